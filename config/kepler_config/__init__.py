@@ -1,0 +1,1 @@
+"""Pipelines and settings that ship with the package: data, no logic."""

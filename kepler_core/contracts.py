@@ -1,0 +1,250 @@
+"""The contracts that a plugin fulfils: all of them, in one place.
+
+A plugin is a class (below) that is named by an entry point of your distribution:
+
+    [options.entry_points]
+    kepler.trainers =
+        MyTrainer = my_package.my_module:MyTrainer
+    kepler.trainers.aliases =
+        mine = my_package.my_module:MyTrainer
+
+`pip install` it and it is there: `kepler-model plugins list` shows it, a pipeline names it. The
+left side is the name that users write; an alias is the same class under a second name in the group
+with `.aliases` at its end (so that listing names and aliases imports nothing). The keyword
+arguments of your `__init__` are the arguments that users may write in YAML; their annotations are
+checked, their defaults are shown by `kepler-model plugins info MyTrainer`.
+
+What you never do: scale features, fit per component, split for validation, export, write metadata.
+That is the framework's.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+
+import attrs
+import numpy as np
+from numpy.typing import NDArray
+
+from kepler_core.vocabulary import OutputType
+
+if TYPE_CHECKING:
+    from kepler_core.dataset import Dataset
+    from kepler_core.recording.observations import Observations
+
+PLUGIN_API = (1, 0)
+"""Version of these contracts (major, minor). A minor step only adds; a major step may break."""
+
+Floats = NDArray[np.float64]
+
+
+class Plugin:
+    """What all plugins have in common."""
+
+    plugin_api: ClassVar[tuple[int, int]] = (1, 0)
+    """The `PLUGIN_API` that the plugin was written for: same major, and a minor not above ours."""
+
+    extra: ClassVar[str | None] = None
+    """The extra of kepler-core that the plugin needs, if any, e.g. "xgboost"."""
+
+
+# --- kepler.trainers ------------------------------------------------------------------------------
+
+
+class Regressor(Protocol):
+    """The part of scikit-learn's regressor contract that is used."""
+
+    def fit(self, X: Floats, y: Floats) -> Any: ...
+
+    def predict(self, X: Floats) -> Floats: ...
+
+
+@attrs.frozen
+class FitTask:
+    """What a trainer is told about the one component that it is to make a regressor for."""
+
+    component: str
+    """"package", "core", "uncore", "dram" or "platform"."""
+    features: tuple[str, ...]
+    """The columns of X, in order."""
+    main_feature: str
+    """The feature to use by a regressor that takes only one (`kepler_core.vocabulary`)."""
+    output_type: OutputType
+    seed: int
+    """For every random choice: the same seed and data must give the same fit."""
+
+    @property
+    def main_column(self) -> int:
+        """The column of X that holds the main feature."""
+        return self.features.index(self.main_feature)
+
+
+class Trainer(Plugin, ABC):
+    """Makes the regressor of one component: features in, watts out.
+
+    `regressor` returns an unfitted scikit-learn regressor (clonable, `fit(X, y)`, `predict(X)`).
+    X has shape (samples, features), each column divided by its largest absolute value so that 0
+    stays 0 and usual values are in [0, 1]; y has shape (samples,), in watts, ≥ 0. It is fitted
+    several times: once per validation fold, once on all data. A component that is constant never
+    reaches a trainer. What it predicts below 0 W is cut at 0 W.
+    """
+
+    model_format: ClassVar[str | None] = None
+    """Name of the model format to write with; None: "weights" or "onnx", whichever can."""
+
+    @abstractmethod
+    def regressor(self, task: FitTask) -> Regressor: ...
+
+
+# --- kepler.isolators -----------------------------------------------------------------------------
+
+
+class Isolator(Plugin, ABC):
+    """Takes idle and background power away: an AbsPower data set in, a DynPower data set out.
+
+    Works on a `Dataset` by timestamp × container, where the power of all containers of a node at a
+    time adds up to the node's power; `Dataset.node_power` and `Dataset.with_node_power` go from
+    one to the other. Dynamic power is never negative, and dynamic + taken away = measured.
+    """
+
+    @abstractmethod
+    def isolate(self, dataset: Dataset) -> Dataset: ...
+
+
+# --- kepler.extractors ----------------------------------------------------------------------------
+
+
+class Extractor(Plugin, ABC):
+    """Makes data sets from observations: which rows, how smoothed, features joined with power."""
+
+    @abstractmethod
+    def extract(
+        self,
+        observations: Observations,
+        features: Sequence[str],
+        source: str,
+        components: Sequence[str],
+        *,
+        by_container: bool,
+    ) -> Dataset:
+        """One row per node and timestamp or, `by_container`, per node, timestamp and container.
+
+        Power columns are watts: the node's, or, `by_container`, each container's share of it in
+        proportion to the component's main feature. Rows with an unknown feature or power are left
+        out.
+        """
+
+
+# --- kepler.energy_sources ------------------------------------------------------------------------
+
+
+class EnergySource(Plugin, ABC):
+    """A power meter that a recording may hold energy counters of."""
+
+    components: ClassVar[tuple[str, ...]]
+    """What it measures, e.g. ("package", "core", "uncore", "dram") or ("platform",)."""
+
+    sent_as: ClassVar[str]
+    """The name under which Kepler asks for models of this source ("intel_rapl", "acpi")."""
+
+    reads: ClassVar[tuple[str, ...]]
+    """Values of a recording's source label that are this meter, e.g. ("rapl-sysfs", "rapl")."""
+
+
+# --- kepler.metric_schemas ------------------------------------------------------------------------
+
+
+@attrs.frozen
+class MetricMeaning:
+    """What one metric of an exporter means in our vocabulary."""
+
+    kind: Literal["feature", "energy", "power"]
+    """"feature" -> `name` is a feature; "energy" (joules, counter) or "power" (watts, gauge) ->
+    `name` is a component."""
+    name: str
+    level: Literal["container", "process", "vm", "node"]
+    unit_labels: tuple[str, ...] = ()
+    """Labels that tell apart what is to be added up: a container's id, a package and mode. Two
+    series of one node that agree in them at the same time are two reports of the same thing."""
+    counter: bool = True
+    """Used as a rate per second; else the value as it is (a gauge)."""
+    scale: float = 1.0
+    """Times this in our unit."""
+    aggregate: Literal["sum", "mean"] = "sum"
+    """How several units of a node become the node's value."""
+    source: str | None = None
+    """Energy source where the series has no source label."""
+    note: str = ""
+    """Something the user should know, e.g. that the name is an old one."""
+
+
+class MetricSchema(Plugin, ABC):
+    """How one exporter, in one range of versions, spells things."""
+
+    node_label: ClassVar[str] = "instance"
+    """Label that tells nodes apart."""
+    node_alias_labels: ClassVar[tuple[str, ...]] = ()
+    """Labels that name the machine itself: two values of `node_label` with the same alias are two
+    exporters on one machine."""
+    source_label: ClassVar[str] = "source"
+    """Label of an energy metric that names its meter."""
+
+    @abstractmethod
+    def meaning(self, metric: str) -> MetricMeaning | None:
+        """What the metric of this name means; None for one that is not ours."""
+
+    def spelling(self, level: str, name: str) -> str:
+        """The metric name that a user should look for, for messages about what is missing."""
+        return name
+
+
+# --- kepler.model_formats -------------------------------------------------------------------------
+
+
+class Predictor(Protocol):
+    """A loaded model of one component."""
+
+    def predict(self, X: NDArray[np.float32]) -> Floats:
+        """Watts, shape (samples,), of features divided by their scale, shape (samples, features)."""
+
+
+class ModelFormat(Plugin, ABC):
+    """Writes a fitted regressor to bytes that need no pickle, and reads them back without running
+    anything from them. Loading and predicting must not import scikit-learn, pandas or the library
+    that fitted."""
+
+    suffix: ClassVar[str]
+    """Of the file, e.g. ".onnx"."""
+
+    @abstractmethod
+    def supports(self, regressor: Regressor) -> bool:
+        """Whether `dump` can write this kind of fitted regressor."""
+
+    @abstractmethod
+    def dump(self, regressor: Regressor, features: Sequence[str], X: NDArray[np.float32]) -> bytes:
+        """The fitted regressor as bytes; X are some of its training rows. `ModelError` if it
+        cannot be written."""
+
+    @abstractmethod
+    def load(self, content: bytes, features: Sequence[str]) -> Predictor:
+        """The model back. `ModelError` for bytes that are not such a model."""
+
+    def weights(
+        self, content: bytes, features: Sequence[str], scale: Mapping[str, float]
+    ) -> dict[str, Any] | None:
+        """The `All_Weights` object that Kepler evaluates itself, in the features' own units;
+        None where the format has no such weights."""
+        return None
+
+
+CONTRACTS: dict[str, type[Plugin]] = {
+    "kepler.trainers": Trainer,
+    "kepler.isolators": Isolator,
+    "kepler.extractors": Extractor,
+    "kepler.energy_sources": EnergySource,
+    "kepler.metric_schemas": MetricSchema,
+    "kepler.model_formats": ModelFormat,
+}
+"""Entry-point namespace -> the class that its plugins derive from."""

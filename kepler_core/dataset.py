@@ -1,0 +1,124 @@
+"""Features and watts in one pandas frame, with what is known of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import attrs
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from kepler_core.vocabulary import OutputType
+
+NODE_LEVELS = ("recording", "node", "timestamp")
+CONTAINER_LEVELS = (*NODE_LEVELS, "container")
+
+
+def power_column(component: str) -> str:
+    """The name of a component's power column."""
+    return f"{component}_power"
+
+
+@attrs.frozen(eq=False, slots=False)
+class Dataset:
+    """Rows to train on or to estimate.
+
+    `frame` has one column per feature (rates per second; gauges as they are), in the order of
+    `features`, and one `<component>_power` column (watts) per component. Its index has the levels
+    recording, node, timestamp (Unix seconds) and, `by_container`, container; rows are sorted by
+    recording, node and timestamp. By container, the power of a node's rows at a time adds up to the
+    node's power.
+    """
+
+    frame: pd.DataFrame
+    features: tuple[str, ...]
+    source: str
+    components: tuple[str, ...]
+    output_type: OutputType = "AbsPower"
+    feature_group: str = ""
+    node_type: int = 0
+    background: pd.DataFrame | None = None
+    """Watts that an isolator took away, by node and timestamp."""
+
+    @property
+    def by_container(self) -> bool:
+        return "container" in self.frame.index.names
+
+    @property
+    def power_columns(self) -> list[str]:
+        return [power_column(component) for component in self.components]
+
+    @property
+    def X(self) -> NDArray[np.float64]:
+        """Features, shape (rows, features)."""
+        return self.frame[list(self.features)].to_numpy(dtype=np.float64)
+
+    def y(self, component: str) -> NDArray[np.float64]:
+        """Watts of one component, shape (rows,)."""
+        return self.frame[power_column(component)].to_numpy(dtype=np.float64)
+
+    @cached_property
+    def _stream_and_time(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        index = self.frame.index
+        recording, node, time = (np.asarray(index.codes[at], dtype=np.int64) for at in range(3))
+        return recording * len(index.levels[1]) + node, time
+
+    @cached_property
+    def instant(self) -> NDArray[np.int64]:
+        """Per row, which (recording, node, timestamp) it belongs to: 0, 1, …; shape (rows,)."""
+        stream, time = self._stream_and_time
+        key = stream * (len(self.frame.index.levels[2]) + 1) + time
+        if len(key) == 0:
+            return key
+        step = np.diff(key)
+        if (step >= 0).all():
+            return np.concatenate([[0], np.cumsum(step > 0)])
+        return np.unique(key, return_inverse=True)[1].astype(np.int64)
+
+    @property
+    def stream(self) -> NDArray[np.int64]:
+        """Per row, which node in which recording: equal numbers, equal node; shape (rows,)."""
+        return self._stream_and_time[0]
+
+    @property
+    def timestamps(self) -> NDArray[np.float64]:
+        """Per row, Unix seconds; shape (rows,)."""
+        return self.frame.index.levels[2].to_numpy(dtype=np.float64)[self._stream_and_time[1]]
+
+    @cached_property
+    def first_rows(self) -> NDArray[np.int64]:
+        """Per instant, its first row; shape (instants,)."""
+        return np.unique(self.instant, return_index=True)[1].astype(np.int64)
+
+    def node_sum(self, columns: Sequence[str]) -> pd.DataFrame:
+        """Columns summed over the rows of each (recording, node, timestamp)."""
+        if not self.by_container:
+            return self.frame[list(columns)]
+        n = len(self.first_rows)
+        sums = {
+            column: np.bincount(self.instant, weights=self.frame[column].to_numpy(), minlength=n)
+            for column in columns
+        }
+        return pd.DataFrame(sums, index=self.frame.index[self.first_rows].droplevel("container"))
+
+    def node_power(self) -> pd.DataFrame:
+        """The node's watts by recording, node and timestamp."""
+        return self.node_sum(self.power_columns)
+
+    def with_node_power(self, watts: pd.DataFrame, output_type: OutputType) -> Dataset:
+        """The same rows with another node power, each keeping its share; what is missing from the
+        old power becomes `background`."""
+        old = self.node_power()
+        frame = self.frame.copy(deep=False)
+        for column in self.power_columns:
+            before, after = old[column].to_numpy(), watts[column].to_numpy()
+            ratio = np.divide(after, before, out=np.zeros(len(before)), where=before > 0)
+            frame[column] = frame[column].to_numpy() * ratio[self.instant]
+        return attrs.evolve(
+            self,
+            frame=frame,
+            output_type=output_type,
+            background=old - watts[self.power_columns].to_numpy(),
+        )

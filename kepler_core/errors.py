@@ -1,0 +1,72 @@
+"""What can go wrong, in words that a user can act on.
+
+Every error that is the user's to mend derives from `KeplerError`: one line that says what is wrong,
+where, and what would be right. The command line prints that line and exits with `exit_code`.
+Anything else that is raised is a defect of ours and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+EXIT_OK = 0
+EXIT_SOME_FAILED = 3
+"""Training published models, but at least one trainer failed."""
+
+
+class KeplerError(Exception):
+    """Base of the errors that a user can mend. `str(error)` is one line."""
+
+    exit_code = 1
+
+
+class UsageError(KeplerError):
+    """The command was called with arguments that cannot be right."""
+
+    exit_code = 2
+
+
+class RecordingError(KeplerError):
+    """A recording cannot be read, or holds nothing that could be used."""
+
+
+class PipelineError(KeplerError):
+    """A pipeline file is wrong; the message names the key's path."""
+
+
+class PluginError(KeplerError):
+    """A plugin is unknown, ambiguous, cannot be imported, or breaks its contract."""
+
+
+class ModelError(KeplerError):
+    """A model cannot be exported, loaded or applied."""
+
+
+class StoreError(KeplerError):
+    """The model store cannot be read or written."""
+
+
+class TrainingError(KeplerError):
+    """Nothing could be trained."""
+
+
+class MissingExtraError(KeplerError):
+    """A part of the program needs an optional dependency that is not installed."""
+
+    def __init__(self, what: str, extra: str, missing: str) -> None:
+        super().__init__(f"{what} needs {missing}: pip install 'kepler-core[{extra}]'")
+        self.extra = extra
+
+
+def close_matches(name: str, known: Iterable[str]) -> str:
+    """A half sentence to end a message about an unknown name: the close matches, or all names."""
+    names = sorted(set(known))
+    if not names:
+        return "there are none"
+    by_folded = {candidate.casefold(): candidate for candidate in names}
+    found = difflib.get_close_matches(name.casefold(), by_folded, n=3, cutoff=0.55)
+    found += [f for f in by_folded if name and name.casefold() in f and f not in found][:3]
+    if found:
+        return "did you mean " + " or ".join(by_folded[f] for f in found) + "?"
+    return "known: " + ", ".join(names)

@@ -1,0 +1,125 @@
+"""Observations laid out as data-set frames: what extractors are made of.
+
+`node_dataset` and `container_dataset` take the arrays of `Observations` (or smoothed copies of
+them, of the same shapes) and build the frame of a `Dataset` without a loop over rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from kepler_core.dataset import CONTAINER_LEVELS, NODE_LEVELS, Dataset, power_column
+from kepler_core.recording.observations import Observations
+from kepler_core.vocabulary import ACCELERATOR_FEATURES, NODE_FEATURES, main_feature
+
+Floats = NDArray[np.float64]
+
+
+def node_dataset(
+    observations: Observations,
+    node_features: Mapping[str, Floats],
+    power: Mapping[str, Floats],
+    features: Sequence[str],
+    source: str,
+) -> Dataset:
+    """One row per instant at which all features and all components are known.
+
+    `node_features` and `power` (by component) have shape (instants,).
+    """
+    columns = [node_features[name] for name in features] + list(power.values())
+    known = np.logical_and.reduce([np.isfinite(column) for column in columns])
+    kept = np.flatnonzero(known)
+    return _dataset(observations, [column[kept] for column in columns], features, source, tuple(power), kept, None)
+
+
+def container_dataset(
+    observations: Observations,
+    container_features: Mapping[str, Floats],
+    node_features: Mapping[str, Floats],
+    power: Mapping[str, Floats],
+    features: Sequence[str],
+    source: str,
+) -> Dataset:
+    """One row per instant and container; power is the container's share of the node's.
+
+    A container's share of a component is its share of the component's main feature (equal shares
+    where nothing is used at all), as Kepler attributes it. Counters that exist once per node
+    (accelerators) are shared like package power; gauges of the node are repeated.
+    """
+    row_instant = observations.row_instant
+    own = [name for name in features if name not in NODE_FEATURES]
+    if not own:
+        raise ValueError(f"none of {', '.join(features)} is counted by container")
+    known_instant = np.logical_and.reduce(
+        [np.isfinite(node_features[name]) for name in features] + [np.isfinite(watts) for watts in power.values()]
+    )
+    known = known_instant[row_instant]
+    for name in own:
+        known &= np.isfinite(container_features[name])
+    kept = np.flatnonzero(known)
+    instant = row_instant[kept]
+    values = {name: container_features[name][kept] for name in own}
+    shares: dict[str, Floats] = {}
+
+    def share(component: str) -> Floats:
+        main = main_feature(own, component)
+        if main not in shares:
+            shares[main] = _share(values[main], instant, len(known_instant))
+        return shares[main]
+
+    columns = []
+    for name in features:
+        if name in values:
+            columns.append(values[name])
+        elif name in ACCELERATOR_FEATURES:
+            columns.append(node_features[name][instant] * share("package"))
+        else:
+            columns.append(node_features[name][instant])
+    columns += [watts[instant] * share(component) for component, watts in power.items()]
+    return _dataset(observations, columns, features, source, tuple(power), instant, observations.row_container[kept])
+
+
+def _share(usage: Floats, instant: NDArray[np.int64], n: int) -> Floats:
+    total = np.bincount(instant, weights=usage, minlength=n)
+    count = np.bincount(instant, minlength=n)
+    busy = total > 0
+    per_unit = np.divide(1.0, total, out=np.zeros(n), where=busy)
+    equal = np.divide(1.0, count, out=np.zeros(n), where=count > 0)
+    return np.where(busy[instant], usage * per_unit[instant], equal[instant])
+
+
+def _dataset(
+    observations: Observations,
+    columns: Sequence[Floats],
+    features: Sequence[str],
+    source: str,
+    components: tuple[str, ...],
+    instant: NDArray[np.int64],
+    container: NDArray[np.int64] | None,
+) -> Dataset:
+    block = np.column_stack(columns) if columns else np.empty((len(instant), 0))
+    names = [*features, *(power_column(component) for component in components)]
+    frame = pd.DataFrame(block, columns=names, index=_index(observations, instant, container))
+    return Dataset(frame, tuple(features), source, components)
+
+
+def _index(
+    observations: Observations, instant: NDArray[np.int64], container: NDArray[np.int64] | None
+) -> pd.MultiIndex:
+    # Built from codes: making them from a million labels would cost more than all the rest.
+    stream = observations.instant_stream[instant]
+    recordings, recording = np.unique([s.recording for s in observations.streams], return_inverse=True)
+    nodes, node = np.unique([s.node for s in observations.streams], return_inverse=True)
+    times, time = np.unique(observations.instant_time, return_inverse=True)
+    levels: list[pd.Index] = [pd.Index(recordings), pd.Index(nodes), pd.Index(times)]
+    codes = [recording[stream], node[stream], time[instant]]
+    names = list(NODE_LEVELS)
+    if container is not None:
+        levels.append(pd.Index(list(observations.containers)))
+        codes.append(container)
+        names = list(CONTAINER_LEVELS)
+    return pd.MultiIndex(levels=levels, codes=codes, names=names, verify_integrity=False)

@@ -1,0 +1,188 @@
+"""A power model as it is stored and applied.
+
+A model is a set of files: `metadata.json` (WIRE contract of the store), `model.json` (below), one
+file per component that is not constant, and `weight.json` where Kepler can evaluate it itself.
+Only model formats (`kepler_core.contracts.ModelFormat`) read component files; nothing from a file
+is ever executed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from kepler_core import registry
+from kepler_core.contracts import Predictor
+from kepler_core.errors import ModelError, PluginError, close_matches
+from kepler_core.vocabulary import COMPONENTS
+
+Floats = NDArray[np.float64]
+
+MODEL_FILE = "model.json"
+METADATA_FILE = "metadata.json"
+WEIGHT_FILE = "weight.json"
+LAYOUT_VERSION = 1
+
+MAX_FILE_BYTES = 256 * 2**20
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
+
+
+class ComponentPart(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
+    """How one component is computed: by a file in a format, or as a constant."""
+
+    ceiling: float
+    """No prediction is above this: ten times the most that was measured, in watts."""
+    format: str | None = None
+    file: str | None = None
+    constant: float | None = None
+
+
+class ModelFile(msgspec.Struct, forbid_unknown_fields=True):
+    """`model.json`: features are divided by `scale` and rounded to single precision, then given to
+    each component's file in the order of `features`."""
+
+    layout: int
+    features: list[str]
+    scale: list[float]
+    components: dict[str, ComponentPart]
+
+
+@attrs.frozen(eq=False)
+class PowerModel:
+    """Features in, watts per component out."""
+
+    metadata: Mapping[str, Any]
+    features: tuple[str, ...]
+    scale: Floats
+    parts: Mapping[str, ComponentPart]
+    predictors: Mapping[str, Predictor]
+
+    @property
+    def name(self) -> str:
+        return str(self.metadata.get("model_name", ""))
+
+    @property
+    def components(self) -> tuple[str, ...]:
+        return tuple(self.parts)
+
+    def predict(self, values: Any, features: Sequence[str] | None = None) -> dict[str, Floats]:
+        """Watts per component, each of shape (rows,), finite and ≥ 0.
+
+        `values` has shape (rows, columns), in the features' own units (per second); `features` names
+        its columns, in any order, more than needed allowed; by default they are the model's own.
+        `ModelError` where a feature is missing, named twice, or a value is not finite.
+        """
+        X = self._matrix(values, self.features if features is None else features)
+        watts = {}
+        for component, part in self.parts.items():
+            if part.constant is not None:
+                watts[component] = np.full(len(X), part.constant)
+            elif len(X) == 0:
+                watts[component] = np.empty(0)
+            else:
+                found = np.clip(self.predictors[component].predict(X), 0.0, part.ceiling)
+                if not np.isfinite(found).all():
+                    raise ModelError(f"{self.name}: {component} is not a number for these features")
+                watts[component] = found
+        return watts
+
+    def _matrix(self, values: Any, names: Sequence[str]) -> NDArray[np.float32]:
+        X = np.asarray(values, dtype=np.float64)
+        if X.ndim != 2 or X.shape[1] != len(names):
+            raise ModelError(f"{self.name}: expected rows of {len(names)} values, got shape {X.shape}")
+        if tuple(names) != self.features:
+            at = {name: index for index, name in enumerate(names)}
+            if len(at) != len(names):
+                twice = next(name for name in names if list(names).count(name) > 1)
+                raise ModelError(f"{self.name}: feature {twice!r} is given twice")
+            if missing := [name for name in self.features if name not in at]:
+                raise ModelError(f"{self.name} needs {', '.join(missing)}; {close_matches(missing[0], names)}")
+            X = X[:, [at[name] for name in self.features]]
+        if not np.isfinite(X).all():
+            raise ModelError(f"{self.name}: a feature is NaN or infinite")
+        return scaled(X, self.scale)
+
+
+def scaled(X: Floats, scale: Floats) -> NDArray[np.float32]:
+    """Features as component files take them: divided by their scale, in single precision.
+
+    Models are fitted on these very numbers, so that a tree's thresholds fall the same way later.
+    """
+    return np.clip(X / scale, -_FLOAT32_MAX, _FLOAT32_MAX).astype(np.float32)
+
+
+def load_model(source: Path | str | Mapping[str, bytes]) -> PowerModel:
+    """A model from its folder or from its files by name; `ModelError` says what is wrong with it."""
+    files, where = (source, "model") if isinstance(source, Mapping) else (_Folder(Path(source)), str(source))
+    try:
+        metadata = msgspec.json.decode(_file(files, METADATA_FILE), type=dict[str, Any])
+        layout = msgspec.json.decode(_file(files, MODEL_FILE), type=ModelFile)
+        return _assemble(metadata, layout, files)
+    except (ModelError, PluginError) as error:
+        raise ModelError(f"{where}: {error}") from error
+    except msgspec.DecodeError as error:
+        raise ModelError(f"{where}: damaged metadata.json or model.json: {error}") from error
+
+
+class _Folder(Mapping[str, bytes]):
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __getitem__(self, name: str) -> bytes:
+        try:
+            with (self.path / name).open("rb") as file:
+                content = file.read(MAX_FILE_BYTES + 1)
+        except OSError as error:
+            raise KeyError(error.strerror) from error
+        if len(content) > MAX_FILE_BYTES:
+            raise ModelError(f"{name} is larger than {MAX_FILE_BYTES} bytes")
+        return content
+
+    def __iter__(self) -> Any:
+        return iter(sorted(entry.name for entry in self.path.iterdir()))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self.path.iterdir())
+
+
+def _file(files: Mapping[str, bytes], name: str) -> bytes:
+    try:
+        return files[name]
+    except KeyError:
+        hint = "; not a model of Kepler Core" if name == MODEL_FILE else ""
+        raise ModelError(f"no file {name}{hint}") from None
+
+
+def _assemble(metadata: Mapping[str, Any], layout: ModelFile, files: Mapping[str, bytes]) -> PowerModel:
+    if layout.layout != LAYOUT_VERSION:
+        raise ModelError(f"layout {layout.layout} of model.json; this kepler-core reads {LAYOUT_VERSION}")
+    scale = np.array(layout.scale, dtype=np.float64)
+    if not layout.features or len(set(layout.features)) != len(layout.features):
+        raise ModelError("features are missing or named twice")
+    if len(scale) != len(layout.features) or not (np.isfinite(scale).all() and (scale > 0).all()):
+        raise ModelError("every feature needs one scale, finite and above 0")
+    if not layout.components:
+        raise ModelError("no component")
+    predictors: dict[str, Predictor] = {}
+    for component, part in layout.components.items():
+        if component not in COMPONENTS:
+            raise ModelError(f"unknown component {component!r}; {close_matches(component, COMPONENTS)}")
+        if not (np.isfinite(part.ceiling) and part.ceiling >= 0):
+            raise ModelError(f"{component}: the ceiling must be finite and not negative")
+        if part.constant is not None:
+            if not 0 <= part.constant <= part.ceiling:
+                raise ModelError(f"{component}: a constant must be between 0 and the ceiling")
+        elif part.format is None or part.file is None:
+            raise ModelError(f"{component}: neither a constant nor a file in a format")
+        elif part.file != Path(part.file).name or part.file in ("", ".", ".."):
+            raise ModelError(f"{component}: {part.file!r} is not a file name")
+        else:
+            form = registry.model_formats.create(part.format)
+            predictors[component] = form.load(_file(files, part.file), layout.features)
+    return PowerModel(metadata, tuple(layout.features), scale, dict(layout.components), predictors)

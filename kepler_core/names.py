@@ -1,0 +1,17 @@
+"""Names that become folders of the store."""
+
+from __future__ import annotations
+
+import re
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+def check_name(name: str) -> str:
+    """The name, if it is safe as a folder's; ValueError with what would be right."""
+    if not NAME.fullmatch(name):
+        shown = name if len(name) <= 60 else name[:57] + "..."
+        raise ValueError(
+            f"{shown!r} is not a name (letters, digits, '.', '_' and '-', at most 100, the first a letter or digit)"
+        )
+    return name

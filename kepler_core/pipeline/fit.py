@@ -1,0 +1,215 @@
+"""One model: fitted, validated, exported. Runs in a worker; takes and returns plain data."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
+import numpy as np
+from numpy.typing import NDArray
+
+from kepler_core import __version__, registry
+from kepler_core.contracts import FitTask, Regressor, Trainer
+from kepler_core.errors import KeplerError, ModelError
+from kepler_core.models.export import FittedComponent, export
+from kepler_core.models.power_model import scaled
+from kepler_core.pipeline.rows import TrainingRows
+from kepler_core.pipeline.validation import Fold, Score, baselines, score
+from kepler_core.vocabulary import main_feature
+
+Floats = NDArray[np.float64]
+
+CONSTANT_WATTS = 1e-3
+"""A component whose power varies by no more than this (the wire's resolution) is a constant."""
+
+
+@attrs.frozen(eq=False)
+class FitJob:
+    """Everything a worker needs for one model."""
+
+    rows: TrainingRows
+    folds: Sequence[Fold]
+    baselines: Mapping[str, Mapping[str, float]]
+    trainer: str
+    args: Mapping[str, Any]
+    seed: int
+    node_type: int
+    machine_spec: Mapping[str, Any]
+    validation: Mapping[str, Any]
+    lineage: Mapping[str, Any]
+
+    @property
+    def key(self) -> dict[str, str]:
+        return {
+            "source": self.rows.source,
+            "output_type": self.rows.output_type,
+            "feature_group": self.rows.feature_group,
+            "trainer": self.trainer.rpartition(":")[2],
+        }
+
+
+@attrs.frozen(eq=False)
+class FitResult:
+    """A model's files, or the reason why there are none."""
+
+    key: Mapping[str, str]
+    files: Mapping[str, bytes] | None
+    metadata: Mapping[str, Any]
+    reason: str | None
+
+
+def all_baselines(rows: TrainingRows, made: Sequence[Fold]) -> dict[str, dict[str, float]]:
+    """Component -> errors of the trivial models."""
+    return {
+        component: baselines(made, rows.node_load[component], rows.node_watts[component])
+        for component in rows.components
+    }
+
+
+def fit(job: FitJob) -> FitResult:
+    """Fit, validate and export one model. Whatever a trainer raises becomes the reason."""
+    from threadpoolctl import threadpool_limits
+
+    try:
+        # one thread: the same sums in the same order on every machine, and workers that do not
+        # fight over the cores
+        with threadpool_limits(1), np.errstate(all="ignore"):
+            files, metadata = _fit(job)
+        return FitResult(job.key, files, metadata, None)
+    except KeplerError as error:
+        return FitResult(job.key, None, {}, str(error))
+    except (Exception, SystemExit) as error:  # a trainer's own code: it fails alone
+        return FitResult(job.key, None, {}, f"{type(error).__name__}: {' '.join(str(error).split())}")
+
+
+def _fit(job: FitJob) -> tuple[dict[str, bytes], dict[str, Any]]:
+    rows = job.rows
+    trainer = registry.trainers.create(job.trainer, job.args)
+    X = _single(rows.fit_X, rows.scale)
+    test_X = _single(rows.test_X, rows.scale)
+    fitted: dict[str, FittedComponent] = {}
+    scores: dict[str, Score] = {}
+    for component in rows.components:
+        watts = rows.fit_watts[component]
+        if float(np.ptp(watts)) <= CONSTANT_WATTS:
+            constant = max(float(np.median(watts)), 0.0)
+            fitted[component] = FittedComponent(None, constant, watts)
+            scores[component] = _score_constant(rows, job.folds, component, constant)
+            continue
+        task = FitTask(
+            component, rows.features, main_feature(rows.features, component), rows.output_type, job.seed
+        )
+        scores[component] = _cross_validate(job, trainer, task, X, test_X)
+        regressor = _fitted(trainer, task, X, watts)
+        _predicted(regressor, X, component)  # refuses what is not finite
+        fitted[component] = FittedComponent(regressor, None, watts)
+    metadata = _metadata(job, scores, trainer)
+    files = export(rows.features, rows.scale, rows.fit_X, fitted, metadata, model_format=trainer.model_format)
+    return files, metadata
+
+
+def _single(X: Floats, scale: Floats) -> Floats:
+    return scaled(X, scale).astype(np.float64)
+
+
+def _fitted(trainer: Trainer, task: FitTask, X: Floats, y: Floats) -> Regressor:
+    regressor = trainer.regressor(task)
+    if regressor is None or not (hasattr(regressor, "fit") and hasattr(regressor, "predict")):
+        raise ModelError(f"regressor() returned {regressor!r}, which has no fit and predict")
+    found = regressor.fit(X, y)
+    return regressor if found is None else found  # type: ignore[no-any-return]
+
+
+def _predicted(regressor: Regressor, X: Floats, component: str) -> Floats:
+    if len(X) == 0:
+        return np.empty(0)
+    predicted = np.asarray(regressor.predict(X), dtype=np.float64)
+    if predicted.size != len(X):
+        raise ModelError(f"{component}: {predicted.size} predictions for {len(X)} rows")
+    predicted = predicted.reshape(len(X))
+    if not np.isfinite(predicted).all():
+        raise ModelError(f"{component}: predicts NaN or infinity")
+    return np.maximum(predicted, 0.0)
+
+
+def _cross_validate(job: FitJob, trainer: Trainer, task: FitTask, X: Floats, test_X: Floats) -> Score:
+    rows = job.rows
+    predicted, measured, load = [], [], []
+    for fold in job.folds:
+        train = fold.train[rows.fit_instant]
+        tested = fold.test & rows.tested
+        if not tested.any():
+            continue
+        regressor = _fitted(trainer, task, X[train], rows.fit_watts[task.component][train])
+        of_fold = tested[rows.test_instant]
+        answers = _predicted(regressor, test_X[of_fold], task.component)
+        sums = np.bincount(rows.test_instant[of_fold], weights=answers, minlength=len(tested))
+        predicted.append(sums[tested])
+        measured.append(rows.node_watts[task.component][tested])
+        load.append(rows.node_load[task.component][tested])
+    return score(np.concatenate(predicted), np.concatenate(measured), np.concatenate(load))
+
+
+def _score_constant(rows: TrainingRows, folds: Sequence[Fold], component: str, constant: float) -> Score:
+    tested = np.logical_or.reduce([fold.test for fold in folds]) & rows.tested
+    parts = 1
+    if rows.output_type == "DynPower":
+        parts = np.bincount(rows.test_instant, minlength=len(tested))[tested]
+    return score(
+        np.broadcast_to(constant * np.asarray(parts, dtype=np.float64), (int(tested.sum()),)),
+        rows.node_watts[component][tested],
+        rows.node_load[component][tested],
+    )
+
+
+def _metadata(job: FitJob, scores: Mapping[str, Score], trainer: Trainer) -> dict[str, Any]:
+    key = job.key
+    components = {
+        component: {
+            **{name: _rounded(value) for name, value in attrs.asdict(found).items()},
+            **{name: _rounded(value) for name, value in job.baselines[component].items()},
+        }
+        for component, found in scores.items()
+    }
+    worst_mae = max(found.mae for found in scores.values())
+    mapes = [found.mape for found in scores.values() if found.mape is not None]
+    worst_mape = max(mapes) if mapes else None
+    metadata: dict[str, Any] = {
+        "model_name": f"{key['trainer']}_{job.node_type}",
+        **key,
+        "features": list(job.rows.features),
+        "components": list(job.rows.components),
+        "node_type": job.node_type,
+        "machine_spec": dict(job.machine_spec),
+        "mae": _rounded(worst_mae),
+        "mape": _rounded(worst_mape),
+    }
+    for component, found in components.items():
+        metadata[f"{component}_mae"] = found["mae"]
+        metadata[f"{component}_mape"] = found["mape"] if found["mape"] is not None else -1
+    metadata["validation"] = {**job.validation, "components": components}
+    metadata["arguments"] = dict(job.args)
+    metadata["lineage"] = {**job.lineage, "versions": _versions(type(trainer))}
+    return metadata
+
+
+def _rounded(value: float | int | None) -> float | int | None:
+    return round(value, 6) if isinstance(value, float) else value
+
+
+def _versions(trainer: type[Trainer]) -> dict[str, str]:
+    """Versions of what had a part in the model."""
+    versions = {"kepler-core": __version__}
+    for name in ("numpy", "scikit-learn", "scipy", "skl2onnx", "xgboost", "xgboost-cpu", "lightgbm"):
+        if name in ("xgboost", "xgboost-cpu", "lightgbm") and trainer.extra != name.partition("-")[0]:
+            continue
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    for entry in registry.trainers.entries:
+        if entry.target == f"{trainer.__module__}:{trainer.__qualname__}":
+            versions[entry.distribution] = entry.version
+    return versions

@@ -1,0 +1,202 @@
+"""Pipeline files: YAML to `PipelineSpec`, with errors that name the key."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.resources
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+import cattrs
+import yaml
+
+from kepler_core import registry
+from kepler_core.errors import PipelineError, PluginError
+from kepler_core.pipeline.spec import PipelineSpec, PluginSpec
+from kepler_core.strict import converter, structure, structuring_error
+
+MAX_BYTES = 2**20
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML in which a key that is written twice is an error, not the last one's victory."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str):
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is not text", key_node.start_mark)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is there twice", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def _plugin_hook(value: Any, _: Any) -> PluginSpec:
+    if isinstance(value, str):
+        return PluginSpec(value)
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{value!r} is neither a plugin's name nor {{name: ..., args: {{...}}}}")
+    known = [field.name for field in attrs.fields(PluginSpec)]
+    for key in value:
+        if key not in known:
+            raise ValueError(f"unknown key {key!r} of a plugin; known: name, args (arguments go under args)")
+    if not isinstance(value.get("name"), str):
+        raise ValueError("a plugin needs a name")
+    args = value.get("args") or {}
+    if not isinstance(args, Mapping):
+        raise ValueError(f"args: {args!r} is not a mapping")
+    return PluginSpec(value["name"], dict(args))
+
+
+converter().register_structure_hook(PluginSpec, _plugin_hook)
+
+
+def shipped_pipelines() -> dict[str, Path]:
+    """Name -> file of the pipelines that come with the package."""
+    folder = importlib.resources.files("kepler_config") / "pipelines"
+    return {
+        Path(entry.name).stem: Path(str(entry))
+        for entry in sorted(folder.iterdir(), key=lambda entry: entry.name)
+        if entry.name.endswith(".yaml")
+    }
+
+
+def load_pipeline(
+    source: str | Path, *, settings: Sequence[str] = (), name: str | None = None
+) -> PipelineSpec:
+    """A pipeline by the name of a shipped one or by its file; `settings` are `path=value`."""
+    path, text = _read(str(source))
+    document = _parse(text, path)
+    for setting in settings:
+        _set(document, setting)
+    document.setdefault("name", Path(path).stem)
+    if name is not None:
+        document["name"] = name
+    return pipeline_from(document, path)
+
+
+def pipeline_from(document: Mapping[str, Any], where: str) -> PipelineSpec:
+    """A pipeline from a decoded document; `PipelineError` names the path of what is wrong."""
+    try:
+        spec: PipelineSpec = structure(document, PipelineSpec)
+    except (cattrs.BaseValidationError, ValueError, TypeError) as error:
+        raise PipelineError(f"{where}: {structuring_error(error)}") from error
+    return resolved(spec, where)
+
+
+def resolved(spec: PipelineSpec, where: str) -> PipelineSpec:
+    """The pipeline with every plugin's full name; `PipelineError` for one that does not exist or
+    does not take its arguments."""
+
+    def plugin(of: registry.Registry[Any], found: PluginSpec, path: str) -> PluginSpec:
+        try:
+            entry = of.entry(found.name)
+            of.create(entry.full_name, found.args)
+        except PluginError as error:
+            raise PipelineError(f"{where}: {path}: {error}") from error
+        distribution = found.name.rpartition(":")[0]
+        return attrs.evolve(found, name=f"{distribution}:{entry.name}" if distribution else entry.name)
+
+    def many(of: registry.Registry[Any], found: list[PluginSpec], path: str) -> list[PluginSpec]:
+        done = [plugin(of, one, f"{path}[{index}]") for index, one in enumerate(found)]
+        names = [one.name for one in done]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise PipelineError(f"{where}: {path}: {twice[0]} is named twice; models of one name would collide")
+        return done
+
+    sources = spec.energy_sources
+    if not isinstance(sources, str):
+        checked = []
+        for index, source in enumerate(sources):
+            try:
+                checked.append(registry.energy_sources.canonical(source))
+            except PluginError as error:
+                raise PipelineError(f"{where}: energy_sources[{index}]: {error}") from error
+        sources = checked
+    spec = attrs.evolve(
+        spec,
+        energy_sources=sources,
+        extractor=plugin(registry.extractors, spec.extractor, "extractor"),
+        isolator=plugin(registry.isolators, spec.isolator, "isolator"),
+        abs_trainers=many(registry.trainers, spec.abs_trainers, "abs_trainers"),
+        dyn_trainers=many(registry.trainers, spec.dyn_trainers, "dyn_trainers"),
+    )
+    if not spec.abs_trainers and not spec.dyn_trainers:
+        raise PipelineError(f"{where}: names no trainer: fill abs_trainers, dyn_trainers or both")
+    return spec
+
+
+def as_document(spec: PipelineSpec) -> dict[str, Any]:
+    """The pipeline as it would be written, all defaults filled in."""
+    return attrs.asdict(spec)
+
+
+def to_yaml(spec: PipelineSpec) -> str:
+    return yaml.safe_dump(as_document(spec), sort_keys=False, allow_unicode=True, width=100)
+
+
+def _read(source: str) -> tuple[str, str]:
+    shipped = shipped_pipelines()
+    path = shipped.get(source, Path(source))
+    if source not in shipped and not path.is_file() and "/" not in source and path.suffix not in (".yaml", ".yml"):
+        near = difflib.get_close_matches(source, shipped, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]}?" if near else f"shipped: {', '.join(shipped)}"
+        raise PipelineError(f"no pipeline {source!r}: neither a shipped one nor a file; {hint}")
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            raise PipelineError(f"{source}: larger than {MAX_BYTES} bytes; that is no pipeline")
+        return str(source), content.decode("utf-8")
+    except OSError as error:
+        raise PipelineError(f"{source}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise PipelineError(f"{source}: not UTF-8 text ({error.reason} at byte {error.start})") from error
+
+
+def _parse(text: str, where: str) -> dict[str, Any]:
+    try:
+        document = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        at = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        raise PipelineError(f"{where}: {at}{getattr(error, 'problem', None) or error}") from error
+    except RecursionError as error:
+        raise PipelineError(f"{where}: nested too deeply") from error
+    if not isinstance(document, dict):
+        raise PipelineError(f"{where}: a pipeline is a mapping of keys, not {type(document).__name__}")
+    return document
+
+
+def _set(document: dict[str, Any], setting: str) -> None:
+    """Apply one `path=value` (keys and list indices by dots; the value is YAML) to a document."""
+    path, equals, text = setting.partition("=")
+    if not equals or not path:
+        raise PipelineError(f"--set {setting}: expected path=value, e.g. validation.folds=3")
+    try:
+        value = yaml.load(text, Loader=_Loader)  # noqa: S506
+    except yaml.YAMLError as error:
+        raise PipelineError(f"--set {setting}: the value is not YAML") from error
+    at: Any = document
+    *parents, last = path.split(".")
+    for key in parents:
+        if isinstance(at, list):
+            at = at[_index(key, at, setting)]
+        else:
+            at = at.setdefault(key, {})
+        if not isinstance(at, dict | list):
+            raise PipelineError(f"--set {setting}: {key} has no keys to set (it is {at!r})")
+    if isinstance(at, list):
+        at[_index(last, at, setting)] = value
+    else:
+        at[last] = value
+
+
+def _index(key: str, items: list[Any], setting: str) -> int:
+    if not key.isdigit() or int(key) >= len(items):
+        raise PipelineError(f"--set {setting}: {key!r} is not an index of a list of {len(items)}")
+    return int(key)

@@ -1,0 +1,108 @@
+"""The classes behind a pipeline's YAML (and the offline trainer's request)."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import attrs
+import msgspec
+
+from kepler_core.errors import close_matches
+from kepler_core.names import check_name
+from kepler_core.vocabulary import GROUP_NAMES, THIRD_PARTY_GROUP
+
+def _name(_: Any, __: Any, value: str) -> None:
+    check_name(value)
+
+
+def _at_least(least: float) -> Any:
+    def check(_: Any, attribute: Any, value: float | None) -> None:
+        if value is not None and not value >= least:
+            raise ValueError(f"{value} is below {least:g}")
+
+    return check
+
+
+def _fraction(_: Any, __: Any, value: float) -> None:
+    if not 0 < value < 1:
+        raise ValueError(f"{value} is not between 0 and 1")
+
+
+def _known_groups(spec: PipelineSpec, _: Any, groups: list[str] | str) -> None:
+    if isinstance(groups, str):
+        return
+    for index, group in enumerate(groups):
+        if group not in GROUP_NAMES:
+            raise ValueError(f"[{index}]: unknown feature group {group!r}; {close_matches(group, GROUP_NAMES)}")
+    if THIRD_PARTY_GROUP in groups and not spec.third_party:
+        raise ValueError(f"{THIRD_PARTY_GROUP} needs its features named in third_party")
+
+
+@attrs.frozen
+class PluginSpec:
+    """A plugin by name, with arguments. In YAML its name alone, or `{name: ..., args: {...}}`."""
+
+    name: str
+    args: dict[str, Any] = attrs.field(factory=dict[str, Any])
+
+
+@attrs.frozen
+class ValidationSpec:
+    """How errors are measured (never on shuffled rows: neighbours in time are nearly copies)."""
+
+    scheme: Literal["blocks", "last", "recordings"] = "blocks"
+    """blocks: contiguous blocks of time in turn, with a gap; last: the end of each recording;
+    recordings: each recording (and node) in turn."""
+    folds: int = attrs.field(default=5, validator=_at_least(2))
+    block_seconds: float | None = attrs.field(default=None, validator=_at_least(1e-3))
+    """Length of a block; null: 120 s or 20 steps, shorter where a recording has no 3 blocks a fold."""
+    gap_seconds: float | None = attrs.field(default=None, validator=_at_least(0))
+    """Rows this near to a test block are not trained on; null: a quarter of a block."""
+    last_fraction: float = attrs.field(default=0.3, validator=_fraction)
+    """Part of each recording that scheme `last` tests on."""
+
+
+@attrs.frozen
+class PipelineSpec:
+    """What to train."""
+
+    name: str = attrs.field(validator=_name)
+    description: str = ""
+    energy_sources: list[str] | Literal["auto"] = "auto"
+    """auto: all that the data holds."""
+    feature_groups: list[str] | Literal["auto"] = attrs.field(default="auto", validator=_known_groups)
+    """auto: all whose features the data holds."""
+    third_party: list[str] = attrs.field(factory=list[str])
+    """Features of the group ThirdParty."""
+    extractor: PluginSpec = PluginSpec("DefaultExtractor")
+    isolator: PluginSpec = PluginSpec("MinIdleIsolator")
+    abs_trainers: list[PluginSpec] = attrs.field(factory=list[PluginSpec])
+    """Trainers of AbsPower models (a node's power)."""
+    dyn_trainers: list[PluginSpec] = attrs.field(factory=list[PluginSpec])
+    """Trainers of DynPower models (a container's power)."""
+    use_vm_metrics: bool = False
+    """Train from a virtual machine's process-level metrics (job="vm")."""
+    max_rows: int = attrs.field(default=4000, validator=_at_least(100))
+    """Rows to fit on at most; of more, a sample spread evenly over time and load is taken."""
+    max_test_rows: int = attrs.field(default=20000, validator=_at_least(100))
+    """Container rows to test DynPower models on at most (whole timestamps, evenly spaced)."""
+    seed: int = attrs.field(default=0, validator=_at_least(0))
+    """For every random choice."""
+    validation: ValidationSpec = ValidationSpec()
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema (2020-12) of a pipeline file, from the same classes, for editors."""
+    schema = msgspec.json.schema(PipelineSpec)
+    plugin = schema["$defs"]["PluginSpec"]
+    plugin["additionalProperties"] = False
+    schema["$defs"]["PluginSpec"] = {"anyOf": [{"type": "string"}, plugin]}
+    for name in ("PipelineSpec", "ValidationSpec"):
+        schema["$defs"][name]["additionalProperties"] = False
+    groups = schema["$defs"]["PipelineSpec"]["properties"]["feature_groups"]
+    for choice in groups["anyOf"]:
+        if choice.get("type") == "array":
+            choice["items"] = {"enum": list(GROUP_NAMES)}
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    schema["title"] = "Kepler Core pipeline"
+    return schema

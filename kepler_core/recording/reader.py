@@ -1,0 +1,235 @@
+"""Reads Prometheus range-query JSON into a `Recording`.
+
+The shape is `{metric: [{"metric": {labels}, "values": [[unix_seconds, "number"], ...]}, ...]}`; a
+single Prometheus API answer (`{"status": ..., "data": {"result": [...]}}`) is taken as well. A
+recording holds millions of samples in `values`, so these are never built as Python objects:
+msgspec checks the document and hands over each series' `values` as raw bytes; those whose structure
+is exactly the usual one are turned into numbers many series at a time, the others one by one with
+every oddity looked at.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from kepler_core.errors import RecordingError
+from kepler_core.recording.columns import Floats, Metric, Recording, metric_from_columns
+
+MAX_BYTES = 4 * 2**30
+"""A recording larger than this, unpacked, is refused rather than allowed to fill the memory."""
+
+_GZIP_MAGIC = b"\x1f\x8b"
+_CHUNK_BYTES = 2**20
+_NUMBER_BYTES = b"0123456789+-.eE \n\r\t"
+
+SHAPE = '{"metric_name": [{"metric": {"label": "value"}, "values": [[unix_seconds, "number"], ...]}]}'
+
+
+class _Series(msgspec.Struct):
+    metric: dict[str, str]
+    values: msgspec.Raw
+
+
+_decode_document = msgspec.json.Decoder(dict[str, list[_Series]])
+_decode_numbers = msgspec.json.Decoder(list[float], strict=False)
+_decode_pairs = msgspec.json.Decoder(list[tuple[float, str | float | None]])
+
+
+def read_recording(
+    source: str | Path | bytes | Mapping[str, Any],
+    *,
+    name: str | None = None,
+    wanted: Callable[[str], bool] | None = None,
+) -> Recording:
+    """Read a recording from a file (plain or gzip), from bytes, or from an already decoded dict.
+
+    `wanted` says by metric name whether the samples are needed; of the others only the name is
+    kept. Raises `RecordingError`, one line, for anything that is not a recording.
+    """
+    if isinstance(source, Mapping):
+        given = "a dict"
+        try:
+            source = msgspec.json.encode(source)
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+            raise RecordingError(f"{name or given}: not a recording: {error}") from error
+    elif isinstance(source, bytes):
+        given = "bytes"
+    else:
+        given = str(source)
+    name = name or given
+    raw = source if isinstance(source, bytes) else _read_file(Path(source))
+    if raw[:2] == _GZIP_MAGIC:
+        raw = _gunzip(raw, name)
+    elif given.endswith(".gz"):
+        raise RecordingError(f"{name}: not gzip, though its name ends in .gz")
+    return _parse(raw, name, wanted or (lambda metric: True))
+
+
+def _read_file(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise RecordingError(f"{path}: {error.strerror or error}") from error
+    if len(content) > MAX_BYTES:
+        raise RecordingError(f"{path}: larger than {MAX_BYTES} bytes")
+    return content
+
+
+def _gunzip(raw: bytes, name: str) -> bytes:
+    unpacked = []
+    size = 0
+    try:
+        with gzip.open(io.BytesIO(raw), "rb") as stream:
+            while block := stream.read(2**22):
+                size += len(block)
+                if size > MAX_BYTES:
+                    raise RecordingError(f"{name}: unpacks to more than {MAX_BYTES} bytes")
+                unpacked.append(block)
+    except (OSError, EOFError, zlib.error) as error:
+        raise RecordingError(f"{name}: damaged gzip file ({error})") from error
+    return b"".join(unpacked)
+
+
+def _parse(raw: bytes, name: str, wanted: Callable[[str], bool]) -> Recording:
+    document = _document(raw, name)
+    digest = hashlib.sha256(raw).hexdigest()
+    metrics: dict[str, Metric] = {}
+    empty: dict[str, int] = {}
+    others: list[str] = []
+    for metric_name, series in document.items():
+        if not wanted(metric_name):
+            others.append(metric_name)
+            continue
+        metric, n_empty = _columns(metric_name, series, name)
+        if n_empty:
+            empty[metric_name] = n_empty
+        metrics[metric_name] = metric
+    return Recording(name, metrics, digest, tuple(sorted(others)), empty)
+
+
+def _document(raw: bytes, name: str) -> dict[str, list[_Series]]:
+    try:
+        return _decode_document.decode(raw)
+    except msgspec.ValidationError as error:
+        answer = _api_answer(raw)
+        if answer is not None:
+            return answer
+        raise RecordingError(
+            f"{name}: JSON, but not a recording: {_where(error)}; expected {SHAPE}"
+        ) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise RecordingError(f"{name}: not JSON: {error}") from error
+
+
+def _where(error: msgspec.ValidationError) -> str:
+    return str(error).replace(" - at `$", " at `").replace("`[...]", "`<metric>")
+
+
+class _Data(msgspec.Struct):
+    result: list[_Series]
+
+
+class _Answer(msgspec.Struct):
+    data: _Data
+
+
+def _api_answer(raw: bytes) -> dict[str, list[_Series]] | None:
+    """The series of one answer of Prometheus' HTTP API by metric name; None if it is not one."""
+    try:
+        answer = msgspec.json.decode(raw, type=_Answer)
+    except msgspec.ValidationError:
+        return None
+    by_name: dict[str, list[_Series]] = {}
+    for series in answer.data.result:
+        by_name.setdefault(series.metric.get("__name__", ""), []).append(series)
+    return by_name
+
+
+def _columns(metric_name: str, series: Sequence[_Series], name: str) -> tuple[Metric, int]:
+    timestamps: list[Floats] = []
+    values: list[Floats] = []
+    lengths = np.zeros(len(series), dtype=np.int64)
+    chunk: list[bytes] = []
+    first = size = 0
+
+    def flush(end: int) -> None:
+        pairs, counts = _numbers(chunk, metric_name, first, name)
+        timestamps.append(pairs[0::2])
+        values.append(pairs[1::2])
+        lengths[first:end] = counts
+
+    for index, item in enumerate(series):
+        raw = bytes(item.values)
+        chunk.append(raw)
+        size += len(raw)
+        if size >= _CHUNK_BYTES:
+            flush(index + 1)
+            chunk, first, size = [], index + 1, 0
+    if chunk:
+        flush(len(series))
+    metric = metric_from_columns(
+        metric_name,
+        np.concatenate(timestamps) if timestamps else np.empty(0),
+        np.concatenate(values) if values else np.empty(0),
+        np.repeat(np.arange(len(series)), lengths),
+        tuple(item.metric for item in series),
+    )
+    return metric, int(np.count_nonzero(lengths == 0))
+
+
+def _numbers(chunk: list[bytes], metric: str, first: int, name: str) -> tuple[Floats, list[int]]:
+    """The samples of several series as one flat array t, v, t, v, …, and how many each has."""
+    counts = [raw.count(b'"') // 2 for raw in chunk]
+    structure = b"[" + b"],[".join(b",".join([b'[,""]'] * count) for count in counts) + b"]"
+    text = b",".join(raw for raw in chunk)
+    # An empty series is `[]` in both, so that it needs no special case here.
+    if text.translate(None, _NUMBER_BYTES) == structure:
+        flat = b",".join(part for raw in chunk if (part := raw.translate(None, b'[]"').strip()))
+        try:
+            numbers = np.array(_decode_numbers.decode(b"[" + flat + b"]"), dtype=np.float64)
+        except msgspec.DecodeError:
+            pass  # a number that JSON does not have, such as "+1" or "1."
+        else:
+            if len(numbers) == 2 * sum(counts):
+                return numbers, counts
+    parts = [_odd_series(raw, metric, first + at, name) for at, raw in enumerate(chunk)]
+    return np.concatenate(parts) if parts else np.empty(0), [len(part) // 2 for part in parts]
+
+
+def _odd_series(raw: bytes, metric: str, index: int, name: str) -> Floats:
+    """One series whose values are not all plain decimal numbers: NaN, Inf, unquoted, wrong."""
+    where = f"{name}: {metric}[{index}].values"
+    try:
+        pairs = _decode_pairs.decode(raw)
+    except msgspec.ValidationError as error:
+        raise RecordingError(
+            f'{where}: {error}; expected [[unix_seconds, "number"], ...]'
+        ) from error
+    flat = np.empty(2 * len(pairs))
+    for at, (timestamp, value) in enumerate(pairs):
+        flat[2 * at] = timestamp
+        flat[2 * at + 1] = _number(value, f"{where}[{at}]")
+    return flat
+
+
+def _number(value: str | float | None, where: str) -> float:
+    if value is None:  # how JSON encoders of other languages write NaN
+        return float("nan")
+    if isinstance(value, str):
+        try:
+            if "_" in value:
+                raise ValueError
+            return float(value)
+        except ValueError:
+            raise RecordingError(f"{where}: {value[:40]!r} is not a number") from None
+    return value

@@ -1,0 +1,30 @@
+"""Observations as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from kepler_core.contracts import Extractor
+from kepler_core.dataset import Dataset
+from kepler_core.frames import container_dataset, node_dataset
+from kepler_core.recording.observations import Observations
+
+
+class DefaultExtractor(Extractor):
+    """Every timestamp at which all features and all power are known, unsmoothed."""
+
+    def extract(
+        self,
+        observations: Observations,
+        features: Sequence[str],
+        source: str,
+        components: Sequence[str],
+        *,
+        by_container: bool,
+    ) -> Dataset:
+        power = {component: observations.power[source, component] for component in components}
+        if by_container:
+            return container_dataset(
+                observations, observations.container_features, observations.node_features, power, features, source
+            )
+        return node_dataset(observations, observations.node_features, power, features, source)

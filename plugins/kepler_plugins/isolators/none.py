@@ -1,0 +1,13 @@
+"""Nothing is taken away."""
+
+from __future__ import annotations
+
+from kepler_core.contracts import Isolator
+from kepler_core.dataset import Dataset
+
+
+class NoneIsolator(Isolator):
+    """Takes nothing away: dynamic power is all power. For recordings that hold dynamic power only."""
+
+    def isolate(self, dataset: Dataset) -> Dataset:
+        return dataset.with_node_power(dataset.node_power(), "DynPower")

@@ -1,0 +1,1 @@
+"""How exporters spell their metrics."""

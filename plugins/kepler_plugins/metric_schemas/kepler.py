@@ -1,0 +1,95 @@
+"""Kepler 0.4–0.9, older spellings included."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+from kepler_core.contracts import MetricMeaning, MetricSchema
+from kepler_core.vocabulary import BPF_FEATURES, COUNTER_FEATURES, IRQ_FEATURES, PLATFORM_COMPONENTS, RAPL_COMPONENTS
+
+_CONTAINER_LABELS = ("container_id", "container_namespace", "pod_name", "container_name")
+_PROCESS_LABELS = ("pid", "container_id", "command")
+
+_COUNTED = (*COUNTER_FEATURES, *BPF_FEATURES, *IRQ_FEATURES)
+
+# Feature names of Kepler before 0.7. The counter called microseconds was filled with milliseconds.
+_OLD_FEATURES = {
+    "cpu_cpu_time_us": "bpf_cpu_time_ms",
+    "cpu_time_us": "bpf_cpu_time_ms",
+    "bpf_cpu_time_us": "bpf_cpu_time_ms",
+    "irq_block": "bpf_block_irq",
+    "irq_net_rx": "bpf_net_rx_irq",
+    "irq_net_tx": "bpf_net_tx_irq",
+}
+
+_NAME = re.compile(r"kepler_(container|process|node|vm)_(.+)")
+_JOULES = re.compile(r"(package|core|uncore|dram|platform)_joules(?:_total)?")
+
+
+@lru_cache(maxsize=1024)
+def _meaning(metric: str) -> MetricMeaning | None:
+    found = _NAME.fullmatch(metric)
+    if found is None:
+        return None
+    level, rest = found.groups()
+    if level in ("container", "process"):
+        return _usage(level, rest)
+    if joules := _JOULES.fullmatch(rest):
+        component = joules[1]
+        source = "rapl-sysfs" if component in RAPL_COMPONENTS else "acpi"
+        if level == "vm":
+            return MetricMeaning("energy", component, "vm", ("vm_id", "mode"), source=source)
+        return MetricMeaning("energy", component, "node", ("package", "mode"), source=source)
+    if level == "node":
+        return _NODE.get(rest)
+    return None
+
+
+def _usage(level: str, rest: str) -> MetricMeaning | None:
+    old = rest.removesuffix("_total")
+    feature = _OLD_FEATURES.get(old, old)
+    if feature not in _COUNTED or (old == feature and not rest.endswith("_total")):
+        return None
+    note = ""
+    if old.endswith("_us"):
+        note = "an old name: counts milliseconds, although its name says us"
+    elif old != feature:
+        note = f"an old name of {feature}"
+    if level == "container":
+        return MetricMeaning("feature", feature, "container", _CONTAINER_LABELS, note=note)
+    return MetricMeaning("feature", feature, "process", _PROCESS_LABELS, note=note)
+
+
+_NODE = {
+    "accelerator_intel_qat": MetricMeaning("feature", "accelerator_intel_qat", "node", ("type", "device", "qatDevID")),
+    "accelerator_intel_qat_total": MetricMeaning(
+        "feature", "accelerator_intel_qat", "node", ("type", "device", "qatDevID")
+    ),
+    "cpu_scaling_frequency_hertz": MetricMeaning(
+        "feature", "cpu_scaling_frequency_hertz", "node", ("cpu",), counter=False, aggregate="mean"
+    ),
+    "node_info": MetricMeaning("feature", "node_info", "node", counter=False, aggregate="mean"),
+}
+
+
+class Kepler07(MetricSchema):
+    """Metric names of Kepler 0.7 (`kepler_container_*_total`, `kepler_node_*_joules_total`)."""
+
+    node_label = "instance"
+    node_alias_labels = ("exported_instance",)
+    source_label = "source"
+
+    def meaning(self, metric: str) -> MetricMeaning | None:
+        return _meaning(metric)
+
+    def spelling(self, level: str, name: str) -> str:
+        if name in (*RAPL_COMPONENTS, *PLATFORM_COMPONENTS):
+            return f"kepler_node_{name}_joules_total"
+        if name == "cpu_scaling_frequency_hertz":
+            return "kepler_node_cpu_scaling_frequency_hertz"
+        if name == "node_info":
+            return "kepler_node_node_info"
+        if name == "accelerator_intel_qat":
+            return "kepler_node_accelerator_intel_qat"
+        return f"kepler_{level if level in ('container', 'process') else 'container'}_{name}_total"

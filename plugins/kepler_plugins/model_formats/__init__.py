@@ -1,0 +1,1 @@
+"""How fitted models are written without pickle."""

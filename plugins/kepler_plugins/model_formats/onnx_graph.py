@@ -1,0 +1,157 @@
+"""ONNX: for all that scikit-learn, XGBoost and LightGBM fit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kepler_core.contracts import ModelFormat, Predictor, Regressor
+from kepler_core.errors import MissingExtraError, ModelError
+
+Floats = NDArray[np.float64]
+
+_OPSETS = {"": 18, "ai.onnx.ml": 3}
+_INPUT = "X"
+_AGREES = 1e-5
+"""Single precision is good enough if it is off by less than this part of the predictions' range."""
+
+
+class OnnxPredictor:
+    """Evaluates an ONNX graph with ONNX Runtime, on one thread."""
+
+    def __init__(self, content: bytes, n_features: int) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        # Rows are few and the process stays: an arena would only hold on to memory.
+        options.enable_cpu_mem_arena = False
+        try:
+            session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime's exceptions share no base class
+            raise ModelError(f"not a model that ONNX Runtime can load: {_one_line(error)}") from error
+        inputs = session.get_inputs()
+        if len(inputs) != 1 or inputs[0].name != _INPUT or inputs[0].shape[-1] != n_features:
+            raise ModelError(f"the graph does not take one input {_INPUT!r} of {n_features} features")
+        self._dtype = np.float64 if inputs[0].type == "tensor(double)" else np.float32
+        self._session = session
+
+    def predict(self, X: NDArray[np.float32]) -> Floats:
+        found = self._session.run(None, {_INPUT: np.ascontiguousarray(X, dtype=self._dtype)})[0]
+        return np.asarray(found, dtype=np.float64).reshape(len(X))
+
+
+class OnnxFormat(ModelFormat):
+    """An ONNX graph per component; input `X`, the scaled features as columns."""
+
+    suffix = ".onnx"
+
+    def supports(self, regressor: Regressor) -> bool:
+        # The converters are asked by trying: third-party ones register themselves with skl2onnx.
+        return hasattr(regressor, "predict")
+
+    def dump(self, regressor: Regressor, features: Sequence[str], X: NDArray[np.float32]) -> bytes:
+        expected = np.asarray(regressor.predict(X), dtype=np.float64).reshape(len(X))
+        spread = float(np.ptp(expected)) or 1.0
+        best: tuple[float, bytes] | None = None
+        reason = ""
+        for double in (False, True):
+            try:
+                content = _convert(regressor, len(features), double)
+                error = float(np.max(np.abs(OnnxPredictor(content, len(features)).predict(X) - expected)))
+            except MissingExtraError:
+                raise
+            except Exception as failure:  # converters raise whatever they like
+                reason = reason or _one_line(failure)
+                continue
+            if best is None or error < best[0]:
+                best = error, content
+            if error <= _AGREES * spread:
+                break
+        if best is None:
+            raise ModelError(f"{type(regressor).__name__} cannot be written as ONNX: {reason}")
+        return best[1]
+
+    def load(self, content: bytes, features: Sequence[str]) -> Predictor:
+        return OnnxPredictor(content, len(features))
+
+
+def _one_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
+def _convert(regressor: Any, n_features: int, double: bool) -> bytes:
+    try:
+        from skl2onnx import convert_sklearn
+        from skl2onnx.common.data_types import DoubleTensorType, FloatTensorType
+    except ImportError as error:
+        raise MissingExtraError("writing ONNX", "train", "skl2onnx") from error
+    from sklearn.neighbors import KNeighborsRegressor
+
+    _register_boosters(regressor)
+    regressor, affine = _without_target_scaling(regressor)
+    last = regressor.steps[-1][1] if hasattr(regressor, "steps") else regressor
+    # a matrix of distances instead of a loop over rows: a hundred times faster
+    options = {id(last): {"optim": "cdist"}} if isinstance(last, KNeighborsRegressor) else None
+    tensor = (DoubleTensorType if double else FloatTensorType)([None, n_features])
+    graph = convert_sklearn(
+        regressor, initial_types=[(_INPUT, tensor)], target_opset=_OPSETS, options=options, name="power"
+    )
+    if affine is not None:
+        _append_affine(graph, *affine)
+    # skl2onnx names graphs at random; the same fit must give the same bytes
+    graph.graph.name = "power"
+    return bytes(graph.SerializeToString(deterministic=True))
+
+
+def _without_target_scaling(regressor: Any) -> tuple[Any, tuple[float, float] | None]:
+    """A pipeline whose last step scales its target linearly, without that; and factor and offset."""
+    from sklearn.compose import TransformedTargetRegressor
+    from sklearn.pipeline import Pipeline
+
+    steps = list(regressor.steps) if isinstance(regressor, Pipeline) else [("regressor", regressor)]
+    name, last = steps[-1]
+    if not isinstance(last, TransformedTargetRegressor):
+        return regressor, None
+    zero, one = last.transformer_.inverse_transform(np.array([[0.0], [1.0]])).ravel()
+    two = float(last.transformer_.inverse_transform(np.array([[2.0]])).item())
+    if not np.isclose(two - one, one - zero):
+        raise ModelError("its target is transformed by something that is not linear")
+    return Pipeline([*steps[:-1], (name, last.regressor_)]), (float(one - zero), float(zero))
+
+
+def _append_affine(model: Any, factor: float, offset: float) -> None:
+    from onnx import helper, numpy_helper
+
+    graph = model.graph
+    output = graph.output[0]
+    dtype = np.float64 if output.type.tensor_type.elem_type == 11 else np.float32
+    inner = output.name + "_scaled"
+    for node in graph.node:
+        node.output[:] = [inner if name == output.name else name for name in node.output]
+    graph.initializer.append(numpy_helper.from_array(np.array([factor], dtype=dtype), "target_factor"))
+    graph.initializer.append(numpy_helper.from_array(np.array([offset], dtype=dtype), "target_offset"))
+    graph.node.append(helper.make_node("Mul", [inner, "target_factor"], [inner + "_times"], name="TargetFactor"))
+    graph.node.append(helper.make_node("Add", [inner + "_times", "target_offset"], [output.name], name="TargetOffset"))
+
+
+def _register_boosters(regressor: Any) -> None:
+    """Tell skl2onnx how to convert the boosters that are not scikit-learn's."""
+    module = type(regressor).__module__.partition(".")[0]
+    if module not in ("xgboost", "lightgbm"):
+        return
+    try:
+        from onnxmltools.convert.lightgbm.operator_converters.LightGbm import convert_lightgbm
+        from onnxmltools.convert.xgboost.operator_converters.XGBoost import convert_xgboost
+        from skl2onnx import update_registered_converter
+        from skl2onnx.common.shape_calculator import calculate_linear_regressor_output_shapes as shapes
+    except ImportError as error:
+        raise MissingExtraError(f"writing {type(regressor).__name__} as ONNX", "train", "onnxmltools") from error
+    convert = {"xgboost": convert_xgboost, "lightgbm": convert_lightgbm}[module]
+    options = {"split": None} if module == "lightgbm" else None
+    update_registered_converter(type(regressor), type(regressor).__name__, shapes, convert, options=options)

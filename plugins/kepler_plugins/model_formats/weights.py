@@ -1,0 +1,143 @@
+"""Linear weights and curves as plain JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from kepler_core.contracts import ModelFormat, Predictor, Regressor
+from kepler_core.errors import ModelError
+
+Floats = NDArray[np.float64]
+
+
+class Linear(msgspec.Struct, tag="linear", forbid_unknown_fields=True):
+    """bias + Σ weights · x, x scaled."""
+
+    weights: dict[str, float]
+    bias: float
+
+    def evaluate(self, X: Floats, features: Sequence[str]) -> Floats:
+        return X @ np.array([self.weights.get(name, 0.0) for name in features]) + self.bias
+
+    def numbers(self) -> list[float]:
+        return [*self.weights.values(), self.bias]
+
+
+class Curve(msgspec.Struct, tag="curve", forbid_unknown_fields=True):
+    """Kepler's curve of this name over one scaled feature."""
+
+    curve: str
+    feature: str
+    weights: list[float]
+
+    def evaluate(self, X: Floats, features: Sequence[str]) -> Floats:
+        return CURVES[self.curve][1](X[:, list(features).index(self.feature)], *self.weights)
+
+    def numbers(self) -> list[float]:
+        return self.weights
+
+
+def _logarithmic(x: Floats, a: float, b: float, c: float) -> Floats:
+    return a * np.log1p(b * np.maximum(x, 0.0)) + c
+
+
+def _exponential(x: Floats, a: float, b: float, c: float) -> Floats:
+    return a * np.exp(np.minimum(b * x, 50.0)) + c
+
+
+def _logistic(x: Floats, height: float, x0: float, k: float, offset: float) -> Floats:
+    return height / (1.0 + np.exp(np.clip(-k * (x - x0), -500.0, 500.0))) + offset
+
+
+CURVES: dict[str, tuple[int, Any]] = {
+    "logarithmic": (3, _logarithmic),
+    "exponential": (3, _exponential),
+    "logistic": (4, _logistic),
+}
+"""Name -> number of weights, formula (the order of the weights is Kepler's)."""
+
+# Which of a curve's weights multiply x, and which are a place on the x axis.
+_PER_X: dict[str, tuple[int, ...]] = {"logarithmic": (1,), "exponential": (1,), "logistic": (2,)}
+_ON_X: dict[str, tuple[int, ...]] = {"logarithmic": (), "exponential": (), "logistic": (1,)}
+
+
+class WeightsPredictor:
+    """Evaluates weights with NumPy."""
+
+    def __init__(self, weights: Linear | Curve, features: Sequence[str]) -> None:
+        self.weights = weights
+        self.features = tuple(features)
+
+    def predict(self, X: NDArray[np.float32]) -> Floats:
+        return self.weights.evaluate(np.asarray(X, dtype=np.float64), self.features)
+
+
+class WeightsFormat(ModelFormat):
+    """JSON weights for regressors with `coef_` and `intercept_`, and for Kepler's curves."""
+
+    suffix = ".json"
+
+    def supports(self, regressor: Regressor) -> bool:
+        if hasattr(regressor, "curve"):
+            return regressor.curve in CURVES
+        # a linear model says so by its attributes; kernels and pipelines have no flat coef_
+        return np.ndim(getattr(regressor, "coef_", None)) == 1 and np.ndim(getattr(regressor, "intercept_", None)) == 0
+
+    def dump(self, regressor: Regressor, features: Sequence[str], X: NDArray[np.float32]) -> bytes:
+        found: Any = regressor
+        if hasattr(found, "curve"):
+            weights: Linear | Curve = Curve(found.curve, features[found.column], [float(w) for w in found.weights(1.0)])
+        else:
+            by_name = dict(zip(features, map(float, found.coef_), strict=True))
+            weights = Linear(by_name, float(found.intercept_))
+        if not np.isfinite(weights.numbers()).all():
+            raise ModelError("a weight is not finite")
+        return msgspec.json.encode(weights)
+
+    def load(self, content: bytes, features: Sequence[str]) -> Predictor:
+        return WeightsPredictor(self._decoded(content, features), features)
+
+    def weights(self, content: bytes, features: Sequence[str], scale: Mapping[str, float]) -> dict[str, Any]:
+        weights = self._decoded(content, features)
+        if isinstance(weights, Linear):
+            numerical = {f: {"scale": scale[f], "weight": weights.weights.get(f, 0.0)} for f in features}
+            return {
+                "All_Weights": {
+                    "Bias_Weight": weights.bias,
+                    "Categorical_Variables": {},
+                    "Numerical_Variables": numerical,
+                }
+            }
+        unit = scale[weights.feature]
+        curve = list(weights.weights)
+        for at in _PER_X[weights.curve]:
+            curve[at] /= unit
+        for at in _ON_X[weights.curve]:
+            curve[at] *= unit
+        # The weights are for x in its own unit; a scale of 1 makes x / scale the same thing.
+        return {
+            "All_Weights": {
+                "Categorical_Variables": {},
+                "Numerical_Variables": {weights.feature: {"scale": 1.0}},
+                "CurveFit_Weights": curve,
+            }
+        }
+
+    def _decoded(self, content: bytes, features: Sequence[str]) -> Linear | Curve:
+        try:
+            weights = msgspec.json.decode(content, type=Linear | Curve)
+        except msgspec.DecodeError as error:
+            raise ModelError(f"not a weights file: {error}") from error
+        if isinstance(weights, Curve):
+            if weights.curve not in CURVES or len(weights.weights) != CURVES[weights.curve][0]:
+                raise ModelError(f"not a weights file: no curve {weights.curve!r} of {len(weights.weights)} weights")
+            if weights.feature not in features:
+                raise ModelError(f"its feature {weights.feature!r} is none of the model's")
+        elif unknown := sorted(set(weights.weights) - set(features)):
+            raise ModelError(f"its feature {unknown[0]!r} is none of the model's")
+        return weights

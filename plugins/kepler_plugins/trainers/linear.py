@@ -1,0 +1,77 @@
+"""Linear and polynomial trainers."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import nnls
+from sklearn.base import BaseEstimator, RegressorMixin
+from sklearn.linear_model import LinearRegression, Ridge
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import PolynomialFeatures
+
+from kepler_core.contracts import FitTask, Regressor, Trainer
+
+Floats = NDArray[np.float64]
+
+
+class LinearRegressionTrainer(Trainer):
+    """Least squares with coefficients that are not negative.
+
+    A container that does nothing has no dynamic power, so DynPower models have no intercept.
+    """
+
+    def regressor(self, task: FitTask) -> Regressor:
+        return LinearRegression(positive=True, fit_intercept=task.output_type == "AbsPower")  # type: ignore[no-any-return]
+
+
+class PolynomialRegressionTrainer(Trainer):
+    """Least squares over all products of features up to a degree.
+
+    A ridge penalty too small to change the fit keeps nearly equal features from getting huge
+    coefficients of opposite sign, which single precision could not evaluate.
+    """
+
+    def __init__(self, degree: int = 2, alpha: float = 1e-4) -> None:
+        if degree < 1:
+            raise ValueError(f"degree must be at least 1, not {degree}")
+        self.degree = degree
+        self.alpha = alpha
+
+    def regressor(self, task: FitTask) -> Regressor:
+        terms = PolynomialFeatures(self.degree, include_bias=False)
+        return make_pipeline(terms, Ridge(alpha=self.alpha))  # type: ignore[no-any-return]
+
+
+class NonNegativeLeastSquares(RegressorMixin, BaseEstimator):  # type: ignore[misc]
+    """min ‖Xw + b − y‖² subject to w ≥ 0 and b ≥ 0 (Lawson and Hanson 1974, through SciPy).
+
+    Attributes after `fit`: `coef_`, shape (features,), and `intercept_`.
+    """
+
+    def __init__(self, fit_intercept: bool = True) -> None:
+        self.fit_intercept = fit_intercept
+
+    def fit(self, X: Floats, y: Floats) -> NonNegativeLeastSquares:
+        X = np.asarray(X, dtype=np.float64)
+        A = np.column_stack([X, np.ones(len(X))]) if self.fit_intercept else X
+        # the normal equations' triangular factor has the same solution and few rows
+        r = np.linalg.qr(np.column_stack([A, np.asarray(y, dtype=np.float64)]), mode="r")
+        solution, _ = nnls(r[:, :-1], r[:, -1], maxiter=100 * A.shape[1])
+        self.coef_ = solution[: X.shape[1]]
+        self.intercept_ = float(solution[-1]) if self.fit_intercept else 0.0
+        self.n_features_in_ = X.shape[1]
+        return self
+
+    def predict(self, X: Floats) -> Floats:
+        return np.asarray(np.asarray(X) @ self.coef_ + self.intercept_)
+
+
+class SGDRegressorTrainer(Trainer):
+    """The linear weights that Kepler evaluates itself: neither weights nor bias are negative.
+
+    The name is what Kepler asks for; the solver is exact (non-negative least squares).
+    """
+
+    def regressor(self, task: FitTask) -> Regressor:
+        return NonNegativeLeastSquares(fit_intercept=task.output_type == "AbsPower")

@@ -1,0 +1,1 @@
+"""Knows what kind of node it runs on (the profiler)."""

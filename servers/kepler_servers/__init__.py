@@ -1,0 +1,1 @@
+"""The processes that serve models and train them on request."""
