@@ -231,9 +231,7 @@ class ModelFormat(Plugin, ABC):
     def load(self, content: bytes, features: Sequence[str]) -> Predictor:
         """The model back. `ModelError` for bytes that are not such a model."""
 
-    def weights(
-        self, content: bytes, features: Sequence[str], scale: Mapping[str, float]
-    ) -> dict[str, Any] | None:
+    def weights(self, content: bytes, features: Sequence[str], scale: Mapping[str, float]) -> dict[str, Any] | None:
         """The `All_Weights` object that Kepler evaluates itself, in the features' own units;
         None where the format has no such weights."""
         return None

@@ -98,8 +98,7 @@ class Dataset:
             return self.frame[list(columns)]
         n = len(self.first_rows)
         sums = {
-            column: np.bincount(self.instant, weights=self.frame[column].to_numpy(), minlength=n)
-            for column in columns
+            column: np.bincount(self.instant, weights=self.frame[column].to_numpy(), minlength=n) for column in columns
         }
         return pd.DataFrame(sums, index=self.frame.index[self.first_rows].droplevel("container"))
 

@@ -59,6 +59,25 @@ class MissingExtraError(KeplerError):
         self.extra = extra
 
 
+_EXTRA_OF = {
+    **dict.fromkeys(
+        ("pandas", "sklearn", "scipy", "joblib", "skl2onnx", "onnx", "onnxmltools", "threadpoolctl"), "train"
+    ),
+    "xgboost": "xgboost",
+    "dask": "dask",
+    "distributed": "dask",
+    "s3fs": "s3",
+}
+
+
+def missing_extra(error: ModuleNotFoundError, what: str) -> MissingExtraError | None:
+    """The error that names the extra which brings a missing module; None for a module that is not
+    one of our dependencies."""
+    module = (error.name or "").partition(".")[0]
+    extra = _EXTRA_OF.get(module)
+    return None if extra is None else MissingExtraError(what, extra, module)
+
+
 def close_matches(name: str, known: Iterable[str]) -> str:
     """A half sentence to end a message about an unknown name: the close matches, or all names."""
     names = sorted(set(known))

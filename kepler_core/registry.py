@@ -134,9 +134,7 @@ class Registry(Generic[P]):
         for entry_point in _entry_points(self.namespace):
             distribution, version = _distribution(entry_point)
             own = tuple(sorted(aliases.get((distribution, entry_point.value), ())))
-            entries.append(
-                PluginEntry(self.namespace, entry_point.name, own, distribution, version, entry_point.value)
-            )
+            entries.append(PluginEntry(self.namespace, entry_point.name, own, distribution, version, entry_point.value))
         return tuple(sorted(entries))
 
     def names(self) -> list[str]:

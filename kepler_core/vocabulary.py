@@ -49,6 +49,9 @@ FEATURE_GROUPS: dict[str, tuple[str, ...]] = {
 
 GROUP_NAMES = (*FEATURE_GROUPS, THIRD_PARTY_GROUP)
 
+MIN_TIMESTAMPS = 20
+"""With fewer usable timestamps nothing can be held out to validate on, so nothing is trained."""
+
 _MAIN = ("cpu_instructions", "bpf_cpu_time_ms")
 _MAIN_DRAM = ("cache_miss", "bpf_page_cache_hit")
 

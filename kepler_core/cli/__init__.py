@@ -1,0 +1,1 @@
+"""The command `kepler-model`; a module per group of commands, imported when it is called."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from kepler_core import __version__, registry
 from kepler_core.contracts import FitTask, Regressor, Trainer
-from kepler_core.errors import KeplerError, ModelError
+from kepler_core.errors import KeplerError, ModelError, missing_extra
 from kepler_core.models.export import FittedComponent, export
 from kepler_core.models.power_model import scaled
 from kepler_core.pipeline.rows import TrainingRows
@@ -80,6 +80,8 @@ def fit(job: FitJob) -> FitResult:
         return FitResult(job.key, files, metadata, None)
     except KeplerError as error:
         return FitResult(job.key, None, {}, str(error))
+    except ModuleNotFoundError as error:
+        return FitResult(job.key, None, {}, str(missing_extra(error, job.key["trainer"]) or error))
     except (Exception, SystemExit) as error:  # a trainer's own code: it fails alone
         return FitResult(job.key, None, {}, f"{type(error).__name__}: {' '.join(str(error).split())}")
 
@@ -98,9 +100,7 @@ def _fit(job: FitJob) -> tuple[dict[str, bytes], dict[str, Any]]:
             fitted[component] = FittedComponent(None, constant, watts)
             scores[component] = _score_constant(rows, job.folds, component, constant)
             continue
-        task = FitTask(
-            component, rows.features, main_feature(rows.features, component), rows.output_type, job.seed
-        )
+        task = FitTask(component, rows.features, main_feature(rows.features, component), rows.output_type, job.seed)
         scores[component] = _cross_validate(job, trainer, task, X, test_X)
         regressor = _fitted(trainer, task, X, watts)
         _predicted(regressor, X, component)  # refuses what is not finite

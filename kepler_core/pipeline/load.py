@@ -65,9 +65,7 @@ def shipped_pipelines() -> dict[str, Path]:
     }
 
 
-def load_pipeline(
-    source: str | Path, *, settings: Sequence[str] = (), name: str | None = None
-) -> PipelineSpec:
+def load_pipeline(source: str | Path, *, settings: Sequence[str] = (), name: str | None = None) -> PipelineSpec:
     """A pipeline by the name of a shipped one or by its file; `settings` are `path=value`."""
     path, text = _read(str(source))
     document = _parse(text, path)

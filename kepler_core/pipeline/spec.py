@@ -11,6 +11,7 @@ from kepler_core.errors import close_matches
 from kepler_core.names import check_name
 from kepler_core.vocabulary import GROUP_NAMES, THIRD_PARTY_GROUP
 
+
 def _name(_: Any, __: Any, value: str) -> None:
     check_name(value)
 

@@ -104,9 +104,7 @@ def datasets(spec: PipelineSpec, observations: Observations, planned: Plan) -> I
     isolator = registry.isolators.create(spec.isolator.name, spec.isolator.args)
     for source, output_type, group, features in planned.wanted:
         dynamic = output_type == "DynPower"
-        dataset = extractor.extract(
-            observations, features, source, observations.sources[source], by_container=dynamic
-        )
+        dataset = extractor.extract(observations, features, source, observations.sources[source], by_container=dynamic)
         if dynamic:
             dataset = isolator.isolate(dataset)
         yield attrs.evolve(dataset, feature_group=group, output_type=output_type)

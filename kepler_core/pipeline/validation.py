@@ -14,13 +14,12 @@ from numpy.typing import NDArray
 
 from kepler_core.errors import TrainingError
 from kepler_core.pipeline.spec import ValidationSpec
+from kepler_core.vocabulary import MIN_TIMESTAMPS
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
-MIN_INSTANTS = 20
-"""Fewer timestamps than this cannot be validated, and so are not trained on."""
 USUAL_BLOCK_SECONDS = 120.0
 USUAL_BLOCK_STEPS = 20
 BLOCKS_PER_FOLD = 3
@@ -41,10 +40,10 @@ class Fold:
 
 def folds(spec: ValidationSpec, stream: Ints, time: Floats) -> list[Fold]:
     """The folds of a data set whose instants are at `time` of `stream`, both of shape (instants,)."""
-    if len(time) < MIN_INSTANTS:
-        raise TrainingError(f"only {len(time)} usable timestamps; at least {MIN_INSTANTS} are needed to validate")
+    if len(time) < MIN_TIMESTAMPS:
+        raise TrainingError(f"only {len(time)} usable timestamps; at least {MIN_TIMESTAMPS} are needed to validate")
     made = {"blocks": _blocks, "last": _last, "recordings": _streams}[spec.scheme](spec, stream, time)
-    usable = [fold for fold in made if fold.test.any() and fold.train.sum() >= MIN_INSTANTS // 2]
+    usable = [fold for fold in made if fold.test.any() and fold.train.sum() >= MIN_TIMESTAMPS // 2]
     if not usable:
         raise TrainingError(f"no part of the data can be held out by scheme {spec.scheme!r}")
     return usable
@@ -138,9 +137,7 @@ def line(x: Floats, y: Floats) -> tuple[float, float]:
     return slope, float(y.mean()) - slope * float(x.mean())
 
 
-def baselines(
-    made: Sequence[Fold], node_load: Floats, node_watts: Floats
-) -> dict[str, float]:
+def baselines(made: Sequence[Fold], node_load: Floats, node_watts: Floats) -> dict[str, float]:
     """MAE of the trivial models on the same held-out timestamps: a constant (the median of the
     training rows), and a straight line through the main feature."""
     constant, straight, measured = [], [], []

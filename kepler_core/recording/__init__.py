@@ -1,8 +1,8 @@
 """Recordings: Prometheus range-query results, columnar, and what they say in our vocabulary.
 
-    read_recording(file | bytes | dict) -> Recording            what Prometheus returned
-    observe([Recording, ...])           -> Observations         rates and watts, by node and container
-    check(Recording)                    -> Preflight            what can be trained, and why not
+read_recording(file | bytes | dict) -> Recording            what Prometheus returned
+observe([Recording, ...])           -> Observations         rates and watts, by node and container
+check(Recording)                    -> Preflight            what can be trained, and why not
 """
 
 from kepler_core.recording.columns import Metric, Recording

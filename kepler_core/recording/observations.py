@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import attrs
 import numpy as np
@@ -55,6 +56,15 @@ class Counts:
     """Times at which no energy counter of a node had moved: the server repeated the last scrape."""
     incomplete: Counter[str] = attrs.field(factory=Counter)
     """Node rows without a value because too few series had one."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """What was counted at least once."""
+        plain = {f.name: getattr(self, f.name) for f in attrs.fields(Counts)}
+        return {
+            name: dict(+value) if isinstance(value, Counter) else value
+            for name, value in plain.items()
+            if (+value if isinstance(value, Counter) else value)
+        }
 
     def add(self, other: Counts) -> None:
         for field in attrs.fields(Counts):
@@ -227,9 +237,9 @@ def _measure(
         unit[index] = units.code(word)
         exporter[index] = exporters.code("\0".join(labels.get(label, "") for label in _EXPORTER_LABELS))
         sources.append(labels.get(schema.source_label, meaning.source))
-    counts.not_finite[metric.name] += metric.not_finite
-    counts.repeated_timestamps[metric.name] += metric.repeated
-    counts.one_sample_series[metric.name] += int(np.count_nonzero(metric.lengths == 1))
+    counts.not_finite.update({metric.name: metric.not_finite})
+    counts.repeated_timestamps.update({metric.name: metric.repeated})
+    counts.one_sample_series.update({metric.name: int(np.count_nonzero(metric.lengths == 1))})
     return _Measured(metric, meaning, node, unit, exporter, tuple(sources))
 
 
@@ -438,9 +448,7 @@ def _lay_out(
     streams_used = np.unique(instants // n_times)
     stream_of = np.searchsorted(streams_used, instants // n_times)
 
-    by_container = [
-        s for s in sampled if s.item.meaning.kind == "feature" and s.item.meaning.level != "node"
-    ]
+    by_container = [s for s in sampled if s.item.meaning.kind == "feature" and s.item.meaning.level != "node"]
     n_units = max(len(units.of), 1)
     keys = [_container_keys(s, n_units) for s in by_container]
     rows = _union(keys)
@@ -549,9 +557,7 @@ def _by_instant(s: _Sampled, values: Floats, n: int) -> Floats:
     return np.where(n_known > 0, totals, np.nan)
 
 
-def _power(
-    s: _Sampled, stream_of: Ints, n: int, counts: Counts
-) -> dict[tuple[str, str], Floats]:
+def _power(s: _Sampled, stream_of: Ints, n: int, counts: Counts) -> dict[tuple[str, str], Floats]:
     """Watts by instant for each energy source of a metric; NaN where a socket or mode is missing,
     or where a counter was reset (the increase over that interval is only a lower bound)."""
     found: dict[tuple[str, str], Floats] = {}

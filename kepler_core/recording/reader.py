@@ -124,9 +124,7 @@ def _document(raw: bytes, name: str) -> dict[str, list[_Series]]:
         answer = _api_answer(raw)
         if answer is not None:
             return answer
-        raise RecordingError(
-            f"{name}: JSON, but not a recording: {_where(error)}; expected {SHAPE}"
-        ) from error
+        raise RecordingError(f"{name}: JSON, but not a recording: {_where(error)}; expected {SHAPE}") from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise RecordingError(f"{name}: not JSON: {error}") from error
 
@@ -212,9 +210,7 @@ def _odd_series(raw: bytes, metric: str, index: int, name: str) -> Floats:
     try:
         pairs = _decode_pairs.decode(raw)
     except msgspec.ValidationError as error:
-        raise RecordingError(
-            f'{where}: {error}; expected [[unix_seconds, "number"], ...]'
-        ) from error
+        raise RecordingError(f'{where}: {error}; expected [[unix_seconds, "number"], ...]') from error
     flat = np.empty(2 * len(pairs))
     for at, (timestamp, value) in enumerate(pairs):
         flat[2 * at] = timestamp

@@ -133,9 +133,7 @@ class Store:
         try:
             with self._writing() as staging:
                 if link.exists() and not link.is_symlink():
-                    raise StoreError(
-                        f"{link} is a folder that was not published by kepler-model; choose another name"
-                    )
+                    raise StoreError(f"{link} is a folder that was not published by kepler-model; choose another name")
                 _write_tree(staging, files)
                 versions = self.root / VERSIONS / pipeline
                 versions.mkdir(parents=True, exist_ok=True)

@@ -66,8 +66,6 @@ class SmoothExtractor(Extractor):
         for name in features:
             if name in observations.container_features:
                 smoothed = np.empty(len(order))
-                smoothed[order] = rolling_mean(
-                    observations.container_features[name][order], group[order], self.window
-                )
+                smoothed[order] = rolling_mean(observations.container_features[name][order], group[order], self.window)
                 container_features[name] = smoothed
         return container_dataset(observations, container_features, node_features, power, features, source)

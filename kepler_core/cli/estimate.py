@@ -1,0 +1,101 @@
+"""`estimate`: a stored model applied to a recording."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kepler_core.cli.inputs import input_option, read_all, store_option
+from kepler_core.cli.output import json_option, print_json, print_table, watts
+from kepler_core.errors import RecordingError, UsageError
+from kepler_core.vocabulary import OUTPUT_TYPES
+
+if TYPE_CHECKING:
+    from kepler_core.estimate import Estimate
+
+
+@click.command()
+@store_option()
+@input_option()
+@click.option("--source", default="rapl-sysfs", show_default=True, help="Energy source, or an alias of it.")
+@click.option("--output-type", type=click.Choice(OUTPUT_TYPES), default="AbsPower", show_default=True)
+@click.option("--feature-group", help="Only models of this feature group.")
+@click.option("--trainer", help="Only models of this trainer.")
+@click.option("--pipeline", help="Only models of this pipeline.")
+@click.option("-o", "--output", metavar="FILE", help="Write all estimates as CSV (- for standard output).")
+@json_option
+def estimate(
+    store: str,
+    inputs: tuple[str, ...],
+    source: str,
+    output_type: str,
+    feature_group: str | None,
+    trainer: str | None,
+    pipeline: str | None,
+    output: str | None,
+    as_json: bool,
+) -> None:
+    """Apply the best fitting model of a store to a recording, and compare with what was measured.
+
+    AbsPower estimates a node's power, DynPower that of every container (compared by their sum).
+    """
+    if output == "-" and as_json:
+        raise UsageError("-o - and --json both write to standard output")
+    from kepler_core.estimate import estimate as apply
+    from kepler_core.hooks import events
+    from kepler_core.recording import observe
+    from kepler_core.selection import select
+    from kepler_core.store import Store
+
+    recordings = read_all(inputs)
+    observations = observe(recordings)
+    if not observations.features:
+        raise RecordingError(f"{inputs[0]}: no feature in it (see kepler-model validate)")
+    entry = select(
+        Store(store),
+        source=source,
+        output_type=output_type,
+        features=observations.features,
+        pipeline=pipeline,
+        feature_group=feature_group,
+        trainer=trainer,
+    )
+    events().send("kepler_model_selected", model=dict(entry.metadata))
+    found = apply(entry, observations)
+    if output is not None:
+        _write(found, output)
+    if output == "-":
+        return
+    if as_json:
+        print_json(found.summary())
+    else:
+        _print(found.summary())
+
+
+def _write(found: Estimate, output: str) -> None:
+    import sys
+
+    try:
+        found.frame.to_csv(sys.stdout if output == "-" else output, float_format="%.6g")
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            raise
+        raise UsageError(f"cannot write {output}: {error.strerror or error}") from error
+
+
+def _print(summary: dict[str, Any]) -> None:
+    click.echo(
+        f"{summary['model_name']} of pipeline {summary['pipeline']} "
+        f"({summary['source']}, {summary['output_type']}, {summary['feature_group']}); "
+        f"MAE in validation {watts(summary['validated_mae'])} W"
+    )
+    click.echo(f"{summary['rows']} rows, {summary['timestamps']} timestamps\n")
+    print_table(
+        [
+            (component, watts(c["predicted_mean"]), watts(c["measured_mean"]), watts(c["mae"]), watts(c["mape"]),
+             c["compared"])
+            for component, c in summary["components"].items()
+        ],
+        ("component", "predicted W (mean)", "measured W (mean)", "MAE W", "MAPE %", "timestamps compared"),
+    )  # fmt: skip

@@ -1,0 +1,43 @@
+"""Options and steps that several commands share: which recordings to read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from kepler_core.recording import Recording
+
+
+def input_option(**settings: Any) -> Any:
+    """`--input FILE`, several times."""
+    return click.option(
+        "-i",
+        "--input",
+        "inputs",
+        metavar="FILE",
+        multiple=True,
+        required=True,
+        help="Prometheus range-query results (.json or .json.gz); several times for several recordings.",
+        **settings,
+    )
+
+
+def store_option(**settings: Any) -> Any:
+    """`--store DIR`."""
+    return click.option("-s", "--store", metavar="DIR", required=True, help="Folder of the model store.", **settings)
+
+
+def read_all(inputs: Sequence[str]) -> list[Recording]:
+    """Read recordings, only the metrics that any installed schema knows."""
+    from kepler_core.hooks import events
+    from kepler_core.recording import read_recording
+    from kepler_core.recording.observations import is_known_metric
+
+    recordings = []
+    for name in inputs:
+        recordings.append(read_recording(name, wanted=is_known_metric))
+        events().send("kepler_recording_loaded", recording=recordings[-1])
+    return recordings

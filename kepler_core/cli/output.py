@@ -1,0 +1,35 @@
+"""How commands print: tables for people, JSON for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import click
+import msgspec
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+
+
+def print_json(content: Any) -> None:
+    """One JSON document on standard output. Numbers that JSON does not have are null."""
+    click.echo(msgspec.json.format(msgspec.json.encode(content), indent=1).decode())
+
+
+def print_table(rows: Sequence[Sequence[Any]], headers: Sequence[str], indent: str = "") -> None:
+    """A plain table, printed as given; columns of numbers are aligned to the right."""
+    from tabulate import tabulate
+
+    cells = [["-" if cell is None else str(cell) for cell in row] for row in rows]
+    align = ["right" if _numeric(column) else "left" for column in zip(*cells, strict=True)] or None
+    text = tabulate(cells, headers=headers, tablefmt="simple", disable_numparse=True, colalign=align)
+    click.echo("\n".join((indent + line).rstrip() for line in text.splitlines()))
+
+
+def _numeric(column: Sequence[str]) -> bool:
+    return all(cell == "-" or cell.replace(".", "", 1).lstrip("-").isdigit() for cell in column)
+
+
+def watts(value: float | None) -> str:
+    """Watts or percent in a table."""
+    return "-" if value is None else f"{value:.2f}"

@@ -1,0 +1,74 @@
+"""`quickstart`: the whole way, on a bundled sample."""
+
+from __future__ import annotations
+
+import importlib.resources
+
+import click
+
+from kepler_core.cli.output import json_option, print_json, print_table, watts
+from kepler_core.errors import ModelError, StoreError
+
+SAMPLE = "samples/quickstart.json.gz"
+
+
+@click.command()
+@click.option(
+    "-s",
+    "--store",
+    metavar="DIR",
+    default="quickstart-store",
+    show_default=True,
+    help="A folder that is not there yet.",
+)
+@json_option
+def quickstart(store: str, as_json: bool) -> None:
+    """Train on the bundled sample, load the models back, estimate, and say what to do next."""
+    from pathlib import Path
+
+    from kepler_core.cli.train import print_report, run
+    from kepler_core.estimate import estimate
+    from kepler_core.recording import observe, read_recording
+    from kepler_core.recording.observations import is_known_metric
+    from kepler_core.selection import select
+    from kepler_core.store import Store
+
+    if Path(store).exists() and any(Path(store).iterdir()):
+        raise StoreError(f"{store} is there already; quickstart wants a fresh one: --store OTHER, or remove it")
+    with importlib.resources.as_file(importlib.resources.files("kepler_config") / SAMPLE) as sample:
+        if not as_json:
+            click.echo("1. Train the pipeline 'quickstart' on the bundled sample (a simulated machine):\n")
+        report = run("quickstart", (str(sample),), store)
+        observations = observe([read_recording(sample, name="the bundled sample", wanted=is_known_metric)])
+    models = Store(store).models("quickstart")
+    if len(models) != len(report.models):
+        raise ModelError(f"{len(report.models)} models were published, {len(models)} can be read back")
+    for entry in models:
+        entry.load()
+    estimates = []
+    for output_type in ("AbsPower", "DynPower"):
+        chosen = select(Store(store), source="rapl-sysfs", output_type=output_type, features=observations.features)
+        estimates.append(estimate(chosen, observations).summary())
+    if as_json:
+        print_json({**report.as_dict(), "estimates": estimates})
+        return
+    print_report(report)
+    click.echo(f"\n2. All {len(models)} models were loaded back from {store}/quickstart, without pickle.")
+    click.echo("\n3. The best of them applied to the sample (which they were fitted on: see the errors above):\n")
+    print_table(
+        [
+            (e["output_type"], e["model_name"], component, watts(c["predicted_mean"]), watts(c["measured_mean"]),
+             watts(c["mae"]))
+            for e in estimates
+            for component, c in e["components"].items()
+        ],
+        ("type", "model", "component", "predicted W (mean)", "measured W (mean)", "MAE W"),
+    )  # fmt: skip
+    click.echo(
+        "\nNext, with your own data (Prometheus range-query results of Kepler's metrics as JSON):\n"
+        "  kepler-model validate recording.json                what can be trained from it\n"
+        "  kepler-model train default -i recording.json -s models\n"
+        "  kepler-model estimate -s models -i other.json        predicted against measured\n"
+        "  kepler-model plugins list                            what can be named in a pipeline\n"
+        f"The models are in {store}; remove the folder when you have seen enough."
+    )

@@ -1,0 +1,158 @@
+"""`validate` and `simulate`."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from kepler_core.cli.inputs import read_all
+from kepler_core.cli.output import json_option, print_json, print_table
+from kepler_core.recording.preflight import Preflight, check, utc
+
+_FINDINGS = {
+    "not_finite": "samples that are NaN or infinite, left out",
+    "repeated_timestamps": "samples at a timestamp that their series already had, left out",
+    "empty_series": "series without a sample",
+    "one_sample_series": "series of one sample (no rate can be made of it)",
+    "missing_labels": "series without a label that tells them apart",
+    "gaps": "intervals longer than five times the usual step, left out",
+    "resets": "counter resets (the value after the fall is taken as the increase)",
+    "duplicates": "samples that a second exporter reported again, left out",
+    "incomplete": "timestamps at which too few series had a value, left out",
+}
+
+
+@click.command()
+@click.argument("files", metavar="FILE...", nargs=-1, required=True)
+@click.option("--vm", "use_vm_metrics", is_flag=True, help='Look at a VM\'s process-level metrics (job="vm").')
+@json_option
+def validate(files: tuple[str, ...], use_vm_metrics: bool, as_json: bool) -> int:
+    """Say what can be trained from a recording, and why the rest cannot.
+
+    Reads Prometheus range-query results (JSON, plain or gzipped). The exit code is 0 if a model can
+    be trained from every FILE, else 1.
+    """
+    found = [check(recording, use_vm_metrics=use_vm_metrics) for recording in read_all(files)]
+    if as_json:
+        print_json(found[0].as_dict() if len(found) == 1 else [preflight.as_dict() for preflight in found])
+    else:
+        for index, preflight in enumerate(found):
+            if index:
+                click.echo()
+            _print(preflight)
+    return 0 if all(preflight.trainable for preflight in found) else 1
+
+
+def _print(found: Preflight) -> None:
+    samples = sum(found.metrics.values())
+    click.echo(click.style(found.recording, bold=True))
+    click.echo(f"schema {found.schema}: {len(found.metrics)} metrics, {samples} samples; "
+               f"{len(found.other_metrics)} other metrics are not needed")  # fmt: skip
+    for metric, note in found.notes.items():
+        click.echo(f"  {metric}: {note}")
+    click.echo("\nNodes")
+    print_table(
+        [
+            (n.node or "(no instance label)", n.timestamps, utc(n.start), utc(n.end), f"{n.step:g}",
+             f"{n.longest_interval:g}", n.containers)
+            for n in found.nodes
+        ],
+        ("node", "timestamps", "from (UTC)", "to (UTC)", "step s", "longest s", "containers"),
+        "  ",
+    )  # fmt: skip
+    click.echo("\nFindings")
+    _print_findings(found)
+    click.echo("\nPower")
+    if found.power:
+        print_table(
+            [
+                (p.source, p.component, p.timestamps, f"{p.lowest:.1f}", f"{p.median:.1f}", f"{p.highest:.1f}",
+                 "constant" if p.constant else "")
+                for p in found.power
+            ],
+            ("source", "component", "timestamps", "lowest W", "median W", "highest W", ""),
+            "  ",
+        )  # fmt: skip
+    if found.missing_sources:
+        click.echo(f"  no power of {', '.join(found.missing_sources)} (energy counters with that source label)")
+    if found.groups:
+        click.echo("\nFeature groups")
+        same: dict[tuple[str, bool, int, str], list[str]] = {}
+        for g in found.groups:
+            same.setdefault((g.feature_group, g.trainable, g.timestamps, g.reason), []).append(g.source)
+        print_table(
+            [
+                (group, "yes" if trainable else "no", ", ".join(sources), timestamps, reason)
+                for (group, trainable, timestamps, reason), sources in same.items()
+            ],
+            ("feature group", "trainable", "sources", "timestamps", "why not"),
+            "  ",
+        )
+    verdict = "Can be trained." if found.trainable else "Nothing can be trained from this recording."
+    click.echo(f"\n{verdict}")
+
+
+def _print_findings(found: Preflight) -> None:
+    counts = found.counts
+    lines = []
+    for node in counts.get("duplicate_nodes", ()):
+        lines.append(f"node {node} under a second label: its samples are left out, not added up")
+    if scrapes := counts.get("repeated_scrapes"):
+        lines.append(f"{scrapes} timestamps repeat the scrape before (no energy counter moved), left out")
+    for key, text in _FINDINGS.items():
+        by_metric = counts.get(key)
+        if by_metric:
+            where = ", ".join(f"{metric} {n}" for metric, n in sorted(by_metric.items())[:4])
+            more = f", and {len(by_metric) - 4} more" if len(by_metric) > 4 else ""
+            lines.append(f"{sum(by_metric.values())} {text}: {where}{more}")
+    for line in lines or ["nothing unusual"]:
+        click.echo(f"  - {line}")
+
+
+@click.command()
+@click.option("-o", "--output", metavar="FILE", required=True, help="Where to write (.json or .json.gz).")
+@click.option("--containers", default=20, show_default=True, help="Containers per node.")
+@click.option("--minutes", type=float, default=10.0, show_default=True, help="How long.")
+@click.option("--step", default=3, show_default=True, help="Seconds between samples.")
+@click.option("--sockets", default=2, show_default=True, help="Processor sockets per node.")
+@click.option("--nodes", default=1, show_default=True, help="Nodes.")
+@click.option("--churn", default=0.3, show_default=True, help="Part of the containers that come and go.")
+@click.option("--resets", default=1, show_default=True, help="Exporter restarts per node.")
+@click.option("--accelerator/--no-accelerator", default=True, help="With Intel QAT counters.")
+@click.option("--seed", default=0, show_default=True, help="Another seed, another recording.")
+def simulate(
+    output: str,
+    containers: int,
+    minutes: float,
+    step: int,
+    sockets: int,
+    nodes: int,
+    churn: float,
+    resets: int,
+    accelerator: bool,
+    seed: int,
+) -> None:
+    """Write a simulated recording: a known power law, noise, containers that come and go, resets.
+
+    The power law stands in docs/simulation.md. The same options give the same file.
+    """
+    from kepler_core.errors import UsageError
+    from kepler_core.simulate import Simulation, write
+
+    if step < 1 or not 0 < minutes < 1e6:
+        raise UsageError("--step must be at least 1 and --minutes above 0")
+    simulation = Simulation(
+        containers=containers,
+        timestamps=int(round(minutes * 60 / step)),
+        step=step,
+        sockets=sockets,
+        nodes=nodes,
+        churn=churn,
+        resets=resets,
+        accelerator=accelerator,
+        seed=seed,
+    )
+    write(simulation, output)
+    if sys.stderr.isatty():
+        click.echo(f"wrote {output}: {nodes} nodes, {containers} containers, {simulation.timestamps} samples", err=True)

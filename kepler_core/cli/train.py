@@ -1,0 +1,148 @@
+"""`train`: recordings and a pipeline in, published models out."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import click
+
+from kepler_core.cli.inputs import input_option, read_all, store_option
+from kepler_core.cli.output import json_option, print_json, print_table, watts
+from kepler_core.cli.pipelines import set_option
+from kepler_core.errors import EXIT_SOME_FAILED
+from kepler_core.pipeline.train import Backend, Report
+
+
+@click.command()
+@click.argument("pipeline")
+@input_option()
+@store_option()
+@click.option("--name", help="Name of the pipeline in the store (default: its own).")
+@click.option(
+    "--backend",
+    type=click.Choice(["loky", "threading", "dask"]),
+    default="loky",
+    show_default=True,
+    help="Where models are fitted: processes, threads, or a Dask cluster.",
+)
+@click.option("--scheduler", metavar="ADDR", help="Dask scheduler, e.g. tcp://host:8786 (default: one of its own).")
+@click.option("-j", "--jobs", type=click.IntRange(1), help="Fits at a time (default: one per core).")
+@set_option
+@json_option
+def train(
+    pipeline: str,
+    inputs: tuple[str, ...],
+    store: str,
+    name: str | None,
+    backend: Backend,
+    scheduler: str | None,
+    jobs: int | None,
+    settings: tuple[str, ...],
+    as_json: bool,
+) -> int:
+    """Train, validate and publish the models of a PIPELINE (a shipped one's name, or a YAML file).
+
+    The errors are of data that the models were not fitted on: contiguous blocks of time in turn, not
+    shuffled rows. Exit code 3: models were published, but at least one trainer failed (see "failed").
+    """
+    report = run(pipeline, inputs, store, name, backend, scheduler, jobs, settings)
+    if as_json:
+        print_json(report.as_dict())
+    else:
+        print_report(report)
+    return EXIT_SOME_FAILED if report.failed else 0
+
+
+def run(
+    pipeline: str,
+    inputs: tuple[str, ...],
+    store: str,
+    name: str | None = None,
+    backend: Backend = "loky",
+    scheduler: str | None = None,
+    jobs: int | None = None,
+    settings: tuple[str, ...] = (),
+) -> Report:
+    """Read, train and publish, with a progress bar on a terminal."""
+    from kepler_core.cli.progress import ProgressBar
+    from kepler_core.hooks import events
+    from kepler_core.pipeline.load import load_pipeline
+    from kepler_core.pipeline.train import train as train_pipeline
+    from kepler_core.recording import observe
+    from kepler_core.store import Store
+
+    spec = load_pipeline(pipeline, settings=settings, name=name)
+    started = time.perf_counter()
+    recordings = read_all(inputs)
+    observations = observe(recordings, use_vm_metrics=spec.use_vm_metrics)
+    del recordings
+    read_seconds = time.perf_counter() - started
+    progress = ProgressBar() if sys.stderr.isatty() else None
+    listeners = events()
+    if progress is not None:
+        listeners.listen(progress)
+    try:
+        report = train_pipeline(
+            spec, observations, Store(store), backend=backend, scheduler=scheduler, jobs=jobs, listeners=listeners
+        )
+    finally:
+        if progress is not None:
+            progress.close()
+    report.seconds = {
+        "read": round(read_seconds, 3),
+        **report.seconds,
+        "total": round(time.perf_counter() - started, 3),
+    }
+    return report
+
+
+def print_report(report: Report) -> None:
+    """The table of models with their errors, then what failed and what was skipped."""
+    print_table(
+        [
+            (
+                model["source"],
+                model["output_type"],
+                model["feature_group"],
+                model["trainer"],
+                watts(model["mae"]),
+                watts(model["mape"]),
+                ", ".join(f"{c} {v['mae']:.2f}" for c, v in model["components"].items() if v["mae"] >= 0.005),
+                ", ".join(
+                    f"{b['constant_mae']:.1f}/{b['line_mae']:.1f}"
+                    for b in [model["baselines"][_worst(model["components"])]]
+                ),
+            )
+            for model in report.models
+        ],
+        ("source", "type", "feature group", "trainer", "MAE W", "MAPE %", "MAE by component", "constant/line"),
+    )
+    click.echo(
+        "\nErrors on data held out in blocks of time; MAE and MAPE are those of the worst component, "
+        "DynPower's\nare of the sum over a node's containers. constant/line: MAE of a constant and of a "
+        "straight line through\nthe main feature, for that component."
+    )
+    if report.skipped:
+        click.echo("\nNot trained, because the data does not allow it:")
+        seen: dict[str, list[str]] = {}
+        for skip in report.skipped:
+            seen.setdefault(skip["reason"], []).append(
+                f"{skip['source']} {skip['output_type']} {skip['feature_group']}"
+            )
+        for reason, which in seen.items():
+            more = f" and {len(which) - 3} more" if len(which) > 3 else ""
+            click.echo(f"  {reason}: {', '.join(which[:3])}{more}")
+    if report.failed:
+        click.echo("\nFailed:")
+        for failure in report.failed:
+            where = f"{failure['source']} {failure['output_type']} {failure['feature_group']}"
+            click.echo(f"  {failure['trainer']} ({where}): {failure['reason']}")
+    click.echo(
+        f"\n{len(report.models)} models published as {report.store}/{report.pipeline}, version {report.version}, "
+        f"in {report.seconds['total']:.1f} s"
+    )
+
+
+def _worst(components: dict[str, dict[str, float]]) -> str:
+    return max(components, key=lambda component: components[component]["mae"])

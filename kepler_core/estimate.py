@@ -1,0 +1,119 @@
+"""A model applied to observations, beside what was measured."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+import numpy as np
+import pandas as pd
+
+from kepler_core import registry
+from kepler_core.dataset import Dataset
+from kepler_core.errors import RecordingError, StoreError
+from kepler_core.pipeline.validation import score
+from kepler_core.recording.observations import Observations
+from kepler_core.store.store import ModelEntry, read_json
+from kepler_core.vocabulary import main_feature
+
+
+@attrs.frozen(eq=False)
+class Estimate:
+    """Estimates of one model.
+
+    `frame` has the index of a `Dataset` and per component a column `<component>_predicted` and,
+    where there are measurements, `<component>_measured` (a container's is its share), in watts.
+    """
+
+    entry: ModelEntry
+    frame: pd.DataFrame
+    components: dict[str, dict[str, Any]]
+
+    def summary(self) -> dict[str, Any]:
+        """`estimate --json`."""
+        metadata = self.entry.metadata
+        levels = [level for level in self.frame.index.names if level != "container"]
+        return {
+            "pipeline": self.entry.pipeline,
+            "model_name": metadata["model_name"],
+            "source": self.entry.source,
+            "output_type": self.entry.output_type,
+            "feature_group": self.entry.feature_group,
+            "trainer": metadata["trainer"],
+            "validated_mae": metadata["mae"],
+            "rows": len(self.frame),
+            "timestamps": int(self.frame.index.droplevel("container").nunique())
+            if len(levels) < self.frame.index.nlevels
+            else len(self.frame),
+            "components": self.components,
+        }
+
+
+def estimate(entry: ModelEntry, observations: Observations) -> Estimate:
+    """Apply a stored model to all rows of observations that have its features."""
+    model = entry.load()
+    by_container = entry.output_type == "DynPower"
+    extractor = registry.extractors.create("DefaultExtractor")
+    rows = extractor.extract(observations, model.features, entry.source, (), by_container=by_container)
+    if rows.frame.empty:
+        raise RecordingError(f"no timestamp at which all of {', '.join(model.features)} are known")
+    predicted = model.predict(rows.X)
+    frame = pd.DataFrame(
+        {f"{component}_predicted": values for component, values in predicted.items()}, index=rows.frame.index
+    )
+    measured = _measured(entry, observations, model.features, model.components)
+    components: dict[str, dict[str, Any]] = {}
+    for component in model.components:
+        values = predicted[component]
+        components[component] = {
+            "predicted_mean": float(_per_instant(rows, values).mean()),
+            "measured_mean": None,
+            "mae": None,
+            "mape": None,
+            "idle_error": None,
+            "compared": 0,
+        }
+    if measured is not None and len(measured.frame):
+        positions = frame.index.get_indexer(measured.frame.index)
+        for component in measured.components:
+            column = np.full(len(frame), np.nan)
+            column[positions] = measured.y(component)
+            frame[f"{component}_measured"] = column
+            n = len(measured.first_rows)
+            sums = np.bincount(measured.instant, weights=predicted[component][positions], minlength=n)
+            truth = np.bincount(measured.instant, weights=measured.y(component), minlength=n)
+            main = measured.features.index(main_feature(measured.features, component))
+            load = np.bincount(measured.instant, weights=measured.X[:, main], minlength=n)
+            found = score(sums, truth, load)
+            components[component].update(
+                predicted_mean=float(sums.mean()),
+                measured_mean=float(truth.mean()),
+                mae=found.mae,
+                mape=found.mape,
+                idle_error=found.idle_error,
+                compared=n,
+            )
+    return Estimate(entry, frame, components)
+
+
+def _per_instant(rows: Dataset, values: Any) -> Any:
+    return np.bincount(rows.instant, weights=values, minlength=len(rows.first_rows))
+
+
+def _measured(
+    entry: ModelEntry, observations: Observations, features: tuple[str, ...], components: tuple[str, ...]
+) -> Dataset | None:
+    """What was measured, as the model's pipeline sees it; None where nothing was."""
+    there = tuple(c for c in components if (entry.source, c) in observations.power)
+    if not there:
+        return None
+    dynamic = entry.output_type == "DynPower"
+    extractor = registry.extractors.create("DefaultExtractor")
+    dataset = extractor.extract(observations, features, entry.source, there, by_container=dynamic)
+    if not dynamic or dataset.frame.empty:
+        return dataset
+    pipeline = read_json(entry.path.parents[3] / "metadata.json").get("pipeline")
+    if not isinstance(pipeline, dict) or "isolator" not in pipeline:
+        raise StoreError(f"{entry.path.parents[3]}/metadata.json does not name the pipeline's isolator")
+    isolator = registry.isolators.create(pipeline["isolator"]["name"], pipeline["isolator"]["args"])
+    return isolator.isolate(dataset)
