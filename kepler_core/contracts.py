@@ -54,7 +54,11 @@ class Plugin:
 
 
 class Regressor(Protocol):
-    """The part of scikit-learn's regressor contract that is used."""
+    """The part of scikit-learn's regressor contract that is used.
+
+    One that no model format knows may hold an equal one that is known as `portable_` after `fit`:
+    that is written in its place (and compared with it).
+    """
 
     def fit(self, X: Floats, y: Floats) -> Any: ...
 

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from kepler_core.grouping import sum_by
 from kepler_core.vocabulary import OutputType
 
 NODE_LEVELS = ("recording", "node", "timestamp")
@@ -59,9 +60,15 @@ class Dataset:
         """Watts of one component, shape (rows,)."""
         return self.frame[power_column(component)].to_numpy(dtype=np.float64)
 
+    @property
+    def index(self) -> pd.MultiIndex:
+        index = self.frame.index
+        assert isinstance(index, pd.MultiIndex)
+        return index
+
     @cached_property
     def _stream_and_time(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        index = self.frame.index
+        index = self.index
         recording, node, time = (np.asarray(index.codes[at], dtype=np.int64) for at in range(3))
         return recording * len(index.levels[1]) + node, time
 
@@ -69,13 +76,13 @@ class Dataset:
     def instant(self) -> NDArray[np.int64]:
         """Per row, which (recording, node, timestamp) it belongs to: 0, 1, …; shape (rows,)."""
         stream, time = self._stream_and_time
-        key = stream * (len(self.frame.index.levels[2]) + 1) + time
+        key = stream * (len(self.index.levels[2]) + 1) + time
         if len(key) == 0:
             return key
         step = np.diff(key)
         if (step >= 0).all():
-            return np.concatenate([[0], np.cumsum(step > 0)])
-        return np.unique(key, return_inverse=True)[1].astype(np.int64)
+            return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(step > 0)])
+        return np.asarray(np.unique(key, return_inverse=True)[1], dtype=np.int64)
 
     @property
     def stream(self) -> NDArray[np.int64]:
@@ -85,7 +92,8 @@ class Dataset:
     @property
     def timestamps(self) -> NDArray[np.float64]:
         """Per row, Unix seconds; shape (rows,)."""
-        return self.frame.index.levels[2].to_numpy(dtype=np.float64)[self._stream_and_time[1]]
+        times: NDArray[np.float64] = self.index.levels[2].to_numpy(dtype=np.float64)
+        return times[self._stream_and_time[1]]
 
     @cached_property
     def first_rows(self) -> NDArray[np.int64]:
@@ -97,10 +105,8 @@ class Dataset:
         if not self.by_container:
             return self.frame[list(columns)]
         n = len(self.first_rows)
-        sums = {
-            column: np.bincount(self.instant, weights=self.frame[column].to_numpy(), minlength=n) for column in columns
-        }
-        return pd.DataFrame(sums, index=self.frame.index[self.first_rows].droplevel("container"))
+        sums = {column: sum_by(self.frame[column].to_numpy(), self.instant, n) for column in columns}
+        return pd.DataFrame(sums, index=self.index[self.first_rows].droplevel(["container"]))
 
     def node_power(self) -> pd.DataFrame:
         """The node's watts by recording, node and timestamp."""

@@ -11,6 +11,7 @@ import pandas as pd
 from kepler_core import registry
 from kepler_core.dataset import Dataset
 from kepler_core.errors import RecordingError, StoreError
+from kepler_core.grouping import sum_by
 from kepler_core.pipeline.validation import score
 from kepler_core.recording.observations import Observations
 from kepler_core.store.store import ModelEntry, read_json
@@ -28,11 +29,11 @@ class Estimate:
     entry: ModelEntry
     frame: pd.DataFrame
     components: dict[str, dict[str, Any]]
+    timestamps: int
 
     def summary(self) -> dict[str, Any]:
         """`estimate --json`."""
         metadata = self.entry.metadata
-        levels = [level for level in self.frame.index.names if level != "container"]
         return {
             "pipeline": self.entry.pipeline,
             "model_name": metadata["model_name"],
@@ -42,9 +43,7 @@ class Estimate:
             "trainer": metadata["trainer"],
             "validated_mae": metadata["mae"],
             "rows": len(self.frame),
-            "timestamps": int(self.frame.index.droplevel("container").nunique())
-            if len(levels) < self.frame.index.nlevels
-            else len(self.frame),
+            "timestamps": self.timestamps,
             "components": self.components,
         }
 
@@ -80,10 +79,10 @@ def estimate(entry: ModelEntry, observations: Observations) -> Estimate:
             column[positions] = measured.y(component)
             frame[f"{component}_measured"] = column
             n = len(measured.first_rows)
-            sums = np.bincount(measured.instant, weights=predicted[component][positions], minlength=n)
-            truth = np.bincount(measured.instant, weights=measured.y(component), minlength=n)
+            sums = sum_by(predicted[component][positions], measured.instant, n)
+            truth = sum_by(measured.y(component), measured.instant, n)
             main = measured.features.index(main_feature(measured.features, component))
-            load = np.bincount(measured.instant, weights=measured.X[:, main], minlength=n)
+            load = sum_by(measured.X[:, main], measured.instant, n)
             found = score(sums, truth, load)
             components[component].update(
                 predicted_mean=float(sums.mean()),
@@ -93,11 +92,11 @@ def estimate(entry: ModelEntry, observations: Observations) -> Estimate:
                 idle_error=found.idle_error,
                 compared=n,
             )
-    return Estimate(entry, frame, components)
+    return Estimate(entry, frame, components, len(rows.first_rows))
 
 
 def _per_instant(rows: Dataset, values: Any) -> Any:
-    return np.bincount(rows.instant, weights=values, minlength=len(rows.first_rows))
+    return sum_by(values, rows.instant, len(rows.first_rows))
 
 
 def _measured(

@@ -7,12 +7,14 @@ them, of the same shapes) and build the frame of a `Dataset` without a loop over
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from kepler_core.dataset import CONTAINER_LEVELS, NODE_LEVELS, Dataset, power_column
+from kepler_core.grouping import sum_by
 from kepler_core.recording.observations import Observations
 from kepler_core.vocabulary import ACCELERATOR_FEATURES, NODE_FEATURES, main_feature
 
@@ -33,7 +35,10 @@ def node_dataset(
     columns = [node_features[name] for name in features] + list(power.values())
     known = np.logical_and.reduce([np.isfinite(column) for column in columns])
     kept = np.flatnonzero(known)
-    return _dataset(observations, [column[kept] for column in columns], features, source, tuple(power), kept, None)
+    block = _Block(len(columns), len(kept))
+    for column in columns:
+        block.add(column[kept])
+    return _dataset(observations, block, features, source, tuple(power), kept, None)
 
 
 def container_dataset(
@@ -71,20 +76,21 @@ def container_dataset(
             shares[main] = _share(values[main], instant, len(known_instant))
         return shares[main]
 
-    columns = []
+    block = _Block(len(features) + len(power), len(kept))
     for name in features:
         if name in values:
-            columns.append(values[name])
+            block.add(values[name])
         elif name in ACCELERATOR_FEATURES:
-            columns.append(node_features[name][instant] * share("package"))
+            block.add(node_features[name][instant] * share("package"))
         else:
-            columns.append(node_features[name][instant])
-    columns += [watts[instant] * share(component) for component, watts in power.items()]
-    return _dataset(observations, columns, features, source, tuple(power), instant, observations.row_container[kept])
+            block.add(node_features[name][instant])
+    for component, watts in power.items():
+        block.add(watts[instant] * share(component))
+    return _dataset(observations, block, features, source, tuple(power), instant, observations.row_container[kept])
 
 
 def _share(usage: Floats, instant: NDArray[np.int64], n: int) -> Floats:
-    total = np.bincount(instant, weights=usage, minlength=n)
+    total = sum_by(usage, instant, n)
     count = np.bincount(instant, minlength=n)
     busy = total > 0
     per_unit = np.divide(1.0, total, out=np.zeros(n), where=busy)
@@ -92,18 +98,30 @@ def _share(usage: Floats, instant: NDArray[np.int64], n: int) -> Floats:
     return np.where(busy[instant], usage * per_unit[instant], equal[instant])
 
 
+class _Block:
+    """Columns in the one array that pandas keeps them in, so that it has nothing to copy."""
+
+    def __init__(self, columns: int, rows: int) -> None:
+        self.array = np.empty((columns, rows))
+        self._filled = 0
+
+    def add(self, column: Floats) -> None:
+        self.array[self._filled] = column
+        self._filled += 1
+
+
 def _dataset(
     observations: Observations,
-    columns: Sequence[Floats],
+    block: _Block,
     features: Sequence[str],
     source: str,
     components: tuple[str, ...],
     instant: NDArray[np.int64],
     container: NDArray[np.int64] | None,
 ) -> Dataset:
-    block = np.column_stack(columns) if columns else np.empty((len(instant), 0))
     names = [*features, *(power_column(component) for component in components)]
-    frame = pd.DataFrame(block, columns=names, index=_index(observations, instant, container))
+    index = _index(observations, instant, container)
+    frame = pd.DataFrame(block.array.T, columns=names, index=index, copy=False)
     return Dataset(frame, tuple(features), source, components)
 
 
@@ -115,8 +133,8 @@ def _index(
     recordings, recording = np.unique([s.recording for s in observations.streams], return_inverse=True)
     nodes, node = np.unique([s.node for s in observations.streams], return_inverse=True)
     times, time = np.unique(observations.instant_time, return_inverse=True)
-    levels: list[pd.Index] = [pd.Index(recordings), pd.Index(nodes), pd.Index(times)]
-    codes = [recording[stream], node[stream], time[instant]]
+    levels: list[Any] = [pd.Index(recordings), pd.Index(nodes), pd.Index(times)]
+    codes: list[Any] = [recording[stream], node[stream], time[instant]]
     names = list(NODE_LEVELS)
     if container is not None:
         levels.append(pd.Index(list(observations.containers)))

@@ -87,7 +87,8 @@ def _entry_points(namespace: str) -> list[importlib.metadata.EntryPoint]:
         for entry_point in importlib.metadata.entry_points(group=namespace):
             found.setdefault((_distribution(entry_point)[0], entry_point.name, entry_point.value), entry_point)
         cache[namespace] = list(found.values())
-    return cache[namespace]
+    found_here: list[importlib.metadata.EntryPoint] = cache[namespace]
+    return found_here
 
 
 def _distribution(entry_point: importlib.metadata.EntryPoint) -> tuple[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from kepler_core import registry
 from kepler_core.errors import StoreError, close_matches
@@ -30,12 +30,13 @@ def select(
     left = [model for name in names for model in store.models(name)]
     if not left:
         raise StoreError(f"{store.root}: no models in it")
-    for what, wanted, of in (
+    criteria: tuple[tuple[str, str | None, Callable[[ModelEntry], object]], ...] = (
         ("energy source", source, lambda m: m.source),
         ("output type", output_type, lambda m: m.output_type),
         ("feature group", feature_group, lambda m: m.feature_group),
         ("trainer", trainer, lambda m: m.metadata.get("trainer")),
-    ):
+    )
+    for what, wanted, of in criteria:
         if wanted is None:
             continue
         there = {str(of(model)) for model in left}

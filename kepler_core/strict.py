@@ -14,6 +14,7 @@ from kepler_core.errors import close_matches
 
 T = TypeVar("T")
 
+_NONE: Any = type(None)
 _WORDS: dict[Any, str] = {
     int: "a whole number",
     float: "a number",
@@ -48,7 +49,7 @@ def describe(kind: Any) -> str:
     return _WORDS.get(origin or kind, getattr(kind, "__name__", str(kind)))
 
 
-def _plain(kind: type) -> Any:
+def _plain(kind: Any) -> Any:
     def hook(value: Any, _: Any) -> Any:
         if type(value) is kind or (kind is float and type(value) is int):
             return kind(value)
@@ -65,8 +66,18 @@ def _literal(value: Any, kind: Any) -> Any:
     raise WrongValueError(value, describe(kind))
 
 
+def _is_literal(kind: Any) -> bool:
+    origin: Any = get_origin(kind)
+    return origin is Literal
+
+
 def _is_plain_union(kind: Any) -> bool:
     return get_origin(kind) in (Union, UnionType) and not any(attrs.has(part) for part in get_args(kind))
+
+
+def _is_sequence(kind: Any) -> bool:
+    origin: Any = get_origin(kind) or kind
+    return origin in (list, tuple)
 
 
 @lru_cache(maxsize=1)
@@ -78,7 +89,7 @@ def converter() -> cattrs.Converter:
 
     def union(value: Any, kind: Any) -> Any:
         for part in get_args(kind):
-            if part is type(None):
+            if part is _NONE:
                 if value is None:
                     return None
                 continue
@@ -88,11 +99,11 @@ def converter() -> cattrs.Converter:
                 continue
         raise WrongValueError(value, describe(kind))
 
-    made.register_structure_hook_func(lambda kind: get_origin(kind) is Literal, _literal)
+    made.register_structure_hook_func(_is_literal, _literal)
     made.register_structure_hook_func(_is_plain_union, union)
 
     # cattrs iterates whatever it is given: a string would become a list of letters
-    def sequence(kind: Any, inner: cattrs.Converter) -> Any:
+    def sequence(kind: Any, inner: cattrs.BaseConverter) -> Any:
         origin = get_origin(kind) or kind
         parts = [part for part in get_args(kind) if part is not Ellipsis] or [Any]
 
@@ -116,7 +127,7 @@ def converter() -> cattrs.Converter:
 
         return hook
 
-    made.register_structure_hook_factory(lambda kind: (get_origin(kind) or kind) in (list, tuple), sequence)
+    made.register_structure_hook_factory(_is_sequence, sequence)
     return made
 
 

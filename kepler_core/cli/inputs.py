@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 if TYPE_CHECKING:
     from kepler_core.recording import Recording
 
+F = TypeVar("F", bound=Callable[..., Any])
 
-def input_option(**settings: Any) -> Any:
+
+def input_option() -> Callable[[F], F]:
     """`--input FILE`, several times."""
     return click.option(
         "-i",
@@ -21,13 +23,12 @@ def input_option(**settings: Any) -> Any:
         multiple=True,
         required=True,
         help="Prometheus range-query results (.json or .json.gz); several times for several recordings.",
-        **settings,
     )
 
 
-def store_option(**settings: Any) -> Any:
+def store_option() -> Callable[[F], F]:
     """`--store DIR`."""
-    return click.option("-s", "--store", metavar="DIR", required=True, help="Folder of the model store.", **settings)
+    return click.option("-s", "--store", metavar="DIR", required=True, help="Folder of the model store.")
 
 
 def read_all(inputs: Sequence[str]) -> list[Recording]:

@@ -95,9 +95,10 @@ def _print(found: Preflight) -> None:
 
 def _print_findings(found: Preflight) -> None:
     counts = found.counts
-    lines = []
-    for node in counts.get("duplicate_nodes", ()):
-        lines.append(f"node {node} under a second label: its samples are left out, not added up")
+    lines = [
+        f"node {node} under a second label: its samples are left out, not added up"
+        for node in counts.get("duplicate_nodes", ())
+    ]
     if scrapes := counts.get("repeated_scrapes"):
         lines.append(f"{scrapes} timestamps repeat the scrape before (no energy counter moved), left out")
     for key, text in _FINDINGS.items():
@@ -144,7 +145,7 @@ def simulate(
         raise UsageError("--step must be at least 1 and --minutes above 0")
     simulation = Simulation(
         containers=containers,
-        timestamps=int(round(minutes * 60 / step)),
+        timestamps=round(minutes * 60 / step),
         step=step,
         sockets=sockets,
         nodes=nodes,

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from kepler_core import __version__, registry
 from kepler_core.contracts import FitTask, Regressor, Trainer
 from kepler_core.errors import KeplerError, ModelError, missing_extra
+from kepler_core.grouping import sum_by
 from kepler_core.models.export import FittedComponent, export
 from kepler_core.models.power_model import scaled
 from kepler_core.pipeline.rows import TrainingRows
@@ -119,7 +120,7 @@ def _fitted(trainer: Trainer, task: FitTask, X: Floats, y: Floats) -> Regressor:
     if regressor is None or not (hasattr(regressor, "fit") and hasattr(regressor, "predict")):
         raise ModelError(f"regressor() returned {regressor!r}, which has no fit and predict")
     found = regressor.fit(X, y)
-    return regressor if found is None else found  # type: ignore[no-any-return]
+    return regressor if found is None else found
 
 
 def _predicted(regressor: Regressor, X: Floats, component: str) -> Floats:
@@ -145,7 +146,7 @@ def _cross_validate(job: FitJob, trainer: Trainer, task: FitTask, X: Floats, tes
         regressor = _fitted(trainer, task, X[train], rows.fit_watts[task.component][train])
         of_fold = tested[rows.test_instant]
         answers = _predicted(regressor, test_X[of_fold], task.component)
-        sums = np.bincount(rows.test_instant[of_fold], weights=answers, minlength=len(tested))
+        sums = sum_by(answers, rows.test_instant[of_fold], len(tested))
         predicted.append(sums[tested])
         measured.append(rows.node_watts[task.component][tested])
         load.append(rows.node_load[task.component][tested])

@@ -182,10 +182,7 @@ def _set(document: dict[str, Any], setting: str) -> None:
     at: Any = document
     *parents, last = path.split(".")
     for key in parents:
-        if isinstance(at, list):
-            at = at[_index(key, at, setting)]
-        else:
-            at = at.setdefault(key, {})
+        at = at[_index(key, at, setting)] if isinstance(at, list) else at.setdefault(key, {})
         if not isinstance(at, dict | list):
             raise PipelineError(f"--set {setting}: {key} has no keys to set (it is {at!r})")
     if isinstance(at, list):

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kepler_core.dataset import Dataset
+from kepler_core.grouping import sum_by
 from kepler_core.vocabulary import SYSTEM_FEATURES, OutputType, main_feature
 
 Floats = NDArray[np.float64]
@@ -53,11 +54,11 @@ def training_rows(dataset: Dataset, max_rows: int, max_test_rows: int, seed: int
     X, watts = dataset.X, {component: dataset.y(component) for component in dataset.components}
     if dataset.by_container:
         count = np.bincount(instant, minlength=n)
-        node_X = np.column_stack([np.bincount(instant, weights=column, minlength=n) for column in X.T])
+        node_X = np.column_stack([sum_by(column, instant, n) for column in X.T])
         for at, feature in enumerate(dataset.features):
             if feature in SYSTEM_FEATURES:  # repeated in every row, not shared
                 node_X[:, at] /= count
-        node_watts = {c: np.bincount(instant, weights=w, minlength=n) for c, w in watts.items()}
+        node_watts = {c: sum_by(w, instant, n) for c, w in watts.items()}
     else:
         node_X, node_watts = X, watts
     fit_X, fit_watts, fit_instant = node_X, node_watts, np.arange(n)
@@ -102,7 +103,7 @@ def _evenly(n: int, most: int) -> Ints:
     """At most `most` of 0 … n−1, evenly spaced."""
     if n <= most:
         return np.arange(n)
-    return np.floor(np.arange(most) * (n / most)).astype(np.int64)
+    return np.asarray(np.floor(np.arange(most) * (n / most)), dtype=np.int64)
 
 
 def _over_load(load: Floats, most: int, seed: int) -> Ints:

@@ -8,8 +8,8 @@ become rates -> samples are laid out by (node, timestamp) and (node, timestamp, 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Generic, TypeVar
 
 import attrs
 import numpy as np
@@ -18,8 +18,11 @@ from numpy.typing import NDArray
 from kepler_core import registry
 from kepler_core.contracts import MetricMeaning, MetricSchema
 from kepler_core.errors import RecordingError
+from kepler_core.grouping import sum_by
 from kepler_core.recording.columns import Floats, Ints, Metric, Recording, metric_from_columns
 from kepler_core.recording.rates import rates, usual_step
+
+T = TypeVar("T")
 
 COVERAGE = 0.5
 """A node's feature is known at a time if at least this part of its containers have a rate then.
@@ -209,10 +212,16 @@ def _observe_one(recording: Recording, use_vm_metrics: bool) -> Observations:
     aliases = _node_aliases(recording, schema)
     measured = _without_duplicate_nodes(measured, nodes, units, aliases, counts)
     measured = [_without_duplicates(item, counts) for item in measured]
-    steps = [usual_step(item.metric) for item in measured if item.metric.n_samples]
-    step = float(np.nanmedian(steps)) if np.isfinite(steps).any() else float("nan")
     measured = _without_repeated_scrapes(measured, len(nodes.of), counts)
+    step = _usual_step(measured)
     return _lay_out(recording, schema_name, measured, nodes, units, step, counts)
+
+
+def _usual_step(measured: Sequence[_Measured]) -> float:
+    """Of the energy counters, which every node has; of all metrics where there are none."""
+    energy = [item.metric for item in measured if item.meaning.kind != "feature"]
+    steps = [usual_step(metric) for metric in energy or [item.metric for item in measured]]
+    return float(np.nanmedian(steps)) if np.isfinite(steps).any() else float("nan")
 
 
 def _measure(
@@ -358,7 +367,7 @@ def _without_duplicates(item: _Measured, counts: Counts) -> _Measured:
             for key in zip(item.node.tolist(), item.unit.tolist(), item.source, strict=True)
         ]
     )
-    by_exporter = np.bincount(item.exporter, weights=metric.lengths)
+    by_exporter = sum_by(metric.lengths.astype(np.float64), item.exporter, int(item.exporter.max()) + 1)
     # rank: exporters by samples, then series by samples, so that one exporter wins throughout
     order = np.lexsort((-metric.lengths, item.exporter, -by_exporter[item.exporter]))
     rank = np.empty(metric.n_series, dtype=np.int64)
@@ -437,7 +446,8 @@ def _lay_out(
 ) -> Observations:
     grid = _time_grid(measured)
     n_times = max(len(grid), 1)
-    sampled = [_sample(item, grid, counts) for item in measured if item.metric.n_samples]
+    on_grid: _Once[Ints] = _Once()
+    sampled = [_sample(item, grid, on_grid, counts) for item in measured if item.metric.n_samples]
     present = np.zeros(len(nodes.of) * n_times, dtype=bool)
     for s in sampled:
         present[s.instant] = True
@@ -451,12 +461,16 @@ def _lay_out(
     by_container = [s for s in sampled if s.item.meaning.kind == "feature" and s.item.meaning.level != "node"]
     n_units = max(len(units.of), 1)
     keys = [_container_keys(s, n_units) for s in by_container]
-    rows = _union(keys)
+    different: _Once[None] = _Once()
+    for key in keys:
+        different.of(key, lambda _: None)
+    rows = _union(different.arrays)
+    places: _Once[Ints] = _Once()
     container_features: dict[str, Floats] = {}
     node_features: dict[str, Floats] = {}
     for s, key in zip(by_container, keys, strict=True):
         name = s.item.meaning.name
-        values = _spread(rows, key, s.values)
+        values = _spread(len(rows), places.of(key, lambda key: np.searchsorted(rows, key)), s.values)
         if name in container_features:  # an old and a new spelling of the same feature
             values = np.where(np.isfinite(container_features[name]), container_features[name], values)
         container_features[name] = values
@@ -492,8 +506,10 @@ def _lay_out(
 def _time_grid(measured: list[_Measured]) -> Floats:
     """All timestamps, sorted. Series of a range query share theirs: the longest ones give most."""
     grid = np.empty(0)
+    different: _Once[None] = _Once()
     for item in sorted(measured, key=lambda item: len(item.metric.labels)):
-        times = item.metric.timestamps
+        different.of(item.metric.timestamps, lambda _: None)
+    for times in different.arrays:
         if len(times) == 0:
             continue
         if len(grid):
@@ -504,12 +520,13 @@ def _time_grid(measured: list[_Measured]) -> Floats:
     return grid
 
 
-def _sample(item: _Measured, grid: Floats, counts: Counts) -> _Sampled:
+def _sample(item: _Measured, grid: Floats, on_grid: _Once[Ints], counts: Counts) -> _Sampled:
     metric, meaning = item.metric, item.meaning
-    instant = item.node[metric.series] * len(grid) + np.searchsorted(grid, metric.timestamps)
+    at = on_grid.of(metric.timestamps, lambda times: np.searchsorted(grid, times))
+    instant = item.node[metric.series] * len(grid) + at
     if not meaning.counter:
         return _Sampled(item, metric.values * meaning.scale, np.zeros(metric.n_samples, dtype=bool), instant)
-    rate = rates(metric, usual_step(metric))
+    rate = rates(metric)
     counts.gaps[metric.name] += rate.gaps
     counts.resets[metric.name] += int(np.count_nonzero(rate.reset))
     values = rate.values * meaning.scale if meaning.scale != 1.0 else rate.values
@@ -520,27 +537,46 @@ def _container_keys(s: _Sampled, n_units: int) -> Ints:
     return s.instant * n_units + s.item.unit[s.item.metric.series]
 
 
-def _union(keys: list[Ints]) -> Ints:
+class _Once(Generic[T]):
+    """Results by array: metrics of one exporter mostly have the same samples at the same times, and
+    what is worked out for one of them holds for the others."""
+
+    def __init__(self) -> None:
+        self._known: list[tuple[NDArray[Any], T]] = []
+
+    def of(self, array: NDArray[Any], work: Callable[[NDArray[Any]], T]) -> T:
+        for known, result in self._known:
+            if len(known) == len(array) and np.array_equal(known, array):
+                return result
+        self._known.append((array, work(array)))
+        return self._known[-1][1]
+
+    @property
+    def arrays(self) -> list[NDArray[Any]]:
+        """The different arrays, each once."""
+        return [known for known, _ in self._known]
+
+
+def _union(keys: Sequence[Ints]) -> Ints:
     rows = np.empty(0, dtype=np.int64)
-    seen: list[Ints] = []
     for key in keys:
-        if any(len(key) == len(other) and np.array_equal(key, other) for other in seen):
-            continue
-        seen.append(key)
-        rows = np.unique(key) if len(rows) == 0 else np.union1d(rows, key)
+        rows = np.sort(np.concatenate([rows, key])) if len(rows) else np.sort(key)
+        again = rows[1:] == rows[:-1]
+        if again.any():
+            rows = rows[np.concatenate([[True], ~again])]
     return rows
 
 
-def _spread(rows: Ints, key: Ints, values: Floats) -> Floats:
-    column = np.full(len(rows), np.nan)
-    column[np.searchsorted(rows, key)] = values
+def _spread(n: int, at: Ints, values: Floats) -> Floats:
+    column = np.full(n, np.nan)
+    column[at] = values
     return column
 
 
 def _sum_rows(values: Floats, row_instant: Ints, n: int, name: str, counts: Counts) -> Floats:
     """Sum over containers; NaN where too few of them have a rate."""
     known = np.isfinite(values)
-    totals = np.bincount(row_instant[known], weights=values[known], minlength=n)
+    totals = sum_by(values[known], row_instant[known], n)
     n_known = np.bincount(row_instant[known], minlength=n)
     n_there = np.bincount(row_instant, minlength=n)
     enough = (n_known > 0) & (n_known >= COVERAGE * n_there)
@@ -550,7 +586,7 @@ def _sum_rows(values: Floats, row_instant: Ints, n: int, name: str, counts: Coun
 
 def _by_instant(s: _Sampled, values: Floats, n: int) -> Floats:
     known = np.isfinite(values)
-    totals = np.bincount(s.instant[known], weights=values[known], minlength=n)
+    totals = sum_by(values[known], s.instant[known], n)
     n_known = np.bincount(s.instant[known], minlength=n)
     if s.item.meaning.aggregate == "mean":
         totals = totals / np.maximum(n_known, 1)
@@ -572,7 +608,7 @@ def _power(s: _Sampled, stream_of: Ints, n: int, counts: Counts) -> dict[tuple[s
         is_source = np.array([source == label for source in item.source], dtype=bool)
         mine = is_source[item.metric.series]
         known = mine & np.isfinite(s.values) & ~s.reset
-        totals = np.bincount(s.instant[known], weights=s.values[known], minlength=n)
+        totals = sum_by(s.values[known], s.instant[known], n)
         n_known = np.bincount(s.instant[known], minlength=n)
         # how many sockets and modes the node has: those that were ever seen there
         expected = np.zeros(int(stream_of.max(initial=-1)) + 1, dtype=np.int64)

@@ -38,14 +38,17 @@ def intervals(metric: Metric) -> tuple[Floats, NDArray[np.bool_]]:
 
 def usual_step(metric: Metric) -> float:
     """The median interval within the metric's series, in seconds; NaN if there is none."""
-    seconds, has_previous = intervals(metric)
+    return _median(*intervals(metric))
+
+
+def _median(seconds: Floats, has_previous: NDArray[np.bool_]) -> float:
     return float(np.median(seconds[has_previous])) if has_previous.any() else float("nan")
 
 
-def rates(metric: Metric, step: float) -> Rates:
-    """Rates of a counter whose usual interval is `step` seconds."""
+def rates(metric: Metric) -> Rates:
+    """Rates of a counter, every pair of samples over its own interval."""
     seconds, has_previous = intervals(metric)
-    gap = has_previous & (seconds > GAP_FACTOR * step)
+    gap = has_previous & (seconds > GAP_FACTOR * _median(seconds, has_previous))
     usable = has_previous & ~gap
     increase = np.zeros(metric.n_samples)
     if metric.n_samples > 1:

@@ -194,12 +194,12 @@ def _numbers(chunk: list[bytes], metric: str, first: int, name: str) -> tuple[Fl
     if text.translate(None, _NUMBER_BYTES) == structure:
         flat = b",".join(part for raw in chunk if (part := raw.translate(None, b'[]"').strip()))
         try:
-            numbers = np.array(_decode_numbers.decode(b"[" + flat + b"]"), dtype=np.float64)
+            decoded = _decode_numbers.decode(b"[" + flat + b"]")
         except msgspec.DecodeError:
             pass  # a number that JSON does not have, such as "+1" or "1."
         else:
-            if len(numbers) == 2 * sum(counts):
-                return numbers, counts
+            if len(decoded) == 2 * sum(counts):
+                return np.fromiter(decoded, np.float64, len(decoded)), counts
     parts = [_odd_series(raw, metric, first + at, name) for at, raw in enumerate(chunk)]
     return np.concatenate(parts) if parts else np.empty(0), [len(part) // 2 for part in parts]
 

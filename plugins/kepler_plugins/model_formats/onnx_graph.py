@@ -56,7 +56,8 @@ class OnnxFormat(ModelFormat):
         return hasattr(regressor, "predict")
 
     def dump(self, regressor: Regressor, features: Sequence[str], X: NDArray[np.float32]) -> bytes:
-        expected = np.asarray(regressor.predict(X), dtype=np.float64).reshape(len(X))
+        regressor = getattr(regressor, "portable_", regressor)
+        expected = np.asarray(regressor.predict(X.astype(np.float64)), dtype=np.float64).reshape(len(X))
         spread = float(np.ptp(expected)) or 1.0
         best: tuple[float, bytes] | None = None
         reason = ""
@@ -82,7 +83,7 @@ class OnnxFormat(ModelFormat):
 
 
 def _one_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
 
 
 def _convert(regressor: Any, n_features: int, double: bool) -> bytes:
@@ -145,13 +146,19 @@ def _register_boosters(regressor: Any) -> None:
     module = type(regressor).__module__.partition(".")[0]
     if module not in ("xgboost", "lightgbm"):
         return
+    from skl2onnx import update_registered_converter
+    from skl2onnx.common.shape_calculator import calculate_linear_regressor_output_shapes as shapes
+
+    options: dict[str, Any] | None = None
     try:
-        from onnxmltools.convert.lightgbm.operator_converters.LightGbm import convert_lightgbm
-        from onnxmltools.convert.xgboost.operator_converters.XGBoost import convert_xgboost
-        from skl2onnx import update_registered_converter
-        from skl2onnx.common.shape_calculator import calculate_linear_regressor_output_shapes as shapes
-    except ImportError as error:
-        raise MissingExtraError(f"writing {type(regressor).__name__} as ONNX", "train", "onnxmltools") from error
-    convert = {"xgboost": convert_xgboost, "lightgbm": convert_lightgbm}[module]
-    options = {"split": None} if module == "lightgbm" else None
+        if module == "xgboost":
+            from onnxmltools.convert.xgboost.operator_converters.XGBoost import convert_xgboost as convert
+        else:
+            from onnxmltools.convert.lightgbm.operator_converters.LightGbm import convert_lightgbm as convert
+
+            options = {"split": None}
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(
+            f"writing {type(regressor).__name__} as ONNX", "train", error.name or "onnxmltools"
+        ) from error
     update_registered_converter(type(regressor), type(regressor).__name__, shapes, convert, options=options)

@@ -22,7 +22,7 @@ class Linear(msgspec.Struct, tag="linear", forbid_unknown_fields=True):
     bias: float
 
     def evaluate(self, X: Floats, features: Sequence[str]) -> Floats:
-        return X @ np.array([self.weights.get(name, 0.0) for name in features]) + self.bias
+        return np.asarray(X @ np.array([self.weights.get(name, 0.0) for name in features]) + self.bias)
 
     def numbers(self) -> list[float]:
         return [*self.weights.values(), self.bias]
@@ -36,7 +36,7 @@ class Curve(msgspec.Struct, tag="curve", forbid_unknown_fields=True):
     weights: list[float]
 
     def evaluate(self, X: Floats, features: Sequence[str]) -> Floats:
-        return CURVES[self.curve][1](X[:, list(features).index(self.feature)], *self.weights)
+        return np.asarray(CURVES[self.curve][1](X[:, list(features).index(self.feature)], *self.weights))
 
     def numbers(self) -> list[float]:
         return self.weights
@@ -86,7 +86,7 @@ class WeightsFormat(ModelFormat):
         if hasattr(regressor, "curve"):
             return regressor.curve in CURVES
         # a linear model says so by its attributes; kernels and pipelines have no flat coef_
-        return np.ndim(getattr(regressor, "coef_", None)) == 1 and np.ndim(getattr(regressor, "intercept_", None)) == 0
+        return np.ndim(getattr(regressor, "coef_", 0)) == 1 and np.ndim(getattr(regressor, "intercept_", [])) == 0
 
     def dump(self, regressor: Regressor, features: Sequence[str], X: NDArray[np.float32]) -> bytes:
         found: Any = regressor

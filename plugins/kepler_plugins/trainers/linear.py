@@ -56,7 +56,7 @@ class NonNegativeLeastSquares(RegressorMixin, BaseEstimator):  # type: ignore[mi
         X = np.asarray(X, dtype=np.float64)
         A = np.column_stack([X, np.ones(len(X))]) if self.fit_intercept else X
         # the normal equations' triangular factor has the same solution and few rows
-        r = np.linalg.qr(np.column_stack([A, np.asarray(y, dtype=np.float64)]), mode="r")
+        r: Floats = np.linalg.qr(np.column_stack([A, np.asarray(y, dtype=np.float64)]), mode="r")  # type: ignore[assignment]
         solution, _ = nnls(r[:, :-1], r[:, -1], maxiter=100 * A.shape[1])
         self.coef_ = solution[: X.shape[1]]
         self.intercept_ = float(solution[-1]) if self.fit_intercept else 0.0

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.neighbors import KNeighborsRegressor
 from sklearn.pipeline import make_pipeline
@@ -9,6 +12,38 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVR
 
 from kepler_core.contracts import FitTask, Regressor, Trainer
+
+Floats = NDArray[np.float64]
+
+
+NEAR = 1e-4
+"""Rows that agree to this part of every feature's scale are copies of one state of the machine."""
+
+
+class CalmNeighborsRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
+    """Nearest neighbours whose answer does not hang on the order of equally near rows.
+
+    An idle machine gives many rows that differ in the last digits only. Which of them are the
+    nearest is then a matter of rounding, and differs between scikit-learn's releases and the stored
+    model. So rows that are near copies are given their common mean, features and target.
+    """
+
+    def __init__(self, n_neighbors: int = 6) -> None:
+        self.n_neighbors = n_neighbors
+
+    def fit(self, X: Floats, y: Floats) -> CalmNeighborsRegressor:
+        X, y = np.asarray(X, dtype=np.float64), np.asarray(y, dtype=np.float64)
+        _, state = np.unique(np.round(X / NEAR), axis=0, return_inverse=True)
+        state = state.reshape(len(X))
+        count = np.bincount(state)
+        calm_X = np.column_stack([(np.bincount(state, weights=column) / count)[state] for column in X.T])
+        calm_y = (np.bincount(state, weights=y) / count)[state]
+        self.portable_ = make_pipeline(StandardScaler(), KNeighborsRegressor(self.n_neighbors)).fit(calm_X, calm_y)
+        self.n_features_in_ = X.shape[1]
+        return self
+
+    def predict(self, X: Floats) -> Floats:
+        return np.asarray(self.portable_.predict(X))
 
 
 class KNeighborsRegressorTrainer(Trainer):
@@ -18,7 +53,7 @@ class KNeighborsRegressorTrainer(Trainer):
         self.n_neighbors = n_neighbors
 
     def regressor(self, task: FitTask) -> Regressor:
-        return make_pipeline(StandardScaler(), KNeighborsRegressor(self.n_neighbors))  # type: ignore[no-any-return]
+        return CalmNeighborsRegressor(self.n_neighbors)
 
 
 class SVRRegressorTrainer(Trainer):

@@ -1,0 +1,42 @@
+# Everything a user or developer runs. Nothing but Python 3.11+, git and make is needed beforehand.
+
+PYTHON ?= $(firstword $(foreach p,python3.13 python3.12 python3.11 python3,$(shell $(p) -c 'import sys; sys.version_info >= (3, 11) and print("$(p)")' 2>/dev/null)))
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: help quickstart test test-all lint bench clean
+
+help:  ## This list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed (make PYTHON=/path/to/python)" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: $(BIN)/python setup.cfg pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[train,xgboost]'
+	@touch $@
+
+$(VENV)/tox: $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'tox >= 4.21'
+	@touch $@
+
+quickstart: $(VENV)/installed  ## Set up .venv, then train, reload and apply models on a bundled sample
+	rm -rf quickstart-store
+	$(BIN)/kepler-model quickstart --store quickstart-store
+
+test: $(VENV)/tox  ## Set up what is needed and run all checks and tests on this interpreter
+	$(BIN)/tox run -e lint,py,wheel
+
+test-all: $(VENV)/tox  ## The whole matrix: every interpreter, latest and lowest dependencies
+	$(BIN)/tox run
+
+lint: $(VENV)/tox  ## Format, lint, types and import rules
+	$(BIN)/tox run -e lint
+
+bench: $(VENV)/installed  ## Figures for speed and memory
+	$(BIN)/python bench/extract.py
+	$(BIN)/python bench/train.py
+
+clean:  ## Remove what the other targets made
+	rm -rf $(VENV) .tox build dist *.egg-info quickstart-store

@@ -1,0 +1,112 @@
+"""Time and memory from a recording's bytes to the data sets of all feature groups.
+
+Simulated recordings of 50 x 200, 200 x 600 and 1000 x 600 containers x timestamps. Each run is a
+process of its own: read the JSON, rates, then the AbsPower and DynPower data sets of every feature
+group and both energy sources, one after the other. Prints medians, and the cost per sample at 1000
+containers relative to that at 200.
+
+    python bench/extract.py [--runs 5] [--json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+SIZES = ((50, 200), (200, 600), (1000, 600))
+EXISTING = {(50, 200): 0.08 + 0.24, (200, 600): 1.1 + 3.8, (1000, 600): 7.6 + 51.0}
+"""Seconds of the existing system for one feature group and one output type (parse + extract)."""
+
+
+def measure(path: str) -> dict[str, Any]:
+    """One run, in this process."""
+    from kepler_core.pipeline.load import load_pipeline
+    from kepler_core.pipeline.train import datasets, plan
+    from kepler_core.recording import observe, read_recording
+    from kepler_core.recording.observations import is_known_metric
+
+    import numpy as np
+    import pandas as pd  # noqa: F401 - imported before the clock starts
+
+    spec = load_pipeline("default")
+    is_known_metric("")
+    started = time.perf_counter()
+    recording = read_recording(path, wanted=is_known_metric)
+    read = time.perf_counter()
+    observations = observe([recording])
+    observed = time.perf_counter()
+    samples = recording.n_samples
+    del recording
+    made = rows = 0
+    checksum = 0.0
+    for dataset in datasets(spec, observations, plan(spec, observations)):
+        made += 1
+        rows += len(dataset.frame)
+        checksum += float(np.nansum(dataset.frame.to_numpy()[-1]))
+    done = time.perf_counter()
+    return {
+        "samples": samples,
+        "read": read - started,
+        "observe": observed - read,
+        "datasets": done - observed,
+        "total": done - started,
+        "made": made,
+        "rows": rows,
+        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.one:
+        print(json.dumps(measure(arguments.one)))
+        return
+    from kepler_core.simulate import Simulation, write
+
+    results = []
+    with tempfile.TemporaryDirectory() as folder:
+        for containers, timestamps in SIZES:
+            path = str(Path(folder) / f"{containers}.json")
+            # no churn: the number of samples is what the size says
+            write(Simulation(containers=containers, timestamps=timestamps, churn=0.0), path)
+            runs = [
+                json.loads(subprocess.check_output([sys.executable, __file__, "--one", path]))
+                for _ in range(arguments.runs)
+            ]
+            median = {key: statistics.median(run[key] for run in runs) for key in runs[0]}
+            median |= {"containers": containers, "timestamps": timestamps, "mb": Path(path).stat().st_size / 1e6}
+            median["ns_per_sample"] = 1e9 * median["total"] / median["samples"]
+            results.append(median)
+            Path(path).unlink()
+    ratio = results[-1]["ns_per_sample"] / results[-2]["ns_per_sample"]
+    if arguments.json:
+        print(json.dumps({"sizes": results, "per_sample_1000_to_200": ratio}, indent=1))
+        return
+    print(f"medians of {arguments.runs} runs; seconds")
+    header = f"{'size':>10} {'MB':>6} {'samples':>9} {'read':>6} {'observe':>8} {'datasets':>9} {'total':>6}"
+    print(f"{header} {'sets':>5} {'ns/sample':>10} {'peak MB':>8} {'existing*':>10}")
+    for r in results:
+        size = f"{r['containers']}x{r['timestamps']}"
+        print(
+            f"{size:>10} {r['mb']:6.0f} {r['samples']:9.0f} {r['read']:6.2f} {r['observe']:8.2f} "
+            f"{r['datasets']:9.2f} {r['total']:6.2f} {r['made']:5.0f} {r['ns_per_sample']:10.0f} {r['peak_mb']:8.0f} "
+            f"{EXISTING[r['containers'], r['timestamps']]:10.2f}"
+        )
+    print(f"cost per sample at 1000 containers / at 200: {ratio:.2f}")
+    print("* the existing system, one feature group and one output type only, on the same class of machine")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,32 @@
+"""Fixtures that several test modules use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import settings
+
+from kepler_core.simulate import Simulation, recording
+
+ROOT = Path(__file__).parents[1]
+
+# The same examples on every run, no time limit on a busy machine, and nothing left in the checkout.
+settings.register_profile("kepler", deadline=None, derandomize=True, database=None)
+settings.load_profile("kepler")
+
+
+@pytest.fixture(scope="session")
+def recordings() -> Path:
+    """The folder of real recordings; they are not part of the project."""
+    folder = ROOT.parent / "shared" / "data" / "recordings"
+    if not folder.is_dir():
+        pytest.skip("the real recordings (../shared/data/recordings) are not here")
+    return folder
+
+
+@pytest.fixture
+def small() -> dict[str, list[dict[str, Any]]]:
+    """A small simulated recording, new for every test: it may be changed."""
+    return recording(Simulation(containers=6, timestamps=120))

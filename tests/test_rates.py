@@ -1,0 +1,126 @@
+"""Counters to rates, against a plain loop over samples."""
+
+from __future__ import annotations
+
+import math
+import statistics
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kepler_core.recording.columns import Metric, metric_from_columns
+from kepler_core.recording.rates import rates, usual_step
+
+Series = list[tuple[float, float]]
+
+
+def metric_of(*series: Series) -> Metric:
+    samples = [(index, t, v) for index, pairs in enumerate(series) for t, v in pairs]
+    index, times, values = (np.array(column) for column in zip(*samples, strict=True)) if samples else ([], [], [])
+    return metric_from_columns(
+        "m",
+        np.asarray(times, dtype=np.float64),
+        np.asarray(values, dtype=np.float64),
+        np.asarray(index, dtype=np.int64),
+        tuple({"id": str(at)} for at in range(len(series))),
+    )
+
+
+def rates_of(*series: Series) -> list[float | None]:
+    """Rates, None where there is none."""
+    return [None if math.isnan(value) else value for value in rates(metric_of(*series)).values.tolist()]
+
+
+def plain_rates(series: list[Series]) -> tuple[list[float], list[bool], int]:
+    """Rate and reset by sample, and the number of gaps, the plain way."""
+    steps = [after[0] - before[0] for pairs in series for before, after in zip(pairs, pairs[1:], strict=False)]
+    step = statistics.median(steps) if steps else math.nan
+    values, resets, gaps = [], [], 0
+    for pairs in series:
+        for at, (time, value) in enumerate(pairs):
+            rate, reset = math.nan, False
+            if at > 0:
+                seconds = time - pairs[at - 1][0]
+                increase = value - pairs[at - 1][1]
+                if seconds > 5 * step:
+                    gaps += 1
+                else:
+                    reset = increase < 0
+                    rate = (value if reset else increase) / seconds
+            values.append(rate)
+            resets.append(reset)
+    return values, resets, gaps
+
+
+@st.composite
+def series(draw: st.DrawFn) -> Series:
+    """A counter with uneven steps, some gaps and some resets."""
+    step = st.sampled_from([3.0] * 8 + [1.0, 2.5, 6.0, 15.0, 15.5, 16.0, 300.0])
+    value = st.integers(0, 50).map(float) | st.floats(0, 1e15)
+    time = draw(st.sampled_from([0.0, 1_700_000_000.0, 1_700_000_000.123]))
+    pairs = []
+    for _ in range(draw(st.integers(0, 12))):
+        pairs.append((time, draw(value)))
+        time += draw(step)
+    return pairs
+
+
+@given(st.lists(series(), max_size=5))
+def test_the_same_as_a_plain_loop(all_series: list[Series]) -> None:
+    found = rates(metric_of(*all_series))
+    values, resets, gaps = plain_rates(all_series)
+    np.testing.assert_array_equal(found.values, values)
+    assert found.reset.tolist() == resets
+    assert found.gaps == gaps
+    assert found.first == sum(bool(pairs) for pairs in all_series)
+
+
+def test_every_pair_has_its_own_time_step() -> None:
+    assert rates_of([(0, 0), (3, 30), (5, 50), (12, 190)]) == [None, 10, 10, 20]
+
+
+def test_after_a_fall_the_value_is_the_increase() -> None:
+    found = rates(metric_of([(0, 100), (2, 140), (4, 30), (6, 0), (8, 10)]))
+    assert found.values.tolist()[1:] == [20, 15, 0, 5]
+    assert found.reset.tolist() == [False, False, True, True, False]
+
+
+def test_a_counter_that_stands_still_has_rate_0_and_no_reset() -> None:
+    found = rates(metric_of([(0, 7), (3, 7), (6, 7)]))
+    assert found.values.tolist()[1:] == [0, 0]
+    assert not found.reset.any()
+
+
+@pytest.mark.parametrize(("interval", "gaps"), [(15, 0), (15.001, 1), (400, 1)])
+def test_an_interval_of_more_than_five_usual_steps_is_a_gap(interval: float, gaps: int) -> None:
+    times = [0, 3, 6, 9, 9 + interval, 12 + interval]
+    found = rates(metric_of([(time, 10 * time) for time in times]))
+    assert found.gaps == gaps
+    assert np.isnan(found.values[4]) == bool(gaps)
+    assert np.isfinite(found.values[[1, 2, 3, 5]]).all()
+
+
+def test_a_fall_over_a_gap_is_no_reset() -> None:
+    found = rates(metric_of([(0, 0), (3, 3), (6, 6), (100, 1), (103, 4)]))
+    assert not found.reset.any()
+    assert found.gaps == 1
+
+
+def test_the_usual_step_is_that_of_all_series() -> None:
+    # alone, the second series would have no gap: its only interval would be the usual one
+    first, second = [(3.0 * at, 1.0 * at) for at in range(10)], [(0.0, 0.0), (16.0, 5.0)]
+    assert usual_step(metric_of(first, second)) == 3
+    assert rates(metric_of(first, second)).gaps == 1
+
+
+def test_no_rate_from_one_series_to_the_next() -> None:
+    assert rates_of([(0, 0), (3, 3)], [(6, 100), (9, 130)], [(12, 7)]) == [None, 1, None, 10, None]
+
+
+def test_no_samples() -> None:
+    found = rates(metric_of([], []))
+    assert len(found.values) == 0
+    assert found.gaps == found.first == 0
+    assert math.isnan(usual_step(metric_of([(0, 1)], [(3, 2)])))
