@@ -212,7 +212,7 @@ class Registry(Generic[P]):
                 self.namespace,
                 names=[entry.name],
                 on_load_failure_callback=failed,
-                warn_on_missing_entrypoint=False,
+                on_missing_entrypoints_callback=lambda missing: None,
             )
         except (SystemExit, AssertionError) as error:
             # stevedore hands these on; a plugin must not be able to end the program that lists it

@@ -34,6 +34,14 @@ class WrongValueError(ValueError):
         super().__init__(f"{_shown(found)} is not {expected}")
 
 
+class WrongFieldError(ValueError):
+    """What an attrs validator raises, so that the message can name the key: attrs itself does not."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(message)
+        self.field = field
+
+
 def _shown(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
@@ -147,6 +155,8 @@ def structuring_error(error: BaseException, path: str = "") -> str:
         return f"{path + '.' if path else ''}{key}: unknown key; {close_matches(key, fields)}"
     if isinstance(error, KeyError):
         return f"{path or 'top level'}: missing"
+    if isinstance(error, WrongFieldError):
+        path = f"{path}.{error.field}" if path else error.field
     message = str(error)
     if isinstance(error, TypeError | AttributeError):
         message = "is not of the right shape (expected a mapping of keys)"

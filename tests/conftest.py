@@ -12,7 +12,7 @@ from kepler_core.simulate import Simulation, recording
 
 ROOT = Path(__file__).parents[1]
 
-# The same examples on every run, no time limit on a busy machine, and nothing left in the checkout.
+# The same examples on every run, and no time limit on a busy machine.
 settings.register_profile("kepler", deadline=None, derandomize=True, database=None)
 settings.load_profile("kepler")
 

@@ -17,6 +17,10 @@ from kepler_core import registry
 from kepler_core.contracts import FitTask
 from kepler_core.models.export import FittedComponent, export
 from kepler_core.models.power_model import load_model, scaled
+from kepler_core.pipeline.fit import FitJob, all_baselines, fit
+from kepler_core.pipeline.rows import TrainingRows
+from kepler_core.pipeline.spec import ValidationSpec
+from kepler_core.pipeline.validation import folds
 from kepler_core.vocabulary import main_feature
 
 FEATURES = ("cache_miss", "cpu_cycles", "cpu_instructions")
@@ -397,36 +401,64 @@ def test_predictions_are_finite_and_not_negative(name, output_type):
 
 
 @every_trainer
-@pytest.mark.parametrize("spread", [0.003, 0.05, 1.0])
-def test_a_component_that_hardly_varies_can_be_stored(name, spread):
-    # just above what counts as constant (1 mW): the uncore of a machine, or an idle one
-    X = loads() * SCALE
-    X32 = scaled(X, SCALE).astype(np.float64)
-    y = 120 + spread * X32[:, 2]
-    made = regressor(name).fit(X32, y)
-    files = export(FEATURES, SCALE, X, {"package": FittedComponent(made, None, y)}, {"model_name": f"{name}_0"})
-    np.testing.assert_allclose(load_model(files).predict(X)["package"], y, atol=spread)
+@pytest.mark.parametrize("level", [20.0, 120.0])
+def test_a_component_that_hardly_varies_does_not_cost_the_model(name, level):
+    # constant, but for counters of whole millijoules that are read each second: just above CONSTANT_WATTS
+    n = 100
+    X = loads(n) * SCALE
+    uncore = level + 1e-3 * np.random.default_rng(8).integers(-1, 2, n)
+    watts = {"package": power(X / SCALE), "uncore": uncore}
+    at = np.arange(n)
+    rows = TrainingRows(
+        source="rapl-sysfs",
+        output_type="AbsPower",
+        feature_group="CounterOnly",
+        features=FEATURES,
+        components=tuple(watts),
+        scale=SCALE,
+        fit_X=X,
+        fit_watts=watts,
+        fit_instant=at,
+        test_X=X,
+        test_instant=at,
+        tested=np.ones(n, dtype=bool),
+        node_watts=watts,
+        node_load=dict.fromkeys(watts, X[:, 2]),
+        stream=np.zeros(n, dtype=np.int64),
+        time=at * 1.0,
+    )
+    made = folds(ValidationSpec(folds=2), rows.stream, rows.time)
+    result = fit(
+        FitJob(
+            rows=rows,
+            folds=made,
+            baselines=all_baselines(rows, made),
+            trainer=name,
+            args={},
+            seed=0,
+            node_type=0,
+            machine_spec={},
+            validation={},
+            lineage={},
+        )
+    )
+    assert result.reason is None
+    np.testing.assert_allclose(load_model(result.files).predict(X)["uncore"], level, atol=0.01)
 
 
 # --- weight.json, evaluated by Kepler's own formulas ----------------------------------------------
 
 
-def kepler_watts(weights, row):
-    """What Kepler makes of one component's weights (WIRE contract §2), without clamping."""
+def evaluated(name, weights, row):
+    """What Kepler makes of one component's weights for a row (WIRE contract §2), without clamping."""
     found = weights["All_Weights"]
     assert not found.get("Categorical_Variables")
     at = dict(zip(FEATURES, row, strict=True))
-    if "CurveFit_Weights" not in found:
-        return found["Bias_Weight"] + sum(
-            v["weight"] * at[name] / v["scale"] for name, v in found["Numerical_Variables"].items()
-        )
+    if name not in FORMULAS:
+        terms = (v["weight"] * at[feature] / v["scale"] for feature, v in found["Numerical_Variables"].items())
+        return found["Bias_Weight"] + sum(terms)
     (feature,) = found["Numerical_Variables"]
-    return at[feature], found["CurveFit_Weights"]
-
-
-def evaluated(name, weights, row):
-    value = kepler_watts(weights, row)
-    return FORMULAS[name](value[0], *value[1]) if name in FORMULAS else value
+    return FORMULAS[name](at[feature], *found["CurveFit_Weights"])
 
 
 @both_types

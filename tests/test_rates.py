@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 
@@ -35,7 +36,7 @@ def rates_of(*series: Series) -> list[float | None]:
 
 def plain_rates(series: list[Series]) -> tuple[list[float], list[bool], int]:
     """Rate and reset by sample, and the number of gaps, the plain way."""
-    steps = [after[0] - before[0] for pairs in series for before, after in zip(pairs, pairs[1:], strict=False)]
+    steps = [after[0] - before[0] for pairs in series for before, after in itertools.pairwise(pairs)]
     step = statistics.median(steps) if steps else math.nan
     values, resets, gaps = [], [], 0
     for pairs in series:

@@ -399,11 +399,10 @@ def test_too_large_a_recording(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def taken_or_refused(content: bytes) -> None:
     try:
         recording = read_recording(content, name="Monday")
-    except RecordingError as error:
-        assert str(error).startswith("Monday: ")
-    else:
-        for metric in recording.metrics.values():
-            assert np.isfinite(metric.values).all()
+    except RecordingError:
+        return
+    for metric in recording.metrics.values():
+        assert np.isfinite(metric.values).all()
 
 
 @given(st.binary(max_size=200) | st.binary(max_size=50).map(b"\x1f\x8b\x08\x00".__add__))
@@ -435,7 +434,9 @@ anything = st.recursive(
 )
 
 
-@given(anything | st.fixed_dictionaries({"m": st.lists(st.fixed_dictionaries({"metric": anything, "values": anything}))}))
+@given(
+    anything | st.fixed_dictionaries({"m": st.lists(st.fixed_dictionaries({"metric": anything, "values": anything}))})
+)
 def test_any_json(document: Any) -> None:
     # the json module writes NaN and Infinity, which JSON does not have: refused as well
     taken_or_refused(json.dumps(document).encode())

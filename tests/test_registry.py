@@ -8,8 +8,10 @@ import sys
 from typing import Literal
 
 import pytest
+from click.testing import CliRunner
 
 from kepler_core import registry
+from kepler_core.cli.plugins import doctor
 from kepler_core.contracts import CONTRACTS, Plugin
 from kepler_core.errors import PluginError
 
@@ -93,6 +95,14 @@ def test_every_built_in_plugin_loads(namespace):
     loaded, broken = found.load_all()
     assert not [str(plugin) for plugin in broken if plugin.entry.distribution == "kepler-core"]
     assert own(found) <= set(loaded)
+
+
+def test_doctor_finds_nothing_wrong_with_what_is_built_in():
+    done = CliRunner().invoke(doctor, ["--json"], standalone_mode=False)
+    report = json.loads(done.stdout)
+    assert report["checked"] >= sum(len(own(found)) for found in registry.REGISTRIES.values())
+    assert not [p for p in report["problems"] if p["plugin"].startswith("kepler-core:")]
+    assert done.return_value == (3 if report["problems"] else 0)  # others' plugins may be installed here
 
 
 # --- what is imported -----------------------------------------------------------------------------

@@ -112,9 +112,10 @@ class PowerModel:
 def scaled(X: Floats, scale: Floats) -> NDArray[np.float32]:
     """Features as component files take them: divided by their scale, in single precision.
 
-    Models are fitted on these very numbers, so that a tree's thresholds fall the same way later.
+    Models are fitted on these very numbers, so that a tree's thresholds fall the same way later. The
+    memory order is fixed because sums over it round differently otherwise.
     """
-    return np.clip(X / scale, -_FLOAT32_MAX, _FLOAT32_MAX).astype(np.float32)
+    return np.clip(X / scale, -_FLOAT32_MAX, _FLOAT32_MAX).astype(np.float32, order="C")
 
 
 def load_model(source: Path | str | Mapping[str, bytes]) -> PowerModel:

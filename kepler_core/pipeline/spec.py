@@ -9,34 +9,39 @@ import msgspec
 
 from kepler_core.errors import close_matches
 from kepler_core.names import check_name
+from kepler_core.strict import WrongFieldError
 from kepler_core.vocabulary import GROUP_NAMES, THIRD_PARTY_GROUP
 
 
-def _name(_: Any, __: Any, value: str) -> None:
-    check_name(value)
+def _name(_: Any, attribute: Any, value: str) -> None:
+    try:
+        check_name(value)
+    except ValueError as error:
+        raise WrongFieldError(attribute.name, str(error)) from None
 
 
 def _at_least(least: float) -> Any:
     def check(_: Any, attribute: Any, value: float | None) -> None:
         if value is not None and not value >= least:
-            raise ValueError(f"{value} is below {least:g}")
+            raise WrongFieldError(attribute.name, f"{value} is below {least:g}")
 
     return check
 
 
-def _fraction(_: Any, __: Any, value: float) -> None:
+def _fraction(_: Any, attribute: Any, value: float) -> None:
     if not 0 < value < 1:
-        raise ValueError(f"{value} is not between 0 and 1")
+        raise WrongFieldError(attribute.name, f"{value} is not between 0 and 1")
 
 
-def _known_groups(spec: PipelineSpec, _: Any, groups: list[str] | str) -> None:
+def _known_groups(spec: PipelineSpec, attribute: Any, groups: list[str] | str) -> None:
     if isinstance(groups, str):
         return
     for index, group in enumerate(groups):
         if group not in GROUP_NAMES:
-            raise ValueError(f"[{index}]: unknown feature group {group!r}; {close_matches(group, GROUP_NAMES)}")
+            hint = close_matches(group, GROUP_NAMES)
+            raise WrongFieldError(f"{attribute.name}[{index}]", f"unknown feature group {group!r}; {hint}")
     if THIRD_PARTY_GROUP in groups and not spec.third_party:
-        raise ValueError(f"{THIRD_PARTY_GROUP} needs its features named in third_party")
+        raise WrongFieldError(attribute.name, f"{THIRD_PARTY_GROUP} needs its features named in third_party")
 
 
 @attrs.frozen
@@ -100,6 +105,7 @@ def json_schema() -> dict[str, Any]:
     schema["$defs"]["PluginSpec"] = {"anyOf": [{"type": "string"}, plugin]}
     for name in ("PipelineSpec", "ValidationSpec"):
         schema["$defs"][name]["additionalProperties"] = False
+    del schema["$defs"]["PipelineSpec"]["required"]  # the name is the file's where it is not given
     groups = schema["$defs"]["PipelineSpec"]["properties"]["feature_groups"]
     for choice in groups["anyOf"]:
         if choice.get("type") == "array":

@@ -43,7 +43,7 @@ def folds(spec: ValidationSpec, stream: Ints, time: Floats) -> list[Fold]:
     if len(time) < MIN_TIMESTAMPS:
         raise TrainingError(f"only {len(time)} usable timestamps; at least {MIN_TIMESTAMPS} are needed to validate")
     made = {"blocks": _blocks, "last": _last, "recordings": _streams}[spec.scheme](spec, stream, time)
-    usable = [fold for fold in made if fold.test.any() and fold.train.sum() >= MIN_TIMESTAMPS // 2]
+    usable = [fold for fold in made if fold.test.any() and fold.train.sum() >= MIN_TIMESTAMPS // 4]
     if not usable:
         raise TrainingError(f"no part of the data can be held out by scheme {spec.scheme!r}")
     return usable

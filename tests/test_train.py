@@ -1,0 +1,396 @@
+"""The main job, on simulated and real recordings, through the command line as users call it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from kepler_core.models import load_model
+from kepler_core.recording import observe, read_recording
+from kepler_core.simulate import Simulation, write
+from kepler_core.store import Store
+
+ALL_TRAINERS = 10
+QUICK = "abs_trainers: [LinearRegressionTrainer, SGDRegressorTrainer]\ndyn_trainers: [SGDRegressorTrainer]\n"
+
+
+def kepler(*arguments: str | Path, **settings: Any) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "kepler_core", *map(str, arguments)]
+    return subprocess.run(command, check=False, capture_output=True, text=True, **settings)
+
+
+def train(*arguments: str | Path) -> dict[str, Any]:
+    done = kepler("train", *arguments, "--json")
+    assert done.returncode == 0, done.stderr
+    report: dict[str, Any] = json.loads(done.stdout)
+    return report
+
+
+@pytest.fixture(scope="module")
+def simulated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "simulated.json.gz"
+    write(Simulation(containers=5, timestamps=150, nodes=2), str(path))
+    return path
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("pipeline") / "quick.yaml"
+    path.write_text(QUICK)
+    return path
+
+
+@pytest.fixture(scope="module")
+def stressng(recordings: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    store = tmp_path_factory.mktemp("store")
+    return store, train("default", "--input", recordings / "kepler_stressng.json.gz", "--store", store)
+
+
+def find(report: dict[str, Any], **wanted: str) -> dict[str, Any]:
+    found = [model for model in report["models"] if all(model[key] == value for key, value in wanted.items())]
+    assert len(found) == 1, f"{len(found)} models of {wanted}"
+    return dict(found[0])
+
+
+def test_honest_errors_on_a_real_recording(stressng: tuple[Path, dict[str, Any]]) -> None:
+    """Independent measurements of the block-validated MAE of package power: 5.7, 10.7 and 8.1 W."""
+    _, report = stressng
+    assert report["failed"] == []
+    assert len(report["models"]) == 2 * 2 * 2 * ALL_TRAINERS
+    for trainer, low, high in (
+        ("GradientBoostingRegressorTrainer", 4.5, 7.0),
+        ("LinearRegressionTrainer", 9.0, 12.0),
+        ("KNeighborsRegressorTrainer", 6.0, 10.0),
+    ):
+        model = find(
+            report, source="rapl-sysfs", output_type="AbsPower", feature_group="CounterOnly", trainer=trainer
+        )
+        package = model["components"]["package"]
+        assert low < package["mae"] < high, trainer
+        assert model["mae"] == max(component["mae"] for component in model["components"].values())
+        assert package["mae"] < model["baselines"]["package"]["line_mae"] < model["baselines"]["package"]["constant_mae"]
+        for component in ("core", "uncore"):  # 0 W throughout: a constant, not a failure
+            assert model["components"][component]["mae"] == 0
+
+
+def test_what_the_data_does_not_allow_is_said(stressng: tuple[Path, dict[str, Any]]) -> None:
+    _, report = stressng
+    reasons = {(skip["source"], skip["feature_group"]): skip["reason"] for skip in report["skipped"]}
+    assert "bpf_page_cache_hit" in reasons["acpi", "BPFOnly"]
+    assert {group for _, group in reasons} == {
+        "BPFOnly", "BPFIRQ", "Basic", "WorkloadOnly", "Full", "AcceleratorOnly"
+    }  # fmt: skip
+
+
+def test_layout_of_the_store(stressng: tuple[Path, dict[str, Any]]) -> None:
+    store, report = stressng
+    root = store / "default"
+    assert {path.name for path in root.iterdir()} == {
+        "metadata.json", "node_type_index.json", "rapl-sysfs", "acpi",
+        "rapl-sysfs_AbsPower_model_metadata.csv", "rapl-sysfs_DynPower_model_metadata.csv",
+        "acpi_AbsPower_model_metadata.csv", "acpi_DynPower_model_metadata.csv",
+    }  # fmt: skip
+    group = root / "rapl-sysfs" / "AbsPower" / "CounterOnly"
+    names = {path.name for path in group.iterdir()}
+    assert {"SGDRegressorTrainer_0", "SGDRegressorTrainer_0.zip", "SGDRegressorTrainer_0.json"} <= names
+    assert "GradientBoostingRegressorTrainer_0.json" not in names
+    metadata = json.loads((group / "SGDRegressorTrainer_0" / "metadata.json").read_text())
+    for key in (
+        "model_name", "trainer", "model_class", "model_file", "features", "fe_files", "output_type", "mae", "mape",
+        "package_mae", "package_mape", "dram_mae", "machine_spec", "node_type", "validation", "lineage",
+    ):  # fmt: skip
+        assert key in metadata, key
+    assert metadata["model_name"] == "SGDRegressorTrainer_0"
+    assert {"data", "pipeline", "seed", "versions"} <= metadata["lineage"].keys()
+    with zipfile.ZipFile(group / "SGDRegressorTrainer_0.zip") as archive:
+        assert {name: archive.read(name) for name in archive.namelist()} == {
+            path.name: path.read_bytes() for path in (group / "SGDRegressorTrainer_0").iterdir()
+        }
+    with (root / "rapl-sysfs_AbsPower_model_metadata.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2 * ALL_TRAINERS
+    assert float(rows[0]["package_mae"]) > 0
+    for model in report["models"]:
+        assert (root / model["path"] / "model.json").is_file()
+
+
+def test_nothing_is_pickled(stressng: tuple[Path, dict[str, Any]]) -> None:
+    store, _ = stressng
+    suffixes = {path.suffix for path in store.rglob("*") if path.is_file() and path.name != ".lock"}
+    assert suffixes == {".json", ".onnx", ".zip", ".csv"}
+
+
+def test_weights_are_safe_for_kepler(stressng: tuple[Path, dict[str, Any]]) -> None:
+    """Linear weights: none negative, no negative bias, nothing infinite; scale is never 0."""
+    store, report = stressng
+    for model in report["models"]:
+        if model["trainer"] != "SGDRegressorTrainer":
+            continue
+        weights = json.loads((store / "default" / f"{model['path']}.json").read_text())
+        assert weights["model_name"] == model["model_name"]
+        for component in model["components"]:
+            found = weights[component]["All_Weights"]
+            assert found["Bias_Weight"] >= 0
+            for weight in found["Numerical_Variables"].values():
+                assert weight["weight"] >= 0
+                assert weight["scale"] > 0
+
+
+def test_loading_imports_no_training_library(stressng: tuple[Path, dict[str, Any]]) -> None:
+    store, _ = stressng
+    script = textwrap.dedent(
+        """
+        import sys
+        from kepler_core.models import load_model
+        model = load_model(sys.argv[1])
+        watts = model.predict([[1e9, 2e10, 3e10], [0, 0, 0]])
+        assert watts["package"][0] > watts["package"][1] > 20, watts
+        for module in ("sklearn", "pandas", "xgboost", "scipy", "skl2onnx", "onnx", "joblib", "yaml"):
+            assert module not in sys.modules, module
+        """
+    )
+    for trainer in ("GradientBoostingRegressorTrainer", "XgboostFitTrainer", "LogisticRegressionTrainer"):
+        path = store / "default" / "rapl-sysfs" / "AbsPower" / "CounterOnly" / f"{trainer}_0"
+        done = subprocess.run([sys.executable, "-c", script, path], check=False, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+
+def test_every_model_loads_and_is_finite(stressng: tuple[Path, dict[str, Any]]) -> None:
+    store, report = stressng
+    rng = np.random.default_rng(0)
+    for entry in Store(store).models("default"):
+        model = load_model(entry.path)
+        rows = np.concatenate(
+            [np.zeros((1, len(model.features))), 10 ** rng.uniform(-3, 14, (50, len(model.features)))]
+        )
+        order = rng.permutation(len(model.features))
+        straight = model.predict(rows)
+        shuffled = model.predict(rows[:, order], [model.features[at] for at in order])
+        for component, watts in straight.items():
+            assert np.isfinite(watts).all()
+            assert (watts >= 0).all()
+            assert np.array_equal(watts, shuffled[component])
+    assert len(Store(store).models("default")) == len(report["models"])
+
+
+def test_estimate_is_what_the_model_says(stressng: tuple[Path, dict[str, Any]], recordings: Path) -> None:
+    store, _ = stressng
+    arguments = ["estimate", "--store", store, "--input", recordings / "kepler_stressng.json.gz", "--source", "rapl",
+                 "--output-type", "AbsPower", "--feature-group", "CounterOnly",
+                 "--trainer", "GradientBoostingRegressorTrainer"]  # fmt: skip
+    done = kepler(*arguments, "-o", "-")
+    assert done.returncode == 0, done.stderr
+    rows = list(csv.DictReader(done.stdout.splitlines()))
+    summary = json.loads(kepler(*arguments, "--json").stdout)
+    assert summary["model_name"] == "GradientBoostingRegressorTrainer_0"
+    package = summary["components"]["package"]
+    assert package["compared"] == len(rows) == 1541
+    errors = [abs(float(row["package_predicted"]) - float(row["package_measured"])) for row in rows]
+    assert package["mae"] == pytest.approx(np.mean(errors), rel=1e-4)
+    assert package["mae"] < 5.0  # fitted on these rows: lower than the validated error
+    assert summary["validated_mae"] > package["mae"]
+
+
+def test_dynamic_power_adds_up(quick: Path, simulated: Path, tmp_path: Path) -> None:
+    """Container estimates of linear DynPower models add up to the estimate for their sum."""
+    train(quick, "-i", simulated, "-s", tmp_path)
+    done = kepler("estimate", "-s", tmp_path, "-i", simulated, "--output-type", "DynPower", "-o", tmp_path / "o.csv")
+    assert done.returncode == 0, done.stderr
+    with (tmp_path / "o.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    containers = {row["container"] for row in rows}
+    assert len(containers) == 10
+    measured: dict[tuple[str, str], float] = {}
+    for row in rows:
+        if row["package_measured"]:
+            key = row["node"], row["timestamp"]
+            measured[key] = measured.get(key, 0.0) + float(row["package_measured"])
+    truth = observe([read_recording(simulated)])
+    node = truth.power["rapl-sysfs", "package"]
+    lowest = {code: np.nanmin(node[truth.instant_stream == code]) for code in (0, 1)}
+    for at, (code, when) in enumerate(zip(truth.instant_stream, truth.instant_time, strict=True)):
+        key = truth.streams[code].node, f"{when:.1f}"
+        if key in measured and np.isfinite(node[at]):
+            assert measured[key] == pytest.approx(node[at] - lowest[code], abs=0.02)
+
+
+def test_the_same_input_gives_the_same_models(quick: Path, recordings: Path, tmp_path: Path) -> None:
+    """Twice, with other numbers of jobs and another backend, from two files: byte for byte."""
+    both = ["-i", recordings / "kepler_coremark.json", "-i", recordings / "kepler_stressng.json.gz"]
+    pipeline = ["default", *both, "--set", "feature_groups=[CounterOnly]", "--set", "energy_sources=[rapl]"]
+    pipeline += ["--set", "dyn_trainers=[]", "--set", "max_rows=300"]
+    first = train(*pipeline, "-s", tmp_path / "a", "--jobs", "2")
+    second = train(*pipeline, "-s", tmp_path / "b", "--jobs", "1", "--backend", "threading")
+    for report in (first, second):
+        del report["seconds"], report["store"]
+    assert first == second
+    assert len(first["models"]) == ALL_TRAINERS
+    for model in first["models"]:
+        for file in (tmp_path / "a" / "default" / model["path"]).iterdir():
+            other = tmp_path / "b" / "default" / model["path"] / file.name
+            assert other.read_bytes() == file.read_bytes(), file.name
+        assert (tmp_path / "a" / "default" / f"{model['path']}.zip").read_bytes() == (
+            tmp_path / "b" / "default" / f"{model['path']}.zip"
+        ).read_bytes()
+
+
+def test_held_out_recordings(quick: Path, recordings: Path, tmp_path: Path) -> None:
+    report = train(
+        quick, "-i", recordings / "kepler_coremark.json", "-i", recordings / "kepler_stressng.json.gz",
+        "-s", tmp_path, "--set", "validation.scheme=recordings", "--set", "dyn_trainers=[]",
+    )  # fmt: skip
+    assert {model["trainer"] for model in report["models"]} == {"LinearRegressionTrainer", "SGDRegressorTrainer"}
+
+
+def test_dask_gives_the_same_models(quick: Path, simulated: Path, tmp_path: Path) -> None:
+    """On a real scheduler with two worker processes, its own and one that is there already."""
+    distributed = pytest.importorskip("distributed")
+    settings = ["--set", "energy_sources=[acpi]", "--set", "feature_groups=[CounterOnly, BPFOnly]"]
+    local = train(quick, "-i", simulated, "-s", tmp_path / "a", *settings)
+    own = train(quick, "-i", simulated, "-s", tmp_path / "b", *settings, "--backend", "dask", "--jobs", "2")
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
+    ) as cluster:
+        given = train(
+            quick, "-i", simulated, "-s", tmp_path / "c", *settings,
+            "--backend", "dask", "--scheduler", cluster.scheduler_address,
+        )  # fmt: skip
+    assert local["models"] == own["models"] == given["models"]
+    for model in local["models"]:
+        archives = [(tmp_path / name / "quick" / f"{model['path']}.zip").read_bytes() for name in "abc"]
+        assert archives[0] == archives[1] == archives[2]
+
+
+def test_no_scheduler_there(quick: Path, simulated: Path, tmp_path: Path) -> None:
+    pytest.importorskip("distributed")
+    done = kepler("train", quick, "-i", simulated, "-s", tmp_path, "--scheduler", "tcp://127.0.0.1:1")
+    assert (done.returncode, "--scheduler goes with --backend dask" in done.stderr) == (2, True)
+    assert not (tmp_path / "quick").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "not JSON"),
+        (b"hello", "not JSON"),
+        (b"[1, 2]", "not a recording"),
+        (b'{"a": 1}', "not a recording"),
+        (b"\x1f\x8bgarbage", "gzip"),
+        (b"{}", "it is empty"),
+        (b'{"up": []}', "no metric that an installed metric schema knows"),
+    ],
+)
+def test_bad_recordings_leave_the_store_alone(quick: Path, tmp_path: Path, content: bytes, words: str) -> None:
+    bad = tmp_path / "bad.json"
+    bad.write_bytes(content)
+    done = kepler("train", quick, "-i", bad, "-s", tmp_path / "store")
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.startswith("kepler-model: error: ")
+    assert done.stderr.count("\n") == 1
+    assert words in done.stderr
+    assert "bad.json" in done.stderr
+    assert not (tmp_path / "store").exists()
+
+
+def parts(small: dict[str, Any], keep: str) -> dict[str, Any]:
+    return {name: series for name, series in small.items() if keep in name}
+
+
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        ("no power", "nothing can be trained"),
+        ("no features", "no cache_miss, cpu_cycles, cpu_instructions in the data"),
+        ("one timestamp", "nothing can be trained"),
+        ("few timestamps", "at least 20 are needed"),
+    ],
+)
+def test_recordings_that_train_nothing(
+    quick: Path, small: dict[str, Any], tmp_path: Path, what: str, words: str
+) -> None:
+    if what == "no power":
+        small = parts(small, "container")
+    elif what == "no features":
+        small = parts(small, "joules")
+    else:
+        n = 1 if what == "one timestamp" else 10
+        for series in small.values():
+            for item in series:
+                item["values"] = item["values"][:n]
+    (tmp_path / "r.json").write_text(json.dumps(small))
+    done = kepler("train", quick, "-i", tmp_path / "r.json", "-s", tmp_path / "store")
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert words in done.stderr
+    assert Store(tmp_path / "store").pipelines() == []
+
+
+def test_the_same_recording_twice_is_refused(quick: Path, simulated: Path, tmp_path: Path) -> None:
+    done = kepler("train", quick, "-i", simulated, "-i", simulated, "-s", tmp_path / "s")
+    assert done.returncode == 1
+    assert "given twice" in done.stderr
+    (tmp_path / "copy.json.gz").write_bytes(simulated.read_bytes())
+    done = kepler("train", quick, "-i", simulated, "-i", tmp_path / "copy.json.gz", "-s", tmp_path / "s")
+    assert done.returncode == 1
+    assert "hold the same data" in done.stderr
+
+
+def test_unwritable_store_is_said_before_training(quick: Path, simulated: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    done = kepler("train", quick, "-i", simulated, "-s", tmp_path / "file")
+    assert done.returncode == 1
+    assert "cannot write the store" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_interrupted_training_publishes_nothing(simulated: Path, tmp_path: Path, how: signal.Signals) -> None:
+    command = [sys.executable, "-m", "kepler_core", "train", "default", "-i", str(simulated), "-s", str(tmp_path)]
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    time.sleep(4)
+    assert running.poll() is None, "it ended before it could be interrupted"
+    os.killpg(running.pid, how) if how is signal.SIGKILL else running.send_signal(how)
+    _, errors = running.communicate(timeout=60)
+    assert running.returncode == (130 if how is signal.SIGINT else -signal.SIGKILL)
+    if how is signal.SIGINT:
+        assert "interrupted; nothing was published" in errors
+        assert "Traceback" not in errors
+    assert Store(tmp_path).pipelines() == []
+
+
+def test_names_and_versions(quick: Path, simulated: Path, tmp_path: Path) -> None:
+    settings = ["--set", "feature_groups=[BPFOnly]", "--set", "energy_sources=[acpi]", "--set", "dyn_trainers=[]"]
+    assert train(quick, "-i", simulated, "-s", tmp_path, "--name", "mine", *settings)["version"] == 1
+    assert train(quick, "-i", simulated, "-s", tmp_path, "--name", "mine", *settings)["version"] == 2
+    assert Store(tmp_path).pipelines() == ["mine"]
+    done = kepler("train", quick, "-i", simulated, "-s", tmp_path, "--name", "../evil")
+    assert done.returncode == 1
+    assert "'../evil' is not a name" in done.stderr
+
+
+def test_an_unknown_command_has_close_matches() -> None:
+    done = kepler("tarin")
+    assert done.returncode == 2
+    assert "did you mean train" in done.stderr
+
+
+def test_quickstart(tmp_path: Path) -> None:
+    done = kepler("quickstart", "--store", tmp_path / "q")
+    assert done.returncode == 0, done.stderr
+    assert "Next, with your own data" in done.stdout
+    again = kepler("quickstart", "--store", tmp_path / "q")
+    assert again.returncode == 1
+    assert "fresh" in again.stderr
