@@ -28,13 +28,13 @@ EXISTING = {(50, 200): 0.08 + 0.24, (200, 600): 1.1 + 3.8, (1000, 600): 7.6 + 51
 
 def measure(path: str) -> dict[str, Any]:
     """One run, in this process."""
+    import numpy as np
+    import pandas as pd  # noqa: F401 - imported before the clock starts
+
     from kepler_core.pipeline.load import load_pipeline
     from kepler_core.pipeline.train import datasets, plan
     from kepler_core.recording import observe, read_recording
     from kepler_core.recording.observations import is_known_metric
-
-    import numpy as np
-    import pandas as pd  # noqa: F401 - imported before the clock starts
 
     spec = load_pipeline("default")
     is_known_metric("")

@@ -58,9 +58,8 @@ def main() -> None:
         print(json.dumps(results, indent=1))
         return
     print(f"medians of {arguments.runs} runs; seconds, whole process")
-    print(
-        f"{'data':>22} {'models':>7} {'failed':>7} {'read':>6} {'extract':>8} {'fit':>7} {'wall':>7} {'existing*':>10} ratio"
-    )
+    header = f"{'data':>22} {'models':>7} {'failed':>7} {'read':>6} {'extract':>8} {'fit':>7} {'wall':>7}"
+    print(f"{header} {'existing*':>10} ratio")
     for name, r in results.items():
         print(
             f"{name:>22} {r['models']:7.0f} {r['failed']:7.0f} {r['read']:6.2f} {r['extract']:8.2f} {r['fit']:7.1f} "

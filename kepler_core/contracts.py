@@ -1,6 +1,7 @@
 """The contracts that a plugin fulfils: all of them, in one place.
 
-A plugin is a class (below) that is named by an entry point of your distribution:
+A plugin is a class (below) that is named by an entry point of your distribution (setup.cfg here;
+examples/kepler-trainer-ridge has the same in pyproject.toml):
 
     [options.entry_points]
     kepler.trainers =
@@ -12,7 +13,7 @@ A plugin is a class (below) that is named by an entry point of your distribution
 left side is the name that users write; an alias is the same class under a second name in the group
 with `.aliases` at its end (so that listing names and aliases imports nothing). The keyword
 arguments of your `__init__` are the arguments that users may write in YAML; their annotations are
-checked, their defaults are shown by `kepler-model plugins info MyTrainer`.
+checked (`**kwargs` cannot be set), their defaults are shown by `kepler-model plugins info MyTrainer`.
 
 What you never do: scale features, fit per component, split for validation, export, write metadata.
 That is the framework's.
@@ -88,6 +89,7 @@ class FitTask:
 class Trainer(Plugin, ABC):
     """Makes the regressor of one component: features in, watts out.
 
+    X and y are shared: they may not be changed in place.
     `regressor` returns an unfitted scikit-learn regressor (clonable, `fit(X, y)`, `predict(X)`).
     X has shape (samples, features), each column divided by its largest absolute value so that 0
     stays 0 and usual values are in [0, 1]; y has shape (samples,), in watts, ≥ 0. It is fitted
@@ -96,7 +98,8 @@ class Trainer(Plugin, ABC):
     """
 
     model_format: ClassVar[str | None] = None
-    """Name of the model format to write with; None: "weights" or "onnx", whichever can."""
+    """Model format to write with, another distribution's as "distribution:name"; None: "weights" if
+    the regressor has a flat `coef_` and one `intercept_`, else "onnx"."""
 
     @abstractmethod
     def regressor(self, task: FitTask) -> Regressor: ...
@@ -192,6 +195,8 @@ class MetricSchema(Plugin, ABC):
     node_alias_labels: ClassVar[tuple[str, ...]] = ()
     """Labels that name the machine itself: two values of `node_label` with the same alias are two
     exporters on one machine."""
+    container_labels: ClassVar[tuple[str, ...]] = ("container_id",)
+    """Labels that name a container: its id, then what stands in where that is missing."""
     source_label: ClassVar[str] = "source"
     """Label of an energy metric that names its meter."""
 

@@ -40,6 +40,8 @@ class Dataset:
     output_type: OutputType = "AbsPower"
     feature_group: str = ""
     node_type: int = 0
+    repeated: tuple[str, ...] = ()
+    """Features of the node that stand in the row of each of its containers; they do not add up."""
     background: pd.DataFrame | None = None
     """Watts that an isolator took away, by node and timestamp."""
 

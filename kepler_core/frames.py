@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from kepler_core.dataset import CONTAINER_LEVELS, NODE_LEVELS, Dataset, power_column
 from kepler_core.grouping import sum_by
 from kepler_core.recording.observations import Observations
-from kepler_core.vocabulary import ACCELERATOR_FEATURES, NODE_FEATURES, main_feature
+from kepler_core.vocabulary import main_feature
 
 Floats = NDArray[np.float64]
 
@@ -53,10 +53,10 @@ def container_dataset(
 
     A container's share of a component is its share of the component's main feature (equal shares
     where nothing is used at all), as Kepler attributes it. Counters that exist once per node
-    (accelerators) are shared like package power; gauges of the node are repeated.
+    (accelerators) are shared like package power; a node's gauges are repeated in every row.
     """
     row_instant = observations.row_instant
-    own = [name for name in features if name not in NODE_FEATURES]
+    own = [name for name in features if name in container_features]
     if not own:
         raise ValueError(f"none of {', '.join(features)} is counted by container")
     known_instant = np.logical_and.reduce(
@@ -80,10 +80,10 @@ def container_dataset(
     for name in features:
         if name in values:
             block.add(values[name])
-        elif name in ACCELERATOR_FEATURES:
-            block.add(node_features[name][instant] * share("package"))
-        else:
+        elif name in observations.node_gauges:
             block.add(node_features[name][instant])
+        else:
+            block.add(node_features[name][instant] * share("package"))
     for component, watts in power.items():
         block.add(watts[instant] * share(component))
     return _dataset(observations, block, features, source, tuple(power), instant, observations.row_container[kept])
@@ -122,7 +122,8 @@ def _dataset(
     names = [*features, *(power_column(component) for component in components)]
     index = _index(observations, instant, container)
     frame = pd.DataFrame(block.array.T, columns=names, index=index, copy=False)
-    return Dataset(frame, tuple(features), source, components)
+    repeated = tuple(name for name in features if name in observations.node_gauges)
+    return Dataset(frame, tuple(features), source, components, repeated=repeated)
 
 
 def _index(

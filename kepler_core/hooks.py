@@ -1,8 +1,13 @@
 """Events that anyone may listen to, on pluggy.
 
-A listener is a module or object with functions of these names, marked with `hookimpl`, and named by
-an entry point in the group `kepler.hooks`. The progress bar is such a listener. A listener that
-raises is reported and does not stop what it listens to.
+A listener is a module or an object (not a class) with functions of these names, marked with
+`hookimpl`, and named by an entry point in the group `kepler.hooks`:
+
+    kepler.hooks =
+        audit = my_package.audit
+
+The progress bar is such a listener. A listener that raises is reported and does not stop what it
+listens to.
 """
 
 from __future__ import annotations
@@ -15,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 from kepler_core.errors import PluginError
-from kepler_core.registry import _distribution, _entry_points, _one_line
+from kepler_core.registry import PluginEntry, distribution_of, entry_points_of, import_problem, one_line
 
 if TYPE_CHECKING:
     import click
@@ -29,6 +34,14 @@ hookspec = pluggy.HookspecMarker("kepler")
 hookimpl = pluggy.HookimplMarker("kepler")
 
 log = logging.getLogger(__name__)
+
+
+def hook_entries() -> list[PluginEntry]:
+    """The installed listeners; none is imported for it."""
+    return sorted(
+        PluginEntry(GROUP, entry_point.name, (), *distribution_of(entry_point), entry_point.value)
+        for entry_point in entry_points_of(GROUP)
+    )
 
 
 class HookSpecs:
@@ -75,34 +88,50 @@ class Events:
         self.manager = pluggy.PluginManager("kepler")
         self.manager.add_hookspecs(HookSpecs)
         self.broken: dict[str, str] = {}
+        self._said: set[str] = set()
         self._load()
 
     def _load(self) -> None:
-        for entry_point in _entry_points(GROUP):
-            name = f"{_distribution(entry_point)[0]}:{entry_point.name}"
+        for entry_point in entry_points_of(GROUP):
+            name = f"{distribution_of(entry_point)[0]}:{entry_point.name}"
             try:
-                self.manager.register(entry_point.load(), name)
-                self.manager.check_pending()
-            except (Exception, SystemExit) as error:
-                self.broken[name] = _one_line(error)
+                self._register(entry_point.load(), name)
+            except (Exception, SystemExit) as error:  # somebody else's code
+                self.broken[name] = import_problem(error, name)
                 log.warning("hook %s cannot be used: %s", name, self.broken[name])
 
-    def listen(self, listener: object) -> None:
-        """Register a listener for the life of these events."""
+    def _register(self, listener: object, name: str | None = None) -> None:
+        if isinstance(listener, type):
+            raise PluginError(f"{listener.__name__} is a class; name a module or an object")
+        self.manager.register(listener, name)
         try:
-            self.manager.register(listener)
             self.manager.check_pending()
+            for caller in self.manager.get_hookcallers(listener) or ():
+                for implementation in caller.get_hookimpls():
+                    if implementation.plugin is listener and (implementation.wrapper or implementation.hookwrapper):
+                        raise PluginError(f"{caller.name}: wrappers are not supported, listeners only")
+        except Exception:
+            # or every later check would find it and blame another listener
+            self.manager.unregister(listener)
+            raise
+
+    def listen(self, listener: object) -> None:
+        """Register a listener for the life of these events; `PluginError` if it cannot listen."""
+        try:
+            self._register(listener)
         except (ValueError, pluggy.PluginValidationError) as error:
-            raise PluginError(f"{listener!r} cannot listen: {error}") from error
+            raise PluginError(f"{listener!r} cannot listen: {one_line(error)}") from error
 
     def send(self, event: str, **arguments: Any) -> None:
-        """Tell all listeners; what one of them raises is logged with its name."""
+        """Tell all listeners; what one of them raises is logged once, with its name."""
         for implementation in getattr(self.manager.hook, event).get_hookimpls():
-            given = {name: arguments[name] for name in implementation.argnames}
             try:
-                implementation.function(*[given[name] for name in implementation.argnames])
-            except Exception as error:
-                log.warning("hook %s: %s failed: %s", implementation.plugin_name, event, _one_line(error))
+                implementation.function(*[arguments[name] for name in implementation.argnames])
+            except (Exception, SystemExit) as error:  # somebody else's code
+                failure = f"hook {implementation.plugin_name}: {event} failed: {one_line(error)}"
+                if failure not in self._said:
+                    self._said.add(failure)
+                    log.warning("%s", failure)
 
 
 @lru_cache(maxsize=1)

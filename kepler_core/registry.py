@@ -13,13 +13,13 @@ import importlib.metadata
 import inspect
 import re
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from typing import Any, Generic, TypeVar
 
 import attrs
 import cattrs
-from stevedore import ExtensionManager, NamedExtensionManager
+from stevedore import ExtensionManager
 
 from kepler_core.contracts import (
     CONTRACTS,
@@ -32,7 +32,7 @@ from kepler_core.contracts import (
     Plugin,
     Trainer,
 )
-from kepler_core.errors import PluginError, close_matches
+from kepler_core.errors import PluginError, close_matches, missing_extra
 from kepler_core.strict import structure, structuring_error
 
 P = TypeVar("P", bound=Plugin)
@@ -78,24 +78,54 @@ class Argument:
     required: bool
 
 
-def _entry_points(namespace: str) -> list[importlib.metadata.EntryPoint]:
+def entry_points_of(namespace: str) -> list[importlib.metadata.EntryPoint]:
+    """The entry points of a group; scanned once a process."""
     # stevedore would keep a cache of these on disk; nothing is to be written behind the user's
     # back, and one scan a process is cheap. The same installed distribution can be on sys.path twice.
     cache = ExtensionManager.ENTRY_POINT_CACHE
     if namespace not in cache:
         found: dict[tuple[str, str, str], importlib.metadata.EntryPoint] = {}
         for entry_point in importlib.metadata.entry_points(group=namespace):
-            found.setdefault((_distribution(entry_point)[0], entry_point.name, entry_point.value), entry_point)
+            found.setdefault((distribution_of(entry_point)[0], entry_point.name, entry_point.value), entry_point)
         cache[namespace] = list(found.values())
     found_here: list[importlib.metadata.EntryPoint] = cache[namespace]
     return found_here
 
 
-def _distribution(entry_point: importlib.metadata.EntryPoint) -> tuple[str, str]:
+def distribution_of(entry_point: importlib.metadata.EntryPoint) -> tuple[str, str]:
+    """Normalised name and version of the distribution that an entry point comes from."""
     dist = entry_point.dist
-    if dist is None:
+    # an interrupted uninstall leaves metadata behind that has no name
+    name: str | None = None if dist is None else dist.metadata["Name"]
+    if dist is None or not name:
         return "unknown", ""
-    return re.sub(r"[-_.]+", "-", dist.name).lower(), dist.version
+    return _normalised(name), dist.metadata["Version"] or ""
+
+
+def _normalised(distribution: str) -> str:
+    return re.sub(r"[-_.]+", "-", distribution).lower()
+
+
+class _OneExtension(ExtensionManager[Any]):
+    """stevedore, asked for one entry point: its others are not imported."""
+
+    def __init__(
+        self,
+        namespace: str,
+        entry_point: importlib.metadata.EntryPoint,
+        failed: Callable[[BaseException], None],
+    ) -> None:
+        self._wanted = entry_point
+        super().__init__(namespace, on_load_failure_callback=lambda manager, wanted, error: failed(error))
+
+    def list_entry_points(self) -> list[importlib.metadata.EntryPoint]:
+        return [self._wanted]
+
+
+def import_problem(error: BaseException, what: str) -> str:
+    """Why an import failed, one line; with the pip command where an extra is missing."""
+    extra = missing_extra(error, what) if isinstance(error, ModuleNotFoundError) else None
+    return str(extra) if extra is not None else one_line(error)
 
 
 def forget_entry_points() -> None:
@@ -129,11 +159,11 @@ class Registry(Generic[P]):
     def entries(self) -> tuple[PluginEntry, ...]:
         """All that are installed, sorted by name; nothing is imported for it."""
         aliases: dict[tuple[str, str], list[str]] = {}
-        for alias in _entry_points(self.namespace + ".aliases"):
-            aliases.setdefault((_distribution(alias)[0], alias.value), []).append(alias.name)
+        for alias in entry_points_of(self.namespace + ".aliases"):
+            aliases.setdefault((distribution_of(alias)[0], alias.value), []).append(alias.name)
         entries = []
-        for entry_point in _entry_points(self.namespace):
-            distribution, version = _distribution(entry_point)
+        for entry_point in entry_points_of(self.namespace):
+            distribution, version = distribution_of(entry_point)
             own = tuple(sorted(aliases.get((distribution, entry_point.value), ())))
             entries.append(PluginEntry(self.namespace, entry_point.name, own, distribution, version, entry_point.value))
         return tuple(sorted(entries))
@@ -147,7 +177,8 @@ class Registry(Generic[P]):
         by several distributions."""
         if not isinstance(name, str):
             raise PluginError(f"a {self.kind} is named by a string, not {name!r}")
-        distribution, _, bare = name.rpartition(":")
+        prefix, _, bare = name.rpartition(":")
+        distribution = _normalised(prefix)
         found = [
             entry
             for entry in self.entries
@@ -201,27 +232,19 @@ class Registry(Generic[P]):
         return loaded, broken
 
     def _import(self, entry: PluginEntry) -> type[P]:
-        failures: list[str] = []
-
-        def failed(manager: object, entry_point: importlib.metadata.EntryPoint, error: BaseException) -> None:
-            if _distribution(entry_point)[0] == entry.distribution:
-                failures.append(f"cannot be imported: {_one_line(error)}")
-
-        try:
-            manager: NamedExtensionManager[Any] = NamedExtensionManager(
-                self.namespace,
-                names=[entry.name],
-                on_load_failure_callback=failed,
-                on_missing_entrypoints_callback=lambda missing: None,
-            )
-        except (SystemExit, AssertionError) as error:
-            # stevedore hands these on; a plugin must not be able to end the program that lists it
-            raise PluginError(f"cannot be imported: {_one_line(error)}") from error
-        if failures:
-            raise PluginError(failures[0])
-        for extension in manager.extensions:
-            if _distribution(extension.entry_point)[0] == entry.distribution:
-                return self._checked(extension.plugin)
+        failures: list[BaseException] = []
+        for entry_point in entry_points_of(self.namespace):
+            named = distribution_of(entry_point)[0], entry_point.name, entry_point.value
+            if named != (entry.distribution, entry.name, entry.target):
+                continue
+            try:
+                manager = _OneExtension(self.namespace, entry_point, failures.append)
+            except (SystemExit, AssertionError) as error:
+                # stevedore hands these on; a plugin must not be able to end the program that asks
+                failures.append(error)
+            if failures:
+                raise PluginError(f"cannot be imported: {import_problem(failures[0], entry.name)}") from failures[0]
+            return self._checked(manager.extensions[0].plugin)
         raise PluginError("its entry point is gone")
 
     def _checked(self, plugin: Any) -> type[P]:
@@ -241,7 +264,8 @@ class Registry(Generic[P]):
         return plugin
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
+    """An exception in one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
@@ -270,7 +294,10 @@ def arguments_of(plugin: type[Plugin]) -> list[Argument]:
 def create(plugin: type[P], name: str, arguments: Mapping[str, Any]) -> P:
     """An instance of a plugin class; `PluginError` names the argument that is wrong."""
     known = {argument.name: argument for argument in arguments_of(plugin)}
-    hints = typing.get_type_hints(plugin.__init__) if known else {}
+    try:
+        hints = typing.get_type_hints(plugin.__init__) if known else {}
+    except NameError as error:
+        raise PluginError(f"{name}: the annotations of its __init__ cannot be resolved: {error}") from error
     checked = {}
     for key, value in arguments.items():
         if key not in known:
@@ -285,8 +312,8 @@ def create(plugin: type[P], name: str, arguments: Mapping[str, Any]) -> P:
             raise PluginError(f"{name}: argument {argument.name!r} is missing")
     try:
         return plugin(**checked)
-    except (ValueError, TypeError) as error:
-        raise PluginError(f"{name}: {_one_line(error)}") from error
+    except (Exception, SystemExit) as error:  # somebody else's code
+        raise PluginError(f"{name}: {import_problem(error, name)}") from error
 
 
 trainers = Registry("kepler.trainers", Trainer)  # type: ignore[type-abstract]
@@ -305,7 +332,8 @@ assert REGISTRIES.keys() == CONTRACTS.keys()
 
 def entries_named(name: str) -> Iterable[PluginEntry]:
     """The entries of any namespace that a name, alias or `distribution:name` fits."""
-    distribution, _, bare = name.rpartition(":")
+    prefix, _, bare = name.rpartition(":")
+    distribution = _normalised(prefix)
     for registry in REGISTRIES.values():
         for entry in registry.entries:
             if (bare == entry.name or bare in entry.aliases) and distribution in ("", entry.distribution):

@@ -24,12 +24,14 @@ def select(
     `features` are those that are available: a model fits if it needs no other.
     """
     source = registry.energy_sources.canonical(source)
-    if trainer is not None:
-        trainer = registry.trainers.canonical(trainer)
     names = [pipeline] if pipeline is not None else store.pipelines()
     left = [model for name in names for model in store.models(name)]
     if not left:
-        raise StoreError(f"{store.root}: no models in it")
+        nowhere = "" if store.root.is_dir() else ": there is no such folder"
+        raise StoreError(f"{store.root}: no models in it{nowhere}")
+    if trainer is not None and trainer not in {model.metadata.get("trainer") for model in left}:
+        # perhaps an alias; a stored model needs no plugin, so only now is one asked for
+        trainer = registry.trainers.canonical(trainer)
     criteria: tuple[tuple[str, str | None, Callable[[ModelEntry], object]], ...] = (
         ("energy source", source, lambda m: m.source),
         ("output type", output_type, lambda m: m.output_type),

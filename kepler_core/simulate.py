@@ -11,8 +11,9 @@ The power law, per node with `sockets` sockets and `cores` = 16 · sockets logic
     platform = 60 + 1.08 · (package + dram)                                W
 
 each with noise of 1.5 % (normal, per sample). u^0.8 falls off like a processor that lowers its clock
-under load. Containers come and go, their load moves between idle, steady and bursts; counters are
-reset where the exporter restarts. Metric names and labels are Kepler 0.7's.
+under load; the frequency reported falls by a fifth from idle to full load, with noise. Containers
+come and go, their load moves between idle, steady and bursts; counters are reset where the exporter
+restarts. Metric names and labels are Kepler 0.7's.
 """
 
 from __future__ import annotations
@@ -144,10 +145,11 @@ def _node(
                 metric = f"kepler_node_{component}_joules_total"
                 yield metric, labels, times.tolist(), [f"{value:.3f}" for value in joules]
     if simulation.accelerator:
-        qat = _counter(50.0 + 2000.0 * share, simulation.step, restarts)
+        offloads = (50.0 + 2000.0 * share) * rng.uniform(0.5, 1.5, t)
+        qat = _counter(offloads, simulation.step, restarts)
         labels = {**exporter, "type": "cpu0"}
         yield "kepler_node_accelerator_intel_qat", labels, times.tolist(), [f"{value:.0f}" for value in qat]
-    hertz = HERTZ * (1.0 - 0.2 * share)
+    hertz = HERTZ * (1.0 - 0.2 * share + 0.03 * rng.standard_normal(t))
     for cpu in range(simulation.sockets):
         labels = {**exporter, "cpu": str(cpu)}
         yield "kepler_node_cpu_scaling_frequency_hertz", labels, times.tolist(), [f"{value:.0f}" for value in hertz]

@@ -25,10 +25,7 @@ IRQ_FEATURES = ("bpf_block_irq", "bpf_net_rx_irq", "bpf_net_tx_irq")
 ACCELERATOR_FEATURES = ("accelerator_intel_qat",)
 SYSTEM_FEATURES = ("cpu_scaling_frequency_hertz", "node_info")
 
-NODE_FEATURES = ACCELERATOR_FEATURES + SYSTEM_FEATURES
-"""Features that exist once per node, not per container."""
-
-FEATURES = COUNTER_FEATURES + BPF_FEATURES + IRQ_FEATURES + NODE_FEATURES
+FEATURES = COUNTER_FEATURES + BPF_FEATURES + IRQ_FEATURES + ACCELERATOR_FEATURES + SYSTEM_FEATURES
 
 BASIC_FEATURES = COUNTER_FEATURES + BPF_FEATURES
 WORKLOAD_FEATURES = BASIC_FEATURES + IRQ_FEATURES + ACCELERATOR_FEATURES
@@ -52,6 +49,16 @@ GROUP_NAMES = (*FEATURE_GROUPS, THIRD_PARTY_GROUP)
 MIN_TIMESTAMPS = 20
 """With fewer usable timestamps nothing can be held out to validate on, so nothing is trained."""
 
+CONSTANT_WATTS = 1e-3
+CONSTANT_PART = 1e-4
+
+
+def is_constant(lowest: float, highest: float) -> bool:
+    """Whether a component's power (W) counts as constant: it varies by no more than 1 mW, the wire's
+    resolution, or a ten-thousandth of itself, which single precision cannot follow."""
+    return highest - lowest <= max(CONSTANT_WATTS, CONSTANT_PART * highest)
+
+
 _MAIN = ("cpu_instructions", "bpf_cpu_time_ms")
 _MAIN_DRAM = ("cache_miss", "bpf_page_cache_hit")
 
@@ -72,7 +79,12 @@ def main_feature(features: Sequence[str], component: str) -> str:
 
 
 def group_features(group: str, third_party: Iterable[str] = ()) -> tuple[str, ...]:
-    """The features of a feature group; KeyError for a group that does not exist."""
+    """The features of a feature group; KeyError for a group that does not exist.
+
+    The metrics that the user names (`third_party`) are a group of their own, and belong to
+    WorkloadOnly and Full.
+    """
     if group == THIRD_PARTY_GROUP:
         return tuple(third_party)
-    return FEATURE_GROUPS[group]
+    features = FEATURE_GROUPS[group]
+    return (*features, *third_party) if group in ("WorkloadOnly", "Full") else features

@@ -71,7 +71,7 @@ def test_unwritable(tmp_path: Path) -> None:
     file.write_text("")
     with pytest.raises(StoreError, match="cannot write the store"):
         Store(file).publish("p", FILES)
-    with pytest.raises(StoreError, match="Read-only|Permission|No such|Not a directory"):
+    with pytest.raises(StoreError, match=r"Read-only|Permission|No such|Not a directory"):
         Store("/proc/no/store").check_writable()
 
 

@@ -74,13 +74,13 @@ def test_honest_errors_on_a_real_recording(stressng: tuple[Path, dict[str, Any]]
         ("LinearRegressionTrainer", 9.0, 12.0),
         ("KNeighborsRegressorTrainer", 6.0, 10.0),
     ):
-        model = find(
-            report, source="rapl-sysfs", output_type="AbsPower", feature_group="CounterOnly", trainer=trainer
-        )
+        model = find(report, source="rapl-sysfs", output_type="AbsPower", feature_group="CounterOnly", trainer=trainer)
         package = model["components"]["package"]
         assert low < package["mae"] < high, trainer
         assert model["mae"] == max(component["mae"] for component in model["components"].values())
-        assert package["mae"] < model["baselines"]["package"]["line_mae"] < model["baselines"]["package"]["constant_mae"]
+        assert (
+            package["mae"] < model["baselines"]["package"]["line_mae"] < model["baselines"]["package"]["constant_mae"]
+        )
         for component in ("core", "uncore"):  # 0 W throughout: a constant, not a failure
             assert model["components"][component]["mae"] == 0
 
@@ -260,9 +260,7 @@ def test_dask_gives_the_same_models(quick: Path, simulated: Path, tmp_path: Path
     settings = ["--set", "energy_sources=[acpi]", "--set", "feature_groups=[CounterOnly, BPFOnly]"]
     local = train(quick, "-i", simulated, "-s", tmp_path / "a", *settings)
     own = train(quick, "-i", simulated, "-s", tmp_path / "b", *settings, "--backend", "dask", "--jobs", "2")
-    with distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
-    ) as cluster:
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
         given = train(
             quick, "-i", simulated, "-s", tmp_path / "c", *settings,
             "--backend", "dask", "--scheduler", cluster.scheduler_address,
@@ -359,14 +357,16 @@ def test_unwritable_store_is_said_before_training(quick: Path, simulated: Path, 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_interrupted_training_publishes_nothing(simulated: Path, tmp_path: Path, how: signal.Signals) -> None:
     command = [sys.executable, "-m", "kepler_core", "train", "default", "-i", str(simulated), "-s", str(tmp_path)]
-    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    running = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
     time.sleep(4)
     assert running.poll() is None, "it ended before it could be interrupted"
     os.killpg(running.pid, how) if how is signal.SIGKILL else running.send_signal(how)
     _, errors = running.communicate(timeout=60)
     assert running.returncode == (130 if how is signal.SIGINT else -signal.SIGKILL)
     if how is signal.SIGINT:
-        assert "interrupted; nothing was published" in errors
+        assert "interrupted; a store that was being written is as it was" in errors
         assert "Traceback" not in errors
     assert Store(tmp_path).pipelines() == []
 
@@ -394,3 +394,43 @@ def test_quickstart(tmp_path: Path) -> None:
     again = kepler("quickstart", "--store", tmp_path / "q")
     assert again.returncode == 1
     assert "fresh" in again.stderr
+
+
+def test_third_party_metrics(small: dict[str, Any], tmp_path: Path) -> None:
+    """A container's counter and a node's gauge that no schema knows, named by the user."""
+    for item in small["kepler_container_bpf_cpu_time_ms_total"]:
+        labels = {key: value for key, value in item["metric"].items() if key != "__name__"}
+        double = [[when, str(2 * float(value))] for when, value in item["values"]]
+        small.setdefault("gpu_ops_total", []).append({"metric": labels, "values": double})
+    times = [when for when, _ in small["kepler_node_platform_joules_total"][0]["values"]]
+    fans = [[when, str(1000 + 10 * (at % 7))] for at, when in enumerate(times)]
+    small["fan_speed_rpm"] = [{"metric": {"instance": "node-0", "fan": fan}, "values": fans} for fan in "ab"]
+    (tmp_path / "r.json").write_text(json.dumps(small))
+    (tmp_path / "p.yaml").write_text(
+        "third_party: [gpu_ops_total, fan_speed_rpm]\nfeature_groups: [ThirdParty, WorkloadOnly, CounterOnly]\n"
+        "energy_sources: [acpi]\nabs_trainers: [SGDRegressorTrainer]\ndyn_trainers: [SGDRegressorTrainer]\n"
+    )
+    report = train(tmp_path / "p.yaml", "-i", tmp_path / "r.json", "-s", tmp_path / "s")
+    assert len(report["models"]) == 6
+    found = find(report, feature_group="ThirdParty", output_type="AbsPower")
+    model = load_model(tmp_path / "s" / "p" / found["path"])
+    assert model.features == ("gpu_ops_total", "fan_speed_rpm")
+    assert found["mae"] < found["baselines"]["platform"]["constant_mae"] / 2
+    workload = find(report, feature_group="WorkloadOnly", output_type="DynPower")
+    assert load_model(tmp_path / "s" / "p" / workload["path"]).features[-2:] == ("gpu_ops_total", "fan_speed_rpm")
+    for output_type in ("AbsPower", "DynPower"):
+        done = kepler("estimate", "-s", tmp_path / "s", "-i", tmp_path / "r.json", "--source", "acpi", "--json",
+                      "--output-type", output_type, "--feature-group", "ThirdParty")  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["components"]["platform"]["compared"] > 100
+
+
+def test_estimate_without_power(quick: Path, small: dict[str, Any], simulated: Path, tmp_path: Path) -> None:
+    """What models are for: a recording of a machine whose power is not measured."""
+    train(quick, "-i", simulated, "-s", tmp_path / "s")
+    (tmp_path / "r.json").write_text(json.dumps(parts(small, "container")))
+    done = kepler("estimate", "-s", tmp_path / "s", "-i", tmp_path / "r.json", "--json")
+    assert done.returncode == 0, done.stderr
+    package = json.loads(done.stdout)["components"]["package"]
+    assert package["measured_mean"] is None
+    assert 30 < package["predicted_mean"] < 200

@@ -112,8 +112,8 @@ def test_baselines_of_a_line_and_of_noise() -> None:
     x = rng.uniform(0, 10, 200)
     stream, time = np.zeros(200, dtype=np.int64), np.arange(200.0)
     made = folds(ValidationSpec(), stream, time)
-    on_a_line = baselines(made, x, 3 * x + 5)
+    on_a_line = baselines(made, np.ones(200, dtype=bool), x, 3 * x + 5)
     assert on_a_line["line_mae"] == pytest.approx(0, abs=1e-9)
     assert on_a_line["constant_mae"] > 5
-    level = baselines(made, np.zeros(200), np.full(200, 7.0))
+    level = baselines(made, np.ones(200, dtype=bool), np.zeros(200), np.full(200, 7.0))
     assert level == {"constant_mae": 0.0, "line_mae": 0.0}

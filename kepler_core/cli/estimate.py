@@ -9,7 +9,7 @@ import click
 from kepler_core.cli.inputs import input_option, read_all, store_option
 from kepler_core.cli.output import json_option, print_json, print_table, watts
 from kepler_core.errors import RecordingError, UsageError
-from kepler_core.vocabulary import OUTPUT_TYPES
+from kepler_core.vocabulary import FEATURES, OUTPUT_TYPES
 
 if TYPE_CHECKING:
     from kepler_core.estimate import Estimate
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 @click.option("--feature-group", help="Only models of this feature group.")
 @click.option("--trainer", help="Only models of this trainer.")
 @click.option("--pipeline", help="Only models of this pipeline.")
+@click.option("--vm", "use_vm_metrics", is_flag=True, help='From a VM\'s process-level metrics (job="vm").')
 @click.option("-o", "--output", metavar="FILE", help="Write all estimates as CSV (- for standard output).")
 @json_option
 def estimate(
@@ -33,6 +34,7 @@ def estimate(
     feature_group: str | None,
     trainer: str | None,
     pipeline: str | None,
+    use_vm_metrics: bool,
     output: str | None,
     as_json: bool,
 ) -> None:
@@ -48,12 +50,15 @@ def estimate(
     from kepler_core.selection import select
     from kepler_core.store import Store
 
-    recordings = read_all(inputs)
-    observations = observe(recordings)
+    models = Store(store)
+    named = {feature for name in models.pipelines() for m in models.models(name) for feature in m.metadata["features"]}
+    third_party = sorted(named - set(FEATURES))
+    recordings = read_all(inputs, third_party)
+    observations = observe(recordings, use_vm_metrics=use_vm_metrics, third_party=third_party)
     if not observations.features:
         raise RecordingError(f"{inputs[0]}: no feature in it (see kepler-model validate)")
     entry = select(
-        Store(store),
+        models,
         source=source,
         output_type=output_type,
         features=observations.features,
@@ -77,7 +82,8 @@ def _write(found: Estimate, output: str) -> None:
     import sys
 
     try:
-        found.frame.to_csv(sys.stdout if output == "-" else output, float_format="%.6g")
+        # a milliwatt is the wire's resolution; times are in the index and stay as they are
+        found.frame.round(3).to_csv(sys.stdout if output == "-" else output)
     except OSError as error:
         if isinstance(error, BrokenPipeError):
             raise

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -31,14 +31,14 @@ def store_option() -> Callable[[F], F]:
     return click.option("-s", "--store", metavar="DIR", required=True, help="Folder of the model store.")
 
 
-def read_all(inputs: Sequence[str]) -> list[Recording]:
-    """Read recordings, only the metrics that any installed schema knows."""
+def read_all(inputs: Sequence[str], third_party: Collection[str] = ()) -> list[Recording]:
+    """Read recordings, only the metrics that any installed schema knows and those named."""
     from kepler_core.hooks import events
     from kepler_core.recording import read_recording
     from kepler_core.recording.observations import is_known_metric
 
     recordings = []
     for name in inputs:
-        recordings.append(read_recording(name, wanted=is_known_metric))
+        recordings.append(read_recording(name, wanted=lambda metric: metric in third_party or is_known_metric(metric)))
         events().send("kepler_recording_loaded", recording=recordings[-1])
     return recordings

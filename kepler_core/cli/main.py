@@ -93,7 +93,7 @@ def main() -> None:
         error.show()
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        fail("interrupted; nothing was published", EXIT_INTERRUPTED)
+        fail("interrupted; a store that was being written is as it was", EXIT_INTERRUPTED)
     except BrokenPipeError:
         # whoever read our output has gone, as `head` does; nothing is left to say
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

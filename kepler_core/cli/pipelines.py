@@ -26,7 +26,7 @@ def pipelines() -> None:
 @json_option
 def list_(as_json: bool) -> None:
     """The pipelines that come with the package."""
-    found = [load_pipeline(name) for name in shipped_pipelines()]
+    found = [load_pipeline(name, resolve=False) for name in shipped_pipelines()]
     if as_json:
         print_json([{"name": spec.name, "description": spec.description} for spec in found])
     else:

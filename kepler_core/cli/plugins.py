@@ -11,7 +11,7 @@ import click
 from kepler_core import registry
 from kepler_core.cli.output import json_option, print_json, print_table
 from kepler_core.errors import EXIT_SOME_FAILED, PluginError, close_matches
-from kepler_core.hooks import events
+from kepler_core.hooks import GROUP, events, hook_entries
 
 
 @click.group()
@@ -24,13 +24,13 @@ def plugins() -> None:
 @json_option
 def list_(namespace: str | None, as_json: bool) -> None:
     """All installed plugins, by namespace; imports none of them."""
-    chosen = registry.REGISTRIES
+    entries = [entry for found in registry.REGISTRIES.values() for entry in found.entries] + hook_entries()
     if namespace is not None:
         full = namespace if namespace.startswith("kepler.") else f"kepler.{namespace.replace('-', '_')}"
-        if full not in chosen:
-            raise PluginError(f"no namespace {namespace!r}; {close_matches(full, chosen)}")
-        chosen = {full: chosen[full]}
-    entries = [entry for found in chosen.values() for entry in found.entries]
+        known = [*registry.REGISTRIES, GROUP]
+        if full not in known:
+            raise PluginError(f"no namespace {namespace!r}; {close_matches(full, known)}")
+        entries = [entry for entry in entries if entry.namespace == full]
     if as_json:
         print_json([attrs.asdict(entry) for entry in entries])
         return
@@ -99,6 +99,15 @@ def _print(found: dict[str, Any]) -> None:
         click.echo(f"  {key}:\n    - {value}" if key == "abs_trainers" else f"  {key}: {value}")
 
 
+def _clashes(found: registry.Registry[Any]) -> dict[str, list[str]]:
+    """Names and aliases that several distributions claim -> how to write each of them."""
+    claims: dict[str, list[str]] = {}
+    for entry in found.entries:
+        for word in (entry.name, *entry.aliases):
+            claims.setdefault(word, []).append(f"{entry.distribution}:{word}")
+    return {word: who for word, who in sorted(claims.items()) if len(who) > 1}
+
+
 @plugins.command()
 @json_option
 def doctor(as_json: bool) -> int:
@@ -109,9 +118,7 @@ def doctor(as_json: bool) -> int:
         checked += len(found.entries)
         _, broken = found.load_all()
         problems += [{"plugin": b.entry.full_name, "namespace": b.entry.namespace, "problem": b.reason} for b in broken]
-        names = [entry.name for entry in found.entries]
-        for name in sorted({name for name in names if names.count(name) > 1}):
-            claims = [entry.full_name for entry in found.entries if entry.name == name]
+        for name, claims in _clashes(found).items():
             problems.append(
                 {
                     "plugin": name,

@@ -7,7 +7,7 @@ import importlib.resources
 import click
 
 from kepler_core.cli.output import json_option, print_json, print_table, watts
-from kepler_core.errors import ModelError, StoreError
+from kepler_core.errors import EXIT_SOME_FAILED, ModelError, StoreError
 
 SAMPLE = "samples/quickstart.json.gz"
 
@@ -22,7 +22,7 @@ SAMPLE = "samples/quickstart.json.gz"
     help="A folder that is not there yet.",
 )
 @json_option
-def quickstart(store: str, as_json: bool) -> None:
+def quickstart(store: str, as_json: bool) -> int:
     """Train on the bundled sample, load the models back, estimate, and say what to do next."""
     from pathlib import Path
 
@@ -33,7 +33,7 @@ def quickstart(store: str, as_json: bool) -> None:
     from kepler_core.selection import select
     from kepler_core.store import Store
 
-    if Path(store).exists() and any(Path(store).iterdir()):
+    if Path(store).exists() and not (Path(store).is_dir() and not any(Path(store).iterdir())):
         raise StoreError(f"{store} is there already; quickstart wants a fresh one: --store OTHER, or remove it")
     with importlib.resources.as_file(importlib.resources.files("kepler_config") / SAMPLE) as sample:
         if not as_json:
@@ -51,7 +51,7 @@ def quickstart(store: str, as_json: bool) -> None:
         estimates.append(estimate(chosen, observations).summary())
     if as_json:
         print_json({**report.as_dict(), "estimates": estimates})
-        return
+        return EXIT_SOME_FAILED if report.failed else 0
     print_report(report)
     click.echo(f"\n2. All {len(models)} models were loaded back from {store}/quickstart, without pickle.")
     click.echo("\n3. The best of them applied to the sample (which they were fitted on: see the errors above):\n")
@@ -72,3 +72,4 @@ def quickstart(store: str, as_json: bool) -> None:
         "  kepler-model plugins list                            what can be named in a pipeline\n"
         f"The models are in {store}; remove the folder when you have seen enough."
     )
+    return EXIT_SOME_FAILED if report.failed else 0

@@ -8,6 +8,7 @@ import click
 
 from kepler_core.cli.inputs import read_all
 from kepler_core.cli.output import json_option, print_json, print_table
+from kepler_core.errors import RecordingError
 from kepler_core.recording.preflight import Preflight, check, utc
 
 _FINDINGS = {
@@ -17,7 +18,8 @@ _FINDINGS = {
     "one_sample_series": "series of one sample (no rate can be made of it)",
     "missing_labels": "series without a label that tells them apart",
     "gaps": "intervals longer than five times the usual step, left out",
-    "resets": "counter resets (the value after the fall is taken as the increase)",
+    "resets": "counter resets (the value after the fall is the increase; power over such an interval is left out)",
+    "unknown_sources": "energy series of a source that no installed plugin reads, left out",
     "duplicates": "samples that a second exporter reported again, left out",
     "incomplete": "timestamps at which too few series had a value, left out",
 }
@@ -33,15 +35,23 @@ def validate(files: tuple[str, ...], use_vm_metrics: bool, as_json: bool) -> int
     Reads Prometheus range-query results (JSON, plain or gzipped). The exit code is 0 if a model can
     be trained from every FILE, else 1.
     """
-    found = [check(recording, use_vm_metrics=use_vm_metrics) for recording in read_all(files)]
+    found: list[Preflight] = []
+    for file in files:
+        try:
+            found.append(check(read_all([file])[0], use_vm_metrics=use_vm_metrics))
+        except RecordingError as error:
+            if len(files) == 1:
+                raise
+            # the other files are looked at all the same
+            click.echo(f"kepler-model: error: {error}", err=True)
     if as_json:
-        print_json(found[0].as_dict() if len(found) == 1 else [preflight.as_dict() for preflight in found])
+        print_json(found[0].as_dict() if len(files) == 1 else [preflight.as_dict() for preflight in found])
     else:
         for index, preflight in enumerate(found):
             if index:
                 click.echo()
             _print(preflight)
-    return 0 if all(preflight.trainable for preflight in found) else 1
+    return 0 if len(found) == len(files) and all(preflight.trainable for preflight in found) else 1
 
 
 def _print(found: Preflight) -> None:

@@ -74,8 +74,8 @@ def run(
 
     spec = load_pipeline(pipeline, settings=settings, name=name)
     started = time.perf_counter()
-    recordings = read_all(inputs)
-    observations = observe(recordings, use_vm_metrics=spec.use_vm_metrics)
+    recordings = read_all(inputs, spec.third_party)
+    observations = observe(recordings, use_vm_metrics=spec.use_vm_metrics, third_party=spec.third_party)
     del recordings
     read_seconds = time.perf_counter() - started
     progress = ProgressBar() if sys.stderr.isatty() else None

@@ -20,9 +20,11 @@ from kepler_core.models.power_model import (
     WEIGHT_FILE,
     ComponentPart,
     ModelFile,
+    format_name,
     load_model,
     scaled,
 )
+from kepler_core.vocabulary import main_feature
 
 Floats = NDArray[np.float64]
 
@@ -32,6 +34,13 @@ TOLERANCE = 0.001
 CEILING_FACTOR = 10.0
 
 _PREFERRED = ("weights", "onnx")
+
+KEPLER_CURVES = {
+    "LogarithmicRegressionTrainer": 3,
+    "ExponentialRegressionTrainer": 3,
+    "LogisticRegressionTrainer": 4,
+}
+"""Trainers whose weights Kepler takes for a curve, and how many it expects (WIRE §2)."""
 
 
 @attrs.frozen(eq=False)
@@ -75,14 +84,15 @@ def export(
         parts[component] = ComponentPart(ceiling, format=name, file=file)
         if (kepler_weights := used.weights(files[file], features, by_feature)) is not None:
             weights[component] = kepler_weights
+    trainer = str(metadata.get("trainer", ""))
     for component, part in parts.items():
         if part.constant is not None:
-            weights[component] = _constant_weights(part.constant, features, by_feature, weights)
+            weights[component] = _constant_weights(part.constant, features, by_feature, trainer)
     layout = ModelFile(LAYOUT_VERSION, list(features), [float(s) for s in scale], parts)
     files[MODEL_FILE] = _pretty(layout)
     full = {"model_class": _model_class(parts), "model_file": MODEL_FILE, "fe_files": [], **metadata}
     files[METADATA_FILE] = _pretty(full)
-    if len(weights) == len(parts):
+    if len(weights) == len(parts) and all(_safe(found["All_Weights"], trainer) for found in weights.values()):
         head = {"model_name": full.get("model_name"), "machine_spec": full.get("machine_spec", {})}
         files[WEIGHT_FILE] = _pretty({**head, **weights})
     _compare(files, X, X32, fitted)
@@ -100,7 +110,11 @@ def _pretty(content: Any) -> bytes:
 
 def _candidates(model_format: str | None) -> list[tuple[str, ModelFormat]]:
     names = [model_format] if model_format else list(_PREFERRED)
-    return [(name, registry.model_formats.create(name)) for name in names]
+    return [(_stored_name(name), registry.model_formats.create(format_name(name))) for name in names]
+
+
+def _stored_name(name: str) -> str:
+    return name.removeprefix("kepler-core:")
 
 
 def _format_for(regressor: Regressor, formats: list[tuple[str, ModelFormat]]) -> tuple[str, ModelFormat]:
@@ -112,19 +126,17 @@ def _format_for(regressor: Regressor, formats: list[tuple[str, ModelFormat]]) ->
 
 
 def _constant_weights(
-    watts: float, features: Sequence[str], scale: Mapping[str, float], others: Mapping[str, Any]
+    watts: float, features: Sequence[str], scale: Mapping[str, float], trainer: str
 ) -> dict[str, Any]:
-    """A constant in the shape that Kepler's formula for the model's other components takes."""
-    for other in others.values():
-        curve = other["All_Weights"].get("CurveFit_Weights")
-        if curve is not None:
-            return {
-                "All_Weights": {
-                    "Categorical_Variables": {},
-                    "Numerical_Variables": other["All_Weights"]["Numerical_Variables"],
-                    "CurveFit_Weights": [0.0] * (len(curve) - 1) + [watts],
-                }
+    """A constant in the shape of the formula that Kepler picks by the trainer's name."""
+    if trainer in KEPLER_CURVES:
+        return {
+            "All_Weights": {
+                "Categorical_Variables": {},
+                "Numerical_Variables": {main_feature(features, "package"): {"scale": 1.0}},
+                "CurveFit_Weights": [0.0] * (KEPLER_CURVES[trainer] - 1) + [watts],
             }
+        }
     return {
         "All_Weights": {
             "Bias_Weight": watts,
@@ -132,6 +144,16 @@ def _constant_weights(
             "Numerical_Variables": {f: {"scale": scale[f], "weight": 0.0} for f in features},
         }
     }
+
+
+def _safe(weights: Mapping[str, Any], trainer: str) -> bool:
+    """Whether Kepler may evaluate weights itself: it picks the formula by the trainer's name, and a
+    negative result wraps to an enormous one there."""
+    curve = weights.get("CurveFit_Weights")
+    if curve is not None:
+        return len(curve) == KEPLER_CURVES.get(trainer)
+    linear = [weights["Bias_Weight"], *(found["weight"] for found in weights["Numerical_Variables"].values())]
+    return trainer not in KEPLER_CURVES and min(linear) >= 0
 
 
 def _compare(

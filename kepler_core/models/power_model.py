@@ -30,7 +30,9 @@ WEIGHT_FILE = "weight.json"
 LAYOUT_VERSION = 1
 
 MAX_FILE_BYTES = 256 * 2**20
-_FLOAT32_MAX = float(np.finfo(np.float32).max)
+FARTHEST = 1e6
+"""Scaled features are cut here: a million times what was seen in training. Products of them stay
+finite in single precision."""
 
 
 class ComponentPart(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
@@ -115,7 +117,7 @@ def scaled(X: Floats, scale: Floats) -> NDArray[np.float32]:
     Models are fitted on these very numbers, so that a tree's thresholds fall the same way later. The
     memory order is fixed because sums over it round differently otherwise.
     """
-    return np.clip(X / scale, -_FLOAT32_MAX, _FLOAT32_MAX).astype(np.float32, order="C")
+    return np.clip(X / scale, -FARTHEST, FARTHEST).astype(np.float32, order="C")
 
 
 def load_model(source: Path | str | Mapping[str, bytes]) -> PowerModel:
@@ -129,6 +131,12 @@ def load_model(source: Path | str | Mapping[str, bytes]) -> PowerModel:
         raise ModelError(f"{where}: {error}") from error
     except msgspec.DecodeError as error:
         raise ModelError(f"{where}: damaged metadata.json or model.json: {error}") from error
+
+
+def format_name(stored: str) -> str:
+    """The registry's name of a format: without a distribution it is kepler-core's own, whoever else
+    may claim the name."""
+    return stored if ":" in stored else f"kepler-core:{stored}"
 
 
 class _Folder(Mapping[str, bytes]):
@@ -184,6 +192,6 @@ def _assemble(metadata: Mapping[str, Any], layout: ModelFile, files: Mapping[str
         elif part.file != Path(part.file).name or part.file in ("", ".", ".."):
             raise ModelError(f"{component}: {part.file!r} is not a file name")
         else:
-            form = registry.model_formats.create(part.format)
+            form = registry.model_formats.create(format_name(part.format))
             predictors[component] = form.load(_file(files, part.file), layout.features)
     return PowerModel(metadata, tuple(layout.features), scale, dict(layout.components), predictors)

@@ -18,12 +18,9 @@ from kepler_core.models.export import FittedComponent, export
 from kepler_core.models.power_model import scaled
 from kepler_core.pipeline.rows import TrainingRows
 from kepler_core.pipeline.validation import Fold, Score, baselines, score
-from kepler_core.vocabulary import main_feature
+from kepler_core.vocabulary import is_constant, main_feature
 
 Floats = NDArray[np.float64]
-
-CONSTANT_WATTS = 1e-3
-"""A component whose power varies by no more than this (the wire's resolution) is a constant."""
 
 
 @attrs.frozen(eq=False)
@@ -64,7 +61,7 @@ class FitResult:
 def all_baselines(rows: TrainingRows, made: Sequence[Fold]) -> dict[str, dict[str, float]]:
     """Component -> errors of the trivial models."""
     return {
-        component: baselines(made, rows.node_load[component], rows.node_watts[component])
+        component: baselines(made, rows.tested, rows.node_load[component], rows.node_watts[component])
         for component in rows.components
     }
 
@@ -96,7 +93,7 @@ def _fit(job: FitJob) -> tuple[dict[str, bytes], dict[str, Any]]:
     scores: dict[str, Score] = {}
     for component in rows.components:
         watts = rows.fit_watts[component]
-        if float(np.ptp(watts)) <= CONSTANT_WATTS:
+        if is_constant(float(watts.min()), float(watts.max())):
             constant = max(float(np.median(watts)), 0.0)
             fitted[component] = FittedComponent(None, constant, watts)
             scores[component] = _score_constant(rows, job.folds, component, constant)
@@ -119,6 +116,10 @@ def _fitted(trainer: Trainer, task: FitTask, X: Floats, y: Floats) -> Regressor:
     regressor = trainer.regressor(task)
     if regressor is None or not (hasattr(regressor, "fit") and hasattr(regressor, "predict")):
         raise ModelError(f"regressor() returned {regressor!r}, which has no fit and predict")
+    # a trainer that writes into what the others are given too must fail alone
+    X.setflags(write=False)
+    y = y.copy()
+    y.setflags(write=False)
     found = regressor.fit(X, y)
     return regressor if found is None else found
 

@@ -65,8 +65,13 @@ def shipped_pipelines() -> dict[str, Path]:
     }
 
 
-def load_pipeline(source: str | Path, *, settings: Sequence[str] = (), name: str | None = None) -> PipelineSpec:
-    """A pipeline by the name of a shipped one or by its file; `settings` are `path=value`."""
+def load_pipeline(
+    source: str | Path, *, settings: Sequence[str] = (), name: str | None = None, resolve: bool = True
+) -> PipelineSpec:
+    """A pipeline by the name of a shipped one or by its file; `settings` are `path=value`.
+
+    Without `resolve` no plugin is looked up or imported.
+    """
     path, text = _read(str(source))
     document = _parse(text, path)
     for setting in settings:
@@ -74,16 +79,16 @@ def load_pipeline(source: str | Path, *, settings: Sequence[str] = (), name: str
     document.setdefault("name", Path(path).stem)
     if name is not None:
         document["name"] = name
-    return pipeline_from(document, path)
+    return pipeline_from(document, path, resolve=resolve)
 
 
-def pipeline_from(document: Mapping[str, Any], where: str) -> PipelineSpec:
+def pipeline_from(document: Mapping[str, Any], where: str, *, resolve: bool = True) -> PipelineSpec:
     """A pipeline from a decoded document; `PipelineError` names the path of what is wrong."""
     try:
         spec: PipelineSpec = structure(document, PipelineSpec)
     except (cattrs.BaseValidationError, ValueError, TypeError) as error:
         raise PipelineError(f"{where}: {structuring_error(error)}") from error
-    return resolved(spec, where)
+    return resolved(spec, where) if resolve else spec
 
 
 def resolved(spec: PipelineSpec, where: str) -> PipelineSpec:
@@ -101,7 +106,7 @@ def resolved(spec: PipelineSpec, where: str) -> PipelineSpec:
 
     def many(of: registry.Registry[Any], found: list[PluginSpec], path: str) -> list[PluginSpec]:
         done = [plugin(of, one, f"{path}[{index}]") for index, one in enumerate(found)]
-        names = [one.name for one in done]
+        names = [one.name.rpartition(":")[2] for one in done]
         if twice := [name for name in names if names.count(name) > 1]:
             raise PipelineError(f"{where}: {path}: {twice[0]} is named twice; models of one name would collide")
         return done
@@ -182,6 +187,7 @@ def _set(document: dict[str, Any], setting: str) -> None:
     at: Any = document
     *parents, last = path.split(".")
     for key in parents:
+        _spell_out(at, key)
         at = at[_index(key, at, setting)] if isinstance(at, list) else at.setdefault(key, {})
         if not isinstance(at, dict | list):
             raise PipelineError(f"--set {setting}: {key} has no keys to set (it is {at!r})")
@@ -189,6 +195,18 @@ def _set(document: dict[str, Any], setting: str) -> None:
         at[_index(last, at, setting)] = value
     else:
         at[last] = value
+
+
+def _spell_out(at: Any, key: str) -> None:
+    """A plugin that is written as its name, or not at all, as a mapping that args can be set in."""
+    if isinstance(at, dict) and key in ("extractor", "isolator"):
+        default: PluginSpec = getattr(attrs.fields(PipelineSpec), key).default
+        at.setdefault(key, default.name)
+    found = at.get(key) if isinstance(at, dict) else None
+    if isinstance(at, list) and key.isdigit() and int(key) < len(at):
+        found = at[int(key)]
+    if isinstance(found, str) and (isinstance(at, list) or key in ("extractor", "isolator")):
+        at[int(key) if isinstance(at, list) else key] = {"name": found}
 
 
 def _index(key: str, items: list[Any], setting: str) -> int:

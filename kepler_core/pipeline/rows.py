@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from kepler_core.dataset import Dataset
 from kepler_core.grouping import sum_by
-from kepler_core.vocabulary import SYSTEM_FEATURES, OutputType, main_feature
+from kepler_core.vocabulary import OutputType, main_feature
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -56,7 +56,7 @@ def training_rows(dataset: Dataset, max_rows: int, max_test_rows: int, seed: int
         count = np.bincount(instant, minlength=n)
         node_X = np.column_stack([sum_by(column, instant, n) for column in X.T])
         for at, feature in enumerate(dataset.features):
-            if feature in SYSTEM_FEATURES:  # repeated in every row, not shared
+            if feature in dataset.repeated:
                 node_X[:, at] /= count
         node_watts = {c: sum_by(w, instant, n) for c, w in watts.items()}
     else:

@@ -79,7 +79,8 @@ class PipelineSpec:
     feature_groups: list[str] | Literal["auto"] = attrs.field(default="auto", validator=_known_groups)
     """auto: all whose features the data holds."""
     third_party: list[str] = attrs.field(factory=list[str])
-    """Features of the group ThirdParty."""
+    """Metrics of other exporters to use as features: the group ThirdParty, and part of WorkloadOnly and
+    Full. Named as in the recording; those that end in _total are counters."""
     extractor: PluginSpec = PluginSpec("DefaultExtractor")
     isolator: PluginSpec = PluginSpec("MinIdleIsolator")
     abs_trainers: list[PluginSpec] = attrs.field(factory=list[PluginSpec])
@@ -88,9 +89,9 @@ class PipelineSpec:
     """Trainers of DynPower models (a container's power)."""
     use_vm_metrics: bool = False
     """Train from a virtual machine's process-level metrics (job="vm")."""
-    max_rows: int = attrs.field(default=4000, validator=_at_least(100))
+    max_rows: int = attrs.field(default=2000, validator=_at_least(100))
     """Rows to fit on at most; of more, a sample spread evenly over time and load is taken."""
-    max_test_rows: int = attrs.field(default=20000, validator=_at_least(100))
+    max_test_rows: int = attrs.field(default=10000, validator=_at_least(100))
     """Container rows to test DynPower models on at most (whole timestamps, evenly spaced)."""
     seed: int = attrs.field(default=0, validator=_at_least(0))
     """For every random choice."""

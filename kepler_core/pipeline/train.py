@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import hashlib
+import logging
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,7 +26,7 @@ from kepler_core.pipeline.spec import PipelineSpec, PluginSpec
 from kepler_core.pipeline.validation import folds
 from kepler_core.recording.observations import Observations
 from kepler_core.store.store import Store, model_path, pipeline_files
-from kepler_core.vocabulary import FEATURE_GROUPS, NODE_FEATURES, THIRD_PARTY_GROUP, OutputType, group_features
+from kepler_core.vocabulary import FEATURE_GROUPS, THIRD_PARTY_GROUP, OutputType, group_features
 
 Backend = Literal["loky", "threading", "dask"]
 
@@ -89,7 +90,9 @@ def plan(spec: PipelineSpec, observations: Observations) -> Plan:
                     reason = f"no power of {source} in the data"
                 elif missing:
                     reason = f"no {', '.join(missing)} in the data"
-                elif output_type == "DynPower" and all(feature in NODE_FEATURES for feature in features):
+                elif output_type == "DynPower" and not any(
+                    feature in observations.container_features for feature in features
+                ):
                     reason = f"{', '.join(features)}: counted by node only, not by container"
                 else:
                     wanted.append((source, output_type, group, features))
@@ -125,6 +128,8 @@ def train(
     A trainer that fails on a data set is listed in `Report.failed`, the others are published.
     `TrainingError` if nothing can be published. The store is not touched before the end.
     """
+    if scheduler is not None and backend != "dask":
+        raise UsageError("--scheduler goes with --backend dask")
     listen = listeners or events()
     report = Report(spec.name, str(store.root))
     store.check_writable()
@@ -244,8 +249,6 @@ def _run(
 @contextlib.contextmanager
 def _backend(backend: Backend, scheduler: str | None, jobs: int | None) -> Iterator[None]:
     if backend != "dask":
-        if scheduler is not None:
-            raise UsageError("--scheduler goes with --backend dask")
         with joblib.parallel_config(backend=backend):
             yield
         return
@@ -259,7 +262,8 @@ def _backend(backend: Backend, scheduler: str | None, jobs: int | None) -> Itera
                 n_workers=jobs or os.cpu_count() or 1,
                 threads_per_worker=1,
                 processes=True,
-                dashboard_address=None,
+                dashboard_address=":0",  # any free port: 8787 may be another cluster's
+                silence_logs=logging.ERROR,
             ) as cluster,
             distributed.Client(cluster),
             joblib.parallel_config(backend="dask"),

@@ -60,14 +60,25 @@ def _blocks(spec: ValidationSpec, stream: Ints, time: Floats) -> list[Fold]:
         block = spec.block_seconds or block_length(float(since.max()) + step, step, spec.folds)
         gap = block / 4 if spec.gap_seconds is None else spec.gap_seconds
         number = np.floor(since / block).astype(np.int64)
-        into = since - number * block
         fold_of[rows] = (first_block + number) % spec.folds
         for k in range(spec.folds):
-            after_test = (first_block + number - 1) % spec.folds == k
-            before_test = (first_block + number + 1) % spec.folds == k
-            near[k, rows] = (after_test & (into < gap)) | (before_test & (block - into <= gap))
+            near[k, rows] = _distance_to(k, first_block, number, since, block, spec.folds) < gap
         first_block += int(number.max()) + 1
     return [Fold((fold_of != k) & ~near[k], fold_of == k) for k in range(spec.folds)]
+
+
+def _distance_to(k: int, first_block: int, number: Ints, since: Floats, block: float, n_folds: int) -> Floats:
+    """Seconds from each row to the nearest block that fold `k` tests on, before or after it."""
+    blocks = np.arange(int(number.max()) + 1)
+    tested = blocks[(first_block + blocks) % n_folds == k]
+    if len(tested) == 0:
+        return np.full(len(since), np.inf)
+    after = np.searchsorted(tested, number, side="left")
+    before = np.searchsorted(tested, number, side="right") - 1
+    until = np.where(after < len(tested), tested[np.minimum(after, len(tested) - 1)] * block - since, np.inf)
+    passed = np.where(before >= 0, since - (tested[np.maximum(before, 0)] + 1) * block, np.inf)
+    # a row that is itself tested has negative distances: it is no neighbour but the block
+    return np.where(np.isin(number, tested), np.inf, np.minimum(until, passed))
 
 
 def block_length(duration: float, step: float, n_folds: int) -> float:
@@ -137,16 +148,17 @@ def line(x: Floats, y: Floats) -> tuple[float, float]:
     return slope, float(y.mean()) - slope * float(x.mean())
 
 
-def baselines(made: Sequence[Fold], node_load: Floats, node_watts: Floats) -> dict[str, float]:
-    """MAE of the trivial models on the same held-out timestamps: a constant (the median of the
-    training rows), and a straight line through the main feature."""
+def baselines(made: Sequence[Fold], tested: Mask, node_load: Floats, node_watts: Floats) -> dict[str, float]:
+    """MAE of the trivial models on the held-out timestamps that models are `tested` on: a constant
+    (the median of the training rows), and a straight line through the main feature."""
     constant, straight, measured = [], [], []
     for fold in made:
         x, y = node_load[fold.train], node_watts[fold.train]
-        constant.append(np.full(int(fold.test.sum()), np.median(y)))
+        test = fold.test & tested
+        constant.append(np.full(int(test.sum()), np.median(y)))
         slope, offset = line(x, y)
-        straight.append(np.maximum(slope * node_load[fold.test] + offset, 0.0))
-        measured.append(node_watts[fold.test])
+        straight.append(np.maximum(slope * node_load[test] + offset, 0.0))
+        measured.append(node_watts[test])
     truth = np.concatenate(measured)
     return {
         "constant_mae": float(np.mean(np.abs(np.concatenate(constant) - truth))),

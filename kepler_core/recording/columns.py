@@ -73,8 +73,8 @@ def metric_from_columns(
 class Recording:
     """What a Prometheus server returned for a range query, one `Metric` per metric name.
 
-    `name` says where it came from, `digest` is the SHA-256 of its canonical content (the same for
-    plain and gzipped files). Only the metrics asked for at reading are there; `empty_series`
+    `name` says where it came from, `digest` is the SHA-256 of the unpacked JSON (the same for plain
+    and gzipped files). Only the metrics asked for at reading are there; `empty_series`
     counts series without a sample by metric name.
     """
 

@@ -7,9 +7,10 @@ become rates -> samples are laid out by (node, timestamp) and (node, timestamp, 
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import attrs
 import numpy as np
@@ -20,6 +21,7 @@ from kepler_core.contracts import MetricMeaning, MetricSchema
 from kepler_core.errors import RecordingError
 from kepler_core.grouping import sum_by
 from kepler_core.recording.columns import Floats, Ints, Metric, Recording, metric_from_columns
+from kepler_core.recording.names import printable
 from kepler_core.recording.rates import rates, usual_step
 
 T = TypeVar("T")
@@ -29,8 +31,8 @@ COVERAGE = 0.5
 (After an exporter's restart most series are new and have none: their sum would be far too low.)"""
 
 _EXPORTER_LABELS = ("job", "instance", "pod", "namespace", "service", "endpoint", "container")
-_SHARED_ID_LENGTH = 12
-"""Container ids at least this long are unique; shorter ones ("system_processes") are on every node."""
+_UNIQUE_ID = re.compile(r"(?:[a-z-]+://)?[0-9a-f]{12,64}")
+"""Ids that a container runtime draws at random; others ("system_processes") are on every node."""
 
 
 @attrs.frozen(order=True)
@@ -55,6 +57,8 @@ class Counts:
     duplicates: Counter[str] = attrs.field(factory=Counter)
     """Samples that a second exporter reported of what the first had reported already."""
     duplicate_nodes: list[str] = attrs.field(factory=list)
+    unknown_sources: Counter[str] = attrs.field(factory=Counter)
+    """Energy series by a source label that no installed energy source reads."""
     repeated_scrapes: int = 0
     """Times at which no energy counter of a node had moved: the server repeated the last scrape."""
     incomplete: Counter[str] = attrs.field(factory=Counter)
@@ -100,6 +104,8 @@ class Observations:
     """Feature -> shape (rows,), per second."""
     node_features: Mapping[str, Floats]
     """Feature -> shape (instants,): sums over containers, and the node's own."""
+    node_gauges: frozenset[str]
+    """Features of the node that are no rates: the same for all of its containers, and no sum."""
     power: Mapping[tuple[str, str], Floats]
     """(energy source, component) -> watts, shape (instants,)."""
     step: float
@@ -145,8 +151,13 @@ def is_known_metric(metric: str) -> bool:
     return any(plugin().meaning(metric) is not None for plugin in loaded.values())
 
 
-def observe(recordings: Sequence[Recording], *, use_vm_metrics: bool = False) -> Observations:
-    """Make observations of recordings; `RecordingError` where one has no metric that is known."""
+def observe(
+    recordings: Sequence[Recording], *, use_vm_metrics: bool = False, third_party: Sequence[str] = ()
+) -> Observations:
+    """Make observations of recordings; `RecordingError` where one has no metric that is known.
+
+    `third_party` are metrics that no schema knows, to be used as features under their own names.
+    """
     if not recordings:
         raise RecordingError("no recording given")
     names = Counter(recording.name for recording in recordings)
@@ -156,7 +167,7 @@ def observe(recordings: Sequence[Recording], *, use_vm_metrics: bool = False) ->
     if max(digests.values()) > 1:
         same = [r.name for r in recordings if digests[r.digest] > 1]
         raise RecordingError(f"{same[0]} and {same[1]} hold the same data; it would count double")
-    return _concatenate([_observe_one(recording, use_vm_metrics) for recording in recordings])
+    return _concatenate([_observe_one(recording, use_vm_metrics, third_party) for recording in recordings])
 
 
 # --- one recording --------------------------------------------------------------------------------
@@ -188,11 +199,15 @@ class _Codes:
         return tuple(self.of)
 
 
-def _observe_one(recording: Recording, use_vm_metrics: bool) -> Observations:
+def _observe_one(recording: Recording, use_vm_metrics: bool, third_party: Sequence[str]) -> Observations:
     found = find_schema(recording.metrics)
     if found is None:
         seen = sorted([*recording.metrics, *recording.other_metrics])
-        what = f"found only {', '.join(seen[:3])}{', …' if len(seen) > 3 else ''}" if seen else "it is empty"
+        what = (
+            f"found only {', '.join(map(printable, seen[:3]))}{', …' if len(seen) > 3 else ''}"
+            if seen
+            else "it is empty"
+        )
         raise RecordingError(
             f"{recording.name}: no metric that an installed metric schema knows "
             f"({', '.join(registry.metric_schemas.names())}); {what}"
@@ -205,7 +220,7 @@ def _observe_one(recording: Recording, use_vm_metrics: bool) -> Observations:
         [
             _measure(metric, meaning, schema, nodes, units, exporters, counts)
             for metric in recording.metrics.values()
-            if (meaning := schema.meaning(metric.name)) is not None
+            if (meaning := schema.meaning(metric.name) or _third_party(metric, schema, third_party)) is not None
         ],
         use_vm_metrics,
     )
@@ -217,11 +232,29 @@ def _observe_one(recording: Recording, use_vm_metrics: bool) -> Observations:
     return _lay_out(recording, schema_name, measured, nodes, units, step, counts)
 
 
+def _third_party(metric: Metric, schema: MetricSchema, names: Sequence[str]) -> MetricMeaning | None:
+    """A metric that the user names: a container's where its series name containers, else the node's;
+    a counter if its name ends as Prometheus' conventions have it."""
+    if metric.name not in names:
+        return None
+    counter = metric.name.endswith("_total")
+    if any(schema.container_labels[0] in labels for labels in metric.labels):
+        return MetricMeaning("feature", metric.name, "container", schema.container_labels, counter=counter)
+    # every series of a node is a unit of its own: what tells them apart is not known here
+    units = sorted({label for labels in metric.labels for label in labels} - {schema.node_label, "__name__"})
+    aggregate: Literal["sum", "mean"] = "sum" if counter else "mean"
+    return MetricMeaning("feature", metric.name, "node", tuple(units), counter=counter, aggregate=aggregate)
+
+
 def _usual_step(measured: Sequence[_Measured]) -> float:
     """Of the energy counters, which every node has; of all metrics where there are none."""
     energy = [item.metric for item in measured if item.meaning.kind != "feature"]
     steps = [usual_step(metric) for metric in energy or [item.metric for item in measured]]
-    return float(np.nanmedian(steps)) if np.isfinite(steps).any() else float("nan")
+    return _nanmedian(steps)
+
+
+def _nanmedian(values: Sequence[float]) -> float:
+    return float(np.nanmedian(values)) if np.isfinite(values).any() else float("nan")
 
 
 def _measure(
@@ -254,7 +287,7 @@ def _measure(
 
 def _unit(meaning: MetricMeaning, labels: Mapping[str, str]) -> tuple[str, str | None]:
     """The name of what a series counts (a container, a socket), and the label that it should have."""
-    if meaning.level == "node":
+    if meaning.level in ("node", "vm"):
         return "/".join(labels.get(label, "") for label in meaning.unit_labels), None
     if not meaning.unit_labels:
         return "", None
@@ -312,47 +345,69 @@ def _node_aliases(recording: Recording, schema: MetricSchema) -> dict[str, set[s
 def _without_duplicate_nodes(
     measured: list[_Measured], nodes: _Codes, units: _Codes, aliases: dict[str, set[str]], counts: Counts
 ) -> list[_Measured]:
-    """Leave out nodes that are another node under a second label.
+    """Leave out nodes that are another node under a second label at the same time.
 
     Two labels are one machine if the exporters name the same machine, or if they report the same
-    containers at the same time. The one with more samples stays.
+    containers. Of the labels of one machine that with most samples stays.
     """
-    if len(nodes.of) < 2:
+    n = len(nodes.of)
+    if n < 2:
         return measured
-    samples = np.zeros(len(nodes.of), dtype=np.int64)
-    holders: dict[int, dict[int, list[tuple[float, float]]]] = {}
+    samples = np.zeros(n, dtype=np.int64)
+    present = _Spans()
+    holding: dict[int, _Spans] = {}
     for item in measured:
         np.add.at(samples, item.node, item.metric.lengths)
-        if item.meaning.level != "container":
-            continue
         ends = np.cumsum(item.metric.lengths)
         for index in np.flatnonzero(item.metric.lengths):
             times = item.metric.timestamps
-            span = float(times[ends[index] - item.metric.lengths[index]]), float(times[ends[index] - 1])
-            holders.setdefault(int(item.unit[index]), {}).setdefault(int(item.node[index]), []).append(span)
-    words, names = units.words, nodes.words
+            node = int(item.node[index])
+            start, end = float(times[ends[index] - item.metric.lengths[index]]), float(times[ends[index] - 1])
+            present.add(node, start, end)
+            if item.meaning.level == "container":
+                holding.setdefault(int(item.unit[index]), _Spans()).add(node, start, end)
     same: set[tuple[int, int]] = set()
-    for unit, by_node in holders.items():
-        if len(by_node) < 2 or len(words[unit]) < _SHARED_ID_LENGTH or "/" in words[unit]:
-            continue
-        spans = {n: (min(s[0] for s in spans), max(s[1] for s in spans)) for n, spans in by_node.items()}
-        for a in spans:
-            for b in spans:
-                if a < b and spans[a][0] <= spans[b][1] and spans[b][0] <= spans[a][1]:
-                    same.add((a, b))
+    for unit, word in enumerate(units.words):
+        if unit in holding and _UNIQUE_ID.fullmatch(word):
+            same.update(holding[unit].overlapping(range(n)))
     for labels in aliases.values():
-        codes = sorted(nodes.of[label] for label in labels if label in nodes.of)
-        same.update((codes[0], other) for other in codes[1:])
-    dropped: set[int] = set()
-    for a, b in sorted(same):
-        if a in dropped or b in dropped:
-            continue
-        keep, drop = (a, b) if samples[a] >= samples[b] else (b, a)
-        dropped.add(drop)
-        counts.duplicate_nodes.append(f"{names[drop]!r} is the machine {names[keep]!r} again")
+        same.update(present.overlapping([nodes.of[label] for label in labels if label in nodes.of]))
+    dropped: list[int] = []
+    for machine in _connected(same):
+        keep = max(machine, key=lambda node: (samples[node], -node))
+        for node in sorted(machine - {keep}):
+            dropped.append(node)
+            counts.duplicate_nodes.append(f"{nodes.words[node]!r} is the machine {nodes.words[keep]!r} again")
     if not dropped:
         return measured
-    return [_keep_series(item, ~np.isin(item.node, sorted(dropped))) for item in measured]
+    return [_keep_series(item, ~np.isin(item.node, dropped)) for item in measured]
+
+
+class _Spans:
+    """From when to when something was seen, by node."""
+
+    def __init__(self) -> None:
+        self._of: dict[int, tuple[float, float]] = {}
+
+    def add(self, node: int, start: float, end: float) -> None:
+        old = self._of.get(node, (start, end))
+        self._of[node] = min(old[0], start), max(old[1], end)
+
+    def overlapping(self, nodes: Iterable[int]) -> list[tuple[int, int]]:
+        """Pairs of these nodes that were seen at the same time."""
+        there = sorted(node for node in nodes if node in self._of)
+        of = self._of
+        return [(a, b) for a in there for b in there if a < b and of[a][0] <= of[b][1] and of[b][0] <= of[a][1]]
+
+
+def _connected(pairs: Iterable[tuple[int, int]]) -> list[set[int]]:
+    """The groups that pairs tie together."""
+    groups: list[set[int]] = []
+    for a, b in sorted(pairs):
+        touched = [group for group in groups if a in group or b in group]
+        groups = [group for group in groups if group not in touched]
+        groups.append({a, b}.union(*touched))
+    return groups
 
 
 def _without_duplicates(item: _Measured, counts: Counts) -> _Measured:
@@ -471,19 +526,19 @@ def _lay_out(
     for s, key in zip(by_container, keys, strict=True):
         name = s.item.meaning.name
         values = _spread(len(rows), places.of(key, lambda key: np.searchsorted(rows, key)), s.values)
-        if name in container_features:  # an old and a new spelling of the same feature
-            values = np.where(np.isfinite(container_features[name]), container_features[name], values)
-        container_features[name] = values
+        container_features[name] = _first_known(container_features.get(name), values)
     row_instant, row_unit = np.divmod(rows, n_units)
     for name, values in container_features.items():
         node_features[name] = _sum_rows(values, row_instant, len(instants), name, counts)
     for s in sampled:
         if s.item.meaning.kind == "feature" and s.item.meaning.level == "node":
-            node_features[s.item.meaning.name] = _by_instant(s, s.values, len(instants))
+            name = s.item.meaning.name
+            node_features[name] = _first_known(node_features.get(name), _by_instant(s, s.values, len(instants)))
     power: dict[tuple[str, str], Floats] = {}
     for s in sampled:
         if s.item.meaning.kind != "feature":
-            power.update(_power(s, stream_of, len(instants), counts))
+            for source_component, watts in _power(s, stream_of, len(instants), counts).items():
+                power[source_component] = _first_known(power.get(source_component), watts)
     used_units = np.unique(row_unit)
     words = units.words
     return Observations(
@@ -495,6 +550,11 @@ def _lay_out(
         row_container=np.searchsorted(used_units, row_unit),
         container_features=container_features,
         node_features=node_features,
+        node_gauges=frozenset(
+            s.item.meaning.name
+            for s in sampled
+            if s.item.meaning.kind == "feature" and s.item.meaning.level == "node" and not s.item.meaning.counter
+        ),
         power=power,
         step=step,
         counts=counts,
@@ -567,6 +627,11 @@ def _union(keys: Sequence[Ints]) -> Ints:
     return rows
 
 
+def _first_known(old: Floats | None, new: Floats) -> Floats:
+    """One column of two spellings of the same thing, as after an exporter's upgrade."""
+    return new if old is None else np.where(np.isfinite(old), old, new)
+
+
 def _spread(n: int, at: Ints, values: Floats) -> Floats:
     column = np.full(n, np.nan)
     column[at] = values
@@ -603,6 +668,8 @@ def _power(s: _Sampled, stream_of: Ints, n: int, counts: Counts) -> dict[tuple[s
     }
     for label in sorted({source for source in item.source if source is not None}):
         name = known_sources.get(label)
+        if name is None:
+            counts.unknown_sources[label] += sum(source == label for source in item.source)
         if name is None or item.meaning.name not in registry.energy_sources.get(name).components:
             continue
         is_source = np.array([source == label for source in item.source], dtype=bool)
@@ -626,9 +693,7 @@ def _power(s: _Sampled, stream_of: Ints, n: int, counts: Counts) -> dict[tuple[s
         counts.incomplete[f"{name} {item.meaning.name}"] += int(np.count_nonzero((n_known > 0) & ~complete))
         watts = np.where(complete, totals, np.nan)
         key = name, item.meaning.name
-        if key in found:
-            watts = np.where(np.isfinite(found[key]), found[key], watts)
-        found[key] = watts
+        found[key] = _first_known(found.get(key), watts)
     return found
 
 
@@ -669,13 +734,14 @@ def _concatenate(parts: list[Observations]) -> Observations:
         row_container=np.concatenate(row_container),
         container_features=joined([part.container_features for part in parts], rows),
         node_features=joined([part.node_features for part in parts], instants),
+        node_gauges=frozenset().union(*(part.node_gauges for part in parts)),
         power={
             key: np.concatenate(
                 [p.power[key] if key in p.power else np.full(n, np.nan) for p, n in zip(parts, instants, strict=True)]
             )
             for key in power_keys
         },
-        step=float(np.nanmedian([part.step for part in parts])),
+        step=_nanmedian([part.step for part in parts]),
         counts=counts,
         schemas=tuple(sorted({schema for part in parts for schema in part.schemas})),
         digest="+".join(part.digest for part in parts),

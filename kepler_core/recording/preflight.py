@@ -11,7 +11,7 @@ import numpy as np
 from kepler_core import registry
 from kepler_core.recording.columns import Recording
 from kepler_core.recording.observations import Observations, find_schema, observe
-from kepler_core.vocabulary import FEATURE_GROUPS, MIN_TIMESTAMPS
+from kepler_core.vocabulary import FEATURE_GROUPS, MIN_TIMESTAMPS, is_constant
 
 
 @attrs.frozen
@@ -39,10 +39,7 @@ class PowerSummary:
     lowest: float
     median: float
     highest: float
-
-    @property
-    def constant(self) -> bool:
-        return self.highest - self.lowest < 1e-3
+    constant: bool
 
 
 @attrs.frozen
@@ -147,9 +144,16 @@ def _power(observations: Observations) -> list[PowerSummary]:
         for component in components:
             watts = observations.power[source, component]
             watts = watts[np.isfinite(watts)]
+            lowest, highest = float(watts.min()), float(watts.max())
             summaries.append(
                 PowerSummary(
-                    source, component, len(watts), float(watts.min()), float(np.median(watts)), float(watts.max())
+                    source,
+                    component,
+                    len(watts),
+                    lowest,
+                    float(np.median(watts)),
+                    highest,
+                    is_constant(lowest, highest),
                 )
             )
     return summaries

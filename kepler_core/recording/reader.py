@@ -23,6 +23,7 @@ import numpy as np
 
 from kepler_core.errors import RecordingError
 from kepler_core.recording.columns import Floats, Metric, Recording, metric_from_columns
+from kepler_core.recording.names import printable
 
 MAX_BYTES = 4 * 2**30
 """A recording larger than this, unpacked, is refused rather than allowed to fill the memory."""
@@ -30,6 +31,8 @@ MAX_BYTES = 4 * 2**30
 _GZIP_MAGIC = b"\x1f\x8b"
 _CHUNK_BYTES = 2**20
 _NUMBER_BYTES = b"0123456789+-.eE \n\r\t"
+
+_NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 SHAPE = '{"metric_name": [{"metric": {"label": "value"}, "values": [[unix_seconds, "number"], ...]}]}'
 
@@ -119,18 +122,30 @@ def _parse(raw: bytes, name: str, wanted: Callable[[str], bool]) -> Recording:
 
 def _document(raw: bytes, name: str) -> dict[str, list[_Series]]:
     try:
-        return _decode_document.decode(raw)
-    except msgspec.ValidationError as error:
-        answer = _api_answer(raw)
-        if answer is not None:
-            return answer
-        raise RecordingError(f"{name}: JSON, but not a recording: {_where(error)}; expected {SHAPE}") from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        try:
+            return _decode_document.decode(raw)
+        except msgspec.ValidationError as error:
+            answer = _api_answer(raw)
+            if answer is not None:
+                return answer
+            problem = f"{name}: JSON, but not a recording: {_first_problem(raw, error)}; expected {SHAPE}"
+            raise RecordingError(problem) from error
+    except _NOT_JSON as error:
         raise RecordingError(f"{name}: not JSON: {error}") from error
 
 
-def _where(error: msgspec.ValidationError) -> str:
-    return str(error).replace(" - at `$", " at `").replace("`[...]", "`<metric>")
+def _first_problem(raw: bytes, error: msgspec.ValidationError) -> str:
+    """The error with the metric's name in it: msgspec does not say keys."""
+    try:
+        parts = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
+    except msgspec.ValidationError:
+        return str(error)
+    for metric, part in parts.items():
+        try:
+            msgspec.json.decode(part, type=list[_Series])
+        except msgspec.ValidationError as found:
+            return f"{printable(metric)}: {found}".replace(" - at `$", " at `").replace("`.", "`")
+    return str(error)
 
 
 class _Data(msgspec.Struct):
@@ -206,11 +221,13 @@ def _numbers(chunk: list[bytes], metric: str, first: int, name: str) -> tuple[Fl
 
 def _odd_series(raw: bytes, metric: str, index: int, name: str) -> Floats:
     """One series whose values are not all plain decimal numbers: NaN, Inf, unquoted, wrong."""
-    where = f"{name}: {metric}[{index}].values"
+    where = f"{name}: {printable(metric)}[{index}].values"
     try:
         pairs = _decode_pairs.decode(raw)
     except msgspec.ValidationError as error:
         raise RecordingError(f'{where}: {error}; expected [[unix_seconds, "number"], ...]') from error
+    except UnicodeDecodeError as error:
+        raise RecordingError(f"{where}: not JSON: {error}") from error
     flat = np.empty(2 * len(pairs))
     for at, (timestamp, value) in enumerate(pairs):
         flat[2 * at] = timestamp

@@ -140,7 +140,8 @@ class Store:
                 number = max(self.versions(pipeline), default=0) + 1
                 os.rename(staging, versions / str(number))
                 _flush_folder(versions)
-                self._point(pipeline, number)
+                staging.mkdir()
+                self._point(pipeline, number, staging)
                 return number
         except OSError as error:
             raise _store_error(self.root, error) from error
@@ -151,16 +152,20 @@ class Store:
             kept = ", ".join(map(str, self.versions(pipeline))) or "none"
             raise StoreError(f"{self.root}: pipeline {pipeline!r} has no version {version} (kept: {kept})")
         try:
-            with self._writing():
-                self._point(pipeline, version)
+            with self._writing() as staging:
+                self._point(pipeline, version, staging)
         except OSError as error:
             raise _store_error(self.root, error) from error
 
     def check_writable(self) -> None:
-        """`StoreError` now rather than after an hour of training."""
+        """`StoreError` now rather than after an hour of training. Leaves nothing behind."""
+        new = not self.root.exists()
         try:
             with self._writing() as staging:
                 _write_file(staging / "probe", b"")
+            if new:
+                (self.root / LOCK).unlink()
+                self.root.rmdir()
         except OSError as error:
             raise _store_error(self.root, error) from error
 
@@ -180,15 +185,10 @@ class Store:
             finally:
                 shutil.rmtree(staging_root, ignore_errors=True)
 
-    def _point(self, pipeline: str, version: int) -> None:
-        link = self.root / pipeline
-        temporary = self.root / f".{pipeline}.{uuid.uuid4().hex}"
-        os.symlink(os.path.join(VERSIONS, pipeline, str(version)), temporary)
-        try:
-            os.replace(temporary, link)
-        except OSError:
-            temporary.unlink(missing_ok=True)
-            raise
+    def _point(self, pipeline: str, version: int, staging: Path) -> None:
+        # the target is relative to where the link ends up, so that a store can be moved
+        os.symlink(os.path.join(VERSIONS, pipeline, str(version)), staging / "link")
+        os.replace(staging / "link", self.root / pipeline)
         _flush_folder(self.root)
 
 

@@ -16,7 +16,7 @@ Floats = NDArray[np.float64]
 
 
 def rolling_mean(values: Floats, group: NDArray[np.int64], window: int) -> Floats:
-    """Mean of the last `window` known values of the same group, the own one included.
+    """Mean of the known ones among the last `window` values of the same group, the own one included.
 
     `values` and `group` have shape (n,); values of a group follow each other in time. Where the own
     value is NaN the mean is NaN too: a row that was never seen is not made up.

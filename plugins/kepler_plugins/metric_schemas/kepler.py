@@ -78,6 +78,7 @@ class Kepler07(MetricSchema):
 
     node_label = "instance"
     node_alias_labels = ("exported_instance",)
+    container_labels = _CONTAINER_LABELS
     source_label = "source"
 
     def meaning(self, metric: str) -> MetricMeaning | None:

@@ -88,11 +88,13 @@ def _one_line(error: BaseException) -> str:
 
 def _convert(regressor: Any, n_features: int, double: bool) -> bytes:
     try:
+        from onnx import helper
         from skl2onnx import convert_sklearn
         from skl2onnx.common.data_types import DoubleTensorType, FloatTensorType
     except ImportError as error:
         raise MissingExtraError("writing ONNX", "train", "skl2onnx") from error
     from sklearn.neighbors import KNeighborsRegressor
+    from sklearn.svm import SVR
 
     _register_boosters(regressor)
     regressor, affine = _without_target_scaling(regressor)
@@ -101,13 +103,66 @@ def _convert(regressor: Any, n_features: int, double: bool) -> bytes:
     options = {id(last): {"optim": "cdist"}} if isinstance(last, KNeighborsRegressor) else None
     tensor = (DoubleTensorType if double else FloatTensorType)([None, n_features])
     graph = convert_sklearn(
-        regressor, initial_types=[(_INPUT, tensor)], target_opset=_OPSETS, options=options, name="power"
+        regressor,
+        initial_types=[(_INPUT, tensor)],
+        target_opset=_OPSETS,
+        options=options,
+        custom_conversion_functions={SVR: _rbf_in_double} if double else None,
+        name="power",
     )
     if affine is not None:
         _append_affine(graph, *affine)
     # skl2onnx names graphs at random; the same fit must give the same bytes
     graph.graph.name = "power"
+    opsets = sorted(((opset.domain, opset.version) for opset in graph.opset_import), key=str)
+    del graph.opset_import[:]
+    graph.opset_import.extend(helper.make_opsetid(domain, version) for domain, version in opsets)
     return bytes(graph.SerializeToString(deterministic=True))
+
+
+def _rbf_in_double(scope: Any, operator: Any, container: Any) -> None:
+    """Support vectors with an RBF kernel as matrix products in double precision: Σ αᵢ e^(−γ‖x−sᵢ‖²) + b.
+
+    ONNX's own SVMRegressor knows single precision only, and sums over thousands of vectors lose
+    three digits in it.
+    """
+    from onnx import TensorProto
+    from skl2onnx.common.data_types import DoubleTensorType
+
+    svr = operator.raw_operator
+    if svr.kernel != "rbf":
+        raise ModelError(f"an SVR with kernel {svr.kernel!r} cannot be written in double precision")
+    vectors = np.asarray(svr.support_vectors_, dtype=np.float64)
+    x = operator.inputs[0].full_name
+    if not isinstance(operator.inputs[0].type, DoubleTensorType):
+        raise ModelError("the input of the SVR is not double")
+
+    def constant(name: str, values: Any, kind: int = TensorProto.DOUBLE) -> str:
+        array = np.asarray(values)
+        full: str = scope.get_unique_variable_name(name)
+        container.add_initializer(full, kind, array.shape, array.ravel().tolist())
+        return full
+
+    def node(kind: str, *inputs: str, **attributes: Any) -> str:
+        output: str = scope.get_unique_variable_name(kind.lower())
+        container.add_node(
+            kind, list(inputs), [output], name=scope.get_unique_operator_name(kind), op_version=18, **attributes
+        )
+        return output
+
+    squares = node("ReduceSum", node("Mul", x, x), constant("axis", [1], TensorProto.INT64), keepdims=1)
+    products = node("MatMul", x, constant("vectors", -2.0 * vectors.T))
+    lengths = constant("lengths", np.sum(vectors**2, axis=1)[None, :])
+    distances = node("Add", node("Add", products, squares), lengths)
+    kernel = node("Exp", node("Mul", distances, constant("gamma", [-float(svr._gamma)])))
+    total = node("MatMul", kernel, constant("alpha", svr.dual_coef_.T))
+    container.add_node(
+        "Add",
+        [total, constant("intercept", svr.intercept_)],
+        operator.outputs[0].full_name,
+        name=scope.get_unique_operator_name("Intercept"),
+        op_version=18,
+    )
 
 
 def _without_target_scaling(regressor: Any) -> tuple[Any, tuple[float, float] | None]:

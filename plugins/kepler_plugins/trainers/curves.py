@@ -2,15 +2,16 @@
 
 The formulas are Kepler's (WIRE contract of `CurveFit_Weights`): logarithmic a·ln(b·x+1)+c,
 exponential a·e^(b·x)+c, logistic A/(1+e^(−k(x−x0)))+off. Bounds keep power from falling as load
-rises. Fitting is separable: for given inner parameters the outer two are a least-squares line, so a
-coarse grid of inner parameters finds the start, whatever the target looks like, and a bounded
-least-squares solver refines it.
+rises, and from being negative at no load. Fitting is separable: for given inner parameters the outer
+two are a least-squares line, so a coarse grid of inner parameters finds the start, whatever the
+target looks like, and a bounded least-squares solver refines it.
 """
 
 from __future__ import annotations
 
 import itertools
 from abc import abstractmethod
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 import numpy as np
@@ -51,7 +52,7 @@ class CurveRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         x, y = np.asarray(X, dtype=np.float64)[:, self.column], np.asarray(y, dtype=np.float64)
         best: tuple[float, tuple[float, ...], float, float] | None = None
         for inner in itertools.product(*self.inner_grid):
-            slope, offset, error = _rising_line(self.shape(x, *inner), y)
+            slope, offset, error = self._line(x, y, inner)
             if best is None or error < best[0]:
                 best = error, inner, slope, offset
         assert best is not None  # the grid is not empty
@@ -66,27 +67,36 @@ class CurveRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         upper = np.array([grid[-1] for grid in self.inner_grid])
 
         def residuals(inner: Floats) -> Floats:
-            slope, offset, _ = _rising_line(shape := self.shape(x, *inner), y)
-            return slope * shape + offset - y
+            slope, offset, _ = self._line(x, y, inner)
+            return slope * self.shape(x, *inner) + offset - y
 
         start = np.clip(self.inner_, lower + 1e-9, upper - 1e-9)
         solution = least_squares(residuals, start, bounds=(lower, upper), x_scale=np.maximum(np.abs(start), 0.1))
-        slope, offset, error = _rising_line(self.shape(x, *solution.x), y)
-        if error <= _rising_line(self.shape(x, *self.inner_), y)[2]:
+        slope, offset, error = self._line(x, y, solution.x)
+        if error <= self._line(x, y, self.inner_)[2]:
             self.inner_, self.slope_, self.offset_ = tuple(map(float, solution.x)), slope, offset
+
+    def _line(self, x: Floats, y: Floats, inner: Iterable[float]) -> tuple[float, float, float]:
+        return _rising_line(self.shape(x, *inner), float(self.shape(np.zeros(1), *inner)[0]), y)
 
     def predict(self, X: Floats) -> Floats:
         x = np.asarray(X, dtype=np.float64)[:, self.column]
         return np.asarray(self.slope_ * self.shape(x, *self.inner_) + self.offset_)
 
 
-def _rising_line(s: Floats, y: Floats) -> tuple[float, float, float]:
-    """Least squares of y ≈ slope·s + offset with slope ≥ 0; and the sum of squared errors."""
+def _rising_line(s: Floats, s_idle: float, y: Floats) -> tuple[float, float, float]:
+    """Least squares of y ≈ slope·s + offset with slope ≥ 0 and no negative power at `s_idle`, the
+    shape's value at no load; and the sum of squared errors. (Kepler evaluates curves itself, and a
+    negative result wraps to an enormous one there.)"""
     s_mean, y_mean = float(s.mean()), float(y.mean())
     ds = s - s_mean
     spread = float(ds @ ds)
     slope = max(float(ds @ (y - y_mean)) / spread, 0.0) if spread > 1e-300 else 0.0
     offset = y_mean - slope * s_mean
+    if slope * s_idle + offset < 0:
+        rise = s - s_idle
+        slope = max(float(rise @ y) / float(rise @ rise), 0.0)
+        offset = -slope * s_idle
     error = y - (slope * s + offset)
     return slope, offset, float(error @ error)
 
