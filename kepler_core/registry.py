@@ -172,6 +172,15 @@ class Registry(Generic[P]):
         """The names (not the aliases), sorted."""
         return sorted({entry.name for entry in self.entries})
 
+    def claims(self, word: str, distribution: str = "") -> list[PluginEntry]:
+        """The entries that a name or alias stands for; a name goes before somebody else's alias."""
+        found = [
+            entry
+            for entry in self.entries
+            if (word == entry.name or word in entry.aliases) and distribution in ("", entry.distribution)
+        ]
+        return [entry for entry in found if entry.name == word] or found
+
     def entry(self, name: str) -> PluginEntry:
         """The entry of a name, an alias or `distribution:name`; `PluginError` if unknown or claimed
         by several distributions."""
@@ -179,14 +188,7 @@ class Registry(Generic[P]):
             raise PluginError(f"a {self.kind} is named by a string, not {name!r}")
         prefix, _, bare = name.rpartition(":")
         distribution = _normalised(prefix)
-        found = [
-            entry
-            for entry in self.entries
-            if (bare == entry.name or bare in entry.aliases)
-            and (not distribution or distribution == entry.distribution)
-        ]
-        by_name = [entry for entry in found if entry.name == bare]
-        found = by_name or found  # a name goes before somebody else's alias
+        found = self.claims(bare, distribution)
         if not found:
             known = [word for entry in self.entries for word in (entry.name, *entry.aliases)]
             raise PluginError(f"unknown {self.kind} {name!r}; {close_matches(bare, known)}")

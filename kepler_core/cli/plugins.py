@@ -101,11 +101,9 @@ def _print(found: dict[str, Any]) -> None:
 
 def _clashes(found: registry.Registry[Any]) -> dict[str, list[str]]:
     """Names and aliases that several distributions claim -> how to write each of them."""
-    claims: dict[str, list[str]] = {}
-    for entry in found.entries:
-        for word in (entry.name, *entry.aliases):
-            claims.setdefault(word, []).append(f"{entry.distribution}:{word}")
-    return {word: who for word, who in sorted(claims.items()) if len(who) > 1}
+    words = sorted({word for entry in found.entries for word in (entry.name, *entry.aliases)})
+    claims = {word: [entry.full_name for entry in found.claims(word)] for word in words}
+    return {word: who for word, who in claims.items() if len(who) > 1}
 
 
 @plugins.command()
