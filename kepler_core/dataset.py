@@ -106,13 +106,22 @@ class Dataset:
         """Columns summed over the rows of each (recording, node, timestamp)."""
         if not self.by_container:
             return self.frame[list(columns)]
-        n = len(self.first_rows)
-        sums = {column: sum_by(self.frame[column].to_numpy(), self.instant, n) for column in columns}
+        starts = self.first_rows
+        together = len(starts) == 0 or bool((np.diff(self.instant) >= 0).all())
+        sums = {}
+        for column in columns:
+            values = self.frame[column].to_numpy()
+            # rows of an instant mostly follow each other, and adding up runs is much quicker
+            sums[column] = np.add.reduceat(values, starts) if together else sum_by(values, self.instant, len(starts))
         return pd.DataFrame(sums, index=self.index[self.first_rows].droplevel(["container"]))
+
+    @cached_property
+    def _node_power(self) -> pd.DataFrame:
+        return self.node_sum(self.power_columns)
 
     def node_power(self) -> pd.DataFrame:
         """The node's watts by recording, node and timestamp."""
-        return self.node_sum(self.power_columns)
+        return self._node_power.copy()
 
     def with_node_power(self, watts: pd.DataFrame, output_type: OutputType) -> Dataset:
         """The same rows with another node power, each keeping its share; what is missing from the
@@ -122,7 +131,9 @@ class Dataset:
         for column in self.power_columns:
             before, after = old[column].to_numpy(), watts[column].to_numpy()
             ratio = np.divide(after, before, out=np.zeros(len(before)), where=before > 0)
-            frame[column] = frame[column].to_numpy() * ratio[self.instant]
+            rows = ratio[self.instant]
+            rows *= frame[column].to_numpy()
+            frame[column] = rows
         return attrs.evolve(
             self,
             frame=frame,

@@ -6,7 +6,7 @@ them, of the same shapes) and build the frame of a `Dataset` without a loop over
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from kepler_core.dataset import CONTAINER_LEVELS, NODE_LEVELS, Dataset, power_column
 from kepler_core.grouping import sum_by
-from kepler_core.recording.observations import Observations
+from kepler_core.recording.observations import Observations, Once
 from kepler_core.vocabulary import main_feature
 
 Floats = NDArray[np.float64]
@@ -32,13 +32,13 @@ def node_dataset(
 
     `node_features` and `power` (by component) have shape (instants,).
     """
-    columns = [node_features[name] for name in features] + list(power.values())
-    known = np.logical_and.reduce([np.isfinite(column) for column in columns])
+    columns = {**{name: node_features[name] for name in features}, **power}
+    known = np.logical_and.reduce([np.isfinite(column) for column in columns.values()])
     kept = np.flatnonzero(known)
-    block = _Block(len(columns), len(kept))
-    for column in columns:
-        block.add(column[kept])
-    return _dataset(observations, block, features, source, tuple(power), kept, None)
+    block = _Block(list(columns), len(kept))
+    for name, column in columns.items():
+        block.take(name, column, kept)
+    return _dataset(observations, block, features, source, kept, None)
 
 
 def container_dataset(
@@ -67,26 +67,30 @@ def container_dataset(
         known &= np.isfinite(container_features[name])
     kept = np.flatnonzero(known)
     instant = row_instant[kept]
-    values = {name: container_features[name][kept] for name in own}
-    shares: dict[str, Floats] = {}
+    block = _Block([*features, *power], len(kept))
+    for name in own:
+        block.take(name, container_features[name], kept)
 
     def share(component: str) -> Floats:
-        main = main_feature(own, component)
-        if main not in shares:
-            shares[main] = _share(values[main], instant, len(known_instant))
-        return shares[main]
+        usage = block.column(main_feature(own, component))
+        shares: Floats = _once(
+            observations, "share", (usage, instant), lambda: _share(usage, instant, len(known_instant))
+        )
+        return shares
 
-    block = _Block(len(features) + len(power), len(kept))
     for name in features:
-        if name in values:
-            block.add(values[name])
-        elif name in observations.node_gauges:
-            block.add(node_features[name][instant])
-        else:
-            block.add(node_features[name][instant] * share("package"))
+        if name not in own:
+            column = block.take(name, node_features[name], instant)
+            if name not in observations.node_gauges:
+                column *= share("package")
     for component, watts in power.items():
-        block.add(watts[instant] * share(component))
-    return _dataset(observations, block, features, source, tuple(power), instant, observations.row_container[kept])
+        column = block.take(component, watts, instant)
+        column *= share(component)
+    return _dataset(observations, block, features, source, instant, observations.row_container[kept])
+
+
+def _once(observations: Observations, what: str, arrays: tuple[NDArray[Any], ...], work: Callable[[], Any]) -> Any:
+    return observations.remembered.setdefault(what, Once()).of(arrays, work)
 
 
 def _share(usage: Floats, instant: NDArray[np.int64], n: int) -> Floats:
@@ -99,15 +103,23 @@ def _share(usage: Floats, instant: NDArray[np.int64], n: int) -> Floats:
 
 
 class _Block:
-    """Columns in the one array that pandas keeps them in, so that it has nothing to copy."""
+    """Columns in the one array that pandas keeps them in, filled in place: memory for copies of a
+    million rows costs more than the sums over them."""
 
-    def __init__(self, columns: int, rows: int) -> None:
-        self.array = np.empty((columns, rows))
-        self._filled = 0
+    def __init__(self, names: Sequence[str], rows: int) -> None:
+        self.names = tuple(names)
+        self.array = np.empty((len(names), rows))
+        self._at = {name: at for at, name in enumerate(names)}
 
-    def add(self, column: Floats) -> None:
-        self.array[self._filled] = column
-        self._filled += 1
+    def column(self, name: str) -> Floats:
+        """A view."""
+        view: Floats = self.array[self._at[name]]
+        return view
+
+    def take(self, name: str, values: Floats, rows: NDArray[np.int64]) -> Floats:
+        """Fill a column with some of the values; the column."""
+        # without a mode, NumPy makes a copy first in case an index is out of range
+        return np.take(values, rows, out=self.column(name), mode="clip")
 
 
 def _dataset(
@@ -115,13 +127,15 @@ def _dataset(
     block: _Block,
     features: Sequence[str],
     source: str,
-    components: tuple[str, ...],
     instant: NDArray[np.int64],
     container: NDArray[np.int64] | None,
 ) -> Dataset:
-    names = [*features, *(power_column(component) for component in components)]
-    index = _index(observations, instant, container)
-    frame = pd.DataFrame(block.array.T, columns=names, index=index, copy=False)
+    key = (instant,) if container is None else (instant, container)
+    what = "node index" if container is None else "container index"
+    index = _once(observations, what, key, lambda: _index(observations, instant, container))
+    components = tuple(block.names[len(features) :])
+    columns = [*features, *(power_column(component) for component in components)]
+    frame = pd.DataFrame(block.array.T, columns=columns, index=index, copy=False)
     repeated = tuple(name for name in features if name in observations.node_gauges)
     return Dataset(frame, tuple(features), source, components, repeated=repeated)
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kepler_core.recording.columns import Metric, metric_from_columns
-from kepler_core.recording.rates import rates, usual_step
+from kepler_core.recording.rates import Rates, rates, spacing
 
 Series = list[tuple[float, float]]
 
@@ -29,9 +29,17 @@ def metric_of(*series: Series) -> Metric:
     )
 
 
+def rated(metric: Metric) -> Rates:
+    return rates(metric, spacing(metric.timestamps, metric.series))
+
+
+def gaps_of(metric: Metric) -> int:
+    return spacing(metric.timestamps, metric.series).gaps
+
+
 def rates_of(*series: Series) -> list[float | None]:
     """Rates, None where there is none."""
-    return [None if math.isnan(value) else value for value in rates(metric_of(*series)).values.tolist()]
+    return [None if math.isnan(value) else value for value in rated(metric_of(*series)).values.tolist()]
 
 
 def plain_rates(series: list[Series]) -> tuple[list[float], list[bool], int]:
@@ -70,12 +78,11 @@ def series(draw: st.DrawFn) -> Series:
 
 @given(st.lists(series(), max_size=5))
 def test_the_same_as_a_plain_loop(all_series: list[Series]) -> None:
-    found = rates(metric_of(*all_series))
+    found = rated(metric_of(*all_series))
     values, resets, gaps = plain_rates(all_series)
     np.testing.assert_array_equal(found.values, values)
     assert found.reset.tolist() == resets
-    assert found.gaps == gaps
-    assert found.first == sum(bool(pairs) for pairs in all_series)
+    assert gaps_of(metric_of(*all_series)) == gaps
 
 
 def test_every_pair_has_its_own_time_step() -> None:
@@ -83,13 +90,13 @@ def test_every_pair_has_its_own_time_step() -> None:
 
 
 def test_after_a_fall_the_value_is_the_increase() -> None:
-    found = rates(metric_of([(0, 100), (2, 140), (4, 30), (6, 0), (8, 10)]))
+    found = rated(metric_of([(0, 100), (2, 140), (4, 30), (6, 0), (8, 10)]))
     assert found.values.tolist()[1:] == [20, 15, 0, 5]
     assert found.reset.tolist() == [False, False, True, True, False]
 
 
 def test_a_counter_that_stands_still_has_rate_0_and_no_reset() -> None:
-    found = rates(metric_of([(0, 7), (3, 7), (6, 7)]))
+    found = rated(metric_of([(0, 7), (3, 7), (6, 7)]))
     assert found.values.tolist()[1:] == [0, 0]
     assert not found.reset.any()
 
@@ -97,23 +104,25 @@ def test_a_counter_that_stands_still_has_rate_0_and_no_reset() -> None:
 @pytest.mark.parametrize(("interval", "gaps"), [(15, 0), (15.001, 1), (400, 1)])
 def test_an_interval_of_more_than_five_usual_steps_is_a_gap(interval: float, gaps: int) -> None:
     times = [0, 3, 6, 9, 9 + interval, 12 + interval]
-    found = rates(metric_of([(time, 10 * time) for time in times]))
-    assert found.gaps == gaps
+    metric = metric_of([(time, 10 * time) for time in times])
+    found = rated(metric)
+    assert gaps_of(metric) == gaps
     assert np.isnan(found.values[4]) == bool(gaps)
     assert np.isfinite(found.values[[1, 2, 3, 5]]).all()
 
 
 def test_a_fall_over_a_gap_is_no_reset() -> None:
-    found = rates(metric_of([(0, 0), (3, 3), (6, 6), (100, 1), (103, 4)]))
-    assert not found.reset.any()
-    assert found.gaps == 1
+    metric = metric_of([(0, 0), (3, 3), (6, 6), (100, 1), (103, 4)])
+    assert not rated(metric).reset.any()
+    assert gaps_of(metric) == 1
 
 
 def test_the_usual_step_is_that_of_all_series() -> None:
     # alone, the second series would have no gap: its only interval would be the usual one
     first, second = [(3.0 * at, 1.0 * at) for at in range(10)], [(0.0, 0.0), (16.0, 5.0)]
-    assert usual_step(metric_of(first, second)) == 3
-    assert rates(metric_of(first, second)).gaps == 1
+    metric = metric_of(first, second)
+    assert spacing(metric.timestamps, metric.series).usual_step == 3
+    assert gaps_of(metric) == 1
 
 
 def test_no_rate_from_one_series_to_the_next() -> None:
@@ -121,7 +130,7 @@ def test_no_rate_from_one_series_to_the_next() -> None:
 
 
 def test_no_samples() -> None:
-    found = rates(metric_of([], []))
+    found = rated(metric_of([], []))
     assert len(found.values) == 0
     assert found.gaps == found.first == 0
     assert math.isnan(usual_step(metric_of([(0, 1)], [(3, 2)])))

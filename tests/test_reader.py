@@ -259,7 +259,7 @@ BAD_VALUES = {
     "value is a list": b"[[1,[2]]]",
     "value is true": b"[[1,true]]",
     "value not UTF-8": b'[[1,"\xff"]]',
-    "timestamp is a string": b'[["1","2"]]',
+    "timestamp is text": b'[["noon","2"]]',
     "timestamp is null": b'[[null,"2"]]',
     "timestamp is true": b'[[true,"2"]]',
     "timestamp is a list": b'[[[],"2"]]',

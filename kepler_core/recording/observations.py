@@ -22,7 +22,7 @@ from kepler_core.errors import RecordingError
 from kepler_core.grouping import sum_by
 from kepler_core.recording.columns import Floats, Ints, Metric, Recording, metric_from_columns
 from kepler_core.recording.names import printable
-from kepler_core.recording.rates import rates, usual_step
+from kepler_core.recording.rates import Spacing, rates, spacing
 
 T = TypeVar("T")
 
@@ -33,6 +33,26 @@ COVERAGE = 0.5
 _EXPORTER_LABELS = ("job", "instance", "pod", "namespace", "service", "endpoint", "container")
 _UNIQUE_ID = re.compile(r"(?:[a-z-]+://)?[0-9a-f]{12,64}")
 """Ids that a container runtime draws at random; others ("system_processes") are on every node."""
+
+
+class Once(Generic[T]):
+    """Results by arrays: metrics of one exporter mostly have the same samples at the same times, and
+    what is worked out for one of them holds for the others."""
+
+    def __init__(self) -> None:
+        self._known: list[tuple[tuple[NDArray[Any], ...], T]] = []
+
+    def of(self, arrays: tuple[NDArray[Any], ...], work: Callable[[], T]) -> T:
+        """The result for these arrays, worked out if it is not known yet."""
+        for known, result in self._known:
+            if all(len(a) == len(b) and (a is b or np.array_equal(a, b)) for a, b in zip(known, arrays, strict=True)):
+                return result
+        self._known.append((arrays, work()))
+        return self._known[-1][1]
+
+    @property
+    def results(self) -> list[T]:
+        return [result for _, result in self._known]
 
 
 @attrs.frozen(order=True)
@@ -113,6 +133,8 @@ class Observations:
     counts: Counts
     schemas: tuple[str, ...]
     digest: str
+    remembered: dict[str, Once[Any]] = attrs.field(factory=dict[str, Any], init=False, repr=False)
+    """What data sets of the same observations have in common (`kepler_core.frames`)."""
 
     @property
     def sources(self) -> dict[str, tuple[str, ...]]:
@@ -249,7 +271,9 @@ def _third_party(metric: Metric, schema: MetricSchema, names: Sequence[str]) -> 
 def _usual_step(measured: Sequence[_Measured]) -> float:
     """Of the energy counters, which every node has; of all metrics where there are none."""
     energy = [item.metric for item in measured if item.meaning.kind != "feature"]
-    steps = [usual_step(metric) for metric in energy or [item.metric for item in measured]]
+    steps = [
+        spacing(metric.timestamps, metric.series).usual_step for metric in energy or [item.metric for item in measured]
+    ]
     return _nanmedian(steps)
 
 
@@ -481,13 +505,30 @@ def _without_repeated_scrapes(measured: list[_Measured], n_nodes: int, counts: C
 
 
 @attrs.define(eq=False)
+class _Place:
+    """Where the samples of metrics with the same timestamps, series, nodes and units belong."""
+
+    spacing: Spacing
+    instant: Ints
+    """Shape (samples,)."""
+    unit: Ints
+    """Shape (samples,)."""
+    row: Ints | None = None
+    """Of samples that are a container's: the row, shape (samples,)."""
+
+
+@attrs.define(eq=False)
 class _Sampled:
-    """A metric's samples as rates (or gauge values) with their instant."""
+    """A metric's samples as rates (or gauge values) with their place."""
 
     item: _Measured
     values: Floats
     reset: NDArray[np.bool_]
-    instant: Ints
+    place: _Place
+
+    @property
+    def instant(self) -> Ints:
+        return self.place.instant
 
 
 def _lay_out(
@@ -501,31 +542,31 @@ def _lay_out(
 ) -> Observations:
     grid = _time_grid(measured)
     n_times = max(len(grid), 1)
-    on_grid: _Once[Ints] = _Once()
-    sampled = [_sample(item, grid, on_grid, counts) for item in measured if item.metric.n_samples]
+    places: Once[_Place] = Once()
+    sampled = [_sample(item, grid, places, counts) for item in measured if item.metric.n_samples]
     present = np.zeros(len(nodes.of) * n_times, dtype=bool)
     for s in sampled:
         present[s.instant] = True
     instants = np.flatnonzero(present)
     position = np.cumsum(present) - 1  # of an instant among those that are there
-    for s in sampled:
-        s.instant = position[s.instant]
+    for place in places.results:
+        place.instant = position[place.instant]
     streams_used = np.unique(instants // n_times)
     stream_of = np.searchsorted(streams_used, instants // n_times)
 
     by_container = [s for s in sampled if s.item.meaning.kind == "feature" and s.item.meaning.level != "node"]
     n_units = max(len(units.of), 1)
-    keys = [_container_keys(s, n_units) for s in by_container]
-    different: _Once[None] = _Once()
-    for key in keys:
-        different.of(key, lambda _: None)
-    rows = _union(different.arrays)
-    places: _Once[Ints] = _Once()
+    of_containers = {id(s.place): s.place for s in by_container}.values()
+    keys = [place.instant * n_units + place.unit for place in of_containers]
+    rows = _union(keys)
+    for place, key in zip(of_containers, keys, strict=True):
+        place.row = np.searchsorted(rows, key)
     container_features: dict[str, Floats] = {}
     node_features: dict[str, Floats] = {}
-    for s, key in zip(by_container, keys, strict=True):
+    for s in by_container:
         name = s.item.meaning.name
-        values = _spread(len(rows), places.of(key, lambda key: np.searchsorted(rows, key)), s.values)
+        assert s.place.row is not None
+        values = _spread(len(rows), s.place.row, s.values)
         container_features[name] = _first_known(container_features.get(name), values)
     row_instant, row_unit = np.divmod(rows, n_units)
     for name, values in container_features.items():
@@ -564,57 +605,41 @@ def _lay_out(
 
 
 def _time_grid(measured: list[_Measured]) -> Floats:
-    """All timestamps, sorted. Series of a range query share theirs: the longest ones give most."""
+    """All timestamps, sorted. Series of a range query share theirs: the shortest metrics give most."""
     grid = np.empty(0)
-    different: _Once[None] = _Once()
-    for item in sorted(measured, key=lambda item: len(item.metric.labels)):
-        different.of(item.metric.timestamps, lambda _: None)
-    for times in different.arrays:
-        if len(times) == 0:
-            continue
-        if len(grid):
-            at = np.minimum(np.searchsorted(grid, times), len(grid) - 1)
-            times = times[grid[at] != times]
-        if len(times):
-            grid = np.union1d(grid, times)
+    seen: Once[None] = Once()
+    for item in sorted(measured, key=lambda item: item.metric.n_samples):
+
+        def add(times: Floats = item.metric.timestamps) -> None:
+            nonlocal grid
+            if len(grid):
+                at = np.minimum(np.searchsorted(grid, times), len(grid) - 1)
+                times = times[grid[at] != times]
+            if len(times):
+                grid = np.union1d(grid, times)
+
+        seen.of((item.metric.timestamps,), add)
     return grid
 
 
-def _sample(item: _Measured, grid: Floats, on_grid: _Once[Ints], counts: Counts) -> _Sampled:
+def _sample(item: _Measured, grid: Floats, places: Once[_Place], counts: Counts) -> _Sampled:
     metric, meaning = item.metric, item.meaning
-    at = on_grid.of(metric.timestamps, lambda times: np.searchsorted(grid, times))
-    instant = item.node[metric.series] * len(grid) + at
+
+    def place() -> _Place:
+        return _Place(
+            spacing(metric.timestamps, metric.series),
+            item.node[metric.series] * len(grid) + np.searchsorted(grid, metric.timestamps),
+            item.unit[metric.series],
+        )
+
+    placed = places.of((metric.timestamps, metric.series, item.node, item.unit), place)
     if not meaning.counter:
-        return _Sampled(item, metric.values * meaning.scale, np.zeros(metric.n_samples, dtype=bool), instant)
-    rate = rates(metric)
-    counts.gaps[metric.name] += rate.gaps
+        return _Sampled(item, metric.values * meaning.scale, np.zeros(metric.n_samples, dtype=bool), placed)
+    rate = rates(metric, placed.spacing)
+    counts.gaps[metric.name] += placed.spacing.gaps
     counts.resets[metric.name] += int(np.count_nonzero(rate.reset))
     values = rate.values * meaning.scale if meaning.scale != 1.0 else rate.values
-    return _Sampled(item, values, rate.reset, instant)
-
-
-def _container_keys(s: _Sampled, n_units: int) -> Ints:
-    return s.instant * n_units + s.item.unit[s.item.metric.series]
-
-
-class _Once(Generic[T]):
-    """Results by array: metrics of one exporter mostly have the same samples at the same times, and
-    what is worked out for one of them holds for the others."""
-
-    def __init__(self) -> None:
-        self._known: list[tuple[NDArray[Any], T]] = []
-
-    def of(self, array: NDArray[Any], work: Callable[[NDArray[Any]], T]) -> T:
-        for known, result in self._known:
-            if len(known) == len(array) and np.array_equal(known, array):
-                return result
-        self._known.append((array, work(array)))
-        return self._known[-1][1]
-
-    @property
-    def arrays(self) -> list[NDArray[Any]]:
-        """The different arrays, each once."""
-        return [known for known, _ in self._known]
+    return _Sampled(item, values, rate.reset, placed)
 
 
 def _union(keys: Sequence[Ints]) -> Ints:
@@ -633,7 +658,7 @@ def _first_known(old: Floats | None, new: Floats) -> Floats:
 
 
 def _spread(n: int, at: Ints, values: Floats) -> Floats:
-    column = np.full(n, np.nan)
+    column = np.empty(n) if len(at) == n else np.full(n, np.nan)
     column[at] = values
     return column
 

@@ -6,10 +6,42 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from kepler_core.recording.columns import Floats, Metric
+from kepler_core.recording.columns import Floats, Ints, Metric
 
 GAP_FACTOR = 5.0
 """An interval longer than this many usual steps is a gap: no rate is made of it."""
+
+
+@attrs.frozen(eq=False)
+class Spacing:
+    """The intervals between a metric's samples, each ending at a sample; shape (samples,).
+
+    Metrics of one exporter mostly have the same timestamps, and so the same spacing.
+    """
+
+    seconds: Floats
+    """Since the series' previous sample."""
+    usable: NDArray[np.bool_]
+    """Whether there is a previous sample, and no gap since."""
+    usual_step: float
+    """The median interval, in seconds; NaN if there is none."""
+    gaps: int
+    """Intervals longer than `GAP_FACTOR` usual steps."""
+
+
+def spacing(timestamps: Floats, series: Ints) -> Spacing:
+    """The spacing of samples that are sorted by series and time."""
+    n = len(timestamps)
+    seconds = np.zeros(n)
+    usable = np.zeros(n, dtype=bool)
+    if n > 1:
+        np.subtract(timestamps[1:], timestamps[:-1], out=seconds[1:])
+        np.equal(series[1:], series[:-1], out=usable[1:])
+    usual = float(np.median(seconds[usable])) if usable.any() else float("nan")
+    long = seconds > GAP_FACTOR * usual
+    long &= usable
+    usable &= ~long
+    return Spacing(seconds, usable, usual, int(np.count_nonzero(long)))
 
 
 @attrs.frozen(eq=False)
@@ -22,41 +54,17 @@ class Rates:
 
     values: Floats
     reset: NDArray[np.bool_]
-    gaps: int
-    first: int
 
 
-def intervals(metric: Metric) -> tuple[Floats, NDArray[np.bool_]]:
-    """Seconds since the series' previous sample, and whether there is one; shape (n_samples,)."""
-    seconds = np.zeros(metric.n_samples)
-    has_previous = np.zeros(metric.n_samples, dtype=bool)
-    if metric.n_samples > 1:
-        np.subtract(metric.timestamps[1:], metric.timestamps[:-1], out=seconds[1:])
-        np.equal(metric.series[1:], metric.series[:-1], out=has_previous[1:])
-    return seconds, has_previous
-
-
-def usual_step(metric: Metric) -> float:
-    """The median interval within the metric's series, in seconds; NaN if there is none."""
-    return _median(*intervals(metric))
-
-
-def _median(seconds: Floats, has_previous: NDArray[np.bool_]) -> float:
-    return float(np.median(seconds[has_previous])) if has_previous.any() else float("nan")
-
-
-def rates(metric: Metric) -> Rates:
+def rates(metric: Metric, spaced: Spacing) -> Rates:
     """Rates of a counter, every pair of samples over its own interval."""
-    seconds, has_previous = intervals(metric)
-    gap = has_previous & (seconds > GAP_FACTOR * _median(seconds, has_previous))
-    usable = has_previous & ~gap
     increase = np.zeros(metric.n_samples)
     if metric.n_samples > 1:
         np.subtract(metric.values[1:], metric.values[:-1], out=increase[1:])
-    reset = usable & (increase < 0)
+    reset = increase < 0
+    reset &= spaced.usable
     if reset.any():
         increase[reset] = np.maximum(metric.values[reset], 0.0)
     values = np.full(metric.n_samples, np.nan)
-    np.divide(increase, seconds, out=values, where=usable)
-    first = int(metric.n_samples - np.count_nonzero(has_previous))
-    return Rates(values, reset, int(np.count_nonzero(gap)), first)
+    np.divide(increase, spaced.seconds, out=values, where=spaced.usable)
+    return Rates(values, reset)

@@ -2,10 +2,9 @@
 
 The shape is `{metric: [{"metric": {labels}, "values": [[unix_seconds, "number"], ...]}, ...]}`; a
 single Prometheus API answer (`{"status": ..., "data": {"result": [...]}}`) is taken as well. A
-recording holds millions of samples in `values`, so these are never built as Python objects:
-msgspec checks the document and hands over each series' `values` as raw bytes; those whose structure
-is exactly the usual one are turned into numbers many series at a time, the others one by one with
-every oddity looked at.
+recording holds millions of samples, so msgspec first checks the document and hands over each series'
+`values` as raw bytes; those whose numbers are all plain are then decoded at once, the others sample
+by sample with every oddity looked at.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import itertools
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -29,9 +29,6 @@ MAX_BYTES = 4 * 2**30
 """A recording larger than this, unpacked, is refused rather than allowed to fill the memory."""
 
 _GZIP_MAGIC = b"\x1f\x8b"
-_CHUNK_BYTES = 2**20
-_NUMBER_BYTES = b"0123456789+-.eE \n\r\t"
-
 _NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 SHAPE = '{"metric_name": [{"metric": {"label": "value"}, "values": [[unix_seconds, "number"], ...]}]}'
@@ -43,8 +40,8 @@ class _Series(msgspec.Struct):
 
 
 _decode_document = msgspec.json.Decoder(dict[str, list[_Series]])
-_decode_numbers = msgspec.json.Decoder(list[float], strict=False)
-_decode_pairs = msgspec.json.Decoder(list[tuple[float, str | float | None]])
+_decode_numbers = msgspec.json.Decoder(list[tuple[float, float]], strict=False)
+_decode_pairs = msgspec.json.Decoder(list[tuple[str | float, str | float | None]])
 
 
 def read_recording(
@@ -169,54 +166,30 @@ def _api_answer(raw: bytes) -> dict[str, list[_Series]] | None:
 
 
 def _columns(metric_name: str, series: Sequence[_Series], name: str) -> tuple[Metric, int]:
-    timestamps: list[Floats] = []
-    values: list[Floats] = []
+    # as many pairs as there are brackets, at the most: a string may hold some too
+    most = [max(bytes(item.values).count(b"[") - 1, 0) for item in series]
+    timestamps, values = np.empty(sum(most)), np.empty(sum(most))
     lengths = np.zeros(len(series), dtype=np.int64)
-    chunk: list[bytes] = []
-    first = size = 0
-
-    def flush(end: int) -> None:
-        pairs, counts = _numbers(chunk, metric_name, first, name)
-        timestamps.append(pairs[0::2])
-        values.append(pairs[1::2])
-        lengths[first:end] = counts
-
+    filled = 0
     for index, item in enumerate(series):
-        raw = bytes(item.values)
-        chunk.append(raw)
-        size += len(raw)
-        if size >= _CHUNK_BYTES:
-            flush(index + 1)
-            chunk, first, size = [], index + 1, 0
-    if chunk:
-        flush(len(series))
+        try:
+            pairs = _decode_numbers.decode(item.values)
+        except (msgspec.ValidationError, UnicodeDecodeError):
+            flat = _odd_series(bytes(item.values), metric_name, index, name)
+        else:
+            flat = np.fromiter(itertools.chain.from_iterable(pairs), np.float64, 2 * len(pairs))
+        lengths[index] = n = len(flat) // 2
+        timestamps[filled : filled + n] = flat[0::2]
+        values[filled : filled + n] = flat[1::2]
+        filled += n
     metric = metric_from_columns(
         metric_name,
-        np.concatenate(timestamps) if timestamps else np.empty(0),
-        np.concatenate(values) if values else np.empty(0),
+        timestamps[:filled],
+        values[:filled],
         np.repeat(np.arange(len(series)), lengths),
         tuple(item.metric for item in series),
     )
     return metric, int(np.count_nonzero(lengths == 0))
-
-
-def _numbers(chunk: list[bytes], metric: str, first: int, name: str) -> tuple[Floats, list[int]]:
-    """The samples of several series as one flat array t, v, t, v, …, and how many each has."""
-    counts = [raw.count(b'"') // 2 for raw in chunk]
-    structure = b"[" + b"],[".join(b",".join([b'[,""]'] * count) for count in counts) + b"]"
-    text = b",".join(raw for raw in chunk)
-    # An empty series is `[]` in both, so that it needs no special case here.
-    if text.translate(None, _NUMBER_BYTES) == structure:
-        flat = b",".join(part for raw in chunk if (part := raw.translate(None, b'[]"').strip()))
-        try:
-            decoded = _decode_numbers.decode(b"[" + flat + b"]")
-        except msgspec.DecodeError:
-            pass  # a number that JSON does not have, such as "+1" or "1."
-        else:
-            if len(decoded) == 2 * sum(counts):
-                return np.fromiter(decoded, np.float64, len(decoded)), counts
-    parts = [_odd_series(raw, metric, first + at, name) for at, raw in enumerate(chunk)]
-    return np.concatenate(parts) if parts else np.empty(0), [len(part) // 2 for part in parts]
 
 
 def _odd_series(raw: bytes, metric: str, index: int, name: str) -> Floats:
@@ -230,7 +203,7 @@ def _odd_series(raw: bytes, metric: str, index: int, name: str) -> Floats:
         raise RecordingError(f"{where}: not JSON: {error}") from error
     flat = np.empty(2 * len(pairs))
     for at, (timestamp, value) in enumerate(pairs):
-        flat[2 * at] = timestamp
+        flat[2 * at] = _number(timestamp, f"{where}[{at}]")
         flat[2 * at + 1] = _number(value, f"{where}[{at}]")
     return flat
 
