@@ -130,7 +130,7 @@ def test_no_rate_from_one_series_to_the_next() -> None:
 
 
 def test_no_samples() -> None:
-    found = rated(metric_of([], []))
-    assert len(found.values) == 0
-    assert found.gaps == found.first == 0
-    assert math.isnan(usual_step(metric_of([(0, 1)], [(3, 2)])))
+    metric = metric_of([], [])
+    assert len(rated(metric).values) == 0
+    assert gaps_of(metric) == 0
+    assert math.isnan(spacing(metric.timestamps, metric.series).usual_step)
