@@ -35,7 +35,7 @@ def read_all(inputs: Sequence[str], third_party: Collection[str] = ()) -> list[R
     """Read recordings, only the metrics that any installed schema knows and those named."""
     from kepler_core.hooks import events
     from kepler_core.recording import read_recording
-    from kepler_core.recording.observations import is_known_metric
+    from kepler_core.recording.meaning import is_known_metric
 
     recordings = []
     for name in inputs:

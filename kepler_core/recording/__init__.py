@@ -5,8 +5,9 @@ observe([Recording, ...])           -> Observations         rates and watts, by 
 check(Recording)                    -> Preflight            what can be trained, and why not
 """
 
+from kepler_core.recording.assemble import observe
 from kepler_core.recording.columns import Metric, Recording
-from kepler_core.recording.observations import Observations, observe
+from kepler_core.recording.observations import Observations
 from kepler_core.recording.preflight import Preflight, check
 from kepler_core.recording.reader import read_recording
 

@@ -9,8 +9,10 @@ import attrs
 import numpy as np
 
 from kepler_core import registry
+from kepler_core.recording.assemble import observe
 from kepler_core.recording.columns import Recording
-from kepler_core.recording.observations import Observations, find_schema, observe
+from kepler_core.recording.meaning import find_schema
+from kepler_core.recording.observations import Observations
 from kepler_core.vocabulary import FEATURE_GROUPS, MIN_TIMESTAMPS, is_constant
 
 

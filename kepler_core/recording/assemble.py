@@ -1,0 +1,142 @@
+"""Recordings to observations.
+
+Data flow for one recording: a metric schema gives each metric its meaning (`meaning`) -> what is
+reported twice is set aside (`repeats`) -> counters become rates (`rates`) -> samples are laid out by
+node, timestamp and container (`layout`). Several recordings are then put one after the other.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from kepler_core import registry
+from kepler_core.errors import RecordingError
+from kepler_core.recording.columns import Floats, Recording
+from kepler_core.recording.counts import Counts
+from kepler_core.recording.layout import lay_out
+from kepler_core.recording.meaning import Codes, Measured, find_schema, measure, select_level, third_party_meaning
+from kepler_core.recording.names import printable
+from kepler_core.recording.observations import Observations
+from kepler_core.recording.rates import spacing
+from kepler_core.recording.repeats import (
+    node_aliases,
+    without_duplicate_nodes,
+    without_duplicates,
+    without_repeated_scrapes,
+)
+
+
+def observe(
+    recordings: Sequence[Recording], *, use_vm_metrics: bool = False, third_party: Sequence[str] = ()
+) -> Observations:
+    """Make observations of recordings; `RecordingError` where one has no metric that is known.
+
+    `third_party` are metrics that no schema knows, to be used as features under their own names.
+    """
+    if not recordings:
+        raise RecordingError("no recording given")
+    names = Counter(recording.name for recording in recordings)
+    if twice := [name for name, times in names.items() if times > 1]:
+        raise RecordingError(f"{twice[0]}: given twice; its samples would count double")
+    digests = Counter(recording.digest for recording in recordings)
+    if max(digests.values()) > 1:
+        same = [r.name for r in recordings if digests[r.digest] > 1]
+        raise RecordingError(f"{same[0]} and {same[1]} hold the same data; it would count double")
+    return _concatenate([_observe_one(recording, use_vm_metrics, third_party) for recording in recordings])
+
+
+def _observe_one(recording: Recording, use_vm_metrics: bool, third_party: Sequence[str]) -> Observations:
+    found = find_schema(recording.metrics)
+    if found is None:
+        seen = sorted([*recording.metrics, *recording.other_metrics])
+        what = (
+            f"found only {', '.join(map(printable, seen[:3]))}{', …' if len(seen) > 3 else ''}"
+            if seen
+            else "it is empty"
+        )
+        raise RecordingError(
+            f"{recording.name}: no metric that an installed metric schema knows "
+            f"({', '.join(registry.metric_schemas.names())}); {what}"
+        )
+    schema_name, schema = found
+    counts = Counts()
+    counts.empty_series.update(recording.empty_series)
+    nodes, units, exporters = Codes(), Codes(), Codes()
+    measured = select_level(
+        [
+            measure(metric, meaning, schema, nodes, units, exporters, counts)
+            for metric in recording.metrics.values()
+            if (meaning := schema.meaning(metric.name) or third_party_meaning(metric, schema, third_party)) is not None
+        ],
+        use_vm_metrics,
+    )
+    aliases = node_aliases(recording, schema)
+    measured = without_duplicate_nodes(measured, nodes, units, aliases, counts)
+    measured = [without_duplicates(item, counts) for item in measured]
+    measured = without_repeated_scrapes(measured, len(nodes.of), counts)
+    step = _usual_step(measured)
+    return lay_out(recording, schema_name, measured, nodes, units, step, counts)
+
+
+def _usual_step(measured: Sequence[Measured]) -> float:
+    """Of the energy counters, which every node has; of all metrics where there are none."""
+    energy = [item.metric for item in measured if item.meaning.kind != "feature"]
+    steps = [
+        spacing(metric.timestamps, metric.series).usual_step for metric in energy or [item.metric for item in measured]
+    ]
+    return _nanmedian(steps)
+
+
+def _nanmedian(values: Sequence[float]) -> float:
+    return float(np.nanmedian(values)) if np.isfinite(values).any() else float("nan")
+
+
+def _concatenate(parts: list[Observations]) -> Observations:
+    if len(parts) == 1:
+        return parts[0]
+    containers = Codes()
+    counts = Counts()
+    row_container = []
+    for part in parts:
+        counts.add(part.counts)
+        codes = np.array([containers.code(name) for name in part.containers], dtype=np.int64)
+        row_container.append(codes[part.row_container] if len(codes) else part.row_container)
+    first_stream = np.cumsum([0, *(len(part.streams) for part in parts)])
+    first_instant = np.cumsum([0, *(len(part.instant_time) for part in parts)])
+    rows = [len(part.row_instant) for part in parts]
+
+    def joined(columns: Sequence[Mapping[str, Floats]], lengths: Sequence[int]) -> dict[str, Floats]:
+        names = sorted({name for column in columns for name in column})
+        return {
+            name: np.concatenate(
+                [c[name] if name in c else np.full(n, np.nan) for c, n in zip(columns, lengths, strict=True)]
+            )
+            for name in names
+        }
+
+    instants = [len(part.instant_time) for part in parts]
+    power_keys = sorted({key for part in parts for key in part.power})
+    return Observations(
+        streams=tuple(stream for part in parts for stream in part.streams),
+        instant_stream=np.concatenate([p.instant_stream + o for p, o in zip(parts, first_stream, strict=False)]),
+        instant_time=np.concatenate([part.instant_time for part in parts]),
+        containers=containers.words,
+        row_instant=np.concatenate([p.row_instant + o for p, o in zip(parts, first_instant, strict=False)]),
+        row_container=np.concatenate(row_container),
+        container_features=joined([part.container_features for part in parts], rows),
+        node_features=joined([part.node_features for part in parts], instants),
+        node_gauges=frozenset().union(*(part.node_gauges for part in parts)),
+        power={
+            key: np.concatenate(
+                [p.power[key] if key in p.power else np.full(n, np.nan) for p, n in zip(parts, instants, strict=True)]
+            )
+            for key in power_keys
+        },
+        step=_nanmedian([part.step for part in parts]),
+        counts=counts,
+        schemas=tuple(sorted({schema for part in parts for schema in part.schemas})),
+        digest="+".join(part.digest for part in parts),
+    )

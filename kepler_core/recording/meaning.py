@@ -1,0 +1,150 @@
+"""Metrics with what they mean in our vocabulary, and whose they are: node, unit, exporter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
+
+import attrs
+import numpy as np
+from numpy.typing import NDArray
+
+from kepler_core import registry
+from kepler_core.contracts import MetricMeaning, MetricSchema
+from kepler_core.recording.columns import Ints, Metric, metric_from_columns
+from kepler_core.recording.counts import Counts
+
+_EXPORTER_LABELS = ("job", "instance", "pod", "namespace", "service", "endpoint", "container")
+
+
+def find_schema(metrics: Iterable[str]) -> tuple[str, MetricSchema] | None:
+    """The installed metric schema that knows most of these metric names; None if none knows any."""
+    names = list(metrics)
+    best: tuple[int, str, MetricSchema] | None = None
+    loaded, _ = registry.metric_schemas.load_all()
+    for name, plugin in sorted(loaded.items()):
+        schema = plugin()
+        known = sum(schema.meaning(metric) is not None for metric in names)
+        if known and (best is None or known > best[0]):
+            best = known, name, schema
+    return None if best is None else best[1:]
+
+
+def is_known_metric(metric: str) -> bool:
+    """Whether any installed metric schema knows the metric: the samples of others are not needed."""
+    loaded, _ = registry.metric_schemas.load_all()
+    return any(plugin().meaning(metric) is not None for plugin in loaded.values())
+
+
+@attrs.define(eq=False)
+class Measured:
+    """A metric with its meaning, and per series which node, unit and exporter it belongs to."""
+
+    metric: Metric
+    meaning: MetricMeaning
+    node: Ints
+    unit: Ints
+    exporter: Ints
+    source: tuple[str | None, ...]
+
+
+class Codes:
+    """Strings to small whole numbers, in order of appearance."""
+
+    def __init__(self) -> None:
+        self.of: dict[str, int] = {}
+
+    def code(self, word: str) -> int:
+        return self.of.setdefault(word, len(self.of))
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        return tuple(self.of)
+
+
+def third_party_meaning(metric: Metric, schema: MetricSchema, names: Sequence[str]) -> MetricMeaning | None:
+    """A metric that the user names: a container's where its series name containers, else the node's;
+    a counter if its name ends as Prometheus' conventions have it."""
+    if metric.name not in names:
+        return None
+    counter = metric.name.endswith("_total")
+    if any(schema.container_labels[0] in labels for labels in metric.labels):
+        return MetricMeaning("feature", metric.name, "container", schema.container_labels, counter=counter)
+    # every series of a node is a unit of its own: what tells them apart is not known here
+    units = sorted({label for labels in metric.labels for label in labels} - {schema.node_label, "__name__"})
+    aggregate: Literal["sum", "mean"] = "sum" if counter else "mean"
+    return MetricMeaning("feature", metric.name, "node", tuple(units), counter=counter, aggregate=aggregate)
+
+
+def measure(
+    metric: Metric,
+    meaning: MetricMeaning,
+    schema: MetricSchema,
+    nodes: Codes,
+    units: Codes,
+    exporters: Codes,
+    counts: Counts,
+) -> Measured:
+    n = metric.n_series
+    node, unit, exporter = (np.zeros(n, dtype=np.int64) for _ in range(3))
+    sources: list[str | None] = []
+    for index, labels in enumerate(metric.labels):
+        if schema.node_label not in labels:
+            counts.missing_labels[f"{metric.name} {schema.node_label}"] += 1
+        node[index] = nodes.code(labels.get(schema.node_label, ""))
+        word, missing = _unit(meaning, labels)
+        if missing:
+            counts.missing_labels[f"{metric.name} {missing}"] += 1
+        unit[index] = units.code(word)
+        exporter[index] = exporters.code("\0".join(labels.get(label, "") for label in _EXPORTER_LABELS))
+        sources.append(labels.get(schema.source_label, meaning.source))
+    counts.not_finite.update({metric.name: metric.not_finite})
+    counts.repeated_timestamps.update({metric.name: metric.repeated})
+    counts.one_sample_series.update({metric.name: int(np.count_nonzero(metric.lengths == 1))})
+    return Measured(metric, meaning, node, unit, exporter, tuple(sources))
+
+
+def _unit(meaning: MetricMeaning, labels: Mapping[str, str]) -> tuple[str, str | None]:
+    """The name of what a series counts (a container, a socket), and the label that it should have."""
+    if meaning.level in ("node", "vm"):
+        return "/".join(labels.get(label, "") for label in meaning.unit_labels), None
+    if not meaning.unit_labels:
+        return "", None
+    first, *others = meaning.unit_labels
+    if labels.get(first):
+        return labels[first], None
+    return "/".join(word for label in others if (word := labels.get(label, ""))), first
+
+
+def select_level(measured: list[Measured], use_vm_metrics: bool) -> list[Measured]:
+    """Containers and processes count the same work: only one level is used."""
+    if use_vm_metrics:
+        kept = []
+        for item in measured:
+            meaning = item.meaning
+            if meaning.level == "vm" or (meaning.kind == "feature" and meaning.level == "node"):
+                kept.append(item)
+            elif meaning.level == "process":
+                is_vm = np.array([labels.get("job") == "vm" for labels in item.metric.labels], dtype=bool)
+                kept.append(keep_series(item, is_vm))
+        return kept
+    levels = {i.meaning.level for i in measured if i.meaning.kind == "feature" and i.metric.n_samples}
+    drop = {"vm", "process"} if "container" in levels else {"vm", "container"}
+    return [item for item in measured if item.meaning.level not in drop]
+
+
+def keep_series(item: Measured, kept: NDArray[np.bool_]) -> Measured:
+    """Only the samples of some series (the series stay, without samples)."""
+    return item if kept.all() else keep_samples(item, kept[item.metric.series])
+
+
+def keep_samples(item: Measured, kept: NDArray[np.bool_]) -> Measured:
+    if kept.all():
+        return item
+    metric = item.metric
+    return attrs.evolve(
+        item,
+        metric=metric_from_columns(
+            metric.name, metric.timestamps[kept], metric.values[kept], metric.series[kept], metric.labels
+        ),
+    )
