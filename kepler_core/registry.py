@@ -194,7 +194,7 @@ class Registry(Generic[P]):
             raise PluginError(f"unknown {self.kind} {name!r}; {close_matches(bare, known)}")
         if len(found) > 1:
             claims = " or ".join(repr(entry.full_name) for entry in found)
-            raise PluginError(f"{self.kind} {name!r} is claimed by several distributions; write {claims}")
+            raise PluginError(f"{self.kind} {name!r} stands for several plugins; write {claims}")
         return found[0]
 
     def canonical(self, name: str) -> str:

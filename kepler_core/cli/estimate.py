@@ -51,7 +51,8 @@ def estimate(
     from kepler_core.store import Store
 
     models = Store(store)
-    named = {feature for name in models.pipelines() for m in models.models(name) for feature in m.metadata["features"]}
+    pipelines = models.pipelines() if pipeline is None else [pipeline]
+    named = {f for name in pipelines for model in models.models(name) for f in model.metadata.get("features", ())}
     third_party = sorted(named - set(FEATURES))
     recordings = read_all(inputs, third_party)
     observations = observe(recordings, use_vm_metrics=use_vm_metrics, third_party=third_party)

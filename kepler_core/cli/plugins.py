@@ -121,7 +121,7 @@ def doctor(as_json: bool) -> int:
                 {
                     "plugin": name,
                     "namespace": found.namespace,
-                    "problem": f"claimed by several distributions; write {' or '.join(claims)}",
+                    "problem": f"stands for several plugins; write {' or '.join(claims)}",
                 }
             )
     problems += [

@@ -163,7 +163,7 @@ def _read(source: str) -> tuple[str, str]:
 
 def _parse(text: str, where: str) -> dict[str, Any]:
     try:
-        document = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+        document = _unshared(yaml.load(text, Loader=_Loader))  # noqa: S506 - a SafeLoader
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         at = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
@@ -173,6 +173,13 @@ def _parse(text: str, where: str) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise PipelineError(f"{where}: a pipeline is a mapping of keys, not {type(document).__name__}")
     return document
+
+
+def _unshared(value: Any) -> Any:
+    """A copy in which two lists under one YAML anchor are two lists: setting one leaves the other."""
+    if isinstance(value, dict):
+        return {key: _unshared(item) for key, item in value.items()}
+    return [_unshared(item) for item in value] if isinstance(value, list) else value
 
 
 def _set(document: dict[str, Any], setting: str) -> None:

@@ -10,7 +10,7 @@ import msgspec
 from kepler_core.errors import close_matches
 from kepler_core.names import check_name
 from kepler_core.strict import WrongFieldError
-from kepler_core.vocabulary import GROUP_NAMES, THIRD_PARTY_GROUP
+from kepler_core.vocabulary import FEATURES, GROUP_NAMES, THIRD_PARTY_GROUP
 
 
 def _name(_: Any, attribute: Any, value: str) -> None:
@@ -42,6 +42,15 @@ def _known_groups(spec: PipelineSpec, attribute: Any, groups: list[str] | str) -
             raise WrongFieldError(f"{attribute.name}[{index}]", f"unknown feature group {group!r}; {hint}")
     if THIRD_PARTY_GROUP in groups and not spec.third_party:
         raise WrongFieldError(attribute.name, f"{THIRD_PARTY_GROUP} needs its features named in third_party")
+
+
+def _third_party(_: Any, attribute: Any, names: list[str]) -> None:
+    for index, name in enumerate(names):
+        if name in FEATURES:
+            message = f"{name!r} is one of our own features; it is in the feature groups already"
+            raise WrongFieldError(f"{attribute.name}[{index}]", message)
+        if name in names[:index]:
+            raise WrongFieldError(f"{attribute.name}[{index}]", f"{name!r} is there twice")
 
 
 @attrs.frozen
@@ -78,7 +87,7 @@ class PipelineSpec:
     """auto: all that the data holds."""
     feature_groups: list[str] | Literal["auto"] = attrs.field(default="auto", validator=_known_groups)
     """auto: all whose features the data holds."""
-    third_party: list[str] = attrs.field(factory=list[str])
+    third_party: list[str] = attrs.field(factory=list[str], validator=_third_party)
     """Metrics of other exporters to use as features: the group ThirdParty, and part of WorkloadOnly and
     Full. Named as in the recording; those that end in _total are counters."""
     extractor: PluginSpec = PluginSpec("DefaultExtractor")

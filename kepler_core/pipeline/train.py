@@ -69,6 +69,8 @@ class Plan:
 def plan(spec: PipelineSpec, observations: Observations) -> Plan:
     """Which energy sources and feature groups can be trained; what cannot, with the reason."""
     available = observations.sources
+    if not available and spec.energy_sources == "auto":
+        return Plan((), (Skipped("", "", "", "no power of any energy source in the data"),))
     sources = list(available) if spec.energy_sources == "auto" else list(spec.energy_sources)
     groups = spec.feature_groups
     if groups == "auto":

@@ -65,14 +65,22 @@ def _observe_one(recording: Recording, use_vm_metrics: bool, third_party: Sequen
     counts = Counts()
     counts.empty_series.update(recording.empty_series)
     nodes, units, exporters = Codes(), Codes(), Codes()
-    measured = select_level(
-        [
-            measure(metric, meaning, schema, nodes, units, exporters, counts)
-            for metric in recording.metrics.values()
-            if (meaning := schema.meaning(metric.name) or third_party_meaning(metric, schema, third_party)) is not None
-        ],
-        use_vm_metrics,
-    )
+    measured, named = [], []
+    for metric in recording.metrics.values():
+        meaning = schema.meaning(metric.name)
+        if metric.name in third_party:
+            if meaning is not None:
+                raise RecordingError(
+                    f"third_party: {metric.name} is no third-party metric but {schema_name}'s {meaning.name}; "
+                    "it is in the feature groups already"
+                )
+            named.append(metric)
+        elif meaning is not None:
+            measured.append(measure(metric, meaning, schema, nodes, units, exporters, counts))
+    for metric in named:  # after the others: by then it is known which nodes there are
+        meaning = third_party_meaning(metric, schema)
+        measured.append(measure(metric, meaning, schema, nodes, units, exporters, counts, third_party=True))
+    measured = select_level(measured, use_vm_metrics)
     aliases = node_aliases(recording, schema)
     measured = without_duplicate_nodes(measured, nodes, units, aliases, counts)
     measured = [without_duplicates(item, counts) for item in measured]

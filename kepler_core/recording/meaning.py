@@ -46,6 +46,8 @@ class Measured:
     unit: Ints
     exporter: Ints
     source: tuple[str | None, ...]
+    third_party: bool = False
+    """Named by the user, not known to the schema."""
 
 
 class Codes:
@@ -62,11 +64,9 @@ class Codes:
         return tuple(self.of)
 
 
-def third_party_meaning(metric: Metric, schema: MetricSchema, names: Sequence[str]) -> MetricMeaning | None:
+def third_party_meaning(metric: Metric, schema: MetricSchema) -> MetricMeaning:
     """A metric that the user names: a container's where its series name containers, else the node's;
     a counter if its name ends as Prometheus' conventions have it."""
-    if metric.name not in names:
-        return None
     counter = metric.name.endswith("_total")
     if any(schema.container_labels[0] in labels for labels in metric.labels):
         return MetricMeaning("feature", metric.name, "container", schema.container_labels, counter=counter)
@@ -84,14 +84,18 @@ def measure(
     units: Codes,
     exporters: Codes,
     counts: Counts,
+    *,
+    third_party: bool = False,
 ) -> Measured:
     n = metric.n_series
     node, unit, exporter = (np.zeros(n, dtype=np.int64) for _ in range(3))
     sources: list[str | None] = []
+    known_nodes = nodes.words
     for index, labels in enumerate(metric.labels):
         if schema.node_label not in labels:
             counts.missing_labels[f"{metric.name} {schema.node_label}"] += 1
-        node[index] = nodes.code(labels.get(schema.node_label, ""))
+        label = labels.get(schema.node_label, "")
+        node[index] = nodes.code(_same_host(label, known_nodes) if third_party else label)
         word, missing = _unit(meaning, labels)
         if missing:
             counts.missing_labels[f"{metric.name} {missing}"] += 1
@@ -101,7 +105,17 @@ def measure(
     counts.not_finite.update({metric.name: metric.not_finite})
     counts.repeated_timestamps.update({metric.name: metric.repeated})
     counts.one_sample_series.update({metric.name: int(np.count_nonzero(metric.lengths == 1))})
-    return Measured(metric, meaning, node, unit, exporter, tuple(sources))
+    return Measured(metric, meaning, node, unit, exporter, tuple(sources), third_party)
+
+
+def _same_host(label: str, known: Sequence[str]) -> str:
+    """The node label of Kepler's exporter on the machine of another exporter: they differ in the port.
+    The label as it is if there is not exactly one."""
+    if label in known:
+        return label
+    host = label.rpartition(":")[0] or label
+    found = [other for other in known if host in (other, other.rpartition(":")[0])]
+    return found[0] if len(found) == 1 else label
 
 
 def _unit(meaning: MetricMeaning, labels: Mapping[str, str]) -> tuple[str, str | None]:
@@ -122,15 +136,16 @@ def select_level(measured: list[Measured], use_vm_metrics: bool) -> list[Measure
         kept = []
         for item in measured:
             meaning = item.meaning
-            if meaning.level == "vm" or (meaning.kind == "feature" and meaning.level == "node"):
+            if item.third_party or meaning.level == "vm" or (meaning.kind == "feature" and meaning.level == "node"):
                 kept.append(item)
             elif meaning.level == "process":
                 is_vm = np.array([labels.get("job") == "vm" for labels in item.metric.labels], dtype=bool)
                 kept.append(keep_series(item, is_vm))
         return kept
-    levels = {i.meaning.level for i in measured if i.meaning.kind == "feature" and i.metric.n_samples}
+    own = [item for item in measured if not item.third_party]
+    levels = {i.meaning.level for i in own if i.meaning.kind == "feature" and i.metric.n_samples}
     drop = {"vm", "process"} if "container" in levels else {"vm", "container"}
-    return [item for item in measured if item.meaning.level not in drop]
+    return [item for item in measured if item.third_party or item.meaning.level not in drop]
 
 
 def keep_series(item: Measured, kept: NDArray[np.bool_]) -> Measured:

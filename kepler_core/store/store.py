@@ -158,14 +158,10 @@ class Store:
             raise _store_error(self.root, error) from error
 
     def check_writable(self) -> None:
-        """`StoreError` now rather than after an hour of training. Leaves nothing behind."""
-        new = not self.root.exists()
+        """`StoreError` now rather than after an hour of training. Makes the store's folder."""
         try:
             with self._writing() as staging:
                 _write_file(staging / "probe", b"")
-            if new:
-                (self.root / LOCK).unlink()
-                self.root.rmdir()
         except OSError as error:
             raise _store_error(self.root, error) from error
 
