@@ -126,6 +126,10 @@ class Isolator(Plugin, ABC):
 class Extractor(Plugin, ABC):
     """Makes data sets from observations: which rows, how smoothed, features joined with power."""
 
+    memory: int = 1
+    """Timestamps that go into one row: validation keeps at least so many between what is trained on
+    and what is tested on."""
+
     @abstractmethod
     def extract(
         self,
@@ -175,8 +179,8 @@ class MetricMeaning:
     unit_labels: tuple[str, ...] = ()
     """Labels that tell apart what is to be added up: a container's id, a package and mode. Two
     series of one node that agree in them at the same time are two reports of the same thing."""
-    counter: bool = True
-    """Used as a rate per second; else the value as it is (a gauge)."""
+    counter: bool = attrs.field()
+    """Used as a rate per second; else the value as it is (a gauge). Power is a gauge."""
     scale: float = 1.0
     """Times this in our unit."""
     aggregate: Literal["sum", "mean"] = "sum"
@@ -185,6 +189,10 @@ class MetricMeaning:
     """Energy source where the series has no source label."""
     note: str = ""
     """Something the user should know, e.g. that the name is an old one."""
+
+    @counter.default
+    def _is_counter(self) -> bool:
+        return self.kind != "power"
 
 
 class MetricSchema(Plugin, ABC):

@@ -102,8 +102,8 @@ def _per_instant(rows: Dataset, values: Any) -> Any:
 def _measured(
     entry: ModelEntry, observations: Observations, features: tuple[str, ...], components: tuple[str, ...]
 ) -> Dataset | None:
-    """What was measured, as the model's pipeline sees it; None where nothing was."""
-    there = tuple(c for c in components if (entry.source, c) in observations.power)
+    """What was measured, unsmoothed, without what the pipeline's isolator takes away; None where nothing was."""
+    there = tuple(c for c in components if c in observations.sources.get(entry.source, ()))
     if not there:
         return None
     dynamic = entry.output_type == "DynPower"

@@ -94,6 +94,7 @@ def _once(observations: Observations, what: str, arrays: tuple[NDArray[Any], ...
 
 
 def _share(usage: Floats, instant: NDArray[np.int64], n: int) -> Floats:
+    usage = np.maximum(usage, 0.0)  # a gauge may be negative; a share may not
     total = sum_by(usage, instant, n)
     count = np.bincount(instant, minlength=n)
     busy = total > 0

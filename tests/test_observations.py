@@ -238,9 +238,62 @@ def test_what_is_on_every_node_does_not_make_two_nodes_one(name: str) -> None:
     )
 
 
+def later(document: dict[str, Any], seconds: int = 86400) -> dict[str, Any]:
+    """The same a day later."""
+    for series in document.values():
+        for one in series:
+            one["values"] = [[time + seconds, value] for time, value in one["values"]]
+    return document
+
+
+def test_one_node_at_one_time_in_two_recordings_is_refused() -> None:
+    first, second = read_recording(machine(), name="Monday"), read_recording(later(machine(), 3), name="copy")
+    with pytest.raises(RecordingError, match="Monday and copy both hold node 'node-a' at the same time"):
+        observe([first, second])
+
+
+def test_a_busy_container_without_a_rate_makes_the_sum_unknown() -> None:
+    """A job that has just begun already draws power, but has no rate yet: no row may pair the two."""
+    document = machine(containers={"a" * 64: 0.01})
+    begins = 10
+    for name, series in machine(containers={"b" * 64: 5.0}).items():
+        if name.startswith("kepler_container"):
+            for one in series:
+                one["values"] = one["values"][begins:]
+            document[name] += series
+    observations = observe([read_recording(document)])
+    for feature in FEATURES:
+        known = np.isfinite(observations.node_features[feature])
+        assert not known[begins], feature
+        assert known[1:begins].all()
+        assert known[begins + 1 :].all()
+    assert observations.counts.incomplete["cpu_instructions"] == 1
+
+
+def test_milliseconds_are_refused() -> None:
+    document = machine()
+    for series in document.values():
+        for one in series:
+            one["values"] = [[time * 1000, value] for time, value in one["values"]]
+    with pytest.raises(RecordingError, match="not in Unix seconds \\(milliseconds"):
+        read_recording(document)
+
+
+def test_nodes_scraped_at_different_steps_both_count() -> None:
+    document = machine("node-a", containers=NODE_A)
+    slow = machine("node-b", containers=NODE_B)
+    for series in slow.values():
+        for one in series:
+            one["values"] = [[time + 60 * at, value] for at, (time, value) in enumerate(one["values"])]
+    observations = observe([read_recording(merged(document, slow))])
+    assert not +observations.counts.gaps
+    for code in (0, 1):
+        assert np.isfinite(observations.power["acpi", "platform"][observations.instant_stream == code])[1:].all()
+
+
 def test_recordings_stay_apart() -> None:
     first = read_recording(machine(), name="Monday")
-    second = read_recording(machine(load=2.0), name="Tuesday")
+    second = read_recording(later(machine(load=2.0)), name="Tuesday")
     observations = observe([first, second])
     assert [(stream.recording, stream.node) for stream in observations.streams] == [
         ("Monday", "node-a"),
@@ -257,7 +310,7 @@ def test_recordings_with_different_metrics() -> None:
     first, second = machine(), machine(load=2.0)
     del first["kepler_node_dram_joules_total"]
     del second["kepler_container_cache_miss_total"]
-    observations = observe([read_recording(first, name="Monday"), read_recording(second, name="Tuesday")])
+    observations = observe([read_recording(first, name="Monday"), read_recording(later(second), name="Tuesday")])
     assert np.isnan(observations.power["rapl-sysfs", "dram"][observations.instant_stream == 0]).all()
     assert np.isfinite(observations.power["rapl-sysfs", "dram"][observations.instant_stream == 1])[1:].all()
     assert np.isnan(observations.node_features["cache_miss"][observations.instant_stream == 1]).all()
@@ -731,6 +784,7 @@ def test_energy_is_conserved_with_several_nodes_and_recordings() -> None:
         merged(machine("node-a", containers=NODE_A), machine("node-b", containers=NODE_B, load=load))
         for load in (2.0, 3.0)
     ]
+    documents[1] = later(documents[1])
     observations = observe([read_recording(document, name=str(at)) for at, document in enumerate(documents)])
     containers = dataset(observations, tuple(FEATURES), "rapl-sysfs", by_container=True)
     node = dataset(observations, tuple(FEATURES), "rapl-sysfs", by_container=False)

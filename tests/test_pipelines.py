@@ -88,7 +88,7 @@ def test_aliases_become_names(tmp_path: Path) -> None:
         ("a: [1, 2", ["line 2, column 1"]),
         ("seed: 1\nseed: 2", ["'seed' is there twice"]),
         ("1: 2", ["key 1 is not text"]),
-        ("&a [*a]", ["mapping"]),
+        ("&a [*a]", ["nested too deeply"]),
         ("!!python/object/apply:os.system ['true']", ["line 1"]),
     ],
 )

@@ -30,11 +30,11 @@ def metric_of(*series: Series) -> Metric:
 
 
 def rated(metric: Metric) -> Rates:
-    return rates(metric, spacing(metric.timestamps, metric.series))
+    return rates(metric, spacing(metric.timestamps, metric.series, np.zeros(metric.n_series, dtype=np.int64)))
 
 
 def gaps_of(metric: Metric) -> int:
-    return spacing(metric.timestamps, metric.series).gaps
+    return spacing(metric.timestamps, metric.series, np.zeros(metric.n_series, dtype=np.int64)).gaps
 
 
 def rates_of(*series: Series) -> list[float | None]:
@@ -121,7 +121,7 @@ def test_the_usual_step_is_that_of_all_series() -> None:
     # alone, the second series would have no gap: its only interval would be the usual one
     first, second = [(3.0 * at, 1.0 * at) for at in range(10)], [(0.0, 0.0), (16.0, 5.0)]
     metric = metric_of(first, second)
-    assert spacing(metric.timestamps, metric.series).usual_step == 3
+    assert spacing(metric.timestamps, metric.series, np.zeros(metric.n_series, dtype=np.int64)).usual_step == 3
     assert gaps_of(metric) == 1
 
 
@@ -133,4 +133,4 @@ def test_no_samples() -> None:
     metric = metric_of([], [])
     assert len(rated(metric).values) == 0
     assert gaps_of(metric) == 0
-    assert math.isnan(spacing(metric.timestamps, metric.series).usual_step)
+    assert math.isnan(spacing(metric.timestamps, metric.series, np.zeros(metric.n_series, dtype=np.int64)).usual_step)

@@ -487,8 +487,8 @@ any_value = plain_value | odd_number.map('"{}"'.format) | json_number | st.just(
 timestamp = st.one_of(
     st.integers(1_700_000_000, 1_700_000_020).map(str),
     st.integers(1_700_000_000, 1_700_000_003).map("{}.250".format),
-    st.sampled_from(["1.7e9", "1.7E+9", "17e8", "-5", "0", "-0.0"]),
-    finite.map(repr),
+    st.sampled_from(["1.7e9", "1.7E+9", "17e8", "0", "0.5"]),
+    st.floats(0, 9e10).map(repr),
 )
 label = st.dictionaries(st.text(max_size=5), st.text(max_size=5), max_size=3)
 space = st.sampled_from(["", "", " ", "\n", "\t ", "\r\n"])

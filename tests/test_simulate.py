@@ -94,8 +94,8 @@ def test_churn_and_restarts_are_there_and_leave_the_law() -> None:
     assert [stream.node for stream in observations.streams] == ["node-0", "node-1"]
     measured, expected = observations.power["acpi", "platform"], law(observations, 2)["platform"]
     known = np.isfinite(measured) & np.isfinite(expected)
-    # new containers have no rate at their first sample, so that a little load is not seen now and then
-    assert np.count_nonzero(known) > 780
+    # where a busy container begins, the node's sum is not known
+    assert np.count_nonzero(known) > 750
     assert np.median(np.abs(measured[known] / expected[known] - 1)) < 1e-3
     assert np.mean(np.abs(measured[known] / expected[known] - 1) > 0.02) < 0.05
 

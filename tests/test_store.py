@@ -72,7 +72,7 @@ def test_unwritable(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="cannot write the store"):
         Store(file).publish("p", FILES)
     with pytest.raises(StoreError, match=r"Read-only|Permission|No such|Not a directory"):
-        Store("/proc/no/store").check_writable()
+        Store("/proc/no/store").check_writable("p")
 
 
 def test_zip_is_the_same_bytes(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ import pytest
 
 from kepler_core.models import load_model
 from kepler_core.recording import observe, read_recording
-from kepler_core.simulate import Simulation, write
+from kepler_core.simulate import Simulation, recording, write
 from kepler_core.store import Store
 
 ALL_TRAINERS = 10
@@ -434,3 +434,45 @@ def test_estimate_without_power(quick: Path, small: dict[str, Any], simulated: P
     package = json.loads(done.stdout)["components"]["package"]
     assert package["measured_mean"] is None
     assert 30 < package["predicted_mean"] < 200
+
+
+def test_what_is_named_and_absent_is_a_failure(quick: Path, small: dict[str, Any], tmp_path: Path) -> None:
+    del small["kepler_container_bpf_page_cache_hit_total"]
+    (tmp_path / "r.json").write_text(json.dumps(small))
+    arguments = ["train", quick, "-i", tmp_path / "r.json", "-s", tmp_path / "s", "--json", "--set", "dyn_trainers=[]"]
+    arguments += ["--set", "energy_sources=[acpi, hmc]", "--set", "feature_groups=[CounterOnly, BPFOnly]"]
+    done = kepler(*arguments)
+    assert done.returncode == 3, done.stderr
+    report = json.loads(done.stdout)
+    assert len(report["models"]) == 2
+    reasons = {(failure["source"], failure["feature_group"]): failure["reason"] for failure in report["failed"]}
+    assert reasons["hmc", "CounterOnly"] == "no power of hmc in the data"
+    assert reasons["acpi", "BPFOnly"] == "no bpf_page_cache_hit in the data"
+
+
+def test_a_node_that_lacks_something_is_named(quick: Path, tmp_path: Path) -> None:
+    data = recording(Simulation(containers=4, timestamps=120, nodes=2))
+    dram = data["kepler_node_dram_joules_total"]
+    data["kepler_node_dram_joules_total"] = [one for one in dram if one["metric"]["instance"] == "node-0"]
+    (tmp_path / "r.json").write_text(json.dumps(data))
+    settings = ["--set", "feature_groups=[CounterOnly]", "--set", "dyn_trainers=[]"]
+    report = train(quick, "-i", tmp_path / "r.json", "-s", tmp_path / "s", *settings)
+    (skip,) = report["skipped"]
+    assert skip["source"] == "rapl-sysfs"
+    assert "node 'node-1'" in skip["reason"]
+    assert "is not used: no dram" in skip["reason"]
+
+
+def test_a_foreign_folder_is_found_before_training(quick: Path, simulated: Path, tmp_path: Path) -> None:
+    (tmp_path / "quick").mkdir()
+    done = kepler("train", quick, "-i", simulated, "-s", tmp_path)
+    assert done.returncode == 1
+    assert "was not published by kepler-model" in done.stderr
+    assert list(tmp_path.iterdir()) == [tmp_path / "quick"]
+
+
+def test_a_url_is_no_folder(quick: Path, simulated: Path, tmp_path: Path) -> None:
+    done = kepler("train", quick, "-i", simulated, "-s", "s3://bucket/store", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "only local folders" in done.stderr
+    assert list(tmp_path.iterdir()) == []

@@ -117,3 +117,19 @@ def test_baselines_of_a_line_and_of_noise() -> None:
     assert on_a_line["constant_mae"] > 5
     level = baselines(made, np.ones(200, dtype=bool), np.zeros(200), np.full(200, 7.0))
     assert level == {"constant_mae": 0.0, "line_mae": 0.0}
+
+
+@pytest.mark.parametrize("scheme", ["blocks", "last"])
+def test_no_gap_is_shorter_than_what_a_row_is_made_of(scheme: str) -> None:
+    time = 1e9 + 3.0 * np.arange(1500)
+    spec = ValidationSpec(scheme=scheme, gap_seconds=0)  # type: ignore[arg-type]
+    for memory in (1, 20):
+        for fold in folds(spec, np.zeros(1500, dtype=np.int64), time, memory):
+            apart = np.abs(time[fold.train][:, None] - time[fold.test][None, :]).min()
+            assert apart >= 3.0 * memory
+
+
+def test_rows_of_a_short_recording_are_apart() -> None:
+    time = 1e9 + 3.0 * np.arange(25)
+    for fold in folds(ValidationSpec(), np.zeros(25, dtype=np.int64), time):
+        assert np.abs(time[fold.train][:, None] - time[fold.test][None, :]).min() >= 6.0

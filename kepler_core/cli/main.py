@@ -98,6 +98,11 @@ def main() -> None:
         # whoever read our output has gone, as `head` does; nothing is left to say
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:
+        if verbose:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        fail(f"{error.filename or 'standard output'}: {error.strerror or error}", 1)
     except KeplerError as error:
         if verbose:
             raise

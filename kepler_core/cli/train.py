@@ -137,7 +137,7 @@ def print_report(report: Report) -> None:
         click.echo("\nFailed:")
         for failure in report.failed:
             where = f"{failure['source']} {failure['output_type']} {failure['feature_group']}"
-            click.echo(f"  {failure['trainer']} ({where}): {failure['reason']}")
+            click.echo(f"  {failure['trainer'] or 'data set'} ({where}): {failure['reason']}")
     click.echo(
         f"\n{len(report.models)} models published as {report.store}/{report.pipeline}, version {report.version}, "
         f"in {report.seconds['total']:.1f} s"

@@ -95,7 +95,10 @@ class PowerModel:
         return watts
 
     def _matrix(self, values: Any, names: Sequence[str]) -> NDArray[np.float32]:
-        X = np.asarray(values, dtype=np.float64)
+        try:
+            X = np.asarray(values, dtype=np.float64)
+        except (ValueError, TypeError) as error:
+            raise ModelError(f"{self.name}: values are not rows of numbers: {error}") from error
         if X.ndim != 2 or X.shape[1] != len(names):
             raise ModelError(f"{self.name}: expected rows of {len(names)} values, got shape {X.shape}")
         if tuple(names) != self.features:
@@ -117,7 +120,9 @@ def scaled(X: Floats, scale: Floats) -> NDArray[np.float32]:
     Models are fitted on these very numbers, so that a tree's thresholds fall the same way later. The
     memory order is fixed because sums over it round differently otherwise.
     """
-    return np.clip(X / scale, -FARTHEST, FARTHEST).astype(np.float32, order="C")
+    with np.errstate(over="ignore"):  # cut in the same breath
+        ratio = X / scale
+    return np.clip(ratio, -FARTHEST, FARTHEST).astype(np.float32, order="C")
 
 
 def load_model(source: Path | str | Mapping[str, bytes]) -> PowerModel:

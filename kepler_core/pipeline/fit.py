@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from kepler_core import __version__, registry
 from kepler_core.contracts import FitTask, Regressor, Trainer
-from kepler_core.errors import KeplerError, ModelError, missing_extra
+from kepler_core.errors import KeplerError, ModelError, TrainingError, missing_extra
 from kepler_core.grouping import sum_by
 from kepler_core.models.export import FittedComponent, export
 from kepler_core.models.power_model import scaled
@@ -151,6 +151,8 @@ def _cross_validate(job: FitJob, trainer: Trainer, task: FitTask, X: Floats, tes
         predicted.append(sums[tested])
         measured.append(rows.node_watts[task.component][tested])
         load.append(rows.node_load[task.component][tested])
+    if not predicted:
+        raise TrainingError("no held-out timestamp has test rows; raise max_test_rows")
     return score(np.concatenate(predicted), np.concatenate(measured), np.concatenate(load))
 
 
@@ -190,7 +192,7 @@ def _metadata(job: FitJob, scores: Mapping[str, Score], trainer: Trainer) -> dic
     }
     for component, found in components.items():
         metadata[f"{component}_mae"] = found["mae"]
-        metadata[f"{component}_mape"] = found["mape"] if found["mape"] is not None else -1
+        metadata[f"{component}_mape"] = found["mape"]
     metadata["validation"] = {**job.validation, "components": components}
     metadata["arguments"] = dict(job.args)
     metadata["lineage"] = {**job.lineage, "versions": _versions(type(trainer))}

@@ -119,6 +119,8 @@ def resolved(spec: PipelineSpec, where: str) -> PipelineSpec:
                 checked.append(registry.energy_sources.canonical(source))
             except PluginError as error:
                 raise PipelineError(f"{where}: energy_sources[{index}]: {error}") from error
+            if checked[-1] in checked[:-1]:
+                raise PipelineError(f"{where}: energy_sources[{index}]: {checked[-1]} is there twice")
         sources = checked
     spec = attrs.evolve(
         spec,

@@ -19,6 +19,10 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 
+LEAST_TESTED = 100
+"""Timestamps that DynPower models are tested on at least, however many containers there are."""
+
+
 @attrs.frozen(eq=False)
 class TrainingRows:
     """Arrays of one data set. An instant is a (node, timestamp)."""
@@ -74,7 +78,7 @@ def training_rows(dataset: Dataset, max_rows: int, max_test_rows: int, seed: int
         fit_instant = np.concatenate([fit_instant, instant[chosen]])
         fit_watts = {c: np.concatenate([w, watts[c][chosen]]) for c, w in fit_watts.items()}
         tested = np.zeros(n, dtype=bool)
-        tested[_evenly(n, max(int(n * max_test_rows / len(instant)), 1))] = True
+        tested[_evenly(n, max(int(n * max_test_rows / len(instant)), LEAST_TESTED))] = True
         of_tested = tested[instant]
         test_X, test_instant = X[of_tested], instant[of_tested]
     scale = np.abs(fit_X).max(axis=0, initial=0.0)

@@ -20,10 +20,12 @@ def _name(_: Any, attribute: Any, value: str) -> None:
         raise WrongFieldError(attribute.name, str(error)) from None
 
 
-def _at_least(least: float) -> Any:
+def _at_least(least: float, most: float = 2.0**31) -> Any:
     def check(_: Any, attribute: Any, value: float | None) -> None:
         if value is not None and not value >= least:
             raise WrongFieldError(attribute.name, f"{value} is below {least:g}")
+        if value is not None and not value <= most:
+            raise WrongFieldError(attribute.name, f"{value} is above {most:g}")
 
     return check
 
@@ -40,6 +42,8 @@ def _known_groups(spec: PipelineSpec, attribute: Any, groups: list[str] | str) -
         if group not in GROUP_NAMES:
             hint = close_matches(group, GROUP_NAMES)
             raise WrongFieldError(f"{attribute.name}[{index}]", f"unknown feature group {group!r}; {hint}")
+        if group in groups[:index]:
+            raise WrongFieldError(f"{attribute.name}[{index}]", f"{group} is there twice")
     if THIRD_PARTY_GROUP in groups and not spec.third_party:
         raise WrongFieldError(attribute.name, f"{THIRD_PARTY_GROUP} needs its features named in third_party")
 
@@ -68,11 +72,13 @@ class ValidationSpec:
     scheme: Literal["blocks", "last", "recordings"] = "blocks"
     """blocks: contiguous blocks of time in turn, with a gap; last: the end of each recording;
     recordings: each recording (and node) in turn."""
-    folds: int = attrs.field(default=5, validator=_at_least(2))
+    folds: int = attrs.field(default=5, validator=_at_least(2, 1000))
     block_seconds: float | None = attrs.field(default=None, validator=_at_least(1e-3))
-    """Length of a block; null: 120 s or 20 steps, shorter where a recording has no 3 blocks a fold."""
+    """Length of a block; null: 120 s or 20 steps, shorter where a recording has no 3 blocks a fold, but
+    at least 6 steps."""
     gap_seconds: float | None = attrs.field(default=None, validator=_at_least(0))
-    """Rows this near to a test block are not trained on; null: a quarter of a block."""
+    """Rows this near to what is tested on are not trained on; null: a quarter of a block, at least 2
+    steps. Never less than the extractor's memory (the window of SmoothExtractor)."""
     last_fraction: float = attrs.field(default=0.3, validator=_fraction)
     """Part of each recording that scheme `last` tests on."""
 
@@ -101,7 +107,7 @@ class PipelineSpec:
     max_rows: int = attrs.field(default=2000, validator=_at_least(100))
     """Rows to fit on at most; of more, a sample spread evenly over time and load is taken."""
     max_test_rows: int = attrs.field(default=10000, validator=_at_least(100))
-    """Container rows to test DynPower models on at most (whole timestamps, evenly spaced)."""
+    """Container rows to test DynPower models on (whole timestamps, evenly spaced, at least 100 of them)."""
     seed: int = attrs.field(default=0, validator=_at_least(0))
     """For every random choice."""
     validation: ValidationSpec = ValidationSpec()

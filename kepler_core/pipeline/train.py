@@ -14,10 +14,13 @@ from typing import Any, Literal
 import attrs
 import joblib
 import msgspec
+import numpy as np
+from threadpoolctl import threadpool_limits
 
 from kepler_core import registry
+from kepler_core.contracts import Extractor, Isolator
 from kepler_core.dataset import Dataset
-from kepler_core.errors import MissingExtraError, TrainingError, UsageError
+from kepler_core.errors import MissingExtraError, PluginError, TrainingError, UsageError
 from kepler_core.hooks import Events, events
 from kepler_core.pipeline.fit import FitJob, FitResult, all_baselines, fit
 from kepler_core.pipeline.load import as_document
@@ -39,6 +42,11 @@ class Skipped:
     output_type: str
     feature_group: str
     reason: str
+    failed: bool = False
+    """Not what the data allows, but something that went wrong or was asked for by name."""
+
+    def as_dict(self) -> dict[str, Any]:
+        return attrs.asdict(self, filter=lambda field, _: field.name != "failed")
 
 
 @attrs.define
@@ -57,12 +65,15 @@ class Report:
         return attrs.asdict(self)
 
 
+Wanted = tuple[str, OutputType, str, tuple[str, ...]]
+"""(source, output type, feature group, features) of a data set."""
+
+
 @attrs.frozen
 class Plan:
     """Which data sets a pipeline makes of observations."""
 
-    wanted: tuple[tuple[str, OutputType, str, tuple[str, ...]], ...]
-    """(source, output type, feature group, features)."""
+    wanted: tuple[Wanted, ...]
     skipped: tuple[Skipped, ...]
 
 
@@ -99,7 +110,10 @@ def plan(spec: PipelineSpec, observations: Observations) -> Plan:
                 else:
                     wanted.append((source, output_type, group, features))
                     continue
-                skipped.append(Skipped(source, output_type, group, reason))
+                by_name = (source not in available and spec.energy_sources != "auto") or (
+                    bool(missing) and spec.feature_groups != "auto"
+                )
+                skipped.append(Skipped(source, output_type, group, reason, failed=by_name))
     return Plan(tuple(wanted), tuple(skipped))
 
 
@@ -107,12 +121,40 @@ def datasets(spec: PipelineSpec, observations: Observations, planned: Plan) -> I
     """The data sets of a plan, one after the other, ready to train on."""
     extractor = registry.extractors.create(spec.extractor.name, spec.extractor.args)
     isolator = registry.isolators.create(spec.isolator.name, spec.isolator.args)
-    for source, output_type, group, features in planned.wanted:
-        dynamic = output_type == "DynPower"
-        dataset = extractor.extract(observations, features, source, observations.sources[source], by_container=dynamic)
+    for wanted in planned.wanted:
+        yield dataset_of(wanted, observations, extractor, isolator)
+
+
+def dataset_of(wanted: Wanted, observations: Observations, extractor: Extractor, isolator: Isolator) -> Dataset:
+    """One data set; `PluginError` names the extractor or isolator that raised."""
+    source, output_type, group, features = wanted
+    dynamic = output_type == "DynPower"
+    components = observations.sources[source]
+    at: Extractor | Isolator = extractor
+    try:
+        dataset = extractor.extract(observations, features, source, components, by_container=dynamic)
         if dynamic:
+            at = isolator
             dataset = isolator.isolate(dataset)
-        yield attrs.evolve(dataset, feature_group=group, output_type=output_type)
+    except Exception as error:  # somebody else's code
+        raise PluginError(f"{type(at).__name__} failed: {registry.one_line(error)}") from error
+    return attrs.evolve(dataset, feature_group=group, output_type=output_type)
+
+
+def _unused(dataset: Dataset, observations: Observations) -> list[str]:
+    """Nodes of which no row is in a data set, and what they lack."""
+    used = {(row[0], row[1]) for row in dataset.index[dataset.first_rows].droplevel(2).unique()}
+    reasons = []
+    for code, stream in enumerate(observations.streams):
+        if (stream.recording, stream.node) in used:
+            continue
+        mine = observations.instant_stream == code
+        columns = {name: observations.node_features[name] for name in dataset.features}
+        columns |= {component: observations.power[dataset.source, component] for component in dataset.components}
+        lacking = [name for name, column in columns.items() if not np.isfinite(column[mine]).any()]
+        why = f"no {', '.join(lacking)}" if lacking else "no timestamp at which all is known"
+        reasons.append(f"node {stream.node!r} of {stream.recording} is not used: {why}")
+    return reasons
 
 
 def train(
@@ -134,15 +176,16 @@ def train(
         raise UsageError("--scheduler goes with --backend dask")
     listen = listeners or events()
     report = Report(spec.name, str(store.root))
-    store.check_writable()
+    store.check_writable(spec.name)
     started = time.perf_counter()
     planned = plan(spec, observations)
-    report.skipped = [attrs.asdict(skip) for skip in planned.skipped]
-    work, too_small = _fit_jobs(spec, observations, planned, listen)
-    report.skipped += [attrs.asdict(skip) for skip in too_small]
+    work, left_out = _fit_jobs(spec, observations, planned, listen)
+    skips = [*planned.skipped, *left_out]
+    report.skipped = [skip.as_dict() for skip in skips if not skip.failed]
+    not_made = [{**skip.as_dict(), "trainer": ""} for skip in skips if skip.failed]
     report.seconds["extract"] = round(time.perf_counter() - started, 3)
     if not work:
-        raise TrainingError(f"nothing can be trained: {_reasons(report.skipped)}")
+        raise TrainingError(f"nothing can be trained: {_reasons([*not_made, *report.skipped])}")
 
     started = time.perf_counter()
     listen.send("kepler_training_started", models=len(work))
@@ -153,7 +196,7 @@ def train(
     done = [result for result in results if result is not None]
     report.seconds["fit"] = round(time.perf_counter() - started, 3)
     report.models = [_described(result) for result in done if result.files is not None]
-    report.failed = [_described(result) for result in done if result.files is None]
+    report.failed = [*not_made, *(_described(result) for result in done if result.files is None)]
     if not report.models:
         raise TrainingError(f"no model could be trained: {_reasons(report.failed)}")
 
@@ -187,11 +230,23 @@ def _fit_jobs(
         "schemas": list(observations.schemas),
     }
     trainers = {"AbsPower": spec.abs_trainers, "DynPower": spec.dyn_trainers}
-    for dataset in datasets(spec, observations, planned):
+    extractor = registry.extractors.create(spec.extractor.name, spec.extractor.args)
+    isolator = registry.isolators.create(spec.isolator.name, spec.isolator.args)
+    for wanted in planned.wanted:
+        try:
+            dataset = dataset_of(wanted, observations, extractor, isolator)
+        except PluginError as error:
+            skipped.append(Skipped(*wanted[:3], str(error), failed=True))
+            continue
+        if dataset.frame.empty:
+            reason = "only 0 usable timestamps: features and power are never known at the same time"
+            skipped.append(Skipped(*wanted[:3], reason))
+            continue
+        skipped += [Skipped(*wanted[:3], reason) for reason in _unused(dataset, observations)]
         listen.send("kepler_dataset_ready", dataset=dataset)
         rows = training_rows(dataset, spec.max_rows, spec.max_test_rows, spec.seed)
         try:
-            made = folds(spec.validation, rows.stream, rows.time)
+            made = folds(spec.validation, rows.stream, rows.time, extractor.memory)
         except TrainingError as error:
             skipped.append(Skipped(dataset.source, dataset.output_type, dataset.feature_group, str(error)))
             continue
@@ -235,6 +290,17 @@ def _run(
     work: Sequence[FitJob], backend: Backend, scheduler: str | None, jobs: int | None
 ) -> Iterator[tuple[int, FitResult]]:
     """Results as they come, with the index of their job."""
+    # the limit is the whole process': a thread that sets it for itself would lift it for the others
+    if backend == "threading" or jobs == 1:
+        with threadpool_limits(1):
+            yield from _parallel(work, backend, scheduler, jobs)
+    else:
+        yield from _parallel(work, backend, scheduler, jobs)
+
+
+def _parallel(
+    work: Sequence[FitJob], backend: Backend, scheduler: str | None, jobs: int | None
+) -> Iterator[tuple[int, FitResult]]:
     calls = (joblib.delayed(_fit_numbered)(index, job) for index, job in enumerate(work))
     with _backend(backend, scheduler, jobs):
         if backend == "dask":

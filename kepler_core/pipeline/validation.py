@@ -23,6 +23,8 @@ Mask = NDArray[np.bool_]
 USUAL_BLOCK_SECONDS = 120.0
 USUAL_BLOCK_STEPS = 20
 BLOCKS_PER_FOLD = 3
+SHORTEST_BLOCK_STEPS = 6
+SHORTEST_GAP_STEPS = 2
 
 IDLE_PART = 0.1
 """The error at idle is measured on this part of the rows: those with least load."""
@@ -38,18 +40,21 @@ class Fold:
     test: Mask
 
 
-def folds(spec: ValidationSpec, stream: Ints, time: Floats) -> list[Fold]:
-    """The folds of a data set whose instants are at `time` of `stream`, both of shape (instants,)."""
+def folds(spec: ValidationSpec, stream: Ints, time: Floats, memory: int = 1) -> list[Fold]:
+    """The folds of a data set whose instants are at `time` of `stream`, both of shape (instants,).
+
+    `memory` is how many timestamps go into one row (an extractor's): no gap is shorter.
+    """
     if len(time) < MIN_TIMESTAMPS:
         raise TrainingError(f"only {len(time)} usable timestamps; at least {MIN_TIMESTAMPS} are needed to validate")
-    made = {"blocks": _blocks, "last": _last, "recordings": _streams}[spec.scheme](spec, stream, time)
+    made = {"blocks": _blocks, "last": _last, "recordings": _streams}[spec.scheme](spec, stream, time, memory)
     usable = [fold for fold in made if fold.test.any() and fold.train.sum() >= MIN_TIMESTAMPS // 4]
     if not usable:
         raise TrainingError(f"no part of the data can be held out by scheme {spec.scheme!r}")
     return usable
 
 
-def _blocks(spec: ValidationSpec, stream: Ints, time: Floats) -> list[Fold]:
+def _blocks(spec: ValidationSpec, stream: Ints, time: Floats, memory: int) -> list[Fold]:
     fold_of = np.zeros(len(time), dtype=np.int64)
     near = np.zeros((spec.folds, len(time)), dtype=bool)
     first_block = 0
@@ -58,7 +63,7 @@ def _blocks(spec: ValidationSpec, stream: Ints, time: Floats) -> list[Fold]:
         since = time[rows] - time[rows].min()
         step = float(np.median(np.diff(np.unique(since)))) if len(rows) > 1 else 1.0
         block = spec.block_seconds or block_length(float(since.max()) + step, step, spec.folds)
-        gap = block / 4 if spec.gap_seconds is None else spec.gap_seconds
+        gap = _gap(spec, block, step, memory)
         number = np.floor(since / block).astype(np.int64)
         fold_of[rows] = (first_block + number) % spec.folds
         for k in range(spec.folds):
@@ -81,26 +86,32 @@ def _distance_to(k: int, first_block: int, number: Ints, since: Floats, block: f
     return np.where(np.isin(number, tested), np.inf, np.minimum(until, passed))
 
 
+def _gap(spec: ValidationSpec, block: float, step: float, memory: int) -> float:
+    """Seconds between training and test: never so few that two rows share a counter's sample."""
+    wanted = max(block / 4, SHORTEST_GAP_STEPS * step) if spec.gap_seconds is None else spec.gap_seconds
+    return max(wanted, memory * step)
+
+
 def block_length(duration: float, step: float, n_folds: int) -> float:
     """Seconds of a block where the pipeline does not say: see `ValidationSpec.block_seconds`."""
     usual = max(USUAL_BLOCK_SECONDS, USUAL_BLOCK_STEPS * step)
-    return float(max(min(usual, duration / (BLOCKS_PER_FOLD * n_folds)), step))
+    return float(max(min(usual, duration / (BLOCKS_PER_FOLD * n_folds)), SHORTEST_BLOCK_STEPS * step))
 
 
-def _last(spec: ValidationSpec, stream: Ints, time: Floats) -> list[Fold]:
+def _last(spec: ValidationSpec, stream: Ints, time: Floats, memory: int) -> list[Fold]:
     train, test = np.zeros(len(time), dtype=bool), np.zeros(len(time), dtype=bool)
     for code in np.unique(stream):
         rows = stream == code
         start, end = time[rows].min(), time[rows].max()
         cut = end - spec.last_fraction * (end - start)
-        gap = USUAL_BLOCK_SECONDS / 4 if spec.gap_seconds is None else spec.gap_seconds
-        gap = min(gap, (cut - start) / 4)
+        step = float(np.median(np.diff(np.unique(time[rows])))) if rows.sum() > 1 else 1.0
+        gap = _gap(spec, block_length(float(end - start) + step, step, spec.folds), step, memory)
         test |= rows & (time > cut)
         train |= rows & (time <= cut - gap)
     return [Fold(train, test)]
 
 
-def _streams(spec: ValidationSpec, stream: Ints, time: Floats) -> list[Fold]:
+def _streams(spec: ValidationSpec, stream: Ints, time: Floats, memory: int) -> list[Fold]:
     codes = np.unique(stream)
     if len(codes) < 2:
         raise TrainingError("validation scheme 'recordings' needs at least two recordings or nodes")

@@ -45,7 +45,25 @@ def observe(
     if max(digests.values()) > 1:
         same = [r.name for r in recordings if digests[r.digest] > 1]
         raise RecordingError(f"{same[0]} and {same[1]} hold the same data; it would count double")
-    return _concatenate([_observe_one(recording, use_vm_metrics, third_party) for recording in recordings])
+    parts = [_observe_one(recording, use_vm_metrics, third_party) for recording in recordings]
+    _refuse_overlaps(parts)
+    return _concatenate(parts)
+
+
+def _refuse_overlaps(parts: Sequence[Observations]) -> None:
+    """The same node at the same time in two recordings would be trained on and tested on at once."""
+    spans: dict[str, list[tuple[float, float, str]]] = {}
+    for part in parts:
+        for code, stream in enumerate(part.streams):
+            times = part.instant_time[part.instant_stream == code]
+            span = float(times.min()), float(times.max()), stream.recording
+            for start, end, other in spans.setdefault(stream.node, []):
+                if span[0] <= end and start <= span[1]:
+                    raise RecordingError(
+                        f"{other} and {stream.recording} both hold node {stream.node!r} at the same time; "
+                        "its samples would count double"
+                    )
+            spans[stream.node].append(span)
 
 
 def _observe_one(recording: Recording, use_vm_metrics: bool, third_party: Sequence[str]) -> Observations:
@@ -91,10 +109,8 @@ def _observe_one(recording: Recording, use_vm_metrics: bool, third_party: Sequen
 
 def _usual_step(measured: Sequence[Measured]) -> float:
     """Of the energy counters, which every node has; of all metrics where there are none."""
-    energy = [item.metric for item in measured if item.meaning.kind != "feature"]
-    steps = [
-        spacing(metric.timestamps, metric.series).usual_step for metric in energy or [item.metric for item in measured]
-    ]
+    energy = [item for item in measured if item.meaning.kind != "feature"]
+    steps = [spacing(item.metric.timestamps, item.metric.series, item.node).usual_step for item in energy or measured]
     return _nanmedian(steps)
 
 

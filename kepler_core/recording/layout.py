@@ -16,6 +16,10 @@ from kepler_core.recording.meaning import Codes, Measured
 from kepler_core.recording.observations import Observations, Once, Stream
 from kepler_core.recording.rates import Spacing, rates, spacing
 
+NEGLIGIBLE = 0.05
+"""A node's feature is known although a container has no rate yet, if that container's next rate is
+less than this part of the sum."""
+
 COVERAGE = 0.5
 """A node's feature is known at a time if at least this part of its containers have a rate then.
 (After an exporter's restart most series are new and have none: their sum would be far too low.)"""
@@ -42,6 +46,9 @@ class _Sampled:
     values: Floats
     reset: NDArray[np.bool_]
     place: _Place
+    coming: Floats | None = None
+    """Where a series begins: its next rate, else 0. What it did before its first sample is not known,
+    but it was hardly less."""
 
     @property
     def instant(self) -> Ints:
@@ -79,15 +86,19 @@ def lay_out(
     for place, key in zip(of_containers, keys, strict=True):
         place.row = np.searchsorted(rows, key)
     container_features: dict[str, Floats] = {}
+    coming: dict[str, Floats] = {}
     node_features: dict[str, Floats] = {}
     for s in by_container:
         name = s.item.meaning.name
         assert s.place.row is not None
         values = _spread(len(rows), s.place.row, s.values)
         container_features[name] = _first_known(container_features.get(name), values)
+        if s.coming is not None:
+            coming.setdefault(name, np.zeros(len(instants)))
+            coming[name] += sum_by(s.coming, s.place.instant, len(instants))
     row_instant, row_unit = np.divmod(rows, n_units)
     for name, values in container_features.items():
-        node_features[name] = _sum_rows(values, row_instant, len(instants), name, counts)
+        node_features[name] = _sum_rows(values, row_instant, coming.get(name, np.zeros(len(instants))), name, counts)
     for s in sampled:
         if s.item.meaning.kind == "feature" and s.item.meaning.level == "node":
             name = s.item.meaning.name
@@ -144,7 +155,7 @@ def _sample(item: Measured, grid: Floats, places: Once[_Place], counts: Counts) 
 
     def place() -> _Place:
         return _Place(
-            spacing(metric.timestamps, metric.series),
+            spacing(metric.timestamps, metric.series, item.node),
             item.node[metric.series] * len(grid) + np.searchsorted(grid, metric.timestamps),
             item.unit[metric.series],
         )
@@ -156,7 +167,10 @@ def _sample(item: Measured, grid: Floats, places: Once[_Place], counts: Counts) 
     counts.gaps[metric.name] += placed.spacing.gaps
     counts.resets[metric.name] += int(np.count_nonzero(rate.reset))
     values = rate.values * meaning.scale if meaning.scale != 1.0 else rate.values
-    return _Sampled(item, values, rate.reset, placed)
+    coming = np.zeros(len(values))
+    begins = np.isnan(values[:-1]) & np.isfinite(values[1:]) & (metric.series[1:] == metric.series[:-1])
+    coming[:-1][begins] = values[1:][begins]
+    return _Sampled(item, values, rate.reset, placed, coming)
 
 
 def _union(keys: Sequence[Ints]) -> Ints:
@@ -180,13 +194,14 @@ def _spread(n: int, at: Ints, values: Floats) -> Floats:
     return column
 
 
-def _sum_rows(values: Floats, row_instant: Ints, n: int, name: str, counts: Counts) -> Floats:
-    """Sum over containers; NaN where too few of them have a rate."""
+def _sum_rows(values: Floats, row_instant: Ints, coming: Floats, name: str, counts: Counts) -> Floats:
+    """Sum over containers; NaN where too few of them have a rate, or a busy one has none yet."""
+    n = len(coming)
     known = np.isfinite(values)
     totals = sum_by(values[known], row_instant[known], n)
     n_known = np.bincount(row_instant[known], minlength=n)
     n_there = np.bincount(row_instant, minlength=n)
-    enough = (n_known > 0) & (n_known >= COVERAGE * n_there)
+    enough = (n_known > 0) & (n_known >= COVERAGE * n_there) & (coming <= NEGLIGIBLE * (totals + coming))
     counts.incomplete[name] += int(np.count_nonzero((n_known > 0) & ~enough))
     return np.where(enough, totals, np.nan)
 

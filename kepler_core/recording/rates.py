@@ -24,13 +24,16 @@ class Spacing:
     usable: NDArray[np.bool_]
     """Whether there is a previous sample, and no gap since."""
     usual_step: float
-    """The median interval, in seconds; NaN if there is none."""
+    """The median interval over all nodes, in seconds; NaN if there is none."""
     gaps: int
     """Intervals longer than `GAP_FACTOR` usual steps."""
 
 
-def spacing(timestamps: Floats, series: Ints) -> Spacing:
-    """The spacing of samples that are sorted by series and time."""
+def spacing(timestamps: Floats, series: Ints, node: Ints) -> Spacing:
+    """The spacing of samples that are sorted by series and time; `node` has shape (series,).
+
+    What is usual is decided node by node: they need not be scraped equally often.
+    """
     n = len(timestamps)
     seconds = np.zeros(n)
     usable = np.zeros(n, dtype=bool)
@@ -38,7 +41,15 @@ def spacing(timestamps: Floats, series: Ints) -> Spacing:
         np.subtract(timestamps[1:], timestamps[:-1], out=seconds[1:])
         np.equal(series[1:], series[:-1], out=usable[1:])
     usual = float(np.median(seconds[usable])) if usable.any() else float("nan")
-    long = seconds > GAP_FACTOR * usual
+    limit: float | Floats = GAP_FACTOR * usual
+    if len(nodes := np.unique(node)) > 1:
+        step_of = np.full(int(nodes.max()) + 1, np.nan)
+        of_sample = node[series]
+        for code in nodes:
+            mine = seconds[usable & (of_sample == code)]
+            step_of[code] = np.median(mine) if len(mine) else np.nan
+        limit = GAP_FACTOR * step_of[of_sample]
+    long = seconds > limit
     long &= usable
     usable &= ~long
     return Spacing(seconds, usable, usual, int(np.count_nonzero(long)))

@@ -31,6 +31,9 @@ MAX_BYTES = 4 * 2**30
 _GZIP_MAGIC = b"\x1f\x8b"
 _NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
+LATEST = 1e11
+"""Unix seconds of the year 5138; a timestamp above is in another unit."""
+
 SHAPE = '{"metric_name": [{"metric": {"label": "value"}, "values": [[unix_seconds, "number"], ...]}]}'
 
 
@@ -182,6 +185,7 @@ def _columns(metric_name: str, series: Sequence[_Series], name: str) -> tuple[Me
         timestamps[filled : filled + n] = flat[0::2]
         values[filled : filled + n] = flat[1::2]
         filled += n
+    _check_times(timestamps[:filled], f"{name}: {printable(metric_name)}")
     metric = metric_from_columns(
         metric_name,
         timestamps[:filled],
@@ -190,6 +194,14 @@ def _columns(metric_name: str, series: Sequence[_Series], name: str) -> tuple[Me
         tuple(item.metric for item in series),
     )
     return metric, int(np.count_nonzero(lengths == 0))
+
+
+def _check_times(timestamps: Floats, where: str) -> None:
+    finite = timestamps[np.isfinite(timestamps)]
+    if len(finite) and not (finite.min() >= 0 and finite.max() < LATEST):
+        wrong = finite.max() if finite.max() >= LATEST else finite.min()
+        hint = " (milliseconds?)" if wrong >= LATEST else ""
+        raise RecordingError(f"{where}: timestamp {wrong:.15g} is not in Unix seconds{hint}")
 
 
 def _odd_series(raw: bytes, metric: str, index: int, name: str) -> Floats:

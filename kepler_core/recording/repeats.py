@@ -44,6 +44,8 @@ def without_duplicate_nodes(
     present = _Spans()
     holding: dict[int, _Spans] = {}
     for item in measured:
+        if item.third_party:
+            continue
         np.add.at(samples, item.node, item.metric.lengths)
         ends = np.cumsum(item.metric.lengths)
         for index in np.flatnonzero(item.metric.lengths):

@@ -16,6 +16,7 @@ import csv
 import fcntl
 import io
 import os
+import re
 import shutil
 import uuid
 import zipfile
@@ -71,6 +72,8 @@ class Store:
     """A folder of pipelines. Making the object touches nothing."""
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
+        if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", str(root)):
+            raise StoreError(f"{root}: only local folders can be a store")
         self.root = Path(root)
 
     # --- reading ---
@@ -132,8 +135,7 @@ class Store:
         link = self.root / pipeline
         try:
             with self._writing() as staging:
-                if link.exists() and not link.is_symlink():
-                    raise StoreError(f"{link} is a folder that was not published by kepler-model; choose another name")
+                _refuse_foreign(link)
                 _write_tree(staging, files)
                 versions = self.root / VERSIONS / pipeline
                 versions.mkdir(parents=True, exist_ok=True)
@@ -141,7 +143,12 @@ class Store:
                 os.rename(staging, versions / str(number))
                 _flush_folder(versions)
                 staging.mkdir()
-                self._point(pipeline, number, staging)
+                try:
+                    self._point(pipeline, number, staging)
+                except BaseException:
+                    # or the version could be rolled back to although nobody was told of it
+                    shutil.rmtree(versions / str(number), ignore_errors=True)
+                    raise
                 return number
         except OSError as error:
             raise _store_error(self.root, error) from error
@@ -157,8 +164,9 @@ class Store:
         except OSError as error:
             raise _store_error(self.root, error) from error
 
-    def check_writable(self) -> None:
+    def check_writable(self, pipeline: str) -> None:
         """`StoreError` now rather than after an hour of training. Makes the store's folder."""
+        _refuse_foreign(self.root / _checked_name(pipeline))
         try:
             with self._writing() as staging:
                 _write_file(staging / "probe", b"")
@@ -186,6 +194,11 @@ class Store:
         os.symlink(os.path.join(VERSIONS, pipeline, str(version)), staging / "link")
         os.replace(staging / "link", self.root / pipeline)
         _flush_folder(self.root)
+
+
+def _refuse_foreign(link: Path) -> None:
+    if link.exists() and not link.is_symlink():
+        raise StoreError(f"{link} is a folder that was not published by kepler-model; choose another name")
 
 
 def _checked_name(pipeline: str) -> str:

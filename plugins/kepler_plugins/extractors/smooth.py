@@ -41,6 +41,7 @@ class SmoothExtractor(Extractor):
         if window < 1:
             raise ValueError(f"window must be at least 1, not {window}")
         self.window = window
+        self.memory = window
 
     def extract(
         self,
