@@ -31,6 +31,7 @@ def measure(path: str) -> dict[str, Any]:
     import numpy as np
     import pandas as pd  # noqa: F401 - imported before the clock starts
 
+    from kepler_core import registry
     from kepler_core.pipeline.load import load_pipeline
     from kepler_core.pipeline.train import datasets, plan
     from kepler_core.recording import observe, read_recording
@@ -47,7 +48,9 @@ def measure(path: str) -> dict[str, Any]:
     del recording
     made = rows = 0
     checksum = 0.0
-    for dataset in datasets(spec, observations, plan(spec, observations)):
+    extractor = registry.extractors.create(spec.extractor.name, spec.extractor.args)
+    isolator = registry.isolators.create(spec.isolator.name, spec.isolator.args)
+    for _, dataset in datasets(extractor, isolator, observations, plan(spec, observations)):
         made += 1
         rows += len(dataset.frame)
         checksum += float(np.nansum(dataset.frame.to_numpy()[-1]))

@@ -10,7 +10,6 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-EXIT_OK = 0
 EXIT_SOME_FAILED = 3
 """Training published models, but at least one trainer failed."""
 

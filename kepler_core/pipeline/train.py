@@ -117,15 +117,18 @@ def plan(spec: PipelineSpec, observations: Observations) -> Plan:
     return Plan(tuple(wanted), tuple(skipped))
 
 
-def datasets(spec: PipelineSpec, observations: Observations, planned: Plan) -> Iterator[Dataset]:
-    """The data sets of a plan, one after the other, ready to train on."""
-    extractor = registry.extractors.create(spec.extractor.name, spec.extractor.args)
-    isolator = registry.isolators.create(spec.isolator.name, spec.isolator.args)
+def datasets(
+    extractor: Extractor, isolator: Isolator, observations: Observations, planned: Plan
+) -> Iterator[tuple[Wanted, Dataset | PluginError]]:
+    """The data sets of a plan, one after the other, ready to train on; or why one cannot be made."""
     for wanted in planned.wanted:
-        yield dataset_of(wanted, observations, extractor, isolator)
+        try:
+            yield wanted, _dataset_of(wanted, observations, extractor, isolator)
+        except PluginError as error:
+            yield wanted, error
 
 
-def dataset_of(wanted: Wanted, observations: Observations, extractor: Extractor, isolator: Isolator) -> Dataset:
+def _dataset_of(wanted: Wanted, observations: Observations, extractor: Extractor, isolator: Isolator) -> Dataset:
     """One data set; `PluginError` names the extractor or isolator that raised."""
     source, output_type, group, features = wanted
     dynamic = output_type == "DynPower"
@@ -232,11 +235,9 @@ def _fit_jobs(
     trainers = {"AbsPower": spec.abs_trainers, "DynPower": spec.dyn_trainers}
     extractor = registry.extractors.create(spec.extractor.name, spec.extractor.args)
     isolator = registry.isolators.create(spec.isolator.name, spec.isolator.args)
-    for wanted in planned.wanted:
-        try:
-            dataset = dataset_of(wanted, observations, extractor, isolator)
-        except PluginError as error:
-            skipped.append(Skipped(*wanted[:3], str(error), failed=True))
+    for wanted, dataset in datasets(extractor, isolator, observations, planned):
+        if isinstance(dataset, PluginError):
+            skipped.append(Skipped(*wanted[:3], str(dataset), failed=True))
             continue
         if dataset.frame.empty:
             reason = "only 0 usable timestamps: features and power are never known at the same time"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Any
 
 import attrs
 import numpy as np
@@ -87,7 +86,3 @@ class Recording:
     @property
     def n_samples(self) -> int:
         return sum(metric.n_samples for metric in self.metrics.values())
-
-    def with_metrics(self, metrics: Mapping[str, Metric], **changes: Any) -> Recording:
-        """The same recording with other samples."""
-        return attrs.evolve(self, metrics=metrics, **changes)
