@@ -37,6 +37,7 @@ lint: $(VENV)/tox  ## Format, lint, types and import rules
 bench: $(VENV)/installed  ## Figures for speed and memory
 	$(BIN)/python bench/extract.py
 	$(BIN)/python bench/train.py
+	$(BIN)/python bench/model_server.py
 
 clean:  ## Remove what the other targets made
 	rm -rf $(VENV) .tox build dist *.egg-info quickstart-store

@@ -248,6 +248,11 @@ class ModelFormat(Plugin, ABC):
     def load(self, content: bytes, features: Sequence[str]) -> Predictor:
         """The model back. `ModelError` for bytes that are not such a model."""
 
+    def load_resident(self, content: bytes, features: Sequence[str]) -> Predictor:
+        """The same for a process that stays and predicts a few rows at a time: loading may take longer
+        if predicting is quicker then."""
+        return self.load(content, features)
+
     def weights(self, content: bytes, features: Sequence[str], scale: Mapping[str, float]) -> dict[str, Any] | None:
         """The `All_Weights` object that Kepler evaluates itself, in the features' own units;
         None where the format has no such weights."""

@@ -8,7 +8,8 @@ Anything else that is raised is a defect of ours and keeps its traceback.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 EXIT_SOME_FAILED = 3
 """Training published models, but at least one trainer failed."""
@@ -46,6 +47,22 @@ class StoreError(KeplerError):
     """The model store cannot be read or written."""
 
 
+class RequestError(UsageError):
+    """A request for a model that cannot be right. `key` is the part of it that is wrong."""
+
+    def __init__(self, key: str, message: str) -> None:
+        super().__init__(f"{key}: {message}")
+        self.key = key
+
+
+class NoModelError(StoreError):
+    """No model of the store fits a request. `explanation` says what was considered."""
+
+    def __init__(self, message: str, explanation: Mapping[str, Any]) -> None:
+        super().__init__(message)
+        self.explanation = explanation
+
+
 class TrainingError(KeplerError):
     """Nothing could be trained."""
 
@@ -65,6 +82,7 @@ _EXTRA_OF = {
     "xgboost": "xgboost",
     "dask": "dask",
     "distributed": "dask",
+    "fsspec": "s3",
     "s3fs": "s3",
 }
 
@@ -77,6 +95,9 @@ def missing_extra(error: ModuleNotFoundError, what: str) -> MissingExtraError | 
     return None if extra is None else MissingExtraError(what, extra, module)
 
 
+_MOST_NAMED = 20
+
+
 def close_matches(name: str, known: Iterable[str]) -> str:
     """A half sentence to end a message about an unknown name: the close matches, or all names."""
     names = sorted(set(known))
@@ -87,4 +108,5 @@ def close_matches(name: str, known: Iterable[str]) -> str:
     found += [f for f in by_folded if name and name.casefold() in f and f not in found][:3]
     if found:
         return "did you mean " + " or ".join(by_folded[f] for f in found) + "?"
-    return "known: " + ", ".join(names)
+    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+    return "known: " + ", ".join(names[:_MOST_NAMED]) + more

@@ -12,9 +12,10 @@ from kepler_core import registry
 from kepler_core.dataset import Dataset
 from kepler_core.errors import RecordingError, StoreError
 from kepler_core.grouping import sum_by
+from kepler_core.models.power_model import METADATA_FILE
 from kepler_core.pipeline.validation import score
 from kepler_core.recording.observations import Observations
-from kepler_core.store.store import ModelEntry, read_json
+from kepler_core.store.models import StoredModel
 from kepler_core.vocabulary import main_feature
 
 
@@ -26,7 +27,7 @@ class Estimate:
     where there are measurements, `<component>_measured` (a container's is its share), in watts.
     """
 
-    entry: ModelEntry
+    entry: StoredModel
     frame: pd.DataFrame
     components: dict[str, dict[str, Any]]
     timestamps: int
@@ -48,7 +49,7 @@ class Estimate:
         }
 
 
-def estimate(entry: ModelEntry, observations: Observations) -> Estimate:
+def estimate(entry: StoredModel, observations: Observations) -> Estimate:
     """Apply a stored model to all rows of observations that have its features."""
     model = entry.load()
     by_container = entry.output_type == "DynPower"
@@ -100,7 +101,7 @@ def _per_instant(rows: Dataset, values: Any) -> Any:
 
 
 def _measured(
-    entry: ModelEntry, observations: Observations, features: tuple[str, ...], components: tuple[str, ...]
+    entry: StoredModel, observations: Observations, features: tuple[str, ...], components: tuple[str, ...]
 ) -> Dataset | None:
     """What was measured, unsmoothed, without what the pipeline's isolator takes away; None where nothing was."""
     there = tuple(c for c in components if c in observations.sources.get(entry.source, ()))
@@ -111,8 +112,8 @@ def _measured(
     dataset = extractor.extract(observations, features, entry.source, there, by_container=dynamic)
     if not dynamic or dataset.frame.empty:
         return dataset
-    pipeline = read_json(entry.path.parents[3] / "metadata.json").get("pipeline")
+    pipeline = entry.snapshot.read_json(METADATA_FILE).get("pipeline")
     if not isinstance(pipeline, dict) or "isolator" not in pipeline:
-        raise StoreError(f"{entry.path.parents[3]}/metadata.json does not name the pipeline's isolator")
+        raise StoreError(f"{entry.snapshot.where}/{METADATA_FILE} does not name the pipeline's isolator")
     isolator = registry.isolators.create(pipeline["isolator"]["name"], pipeline["isolator"]["args"])
     return isolator.isolate(dataset)

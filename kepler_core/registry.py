@@ -15,7 +15,7 @@ import re
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import attrs
 import cattrs
@@ -102,11 +102,17 @@ def distribution_of(entry_point: importlib.metadata.EntryPoint) -> tuple[str, st
     return _normalised(name), dist.metadata["Version"] or ""
 
 
+if TYPE_CHECKING:
+    _ExtensionManager = ExtensionManager[Any]
+else:
+    _ExtensionManager = ExtensionManager  # of older versions it is not generic
+
+
 def _normalised(distribution: str) -> str:
     return re.sub(r"[-_.]+", "-", distribution).lower()
 
 
-class _OneExtension(ExtensionManager[Any]):
+class _OneExtension(_ExtensionManager):
     """stevedore, asked for one entry point: its others are not imported."""
 
     def __init__(

@@ -15,14 +15,15 @@ from pathlib import Path
 import pytest
 
 from kepler_core.errors import StoreError
-from kepler_core.store import Store
-from kepler_core.store.store import zip_bytes
+from kepler_core.store import local, open_store
+from kepler_core.store.layout import zip_bytes
+from kepler_core.store.local import LocalStore
 
 FILES = {"metadata.json": b'{"name":"p"}', "a/b/c.json": b"1"}
 
 
 def test_publish_read_and_roll_back(tmp_path: Path) -> None:
-    store = Store(tmp_path / "new" / "store")
+    store = LocalStore(tmp_path / "new" / "store")
     assert store.pipelines() == []
     assert store.publish("p", FILES) == 1
     reading = store.path("p")
@@ -41,14 +42,14 @@ def test_publish_read_and_roll_back(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/b", "/etc", "a\0b", "x" * 101, ".hidden", "ü"])
 def test_unsafe_names(tmp_path: Path, name: str) -> None:
     with pytest.raises(StoreError, match="is not a name"):
-        Store(tmp_path / "s").publish(name, FILES)
+        LocalStore(tmp_path / "s").publish(name, FILES)
     assert not (tmp_path / "s").exists()
 
 
 def test_files_stay_inside(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="outside"):
-        Store(tmp_path).publish("p", {"../../../evil": b"x"})
-    assert Store(tmp_path).pipelines() == []
+        LocalStore(tmp_path).publish("p", {"../../../evil": b"x"})
+    assert LocalStore(tmp_path).pipelines() == []
     assert [path.name for path in tmp_path.parent.rglob("evil")] == []
 
 
@@ -56,23 +57,23 @@ def test_foreign_folder_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "p").mkdir()
     (tmp_path / "p" / "metadata.json").write_text("{}")
     with pytest.raises(StoreError, match="was not published by kepler-model"):
-        Store(tmp_path).publish("p", FILES)
+        LocalStore(tmp_path).publish("p", FILES)
     assert (tmp_path / "p" / "metadata.json").read_text() == "{}"
 
 
 def test_unknown_pipeline_says_what_is_there(tmp_path: Path) -> None:
-    Store(tmp_path).publish("mine", FILES)
+    LocalStore(tmp_path).publish("mine", FILES)
     with pytest.raises(StoreError, match="there: mine"):
-        Store(tmp_path).path("yours")
+        LocalStore(tmp_path).path("yours")
 
 
 def test_unwritable(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("")
     with pytest.raises(StoreError, match="cannot write the store"):
-        Store(file).publish("p", FILES)
+        LocalStore(file).publish("p", FILES)
     with pytest.raises(StoreError, match=r"Read-only|Permission|No such|Not a directory"):
-        Store("/proc/no/store").check_writable("p")
+        LocalStore("/proc/no/store").check_writable("p")
 
 
 def test_zip_is_the_same_bytes(tmp_path: Path) -> None:
@@ -85,24 +86,26 @@ def test_zip_is_the_same_bytes(tmp_path: Path) -> None:
 
 def test_two_writers_get_two_versions(tmp_path: Path) -> None:
     numbers: list[int] = []
-    threads = [threading.Thread(target=lambda: numbers.append(Store(tmp_path).publish("p", FILES))) for _ in range(8)]
+    threads = [
+        threading.Thread(target=lambda: numbers.append(LocalStore(tmp_path).publish("p", FILES))) for _ in range(8)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert sorted(numbers) == list(range(1, 9))
-    assert Store(tmp_path).current_version("p") == 8
+    assert LocalStore(tmp_path).current_version("p") == 8
 
 
 PUBLISH = textwrap.dedent(
     """
     import os, sys
-    from kepler_core.store import Store
+    from kepler_core.store.local import LocalStore
     files = {f"f{i}": os.urandom(20000) for i in range(200)}
     files["metadata.json"] = b"{}"
     print("ready", flush=True)
     while True:
-        Store(sys.argv[1]).publish("p", files)
+        LocalStore(sys.argv[1]).publish("p", files)
     """
 )
 
@@ -121,16 +124,20 @@ def test_killed_while_publishing(tmp_path: Path, how: signal.Signals) -> None:
         time.sleep(delay)
         writer.send_signal(how)
         writer.wait()
-        store = Store(folder)
+        store = LocalStore(folder)
         if store.pipelines():
             whole += 1
             files = list(store.path("p").iterdir())
-            assert len(files) == 201
-            assert all(file.stat().st_size == (2 if file.name == "metadata.json" else 20000) for file in files)
+            assert len(files) == 202, "the manifest is one"
+            assert store.snapshot("p").problems() == {}
         before = store.current_version("p") if store.pipelines() else 0
         assert before is not None
         assert store.publish("p", FILES) > before
-        assert {path.name for path in store.path("p").rglob("*") if path.is_file()} == {"metadata.json", "c.json"}
+        assert {path.name for path in store.path("p").rglob("*") if path.is_file()} == {
+            "metadata.json",
+            "c.json",
+            "manifest.json",
+        }
         assert not (folder / ".staging").exists()
     assert whole, "no writer came as far as publishing: the test shows nothing"
 
@@ -144,9 +151,9 @@ def test_full_disk(tmp_path: Path) -> None:
             import sys
             from pathlib import Path
             from kepler_core.errors import StoreError
-            from kepler_core.store import Store
+            from kepler_core.store.local import LocalStore
             root = Path(sys.argv[1])
-            store = Store(root / "store")
+            store = LocalStore(root / "store")
             assert store.publish("p", {"metadata.json": b"{}"}) == 1
             try:
                 store.publish("p", {"metadata.json": b"{}", "big": b"x" * 4 * 2**20})
@@ -172,3 +179,108 @@ def test_full_disk(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "No space left on device; it is as it was" in done.stdout
+
+
+def damaged(tmp_path: Path, change: str) -> LocalStore:
+    """A store with a pipeline whose file a/b/c.json was changed behind its back."""
+    store = LocalStore(tmp_path)
+    store.publish("p", {"metadata.json": b"{}", "a/b/c.json": b"0123456789"})
+    file = store.path("p") / "a/b/c.json"
+    if change == "flipped":
+        file.write_bytes(b"0123456788")
+    elif change == "truncated":
+        file.write_bytes(b"01234")
+    elif change == "missing":
+        file.unlink()
+    elif change == "extra":
+        (file.parent / "d.json").write_bytes(b"")
+    return store
+
+
+def test_whole(tmp_path: Path) -> None:
+    snapshot = damaged(tmp_path, "").snapshot("p")
+    snapshot.check_complete()
+    assert snapshot.problems() == {}
+    assert dict(snapshot.read_many(sorted(snapshot.names)))["a/b/c.json"] == b"0123456789"
+
+
+@pytest.mark.parametrize(
+    ("change", "name", "why"),
+    [
+        ("flipped", "a/b/c.json", "does not have the SHA-256 digest"),
+        ("truncated", "a/b/c.json", "has 5 bytes, the manifest says 10"),
+        ("missing", "a/b/c.json", "no file a/b/c.json"),
+        ("extra", "a/b/d.json", "is not in the manifest"),
+    ],
+)
+def test_damage_is_found(tmp_path: Path, change: str, name: str, why: str) -> None:
+    snapshot = damaged(tmp_path, change).snapshot("p")
+    with pytest.raises(StoreError, match=why) as caught:
+        snapshot.read(name)
+    assert "\n" not in str(caught.value)
+    assert list(snapshot.problems()) == [name]
+    assert snapshot.read("metadata.json") == b"{}", "the rest can be read"
+    if change == "missing":
+        with pytest.raises(StoreError, match="half copied"):
+            snapshot.check_complete()
+
+
+@pytest.mark.parametrize(
+    "manifest", [b"", b"[]", b"[" * 5000, b'{"layout":1}', b'{"layout":2,"files":{}}', b'{"layout":1,"files":{"a":1}}']
+)
+def test_damaged_manifest(tmp_path: Path, manifest: bytes) -> None:
+    store = damaged(tmp_path, "")
+    (store.path("p") / "manifest.json").write_bytes(manifest)
+    with pytest.raises(StoreError, match=r"manifest\.json"):
+        store.snapshot("p")
+
+
+def test_a_published_version_has_a_manifest(tmp_path: Path) -> None:
+    store = damaged(tmp_path, "")
+    (store.path("p") / "manifest.json").unlink()
+    with pytest.raises(StoreError, match=r"no manifest\.json"):
+        store.snapshot("p")
+
+
+def test_a_version_that_is_kept(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    for number in (b"1", b"2"):
+        store.publish("p", {"metadata.json": b"{}", "n": number})
+    assert [store.snapshot("p", version).read("n") for version in (1, 2, None)] == [b"1", b"2", b"2"]
+    assert store.snapshot("p", 1).version == 1
+    with pytest.raises(StoreError, match=r"no version 3 \(kept: 1, 2\)"):
+        store.snapshot("p", 3)
+
+
+def test_signature_changes_with_what_is_current(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    store.publish("p", FILES)
+    first = store.signature("p")
+    assert store.signature("p") == first
+    store.publish("p", FILES)
+    assert store.signature("p") != first
+    store.roll_back("p", 1)
+    assert store.signature("p") == first
+
+
+def test_file_url(tmp_path: Path) -> None:
+    LocalStore(tmp_path / "a b").publish("p", FILES)
+    assert open_store(f"file://{tmp_path}/a%20b").pipelines() == ["p"]
+
+
+def test_interrupted_when_just_current(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the last rename the version is current: what cleans up must not take it away."""
+    store = LocalStore(tmp_path)
+    store.publish("p", FILES)
+    flush = local._flush_folder
+
+    def interrupted(folder: Path) -> None:
+        flush(folder)
+        if folder == tmp_path:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(local, "_flush_folder", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        store.publish("p", FILES)
+    assert store.current_version("p") == 2
+    assert store.snapshot("p").problems() == {}

@@ -19,8 +19,9 @@ import pytest
 
 from kepler_core.models import load_model
 from kepler_core.recording import observe, read_recording
+from kepler_core.selection import read_catalogue
 from kepler_core.simulate import Simulation, recording, write
-from kepler_core.store import Store
+from kepler_core.store import open_store
 
 ALL_TRAINERS = 10
 QUICK = "abs_trainers: [LinearRegressionTrainer, SGDRegressorTrainer]\ndyn_trainers: [SGDRegressorTrainer]\n"
@@ -98,7 +99,7 @@ def test_layout_of_the_store(stressng: tuple[Path, dict[str, Any]]) -> None:
     store, report = stressng
     root = store / "default"
     assert {path.name for path in root.iterdir()} == {
-        "metadata.json", "node_type_index.json", "rapl-sysfs", "acpi",
+        "manifest.json", "metadata.json", "node_type_index.json", "rapl-sysfs", "acpi",
         "rapl-sysfs_AbsPower_model_metadata.csv", "rapl-sysfs_DynPower_model_metadata.csv",
         "acpi_AbsPower_model_metadata.csv", "acpi_DynPower_model_metadata.csv",
     }  # fmt: skip
@@ -170,8 +171,8 @@ def test_loading_imports_no_training_library(stressng: tuple[Path, dict[str, Any
 def test_every_model_loads_and_is_finite(stressng: tuple[Path, dict[str, Any]]) -> None:
     store, report = stressng
     rng = np.random.default_rng(0)
-    for entry in Store(store).models("default"):
-        model = load_model(entry.path)
+    for entry in read_catalogue(open_store(str(store))).models:
+        model = entry.load()
         rows = np.concatenate(
             [np.zeros((1, len(model.features))), 10 ** rng.uniform(-3, 14, (50, len(model.features)))]
         )
@@ -182,7 +183,7 @@ def test_every_model_loads_and_is_finite(stressng: tuple[Path, dict[str, Any]]) 
             assert np.isfinite(watts).all()
             assert (watts >= 0).all()
             assert np.array_equal(watts, shuffled[component])
-    assert len(Store(store).models("default")) == len(report["models"])
+    assert len(read_catalogue(open_store(str(store))).models) == len(report["models"])
 
 
 def test_estimate_is_what_the_model_says(stressng: tuple[Path, dict[str, Any]], recordings: Path) -> None:
@@ -333,7 +334,7 @@ def test_recordings_that_train_nothing(
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
     assert words in done.stderr
-    assert Store(tmp_path / "store").pipelines() == []
+    assert open_store(str(tmp_path / "store")).pipelines() == []
 
 
 def test_the_same_recording_twice_is_refused(quick: Path, simulated: Path, tmp_path: Path) -> None:
@@ -368,14 +369,14 @@ def test_interrupted_training_publishes_nothing(simulated: Path, tmp_path: Path,
     if how is signal.SIGINT:
         assert "interrupted; a store that was being written is as it was" in errors
         assert "Traceback" not in errors
-    assert Store(tmp_path).pipelines() == []
+    assert open_store(str(tmp_path)).pipelines() == []
 
 
 def test_names_and_versions(quick: Path, simulated: Path, tmp_path: Path) -> None:
     settings = ["--set", "feature_groups=[BPFOnly]", "--set", "energy_sources=[acpi]", "--set", "dyn_trainers=[]"]
     assert train(quick, "-i", simulated, "-s", tmp_path, "--name", "mine", *settings)["version"] == 1
     assert train(quick, "-i", simulated, "-s", tmp_path, "--name", "mine", *settings)["version"] == 2
-    assert Store(tmp_path).pipelines() == ["mine"]
+    assert open_store(str(tmp_path)).pipelines() == ["mine"]
     done = kepler("train", quick, "-i", simulated, "-s", tmp_path, "--name", "../evil")
     assert done.returncode == 1
     assert "'../evil' is not a name" in done.stderr
@@ -471,8 +472,8 @@ def test_a_foreign_folder_is_found_before_training(quick: Path, simulated: Path,
     assert list(tmp_path.iterdir()) == [tmp_path / "quick"]
 
 
-def test_a_url_is_no_folder(quick: Path, simulated: Path, tmp_path: Path) -> None:
-    done = kepler("train", quick, "-i", simulated, "-s", "s3://bucket/store", cwd=tmp_path)
+def test_a_url_of_an_unknown_kind(quick: Path, simulated: Path, tmp_path: Path) -> None:
+    done = kepler("train", quick, "-i", simulated, "-s", "nope://bucket/store", cwd=tmp_path)
     assert done.returncode == 1
-    assert "only local folders" in done.stderr
+    assert "nope:// is not known; a store is a folder, s3://bucket/folder" in done.stderr
     assert list(tmp_path.iterdir()) == []

@@ -9,7 +9,7 @@ import click
 from kepler_core.cli.inputs import input_option, read_all, store_option
 from kepler_core.cli.output import json_option, print_json, print_table, watts
 from kepler_core.errors import RecordingError, UsageError
-from kepler_core.vocabulary import FEATURES, OUTPUT_TYPES
+from kepler_core.vocabulary import FEATURES, OUTPUT_TYPES, OutputType
 
 if TYPE_CHECKING:
     from kepler_core.estimate import Estimate
@@ -30,7 +30,7 @@ def estimate(
     store: str,
     inputs: tuple[str, ...],
     source: str,
-    output_type: str,
+    output_type: OutputType,
     feature_group: str | None,
     trainer: str | None,
     pipeline: str | None,
@@ -47,27 +47,27 @@ def estimate(
     from kepler_core.estimate import estimate as apply
     from kepler_core.hooks import events
     from kepler_core.recording import observe
-    from kepler_core.selection import select
-    from kepler_core.store import Store
+    from kepler_core.selection import ModelRequest, read_catalogue
+    from kepler_core.store import open_store
 
-    models = Store(store)
-    pipelines = models.pipelines() if pipeline is None else [pipeline]
-    named = {f for name in pipelines for model in models.models(name) for f in model.metadata.get("features", ())}
+    catalogue = read_catalogue(open_store(store), pipelines=None if pipeline is None else [pipeline])
+    named = {feature for model in catalogue.models for feature in model.features}
     third_party = sorted(named - set(FEATURES))
     recordings = read_all(inputs, third_party)
     observations = observe(recordings, use_vm_metrics=use_vm_metrics, third_party=third_party)
     if not observations.features:
         raise RecordingError(f"{inputs[0]}: no feature in it (see kepler-model validate)")
-    entry = select(
-        models,
-        source=source,
-        output_type=output_type,
-        features=observations.features,
+    request = ModelRequest(
+        output_type,
+        tuple(observations.features),
+        source,
         pipeline=pipeline,
         feature_group=feature_group,
         trainer=trainer,
+        portable=True,
     )
-    events().send("kepler_model_selected", model=dict(entry.metadata))
+    entry = catalogue.select(request).model
+    events().send("kepler_model_selected", model=entry.metadata)
     found = apply(entry, observations)
     if output is not None:
         _write(found, output)

@@ -27,8 +27,14 @@ def input_option() -> Callable[[F], F]:
 
 
 def store_option() -> Callable[[F], F]:
-    """`--store DIR`."""
-    return click.option("-s", "--store", metavar="DIR", required=True, help="Folder of the model store.")
+    """`--store DIR|URL`."""
+    return click.option(
+        "-s",
+        "--store",
+        metavar="DIR|URL",
+        required=True,
+        help="The model store: a folder, or a URL such as s3://bucket/folder.",
+    )
 
 
 def read_all(inputs: Sequence[str], third_party: Collection[str] = ()) -> list[Recording]:

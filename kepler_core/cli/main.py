@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import os
 import sys
@@ -11,48 +10,38 @@ from typing import Any
 import click
 
 from kepler_core import __version__
-from kepler_core.errors import KeplerError, close_matches, missing_extra
+from kepler_core.cli.lazy import LazyGroup
+from kepler_core.errors import KeplerError, missing_extra
 
 EXIT_INTERRUPTED = 130
 
-# Command -> module and object, so that one command's imports are not every command's start-up time.
 _COMMANDS = {
     "quickstart": "kepler_core.cli.quickstart:quickstart",
     "validate": "kepler_core.cli.recordings:validate",
     "train": "kepler_core.cli.train:train",
     "estimate": "kepler_core.cli.estimate:estimate",
+    "store": "kepler_core.cli.store:store",
     "pipelines": "kepler_core.cli.pipelines:pipelines",
     "plugins": "kepler_core.cli.plugins:plugins",
     "simulate": "kepler_core.cli.recordings:simulate",
 }
 
 
-class Commands(click.Group):
-    """Our commands, imported when called, and those that hooks add."""
+class Commands(LazyGroup):
+    """Our commands, and those that hooks add."""
 
     def __init__(self, **arguments: Any) -> None:
-        super().__init__(**arguments)
+        super().__init__(lazy=_COMMANDS, **arguments)
         self._asked_hooks = False
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         self._ask_hooks()
-        return [*_COMMANDS, *sorted(set(self.commands) - set(_COMMANDS))]
+        return super().list_commands(ctx)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name in _COMMANDS:
-            module, _, name = _COMMANDS[cmd_name].partition(":")
-            found: click.Command = getattr(importlib.import_module(module), name)
-            return found
-        self._ask_hooks()
+        if cmd_name not in _COMMANDS:
+            self._ask_hooks()
         return super().get_command(ctx, cmd_name)
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        name = args[0] if args else ""
-        if self.get_command(ctx, name) is None and not name.startswith("-"):
-            ctx.fail(f"no command {name!r}; {close_matches(name, self.list_commands(ctx))}")
-        return super().resolve_command(ctx, args)
 
     def _ask_hooks(self) -> None:
         if not self._asked_hooks:

@@ -8,6 +8,7 @@ import click
 
 from kepler_core.cli.output import json_option, print_json, print_table, watts
 from kepler_core.errors import EXIT_SOME_FAILED, ModelError, StoreError
+from kepler_core.vocabulary import OUTPUT_TYPES
 
 SAMPLE = "samples/quickstart.json.gz"
 
@@ -30,8 +31,8 @@ def quickstart(store: str, as_json: bool) -> int:
     from kepler_core.estimate import estimate
     from kepler_core.recording import observe, read_recording
     from kepler_core.recording.meaning import is_known_metric
-    from kepler_core.selection import select
-    from kepler_core.store import Store
+    from kepler_core.selection import ModelRequest, read_catalogue
+    from kepler_core.store import open_store
 
     if Path(store).exists() and not (Path(store).is_dir() and not any(Path(store).iterdir())):
         raise StoreError(f"{store} is there already; quickstart wants a fresh one: --store OTHER, or remove it")
@@ -40,15 +41,16 @@ def quickstart(store: str, as_json: bool) -> int:
             click.echo("1. Train the pipeline 'quickstart' on the bundled sample (a simulated machine):\n")
         report = run("quickstart", (str(sample),), store)
         observations = observe([read_recording(sample, name="the bundled sample", wanted=is_known_metric)])
-    models = Store(store).models("quickstart")
+    catalogue = read_catalogue(open_store(store), pipelines=["quickstart"])
+    models = catalogue.models
     if len(models) != len(report.models):
         raise ModelError(f"{len(report.models)} models were published, {len(models)} can be read back")
     for entry in models:
         entry.load()
     estimates = []
-    for output_type in ("AbsPower", "DynPower"):
-        chosen = select(Store(store), source="rapl-sysfs", output_type=output_type, features=observations.features)
-        estimates.append(estimate(chosen, observations).summary())
+    for output_type in OUTPUT_TYPES:
+        chosen = catalogue.select(ModelRequest(output_type, tuple(observations.features), portable=True))
+        estimates.append(estimate(chosen.model, observations).summary())
     if as_json:
         print_json({**report.as_dict(), "estimates": estimates})
         return EXIT_SOME_FAILED if report.failed else 0

@@ -70,7 +70,7 @@ def run(
     from kepler_core.pipeline.load import load_pipeline
     from kepler_core.pipeline.train import train as train_pipeline
     from kepler_core.recording import observe
-    from kepler_core.store import Store
+    from kepler_core.store import open_store
 
     spec = load_pipeline(pipeline, settings=settings, name=name)
     started = time.perf_counter()
@@ -84,7 +84,7 @@ def run(
         listeners.listen(progress)
     try:
         report = train_pipeline(
-            spec, observations, Store(store), backend=backend, scheduler=scheduler, jobs=jobs, listeners=listeners
+            spec, observations, open_store(store), backend=backend, scheduler=scheduler, jobs=jobs, listeners=listeners
         )
     finally:
         if progress is not None:

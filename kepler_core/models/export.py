@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from kepler_core import registry
 from kepler_core.contracts import ModelFormat, Regressor
 from kepler_core.errors import ModelError
+from kepler_core.models.kepler_weights import KEPLER_CURVES, read_weights
 from kepler_core.models.power_model import (
     LAYOUT_VERSION,
     METADATA_FILE,
@@ -28,19 +30,14 @@ from kepler_core.vocabulary import main_feature
 
 Floats = NDArray[np.float64]
 
+log = logging.getLogger(__name__)
+
 TOLERANCE = 0.001
 """A stored model may differ from the fitted one by this part of the power range, on any row."""
 
 CEILING_FACTOR = 10.0
 
 _PREFERRED = ("weights", "onnx")
-
-KEPLER_CURVES = {
-    "LogarithmicRegressionTrainer": 3,
-    "ExponentialRegressionTrainer": 3,
-    "LogisticRegressionTrainer": 4,
-}
-"""Trainers whose weights Kepler takes for a curve, and how many it expects (WIRE §2)."""
 
 
 @attrs.frozen(eq=False)
@@ -92,9 +89,15 @@ def export(
     files[MODEL_FILE] = _pretty(layout)
     full = {"model_class": _model_class(parts), "model_file": MODEL_FILE, "fe_files": [], **metadata}
     files[METADATA_FILE] = _pretty(full)
-    if len(weights) == len(parts) and all(_safe(found["All_Weights"], trainer) for found in weights.values()):
+    if len(weights) == len(parts):
         head = {"model_name": full.get("model_name"), "machine_spec": full.get("machine_spec", {})}
-        files[WEIGHT_FILE] = _pretty({**head, **weights})
+        content = _pretty({**head, **weights})
+        try:
+            read_weights(content, trainer, features)
+        except ModelError as error:
+            log.debug("%s has no weights for Kepler: %s", full.get("model_name"), error)
+        else:
+            files[WEIGHT_FILE] = content
     _compare(files, X, X32, fitted)
     return files
 
@@ -144,16 +147,6 @@ def _constant_weights(
             "Numerical_Variables": {f: {"scale": scale[f], "weight": 0.0} for f in features},
         }
     }
-
-
-def _safe(weights: Mapping[str, Any], trainer: str) -> bool:
-    """Whether Kepler may evaluate weights itself: it picks the formula by the trainer's name, and a
-    negative result wraps to an enormous one there."""
-    curve = weights.get("CurveFit_Weights")
-    if curve is not None:
-        return len(curve) == KEPLER_CURVES.get(trainer)
-    linear = [weights["Bias_Weight"], *(found["weight"] for found in weights["Numerical_Variables"].values())]
-    return trainer not in KEPLER_CURVES and min(linear) >= 0
 
 
 def _compare(

@@ -64,6 +64,11 @@ class PowerModel:
     scale: Floats
     parts: Mapping[str, ComponentPart]
     predictors: Mapping[str, Predictor]
+    _ceilings: Floats = attrs.field(init=False)
+
+    @_ceilings.default
+    def _column_of_ceilings(self) -> Floats:
+        return np.array([[part.ceiling] for part in self.parts.values()])
 
     @property
     def name(self) -> str:
@@ -81,18 +86,17 @@ class PowerModel:
         `ModelError` where a feature is missing, named twice, or a value is not finite.
         """
         X = self._matrix(values, self.features if features is None else features)
-        watts = {}
-        for component, part in self.parts.items():
+        found = np.empty((len(self.parts), len(X)))
+        for row, (component, part) in enumerate(self.parts.items()):
             if part.constant is not None:
-                watts[component] = np.full(len(X), part.constant)
-            elif len(X) == 0:
-                watts[component] = np.empty(0)
-            else:
-                found = np.clip(self.predictors[component].predict(X), 0.0, part.ceiling)
-                if not np.isfinite(found).all():
-                    raise ModelError(f"{self.name}: {component} is not a number for these features")
-                watts[component] = found
-        return watts
+                found[row] = part.constant
+            elif len(X):
+                found[row] = self.predictors[component].predict(X)
+        np.clip(found, 0.0, self._ceilings, out=found)
+        if not np.isfinite(found).all():
+            wrong = next(c for c, row in zip(self.parts, found, strict=True) if not np.isfinite(row).all())
+            raise ModelError(f"{self.name}: {wrong} is not a number for these features")
+        return dict(zip(self.parts, found, strict=True))
 
     def _matrix(self, values: Any, names: Sequence[str]) -> NDArray[np.float32]:
         try:
@@ -125,13 +129,16 @@ def scaled(X: Floats, scale: Floats) -> NDArray[np.float32]:
     return np.clip(ratio, -FARTHEST, FARTHEST).astype(np.float32, order="C")
 
 
-def load_model(source: Path | str | Mapping[str, bytes]) -> PowerModel:
-    """A model from its folder or from its files by name; `ModelError` says what is wrong with it."""
-    files, where = (source, "model") if isinstance(source, Mapping) else (_Folder(Path(source)), str(source))
+def load_model(source: Path | str | Mapping[str, bytes], where: str = "model", *, resident: bool = False) -> PowerModel:
+    """A model from its folder or from its files by name; `ModelError` says what is wrong with it.
+
+    `resident` is for a process that stays and predicts a few rows at a time.
+    """
+    files, where = (source, where) if isinstance(source, Mapping) else (_Folder(Path(source)), str(source))
     try:
         metadata = msgspec.json.decode(_file(files, METADATA_FILE), type=dict[str, Any])
         layout = msgspec.json.decode(_file(files, MODEL_FILE), type=ModelFile)
-        return _assemble(metadata, layout, files)
+        return _assemble(metadata, layout, files, resident)
     except (ModelError, PluginError) as error:
         raise ModelError(f"{where}: {error}") from error
     except msgspec.DecodeError as error:
@@ -173,7 +180,7 @@ def _file(files: Mapping[str, bytes], name: str) -> bytes:
         raise ModelError(f"no file {name}{hint}") from None
 
 
-def _assemble(metadata: Mapping[str, Any], layout: ModelFile, files: Mapping[str, bytes]) -> PowerModel:
+def _assemble(metadata: Mapping[str, Any], layout: ModelFile, files: Mapping[str, bytes], resident: bool) -> PowerModel:
     if layout.layout != LAYOUT_VERSION:
         raise ModelError(f"layout {layout.layout} of model.json; this kepler-core reads {LAYOUT_VERSION}")
     scale = np.array(layout.scale, dtype=np.float64)
@@ -198,5 +205,6 @@ def _assemble(metadata: Mapping[str, Any], layout: ModelFile, files: Mapping[str
             raise ModelError(f"{component}: {part.file!r} is not a file name")
         else:
             form = registry.model_formats.create(format_name(part.format))
-            predictors[component] = form.load(_file(files, part.file), layout.features)
+            load = form.load_resident if resident else form.load
+            predictors[component] = load(_file(files, part.file), layout.features)
     return PowerModel(metadata, tuple(layout.features), scale, dict(layout.components), predictors)

@@ -28,7 +28,8 @@ from kepler_core.pipeline.rows import training_rows
 from kepler_core.pipeline.spec import PipelineSpec, PluginSpec
 from kepler_core.pipeline.validation import folds
 from kepler_core.recording.observations import Observations
-from kepler_core.store.store import Store, model_path, pipeline_files
+from kepler_core.store.layout import model_path, pipeline_files
+from kepler_core.store.store import Store
 from kepler_core.vocabulary import FEATURE_GROUPS, THIRD_PARTY_GROUP, OutputType, group_features
 
 Backend = Literal["loky", "threading", "dask"]
@@ -178,7 +179,7 @@ def train(
     if scheduler is not None and backend != "dask":
         raise UsageError("--scheduler goes with --backend dask")
     listen = listeners or events()
-    report = Report(spec.name, str(store.root))
+    report = Report(spec.name, store.location)
     store.check_writable(spec.name)
     started = time.perf_counter()
     planned = plan(spec, observations)
@@ -210,7 +211,7 @@ def train(
         "kepler_model_published",
         pipeline=spec.name,
         version=report.version,
-        path=str(store.root / spec.name),
+        path=f"{store.location.rstrip('/')}/{spec.name}",
     )
     return report
 

@@ -1,5 +1,5 @@
-"""The model store: pipelines of models in folders, published atomically, versions kept."""
+"""The model store: pipelines of models, published atomically, versions kept."""
 
-from kepler_core.store.store import ModelEntry, Store
+from kepler_core.store.store import Snapshot, Store, open_store
 
-__all__ = ["ModelEntry", "Store"]
+__all__ = ["Snapshot", "Store", "open_store"]

@@ -1,309 +1,206 @@
-"""A model store in a local folder.
+"""What a model store is, wherever it lies.
 
-    <store>/<pipeline>                  a link to the current version of the pipeline:
-    <store>/.versions/<pipeline>/<n>/   metadata.json, node_type_index.json, …_model_metadata.csv,
-                                        <source>/<output_type>/<feature_group>/<Trainer>_<node_type>…
-    <store>/.staging/                   versions that are being written
+    <store>/<pipeline>/   metadata.json, node_type_index.json, …_model_metadata.csv, manifest.json,
+                          <source>/<output_type>/<feature_group>/<Trainer>_<node_type>.zip, …
 
-Publishing writes a version to `.staging`, flushes it to the disk, renames it into `.versions` and
-then renames a new link over the old one. A reader resolves the link once and sees one version; a
-writer that is killed leaves the current version as it was.
+A store keeps versions of its pipelines. Readers take a `Snapshot` of a pipeline: it stays one
+version while they read, whatever is published meanwhile. A pipeline that somebody copied into the
+store by hand is read too; it has no versions and no manifest, and is never written to.
 """
 
 from __future__ import annotations
 
-import csv
-import fcntl
-import io
-import os
 import re
-import shutil
-import uuid
-import zipfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import Any
+from urllib.parse import SplitResult, unquote, urlsplit
 
 import attrs
 import msgspec
 
 from kepler_core.errors import StoreError
-from kepler_core.models.power_model import METADATA_FILE, MODEL_FILE, WEIGHT_FILE, PowerModel, load_model
 from kepler_core.names import check_name
-from kepler_core.vocabulary import OUTPUT_TYPES
+from kepler_core.store.manifest import MANIFEST_FILE, FileRecord, Manifest
 
-VERSIONS = ".versions"
-STAGING = ".staging"
-LOCK = ".lock"
-NODE_TYPE_INDEX = "node_type_index.json"
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
-# A fixed date in archives: the same model must give the same bytes.
-_ZIP_DATE = (1980, 1, 1, 0, 0, 0)
-
-_CSV_FIRST = ("model_name", "trainer", "feature_group", "node_type", "mae", "mape")
+_READERS = 16
 
 
-@attrs.frozen
-class ModelEntry:
-    """A model in the store."""
+@attrs.frozen(eq=False)
+class Snapshot:
+    """One version of one pipeline, for reading."""
 
     pipeline: str
-    path: Path
-    metadata: Mapping[str, Any]
+    version: int | None
+    """None: not published by Kepler Core."""
+    where: str
+    """For messages."""
+    manifest: Manifest | None
+    """What its files must be; None where nobody said."""
+    names: frozenset[str]
+    """All its files, by path below the pipeline, `/` between folders."""
+    _read: Callable[[str], bytes]
+    folder: Path | None = None
+    """Where it is in the local file system, if it is."""
 
-    @property
-    def source(self) -> str:
-        return self.path.parts[-4]
+    def read(self, name: str) -> bytes:
+        """A file's content, as its manifest has it; `StoreError` for one that is missing or damaged."""
+        if name not in self.names:
+            raise StoreError(f"{self.where}: no file {name}")
+        if self.manifest is None or name == MANIFEST_FILE:
+            return self._read(name)
+        if (record := self.manifest.files.get(name)) is None:
+            raise StoreError(f"{self.where}: {name} is not in the manifest: nobody published it")
+        return self.read_as(name, record)
 
-    @property
-    def output_type(self) -> str:
-        return self.path.parts[-3]
+    def read_as(self, name: str, record: FileRecord) -> bytes:
+        """A file's content, if it is what the record says."""
+        content = self._read(name)
+        if (problem := record.problem(content)) is not None:
+            raise StoreError(f"{self.where}: {name} {problem}: damaged or half copied")
+        return content
 
-    @property
-    def feature_group(self) -> str:
-        return self.path.parts[-2]
+    def bare(self) -> Snapshot:
+        """The same without manifest and names, which take memory where files are many: only `read_as`
+        works."""
+        return attrs.evolve(self, manifest=None, names=frozenset())
 
-    def load(self) -> PowerModel:
-        return load_model(self.path)
+    def read_many(self, names: Iterable[str]) -> Iterator[tuple[str, bytes]]:
+        """Names and contents, in the order of the names; from a remote store several at a time."""
+        if self.folder is not None:
+            for name in names:
+                yield name, self.read(name)
+            return
+        ordered = iter(names)
+        with ThreadPoolExecutor(_READERS) as pool:
+            # a window, not all at once: a pipeline may be larger than what is to be held in memory
+            while window := list(islice(ordered, 4 * _READERS)):
+                yield from zip(window, pool.map(self.read, window), strict=True)
+
+    def problems(self) -> dict[str, str]:
+        """What is wrong, by file name: every file that is there or should be is read."""
+
+        def problem(name: str) -> str | None:
+            try:
+                self.read(name)
+            except StoreError as error:
+                return str(error)
+            return None
+
+        names = sorted(self.names | set(self.manifest.files if self.manifest is not None else ()))
+        with ThreadPoolExecutor(1 if self.folder is not None else _READERS) as pool:
+            return {name: why for name, why in zip(names, pool.map(problem, names), strict=True) if why is not None}
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """A JSON object from a file."""
+        try:
+            return msgspec.json.decode(self.read(name), type=dict[str, Any])
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise StoreError(f"{self.where}: {name} is damaged: {error}") from error
+
+    def check_complete(self) -> None:
+        """`StoreError` where a file of the manifest is missing."""
+        if self.manifest is not None and (missing := sorted(set(self.manifest.files) - self.names)):
+            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+            raise StoreError(f"{self.where}: {missing[0]}{more} of the manifest is not there: half copied")
 
 
-class Store:
-    """A folder of pipelines. Making the object touches nothing."""
+class Store(ABC):
+    """Pipelines of models. Making the object touches nothing."""
 
-    def __init__(self, root: str | os.PathLike[str]) -> None:
-        if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", str(root)):
-            raise StoreError(f"{root}: only local folders can be a store")
-        self.root = Path(root)
+    location: str
+    """The folder or URL, for messages."""
 
-    # --- reading ---
-
+    @abstractmethod
     def pipelines(self) -> list[str]:
-        """Names of the published pipelines."""
-        try:
-            entries = sorted(self.root.iterdir())
-        except FileNotFoundError:
-            return []
-        except OSError as error:
-            raise StoreError(f"{self.root}: {error.strerror}") from error
-        return [e.name for e in entries if not e.name.startswith(".") and (e / METADATA_FILE).is_file()]
+        """Names of the pipelines that can be read, sorted. An absent store has none."""
 
-    def path(self, pipeline: str) -> Path:
-        """The folder of a pipeline's current version, resolved; it stays one version while in use."""
-        link = self.root / _checked_name(pipeline)
-        try:
-            return link.resolve(strict=True)
-        except OSError as error:
-            known = ", ".join(self.pipelines()) or "none"
-            raise StoreError(f"{self.root}: no pipeline {pipeline!r} (there: {known})") from error
+    def exists(self) -> bool:
+        """Whether the store is there at all, be it empty."""
+        return True
 
-    def models(self, pipeline: str) -> list[ModelEntry]:
-        """The models of a pipeline's current version that Kepler Core can load."""
-        root = self.path(pipeline)
-        entries = []
-        for model in sorted(root.glob(f"*/*/*/*/{MODEL_FILE}")):
-            folder = model.parent
-            if folder.parts[-3] not in OUTPUT_TYPES:
-                continue
-            entries.append(ModelEntry(pipeline, folder, read_json(folder / METADATA_FILE)))
-        return entries
+    @abstractmethod
+    def snapshot(self, pipeline: str, version: int | None = None) -> Snapshot:
+        """The pipeline's current version, or one that is kept; `StoreError` if there is none or it
+        cannot be read."""
 
+    @abstractmethod
+    def signature(self, pipeline: str) -> str:
+        """Changes when something else became current; cheap enough to ask every second."""
+
+    @abstractmethod
     def versions(self, pipeline: str) -> list[int]:
         """Numbers of the versions that are kept, oldest first."""
-        folder = self.root / VERSIONS / _checked_name(pipeline)
-        try:
-            return sorted(int(entry.name) for entry in folder.iterdir() if entry.name.isdigit())
-        except FileNotFoundError:
-            return []
-        except OSError as error:
-            raise StoreError(f"{folder}: {error.strerror}") from error
 
+    @abstractmethod
     def current_version(self, pipeline: str) -> int | None:
-        """The number of the version that is served; None if it was not published by us."""
-        path = self.path(pipeline)
-        versions = (self.root / VERSIONS / pipeline).resolve()
-        return int(path.name) if path.parent == versions and path.name.isdigit() else None
+        """The number of the version that is current; None if it was not published by us."""
 
-    # --- writing ---
-
+    @abstractmethod
     def publish(self, pipeline: str, files: Mapping[str, bytes]) -> int:
-        """Make these files (by path below the pipeline) the current version; its number.
+        """Make these files (by path below the pipeline), and a manifest of them, the current version;
+        its number. All or nothing: on any error the store is as it was."""
 
-        All or nothing: on any error the store is as it was.
-        """
-        _checked_name(pipeline)
-        link = self.root / pipeline
-        try:
-            with self._writing() as staging:
-                _refuse_foreign(link)
-                _write_tree(staging, files)
-                versions = self.root / VERSIONS / pipeline
-                versions.mkdir(parents=True, exist_ok=True)
-                number = max(self.versions(pipeline), default=0) + 1
-                os.rename(staging, versions / str(number))
-                _flush_folder(versions)
-                staging.mkdir()
-                try:
-                    self._point(pipeline, number, staging)
-                except BaseException:
-                    # or the version could be rolled back to although nobody was told of it
-                    shutil.rmtree(versions / str(number), ignore_errors=True)
-                    raise
-                return number
-        except OSError as error:
-            raise _store_error(self.root, error) from error
-
+    @abstractmethod
     def roll_back(self, pipeline: str, version: int) -> None:
-        """Make an earlier version the current one."""
-        if version not in self.versions(pipeline):
-            kept = ", ".join(map(str, self.versions(pipeline))) or "none"
-            raise StoreError(f"{self.root}: pipeline {pipeline!r} has no version {version} (kept: {kept})")
-        try:
-            with self._writing() as staging:
-                self._point(pipeline, version, staging)
-        except OSError as error:
-            raise _store_error(self.root, error) from error
+        """Make another version that is kept the current one."""
 
+    @abstractmethod
     def check_writable(self, pipeline: str) -> None:
-        """`StoreError` now rather than after an hour of training. Makes the store's folder."""
-        _refuse_foreign(self.root / _checked_name(pipeline))
-        try:
-            with self._writing() as staging:
-                _write_file(staging / "probe", b"")
-        except OSError as error:
-            raise _store_error(self.root, error) from error
+        """`StoreError` now rather than after an hour of training."""
 
-    @contextmanager
-    def _writing(self) -> Iterator[Path]:
-        """A staging folder, with the store locked against other writers."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        with (self.root / LOCK).open("a+b") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # released by the kernel whatever happens to us
-            staging_root = self.root / STAGING
-            # only a writer that was killed leaves something here: nobody else writes now
-            shutil.rmtree(staging_root, ignore_errors=True)
-            staging = staging_root / uuid.uuid4().hex
-            staging.mkdir(parents=True)
-            try:
-                yield staging
-            finally:
-                shutil.rmtree(staging_root, ignore_errors=True)
+    def no_such_version(self, pipeline: str, version: int) -> StoreError:
+        """The error for a version that is not kept."""
+        kept = ", ".join(map(str, self.versions(pipeline))) or "none"
+        return StoreError(f"{self.location}: pipeline {pipeline!r} has no version {version} (kept: {kept})")
 
-    def _point(self, pipeline: str, version: int, staging: Path) -> None:
-        # the target is relative to where the link ends up, so that a store can be moved
-        os.symlink(os.path.join(VERSIONS, pipeline, str(version)), staging / "link")
-        os.replace(staging / "link", self.root / pipeline)
-        _flush_folder(self.root)
+    def no_such_pipeline(self, pipeline: str) -> StoreError:
+        """The error for a name that is not there."""
+        known = ", ".join(self.pipelines()) or "none"
+        return StoreError(f"{self.location}: no pipeline {pipeline!r} (there: {known})")
 
 
-def _refuse_foreign(link: Path) -> None:
-    if link.exists() and not link.is_symlink():
-        raise StoreError(f"{link} is a folder that was not published by kepler-model; choose another name")
+def is_url(location: str) -> bool:
+    """Whether a store's location is a URL rather than a folder."""
+    return _URL.match(location) is not None
 
 
-def _checked_name(pipeline: str) -> str:
+def shown_url(url: str) -> str:
+    """A URL for messages, without what may be secret: user, password, query."""
+    return re.sub(r"//[^/]*@", "//", re.split(r"[?#]", url)[0])
+
+
+def split_url(url: str) -> SplitResult:
+    """The parts of a URL; `StoreError` for one that is malformed."""
+    try:
+        return urlsplit(url)
+    except ValueError as error:
+        raise StoreError(f"{shown_url(url)}: not a URL: {error}") from error
+
+
+def open_store(location: str) -> Store:
+    """The store in a local folder, or at a URL that fsspec knows (s3://bucket/prefix)."""
+    if not is_url(location):
+        from kepler_core.store.local import LocalStore
+
+        return LocalStore(location)
+    if location.startswith("file://"):
+        from kepler_core.store.local import LocalStore
+
+        return LocalStore(unquote(split_url(location).path))
+    from kepler_core.store.remote import RemoteStore
+
+    return RemoteStore(location)
+
+
+def checked_name(pipeline: str) -> str:
+    """The name, if it can be a pipeline's; `StoreError`."""
     try:
         return check_name(pipeline)
     except ValueError as error:
         raise StoreError(f"pipeline {error}") from error
-
-
-def _store_error(root: Path, error: OSError) -> StoreError:
-    return StoreError(f"cannot write the store {root}: {error.strerror or error}; it is as it was")
-
-
-def _write_tree(folder: Path, files: Mapping[str, bytes]) -> None:
-    made = {folder}
-    for name, content in files.items():
-        path = folder / name
-        if not path.resolve().is_relative_to(folder.resolve()):
-            raise StoreError(f"{name!r} is outside of the pipeline")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        parent = path.parent
-        while parent not in made:
-            made.add(parent)
-            parent = parent.parent
-        _write_file(path, content)
-    for parent in made:
-        _flush_folder(parent)
-
-
-def _write_file(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _flush_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file; `StoreError` if it is not one."""
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
-    except OSError as error:
-        raise StoreError(f"{path}: {error.strerror}") from error
-    except msgspec.DecodeError as error:
-        raise StoreError(f"{path}: damaged: {error}") from error
-
-
-# --- the layout of a pipeline ---------------------------------------------------------------------
-
-
-def pipeline_files(
-    models: Sequence[tuple[Mapping[str, Any], Mapping[str, bytes]]],
-    metadata: Mapping[str, Any],
-    node_types: Mapping[str, Any],
-) -> dict[str, bytes]:
-    """All files of a pipeline, by path, from its models (metadata, files) in a stable order."""
-    files: dict[str, bytes] = {
-        METADATA_FILE: _json(metadata),
-        NODE_TYPE_INDEX: _json(node_types),
-    }
-    tables: dict[str, list[Mapping[str, Any]]] = {}
-    for model, content in models:
-        name = str(model["model_name"])
-        base = model_path(model)
-        for file, data in sorted(content.items()):
-            files[f"{base}/{file}"] = data
-        files[f"{base}.zip"] = zip_bytes(content)
-        if WEIGHT_FILE in content:
-            files[f"{base}.json"] = content[WEIGHT_FILE]
-        assert name == base.rpartition("/")[2]
-        tables.setdefault(f"{model['source']}_{model['output_type']}_model_metadata.csv", []).append(model)
-    for table, rows in sorted(tables.items()):
-        files[table] = _csv(rows)
-    return files
-
-
-def model_path(model: Mapping[str, Any]) -> str:
-    """A model's folder below its pipeline."""
-    return f"{model['source']}/{model['output_type']}/{model['feature_group']}/{model['model_name']}"
-
-
-def zip_bytes(files: Mapping[str, bytes]) -> bytes:
-    """A zip archive that is the same bytes for the same files."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name in sorted(files):
-            archive.writestr(zipfile.ZipInfo(name, _ZIP_DATE), files[name], zipfile.ZIP_DEFLATED)
-    return buffer.getvalue()
-
-
-def _json(content: Any) -> bytes:
-    return msgspec.json.format(msgspec.json.encode(content), indent=1) + b"\n"
-
-
-def _csv(rows: Sequence[Mapping[str, Any]]) -> bytes:
-    errors = sorted({key for row in rows for key in row if key.endswith(("_mae", "_mape"))})
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [*_CSV_FIRST, *errors], extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue().encode()

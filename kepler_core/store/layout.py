@@ -1,0 +1,73 @@
+"""The files of a pipeline: what goes where in its folder, and archives that are always the same bytes."""
+
+from __future__ import annotations
+
+import csv
+import io
+import zipfile
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from kepler_core.models.power_model import METADATA_FILE, WEIGHT_FILE
+
+NODE_TYPE_INDEX = "node_type_index.json"
+
+# A fixed date in archives: the same model must give the same bytes.
+_ZIP_DATE = (1980, 1, 1, 0, 0, 0)
+
+_CSV_FIRST = ("model_name", "trainer", "feature_group", "node_type", "mae", "mape")
+
+
+def pipeline_files(
+    models: Sequence[tuple[Mapping[str, Any], Mapping[str, bytes]]],
+    metadata: Mapping[str, Any],
+    node_types: Mapping[str, Any],
+) -> dict[str, bytes]:
+    """All files of a pipeline, by path, from its models (metadata, files) in a stable order."""
+    files: dict[str, bytes] = {
+        METADATA_FILE: _json(metadata),
+        NODE_TYPE_INDEX: _json(node_types),
+    }
+    tables: dict[str, list[Mapping[str, Any]]] = {}
+    for model, content in models:
+        name = str(model["model_name"])
+        base = model_path(model)
+        for file, data in sorted(content.items()):
+            files[f"{base}/{file}"] = data
+        files[f"{base}.zip"] = zip_bytes(content)
+        if WEIGHT_FILE in content:
+            files[f"{base}.json"] = content[WEIGHT_FILE]
+        assert name == base.rpartition("/")[2]
+        tables.setdefault(f"{model['source']}_{model['output_type']}_model_metadata.csv", []).append(model)
+    for table, rows in sorted(tables.items()):
+        files[table] = _csv(rows)
+    return files
+
+
+def model_path(model: Mapping[str, Any]) -> str:
+    """A model's folder below its pipeline."""
+    return f"{model['source']}/{model['output_type']}/{model['feature_group']}/{model['model_name']}"
+
+
+def zip_bytes(files: Mapping[str, bytes]) -> bytes:
+    """A zip archive that is the same bytes for the same files."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in sorted(files):
+            archive.writestr(zipfile.ZipInfo(name, _ZIP_DATE), files[name], zipfile.ZIP_DEFLATED)
+    return buffer.getvalue()
+
+
+def _json(content: Any) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(content), indent=1) + b"\n"
+
+
+def _csv(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    errors = sorted({key for row in rows for key in row if key.endswith(("_mae", "_mape"))})
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [*_CSV_FIRST, *errors], extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()

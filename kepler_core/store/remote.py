@@ -1,0 +1,350 @@
+"""A model store at any URL that fsspec knows: s3://bucket/prefix, memory://…, http(s):// for reading.
+
+    <root>/.current/<pipeline>              which version is current: {"version": 3, "folder": "9f3c…"}
+    <root>/.versions/<pipeline>/3.json      the same of each version that is kept
+    <root>/.versions/<pipeline>/9f3c…/      its files
+
+Object stores can neither rename nor link, but write one object as a whole. So a version's files are
+written first, the manifest last, to a folder that only this publisher knows; then the next free
+number is claimed by writing `<n>.json` where there is none; then `.current/<pipeline>` is replaced,
+and that is the publishing. Two publishers get two numbers and never share a folder. One that is
+killed leaves a folder that nothing names, or a whole version that is not current.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import logging
+import os
+import re
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import msgspec
+
+from kepler_core.errors import KeplerError, MissingExtraError, StoreError, close_matches
+from kepler_core.models.power_model import MAX_FILE_BYTES, METADATA_FILE
+from kepler_core.names import is_name
+from kepler_core.store.manifest import MANIFEST_FILE, make_manifest, read_manifest
+from kepler_core.store.store import Snapshot, Store, checked_name, shown_url, split_url
+
+CURRENT = ".current"
+VERSIONS = ".versions"
+PROBE = ".probe"
+
+CONNECT_SECONDS = 5
+READ_SECONDS = 15
+"""Without a byte; a server that is silent has failed after four times as long."""
+
+_log = logging.getLogger(__name__)
+
+_VERSION_FILE = re.compile(r"([1-9][0-9]{0,8})\.json")
+_FOLDER = re.compile(r"[0-9a-f]{32}")
+
+_S3 = ("s3", "s3a")
+
+# Attributes by which file systems tell one state of a file from another.
+_STATE = ("size", "ETag", "etag", "LastModified", "last_modified", "mtime", "created", "md5")
+
+_SECRETS = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID")
+
+
+class _Version(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """Where the files of a version are."""
+
+    version: int
+    folder: str
+
+
+class RemoteStore(Store):
+    """Pipelines below a URL. Credentials and endpoints come from the environment (`AWS_…`)."""
+
+    def __init__(self, url: str) -> None:
+        """`StoreError` for a URL that cannot be a store, `MissingExtraError` where a package is missing."""
+        parts = split_url(url)
+        if parts.username or parts.password or parts.query or parts.fragment or "::" in url:
+            raise StoreError(
+                f"{shown_url(url)}: a store's URL is scheme://place/folder, without user, password, ? or #; "
+                "credentials come from the environment"
+            )
+        self.location = url.rstrip("/") if parts.netloc else url
+        self._protocol = parts.scheme.lower()
+        self._class = _filesystem_class(self._protocol, url)
+        self._root = str(self._class._strip_protocol(url)).rstrip("/")
+        if self._protocol in _S3 and not self._root:
+            raise StoreError(f"{url}: no bucket: s3://bucket or s3://bucket/folder")
+        self._made: tuple[int, Any] | None = None
+
+    @property
+    def _fs(self) -> Any:
+        # the connections and the event loop of a file system do not survive a fork
+        if self._made is None or self._made[0] != os.getpid():
+            is_s3 = self._protocol in _S3
+            made = self._class(skip_instance_cache=True, **(_s3_options() if is_s3 else {}))
+            if is_s3:
+                made.retries = 2  # each of which botocore's own retries multiply
+            self._made = (os.getpid(), made)
+        return self._made[1]
+
+    # --- reading ---
+
+    def pipelines(self) -> list[str]:
+        with self._errors("read"):
+            names = {name for name, kind in self._entries(CURRENT) if kind == "file"}
+            names |= {name for name, kind in self._entries("") if kind == "directory"}
+        return sorted(name for name in names if is_name(name))
+
+    def snapshot(self, pipeline: str, version: int | None = None) -> Snapshot:
+        checked_name(pipeline)
+        with self._errors("read"):
+            found = self._current(pipeline) if version is None else self._version(pipeline, version)
+            if found is None and version is not None:
+                raise self.no_such_version(pipeline, version)
+            folder = pipeline if found is None else f"{VERSIONS}/{pipeline}/{found.folder}"
+            files = self._files(folder)
+            if found is None and not files:
+                raise self.no_such_pipeline(pipeline)
+        where = f"{self.location}/{folder}"
+        if METADATA_FILE not in files:
+            raise StoreError(f"{where}: no {METADATA_FILE}: half copied, or not a pipeline")
+        if found is not None and MANIFEST_FILE not in files:
+            raise StoreError(f"{where}: no {MANIFEST_FILE}, which every published version has: damaged")
+
+        def read(name: str) -> bytes:
+            with self._errors("read"):
+                return self._read(f"{folder}/{name}", files[name].get("size"))
+
+        manifest = read_manifest(read(MANIFEST_FILE), where) if MANIFEST_FILE in files else None
+        return Snapshot(pipeline, found.version if found else None, where, manifest, frozenset(files), read)
+
+    def signature(self, pipeline: str) -> str:
+        with self._errors("read"):
+            if (found := self._current(checked_name(pipeline))) is not None:
+                return f"{found.version} {found.folder}"
+            files = self._files(pipeline)
+            if not files:
+                raise self.no_such_pipeline(pipeline)
+        digest = hashlib.sha256()
+        for name, info in sorted(files.items()):
+            digest.update(f"{name}\0{[str(info[key]) for key in _STATE if key in info]}\0".encode())
+        return digest.hexdigest()
+
+    def versions(self, pipeline: str) -> list[int]:
+        with self._errors("read"):
+            entries = self._entries(f"{VERSIONS}/{checked_name(pipeline)}")
+            return sorted(int(found[1]) for name, _ in entries if (found := _VERSION_FILE.fullmatch(name)))
+
+    def current_version(self, pipeline: str) -> int | None:
+        with self._errors("read"):
+            if (found := self._current(checked_name(pipeline))) is not None:
+                return found.version
+            if not self._files(pipeline):
+                raise self.no_such_pipeline(pipeline)
+        return None
+
+    # --- writing ---
+
+    def publish(self, pipeline: str, files: Mapping[str, bytes]) -> int:
+        checked_name(pipeline)
+        if (outside := next((name for name in files if not _is_inside(name)), None)) is not None:
+            raise StoreError(f"{outside!r} is outside of the pipeline")
+        folder = uuid.uuid4().hex
+        path = f"{self._root}/{VERSIONS}/{pipeline}/{folder}"
+        with self._errors("write"):
+            self._refuse_foreign(pipeline)
+            try:
+                self._fs.pipe({f"{path}/{name}": content for name, content in files.items() if name != MANIFEST_FILE})
+                self._fs.pipe_file(f"{path}/{MANIFEST_FILE}", make_manifest(files).encode())
+            except BaseException:
+                self._remove(path)
+                raise
+            # From here on nothing is removed: a write whose answer is lost may still have been done.
+            made = self._claim(pipeline, folder)
+            try:
+                self._point(pipeline, made)
+            except Exception as error:
+                raise StoreError(
+                    f"cannot make version {made.version} of {pipeline} current in {self.location}: "
+                    f"{_in_one_line(error)}; it is kept, and can be rolled back to"
+                ) from error
+        return made.version
+
+    def roll_back(self, pipeline: str, version: int) -> None:
+        with self._errors("write"):
+            if (found := self._version(checked_name(pipeline), version)) is None:
+                raise self.no_such_version(pipeline, version)
+            self._point(pipeline, found)
+
+    def check_writable(self, pipeline: str) -> None:
+        """Writes a small object and removes it."""
+        probe = f"{self._root}/{PROBE}/{uuid.uuid4().hex}"
+        with self._errors("write"):
+            self._refuse_foreign(checked_name(pipeline))
+            self._fs.pipe_file(probe, b"probe")
+            self._fs.rm_file(probe)
+
+    # --- parts, to be called within `_errors` ---
+
+    def _claim(self, pipeline: str, folder: str) -> _Version:
+        """Take the next free number for the version in a folder."""
+        for number in itertools.count(max(self.versions(pipeline), default=0) + 1):
+            made = _Version(number, folder)
+            path = f"{self._root}/{VERSIONS}/{pipeline}/{number}.json"
+            content = msgspec.json.encode(made)
+            try:
+                self._fs.pipe_file(path, content, mode="create")
+            except Exception as error:
+                # it is taken, or an answer was lost and it is ours, or this store cannot write exclusively
+                if not self._fs.exists(path):
+                    _log.debug("%s: no exclusive writing: %s", self.location, error)
+                    self._fs.pipe_file(path, content)
+            # read again: some stores take an exclusive write for a plain one, and the last one has it
+            if self._fs.cat_file(path) == content:
+                return made
+        raise AssertionError("numbers do not end")
+
+    def _point(self, pipeline: str, version: _Version) -> None:
+        self._fs.pipe_file(f"{self._root}/{CURRENT}/{pipeline}", msgspec.json.encode(version))
+
+    def _current(self, pipeline: str) -> _Version | None:
+        return self._read_version(f"{CURRENT}/{pipeline}")
+
+    def _version(self, pipeline: str, version: int) -> _Version | None:
+        return self._read_version(f"{VERSIONS}/{pipeline}/{version}.json")
+
+    def _read_version(self, name: str) -> _Version | None:
+        try:
+            content = self._fs.cat_file(f"{self._root}/{name}")
+        except FileNotFoundError as error:
+            self._check_bucket(error)
+            return None
+        try:
+            found = msgspec.json.decode(content, type=_Version)
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise StoreError(f"{self.location}/{name} is damaged: {error}") from error
+        if not _FOLDER.fullmatch(found.folder):
+            raise StoreError(f"{self.location}/{name} is damaged: {found.folder[:60]!r} is not a folder of versions")
+        return found
+
+    def _refuse_foreign(self, pipeline: str) -> None:
+        if self._current(pipeline) is None and self._files(pipeline):
+            raise StoreError(
+                f"{self.location}/{pipeline} is a folder that was not published by kepler-model; choose another name"
+            )
+
+    def _entries(self, folder: str) -> Iterator[tuple[str, str]]:
+        """Names and kinds (file, directory) of what is directly in a folder; nothing if it is not there."""
+        path = f"{self._root}/{folder}".rstrip("/")
+        self._fs.invalidate_cache()
+        try:
+            listing = self._fs.ls(path, detail=True)
+        except FileNotFoundError as error:
+            self._check_bucket(error)
+            return
+        for info in listing:
+            name = str(info["name"]).rstrip("/")
+            if name.startswith(path + "/") and "/" not in (name := name.removeprefix(path + "/")):
+                yield name, str(info["type"])
+
+    def _files(self, folder: str) -> dict[str, Mapping[str, Any]]:
+        """What the file system says of all files below a folder, by path below it."""
+        path = f"{self._root}/{folder}"
+        self._fs.invalidate_cache()
+        try:
+            listing = self._fs.find(path, detail=True)
+        except FileNotFoundError as error:
+            self._check_bucket(error)
+            return {}
+        found = {name.removeprefix(path + "/"): info for name, info in listing.items() if name.startswith(path + "/")}
+        return {name: info for name, info in found.items() if _is_inside(name)}
+
+    def _read(self, name: str, size: int | None) -> bytes:
+        path = f"{self._root}/{name}"
+        if size is None:  # plain web servers do not say; the content is then read as a stream
+            with self._fs.open(path, "rb") as file:
+                content = file.read(MAX_FILE_BYTES + 1)
+        elif size > MAX_FILE_BYTES:
+            content = None
+        else:  # of an empty object no range can be read
+            content = self._fs.cat_file(path, start=0, end=MAX_FILE_BYTES + 1) if size else b""
+        if content is None or len(content) > MAX_FILE_BYTES:
+            raise StoreError(f"{self.location}/{name}: larger than {MAX_FILE_BYTES} bytes")
+        return bytes(content)
+
+    def _check_bucket(self, error: FileNotFoundError) -> None:
+        """`StoreError` where there is no bucket: an absent folder is an empty store, this is a mistake."""
+        response = getattr(error.__cause__, "response", {})
+        if response.get("Error", {}).get("Code") == "NoSuchBucket":
+            raise StoreError(f"{self.location}: there is no bucket {self._root.partition('/')[0]!r}") from error
+
+    def _remove(self, path: str) -> None:
+        try:
+            self._fs.invalidate_cache()
+            if self._fs.exists(path):
+                self._fs.rm(path, recursive=True)
+        except Exception as error:
+            _log.warning("%s: left behind, nothing uses it: %s", path, _in_one_line(error))
+
+    @contextmanager
+    def _errors(self, what: str) -> Iterator[None]:
+        """File systems raise their libraries' own errors, of no common class."""
+        try:
+            yield
+        except KeplerError:
+            raise
+        except ImportError as error:
+            raise StoreError(f"{self.location}: needs a package: {_in_one_line(error)}") from error
+        except NotImplementedError as error:
+            raise StoreError(
+                f"cannot {what} the store {self.location}: {self._protocol}:// can only be read"
+            ) from error
+        except Exception as error:
+            raise StoreError(f"cannot {what} the store {self.location}: {_in_one_line(error)}") from error
+
+
+def _filesystem_class(protocol: str, url: str) -> Any:
+    try:
+        import fsspec
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(f"a store at {shown_url(url)}", "s3", "fsspec") from error
+    try:
+        return fsspec.get_filesystem_class(protocol)
+    except ValueError as error:
+        known = [*fsspec.available_protocols(), "s3"]
+        raise StoreError(
+            f"{shown_url(url)}: {protocol}:// is not known; {close_matches(protocol, known)}"
+            if close_matches(protocol, known).startswith("did")
+            else f"{shown_url(url)}: {protocol}:// is not known; a store is a folder, s3://bucket/folder, "
+            "or another URL that fsspec knows"
+        ) from error
+    except ImportError as error:
+        if protocol in _S3:
+            raise MissingExtraError(f"a store at {shown_url(url)}", "s3", "s3fs") from error
+        raise StoreError(f"a store at {shown_url(url)} needs a package: {_in_one_line(error)}") from error
+
+
+def _s3_options() -> dict[str, Any]:
+    return {
+        "use_listings_cache": False,
+        "config_kwargs": {
+            "connect_timeout": CONNECT_SECONDS,
+            "read_timeout": READ_SECONDS,
+            "retries": {"max_attempts": 1},
+        },
+    }
+
+
+def _is_inside(name: str) -> bool:
+    return all(part not in ("", ".", "..") for part in name.split("/"))
+
+
+def _in_one_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    text = lines[0] if lines and lines[0].strip() else type(error).__name__
+    for key in _SECRETS:
+        if len(secret := os.environ.get(key, "")) >= 8:
+            text = text.replace(secret, "***")
+    return re.sub(r"//[^/@\s]+@", "//***@", text)[:300]

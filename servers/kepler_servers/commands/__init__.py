@@ -1,0 +1,23 @@
+"""Commands of the servers, added to `kepler-model` the way any plugin adds its own."""
+
+from __future__ import annotations
+
+import click
+
+from kepler_core.cli.lazy import LazyGroup
+from kepler_core.hooks import hookimpl
+
+_SERVERS = {
+    "model-server": "kepler_servers.commands.model_server:model_server",
+}
+_COMMANDS = {
+    "select": "kepler_servers.commands.select:select",
+}
+
+
+@hookimpl
+def kepler_register_commands(cli: click.Group) -> None:
+    """Adds `serve` and `select`."""
+    cli.add_command(LazyGroup("serve", lazy=_SERVERS, help="Run a server until it is told to stop."))
+    assert isinstance(cli, LazyGroup)
+    cli.lazy.update(_COMMANDS)

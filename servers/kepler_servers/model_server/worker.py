@@ -1,0 +1,49 @@
+"""What one worker process runs."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+
+import msgspec
+
+from kepler_core.store import open_store
+from kepler_core.store.store import is_url
+from kepler_profiler.similarity import SpecTable
+from kepler_servers.live import LiveCatalogue
+from kepler_servers.model_server.app import MAX_BODY, ModelServer
+from kepler_servers.model_server.metrics import ServerMetrics
+from kepler_servers.model_server.settings import SETTINGS_VARIABLE, Settings
+from kepler_servers.rsgi import Bridge
+
+log = logging.getLogger(__name__)
+
+
+def application() -> Bridge:
+    """The application of this process, with its catalogue read."""
+    settings = msgspec.json.decode(os.environ[SETTINGS_VARIABLE], type=Settings)
+    logging.basicConfig(
+        level=logging.DEBUG if settings.verbose else logging.INFO,
+        format="%(asctime)s %(levelname)s %(message)s",
+        force=True,  # the command line has set it up for commands
+    )
+    live = LiveCatalogue(open_store(settings.store), compare=SpecTable, error_key=settings.error_key, serving=True)
+    # tens of thousands of objects that stay: the collector need not look at them again and again
+    gc.disable()
+    live.refresh()
+    gc.enable()
+    gc.freeze()
+    live.watch()
+    if settings.initial:
+        from kepler_servers.model_server.initial import import_in_background
+
+        import_in_background(live.store, settings.initial, f"{settings.scratch}/initial.lock")
+    metrics = ServerMetrics(live, several_workers=settings.workers > 1)
+    server = ModelServer(live, metrics, model_path=settings.model_path)
+    log.info("serving %d models of %s on %s", len(live.current.models), settings.store, settings.address)
+    # reading an archive from far away takes longer than others should wait
+    quick = () if is_url(settings.store) else (settings.model_path, "/healthz", "/readyz")
+    return Bridge(
+        server.app, max_body=MAX_BODY, quick=quick, refused=lambda status: metrics.observe("other", status, 0.0)
+    )
