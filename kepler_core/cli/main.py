@@ -20,6 +20,7 @@ _COMMANDS = {
     "validate": "kepler_core.cli.recordings:validate",
     "train": "kepler_core.cli.train:train",
     "estimate": "kepler_core.cli.estimate:estimate",
+    "ask": "kepler_core.cli.ask:ask",
     "store": "kepler_core.cli.store:store",
     "pipelines": "kepler_core.cli.pipelines:pipelines",
     "plugins": "kepler_core.cli.plugins:plugins",

@@ -116,7 +116,7 @@ class Catalogue:
         self.figures = figure_table(self.models)
         self.models_of = dict(Counter(model.pipeline for model in self.models))
         self._error = self.figures.column(error_key)
-        self._views: dict[Any, _View | NoModelError] = {}
+        self._views: dict[Any, _View] = {}
         self._machines: dict[Any, _Machine] = {}
         self._sources: dict[str, frozenset[str]] = {}
 
@@ -198,29 +198,15 @@ class Catalogue:
         usable = self._usable_sets(request.metrics)
         first = request.metrics[0] if request.weights and request.trainer in KEPLER_CURVES and request.metrics else None
         sources = self._matching_sources(request.source)
-        known_names = tuple(
-            name if name is None or name in codes.values_set else None
-            for name, codes in (
-                (request.pipeline, self._codes["pipeline"]),
-                (request.feature_group, self._codes["feature_group"]),
-                (request.trainer, self._codes["trainer"]),
-            )
-        )
         names = (request.pipeline, request.feature_group, request.trainer)
         key = (request.output_type, sources, names, usable, request.weights, request.portable, first)
         kept = self._views.get(key)
         if kept is None:
-            try:
-                kept = self._make_view(request, sources, usable)
-            except NoModelError as error:
-                kept = error
-            # names that nobody has are as many as clients can think of, and are refused early anyway
-            if known_names == names or request.trainer == LINEAR_TRAINER:
-                if len(self._views) > _KEPT_VIEWS:
-                    self._views.clear()
-                self._views[key] = kept
-        if isinstance(kept, NoModelError):
-            raise NoModelError(str(kept), kept.explanation)
+            # what fails is not kept: its message is about this very request
+            kept = self._make_view(request, sources, usable)
+            if len(self._views) > _KEPT_VIEWS:
+                self._views.clear()
+            self._views[key] = kept
         return kept
 
     def _make_view(self, request: ModelRequest, sources: frozenset[str], usable: tuple[int, ...]) -> _View:

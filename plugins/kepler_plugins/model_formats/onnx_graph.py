@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from kepler_core.contracts import ModelFormat, Predictor, Regressor
 from kepler_core.errors import MissingExtraError, ModelError
+from kepler_plugins.model_formats.step_table import step_table
 
 Floats = NDArray[np.float64]
 
@@ -80,6 +81,9 @@ class OnnxFormat(ModelFormat):
 
     def load(self, content: bytes, features: Sequence[str]) -> Predictor:
         return OnnxPredictor(content, len(features))
+
+    def load_resident(self, content: bytes, features: Sequence[str]) -> Predictor:
+        return step_table(content, len(features)) or OnnxPredictor(content, len(features))
 
 
 def _one_line(error: BaseException) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -21,8 +21,9 @@ class Linear(msgspec.Struct, tag="linear", forbid_unknown_fields=True):
     weights: dict[str, float]
     bias: float
 
-    def evaluate(self, X: Floats, features: Sequence[str]) -> Floats:
-        return np.asarray(X @ np.array([self.weights.get(name, 0.0) for name in features]) + self.bias)
+    def function(self, features: Sequence[str]) -> Callable[[Floats], Floats]:
+        coefficients = np.array([self.weights.get(name, 0.0) for name in features])
+        return lambda X: np.asarray(X @ coefficients + self.bias)
 
     def numbers(self) -> list[float]:
         return [*self.weights.values(), self.bias]
@@ -35,8 +36,9 @@ class Curve(msgspec.Struct, tag="curve", forbid_unknown_fields=True):
     feature: str
     weights: list[float]
 
-    def evaluate(self, X: Floats, features: Sequence[str]) -> Floats:
-        return np.asarray(CURVES[self.curve][1](X[:, list(features).index(self.feature)], *self.weights))
+    def function(self, features: Sequence[str]) -> Callable[[Floats], Floats]:
+        curve, column = CURVES[self.curve][1], list(features).index(self.feature)
+        return lambda X: np.asarray(curve(X[:, column], *self.weights))
 
     def numbers(self) -> list[float]:
         return self.weights
@@ -70,11 +72,10 @@ class WeightsPredictor:
     """Evaluates weights with NumPy."""
 
     def __init__(self, weights: Linear | Curve, features: Sequence[str]) -> None:
-        self.weights = weights
-        self.features = tuple(features)
+        self._function = weights.function(features)
 
     def predict(self, X: NDArray[np.float32]) -> Floats:
-        return self.weights.evaluate(np.asarray(X, dtype=np.float64), self.features)
+        return self._function(np.asarray(X, dtype=np.float64))
 
 
 class WeightsFormat(ModelFormat):

@@ -9,15 +9,17 @@ from kepler_core.hooks import hookimpl
 
 _SERVERS = {
     "model-server": "kepler_servers.commands.model_server:model_server",
+    "estimator": "kepler_servers.commands.estimator:estimator",
 }
 _COMMANDS = {
     "select": "kepler_servers.commands.select:select",
+    "estimator": "kepler_servers.commands.estimator:estimator_commands",
 }
 
 
 @hookimpl
 def kepler_register_commands(cli: click.Group) -> None:
-    """Adds `serve` and `select`."""
+    """Adds `serve`, `select` and `estimator`."""
     cli.add_command(LazyGroup("serve", lazy=_SERVERS, help="Run a server until it is told to stop."))
     assert isinstance(cli, LazyGroup)
     cli.lazy.update(_COMMANDS)

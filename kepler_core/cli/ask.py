@@ -1,0 +1,59 @@
+"""`ask`: a question to a running estimator."""
+
+from __future__ import annotations
+
+import click
+
+from kepler_core.cli.output import json_option, print_json, print_table
+from kepler_core.client import DEFAULT_SOCKET, EstimatorClient
+from kepler_core.errors import UsageError
+from kepler_core.vocabulary import OUTPUT_TYPES
+
+
+@click.command()
+@click.option("--metrics", metavar="A,B", required=True, help="Names of the features, per second.")
+@click.option(
+    "--values", metavar="1,2", required=True, multiple=True, help="One row of numbers; several times for several rows."
+)
+@click.option("--socket", "path", default=DEFAULT_SOCKET, show_default=True, help="Where the estimator listens.")
+@click.option("--output-type", type=click.Choice(OUTPUT_TYPES), default="AbsPower", show_default=True)
+@click.option("--source", default="rapl-sysfs", show_default=True, help="Energy source, or an alias of it.")
+@click.option("--trainer", default="", help="Only models of this trainer.")
+@click.option("--filter", "filter_", default="", metavar="mae:5;…", help="Only models with such errors.")
+@json_option
+def ask(
+    metrics: str,
+    values: tuple[str, ...],
+    path: str,
+    output_type: str,
+    source: str,
+    trainer: str,
+    filter_: str,
+    as_json: bool,
+) -> None:
+    """Ask a running estimator for watts, as Kepler does."""
+    names = [name.strip() for name in metrics.split(",")]
+    rows = [_row(text, len(names)) for text in values]
+    reply = EstimatorClient(path).reply(
+        names, rows, output_type=output_type, source=source, trainer_name=trainer, filter=filter_
+    )
+    if as_json:
+        print_json(reply)
+        return
+    powers = reply["powers"]
+    if reply.get("msg"):
+        click.echo(f"note: {reply['msg']}", err=True)
+    print_table(
+        [(number, *(f"{watts[number]:.3f}" for watts in powers.values())) for number in range(len(rows))],
+        ("row", *(f"{component} W" for component in powers)),
+    )
+
+
+def _row(text: str, width: int) -> list[float]:
+    try:
+        row = [float(part) for part in text.split(",")]
+    except ValueError:
+        row = []
+    if len(row) != width:
+        raise UsageError(f"--values {text[:60]!r}: expected {width} numbers, separated by commas")
+    return row
