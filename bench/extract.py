@@ -32,6 +32,7 @@ def measure(path: str) -> dict[str, Any]:
     import pandas as pd  # noqa: F401 - imported before the clock starts
 
     from kepler_core import registry
+    from kepler_core.contracts import IsolationContext
     from kepler_core.pipeline.load import load_pipeline
     from kepler_core.pipeline.train import datasets, plan
     from kepler_core.recording import observe, read_recording
@@ -50,7 +51,8 @@ def measure(path: str) -> dict[str, Any]:
     checksum = 0.0
     extractor = registry.extractors.create(spec.extractor.name, spec.extractor.args)
     isolator = registry.isolators.create(spec.isolator.name, spec.isolator.args)
-    for _, dataset in datasets(extractor, isolator, observations, plan(spec, observations)):
+    context = IsolationContext(observations)
+    for _, dataset in datasets(extractor, isolator, plan(spec, observations), context):
         made += 1
         rows += len(dataset.frame)
         checksum += float(np.nansum(dataset.frame.to_numpy()[-1]))

@@ -22,7 +22,7 @@ That is the framework's.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import attrs
@@ -33,6 +33,7 @@ from kepler_core.vocabulary import OutputType
 
 if TYPE_CHECKING:
     from kepler_core.dataset import Dataset
+    from kepler_core.models.power_model import PowerModel
     from kepler_core.recording.observations import Observations
 
 PLUGIN_API = (1, 0)
@@ -108,16 +109,40 @@ class Trainer(Plugin, ABC):
 # --- kepler.isolators -----------------------------------------------------------------------------
 
 
+@attrs.frozen(eq=False)
+class IsolationContext:
+    """What an isolator may use besides the data set."""
+
+    observations: Observations
+    """All that the data set was made of."""
+    idle: Observations | None = None
+    """A recording of the machine while it did nothing, where the user has one."""
+    background: frozenset[str] = frozenset()
+    """Names of the containers that ran while it did nothing (`kepler_core.containers`)."""
+    profile: Mapping[str, Any] | None = None
+    """The profile of the machine's node type (`profiles/<node type>.json`), where there is one."""
+    machine_spec: Mapping[str, Any] = attrs.field(factory=dict)
+    """What is known of the machine."""
+    abs_model: Callable[[Dataset], PowerModel] | None = None
+    """The AbsPower model of the data set's source and features with the lowest validation error;
+    `PluginError` where there is none. None: not in this place."""
+
+
 class Isolator(Plugin, ABC):
     """Takes idle and background power away: an AbsPower data set in, a DynPower data set out.
 
     Works on a `Dataset` by timestamp × container, where the power of all containers of a node at a
-    time adds up to the node's power; `Dataset.node_power` and `Dataset.with_node_power` go from
-    one to the other. Dynamic power is never negative, and dynamic + taken away = measured.
+    time adds up to the node's power (`Dataset.node_power`). `Dataset.isolated` takes power away so
+    that dynamic power is never negative and dynamic + taken away = measured.
     """
 
     @abstractmethod
-    def isolate(self, dataset: Dataset) -> Dataset: ...
+    def isolate(self, dataset: Dataset, context: IsolationContext) -> Dataset:
+        """The data set with dynamic power only, what was taken away as its `background`."""
+
+    def reconstruct(self, dataset: Dataset) -> Dataset:
+        """The inverse: dynamic power (measured or estimated) and `background` put together again."""
+        return dataset.reconstructed()
 
 
 # --- kepler.extractors ----------------------------------------------------------------------------
@@ -207,6 +232,8 @@ class MetricSchema(Plugin, ABC):
     """Labels that name a container: its id, then what stands in where that is missing."""
     source_label: ClassVar[str] = "source"
     """Label of an energy metric that names its meter."""
+    mode_label: ClassVar[str | None] = None
+    """Label of an energy metric that tells "idle" from "dynamic" energy, which add up."""
 
     @abstractmethod
     def meaning(self, metric: str) -> MetricMeaning | None:

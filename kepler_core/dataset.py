@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from kepler_core.grouping import sum_by
-from kepler_core.vocabulary import OutputType
+from kepler_core.vocabulary import OutputType, main_feature
 
 NODE_LEVELS = ("recording", "node", "timestamp")
 CONTAINER_LEVELS = (*NODE_LEVELS, "container")
@@ -44,6 +44,8 @@ class Dataset:
     """Features of the node that stand in the row of each of its containers; they do not add up."""
     background: pd.DataFrame | None = None
     """Watts that an isolator took away, by node and timestamp."""
+    notes: tuple[str, ...] = ()
+    """What somebody who trains on it should know, one line each."""
 
     @property
     def by_container(self) -> bool:
@@ -123,20 +125,56 @@ class Dataset:
         """The node's watts by recording, node and timestamp."""
         return self._node_power.copy()
 
-    def with_node_power(self, watts: pd.DataFrame, output_type: OutputType) -> Dataset:
-        """The same rows with another node power, each keeping its share; what is missing from the
-        old power becomes `background`."""
+    def isolated(self, background: pd.DataFrame, taken: NDArray[np.bool_] | None = None) -> Dataset:
+        """The DynPower data set that is left when `background` is taken away.
+
+        `background` has the watts to take, a power column per component, in the rows of `node_power()`;
+        below 0 counts as 0, and no more is taken than there is: dynamic + background = measured.
+        Rows of `taken` (containers that belong to the background; shape (rows,)) go with it. The other
+        rows keep their shares of what is left; a timestamp at which no row is left goes too.
+        """
+        measured = self.node_power()
+        watts = np.clip(background[self.power_columns].to_numpy(), 0.0, measured.to_numpy())
+        if not np.isfinite(watts).all():
+            raise ValueError("the background's power is not known at all timestamps")
+        frame, instant = self.frame, self.instant
+        if taken is not None and taken.any():
+            frame, instant = frame[~taken], instant[~taken]
+        left = attrs.evolve(self, frame=frame, output_type="DynPower", background=None)
+        at = instant[left.first_rows]
+        shared = left._sharing(measured.to_numpy()[at] - watts[at])
+        taken_away = pd.DataFrame(watts[at], index=measured.index[at], columns=self.power_columns)
+        return attrs.evolve(shared, background=taken_away)
+
+    def reconstructed(self) -> Dataset:
+        """The AbsPower data set of before `isolated`: the rows share dynamic and background power."""
+        if self.background is None:
+            raise ValueError("nothing was taken away from this data set")
+        watts = self.node_power().to_numpy() + self.background[self.power_columns].to_numpy()
+        return attrs.evolve(self._sharing(watts), output_type="AbsPower", background=None)
+
+    def _sharing(self, watts: NDArray[np.float64]) -> Dataset:
+        """The same rows with another node power, shape (instants, components), each keeping its share;
+        where all have none, by their main feature."""
         old = self.node_power()
         frame = self.frame.copy(deep=False)
-        for column in self.power_columns:
-            before, after = old[column].to_numpy(), watts[column].to_numpy()
-            ratio = np.divide(after, before, out=np.zeros(len(before)), where=before > 0)
-            rows = ratio[self.instant]
-            rows *= frame[column].to_numpy()
+        for at, component in enumerate(self.components):
+            column = power_column(component)
+            before = old[column].to_numpy()
+            ratio = np.divide(watts[:, at], before, out=np.zeros(len(before)), where=before > 0)
+            rows = ratio[self.instant] * frame[column].to_numpy()
+            lost = (before <= 0) & (watts[:, at] > 0)
+            if lost.any():
+                rows = np.where(lost[self.instant], self._usage_shares(component) * watts[self.instant, at], rows)
             frame[column] = rows
-        return attrs.evolve(
-            self,
-            frame=frame,
-            output_type=output_type,
-            background=old - watts[self.power_columns].to_numpy(),
-        )
+        return attrs.evolve(self, frame=frame)
+
+    def _usage_shares(self, component: str) -> NDArray[np.float64]:
+        """Each row's share of its instant by the component's main feature, equal where nothing is used."""
+        n = len(self.first_rows)
+        own = [name for name in self.features if name not in self.repeated] or list(self.features)
+        usage = np.maximum(self.frame[main_feature(own, component)].to_numpy(dtype=np.float64), 0.0)
+        total, count = sum_by(usage, self.instant, n), np.bincount(self.instant, minlength=n)
+        usage = np.where(total[self.instant] > 0, usage, 1.0)
+        total = np.where(total > 0, total, count)
+        return usage / total[self.instant]

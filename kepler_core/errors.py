@@ -77,7 +77,8 @@ class MissingExtraError(KeplerError):
 
 _EXTRA_OF = {
     **dict.fromkeys(
-        ("pandas", "sklearn", "scipy", "joblib", "skl2onnx", "onnx", "onnxmltools", "threadpoolctl"), "train"
+        ("pandas", "sklearn", "scipy", "joblib", "skl2onnx", "onnx", "onnxmltools", "threadpoolctl", "matplotlib"),
+        "train",
     ),
     "xgboost": "xgboost",
     "dask": "dask",

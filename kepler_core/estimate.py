@@ -9,13 +9,15 @@ import numpy as np
 import pandas as pd
 
 from kepler_core import registry
+from kepler_core.contracts import IsolationContext
 from kepler_core.dataset import Dataset
-from kepler_core.errors import RecordingError, StoreError
+from kepler_core.errors import PluginError, RecordingError, StoreError
 from kepler_core.grouping import sum_by
-from kepler_core.models.power_model import METADATA_FILE
+from kepler_core.models.power_model import METADATA_FILE, PowerModel
+from kepler_core.pipeline.node_types import profile_file
 from kepler_core.pipeline.validation import score
 from kepler_core.recording.observations import Observations
-from kepler_core.store.models import StoredModel
+from kepler_core.store.models import StoredModel, read_models
 from kepler_core.vocabulary import main_feature
 
 
@@ -116,4 +118,30 @@ def _measured(
     if not isinstance(pipeline, dict) or "isolator" not in pipeline:
         raise StoreError(f"{entry.snapshot.where}/{METADATA_FILE} does not name the pipeline's isolator")
     isolator = registry.isolators.create(pipeline["isolator"]["name"], pipeline["isolator"]["args"])
-    return isolator.isolate(dataset)
+    return isolator.isolate(attrs.evolve(dataset, feature_group=entry.feature_group), _context(entry, observations))
+
+
+def _context(entry: StoredModel, observations: Observations) -> IsolationContext:
+    """What the isolator had when the model was trained, as far as the pipeline keeps it."""
+    snapshot = entry.snapshot
+    profile = profile_file(entry.node_type)
+
+    def abs_model(dataset: Dataset) -> PowerModel:
+        found = [
+            other
+            for other in read_models(snapshot)
+            if (other.source, other.output_type, other.node_type) == (entry.source, "AbsPower", entry.node_type)
+            and other.portable
+            and other.features == dataset.features
+        ]
+        if not found:
+            raise PluginError(f"{snapshot.where}: no AbsPower model from {', '.join(dataset.features)} to isolate with")
+        return min(found, key=lambda other: float(other.metadata["mae"])).load()
+
+    return IsolationContext(
+        observations,
+        background=frozenset(snapshot.read_json(METADATA_FILE).get("background", ())),
+        profile=snapshot.read_json(profile) if profile in snapshot.names else None,
+        machine_spec=entry.machine_spec,
+        abs_model=abs_model,
+    )

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from kepler_core.dataset import Dataset
     from kepler_core.recording.columns import Recording
+    from kepler_core.recording.observations import Observations
 
 GROUP = "kepler.hooks"
 
@@ -63,6 +64,20 @@ class HookSpecs:
     def kepler_model_trained(self, model: Mapping[str, Any]) -> None:
         """One model is trained and validated (`model` as in `train --json`), or it failed (it has
         a `reason`)."""
+
+    @hookspec
+    def kepler_publishing(
+        self,
+        pipeline: str,
+        files: dict[str, bytes],
+        observations: Observations,
+        idle: Observations | None,
+        node_type: int,
+        machine_spec: Mapping[str, Any],
+        profile: Mapping[str, Any] | None,
+    ) -> None:
+        """A pipeline is about to be published: put files of your own into `files` (empty), by path below
+        the pipeline. `profile` is the node type's, as it was given or stored before."""
 
     @hookspec
     def kepler_model_published(self, pipeline: str, version: int, path: str) -> None:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from kepler_core.errors import UsageError
+
 if TYPE_CHECKING:
     from kepler_core.recording import Recording
 
@@ -35,6 +37,19 @@ def store_option() -> Callable[[F], F]:
         required=True,
         help="The model store: a folder, or a URL such as s3://bucket/folder.",
     )
+
+
+def read_object(path: str) -> dict[str, Any]:
+    """A JSON object from a file; `UsageError` if it is none."""
+    import msgspec
+
+    try:
+        with open(path, "rb") as file:
+            return msgspec.json.decode(file.read(), type=dict[str, Any])
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror or error}") from error
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise UsageError(f"{path}: not a JSON object: {error}") from error
 
 
 def read_all(inputs: Sequence[str], third_party: Collection[str] = ()) -> list[Recording]:

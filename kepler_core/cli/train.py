@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import sys
 import time
+from typing import Any
 
 import click
 
-from kepler_core.cli.inputs import input_option, read_all, store_option
+from kepler_core.cli.inputs import input_option, read_all, read_object, store_option
 from kepler_core.cli.output import json_option, print_json, print_table, watts
 from kepler_core.cli.pipelines import set_option
-from kepler_core.errors import EXIT_SOME_FAILED
-from kepler_core.pipeline.train import Backend, Report
+from kepler_core.errors import EXIT_SOME_FAILED, UsageError
+from kepler_core.machine import Machine, read_machine_spec
+from kepler_core.pipeline.parallel import Backend
+from kepler_core.pipeline.train import Report
 
 
 @click.command()
@@ -28,6 +31,10 @@ from kepler_core.pipeline.train import Backend, Report
 )
 @click.option("--scheduler", metavar="ADDR", help="Dask scheduler, e.g. tcp://host:8786 (default: one of its own).")
 @click.option("-j", "--jobs", type=click.IntRange(1), help="Fits at a time (default: one per core).")
+@click.option("--machine-spec", metavar="FILE", help="What the machine is (see `kepler-model profile machine`).")
+@click.option("--machine-id", metavar="ID", help="What the machine is called in its node type (default: its nodes).")
+@click.option("--idle", metavar="FILE", multiple=True, help="A recording of the idle machine, for isolators.")
+@click.option("--profile", metavar="FILE", help="The profile of its node type (default: the one in the store).")
 @set_option
 @json_option
 def train(
@@ -38,6 +45,10 @@ def train(
     backend: Backend,
     scheduler: str | None,
     jobs: int | None,
+    machine_spec: str | None,
+    machine_id: str | None,
+    idle: tuple[str, ...],
+    profile: str | None,
     settings: tuple[str, ...],
     as_json: bool,
 ) -> int:
@@ -45,8 +56,26 @@ def train(
 
     The errors are of data that the models were not fitted on: contiguous blocks of time in turn, not
     shuffled rows. Exit code 3: models were published, but at least one trainer failed (see "failed").
+
+    With --machine-spec the models are of that machine's node type, beside those of other node types that
+    the pipeline has in the store already.
     """
-    report = run(pipeline, inputs, store, name, backend, scheduler, jobs, settings)
+    if machine_id is not None and machine_spec is None:
+        raise UsageError("--machine-id goes with --machine-spec")
+    machine = None if machine_spec is None else Machine(read_machine_spec(machine_spec), machine_id)
+    report = run(
+        pipeline,
+        inputs,
+        store,
+        name,
+        backend=backend,
+        scheduler=scheduler,
+        jobs=jobs,
+        settings=settings,
+        machine=machine,
+        idle=idle,
+        profile=profile,
+    )
     if as_json:
         print_json(report.as_dict())
     else:
@@ -59,10 +88,14 @@ def run(
     inputs: tuple[str, ...],
     store: str,
     name: str | None = None,
+    *,
     backend: Backend = "loky",
     scheduler: str | None = None,
     jobs: int | None = None,
     settings: tuple[str, ...] = (),
+    machine: Machine | None = None,
+    idle: tuple[str, ...] = (),
+    profile: str | None = None,
 ) -> Report:
     """Read, train and publish, with a progress bar on a terminal."""
     from kepler_core.cli.progress import ProgressBar
@@ -73,10 +106,12 @@ def run(
     from kepler_core.store import open_store
 
     spec = load_pipeline(pipeline, settings=settings, name=name)
+    known_profile = None if profile is None else read_object(profile)
     started = time.perf_counter()
     recordings = read_all(inputs, spec.third_party)
     observations = observe(recordings, use_vm_metrics=spec.use_vm_metrics, third_party=spec.third_party)
     del recordings
+    idle_observations = observe(read_all(idle)) if idle else None
     read_seconds = time.perf_counter() - started
     progress = ProgressBar() if sys.stderr.isatty() else None
     listeners = events()
@@ -84,7 +119,16 @@ def run(
         listeners.listen(progress)
     try:
         report = train_pipeline(
-            spec, observations, open_store(store), backend=backend, scheduler=scheduler, jobs=jobs, listeners=listeners
+            spec,
+            observations,
+            open_store(store),
+            backend=backend,
+            scheduler=scheduler,
+            jobs=jobs,
+            listeners=listeners,
+            machine=machine,
+            idle=idle_observations,
+            profile=known_profile,
         )
     finally:
         if progress is not None:
@@ -123,16 +167,12 @@ def print_report(report: Report) -> None:
         "DynPower's\nare of the sum over a node's containers. constant/line: MAE of a constant and of a "
         "straight line through\nthe main feature, for that component."
     )
+    if report.notes:
+        click.echo("\nNoticed:")
+        _print_together(report.notes, "note")
     if report.skipped:
         click.echo("\nNot trained, because the data does not allow it:")
-        seen: dict[str, list[str]] = {}
-        for skip in report.skipped:
-            seen.setdefault(skip["reason"], []).append(
-                f"{skip['source']} {skip['output_type']} {skip['feature_group']}"
-            )
-        for reason, which in seen.items():
-            more = f" and {len(which) - 3} more" if len(which) > 3 else ""
-            click.echo(f"  {reason}: {', '.join(which[:3])}{more}")
+        _print_together(report.skipped, "reason")
     if report.failed:
         click.echo("\nFailed:")
         for failure in report.failed:
@@ -142,6 +182,16 @@ def print_report(report: Report) -> None:
         f"\n{len(report.models)} models published as {report.store}/{report.pipeline}, version {report.version}, "
         f"in {report.seconds['total']:.1f} s"
     )
+
+
+def _print_together(found: list[dict[str, Any]], key: str) -> None:
+    """What is said of several data sets, once, with the data sets."""
+    seen: dict[str, list[str]] = {}
+    for one in found:
+        seen.setdefault(one[key], []).append(f"{one['source']} {one['output_type']} {one['feature_group']}")
+    for said, which in seen.items():
+        more = f" and {len(which) - 3} more" if len(which) > 3 else ""
+        click.echo(f"  {said}: {', '.join(which[:3])}{more}")
 
 
 def _worst(components: dict[str, dict[str, float]]) -> str:

@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import hashlib
 import logging
-import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import Any
 
 import attrs
-import joblib
 import msgspec
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from kepler_core import registry
-from kepler_core.contracts import Extractor, Isolator
+from kepler_core.containers import workload
+from kepler_core.contracts import Extractor, IsolationContext, Isolator
 from kepler_core.dataset import Dataset
-from kepler_core.errors import MissingExtraError, PluginError, TrainingError, UsageError
+from kepler_core.errors import KeplerError, PluginError, TrainingError, UsageError
 from kepler_core.hooks import Events, events
-from kepler_core.pipeline.fit import FitJob, FitResult, all_baselines, fit
+from kepler_core.machine import Machine
+from kepler_core.models.power_model import PowerModel, load_model
+from kepler_core.pipeline.fit import FitJob, FitResult, all_baselines
 from kepler_core.pipeline.load import as_document
+from kepler_core.pipeline.node_types import Place, find_place
+from kepler_core.pipeline.parallel import Backend, fit_all
 from kepler_core.pipeline.rows import training_rows
 from kepler_core.pipeline.spec import PipelineSpec, PluginSpec
 from kepler_core.pipeline.validation import folds
@@ -32,7 +34,7 @@ from kepler_core.store.layout import model_path, pipeline_files
 from kepler_core.store.store import Store
 from kepler_core.vocabulary import FEATURE_GROUPS, THIRD_PARTY_GROUP, OutputType, group_features
 
-Backend = Literal["loky", "threading", "dask"]
+log = logging.getLogger(__name__)
 
 
 @attrs.frozen
@@ -60,6 +62,9 @@ class Report:
     models: list[dict[str, Any]] = attrs.field(factory=list)
     failed: list[dict[str, Any]] = attrs.field(factory=list)
     skipped: list[dict[str, Any]] = attrs.field(factory=list)
+    notes: list[dict[str, Any]] = attrs.field(factory=list)
+    """What isolators had to say of a data set."""
+    node_type: int = 0
     seconds: dict[str, float] = attrs.field(factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
@@ -119,30 +124,34 @@ def plan(spec: PipelineSpec, observations: Observations) -> Plan:
 
 
 def datasets(
-    extractor: Extractor, isolator: Isolator, observations: Observations, planned: Plan
+    extractor: Extractor, isolator: Isolator, planned: Plan, context: IsolationContext
 ) -> Iterator[tuple[Wanted, Dataset | PluginError]]:
     """The data sets of a plan, one after the other, ready to train on; or why one cannot be made."""
     for wanted in planned.wanted:
         try:
-            yield wanted, _dataset_of(wanted, observations, extractor, isolator)
+            yield wanted, _dataset_of(wanted, extractor, isolator, context)
         except PluginError as error:
             yield wanted, error
 
 
-def _dataset_of(wanted: Wanted, observations: Observations, extractor: Extractor, isolator: Isolator) -> Dataset:
+def _dataset_of(wanted: Wanted, extractor: Extractor, isolator: Isolator, context: IsolationContext) -> Dataset:
     """One data set; `PluginError` names the extractor or isolator that raised."""
     source, output_type, group, features = wanted
+    observations = context.observations
     dynamic = output_type == "DynPower"
     components = observations.sources[source]
     at: Extractor | Isolator = extractor
     try:
         dataset = extractor.extract(observations, features, source, components, by_container=dynamic)
-        if dynamic:
+        dataset = attrs.evolve(dataset, feature_group=group)
+        if dynamic and not dataset.frame.empty:
             at = isolator
-            dataset = isolator.isolate(dataset)
+            dataset = isolator.isolate(dataset, context)
+    except KeplerError as error:
+        raise PluginError(f"{type(at).__name__}: {error}") from error
     except Exception as error:  # somebody else's code
         raise PluginError(f"{type(at).__name__} failed: {registry.one_line(error)}") from error
-    return attrs.evolve(dataset, feature_group=group, output_type=output_type)
+    return attrs.evolve(dataset, output_type=output_type)
 
 
 def _unused(dataset: Dataset, observations: Observations) -> list[str]:
@@ -170,9 +179,15 @@ def train(
     scheduler: str | None = None,
     jobs: int | None = None,
     listeners: Events | None = None,
+    machine: Machine | None = None,
+    idle: Observations | None = None,
+    profile: Mapping[str, Any] | None = None,
 ) -> Report:
     """Train, validate and publish all that the pipeline names and the data allows.
 
+    The models are of the node type of the `machine`; models of other node types that the pipeline has
+    in the store stay. `idle` is a recording of the machine while it did nothing, `profile` that of its
+    node type (default: the one in the store), both for isolators.
     A trainer that fails on a data set is listed in `Report.failed`, the others are published.
     `TrainingError` if nothing can be published. The store is not touched before the end.
     """
@@ -182,8 +197,18 @@ def train(
     report = Report(spec.name, store.location)
     store.check_writable(spec.name)
     started = time.perf_counter()
+    place = find_place(store, spec.name, machine)
+    report.node_type = place.node_type
     planned = plan(spec, observations)
-    work, left_out = _fit_jobs(spec, observations, planned, listen)
+    fits = _Fits(lambda work: fit_all(work, backend, scheduler, jobs), listen, _expected(spec, planned))
+    context = IsolationContext(
+        observations,
+        idle,
+        frozenset(map(workload, idle.container_names)) if idle is not None else frozenset(),
+        place.profile() if profile is None else profile,
+        place.spec.as_dict(),
+    )
+    work, left_out = _fit_jobs(spec, planned, context, place, fits, report, listen)
     skips = [*planned.skipped, *left_out]
     report.skipped = [skip.as_dict() for skip in skips if not skip.failed]
     not_made = [{**skip.as_dict(), "trainer": ""} for skip in skips if skip.failed]
@@ -192,12 +217,7 @@ def train(
         raise TrainingError(f"nothing can be trained: {_reasons([*not_made, *report.skipped])}")
 
     started = time.perf_counter()
-    listen.send("kepler_training_started", models=len(work))
-    results: list[FitResult | None] = [None] * len(work)
-    for index, result in _run(work, backend, scheduler, jobs):
-        results[index] = result
-        listen.send("kepler_model_trained", model=_described(result))
-    done = [result for result in results if result is not None]
+    done = fits.results(work)
     report.seconds["fit"] = round(time.perf_counter() - started, 3)
     report.models = [_described(result) for result in done if result.files is not None]
     report.failed = [*not_made, *(_described(result) for result in done if result.files is None)]
@@ -205,7 +225,8 @@ def train(
         raise TrainingError(f"no model could be trained: {_reasons(report.failed)}")
 
     started = time.perf_counter()
-    report.version = store.publish(spec.name, _files(spec, observations, done, report))
+    files = _files(spec, context, place, machine, done, report)
+    report.version = store.publish(spec.name, {**files, **_more_files(spec.name, files, context, place, listen)})
     report.seconds["publish"] = round(time.perf_counter() - started, 3)
     listen.send(
         "kepler_model_published",
@@ -222,21 +243,88 @@ def _reasons(skipped: Sequence[Mapping[str, Any]]) -> str:
     return "; ".join(shown) + ("; …" if len(seen) > 3 else "") or "the pipeline names nothing"
 
 
+def _expected(spec: PipelineSpec, planned: Plan) -> int:
+    of = {"AbsPower": len(spec.abs_trainers), "DynPower": len(spec.dyn_trainers)}
+    return sum(of[output_type] for _, output_type, _, _ in planned.wanted)
+
+
+class _Fits:
+    """The fits of one training, each done once whoever asks for it first."""
+
+    def __init__(
+        self,
+        run: Callable[[Sequence[FitJob]], Iterator[tuple[int, FitResult]]],
+        listen: Events,
+        expected: int,
+    ) -> None:
+        self._run = run
+        self._listen = listen
+        self._expected = expected
+        self._done: dict[FitJob, FitResult] = {}
+        self._started = False
+
+    def results(self, work: Sequence[FitJob]) -> list[FitResult]:
+        """The results, in the order of the jobs."""
+        todo = [job for job in work if job not in self._done]
+        if not self._started:
+            self._started = True
+            self._listen.send("kepler_training_started", models=self._expected)
+        for index, result in self._run(todo) if todo else ():
+            self._done[todo[index]] = result
+            self._listen.send("kepler_model_trained", model=_described(result))
+        return [self._done[job] for job in work]
+
+    def expect(self, models: int) -> None:
+        """So many fits in all, if none has begun yet."""
+        self._expected = models
+
+
+def _best(results: Sequence[FitResult]) -> PowerModel:
+    """The model with the lowest validation error; `PluginError` if none could be trained."""
+    done = [result for result in results if result.files is not None]
+    if not done:
+        raise PluginError(f"no AbsPower model could be trained: {_reasons([{'reason': r.reason} for r in results])}")
+    best = min(done, key=lambda result: float(result.metadata["mae"]))
+    assert best.files is not None
+    return load_model(best.files, str(best.metadata["model_name"]))
+
+
 def _fit_jobs(
-    spec: PipelineSpec, observations: Observations, planned: Plan, listen: Events
+    spec: PipelineSpec,
+    planned: Plan,
+    context: IsolationContext,
+    place: Place,
+    fits: _Fits,
+    report: Report,
+    listen: Events,
 ) -> tuple[list[FitJob], list[Skipped]]:
+    observations = context.observations
     work: list[FitJob] = []
+    abs_work: dict[tuple[str, tuple[str, ...]], list[FitJob]] = {}
     skipped = []
+
+    def abs_model(dataset: Dataset) -> PowerModel:
+        jobs = abs_work.get((dataset.source, dataset.features))
+        if not jobs:
+            raise PluginError(
+                f"needs an AbsPower model of {dataset.source} from {', '.join(dataset.features)}, and the pipeline "
+                "trains none: name trainers in abs_trainers"
+            )
+        return _best(fits.results(jobs))
+
+    context = attrs.evolve(context, abs_model=abs_model)
     lineage = {
         "data": observations.digest,
         "pipeline": pipeline_digest(spec),
         "seed": spec.seed,
         "schemas": list(observations.schemas),
     }
+    if context.idle is not None:
+        lineage["idle"] = context.idle.digest
     trainers = {"AbsPower": spec.abs_trainers, "DynPower": spec.dyn_trainers}
     extractor = registry.extractors.create(spec.extractor.name, spec.extractor.args)
     isolator = registry.isolators.create(spec.isolator.name, spec.isolator.args)
-    for wanted, dataset in datasets(extractor, isolator, observations, planned):
+    for wanted, dataset in datasets(extractor, isolator, planned, context):
         if isinstance(dataset, PluginError):
             skipped.append(Skipped(*wanted[:3], str(dataset), failed=True))
             continue
@@ -244,6 +332,9 @@ def _fit_jobs(
             reason = "only 0 usable timestamps: features and power are never known at the same time"
             skipped.append(Skipped(*wanted[:3], reason))
             continue
+        dataset = attrs.evolve(dataset, node_type=place.node_type)
+        where = dict(zip(("source", "output_type", "feature_group"), wanted[:3], strict=True))
+        report.notes += [{**where, "note": note} for note in dataset.notes]
         skipped += [Skipped(*wanted[:3], reason) for reason in _unused(dataset, observations)]
         listen.send("kepler_dataset_ready", dataset=dataset)
         rows = training_rows(dataset, spec.max_rows, spec.max_test_rows, spec.seed)
@@ -259,7 +350,7 @@ def _fit_jobs(
             "timestamps": len(rows.time),
             "fit_rows": len(rows.fit_X),
         }
-        work += [
+        made_jobs = [
             FitJob(
                 rows=rows,
                 folds=made,
@@ -268,12 +359,16 @@ def _fit_jobs(
                 args=trainer.args,
                 seed=spec.seed,
                 node_type=dataset.node_type,
-                machine_spec={},
+                machine_spec=place.spec.as_dict(),
                 validation=validation,
                 lineage={**lineage, "isolator": spec.isolator.name, "extractor": spec.extractor.name},
             )
             for trainer in trainers[dataset.output_type]
         ]
+        work += made_jobs
+        if dataset.output_type == "AbsPower":
+            abs_work[dataset.source, dataset.features] = made_jobs
+    fits.expect(len(work))
     return work, skipped
 
 
@@ -282,70 +377,6 @@ def pipeline_digest(spec: PipelineSpec) -> str:
     document = as_document(spec)
     del document["name"], document["description"]
     return hashlib.sha256(msgspec.json.encode(document, order="sorted")).hexdigest()
-
-
-def _fit_numbered(index: int, job: FitJob) -> tuple[int, FitResult]:
-    return index, fit(job)
-
-
-def _run(
-    work: Sequence[FitJob], backend: Backend, scheduler: str | None, jobs: int | None
-) -> Iterator[tuple[int, FitResult]]:
-    """Results as they come, with the index of their job."""
-    # the limit is the whole process': a thread that sets it for itself would lift it for the others
-    if backend == "threading" or jobs == 1:
-        with threadpool_limits(1):
-            yield from _parallel(work, backend, scheduler, jobs)
-    else:
-        yield from _parallel(work, backend, scheduler, jobs)
-
-
-def _parallel(
-    work: Sequence[FitJob], backend: Backend, scheduler: str | None, jobs: int | None
-) -> Iterator[tuple[int, FitResult]]:
-    calls = (joblib.delayed(_fit_numbered)(index, job) for index, job in enumerate(work))
-    with _backend(backend, scheduler, jobs):
-        if backend == "dask":
-            # joblib's dask backend returns all at once
-            yield from joblib.Parallel(n_jobs=-1)(calls)
-            return
-        n_jobs = min(jobs or os.cpu_count() or 1, len(work))
-        if n_jobs == 1:
-            yield from (_fit_numbered(index, job) for index, job in enumerate(work))
-            return
-        yield from joblib.Parallel(n_jobs=n_jobs, return_as="generator_unordered", max_nbytes=None)(calls)
-
-
-@contextlib.contextmanager
-def _backend(backend: Backend, scheduler: str | None, jobs: int | None) -> Iterator[None]:
-    if backend != "dask":
-        with joblib.parallel_config(backend=backend):
-            yield
-        return
-    try:
-        import distributed
-    except ImportError as error:
-        raise MissingExtraError("--backend dask", "dask", "distributed") from error
-    if scheduler is None:
-        with (
-            distributed.LocalCluster(
-                n_workers=jobs or os.cpu_count() or 1,
-                threads_per_worker=1,
-                processes=True,
-                dashboard_address=":0",  # any free port: 8787 may be another cluster's
-                silence_logs=logging.ERROR,
-            ) as cluster,
-            distributed.Client(cluster),
-            joblib.parallel_config(backend="dask"),
-        ):
-            yield
-        return
-    try:
-        client = distributed.Client(scheduler, timeout=10)
-    except (OSError, ValueError) as error:
-        raise UsageError(f"no Dask scheduler answers at {scheduler}: {error}") from error
-    with client, joblib.parallel_config(backend="dask"):
-        yield
 
 
 def _described(result: FitResult) -> dict[str, Any]:
@@ -372,8 +403,14 @@ def _described(result: FitResult) -> dict[str, Any]:
 
 
 def _files(
-    spec: PipelineSpec, observations: Observations, done: Sequence[FitResult], report: Report
+    spec: PipelineSpec,
+    context: IsolationContext,
+    place: Place,
+    machine: Machine | None,
+    done: Sequence[FitResult],
+    report: Report,
 ) -> dict[str, bytes]:
+    observations = context.observations
     now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M:%S")
     metadata = {
         "name": spec.name,
@@ -385,11 +422,37 @@ def _files(
         "last_update_time": now,
         "pipeline": as_document(spec),
         "recordings": [attrs.asdict(stream) for stream in observations.streams],
+        "idle_recordings": [] if context.idle is None else [attrs.asdict(stream) for stream in context.idle.streams],
+        "background": sorted(context.background),
         "lineage": {"data": observations.digest, "pipeline": pipeline_digest(spec), "seed": spec.seed},
         "failed": report.failed,
         "skipped": report.skipped,
+        "notes": report.notes,
     }
-    members = sorted({stream.node for stream in observations.streams})
-    node_types = {"0": {"attrs": {}, "members": members}}
+    nodes = {stream.node for stream in observations.streams}
+    members = nodes if machine is None or machine.id is None else {machine.id}
     models = [(result.metadata, result.files) for result in done if result.files is not None]
-    return pipeline_files(models, metadata, node_types)
+    return {**pipeline_files([*place.kept_models(), *models], metadata, place.index(members)), **place.kept_profiles()}
+
+
+def _more_files(
+    pipeline: str, files: Mapping[str, bytes], context: IsolationContext, place: Place, listen: Events
+) -> dict[str, bytes]:
+    """What listeners add to the pipeline."""
+    more: dict[str, bytes] = {}
+    listen.send(
+        "kepler_publishing",
+        pipeline=pipeline,
+        files=more,
+        observations=context.observations,
+        idle=context.idle,
+        node_type=place.node_type,
+        machine_spec=context.machine_spec,
+        profile=context.profile,
+    )
+    for name in list(more):
+        path = PurePosixPath(name)
+        if name in files or path.is_absolute() or ".." in path.parts or str(path) != name:
+            log.warning("a listener added the file %r, which is not a free path below the pipeline: left out", name)
+            del more[name]
+    return more

@@ -18,6 +18,7 @@ from kepler_core.recording.columns import Floats, Recording
 from kepler_core.recording.counts import Counts
 from kepler_core.recording.layout import lay_out
 from kepler_core.recording.meaning import Codes, Measured, find_schema, measure, select_level, third_party_meaning
+from kepler_core.recording.modes import compare_modes
 from kepler_core.recording.names import printable
 from kepler_core.recording.observations import Observations
 from kepler_core.recording.rates import spacing
@@ -103,6 +104,8 @@ def _observe_one(recording: Recording, use_vm_metrics: bool, third_party: Sequen
     measured = without_duplicate_nodes(measured, nodes, units, aliases, counts)
     measured = [without_duplicates(item, counts) for item in measured]
     measured = without_repeated_scrapes(measured, len(nodes.of), counts)
+    if schema.mode_label is not None:
+        compare_modes(measured, schema.mode_label, counts)
     step = _usual_step(measured)
     return lay_out(recording, schema_name, measured, nodes, units, step, counts)
 
@@ -126,7 +129,9 @@ def _concatenate(parts: list[Observations]) -> Observations:
     row_container = []
     for part in parts:
         counts.add(part.counts)
-        codes = np.array([containers.code(name) for name in part.containers], dtype=np.int64)
+        codes = np.array([containers.code(word) for word in part.containers], dtype=np.int64)
+        for word, name in zip(part.containers, part.container_names, strict=True):
+            containers.called.setdefault(word, name)
         row_container.append(codes[part.row_container] if len(codes) else part.row_container)
     first_stream = np.cumsum([0, *(len(part.streams) for part in parts)])
     first_instant = np.cumsum([0, *(len(part.instant_time) for part in parts)])
@@ -148,6 +153,7 @@ def _concatenate(parts: list[Observations]) -> Observations:
         instant_stream=np.concatenate([p.instant_stream + o for p, o in zip(parts, first_stream, strict=False)]),
         instant_time=np.concatenate([part.instant_time for part in parts]),
         containers=containers.words,
+        container_names=tuple(containers.called[word] for word in containers.words),
         row_instant=np.concatenate([p.row_instant + o for p, o in zip(parts, first_instant, strict=False)]),
         row_container=np.concatenate(row_container),
         container_features=joined([part.container_features for part in parts], rows),

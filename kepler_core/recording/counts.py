@@ -26,6 +26,10 @@ class Counts:
     """Energy series by a source label that no installed energy source reads."""
     repeated_scrapes: int = 0
     """Times at which no energy counter of a node had moved: the server repeated the last scrape."""
+    counted_twice: Counter[str] = attrs.field(factory=Counter)
+    """Intervals of a "source component" in which idle and dynamic energy rise alike, nearly always."""
+    dynamic_only: Counter[str] = attrs.field(factory=Counter)
+    """Series of a "source component" that has dynamic energy only: no idle energy to add."""
     incomplete: Counter[str] = attrs.field(factory=Counter)
     """Node rows without a value because too few series had one."""
 

@@ -115,6 +115,7 @@ def lay_out(
         instant_stream=stream_of,
         instant_time=grid[instants % n_times] if len(grid) else np.empty(0),
         containers=tuple(words[code] for code in used_units),
+        container_names=tuple(units.called.get(words[code]) or words[code] for code in used_units),
         row_instant=row_instant,
         row_container=np.searchsorted(used_units, row_unit),
         container_features=container_features,

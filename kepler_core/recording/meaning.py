@@ -55,6 +55,8 @@ class Codes:
 
     def __init__(self) -> None:
         self.of: dict[str, int] = {}
+        self.called: dict[str, str] = {}
+        """What people call some of them."""
 
     def code(self, word: str) -> int:
         return self.of.setdefault(word, len(self.of))
@@ -100,6 +102,8 @@ def measure(
         if missing:
             counts.missing_labels[f"{metric.name} {missing}"] += 1
         unit[index] = units.code(word)
+        if word not in units.called:
+            units.called[word] = _called(meaning, labels)
         exporter[index] = exporters.code("\0".join(labels.get(label, "") for label in _EXPORTER_LABELS))
         sources.append(labels.get(schema.source_label, meaning.source))
     counts.not_finite.update({metric.name: metric.not_finite})
@@ -128,6 +132,11 @@ def _unit(meaning: MetricMeaning, labels: Mapping[str, str]) -> tuple[str, str |
     if labels.get(first):
         return labels[first], None
     return "/".join(word for label in others if (word := labels.get(label, ""))), first
+
+
+def _called(meaning: MetricMeaning, labels: Mapping[str, str]) -> str:
+    """What people call a unit that has an id: for a container, namespace/pod/container."""
+    return "/".join(word for label in meaning.unit_labels[1:] if (word := labels.get(label, "")))
 
 
 def select_level(measured: list[Measured], use_vm_metrics: bool) -> list[Measured]:

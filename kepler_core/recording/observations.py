@@ -58,6 +58,10 @@ class Observations:
     instant_time: Floats
     """Unix seconds, shape (instants,)."""
     containers: tuple[str, ...]
+    """Their ids."""
+    container_names: tuple[str, ...]
+    """What people call them, in the order of `containers`: namespace/pod/container; their ids where
+    they have no names."""
     row_instant: Ints
     """Index of the row's instant, shape (rows,), ascending."""
     row_container: Ints

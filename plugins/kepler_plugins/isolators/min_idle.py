@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kepler_core.contracts import Isolator
+from kepler_core.contracts import IsolationContext, Isolator
 from kepler_core.dataset import Dataset
 
 
@@ -12,7 +12,5 @@ class MinIdleIsolator(Isolator):
     Right where the recording holds a quiet moment; elsewhere it takes away too much.
     """
 
-    def isolate(self, dataset: Dataset) -> Dataset:
-        watts = dataset.node_power()
-        idle = watts.groupby(level=["recording", "node"], sort=False).transform("min")
-        return dataset.with_node_power(watts - idle, "DynPower")
+    def isolate(self, dataset: Dataset, context: IsolationContext) -> Dataset:
+        return dataset.isolated(dataset.node_power().groupby(level=["recording", "node"], sort=False).transform("min"))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from kepler_core.contracts import Isolator
+from kepler_core.contracts import IsolationContext, Isolator
 from kepler_core.dataset import Dataset
 
 
 class NoneIsolator(Isolator):
     """Takes nothing away: dynamic power is all power. For recordings that hold dynamic power only."""
 
-    def isolate(self, dataset: Dataset) -> Dataset:
-        return dataset.with_node_power(dataset.node_power(), "DynPower")
+    def isolate(self, dataset: Dataset, context: IsolationContext) -> Dataset:
+        return dataset.isolated(dataset.node_power() * 0.0)

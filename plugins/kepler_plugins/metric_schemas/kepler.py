@@ -80,6 +80,7 @@ class Kepler07(MetricSchema):
     node_alias_labels = ("exported_instance",)
     container_labels = _CONTAINER_LABELS
     source_label = "source"
+    mode_label = "mode"
 
     def meaning(self, metric: str) -> MetricMeaning | None:
         return _meaning(metric)

@@ -1,0 +1,102 @@
+"""Which node type of a pipeline a machine is, and what other machines' training left there."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import attrs
+
+from kepler_core.errors import StoreError
+from kepler_core.machine import Machine, MachineSpec, identity
+from kepler_core.store.models import NodeType, read_models, read_node_types
+from kepler_core.store.store import Snapshot, Store
+
+PROFILES = "profiles"
+
+
+def profile_file(node_type: int) -> str:
+    """Where a node type's profile is, below its pipeline."""
+    return f"{PROFILES}/{node_type}.json"
+
+
+@attrs.frozen(eq=False)
+class Place:
+    """Where in a pipeline a training's models go."""
+
+    node_type: int
+    spec: MachineSpec
+    others: Mapping[int, NodeType]
+    """The node types that were there before."""
+    snapshot: Snapshot | None
+    """The pipeline as it was before."""
+
+    def index(self, members: Collection[str]) -> dict[str, Any]:
+        """`node_type_index.json` with this machine in it."""
+        found = dict(self.others)
+        before = found[self.node_type].members if self.node_type in found else ()
+        found[self.node_type] = NodeType(self.node_type, self.spec.identity, tuple(sorted({*before, *members})))
+        return node_type_index(found)
+
+    def kept_models(self) -> list[tuple[dict[str, Any], dict[str, bytes]]]:
+        """Models (metadata, files) of the other node types: a training replaces only its own."""
+        if self.snapshot is None:
+            return []
+        kept = []
+        for model in read_models(self.snapshot):
+            if model.node_type != self.node_type and model.portable:
+                start = model.path + "/"
+                names = [name for name in self.snapshot.names if name.startswith(start)]
+                files = {name.removeprefix(start): self.snapshot.read(name) for name in names}
+                place = {"source": model.source, "output_type": model.output_type, "feature_group": model.feature_group}
+                kept.append(({**model.metadata, **place, "model_name": model.name}, files))
+        return kept
+
+    def kept_profiles(self) -> dict[str, bytes]:
+        """Profiles of the other node types."""
+        if self.snapshot is None:
+            return {}
+        names = [name for name in self.snapshot.names if name.startswith(PROFILES + "/")]
+        return {name: self.snapshot.read(name) for name in names if name != profile_file(self.node_type)}
+
+    def profile(self) -> dict[str, Any] | None:
+        """This node type's profile, as it was stored before."""
+        name = profile_file(self.node_type)
+        if self.snapshot is None or name not in self.snapshot.names:
+            return None
+        return self.snapshot.read_json(name)
+
+
+def find_place(store: Store, pipeline: str, machine: Machine | None) -> Place:
+    """The node type of a machine in a pipeline: the one that its description equals, else a new one.
+
+    A machine that nobody describes equals the node type without attributes.
+    """
+    spec = MachineSpec() if machine is None else machine.spec
+    snapshot = None
+    if pipeline in store.pipelines():
+        try:
+            snapshot = store.snapshot(pipeline)
+            types = read_node_types(snapshot)
+        except StoreError:
+            if machine is not None:
+                raise  # what other machines' training left there would be lost
+            snapshot, types = None, {}
+    else:
+        types = {}
+    return Place(matching_type(types, spec.as_dict()), spec, types, snapshot)
+
+
+def matching_type(types: Mapping[int, NodeType], spec: Mapping[str, Any]) -> int:
+    """The number of the node type that a description equals, or the first free one."""
+    wanted = identity(spec)
+    same = [number for number, found in sorted(types.items()) if identity(found.spec) == wanted]
+    return same[0] if same else max(types, default=-1) + 1
+
+
+def node_type_index(types: Mapping[int, NodeType]) -> dict[str, Any]:
+    """The content of `node_type_index.json`."""
+    return {
+        str(number): {"attrs": dict(found.spec), "members": list(found.members)}
+        for number, found in sorted(types.items())
+    }

@@ -1,0 +1,81 @@
+"""Fits at the same time: on threads, processes or a Dask cluster."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import joblib
+from threadpoolctl import threadpool_limits
+
+from kepler_core.errors import MissingExtraError, UsageError
+from kepler_core.pipeline.fit import FitJob, FitResult, fit
+
+Backend = Literal["loky", "threading", "dask"]
+
+
+def _numbered(index: int, job: FitJob) -> tuple[int, FitResult]:
+    return index, fit(job)
+
+
+def fit_all(
+    work: Sequence[FitJob], backend: Backend, scheduler: str | None, jobs: int | None
+) -> Iterator[tuple[int, FitResult]]:
+    """Fit all; results as they come, with the index of their job."""
+    # the limit is the whole process': a thread that sets it for itself would lift it for the others
+    if backend == "threading" or jobs == 1:
+        with threadpool_limits(1):
+            yield from _results(work, backend, scheduler, jobs)
+    else:
+        yield from _results(work, backend, scheduler, jobs)
+
+
+def _results(
+    work: Sequence[FitJob], backend: Backend, scheduler: str | None, jobs: int | None
+) -> Iterator[tuple[int, FitResult]]:
+    calls = (joblib.delayed(_numbered)(index, job) for index, job in enumerate(work))
+    with _backend(backend, scheduler, jobs):
+        if backend == "dask":
+            # joblib's dask backend returns all at once
+            yield from joblib.Parallel(n_jobs=-1)(calls)
+            return
+        n_jobs = min(jobs or os.cpu_count() or 1, len(work))
+        if n_jobs == 1:
+            yield from (_numbered(index, job) for index, job in enumerate(work))
+            return
+        yield from joblib.Parallel(n_jobs=n_jobs, return_as="generator_unordered", max_nbytes=None)(calls)
+
+
+@contextlib.contextmanager
+def _backend(backend: Backend, scheduler: str | None, jobs: int | None) -> Iterator[None]:
+    if backend != "dask":
+        with joblib.parallel_config(backend=backend):
+            yield
+        return
+    try:
+        import distributed
+    except ImportError as error:
+        raise MissingExtraError("--backend dask", "dask", "distributed") from error
+    if scheduler is None:
+        with (
+            distributed.LocalCluster(
+                n_workers=jobs or os.cpu_count() or 1,
+                threads_per_worker=1,
+                processes=True,
+                dashboard_address=":0",  # any free port: 8787 may be another cluster's
+                silence_logs=logging.ERROR,
+            ) as cluster,
+            distributed.Client(cluster),
+            joblib.parallel_config(backend="dask"),
+        ):
+            yield
+        return
+    try:
+        client = distributed.Client(scheduler, timeout=10)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"no Dask scheduler answers at {scheduler}: {error}") from error
+    with client, joblib.parallel_config(backend="dask"):
+        yield

@@ -1,0 +1,1 @@
+"""Commands of the profiler, added to `kepler-model` by a hook (`kepler_profiler.hooks`)."""

@@ -1,0 +1,218 @@
+"""`profile build|show|compare|schema`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from kepler_core.cli.inputs import read_all
+from kepler_core.cli.output import json_option, print_json, print_table
+from kepler_core.errors import StoreError, UsageError
+
+if TYPE_CHECKING:
+    from kepler_profiler.profile.document import NodeProfile
+
+PROFILE_FILE = "profile.json"
+
+
+@click.command()
+@click.argument("recordings", nargs=-1, metavar="RECORDING...")
+@click.option("--idle", metavar="FILE", multiple=True, help="A recording of the machine while it did nothing.")
+@click.option("--machine-spec", metavar="FILE", help="What the machine is (see `profile machine`).")
+@click.option("--vm", "use_vm_metrics", is_flag=True, help='From a VM\'s process-level metrics (job="vm").')
+@click.option("-o", "--output", metavar="DIR", required=True, help="Folder for profile.json and the plots.")
+@click.option("--format", "formats", type=click.Choice(["png", "svg", "none"]), default="png", show_default=True,
+              help="Of the plots.")  # fmt: skip
+@json_option
+def build(
+    recordings: tuple[str, ...],
+    idle: tuple[str, ...],
+    machine_spec: str | None,
+    use_vm_metrics: bool,
+    output: str,
+    formats: str,
+    as_json: bool,
+) -> None:
+    """Make the profile of a machine from recordings of it, idle or not.
+
+    Idle power is that of the quietest stretches. Where the machine never was idle, it is marked as an
+    upper bound. The number of cores in --machine-spec tells what idle is.
+    """
+    from kepler_core.machine import read_machine_spec
+    from kepler_core.recording import observe
+    from kepler_profiler.profile import build_profile, write_profile
+
+    if not recordings and not idle:
+        raise UsageError("no recording given")
+    spec = {} if machine_spec is None else read_machine_spec(machine_spec).as_dict()
+    busy = observe(read_all(recordings), use_vm_metrics=use_vm_metrics) if recordings else None
+    quiet = observe(read_all(idle), use_vm_metrics=use_vm_metrics) if idle else None
+    profile = build_profile(busy, quiet, machine_spec=spec)
+    folder = Path(output)
+    _write(folder, PROFILE_FILE, write_profile(profile))
+    plots: list[str] = []
+    if formats != "none":
+        from kepler_profiler.profile.plots import draw_profile
+
+        plots = draw_profile(folder, profile, [part for part in (busy, quiet) if part is not None], formats)
+    if as_json:
+        print_json(profile)
+        return
+    print_profile(profile)
+    click.echo(f"\nWritten to {folder / PROFILE_FILE}" + (f" and {len(plots)} plots beside it." if plots else "."))
+
+
+@click.command()
+@click.argument("profile", metavar="PROFILE")
+@json_option
+def show(profile: str, as_json: bool) -> None:
+    """Show a profile: a file, a folder of `profile build`, or STORE/PIPELINE[#NODE_TYPE]."""
+    found = read(profile)
+    if as_json:
+        print_json(found)
+    else:
+        print_profile(found)
+
+
+@click.command()
+@click.argument("one", metavar="A")
+@click.argument("other", metavar="B")
+@click.option("-o", "--output", metavar="FILE", help="Write a plot of the two (.png or .svg).")
+@json_option
+def compare(one: str, other: str, output: str | None, as_json: bool) -> None:
+    """Compare two profiles: idle and highest power, feature scales, machines."""
+    from kepler_profiler.profile.compare import compare_profiles
+
+    if output is not None and Path(output).suffix not in (".png", ".svg"):
+        raise UsageError(f"{output}: a plot ends in .png or .svg")
+    first, second = read(one), read(other)
+    found = compare_profiles(first, second)
+    if output is not None:
+        from kepler_profiler.profile.plots import draw_comparison
+
+        draw_comparison(Path(output), (one, first), (other, second))
+    if as_json:
+        print_json(found)
+        return
+    click.echo(f"A {one}\nB {other}")
+    likeness = found["machine"]
+    click.echo(f"machines: similarity {likeness['similarity']:.3f}" if likeness["known"] else "machines: not known")
+    click.echo("")
+    print_table(
+        [
+            (p["source"], p["component"], *(_watts(p[side], p[f"{side}_bound"]) for side in ("idle_a", "idle_b")),
+             _difference(p["idle_a"], p["idle_b"]), _watts(p["maximum_a"]), _watts(p["maximum_b"]))
+            for p in found["power"]
+        ],
+        ("source", "component", "idle A W", "idle B W", "B - A", "highest A W", "highest B W"),
+    )  # fmt: skip
+    click.echo("")
+    print_table(
+        [(f["feature"], _figure(f["highest_a"]), _figure(f["highest_b"]), _figure(f["ratio"])) for f in
+         found["features"]],
+        ("feature", "highest A", "highest B", "B / A"),
+    )  # fmt: skip
+    for note in found["notes"]:
+        click.echo(f"  - {note}")
+
+
+@click.command()
+def schema() -> None:
+    """Print the JSON Schema of a profile."""
+    from kepler_profiler.profile.document import json_schema
+
+    print_json(json_schema())
+
+
+def read(where: str) -> NodeProfile:
+    """The profile at a path or in a pipeline."""
+    from kepler_core.pipeline.node_types import profile_file
+    from kepler_core.store import open_store
+    from kepler_core.store.store import is_url
+    from kepler_profiler.profile.document import read_profile
+
+    location, _, number = where.partition("#")
+    path = Path(location)
+    if not number and path.is_dir() and (path / PROFILE_FILE).is_file():
+        path = path / PROFILE_FILE
+    if not number and path.is_file():
+        try:
+            return read_profile(path.read_bytes(), str(path))
+        except OSError as error:
+            raise UsageError(f"{path}: {error.strerror or error}") from error
+    store, _, pipeline = location.rstrip("/").rpartition("/")
+    if not pipeline or (number and not number.isdecimal()) or not (is_url(location) or path.is_dir()):
+        raise UsageError(
+            f"{where}: no such profile (a file, a folder with {PROFILE_FILE}, or STORE/PIPELINE#NODE_TYPE)"
+        )
+    snapshot = open_store(store or ".").snapshot(pipeline)
+    name = profile_file(int(number or 0))
+    if name not in snapshot.names:
+        there = sorted(n.removeprefix("profiles/").removesuffix(".json") for n in snapshot.names if "profiles/" in n)
+        raise StoreError(f"{location}: no profile of node type {number or 0} (there: {', '.join(there) or 'none'})")
+    return read_profile(snapshot.read(name), f"{location}#{number or 0}")
+
+
+def print_profile(profile: NodeProfile) -> None:
+    """The profile for people."""
+    spec = ", ".join(f"{key} {value}" for key, value in profile.machine_spec.items()) or "not known"
+    click.echo(f"machine: {spec}")
+    for one in profile.recordings:
+        gaps = f", {one.gaps} gaps" if one.gaps else ""
+        idle = ", of the idle machine" if one.idle else ""
+        click.echo(f"{one.recording}: {one.node}, {one.timestamps} timestamps {one.step:g} s apart{gaps}{idle}")
+    quiet = profile.quiet
+    if quiet.feature is not None:
+        of = f" of {quiet.capacity:g}" if quiet.capacity is not None else ""
+        click.echo(
+            f"quietest {quiet.blocks} blocks of {quiet.block_steps}: {quiet.feature} {quiet.level:.4g} per second{of}; "
+            f"highest {quiet.highest:.4g}; {'idle' if quiet.idle else 'not idle'}"
+        )
+    click.echo("")
+    print_table(
+        [
+            (source, component, _watts(found.idle, found.upper_bound), f"{found.idle_spread:.2f}", found.idle_samples,
+             _watts(found.maximum), found.samples)
+            for source, components in profile.power.items()
+            for component, found in components.items()
+        ],
+        ("source", "component", "idle W", "± W", "samples", "highest W", "samples"),
+    )  # fmt: skip
+    click.echo("")
+    print_table(
+        [(name, _figure(r.lowest), _figure(r.median), _figure(r.highest), r.samples) for name, r in
+         profile.features.items()],
+        ("feature", "lowest", "median", "highest (scale)", "samples"),
+    )  # fmt: skip
+    click.echo(f"feature groups: {', '.join(profile.feature_groups) or 'none'}")
+    if profile.background:
+        click.echo(f"{len(profile.background)} background containers")
+    if profile.notes:
+        click.echo("\nNoticed:")
+        for note in profile.notes:
+            click.echo(f"  - {note}")
+
+
+def _watts(watts: float | None, bound: bool = False) -> str:
+    return "-" if watts is None else f"{'≤ ' if bound else ''}{watts:.2f}"
+
+
+def _difference(one: float | None, other: float | None) -> str:
+    return "-" if one is None or other is None else f"{other - one:+.2f}"
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
+
+
+def _write(folder: Path, name: str, content: bytes) -> None:
+    staged = folder / f".{name}.{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        staged.write_bytes(content)
+        os.replace(staged, folder / name)
+    except OSError as error:
+        raise UsageError(f"cannot write {folder / name}: {error.strerror or error}") from error

@@ -1,0 +1,45 @@
+"""What the profiler listens to: commands of its own, and the profile that is published with a pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kepler_core.cli.lazy import LazyGroup
+from kepler_core.hooks import hookimpl
+
+if TYPE_CHECKING:
+    from kepler_core.recording.observations import Observations
+
+_COMMANDS = {
+    "machine": "kepler_profiler.commands.machine:machine",
+    "build": "kepler_profiler.commands.profiles:build",
+    "show": "kepler_profiler.commands.profiles:show",
+    "compare": "kepler_profiler.commands.profiles:compare",
+    "schema": "kepler_profiler.commands.profiles:schema",
+    "node-types": "kepler_profiler.commands.node_types:node_types",
+}
+
+
+@hookimpl
+def kepler_register_commands(cli: click.Group) -> None:
+    """Adds `profile`."""
+    about = "What machine this is, its node type, and what it draws when it does nothing."
+    cli.add_command(LazyGroup("profile", lazy=_COMMANDS, help=about))
+
+
+@hookimpl
+def kepler_publishing(
+    files: dict[str, bytes],
+    observations: Observations,
+    idle: Observations | None,
+    node_type: int,
+    machine_spec: Mapping[str, Any],
+    profile: Mapping[str, Any] | None,
+) -> None:
+    """Adds `profiles/<node type>.json`."""
+    from kepler_profiler.profile.stored import profile_files
+
+    files.update(profile_files(observations, idle, node_type, machine_spec, profile))

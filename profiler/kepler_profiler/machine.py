@@ -1,0 +1,223 @@
+"""What machine this is: read from /proc, /sys and DMI, in milliseconds.
+
+What is not known is left out, with the reason, and so is what a virtual machine shows that is not
+true of the hardware: a socket for every virtual CPU, a clock that never changes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import attrs
+
+from kepler_core.machine import MachineSpec
+from kepler_profiler.processor_names import IMPLEMENTERS, arm_processor_name, processor_name
+
+_KIB_PER_GIB = 2**20
+_KHZ_PER_100_MHZ = 100_000
+_CLOUDS = re.compile(
+    r"qemu|kvm|vmware|virtualbox|xen|bochs|microsoft corporation|amazon ec2|google|openstack|parallels|bhyve"
+    r"|firecracker",
+    re.IGNORECASE,
+)
+# bare metal that is sold under a cloud's name
+_METAL = re.compile(r"\.metal", re.IGNORECASE)
+
+
+@attrs.frozen
+class Discovery:
+    """A machine, how its attributes were found, and why others were not."""
+
+    spec: MachineSpec
+    found_in: dict[str, str]
+    """Attribute -> where it was read."""
+    unknown: dict[str, str]
+    """Attribute -> why it is not known."""
+    virtual: str | None
+    """What says that this is a virtual machine; None if nothing does."""
+
+
+def discover(root: str | Path = "/") -> Discovery:
+    """The machine that this process runs on; `root` is where /proc and /sys are."""
+    return _Reader(Path(root)).discovery()
+
+
+class _Reader:
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._cpus = list(_processors(self._text("proc/cpuinfo")))
+        self._numbers = _cpu_list(self._text("sys/devices/system/cpu/online")) or list(range(len(self._cpus)))
+        self._found: dict[str, str] = {}
+        self._unknown: dict[str, str] = {}
+        self.virtual = self._hypervisor()
+
+    def discovery(self) -> Discovery:
+        spec = MachineSpec(
+            processor=self._processor(),
+            vendor=self._vendor(),
+            cores=self._cores(),
+            chips=self._chips(),
+            threads_per_core=self._threads_per_core(),
+            memory=self._memory(),
+            frequency=self._frequency(),
+        )
+        return Discovery(spec, self._found, self._unknown, self.virtual)
+
+    # --- reading ---
+
+    def _text(self, path: str) -> str:
+        try:
+            return (self._root / path).read_bytes().decode(errors="replace")
+        except OSError:
+            return ""  # whatever cannot be read is not known; each attribute says so
+
+    def _number(self, path: str) -> int | None:
+        try:
+            return int(self._text(path).strip())
+        except ValueError:
+            return None
+
+    def _first(self, key: str) -> str:
+        return next((cpu[key] for cpu in self._cpus if cpu.get(key)), "")
+
+    def _hypervisor(self) -> str | None:
+        if "hypervisor" in self._first("flags").split():
+            return "the CPU says so (flag hypervisor)"
+        if kind := self._text("sys/hypervisor/type").strip():
+            return f"/sys/hypervisor/type: {kind}"
+        names = [self._text(f"sys/class/dmi/id/{name}").strip() for name in ("sys_vendor", "product_name")]
+        if _CLOUDS.search(" ".join(names)) and not _METAL.search(names[1]):
+            return f"DMI: {' '.join(names)}"
+        if (self._root / "sys/firmware/devicetree/base/hypervisor").exists():
+            return "the device tree has a hypervisor"
+        return None
+
+    # --- attributes ---
+
+    def _processor(self) -> str | None:
+        model = self._first("model name") or self._first("Processor") or self._first("cpu model")
+        if model and (name := processor_name(model)) is not None:
+            self._found["processor"] = f"/proc/cpuinfo: {model}"
+            return name
+        implementer, part = self._hex("CPU implementer"), self._hex("CPU part")
+        if implementer is not None and part is not None:
+            parts = {cpu.get("CPU part") for cpu in self._cpus}
+            if len(parts) > 1:
+                self._unknown["processor"] = f"several kinds of cores: parts {', '.join(sorted(filter(None, parts)))}"
+                return None
+            if (name := arm_processor_name(implementer, part)) is not None:
+                self._found["processor"] = f"/proc/cpuinfo: implementer {implementer:#x}, part {part:#x}"
+                return name
+            self._unknown["processor"] = f"implementer {implementer:#x}, part {part:#x} is not known here"
+            return None
+        self._unknown["processor"] = f"{model!r} names no processor" if model else "/proc/cpuinfo names none"
+        return None
+
+    def _hex(self, key: str) -> int | None:
+        try:
+            return int(self._first(key), 16)
+        except ValueError:
+            return None
+
+    def _vendor(self) -> str | None:
+        if vendor := self._first("vendor_id"):
+            self._found["vendor"] = "/proc/cpuinfo"
+            return vendor.casefold()
+        implementer = self._hex("CPU implementer")
+        if implementer is not None and implementer in IMPLEMENTERS:
+            self._found["vendor"] = f"/proc/cpuinfo: implementer {implementer:#x}"
+            return IMPLEMENTERS[implementer]
+        self._unknown["vendor"] = "/proc/cpuinfo names none"
+        return None
+
+    def _cores(self) -> int | None:
+        if self._numbers:
+            online = bool(self._text("sys/devices/system/cpu/online"))
+            self._found["cores"] = "/sys/devices/system/cpu/online" if online else "/proc/cpuinfo"
+            return len(self._numbers)
+        self._unknown["cores"] = "neither /sys/devices/system/cpu/online nor /proc/cpuinfo can be read"
+        return None
+
+    def _chips(self) -> int | None:
+        packages = {
+            package
+            for number in self._numbers
+            if (package := self._number(f"sys/devices/system/cpu/cpu{number}/topology/physical_package_id")) is not None
+        }
+        where = "/sys/devices/system/cpu/cpu*/topology"
+        if not packages:
+            packages = {int(cpu["physical id"]) for cpu in self._cpus if cpu.get("physical id", "").isdecimal()}
+            where = "/proc/cpuinfo: physical id"
+        if not packages or min(packages) < 0:
+            self._unknown["chips"] = "the kernel does not say which socket a CPU is in"
+            return None
+        if self.virtual is not None and len(packages) == len(self._numbers) > 1:
+            self._unknown["chips"] = f"a virtual machine that shows a socket for each of its {len(packages)} CPUs"
+            return None
+        self._found["chips"] = where
+        return len(packages)
+
+    def _threads_per_core(self) -> int | None:
+        sizes = {
+            len(siblings)
+            for number in self._numbers
+            if (siblings := _cpu_list(self._text(f"sys/devices/system/cpu/cpu{number}/topology/thread_siblings_list")))
+        }
+        if len(sizes) == 1:
+            self._found["threads_per_core"] = "/sys/devices/system/cpu/cpu*/topology"
+            return sizes.pop()
+        if sizes:
+            kinds = " and ".join(map(str, sorted(sizes)))
+            self._unknown["threads_per_core"] = f"hybrid: cores with {kinds} threads"
+        else:
+            self._unknown["threads_per_core"] = "the kernel does not say which CPUs share a core"
+        return None
+
+    def _memory(self) -> int | None:
+        found = re.search(r"^MemTotal:\s+(\d+) kB", self._text("proc/meminfo"), re.MULTILINE)
+        gib = int(found[1]) // _KIB_PER_GIB if found else 0
+        if not gib:
+            self._unknown["memory"] = "less than 1 GiB" if found else "/proc/meminfo has no MemTotal"
+            return None
+        self._found["memory"] = "/proc/meminfo: MemTotal"
+        return gib
+
+    def _frequency(self) -> int | None:
+        highest = max(
+            (self._number(f"sys/devices/system/cpu/cpu{n}/cpufreq/cpuinfo_max_freq") or 0 for n in self._numbers),
+            default=0,
+        )
+        if highest > 0:
+            self._found["frequency"] = "/sys/devices/system/cpu/cpu*/cpufreq/cpuinfo_max_freq"
+            return round(highest / _KHZ_PER_100_MHZ) * 100
+        shown = self._first("cpu MHz")
+        now = f" (/proc/cpuinfo has {shown} MHz, which is not the highest)" if shown else ""
+        why = "a virtual machine does not show its clock" if self.virtual else "no cpufreq driver"
+        self._unknown["frequency"] = why + now
+        return None
+
+
+def _processors(text: str) -> Iterator[dict[str, str]]:
+    """The blocks of /proc/cpuinfo that are of a CPU; on arm also what stands beside them, first."""
+    rest: list[dict[str, str]] = []
+    for block in text.split("\n\n"):
+        lines = (line.partition(":") for line in block.splitlines() if ":" in line)
+        entries = {key.strip(): value.strip() for key, _, value in lines}
+        if "processor" in entries:
+            yield entries
+        elif entries:
+            rest.append(entries)
+    yield from rest
+
+
+def _cpu_list(text: str) -> list[int]:
+    """The numbers of a list like "0-3,8"; none for what is no such list."""
+    numbers: list[int] = []
+    for part in text.strip().split(","):
+        first, _, last = part.partition("-")
+        if not first.isdecimal() or (last and not last.isdecimal()):
+            return []
+        numbers += range(int(first), int(last or first) + 1)
+    return numbers

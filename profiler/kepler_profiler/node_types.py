@@ -1,0 +1,83 @@
+"""The node types of a pipeline or of an index file, and which of them a machine is like."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import msgspec
+
+from kepler_core.errors import UsageError
+from kepler_core.machine import MachineSpec, machine_spec_from
+from kepler_core.pipeline.node_types import matching_type, node_type_index
+from kepler_core.store.models import NodeType
+from kepler_profiler.similarity import Likeness, SpecTable
+
+
+@attrs.frozen
+class Match:
+    """How alike a machine is to a node type."""
+
+    node_type: NodeType
+    likeness: Likeness
+
+
+def match(types: Mapping[int, NodeType], spec: Mapping[str, Any]) -> list[Match]:
+    """All node types, the most similar first; of equal ones the lower number first."""
+    numbers = sorted(types)
+    table = SpecTable([types[number].spec for number in numbers])
+    found = [Match(types[number], table.likeness(spec, row)) for row, number in enumerate(numbers)]
+    return sorted(found, key=lambda one: -one.likeness.similarity)
+
+
+def add(types: Mapping[int, NodeType], spec: MachineSpec, member: str | None) -> tuple[dict[int, NodeType], int]:
+    """The node types with a machine in them, and the number that it has: that of the node type which it
+    equals, else a new one."""
+    number = matching_type(types, spec.as_dict())
+    before = types[number].members if number in types else ()
+    members = before if member is None else tuple(sorted({*before, member}))
+    return {**types, number: NodeType(number, spec.identity, members)}, number
+
+
+def read_index(path: str | Path) -> dict[int, NodeType]:
+    """The node types of an index file; `UsageError`, one line, if it is none."""
+    try:
+        document = msgspec.json.decode(Path(path).read_bytes())
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror or error}") from error
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise UsageError(f"{path}: not a node-type index: {error}") from error
+    if not isinstance(document, dict):
+        raise UsageError(f"{path}: a node-type index is an object of numbers, not {type(document).__name__}")
+    found = {}
+    for number, entry in document.items():
+        where = f"{path}: {number[:40]!r}"
+        if not (number.isdecimal() and number.isascii() and len(number) < 10):
+            raise UsageError(f'{where} is not the number of a node type (an index is {{"0": {{"attrs": …}}, …}})')
+        if not (isinstance(entry, dict) and isinstance(entry.get("attrs"), dict)):
+            raise UsageError(f'{where} has no "attrs"')
+        members = entry.get("members", [])
+        if not (isinstance(members, list) and all(isinstance(member, str) for member in members)):
+            raise UsageError(f"{where}: members are not a list of names")
+        machine_spec_from(entry["attrs"], where)
+        found[int(number)] = NodeType(int(number), entry["attrs"], tuple(members))
+    return found
+
+
+def write_index(path: str | Path, types: Mapping[int, NodeType]) -> None:
+    """Write an index file in one step: it is the old one or the new one, whatever happens."""
+    content = msgspec.json.format(msgspec.json.encode(node_type_index(types)), indent=1) + b"\n"
+    path = Path(path)
+    staged = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with staged.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(staged, path)
+    except OSError as error:
+        staged.unlink(missing_ok=True)
+        raise UsageError(f"cannot write {path}: {error.strerror or error}; it is as it was") from error
