@@ -21,6 +21,8 @@ _FINDINGS = {
     "resets": "counter resets (the value after the fall is the increase; power over such an interval is left out)",
     "unknown_sources": "energy series of a source that no installed plugin reads, left out",
     "duplicates": "samples that a second exporter reported again, left out",
+    "counted_twice": "intervals in which idle and dynamic energy rise alike: their sum may count all power twice",
+    "dynamic_only": "series of dynamic energy without idle energy: taken for all power",
     "incomplete": "timestamps at which too few series had a value, left out",
 }
 

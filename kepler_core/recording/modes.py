@@ -37,8 +37,8 @@ def compare_modes(measured: Sequence[Measured], label: str, counts: Counts) -> N
             key = f"{source} {item.meaning.name}"
             if set(modes) == {"dynamic"}:
                 counts.dynamic_only[key] += 1
-            elif {"idle", "dynamic"} <= set(modes):
-                counts.counted_twice[key] += _alike(item.metric, modes["idle"], modes["dynamic"])
+            elif {"idle", "dynamic"} <= set(modes) and (alike := _alike(item.metric, modes["idle"], modes["dynamic"])):
+                counts.counted_twice[key] += alike
 
 
 def _alike(metric: Metric, one: int, other: int) -> int:

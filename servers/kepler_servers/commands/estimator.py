@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -25,7 +24,7 @@ _INIT_KEYS = tuple(
 @click.option("--socket", "path", metavar="PATH", help="Listen there only.  [default: /tmp/estimator.sock and .socket]")
 @click.option("-s", "--store", metavar="DIR|URL", help="The model store.  [key: MODEL_PATH]")
 @click.option("--model-server", metavar="URL", help="Ask this server first.  [key: MODEL_SERVER_URL]")
-@click.option("--machine-spec", metavar="FILE", help="This machine's description as JSON.  [default: its CPUs]")
+@click.option("--machine-spec", metavar="FILE", help="This machine's description as JSON.  [default: found out]")
 @click.option("--config-dir", metavar="DIR", help="Folder with one file per key.  [variable: CONFIG_PATH]")
 @click.option(
     "--reply-limit",
@@ -83,7 +82,7 @@ def estimator(
     )
     configuration = Configuration(config_dir)
     origins = _origins(configuration, model_server, configuration.text("MODEL_PATH", store))
-    spec = _machine(machine_spec)
+    spec = machine(machine_spec)
     sockets = listen([path] if path is not None else DEFAULT_PATHS)
     try:
         figures = Figures()
@@ -149,22 +148,15 @@ def _request_url(url: str, configuration: Configuration) -> str:
     return url if parts.path not in ("", "/") else url.rstrip("/") + path
 
 
-def _machine(name: str | None) -> dict[str, Any]:
+def machine(name: str | None) -> dict[str, Any]:
+    """The machine that models are chosen for: as the file describes it, else this one."""
     if name is None:
-        # the idle power of a model is scaled by cores, so that much must be known
-        return {"cores": cores} if (cores := os.cpu_count()) else {}
-    import msgspec
+        from kepler_profiler.machine import discover
 
-    from kepler_servers.wire import MachineSpec
+        return discover().spec.as_dict()
+    from kepler_core.machine import read_machine_spec
 
-    try:
-        content = Path(name).read_bytes()
-        found = msgspec.json.decode(content, type=MachineSpec)
-    except OSError as error:
-        raise UsageError(f"{name}: {error.strerror or error}") from error
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise UsageError(f"{name}: not a machine's description: {error}") from error
-    return {key: value for key, value in msgspec.to_builtins(found).items() if value not in (None, 0, "")}
+    return read_machine_spec(name).as_dict()
 
 
 @click.group("estimator")

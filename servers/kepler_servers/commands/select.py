@@ -11,7 +11,8 @@ import msgspec
 
 from kepler_core.cli.inputs import store_option
 from kepler_core.cli.output import json_option, print_json, print_table
-from kepler_core.errors import RequestError, UsageError
+from kepler_core.errors import UsageError
+from kepler_core.machine import read_machine_spec
 from kepler_core.vocabulary import OUTPUT_TYPES
 
 
@@ -66,7 +67,7 @@ def select(
         given["metrics"] = every if metrics is None else [name.strip() for name in metrics.split(",")]
         given.setdefault("output_type", "AbsPower")
         if machine_spec is not None:
-            given["machine_spec"] = _spec(machine_spec)
+            given["machine_spec"] = read_machine_spec(machine_spec).as_dict()
         body = msgspec.json.encode(given)
     explanation = catalogue.select(read_model_request(body)).explain()
     if as_json:
@@ -80,13 +81,6 @@ def _read(name: str) -> bytes:
         return sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
     except OSError as error:
         raise UsageError(f"{name}: {error.strerror or error}") from error
-
-
-def _spec(name: str) -> dict[str, Any]:
-    try:
-        return msgspec.json.decode(_read(name), type=dict[str, Any])
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise RequestError("machine_spec", f"{name}: {error}") from error
 
 
 def _print(found: dict[str, Any]) -> None:
