@@ -47,6 +47,13 @@ class StoreError(KeplerError):
     """The model store cannot be read or written."""
 
 
+class VersionTakenError(StoreError):
+    """Somebody else published a version meanwhile."""
+
+    def __init__(self, pipeline: str, version: int) -> None:
+        super().__init__(f"version {version} of pipeline {pipeline!r} was published by somebody else meanwhile")
+
+
 class RequestError(UsageError):
     """A request for a model that cannot be right. `key` is the part of it that is wrong."""
 

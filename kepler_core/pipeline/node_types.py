@@ -30,6 +30,8 @@ class Place:
     """The node types that were there before."""
     snapshot: Snapshot | None
     """The pipeline as it was before."""
+    next_version: int
+    """The version that builds on that."""
 
     def index(self, members: Collection[str]) -> dict[str, Any]:
         """`node_type_index.json` with this machine in it."""
@@ -74,6 +76,7 @@ def find_place(store: Store, pipeline: str, machine: Machine | None) -> Place:
     """
     spec = MachineSpec() if machine is None else machine.spec
     snapshot = None
+    next_version = store.next_version(pipeline)
     if pipeline in store.pipelines():
         try:
             snapshot = store.snapshot(pipeline)
@@ -84,7 +87,7 @@ def find_place(store: Store, pipeline: str, machine: Machine | None) -> Place:
             snapshot, types = None, {}
     else:
         types = {}
-    return Place(matching_type(types, spec.as_dict()), spec, types, snapshot)
+    return Place(matching_type(types, spec.as_dict()), spec, types, snapshot, next_version)
 
 
 def matching_type(types: Mapping[int, NodeType], spec: Mapping[str, Any]) -> int:

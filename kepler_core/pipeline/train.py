@@ -18,7 +18,7 @@ from kepler_core import registry
 from kepler_core.containers import workload
 from kepler_core.contracts import Extractor, IsolationContext, Isolator
 from kepler_core.dataset import Dataset
-from kepler_core.errors import KeplerError, PluginError, TrainingError, UsageError
+from kepler_core.errors import KeplerError, PluginError, StoreError, TrainingError, UsageError, VersionTakenError
 from kepler_core.hooks import Events, events
 from kepler_core.machine import Machine
 from kepler_core.models.power_model import PowerModel, load_model
@@ -225,8 +225,16 @@ def train(
         raise TrainingError(f"no model could be trained: {_reasons(report.failed)}")
 
     started = time.perf_counter()
-    files = _files(spec, context, place, machine, done, report)
-    report.version = store.publish(spec.name, {**files, **_more_files(spec.name, files, context, place, listen)})
+    while report.version is None:
+        files = _files(spec, context, place, machine, done, report)
+        files |= _more_files(spec.name, files, context, place, listen)
+        try:
+            report.version = store.publish(spec.name, files, version=place.next_version)
+        except VersionTakenError as error:
+            # of another machine, perhaps: its models are to stay too
+            place = find_place(store, spec.name, machine)
+            if place.node_type != report.node_type:
+                raise StoreError(f"{error}, and node type {report.node_type} with it: train again") from error
     report.seconds["publish"] = round(time.perf_counter() - started, 3)
     listen.send(
         "kepler_model_published",

@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from kepler_core.errors import StoreError
+from kepler_core.errors import StoreError, VersionTakenError
 from kepler_core.models.power_model import MAX_FILE_BYTES, METADATA_FILE
 from kepler_core.names import is_name
 from kepler_core.store.manifest import MANIFEST_FILE, make_manifest, read_manifest
@@ -115,16 +115,18 @@ class LocalStore(Store):
 
     # --- writing ---
 
-    def publish(self, pipeline: str, files: Mapping[str, bytes]) -> int:
+    def publish(self, pipeline: str, files: Mapping[str, bytes], *, version: int | None = None) -> int:
         checked_name(pipeline)
         link = self.root / pipeline
         try:
             with self._writing() as staging:
                 _refuse_foreign(link)
+                number = self.next_version(pipeline)
+                if version not in (None, number):
+                    raise VersionTakenError(pipeline, number - 1)
                 _write_tree(staging, {**files, MANIFEST_FILE: make_manifest(files).encode()})
                 versions = self.root / VERSIONS / pipeline
                 versions.mkdir(parents=True, exist_ok=True)
-                number = max(self.versions(pipeline), default=0) + 1
                 os.rename(staging, versions / str(number))
                 _flush_folder(versions)
                 staging.mkdir()

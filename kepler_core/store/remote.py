@@ -25,7 +25,7 @@ from typing import Any
 
 import msgspec
 
-from kepler_core.errors import KeplerError, MissingExtraError, StoreError, close_matches
+from kepler_core.errors import KeplerError, MissingExtraError, StoreError, VersionTakenError, close_matches
 from kepler_core.models.power_model import MAX_FILE_BYTES, METADATA_FILE
 from kepler_core.names import is_name
 from kepler_core.store.manifest import MANIFEST_FILE, make_manifest, read_manifest
@@ -147,7 +147,7 @@ class RemoteStore(Store):
 
     # --- writing ---
 
-    def publish(self, pipeline: str, files: Mapping[str, bytes]) -> int:
+    def publish(self, pipeline: str, files: Mapping[str, bytes], *, version: int | None = None) -> int:
         checked_name(pipeline)
         if (outside := next((name for name in files if not _is_inside(name)), None)) is not None:
             raise StoreError(f"{outside!r} is outside of the pipeline")
@@ -162,7 +162,7 @@ class RemoteStore(Store):
                 self._remove(path)
                 raise
             # From here on nothing is removed: a write whose answer is lost may still have been done.
-            made = self._claim(pipeline, folder)
+            made = self._claim(pipeline, folder, version)
             try:
                 self._point(pipeline, made)
             except Exception as error:
@@ -188,9 +188,12 @@ class RemoteStore(Store):
 
     # --- parts, to be called within `_errors` ---
 
-    def _claim(self, pipeline: str, folder: str) -> _Version:
-        """Take the next free number for the version in a folder."""
-        for number in itertools.count(max(self.versions(pipeline), default=0) + 1):
+    def _claim(self, pipeline: str, folder: str, wanted: int | None) -> _Version:
+        """Take the next free number, or the wanted one, for the version in a folder."""
+        for number in itertools.count(self.next_version(pipeline)):
+            if wanted not in (None, number):
+                self._remove(f"{self._root}/{VERSIONS}/{pipeline}/{folder}")
+                raise VersionTakenError(pipeline, number - 1)
             made = _Version(number, folder)
             path = f"{self._root}/{VERSIONS}/{pipeline}/{number}.json"
             content = msgspec.json.encode(made)

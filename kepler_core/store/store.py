@@ -137,14 +137,21 @@ class Store(ABC):
     def versions(self, pipeline: str) -> list[int]:
         """Numbers of the versions that are kept, oldest first."""
 
+    def next_version(self, pipeline: str) -> int:
+        """The number that the next version gets."""
+        return max(self.versions(pipeline), default=0) + 1
+
     @abstractmethod
     def current_version(self, pipeline: str) -> int | None:
         """The number of the version that is current; None if it was not published by us."""
 
     @abstractmethod
-    def publish(self, pipeline: str, files: Mapping[str, bytes]) -> int:
+    def publish(self, pipeline: str, files: Mapping[str, bytes], *, version: int | None = None) -> int:
         """Make these files (by path below the pipeline), and a manifest of them, the current version;
-        its number. All or nothing: on any error the store is as it was."""
+        its number. All or nothing: on any error the store is as it was.
+
+        `version` is for files that build on earlier ones: the number that they must get, as
+        `next_version` said before those were read; `VersionTakenError` if it is taken by now."""
 
     @abstractmethod
     def roll_back(self, pipeline: str, version: int) -> None:

@@ -169,12 +169,13 @@ def _add_to_pipeline(
 
     store = open_store(location)
     store.check_writable(pipeline)
+    version = store.next_version(pipeline)
     snapshot = store.snapshot(pipeline)
     before = read_node_types(snapshot)
     types, number = add(before, spec, member)
     files = {name: snapshot.read(name) for name in sorted(snapshot.names) if name != MANIFEST_FILE}
     files[NODE_TYPE_INDEX] = msgspec.json.format(msgspec.json.encode(node_type_index(types)), indent=1) + b"\n"
-    store.publish(pipeline, files)
+    store.publish(pipeline, files, version=version)
     return before, number
 
 
