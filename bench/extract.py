@@ -34,7 +34,7 @@ def measure(path: str) -> dict[str, Any]:
     from kepler_core import registry
     from kepler_core.contracts import IsolationContext
     from kepler_core.pipeline.load import load_pipeline
-    from kepler_core.pipeline.train import datasets, plan
+    from kepler_core.pipeline.plan import datasets, plan
     from kepler_core.recording import observe, read_recording
     from kepler_core.recording.meaning import is_known_metric
 

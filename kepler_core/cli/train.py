@@ -14,7 +14,7 @@ from kepler_core.cli.pipelines import set_option
 from kepler_core.errors import EXIT_SOME_FAILED, UsageError
 from kepler_core.machine import Machine, read_machine_spec
 from kepler_core.pipeline.parallel import Backend
-from kepler_core.pipeline.train import Report
+from kepler_core.pipeline.report import Report
 
 
 @click.command()

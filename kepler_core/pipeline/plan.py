@@ -1,0 +1,131 @@
+"""Which data sets a pipeline makes of observations, and the data sets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import attrs
+import numpy as np
+
+from kepler_core import registry
+from kepler_core.contracts import Extractor, IsolationContext, Isolator
+from kepler_core.dataset import Dataset
+from kepler_core.errors import KeplerError, PluginError
+from kepler_core.pipeline.spec import PipelineSpec, PluginSpec
+from kepler_core.recording.observations import Observations
+from kepler_core.vocabulary import FEATURE_GROUPS, THIRD_PARTY_GROUP, OutputType, group_features
+
+
+@attrs.frozen
+class Skipped:
+    """A data set that cannot be made, and why."""
+
+    source: str
+    output_type: str
+    feature_group: str
+    reason: str
+    failed: bool = False
+    """Not what the data allows, but something that went wrong or was asked for by name."""
+
+    def as_dict(self) -> dict[str, Any]:
+        return attrs.asdict(self, filter=lambda field, _: field.name != "failed")
+
+
+Wanted = tuple[str, OutputType, str, tuple[str, ...]]
+"""(source, output type, feature group, features) of a data set."""
+
+
+@attrs.frozen
+class Plan:
+    """Which data sets a pipeline makes of observations."""
+
+    wanted: tuple[Wanted, ...]
+    skipped: tuple[Skipped, ...]
+
+
+def plan(spec: PipelineSpec, observations: Observations) -> Plan:
+    """Which energy sources and feature groups can be trained; what cannot, with the reason."""
+    available = observations.sources
+    if not available and spec.energy_sources == "auto":
+        return Plan((), (Skipped("", "", "", "no power of any energy source in the data"),))
+    sources = list(available) if spec.energy_sources == "auto" else list(spec.energy_sources)
+    groups = spec.feature_groups
+    if groups == "auto":
+        groups = [*FEATURE_GROUPS, *([THIRD_PARTY_GROUP] if spec.third_party else [])]
+    types: list[tuple[OutputType, list[PluginSpec]]] = [
+        ("AbsPower", spec.abs_trainers),
+        ("DynPower", spec.dyn_trainers),
+    ]
+    known = set(observations.features)
+    wanted, skipped = [], []
+    for source in sources:
+        for output_type, trainers in types:
+            if not trainers:
+                continue
+            for group in groups:
+                features = group_features(group, spec.third_party)
+                missing = [feature for feature in features if feature not in known]
+                if source not in available:
+                    reason = f"no power of {source} in the data"
+                elif missing:
+                    reason = f"no {', '.join(missing)} in the data"
+                elif output_type == "DynPower" and not any(
+                    feature in observations.container_features for feature in features
+                ):
+                    reason = f"{', '.join(features)}: counted by node only, not by container"
+                else:
+                    wanted.append((source, output_type, group, features))
+                    continue
+                by_name = (source not in available and spec.energy_sources != "auto") or (
+                    bool(missing) and spec.feature_groups != "auto"
+                )
+                skipped.append(Skipped(source, output_type, group, reason, failed=by_name))
+    return Plan(tuple(wanted), tuple(skipped))
+
+
+def datasets(
+    extractor: Extractor, isolator: Isolator, planned: Plan, context: IsolationContext
+) -> Iterator[tuple[Wanted, Dataset | PluginError]]:
+    """The data sets of a plan, one after the other, ready to train on; or why one cannot be made."""
+    for wanted in planned.wanted:
+        try:
+            yield wanted, _dataset_of(wanted, extractor, isolator, context)
+        except PluginError as error:
+            yield wanted, error
+
+
+def _dataset_of(wanted: Wanted, extractor: Extractor, isolator: Isolator, context: IsolationContext) -> Dataset:
+    """One data set; `PluginError` names the extractor or isolator that raised."""
+    source, output_type, group, features = wanted
+    observations = context.observations
+    dynamic = output_type == "DynPower"
+    components = observations.sources[source]
+    at: Extractor | Isolator = extractor
+    try:
+        dataset = extractor.extract(observations, features, source, components, by_container=dynamic)
+        dataset = attrs.evolve(dataset, feature_group=group)
+        if dynamic and not dataset.frame.empty:
+            at = isolator
+            dataset = isolator.isolate(dataset, context)
+    except KeplerError as error:
+        raise PluginError(f"{type(at).__name__}: {error}") from error
+    except Exception as error:  # somebody else's code
+        raise PluginError(f"{type(at).__name__} failed: {registry.one_line(error)}") from error
+    return attrs.evolve(dataset, output_type=output_type)
+
+
+def unused_nodes(dataset: Dataset, observations: Observations) -> list[str]:
+    """Nodes of which no row is in a data set, and what they lack."""
+    used = {(row[0], row[1]) for row in dataset.index[dataset.first_rows].droplevel(2).unique()}
+    reasons = []
+    for code, stream in enumerate(observations.streams):
+        if (stream.recording, stream.node) in used:
+            continue
+        mine = observations.instant_stream == code
+        columns = {name: observations.node_features[name] for name in dataset.features}
+        columns |= {component: observations.power[dataset.source, component] for component in dataset.components}
+        lacking = [name for name, column in columns.items() if not np.isfinite(column[mine]).any()]
+        why = f"no {', '.join(lacking)}" if lacking else "no timestamp at which all is known"
+        reasons.append(f"node {stream.node!r} of {stream.recording} is not used: {why}")
+    return reasons
