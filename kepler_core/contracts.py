@@ -126,6 +126,8 @@ class IsolationContext:
     abs_model: Callable[[Dataset], PowerModel] | None = None
     """The AbsPower model of the data set's source and features with the lowest validation error;
     `PluginError` where there is none. None: not in this place."""
+    applying: bool = False
+    """A trained model is applied: what was taken away for its training is to be taken away again."""
 
 
 class Isolator(Plugin, ABC):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import attrs
+import msgspec
 import numpy as np
 import pandas as pd
 
@@ -114,14 +115,36 @@ def _measured(
     dataset = extractor.extract(observations, features, entry.source, there, by_container=dynamic)
     if not dynamic or dataset.frame.empty:
         return dataset
-    pipeline = entry.snapshot.read_json(METADATA_FILE).get("pipeline")
-    if not isinstance(pipeline, dict) or "isolator" not in pipeline:
-        raise StoreError(f"{entry.snapshot.where}/{METADATA_FILE} does not name the pipeline's isolator")
-    isolator = registry.isolators.create(pipeline["isolator"]["name"], pipeline["isolator"]["args"])
-    return isolator.isolate(attrs.evolve(dataset, feature_group=entry.feature_group), _context(entry, observations))
+    isolation = _isolation(entry)
+    isolator = registry.isolators.create(isolation.isolator.name, isolation.isolator.args)
+    context = _context(entry, observations, isolation)
+    return isolator.isolate(attrs.evolve(dataset, feature_group=entry.feature_group), context)
 
 
-def _context(entry: StoredModel, observations: Observations) -> IsolationContext:
+class _Isolator(msgspec.Struct):
+    name: str
+    args: dict[str, Any] = {}
+
+
+class _Isolation(msgspec.Struct):
+    """How the DynPower models of a node type were isolated."""
+
+    isolator: _Isolator
+    background: list[str] = []
+
+
+def _isolation(entry: StoredModel) -> _Isolation:
+    where = f"{entry.snapshot.where}/{METADATA_FILE}"
+    found = entry.snapshot.read_json(METADATA_FILE).get("isolation")
+    if not isinstance(found, dict) or (how := found.get(str(entry.node_type))) is None:
+        raise StoreError(f"{where} does not name the isolator of node type {entry.node_type}")
+    try:
+        return msgspec.convert(how, _Isolation)
+    except msgspec.ValidationError as error:
+        raise StoreError(f"{where}: isolation of node type {entry.node_type}: {error}") from error
+
+
+def _context(entry: StoredModel, observations: Observations, isolation: _Isolation) -> IsolationContext:
     """What the isolator had when the model was trained, as far as the pipeline keeps it."""
     snapshot = entry.snapshot
     profile = profile_file(entry.node_type)
@@ -140,8 +163,9 @@ def _context(entry: StoredModel, observations: Observations) -> IsolationContext
 
     return IsolationContext(
         observations,
-        background=frozenset(snapshot.read_json(METADATA_FILE).get("background", ())),
+        background=frozenset(isolation.background),
         profile=snapshot.read_json(profile) if profile in snapshot.names else None,
         machine_spec=entry.machine_spec,
         abs_model=abs_model,
+        applying=True,
     )

@@ -9,6 +9,7 @@ absent (0 and empty text are the same as absent):
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -67,15 +68,25 @@ class Machine:
 
 
 def identity(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a description identifies the node type: two machines are of one type if these are equal."""
+    """What of a description identifies the node type: two machines are of one type if these are equal.
+
+    What is no name or no positive number states nothing, as in the similarity of machines.
+    """
     found: dict[str, Any] = {}
     for name in IDENTIFYING:
         value = spec.get(name)
-        if isinstance(value, str):
-            value = value.strip().casefold()
-        if value:
+        if name in _TEXTS:
+            if isinstance(value, str) and (text := value.strip().casefold()):
+                found[name] = text
+        elif isinstance(value, int | float) and 0 < value < math.inf:
             found[name] = value
     return found
+
+
+def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """The identifying attributes that both descriptions state, and state differently, as text."""
+    mine, theirs = identity(one), identity(other)
+    return [f"{name} {mine[name]}, not {theirs[name]}" for name in mine if theirs.get(name, mine[name]) != mine[name]]
 
 
 def read_machine_spec(path: str | Path) -> MachineSpec:

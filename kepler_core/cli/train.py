@@ -111,7 +111,10 @@ def run(
     recordings = read_all(inputs, spec.third_party)
     observations = observe(recordings, use_vm_metrics=spec.use_vm_metrics, third_party=spec.third_party)
     del recordings
-    idle_observations = observe(read_all(idle)) if idle else None
+    idle_observations = None
+    if idle:
+        idle_recordings = read_all(idle, spec.third_party)
+        idle_observations = observe(idle_recordings, use_vm_metrics=spec.use_vm_metrics, third_party=spec.third_party)
     read_seconds = time.perf_counter() - started
     progress = ProgressBar() if sys.stderr.isatty() else None
     listeners = events()

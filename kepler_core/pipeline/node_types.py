@@ -9,6 +9,7 @@ import attrs
 
 from kepler_core.errors import StoreError
 from kepler_core.machine import Machine, MachineSpec, identity
+from kepler_core.models.power_model import METADATA_FILE
 from kepler_core.store.models import NodeType, read_models, read_node_types
 from kepler_core.store.store import Snapshot, Store
 
@@ -36,23 +37,32 @@ class Place:
     def index(self, members: Collection[str]) -> dict[str, Any]:
         """`node_type_index.json` with this machine in it."""
         found = dict(self.others)
-        before = found[self.node_type].members if self.node_type in found else ()
-        found[self.node_type] = NodeType(self.node_type, self.spec.identity, tuple(sorted({*before, *members})))
+        found[self.node_type] = with_members(found.get(self.node_type), self.node_type, self.spec, members)
         return node_type_index(found)
 
     def kept_models(self) -> list[tuple[dict[str, Any], dict[str, bytes]]]:
-        """Models (metadata, files) of the other node types: a training replaces only its own."""
+        """Models of the other node types, since a training replaces only its own: metadata, and files by
+        path below the pipeline, as they are."""
         if self.snapshot is None:
             return []
         kept = []
         for model in read_models(self.snapshot):
-            if model.node_type != self.node_type and model.portable:
-                start = model.path + "/"
-                names = [name for name in self.snapshot.names if name.startswith(start)]
-                files = {name.removeprefix(start): self.snapshot.read(name) for name in names}
+            if model.node_type != self.node_type:
+                whole = (f"{model.path}.zip", f"{model.path}.json")
+                names = [name for name in self.snapshot.names if name.startswith(model.path + "/") or name in whole]
+                files = {name: self.snapshot.read(name) for name in sorted(names)}
                 place = {"source": model.source, "output_type": model.output_type, "feature_group": model.feature_group}
-                kept.append(({**model.metadata, **place, "model_name": model.name}, files))
+                row = {**place, "trainer": model.trainer, "node_type": model.node_type, "model_name": model.name}
+                kept.append(({**model.metadata, **row}, files))
         return kept
+
+    def kept_isolation(self) -> dict[str, Any]:
+        """How the DynPower models of the other node types were isolated, from `metadata.json`."""
+        if self.snapshot is None:
+            return {}
+        found = self.snapshot.read_json(METADATA_FILE).get("isolation")
+        numbers = {str(number) for number in self.others if number != self.node_type}
+        return {n: how for n, how in found.items() if n in numbers} if isinstance(found, dict) else {}
 
     def kept_profiles(self) -> dict[str, bytes]:
         """Profiles of the other node types."""
@@ -95,6 +105,13 @@ def matching_type(types: Mapping[int, NodeType], spec: Mapping[str, Any]) -> int
     wanted = identity(spec)
     same = [number for number, found in sorted(types.items()) if identity(found.spec) == wanted]
     return same[0] if same else max(types, default=-1) + 1
+
+
+def with_members(before: NodeType | None, number: int, spec: MachineSpec, members: Collection[str]) -> NodeType:
+    """A node type with more members; one that is there keeps its attributes as somebody wrote them."""
+    if before is None:
+        return NodeType(number, spec.identity, tuple(sorted(members)))
+    return NodeType(number, before.spec, tuple(sorted({*before.members, *members})))
 
 
 def node_type_index(types: Mapping[int, NodeType]) -> dict[str, Any]:

@@ -229,7 +229,13 @@ def _files(
         "pipeline": as_document(spec),
         "recordings": [attrs.asdict(stream) for stream in observations.streams],
         "idle_recordings": [] if context.idle is None else [attrs.asdict(stream) for stream in context.idle.streams],
-        "background": sorted(context.background),
+        "isolation": {
+            **place.kept_isolation(),
+            str(place.node_type): {
+                "isolator": as_document(spec)["isolator"],
+                "background": sorted(context.background),
+            },
+        },
         "lineage": {"data": observations.digest, "pipeline": pipeline_digest(spec), "seed": spec.seed},
         "failed": report.failed,
         "skipped": report.skipped,
@@ -238,7 +244,8 @@ def _files(
     nodes = {stream.node for stream in observations.streams}
     members = nodes if machine is None or machine.id is None else {machine.id}
     models = [(result.metadata, result.files) for result in done if result.files is not None]
-    return {**pipeline_files([*place.kept_models(), *models], metadata, place.index(members)), **place.kept_profiles()}
+    files = pipeline_files(models, metadata, place.index(members), place.kept_models())
+    return {**files, **place.kept_profiles()}
 
 
 def _more_files(

@@ -24,13 +24,20 @@ def pipeline_files(
     models: Sequence[tuple[Mapping[str, Any], Mapping[str, bytes]]],
     metadata: Mapping[str, Any],
     node_types: Mapping[str, Any],
+    kept: Sequence[tuple[Mapping[str, Any], Mapping[str, bytes]]] = (),
 ) -> dict[str, bytes]:
-    """All files of a pipeline, by path, from its models (metadata, files) in a stable order."""
+    """All files of a pipeline, by path, from its models (metadata, files) in a stable order.
+
+    `kept` are models that are there already, with their files by path below the pipeline.
+    """
     files: dict[str, bytes] = {
         METADATA_FILE: _json(metadata),
         NODE_TYPE_INDEX: _json(node_types),
     }
     tables: dict[str, list[Mapping[str, Any]]] = {}
+    for model, content in kept:
+        files.update(content)
+        tables.setdefault(_table(model), []).append(model)
     for model, content in models:
         name = str(model["model_name"])
         base = model_path(model)
@@ -40,10 +47,14 @@ def pipeline_files(
         if WEIGHT_FILE in content:
             files[f"{base}.json"] = content[WEIGHT_FILE]
         assert name == base.rpartition("/")[2]
-        tables.setdefault(f"{model['source']}_{model['output_type']}_model_metadata.csv", []).append(model)
+        tables.setdefault(_table(model), []).append(model)
     for table, rows in sorted(tables.items()):
         files[table] = _csv(rows)
     return files
+
+
+def _table(model: Mapping[str, Any]) -> str:
+    return f"{model['source']}_{model['output_type']}_model_metadata.csv"
 
 
 def model_path(model: Mapping[str, Any]) -> str:

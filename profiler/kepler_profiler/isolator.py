@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from kepler_core.containers import container_rows
 from kepler_core.contracts import IsolationContext, Isolator
 from kepler_core.dataset import Dataset, power_column
-from kepler_profiler.profile.build import build_profile
 from kepler_profiler.profile.document import NodeProfile, ProfileError, read_profile
+from kepler_profiler.profile.stored import chosen_profile
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -27,7 +27,9 @@ class ProfileBackgroundIsolator(Isolator):
     those that ran in the recording of the idle machine.
 
     The profile is made of the idle recording where one is given (`train --idle`), else it is the one
-    that is given (`--profile`) or in the store, else it is made of the recording's own quietest blocks.
+    that is given (`--profile`) or in the store, else it is made of the recording's own quietest blocks;
+    but one that knows the idle power goes before one with an upper bound of it. It is the profile that
+    is published with the pipeline. Components that the machine's idle power is not known of are refused.
     """
 
     def isolate(self, dataset: Dataset, context: IsolationContext) -> Dataset:
@@ -35,7 +37,7 @@ class ProfileBackgroundIsolator(Isolator):
         power = profile.idle_power(dataset.source)
         if missing := [component for component in dataset.components if component not in power]:
             raise ProfileError(f"the profile has no idle power of {dataset.source} {', '.join(missing)}")
-        notes = list(profile.notes)
+        notes = [*dataset.notes, *profile.notes]
         measured = dataset.node_power()
         background = pd.DataFrame(index=measured.index)
         names = context.background or frozenset(profile.background)
@@ -62,11 +64,9 @@ class ProfileBackgroundIsolator(Isolator):
 
 
 def _profile(context: IsolationContext) -> NodeProfile:
-    if context.idle is not None:
-        return build_profile(context.observations, context.idle, machine_spec=context.machine_spec)
-    if context.profile is not None:
+    if context.applying and context.profile is not None:
         return read_profile(context.profile, "the profile")
-    return build_profile(context.observations, machine_spec=context.machine_spec)
+    return chosen_profile(context.observations, context.idle, context.machine_spec, context.profile)
 
 
 def _part(dataset: Dataset, component: str, taken: Mask, watts: Floats) -> Floats:

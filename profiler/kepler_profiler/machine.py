@@ -17,6 +17,9 @@ from kepler_profiler.processor_names import IMPLEMENTERS, arm_processor_name, pr
 
 _KIB_PER_GIB = 2**20
 _KHZ_PER_100_MHZ = 100_000
+_LARGEST = 10**9
+_LONGEST_NAME = 200
+_CPU_RANGE = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?")
 _CLOUDS = re.compile(
     r"qemu|kvm|vmware|virtualbox|xen|bochs|microsoft corporation|amazon ec2|google|openstack|parallels|bhyve"
     r"|firecracker",
@@ -75,9 +78,10 @@ class _Reader:
 
     def _number(self, path: str) -> int | None:
         try:
-            return int(self._text(path).strip())
+            number = int(self._text(path).strip())
         except ValueError:
             return None
+        return number if abs(number) <= _LARGEST else None
 
     def _first(self, key: str) -> str:
         return next((cpu[key] for cpu in self._cpus if cpu.get(key)), "")
@@ -98,6 +102,7 @@ class _Reader:
 
     def _processor(self) -> str | None:
         model = self._first("model name") or self._first("Processor") or self._first("cpu model")
+        model = model[:_LONGEST_NAME]
         if model and (name := processor_name(model)) is not None:
             self._found["processor"] = f"/proc/cpuinfo: {model}"
             return name
@@ -122,7 +127,7 @@ class _Reader:
             return None
 
     def _vendor(self) -> str | None:
-        if vendor := self._first("vendor_id"):
+        if vendor := self._first("vendor_id")[:_LONGEST_NAME]:
             self._found["vendor"] = "/proc/cpuinfo"
             return vendor.casefold()
         implementer = self._hex("CPU implementer")
@@ -148,7 +153,7 @@ class _Reader:
         }
         where = "/sys/devices/system/cpu/cpu*/topology"
         if not packages:
-            packages = {int(cpu["physical id"]) for cpu in self._cpus if cpu.get("physical id", "").isdecimal()}
+            packages = {int(found) for cpu in self._cpus if _CPU_RANGE.fullmatch(found := cpu.get("physical id", ""))}
             where = "/proc/cpuinfo: physical id"
         if not packages or min(packages) < 0:
             self._unknown["chips"] = "the kernel does not say which socket a CPU is in"
@@ -176,7 +181,7 @@ class _Reader:
         return None
 
     def _memory(self) -> int | None:
-        found = re.search(r"^MemTotal:\s+(\d+) kB", self._text("proc/meminfo"), re.MULTILINE)
+        found = re.search(r"^MemTotal:\s+([0-9]{1,15}) kB", self._text("proc/meminfo"), re.MULTILINE)
         gib = int(found[1]) // _KIB_PER_GIB if found else 0
         if not gib:
             self._unknown["memory"] = "less than 1 GiB" if found else "/proc/meminfo has no MemTotal"
@@ -189,7 +194,7 @@ class _Reader:
             (self._number(f"sys/devices/system/cpu/cpu{n}/cpufreq/cpuinfo_max_freq") or 0 for n in self._numbers),
             default=0,
         )
-        if highest > 0:
+        if round(highest / _KHZ_PER_100_MHZ) > 0:
             self._found["frequency"] = "/sys/devices/system/cpu/cpu*/cpufreq/cpuinfo_max_freq"
             return round(highest / _KHZ_PER_100_MHZ) * 100
         shown = self._first("cpu MHz")
@@ -214,10 +219,10 @@ def _processors(text: str) -> Iterator[dict[str, str]]:
 
 def _cpu_list(text: str) -> list[int]:
     """The numbers of a list like "0-3,8"; none for what is no such list."""
-    numbers: list[int] = []
+    numbers: set[int] = set()
     for part in text.strip().split(","):
-        first, _, last = part.partition("-")
-        if not first.isdecimal() or (last and not last.isdecimal()):
+        found = _CPU_RANGE.fullmatch(part)
+        if found is None:
             return []
-        numbers += range(int(first), int(last or first) + 1)
-    return numbers
+        numbers.update(range(int(found[1]), int(found[2] or found[1]) + 1))
+    return sorted(numbers)

@@ -12,7 +12,7 @@ import msgspec
 
 from kepler_core.errors import UsageError
 from kepler_core.machine import MachineSpec, machine_spec_from
-from kepler_core.pipeline.node_types import matching_type, node_type_index
+from kepler_core.pipeline.node_types import matching_type, node_type_index, with_members
 from kepler_core.store.models import NodeType
 from kepler_profiler.similarity import Likeness, SpecTable
 
@@ -37,9 +37,7 @@ def add(types: Mapping[int, NodeType], spec: MachineSpec, member: str | None) ->
     """The node types with a machine in them, and the number that it has: that of the node type which it
     equals, else a new one."""
     number = matching_type(types, spec.as_dict())
-    before = types[number].members if number in types else ()
-    members = before if member is None else tuple(sorted({*before, member}))
-    return {**types, number: NodeType(number, spec.identity, members)}, number
+    return {**types, number: with_members(types.get(number), number, spec, [] if member is None else [member])}, number
 
 
 def read_index(path: str | Path) -> dict[int, NodeType]:

@@ -53,7 +53,7 @@ class TrainIsolator(Isolator):
             f"{len(np.unique(codes[taken]))} of {len(np.unique(codes))} containers are background, "
             f"whose power {model.name} estimates"
         )
-        return attrs.evolve(dataset.isolated(background, taken), notes=(note,))
+        return attrs.evolve(dataset.isolated(background, taken), notes=(*dataset.notes, note))
 
     def _background(self, dataset: Dataset, context: IsolationContext) -> NDArray[np.bool_]:
         """Shape (rows,): whether the row is a background container's."""

@@ -57,7 +57,7 @@ def build_profile(
         feature_groups={},
         recordings=[recorded for part in parts for recorded in _recorded(part, part is idle)],
         background=[] if idle is None else sorted({workload(name) for name in idle.container_names}),
-        notes=_notes(quiet, idle is not None) + _contradictions(power, observations, idle),
+        notes=_notes(quiet, idle is not None) + _unmeasured(power, quiet) + _contradictions(power, observations, idle),
         node_type=node_type,
     )
     for group, features in FEATURE_GROUPS.items():
@@ -79,7 +79,9 @@ def _power(
         for component in components:
             watts = quiet_in.power[source, component]
             here = watts[quiet.instants & np.isfinite(watts)]
-            if len(here) == 0:
+            # one that was not measured while the machine was quiet: what it drew at other times
+            seen_quiet = len(here) > 0
+            if not seen_quiet:
                 here = watts[np.isfinite(watts)]
             low, middle, high = np.quantile(here, (0.25, 0.5, 0.75))
             columns = [part.power[source, component] for part in parts if (source, component) in part.power]
@@ -90,7 +92,7 @@ def _power(
                 idle_samples=len(here),
                 maximum=_rounded(every.max()),
                 samples=len(every),
-                upper_bound=not quiet.idle,
+                upper_bound=not (quiet.idle and seen_quiet),
                 counted_twice=any(part.counts.counted_twice[f"{source} {component}"] > 0 for part in parts),
             )
     return found
@@ -143,6 +145,17 @@ def _notes(quiet: QuietTimes, given: bool) -> list[str]:
     return [
         f"{which} {verdict}: in its quietest blocks {quiet.feature} is {quiet.level:.4g} per second, "
         f"{quiet.part:.0%} of {of} ({IDLE_PART:.0%} would be idle); its idle power is an upper bound{hint}"
+    ]
+
+
+def _unmeasured(power: Mapping[str, Mapping[str, ComponentPower]], quiet: QuietTimes) -> list[str]:
+    if not quiet.idle:
+        return []
+    return [
+        f"{source}: {component} was not measured while the machine was quiet: its idle power is an upper bound"
+        for source, components in power.items()
+        for component, found in components.items()
+        if found.upper_bound
     ]
 
 
