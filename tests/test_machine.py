@@ -1,0 +1,416 @@
+"""What machine this is: trees of /proc and /sys as kernels write them, descriptions as people write them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kepler_core.errors import UsageError
+from kepler_core.machine import ATTRIBUTES, MachineSpec, differences, identity, machine_spec_from, read_machine_spec
+from kepler_profiler.machine import Discovery, discover
+from kepler_profiler.processor_names import arm_processor_name, processor_name
+
+XEON = "Intel(R) Xeon(R) Platinum 8259CL CPU @ 2.50GHz"
+
+
+def put(root: Path, path: str, text: str | bytes) -> None:
+    file = root / path
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(text.encode() if isinstance(text, str) else text)
+
+
+def x86(
+    root: Path,
+    *,
+    model: str = XEON,
+    vendor: str = "GenuineIntel",
+    sockets: int = 2,
+    cores: int = 2,
+    threads: int = 2,
+    kib: int = 395_000_000,
+    khz: int | None = 3_500_000,
+    flags: str = "fpu sse2",
+    topology: bool = True,
+) -> Path:
+    """A tree of a machine with `sockets` x `cores` x `threads` CPUs, numbered as Linux numbers them:
+    first threads of all cores, then the second ones."""
+    physical = sockets * cores
+    blocks = []
+    for cpu in range(physical * threads):
+        package = (cpu % physical) // cores
+        blocks.append(
+            f"processor\t: {cpu}\nvendor_id\t: {vendor}\nmodel name\t: {model}\ncpu MHz\t\t: 2500.011\n"
+            f"physical id\t: {package}\nflags\t\t: {flags}\n"
+        )
+        base = f"sys/devices/system/cpu/cpu{cpu}"
+        if topology:
+            siblings = ",".join(str(cpu % physical + physical * t) for t in range(threads))
+            put(root, f"{base}/topology/physical_package_id", f"{package}\n")
+            put(root, f"{base}/topology/thread_siblings_list", f"{siblings}\n")
+        if khz is not None:
+            put(root, f"{base}/cpufreq/cpuinfo_max_freq", f"{khz}\n")
+    put(root, "proc/cpuinfo", "\n".join(blocks) + "\n")
+    put(root, "proc/meminfo", f"MemTotal:       {kib} kB\nMemFree:        1 kB\n")
+    put(root, "sys/devices/system/cpu/online", f"0-{physical * threads - 1}\n")
+    return root
+
+
+def arm(root: Path, *, implementer: str = "0x41", parts: tuple[str, ...] = ("0xd0c",) * 4) -> Path:
+    blocks = [
+        f"processor\t: {cpu}\nBogoMIPS\t: 243.75\nCPU implementer\t: {implementer}\nCPU part\t: {part}\n"
+        for cpu, part in enumerate(parts)
+    ]
+    put(root, "proc/cpuinfo", "\n".join(blocks) + "\n")
+    put(root, "proc/meminfo", "MemTotal:       32505856 kB\n")
+    put(root, "sys/devices/system/cpu/online", f"0-{len(parts) - 1}\n")
+    for cpu in range(len(parts)):
+        put(root, f"sys/devices/system/cpu/cpu{cpu}/topology/physical_package_id", "0\n")
+        put(root, f"sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list", f"{cpu}\n")
+    return root
+
+
+def says_why(found: Discovery) -> None:
+    """Every attribute has a value and where it is from, or a reason why not."""
+    for name in ATTRIBUTES:
+        if getattr(found.spec, name) is None:
+            assert found.unknown[name]
+            assert name not in found.found_in
+        else:
+            assert found.found_in[name]
+            assert name not in found.unknown
+
+
+# --- machines -------------------------------------------------------------------------------------
+
+
+def test_bare_metal(tmp_path: Path) -> None:
+    found = discover(x86(tmp_path, cores=24))
+    assert found.spec == MachineSpec("intel_xeon_platinum_8259cl", 96, 2, 376, 3500, "genuineintel", 2)
+    assert found.virtual is None
+    assert found.unknown == {}
+    says_why(found)
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        ("Intel(R) Xeon(R) Platinum 8259CL CPU @ 2.50GHz", "intel_xeon_platinum_8259cl"),
+        ("Intel(R) Xeon(R) CPU E5-2686 v4 @ 2.30GHz", "intel_xeon_e5_2686v4"),
+        ("Intel(R) Xeon(R) Platinum 8275CL CPU @ 3.00GHz", "intel_xeon_platinum_8275cl"),
+        ("Intel(R) Xeon(R) Platinum 8252C CPU @ 3.80GHz", "intel_xeon_platinum_8252c"),
+        ("Intel(R) Xeon(R) Platinum 8488C", "intel_xeon_platinum_8488c"),
+        ("AMD EPYC 7763 64-Core Processor", "amd_epyc_7763"),
+        ("AMD Ryzen 7 5800X 8-Core Processor", "amd_ryzen_7_5800x"),
+        ("AMD Ryzen 7 5700G with Radeon Graphics", "amd_ryzen_7_5700g"),
+        ("11th Gen Intel(R) Core(TM) i7-1185G7 @ 3.00GHz", "intel_core_i7_1185g7"),
+        ("Intel Xeon Processor (Skylake, IBRS)", "intel_xeon_skylake"),
+    ],
+)
+def test_names_of_processors(model: str, name: str, tmp_path: Path) -> None:
+    """The first five are those of the public database's machines."""
+    assert processor_name(model) == name
+    assert discover(x86(tmp_path, model=model)).spec.processor == name
+
+
+@pytest.mark.parametrize(
+    "model", ["QEMU Virtual CPU version 2.5+", "Common KVM processor", "CPU", "", "@ 2.50GHz", "()"]
+)
+def test_names_that_name_no_processor(model: str, tmp_path: Path) -> None:
+    assert processor_name(model) is None
+    found = discover(x86(tmp_path, model=model))
+    assert found.spec.processor is None
+    says_why(found)
+
+
+def test_amd(tmp_path: Path) -> None:
+    found = discover(
+        x86(tmp_path, model="AMD EPYC 7763 64-Core Processor", vendor="AuthenticAMD", sockets=1, khz=3_529_052)
+    )
+    assert (found.spec.processor, found.spec.vendor) == ("amd_epyc_7763", "authenticamd")
+    assert (found.spec.chips, found.spec.frequency) == (1, 3500)
+
+
+def test_a_virtual_machine_with_a_socket_for_every_cpu(tmp_path: Path) -> None:
+    found = discover(x86(tmp_path, sockets=4, cores=1, threads=1, khz=None, flags="fpu hypervisor"))
+    assert found.virtual is not None
+    assert (found.spec.cores, found.spec.chips, found.spec.frequency) == (4, None, None)
+    assert "socket for each of its 4 CPUs" in found.unknown["chips"]
+    assert "2500.011" in found.unknown["frequency"]
+    says_why(found)
+
+
+def test_sockets_of_bare_metal_are_believed(tmp_path: Path) -> None:
+    assert discover(x86(tmp_path, sockets=2, cores=1, threads=1)).spec.chips == 2
+
+
+@pytest.mark.parametrize(
+    ("files", "virtual"),
+    [
+        ({"sys/class/dmi/id/sys_vendor": "QEMU", "sys/class/dmi/id/product_name": "Standard PC"}, True),
+        ({"sys/class/dmi/id/sys_vendor": "Amazon EC2", "sys/class/dmi/id/product_name": "m5.large"}, True),
+        ({"sys/class/dmi/id/sys_vendor": "Amazon EC2", "sys/class/dmi/id/product_name": "m5.metal"}, False),
+        ({"sys/class/dmi/id/sys_vendor": "Dell Inc.", "sys/class/dmi/id/product_name": "PowerEdge R640"}, False),
+        ({"sys/hypervisor/type": "xen"}, True),
+        ({"sys/firmware/devicetree/base/hypervisor/compatible": "linux,kvm"}, True),
+    ],
+)
+def test_what_says_that_it_is_virtual(files: dict[str, str], virtual: bool, tmp_path: Path) -> None:
+    for path, text in files.items():
+        put(tmp_path, path, text + "\n")
+    assert (discover(x86(tmp_path)).virtual is not None) == virtual
+
+
+def test_a_container_without_sys(tmp_path: Path) -> None:
+    """Only /proc: cores and chips are from there, what shares a core nobody says."""
+    found = discover(x86(tmp_path, topology=False, khz=None))
+    (tmp_path / "sys/devices/system/cpu/online").unlink()
+    found = discover(tmp_path)
+    assert (found.spec.cores, found.spec.chips) == (8, 2)
+    assert (found.spec.threads_per_core, found.spec.frequency) == (None, None)
+    assert "no cpufreq driver" in found.unknown["frequency"]
+    says_why(found)
+
+
+def test_cpus_that_are_offline_do_not_count(tmp_path: Path) -> None:
+    x86(tmp_path, sockets=1, cores=4, threads=1)
+    put(tmp_path, "sys/devices/system/cpu/online", "0-1,3\n")
+    assert discover(tmp_path).spec.cores == 3
+
+
+def test_hybrid_cores(tmp_path: Path) -> None:
+    """Two cores with two threads and two with one."""
+    x86(tmp_path, model="12th Gen Intel(R) Core(TM) i5-1240P", sockets=1, cores=6, threads=1)
+    for cpu, siblings, khz in ((0, "0-1", 4_400_000), (1, "0-1", 4_400_000), (2, "2-3", 4_400_000), (3, "2-3", 1)):
+        put(tmp_path, f"sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list", siblings + "\n")
+        put(tmp_path, f"sys/devices/system/cpu/cpu{cpu}/cpufreq/cpuinfo_max_freq", f"{khz}\n")
+    found = discover(tmp_path)
+    assert found.spec.threads_per_core is None
+    assert found.unknown["threads_per_core"] == "hybrid: cores with 1 and 2 threads"
+    assert (found.spec.cores, found.spec.frequency) == (6, 4400)
+
+
+def test_arm(tmp_path: Path) -> None:
+    found = discover(arm(tmp_path))
+    assert found.spec == MachineSpec("arm_neoverse_n1", 4, 1, 31, None, "arm", 1)
+    says_why(found)
+
+
+def test_arm_that_is_not_known(tmp_path: Path) -> None:
+    found = discover(arm(tmp_path, implementer="0x99", parts=("0xfff",)))
+    assert (found.spec.processor, found.spec.vendor) == (None, None)
+    assert "0x99" in found.unknown["processor"]
+    assert arm_processor_name(0x41, 0xFFF) is None
+    says_why(found)
+
+
+def test_arm_with_two_kinds_of_cores(tmp_path: Path) -> None:
+    found = discover(arm(tmp_path, parts=("0xd08", "0xd03", "0xd03")))
+    assert found.spec.processor is None
+    assert "0xd03, 0xd08" in found.unknown["processor"]
+    assert found.spec.vendor == "arm"
+
+
+@pytest.mark.parametrize(
+    ("kib", "gib"), [(0, None), (1023 * 1024, None), (1024 * 1024, 1), (int(15.6 * 2**20), 15), (2**40, 2**20)]
+)
+def test_memory(kib: int, gib: int | None, tmp_path: Path) -> None:
+    found = discover(x86(tmp_path, kib=kib))
+    assert found.spec.memory == gib
+    says_why(found)
+
+
+@pytest.mark.parametrize(("khz", "mhz"), [(0, None), (-5, None), (49_000, None), (2_950_001, 3000), (3_449_999, 3400)])
+def test_frequency(khz: int, mhz: int | None, tmp_path: Path) -> None:
+    found = discover(x86(tmp_path, khz=khz))
+    assert found.spec.frequency == mhz
+    says_why(found)
+
+
+def test_nothing_can_be_read(tmp_path: Path) -> None:
+    for root in (tmp_path, tmp_path / "absent"):
+        found = discover(root)
+        assert found.spec == MachineSpec()
+        assert set(found.unknown) == set(ATTRIBUTES)
+        assert found.virtual is None
+
+
+NASTY = st.one_of(
+    st.binary(max_size=200),
+    st.lists(
+        st.sampled_from(
+            [
+                b"0x", b"processor", b"model name", b"physical id", b"flags", b"vendor_id", b"CPU part",
+                b"CPU implementer",
+                b":", b"\t: ", b"\n", b"\n\n", b"0", b"-1", b"0-", b"-", b",", b"0-99999999999999", b"9" * 5000,
+                b"\xff", b"\x00", "²٣".encode(), b"0xd0c", b"MemTotal:  ", b" kB", b"(((", b"Intel", b"@",
+                b"hypervisor",
+            ]
+        ),
+        max_size=30,
+    ).map(b"".join),
+)  # fmt: skip
+
+
+@given(cpuinfo=NASTY, meminfo=NASTY, online=NASTY, package=NASTY, siblings=NASTY, frequency=NASTY)
+def test_whatever_the_files_hold(
+    tmp_path_factory: pytest.TempPathFactory,
+    cpuinfo: bytes,
+    meminfo: bytes,
+    online: bytes,
+    package: bytes,
+    siblings: bytes,
+    frequency: bytes,
+) -> None:
+    root = tmp_path_factory.mktemp("machine")
+    put(root, "proc/cpuinfo", b"processor: 0\nmodel name: " + cpuinfo)
+    put(root, "proc/meminfo", b"MemTotal: " + meminfo + b" kB\n")
+    put(root, "sys/devices/system/cpu/online", online)
+    put(root, "sys/devices/system/cpu/cpu0/topology/physical_package_id", package)
+    put(root, "sys/devices/system/cpu/cpu0/topology/thread_siblings_list", siblings)
+    put(root, "sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq", frequency)
+    found = discover(root)
+    says_why(found)
+    # what was found can be written and read again
+    assert machine_spec_from(json.loads(json.dumps(found.spec.as_dict())), "found") == found.spec
+    shutil.rmtree(root)
+
+
+@given(st.text(max_size=80))
+def test_any_model_name(model: str) -> None:
+    name = processor_name(model)
+    assert name is None or re.fullmatch(r"[a-z0-9]+(_[a-z0-9]+)+", name)
+
+
+# --- descriptions in files ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("document", "words"),
+    [
+        ({"cores": 4.0}, ["cores", "4.0", "whole number"]),
+        ({"cores": "96"}, ["cores", "'96'", "whole number"]),
+        ({"cores": True}, ["cores", "whole number"]),
+        ({"cores": -1}, ["cores", "-1"]),
+        ({"memory": 10**13}, ["memory", "cannot be right"]),
+        ({"processor": 5}, ["processor", "not a name"]),
+        ({"processor": "x" * 2000}, ["processor", "not a name"]),
+        ({"processr": "x"}, ["'processr'", "processor"]),
+        ({"attrs": {"cores": 4}, "members": []}, ["node-type index", "attrs"]),
+        ({"0": {"attrs": {"cores": 4}}}, ["node-type index"]),
+        ([], ["object", "list"]),
+        (None, ["object", "NoneType"]),
+    ],
+)
+def test_descriptions_that_are_wrong(document: Any, words: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "spec.json"
+    path.write_text(json.dumps(document))
+    with pytest.raises(UsageError) as raised:
+        read_machine_spec(path)
+    message = str(raised.value)
+    assert message.startswith(str(path))
+    assert "\n" not in message
+    for word in words:
+        assert word in message
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[" * 100_000])
+def test_files_that_are_no_json(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "spec.json"
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match=r"not JSON"):
+        read_machine_spec(path)
+
+
+def test_what_is_not_stated() -> None:
+    document = {"processor": " ", "cores": 0, "chips": None, "memory": 3, "vendor": ""}
+    assert machine_spec_from(document, "x") == MachineSpec(memory=3)
+    assert machine_spec_from({}, "x").as_dict() == {}
+
+
+@given(st.binary(max_size=100))
+def test_any_bytes_as_a_description(content: bytes) -> None:
+    try:
+        document = json.loads(content)
+    except ValueError:
+        return
+    try:
+        machine_spec_from(document, "x")
+    except UsageError as error:
+        message = str(error)
+    else:
+        return
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("value", [0, -5, "", "96", None, [], float("inf"), float("nan")])
+def test_values_that_do_not_identify(value: Any) -> None:
+    assert identity({"processor": "a_b", "cores": value}) == {"processor": "a_b"}
+
+
+def test_differences() -> None:
+    one = {"processor": "a_b", "cores": 4, "memory": 8, "vendor": "x"}
+    assert differences(one, {"processor": "A_B ", "cores": 4, "vendor": "y"}) == []
+    assert differences(one, {"cores": 8, "memory": 8}) == ["cores 4, not 8"]
+    assert differences({}, one) == []
+
+
+# --- this machine ---------------------------------------------------------------------------------
+
+
+def kepler(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "kepler_core", "profile", "machine", *map(str, arguments)]
+    return subprocess.run(command, check=False, capture_output=True, text=True)
+
+
+def test_this_machine(tmp_path: Path) -> None:
+    """Compared with what the system's own tools say."""
+    path = tmp_path / "spec.json"
+    done = kepler("--json", "-o", path)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    spec = found["machine_spec"]
+    assert read_machine_spec(path).as_dict() == spec
+    assert set(spec) | set(found["unknown"]) == set(ATTRIBUTES)
+    online = os.sysconf("SC_NPROCESSORS_ONLN")
+    assert spec["cores"] == online
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert spec["memory"] == total // 2**30
+    cpuinfo = Path("/proc/cpuinfo").read_text()
+    if "vendor" in spec and (vendor := re.search(r"^vendor_id\s*: (\S+)", cpuinfo, re.MULTILINE)):
+        assert spec["vendor"] == vendor[1].casefold()
+    if (lscpu := shutil.which("lscpu")) is None:
+        pytest.skip("lscpu is not here")
+    listed = json.loads(subprocess.run([lscpu, "-J"], check=True, capture_output=True, text=True).stdout)["lscpu"]
+    flat = {}
+    while listed:
+        entry = listed.pop()
+        flat[entry["field"].rstrip(":")] = entry["data"]
+        listed += entry.get("children", [])
+    for key, name in (("Thread(s) per core", "threads_per_core"), ("Socket(s)", "chips")):
+        if name in spec and (flat.get(key) or "").isdecimal():
+            assert spec[name] == int(flat[key])
+    assert (found["virtual"] is not None) >= ("Hypervisor vendor" in flat)
+
+
+def test_the_table(tmp_path: Path) -> None:
+    done = kepler()
+    assert done.returncode == 0, done.stderr
+    for name in ATTRIBUTES:
+        assert f"\n{name} " in done.stdout
+
+
+def test_a_file_that_cannot_be_written(tmp_path: Path) -> None:
+    done = kepler("-o", tmp_path / "absent" / "spec.json")
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "cannot write" in done.stderr
