@@ -13,8 +13,10 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -50,6 +52,7 @@ from kepler_core.store.layout import zip_bytes
 from kepler_core.store.local import VERSIONS, LocalStore
 from kepler_core.store.manifest import sha256
 from kepler_profiler.similarity import SpecTable
+from kepler_servers.rsgi import READ_SECONDS
 
 DATABASE = ROOT.parent / "shared" / "data" / "model_db"
 EVERY = [*COUNTERS, *BPF]
@@ -618,6 +621,33 @@ def total(found: dict[tuple[str, frozenset[tuple[str, str]]], float], name: str,
     return sum(value for (n, have), value in found.items() if n == name and labels.items() <= dict(have).items())
 
 
+def test_the_same_bytes_again(server: ServerProcess) -> None:
+    """What was answered before is answered, and counted, as it was."""
+
+    def said(found: Answer) -> tuple[int, dict[str, str], bytes]:
+        return found.status, {k: v for k, v in found.headers.items() if k != "date"}, found.body
+
+    for weight in (True, False):
+        request = {**CAPTURED, "weight": weight, "metrics": [*CAPTURED["metrics"], f"only-here-{weight}"]}
+        before = server.metrics()
+        first = said(server.post(request))
+        assert first[0] == 200
+        assert int(first[1]["content-length"]) == len(first[2])
+        for _ in range(3):
+            assert said(server.post(request)) == first
+        after = server.metrics()
+        for name in ("requests_total", "request_seconds_count"):
+            name = f"kepler_model_server_{name}"
+            assert total(after, name, endpoint="model") - total(before, name, endpoint="model") == 4
+        name = "kepler_model_server_selections_total"
+        assert total(after, name) - total(before, name) == 4
+        body = json.dumps(request).encode()
+        # another question with these bytes is another question
+        assert list(server.ask("POST", "/model?explain=1", body).json()) == ["selection"]
+        assert server.ask("POST", "/model?other=1", body).status == 400
+        assert server.ask("PUT", "/model", body).status == 405
+
+
 def test_metrics_count_requests(server: ServerProcess) -> None:
     before = server.metrics()
     for _ in range(3):
@@ -731,7 +761,7 @@ def test_what_is_not_http(server: ServerProcess, rubbish: bytes) -> None:
             connection.sendall(rubbish)
             connection.shutdown(socket.SHUT_WR)
             answer = read_all(connection)
-        except (ConnectionResetError, BrokenPipeError):
+        except OSError:  # it has closed the connection, before or after our last byte
             answer = b""
     assert not answer.startswith(b"HTTP/1.1 5"), answer[:300]
     weights(server.post(CAPTURED))
@@ -780,6 +810,30 @@ def test_slow_clients_hold_up_nobody(server: ServerProcess) -> None:
         for connection in slow:
             connection.close()
     weights(server.post(CAPTURED))
+
+
+def test_bodies_that_do_not_come(server: ServerProcess) -> None:
+    halves = [half for half in HALVES if half.startswith(b"POST") and b"\r\n\r\n" in half]
+    assert len(halves) == 3
+    with ExitStack() as opened:
+        slow = [opened.enter_context(server.raw()) for _ in range(3 * len(halves))]
+        for index, connection in enumerate(slow):
+            connection.sendall(halves[index % len(halves)])
+        # one that takes its time, but not too much of it
+        late = opened.enter_context(server.raw())
+        request = post_bytes(CAPTURED, close=True)
+        late.sendall(request[:-1])
+        weights(server.post(CAPTURED))
+        time.sleep(READ_SECONDS / 2)
+        late.sendall(request[-1:])
+        assert read_all(late).startswith(b"HTTP/1.1 200")
+        for connection in slow:
+            connection.settimeout(PATIENCE)
+            answer = connection.recv(2**16)
+            assert answer.startswith(b"HTTP/1.1 408"), answer[:300]
+            assert b"was not there within 10 s" in answer
+    weights(server.post(CAPTURED))
+    assert total(server.metrics(), "kepler_model_server_requests_total", status="408") == len(slow)
 
 
 def test_clients_that_leave_early(server: ServerProcess) -> None:

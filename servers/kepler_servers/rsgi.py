@@ -3,6 +3,9 @@
 Granian's own WSGI mode gives each request a thread that waits for the body for as long as the client
 likes. Here the body is read by the event loop, with limits, and the application is called when it
 is complete: a client that sends byte by byte, or stops, costs a connection and nothing else.
+
+An application may remember answers. They are sent from here, as a cache before it would: routing a
+request costs many times what finding its answer does.
 """
 
 from __future__ import annotations
@@ -10,11 +13,12 @@ from __future__ import annotations
 import asyncio
 import io
 import sys
+import time
 from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from http import HTTPStatus
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 import msgspec
@@ -35,6 +39,22 @@ class BodyTooLargeError(Exception):
     """More was sent than is taken."""
 
 
+class Reply(NamedTuple):
+    """A whole answer."""
+
+    status: int
+    headers: Headers
+    body: bytes
+
+
+Remembered = Callable[[str, str, str, bytes], Reply | None]
+"""The answer to a method, path, query and body, if it is the same as before."""
+
+
+def _nothing(method: str, path: str, query: str, body: bytes) -> Reply | None:
+    return None
+
+
 class Bridge:
     """An RSGI application that calls a WSGI one."""
 
@@ -44,11 +64,14 @@ class Bridge:
         *,
         max_body: int,
         quick: Collection[str] = (),
+        remembered: Remembered = _nothing,
         refused: Callable[[int], None] = lambda status: None,
     ) -> None:
         """`quick` are paths that take microseconds: they are answered by the event loop itself, all
-        others by a few threads. `refused` is told the status of requests that the application never
-        sees."""
+        others by a few threads. `remembered` is asked first. `refused` is told the status of requests
+        that were not complete."""
+        self._remembered = remembered
+        self._deadlines = _Deadlines(READ_SECONDS)
         self._refused = refused
         self._application = application
         self._max_body = max_body
@@ -59,11 +82,8 @@ class Bridge:
         if scope.proto != "http":
             protocol.close(403)
             return
-        headers = scope.headers.items()
-        length = scope.headers.get("content-length")
         try:
-            async with asyncio.timeout(READ_SECONDS):
-                body = await self._body(scope, protocol, length)
+            body = await self._body(scope, protocol)
         except BodyTooLargeError:
             self._refuse(protocol, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"a body of more than {self._max_body} bytes")
             return
@@ -72,37 +92,41 @@ class Bridge:
             return
         except RuntimeError:
             return  # the client is gone
-        environ = _environ(scope, headers, body)
-        if scope.path in self._quick:
-            status, found, content = self._call(environ)
-        else:
-            loop = asyncio.get_running_loop()
-            status, found, content = await loop.run_in_executor(self._threads, self._call, environ)
-        protocol.response_bytes(status, found, content)
+        reply = self._remembered(scope.method, scope.path, scope.query_string, body)
+        if reply is None:
+            environ = _environ(scope, body)
+            if scope.path in self._quick:
+                reply = self._call(environ)
+            else:
+                reply = await asyncio.get_running_loop().run_in_executor(self._threads, self._call, environ)
+        protocol.response_bytes(*reply)
 
     def _refuse(self, protocol: Any, status: HTTPStatus, message: str) -> None:
         headers = [("content-type", "application/json"), ("connection", "close")]
         protocol.response_bytes(int(status), headers, msgspec.json.encode({"msg": message}))
         self._refused(int(status))
 
-    async def _body(self, scope: Any, protocol: Any, length: str | None) -> bytes:
-        if length is None and "transfer-encoding" not in scope.headers:
+    async def _body(self, scope: Any, protocol: Any) -> bytes:
+        headers = scope.headers
+        length = headers.get("content-length")
+        if length is None and "transfer-encoding" not in headers:
             return b""
-        if length is not None and length.isdecimal() and int(length) <= self._max_body:
-            return bytes(await protocol())
-        body = bytearray()
-        seen = 0
-        async for chunk in protocol:
-            seen += len(chunk)
-            if seen > MAX_DISCARDED:
-                break
-            if seen <= self._max_body:
-                body += chunk
+        with self._deadlines:
+            if length is not None and length.isdecimal() and int(length) <= self._max_body:
+                return bytes(await protocol())
+            body = bytearray()
+            seen = 0
+            async for chunk in protocol:
+                seen += len(chunk)
+                if seen > MAX_DISCARDED:
+                    break
+                if seen <= self._max_body:
+                    body += chunk
         if seen > self._max_body:
             raise BodyTooLargeError
         return bytes(body)
 
-    def _call(self, environ: dict[str, Any]) -> tuple[int, Headers, bytes]:
+    def _call(self, environ: dict[str, Any]) -> Reply:
         status = 500
         headers: Headers = []
 
@@ -116,10 +140,55 @@ class Bridge:
         finally:
             if (close := getattr(parts, "close", None)) is not None:
                 close()
-        return status, headers, content
+        return Reply(status, headers, content)
 
 
-def _environ(scope: Any, headers: Iterable[tuple[str, str]], body: bytes) -> dict[str, Any]:
+class _Deadlines:
+    """`with` it, a task gets `TimeoutError` when it takes longer.
+
+    As `asyncio.timeout`, but with one timer for all: setting and cancelling one for each request is a
+    good part of what a quick answer costs. So a task may get a tenth more time.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._until: dict[asyncio.Task[Any], float] = {}
+        self._overdue: set[asyncio.Task[Any]] = set()
+        self._looking = False
+
+    def __enter__(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._until[task] = time.monotonic() + self._seconds
+        if not self._looking:
+            self._look_later()
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._until.pop(task, None)
+        if task in self._overdue:
+            self._overdue.discard(task)
+            task.uncancel()
+            if kind is asyncio.CancelledError:
+                raise TimeoutError
+
+    def _look_later(self) -> None:
+        self._looking = True
+        asyncio.get_running_loop().call_later(self._seconds / 10, self._look)
+
+    def _look(self) -> None:
+        self._looking = False
+        now = time.monotonic()
+        for task in [task for task, until in self._until.items() if until <= now]:
+            del self._until[task]
+            self._overdue.add(task)
+            task.cancel()
+        if self._until:
+            self._look_later()
+
+
+def _environ(scope: Any, body: bytes) -> dict[str, Any]:
     environ = {
         "REQUEST_METHOD": scope.method,
         "SCRIPT_NAME": "",
@@ -137,7 +206,7 @@ def _environ(scope: Any, headers: Iterable[tuple[str, str]], body: bytes) -> dic
         "wsgi.multiprocess": True,
         "wsgi.run_once": False,
     }
-    for name, value in headers:
+    for name, value in scope.headers.items():
         environ[_variable(name)] = value
     environ["CONTENT_TYPE"] = environ.pop("HTTP_CONTENT_TYPE", "")
     environ["CONTENT_LENGTH"] = str(len(body))

@@ -28,6 +28,10 @@ class Answer:
     content_type: str
     headers: Mapping[str, str] = attrs.field(factory=dict)
 
+    def header_list(self) -> list[tuple[str, str]]:
+        """All that is said about it."""
+        return [("Content-Type", self.content_type), *self.headers.items()]
+
 
 def weights_members(model: StoredModel) -> bytes:
     """A model's weights as Kepler takes them, without the braces around them."""

@@ -28,12 +28,14 @@ from kepler_servers.model_server.answers import (
 )
 from kepler_servers.model_server.metrics import CONTENT_TYPE, ServerMetrics
 from kepler_servers.model_server.openapi import document
+from kepler_servers.rsgi import Reply
 from kepler_servers.wire import checked_output_type, integers, read_model_request
 
 log = logging.getLogger(__name__)
 
 MAX_BODY = 256 * 1024
 MAX_PAGE = 1000
+MODEL_ENDPOINT = "model"
 _MODEL_ROUTE = "/models/<pipeline>/<source>/<output_type>/<feature_group>/<name>"
 _DAMAGED_TRIES = 5
 _CONDITIONS = ("energy-source", "output-type", "feature-group", "node-type", "filter")
@@ -52,7 +54,7 @@ class ModelServer:
         self._recent = _RecentAnswers()
         self._openapi = msgspec.json.encode(document(model_path))
         routes: list[tuple[str, str, str, Handler]] = [
-            ("POST", model_path, "model", self.model),
+            ("POST", model_path, MODEL_ENDPOINT, self.model),
             ("GET", "/best-models", "best-models", self.best_models),
             ("GET", "/models", "models", self.models),
             ("GET", _MODEL_ROUTE, "stored-model", self.stored_model),
@@ -73,8 +75,7 @@ class ModelServer:
             status, answer = self._guarded(endpoint, handler, arguments)
             response = bottle.response
             response.status = status
-            response.content_type = answer.content_type
-            for name, value in answer.headers.items():
+            for name, value in answer.header_list():
                 response.set_header(name, value)
             self.metrics.observe(endpoint, status, time.perf_counter() - started)
             return answer.body
@@ -120,10 +121,6 @@ class ModelServer:
     def model(self) -> Answer:
         body = bottle.request.environ["wsgi.input"].read()
         explain = _flag("explain")
-        if not explain and (kept := self._recent.get(self.live.current, body)) is not None:
-            request, selection, answer = kept
-            self._selected(request, selection)
-            return answer
         request = read_model_request(body)
         for _ in range(_DAMAGED_TRIES):
             catalogue = self.live.current
@@ -135,13 +132,27 @@ class ModelServer:
             except StoreError as error:
                 self.live.drop(selection.model, str(error))
                 continue
-            self._recent.keep(catalogue, body, (request, selection, answer))
+            self._recent.keep(catalogue, body, request, selection, answer)
             self._selected(request, selection)
             return answer
         raise StoreError("the models that fit are damaged, see /healthz")
 
+    def remembered(self, method: str, path: str, query: str, body: bytes) -> Reply | None:
+        """The answer to a request for a model with the very same bytes as one before, which nodes of one
+        kind send, for as long as the catalogue stays. It is counted like any other."""
+        started = time.perf_counter()
+        if method != "POST" or query or path != self.model_path:
+            return None
+        kept = self._recent.get(self.live.current, body)
+        if kept is None:
+            return None
+        request, selection, reply = kept
+        self._selected(request, selection)
+        self.metrics.observe(MODEL_ENDPOINT, reply.status, time.perf_counter() - started)
+        return reply
+
     def _selected(self, request: ModelRequest, selection: Selection) -> None:
-        self.metrics.selections.labels(request.output_type, selection.node_type.match).inc()
+        self.metrics.selected(request.output_type, selection.node_type.match)
         if events().manager.hook.kepler_model_selected.get_hookimpls():
             events().send("kepler_model_selected", model=selection.model.metadata)
 
@@ -241,23 +252,26 @@ class ModelServer:
 
 
 class _RecentAnswers:
-    """Answers to the very same bytes, which nodes of one kind send, for as long as the catalogue stays."""
+    """Answers to requests for a model, by their bytes, of one catalogue."""
 
     MOST = 512
     LARGEST = 16 * 1024
 
     def __init__(self) -> None:
         self._catalogue: Catalogue | None = None
-        self._kept: dict[bytes, tuple[ModelRequest, Selection, Answer]] = {}
+        self._kept: dict[bytes, tuple[ModelRequest, Selection, Reply]] = {}
 
-    def get(self, catalogue: Catalogue, body: bytes) -> tuple[ModelRequest, Selection, Answer] | None:
+    def get(self, catalogue: Catalogue, body: bytes) -> tuple[ModelRequest, Selection, Reply] | None:
         return self._kept.get(body) if catalogue is self._catalogue else None
 
-    def keep(self, catalogue: Catalogue, body: bytes, found: tuple[ModelRequest, Selection, Answer]) -> None:
+    def keep(
+        self, catalogue: Catalogue, body: bytes, request: ModelRequest, selection: Selection, answer: Answer
+    ) -> None:
         if catalogue is not self._catalogue or len(self._kept) >= self.MOST:
             self._catalogue, self._kept = catalogue, {}
-        if len(body) + len(found[2].body) <= self.LARGEST:
-            self._kept[body] = found
+        if len(body) + len(answer.body) <= self.LARGEST:
+            headers = [*answer.header_list(), ("Content-Length", str(len(answer.body)))]
+            self._kept[body] = request, selection, Reply(200, headers, answer.body)
 
 
 class _NotFoundError(Exception):

@@ -52,10 +52,26 @@ class ServerMetrics:
             self._registry = own
         self._registry.register(_CatalogueCollector(live))
 
+        # looking up a child by its labels costs more than counting does; there are few of them
+        self._answered: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
+        self._selected: dict[tuple[str, str], Counter] = {}
+
     def observe(self, endpoint: str, status: int, seconds: float) -> None:
         """Count an answered request."""
-        self.requests.labels(endpoint, str(status)).inc()
-        self.latency.labels(endpoint).observe(seconds)
+        found = self._answered.get((endpoint, status))
+        if found is None:
+            found = self.requests.labels(endpoint, str(status)), self.latency.labels(endpoint)
+            self._answered[endpoint, status] = found
+        requests, latency = found
+        requests.inc()
+        latency.observe(seconds)
+
+    def selected(self, output_type: str, match: str) -> None:
+        """Count a choice of a model."""
+        found = self._selected.get((output_type, match))
+        if found is None:
+            found = self._selected[output_type, match] = self.selections.labels(output_type, match)
+        found.inc()
 
     def exposition(self) -> bytes:
         """All of it as Prometheus reads it."""

@@ -66,5 +66,9 @@ def application() -> Bridge:
     # reading an archive from far away takes longer than others should wait
     quick = () if is_url(settings.store) else (settings.model_path, "/healthz", "/readyz")
     return Bridge(
-        server.app, max_body=MAX_BODY, quick=quick, refused=lambda status: metrics.observe("other", status, 0.0)
+        server.app,
+        max_body=MAX_BODY,
+        quick=quick,
+        remembered=server.remembered,
+        refused=lambda status: metrics.observe("other", status, 0.0),
     )
