@@ -3,33 +3,67 @@
 from __future__ import annotations
 
 import zlib
+from itertools import accumulate
 
 import attrs
 
 _FAST = 1
+_TEXTS = 16
+"""So many are compressed as one: more would take less memory, and longer to get one of them out."""
+
+
+@attrs.define(eq=False)
+class _Block:
+    """Texts that are compressed together, once there are `_TEXTS` of them."""
+
+    texts: list[bytes] = attrs.field(factory=list)
+    packed: bytes = b""
+    ends: tuple[int, ...] = ()
+
+    def add(self, text: bytes) -> int:
+        """Its number in the block."""
+        self.texts.append(text)
+        return len(self.texts) - 1
+
+    @property
+    def full(self) -> bool:
+        return len(self.texts) >= _TEXTS
+
+    def close(self) -> None:
+        self.ends = tuple(accumulate(map(len, self.texts)))
+        self.packed = zlib.compress(b"".join(self.texts), _FAST)
+        self.texts = []
+
+    def text(self, number: int) -> bytes:
+        # taken once: closing sets `packed` before it lets the texts go
+        texts = self.texts
+        if texts:
+            return texts[number]
+        return zlib.decompress(self.packed)[self.ends[number - 1] if number else 0 : self.ends[number]]
 
 
 @attrs.frozen(eq=False)
 class PackedText:
-    """A text, compressed with another one as a dictionary."""
+    """A text, compressed together with others."""
 
-    _content: bytes
-    _like: bytes
+    _block: _Block
+    _number: int
 
     def unpack(self) -> bytes:
         """The text."""
-        unpacker = zlib.decompressobj(zdict=self._like)
-        return unpacker.decompress(self._content) + unpacker.flush()
+        return self._block.text(self._number)
 
 
 class Packer:
-    """Packs texts with the first one as the dictionary of all."""
+    """Packs texts, those that come after each other together."""
 
     def __init__(self) -> None:
-        self._like = b""
+        self._block = _Block()
 
     def __call__(self, text: bytes) -> PackedText:
-        # zlib looks back 32 KiB at most
-        self._like = self._like or text[:32768]
-        packer = zlib.compressobj(_FAST, zdict=self._like)
-        return PackedText(packer.compress(text) + packer.flush(), self._like)
+        block = self._block
+        found = PackedText(block, block.add(text))
+        if block.full:
+            block.close()
+            self._block = _Block()
+        return found

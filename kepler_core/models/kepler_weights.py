@@ -57,6 +57,24 @@ class _Component(msgspec.Struct):
     All_Weights: AllWeights
 
 
+class _Document(msgspec.Struct):
+    """A weight file; its other members are of no use here."""
+
+    package: _Component | msgspec.UnsetType = msgspec.UNSET
+    core: _Component | msgspec.UnsetType = msgspec.UNSET
+    uncore: _Component | msgspec.UnsetType = msgspec.UNSET
+    dram: _Component | msgspec.UnsetType = msgspec.UNSET
+    platform: _Component | msgspec.UnsetType = msgspec.UNSET
+
+    def components(self) -> dict[str, AllWeights]:
+        found = ((name, getattr(self, name)) for name in COMPONENTS)
+        return {name: component.All_Weights for name, component in found if component is not msgspec.UNSET}
+
+
+_decoder = msgspec.json.Decoder(_Document)
+_encoder = msgspec.json.Encoder()
+
+
 @attrs.frozen(eq=False)
 class KeplerWeights:
     """Weights that are safe for Kepler to evaluate."""
@@ -80,8 +98,7 @@ class KeplerWeights:
     @property
     def components(self) -> dict[str, AllWeights]:
         """The weights of each component."""
-        decoded = msgspec.json.decode(b"{" + self.encoded + b"}", type=dict[str, _Component])
-        return {component: found.All_Weights for component, found in decoded.items()}
+        return _decoder.decode(b"{" + self.encoded + b"}").components()
 
     def model_name(self, node_type: int) -> str:
         """`<Trainer>_<node type>`, as the client takes it."""
@@ -94,14 +111,11 @@ def read_weights(content: bytes, trainer: str, features: Sequence[str], pack: Pa
     `trainer` and `features` are those of the model; `pack` keeps the weights of many models small.
     """
     try:
-        document = msgspec.json.decode(content, type=dict[str, msgspec.Raw])
-        decoded = {
-            name: msgspec.json.decode(raw, type=_Component) for name, raw in document.items() if name in COMPONENTS
-        }
+        document = _decoder.decode(content)
     except (msgspec.DecodeError, RecursionError) as error:
         raise ModelError(f"damaged weights: {error}") from error
-    components = {name: found.All_Weights for name, found in decoded.items()}
-    packed = (pack or Packer())(msgspec.json.encode(decoded)[1:-1])
+    components = document.components()
+    packed = (pack or Packer())(_encoder.encode(document)[1:-1])
     if not components:
         raise ModelError(f"no weights for any of {', '.join(COMPONENTS)}")
     if (PLATFORM_COMPONENTS[0] in components) and any(c in components for c in RAPL_COMPONENTS):

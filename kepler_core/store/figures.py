@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import attrs
@@ -12,7 +13,7 @@ import attrs
 # numbers that are neither errors nor correlations
 _NOT_FIGURES = ("node_type", "rows", "mape_floor")
 
-# most models of a store have the same figures: one tuple of their names serves all
+# one tuple of names serves all models that have the same figures
 _KEYS: dict[tuple[str, ...], tuple[str, ...]] = {}
 _MOST_KEYS = 1000
 
@@ -35,16 +36,15 @@ def read_figures(metadata: Mapping[str, Any], otherwise: tuple[Any, ...]) -> Fig
 
     `otherwise` says what they were measured on if the metadata does not.
     """
-    found = {
-        key: float(value)
-        for key, value in metadata.items()
-        if _is_number(value) and key not in _NOT_FIGURES and not (_is_error(key) and value < 0)
-    }
+    found: dict[str, float] = {}
     components = _components(metadata)
-    for component, measured in components.items():
+    for component, measured in (("", metadata), *components.items()):
         for key, value in measured.items():
-            if _is_number(value) and key not in _NOT_FIGURES and not (_is_error(key) and value < 0):
-                found.setdefault(f"{component}_{key}", float(value))
+            if type(value) is float or type(value) is int:
+                name, is_error = _figure(component, key)
+                # the public database writes -1 for an error that is not known
+                if name is not None and not (is_error and value < 0):
+                    found.setdefault(name, float(value))
     r2 = [m["r2"] for m in components.values() if _is_number(m.get("r2"))]
     if r2:
         found.setdefault("r2", float(min(r2)))
@@ -55,9 +55,13 @@ def read_figures(metadata: Mapping[str, Any], otherwise: tuple[Any, ...]) -> Fig
     return Figures(keys, array("d", found.values()), _data(metadata, otherwise), _relative(components))
 
 
-def _is_error(key: str) -> bool:
-    # the public database writes -1 for an error that is not known
-    return key.endswith(("mae", "mape", "mse"))
+# most models of a store have the same figures
+@lru_cache(maxsize=4096)
+def _figure(component: str, key: str) -> tuple[str | None, bool]:
+    """The name of a number, None for one that is no figure, and whether it is an error."""
+    if key in _NOT_FIGURES:
+        return None, False
+    return f"{component}_{key}" if component else key, key.endswith(("mae", "mape", "mse"))
 
 
 def _is_number(value: object) -> bool:
@@ -76,8 +80,14 @@ def _data(metadata: Mapping[str, Any], otherwise: tuple[Any, ...]) -> tuple[Any,
     lineage, validation = metadata.get("lineage"), metadata.get("validation")
     if isinstance(lineage, dict) and isinstance(validation, dict) and "data" in lineage:
         # feature groups of one recording can have fewer rows, where their series begin later
-        return (str(lineage["data"]), str(validation.get("timestamps")), *otherwise[1:])
-    return otherwise
+        return _same(str(lineage["data"]), str(validation.get("timestamps")), *otherwise[1:])
+    return _same(*otherwise)
+
+
+@lru_cache(maxsize=4096)
+def _same(*data: Any) -> tuple[Any, ...]:
+    """One tuple for all models that were measured on this."""
+    return data
 
 
 def _relative(components: Mapping[str, Mapping[str, Any]]) -> float:

@@ -72,16 +72,21 @@ class LocalStore(Store):
             folder = (self.root / VERSIONS / pipeline / str(version)).resolve()
         else:
             raise self.no_such_version(pipeline, version)
-        names = frozenset(_names(str(folder)))
-        if METADATA_FILE not in names:
-            raise StoreError(f"{folder}: no {METADATA_FILE}: half copied, or not a pipeline")
-        if version is not None and MANIFEST_FILE not in names:
-            raise StoreError(f"{folder}: no {MANIFEST_FILE}, which every published version has: damaged")
 
         def read(name: str) -> bytes:
             return _read(f"{folder}/{name}")
 
-        manifest = read_manifest(read(MANIFEST_FILE), str(folder)) if MANIFEST_FILE in names else None
+        # before the names, so that its text is gone when they come: a large pipeline's takes megabytes
+        has_manifest = (path := folder / MANIFEST_FILE).is_file() and not path.is_symlink()
+        manifest = read_manifest(read(MANIFEST_FILE), str(folder)) if has_manifest else None
+        names = frozenset(_names(str(folder)))
+        if METADATA_FILE not in names:
+            raise StoreError(f"{folder}: no {METADATA_FILE}: half copied, or not a pipeline")
+        if version is not None and manifest is None:
+            raise StoreError(f"{folder}: no {MANIFEST_FILE}, which every published version has: damaged")
+        if manifest is not None:
+            # and the same texts are not kept twice
+            names = frozenset((*(name for name in manifest.files if name in names), *(names - manifest.files.keys())))
         return Snapshot(pipeline, version, str(folder), manifest, names, read, folder)
 
     def signature(self, pipeline: str) -> str:
@@ -198,19 +203,22 @@ def _store_error(root: Path, error: OSError) -> StoreError:
     return StoreError(f"cannot write the store {root}: {error.strerror or error}; it is as it was")
 
 
-def _names(folder: str, below: str = "") -> Iterator[str]:
+def _names(folder: str) -> list[str]:
     """Paths of all files below a folder. Links below it are not followed: they may lead anywhere."""
-    try:
-        with os.scandir(f"{folder}/{below}") as entries:
-            for entry in entries:
-                if entry.is_symlink():
-                    continue
-                if entry.is_dir():
-                    yield from _names(folder, f"{below}{entry.name}/")
-                else:
-                    yield below + entry.name
-    except OSError as error:
-        raise StoreError(f"{folder}/{below}: {error.strerror}") from error
+    found = []
+    left = [""]
+    while left:
+        below = left.pop()
+        try:
+            with os.scandir(f"{folder}/{below}") as entries:
+                for entry in entries:
+                    if entry.is_file(follow_symlinks=False):
+                        found.append(below + entry.name)
+                    elif entry.is_dir(follow_symlinks=False):
+                        left.append(f"{below}{entry.name}/")
+        except OSError as error:
+            raise StoreError(f"{folder}/{below}: {error.strerror}") from error
+    return found
 
 
 def _read(path: str) -> bytes:

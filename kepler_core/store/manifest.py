@@ -13,7 +13,7 @@ MANIFEST_FILE = "manifest.json"
 LAYOUT_VERSION = 1
 
 
-class FileRecord(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+class FileRecord(msgspec.Struct, forbid_unknown_fields=True, frozen=True, gc=False):
     """What a file must be."""
 
     size: int

@@ -71,11 +71,11 @@ class StoredModel:
     @property
     def encoded(self) -> bytes:
         """Its `metadata.json`, without blanks."""
-        return self._packed.unpack()
+        return msgspec.json.format(self._packed.unpack(), indent=-1)
 
     @property
     def metadata(self) -> dict[str, Any]:
-        return msgspec.json.decode(self.encoded, type=dict[str, Any])
+        return msgspec.json.decode(self._packed.unpack(), type=dict[str, Any])
 
     def load(self, *, resident: bool = False) -> PowerModel:
         """The model itself; `ModelError` for one that is not ours, `StoreError` for a damaged one."""
@@ -137,20 +137,16 @@ def read_models(snapshot: Snapshot, *, serving: bool = False) -> list[StoredMode
     """
     snapshot.check_complete()
     node_types = read_node_types(snapshot)
-    found = {
-        name: match
-        for name in sorted(name for name in snapshot.names if name.endswith(".zip"))
-        if (match := _MODEL_ZIP.fullmatch(name)) is not None
-    }
-    wanted = (file for name in found for file in _files_of(name, snapshot.names, serving))
+    archives = sorted(name for name in snapshot.names if name.endswith(".zip") and _MODEL_ZIP.fullmatch(name))
+    wanted = (file for name in archives for file in _files_of(name, snapshot.names, serving))
     contents = snapshot.read_many(wanted)
     kept = snapshot.bare() if serving else snapshot
     packers = Packer(), Packer()
     models = []
-    for zip_name, match in found.items():
+    for zip_name in archives:
         # in the order in which they were asked for, so that few are in memory at once
         here = dict(islice(contents, len(_files_of(zip_name, snapshot.names, serving))))
-        models.append(_read_model(snapshot, kept, zip_name, match, node_types, here, packers))
+        models.append(_read_model(snapshot, kept, zip_name, node_types, here, packers))
     return models
 
 
@@ -170,28 +166,29 @@ def _read_model(
     snapshot: Snapshot,
     kept: Snapshot,
     zip_name: str,
-    found: re.Match[str],
     node_types: Mapping[int, NodeType],
     contents: Mapping[str, bytes],
     packers: tuple[Packer, Packer],
 ) -> StoredModel:
     path = zip_name.removesuffix(".zip")
     where = f"{snapshot.where}/{path}"
+    parts = _MODEL_ZIP.fullmatch(zip_name)
+    assert parts is not None
+    source, output_type, group, name, trainer, number = parts.groups()
     encoded = contents.get(f"{path}/{METADATA_FILE}")
     if encoded is None:
         encoded = _from_archive(contents[zip_name], f"{where}.zip")
     try:
         metadata = msgspec.json.decode(encoded, type=dict[str, Any])
         head = msgspec.convert(metadata, _Head)
-        encoded = msgspec.json.format(encoded, indent=-1)
     except (msgspec.DecodeError, RecursionError) as error:
         raise StoreError(f"{where}: damaged {METADATA_FILE}: {error}") from error
-    node_type = int(found["node_type"])
+    node_type = int(number)
     spec = node_types[node_type].spec if node_type in node_types else head.machine_spec
     weights, why = None, "no weights are stored"
     if (stored := contents.get(f"{path}.json")) is not None:
         try:
-            weights = read_weights(stored, found["trainer"], head.features, packers[1])
+            weights = read_weights(stored, trainer, head.features, packers[1])
         except ModelError as error:
             why = str(error)
     # made anew: one object of the manifest's would keep much of its memory from being given back
@@ -199,15 +196,15 @@ def _read_model(
     return StoredModel(
         snapshot=kept,
         path=path,
-        source=sys.intern(found["source"]),
-        output_type=sys.intern(found["output_type"]),
-        feature_group=sys.intern(found["group"]),
-        name=found["name"],
-        trainer=sys.intern(found["trainer"]),
+        source=sys.intern(source),
+        output_type=sys.intern(output_type),
+        feature_group=sys.intern(group),
+        name=name,
+        trainer=sys.intern(trainer),
         node_type=node_type,
         machine_spec=spec,
         features=tuple(map(sys.intern, head.features)),
-        figures=read_figures(metadata, (snapshot.pipeline, found["source"], node_type)),
+        figures=read_figures(metadata, (snapshot.pipeline, source, node_type)),
         weights=weights,
         no_weights=why,
         portable=f"{path}/{MODEL_FILE}" in snapshot.names,
