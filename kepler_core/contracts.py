@@ -256,6 +256,13 @@ class Predictor(Protocol):
         """Watts, shape (samples,), of features divided by their scale, shape (samples, features)."""
 
 
+class JointPredictor(Protocol):
+    """Loaded models of several components that are evaluated together."""
+
+    def predict(self, X: NDArray[np.float32]) -> Floats:
+        """Watts, shape (components, samples), of features as for `Predictor`."""
+
+
 class ModelFormat(Plugin, ABC):
     """Writes a fitted regressor to bytes that need no pickle, and reads them back without running
     anything from them. Loading and predicting must not import scikit-learn, pandas or the library
@@ -281,6 +288,11 @@ class ModelFormat(Plugin, ABC):
         """The same for a process that stays and predicts a few rows at a time: loading may take longer
         if predicting is quicker then."""
         return self.load(content, features)
+
+    def join(self, predictors: Sequence[Predictor]) -> JointPredictor | None:
+        """Predictors of `load_resident`, one per component, as one that is quicker; None where there is
+        no such thing for these."""
+        return None
 
     def weights(self, content: bytes, features: Sequence[str], scale: Mapping[str, float]) -> dict[str, Any] | None:
         """The `All_Weights` object that Kepler evaluates itself, in the features' own units;

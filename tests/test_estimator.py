@@ -18,7 +18,7 @@ import threading
 import time
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,7 @@ from kepler_core.simulate import Simulation, write
 from kepler_core.store import open_store
 from kepler_core.store.layout import zip_bytes
 from kepler_servers.estimator.listening import listen
-from kepler_servers.estimator.replies import READ_LIMIT, failure_reply, watts_reply
+from kepler_servers.estimator.replies import READ_LIMIT, Reply, failure_reply, watts_reply
 
 REQUEST = watts_request()
 WATTS = {"package": [51.2], "dram": [8.4]}
@@ -83,6 +83,10 @@ def made_up(components: Sequence[str], rows: int, seed: int = 0, low: float = 10
     return {name: np.round(drawn.uniform(low, high, rows), 3) for name in components}
 
 
+def reply_of(watts: Mapping[str, Any], *, limit: int = READ_LIMIT, core_ratio: float | None = None) -> Reply:
+    return watts_reply(tuple(watts), np.array(list(watts.values())), limit=limit, core_ratio=core_ratio)
+
+
 def as_lists(watts: Any) -> dict[str, list[float]]:
     return {name: values.tolist() for name, values in watts.items()}
 
@@ -93,7 +97,7 @@ def test_milliwatts_as_far_as_the_contract_says(
     components: tuple[str, ...], rows: int, core_ratio: float | None
 ) -> None:
     watts = made_up(components, rows)
-    reply = watts_reply(watts, limit=READ_LIMIT, core_ratio=core_ratio)
+    reply = reply_of(watts, limit=READ_LIMIT, core_ratio=core_ratio)
     assert (reply.decimals, reply.left_out, reply.too_long) == (3, (), False)
     assert len(reply.content) <= 4096
     assert parsed(reply.content)["powers"] == as_lists(watts)
@@ -102,7 +106,7 @@ def test_milliwatts_as_far_as_the_contract_says(
 def test_decimals_are_given_up_first_then_what_is_needed_least() -> None:
     reached = {}
     for rows in range(100, 1500, 10):
-        reply = watts_reply(made_up(_FOUR, rows), limit=READ_LIMIT, core_ratio=0.5)
+        reply = reply_of(made_up(_FOUR, rows), limit=READ_LIMIT, core_ratio=0.5)
         found = parsed(reply.content)
         assert (len(reply.content) > READ_LIMIT) == reply.too_long
         assert found["core_ratio"] == 0.5
@@ -129,7 +133,7 @@ _watt = st.sampled_from([0.0, 0.0, 0.5, 1.0, 12.345, 7.25, 100.0, 1234.567, 9999
 )
 def test_as_many_decimals_as_there_is_room_for(drawn: dict[str, list[float]], rows: int, limit: int) -> None:
     watts = {name: np.resize(np.array(values), rows) for name, values in drawn.items()}
-    reply = watts_reply({name: values.copy() for name, values in watts.items()}, limit=limit)
+    reply = reply_of({name: values.copy() for name, values in watts.items()}, limit=limit)
     found = parsed(reply.content)
     assert b" " not in reply.content or found["msg"]
     assert reply.too_long == bool(limit and len(reply.content) > limit)
@@ -148,7 +152,7 @@ def test_idle_processes_leave_room_for_the_decimals_of_others() -> None:
     """As it is: hundreds of processes of which a few do something."""
     watts = {"package": np.zeros(800)}
     watts["package"][::10] = 12.345
-    reply = watts_reply(watts, limit=READ_LIMIT)
+    reply = reply_of(watts, limit=READ_LIMIT)
     assert len(reply.content) < 4000
     assert reply.decimals == 3
     assert parsed(reply.content)["powers"] == as_lists(watts)
@@ -156,15 +160,15 @@ def test_idle_processes_leave_room_for_the_decimals_of_others() -> None:
 
 def test_components_that_are_all_zero_are_left_out_but_one() -> None:
     watts = {"package": np.array([1.5, 0.0]), "core": np.zeros(2), "dram": np.array([0.0, 0.25])}
-    assert parsed(watts_reply(watts, limit=4096).content)["powers"] == {"package": [1.5, 0.0], "dram": [0.0, 0.25]}
+    assert parsed(reply_of(watts, limit=4096).content)["powers"] == {"package": [1.5, 0.0], "dram": [0.0, 0.25]}
     zero = {"package": np.zeros(3), "core": np.zeros(3)}
-    assert parsed(watts_reply(zero, limit=4096).content)["powers"] == {"package": [0.0] * 3}
-    assert parsed(watts_reply({"platform": np.zeros(0)}, limit=4096).content)["powers"] == {"platform": []}
+    assert parsed(reply_of(zero, limit=4096).content)["powers"] == {"package": [0.0] * 3}
+    assert parsed(reply_of({"platform": np.zeros(0)}, limit=4096).content)["powers"] == {"platform": []}
 
 
 def test_without_a_limit_all_decimals() -> None:
     watts = made_up(_FOUR, 5000)
-    reply = watts_reply(watts, limit=0)
+    reply = reply_of(watts, limit=0)
     assert (reply.decimals, reply.left_out, reply.too_long) == (3, (), False)
     assert parsed(reply.content)["powers"] == as_lists(watts)
 
@@ -300,7 +304,7 @@ def same_watts(found: tuple[EstimatorProcess, Path, Any], output_type: Any, sour
             assert np.abs(got - watts).max() <= 0.0005 + 1e-9, component
         assert set(powers) <= set(expected)
         # what Kepler reads of it, had it asked an estimator with its limit
-        content = watts_reply(expected, limit=READ_LIMIT).content
+        content = reply_of(expected, limit=READ_LIMIT).content
         assert len(content) <= READ_LIMIT
         assert all(len(values) == count for values in parsed(content)["powers"].values())
 

@@ -658,13 +658,16 @@ def test_whoever_is_too_slow_is_dropped(estimator: EstimatorProcess, good: GoodC
 
 
 def test_memory_does_not_grow(estimator: EstimatorProcess, good: GoodClient) -> None:
-    """All of them once more."""
-    before = estimator.resident_kib()
-    for name in CASES:
-        with contextlib.suppress(AssertionError, ValueError, KeyError):  # said above
-            attacked(name, estimator, good)
-    good.wait()
-    assert estimator.resident_kib() - before < 8 * 1024
+    """All of them once more. What the first round took, whether it was here or in the tests above, is
+    enough for the second."""
+    resident = []
+    for _ in range(2):
+        for name in CASES:
+            with contextlib.suppress(AssertionError, ValueError, KeyError):  # said above
+                attacked(name, estimator, good)
+        good.wait()
+        resident.append(estimator.resident_kib())
+    assert resident[1] - resident[0] < 8 * 1024
 
 
 # --- fuzz ---

@@ -12,6 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from kepler_servers.estimator.request import (
+    MAX_CHARACTERS,
     MAX_ROWS,
     MOST_PER_SECOND,
     Command,
@@ -47,12 +48,38 @@ def check(found: WattsRequest) -> None:
     assert (found.values <= MOST_PER_SECOND).all()
     assert not found.values[found.invalid].any()
     assert len(set(found.metrics)) == len(found.metrics)
-    assert found.output_type in ("AbsPower", "DynPower")
+    assert found.key.output_type in ("AbsPower", "DynPower")
+    assert found.key.metrics == set(found.metrics)
 
 
 def with_rows(*rows: str) -> bytes:
     """A request with rows as they are written in JSON."""
     return b'{"metrics":["a","b"],"output_type":"DynPower","values":[%s]}' % ",".join(rows).encode()
+
+
+SHIFTED = [
+    "[1,2,3],[4]",
+    "[1],[2,3,4]",
+    "[1,[2]],[3,4]",
+    "[[1,2]],[3,4]",
+    "[1,2]],[[3,4]",
+    "[],[1,2,3,4]",
+    "[1 2,3],[4,5]",
+]
+
+
+@pytest.mark.parametrize("rows", SHIFTED)
+def test_numbers_do_not_move_to_another_row(rows: str) -> None:
+    try:
+        found = read(with_rows(rows))
+    except UnanswerableError:
+        with pytest.raises(json.JSONDecodeError):
+            json.loads(with_rows(rows))
+        return
+    document = json.loads(with_rows(rows))["values"]
+    right = [row if len(row) == 2 and not any(isinstance(value, list) for value in row) else [0, 0] for row in document]
+    assert found.values.tolist() == right
+    assert len(found.invalid) == sum(row == [0, 0] for row in right)
 
 
 # --- what is right ---
@@ -67,19 +94,19 @@ def test_a_request_as_kepler_sends_it() -> None:
     )  # fmt: skip
     assert found.values.tolist() == [[1.0, 2.5], [0.0, 0.0]]
     assert found.invalid.tolist() == []
-    assert (found.metrics, found.output_type, found.source) == (("a", "b"), "AbsPower", "intel_rapl")
-    assert (found.trainer, found.filter) == ("", "mae:5")
+    assert (found.metrics, found.key.output_type, found.key.source) == (("a", "b"), "AbsPower", "intel_rapl")
+    assert (found.key.trainer, found.key.filter) == ("", "mae:5")
 
 
 def test_what_is_left_out_has_defaults() -> None:
     for content in (body(), body(source="", trainer_name="", filter=""), body(unknown={"a": [1]}, powers=3)):
         found = read(content)
-        assert (found.source, found.trainer, found.filter) == ("rapl-sysfs", "", "")
+        assert (found.key.source, found.key.trainer, found.key.filter) == ("rapl-sysfs", "", "")
 
 
 def test_keys_may_be_null() -> None:
     content = b'{"metrics":["a"],"output_type":"AbsPower","values":[[1]],"source":null,"filter":null,"command":null}'
-    assert read(content).source == "rapl-sysfs"
+    assert read(content).key.source == "rapl-sysfs"
 
 
 def test_blanks_around_and_between() -> None:
@@ -208,11 +235,12 @@ REFUSED: dict[str, tuple[bytes, str, str | None, int]] = {
     "a long source": (body(source="s" * (MAX_TEXT + 1)), "characters", "AbsPower", 2),
     "a long trainer": (body(trainer_name="s" * (MAX_TEXT + 1)), "characters", "AbsPower", 2),
     "a long filter": (body(filter="s" * (MAX_TEXT + 1)), "characters", "AbsPower", 2),
+    "long metrics": (body(metrics=[f"{n:0500}" for n in range(21)]), f"{MAX_CHARACTERS} characters", "AbsPower", 2),
     "not JSON": (b"{metrics}", "not a JSON object", None, 0),
     "not UTF-8": (b'{"metrics":["\xff"]}', "not a JSON object", None, 0),
     "not UTF-8 in a name that is not ours": (b'{"\xc3\x28":1}', "", None, 0),
     "nested too deeply": (b'{"a":' * 200_000 + b"}" * 200_000, "deeply", None, 0),
-    "lists nested too deeply": (b'{"values":' + b"[" * 200_000 + b"]" * 200_000 + b"}", "deeply", None, 0),
+    "lists nested too deeply": (b'{"values":' + b"[" * 200_000 + b"]" * 200_000 + b"}", "than 21000 lists", None, 0),
     "a control character in a text": (b'{"metrics":["\x01"]}', "not a JSON object", None, 0),
     "empty": (b"{}", "output_type: missing", None, 0),
 }  # fmt: skip

@@ -18,7 +18,7 @@ from xgboost import XGBRegressor
 
 from kepler_core.errors import ModelError
 from kepler_plugins.model_formats.onnx_graph import OnnxFormat, OnnxPredictor
-from kepler_plugins.model_formats.step_table import MAX_CELLS, StepTable, step_table
+from kepler_plugins.model_formats.step_table import MAX_CELLS, StepTable, StepTables, step_table
 
 Single = NDArray[np.float32]
 
@@ -138,6 +138,31 @@ def test_no_table_larger_than_it_is_worth() -> None:
     ]
     assert len(splits[0]) * len(splits[1]) > 2 * MAX_CELLS, "the example is too small to show it"
     assert step_table(content, 2) is None
+
+
+@given(st.integers(1, 2), st.data())
+def test_several_tables_together_are_each_of_them(features: int, data: st.DataObject) -> None:
+    """With edges that they share and edges of their own, on them, between and outside of them."""
+    places = st.integers(-3, 3)
+    tables = []
+    for _ in range(data.draw(st.integers(1, 4))):
+        edges = [np.array(sorted(data.draw(st.sets(places, min_size=1))), dtype=np.float32) for _ in range(features)]
+        shape = (len(edges[0]) + 1, len(edges[1]) + 1 if features > 1 else 1)
+        tables.append(StepTable(edges, np.random.default_rng(len(tables)).random(shape, dtype=np.float32)))
+    every = np.arange(-4.0, 4.5, 0.5, dtype=np.float32)
+    X = np.stack(np.meshgrid(*[every] * features), axis=-1).reshape(-1, features)
+    found = StepTables(tables).predict(X)
+    assert found.dtype == np.float64
+    assert found.tolist() == [table.predict(X).tolist() for table in tables]
+
+
+def test_only_tables_are_joined() -> None:
+    X = rows(2)
+    table = _FORMAT.load_resident(_SMALL, ["a", "b"])
+    joint = _FORMAT.join([table, table])
+    assert joint is not None
+    assert joint.predict(X).tolist() == [OnnxPredictor(_SMALL, 2).predict(X).tolist()] * 2
+    assert _FORMAT.join([table, _FORMAT.load(_SMALL, ["a", "b"])]) is None
 
 
 def changed(content: bytes, **attributes: Any) -> bytes:

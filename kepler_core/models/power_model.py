@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kepler_core import registry
-from kepler_core.contracts import Predictor
+from kepler_core.contracts import JointPredictor, Predictor
 from kepler_core.errors import ModelError, PluginError, close_matches
 from kepler_core.vocabulary import COMPONENTS
 
@@ -33,6 +33,8 @@ MAX_FILE_BYTES = 256 * 2**20
 FARTHEST = 1e6
 """Scaled features are cut here: a million times what was seen in training. Products of them stay
 finite in single precision."""
+
+_KEPT_ORDERS = 32
 
 
 class ComponentPart(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
@@ -56,6 +58,14 @@ class ModelFile(msgspec.Struct, forbid_unknown_fields=True):
 
 
 @attrs.frozen(eq=False)
+class Evaluated:
+    """What predicts one component, or several together."""
+
+    components: tuple[str, ...]
+    predictor: Predictor | JointPredictor
+
+
+@attrs.frozen(eq=False)
 class PowerModel:
     """Features in, watts per component out."""
 
@@ -63,12 +73,24 @@ class PowerModel:
     features: tuple[str, ...]
     scale: Floats
     parts: Mapping[str, ComponentPart]
-    predictors: Mapping[str, Predictor]
+    predictors: Sequence[Evaluated]
+    """Of all components that are not constant."""
     _ceilings: Floats = attrs.field(init=False)
+    _places: list[tuple[list[int] | slice, Predictor | JointPredictor]] = attrs.field(init=False)
+    _columns: dict[tuple[str, ...], NDArray[np.intp]] = attrs.field(init=False, factory=dict)
 
     @_ceilings.default
     def _column_of_ceilings(self) -> Floats:
         return np.array([[part.ceiling] for part in self.parts.values()])
+
+    @_places.default
+    def _rows_of_predictors(self) -> list[tuple[list[int] | slice, Predictor | JointPredictor]]:
+        of = list(self.parts)
+        found: list[tuple[list[int] | slice, Predictor | JointPredictor]] = []
+        for evaluated in self.predictors:
+            rows = [of.index(component) for component in evaluated.components]
+            found.append((slice(None) if rows == list(range(len(of))) else rows, evaluated.predictor))
+        return found
 
     @property
     def name(self) -> str:
@@ -79,7 +101,11 @@ class PowerModel:
         return tuple(self.parts)
 
     def predict(self, values: Any, features: Sequence[str] | None = None) -> dict[str, Floats]:
-        """Watts per component, each of shape (rows,), finite and ≥ 0.
+        """Watts per component, each of shape (rows,); see `watts`."""
+        return dict(zip(self.parts, self.watts(values, features), strict=True))
+
+    def watts(self, values: Any, features: Sequence[str] | None = None) -> Floats:
+        """Watts, shape (components, rows), finite and ≥ 0.
 
         `values` has shape (rows, columns), in the features' own units (per second); `features` names
         its columns, in any order, more than needed allowed; by default they are the model's own.
@@ -87,16 +113,19 @@ class PowerModel:
         """
         X = self._matrix(values, self.features if features is None else features)
         found = np.empty((len(self.parts), len(X)))
-        for row, (component, part) in enumerate(self.parts.items()):
+        for row, part in enumerate(self.parts.values()):
             if part.constant is not None:
                 found[row] = part.constant
-            elif len(X):
-                found[row] = self.predictors[component].predict(X)
-        np.clip(found, 0.0, self._ceilings, out=found)
-        if not np.isfinite(found).all():
+        if len(X):
+            for rows, predictor in self._places:
+                found[rows] = predictor.predict(X)
+        # as np.clip, without its overhead; NaN stays
+        np.maximum(found, 0.0, out=found)
+        np.minimum(found, self._ceilings, out=found)
+        if not np.logical_and.reduce(np.isfinite(found), axis=None):
             wrong = next(c for c, row in zip(self.parts, found, strict=True) if not np.isfinite(row).all())
             raise ModelError(f"{self.name}: {wrong} is not a number for these features")
-        return dict(zip(self.parts, found, strict=True))
+        return found
 
     def _matrix(self, values: Any, names: Sequence[str]) -> NDArray[np.float32]:
         try:
@@ -105,17 +134,26 @@ class PowerModel:
             raise ModelError(f"{self.name}: values are not rows of numbers: {error}") from error
         if X.ndim != 2 or X.shape[1] != len(names):
             raise ModelError(f"{self.name}: expected rows of {len(names)} values, got shape {X.shape}")
-        if tuple(names) != self.features:
+        if (given := tuple(names)) != self.features:
+            X = X.take(self._columns_of(given), axis=1)
+        if not np.logical_and.reduce(np.isfinite(X), axis=None):
+            raise ModelError(f"{self.name}: a feature is NaN or infinite")
+        return scaled(X, self.scale)
+
+    def _columns_of(self, names: tuple[str, ...]) -> NDArray[np.intp]:
+        """Where the model's features are among these names; a client keeps its order."""
+        found = self._columns.get(names)
+        if found is None:
             at = {name: index for index, name in enumerate(names)}
             if len(at) != len(names):
-                twice = next(name for name in names if list(names).count(name) > 1)
+                twice = next(name for name in names if names.count(name) > 1)
                 raise ModelError(f"{self.name}: feature {twice!r} is given twice")
             if missing := [name for name in self.features if name not in at]:
                 raise ModelError(f"{self.name} needs {', '.join(missing)}; {close_matches(missing[0], names)}")
-            X = X[:, [at[name] for name in self.features]]
-        if not np.isfinite(X).all():
-            raise ModelError(f"{self.name}: a feature is NaN or infinite")
-        return scaled(X, self.scale)
+            if len(self._columns) >= _KEPT_ORDERS:
+                self._columns.clear()
+            found = self._columns[names] = np.array([at[name] for name in self.features], dtype=np.intp)
+        return found
 
 
 def scaled(X: Floats, scale: Floats) -> NDArray[np.float32]:
@@ -126,7 +164,9 @@ def scaled(X: Floats, scale: Floats) -> NDArray[np.float32]:
     """
     with np.errstate(over="ignore"):  # cut in the same breath
         ratio = X / scale
-    return np.clip(ratio, -FARTHEST, FARTHEST).astype(np.float32, order="C")
+    np.maximum(ratio, -FARTHEST, out=ratio)
+    np.minimum(ratio, FARTHEST, out=ratio)
+    return ratio.astype(np.float32, order="C")
 
 
 def load_model(source: Path | str | Mapping[str, bytes], where: str = "model", *, resident: bool = False) -> PowerModel:
@@ -190,7 +230,7 @@ def _assemble(metadata: Mapping[str, Any], layout: ModelFile, files: Mapping[str
         raise ModelError("every feature needs one scale, finite and above 0")
     if not layout.components:
         raise ModelError("no component")
-    predictors: dict[str, Predictor] = {}
+    by_format: dict[str, dict[str, Predictor]] = {}
     for component, part in layout.components.items():
         if component not in COMPONENTS:
             raise ModelError(f"unknown component {component!r}; {close_matches(component, COMPONENTS)}")
@@ -206,5 +246,14 @@ def _assemble(metadata: Mapping[str, Any], layout: ModelFile, files: Mapping[str
         else:
             form = registry.model_formats.create(format_name(part.format))
             load = form.load_resident if resident else form.load
-            predictors[component] = load(_file(files, part.file), layout.features)
+            by_format.setdefault(part.format, {})[component] = load(_file(files, part.file), layout.features)
+    predictors: list[Evaluated] = []
+    for name, found in by_format.items():
+        joint = None
+        if resident and len(found) > 1:
+            joint = registry.model_formats.create(format_name(name)).join(list(found.values()))
+        if joint is not None:
+            predictors.append(Evaluated(tuple(found), joint))
+        else:
+            predictors += [Evaluated((component,), predictor) for component, predictor in found.items()]
     return PowerModel(metadata, tuple(layout.features), scale, dict(layout.components), predictors)

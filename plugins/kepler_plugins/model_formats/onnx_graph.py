@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kepler_core.contracts import ModelFormat, Predictor, Regressor
+from kepler_core.contracts import JointPredictor, ModelFormat, Predictor, Regressor
 from kepler_core.errors import MissingExtraError, ModelError
-from kepler_plugins.model_formats.step_table import step_table
+from kepler_plugins.model_formats.step_table import StepTable, StepTables, step_table
 
 Floats = NDArray[np.float64]
 
@@ -84,6 +84,10 @@ class OnnxFormat(ModelFormat):
 
     def load_resident(self, content: bytes, features: Sequence[str]) -> Predictor:
         return step_table(content, len(features)) or OnnxPredictor(content, len(features))
+
+    def join(self, predictors: Sequence[Predictor]) -> JointPredictor | None:
+        tables = [predictor for predictor in predictors if isinstance(predictor, StepTable)]
+        return StepTables(tables) if len(tables) == len(predictors) else None
 
 
 def _one_line(error: BaseException) -> str:

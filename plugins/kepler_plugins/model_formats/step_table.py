@@ -9,8 +9,7 @@ models saves its memory.
 from __future__ import annotations
 
 import struct
-from bisect import bisect_left
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import attrs
 import numpy as np
@@ -35,22 +34,42 @@ class StepTable:
     def __init__(self, edges: list[Single], cells: Single) -> None:
         """`edges` are per feature the values up to and including which a cell reaches, rising; `cells`
         has one more in each direction."""
-        self._edges = edges
-        self._lists = [found.tolist() for found in edges]
-        self._width = cells.shape[1]
-        self._cells = cells.reshape(-1)
+        self.edges = edges
+        self.cells = cells
 
     def predict(self, X: Single) -> Floats:
-        if len(X) == 1:
-            cell = 0
-            for column, value in enumerate(X[0].tolist()):
-                cell = cell * self._width + bisect_left(self._lists[column], value)
-            return np.array([self._cells[cell]], dtype=np.float64)
-        at = np.searchsorted(self._edges[0], X[:, 0])
+        at = self.edges[0].searchsorted(X[:, 0])
+        if len(self.edges) > 1:
+            at = at * self.cells.shape[1] + self.edges[1].searchsorted(X[:, 1])
+        return self.cells.take(at).astype(np.float64)
+
+
+class StepTables:
+    """Several tables of the same features, with one search per feature for all of them."""
+
+    def __init__(self, tables: Sequence[StepTable]) -> None:
+        self._cells = np.concatenate([table.cells.reshape(-1) for table in tables])
+        starts = np.cumsum([0, *(table.cells.size for table in tables)])[:-1]
+        self._edges: list[Single] = []
+        # per feature: where a cell of all edges together is in each table; the sum over the features is
+        # the place in `_cells`
+        self._places: list[NDArray[np.intp]] = []
+        for feature in range(len(tables[0].edges)):
+            edges = np.unique(np.concatenate([table.edges[feature] for table in tables]))
+            places = np.empty((len(tables), len(edges) + 1), dtype=np.intp)
+            for row, table in enumerate(tables):
+                places[row, :-1] = np.searchsorted(table.edges[feature], edges)
+                places[row, -1] = len(table.edges[feature])
+                if feature == 0:
+                    places[row] = places[row] * table.cells.shape[1] + starts[row]
+            self._edges.append(edges)
+            self._places.append(places)
+
+    def predict(self, X: Single) -> Floats:
+        at = self._places[0].take(self._edges[0].searchsorted(X[:, 0]), axis=1)
         if len(self._edges) > 1:
-            at = at * self._width + np.searchsorted(self._edges[1], X[:, 1])
-        found: Floats = self._cells[at].astype(np.float64)
-        return found
+            at += self._places[1].take(self._edges[1].searchsorted(X[:, 1]), axis=1)
+        return self._cells.take(at).astype(np.float64)
 
 
 def step_table(graph: bytes, n_features: int) -> StepTable | None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import attrs
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from kepler_core.contracts import ModelFormat, Predictor, Regressor
+from kepler_core.contracts import JointPredictor, ModelFormat, Predictor, Regressor
 from kepler_core.errors import ModelError
 
 Floats = NDArray[np.float64]
@@ -21,9 +22,8 @@ class Linear(msgspec.Struct, tag="linear", forbid_unknown_fields=True):
     weights: dict[str, float]
     bias: float
 
-    def function(self, features: Sequence[str]) -> Callable[[Floats], Floats]:
-        coefficients = np.array([self.weights.get(name, 0.0) for name in features])
-        return lambda X: np.asarray(X @ coefficients + self.bias)
+    def predictor(self, features: Sequence[str]) -> LinearPredictor:
+        return LinearPredictor(np.array([self.weights.get(name, 0.0) for name in features]), np.array(self.bias))
 
     def numbers(self) -> list[float]:
         return [*self.weights.values(), self.bias]
@@ -36,9 +36,8 @@ class Curve(msgspec.Struct, tag="curve", forbid_unknown_fields=True):
     feature: str
     weights: list[float]
 
-    def function(self, features: Sequence[str]) -> Callable[[Floats], Floats]:
-        curve, column = CURVES[self.curve][1], list(features).index(self.feature)
-        return lambda X: np.asarray(curve(X[:, column], *self.weights))
+    def predictor(self, features: Sequence[str]) -> CurvePredictor:
+        return CurvePredictor(CURVES[self.curve][1], list(features).index(self.feature), self.weights)
 
     def numbers(self) -> list[float]:
         return self.weights
@@ -68,14 +67,31 @@ _PER_X: dict[str, tuple[int, ...]] = {"logarithmic": (1,), "exponential": (1,), 
 _ON_X: dict[str, tuple[int, ...]] = {"logarithmic": (), "exponential": (), "logistic": (1,)}
 
 
-class WeightsPredictor:
-    """Evaluates weights with NumPy."""
+@attrs.frozen(eq=False)
+class LinearPredictor:
+    """Σ weights · x + bias in double precision, of one component or of several together."""
 
-    def __init__(self, weights: Linear | Curve, features: Sequence[str]) -> None:
-        self._function = weights.function(features)
+    coefficients: Floats
+    """Shape (features,), or (components, features)."""
+    bias: Floats
+    """Shape (), or (components, 1)."""
 
     def predict(self, X: NDArray[np.float32]) -> Floats:
-        return self._function(np.asarray(X, dtype=np.float64))
+        found: Floats = self.coefficients @ X.T.astype(np.float64)
+        found += self.bias
+        return found
+
+
+@attrs.frozen(eq=False)
+class CurvePredictor:
+    """A curve over one column."""
+
+    curve: Callable[..., Floats]
+    column: int
+    weights: Sequence[float]
+
+    def predict(self, X: NDArray[np.float32]) -> Floats:
+        return self.curve(X[:, self.column].astype(np.float64), *self.weights)
 
 
 class WeightsFormat(ModelFormat):
@@ -101,7 +117,15 @@ class WeightsFormat(ModelFormat):
         return msgspec.json.encode(weights)
 
     def load(self, content: bytes, features: Sequence[str]) -> Predictor:
-        return WeightsPredictor(self._decoded(content, features), features)
+        return self._decoded(content, features).predictor(features)
+
+    def join(self, predictors: Sequence[Predictor]) -> JointPredictor | None:
+        lines = [predictor for predictor in predictors if isinstance(predictor, LinearPredictor)]
+        if len(lines) < len(predictors):
+            return None
+        return LinearPredictor(
+            np.array([line.coefficients for line in lines]), np.array([[float(line.bias)] for line in lines])
+        )
 
     def weights(self, content: bytes, features: Sequence[str], scale: Mapping[str, float]) -> dict[str, Any]:
         weights = self._decoded(content, features)

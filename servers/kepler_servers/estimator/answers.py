@@ -15,7 +15,7 @@ from kepler_core.errors import KeplerError, RequestError
 from kepler_core.hooks import events
 from kepler_core.selection.catalogue import matching_sources
 from kepler_servers.estimator.figures import Figures
-from kepler_servers.estimator.keeper import Entry, ModelKeeper, ModelKey
+from kepler_servers.estimator.keeper import Entry, ModelKeeper
 from kepler_servers.estimator.replies import Reply, failure_reply, watts_reply
 from kepler_servers.estimator.request import Command, UnanswerableError, WattsRequest, read_watts_request, read_whole
 from kepler_servers.saying import Sayer
@@ -30,7 +30,6 @@ class Waiting:
     """A request whose model is being looked for."""
 
     request: WattsRequest
-    key: ModelKey
     entry: Entry
 
 
@@ -64,41 +63,37 @@ class Answers:
     def _answer(self, request: WattsRequest | Command) -> bytes | Waiting:
         if isinstance(request, Command):
             return self._command(request)
-        key = ModelKey(request.output_type, request.source, request.trainer, request.filter, frozenset(request.metrics))
-        entry = self._keeper.entry(key)
-        if entry.waiting:
-            return Waiting(request, key, entry)
-        return self.finish(request, key, entry)
+        entry = self._keeper.entry(request.key)
+        return Waiting(request, entry) if entry.waiting else self.finish(request, entry)
 
-    def finish(self, request: WattsRequest, key: ModelKey, entry: Entry) -> bytes:
+    def finish(self, request: WattsRequest, entry: Entry) -> bytes:
         """The reply to a request whose model is there, or is known not to be."""
-        loaded = entry.loaded
+        key, loaded = request.key, entry.loaded
         rows = len(request.values)
         if loaded is None:
             reason = "the model is still being looked for" if entry.waiting else entry.problem
-            return self.refuse(reason, request.output_type, rows, request.source)
-        self._keeper.used(key)
+            return self.refuse(reason, key.output_type, rows, key.source)
         try:
-            watts = loaded.model.predict(request.values, request.metrics)
+            watts = loaded.model.watts(request.values, request.metrics)
         except KeplerError as error:
-            return self.refuse(str(error), request.output_type, rows, request.source)
+            return self.refuse(str(error), key.output_type, rows, key.source)
         message = ""
         if len(request.invalid):
             self._figures.invalid_rows += len(request.invalid)
             rows_text = "1 row" if len(request.invalid) == 1 else f"{len(request.invalid)} rows"
             message = f"{rows_text} could not be right and got 0 W"
-            for values in watts.values():
-                values[request.invalid] = 0.0
+            watts[:, request.invalid] = 0.0
             self._sayer.say(f"{message} (not numbers, negative, infinite, or too large)")
         self._figures.rows += rows
         self._figures.requests["answered"] += 1
         return self._within_limit(
             watts_reply(
+                loaded.model.components,
                 watts,
                 limit=self._limit,
                 core_ratio=loaded.core_ratio,
                 message=message,
-                parts_of_a_whole=request.output_type == "DynPower",
+                parts_of_a_whole=key.output_type == "DynPower",
             )
         )
 

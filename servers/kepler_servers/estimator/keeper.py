@@ -7,8 +7,8 @@ import math
 import random
 import threading
 import time
-from collections import OrderedDict, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -18,15 +18,15 @@ from kepler_core.hooks import events
 from kepler_core.models.power_model import PowerModel
 from kepler_core.selection import ModelRequest
 from kepler_core.selection.filters import parse_filter
-from kepler_core.vocabulary import OutputType
-from kepler_servers.estimator.origins import Offer, Origin
+from kepler_servers.estimator.origins import NotYetError, Offer, Origin
+from kepler_servers.estimator.request import ModelKey
 from kepler_servers.saying import Sayer, printable
 
 log = logging.getLogger(__name__)
 
 MOST_MODELS = 16
 """So many loaded models are kept; the one that was not asked for longest makes room."""
-MOST_KEYS = 1000
+MOST_KEYS = 500
 MOST_WAITING = 64
 """So many kinds of requests may wait for a model at once."""
 
@@ -35,17 +35,8 @@ NOWHERE = "nowhere to get models from: no model server, URL or store is configur
 FIRST_WAIT_SECONDS = 2.0
 LOOK_SECONDS = 2.0
 _JITTER = 0.2
-
-
-@attrs.frozen
-class ModelKey:
-    """What decides which model answers a request."""
-
-    output_type: OutputType
-    source: str
-    trainer: str
-    filter: str
-    metrics: frozenset[str]
+FIRST_SEARCH_SECONDS = 4.0
+"""So long a first search waits for an origin that is slow, where no other one has a model."""
 
 
 @attrs.frozen(eq=False)
@@ -70,6 +61,9 @@ class Entry:
     """The first search is not over."""
     again_at: float = 0.0
     failures: int = 0
+    since: float = attrs.field(factory=time.monotonic)
+    used_at: float = attrs.field(factory=time.monotonic)
+    """When it was asked for last."""
 
 
 class ModelKeeper:
@@ -88,8 +82,8 @@ class ModelKeeper:
         self._spec = dict(machine_spec)
         self._refresh = refresh_seconds
         self._found = found
-        self._entries: OrderedDict[ModelKey, Entry] = OrderedDict()
-        self._models: OrderedDict[str, Loaded] = OrderedDict()
+        self._entries: dict[ModelKey, Entry] = {}
+        self._models: dict[str, Loaded] = {}
         self._todo: deque[ModelKey] = deque()
         self._wake = threading.Condition()
         self._stopped = False
@@ -102,6 +96,7 @@ class ModelKeeper:
         """What there is for a key; it is searched for if it is new."""
         found = self._entries.get(key)
         if found is not None:
+            found.used_at = time.monotonic()
             return found
         with self._wake:
             if len(self._todo) >= MOST_WAITING:
@@ -115,14 +110,11 @@ class ModelKeeper:
 
     def _evict(self) -> None:
         """Make room: of those without a model, else of all, the one that was not asked for longest."""
-        without = (key for key, entry in self._entries.items() if entry.loaded is None and not entry.waiting)
-        del self._entries[next(without, None) or next(iter(self._entries))]
+        without = [key for key, entry in self._entries.items() if entry.loaded is None and not entry.waiting]
+        del self._entries[self._longest_unused(without or self._entries)]
 
-    def used(self, key: ModelKey) -> None:
-        """The key was asked for just now."""
-        with self._wake:
-            if key in self._entries:
-                self._entries.move_to_end(key)
+    def _longest_unused(self, keys: Iterable[ModelKey]) -> ModelKey:
+        return min(keys, key=lambda key: self._entries[key].used_at)
 
     def start(self) -> None:
         threading.Thread(target=self._run, name="models", daemon=True).start()
@@ -180,7 +172,11 @@ class ModelKeeper:
         entry = self._entries.get(key)
         if entry is None:
             return
-        found, passed, unreachable = self._find(key, entry.loaded)
+        found, passed, unreachable, pending = self._find(key, entry.loaded)
+        if pending and found is None and entry.waiting and time.monotonic() < entry.since + FIRST_SEARCH_SECONDS:
+            with self._wake:
+                self._todo.append(key)
+            return
         problem = "; ".join(passed)
         if problem != entry.problem and problem:
             what = "no model for" if found is None else "passed over for"
@@ -197,11 +193,11 @@ class ModelKeeper:
         entry.again_at = time.monotonic() + wait * self._random.uniform(1 - _JITTER, 1 + _JITTER)
         entry.waiting = False
 
-    def _find(self, key: ModelKey, loaded: Loaded | None) -> tuple[Loaded | None, list[str], bool]:
+    def _find(self, key: ModelKey, loaded: Loaded | None) -> tuple[Loaded | None, list[str], bool, bool]:
         """The first model that is offered and can be loaded; why others were passed over; whether one
-        of them could not be asked."""
+        of them could not be asked; whether one is still to answer."""
         passed: list[str] = []
-        unreachable = False
+        unreachable = pending = False
         try:
             request = ModelRequest(
                 key.output_type,
@@ -213,19 +209,20 @@ class ModelKeeper:
                 portable=True,
             )
         except KeplerError as error:
-            return None, [str(error)], False
+            return None, [str(error)], False, False
         for origin in self._origins:
             try:
-                return self._loaded(origin, origin.offer(request), loaded), passed, unreachable
+                return self._loaded(origin, origin.offer(request), loaded), passed, unreachable, pending
             except NoModelError as error:
                 passed.append(str(error))
             except KeplerError as error:
                 # it does not answer, or what it offers cannot be loaded: perhaps that is mended later
                 unreachable = True
+                pending |= isinstance(error, NotYetError)
                 passed.append(str(error))
                 if loaded is not None and loaded.asked == origin.name:
-                    return loaded, passed, unreachable
-        return None, passed or [NOWHERE], unreachable
+                    return loaded, passed, unreachable, pending
+        return None, passed or [NOWHERE], unreachable, pending
 
     def _loaded(self, origin: Origin, offer: Offer, loaded: Loaded | None) -> Loaded:
         if loaded is not None and loaded.offer.digest == offer.digest:
@@ -259,7 +256,7 @@ class ModelKeeper:
             if len(self._models) <= MOST_MODELS:
                 return
             with self._wake:
-                del self._entries[next(iter(self._entries))]
+                del self._entries[self._longest_unused(self._entries)]
 
     def _core_ratio(self, offer: Offer) -> float | None:
         mine, theirs = self._spec.get("cores"), offer.machine_spec.get("cores")

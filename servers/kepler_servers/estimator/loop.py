@@ -40,7 +40,8 @@ _CLOSE = ord("}")
 _ACCEPTS = 16
 _TICK = 0.5
 _STOP_TICK = 0.05
-_READ = select.EPOLLIN
+_NOW = socket.MSG_DONTWAIT
+"""Saves a system call per connection: its socket stays as it was accepted."""
 
 
 class _Connection:
@@ -48,12 +49,19 @@ class _Connection:
 
     def __init__(self, peer: socket.socket, deadline: float) -> None:
         self.peer = peer
-        self.number = peer.fileno()
+        self.number = -1
+        """In the epoll set; -1: not watched."""
         self.deadline = deadline
-        self.buffer: RequestBuffer | None = RequestBuffer()
+        self.buffer: RequestBuffer | None = None
+        """Of a request that did not come whole, while it is not complete."""
         self.waiting: Waiting | None = None
         self.left = b""
         self.complete_at = 0.0
+
+    @property
+    def held(self) -> int:
+        """Bytes of an incomplete request."""
+        return 0 if self.buffer is None else len(self.buffer)
 
 
 class Loop:
@@ -122,7 +130,7 @@ class Loop:
             self._listeners = {}
         if now >= self._stop_at - STOP_SECONDS + QUIET_SECONDS:
             for connection in list(self._connections.values()):
-                if connection.waiting is None and not connection.left and not len(connection.buffer or b""):
+                if connection.waiting is None and not connection.left and not connection.held:
                     self._close(connection)
         return not self._connections or now >= self._stop_at
 
@@ -152,13 +160,7 @@ class Loop:
                     time.sleep(0.01)
                 return
             self._figures.connections += 1
-            if len(self._connections) >= MAX_CONNECTIONS:
-                self._drop_oldest("too many connections")
-            peer.setblocking(False)
-            connection = _Connection(peer, time.monotonic() + SECONDS)
-            self._connections[connection.number] = connection
-            if not self._read(connection):
-                self._epoll.register(connection.number, _READ)
+            self._read(_Connection(peer, time.monotonic() + SECONDS))
 
     def _event(self, connection: _Connection, event: int) -> None:
         if connection.left:
@@ -168,46 +170,45 @@ class Loop:
         else:
             self._drop(connection, "closed early")
 
-    def _read(self, connection: _Connection) -> bool:
-        """Read what there is; whether there is nothing more to read."""
-        buffer = connection.buffer
-        assert buffer is not None
+    def _read(self, connection: _Connection) -> None:
+        """Read what there is. Most requests are there when their connection is, whole: they are answered
+        without being watched."""
         try:
-            piece = connection.peer.recv(_PIECE)
+            piece = connection.peer.recv(_PIECE, _NOW)
         except BlockingIOError:
-            return False
+            self._await(connection)
+            return
         except OSError:
             self._drop(connection, "closed early")
-            return True
+            return
         if not piece:
             # nothing more will come; whoever closed one direction only still reads
-            if len(buffer):
+            if connection.held:
                 self._reply(connection, self._answers.refuse("the request ends early", None, 0, ""))
             else:
                 self._drop(connection, "closed early")
-            return True
-        if not len(buffer) and piece[-1] == _CLOSE and self._whole(connection, piece):
-            return True
+            return
+        if connection.buffer is None:
+            if piece[-1] == _CLOSE and self._whole(connection, piece):
+                return
+            connection.buffer = RequestBuffer()
         self._held += len(piece)
         try:
-            length = buffer.feed(piece)
+            length = connection.buffer.feed(piece)
         except NotAnObjectError as error:
             self._reply(connection, self._answers.refuse(f"not a JSON object: {error}", None, 0, ""))
-            return True
+            return
         if length is not None:
-            self._complete(connection, length)
-            return True
-        if len(buffer) > MAX_REQUEST_BYTES:
+            self._complete(connection, connection.buffer, length)
+            return
+        if connection.held > MAX_REQUEST_BYTES:
             reason = f"a request of more than {MAX_REQUEST_BYTES} bytes"
             self._reply(connection, self._answers.refuse(reason, None, 0, ""))
-            return True
+            return
+        self._await(connection)
         while self._held > MAX_HELD_BYTES:
             # whoever holds it longest has had the time to complete it
-            oldest = next(c for c in self._connections.values() if len(c.buffer or b""))
-            self._drop(oldest, "too much held")
-            if oldest is connection:
-                return True
-        return False
+            self._drop(next(c for c in self._connections.values() if c.held), "too much held")
 
     def _whole(self, connection: _Connection, piece: bytes) -> bool:
         """Answer a request that came in one piece, as nearly all do, without looking for its end."""
@@ -219,13 +220,10 @@ class Loop:
         if reply is None:
             return False
         connection.complete_at = started
-        connection.buffer = None
         self._take(connection, reply)
         return True
 
-    def _complete(self, connection: _Connection, length: int) -> None:
-        buffer = connection.buffer
-        assert buffer is not None
+    def _complete(self, connection: _Connection, buffer: RequestBuffer, length: int) -> None:
         connection.complete_at = time.perf_counter()
         try:
             reply = self._answers.answer(memoryview(buffer.data)[:length])
@@ -265,7 +263,7 @@ class Loop:
     def _finish(self, connection: _Connection, waiting: Waiting) -> None:
         connection.waiting = None
         try:
-            reply = self._answers.finish(waiting.request, waiting.key, waiting.entry)
+            reply = self._answers.finish(waiting.request, waiting.entry)
         except Exception:
             reply = self._defect()
         self._reply(connection, reply)
@@ -278,7 +276,7 @@ class Loop:
     def _send(self, connection: _Connection, content: bytes) -> None:
         # one call: the client reads once
         try:
-            sent = connection.peer.send(content)
+            sent = connection.peer.send(content, _NOW)
         except BlockingIOError:
             sent = 0
         except OSError:
@@ -292,11 +290,21 @@ class Loop:
             self._watch(connection, select.EPOLLOUT)
         connection.left = content[sent:]
 
+    def _await(self, connection: _Connection) -> None:
+        """Read on when there is more."""
+        if connection.number < 0:
+            self._watch(connection, select.EPOLLIN)
+
     def _watch(self, connection: _Connection, events: int) -> None:
-        try:
+        """Be told when the client does something (or, with no events, is gone)."""
+        if connection.number >= 0:
             self._epoll.modify(connection.number, events)
-        except FileNotFoundError:  # answered before it was watched at all
-            self._epoll.register(connection.number, events)
+            return
+        while len(self._connections) >= MAX_CONNECTIONS and self._drop_oldest("too many connections"):
+            pass
+        connection.number = connection.peer.fileno()
+        self._connections[connection.number] = connection
+        self._epoll.register(connection.number, events)
 
     def _expire(self) -> None:
         now = time.monotonic()
@@ -314,7 +322,7 @@ class Loop:
         for connection in self._connections.values():
             if connection.deadline <= now:
                 found.append(connection)
-            elif connection.buffer is not None:
+            elif connection.waiting is None and not connection.left:
                 break
         return found
 
@@ -330,12 +338,10 @@ class Loop:
         self._close(connection)
 
     def _close(self, connection: _Connection) -> None:
-        if connection.number < 0:
-            return
-        del self._connections[connection.number]
-        connection.number = -1
+        if connection.number >= 0:
+            del self._connections[connection.number]
+            connection.number = -1
         connection.waiting = None
-        if connection.buffer is not None:
-            self._held -= len(connection.buffer)
-            connection.buffer = None
+        self._held -= connection.held
+        connection.buffer = None
         connection.peer.close()  # the kernel takes it out of the epoll set

@@ -18,6 +18,10 @@ class UnreachableError(KeplerError):
     """An origin that does not answer, or not as it should: perhaps it will later."""
 
 
+class NotYetError(UnreachableError):
+    """An origin that is still to answer: asking again soon may have an outcome."""
+
+
 @attrs.frozen(eq=False)
 class Offer:
     """A model that an origin has for a request; loading it is another step."""

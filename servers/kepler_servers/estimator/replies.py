@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -33,14 +33,15 @@ class Reply:
 
 
 def watts_reply(
-    watts: Mapping[str, Floats],
+    components: Sequence[str],
+    watts: Floats,
     *,
     limit: int,
     core_ratio: float | None = None,
     message: str = "",
     parts_of_a_whole: bool = False,
 ) -> Reply:
-    """Watts per component, one per row, within `limit` bytes (0: no limit) if that can be.
+    """Watts, shape (components, rows), within `limit` bytes (0: no limit) if that can be.
 
     First decimals are given up, then the parts of the package and dram, which the client counts as 0 W.
     Where rows are `parts_of_a_whole` (containers of a node), fewer decimals leave their sum as it is:
@@ -49,77 +50,101 @@ def watts_reply(
     tail: dict[str, Any] = {"msg": message}
     if core_ratio is not None:
         tail["core_ratio"] = core_ratio
-    names = list(watts)
-    values = np.array(list(watts.values()))
+    names = list(components)
     if len(names) > 1:
         # where every row is 0 W, the client still counts the rows of one component
-        live = [row for row, has in enumerate(np.logical_or.reduce(values, axis=1).tolist()) if has] or [0]
-        names = [names[row] for row in live]
-        values = values[live]
-    overhead = len(_encode({}, tail)) + sum(len(name) + 6 for name in names)
-    room = limit - overhead if limit else None
-    for decimals in _worth_trying(values, room):
-        steps = _steps(values, decimals, parts_of_a_whole and decimals < DECIMALS[0])
-        if room is None or _fits(steps, decimals, room):
-            reply = _encode(dict(zip(names, _numbers(steps, decimals), strict=True)), tail)
-            if not limit or len(reply) <= limit:
-                return Reply(reply, decimals)
-    powers = dict(zip(names, _numbers(steps, 0), strict=True))
+        live = [row for row, has in enumerate(np.logical_or.reduce(watts, axis=1).tolist()) if has] or [0]
+        if len(live) < len(names):
+            names = [names[row] for row in live]
+            watts = watts[live]
+    texts: dict[str, bytes] = {}
+    for decimals in _worth_trying(watts, limit):
+        steps = _steps(watts, decimals, parts_of_a_whole and decimals < DECIMALS[0])
+        texts = dict(zip(names, _texts(steps, decimals), strict=True))
+        reply = _assembled(texts, tail)
+        if not limit or len(reply) <= limit:
+            return Reply(reply, decimals)
     left_out: list[str] = []
-    reply = _encode(powers, tail)
     for component in _LEAST_NEEDED:
-        if component in powers and len(powers) > 1:
-            del powers[component]
+        if component in texts and len(texts) > 1:
+            del texts[component]
             left_out.append(component)
             tail["msg"] = f"{message + '; ' if message else ''}no room for {', '.join(left_out)}"
-            reply = _encode(powers, tail)
+            reply = _assembled(texts, tail)
             if len(reply) <= limit:
-                return Reply(reply, 0, tuple(left_out))
-    return Reply(reply, 0, tuple(left_out), too_long=True)
-
-
-def _steps(values: Floats, decimals: int, carry: bool) -> Floats:
-    """Whole numbers of the last decimal's unit, of the shape of the values."""
-    scaled = values * 10.0**decimals
-    if carry:
-        return np.diff(np.rint(np.cumsum(scaled, axis=1)), axis=1, prepend=0.0)
-    return np.rint(scaled)
-
-
-def _worth_trying(values: Floats, room: int | None) -> Sequence[int]:
-    if room is None or values.size * _LONGEST_USUAL <= room:
-        return DECIMALS
-    # at least the whole digits, a point, one decimal and a comma
-    return DECIMALS if _whole_digits(values) + values.size * 3 - len(values) <= room else DECIMALS[-1:]
-
-
-def _fits(steps: Floats, decimals: int, room: int) -> bool:
-    """Whether the numbers with commas between, without the brackets, are within `room` bytes: whole
-    digits, and unless there are no decimals a point and the decimals without zeros at their end, at
-    least one."""
-    length = _whole_digits(steps / 10.0**decimals) + steps.size - len(steps)
-    if decimals:
-        length += (decimals + 1) * steps.size
-        for power in range(1, decimals):
-            if length <= room:
                 break
-            length -= int(np.count_nonzero(steps % 10.0**power == 0))
-    return length <= room
+    return Reply(reply, 0, tuple(left_out), too_long=len(reply) > limit)
 
 
-def _whole_digits(values: Floats) -> int:
+def _worth_trying(watts: Floats, limit: int) -> Sequence[int]:
+    # at least a whole digit, a point, one decimal and a comma; then with all whole digits
+    least = watts.size * 4 - len(watts)
+    if not limit or watts.size * _LONGEST_USUAL <= limit:
+        return DECIMALS
+    if least > limit or least - watts.size + _whole_digits(watts) > limit:
+        return DECIMALS[-1:]
+    return DECIMALS
+
+
+def _whole_digits(watts: Floats) -> int:
     """Digits before the point, of all numbers together."""
-    return int(np.floor(np.log10(np.maximum(values, 1.0)) + 1e-12).sum()) + values.size
+    digits, edge = watts.size, 10.0
+    while more := int(np.count_nonzero(watts >= edge)):
+        digits += more
+        edge *= 10.0
+    return digits
 
 
-def _numbers(steps: Floats, decimals: int) -> list[list[float]] | list[list[int]]:
-    if decimals == 0:
-        return steps.astype(np.int64).tolist()  # type: ignore[no-any-return]
-    return (steps / 10.0**decimals).tolist()  # type: ignore[no-any-return]
+def _steps(watts: Floats, decimals: int, carry: bool) -> Floats:
+    """Whole numbers of the last decimal's unit, of the shape of the watts."""
+    steps: Floats = watts * 10.0**decimals
+    if carry:
+        steps = steps.cumsum(axis=1)
+    np.rint(steps, out=steps)
+    if carry:
+        steps[:, 1:] -= steps[:, :-1].copy()
+    return steps
 
 
-def _encode(powers: Mapping[str, Any], tail: Mapping[str, Any]) -> bytes:
-    return msgspec.json.encode({"powers": powers, **tail})
+def _table(texts: Iterable[str]) -> NDArray[np.uint64]:
+    """Texts of eight bytes as numbers; blanks are bytes of 0."""
+    return np.frombuffer("".join(texts).replace(" ", "\0").encode(), dtype=np.uint64)
+
+
+# eight bytes: whole digits, point and decimals, comma; what they have in common is empty in one of them
+_WHOLE = _table(f"{n:3}    ," for n in range(1000))
+_DECIMALS = {
+    decimals: _table(f"   .{f'{n:0{decimals}}'.rstrip('0') or '0':{decimals}} ".ljust(8) for n in range(10**decimals))
+    for decimals in DECIMALS[:-1]
+}
+
+
+def _texts(steps: Floats, decimals: int) -> list[bytes]:
+    """Per component the numbers with commas between, without zeros at their end but one."""
+    unit = 10**decimals
+    if not steps.size or steps.max() >= 1000.0 * unit:
+        return [_encoded(row, decimals) for row in steps]
+    whole = steps.astype(np.int64)
+    if not decimals:
+        found = _WHOLE.take(whole)
+    else:
+        parts = whole
+        whole = parts // unit
+        parts = parts - whole * unit  # quicker than a remainder
+        found = _WHOLE.take(whole) | _DECIMALS[decimals].take(parts)
+    return [row.tobytes().translate(None, b"\0")[:-1] for row in found]
+
+
+def _encoded(steps: Floats, decimals: int) -> bytes:
+    """The same for numbers of any size."""
+    numbers = steps / 10.0**decimals if decimals else steps.astype(np.int64)
+    return msgspec.json.encode(numbers.tolist())[1:-1]
+
+
+def _assembled(texts: Mapping[str, bytes], tail: Mapping[str, Any]) -> bytes:
+    """A reply of the numbers' texts by component."""
+    powers = b",".join([b'"%s":[%s]' % (name.encode(), text) for name, text in texts.items()])
+    return b'{"powers":{%s},%s' % (powers, msgspec.json.encode(tail)[1:])
 
 
 def failure_reply(message: str, output_type: str | None, rows: int, components: Sequence[str], *, limit: int) -> Reply:

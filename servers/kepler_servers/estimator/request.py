@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from itertools import chain
+from functools import lru_cache
 from typing import Any
 
 import attrs
@@ -27,21 +27,36 @@ Floats = NDArray[np.float64]
 MOST_PER_SECOND = 1e16
 """A hundred times the cycles of ten thousand cores: no counter of one machine rises faster."""
 MAX_ROWS = 20_000
+MAX_LISTS = MAX_ROWS + 1000
+"""Of a request that has to be read leniently: each is a Python object then."""
+MAX_CHARACTERS = 10_000
+"""Of all names of metrics together: they are kept as long as their model is."""
+
+_KEPT_KEYS = 64
+
+
+@attrs.frozen(cache_hash=True)
+class ModelKey:
+    """What decides which model answers a request."""
+
+    output_type: OutputType
+    source: str
+    trainer: str
+    filter: str
+    metrics: frozenset[str]
 
 
 @attrs.frozen(eq=False)
 class WattsRequest:
     """A request for the watts of some rows."""
 
+    key: ModelKey
     metrics: tuple[str, ...]
+    """Names of the columns."""
     values: Floats
     """Shape (rows, metrics), finite and ≥ 0; rows that were not are all 0."""
     invalid: NDArray[np.intp]
     """Rows that could not be right."""
-    output_type: OutputType
-    source: str
-    trainer: str
-    filter: str
 
 
 @attrs.frozen
@@ -51,9 +66,8 @@ class Command:
     name: str
 
 
-class _Body(msgspec.Struct):
+class _Head(msgspec.Struct):
     metrics: list[str] | None = None
-    values: list[list[float]] | None = None
     output_type: str | None = None
     source: str | None = None
     trainer_name: str | None = None
@@ -63,9 +77,15 @@ class _Body(msgspec.Struct):
     command: str | None = None
 
 
+class _Body(_Head):
+    values: msgspec.Raw = msgspec.Raw(b"")
+
+
 _NONE = np.empty(0, dtype=np.intp)
+_IN_NUMBERS = b"0123456789+-.eE \t\r\n"
 
 _decoder = msgspec.json.Decoder(_Body)
+_numbers_decoder = msgspec.json.Decoder(list[float])
 
 
 class UnanswerableError(Exception):
@@ -94,59 +114,81 @@ def read_whole(body: bytes | bytearray | memoryview) -> WattsRequest | Command |
         return None
     if found.command is not None:
         return Command(found.command)
-    rows = found.values
-    return _checked(found, rows, 0 if rows is None else len(rows), strict=True)
-
-
-def _checked(found: _Body, rows: Any, count: int, *, strict: bool) -> WattsRequest:
-    def refuse(message: str) -> UnanswerableError:
-        return UnanswerableError(message, found.output_type, count)
-
-    if found.output_type is None:
-        raise refuse("output_type: missing")
-    try:
-        output_type = checked_output_type(found.output_type)
-    except RequestError as error:
-        raise refuse(str(error)) from None
-    metrics, system = found.metrics, found.system_features or []
-    if metrics is None:
-        raise refuse("metrics: missing")
+    metrics, text = tuple(found.metrics or ()), bytes(found.values)
+    rows = _rows(text, len(metrics))
     if rows is None:
-        raise refuse("values: missing")
-    if count > MAX_ROWS:
-        raise refuse(f"values: {count} rows, at most {MAX_ROWS}")
-    if len(metrics) + len(system) > MAX_METRICS:
-        raise refuse(f"metrics: more than {MAX_METRICS}")
-    texts = (found.source, found.trainer_name, found.filter, *metrics)
-    if any(text is not None and len(text) > MAX_TEXT for text in texts):
-        raise refuse(f"a text of more than {MAX_TEXT} characters")
+        return None
+    key = _checked(found, metrics, rows)
+    values = _matrix(text, rows, len(metrics))
+    return None if values is None else _request(key, metrics, values)
+
+
+def _rows(text: bytes, width: int) -> int | None:
+    """How many rows of so many numbers a JSON text may hold; None where it certainly holds others.
+
+    Commas and brackets are compared with those that must be there: no Python object for each row.
+    """
+    skeleton = text.translate(None, _IN_NUMBERS)
+    rows = skeleton.count(b"]") - 1
+    row = b"[" + b"," * (width - 1) + b"],"
+    return rows if width and rows >= 0 and skeleton == b"[" + (row * rows)[:-1] + b"]" else None
+
+
+def _matrix(text: bytes, rows: int, width: int) -> Floats | None:
+    """These rows; None where there is anything between the commas that is not one number."""
+    try:
+        numbers = _numbers_decoder.decode(b"[" + text.translate(None, b"[]") + b"]")
+    except msgspec.DecodeError:
+        return None
+    return np.fromiter(numbers, np.float64, rows * width).reshape(rows, width) if len(numbers) == rows * width else None
+
+
+def _checked(found: _Head, metrics: tuple[str, ...], rows: int) -> ModelKey:
+    if rows > MAX_ROWS:
+        raise UnanswerableError(f"values: {rows} rows, at most {MAX_ROWS}", found.output_type, rows)
+    system = len(found.system_features or ())
+    try:
+        return _key(found.output_type, found.source, found.trainer_name, found.filter, metrics, system)
+    except RequestError as error:
+        raise UnanswerableError(str(error), found.output_type, rows) from None
+
+
+@lru_cache(maxsize=_KEPT_KEYS)
+def _key(
+    output_type: str | None,
+    source: str | None,
+    trainer: str | None,
+    filter: str | None,
+    metrics: tuple[str, ...],
+    system_features: int,
+) -> ModelKey:
+    """What a client asks for does not change while it runs, only the numbers do. `RequestError`."""
+    if output_type is None:
+        raise RequestError("output_type", "missing")
+    known = checked_output_type(output_type)
+    if len(metrics) + system_features > MAX_METRICS:
+        raise RequestError("metrics", f"more than {MAX_METRICS}")
+    for name, text in {"source": source, "trainer_name": trainer, "filter": filter}.items():
+        if text is not None and len(text) > MAX_TEXT:
+            raise RequestError(name, f"more than {MAX_TEXT} characters")
+    if any(len(name) > MAX_TEXT for name in metrics):
+        raise RequestError("metrics", f"a name of more than {MAX_TEXT} characters")
+    if sum(map(len, metrics)) > MAX_CHARACTERS:
+        raise RequestError("metrics", f"more than {MAX_CHARACTERS} characters in all")
     if len(set(metrics)) != len(metrics):
         twice = next(name for name in metrics if metrics.count(name) > 1)
-        raise refuse(f"metrics: {twice[:60]!r} is given twice")
-    values, invalid = _matrix(rows, len(metrics), strict)
-    return WattsRequest(
-        tuple(metrics),
-        values,
-        invalid,
-        output_type,
-        found.source or DEFAULT_SOURCE,
-        found.trainer_name or "",
-        found.filter or "",
-    )
+        raise RequestError("metrics", f"{twice[:60]!r} is given twice")
+    return ModelKey(known, source or DEFAULT_SOURCE, trainer or "", filter or "", frozenset(metrics))
 
 
-def _matrix(rows: list[Any], width: int, strict: bool) -> tuple[Floats, NDArray[np.intp]]:
-    """`strict`: rows are known to be lists of numbers."""
-    if strict and set(map(len, rows)) <= {width}:
-        values = np.fromiter(chain.from_iterable(rows), np.float64, len(rows) * width).reshape(len(rows), width)
-    else:
-        values = np.array([_row(row, width) for row in rows], dtype=np.float64).reshape(len(rows), width)
+def _request(key: ModelKey, metrics: tuple[str, ...], values: Floats) -> WattsRequest:
+    """Rows that cannot be right are all 0 from here on."""
     # a comparison with NaN is false
-    if not rows or (width and values.min() >= 0.0 and values.max() <= MOST_PER_SECOND):
-        return values, _NONE
+    if not values.size or (values.min() >= 0.0 and values.max() <= MOST_PER_SECOND):
+        return WattsRequest(key, metrics, values, _NONE)
     invalid = np.flatnonzero(~((values >= 0) & (values <= MOST_PER_SECOND)).all(axis=1))
     values[invalid] = 0.0
-    return values, invalid
+    return WattsRequest(key, metrics, values, invalid)
 
 
 def _row(row: Any, width: int) -> list[float]:
@@ -165,6 +207,8 @@ def _is_number(value: object) -> bool:
 def _read_leniently(body: bytes) -> WattsRequest | Command:
     """For what the strict decoder refuses: Python's clients write NaN, and one wrong value in one row
     must not cost the others their answer."""
+    if body.count(b"[") > MAX_LISTS:
+        raise UnanswerableError(f"more than {MAX_LISTS} lists: at most {MAX_ROWS} rows", None, 0)
     try:
         document = json.loads(body, parse_int=_integer)
     except (ValueError, RecursionError) as error:
@@ -179,7 +223,7 @@ def _read_leniently(body: bytes) -> WattsRequest | Command:
     kind = kind if kind in OUTPUT_TYPES else None
     try:
         msgspec.json.encode(document)
-        found = msgspec.convert(document, _Body)
+        found = msgspec.convert(document, _Head)
     except UnicodeEncodeError:
         raise UnanswerableError("a text with half a character (a lone surrogate)", kind, count) from None
     except (msgspec.ValidationError, RecursionError, TypeError) as error:
@@ -188,7 +232,13 @@ def _read_leniently(body: bytes) -> WattsRequest | Command:
         return Command(found.command)
     if rows is not None and not isinstance(rows, list):
         raise UnanswerableError("values: not a list of rows", kind, 0)
-    return _checked(found, rows, count, strict=False)
+    metrics = tuple(found.metrics or ())
+    key = _checked(found, metrics, count)
+    for name, given in (("metrics", found.metrics), ("values", rows)):
+        if given is None:
+            raise UnanswerableError(f"{name}: missing", kind, count)
+    values = np.array([_row(row, len(metrics)) for row in rows or ()], dtype=np.float64).reshape(count, len(metrics))
+    return _request(key, metrics, values)
 
 
 def _integer(digits: str) -> int | float:

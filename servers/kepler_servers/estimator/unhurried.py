@@ -9,7 +9,7 @@ import attrs
 
 from kepler_core.errors import KeplerError
 from kepler_core.selection import ModelRequest
-from kepler_servers.estimator.origins import Offer, Origin, UnreachableError
+from kepler_servers.estimator.origins import NotYetError, Offer, Origin, UnreachableError
 
 PATIENCE_SECONDS = 0.5
 """What takes longer is asked for again later; other origins answer meanwhile."""
@@ -44,7 +44,7 @@ class Unhurried:
             question = self._asked[key] = _Question()
             threading.Thread(target=self._ask, args=(question, request), name="origin", daemon=True).start()
         if not question.done.wait(PATIENCE_SECONDS):
-            raise UnreachableError(f"{self.name}: no answer yet")
+            raise NotYetError(f"{self.name}: no answer yet")
         del self._asked[key]
         if question.error is not None:
             raise question.error

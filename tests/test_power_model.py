@@ -1,0 +1,85 @@
+"""A model that is loaded to stay says what it says otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kepler_core.errors import ModelError
+from kepler_core.models.power_model import PowerModel, load_model
+
+FEATURES = ["a", "b", "c"]
+LINES: dict[str, Any] = {
+    "package": {"type": "linear", "weights": {"a": 2.5, "c": 0.1}, "bias": 30.0},
+    "dram": {"type": "linear", "weights": {"b": -4.0}, "bias": 7.0},
+    "uncore": {"type": "linear", "weights": {"a": 1e30}, "bias": 0.0},
+    "core": {"type": "curve", "curve": "logarithmic", "feature": "b", "weights": [3.0, 2.0, 1.0]},
+}
+CONSTANT = 1.25
+
+
+def model(components: Mapping[str, Any], *, resident: bool) -> PowerModel:
+    """None: a component that is constant."""
+    parts: dict[str, Any] = {}
+    files = {"metadata.json": b'{"model_name":"Lines_0"}'}
+    for name, weights in components.items():
+        if weights is None:
+            parts[name] = {"ceiling": 500.0, "constant": CONSTANT}
+        else:
+            parts[name] = {"ceiling": 500.0, "format": "weights", "file": f"{name}.json"}
+            files[f"{name}.json"] = msgspec.json.encode(weights)
+    layout = {"layout": 1, "features": FEATURES, "scale": [10.0, 100.0, 0.5], "components": parts}
+    return load_model({**files, "model.json": msgspec.json.encode(layout)}, resident=resident)
+
+
+_values = st.lists(st.lists(st.floats(0, 1e16), min_size=3, max_size=3), max_size=6)
+
+
+@given(st.permutations(sorted(LINES)), st.integers(1, 4), st.sets(st.sampled_from(sorted(LINES))), _values)
+def test_several_components_together(names: list[str], count: int, constant: set[str], values: Any) -> None:
+    components = {name: None if name in constant else LINES[name] for name in names[:count]}
+    X = np.array(values, dtype=np.float64).reshape(-1, 3)
+    expected = model(components, resident=False).predict(X)
+    found = model(components, resident=True)
+    watts = found.watts(X)
+    assert watts.shape == (count, len(X))
+    for at, (name, one) in enumerate(found.predict(X).items()):
+        assert name == names[at]
+        assert one.tolist() == watts[at].tolist()
+        np.testing.assert_allclose(one, expected[name], rtol=1e-12, atol=1e-12)
+        if name in constant:
+            assert (one == CONSTANT).all()
+
+
+def test_any_order_of_columns_and_more_of_them() -> None:
+    found = model(LINES, resident=True)
+    X = np.random.default_rng(0).uniform(0, 100, (5, 3))
+    expected = found.watts(X).tolist()
+    table = {"a": X[:, 0], "b": X[:, 1], "c": X[:, 2], "d": np.ones(5), **{f"x{n}": np.ones(5) for n in range(40)}}
+    for seed in range(100):  # more orders than are kept
+        names = [str(name) for name in np.random.default_rng(seed).permutation(sorted(table))]
+        for _ in range(2):
+            assert found.watts(np.column_stack([table[name] for name in names]), names).tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("names", "values", "message"),
+    [
+        (["a", "b"], [[1, 2]], "needs c"),
+        (["a", "b", "c", "a"], [[1, 2, 3, 4]], "'a' is given twice"),
+        (["a", "b", "c"], [[1, 2]], "rows of 3 values"),
+        (["a", "b", "c"], [[1, 2, float("nan")]], "NaN or infinite"),
+        (["c", "b", "a"], [[1, 2, float("inf")]], "NaN or infinite"),
+    ],
+)
+def test_what_cannot_be_predicted(names: list[str], values: Any, message: str) -> None:
+    found = model(LINES, resident=True)
+    for _ in range(2):
+        with pytest.raises(ModelError, match=message):
+            found.watts(values, names)
