@@ -307,11 +307,15 @@ PUBLISH = textwrap.dedent(
 def test_killed_while_publishing(s3: str) -> None:
     """At many moments: the current version is whole, and the next publisher is not disturbed."""
     whole = 0
-    for delay in (0.05, 0.3, 0.8, 1.5):
-        url = f"{s3}/{delay}"
+    # however slow this machine is: the last two are killed after the first version, in the next ones
+    for delay, after_the_first in ((0.05, False), (0.5, False), (0.05, True), (0.3, True)):
+        url = f"{s3}/{delay}-{after_the_first}"
         writer = subprocess.Popen([sys.executable, "-c", PUBLISH, url], stdout=subprocess.PIPE)
         assert writer.stdout is not None
         writer.stdout.readline()
+        deadline = time.monotonic() + 60
+        while after_the_first and not open_store(url).pipelines() and time.monotonic() < deadline:
+            time.sleep(0.01)
         time.sleep(delay)
         writer.send_signal(signal.SIGKILL)
         writer.wait()
@@ -326,7 +330,7 @@ def test_killed_while_publishing(s3: str) -> None:
         before = max(store.versions("p"), default=0)
         assert store.publish("p", FILES) == before + 1
         assert store.snapshot("p").names == {*FILES, "manifest.json"}
-    assert whole, "no writer came as far as publishing: the test shows nothing"
+    assert whole >= 2, "no writer came as far as publishing: the test shows nothing"
 
 
 def test_a_store_after_a_fork(s3: str) -> None:
