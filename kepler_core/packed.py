@@ -8,7 +8,7 @@ from itertools import accumulate
 import attrs
 
 _FAST = 1
-_TEXTS = 16
+_TEXTS = 8
 """So many are compressed as one: more would take less memory, and longer to get one of them out."""
 
 

@@ -53,6 +53,19 @@ class Likeness:
     """Attribute -> likeness in [0, 1]; None where only one of the two states it."""
 
 
+@attrs.frozen(eq=False)
+class _Comparison:
+    """One spec beside those of a table: a row for each of them."""
+
+    similarity: Floats
+    looseness: Floats
+    uncertainty: Floats
+    scores: Floats
+    """Shape (specs, attributes); NaN where not both state it."""
+    stated: NDArray[np.bool_]
+    """Whether either of the two states it."""
+
+
 class SpecTable:
     """Machine specs to compare others with.
 
@@ -67,28 +80,31 @@ class SpecTable:
         self._scores: dict[str, Floats] = {}
         self._processor = np.array([at.get(p, -1) for p in self._processors], dtype=np.intp)
         self._numbers = np.array([_numbers(spec) for spec in specs], dtype=np.float64).reshape(len(specs), len(NUMERIC))
+        self._stated = np.column_stack([self._processor >= 0, self._numbers > 0])
+        self._last: tuple[Spec, _Comparison] | None = None
 
     def similarities(self, spec: Spec) -> Floats:
         """The similarity of each spec of the table to this one, shape (specs,)."""
-        return self._compare(spec, slice(None))[0]
+        return self._compared(spec).similarity
 
     def likeness(self, spec: Spec, row: int) -> Likeness:
         """The same for one spec of the table, attribute by attribute."""
-        similarity, looseness, uncertainty, scores = self._compare(spec, slice(row, row + 1))
+        found = self._compared(spec)
         attributes = {
             name: None if np.isnan(score) else round(float(score), 4)
-            for name, score, stated in zip(
-                ATTRIBUTES, scores[0], self._stated(spec, slice(row, row + 1))[0], strict=True
-            )
+            for name, score, stated in zip(ATTRIBUTES, found.scores[row], found.stated[row], strict=True)
             if stated
         }
-        return Likeness(float(similarity[0]), float(looseness[0]), float(uncertainty[0]), attributes)
+        return Likeness(
+            float(found.similarity[row]), float(found.looseness[row]), float(found.uncertainty[row]), attributes
+        )
 
-    def _stated(self, spec: Spec, rows: slice) -> NDArray[np.bool_]:
-        mine = np.array([bool(_name(spec.get("processor"))), *(n > 0 for n in _numbers(spec))])
-        theirs = np.column_stack([self._processor[rows] >= 0, self._numbers[rows] > 0])
-        found: NDArray[np.bool_] = mine | theirs
-        return found
+    def _compared(self, spec: Spec) -> _Comparison:
+        # whoever asks for similarities asks for the likeness to the most similar one next
+        last = self._last
+        if last is None or last[0] != spec:
+            last = self._last = dict(spec), self._compare(spec)
+        return last[1]
 
     def _processor_scores(self, processor: str) -> Floats:
         """Likeness of each distinct processor to this one."""
@@ -100,17 +116,18 @@ class SpecTable:
             self._scores[processor] = found
         return found
 
-    def _compare(self, spec: Spec, rows: slice) -> tuple[Floats, Floats, Floats, Floats]:
-        processors, theirs = self._processor[rows], self._numbers[rows]
-        scores = np.full((len(processors), len(ATTRIBUTES)), np.nan)
+    def _compare(self, spec: Spec) -> _Comparison:
+        theirs = self._numbers
+        scores = np.full((len(theirs), len(ATTRIBUTES)), np.nan)
         processor = _name(spec.get("processor"))
         if processor and self._distinct:
-            known = processors >= 0
-            scores[known, 0] = self._processor_scores(processor)[processors[known]]
+            known = self._processor >= 0
+            scores[known, 0] = self._processor_scores(processor)[self._processor[known]]
         numbers = np.array(_numbers(spec))
         both = (theirs > 0) & (numbers > 0)
         np.divide(np.minimum(theirs, numbers), np.maximum(theirs, numbers), out=scores[:, 1:], where=both)
-        weight = np.where(self._stated(spec, rows), _WEIGHT, 0.0)
+        stated = self._stated | np.array([bool(processor), *(numbers > 0)])
+        weight = np.where(stated, _WEIGHT, 0.0)
         total = weight.sum(axis=1)
         weight /= np.where(total > 0, total, 1.0)[:, None]
         unknown = np.isnan(scores)
@@ -119,7 +136,8 @@ class SpecTable:
         similarity = 1.0 - looseness - uncertainty * (1.0 - EXPECTED)
         # rounding must not make equal specs unlike, nor unlike ones equal
         exact = np.where(unknown, weight == 0, scores == 1.0).all(axis=1)
-        return np.where(exact, 1.0, np.clip(similarity, 0.0, 1.0 - 1e-9)), looseness, uncertainty, scores
+        similarity = np.where(exact, 1.0, np.clip(similarity, 0.0, 1.0 - 1e-9))
+        return _Comparison(similarity, looseness, uncertainty, scores, stated)
 
 
 def compare(one: Spec, other: Spec) -> Likeness:
