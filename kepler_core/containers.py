@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 # the letters of Kubernetes' random suffixes (k8s.io/apimachinery, util/rand)
 _RANDOM = "[bcdfghjklmnpqrstvwxz2456789]"
-_POD = re.compile(rf"(?P<workload>.+?)(?:-[a-z0-9]{{6,10}})?-{_RANDOM}{{5}}")
+# a template's hash is spelt with them too (SafeEncodeString); a CronJob's jobs end in the time in minutes
+_POD = re.compile(rf"(?P<workload>.+?)(?:-(?:{_RANDOM}{{6,10}}|[0-9]{{8}}))?-{_RANDOM}{{5}}")
 
 
 def workload(name: str) -> str:

@@ -10,6 +10,7 @@ absent (0 and empty text are the same as absent):
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -90,9 +91,9 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
 
 
 def read_machine_spec(path: str | Path) -> MachineSpec:
-    """The description in a JSON file; `UsageError`, one line, if it is none."""
+    """The description in a JSON file, "-" for standard input; `UsageError`, one line, if it is none."""
     try:
-        content = Path(path).read_bytes()
+        content = sys.stdin.buffer.read() if str(path) == "-" else Path(path).read_bytes()
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror or error}") from error
     try:

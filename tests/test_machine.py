@@ -331,6 +331,14 @@ def test_files_that_are_no_json(content: bytes, tmp_path: Path) -> None:
         read_machine_spec(path)
 
 
+def test_standard_input(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "kepler_core", "profile", "node-types", "add", "--spec", "-", "--index"]
+    document = json.dumps({"processor": "x_y", "cores": 4})
+    done = subprocess.run([*command, tmp_path / "i.json"], input=document, text=True, check=False, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "i.json").read_text())["0"]["attrs"] == {"processor": "x_y", "cores": 4}
+
+
 def test_what_is_not_stated() -> None:
     document = {"processor": " ", "cores": 0, "chips": None, "memory": 3, "vendor": ""}
     assert machine_spec_from(document, "x") == MachineSpec(memory=3)

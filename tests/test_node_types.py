@@ -324,7 +324,7 @@ def test_each_machine_has_its_models(simulated: Path, tmp_path: Path) -> None:
     assert "SGDRegressorTrainer_1" in table
     isolation = now.read_json("metadata.json")["isolation"]
     assert isolation["0"]["isolator"]["name"] == "MinIdleIsolator"
-    assert isolation["1"]["isolator"]["name"] == "profile"
+    assert isolation["1"]["isolator"]["name"] == "ProfileBackgroundIsolator"
 
     # the same machine again, under another id: its models are replaced, the other's stay
     three = answer("train", sgd, *common, "--machine-spec", first, "--machine-id", "other")
