@@ -99,7 +99,7 @@ def test_layout_of_the_store(stressng: tuple[Path, dict[str, Any]]) -> None:
     store, report = stressng
     root = store / "default"
     assert {path.name for path in root.iterdir()} == {
-        "manifest.json", "metadata.json", "node_type_index.json", "rapl-sysfs", "acpi",
+        "manifest.json", "metadata.json", "node_type_index.json", "profiles", "rapl-sysfs", "acpi",
         "rapl-sysfs_AbsPower_model_metadata.csv", "rapl-sysfs_DynPower_model_metadata.csv",
         "acpi_AbsPower_model_metadata.csv", "acpi_DynPower_model_metadata.csv",
     }  # fmt: skip
