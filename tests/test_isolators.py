@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import attrs
 import numpy as np
 import pandas as pd
 import pytest
+from command import kepler
 from hypothesis import given
 from hypothesis import strategies as st
 from steady_load import Document, steady
@@ -292,12 +292,6 @@ validation: {folds: 3}
 """
 
 
-def run(*arguments: str | Path, path: Path | None = None) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, **({"PYTHONPATH": str(path)} if path else {})}
-    command = [sys.executable, "-m", "kepler_core", *map(str, arguments)]
-    return subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
-
-
 def of_an_agent(document: Document) -> Document:
     """The same of a container that the busy recording does not have."""
     for series in document.values():
@@ -393,19 +387,19 @@ def test_an_idle_recording_that_is_not_idle_is_said(folder: Path, tmp_path: Path
 def test_bad_files(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text("[]")
     for option in ("--profile", "--idle"):
-        done = run("train", folder / "p.yaml", "-i", folder / "busy.json", "-s", tmp_path / "s", option,
+        done = kepler("train", folder / "p.yaml", "-i", folder / "busy.json", "-s", tmp_path / "s", option,
                    tmp_path / "x.json")  # fmt: skip
         assert done.returncode in (1, 2)
         assert done.stderr.count("\n") == 1
         assert "x.json" in done.stderr
-    done = run("train", folder / "p.yaml", "-i", folder / "busy.json", "-s", tmp_path / "s", "--set",
+    done = kepler("train", folder / "p.yaml", "-i", folder / "busy.json", "-s", tmp_path / "s", "--set",
                "isolator={name: trainer, args: {background_hints: 5}}")  # fmt: skip
     assert done.returncode == 1
     assert "background_hints" in done.stderr
 
 
 def test_the_trainer_isolator_needs_abs_models(folder: Path, tmp_path: Path) -> None:
-    done = run("train", folder / "p.yaml", "-i", folder / "busy.json", "-s", tmp_path / "s", "--set",
+    done = kepler("train", folder / "p.yaml", "-i", folder / "busy.json", "-s", tmp_path / "s", "--set",
                "abs_trainers=[]", "--set", "isolator=trainer")  # fmt: skip
     assert done.returncode == 1
     assert "abs_trainers" in done.stderr
@@ -428,12 +422,15 @@ def test_a_listener_adds_files(folder: Path, tmp_path: Path) -> None:
     site = tmp_path / "site"
     info = site / "adder-1.0.dist-info"
     info.mkdir(parents=True)
-    (site / "adder.py").write_text(textwrap.dedent(LISTENER))
+    (site / "adder.py").write_text(LISTENER)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: adder\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[kepler.hooks]\nadder = adder\n")
     store = tmp_path / "store"
-    done = run("train", folder / "p.yaml", "-i", folder / "busy.json", "-s", store, "-j", "1", "--backend",
-               "threading", path=site)  # fmt: skip
+    command = [sys.executable, "-m", "kepler_core", "train", folder / "p.yaml", "-i", folder / "busy.json", "-s", store]
+    environment = {**os.environ, "PYTHONPATH": str(site)}
+    done = subprocess.run(
+        [*command, "-j", "1", "--backend", "threading"], check=False, capture_output=True, text=True, env=environment
+    )
     assert done.returncode == 0, done.stderr
     snapshot = open_store(str(store)).snapshot("p")
     assert snapshot.read("extra/note.txt") == b"p 0 1"

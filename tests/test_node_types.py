@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
+from command import kepler
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kepler_core.errors import UsageError
-from kepler_core.machine import ATTRIBUTES, IDENTIFYING, MachineSpec, identity, machine_spec_from
+from kepler_core.errors import StoreError, UsageError
+from kepler_core.hooks import Events, hookimpl
+from kepler_core.machine import ATTRIBUTES, IDENTIFYING, Machine, MachineSpec, identity, machine_spec_from
+from kepler_core.pipeline.load import load_pipeline
 from kepler_core.pipeline.node_types import matching_type
+from kepler_core.pipeline.train import train
+from kepler_core.recording import observe, read_recording
 from kepler_core.selection import read_catalogue
 from kepler_core.simulate import Simulation, write
 from kepler_core.store import open_store
@@ -31,11 +34,6 @@ SPECS: list[dict[str, Any]] = [
     {"processor": "amd_epyc_7763", "cores": 128, "chips": 1, "memory": 503, "frequency": 3500},
 ]
 TYPES = {number: NodeType(number, spec, (f"m{number}",)) for number, spec in enumerate(SPECS)}
-
-
-def kepler(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "kepler_core", *map(str, arguments)]
-    return subprocess.run(command, check=False, capture_output=True, text=True)
 
 
 def answer(*arguments: str | Path) -> Any:
@@ -259,8 +257,7 @@ def test_this_machine_is_the_default(tmp_path: Path) -> None:
 )
 def test_wrong_calls(arguments: list[str], words: str, tmp_path: Path) -> None:
     (tmp_path / "empty.json").write_text("{}")
-    command = [sys.executable, "-m", "kepler_core", "profile", "node-types", *arguments]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=tmp_path)
+    done = kepler("profile", "node-types", *arguments, cwd=tmp_path)
     assert done.returncode in (1, 2)
     assert done.stderr.count("\n") == 1
     assert words in done.stderr
@@ -384,6 +381,44 @@ def test_models_that_only_others_can_load_stay(simulated: Path, tmp_path: Path) 
     assert kept < {model.path for model in read_models(after)}
     for name in (n for n in before.names if n.endswith(".zip")):
         assert after.read(name) == before.read(name)
+
+
+def test_two_trainings_at_once(simulated: Path, tmp_path: Path) -> None:
+    """Another machine's training publishes while this one fits: both machines' models are there in the end."""
+    store = open_store(str(tmp_path / "store"))
+    observations = observe([read_recording(simulated)])
+    spec = load_pipeline(str(pipeline(tmp_path)))
+    first, second, third = (Machine(MachineSpec(**spec), None) for spec in SPECS)
+    assert train(spec, observations, store, jobs=1, backend="threading", machine=first).node_type == 0
+    assert train(spec, observations, store, jobs=1, backend="threading", machine=second).node_type == 1
+
+    class Meanwhile:
+        def __init__(self, other: Machine) -> None:
+            self.other, self.done = other, False
+
+        @hookimpl
+        def kepler_training_started(self, models: int) -> None:
+            if not self.done:
+                self.done = True
+                train(spec, observations, store, jobs=1, backend="threading", machine=self.other)
+
+    for mine, other, numbers in ((first, second, {0, 1}), (first, third, {0, 1, 2})):
+        listeners = Events()
+        listeners.listen(Meanwhile(other))
+        report = train(spec, observations, store, jobs=1, backend="threading", machine=mine, listeners=listeners)
+        assert report.node_type == 0
+        snapshot = store.snapshot(spec.name)
+        assert {model.node_type for model in read_models(snapshot)} == numbers
+        assert set(read_node_types(snapshot)) == numbers
+        assert snapshot.problems() == {}
+
+    # two that are new take one number: the second has to be trained again, and nothing is lost
+    mine, other = (Machine(MachineSpec(processor="x_y", cores=cores), None) for cores in (1, 2))
+    listeners = Events()
+    listeners.listen(Meanwhile(other))
+    with pytest.raises(StoreError, match=r"node type 3 with it: train again"):
+        train(spec, observations, store, jobs=1, backend="threading", machine=mine, listeners=listeners)
+    assert set(read_node_types(store.snapshot(spec.name))) == {0, 1, 2, 3}
 
 
 def test_an_id_without_a_description(simulated: Path, tmp_path: Path) -> None:

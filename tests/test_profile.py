@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import jsonschema
 import numpy as np
 import pytest
+from command import kepler
 from steady_load import Document, steady
 
 from kepler_core.recording import Observations, observe, read_recording
@@ -235,29 +234,24 @@ def test_parts_that_are_wrong(made: NodeProfile) -> None:
 # --- commands -------------------------------------------------------------------------------------
 
 
-def kepler(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "kepler_core", "profile", *map(str, arguments)]
-    return subprocess.run(command, check=False, capture_output=True, text=True)
-
-
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("built")
     (folder / "busy.json").write_text(json.dumps(steady(LOAD)))
     (folder / "idle.json").write_text(json.dumps(steady(np.full(40, 0.001))))
     (folder / "spec.json").write_text(json.dumps({"processor": "x_y", "cores": 32}))
-    done = kepler("build", folder / "busy.json", "--machine-spec", folder / "spec.json", "-o", folder / "a")
+    done = kepler("profile", "build", folder / "busy.json", "--machine-spec", folder / "spec.json", "-o", folder / "a")
     assert done.returncode == 0, done.stderr
     assert "idle" in done.stdout
     assert "Written to" in done.stdout
-    done = kepler("build", "--idle", folder / "idle.json", "-o", folder / "b", "--format", "svg", "--json")
+    done = kepler("profile", "build", "--idle", folder / "idle.json", "-o", folder / "b", "--format", "svg", "--json")
     assert done.returncode == 0, done.stderr
     jsonschema.validate(json.loads(done.stdout), json_schema())
     return folder
 
 
 def test_what_is_built(built: Path) -> None:
-    schema = json.loads(kepler("schema").stdout)
+    schema = json.loads(kepler("profile", "schema").stdout)
     for name in ("a", "b"):
         jsonschema.validate(json.loads((built / name / "profile.json").read_text()), schema)
     plots = sorted(built.glob("a/*.png"))
@@ -274,15 +268,15 @@ def test_what_is_built(built: Path) -> None:
 
 
 def test_show_and_compare(built: Path, tmp_path: Path) -> None:
-    shown = kepler("show", built / "a")
+    shown = kepler("profile", "show", built / "a")
     assert shown.returncode == 0, shown.stderr
     assert "package" in shown.stdout
-    assert json.loads(kepler("show", built / "a", "--json").stdout)["machine_spec"]["cores"] == 32
-    assert "≤" in kepler("show", built / "b" / "profile.json").stdout
-    compared = kepler("compare", built / "a", built / "b", "-o", tmp_path / "c.png")
+    assert json.loads(kepler("profile", "show", built / "a", "--json").stdout)["machine_spec"]["cores"] == 32
+    assert "≤" in kepler("profile", "show", built / "b" / "profile.json").stdout
+    compared = kepler("profile", "compare", built / "a", built / "b", "-o", tmp_path / "c.png")
     assert compared.returncode == 0, compared.stderr
     assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
-    found = json.loads(kepler("compare", built / "a", built / "b", "--json").stdout)
+    found = json.loads(kepler("profile", "compare", built / "a", built / "b", "--json").stdout)
     platform = next(p for p in found["power"] if p["component"] == "platform")
     assert (platform["idle_a_bound"], platform["idle_b_bound"]) == (False, True)
     assert platform["idle_a"] == pytest.approx(platform["idle_b"], rel=0.05)
@@ -303,8 +297,7 @@ def test_show_and_compare(built: Path, tmp_path: Path) -> None:
     ],
 )
 def test_one_clear_line(arguments: list[str], words: str, built: Path) -> None:
-    command = [sys.executable, "-m", "kepler_core", "profile", *arguments]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=built)
+    done = kepler("profile", *arguments, cwd=built)
     assert done.returncode in (1, 2)
     assert done.stdout == ""
     assert done.stderr.count("\n") == 1
