@@ -380,8 +380,10 @@ def test_the_profile_that_is_used_is_the_one_that_is_published(folder: Path, tmp
 
 def test_an_idle_recording_that_is_not_idle_is_said(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "loud.json").write_text(json.dumps(of_an_agent(steady(np.full(40, 0.1)))))
-    report = train(folder, tmp_path / "s", "isolator=profile", idle=tmp_path / "loud.json")
-    assert any("the idle recording is not idle" in one["note"] and "10%" in one["note"] for one in report["notes"])
+    report = train(folder, tmp_path / "s", "isolator=min", idle=tmp_path / "loud.json")
+    (published,) = (tmp_path / "s" / report["pipeline"] / "profiles").iterdir()
+    notes = json.loads(published.read_text())["notes"]
+    assert any("the idle recording is not idle" in note and "10%" in note for note in notes)
 
 
 def test_bad_files(folder: Path, tmp_path: Path) -> None:
