@@ -18,7 +18,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import attrs
-import cattrs
 from stevedore import ExtensionManager
 
 from kepler_core.contracts import (
@@ -33,7 +32,6 @@ from kepler_core.contracts import (
     Trainer,
 )
 from kepler_core.errors import PluginError, close_matches, missing_extra
-from kepler_core.strict import structure, structuring_error
 
 P = TypeVar("P", bound=Plugin)
 
@@ -302,6 +300,24 @@ def arguments_of(plugin: type[Plugin]) -> list[Argument]:
 def create(plugin: type[P], name: str, arguments: Mapping[str, Any]) -> P:
     """An instance of a plugin class; `PluginError` names the argument that is wrong."""
     known = {argument.name: argument for argument in arguments_of(plugin)}
+    checked = _checked_arguments(plugin, name, arguments, known) if arguments else {}
+    for argument in known.values():
+        if argument.required and argument.name not in checked:
+            raise PluginError(f"{name}: argument {argument.name!r} is missing")
+    try:
+        return plugin(**checked)
+    except (Exception, SystemExit) as error:  # somebody else's code
+        raise PluginError(f"{name}: {import_problem(error, name)}") from error
+
+
+def _checked_arguments(
+    plugin: type[Plugin], name: str, arguments: Mapping[str, Any], known: Mapping[str, Argument]
+) -> dict[str, Any]:
+    # imported here: it takes a tenth of the estimator's start, which gives no plugin an argument
+    import cattrs
+
+    from kepler_core.strict import structure, structuring_error
+
     try:
         hints = typing.get_type_hints(plugin.__init__) if known else {}
     except NameError as error:
@@ -315,13 +331,7 @@ def create(plugin: type[P], name: str, arguments: Mapping[str, Any]) -> P:
             checked[key] = structure(value, hints[key]) if key in hints else value
         except (cattrs.BaseValidationError, ValueError, TypeError) as error:
             raise PluginError(f"{name}: argument {structuring_error(error, key)}") from error
-    for argument in known.values():
-        if argument.required and argument.name not in checked:
-            raise PluginError(f"{name}: argument {argument.name!r} is missing")
-    try:
-        return plugin(**checked)
-    except (Exception, SystemExit) as error:  # somebody else's code
-        raise PluginError(f"{name}: {import_problem(error, name)}") from error
+    return checked
 
 
 trainers = Registry("kepler.trainers", Trainer)  # type: ignore[type-abstract]

@@ -8,6 +8,7 @@ is ever executed.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -75,22 +76,30 @@ class PowerModel:
     parts: Mapping[str, ComponentPart]
     predictors: Sequence[Evaluated]
     """Of all components that are not constant."""
+    _limits: tuple[Floats, Floats] = attrs.field(init=False)
     _ceilings: Floats = attrs.field(init=False)
-    _places: list[tuple[list[int] | slice, Predictor | JointPredictor]] = attrs.field(init=False)
+    _places: list[tuple[list[int], Predictor | JointPredictor]] = attrs.field(init=False)
+    _together: JointPredictor | None = attrs.field(init=False)
+    """Predicts all components, in their order."""
     _columns: dict[tuple[str, ...], NDArray[np.intp]] = attrs.field(init=False, factory=dict)
+
+    @_limits.default
+    def _of_the_scale(self) -> tuple[Floats, Floats]:
+        return farthest(self.scale)
 
     @_ceilings.default
     def _column_of_ceilings(self) -> Floats:
         return np.array([[part.ceiling] for part in self.parts.values()])
 
     @_places.default
-    def _rows_of_predictors(self) -> list[tuple[list[int] | slice, Predictor | JointPredictor]]:
+    def _rows_of_predictors(self) -> list[tuple[list[int], Predictor | JointPredictor]]:
         of = list(self.parts)
-        found: list[tuple[list[int] | slice, Predictor | JointPredictor]] = []
-        for evaluated in self.predictors:
-            rows = [of.index(component) for component in evaluated.components]
-            found.append((slice(None) if rows == list(range(len(of))) else rows, evaluated.predictor))
-        return found
+        return [([of.index(name) for name in found.components], found.predictor) for found in self.predictors]
+
+    @_together.default
+    def _one_for_all(self) -> JointPredictor | None:
+        alone = self.predictors[0] if len(self.predictors) == 1 else None
+        return alone.predictor if alone and len(alone.components) > 1 and alone.components == self.components else None
 
     @property
     def name(self) -> str:
@@ -111,7 +120,18 @@ class PowerModel:
         its columns, in any order, more than needed allowed; by default they are the model's own.
         `ModelError` where a feature is missing, named twice, or a value is not finite.
         """
-        X = self._matrix(values, self.features if features is None else features)
+        found = self._unlimited(self._matrix(values, self.features if features is None else features))
+        # as np.clip, without its overhead; NaN stays
+        np.maximum(found, 0.0, out=found)
+        np.minimum(found, self._ceilings, out=found)
+        if not _all_finite(found):
+            wrong = next(c for c, row in zip(self.parts, found, strict=True) if not np.isfinite(row).all())
+            raise ModelError(f"{self.name}: {wrong} is not a number for these features")
+        return found
+
+    def _unlimited(self, X: NDArray[np.float32]) -> Floats:
+        if self._together is not None and len(X):
+            return self._together.predict(X)
         found = np.empty((len(self.parts), len(X)))
         for row, part in enumerate(self.parts.values()):
             if part.constant is not None:
@@ -119,12 +139,6 @@ class PowerModel:
         if len(X):
             for rows, predictor in self._places:
                 found[rows] = predictor.predict(X)
-        # as np.clip, without its overhead; NaN stays
-        np.maximum(found, 0.0, out=found)
-        np.minimum(found, self._ceilings, out=found)
-        if not np.logical_and.reduce(np.isfinite(found), axis=None):
-            wrong = next(c for c, row in zip(self.parts, found, strict=True) if not np.isfinite(row).all())
-            raise ModelError(f"{self.name}: {wrong} is not a number for these features")
         return found
 
     def _matrix(self, values: Any, names: Sequence[str]) -> NDArray[np.float32]:
@@ -136,9 +150,9 @@ class PowerModel:
             raise ModelError(f"{self.name}: expected rows of {len(names)} values, got shape {X.shape}")
         if (given := tuple(names)) != self.features:
             X = X.take(self._columns_of(given), axis=1)
-        if not np.logical_and.reduce(np.isfinite(X), axis=None):
+        if not _all_finite(X):
             raise ModelError(f"{self.name}: a feature is NaN or infinite")
-        return scaled(X, self.scale)
+        return scaled(X, self.scale, self._limits)
 
     def _columns_of(self, names: tuple[str, ...]) -> NDArray[np.intp]:
         """Where the model's features are among these names; a client keeps its order."""
@@ -156,16 +170,29 @@ class PowerModel:
         return found
 
 
-def scaled(X: Floats, scale: Floats) -> NDArray[np.float32]:
+def _all_finite(numbers: Floats) -> bool:
+    # the sum of squares says so in one quick call; where that is too large a number, each is looked at
+    return math.isfinite(np.vdot(numbers, numbers)) or bool(np.isfinite(numbers).all())
+
+
+def farthest(scale: Floats) -> tuple[Floats, Floats]:
+    """The least and the most that features are, see `FARTHEST`."""
+    with np.errstate(over="ignore"):  # no limit then
+        most: Floats = scale * FARTHEST
+    return -most, most
+
+
+def scaled(X: Floats, scale: Floats, limits: tuple[Floats, Floats] | None = None) -> NDArray[np.float32]:
     """Features as component files take them: divided by their scale, in single precision.
 
     Models are fitted on these very numbers, so that a tree's thresholds fall the same way later. The
-    memory order is fixed because sums over it round differently otherwise.
+    memory order is fixed because sums over it round differently otherwise. `limits` are
+    `farthest(scale)`, for who has them already.
     """
-    with np.errstate(over="ignore"):  # cut in the same breath
-        ratio = X / scale
-    np.maximum(ratio, -FARTHEST, out=ratio)
-    np.minimum(ratio, FARTHEST, out=ratio)
+    least, most = limits or farthest(scale)
+    ratio = np.maximum(X, least)
+    np.minimum(ratio, most, out=ratio)
+    ratio /= scale
     return ratio.astype(np.float32, order="C")
 
 

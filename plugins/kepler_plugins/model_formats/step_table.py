@@ -8,6 +8,7 @@ models saves its memory.
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -55,7 +56,9 @@ class StepTables:
         # the place in `_cells`
         self._places: list[NDArray[np.intp]] = []
         for feature in range(len(tables[0].edges)):
-            edges = np.unique(np.concatenate([table.edges[feature] for table in tables]))
+            edges = np.array(
+                sorted({float(edge) for table in tables for edge in table.edges[feature]}), dtype=np.float32
+            )
             places = np.empty((len(tables), len(edges) + 1), dtype=np.intp)
             for row, table in enumerate(tables):
                 places[row, :-1] = np.searchsorted(table.edges[feature], edges)
@@ -185,16 +188,10 @@ def _floats(fields: list[tuple[int, bytes | int]]) -> Single:
 
 
 def _integers(fields: list[tuple[int, bytes | int]]) -> list[int]:
-    found = []
+    found: list[int] = []
     for number, value in fields:
         if number == 8:
-            if isinstance(value, int):
-                found.append(value)
-            else:
-                at = 0
-                while at < len(value):
-                    integer, at = _varint(value, at)
-                    found.append(integer)
+            found += _unpacked(value) if isinstance(value, bytes) else [value]
     return found
 
 
@@ -210,11 +207,40 @@ def _find(message: bytes, *path: int) -> Iterator[bytes]:
                 yield from _find(value, *path[1:])
 
 
+_INTEGER_OF_AN_ATTRIBUTE = re.compile(rb"@([\x80-\xff]{0,9}[\x00-\x7f])")
+_INTEGERS_OF_AN_ATTRIBUTE = re.compile(rb"(?:@[\x80-\xff]{0,9}[\x00-\x7f])+")
+"""Of field 8, each with its key."""
+
+
+def _unpacked(varints: bytes) -> list[int]:
+    found = np.frombuffer(varints, dtype=np.uint8)
+    ends = np.flatnonzero(found < 0x80)
+    if not found.size:
+        return []
+    if not ends.size or ends[-1] != found.size - 1:
+        raise ValueError("truncated")
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    longest = int((ends - starts).max()) + 1
+    if longest > 10:
+        raise ValueError("a number of more than ten bytes")
+    numbers = np.zeros(len(ends), dtype=np.int64)
+    for byte in range(longest):
+        here = np.flatnonzero(starts + byte <= ends)
+        numbers[here] |= (found[starts[here] + byte] & 0x7F).astype(np.int64) << (7 * byte)
+    listed: list[int] = numbers.tolist()
+    return listed
+
+
 def _fields(message: bytes) -> Iterator[tuple[int, bytes | int]]:
     """(number, value) of each field; a value is the bytes of a string, message or fixed number, or a
     whole number."""
     at = 0
     while at < len(message):
+        if run := _INTEGERS_OF_AN_ATTRIBUTE.match(message, at):
+            # by far most of what there is; as if they were packed
+            yield 8, b"".join(_INTEGER_OF_AN_ATTRIBUTE.findall(run[0]))
+            at = run.end()
+            continue
         key, at = _varint(message, at)
         kind = key & 7
         if kind == 0:

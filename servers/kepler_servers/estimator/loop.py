@@ -40,6 +40,8 @@ _CLOSE = ord("}")
 _ACCEPTS = 16
 _TICK = 0.5
 _STOP_TICK = 0.05
+_EXPIRY = 0.05
+"""Seconds between looks for connections that are past their time."""
 _NOW = socket.MSG_DONTWAIT
 """Saves a system call per connection: its socket stays as it was accepted."""
 
@@ -77,6 +79,7 @@ class Loop:
         self._waiting: list[_Connection] = []
         self._held = 0
         self._stop_at: float | None = None
+        self._expire_at = 0.0
         # written to by signal handlers and by the thread that finds models
         self._wake_in, self._wake_out = socket.socketpair()
         self._wake_in.setblocking(False)
@@ -145,7 +148,9 @@ class Loop:
                 self._accept(self._listeners[number])
             elif number == self._wake_in.fileno():
                 self._woken()
-        self._expire()
+        if (now := time.monotonic()) >= self._expire_at:
+            self._expire_at = now + _EXPIRY
+            self._expire()
 
     def _accept(self, listener: socket.socket) -> None:
         for _ in range(_ACCEPTS):

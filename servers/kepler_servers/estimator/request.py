@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import json
 import math
+import struct
 from functools import lru_cache
 from typing import Any
 
 import attrs
 import msgspec
 import numpy as np
+import orjson
 from numpy.typing import NDArray
 
 from kepler_core.errors import RequestError
@@ -81,11 +83,11 @@ class _Body(_Head):
     values: msgspec.Raw = msgspec.Raw(b"")
 
 
+_MOST_BITS = np.float64(MOST_PER_SECOND).view(np.uint64)
 _NONE = np.empty(0, dtype=np.intp)
 _IN_NUMBERS = b"0123456789+-.eE \t\r\n"
 
 _decoder = msgspec.json.Decoder(_Body)
-_numbers_decoder = msgspec.json.Decoder(list[float])
 
 
 class UnanswerableError(Exception):
@@ -137,10 +139,11 @@ def _rows(text: bytes, width: int) -> int | None:
 def _matrix(text: bytes, rows: int, width: int) -> Floats | None:
     """These rows; None where there is anything between the commas that is not one number."""
     try:
-        numbers = _numbers_decoder.decode(b"[" + text.translate(None, b"[]") + b"]")
-    except msgspec.DecodeError:
+        # by far the quickest way from a text to an array
+        packed = struct.pack(f"{rows * width}d", *orjson.loads(b"[" + text.translate(None, b"[]") + b"]"))
+    except (orjson.JSONDecodeError, struct.error):
         return None
-    return np.fromiter(numbers, np.float64, rows * width).reshape(rows, width) if len(numbers) == rows * width else None
+    return np.frombuffer(packed, dtype=np.float64).reshape(rows, width)
 
 
 def _checked(found: _Head, metrics: tuple[str, ...], rows: int) -> ModelKey:
@@ -183,10 +186,11 @@ def _key(
 
 def _request(key: ModelKey, metrics: tuple[str, ...], values: Floats) -> WattsRequest:
     """Rows that cannot be right are all 0 from here on."""
-    # a comparison with NaN is false
-    if not values.size or (values.min() >= 0.0 and values.max() <= MOST_PER_SECOND):
+    # as bits, negative numbers, NaN and infinity are larger than all that can be right: one look for all
+    if not values.size or values.view(np.uint64).max() <= _MOST_BITS:
         return WattsRequest(key, metrics, values, _NONE)
     invalid = np.flatnonzero(~((values >= 0) & (values <= MOST_PER_SECOND)).all(axis=1))
+    values = values.copy()
     values[invalid] = 0.0
     return WattsRequest(key, metrics, values, invalid)
 
