@@ -3,34 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from typing import Any
 
-import attrs
 import msgspec
 
 from kepler_core.selection import Selection
 from kepler_core.store.manifest import sha256
 from kepler_core.store.models import StoredModel
+from kepler_servers.endpoints import Answer
 from kepler_servers.wire import integers
 
 SELECTION_HEADER = "X-Kepler-Selection"
 MODEL_HEADER = "X-Kepler-Model"
 
 _MAX_HEADER = 8000
-
-
-@attrs.frozen
-class Answer:
-    """A body and what to say about it."""
-
-    body: bytes
-    content_type: str
-    headers: Mapping[str, str] = attrs.field(factory=dict)
-
-    def header_list(self) -> list[tuple[str, str]]:
-        """All that is said about it."""
-        return [("Content-Type", self.content_type), *self.headers.items()]
 
 
 def weights_members(model: StoredModel) -> bytes:

@@ -6,39 +6,28 @@ import time
 from collections.abc import Iterable
 
 from msgspec import UnsetType
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from kepler_core.store.models import StoredModel
 from kepler_servers.live import LiveCatalogue
-
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+from kepler_servers.request_metrics import RequestMetrics
 
 MAX_MODELS = 500
 """Weights and errors of at most so many models are exposed, those with the lowest errors first."""
 
 _MODEL_LABELS = ("pipeline", "source", "output_type", "feature_group", "model")
-_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 
 
-class ServerMetrics:
+class ServerMetrics(RequestMetrics):
     """Counters of one worker process; with several workers, of all of them together."""
 
     def __init__(self, live: LiveCatalogue, *, several_workers: bool) -> None:
         # with several workers the values are in files (PROMETHEUS_MULTIPROC_DIR), not in a registry
         own = None if several_workers else CollectorRegistry()
-        self.requests = Counter(
-            "kepler_model_server_requests", "Requests by endpoint and status.", ("endpoint", "status"), registry=own
-        )
-        self.latency = Histogram(
-            "kepler_model_server_request_seconds",
-            "Seconds from the complete request to the answer.",
-            ("endpoint",),
-            buckets=_SECONDS,
-            registry=own,
-        )
+        super().__init__("kepler_model_server", own)
         self.selections = Counter(
             "kepler_model_server_selections",
             "Models chosen, by how the node type was found (given, exact, nearest, unknown, any).",
@@ -51,20 +40,7 @@ class ServerMetrics:
         else:
             self._registry = own
         self._registry.register(_CatalogueCollector(live))
-
-        # looking up a child by its labels costs more than counting does; there are few of them
-        self._answered: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
         self._selected: dict[tuple[str, str], Counter] = {}
-
-    def observe(self, endpoint: str, status: int, seconds: float) -> None:
-        """Count an answered request."""
-        found = self._answered.get((endpoint, status))
-        if found is None:
-            found = self.requests.labels(endpoint, str(status)), self.latency.labels(endpoint)
-            self._answered[endpoint, status] = found
-        requests, latency = found
-        requests.inc()
-        latency.observe(seconds)
 
     def selected(self, output_type: str, match: str) -> None:
         """Count a choice of a model."""

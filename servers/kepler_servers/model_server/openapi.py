@@ -6,12 +6,9 @@ from typing import Any
 
 import msgspec
 
-from kepler_core import __version__
 from kepler_core.vocabulary import OUTPUT_TYPES
+from kepler_servers.openapi import NUMBER, TEXT, described, error_schema, errors, get, metrics, parameter
 from kepler_servers.wire import ModelRequestBody
-
-_TEXT = {"type": "string"}
-_NUMBER = {"type": "integer", "minimum": 0}
 
 
 def document(model_path: str) -> dict[str, Any]:
@@ -19,40 +16,35 @@ def document(model_path: str) -> dict[str, Any]:
     (body,), schemas = msgspec.json.schema_components([ModelRequestBody], ref_template="#/components/schemas/{name}")
     # the decoder takes any text, to answer with the close matches
     schemas["ModelRequestBody"]["properties"]["output_type"] = {"enum": list(OUTPUT_TYPES)}
-    return {
-        "openapi": "3.1.0",
-        "info": {
-            "title": "Kepler Core model server",
-            "version": __version__,
-            "description": "Gives the power model that fits a machine best, and says why.",
-            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
-        },
-        "paths": {
+    return described(
+        "Kepler Core model server",
+        "Gives the power model that fits a machine best, and says why.",
+        {
             model_path: {"post": _ask(body)},
             "/best-models": {
-                "get": _get(
+                "get": get(
                     "The model with the lowest error per output type and feature group.",
-                    {"type": "object", "additionalProperties": {"type": "object", "additionalProperties": _TEXT}},
+                    {"type": "object", "additionalProperties": {"type": "object", "additionalProperties": TEXT}},
                     _filters(),
                 )
             },
             "/models": {
-                "get": _get(
+                "get": get(
                     "The models that are served, lowest error first.",
                     {
                         "type": "object",
                         "required": ["total", "models"],
                         "properties": {
-                            "total": _NUMBER,
+                            "total": NUMBER,
                             "models": {"type": "array", "items": {"$ref": "#/components/schemas/StoredModel"}},
                         },
                     },
                     [
-                        _parameter("pipeline", _TEXT),
-                        _parameter("trainer", _TEXT),
+                        parameter("pipeline", TEXT),
+                        parameter("trainer", TEXT),
                         *_filters(),
-                        _parameter("limit", {"type": "integer", "minimum": 1, "maximum": 1000}),
-                        _parameter("offset", {"type": "integer", "minimum": 0, "maximum": 10**9}),
+                        parameter("limit", {"type": "integer", "minimum": 1, "maximum": 1000}),
+                        parameter("offset", {"type": "integer", "minimum": 0, "maximum": 10**9}),
                     ],
                 )
             },
@@ -71,22 +63,15 @@ def document(model_path: str) -> dict[str, Any]:
                                 "application/zip": {"schema": {}},
                             },
                         },
-                        **_errors(404, 503),
+                        **errors(404, 503),
                     },
                 }
             },
-            "/node-types": {"get": _get("The kinds of machines of each pipeline.", {"type": "object"})},
-            "/metrics": {
-                "get": {
-                    "summary": "Prometheus metrics: weights and errors of the models, requests and latencies.",
-                    "responses": {
-                        "200": {"description": "Metrics.", "content": {"text/plain": {"schema": _TEXT}}},
-                    },
-                }
-            },
-            "/healthz": {"get": _get("What is served and what is broken.", {"$ref": "#/components/schemas/Health"})},
+            "/node-types": {"get": get("The kinds of machines of each pipeline.", {"type": "object"})},
+            "/metrics": metrics("weights and errors of the models, requests and latencies"),
+            "/healthz": {"get": get("What is served and what is broken.", {"$ref": "#/components/schemas/Health"})},
             "/readyz": {
-                "get": _get(
+                "get": get(
                     "Whether the store has been read.",
                     {"$ref": "#/components/schemas/Health"},
                     more={
@@ -97,39 +82,33 @@ def document(model_path: str) -> dict[str, Any]:
                     },
                 )
             },
-            "/openapi.json": {"get": _get("This document.", {"type": "object"})},
+            "/openapi.json": {"get": get("This document.", {"type": "object"})},
         },
-        "components": {"schemas": {**schemas, **_SCHEMAS}},
-    }
+        {**schemas, **_SCHEMAS},
+    )
 
 
 _SCHEMAS: dict[str, Any] = {
-    "Error": {
-        "type": "object",
-        "required": ["msg"],
-        "properties": {
-            "msg": {**_TEXT, "description": "One line: what is wrong and what would be right."},
-            "key": {**_TEXT, "description": "The part of the request that is wrong."},
-            "selection": {"type": "object", "description": "What was considered and why it was dropped."},
-        },
-    },
+    "Error": error_schema(
+        selection={"type": "object", "description": "What was considered and why it was dropped."},
+    ),
     "Selection": {
         "type": "object",
         "description": "Why this model.",
         "required": ["pipeline", "model", "trainer", "features", "error", "node_type", "candidates"],
         "properties": {
-            "pipeline": _TEXT,
+            "pipeline": TEXT,
             "version": {"type": ["integer", "null"]},
-            "model": _TEXT,
-            "trainer": _TEXT,
-            "features": {"type": "array", "items": _TEXT},
+            "model": TEXT,
+            "trainer": TEXT,
+            "features": {"type": "array", "items": TEXT},
             "error": {"type": "object"},
             "node_type": {
                 "type": "object",
                 "required": ["match", "number", "machine_spec"],
                 "properties": {
                     "match": {"enum": ["given", "exact", "nearest", "unknown", "any"]},
-                    "number": _NUMBER,
+                    "number": NUMBER,
                     "machine_spec": {"type": "object"},
                     "similarity": {"type": "number", "minimum": 0, "maximum": 1},
                     "looseness": {"type": "number"},
@@ -141,13 +120,13 @@ _SCHEMAS: dict[str, Any] = {
                 "type": "object",
                 "required": ["considered", "dropped"],
                 "properties": {
-                    "considered": _NUMBER,
+                    "considered": NUMBER,
                     "dropped": {
                         "type": "array",
                         "items": {
                             "type": "object",
                             "required": ["by", "count", "why"],
-                            "properties": {"by": _TEXT, "count": _NUMBER, "why": _TEXT},
+                            "properties": {"by": TEXT, "count": NUMBER, "why": TEXT},
                         },
                     },
                 },
@@ -160,7 +139,7 @@ _SCHEMAS: dict[str, Any] = {
         "description": "Weights per component as Kepler evaluates them; with explain=1 only the selection.",
         "required": ["selection"],
         "properties": {
-            "model_name": _TEXT,
+            "model_name": TEXT,
             "machine_spec": {"type": "object"},
             "selection": {"$ref": "#/components/schemas/Selection"},
         },
@@ -169,16 +148,16 @@ _SCHEMAS: dict[str, Any] = {
         "type": "object",
         "required": ["pipeline", "path", "model_name", "source", "output_type", "feature_group", "trainer", "features"],
         "properties": {
-            "pipeline": _TEXT,
+            "pipeline": TEXT,
             "version": {"type": ["integer", "null"]},
-            "path": _TEXT,
-            "model_name": _TEXT,
-            "source": _TEXT,
+            "path": TEXT,
+            "model_name": TEXT,
+            "source": TEXT,
             "output_type": {"enum": list(OUTPUT_TYPES)},
-            "feature_group": _TEXT,
-            "trainer": _TEXT,
-            "node_type": _NUMBER,
-            "features": {"type": "array", "items": _TEXT},
+            "feature_group": TEXT,
+            "trainer": TEXT,
+            "node_type": NUMBER,
+            "features": {"type": "array", "items": TEXT},
             "portable": {"type": "boolean"},
             "weights": {"type": "boolean"},
             "no_weights": {"type": ["string", "null"]},
@@ -190,12 +169,12 @@ _SCHEMAS: dict[str, Any] = {
         "required": ["status", "models", "pipelines", "broken"],
         "properties": {
             "status": {"enum": ["ok", "degraded"]},
-            "version": _TEXT,
-            "store": _TEXT,
+            "version": TEXT,
+            "store": TEXT,
             "store_problem": {"type": ["string", "null"]},
-            "models": _NUMBER,
+            "models": NUMBER,
             "pipelines": {"type": "object"},
-            "broken": {"type": "object", "additionalProperties": _TEXT},
+            "broken": {"type": "object", "additionalProperties": TEXT},
         },
     },
 }
@@ -204,72 +183,30 @@ _SCHEMAS: dict[str, Any] = {
 def _ask(body: Any) -> dict[str, Any]:
     return {
         "summary": "The model that fits best: weights as JSON, or the model as a zip.",
-        "parameters": [_parameter("explain", {"enum": ["0", "1", "true", "false"]})],
+        "parameters": [parameter("explain", {"enum": ["0", "1", "true", "false"]})],
         "requestBody": {"required": True, "content": {"application/json": {"schema": body}}},
         "responses": {
             "200": {
                 "description": "The model.",
                 "headers": {
-                    "X-Kepler-Model": {"schema": _TEXT, "description": "Pipeline and path of the model."},
-                    "X-Kepler-Selection": {"schema": _TEXT, "description": "For a zip: the selection as JSON."},
+                    "X-Kepler-Model": {"schema": TEXT, "description": "Pipeline and path of the model."},
+                    "X-Kepler-Selection": {"schema": TEXT, "description": "For a zip: the selection as JSON."},
                 },
                 "content": {
                     "application/json": {"schema": {"$ref": "#/components/schemas/Weights"}},
                     "application/zip": {"schema": {}},
                 },
             },
-            **_errors(400, 404, 408, 413, 503),
+            **errors(400, 404, 408, 413, 503),
         },
     }
-
-
-def _get(
-    summary: str,
-    schema: dict[str, Any],
-    parameters: list[dict[str, Any]] | None = None,
-    more: dict[str, Any] | None = None,
-) -> dict[str, Any]:
-    found: dict[str, Any] = {
-        "summary": summary,
-        "responses": {
-            "200": {"description": "As asked.", "content": {"application/json": {"schema": schema}}},
-            **(more or {}),
-        },
-    }
-    if parameters:
-        found["parameters"] = parameters
-        found["responses"] |= _errors(400)
-    return found
 
 
 def _filters() -> list[dict[str, Any]]:
     return [
-        _parameter("energy-source", _TEXT),
-        _parameter("output-type", {"enum": list(OUTPUT_TYPES)}),
-        _parameter("feature-group", _TEXT),
-        _parameter("node-type", {"type": "integer", "minimum": 0, "maximum": 2**31}),
-        _parameter("filter", {**_TEXT, "example": "mae:5;package_mape:10"}),
+        parameter("energy-source", TEXT),
+        parameter("output-type", {"enum": list(OUTPUT_TYPES)}),
+        parameter("feature-group", TEXT),
+        parameter("node-type", {"type": "integer", "minimum": 0, "maximum": 2**31}),
+        parameter("filter", {**TEXT, "example": "mae:5;package_mape:10"}),
     ]
-
-
-def _parameter(name: str, schema: dict[str, Any]) -> dict[str, Any]:
-    return {"name": name, "in": "query", "schema": schema}
-
-
-_WHY = {
-    400: "Something in the request cannot be right.",
-    404: "Nothing fits; the answer says what came closest.",
-    408: "The body did not come in time.",
-    413: "The body is too large.",
-    503: "The store cannot be read.",
-}
-
-
-def _errors(*statuses: int) -> dict[str, Any]:
-    return {
-        str(status): {
-            "description": _WHY[status],
-            "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
-        }
-        for status in statuses
-    }

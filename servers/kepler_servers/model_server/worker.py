@@ -5,9 +5,6 @@ from __future__ import annotations
 import gc
 import logging
 import os
-import signal
-import threading
-import time
 
 import msgspec
 
@@ -18,26 +15,10 @@ from kepler_servers.live import LiveCatalogue
 from kepler_servers.model_server.app import MAX_BODY, ModelServer
 from kepler_servers.model_server.metrics import ServerMetrics
 from kepler_servers.model_server.settings import SETTINGS_VARIABLE, Settings
+from kepler_servers.parent import end_with_parent
 from kepler_servers.rsgi import Bridge
 
 log = logging.getLogger(__name__)
-
-_PARENT_SECONDS = 1.0
-
-
-def _end_with_parent() -> None:
-    """Stop when the process that started us is gone: nobody else would stop us."""
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(_PARENT_SECONDS)
-        log.error("the main process is gone; stopping")
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(5 * _PARENT_SECONDS)
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    threading.Thread(target=watch, name="parent", daemon=True).start()
 
 
 def application() -> Bridge:
@@ -48,7 +29,7 @@ def application() -> Bridge:
         format="%(asctime)s %(levelname)s %(message)s",
         force=True,  # the command line has set it up for commands
     )
-    _end_with_parent()
+    end_with_parent()
     live = LiveCatalogue(open_store(settings.store), compare=SpecTable, error_key=settings.error_key, serving=True)
     # tens of thousands of objects that stay: the collector need not look at them again and again
     gc.disable()
