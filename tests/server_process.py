@@ -237,6 +237,8 @@ class Answer:
 class ServerProcess:
     """`kepler-model serve model-server …` on a free port of this machine."""
 
+    SERVER = "model-server"
+
     def __init__(
         self,
         store: Path | str | None,
@@ -249,7 +251,7 @@ class ServerProcess:
         self.port = free_port() if port is None else port
         self.log_path = log
         log.parent.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "kepler_core", "serve", "model-server", "--host", "127.0.0.1", *arguments]
+        command = [sys.executable, "-m", "kepler_core", "serve", self.SERVER, "--host", "127.0.0.1", *arguments]
         if store is not None:
             command += ["--store", str(store)]
         if port_option:
@@ -324,7 +326,7 @@ class ServerProcess:
 
     def check_log(self) -> None:
         """A server may complain of others, but nothing of its own may have gone wrong."""
-        for word in ("Traceback", "panicked", "defect of the model server", "Unexpected exit"):
+        for word in ("Traceback", "panicked", "defect of", "Unexpected exit"):
             assert word not in self.log, self.log
 
 
@@ -368,9 +370,9 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def wait_for(true: Callable[[], bool], message: str) -> None:
+def wait_for(true: Callable[[], bool], message: str, seconds: float = PATIENCE) -> None:
     """Until it is true."""
-    until = time.monotonic() + PATIENCE
+    until = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < until, message
         time.sleep(0.05)

@@ -77,6 +77,11 @@ def read_recording(
     return _parse(raw, name, wanted or (lambda metric: True))
 
 
+def check_shape(raw: bytes | msgspec.Raw, name: str) -> None:
+    """`RecordingError` where JSON has not the shape of a recording; its samples are not looked at."""
+    _document(raw, name)
+
+
 def _read_file(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
@@ -120,7 +125,7 @@ def _parse(raw: bytes, name: str, wanted: Callable[[str], bool]) -> Recording:
     return Recording(name, metrics, digest, tuple(sorted(others)), empty)
 
 
-def _document(raw: bytes, name: str) -> dict[str, list[_Series]]:
+def _document(raw: bytes | msgspec.Raw, name: str) -> dict[str, list[_Series]]:
     try:
         try:
             return _decode_document.decode(raw)
@@ -134,7 +139,7 @@ def _document(raw: bytes, name: str) -> dict[str, list[_Series]]:
         raise RecordingError(f"{name}: not JSON: {error}") from error
 
 
-def _first_problem(raw: bytes, error: msgspec.ValidationError) -> str:
+def _first_problem(raw: bytes | msgspec.Raw, error: msgspec.ValidationError) -> str:
     """The error with the metric's name in it: msgspec does not say keys."""
     try:
         parts = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
@@ -156,7 +161,7 @@ class _Answer(msgspec.Struct):
     data: _Data
 
 
-def _api_answer(raw: bytes) -> dict[str, list[_Series]] | None:
+def _api_answer(raw: bytes | msgspec.Raw) -> dict[str, list[_Series]] | None:
     """The series of one answer of Prometheus' HTTP API by metric name; None if it is not one."""
     try:
         answer = msgspec.json.decode(raw, type=_Answer)

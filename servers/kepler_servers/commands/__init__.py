@@ -10,9 +10,11 @@ from kepler_core.hooks import hookimpl
 _SERVERS = {
     "model-server": "kepler_servers.commands.model_server:model_server",
     "estimator": "kepler_servers.commands.estimator:estimator",
+    "offline-trainer": "kepler_servers.commands.offline_trainer:offline_trainer",
 }
 _COMMANDS = {
     "select": "kepler_servers.commands.select:select",
+    "submit": "kepler_servers.commands.submit:submit",
     "estimator": "kepler_servers.commands.estimator:estimator_commands",
 }
 
