@@ -74,6 +74,25 @@ class TrainingError(KeplerError):
     """Nothing could be trained."""
 
 
+class PrometheusError(KeplerError):
+    """A Prometheus server does not answer, or not what was asked for.
+
+    `kind` is "unreachable", "unavailable" (an error of the server that may pass), "partial" (half an
+    answer), "TLS", "access", "too large" (ask for less), "refused" or "answer" (it is no such server).
+    """
+
+    def __init__(self, message: str, kind: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.retry_after: float | None = None
+        """Seconds after which the server wants to be asked again."""
+
+    @property
+    def may_pass(self) -> bool:
+        """Whether the same question may be answered later."""
+        return self.kind in ("unreachable", "unavailable", "partial")
+
+
 class MissingExtraError(KeplerError):
     """A part of the program needs an optional dependency that is not installed."""
 
@@ -87,6 +106,8 @@ _EXTRA_OF = {
         ("pandas", "sklearn", "scipy", "joblib", "skl2onnx", "onnx", "onnxmltools", "threadpoolctl", "matplotlib"),
         "train",
     ),
+    "urllib3": "prometheus",
+    "pyarrow": "online",
     "xgboost": "xgboost",
     "dask": "dask",
     "distributed": "dask",

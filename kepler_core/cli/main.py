@@ -17,6 +17,7 @@ EXIT_INTERRUPTED = 130
 
 _COMMANDS = {
     "quickstart": "kepler_core.cli.quickstart:quickstart",
+    "query": "kepler_core.cli.query:query",
     "validate": "kepler_core.cli.recordings:validate",
     "train": "kepler_core.cli.train:train",
     "estimate": "kepler_core.cli.estimate:estimate",

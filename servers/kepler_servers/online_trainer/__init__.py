@@ -1,0 +1,1 @@
+"""The online trainer: models that keep up with the machines they describe."""
