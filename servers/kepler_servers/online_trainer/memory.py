@@ -1,0 +1,291 @@
+"""The training memory: instants on the disk, each counted once, bounded, whole after any interruption.
+
+    <folder>/<n>.parquet         what fetch n added
+    <folder>/<n>.base.parquet    all that stays of what fetches 1 … n added
+
+A file is written under another name, flushed and renamed. How far the data go is in the files themselves,
+so rows and cursor change in one step: after a kill, what was not renamed has not happened, and is
+fetched again. An instant that is there already is left out, unless it is more complete now.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import attrs
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from kepler_core.errors import KeplerError
+from kepler_core.recording.observations import Observations
+from kepler_servers.online_trainer import instants
+from kepler_servers.online_trainer.strata import choose
+
+log = logging.getLogger(__name__)
+
+LAYOUT = 1
+SEGMENTS = 32
+"""So many small files are joined into one."""
+MOST_INSTANTS = 20_000
+MOST_BYTES = 256 * 2**20
+_SLACK = 1.1
+"""The memory may be this much too large until it is cut: cutting rewrites all of it."""
+_KEY = b"kepler"
+_FILE = re.compile(r"([1-9][0-9]{0,11})(\.base)?\.parquet")
+
+
+class TrainingMemoryError(KeplerError):
+    """The training memory cannot be read or written."""
+
+
+class _Header(msgspec.Struct):
+    """What a file says of itself."""
+
+    layout: int
+    since: float
+    until: float
+    """All that the server had up to then is in, Unix seconds."""
+    seen: int
+    """Instants that were ever added, replacements not counted."""
+
+
+@attrs.frozen
+class _File:
+    number: int
+    base: bool
+    path: Path
+    header: _Header
+    size: int
+
+
+@attrs.frozen
+class Added:
+    """What became of a fetch's instants."""
+
+    added: int = 0
+    replaced: int = 0
+    """There before, and more complete now."""
+    known: int = 0
+    """There before."""
+    unusable: int = 0
+    """Without any feature or any power."""
+    waiting: int = 0
+    """A node's newest: what follows is needed to judge it."""
+
+
+class TrainingMemory:
+    """One folder. Only one process may write to it."""
+
+    def __init__(
+        self, folder: Path, *, overlap: float = 120.0, most_instants: int = MOST_INSTANTS, most_bytes: int = MOST_BYTES
+    ) -> None:
+        """`overlap`: instants that are so many seconds older than the newest fetch are still taken
+        (samples come late), and never thinned out."""
+        self.folder = folder
+        self.overlap = overlap
+        self.most_instants = most_instants
+        self.most_bytes = most_bytes
+        self._files: list[_File] = []
+        self._known: dict[str, dict[float, int]] = {}
+        self.damaged: list[str] = []
+        """Files that could not be read and were set aside."""
+        self.refresh()
+
+    # --- reading ---
+
+    def refresh(self) -> None:
+        """Read what is in the folder."""
+        with self._errors("read"):
+            found = []
+            for entry in sorted(self.folder.iterdir()) if self.folder.is_dir() else ():
+                if (match := _FILE.fullmatch(entry.name)) is not None:
+                    header = self._readable(entry)
+                    if header is not None:
+                        found.append(_File(int(match[1]), bool(match[2]), entry, header, entry.stat().st_size))
+            newest_base = max((file.number for file in found if file.base), default=0)
+            # what a base holds already is there twice only if we were killed while removing it
+            self._files = sorted(
+                (f for f in found if (f.base and f.number == newest_base) or (not f.base and f.number > newest_base)),
+                key=lambda file: file.number,
+            )
+            self._known = {}
+            for file in self._files:
+                self._learn(pq.read_table(file.path, columns=["node", "time", "complete"]))
+
+    def _readable(self, path: Path) -> _Header | None:
+        """What a file says of itself; None, and the file is set aside, if it is damaged."""
+        try:
+            header = _header(path)
+            pq.read_table(path)
+        except (pa.ArrowException, OSError, msgspec.DecodeError) as error:
+            if isinstance(error, PermissionError):
+                raise
+            self.damaged.append(path.name)
+            log.error("%s is damaged and is set aside: %s", path, " ".join(str(error).split())[:200])
+            with contextlib.suppress(OSError):
+                path.rename(path.with_name(path.name + ".damaged"))
+            return None
+        return header
+
+    def _learn(self, table: pa.Table) -> None:
+        times, complete = table.column("time").to_pylist(), table.column("complete").to_pylist()
+        for node, time, known in zip(table.column("node").to_pylist(), times, complete, strict=True):
+            self._known.setdefault(node, {})[time] = known
+
+    @property
+    def size(self) -> int:
+        """Bytes on the disk."""
+        return sum(file.size for file in self._files)
+
+    @property
+    def instants(self) -> int:
+        return sum(map(len, self._known.values()))
+
+    @property
+    def seen(self) -> int:
+        """Instants that were ever added."""
+        return sum(file.header.seen for file in self._files)
+
+    @property
+    def nodes(self) -> dict[str, int]:
+        """Node -> instants."""
+        return {node: len(times) for node, times in sorted(self._known.items())}
+
+    def newest(self) -> dict[str, float]:
+        """Node -> time of its newest instant."""
+        return {node: max(times) for node, times in self._known.items() if times}
+
+    def cursor(self, now: float) -> float | None:
+        """Up to when all is in; None at the beginning. What claims to be from after `now` was fetched
+        while a clock was wrong, and says nothing."""
+        return max((file.header.until for file in self._files if file.header.until <= now), default=None)
+
+    def table(self) -> pa.Table:
+        """All instants, sorted by node and time."""
+        with self._errors("read"):
+            if not self._files:
+                return pa.table({"node": pa.array([], pa.string()), "time": pa.array([], pa.float64())})
+            return instants.joined([_read(file.path) for file in self._files])
+
+    # --- writing ---
+
+    def append(self, observations: Observations, *, since: float, until: float, node_type: int = 0) -> Added:
+        """Add what is new of a fetch of all samples between two times; on any error nothing is."""
+        complete = instants.completeness(observations)
+        time = observations.instant_time
+        wanted = np.zeros(len(time), dtype=bool)
+        cursor = self.cursor(until)
+        earliest = -np.inf if cursor is None else cursor - self.overlap
+        n_known = n_replaced = n_waiting = 0
+        for code, stream in enumerate(observations.streams):
+            mine = np.flatnonzero(observations.instant_stream == code)
+            if len(mine):
+                n_waiting += 1
+                mine = mine[:-1]
+            there = self._known.get(stream.node, {})
+            for at in mine:
+                if complete[at] == 0 or time[at] <= earliest:
+                    continue
+                before = there.get(float(time[at]))
+                wanted[at] = before is None or complete[at] > before
+                n_known += before is not None and not wanted[at]
+                n_replaced += before is not None and bool(wanted[at])
+        chosen = np.flatnonzero(wanted)
+        n_added = len(chosen) - n_replaced
+        if len(chosen):
+            table = instants.to_table(observations, chosen, complete, node_type)
+            number = max((file.number for file in self._files), default=0) + 1
+            self._files.append(self._write(number, False, table, _Header(LAYOUT, since, until, n_added)))
+            self._learn(table)
+        return Added(n_added, n_replaced, n_known, int(np.count_nonzero(complete == 0)), n_waiting)
+
+    def tidy(self) -> int:
+        """Join the files if there are many, and thin out if there is too much; how many instants went."""
+        too_many = self.instants > _SLACK * self.most_instants or self.size > _SLACK * self.most_bytes
+        if not self._files or (len(self._files) < SEGMENTS and not too_many):
+            return 0
+        table = self.table()
+        before = table.num_rows
+        if too_many:
+            table = self._thinned(table)
+        header = _Header(
+            LAYOUT,
+            min(file.header.since for file in self._files),
+            max(file.header.until for file in self._files),
+            self.seen,
+        )
+        old = list(self._files)
+        base = self._write(old[-1].number, True, table, header)
+        self._files = [base]
+        for file in old:
+            if file.path != base.path:
+                with contextlib.suppress(OSError):  # else it is left out, and removed the next time
+                    file.path.unlink()
+        self._known = {}
+        self._learn(table)
+        return int(before - table.num_rows)
+
+    def _thinned(self, table: pa.Table) -> pa.Table:
+        room = self.most_instants
+        if self.size > self.most_bytes:
+            room = min(room, int(table.num_rows * self.most_bytes / self.size))
+        node, _ = instants.codes(table.column("node"))
+        time = instants.floats(table, "time")
+        untils = max(file.header.until for file in self._files)
+        kept = time > untils - self.overlap
+        rest = np.flatnonzero(~kept)
+        features = {name: values[rest] for name, values in instants.node_features(table).items()}
+        chosen = choose(node[rest], time[rest], features, max(room - int(kept.sum()), 0))
+        kept[rest[chosen]] = True
+        return table.take(pa.array(np.flatnonzero(kept)))
+
+    def _write(self, number: int, base: bool, table: pa.Table, header: _Header) -> _File:
+        path = self.folder / f"{number}{'.base' if base else ''}.parquet"
+        part = self.folder / f".{path.name}.part"
+        found = table.replace_schema_metadata({_KEY: msgspec.json.encode(header)})
+        with self._errors("write"):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            try:
+                with part.open("wb") as file:
+                    pq.write_table(found, file, compression="zstd")
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.replace(part, path)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    part.unlink()
+                raise
+            descriptor = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            return _File(number, base, path, header, path.stat().st_size)
+
+    @contextlib.contextmanager
+    def _errors(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, pa.ArrowException) as error:
+            why = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
+            raise TrainingMemoryError(f"cannot {what} the training memory {self.folder}: {why}") from error
+
+
+def _header(path: Path) -> _Header:
+    metadata: dict[bytes, bytes] | None = pq.read_schema(path).metadata
+    header = msgspec.json.decode((metadata or {}).get(_KEY, b""), type=_Header)
+    if header.layout != LAYOUT:
+        raise TrainingMemoryError(f"{path}: layout {header.layout}; this kepler-core reads {LAYOUT}")
+    return header
+
+
+def _read(path: Path) -> Any:
+    return pq.read_table(path)
