@@ -13,7 +13,8 @@ The power law, per node with `sockets` sockets and `cores` = 16 · sockets logic
 each with noise of 1.5 % (normal, per sample). u^0.8 falls off like a processor that lowers its clock
 under load; the frequency reported falls by a fifth from idle to full load, with noise. Containers
 come and go, their load moves between idle, steady and bursts; counters are reset where the exporter
-restarts. Metric names and labels are Kepler 0.7's.
+restarts. On request the law changes in the middle (a new kernel),
+and kinds of work come one after another. Metric names and labels are Kepler 0.7's.
 """
 
 from __future__ import annotations
@@ -56,15 +57,25 @@ class Simulation:
     noise: float = 0.015
     accelerator: bool = True
     seed: int = 0
+    workloads: int = 0
+    """Kinds of work that come one after another, twice; 0: all at once, each container its own."""
+    law_change: float | None = None
+    """From this part of the time on (0 … 1) the machine needs `law_gain` times the power of the law."""
+    law_gain: float = 1.15
 
     def __attrs_post_init__(self) -> None:
         for name, least in (
-            ("containers", 1), ("timestamps", 2), ("step", 1), ("sockets", 1), ("nodes", 1), ("resets", 0), ("seed", 0)
+            ("containers", 1), ("timestamps", 2), ("step", 1), ("sockets", 1), ("nodes", 1), ("resets", 0), ("seed", 0),
+            ("workloads", 0),
         ):  # fmt: skip
             if getattr(self, name) < least:
                 raise UsageError(f"{name} must be at least {least}, not {getattr(self, name)}")
         if not 0 <= self.churn <= 1:
             raise UsageError(f"churn must be between 0 and 1, not {self.churn}")
+        if self.law_change is not None and not 0 <= self.law_change <= 1:
+            raise UsageError(f"law_change must be between 0 and 1, not {self.law_change}")
+        if not 0 < self.law_gain < 100:
+            raise UsageError(f"law_gain must be above 0 and below 100, not {self.law_gain}")
 
 
 def power_law(u: Floats, misses: Floats, sockets: int) -> dict[str, Floats]:
@@ -103,6 +114,13 @@ def _node(
     per_cycle = rng.uniform(0.5, 2.0, n)
     misses_per_cycle = rng.uniform(0.0005, 0.004, n)
     irqs = rng.uniform(5, 200, (3, n))
+    if simulation.workloads:
+        kind = np.arange(n) % simulation.workloads
+        # from one kind to the next: more instructions per cycle, and fewer misses
+        per_cycle = np.geomspace(0.5, 2.0, simulation.workloads)[kind] * (1 + 0.05 * (per_cycle - 1.25))
+        misses_per_cycle = np.geomspace(0.03, 0.0005, simulation.workloads)[kind] * (
+            1 + 20 * (misses_per_cycle - 0.002)
+        )
     times = START + simulation.step * np.arange(t)
     cpu_seconds = busy * cpus  # CPU seconds per second, shape (n, t)
     cycles = cpu_seconds * HERTZ
@@ -133,6 +151,8 @@ def _node(
             yield f"kepler_container_{feature}_total", labels, times[here].tolist(), [f"{v:.0f}" for v in counted]
     share = np.minimum(busy.sum(axis=0), 1.0)
     watts = power_law(share, misses.sum(axis=0), simulation.sockets)
+    if simulation.law_change is not None:
+        watts = {name: law * _law_gain(simulation) for name, law in watts.items()}
     for component, law in watts.items():
         source = "acpi" if component == "platform" else "rapl-sysfs"
         noisy = np.maximum(law * (1 + simulation.noise * rng.standard_normal(t)), 0.0)
@@ -178,11 +198,22 @@ def _load(simulation: Simulation, rng: np.random.Generator) -> tuple[Floats, NDA
         if gone - born < min(3, t):
             born, gone = 0, max(t // 2, 2)
         alive[container] = (at >= born) & (at < gone)
+    if simulation.workloads:
+        phase_of = np.minimum(at * 2 * simulation.workloads // t, 2 * simulation.workloads - 1)
+        of_phase = (np.arange(n) % simulation.workloads)[:, None] == (phase_of % simulation.workloads)[None, :]
+        activity = np.where(of_phase, activity, 0.001 * activity)
     activity = np.where(alive, activity, 0.0)
     total = activity.sum(axis=0)
     busy = activity / np.where(total > 0, total, 1.0) * level
     jitter = 1 + 0.05 * rng.standard_normal((n, t))
     return np.clip(busy * jitter, 0.0, 1.0) + np.where(alive, 1e-5, 0.0), alive
+
+
+def _law_gain(simulation: Simulation) -> Floats:
+    """Per sample, the factor of the power law."""
+    assert simulation.law_change is not None
+    at = np.arange(simulation.timestamps)
+    return np.where(at >= simulation.law_change * simulation.timestamps, simulation.law_gain, 1.0)
 
 
 def _counter(rate: Floats, step: int, restarts: NDArray[np.int64]) -> Floats:

@@ -372,7 +372,7 @@ def test_commands(s3: str, tmp_path: Path) -> None:
     assert run("verify", "--all-versions") == "mine version 1: ok\nmine version 2: ok\n"
     run("export", "mine", "-o", str(tmp_path / "x.zip"))
     assert read_pipeline(str(tmp_path / "x.zip")) == ("mine", {"metadata.json": b"{}", model: b"zip"})
-    assert [row["current"] for row in json.loads(run("history", "mine", "--json"))] == [True, False]
+    assert [row["current"] for row in json.loads(run("history", "mine", "--json"))["versions"]] == [True, False]
     folder = open_store(s3).snapshot("mine").where.removeprefix(s3 + "/")
     put(s3, f"{folder}/{model}", b"zap")
     assert model in run("verify", code=1)

@@ -70,7 +70,7 @@ def test_list(store: Path, tmp_path: Path) -> None:
 
 def test_history_and_rollback(store: Path) -> None:
     def history() -> list[tuple[int, bool, int]]:
-        found = answer("history", "mine", "-s", store)
+        found = answer("history", "mine", "-s", store)["versions"]
         assert isinstance(found, list)
         return [(row["version"], row["current"], row["models"]) for row in found]
 
@@ -96,7 +96,7 @@ def test_foreign(store: Path) -> None:
     (store / "theirs").mkdir()
     (store / "theirs" / "metadata.json").write_bytes(b"{}")
     assert b"no versions" in run("history", "theirs", "-s", store).stdout
-    assert answer("history", "theirs", "-s", store) == []
+    assert answer("history", "theirs", "-s", store) == {"versions": [], "decisions": []}
     run("rollback", "theirs", "-s", store, code=1, text="was not published by kepler-model")
     assert b"theirs: no manifest" in run("verify", "theirs", "-s", store).stdout
 

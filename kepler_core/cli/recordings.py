@@ -133,6 +133,11 @@ def _print_findings(found: Preflight) -> None:
 @click.option("--churn", default=0.3, show_default=True, help="Part of the containers that come and go.")
 @click.option("--resets", default=1, show_default=True, help="Exporter restarts per node.")
 @click.option("--accelerator/--no-accelerator", default=True, help="With Intel QAT counters.")
+@click.option("--workloads", default=0, show_default=True, help="Kinds of work that come one after another, twice.")
+@click.option(
+    "--law-change", type=float, metavar="PART", help="From this part of the time (0 … 1) on the power law is another."
+)
+@click.option("--law-gain", default=1.15, show_default=True, help="Then the machine needs so many times the power.")
 @click.option("--seed", default=0, show_default=True, help="Another seed, another recording.")
 def simulate(
     output: str,
@@ -144,6 +149,9 @@ def simulate(
     churn: float,
     resets: int,
     accelerator: bool,
+    workloads: int,
+    law_change: float | None,
+    law_gain: float,
     seed: int,
 ) -> None:
     """Write a simulated recording: a known power law, noise, containers that come and go, resets.
@@ -165,6 +173,9 @@ def simulate(
         resets=resets,
         accelerator=accelerator,
         seed=seed,
+        workloads=workloads,
+        law_change=law_change,
+        law_gain=law_gain,
     )
     write(simulation, output)
     if sys.stderr.isatty():

@@ -47,12 +47,13 @@ def list_(store: str, as_json: bool) -> None:
 @store.command()
 @click.argument("pipeline")
 @store_option()
+@click.option("--decisions", "most", type=click.IntRange(0), default=20, show_default=True, help="So many at most.")
 @json_option
-def history(pipeline: str, store: str, as_json: bool) -> None:
-    """The versions of a PIPELINE that are kept, oldest first."""
+def history(pipeline: str, store: str, most: int, as_json: bool) -> None:
+    """The versions of a PIPELINE that are kept, and what the online trainer decided, oldest first."""
     opened = _open(store)
     current = opened.current_version(pipeline)
-    found = [
+    versions = [
         {
             **_summary(partial(opened.snapshot, pipeline, number)),
             "version": number,
@@ -60,16 +61,24 @@ def history(pipeline: str, store: str, as_json: bool) -> None:
         }
         for number in opened.versions(pipeline)
     ]
+    decisions = opened.decisions(pipeline)[-most:] if most else []
     if as_json:
-        print_json(found)
-    elif not found:
+        print_json({"versions": versions, "decisions": decisions})
+        return
+    if not versions:
         click.echo(f"{pipeline}: not published by kepler-model, so it has no versions")
     else:
         rows = [
             [row["version"], "current" if row["current"] else "", row["models"], row["updated"], row["problem"]]
-            for row in found
+            for row in versions
         ]
         _print_rows(rows, ("version", "", "models", "updated", "problem"))
+    if decisions:
+        click.echo("\nDecisions of the online trainer")
+        print_table(
+            [[found.get(key) for key in ("time", "trigger", "decision", "version", "reason")] for found in decisions],
+            ("time (UTC)", "because of", "decision", "version", "reason"),
+        )
 
 
 @store.command()

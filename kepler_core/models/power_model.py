@@ -46,6 +46,10 @@ class ComponentPart(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=Tr
     format: str | None = None
     file: str | None = None
     constant: float | None = None
+    gain: float = 1.0
+    shift: float = 0.0
+    """What is predicted, cut at 0 W, is multiplied by `gain`, and `shift` (W) is added: how a model follows
+    a machine whose power law has changed (`kepler_core.models.recalibration`)."""
 
 
 class ModelFile(msgspec.Struct, forbid_unknown_fields=True):
@@ -82,6 +86,8 @@ class PowerModel:
     _together: JointPredictor | None = attrs.field(init=False)
     """Predicts all components, in their order."""
     _columns: dict[tuple[str, ...], NDArray[np.intp]] = attrs.field(init=False, factory=dict)
+    _corrections: tuple[Floats, Floats] | None = attrs.field(init=False)
+    """Gains and shifts; None where there are none, as in most models."""
 
     @_limits.default
     def _of_the_scale(self) -> tuple[Floats, Floats]:
@@ -90,6 +96,13 @@ class PowerModel:
     @_ceilings.default
     def _column_of_ceilings(self) -> Floats:
         return np.array([[part.ceiling] for part in self.parts.values()])
+
+    @_corrections.default
+    def _columns_of_corrections(self) -> tuple[Floats, Floats] | None:
+        found = [(part.gain, part.shift) for part in self.parts.values()]
+        if all(correction == (1.0, 0.0) for correction in found):
+            return None
+        return np.array([[gain] for gain, _ in found]), np.array([[shift] for _, shift in found])
 
     @_places.default
     def _rows_of_predictors(self) -> list[tuple[list[int], Predictor | JointPredictor]]:
@@ -123,6 +136,9 @@ class PowerModel:
         found = self._unlimited(self._matrix(values, self.features if features is None else features))
         # as np.clip, without its overhead; NaN stays
         np.maximum(found, 0.0, out=found)
+        if self._corrections is not None:
+            gains, shifts = self._corrections
+            np.maximum(found * gains + shifts, 0.0, out=found)
         np.minimum(found, self._ceilings, out=found)
         if not _all_finite(found):
             wrong = next(c for c, row in zip(self.parts, found, strict=True) if not np.isfinite(row).all())
@@ -263,6 +279,8 @@ def _assemble(metadata: Mapping[str, Any], layout: ModelFile, files: Mapping[str
             raise ModelError(f"unknown component {component!r}; {close_matches(component, COMPONENTS)}")
         if not (np.isfinite(part.ceiling) and part.ceiling >= 0):
             raise ModelError(f"{component}: the ceiling must be finite and not negative")
+        if not (np.isfinite(part.gain) and part.gain > 0 and np.isfinite(part.shift)):
+            raise ModelError(f"{component}: gain must be finite and above 0, shift finite")
         if part.constant is not None:
             if not 0 <= part.constant <= part.ceiling:
                 raise ModelError(f"{component}: a constant must be between 0 and the ceiling")

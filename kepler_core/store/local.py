@@ -2,7 +2,8 @@
 
     <store>/<pipeline>                  a link to the current version of the pipeline:
     <store>/.versions/<pipeline>/<n>/   its files
-    <store>/.staging/                   versions that are being written
+    <store>/.decisions/<pipeline>/      what was decided about it, one file each
+    <store>/.staging/                   what is being written
 
 Publishing writes a version to `.staging`, flushes it to the disk, renames it into `.versions` and
 then renames a new link over the old one. A reader resolves the link once and sees one version; a
@@ -20,12 +21,24 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import msgspec
 
 from kepler_core.errors import StoreError, VersionTakenError
 from kepler_core.models.power_model import MAX_FILE_BYTES, METADATA_FILE
 from kepler_core.names import is_name
 from kepler_core.store.manifest import MANIFEST_FILE, make_manifest, read_manifest
-from kepler_core.store.store import Snapshot, Store, checked_name
+from kepler_core.store.store import (
+    DECISIONS,
+    MOST_DECISIONS,
+    Snapshot,
+    Store,
+    checked_name,
+    decision_name,
+    is_decision,
+    read_decision,
+)
 
 VERSIONS = ".versions"
 STAGING = ".staging"
@@ -155,6 +168,30 @@ class LocalStore(Store):
                 self._point(pipeline, version, staging)
         except OSError as error:
             raise _store_error(self.root, error) from error
+
+    def record_decision(self, pipeline: str, decision: Mapping[str, Any]) -> None:
+        folder = self.root / DECISIONS / checked_name(pipeline)
+        try:
+            with self._writing() as staging:
+                _write_file(staging / "decision", msgspec.json.encode(decision))
+                folder.mkdir(parents=True, exist_ok=True)
+                os.replace(staging / "decision", folder / decision_name())
+                _flush_folder(folder)
+                for name in sorted(filter(is_decision, os.listdir(folder)))[:-MOST_DECISIONS]:
+                    (folder / name).unlink()
+        except OSError as error:
+            raise _store_error(self.root, error) from error
+
+    def decisions(self, pipeline: str) -> list[dict[str, Any]]:
+        folder = self.root / DECISIONS / checked_name(pipeline)
+        try:
+            names = sorted(filter(is_decision, os.listdir(folder)))
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise StoreError(f"{folder}: {error.strerror}") from error
+        read = (read_decision(_read(f"{folder}/{name}")) for name in names)
+        return [decision for decision in read if decision is not None]
 
     def check_writable(self, pipeline: str) -> None:
         """Makes the store's folder."""

@@ -3,6 +3,7 @@
     <root>/.current/<pipeline>              which version is current: {"version": 3, "folder": "9f3c…"}
     <root>/.versions/<pipeline>/3.json      the same of each version that is kept
     <root>/.versions/<pipeline>/9f3c…/      its files
+    <root>/.decisions/<pipeline>/           what was decided about it, one object each
 
 Object stores can neither rename nor link, but write one object as a whole. So a version's files are
 written first, the manifest last, to a folder that only this publisher knows; then the next free
@@ -29,7 +30,18 @@ from kepler_core.errors import KeplerError, MissingExtraError, StoreError, Versi
 from kepler_core.models.power_model import MAX_FILE_BYTES, METADATA_FILE
 from kepler_core.names import is_name
 from kepler_core.store.manifest import MANIFEST_FILE, make_manifest, read_manifest
-from kepler_core.store.store import Snapshot, Store, checked_name, shown_url, split_url
+from kepler_core.store.store import (
+    DECISIONS,
+    MOST_DECISIONS,
+    Snapshot,
+    Store,
+    checked_name,
+    decision_name,
+    is_decision,
+    read_decision,
+    shown_url,
+    split_url,
+)
 
 CURRENT = ".current"
 VERSIONS = ".versions"
@@ -177,6 +189,22 @@ class RemoteStore(Store):
             if (found := self._version(checked_name(pipeline), version)) is None:
                 raise self.no_such_version(pipeline, version)
             self._point(pipeline, found)
+
+    def record_decision(self, pipeline: str, decision: Mapping[str, Any]) -> None:
+        folder = f"{DECISIONS}/{checked_name(pipeline)}"
+        with self._errors("write"):
+            self._fs.pipe_file(f"{self._root}/{folder}/{decision_name()}", msgspec.json.encode(decision))
+            for name in self._decision_names(folder)[:-MOST_DECISIONS]:
+                self._fs.rm_file(f"{self._root}/{folder}/{name}")
+
+    def decisions(self, pipeline: str) -> list[dict[str, Any]]:
+        folder = f"{DECISIONS}/{checked_name(pipeline)}"
+        with self._errors("read"):
+            read = (read_decision(self._read(f"{folder}/{name}", None)) for name in self._decision_names(folder))
+            return [decision for decision in read if decision is not None]
+
+    def _decision_names(self, folder: str) -> list[str]:
+        return sorted(name for name, kind in self._entries(folder) if kind == "file" and is_decision(name))
 
     def check_writable(self, pipeline: str) -> None:
         """Writes a small object and removes it."""

@@ -11,6 +11,8 @@ store by hand is read too; it has no versions and no manifest, and is never writ
 from __future__ import annotations
 
 import re
+import time
+import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -26,9 +28,13 @@ from kepler_core.errors import StoreError
 from kepler_core.names import check_name
 from kepler_core.store.manifest import MANIFEST_FILE, FileRecord, Manifest
 
+_DECISION = re.compile(r"[0-9]{14}-[0-9a-f]{8}\.json")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 _READERS = 16
+
+DECISIONS = ".decisions"
+MOST_DECISIONS = 500
 
 
 @attrs.frozen(eq=False)
@@ -158,6 +164,14 @@ class Store(ABC):
         """Make another version that is kept the current one."""
 
     @abstractmethod
+    def record_decision(self, pipeline: str, decision: Mapping[str, Any]) -> None:
+        """Keep what was decided about a pipeline (JSON), published or not; the newest `MOST_DECISIONS` stay."""
+
+    @abstractmethod
+    def decisions(self, pipeline: str) -> list[dict[str, Any]]:
+        """What was recorded and is kept, oldest first. Damaged records are left out."""
+
+    @abstractmethod
     def check_writable(self, pipeline: str) -> None:
         """`StoreError` now rather than after an hour of training."""
 
@@ -170,6 +184,24 @@ class Store(ABC):
         """The error for a name that is not there."""
         known = ", ".join(self.pipelines()) or "none"
         return StoreError(f"{self.location}: no pipeline {pipeline!r} (there: {known})")
+
+
+def decision_name() -> str:
+    """A file name for a decision of now: names sort as the times do."""
+    return f"{time.time_ns() // 1_000_000:014d}-{uuid.uuid4().hex[:8]}.json"
+
+
+def is_decision(name: str) -> bool:
+    """Whether a file holds a decision."""
+    return _DECISION.fullmatch(name) is not None
+
+
+def read_decision(content: bytes) -> dict[str, Any] | None:
+    """A decision from its file; None for one that is damaged."""
+    try:
+        return msgspec.json.decode(content, type=dict[str, Any])
+    except (msgspec.DecodeError, RecursionError):
+        return None
 
 
 def is_url(location: str) -> bool:

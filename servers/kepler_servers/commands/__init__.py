@@ -9,6 +9,7 @@ from kepler_core.hooks import hookimpl
 
 _SERVERS = {
     "model-server": "kepler_servers.commands.model_server:model_server",
+    "online-trainer": "kepler_servers.commands.online_trainer:online_trainer",
     "estimator": "kepler_servers.commands.estimator:estimator",
     "offline-trainer": "kepler_servers.commands.offline_trainer:offline_trainer",
 }
@@ -16,12 +17,13 @@ _COMMANDS = {
     "select": "kepler_servers.commands.select:select",
     "submit": "kepler_servers.commands.submit:submit",
     "estimator": "kepler_servers.commands.estimator:estimator_commands",
+    "memory": "kepler_servers.commands.memory:memory",
 }
 
 
 @hookimpl
 def kepler_register_commands(cli: click.Group) -> None:
-    """Adds `serve`, `select` and `estimator`."""
+    """Adds `serve`, `select`, `estimator` and `memory`."""
     cli.add_command(LazyGroup("serve", lazy=_SERVERS, help="Run a server until it is told to stop."))
     assert isinstance(cli, LazyGroup)
     cli.lazy.update(_COMMANDS)

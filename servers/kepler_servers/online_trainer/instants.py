@@ -56,16 +56,20 @@ def to_table(observations: Observations, chosen: Ints, complete: Ints, node_type
     rows = np.flatnonzero(position[observations.row_instant] >= 0)
     lengths = np.bincount(position[observations.row_instant[rows]], minlength=len(chosen))
     offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
-    names = pa.DictionaryArray.from_arrays(
-        pa.array(observations.row_container[rows].astype(np.int32)), pa.array(observations.containers, pa.string())
-    ).cast(pa.string())
+    of_row = pa.array(observations.row_container[rows].astype(np.int32))
+
+    def texts(words: Sequence[str]) -> pa.Array:
+        column = pa.DictionaryArray.from_arrays(of_row, pa.array(words, pa.string())).cast(pa.string())
+        return pa.ListArray.from_arrays(offsets, column)
+
     columns: dict[str, pa.Array] = {
         "node": pa.array([nodes[code] for code in stream], pa.string()),
         "node_type": pa.array(np.full(len(chosen), node_type, dtype=np.int32)),
         "time": pa.array(observations.instant_time[chosen]),
         "complete": pa.array(complete[chosen].astype(np.int32)),
         "schema": pa.array([",".join(observations.schemas)] * len(chosen), pa.string()),
-        "containers": pa.ListArray.from_arrays(offsets, names),
+        "containers": texts(observations.containers),
+        "container_names": texts(observations.container_names),
     }
     for name, values in sorted(observations.node_features.items()):
         prefix = _GAUGE if name in observations.node_gauges else _NODE
@@ -97,7 +101,7 @@ def joined(tables: Sequence[pa.Table]) -> pa.Table:
 def codes(column: pa.ChunkedArray) -> tuple[Ints, list[str]]:
     """Texts as numbers in the order of the sorted texts, and these."""
     words, numbers = np.unique(np.array(column.to_pylist(), dtype=object), return_inverse=True)
-    return numbers.astype(np.int64), [str(word) for word in words]
+    return numbers.astype(np.int64).reshape(-1), [str(word) for word in words]
 
 
 def floats(table: pa.Table, name: str) -> Floats:
@@ -130,10 +134,9 @@ def to_observations(table: pa.Table) -> Observations:
     lists = table.column("containers").combine_chunks()
     lengths = np.array(pc.list_value_length(lists).to_numpy(zero_copy_only=False), dtype=np.int64)
     words = lists.flatten()
-    if len(words):
-        row_container, containers = codes(pa.chunked_array([words]))
-    else:
-        row_container, containers = np.empty(0, dtype=np.int64), []
+    row_container, containers = codes(pa.chunked_array([words], pa.string()))
+    called = np.array(containers, dtype=object)
+    called[row_container] = table.column("container_names").combine_chunks().flatten().to_pylist()
     container_features = {}
     for name in table.column_names:
         if name.startswith(_CONTAINER):
@@ -150,6 +153,7 @@ def to_observations(table: pa.Table) -> Observations:
         instant_stream=node,
         instant_time=time,
         containers=tuple(containers),
+        container_names=tuple(map(str, called)),
         row_instant=np.repeat(np.arange(len(time)), lengths),
         row_container=row_container,
         container_features=container_features,

@@ -23,6 +23,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from kepler_core.errors import KeplerError
 from kepler_core.recording.observations import Observations
@@ -79,16 +80,26 @@ class Added:
     """Without any feature or any power."""
     waiting: int = 0
     """A node's newest: what follows is needed to judge it."""
+    fresh: NDArray[np.int64] = attrs.field(factory=lambda: np.empty(0, dtype=np.int64), eq=False, repr=False)
+    """The numbers of the added instants in the observations."""
 
 
 class TrainingMemory:
     """One folder. Only one process may write to it."""
 
     def __init__(
-        self, folder: Path, *, overlap: float = 120.0, most_instants: int = MOST_INSTANTS, most_bytes: int = MOST_BYTES
+        self,
+        folder: Path,
+        *,
+        overlap: float = 120.0,
+        most_instants: int = MOST_INSTANTS,
+        most_bytes: int = MOST_BYTES,
+        only_read: bool = False,
     ) -> None:
         """`overlap`: instants that are so many seconds older than the newest fetch are still taken
-        (samples come late), and never thinned out."""
+        (samples come late), and never thinned out. With `only_read` nothing is changed, not even a
+        damaged file set aside: the memory is another process'."""
+        self._only_read = only_read
         self.folder = folder
         self.overlap = overlap
         self.most_instants = most_instants
@@ -125,13 +136,16 @@ class TrainingMemory:
         try:
             header = _header(path)
             pq.read_table(path)
+        except FileNotFoundError:
+            return None  # its owner has just joined it with others
         except (pa.ArrowException, OSError, msgspec.DecodeError) as error:
             if isinstance(error, PermissionError):
                 raise
             self.damaged.append(path.name)
-            log.error("%s is damaged and is set aside: %s", path, " ".join(str(error).split())[:200])
-            with contextlib.suppress(OSError):
-                path.rename(path.with_name(path.name + ".damaged"))
+            log.error("%s is damaged and left out: %s", path, " ".join(str(error).split())[:200])
+            if not self._only_read:
+                with contextlib.suppress(OSError):
+                    path.rename(path.with_name(path.name + ".damaged"))
             return None
         return header
 
@@ -144,6 +158,10 @@ class TrainingMemory:
     def size(self) -> int:
         """Bytes on the disk."""
         return sum(file.size for file in self._files)
+
+    @property
+    def files(self) -> int:
+        return len(self._files)
 
     @property
     def instants(self) -> int:
@@ -184,6 +202,7 @@ class TrainingMemory:
         wanted = np.zeros(len(time), dtype=bool)
         cursor = self.cursor(until)
         earliest = -np.inf if cursor is None else cursor - self.overlap
+        fresh = np.zeros(len(time), dtype=bool)
         n_known = n_replaced = n_waiting = 0
         for code, stream in enumerate(observations.streams):
             mine = np.flatnonzero(observations.instant_stream == code)
@@ -195,6 +214,7 @@ class TrainingMemory:
                 if complete[at] == 0 or time[at] <= earliest:
                     continue
                 before = there.get(float(time[at]))
+                fresh[at] = before is None
                 wanted[at] = before is None or complete[at] > before
                 n_known += before is not None and not wanted[at]
                 n_replaced += before is not None and bool(wanted[at])
@@ -205,7 +225,8 @@ class TrainingMemory:
             number = max((file.number for file in self._files), default=0) + 1
             self._files.append(self._write(number, False, table, _Header(LAYOUT, since, until, n_added)))
             self._learn(table)
-        return Added(n_added, n_replaced, n_known, int(np.count_nonzero(complete == 0)), n_waiting)
+        unusable = int(np.count_nonzero(complete == 0))
+        return Added(n_added, n_replaced, n_known, unusable, n_waiting, np.flatnonzero(fresh))
 
     def tidy(self) -> int:
         """Join the files if there are many, and thin out if there is too much; how many instants went."""
