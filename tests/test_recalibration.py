@@ -62,7 +62,7 @@ def test_every_kind_of_model_follows(models: list[StoredModel]) -> None:
             assert weights["model_name"] == entry.metadata["model_name"]
             if entry.trainer == "SGDRegressorTrainer":
                 columns = {name: X[:, at].tolist() for at, name in enumerate(entry.features)}
-                watts = evaluate(weights, columns, "")
+                watts = evaluate(weights, columns, entry.features[0])
                 np.testing.assert_allclose(watts["package"], after["package"], rtol=1e-4)
             else:
                 columns = {entry.features[0]: X[:, 0].tolist()}

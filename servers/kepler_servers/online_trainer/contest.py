@@ -32,7 +32,9 @@ WATTS = 0.1
 MOST_EVERYWHERE = 2000
 """Instants, evenly spaced, on which a model is judged everywhere."""
 IDLE_WATTS = 0.5
-"""So much farther from the truth the mean at idle may be."""
+"""So much farther from the truth the mean at idle may be…"""
+IDLE_OF_GAIN = 0.2
+"""…or this part of the gain: half a watt at idle is no reason to keep a model that is five watts off."""
 
 
 @attrs.frozen(eq=False)
@@ -173,7 +175,7 @@ def compare(champion: Judged, challenger: Judged) -> Verdict:
     for component in components:
         level = float(np.mean(champion.measured[component]))
         at_idle = abs(now[component]["idle_error"]) - abs(was[component]["idle_error"])
-        if at_idle > max(IDLE_WATTS, SMALLEST_GAIN * level):
+        if at_idle > max(IDLE_WATTS, SMALLEST_GAIN * level, IDLE_OF_GAIN * gain):
             return Verdict(False, f"{component} at idle is worse by {at_idle:.2f} W ({shown})", gain)
     return Verdict(True, f"better on {len(both)} new instants: {shown}", gain)
 

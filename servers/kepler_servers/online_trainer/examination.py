@@ -8,6 +8,7 @@ metadata, the decision is recorded. A kill between any two of these loses no mor
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import logging
 import os
@@ -453,8 +454,9 @@ def main() -> None:
         result = examine(msgspec.json.decode(sys.stdin.buffer.read(), type=Task))
     except KeplerError as error:
         result = {"error": str(error)}
-    answer.write(msgspec.json.encode(result))
-    answer.close()
+    # who asked may have been killed meanwhile: then nobody reads the decision, which is recorded
+    with contextlib.suppress(BrokenPipeError), answer:
+        answer.write(msgspec.json.encode(result))
 
 
 if __name__ == "__main__":

@@ -37,6 +37,8 @@ SMALLEST_CHANGE = 0.05
 """Of the mean power."""
 SURE = 4.0
 """Standard errors: the test is made again and again, so it must not be easily fooled."""
+SURE_TOO = 2.0
+"""Of components beside one whose law has surely changed."""
 LEAST_SCALE = 0.5
 """A machine that needs less than half or more than twice the power for the same work is another one."""
 _WIDE = 2.0
@@ -119,25 +121,43 @@ def _of_node(observations: Observations, mine: Ints, node: str) -> LawChange | N
         return None
     apart = X[-recent:][alike] - X[:-recent][like[alike]]
     time = observations.instant_time[new]
-    begins: list[float] = []
-    lines: dict[str, Line] = {}
-    most = 0
+    pairs: dict[str, tuple[Floats, Floats, Ints]] = {}
     for (source, component), watts in observations.power.items():
         then, now = watts[past], watts[new]
         both = np.flatnonzero(np.isfinite(then) & np.isfinite(now) & (then > 0))
-        if len(both) < FEWEST_PAIRS:
-            continue
+        if len(both) >= FEWEST_PAIRS:
+            pairs[f"{source}.{component}"] = then, now, both
+    lines: dict[str, Line] = {}
+    begins: list[float] = []
+    most = 0
+    for name, (then, now, both) in pairs.items():
         after = both[_split(now[both] / then[both]) :]
-        if len(after) < FEWEST_PAIRS:
-            continue
-        mean, error, now_alike = _difference(then[after], now[after], apart[after])
-        if abs(mean) > max(SURE * error, SMALLEST_CHANGE * float(then[after].mean())):
-            line = _fit(then[after], now_alike)
+        line = _changed(then[after], now[after], apart[after], SURE)
+        if line is not None:
+            lines[name] = line
+            begins.append(float(time[after[0]]))
+            most = max(most, len(after))
+    if not lines:
+        return None
+    since = float(np.median(begins))
+    for name, (then, now, both) in pairs.items():
+        if name not in lines:
+            # the others are noisier, and have hardly kept their law when that one's changed
+            after = both[time[both] >= since]
+            line = _changed(then[after], now[after], apart[after], SURE_TOO)
             if line is not None:
-                lines[f"{source}.{component}"] = line
-                begins.append(float(time[after[0]]))
-                most = max(most, len(after))
-    return LawChange(node, float(np.median(begins)), lines, most) if lines else None
+                lines[name] = line
+    return LawChange(node, since, lines, most)
+
+
+def _changed(then: Floats, now: Floats, apart: Floats, sure: float) -> Line | None:
+    """How power differs between pairs; None if it does not, by more than so many standard errors."""
+    if len(then) < FEWEST_PAIRS:
+        return None
+    mean, error, now_alike = _difference(then, now, apart)
+    if abs(mean) <= max(sure * error, SMALLEST_CHANGE * float(then.mean())):
+        return None
+    return _fit(then, now_alike)
 
 
 def _difference(then: Floats, now: Floats, apart: Floats) -> tuple[float, float, Floats]:
