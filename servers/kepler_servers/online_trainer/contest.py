@@ -26,6 +26,8 @@ Floats = NDArray[np.float64]
 
 SMALLEST_GAIN = 0.02
 """A challenger must be better by this part of the champion's error, however sure that is."""
+BEYOND = 1.05
+"""A feature that is so many times its highest in training is new to a model: the scale is that highest."""
 COMPONENT_WORSE = 0.05
 """Of the champion's error of a component: so much worse a challenger may be there."""
 WATTS = 0.1
@@ -47,6 +49,8 @@ class Judged:
     """Component -> watts of the node (DynPower: summed over its containers)."""
     measured: Mapping[str, Floats]
     load: Mapping[str, Floats]
+    beyond: NDArray[np.bool_]
+    """Where a feature is higher than in all that the model was trained on."""
 
     def figures(self) -> dict[str, dict[str, float]]:
         """Component -> its mean absolute error and its error at idle, in watts."""
@@ -69,7 +73,7 @@ class Judged:
             return {component: values[kept] for component, values in columns.items()}
 
         instants = tuple(instant for instant, there in zip(self.instants, kept, strict=True) if there)
-        return Judged(instants, cut(self.predicted), cut(self.measured), cut(self.load))
+        return Judged(instants, cut(self.predicted), cut(self.measured), cut(self.load), self.beyond[kept])
 
 
 @attrs.frozen
@@ -120,12 +124,15 @@ class Judge:
         def by_instant(values: Floats) -> Floats:
             return sum_by(values, instant, n)[newest]
 
+        highest = BEYOND * model.scale
+        higher = np.logical_or.reduce(highest < X, axis=1)
         mains = {c: dataset.features.index(main_feature(dataset.features, c)) for c in components}
         return Judged(
             tuple(zip(map(str, nodes), map(float, time[newest]), strict=True)),
             {c: by_instant(predicted[c]) for c in components},
             {c: by_instant(dataset.y(c)[of_newest]) for c in components},
             {c: by_instant(X[:, mains[c]]) for c in components},
+            by_instant(higher.astype(np.float64)) > 0,
         )
 
     def _dataset(self, wanted: Wanted) -> Dataset | None:
@@ -160,6 +167,10 @@ def compare(champion: Judged, challenger: Judged) -> Verdict:
         return Verdict(False, f"it has no {', '.join(missing)}", 0.0)
     before = champion.total()
     gain, error = mean_and_error(before - challenger.total())
+    new_to_champion = champion.beyond & ~challenger.beyond
+    if new_to_champion.any() and (before - challenger.total())[new_to_champion].mean() > 0:
+        # the machine does what the champion knows nothing of: its errors there are no noise to be waited out
+        error = 0.0
     needed = max(SURE * error, SMALLEST_GAIN * float(before.mean()))
     shown = f"{float(before.mean()):.2f} W with the served model, {float(before.mean()) - gain:.2f} W with the new one"
     if not gain > needed:
