@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import logging
 import subprocess
 import sys
@@ -14,6 +16,7 @@ from typing import Any
 import attrs
 import msgspec
 import numpy as np
+import pyarrow as pa
 
 from kepler_core.errors import KeplerError, PrometheusError, StoreError
 from kepler_core.hooks import events
@@ -116,6 +119,7 @@ class Rounds:
         while not self.stop.is_set():
             started = time.monotonic()
             self.guarded_round()
+            _give_back()
             self.stop.wait(max(self.pace.interval - (time.monotonic() - started), 0.0))
 
     def guarded_round(self) -> bool:
@@ -295,6 +299,13 @@ class Rounds:
         latest = max(newest.values(), default=0.0)
         behind = max(2 * self.pace.interval, self.memory.overlap)
         status.gone = {node: latest - time for node, time in newest.items() if latest - time > behind}
+
+
+def _give_back() -> None:
+    """Return to the system what a round took: it is not needed until the next one, minutes later."""
+    pa.default_memory_pool().release_unused()
+    with contextlib.suppress(AttributeError, OSError):  # only glibc has it
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def state_folder(state: Path) -> Path:
