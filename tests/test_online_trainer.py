@@ -184,7 +184,7 @@ def test_the_whole_way(server: PrometheusProcess, content: Content, tmp_path: Pa
     before = served_mae(bench, content, change - 300, change)
 
     taken = 0
-    while served_mae(bench, content, change + 240, SAMPLES * STEP) > 2 * before:
+    while served_mae(bench, content, change + 240, SAMPLES * STEP) > 3 * before:
         taken += 1
         assert bench.until(int(change) + 60 * taken), bench.rounds.status.problem
         assert taken <= 14, [d["reason"] for d in bench.store.decisions("test")]
