@@ -8,10 +8,13 @@ examples/kepler-trainer-ridge has the same in pyproject.toml):
         MyTrainer = my_package.my_module:MyTrainer
     kepler.trainers.aliases =
         mine = my_package.my_module:MyTrainer
+    kepler.plugin_api =
+        1.0 = my_package
 
 `pip install` it and it is there: `kepler-model plugins list` shows it, a pipeline names it. The
 left side is the name that users write; an alias is the same class under a second name in the group
-with `.aliases` at its end (so that listing names and aliases imports nothing). The keyword
+with `.aliases` at its end (so that listing names and aliases imports nothing). `kepler.plugin_api` holds
+the versions of these contracts that the distribution was written for. The keyword
 arguments of your `__init__` are the arguments that users may write in YAML; their annotations are
 checked (`**kwargs` cannot be set), their defaults are shown by `kepler-model plugins info MyTrainer`.
 
@@ -37,16 +40,16 @@ if TYPE_CHECKING:
     from kepler_core.recording.observations import Observations
 
 PLUGIN_API = (1, 0)
-"""Version of these contracts (major, minor). A minor step only adds; a major step may break."""
+"""Version of these contracts (major, minor), semantic: a minor step only adds, a major step may break.
+
+A distribution declares what it was written for in the entry-point group `kepler.plugin_api`: the
+name "1.2" means from 1.2 up to, but without, 2.0. Others are refused without being imported."""
 
 Floats = NDArray[np.float64]
 
 
 class Plugin:
     """What all plugins have in common."""
-
-    plugin_api: ClassVar[tuple[int, int]] = (1, 0)
-    """The `PLUGIN_API` that the plugin was written for: same major, and a minor not above ours."""
 
     extra: ClassVar[str | None] = None
     """The extra of kepler-core that the plugin needs, if any, e.g. "xgboost"."""

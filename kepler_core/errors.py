@@ -39,6 +39,19 @@ class PluginError(KeplerError):
     """A plugin is unknown, ambiguous, cannot be imported, or breaks its contract."""
 
 
+class UnknownPluginError(PluginError):
+    """No installed plugin has that name."""
+
+    def __init__(self, namespace: str, name: str, message: str) -> None:
+        super().__init__(message)
+        self.namespace = namespace
+        self.name = name
+
+
+class HookError(PluginError):
+    """A listener that is marked strict has raised."""
+
+
 class ModelError(KeplerError):
     """A model cannot be exported, loaded or applied."""
 
@@ -122,6 +135,11 @@ def missing_extra(error: ModuleNotFoundError, what: str) -> MissingExtraError | 
     module = (error.name or "").partition(".")[0]
     extra = _EXTRA_OF.get(module)
     return None if extra is None else MissingExtraError(what, extra, module)
+
+
+def modules_of_extra(extra: str) -> list[str]:
+    """The modules that an extra of kepler-core brings."""
+    return [module for module, of in _EXTRA_OF.items() if of == extra]
 
 
 _MOST_NAMED = 20

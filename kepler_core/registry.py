@@ -4,12 +4,15 @@
     trainers.get("min")              a plugin is imported when it is first asked for
     trainers.create("X", {"a": 1})   with its arguments checked
 
-A name that two distributions claim is an error until one is chosen as `distribution:name`.
+A name that two distributions claim is an error until one is chosen as `distribution:name`. What is
+installed, and what of it is refused, `kepler_core.plugin_entries` finds out.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
+import importlib.util
 import inspect
 import re
 import typing
@@ -22,7 +25,6 @@ from stevedore import ExtensionManager
 
 from kepler_core.contracts import (
     CONTRACTS,
-    PLUGIN_API,
     EnergySource,
     Extractor,
     Isolator,
@@ -31,25 +33,10 @@ from kepler_core.contracts import (
     Plugin,
     Trainer,
 )
-from kepler_core.errors import PluginError, close_matches, missing_extra
+from kepler_core.errors import PluginError, UnknownPluginError, close_matches, missing_extra, modules_of_extra
+from kepler_core.plugin_entries import OWN, Claim, PluginEntry, installed, normalised
 
 P = TypeVar("P", bound=Plugin)
-
-
-@attrs.frozen(order=True)
-class PluginEntry:
-    """What is known of a plugin without importing it."""
-
-    namespace: str
-    name: str
-    aliases: tuple[str, ...]
-    distribution: str
-    version: str
-    target: str
-
-    @property
-    def full_name(self) -> str:
-        return f"{self.distribution}:{self.name}"
 
 
 @attrs.frozen
@@ -76,38 +63,10 @@ class Argument:
     required: bool
 
 
-def entry_points_of(namespace: str) -> list[importlib.metadata.EntryPoint]:
-    """The entry points of a group; scanned once a process."""
-    # stevedore would keep a cache of these on disk; nothing is to be written behind the user's
-    # back, and one scan a process is cheap. The same installed distribution can be on sys.path twice.
-    cache = ExtensionManager.ENTRY_POINT_CACHE
-    if namespace not in cache:
-        found: dict[tuple[str, str, str], importlib.metadata.EntryPoint] = {}
-        for entry_point in importlib.metadata.entry_points(group=namespace):
-            found.setdefault((distribution_of(entry_point)[0], entry_point.name, entry_point.value), entry_point)
-        cache[namespace] = list(found.values())
-    found_here: list[importlib.metadata.EntryPoint] = cache[namespace]
-    return found_here
-
-
-def distribution_of(entry_point: importlib.metadata.EntryPoint) -> tuple[str, str]:
-    """Normalised name and version of the distribution that an entry point comes from."""
-    dist = entry_point.dist
-    # an interrupted uninstall leaves metadata behind that has no name
-    name: str | None = None if dist is None else dist.metadata["Name"]
-    if dist is None or not name:
-        return "unknown", ""
-    return _normalised(name), dist.metadata["Version"] or ""
-
-
 if TYPE_CHECKING:
     _ExtensionManager = ExtensionManager[Any]
 else:
     _ExtensionManager = ExtensionManager  # of older versions it is not generic
-
-
-def _normalised(distribution: str) -> str:
-    return re.sub(r"[-_.]+", "-", distribution).lower()
 
 
 class _OneExtension(_ExtensionManager):
@@ -126,14 +85,52 @@ class _OneExtension(_ExtensionManager):
         return [self._wanted]
 
 
-def import_problem(error: BaseException, what: str) -> str:
-    """Why an import failed, one line; with the pip command where an extra is missing."""
-    extra = missing_extra(error, what) if isinstance(error, ModuleNotFoundError) else None
-    return str(extra) if extra is not None else one_line(error)
+def import_problem(error: BaseException, what: str, distribution: str = "") -> str:
+    """Why an import failed, one line; with the pip command where something is not installed."""
+    if isinstance(error, ModuleNotFoundError):
+        extra = missing_extra(error, what)
+        if extra is not None:
+            return str(extra)
+        if command := _pip_command(error.name or "", distribution):
+            return f"{one_line(error)}: {command}"
+    return one_line(error)
+
+
+def _pip_command(module: str, distribution: str) -> str:
+    """How to install a missing module that a distribution says it needs; empty if it does not say so."""
+    missing = normalised(module.partition(".")[0])
+    try:
+        requires = importlib.metadata.requires(distribution) if distribution else None
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+    for requirement in requires or ():
+        found = re.match(r"[A-Za-z0-9._-]+", requirement)
+        if found is None or normalised(found[0]) != missing:
+            continue
+        text, _, marker = requirement.partition(";")
+        extra = re.search(r"""extra\s*==\s*["']([^"']+)["']""", marker)
+        return f"pip install '{distribution}[{extra[1]}]'" if extra else f"pip install '{text.strip()}'"
+    return ""
+
+
+def required_versions(distribution: str) -> dict[str, str]:
+    """Installed versions of what another's distribution needs besides kepler-core."""
+    found: dict[str, str] = {}
+    if distribution == OWN:
+        return found
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        for requirement in importlib.metadata.requires(distribution) or ():
+            name = re.match(r"[A-Za-z0-9._-]+", requirement)
+            if name is None or normalised(name[0]) == OWN or "extra ==" in requirement:
+                continue
+            with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+                found[normalised(name[0])] = importlib.metadata.version(name[0])
+    return found
 
 
 def forget_entry_points() -> None:
     """Scan again at the next question, after distributions were installed or removed."""
+    installed.cache_clear()
     for registry in REGISTRIES.values():
         registry.forget()
 
@@ -148,9 +145,8 @@ class Registry(Generic[P]):
         self._broken: dict[str, BrokenPlugin] = {}
 
     def forget(self) -> None:
-        ExtensionManager.ENTRY_POINT_CACHE.pop(self.namespace, None)
-        ExtensionManager.ENTRY_POINT_CACHE.pop(self.namespace + ".aliases", None)
-        self.__dict__.pop("entries", None)
+        for found in ("installed", "entries"):
+            self.__dict__.pop(found, None)
         self._loaded.clear()
         self._broken.clear()
 
@@ -160,17 +156,21 @@ class Registry(Generic[P]):
         return self.namespace.removeprefix("kepler.").removesuffix("s").replace("_", " ")
 
     @cached_property
-    def entries(self) -> tuple[PluginEntry, ...]:
-        """All that are installed, sorted by name; nothing is imported for it."""
+    def installed(self) -> tuple[PluginEntry, ...]:
+        """All that are installed, sorted by name, with those that are refused; nothing is imported for it."""
         aliases: dict[tuple[str, str], list[str]] = {}
-        for alias in entry_points_of(self.namespace + ".aliases"):
-            aliases.setdefault((distribution_of(alias)[0], alias.value), []).append(alias.name)
+        for alias in installed().claims(self.namespace + ".aliases"):
+            aliases.setdefault((alias.distribution, alias.entry_point.value), []).append(alias.entry_point.name)
         entries = []
-        for entry_point in entry_points_of(self.namespace):
-            distribution, version = distribution_of(entry_point)
-            own = tuple(sorted(aliases.get((distribution, entry_point.value), ())))
-            entries.append(PluginEntry(self.namespace, entry_point.name, own, distribution, version, entry_point.value))
+        for claim in installed().claims(self.namespace):
+            own = tuple(sorted(aliases.get((claim.distribution, claim.entry_point.value), ())))
+            entries.append(entry_of(claim, own))
         return tuple(sorted(entries))
+
+    @cached_property
+    def entries(self) -> tuple[PluginEntry, ...]:
+        """Those that may be loaded."""
+        return tuple(entry for entry in self.installed if not entry.refused)
 
     def names(self) -> list[str]:
         """The names (not the aliases), sorted."""
@@ -178,28 +178,35 @@ class Registry(Generic[P]):
 
     def claims(self, word: str, distribution: str = "") -> list[PluginEntry]:
         """The entries that a name or alias stands for; a name goes before somebody else's alias."""
-        found = [
-            entry
-            for entry in self.entries
-            if (word == entry.name or word in entry.aliases) and distribution in ("", entry.distribution)
-        ]
-        return [entry for entry in found if entry.name == word] or found
+        return _claims(self.entries, word, distribution)
 
     def entry(self, name: str) -> PluginEntry:
-        """The entry of a name, an alias or `distribution:name`; `PluginError` if unknown or claimed
-        by several distributions."""
+        """The entry of a name, an alias or `distribution:name`; `PluginError` if unknown, refused or
+        claimed by several distributions."""
         if not isinstance(name, str):
             raise PluginError(f"a {self.kind} is named by a string, not {name!r}")
         prefix, _, bare = name.rpartition(":")
-        distribution = _normalised(prefix)
+        distribution = normalised(prefix)
         found = self.claims(bare, distribution)
         if not found:
-            known = [word for entry in self.entries for word in (entry.name, *entry.aliases)]
-            raise PluginError(f"unknown {self.kind} {name!r}; {close_matches(bare, known)}")
+            raise self._unknown(name, bare, distribution)
         if len(found) > 1:
             claims = " or ".join(repr(entry.full_name) for entry in found)
             raise PluginError(f"{self.kind} {name!r} stands for several plugins; write {claims}")
         return found[0]
+
+    def _unknown(self, name: str, bare: str, distribution: str) -> PluginError:
+        refused = _claims(self.installed, bare, distribution)
+        if refused:
+            return PluginError(str(BrokenPlugin(refused[0], refused[0].refused)))
+        known = [word for entry in self.entries for word in (entry.name, *entry.aliases)]
+        hint = close_matches(bare, known)
+        if distribution and not is_installed(distribution):
+            hint = f"{distribution} is not installed: pip install {distribution}"
+        unreadable = "".join(
+            f"; {entry.distribution} is no plugin: {entry.refused}" for entry in installed().unreadable
+        )
+        return UnknownPluginError(self.namespace, name, f"unknown {self.kind} {name!r}; {hint}{unreadable}")
 
     def canonical(self, name: str) -> str:
         """The name that an alias stands for."""
@@ -226,30 +233,46 @@ class Registry(Generic[P]):
         return create(self.get(name), name, arguments or {})
 
     def load_all(self) -> tuple[dict[str, type[P]], list[BrokenPlugin]]:
-        """Every plugin that can be loaded by name, and those that cannot."""
+        """Every plugin that can be loaded, by name (of several kepler-core's own), and those that cannot."""
         loaded: dict[str, type[P]] = {}
-        broken = []
+        broken = [
+            BrokenPlugin(entry, entry.refused) for entry in self.installed if entry.refused and not entry.turned_off
+        ]
         for entry in self.entries:
             try:
-                loaded[entry.name] = self.load(self.entry(entry.full_name))
+                found = self.load(self.entry(entry.full_name))
             except PluginError:
                 if entry.full_name in self._broken:
                     broken.append(self._broken[entry.full_name])
+                continue
+            if entry.name not in loaded or entry.distribution == OWN:
+                loaded[entry.name] = found
         return loaded, broken
+
+    def preferred(self, name: str) -> type[P]:
+        """The plugin of a full name where nobody can be asked to choose: of several, kepler-core's own."""
+        claims = [entry for entry in self.entries if entry.name == name]
+        if len(claims) < 2:
+            return self.get(name)
+        return self.load(next((entry for entry in claims if entry.distribution == OWN), claims[0]))
 
     def _import(self, entry: PluginEntry) -> type[P]:
         failures: list[BaseException] = []
-        for entry_point in entry_points_of(self.namespace):
-            named = distribution_of(entry_point)[0], entry_point.name, entry_point.value
-            if named != (entry.distribution, entry.name, entry.target):
+        for claim in installed().claims(self.namespace):
+            if (claim.distribution, claim.entry_point.name, claim.entry_point.value) != (
+                entry.distribution,
+                entry.name,
+                entry.target,
+            ):
                 continue
             try:
-                manager = _OneExtension(self.namespace, entry_point, failures.append)
+                manager = _OneExtension(self.namespace, claim.entry_point, failures.append)
             except (SystemExit, AssertionError) as error:
                 # stevedore hands these on; a plugin must not be able to end the program that asks
                 failures.append(error)
             if failures:
-                raise PluginError(f"cannot be imported: {import_problem(failures[0], entry.name)}") from failures[0]
+                problem = import_problem(failures[0], entry.name, entry.distribution)
+                raise PluginError(f"cannot be imported: {problem}") from failures[0]
             return self._checked(manager.extensions[0].plugin)
         raise PluginError("its entry point is gone")
 
@@ -264,10 +287,39 @@ class Registry(Generic[P]):
         for attribute in typing.get_type_hints(self.contract):
             if not hasattr(plugin, attribute):
                 raise PluginError(f"breaks its contract: no attribute {attribute!r}")
-        api = plugin.plugin_api
-        if not (isinstance(api, tuple) and len(api) == 2 and api[0] == PLUGIN_API[0] and api[1] <= PLUGIN_API[1]):
-            raise PluginError(f"was written for plugin API {api!r}; this kepler-core has {PLUGIN_API!r}")
         return plugin
+
+
+def entry_of(claim: Claim, aliases: tuple[str, ...] = ()) -> PluginEntry:
+    """What an entry point says of its plugin."""
+    found = claim.entry_point
+    return PluginEntry(found.group, found.name, aliases, claim.distribution, claim.version, found.value, claim.refused)
+
+
+def missing_modules(plugin: type[Plugin]) -> list[str]:
+    """Modules of the extra that a plugin names which are not installed."""
+    extra = plugin.extra
+    return [] if extra is None else [m for m in modules_of_extra(extra) if importlib.util.find_spec(m) is None]
+
+
+def is_installed(distribution: str) -> bool:
+    """Whether a distribution is installed, or a single file of that name is there."""
+    if any(claim.distribution == distribution for claims in installed().groups.values() for claim in claims):
+        return True
+    try:
+        importlib.metadata.version(distribution)
+    except (importlib.metadata.PackageNotFoundError, ValueError):
+        return False
+    return True
+
+
+def _claims(entries: Iterable[PluginEntry], word: str, distribution: str) -> list[PluginEntry]:
+    found = [
+        entry
+        for entry in entries
+        if (word == entry.name or word in entry.aliases) and distribution in ("", entry.distribution)
+    ]
+    return [entry for entry in found if entry.name == word] or found
 
 
 def one_line(error: BaseException) -> str:
@@ -297,10 +349,32 @@ def arguments_of(plugin: type[Plugin]) -> list[Argument]:
     return arguments
 
 
+def structured(plugin: type[Plugin], name: str, key: str, value: Any) -> Any:
+    """The value of an argument as its annotation wants it; `PluginError` says what would be right."""
+    # imported here: it takes a tenth of the estimator's start, which gives no plugin an argument
+    import cattrs
+
+    from kepler_core.strict import structure, structuring_error
+
+    try:
+        hints = typing.get_type_hints(plugin.__init__)
+    except NameError as error:
+        raise PluginError(f"{name}: the annotations of its __init__ cannot be resolved: {error}") from error
+    try:
+        return structure(value, hints[key]) if key in hints else value
+    except (cattrs.BaseValidationError, ValueError, TypeError) as error:
+        raise PluginError(f"{name}: argument {structuring_error(error, key)}") from error
+
+
 def create(plugin: type[P], name: str, arguments: Mapping[str, Any]) -> P:
     """An instance of a plugin class; `PluginError` names the argument that is wrong."""
     known = {argument.name: argument for argument in arguments_of(plugin)}
-    checked = _checked_arguments(plugin, name, arguments, known) if arguments else {}
+    checked = {}
+    for key, value in arguments.items():
+        if key not in known:
+            accepted = close_matches(str(key), known) if known else "it takes none"
+            raise PluginError(f"{name}: unknown argument {key!r}; {accepted}")
+        checked[key] = structured(plugin, name, key, value)
     for argument in known.values():
         if argument.required and argument.name not in checked:
             raise PluginError(f"{name}: argument {argument.name!r} is missing")
@@ -308,30 +382,6 @@ def create(plugin: type[P], name: str, arguments: Mapping[str, Any]) -> P:
         return plugin(**checked)
     except (Exception, SystemExit) as error:  # somebody else's code
         raise PluginError(f"{name}: {import_problem(error, name)}") from error
-
-
-def _checked_arguments(
-    plugin: type[Plugin], name: str, arguments: Mapping[str, Any], known: Mapping[str, Argument]
-) -> dict[str, Any]:
-    # imported here: it takes a tenth of the estimator's start, which gives no plugin an argument
-    import cattrs
-
-    from kepler_core.strict import structure, structuring_error
-
-    try:
-        hints = typing.get_type_hints(plugin.__init__) if known else {}
-    except NameError as error:
-        raise PluginError(f"{name}: the annotations of its __init__ cannot be resolved: {error}") from error
-    checked = {}
-    for key, value in arguments.items():
-        if key not in known:
-            accepted = close_matches(str(key), known) if known else "it takes none"
-            raise PluginError(f"{name}: unknown argument {key!r}; {accepted}")
-        try:
-            checked[key] = structure(value, hints[key]) if key in hints else value
-        except (cattrs.BaseValidationError, ValueError, TypeError) as error:
-            raise PluginError(f"{name}: argument {structuring_error(error, key)}") from error
-    return checked
 
 
 trainers = Registry("kepler.trainers", Trainer)  # type: ignore[type-abstract]
@@ -349,10 +399,10 @@ assert REGISTRIES.keys() == CONTRACTS.keys()
 
 
 def entries_named(name: str) -> Iterable[PluginEntry]:
-    """The entries of any namespace that a name, alias or `distribution:name` fits."""
+    """The entries of any namespace, refused ones included, that a name, alias or `distribution:name` fits."""
     prefix, _, bare = name.rpartition(":")
-    distribution = _normalised(prefix)
+    distribution = normalised(prefix)
     for registry in REGISTRIES.values():
-        for entry in registry.entries:
+        for entry in registry.installed:
             if (bare == entry.name or bare in entry.aliases) and distribution in ("", entry.distribution):
                 yield entry

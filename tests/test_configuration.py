@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kepler_core.configuration import DEFAULT_FOLDER, Configuration
 from kepler_core.errors import UsageError
-from kepler_servers.configuration import DEFAULT_FOLDER, Configuration
 
 KEY = "MODEL_SERVER_PORT"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -11,7 +12,8 @@ import click
 from kepler_core.cli.inputs import input_option, read_all, read_object, store_option
 from kepler_core.cli.output import json_option, print_json, print_table, watts
 from kepler_core.cli.pipelines import set_option
-from kepler_core.errors import EXIT_SOME_FAILED, UsageError
+from kepler_core.errors import EXIT_SOME_FAILED, PipelineError, UnknownPluginError, UsageError
+from kepler_core.hooks import HookCall
 from kepler_core.machine import Machine, read_machine_spec
 from kepler_core.pipeline.parallel import Backend
 from kepler_core.pipeline.report import Report
@@ -35,6 +37,7 @@ from kepler_core.pipeline.report import Report
 @click.option("--machine-id", metavar="ID", help="What the machine is called in its node type (default: its nodes).")
 @click.option("--idle", metavar="FILE", multiple=True, help="A recording of the idle machine, for isolators.")
 @click.option("--profile", metavar="FILE", help="The profile of its node type (default: the one in the store).")
+@click.option("--trace-hooks", is_flag=True, help="Show every call of a listener, with its time, on standard error.")
 @set_option
 @json_option
 def train(
@@ -49,6 +52,7 @@ def train(
     machine_id: str | None,
     idle: tuple[str, ...],
     profile: str | None,
+    trace_hooks: bool,
     settings: tuple[str, ...],
     as_json: bool,
 ) -> int:
@@ -75,6 +79,7 @@ def train(
         machine=machine,
         idle=idle,
         profile=profile,
+        trace_hooks=trace_hooks,
     )
     if as_json:
         print_json(report.as_dict())
@@ -96,16 +101,26 @@ def run(
     machine: Machine | None = None,
     idle: tuple[str, ...] = (),
     profile: str | None = None,
+    trace_hooks: bool = False,
 ) -> Report:
     """Read, train and publish, with a progress bar on a terminal."""
     from kepler_core.cli.progress import ProgressBar
     from kepler_core.hooks import events
     from kepler_core.pipeline.load import load_pipeline
+    from kepler_core.pipeline.plugins import where_it_was
     from kepler_core.pipeline.train import train as train_pipeline
     from kepler_core.recording import observe
     from kepler_core.store import open_store
 
-    spec = load_pipeline(pipeline, settings=settings, name=name)
+    listeners = events()
+    if trace_hooks:
+        listeners.trace = _print_call(time.perf_counter())
+    try:
+        spec = load_pipeline(pipeline, settings=settings, name=name)
+    except PipelineError as error:
+        if isinstance(error.__cause__, UnknownPluginError):
+            raise PipelineError(f"{error}{where_it_was(error.__cause__, open_store(store))}") from error
+        raise
     known_profile = None if profile is None else read_object(profile)
     started = time.perf_counter()
     recordings = read_all(inputs, spec.third_party)
@@ -117,7 +132,6 @@ def run(
         idle_observations = observe(idle_recordings, use_vm_metrics=spec.use_vm_metrics, third_party=spec.third_party)
     read_seconds = time.perf_counter() - started
     progress = ProgressBar() if sys.stderr.isatty() else None
-    listeners = events()
     if progress is not None:
         listeners.listen(progress)
     try:
@@ -134,6 +148,7 @@ def run(
             profile=known_profile,
         )
     finally:
+        listeners.trace = None
         if progress is not None:
             progress.close()
     report.seconds = {
@@ -142,6 +157,17 @@ def run(
         "total": round(time.perf_counter() - started, 3),
     }
     return report
+
+
+def _print_call(started: float) -> Callable[[HookCall], None]:
+    """Prints a line per call: when, what, who, how long, how it went."""
+
+    def printed(call: HookCall) -> None:
+        at = time.perf_counter() - started - call.seconds
+        failed = "" if call.failure is None else f"  failed: {call.failure}"
+        click.echo(f"{at:9.3f} s  {call.event:<24} {call.listener:<40} {1000 * call.seconds:9.2f} ms{failed}", err=True)
+
+    return printed
 
 
 def print_report(report: Report) -> None:

@@ -206,8 +206,8 @@ def _rounded(value: float | int | None) -> float | int | None:
 def _versions(trainer: type[Trainer]) -> dict[str, str]:
     """Versions of what had a part in the model."""
     versions = {"kepler-core": __version__}
-    for name in ("numpy", "scikit-learn", "scipy", "skl2onnx", "xgboost", "xgboost-cpu", "lightgbm"):
-        if name in ("xgboost", "xgboost-cpu", "lightgbm") and trainer.extra != name.partition("-")[0]:
+    for name in ("numpy", "scikit-learn", "scipy", "skl2onnx", "xgboost", "xgboost-cpu"):
+        if name.startswith("xgboost") and trainer.extra != "xgboost":
             continue
         try:
             versions[name] = importlib.metadata.version(name)
@@ -216,4 +216,5 @@ def _versions(trainer: type[Trainer]) -> dict[str, str]:
     for entry in registry.trainers.entries:
         if entry.target == f"{trainer.__module__}:{trainer.__qualname__}":
             versions[entry.distribution] = entry.version
+            versions.update(registry.required_versions(entry.distribution))
     return versions

@@ -6,9 +6,11 @@ import contextlib
 import logging
 import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import BrokenExecutor
 from typing import Literal
 
 import joblib
+from joblib.externals.loky import ProcessPoolExecutor
 from threadpoolctl import threadpool_limits
 
 from kepler_core.errors import MissingExtraError, UsageError
@@ -46,7 +48,27 @@ def _results(
         if n_jobs == 1:
             yield from (_numbered(index, job) for index, job in enumerate(work))
             return
-        yield from joblib.Parallel(n_jobs=n_jobs, return_as="generator_unordered", max_nbytes=None)(calls)
+        left = dict(enumerate(work))
+        try:
+            for index, result in joblib.Parallel(n_jobs=n_jobs, return_as="generator_unordered", max_nbytes=None)(
+                calls
+            ):
+                del left[index]
+                yield index, result
+        except BrokenExecutor:
+            # one of those that are left has ended its process, and nobody knows which
+            for index, job in left.items():
+                yield index, _alone(job)
+
+
+def _alone(job: FitJob) -> FitResult:
+    """A fit in a process of its own: one that ends it fails alone."""
+    with ProcessPoolExecutor(max_workers=1) as processes:
+        try:
+            found: FitResult = processes.submit(fit, job).result()
+            return found
+        except BrokenExecutor:
+            return FitResult(job.key, None, {}, "it ended the process in which it was fitted")
 
 
 @contextlib.contextmanager

@@ -27,6 +27,7 @@ from kepler_core.pipeline.load import as_document
 from kepler_core.pipeline.node_types import Place, find_place
 from kepler_core.pipeline.parallel import Backend, fit_all
 from kepler_core.pipeline.plan import Plan, Skipped, datasets, plan, unused_nodes
+from kepler_core.pipeline.plugins import used_plugins
 from kepler_core.pipeline.report import Report, described
 from kepler_core.pipeline.rows import training_rows
 from kepler_core.pipeline.spec import PipelineSpec
@@ -94,7 +95,7 @@ def train(
 
     started = time.perf_counter()
     while report.version is None:
-        files = _files(spec, context, place, machine, done, report)
+        files = _files(spec, context, place, machine, done, report, listen)
         files |= _more_files(spec.name, files, context, place, listen)
         try:
             report.version = store.publish(spec.name, files, version=place.next_version)
@@ -215,6 +216,7 @@ def _files(
     machine: Machine | None,
     done: Sequence[FitResult],
     report: Report,
+    listen: Events,
 ) -> dict[str, bytes]:
     observations = context.observations
     now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M:%S")
@@ -240,6 +242,7 @@ def _files(
         "failed": report.failed,
         "skipped": report.skipped,
         "notes": report.notes,
+        "plugins": used_plugins(spec, observations, listen.listeners()),
     }
     nodes = {stream.node for stream in observations.streams}
     members = nodes if machine is None or machine.id is None else {machine.id}
@@ -263,7 +266,11 @@ def _more_files(
         machine_spec=context.machine_spec,
         profile=context.profile,
     )
-    for name in list(more):
+    for name, content in list(more.items()):
+        if not (isinstance(name, str) and isinstance(content, bytes)):
+            log.warning("a listener added %.60r, which is no path with bytes: left out", name)
+            del more[name]
+            continue
         path = PurePosixPath(name)
         if name in files or path.is_absolute() or ".." in path.parts or str(path) != name:
             log.warning("a listener added the file %r, which is not a free path below the pipeline: left out", name)

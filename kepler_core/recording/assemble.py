@@ -17,7 +17,15 @@ from kepler_core.errors import RecordingError
 from kepler_core.recording.columns import Floats, Recording
 from kepler_core.recording.counts import Counts
 from kepler_core.recording.layout import lay_out
-from kepler_core.recording.meaning import Codes, Measured, find_schema, measure, select_level, third_party_meaning
+from kepler_core.recording.meaning import (
+    Codes,
+    Measured,
+    find_schema,
+    meaning_of,
+    measure,
+    select_level,
+    third_party_meaning,
+)
 from kepler_core.recording.modes import compare_modes
 from kepler_core.recording.names import printable
 from kepler_core.recording.observations import Observations
@@ -86,7 +94,7 @@ def _observe_one(recording: Recording, use_vm_metrics: bool, third_party: Sequen
     nodes, units, exporters = Codes(), Codes(), Codes()
     measured, named = [], []
     for metric in recording.metrics.values():
-        meaning = schema.meaning(metric.name)
+        meaning = meaning_of(schema, metric.name)
         if metric.name in third_party:
             if meaning is not None:
                 raise RecordingError(

@@ -228,7 +228,7 @@ def _power(s: _Sampled, stream_of: Ints, n: int, counts: Counts) -> dict[tuple[s
         name = known_sources.get(label)
         if name is None:
             counts.unknown_sources[label] += sum(source == label for source in item.source)
-        if name is None or item.meaning.name not in registry.energy_sources.get(name).components:
+        if name is None or item.meaning.name not in registry.energy_sources.preferred(name).components:
             continue
         is_source = np.array([source == label for source in item.source], dtype=bool)
         mine = is_source[item.metric.series]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Literal
 
 import attrs
@@ -11,20 +13,58 @@ from numpy.typing import NDArray
 
 from kepler_core import registry
 from kepler_core.contracts import MetricMeaning, MetricSchema
+from kepler_core.errors import PluginError
+from kepler_core.plugin_entries import PluginEntry
 from kepler_core.recording.columns import Ints, Metric, metric_from_columns
 from kepler_core.recording.counts import Counts
 
 _EXPORTER_LABELS = ("job", "instance", "pod", "namespace", "service", "endpoint", "container")
 
 
+log = logging.getLogger(__name__)
+
+
+@lru_cache(maxsize=1)
+def _made(entries: tuple[PluginEntry, ...]) -> tuple[tuple[str, MetricSchema], ...]:
+    made = []
+    for name, plugin in sorted(registry.metric_schemas.load_all()[0].items()):
+        try:
+            made.append((name, registry.create(plugin, name, {})))
+        except PluginError as error:
+            log.warning("metric schema %s is not used: %s", name, error)
+    return tuple(made)
+
+
+def _schemas() -> tuple[tuple[str, MetricSchema], ...]:
+    """The installed schemas that can be made, by name."""
+    return _made(registry.metric_schemas.entries)
+
+
+def meaning_of(schema: MetricSchema, metric: str) -> MetricMeaning | None:
+    """What a schema says of a metric. One that raises does not know it, and costs nobody a recording."""
+    try:
+        found = schema.meaning(metric)
+        if found is not None and not isinstance(found, MetricMeaning):
+            raise TypeError(f"{found!r} is no MetricMeaning")
+    except Exception as error:  # somebody else's code
+        if type(schema) not in _said:
+            _said.add(type(schema))
+            log.warning(
+                "metric schema %s: meaning(%.40r) failed: %s", type(schema).__name__, metric, registry.one_line(error)
+            )
+        return None
+    return found
+
+
+_said: set[type[MetricSchema]] = set()
+
+
 def find_schema(metrics: Iterable[str]) -> tuple[str, MetricSchema] | None:
     """The installed metric schema that knows most of these metric names; None if none knows any."""
     names = list(metrics)
     best: tuple[int, str, MetricSchema] | None = None
-    loaded, _ = registry.metric_schemas.load_all()
-    for name, plugin in sorted(loaded.items()):
-        schema = plugin()
-        known = sum(schema.meaning(metric) is not None for metric in names)
+    for name, schema in _schemas():
+        known = sum(meaning_of(schema, metric) is not None for metric in names)
         if known and (best is None or known > best[0]):
             best = known, name, schema
     return None if best is None else best[1:]
@@ -32,8 +72,7 @@ def find_schema(metrics: Iterable[str]) -> tuple[str, MetricSchema] | None:
 
 def is_known_metric(metric: str) -> bool:
     """Whether any installed metric schema knows the metric: the samples of others are not needed."""
-    loaded, _ = registry.metric_schemas.load_all()
-    return any(plugin().meaning(metric) is not None for plugin in loaded.values())
+    return any(meaning_of(schema, metric) is not None for _, schema in _schemas())
 
 
 @attrs.define(eq=False)

@@ -90,7 +90,7 @@ class Observations:
             if np.isfinite(watts).any():
                 found.setdefault(source, []).append(component)
         return {
-            source: tuple(c for c in registry.energy_sources.get(source).components if c in components)
+            source: tuple(c for c in registry.energy_sources.preferred(source).components if c in components)
             for source, components in sorted(found.items())
         }
 

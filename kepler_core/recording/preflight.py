@@ -11,7 +11,7 @@ import numpy as np
 from kepler_core import registry
 from kepler_core.recording.assemble import observe
 from kepler_core.recording.columns import Recording
-from kepler_core.recording.meaning import find_schema
+from kepler_core.recording.meaning import find_schema, meaning_of
 from kepler_core.recording.observations import Observations
 from kepler_core.vocabulary import FEATURE_GROUPS, MIN_TIMESTAMPS, is_constant
 
@@ -97,7 +97,7 @@ def check(recording: Recording, *, use_vm_metrics: bool = False) -> Preflight:
     found = find_schema(recording.metrics)
     assert found is not None  # else observe has raised
     schema_name, schema = found
-    meanings = {name: meaning for name in recording.metrics if (meaning := schema.meaning(name)) is not None}
+    meanings = {name: meaning for name in recording.metrics if (meaning := meaning_of(schema, name)) is not None}
     missing_sources = {
         name: f"no {' or '.join(schema.spelling('node', c) for c in plugin.components[:1])} with source "
         + " or ".join(repr(value) for value in plugin.reads)

@@ -482,12 +482,12 @@ def _canonical_trainer(name: str, there: Collection[str]) -> str:
 def matching_sources(name: str, there: Collection[str]) -> frozenset[str]:
     """The energy sources that a name stands for: a source, its alias, or all that Kepler asks for
     under one name; `RequestError` for an unknown one. `there` are names known from models."""
-    found = {name} & set(there)
+    found = {name} & {*there, *registry.energy_sources.names()}
     known = set(there).union(*(entry.aliases for entry in registry.energy_sources.entries))
     for source in registry.energy_sources.names():
         known.add(source)
         try:
-            sent_as = registry.energy_sources.get(source).sent_as
+            sent_as = registry.energy_sources.preferred(source).sent_as
         except PluginError:
             continue  # named by `plugins doctor`; it has no bearing on the others
         known.add(sent_as)

@@ -133,7 +133,7 @@ class LocalStore(Store):
 
     # --- writing ---
 
-    def publish(self, pipeline: str, files: Mapping[str, bytes], *, version: int | None = None) -> int:
+    def _publish(self, pipeline: str, files: Mapping[str, bytes], version: int | None) -> int:
         checked_name(pipeline)
         link = self.root / pipeline
         try:
@@ -160,7 +160,7 @@ class LocalStore(Store):
         except OSError as error:
             raise _store_error(self.root, error) from error
 
-    def roll_back(self, pipeline: str, version: int) -> None:
+    def _roll_back(self, pipeline: str, version: int) -> None:
         if version not in self.versions(pipeline):
             raise self.no_such_version(pipeline, version)
         try:

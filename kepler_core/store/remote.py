@@ -159,7 +159,7 @@ class RemoteStore(Store):
 
     # --- writing ---
 
-    def publish(self, pipeline: str, files: Mapping[str, bytes], *, version: int | None = None) -> int:
+    def _publish(self, pipeline: str, files: Mapping[str, bytes], version: int | None) -> int:
         checked_name(pipeline)
         if (outside := next((name for name in files if not _is_inside(name)), None)) is not None:
             raise StoreError(f"{outside!r} is outside of the pipeline")
@@ -184,7 +184,7 @@ class RemoteStore(Store):
                 ) from error
         return made.version
 
-    def roll_back(self, pipeline: str, version: int) -> None:
+    def _roll_back(self, pipeline: str, version: int) -> None:
         with self._errors("write"):
             if (found := self._version(checked_name(pipeline), version)) is None:
                 raise self.no_such_version(pipeline, version)

@@ -151,17 +151,33 @@ class Store(ABC):
     def current_version(self, pipeline: str) -> int | None:
         """The number of the version that is current; None if it was not published by us."""
 
-    @abstractmethod
     def publish(self, pipeline: str, files: Mapping[str, bytes], *, version: int | None = None) -> int:
         """Make these files (by path below the pipeline), and a manifest of them, the current version;
         its number. All or nothing: on any error the store is as it was.
 
         `version` is for files that build on earlier ones: the number that they must get, as
         `next_version` said before those were read; `VersionTakenError` if it is taken by now."""
+        number = self._publish(pipeline, files, version)
+        self._changed(pipeline, "publish", number)
+        return number
 
-    @abstractmethod
     def roll_back(self, pipeline: str, version: int) -> None:
         """Make another version that is kept the current one."""
+        self._roll_back(pipeline, version)
+        self._changed(pipeline, "roll back", version)
+
+    def _changed(self, pipeline: str, action: str, version: int) -> None:
+        from kepler_core.hooks import events
+
+        events().send(
+            "kepler_store_changed", store=shown_url(self.location), pipeline=pipeline, action=action, version=version
+        )
+
+    @abstractmethod
+    def _publish(self, pipeline: str, files: Mapping[str, bytes], version: int | None) -> int: ...
+
+    @abstractmethod
+    def _roll_back(self, pipeline: str, version: int) -> None: ...
 
     @abstractmethod
     def record_decision(self, pipeline: str, decision: Mapping[str, Any]) -> None:

@@ -12,7 +12,7 @@ from kepler_core.client import DEFAULT_SOCKET, EstimatorClient
 from kepler_core.errors import UsageError
 
 if TYPE_CHECKING:
-    from kepler_servers.configuration import Configuration
+    from kepler_core.configuration import Configuration
     from kepler_servers.estimator.origins import Origin
 
 _INIT_KEYS = tuple(
@@ -69,7 +69,7 @@ def estimator(
     """
     import logging
 
-    from kepler_servers.configuration import Configuration
+    from kepler_core.configuration import Configuration
     from kepler_servers.estimator.answers import Answers
     from kepler_servers.estimator.figures import Figures
     from kepler_servers.estimator.keeper import ModelKeeper

@@ -34,8 +34,8 @@ def model_server(
       INITIAL_PIPELINE_URL         pipelines to import at the start, separated by commas
       ERROR_KEY                    the error that models are compared by (mae)
     """
+    from kepler_core.configuration import Configuration
     from kepler_core.store import open_store
-    from kepler_servers.configuration import Configuration
     from kepler_servers.model_server.settings import SETTINGS_VARIABLE, TARGET, Settings
     from kepler_servers.rsgi import serve
 

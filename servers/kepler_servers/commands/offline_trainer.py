@@ -122,7 +122,7 @@ def offline_trainer(
         if importlib.util.find_spec(module) is None:
             raise MissingExtraError("serve offline-trainer", "train", module)
     from kepler_core.store import open_store
-    from kepler_servers.configuration import Configuration
+    from kepler_core.configuration import Configuration
     from kepler_servers.offline_trainer.settings import SETTINGS_VARIABLE, TARGET, Settings, StateFolder
     from kepler_servers.offline_trainer.worker import lock, read_token
     from kepler_servers.rsgi import serve

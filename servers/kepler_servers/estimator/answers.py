@@ -101,7 +101,7 @@ class Answers:
         """The safest reply that there is to a request that cannot be answered."""
         self._figures.requests["failed"] += 1
         self._sayer.say(f"a request was not answered: {reason}")
-        if events().manager.hook.kepler_prediction_failed.get_hookimpls():
+        if events().heard("kepler_prediction_failed"):
             events().send("kepler_prediction_failed", reason=reason)
         return self._within_limit(
             failure_reply(reason, output_type, rows, self._components_of(source), limit=self._limit)
@@ -127,7 +127,7 @@ class Answers:
                 self._components.clear()
             try:
                 names = sorted(matching_sources(source, ()))
-                found = tuple({registry.energy_sources.get(name).components[0]: None for name in names})
+                found = tuple({registry.energy_sources.preferred(name).components[0]: None for name in names})
             except RequestError:
                 found = ("platform", "package")
             self._components[source] = found

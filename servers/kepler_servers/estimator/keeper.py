@@ -242,7 +242,7 @@ class ModelKeeper:
             return
         before = "" if entry.loaded is None else f" in place of {entry.loaded.offer.name}"
         log.info("%s: %s from %s%s", _described(key), printable(found.offer.name), found.offer.origin, before)
-        if events().manager.hook.kepler_model_selected.get_hookimpls():
+        if events().heard("kepler_model_selected"):
             events().send("kepler_model_selected", model=found.model.metadata)
         entry.loaded = found  # one assignment: whoever predicts has the old one or the new one
         self._forget()

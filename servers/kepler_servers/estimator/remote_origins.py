@@ -124,7 +124,7 @@ def init_url_keys(output_type: OutputType, *, total: bool) -> list[str]:
 
 def _is_platform(source: str) -> bool:
     for name in matching_sources(source, ()):
-        return registry.energy_sources.get(name).components == PLATFORM_COMPONENTS
+        return registry.energy_sources.preferred(name).components == PLATFORM_COMPONENTS
     return False
 
 

@@ -102,7 +102,7 @@ class ModelServer(Endpoints):
 
     def _selected(self, request: ModelRequest, selection: Selection) -> None:
         self.metrics.selected(request.output_type, selection.node_type.match)
-        if events().manager.hook.kepler_model_selected.get_hookimpls():
+        if events().heard("kepler_model_selected"):
             events().send("kepler_model_selected", model=selection.model.metadata)
 
     # --- GET ---

@@ -1,0 +1,33 @@
+"""Raises at every event."""
+
+from kepler_core.hooks import hookimpl
+
+
+@hookimpl
+def kepler_recording_loaded(recording):
+    raise RuntimeError("ill at reading")
+
+
+@hookimpl
+def kepler_dataset_ready(dataset):
+    raise RuntimeError("ill at data")
+
+
+@hookimpl
+def kepler_model_trained(model):
+    raise SystemExit(5)
+
+
+@hookimpl
+def kepler_model_published(pipeline):
+    raise RuntimeError("ill at publishing")
+
+
+@hookimpl
+def kepler_model_selected(model):
+    raise RuntimeError("ill at selecting")
+
+
+@hookimpl
+def kepler_prediction_failed(reason):
+    raise RuntimeError("ill at failing")

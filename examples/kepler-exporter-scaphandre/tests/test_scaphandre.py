@@ -1,0 +1,77 @@
+"""Run with the distribution installed: what is tested is what a recording would get."""
+
+import json
+
+import numpy as np
+import pytest
+
+from kepler_core.recording import observe, read_recording
+from kepler_core.testing import parametrize_with_checks
+
+START, STEP, N = 1_700_000_000, 5, 120
+CORES = 8
+
+
+@pytest.fixture(autouse=True)
+def cores(monkeypatch):
+    monkeypatch.setenv("KEPLER_SCAPHANDRE_CORES", str(CORES))
+
+
+@parametrize_with_checks("scaphandre-1")
+def test_schema(check):
+    check()
+
+
+@parametrize_with_checks("scaphandre")
+def test_energy_source(check):
+    check()
+
+
+def document():
+    """Two sockets and three processes: 30 W and 1.5 W per per cent of CPU."""
+    rng = np.random.default_rng(0)
+    busy = np.abs(rng.uniform(0, 20, (3, N)))
+    watts = 30 + 1.5 * busy.sum(axis=0)
+
+    def series(values, **labels):
+        times = START + STEP * np.arange(N)
+        return {
+            "metric": {"instance": "machine-1", "job": "scaphandre", **labels},
+            "values": [[int(t), f"{v:.6f}"] for t, v in zip(times, values, strict=True)],
+        }
+
+    return (
+        {
+            "scaph_socket_power_microwatts": [series(watts / 2 * 1e6, socket_id=str(socket)) for socket in (0, 1)],
+            "scaph_process_cpu_usage_percentage": [
+                series(usage, pid=str(100 + number), exe=f"program-{number}") for number, usage in enumerate(busy)
+            ],
+            "scaph_host_load_avg_one": [series(np.ones(N))],
+        },
+        watts,
+        busy,
+    )
+
+
+def test_power_and_usage_are_read_in_our_units():
+    content, watts, busy = document()
+    seen = observe([read_recording(content, name="scaphandre")])
+    assert seen.schemas == ("scaphandre-1",)
+    np.testing.assert_allclose(seen.power["scaphandre", "package"], watts, rtol=1e-5)
+    np.testing.assert_allclose(seen.node_features["bpf_cpu_time_ms"], busy.sum(axis=0) * 10 * CORES, rtol=1e-4)
+
+
+def test_without_the_number_of_cores_usage_is_no_feature(monkeypatch):
+    monkeypatch.delenv("KEPLER_SCAPHANDRE_CORES")
+    from kepler_exporter_scaphandre import Scaphandre1
+
+    assert Scaphandre1().meaning("scaph_process_cpu_usage_percentage") is None
+    assert Scaphandre1().meaning("scaph_socket_power_microwatts").name == "package"
+
+
+def test_a_model_is_trained_from_it(kepler_run, tmp_path):
+    recording, _, _ = document()
+    (tmp_path / "recording.json").write_text(json.dumps(recording))
+    done = kepler_run("validate", tmp_path / "recording.json", "--json")
+    found = json.loads(done.stdout)
+    assert found["schema"] == "scaphandre-1"

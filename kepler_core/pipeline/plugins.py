@@ -1,0 +1,82 @@
+"""Which plugins a pipeline was trained with, and where to get one that is not installed any more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from kepler_core import registry
+from kepler_core.errors import KeplerError, UnknownPluginError
+from kepler_core.hooks import hook_entries
+from kepler_core.models.power_model import METADATA_FILE
+from kepler_core.pipeline.spec import PipelineSpec
+from kepler_core.plugin_entries import OWN, PluginEntry
+from kepler_core.recording.observations import Observations
+from kepler_core.store.store import Store
+
+
+def used_plugins(spec: PipelineSpec, observations: Observations, listeners: Sequence[str]) -> list[dict[str, Any]]:
+    """Namespace, name, aliases, distribution and version of every plugin that has a part in a training."""
+    wanted: list[tuple[registry.Registry[Any], str]] = [
+        *((registry.trainers, trainer.name) for trainer in (*spec.abs_trainers, *spec.dyn_trainers)),
+        (registry.extractors, spec.extractor.name),
+        (registry.isolators, spec.isolator.name),
+        *((registry.energy_sources, source) for source in observations.sources),
+        *((registry.metric_schemas, schema) for schema in observations.schemas),
+    ]
+    entries: set[PluginEntry] = set()
+    for found, name in wanted:
+        bare, distribution = name.rpartition(":")[2], name.rpartition(":")[0]
+        claims = found.claims(bare, distribution)
+        # of a schema or source that two claim, kepler-core's own is used
+        entries.add(next((entry for entry in claims if entry.distribution == OWN), claims[0]))
+    entries |= {entry for entry in hook_entries() if entry.full_name in listeners}
+    return [described(entry) for entry in sorted(entries)]
+
+
+def described(entry: PluginEntry) -> dict[str, Any]:
+    """A plugin in a pipeline's metadata."""
+    return {
+        "namespace": entry.namespace,
+        "name": entry.name,
+        "aliases": list(entry.aliases),
+        "distribution": entry.distribution,
+        "version": entry.version,
+    }
+
+
+def requirements(plugins: Iterable[Mapping[str, Any]]) -> list[str]:
+    """`distribution==version` of plugins, sorted; single files as comments."""
+    found = set()
+    for plugin in plugins:
+        distribution, version = plugin["distribution"], plugin["version"]
+        found.add(f"# {distribution}: a single file" if distribution.endswith(".py") else f"{distribution}=={version}")
+    return sorted(found)
+
+
+def where_it_was(error: UnknownPluginError, store: Store) -> str:
+    """The end of a sentence with the pip command, if a pipeline in the store was trained with a plugin
+    that is not installed any more; else empty."""
+    bare = error.name.rpartition(":")[2]
+    for pipeline in _pipelines(store):
+        try:
+            metadata = store.snapshot(pipeline).read_json(METADATA_FILE)
+        except KeplerError:
+            continue
+        for plugin in metadata.get("plugins") or ():
+            if not (isinstance(plugin, dict) and plugin.get("namespace") == error.namespace):
+                continue
+            if bare == plugin.get("name") or bare in (plugin.get("aliases") or ()):
+                distribution, version = plugin.get("distribution"), plugin.get("version")
+                return (
+                    f"; pipeline {pipeline!r} in {store.location} was trained with it, from {distribution} {version}: "
+                    f"pip install {distribution}=={version}"
+                )
+    return ""
+
+
+def _pipelines(store: Store) -> list[str]:
+    try:
+        return store.pipelines() if store.exists() else []
+    except KeplerError:
+        return []

@@ -1,0 +1,105 @@
+"""Small data for checks and fixtures: simulated, always the same."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kepler_core.contracts import FitTask, IsolationContext
+from kepler_core.recording import Observations, Recording, observe, read_recording
+from kepler_core.simulate import Simulation, recording
+from kepler_core.vocabulary import COUNTER_FEATURES, OutputType, main_feature
+
+if TYPE_CHECKING:
+    from kepler_core.dataset import Dataset
+    from kepler_core.models.power_model import PowerModel
+
+Floats = NDArray[np.float64]
+
+FEATURES = COUNTER_FEATURES
+SOURCE = "rapl-sysfs"
+
+
+def small_recording(**simulation: Any) -> Recording:
+    """A recording of a simulated machine: 6 containers, 80 timestamps, 3 s apart.
+
+    Keyword arguments are those of `kepler_core.simulate.Simulation`.
+    """
+    asked = Simulation(**{"containers": 6, "timestamps": 80, **simulation})
+    return read_recording(recording(asked), name=f"simulation-{asked.seed}")
+
+
+@lru_cache(maxsize=8)
+def _observations(timestamps: int, nodes: int, seed: int) -> Observations:
+    return observe([small_recording(timestamps=timestamps, nodes=nodes, seed=seed)])
+
+
+def small_observations(timestamps: int = 80, nodes: int = 2, seed: int = 0) -> Observations:
+    """What such recordings say, in our vocabulary."""
+    return _observations(timestamps, nodes, seed)
+
+
+def small_dataset(*, by_container: bool = False, observations: Observations | None = None) -> Dataset:
+    """An AbsPower data set of CounterOnly features and RAPL power, by node or by container."""
+    from kepler_core.frames import container_dataset, node_dataset
+
+    found = small_observations() if observations is None else observations
+    power = {component: found.power[SOURCE, component] for component in found.sources[SOURCE]}
+    if by_container:
+        return container_dataset(found, found.container_features, found.node_features, power, FEATURES, SOURCE)
+    return node_dataset(found, found.node_features, power, FEATURES, SOURCE)
+
+
+def small_context() -> IsolationContext:
+    """What an isolator may use besides `small_dataset`: observations, a recording of an idle machine, and
+    an AbsPower model. No profile of the node type: not everybody has one."""
+    return IsolationContext(small_observations(), idle=_idle_observations(), abs_model=_abs_model)
+
+
+@lru_cache(maxsize=1)
+def _idle_observations() -> Observations:
+    """One container, which runs in `small_observations`, too."""
+    content = recording(Simulation(containers=1, timestamps=40, nodes=2, churn=0.0, seed=1))
+    return observe([read_recording(content, name="idle")])
+
+
+def _abs_model(dataset: Dataset) -> PowerModel:
+    """A linear model of the data set's power."""
+    from sklearn.linear_model import LinearRegression
+
+    from kepler_core.models.export import FittedComponent, export
+    from kepler_core.models.power_model import load_model, scaled
+
+    by_node = small_dataset()
+    scale = np.maximum(by_node.X.max(axis=0), 1.0)
+    X = scaled(by_node.X, scale).astype(np.float64)
+    fitted = {}
+    for component in dataset.components:
+        watts = by_node.y(component)
+        fitted[component] = FittedComponent(LinearRegression(positive=True).fit(X, watts), None, watts)
+    return load_model(export(by_node.features, scale, by_node.X, fitted, {"model_name": "linear_0"}))
+
+
+def fit_task(
+    features: tuple[str, ...] = FEATURES,
+    component: str = "package",
+    output_type: OutputType = "AbsPower",
+    seed: int = 0,
+) -> FitTask:
+    """What a trainer is told."""
+    return FitTask(component, features, main_feature(features, component), output_type, seed)
+
+
+def load_and_power(rows: int = 150, seed: int = 0, idle: float = 40.0) -> tuple[Floats, Floats]:
+    """Features of CounterOnly as trainers get them, shape (rows, 3), in [0, 1]; and power in watts that
+    goes with them: `idle` at no load, about 125 W more at full load, noise of 1.5 W."""
+    rng = np.random.default_rng(seed)
+    busy = rng.uniform(0, 1, rows)
+    X = np.column_stack([busy**2 * rng.uniform(0.3, 1, rows), busy, busy * rng.uniform(0.8, 1, rows)])
+    if rows > 1:
+        X[0] = 0  # an idle moment
+    X /= X.max(axis=0)
+    return X, np.maximum(idle + 110 * X[:, 2] ** 0.8 + 15 * X[:, 0] + rng.normal(0, 1.5, rows), 0.0)

@@ -1,0 +1,50 @@
+"""The audit log: a line of JSON for every change of a store.
+
+KEPLER_AUDIT_LOG (environment or configuration folder) names the file; without it nothing is written.
+"""
+
+from __future__ import annotations
+
+import datetime
+import getpass
+import json
+import os
+import socket
+
+from kepler_core.configuration import Configuration
+from kepler_core.hooks import hookimpl
+
+LOG = "KEPLER_AUDIT_LOG"
+
+
+@hookimpl
+def kepler_store_changed(store: str, pipeline: str, action: str, version: int) -> None:
+    """Appends who made which version of which pipeline the current one, and when (UTC)."""
+    path = Configuration().text(LOG)
+    if path is None:
+        return
+    entry = {
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
+        "user": _user(),
+        "host": socket.gethostname(),
+        "process": os.getpid(),
+        "store": store,
+        "pipeline": pipeline,
+        "action": action,
+        "version": version,
+    }
+    # one write of one line to a file that is only appended to: lines of several processes do not mix
+    line = (json.dumps(entry) + "\n").encode()
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
+    try:
+        os.write(descriptor, line)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        return str(os.getuid())

@@ -1,0 +1,92 @@
+"""A page in the pipeline that shows what its models are worth.
+
+KEPLER_REPORT=true (environment or configuration folder) adds report.html to what a training publishes: the
+error of every model beside those of a constant and of a straight line.
+"""
+
+from __future__ import annotations
+
+import html
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from kepler_core.configuration import Configuration
+from kepler_core.hooks import hookimpl
+
+SETTING = "KEPLER_REPORT"
+FILE = "report.html"
+
+# events of one training come on one thread; a server may train on several
+_of_training = threading.local()
+
+_STYLE = """body{font:15px system-ui,sans-serif;margin:2rem auto;max-width:72rem;padding:0 1rem;color:#222}
+table{border-collapse:collapse;width:100%}th,td{padding:.35rem .6rem;border-bottom:1px solid #ddd;text-align:left}
+td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}.bad{color:#a30}
+@media(prefers-color-scheme:dark){body{background:#181818;color:#ddd}th,td{border-color:#444}.bad{color:#f86}}"""
+
+
+@hookimpl
+def kepler_training_started(models: int) -> None:
+    """Begins a new page."""
+    _of_training.models = []
+
+
+@hookimpl
+def kepler_model_trained(model: Mapping[str, Any]) -> None:
+    """Remembers a model."""
+    if hasattr(_of_training, "models"):
+        _of_training.models.append(model)
+
+
+@hookimpl
+def kepler_publishing(pipeline: str, files: dict[str, bytes]) -> None:
+    """Adds the page."""
+    models = getattr(_of_training, "models", [])
+    if Configuration().flag(SETTING):
+        files[FILE] = page(pipeline, models).encode()
+
+
+def page(pipeline: str, models: Sequence[Mapping[str, Any]]) -> str:
+    """The page: models by energy source, type and error, then what failed."""
+    done = sorted(
+        (model for model in models if "reason" not in model),
+        key=lambda model: (model["source"], model["output_type"], model["mae"]),
+    )
+    failed = [model for model in models if "reason" in model]
+    title = html.escape(f"Pipeline {pipeline}")
+    rows = "".join(_row(model) for model in done)
+    failures = "".join(
+        f"<li>{html.escape(model['trainer'])} ({html.escape(_where(model))}): {html.escape(str(model['reason']))}</li>"
+        for model in failed
+    )
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        f"<title>{title}</title><style>{_STYLE}</style><h1>{title}</h1>"
+        f"<p>{len(done)} models. Errors are in watts, on data held out in blocks of time, of the component with the "
+        f"largest; beside them the errors of a constant and of a straight line through the main feature. Red: no "
+        f"better than the line.</p>"
+        f"<table><tr><th>source<th>type<th>features<th>trainer<th>component"
+        f'<th class="n">MAE W<th class="n">MAPE %<th class="n">constant<th class="n">line</tr>{rows}</table>'
+        + (f"<h2>Failed</h2><ul>{failures}</ul>" if failed else "")
+        + "</html>\n"
+    )
+
+
+def _where(model: Mapping[str, Any]) -> str:
+    return f"{model['source']} {model['output_type']} {model['feature_group']}"
+
+
+def _row(model: Mapping[str, Any]) -> str:
+    components = model["components"]
+    worst = max(components, key=lambda component: float(components[component]["mae"]))
+    trivial = model["baselines"][worst]
+    bad = ' class="bad"' if model["mae"] >= trivial["line_mae"] else ""
+    texts = (model["source"], model["output_type"], model["feature_group"], model["trainer"], worst)
+    numbers = (model["mae"], model["mape"], trivial["constant_mae"], trivial["line_mae"])
+    return (
+        f"<tr{bad}>"
+        + "".join(f"<td>{html.escape(str(text))}" for text in texts)
+        + "".join(f'<td class="n">{"–" if number is None else format(number, ".2f")}' for number in numbers)
+        + "</tr>"
+    )
