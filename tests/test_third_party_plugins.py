@@ -447,7 +447,9 @@ def test_list_shows_all_and_imports_none(bad_site, ridge_site, tmp_path):
 
 def test_doctor_names_each_with_distribution_and_reason(bad_site, ridge_site, tmp_path):
     marks = tmp_path / "marks"
-    done = kepler("plugins", "doctor", "--json", "--no-checks", sites=[bad_site, ridge_site], marks=marks, cwd=tmp_path, check=3)
+    done = kepler(
+        "plugins", "doctor", "--json", "--no-checks", sites=[bad_site, ridge_site], marks=marks, cwd=tmp_path, check=3
+    )
     report = json.loads(done.stdout)
     problems = {(p["namespace"], p["plugin"]): p["problem"] for p in report["problems"]}
     assert len(problems) == len(report["problems"])
@@ -603,7 +605,9 @@ def test_an_alias_that_two_claim_is_an_error_and_a_name_goes_before_an_alias(sai
 
 
 def test_doctor_reports_an_alias_that_two_claim(odd_site, tmp_path):
-    report = json.loads(kepler("plugins", "doctor", "--json", "--no-checks", sites=[odd_site], cwd=tmp_path, check=3).stdout)
+    report = json.loads(
+        kepler("plugins", "doctor", "--json", "--no-checks", sites=[odd_site], cwd=tmp_path, check=3).stdout
+    )
     (problem,) = [p for p in report["problems"] if p["namespace"] == "kepler.isolators"]
     assert problem["plugin"] == "min"
     assert "kepler-core:MinIdleIsolator" in problem["problem"]

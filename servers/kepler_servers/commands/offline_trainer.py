@@ -121,8 +121,8 @@ def offline_trainer(
     for module in ("pandas", "sklearn", "joblib"):
         if importlib.util.find_spec(module) is None:
             raise MissingExtraError("serve offline-trainer", "train", module)
-    from kepler_core.store import open_store
     from kepler_core.configuration import Configuration
+    from kepler_core.store import open_store
     from kepler_servers.offline_trainer.settings import SETTINGS_VARIABLE, TARGET, Settings, StateFolder
     from kepler_servers.offline_trainer.worker import lock, read_token
     from kepler_servers.rsgi import serve

@@ -117,8 +117,9 @@ class Progress(logging.Handler):
     def kepler_model_trained(self, model: Mapping[str, Any]) -> None:
         self._wire.send(Trained(_plain(model)))
 
-    @hookimpl
+    @hookimpl(trylast=True)
     def kepler_publishing(self) -> None:
+        # last: from here on it is not known whether it was published, until it was
         # a job that was cancelled is never told to go on: this process is killed
         self._wire.send(Ready())
         assert isinstance(self._wire.next(), MayPublish)
