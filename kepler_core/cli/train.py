@@ -112,15 +112,15 @@ def run(
     from kepler_core.recording import observe
     from kepler_core.store import open_store
 
-    listeners = events()
-    if trace_hooks:
-        listeners.trace = _print_call(time.perf_counter())
     try:
         spec = load_pipeline(pipeline, settings=settings, name=name)
     except PipelineError as error:
         if isinstance(error.__cause__, UnknownPluginError):
             raise PipelineError(f"{error}{where_it_was(error.__cause__, open_store(store))}") from error
         raise
+    listeners = events()
+    if trace_hooks:
+        listeners.trace = _print_call(time.perf_counter())
     known_profile = None if profile is None else read_object(profile)
     started = time.perf_counter()
     recordings = read_all(inputs, spec.third_party)

@@ -13,8 +13,10 @@ import joblib
 from joblib.externals.loky import ProcessPoolExecutor
 from threadpoolctl import threadpool_limits
 
+from kepler_core import registry
 from kepler_core.errors import MissingExtraError, UsageError
 from kepler_core.pipeline.fit import FitJob, FitResult, fit
+from kepler_core.plugin_entries import OWN
 
 Backend = Literal["loky", "threading", "dask"]
 
@@ -45,6 +47,9 @@ def _results(
             yield from joblib.Parallel(n_jobs=-1)(calls)
             return
         n_jobs = min(jobs or os.cpu_count() or 1, len(work))
+        if n_jobs == 1 and backend == "loky" and not all(_is_own(job) for job in work):
+            yield from _in_another_process(work)
+            return
         if n_jobs == 1:
             yield from (_numbered(index, job) for index, job in enumerate(work))
             return
@@ -57,18 +62,28 @@ def _results(
                 yield index, result
         except BrokenExecutor:
             # one of those that are left has ended its process, and nobody knows which
-            for index, job in left.items():
-                yield index, _alone(job)
+            numbers = list(left)
+            for index, result in _in_another_process(list(left.values())):
+                yield numbers[index], result
 
 
-def _alone(job: FitJob) -> FitResult:
-    """A fit in a process of its own: one that ends it fails alone."""
-    with ProcessPoolExecutor(max_workers=1) as processes:
-        try:
-            found: FitResult = processes.submit(fit, job).result()
-            return found
-        except BrokenExecutor:
-            return FitResult(job.key, None, {}, "it ended the process in which it was fitted")
+def _is_own(job: FitJob) -> bool:
+    return registry.trainers.entry(job.trainer).distribution == OWN
+
+
+def _in_another_process(work: Sequence[FitJob]) -> Iterator[tuple[int, FitResult]]:
+    """One fit after the other, in another process than this one: one that ends it fails alone."""
+    left = list(enumerate(work))
+    while left:
+        with ProcessPoolExecutor(max_workers=1) as processes:
+            while left:
+                index, job = left.pop(0)
+                try:
+                    result = processes.submit(fit, job).result()
+                except BrokenExecutor:
+                    yield index, FitResult(job.key, None, {}, "it ended the process in which it was fitted")
+                    break
+                yield index, result
 
 
 @contextlib.contextmanager

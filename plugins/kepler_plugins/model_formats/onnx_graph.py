@@ -204,6 +204,37 @@ def _append_affine(model: Any, factor: float, offset: float) -> None:
     graph.node.append(helper.make_node("Add", [inner + "_times", "target_offset"], [output.name], name="TargetOffset"))
 
 
+def _thresholds_rounded_down(convert: Any) -> Any:
+    """A converter of trees that compare in double precision, into a graph that does in single.
+
+    For a number x of single precision, x ≤ t is the same as x ≤ the next such number below t. Rounded
+    to the nearest one, t could become a reading that is to go the other way.
+    """
+
+    def converted(scope: Any, operator: Any, container: Any) -> None:
+        add_node = container.add_node
+
+        def add_rounded(*what: Any, **attributes: Any) -> Any:
+            if "nodes_values" in attributes:
+                attributes["nodes_values"] = _rounded_down(attributes["nodes_values"]).tolist()
+            return add_node(*what, **attributes)
+
+        container.add_node = add_rounded
+        try:
+            convert(scope, operator, container)
+        finally:
+            del container.add_node
+
+    return converted
+
+
+def _rounded_down(values: Sequence[float]) -> NDArray[np.float32]:
+    exact = np.asarray(values, dtype=np.float64)
+    nearest = exact.astype(np.float32)
+    lower: NDArray[np.float32] = np.nextafter(nearest, np.float32(-np.inf))
+    return np.where(nearest > exact, lower, nearest)
+
+
 def _register_boosters(regressor: Any) -> None:
     """Tell skl2onnx how to convert the boosters that are not scikit-learn's."""
     module = type(regressor).__module__.partition(".")[0]
@@ -217,9 +248,9 @@ def _register_boosters(regressor: Any) -> None:
         if module == "xgboost":
             from onnxmltools.convert.xgboost.operator_converters.XGBoost import convert_xgboost as convert
         else:
-            from onnxmltools.convert.lightgbm.operator_converters.LightGbm import convert_lightgbm as convert
+            from onnxmltools.convert.lightgbm.operator_converters.LightGbm import convert_lightgbm
 
-            options = {"split": None}
+            convert, options = _thresholds_rounded_down(convert_lightgbm), {"split": None}
     except ModuleNotFoundError as error:
         raise MissingExtraError(
             f"writing {type(regressor).__name__} as ONNX", "train", error.name or "onnxmltools"
