@@ -23,7 +23,7 @@ import attrs
 import pluggy
 
 from kepler_core.errors import HookError, PluginError, close_matches
-from kepler_core.plugin_entries import PluginEntry, installed
+from kepler_core.plugin_entries import PluginEntry, exits_are_errors, installed
 from kepler_core.registry import entry_of, import_problem, one_line
 
 if TYPE_CHECKING:
@@ -161,7 +161,9 @@ class Events:
             try:
                 if entry.refused:
                     raise PluginError(entry.refused)
-                self._register(claim.entry_point.load(), name)
+                with exits_are_errors():
+                    listener = claim.entry_point.load()
+                self._register(listener, name)
             except (Exception, SystemExit) as error:  # somebody else's code
                 reason = str(error) if isinstance(error, PluginError) else None
                 self.broken[name] = reason or import_problem(error, name, entry.distribution)

@@ -20,16 +20,19 @@ Settings, from the environment or the configuration folder (`kepler_core.configu
 from __future__ import annotations
 
 import ast
+import contextlib
 import importlib.metadata
 import importlib.util
+import os
 import re
 import sys
-from collections.abc import Iterable
+import threading
+from collections.abc import Iterable, Iterator
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn
 
 import attrs
 
@@ -251,6 +254,26 @@ def _module_of(path: Path) -> ModuleType:
         del sys.modules[name]
         raise
     return module
+
+
+@contextlib.contextmanager
+def exits_are_errors() -> Iterator[None]:
+    """For the import of somebody else's module: `os._exit` raises `SystemExit`, as `sys.exit` does.
+
+    In this thread and process only. A process that ends itself otherwise cannot be stopped.
+    """
+    exit_now, thread, process = os._exit, threading.get_ident(), os.getpid()
+
+    def raising(status: int) -> NoReturn:
+        if (threading.get_ident(), os.getpid()) == (thread, process):
+            raise SystemExit(status)
+        exit_now(status)
+
+    os._exit = raising
+    try:
+        yield
+    finally:
+        os._exit = exit_now
 
 
 def _entry_points_of(path: Path) -> list[FileEntryPoint]:

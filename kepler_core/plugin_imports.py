@@ -19,7 +19,7 @@ from typing import Any
 import attrs
 import msgspec
 
-from kepler_core.plugin_entries import PluginEntry
+from kepler_core.plugin_entries import OWN, PluginEntry
 
 TIMEOUT = 120.0
 """Seconds after which an import counts as hanging."""
@@ -46,6 +46,8 @@ class Imported:
     """Checks of its contract that failed."""
     notes: tuple[str, ...] = ()
     """What could not be looked at."""
+    no_answer: bool = False
+    """The process ended, or had to be ended, before it could say anything."""
 
 
 @lru_cache(maxsize=256)
@@ -63,6 +65,10 @@ def import_entries(entries: Sequence[PluginEntry], *, checks: bool, timeout: flo
     found = _run(request, timeout)
     if len(entries) > 1 and len(found) != len(entries):
         return [import_entries([entry], checks=checks, timeout=timeout)[0] for entry in entries]
+    if checks and found[0].no_answer:
+        alone = import_entries(entries, checks=False, timeout=timeout)[0]
+        if not alone.problem:  # then it was not the import
+            return [attrs.evolve(alone, failures=(found[0].problem.replace("imports", "checks"),))]
     return found
 
 
@@ -83,13 +89,13 @@ def _run(request: dict[str, Any], timeout: float) -> list[Imported]:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.communicate()
-                return [Imported(f"does not end within {timeout:g} s")]
+                return [Imported(f"does not end within {timeout:g} s", no_answer=True)]
         answers.seek(0)
         answer = answers.read()
     if not answer:
         code = process.returncode
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
-        return [Imported(f"ends the process that imports it ({how})")]
+        return [Imported(f"ends the process that imports it ({how})", no_answer=True)]
     return msgspec.json.decode(answer, type=list[Imported])
 
 
@@ -143,12 +149,16 @@ def _imported(wanted: PluginEntry | str, checks: bool) -> Imported:
         side_effects.append("prints")
     failures: list[str] = []
     notes: list[str] = []
-    if isinstance(loaded, type):
+    if isinstance(loaded, type) and isinstance(wanted, PluginEntry):
         if needed := registry.missing_modules(loaded):
-            problem = f"needs {', '.join(needed)}: pip install 'kepler-core[{loaded.extra}]'"  # type: ignore[attr-defined]
             missing = needed[0]
+            needs = f"needs {', '.join(needed)}: pip install 'kepler-core[{loaded.extra}]'"  # type: ignore[attr-defined]
+            if wanted.distribution == OWN:  # what comes with kepler-core need not all be wanted
+                notes.append(needs)
+            else:
+                problem = needs
         elif checks:
-            failures, notes = _check(loaded)
+            failures, notes, missing = _check(loaded, wanted)
     return Imported(
         problem=problem,
         missing=missing,
@@ -176,7 +186,8 @@ def _load(wanted: PluginEntry | str) -> Any:
     return None
 
 
-def _check(plugin: type[Any]) -> tuple[list[str], list[str]]:
+def _check(plugin: type[Any], entry: PluginEntry) -> tuple[list[str], list[str], str]:
+    """What the checks of its contract find, what could not be checked, and the module that is missing."""
     import io
 
     from kepler_core import registry
@@ -184,11 +195,13 @@ def _check(plugin: type[Any]) -> tuple[list[str], list[str]]:
     try:
         from kepler_core.testing import CheckError, checks_of
     except ModuleNotFoundError as error:
-        return [], [f"not checked against its contract: that needs {error.name}: pip install 'kepler-core[train]'"]
+        note = f"not checked against its contract: that needs {error.name}: pip install 'kepler-core[train]'"
+        return [], [note], ""
     required = [argument.name for argument in registry.arguments_of(plugin) if argument.required]
     if required:
-        return [], [f"not checked against its contract: it needs the argument {required[0]!r}; its own tests must"]
-    failures = []
+        note = f"not checked against its contract: it needs the argument {required[0]!r}; its own tests must"
+        return [], [note], ""
+    found: dict[str, list[str]] = {}
     for check in checks_of(plugin):
         if check.name == "import_has_no_side_effects":
             continue  # seen at the import
@@ -196,8 +209,20 @@ def _check(plugin: type[Any]) -> tuple[list[str], list[str]]:
             with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
                 check()
         except CheckError as error:
-            failures.append(" ".join(str(error).partition(": ")[2].split())[:500])
-    return failures, []
+            cause = error.__cause__
+            if isinstance(cause, ModuleNotFoundError):
+                return [registry.import_problem(cause, entry.name, entry.distribution)], [], cause.name or ""
+            # after the plugin's name and the check's
+            reason = " ".join(str(error).split(": ", 2)[-1].split())[:500]
+            found.setdefault(reason, []).append(check.name)
+    return (
+        [
+            f"{names[0]}: {reason}" if len(names) == 1 else f"{reason} ({len(names)} checks: {', '.join(names)})"
+            for reason, names in found.items()
+        ],
+        [],
+        "",
+    )
 
 
 def _state() -> dict[str, Any]:

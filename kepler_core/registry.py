@@ -34,7 +34,7 @@ from kepler_core.contracts import (
     Trainer,
 )
 from kepler_core.errors import PluginError, UnknownPluginError, close_matches, missing_extra, modules_of_extra
-from kepler_core.plugin_entries import OWN, Claim, PluginEntry, installed, normalised
+from kepler_core.plugin_entries import OWN, Claim, PluginEntry, exits_are_errors, installed, normalised
 
 P = TypeVar("P", bound=Plugin)
 
@@ -249,6 +249,11 @@ class Registry(Generic[P]):
                 loaded[entry.name] = found
         return loaded, broken
 
+    def full_name(self, plugin: type[Plugin]) -> str:
+        """`distribution:name` of a class; of one that is not installed, the name of the class."""
+        target = f"{plugin.__module__}:{plugin.__qualname__}"
+        return next((entry.full_name for entry in self.entries if entry.target == target), plugin.__name__)
+
     def preferred(self, name: str) -> type[P]:
         """The plugin of a full name where nobody can be asked to choose: of several, kepler-core's own."""
         claims = [entry for entry in self.entries if entry.name == name]
@@ -266,7 +271,8 @@ class Registry(Generic[P]):
             ):
                 continue
             try:
-                manager = _OneExtension(self.namespace, claim.entry_point, failures.append)
+                with exits_are_errors():
+                    manager = _OneExtension(self.namespace, claim.entry_point, failures.append)
             except (SystemExit, AssertionError) as error:
                 # stevedore hands these on; a plugin must not be able to end the program that asks
                 failures.append(error)

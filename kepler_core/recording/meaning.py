@@ -49,9 +49,8 @@ def meaning_of(schema: MetricSchema, metric: str) -> MetricMeaning | None:
     except Exception as error:  # somebody else's code
         if type(schema) not in _said:
             _said.add(type(schema))
-            log.warning(
-                "metric schema %s: meaning(%.40r) failed: %s", type(schema).__name__, metric, registry.one_line(error)
-            )
+            name = registry.metric_schemas.full_name(type(schema))
+            log.warning("metric schema %s: meaning(%.40r) failed: %s", name, metric, registry.one_line(error))
         return None
     return found
 

@@ -1,4 +1,4 @@
-"""Ends the process that imports it, in a way that Python cannot catch."""
+"""Ends the process that imports it, without an exception."""
 
 import os
 
