@@ -290,10 +290,21 @@ class Registry(Generic[P]):
             )
         if missing := getattr(plugin, "__abstractmethods__", None):
             raise PluginError(f"breaks its contract: {', '.join(sorted(missing))} not implemented")
-        for attribute in typing.get_type_hints(self.contract):
+        for attribute, hint in typing.get_type_hints(self.contract).items():
             if not hasattr(plugin, attribute):
                 raise PluginError(f"breaks its contract: no attribute {attribute!r}")
+            value = getattr(plugin, attribute)
+            if typing.get_origin(hint) is typing.ClassVar and not _is_a(value, wanted := typing.get_args(hint)[0]):
+                shown = "str" if wanted is str else wanted
+                raise PluginError(f"breaks its contract: {attribute} is {value!r}, not {shown}")
         return plugin
+
+
+def _is_a(value: object, wanted: Any) -> bool:
+    """Whether an attribute is what its contract says: text, text or None, or a tuple of text."""
+    if typing.get_origin(wanted) is tuple:
+        return isinstance(value, tuple) and all(isinstance(word, str) for word in value)
+    return isinstance(value, wanted)
 
 
 def entry_of(claim: Claim, aliases: tuple[str, ...] = ()) -> PluginEntry:

@@ -10,6 +10,7 @@ from string import Template
 import attrs
 import click
 
+from kepler_core import registry
 from kepler_core.contracts import PLUGIN_API
 from kepler_core.errors import UsageError
 
@@ -61,6 +62,7 @@ def new(kind: str, name: str, output: str | None) -> None:
     folder = Path(output or f"kepler-{kind}-{name}")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder} is there already")
+    _refuse_taken(kind, name)
     files = distribution_files(kind, name)
     for path, content in files.items():
         target = folder / path
@@ -74,13 +76,28 @@ def new(kind: str, name: str, output: str | None) -> None:
     )
 
 
+def _refuse_taken(kind: str, name: str) -> None:
+    """`UsageError` if a plugin of another distribution has one of the names."""
+    if KINDS[kind].group not in registry.REGISTRIES:
+        return  # listeners are told apart by their distributions
+    found = registry.REGISTRIES[KINDS[kind].group]
+    words = [_class_name(kind, name), name] if KINDS[kind].by_class else [name]
+    for word in words:
+        for entry in found.claims(word):
+            if entry.distribution != f"kepler-{kind}-{name}":
+                raise UsageError(f"{entry.full_name} is called {word!r} already: users could not write the bare name")
+
+
+def _class_name(kind: str, name: str) -> str:
+    return "".join(word.capitalize() for word in name.split("-")) + KINDS[kind].suffix
+
+
 def distribution_files(kind: str, name: str) -> dict[str, str]:
     """The files of a new distribution, by path."""
     found = KINDS[kind]
-    words = "".join(word.capitalize() for word in name.split("-"))
     distribution = f"kepler-{kind}-{name}"
     module = distribution.replace("-", "_")
-    cls = words + found.suffix
+    cls = _class_name(kind, name)
     values = {
         "api": ".".join(map(str, PLUGIN_API)),
         "cls": cls,

@@ -280,7 +280,7 @@ def _write_tree(folder: Path, files: Mapping[str, bytes]) -> None:
     made = {folder}
     for name, content in files.items():
         path = folder / name
-        if name.startswith("/") or ".." in path.parts:
+        if name.startswith("/") or ".." in Path(name).parts:
             raise StoreError(f"{name!r} is outside of the pipeline")
         path.parent.mkdir(parents=True, exist_ok=True)
         parent = path.parent
