@@ -134,23 +134,9 @@ def test_their_own_tests_pass(good_site, workshop):
         *(f"kepler-{kind}-{NEW}/tests" for kind in KINDS),
     ]
     (sources / "pytest.ini").write_text("[pytest]\n")
-    elsewhere = workshop / "elsewhere"
-    elsewhere.mkdir()
-    done = good_site.run(
-        *(
-            "-m",
-            "pytest",
-            "-q",
-            "-rA",
-            "-p",
-            "no:cacheprovider",
-            "--import-mode=importlib",
-            "-c",
-            sources / "pytest.ini",
-        ),
-        *(sources / folder for folder in folders),
-        cwd=elsewhere,
-    )
+    # -P: what is installed is tested, not what lies here
+    options = ("-q", "-rA", "-p", "no:cacheprovider", "--import-mode=importlib")
+    done = good_site.run("-P", "-m", "pytest", *options, *folders, cwd=sources)
     passed = [line for line in done.stdout.splitlines() if line.startswith("PASSED")]
     for folder in folders:
         assert any(f" {folder}" in line for line in passed), folder
