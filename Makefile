@@ -39,6 +39,7 @@ bench: $(VENV)/installed  ## Figures for speed and memory
 	$(BIN)/python bench/train.py
 	$(BIN)/python bench/model_server.py
 	$(BIN)/python bench/estimator.py
+	$(BIN)/python bench/plugins.py
 
 clean:  ## Remove what the other targets made
 	rm -rf $(VENV) .tox build dist *.egg-info quickstart-store
