@@ -172,6 +172,23 @@ def test_bad_trainers_are_told_what_to_do(name):
     assert said in str(error.value)
 
 
+def test_lightgbm_compares_in_single_precision_as_it_was_fitted():
+    # it cuts halfway between readings; rounded to the nearest number of single precision that would
+    # be the upper one of two neighbours, half of the time
+    from lightgbm import LGBMRegressor
+
+    readings = np.linspace(0.1, 0.9, 200, dtype=np.float32)
+    X = np.concatenate([readings, np.nextafter(readings, np.float32(1))])[:, None]
+    y = np.concatenate([np.zeros(200), np.full(200, 100.0)])
+    options = {"min_child_samples": 1, "min_data_in_bin": 1, "num_leaves": 400, "max_bin": 1000}
+    fitted = LGBMRegressor(n_estimators=5, n_jobs=1, verbose=-1, **options).fit(X.astype(np.float64), y)
+    form = registry.model_formats.create("onnx", {})
+    loaded = form.load(form.dump(fitted, ("cpu_cycles",), X), ("cpu_cycles",))
+    wanted = fitted.predict(X.astype(np.float64))
+    assert np.ptp(wanted) > 10
+    assert np.abs(loaded.predict(X) - wanted).max() < 1e-3
+
+
 # --- what every plugin owes -----------------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import sys
 
 import pytest
@@ -11,6 +12,8 @@ from kepler_core import plugin_entries, registry
 from kepler_core.errors import PluginError, UnknownPluginError, UsageError
 from kepler_core.hooks import Events, hook_entries
 from kepler_core.plugin_entries import api_problem, installed, read_settings
+from kepler_core.plugin_imports import import_entries
+from kepler_core.recording import observe, read_recording
 
 TRAINER = """
 from kepler_core.contracts import Trainer
@@ -318,3 +321,63 @@ def test_a_module_that_is_missing_is_said_with_the_pip_command(site, tmp_path, r
     metadata.write_text(metadata.read_text() + f"Requires-Dist: {requires}\n")
     with pytest.raises(PluginError, match=command):
         registry.trainers.get("Needs")
+
+
+# --- what breaks its contract, or the process -------------------------------------------------------
+
+METER = """
+import os
+from kepler_core.contracts import EnergySource
+
+class Meter(EnergySource):
+    "A meter."
+    components, sent_as, reads = {attributes}
+"""
+
+
+@pytest.mark.parametrize(
+    ("attributes", "said"),
+    [
+        ('("package"), "acpi", ("mine",)', "components is 'package', not tuple[str, ...]"),
+        ('("platform",), "acpi", ["mine"]', "reads is ['mine'], not tuple[str, ...]"),
+        ('("platform",), None, ("mine",)', "sent_as is None, not str"),
+    ],
+)
+def test_attributes_of_another_kind_break_the_contract_and_no_recording(site, small, attributes, said):
+    groups = {"kepler.energy_sources": {"meter": ":Meter"}, "kepler.plugin_api": {"1.0": ""}}
+    site("bad-meter", METER.format(attributes=attributes), groups)
+    with pytest.raises(PluginError, match=r"from bad-meter 2\.0") as error:
+        registry.energy_sources.get("meter")
+    assert said in str(error.value)
+    assert "rapl-sysfs" in observe([read_recording(small)]).sources
+
+
+def test_os_exit_at_the_import_is_an_error_and_elsewhere_it_is_not(site):
+    # a child that the import made, and its threads, end as they want to
+    source = """
+import os
+child = os.fork()
+if child == 0:
+    os._exit(5)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 5
+os._exit(7)
+"""
+    site("bad-exit", source, {"kepler.trainers": {"Ends": ":Ends"}})
+    before = os._exit
+    with pytest.raises(PluginError, match=r"from bad-exit 2\.0\): cannot be imported: SystemExit: 7"):
+        registry.trainers.get("Ends")
+    assert os._exit is before
+
+
+def test_a_crash_at_the_import_is_survived_and_said_by_who_imports_elsewhere(site):
+    site("bad-crash", "import os\nos.kill(os.getpid(), 9)\n", {"kepler.trainers": {"Crash": ":Crash"}})
+    (entry,) = [entry for entry in registry.trainers.entries if entry.name == "Crash"]
+    (found,) = import_entries([entry], checks=True)
+    assert found.problem == "ends the process that imports it (signal 9)"
+
+
+def test_an_import_that_hangs_is_given_up(site):
+    site("bad-hang", "import time\ntime.sleep(600)\n", {"kepler.trainers": {"Hang": ":Hang"}})
+    (entry,) = [entry for entry in registry.trainers.entries if entry.name == "Hang"]
+    (found,) = import_entries([entry], checks=False, timeout=2)
+    assert found.problem == "does not end within 2 s"
