@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from kepler_core import __version__, registry
 from kepler_core.contracts import FitTask, Regressor, Trainer
-from kepler_core.errors import KeplerError, ModelError, TrainingError, missing_extra
+from kepler_core.errors import KeplerError, ModelError, TrainingError
 from kepler_core.grouping import sum_by
 from kepler_core.models.export import FittedComponent, export
 from kepler_core.models.power_model import scaled
@@ -79,7 +79,8 @@ def fit(job: FitJob) -> FitResult:
     except KeplerError as error:
         return FitResult(job.key, None, {}, str(error))
     except ModuleNotFoundError as error:
-        return FitResult(job.key, None, {}, str(missing_extra(error, job.key["trainer"]) or error))
+        distribution = registry.trainers.entry(job.trainer).distribution
+        return FitResult(job.key, None, {}, registry.import_problem(error, job.key["trainer"], distribution))
     except (Exception, SystemExit) as error:  # a trainer's own code: it fails alone
         return FitResult(job.key, None, {}, f"{type(error).__name__}: {' '.join(str(error).split())}")
 

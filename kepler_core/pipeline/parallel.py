@@ -75,7 +75,8 @@ def _in_another_process(work: Sequence[FitJob]) -> Iterator[tuple[int, FitResult
     """One fit after the other, in another process than this one: one that ends it fails alone."""
     left = list(enumerate(work))
     while left:
-        with ProcessPoolExecutor(max_workers=1) as processes:
+        processes = ProcessPoolExecutor(max_workers=1)
+        try:
             while left:
                 index, job = left.pop(0)
                 try:
@@ -84,6 +85,8 @@ def _in_another_process(work: Sequence[FitJob]) -> Iterator[tuple[int, FitResult
                     yield index, FitResult(job.key, None, {}, "it ended the process in which it was fitted")
                     break
                 yield index, result
+        finally:
+            processes.shutdown(kill_workers=True)  # whoever interrupts does not wait for a fit
 
 
 @contextlib.contextmanager
