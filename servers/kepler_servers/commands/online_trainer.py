@@ -138,7 +138,7 @@ def online_trainer(
     Keys that are read from the environment or the configuration folder, besides those below:
       PROM_THIRDPARTY_METRICS  metrics of other exporters to use as features, separated by commas
     """
-    from kepler_servers.configuration import Configuration
+    from kepler_core.configuration import Configuration
 
     configuration = Configuration(config_dir)
     url = configuration.text("PROM_SERVER", server)
