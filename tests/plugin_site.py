@@ -89,7 +89,7 @@ class Site:
         assert done.returncode == 0, done.stdout + done.stderr
 
     def install(self, wheels: Sequence[Path]) -> None:
-        self.pip("install", "--no-deps", "--no-index", *wheels)
+        self.pip("install", "--no-deps", "--no-index", "--force-reinstall", *wheels)
 
     def run(self, *arguments: object, cwd: Path, check: int = 0) -> subprocess.CompletedProcess[str]:
         """Run its Python."""

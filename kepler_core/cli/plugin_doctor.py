@@ -111,7 +111,7 @@ def _verdict(found: Imported, slow: float) -> tuple[list[str], list[str]]:
         return [found.problem], []
     warnings = [f"importing it {effect}" for effect in found.side_effects]
     if found.seconds > slow:
-        warnings.append(f"slow: importing it takes {found.seconds:.1f} s")
+        warnings.append(f"slow: importing it takes {found.seconds:.1f} s, more than {slow:g} s")
     return list(found.failures), [*warnings, *found.notes]
 
 
@@ -184,7 +184,7 @@ def _print(seen: dict[PluginEntry, Imported], problems: list[Finding], warnings:
             for finding in findings:
                 click.echo(f"  {finding.plugin} ({finding.namespace}): {finding.problem}")
             click.echo()
-    count = f"{len(seen)} plugins"
+    count = f"{len(seen)} plugin{'' if len(seen) == 1 else 's'}"
     if problems:
         wrong = len({(finding.namespace, finding.plugin) for finding in problems})
         click.echo(f"{count}, {wrong} of them or of their names wrong")

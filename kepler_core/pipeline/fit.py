@@ -121,7 +121,12 @@ def _fitted(trainer: Trainer, task: FitTask, X: Floats, y: Floats) -> Regressor:
     X.setflags(write=False)
     y = y.copy()
     y.setflags(write=False)
-    found = regressor.fit(X, y)
+    try:
+        found = regressor.fit(X, y)
+    except ValueError as error:
+        if "read-only" in str(error):
+            raise ModelError("fit writes into X or y, which others read too; let it work on a copy") from error
+        raise
     return regressor if found is None else found
 
 

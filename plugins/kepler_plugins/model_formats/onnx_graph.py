@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -76,7 +77,11 @@ class OnnxFormat(ModelFormat):
             if error <= _AGREES * spread:
                 break
         if best is None:
-            raise ModelError(f"{type(regressor).__name__} cannot be written as ONNX: {reason}")
+            raise ModelError(
+                f"{type(regressor).__name__} cannot be written as ONNX ({reason}); a trainer's regressor must be one "
+                "that skl2onnx can convert, have a flat coef_ and an intercept_, leave such a one as portable_, or "
+                "come with a model_format of its own"
+            )
         return best[1]
 
     def load(self, content: bytes, features: Sequence[str]) -> Predictor:
@@ -91,7 +96,7 @@ class OnnxFormat(ModelFormat):
 
 
 def _one_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+    return f"{type(error).__name__}: {textwrap.shorten(str(error), 160, placeholder=' …')}"
 
 
 def _convert(regressor: Any, n_features: int, double: bool) -> bytes:
