@@ -451,7 +451,12 @@ def main() -> None:
     os.dup2(2, 1)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     try:
-        result = examine(msgspec.json.decode(sys.stdin.buffer.read(), type=Task))
+        task = msgspec.json.decode(sys.stdin.buffer.read(), type=Task)
+    except msgspec.DecodeError as error:
+        # killed while it wrote it
+        sys.exit(f"the examination's task is not whole, who asked for it has ended: {error}")
+    try:
+        result = examine(task)
     except KeplerError as error:
         result = {"error": str(error)}
     # who asked may have been killed meanwhile: then nobody reads the decision, which is recorded
