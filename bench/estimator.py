@@ -5,7 +5,7 @@ bench/load.py asks it as Kepler does: a new connection for each request, nothing
 4096 bytes. Every reply is compared with what the model says, which is loaded here another way (through
 ONNX Runtime, not as a table). Requests have 1, 100 or 500 rows with columns in a random order.
 
-    python bench/estimator.py [--runs 3] [--seconds 0.5] [--minutes 0.5] [--quick] [--json]
+    python bench/estimator.py [--runs 3] [--seconds 0.5] [--minutes 0.5] [--features GROUP] [--quick] [--json]
 
 The issue's figure for memory needs `--minutes 10`.
 """
@@ -38,7 +38,9 @@ from kepler_core.client import EstimatorClient
 from kepler_core.models.power_model import PowerModel, load_model
 from kepler_core.vocabulary import FEATURE_GROUPS, OUTPUT_TYPES
 
-PIPELINE, SOURCE, GROUP = "bench", "rapl-sysfs", "BPFOnly"
+PIPELINE, SOURCE = "bench", "rapl-sysfs"
+GROUP = "BPFOnly"
+"""The group of features that the issue's figures are for."""
 BOOSTING, LINEAR = "GradientBoostingRegressorTrainer", "LinearRegressionTrainer"
 TRAINERS = {BOOSTING: "boosting", LINEAR: "linear"}
 ROWS = (1, 100, 500)
@@ -63,7 +65,7 @@ EXISTING_P99 = "20–34 ms"
 # --- models and requests ---
 
 
-def train(store: str, folder: Path) -> None:
+def train(store: str, folder: Path, group: str) -> None:
     from kepler_core.simulate import Simulation, write
 
     recording = str(folder / "simulated.json")
@@ -71,7 +73,7 @@ def train(store: str, folder: Path) -> None:
     trainers = f"[{BOOSTING},{LINEAR}]"
     keys = {
         "energy_sources": f"[{SOURCE}]",
-        "feature_groups": f"[{GROUP}]",
+        "feature_groups": f"[{group}]",
         "abs_trainers": trainers,
         "dyn_trainers": trainers,
     }
@@ -85,9 +87,10 @@ class Asked:
     """Requests of a kind, and the watts that the model says."""
 
     def __init__(
-        self, store: str, trainer: str, output_type: str, rows: int, metrics: tuple[str, ...] = FEATURE_GROUPS[GROUP]
+        self, store: str, trainer: str, output_type: str, rows: int, metrics: tuple[str, ...] | None = None
     ) -> None:
-        self.model: PowerModel = load_model(Path(store, PIPELINE, SOURCE, output_type, GROUP, f"{trainer}_0"))
+        (folder,) = Path(store, PIPELINE, SOURCE, output_type).glob(f"*/{trainer}_0")
+        self.model: PowerModel = load_model(folder)
         assert len(self.model.components) == 4, self.model.components
         rng = np.random.default_rng(rows)
         self.dynamic = output_type == "DynPower"
@@ -95,7 +98,7 @@ class Asked:
         self.watts: list[dict[str, Any]] = []
         top = dict(zip(self.model.features, self.model.scale, strict=True))
         for _ in range(DISTINCT):
-            names = list(rng.permutation(list(metrics)))
+            names = list(rng.permutation(list(metrics or self.model.features)))
             # one container of a node has little of what the node has
             share = 1.0 if rows == 1 else 4.0 / rows
             values = rng.uniform(0.0, share, (rows, len(names))) * [top.get(name, 1e4) for name in names]
@@ -230,7 +233,7 @@ class Load:
 def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     store = str(folder / "store")
     say("training")
-    train(store, folder)
+    train(store, folder, arguments.features)
     starts = {}
     for trainer in TRAINERS:
         first = Asked(store, trainer, "AbsPower", 1)
@@ -274,13 +277,15 @@ def measure_memory(served: Served, store: str, folder: Path, arguments: argparse
 
 
 def measure_loads(served: Served, store: str, folder: Path, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    columns = {"2": FEATURE_GROUPS[GROUP], "5": KEPLER_METRICS}
+    own = FEATURE_GROUPS[arguments.features]
+    columns = {str(len(own)): own} | ({"5": KEPLER_METRICS} if arguments.features == GROUP else {})
     for trainer, output_type, rows, (wide, metrics) in itertools.product(TRAINERS, OUTPUT_TYPES, ROWS, columns.items()):
-        if wide == "5" and (rows != 100 or output_type != "DynPower"):
+        more = metrics is KEPLER_METRICS
+        if more and (rows != 100 or output_type != "DynPower"):
             continue
         load = Load(served, folder, "one", Asked(store, trainer, output_type, rows, metrics))
         for clients in CLIENTS:
-            if wide == "5" and clients != CLIENTS[-1]:
+            if more and clients != CLIENTS[-1]:
                 continue
             say(f"load: {TRAINERS[trainer]}, {output_type}, {rows} rows, {clients} clients")
             tries = [load.run(clients, arguments.seconds, arguments.processes) for _ in range(arguments.runs)]
@@ -303,7 +308,7 @@ def show(found: dict[str, Any]) -> None:
     print(f" {'max ms':>7} {'CPU µs':>7} {'load':>5} {'bytes':>6} {'errors':>7}   {'target':>7} {'existing*':>10}")
     for r in found["loads"]:
         beside = ("", "")
-        if r["clients"] == CLIENTS[-1] and r["columns"] == "2":
+        if r["clients"] == CLIENTS[-1] and r["columns"] == "2" and found["features"] == GROUP:
             at = ROWS.index(r["rows"])
             beside = (f"≥ {TARGETS[r['trainer']][at]}", str(EXISTING[r["trainer"]][at]))
         print(
@@ -335,6 +340,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=0.5, help="of load in each run (%(default)s)")
     parser.add_argument("--minutes", type=float, default=0.5, help="of load to see whether memory grows (%(default)s)")
     parser.add_argument("--processes", type=int, default=1, help="of the load, which share 8 clients (%(default)s)")
+    parser.add_argument(
+        "--features", metavar="GROUP", default=GROUP, choices=FEATURE_GROUPS, help="default %(default)s"
+    )
     parser.add_argument("--quick", action="store_true", help="one short run")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
@@ -344,7 +352,7 @@ def main() -> None:
     busy = os.getloadavg()[0]
     began = time.perf_counter()
     with tempfile.TemporaryDirectory(dir=memory_folder()) as folder:
-        found = measure(Path(folder), arguments) | {"load_average": busy}
+        found = measure(Path(folder), arguments) | {"features": arguments.features, "load_average": busy}
     say("")
     if arguments.json:
         print(json.dumps(found, indent=1))

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kepler_core.contracts import JointPredictor, ModelFormat, Predictor, Regressor
 from kepler_core.errors import MissingExtraError, ModelError
+from kepler_plugins.model_formats.leaf_masks import LeafMasks, SeveralLeafMasks, leaf_masks
 from kepler_plugins.model_formats.step_table import StepTable, StepTables, step_table
+from kepler_plugins.model_formats.tree_ensemble import read_trees
 
 Floats = NDArray[np.float64]
+Kind = TypeVar("Kind")
 
 _OPSETS = {"": 18, "ai.onnx.ml": 3}
 _INPUT = "X"
@@ -88,11 +91,23 @@ class OnnxFormat(ModelFormat):
         return OnnxPredictor(content, len(features))
 
     def load_resident(self, content: bytes, features: Sequence[str]) -> Predictor:
-        return step_table(content, len(features)) or OnnxPredictor(content, len(features))
+        trees = read_trees(content, len(features))
+        table = None if trees is None else step_table(trees) or leaf_masks(trees)
+        return table or OnnxPredictor(content, len(features))
 
     def join(self, predictors: Sequence[Predictor]) -> JointPredictor | None:
-        tables = [predictor for predictor in predictors if isinstance(predictor, StepTable)]
-        return StepTables(tables) if len(tables) == len(predictors) else None
+        if tables := _all(predictors, StepTable):
+            return StepTables(tables)
+        if masks := _all(predictors, LeafMasks):
+            return SeveralLeafMasks(masks)
+        return None
+
+
+def _all(predictors: Sequence[Predictor], kind: type[Kind]) -> list[Kind]:
+    """They, if they are all of a kind."""
+    if any(not isinstance(predictor, kind) for predictor in predictors):
+        return []
+    return [predictor for predictor in predictors if isinstance(predictor, kind)]
 
 
 def _one_line(error: BaseException) -> str:

@@ -2,19 +2,16 @@
 
 Such an ensemble is constant in every cell of the grid that its thresholds make. So the whole function
 is one number per cell, exactly, and a prediction is one search per feature instead of a hundred trees.
-The table is made from the ONNX graph itself, without ONNX Runtime: a process that has only such
-models saves its memory.
 """
 
 from __future__ import annotations
 
-import re
-import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 
-import attrs
 import numpy as np
 from numpy.typing import NDArray
+
+from kepler_plugins.model_formats.tree_ensemble import Trees
 
 Floats = NDArray[np.float64]
 Single = NDArray[np.float32]
@@ -23,10 +20,6 @@ MAX_CELLS = 1_000_000
 """Larger tables take more memory (4 bytes a cell) than they are worth."""
 MAX_WORK = 500_000_000
 """Cells that may be written while the table is made."""
-
-_TREES = b"TreeEnsembleRegressor"
-# what a graph may say of itself and still be a plain sum of leaves
-_PLAIN = {b"post_transform": b"NONE", b"aggregate_function": b"SUM"}
 
 
 class StepTable:
@@ -75,80 +68,11 @@ class StepTables:
         return self._cells.take(at).astype(np.float64)
 
 
-def step_table(graph: bytes, n_features: int) -> StepTable | None:
-    """The table of an ONNX graph that is one tree ensemble; None for any other graph, and for one whose
-    table would be too large."""
+def step_table(trees: Trees) -> StepTable | None:
+    """The table of an ensemble over one or two features; None for more, and if it would be too large."""
+    n_features = trees.n_features
     if n_features not in (1, 2):
         return None
-    try:
-        nodes = [list(_fields(node)) for node in _find(graph, 7, 1)]
-        if len(nodes) != 1 or (4, _TREES) not in nodes[0]:
-            return None
-        trees = _read_trees(nodes[0], n_features)
-        return None if trees is None else _tabulate(trees, n_features)
-    except (ValueError, LookupError, struct.error):
-        return None  # something that is not known here: ONNX Runtime does
-
-
-@attrs.frozen(eq=False)
-class _Trees:
-    roots: list[int]
-    """Index of each tree's first node, in order."""
-    feature: list[int]
-    edge: list[float]
-    """A value up to and including this goes to the true side."""
-    true: list[int]
-    false: list[int]
-    """Indices of nodes; -1 at leaves."""
-    weight: Mapping[int, np.float32]
-    """Of leaves, by node."""
-    base: np.float32
-
-
-def _read_trees(node: list[tuple[int, bytes | int]], n_features: int) -> _Trees | None:
-    attributes = {}
-    for number, value in node:
-        if number == 5 and isinstance(value, bytes):
-            fields = list(_fields(value))
-            attributes[next(v for n, v in fields if n == 1)] = fields
-    for name, plain in _PLAIN.items():
-        if any(number == 4 and value != plain for number, value in attributes.get(name, ())):
-            return None
-    modes = [v for n, v in attributes[b"nodes_modes"] if n == 9]
-    feature = _integers(attributes[b"nodes_featureids"])
-    values = _floats(attributes[b"nodes_values"])
-    at = {key: i for i, key in enumerate(zip(*(_integers(attributes[n]) for n in _NODE_KEYS), strict=True))}
-    tree_of = [tree for tree, _ in at]
-    true = [at.get((t, n), -1) for t, n in zip(tree_of, _integers(attributes[b"nodes_truenodeids"]), strict=True)]
-    false = [at.get((t, n), -1) for t, n in zip(tree_of, _integers(attributes[b"nodes_falsenodeids"]), strict=True)]
-    edge = []
-    for i, (mode, value) in enumerate(zip(modes, values, strict=True)):
-        if mode == b"LEAF":
-            true[i] = false[i] = -1
-        elif mode not in (b"BRANCH_LEQ", b"BRANCH_LT") or not 0 <= feature[i] < n_features:
-            return None
-        elif true[i] <= i or false[i] <= i:
-            return None  # children come after their parents, so that every walk ends
-        # below a value is at most the number before it
-        edge.append(float(value if mode == b"BRANCH_LEQ" else np.nextafter(value, np.float32(-np.inf))))
-    if any(_integers(attributes[b"target_ids"])) or not np.isfinite(values).all():
-        return None
-    leaves = [at[key] for key in zip(*(_integers(attributes[n]) for n in _TARGET_KEYS), strict=True)]
-    weights = dict(zip(leaves, _floats(attributes[b"target_weights"]), strict=True))
-    if len(weights) != len(leaves):
-        return None  # several weights at one leaf
-    base = _floats(attributes[b"base_values"]) if b"base_values" in attributes else np.zeros(1, dtype=np.float32)
-    if len(base) != 1 or len({len(modes), len(feature), len(at)}) != 1:
-        return None
-    roots = [i for i, tree in enumerate(tree_of) if i == 0 or tree != tree_of[i - 1]]
-    return _Trees(roots, feature, edge, true, false, weights, base[0])
-
-
-_NODE_KEYS = (b"nodes_treeids", b"nodes_nodeids")
-_TARGET_KEYS = (b"target_treeids", b"target_nodeids")
-
-
-def _tabulate(trees: _Trees, n_features: int) -> StepTable | None:
     found: list[set[float]] = [set() for _ in range(n_features)]
     for feature, edge, true in zip(trees.feature, trees.edge, trees.true, strict=True):
         if true >= 0:
@@ -180,93 +104,3 @@ def _tabulate(trees: _Trees, n_features: int) -> StepTable | None:
                 todo.append((trees.false[node], top, bottom, max(left, cut), right))
     cells += trees.base
     return StepTable(edges, cells)
-
-
-def _floats(fields: list[tuple[int, bytes | int]]) -> Single:
-    packed = [v for n, v in fields if n == 7 and isinstance(v, bytes)]
-    return np.frombuffer(b"".join(packed), dtype="<f4")
-
-
-def _integers(fields: list[tuple[int, bytes | int]]) -> list[int]:
-    found: list[int] = []
-    for number, value in fields:
-        if number == 8:
-            found += _unpacked(value) if isinstance(value, bytes) else [value]
-    return found
-
-
-# --- just enough of the protobuf wire format ------------------------------------------------------
-
-
-def _find(message: bytes, *path: int) -> Iterator[bytes]:
-    for number, value in _fields(message):
-        if number == path[0] and isinstance(value, bytes):
-            if len(path) == 1:
-                yield value
-            else:
-                yield from _find(value, *path[1:])
-
-
-_INTEGER_OF_AN_ATTRIBUTE = re.compile(rb"@([\x80-\xff]{0,9}[\x00-\x7f])")
-_INTEGERS_OF_AN_ATTRIBUTE = re.compile(rb"(?:@[\x80-\xff]{0,9}[\x00-\x7f])+")
-"""Of field 8, each with its key."""
-
-
-def _unpacked(varints: bytes) -> list[int]:
-    found = np.frombuffer(varints, dtype=np.uint8)
-    ends = np.flatnonzero(found < 0x80)
-    if not found.size:
-        return []
-    if not ends.size or ends[-1] != found.size - 1:
-        raise ValueError("truncated")
-    starts = np.concatenate([[0], ends[:-1] + 1])
-    longest = int((ends - starts).max()) + 1
-    if longest > 10:
-        raise ValueError("a number of more than ten bytes")
-    numbers = np.zeros(len(ends), dtype=np.int64)
-    for byte in range(longest):
-        here = np.flatnonzero(starts + byte <= ends)
-        numbers[here] |= (found[starts[here] + byte] & 0x7F).astype(np.int64) << (7 * byte)
-    listed: list[int] = numbers.tolist()
-    return listed
-
-
-def _fields(message: bytes) -> Iterator[tuple[int, bytes | int]]:
-    """(number, value) of each field; a value is the bytes of a string, message or fixed number, or a
-    whole number."""
-    at = 0
-    while at < len(message):
-        if run := _INTEGERS_OF_AN_ATTRIBUTE.match(message, at):
-            # by far most of what there is; as if they were packed
-            yield 8, b"".join(_INTEGER_OF_AN_ATTRIBUTE.findall(run[0]))
-            at = run.end()
-            continue
-        key, at = _varint(message, at)
-        kind = key & 7
-        if kind == 0:
-            value, at = _varint(message, at)
-            yield key >> 3, value
-            continue
-        if kind == 2:
-            length, at = _varint(message, at)
-        elif kind in (1, 5):
-            length = 8 if kind == 1 else 4
-        else:
-            raise ValueError(f"wire type {kind}")
-        if at + length > len(message):
-            raise ValueError("truncated")
-        yield key >> 3, message[at : at + length]
-        at += length
-
-
-def _varint(message: bytes, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = message[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-        shift += 7
-        if shift > 63:
-            raise ValueError("a number of more than ten bytes")

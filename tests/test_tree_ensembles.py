@@ -1,4 +1,4 @@
-"""A tree ensemble as a table: the same numbers, bit by bit, or no table."""
+"""A tree ensemble as a table or as masks: the same numbers, bit by bit, or neither."""
 
 from __future__ import annotations
 
@@ -9,16 +9,19 @@ import onnx
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from lightgbm import LGBMRegressor
 from numpy.typing import NDArray
-from sklearn.ensemble import GradientBoostingRegressor
+from sklearn.ensemble import GradientBoostingRegressor, RandomForestRegressor
 from sklearn.neighbors import KNeighborsRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from xgboost import XGBRegressor
 
 from kepler_core.errors import ModelError
+from kepler_plugins.model_formats.leaf_masks import MAX_LEAVES, LeafMasks, SeveralLeafMasks, leaf_masks
 from kepler_plugins.model_formats.onnx_graph import OnnxFormat, OnnxPredictor
 from kepler_plugins.model_formats.step_table import MAX_CELLS, StepTable, StepTables, step_table
+from kepler_plugins.model_formats.tree_ensemble import read_trees
 
 Single = NDArray[np.float32]
 
@@ -29,6 +32,8 @@ _REGRESSORS = {
     "one tree": lambda: GradientBoostingRegressor(n_estimators=1, random_state=1),
     "XGBoost": lambda: XGBRegressor(n_estimators=60, max_depth=4, random_state=1, n_jobs=1),
     "XGBoost, deep": lambda: XGBRegressor(n_estimators=15, max_depth=8, random_state=1, n_jobs=1),
+    "LightGBM": lambda: LGBMRegressor(n_estimators=40, num_leaves=31, random_state=1, n_jobs=1, verbose=-1),
+    "random forest": lambda: RandomForestRegressor(n_estimators=20, max_depth=5, random_state=1),
 }
 
 
@@ -50,7 +55,7 @@ def graph(regressor: Any, X: Single) -> bytes:
 _SMALL = graph(GradientBoostingRegressor(n_estimators=2, max_depth=2, random_state=1), rows(2))
 
 
-@pytest.fixture(scope="module", params=[(name, n) for name in _REGRESSORS for n in (1, 2)], ids=str)
+@pytest.fixture(scope="module", params=[(name, n) for name in _REGRESSORS for n in (1, 2, 3, 6)], ids=str)
 def tree(request: pytest.FixtureRequest) -> tuple[bytes, int]:
     """A graph of trees, and its number of features."""
     name, features = request.param
@@ -59,7 +64,7 @@ def tree(request: pytest.FixtureRequest) -> tuple[bytes, int]:
 
 def around(content: bytes, features: int) -> list[Single]:
     """Per feature the thresholds, their neighbours among the floats, and what lies far outside."""
-    (node,) = onnx.load_from_string(content).graph.node
+    node = onnx.load_from_string(content).graph.node[0]
     attributes = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
     splits = np.array([mode != b"LEAF" for mode in attributes["nodes_modes"]])
     of_feature = np.array(attributes["nodes_featureids"])
@@ -74,42 +79,55 @@ def around(content: bytes, features: int) -> list[Single]:
     return found
 
 
+def predictors_of(content: bytes, features: int) -> list[StepTable | LeafMasks]:
+    """All that can be made of a graph without ONNX Runtime."""
+    trees = read_trees(content, features)
+    if trees is None:
+        return []
+    return [found for found in (step_table(trees), leaf_masks(trees)) if found is not None]
+
+
 def test_the_same_numbers_at_the_thresholds_and_beside_them(tree: tuple[bytes, int]) -> None:
     content, features = tree
-    table = step_table(content, features)
-    assert table is not None
+    made = predictors_of(content, features)
     runtime = OnnxPredictor(content, features)
     points = around(content, features)
     assert len(points[0]) > 10
     random = np.random.default_rng(5)
-    if features == 1:
-        X = points[0][:, None]
-    else:
-        # every point of a feature, beside any points of the other; and some of all pairs
-        first = np.column_stack([points[0], random.choice(points[1], len(points[0]))])
-        second = np.column_stack([random.choice(points[0], len(points[1])), points[1]])
-        mixed = np.column_stack([random.choice(points[0], 20_000), random.choice(points[1], 20_000)])
-        X = np.concatenate([first, second, mixed])
-    X = np.concatenate([X, rows(features, 9)]).astype(np.float32)
+    # every point of a feature beside any points of the others; and some of all combinations
+    one_by_one = [
+        np.column_stack([points[f] if f == feature else random.choice(points[f], len(points[feature]))
+                         for f in range(features)])
+        for feature in range(features)
+    ]  # fmt: skip
+    mixed = np.column_stack([random.choice(of_feature, 20_000) for of_feature in points])
+    X = np.concatenate([*one_by_one, mixed, rows(features, 9)]).astype(np.float32)
     expected = runtime.predict(X)
-    assert np.array_equal(table.predict(X), expected)
-    # a single row goes another way
-    for at in random.choice(len(X), 300, replace=False):
-        assert table.predict(X[at : at + 1]).tolist() == [expected[at]]
-    assert table.predict(X[:0]).shape == (0,)
+    for found in made:
+        assert np.array_equal(found.predict(X), expected)
+        # a single row goes another way
+        for at in random.choice(len(X), 100, replace=False):
+            assert found.predict(X[at : at + 1]).tolist() == [expected[at]]
+        assert found.predict(X[:0]).shape == (0,)
 
 
-def test_a_resident_model_is_a_table_and_others_are_not(tree: tuple[bytes, int]) -> None:
+def most_leaves(content: bytes) -> int:
+    """Of any tree of a graph."""
+    node = onnx.load_from_string(content).graph.node[0]
+    attributes = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
+    leaf = np.array([mode == b"LEAF" for mode in attributes["nodes_modes"]])
+    return int(np.bincount(np.array(attributes["nodes_treeids"])[leaf]).max())
+
+
+def test_what_a_resident_model_is(tree: tuple[bytes, int]) -> None:
+    """A table, or masks where there are more features, or ONNX Runtime where trees are too large."""
     content, features = tree
     names = [f"f{n}" for n in range(features)]
-    assert isinstance(_FORMAT.load_resident(content, names), StepTable)
-    assert isinstance(_FORMAT.load(content, names), OnnxPredictor)
-
-
-def test_no_table_for_three_features() -> None:
-    content = graph(_REGRESSORS["GradientBoosting"](), rows(3))
-    assert step_table(content, 3) is None
-    assert isinstance(_FORMAT.load_resident(content, ["a", "b", "c"]), OnnxPredictor)
+    masks = [LeafMasks] if most_leaves(content) <= MAX_LEAVES else []
+    assert [type(found) for found in predictors_of(content, features)] == [StepTable] * (features <= 2) + masks
+    kind = StepTable if features <= 2 else LeafMasks if masks else OnnxPredictor
+    assert type(_FORMAT.load_resident(content, names)) is kind
+    assert type(_FORMAT.load(content, names)) is OnnxPredictor
 
 
 @pytest.mark.parametrize(
@@ -122,7 +140,7 @@ def test_no_table_for_three_features() -> None:
 )
 def test_no_table_for_another_graph(regressor: Any) -> None:
     content = graph(regressor, rows(2))
-    assert step_table(content, 2) is None
+    assert read_trees(content, 2) is None
     runtime = OnnxPredictor(content, 2)
     resident = _FORMAT.load_resident(content, ["a", "b"])
     assert np.array_equal(resident.predict(rows(2, 3)), runtime.predict(rows(2, 3)))
@@ -137,7 +155,10 @@ def test_no_table_larger_than_it_is_worth() -> None:
         {float(t) for e in model.estimators_ for t in e[0].tree_.threshold[e[0].tree_.feature == f]} for f in (0, 1)
     ]
     assert len(splits[0]) * len(splits[1]) > 2 * MAX_CELLS, "the example is too small to show it"
-    assert step_table(content, 2) is None
+    trees = read_trees(content, 2)
+    assert trees is not None
+    assert step_table(trees) is None
+    assert leaf_masks(trees) is None
 
 
 @given(st.integers(1, 2), st.data())
@@ -156,7 +177,37 @@ def test_several_tables_together_are_each_of_them(features: int, data: st.DataOb
     assert found.tolist() == [table.predict(X).tolist() for table in tables]
 
 
-def test_only_tables_are_joined() -> None:
+def test_masks_of_several_together_are_each_of_them() -> None:
+    """Of as many trees and of fewer, with few leaves and with many, with features that nothing asks for."""
+    names, X = ["a", "b", "c"], rows(3)
+    small = [
+        graph(GradientBoostingRegressor(n_estimators=n, max_depth=depth, random_state=1), X)
+        for n, depth in ((30, 3), (1, 1), (7, 2))
+    ]
+    large = graph(XGBRegressor(n_estimators=9, max_depth=6, random_state=1, n_jobs=1), X)
+    points = np.concatenate([rows(3, 4), *(np.column_stack(around(one, 3)[:1] * 3) for one in [*small, large])])
+    for contents in (small, [large, *small], [large], [large, large]):
+        joint = _FORMAT.join([_FORMAT.load_resident(content, names) for content in contents])
+        assert isinstance(joint, SeveralLeafMasks)
+        for some in (points, points[:1], points[:128], points[:129]):
+            found = joint.predict(some)
+            assert found.dtype == np.float64
+            assert found.tolist() == [OnnxPredictor(content, 3).predict(some).tolist() for content in contents]
+
+
+@pytest.mark.parametrize("leaves", [MAX_LEAVES, MAX_LEAVES + 1])
+def test_as_many_leaves_as_a_mask_has_bits(leaves: int) -> None:
+    X = np.linspace(0, 1, 4 * leaves, dtype=np.float32)[:, None].repeat(3, axis=1)
+    model = LGBMRegressor(n_estimators=2, num_leaves=leaves, min_child_samples=1, n_jobs=1, verbose=-1)
+    model.fit(X.astype(np.float64), np.random.default_rng(1).random(len(X)))
+    content = _FORMAT.dump(model, ["a", "b", "c"], X)
+    made = predictors_of(content, 3)
+    assert len(made) == (1 if leaves == MAX_LEAVES else 0)
+    for found in made:
+        assert np.array_equal(found.predict(X), OnnxPredictor(content, 3).predict(X))
+
+
+def test_only_what_is_of_a_kind_is_joined() -> None:
     X = rows(2)
     table = _FORMAT.load_resident(_SMALL, ["a", "b"])
     joint = _FORMAT.join([table, table])
@@ -204,12 +255,13 @@ def test_what_a_graph_says_of_itself_counts(attributes: dict[str, Any]) -> None:
     """No table, or one that predicts what ONNX Runtime does, if that takes the graph at all."""
     content = changed(_SMALL, **attributes)
     X = np.array([[a, b] for a in (0.0, 0.1, 0.3, 1.0, 9.0) for b in (0.0, 0.1, 0.3, 1.0, 9.0)], dtype=np.float32)
-    table = step_table(content, 2)
+    made = predictors_of(content, 2)
     try:
         expected = OnnxPredictor(content, 2).predict(X)
     except (ModelError, ValueError):
         return
-    assert table is None or np.array_equal(table.predict(X), expected)
+    for found in made:
+        assert np.array_equal(found.predict(X), expected)
 
 
 @pytest.mark.parametrize("mode", ["BRANCH_LEQ", "BRANCH_LT", "BRANCH_GT", "BRANCH_GTE", "BRANCH_EQ", "BRANCH_NEQ"])
@@ -239,10 +291,9 @@ def test_not_a_graph_is_still_an_error() -> None:
 # --- bytes ---
 
 
-def only_none_or_table(content: bytes, features: int) -> None:
-    table = step_table(content, features)
-    if table is not None:
-        assert table.predict(np.ones((4, features), dtype=np.float32)).shape == (4,)
+def nothing_or_numbers(content: bytes, features: int) -> None:
+    for found in predictors_of(content, features):
+        assert found.predict(np.ones((4, features), dtype=np.float32)).shape == (4,)
 
 
 @given(st.binary(max_size=300), st.integers(0, 4))
@@ -251,7 +302,7 @@ def only_none_or_table(content: bytes, features: int) -> None:
 @example(b"\xff" * 20, 2)
 @example(b"\x3a\xff\xff\xff\xff\xff\xff\xff\xff\x7f", 2)
 def test_any_bytes(content: bytes, features: int) -> None:
-    only_none_or_table(content, features)
+    nothing_or_numbers(content, features)
 
 
 @given(st.data())
@@ -260,7 +311,7 @@ def test_a_graph_with_bytes_changed_or_cut(data: st.DataObject) -> None:
     for at, value in data.draw(st.lists(st.tuples(st.integers(0, len(content) - 1), st.integers(0, 255)), max_size=6)):
         content[at] = value
     end = data.draw(st.none() | st.integers(0, len(content)))
-    only_none_or_table(bytes(content[:end]), data.draw(st.integers(1, 2)))
+    nothing_or_numbers(bytes(content[:end]), data.draw(st.integers(1, 3)))
 
 
 def test_every_byte_of_a_graph_changed() -> None:
@@ -268,4 +319,4 @@ def test_every_byte_of_a_graph_changed() -> None:
         for change in (0x01, 0x80):
             content = bytearray(_SMALL)
             content[at] ^= change
-            only_none_or_table(bytes(content), 2)
+            nothing_or_numbers(bytes(content), 2)
