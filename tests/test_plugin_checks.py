@@ -10,6 +10,7 @@ import attrs
 import numpy as np
 import pytest
 from sklearn.base import BaseEstimator, RegressorMixin
+from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.linear_model import LinearRegression, Ridge
 
 from kepler_core import registry, testing
@@ -172,16 +173,25 @@ def test_bad_trainers_are_told_what_to_do(name):
     assert said in str(error.value)
 
 
-def test_lightgbm_compares_in_single_precision_as_it_was_fitted():
-    # it cuts halfway between readings; rounded to the nearest number of single precision that would
-    # be the upper one of two neighbours, half of the time
+def lightgbm_of_close_thresholds():
     from lightgbm import LGBMRegressor
 
-    readings = np.linspace(0.1, 0.9, 200, dtype=np.float32)
-    X = np.concatenate([readings, np.nextafter(readings, np.float32(1))])[:, None]
-    y = np.concatenate([np.zeros(200), np.full(200, 100.0)])
     options = {"min_child_samples": 1, "min_data_in_bin": 1, "num_leaves": 400, "max_bin": 1000}
-    fitted = LGBMRegressor(n_estimators=5, n_jobs=1, verbose=-1, **options).fit(X.astype(np.float64), y)
+    return LGBMRegressor(n_estimators=5, n_jobs=1, verbose=-1, **options)
+
+
+def histogram_trees_of_close_thresholds():
+    return HistGradientBoostingRegressor(max_iter=5, min_samples_leaf=1, max_leaf_nodes=400, max_bins=255)
+
+
+@pytest.mark.parametrize("make", [lightgbm_of_close_thresholds, histogram_trees_of_close_thresholds])
+def test_trees_compare_in_single_precision_as_they_were_fitted(make):
+    # they cut halfway between readings; rounded to the nearest number of single precision that would
+    # be the upper one of two neighbours, half of the time
+    readings = np.linspace(0.1, 0.9, 100, dtype=np.float32)
+    X = np.concatenate([readings, np.nextafter(readings, np.float32(1))])[:, None]
+    y = np.concatenate([np.zeros(100), np.full(100, 100.0)])
+    fitted = make().fit(X.astype(np.float64), y)
     form = registry.model_formats.create("onnx", {})
     loaded = form.load(form.dump(fitted, ("cpu_cycles",), X), ("cpu_cycles",))
     wanted = fitted.predict(X.astype(np.float64))

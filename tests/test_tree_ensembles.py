@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from lightgbm import LGBMRegressor
 from numpy.typing import NDArray
-from sklearn.ensemble import GradientBoostingRegressor, RandomForestRegressor
+from sklearn.ensemble import GradientBoostingRegressor, HistGradientBoostingRegressor, RandomForestRegressor
 from sklearn.neighbors import KNeighborsRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -33,6 +33,7 @@ _REGRESSORS = {
     "XGBoost": lambda: XGBRegressor(n_estimators=60, max_depth=4, random_state=1, n_jobs=1),
     "XGBoost, deep": lambda: XGBRegressor(n_estimators=15, max_depth=8, random_state=1, n_jobs=1),
     "LightGBM": lambda: LGBMRegressor(n_estimators=40, num_leaves=31, random_state=1, n_jobs=1, verbose=-1),
+    "histogram trees": lambda: HistGradientBoostingRegressor(max_iter=30, random_state=1),
     "random forest": lambda: RandomForestRegressor(n_estimators=20, max_depth=5, random_state=1),
 }
 

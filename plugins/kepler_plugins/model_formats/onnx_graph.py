@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import textwrap
 from collections.abc import Sequence
 from typing import Any, TypeVar
@@ -121,6 +122,7 @@ def _convert(regressor: Any, n_features: int, double: bool) -> bytes:
         from skl2onnx.common.data_types import DoubleTensorType, FloatTensorType
     except ImportError as error:
         raise MissingExtraError("writing ONNX", "train", "skl2onnx") from error
+    from sklearn.ensemble import HistGradientBoostingRegressor
     from sklearn.neighbors import KNeighborsRegressor
     from sklearn.svm import SVR
 
@@ -129,13 +131,16 @@ def _convert(regressor: Any, n_features: int, double: bool) -> bytes:
     last = regressor.steps[-1][1] if hasattr(regressor, "steps") else regressor
     # a matrix of distances instead of a loop over rows: a hundred times faster
     options = {id(last): {"optim": "cdist"}} if isinstance(last, KNeighborsRegressor) else None
+    own: dict[type, Any] = {HistGradientBoostingRegressor: _histogram_trees}
+    if double:
+        own[SVR] = _rbf_in_double
     tensor = (DoubleTensorType if double else FloatTensorType)([None, n_features])
     graph = convert_sklearn(
         regressor,
         initial_types=[(_INPUT, tensor)],
         target_opset=_OPSETS,
         options=options,
-        custom_conversion_functions={SVR: _rbf_in_double} if double else None,
+        custom_conversion_functions=own,
         name="power",
     )
     if affine is not None:
@@ -246,6 +251,27 @@ def _thresholds_rounded_down(convert: Any) -> Any:
             del container.add_node
 
     return converted
+
+
+def _histogram_trees(scope: Any, operator: Any, container: Any) -> None:
+    """skl2onnx's converter, which rounds thresholds before they get here and writes bools, which onnx takes no more."""
+    from skl2onnx.operator_converters.random_forest import convert_sklearn_random_forest_regressor_converter
+
+    operator.raw_operator = copy.deepcopy(operator.raw_operator)
+    for (tree,) in operator.raw_operator._predictors:
+        tree.nodes["num_threshold"] = _rounded_down(tree.nodes["num_threshold"])
+    add_node = container.add_node
+
+    def add_numbers(*what: Any, **attributes: Any) -> Any:
+        if (tracks := attributes.get("nodes_missing_value_tracks_true")) is not None:
+            attributes["nodes_missing_value_tracks_true"] = [int(true) for true in tracks]
+        return add_node(*what, **attributes)
+
+    container.add_node = add_numbers
+    try:
+        convert_sklearn_random_forest_regressor_converter(scope, operator, container)
+    finally:
+        del container.add_node
 
 
 def _rounded_down(values: Sequence[float]) -> NDArray[np.float32]:
