@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -229,22 +229,17 @@ def _append_affine(model: Any, factor: float, offset: float) -> None:
     graph.node.append(helper.make_node("Add", [inner + "_times", "target_offset"], [output.name], name="TargetOffset"))
 
 
-def _thresholds_rounded_down(convert: Any) -> Any:
-    """A converter of trees that compare in double precision, into a graph that does in single.
-
-    For a number x of single precision, x ≤ t is the same as x ≤ the next such number below t. Rounded
-    to the nearest one, t could become a reading that is to go the other way.
-    """
+def _changed(convert: Any, change: Callable[[dict[str, Any]], None]) -> Any:
+    """A converter whose nodes have their attributes changed."""
 
     def converted(scope: Any, operator: Any, container: Any) -> None:
         add_node = container.add_node
 
-        def add_rounded(*what: Any, **attributes: Any) -> Any:
-            if "nodes_values" in attributes:
-                attributes["nodes_values"] = _rounded_down(attributes["nodes_values"]).tolist()
+        def add_changed(*what: Any, **attributes: Any) -> Any:
+            change(attributes)
             return add_node(*what, **attributes)
 
-        container.add_node = add_rounded
+        container.add_node = add_changed
         try:
             convert(scope, operator, container)
         finally:
@@ -253,28 +248,32 @@ def _thresholds_rounded_down(convert: Any) -> Any:
     return converted
 
 
+def _round_thresholds_down(attributes: dict[str, Any]) -> None:
+    if "nodes_values" in attributes:
+        attributes["nodes_values"] = _rounded_down(attributes["nodes_values"]).tolist()
+
+
+def _bools_as_numbers(attributes: dict[str, Any]) -> None:
+    if (tracks := attributes.get("nodes_missing_value_tracks_true")) is not None:
+        attributes["nodes_missing_value_tracks_true"] = [int(true) for true in tracks]
+
+
 def _histogram_trees(scope: Any, operator: Any, container: Any) -> None:
-    """skl2onnx's converter, which rounds thresholds before they get here and writes bools, which onnx takes no more."""
+    """skl2onnx's converter, which rounds thresholds itself, to the nearest, and writes bools, which onnx refuses."""
     from skl2onnx.operator_converters.random_forest import convert_sklearn_random_forest_regressor_converter
 
     operator.raw_operator = copy.deepcopy(operator.raw_operator)
     for (tree,) in operator.raw_operator._predictors:
         tree.nodes["num_threshold"] = _rounded_down(tree.nodes["num_threshold"])
-    add_node = container.add_node
-
-    def add_numbers(*what: Any, **attributes: Any) -> Any:
-        if (tracks := attributes.get("nodes_missing_value_tracks_true")) is not None:
-            attributes["nodes_missing_value_tracks_true"] = [int(true) for true in tracks]
-        return add_node(*what, **attributes)
-
-    container.add_node = add_numbers
-    try:
-        convert_sklearn_random_forest_regressor_converter(scope, operator, container)
-    finally:
-        del container.add_node
+    _changed(convert_sklearn_random_forest_regressor_converter, _bools_as_numbers)(scope, operator, container)
 
 
 def _rounded_down(values: Sequence[float]) -> NDArray[np.float32]:
+    """Thresholds of trees that compare in double precision, for a graph that does in single.
+
+    For a number x of single precision, x ≤ t is the same as x ≤ the next such number below t. Rounded
+    to the nearest one, t could become a reading that is to go the other way.
+    """
     exact = np.asarray(values, dtype=np.float64)
     nearest = exact.astype(np.float32)
     lower: NDArray[np.float32] = np.nextafter(nearest, np.float32(-np.inf))
@@ -296,7 +295,7 @@ def _register_boosters(regressor: Any) -> None:
         else:
             from onnxmltools.convert.lightgbm.operator_converters.LightGbm import convert_lightgbm
 
-            convert, options = _thresholds_rounded_down(convert_lightgbm), {"split": None}
+            convert, options = _changed(convert_lightgbm, _round_thresholds_down), {"split": None}
     except ModuleNotFoundError as error:
         raise MissingExtraError(
             f"writing {type(regressor).__name__} as ONNX", "train", error.name or "onnxmltools"

@@ -260,6 +260,7 @@ class Rounds:
         self.status.last_decision = decision
         self.status.decisions[decision["decision"]] += 1
         self.status.law_changes += len(decision.get("law_changes", ()))
+        self.drift.refresh()  # before a strict listener may end the round
         if decision["decision"] == "published":
             self._rest, self._next_rest = 0, 1
             version = decision["version"]
@@ -270,7 +271,6 @@ class Rounds:
             if trigger == "drift":
                 self._rest, self._next_rest = self._next_rest, min(2 * self._next_rest, LONGEST_REST)
             log.info("%s (%s): %s", decision["decision"], decision["trigger"], decision["reason"])
-        self.drift.refresh()
 
     def _in_a_process(self, task: Task) -> dict[str, Any] | None:
         """The decision; None if we are told to stop meanwhile."""
