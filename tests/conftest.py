@@ -16,6 +16,20 @@ ROOT = Path(__file__).parents[1]
 settings.register_profile("kepler", deadline=None, derandomize=True, database=None)
 settings.load_profile("kepler")
 
+_LONGEST = (
+    "test_offline_trainer.py",
+    "test_train.py",
+    "test_online_trainer.py",
+    "test_plugin_distributions.py",
+    "test_third_party_plugins.py",
+    "test_plugin_checks.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take a minute and more come first, or one worker would end with them alone."""
+    items.sort(key=lambda item: _LONGEST.index(item.path.name) if item.path.name in _LONGEST else len(_LONGEST))
+
 
 @pytest.fixture(scope="session")
 def recordings() -> Path:
