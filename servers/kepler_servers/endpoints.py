@@ -67,7 +67,8 @@ class Endpoints:
         """`what` it is, for messages: "the model server"."""
         self._what = what
         self._observe = observe
-        self.app = bottle.Bottle(catchall=False)
+        self.app = bottle.Bottle()
+        self.app.config["catchall"] = False
         for status in (404, 405):
             self.app.error_handler[status] = self._json_error
 

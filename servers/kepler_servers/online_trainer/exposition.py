@@ -108,7 +108,8 @@ class _RoundsCollector(Collector):
 
 def application(rounds: Rounds) -> bottle.Bottle:
     """The bottle application."""
-    app = bottle.Bottle(catchall=False)
+    app = bottle.Bottle()
+    app.config["catchall"] = False
     registry = CollectorRegistry()
     registry.register(_RoundsCollector(rounds))
     ProcessCollector(registry=registry)
