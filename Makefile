@@ -26,7 +26,7 @@ quickstart: $(VENV)/installed  ## Set up .venv, then train, reload and apply mod
 	$(BIN)/kepler-model quickstart --store quickstart-store
 
 test: $(VENV)/tox  ## Set up what is needed and run all checks and tests on this interpreter
-	$(BIN)/tox run -e lint,py,wheel
+	$(BIN)/tox run -e check,wheel
 
 test-all: $(VENV)/tox  ## The whole matrix: every interpreter, latest and lowest dependencies
 	$(BIN)/tox run

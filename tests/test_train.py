@@ -33,7 +33,9 @@ def kepler(*arguments: str | Path, **settings: Any) -> subprocess.CompletedProce
 
 
 def train(*arguments: str | Path) -> dict[str, Any]:
-    done = kepler("train", *arguments, "--json")
+    # processes of its own take longer to start than a small pipeline's fits
+    alone = () if {"--jobs", "--backend"} & set(arguments) else ("--jobs", "1")
+    done = kepler("train", *arguments, *alone, "--json")
     assert done.returncode == 0, done.stderr
     report: dict[str, Any] = json.loads(done.stdout)
     return report
@@ -56,7 +58,7 @@ def quick(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def stressng(recordings: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     store = tmp_path_factory.mktemp("store")
-    return store, train("default", "--input", recordings / "kepler_stressng.json.gz", "--store", store)
+    return store, train("default", "--input", recordings / "kepler_stressng.json.gz", "--store", store, "--jobs", "2")
 
 
 def find(report: dict[str, Any], **wanted: str) -> dict[str, Any]:
