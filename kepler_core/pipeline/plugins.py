@@ -28,8 +28,9 @@ def used_plugins(spec: PipelineSpec, observations: Observations, listeners: Sequ
     for found, name in wanted:
         bare, distribution = name.rpartition(":")[2], name.rpartition(":")[0]
         claims = found.claims(bare, distribution)
-        # of a schema or source that two claim, kepler-core's own is used
-        entries.add(next((entry for entry in claims if entry.distribution == OWN), claims[0]))
+        # of a schema or source that two claim, kepler-core's own is used; remembered data may be of one that is gone
+        own = [entry for entry in claims if entry.distribution == OWN]
+        entries.update((own or list(claims))[:1])
     entries |= {entry for entry in hook_entries() if entry.full_name in listeners}
     return [described(entry) for entry in sorted(entries)]
 
