@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
+import attrs
 import jsonschema
 import pytest
 import yaml
@@ -14,7 +16,9 @@ from hypothesis import strategies as st
 from kepler_core.errors import PipelineError
 from kepler_core.pipeline import load_pipeline, shipped_pipelines
 from kepler_core.pipeline.load import as_document, pipeline_from, to_yaml
+from kepler_core.pipeline.plugins import used_plugins
 from kepler_core.pipeline.spec import json_schema
+from kepler_core.recording import observe, read_recording
 
 GOOD = "abs_trainers: [LinearRegressionTrainer]\n"
 
@@ -30,6 +34,16 @@ def test_shipped_pipelines_are_good(name: str) -> None:
     spec = load_pipeline(name)
     assert spec.name == name
     jsonschema.validate(yaml.safe_load(shipped_pipelines()[name].read_text()), json_schema())
+
+
+def test_plugins_of_remembered_data_may_be_gone(small: dict[str, list[dict[str, Any]]]) -> None:
+    """A training memory names the schema that its data was read with, whatever is installed now."""
+    observations = observe([read_recording(small, name="x")])
+    spec = pipeline_from({"name": "mine", **yaml.safe_load(GOOD)}, "mine")
+    known = used_plugins(spec, observations, ())
+    assert {plugin["name"] for plugin in known} >= {"LinearRegressionTrainer", *observations.schemas}
+    gone = attrs.evolve(observations, schemas=(*observations.schemas, "uninstalled"))
+    assert used_plugins(spec, gone, ()) == known
 
 
 def test_default_has_all_ten_trainers() -> None:

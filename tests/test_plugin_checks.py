@@ -184,13 +184,16 @@ def histogram_trees_of_close_thresholds():
     return HistGradientBoostingRegressor(max_iter=5, min_samples_leaf=1, max_leaf_nodes=400, max_bins=255)
 
 
-@pytest.mark.parametrize("make", [lightgbm_of_close_thresholds, histogram_trees_of_close_thresholds])
-def test_trees_compare_in_single_precision_as_they_were_fitted(make):
+@pytest.mark.parametrize(
+    ("make", "n"),
+    [(lightgbm_of_close_thresholds, 200), (histogram_trees_of_close_thresholds, 100)],  # the latter knows 255 values
+)
+def test_trees_compare_in_single_precision_as_they_were_fitted(make, n):
     # they cut halfway between readings; rounded to the nearest number of single precision that would
     # be the upper one of two neighbours, half of the time
-    readings = np.linspace(0.1, 0.9, 100, dtype=np.float32)
+    readings = np.linspace(0.1, 0.9, n, dtype=np.float32)
     X = np.concatenate([readings, np.nextafter(readings, np.float32(1))])[:, None]
-    y = np.concatenate([np.zeros(100), np.full(100, 100.0)])
+    y = np.concatenate([np.zeros(n), np.full(n, 100.0)])
     fitted = make().fit(X.astype(np.float64), y)
     form = registry.model_formats.create("onnx", {})
     loaded = form.load(form.dump(fitted, ("cpu_cycles",), X), ("cpu_cycles",))

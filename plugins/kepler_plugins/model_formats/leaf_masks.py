@@ -11,12 +11,13 @@ trees", SIGIR 2015; there per node, here tabulated per interval.)
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kepler_plugins.model_formats.tree_ensemble import Trees
+from kepler_plugins.model_formats.tree_ensemble import Trees, merged
 
 Floats = NDArray[np.float64]
 Single = NDArray[np.float32]
@@ -43,11 +44,12 @@ class LeafMasks:
         self.masks = masks
         self.leaves = leaves
         self.base = base
-        self._alone: SeveralLeafMasks | None = None
+
+    @cached_property
+    def _alone(self) -> SeveralLeafMasks:
+        return SeveralLeafMasks([self])  # not before it is asked for: mostly this is one of several
 
     def predict(self, X: Single) -> Floats:
-        if self._alone is None:  # mostly it is only one of several
-            self._alone = SeveralLeafMasks([self])
         found: Floats = self._alone.predict(X)[0]
         return found
 
@@ -74,16 +76,14 @@ class SeveralLeafMasks:
         self._masks: list[Masks] = []
         self._places: list[NDArray[np.intp]] = []
         for feature in range(len(ensembles[0].edges)):
-            edges = np.unique(np.concatenate([one.edges[feature] for one in ensembles]))
-            places = np.empty((len(ensembles), len(edges) + 1), dtype=np.intp)
+            edges, places = merged([one.edges[feature] for one in ensembles])
             masks = np.ones((sum(len(one.masks[feature]) for one in ensembles), trees), dtype=kind)
             start = 0
             for row, one in enumerate(ensembles):
-                own = one.edges[feature]
-                places[row, :-1] = start + np.searchsorted(own, edges)
-                places[row, -1] = start + len(own)
-                masks[start : start + len(own) + 1, : len(one.leaves)] = one.masks[feature]
-                start += len(own) + 1
+                end = start + len(one.masks[feature])
+                masks[start:end, : len(one.leaves)] = one.masks[feature]
+                places[row] += start
+                start = end
             self._edges.append(edges)
             self._masks.append(masks)
             self._places.append(places)
@@ -95,14 +95,13 @@ class SeveralLeafMasks:
         return np.hstack([self._predict(X[start : start + _ROWS]) for start in range(0, len(X), _ROWS)])
 
     def _predict(self, X: Single) -> Floats:
-        possible: Masks | None = None
-        for feature, (edges, masks, places) in enumerate(zip(self._edges, self._masks, self._places, strict=True)):
-            at = places.take(edges.searchsorted(X[:, feature]), axis=1)
-            if possible is None:
-                possible = masks.take(at, axis=0)
-            else:
-                possible &= masks.take(at, axis=0)
-        assert possible is not None
+        found = (
+            masks.take(places.take(edges.searchsorted(values), axis=1), axis=0)
+            for values, edges, masks, places in zip(X.T, self._edges, self._masks, self._places, strict=True)
+        )
+        possible: Masks = next(found)
+        for of_feature in found:
+            possible &= of_feature
         if not self._few:
             # the lowest bit by its exponent as a number
             possible &= ~possible + np.uint64(1)
@@ -114,11 +113,7 @@ class SeveralLeafMasks:
 
 def leaf_masks(trees: Trees) -> LeafMasks | None:
     """The masks of an ensemble; None if a tree has too many leaves, and if they would be too large."""
-    found: list[set[float]] = [set() for _ in range(trees.n_features)]
-    for feature, edge, true in zip(trees.feature, trees.edge, trees.true, strict=True):
-        if true >= 0:
-            found[feature].add(edge)
-    edges = [np.array(sorted(values), dtype=np.float32) for values in found]
+    edges = trees.thresholds()
     numbered = []
     for root in trees.roots:
         if (of_tree := _number_leaves(trees, root)) is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import textwrap
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,12 +17,15 @@ from kepler_plugins.model_formats.step_table import StepTable, StepTables, step_
 from kepler_plugins.model_formats.tree_ensemble import read_trees
 
 Floats = NDArray[np.float64]
-Kind = TypeVar("Kind")
 
 _OPSETS = {"": 18, "ai.onnx.ml": 3}
 _INPUT = "X"
 _AGREES = 1e-5
 """Single precision is good enough if it is off by less than this part of the predictions' range."""
+
+
+_JOINT: dict[type[Predictor], Callable[[Any], JointPredictor]] = {StepTable: StepTables, LeafMasks: SeveralLeafMasks}
+"""What several of a kind become together."""
 
 
 class OnnxPredictor:
@@ -97,18 +100,9 @@ class OnnxFormat(ModelFormat):
         return table or OnnxPredictor(content, len(features))
 
     def join(self, predictors: Sequence[Predictor]) -> JointPredictor | None:
-        if tables := _all(predictors, StepTable):
-            return StepTables(tables)
-        if masks := _all(predictors, LeafMasks):
-            return SeveralLeafMasks(masks)
-        return None
-
-
-def _all(predictors: Sequence[Predictor], kind: type[Kind]) -> list[Kind]:
-    """They, if they are all of a kind."""
-    if any(not isinstance(predictor, kind) for predictor in predictors):
-        return []
-    return [predictor for predictor in predictors if isinstance(predictor, kind)]
+        kinds = {type(predictor) for predictor in predictors}
+        joint = _JOINT.get(kinds.pop()) if len(kinds) == 1 else None
+        return None if joint is None else joint(predictors)
 
 
 def _one_line(error: BaseException) -> str:

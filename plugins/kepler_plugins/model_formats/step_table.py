@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from kepler_plugins.model_formats.tree_ensemble import Trees
+from kepler_plugins.model_formats.tree_ensemble import Trees, merged
 
 Floats = NDArray[np.float64]
 Single = NDArray[np.float32]
@@ -49,15 +49,9 @@ class StepTables:
         # the place in `_cells`
         self._places: list[NDArray[np.intp]] = []
         for feature in range(len(tables[0].edges)):
-            edges = np.array(
-                sorted({float(edge) for table in tables for edge in table.edges[feature]}), dtype=np.float32
-            )
-            places = np.empty((len(tables), len(edges) + 1), dtype=np.intp)
-            for row, table in enumerate(tables):
-                places[row, :-1] = np.searchsorted(table.edges[feature], edges)
-                places[row, -1] = len(table.edges[feature])
-                if feature == 0:
-                    places[row] = places[row] * table.cells.shape[1] + starts[row]
+            edges, places = merged([table.edges[feature] for table in tables])
+            if feature == 0:
+                places = places * [[table.cells.shape[1]] for table in tables] + starts[:, None]
             self._edges.append(edges)
             self._places.append(places)
 
@@ -73,12 +67,7 @@ def step_table(trees: Trees) -> StepTable | None:
     n_features = trees.n_features
     if n_features not in (1, 2):
         return None
-    found: list[set[float]] = [set() for _ in range(n_features)]
-    for feature, edge, true in zip(trees.feature, trees.edge, trees.true, strict=True):
-        if true >= 0:
-            found[feature].add(edge)
-    # a feature that no tree looks at has one edge, which changes nothing
-    edges = [np.array(sorted(values) or [0.0], dtype=np.float32) for values in found]
+    edges = trees.thresholds()
     shape = (len(edges[0]) + 1, len(edges[1]) + 1 if n_features > 1 else 1)
     if shape[0] * shape[1] > MAX_CELLS or shape[0] * shape[1] * len(trees.roots) > MAX_WORK:
         return None

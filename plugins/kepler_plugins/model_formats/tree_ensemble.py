@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import attrs
 import numpy as np
@@ -37,6 +37,26 @@ class Trees:
     weight: Mapping[int, np.float32]
     """Of leaves, by node."""
     base: np.float32
+
+    def thresholds(self) -> list[Single]:
+        """Per feature the edges, rising, each once; empty where no tree looks at the feature."""
+        found: list[set[float]] = [set() for _ in range(self.n_features)]
+        for feature, edge, true in zip(self.feature, self.edge, self.true, strict=True):
+            if true >= 0:
+                found[feature].add(edge)
+        return [np.array(sorted(values), dtype=np.float32) for values in found]
+
+
+def merged(edges: Sequence[Single]) -> tuple[Single, NDArray[np.intp]]:
+    """All edges of several ensembles for a feature, rising, and in which interval of each ensemble the
+    intervals between all of them lie. Shape (ensembles, edges + 1)."""
+    # not np.unique: it imports numpy.ma, which takes longer than all the rest
+    together = np.array(sorted({edge for own in edges for edge in own.tolist()}), dtype=np.float32)
+    places = np.empty((len(edges), len(together) + 1), dtype=np.intp)
+    for row, own in enumerate(edges):
+        places[row, :-1] = own.searchsorted(together)
+        places[row, -1] = len(own)
+    return together, places
 
 
 def read_trees(graph: bytes, n_features: int) -> Trees | None:
