@@ -14,7 +14,6 @@ import logging
 import os
 import shutil
 import sys
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -50,11 +49,11 @@ from kepler_servers.online_trainer.holdout import FEWEST_INSTANTS, NOTHING, hold
 from kepler_servers.online_trainer.law import LawBook, LawChange, Line, changed_watts, find_changes, of_node_type
 from kepler_servers.online_trainer.memory import TrainingMemory
 from kepler_servers.online_trainer.restating import restated
+from kepler_servers.parent import end_with_parent
 
 log = logging.getLogger(__name__)
 
 KEPT_CHALLENGERS = 5
-_PARENT_SECONDS = 1.0
 
 MEMORY = "memory"
 LAWS = "laws.json"
@@ -431,21 +430,9 @@ def _lines(lines: Mapping[str, Line]) -> str:
     return ", ".join(f"{key} × {line.scale:.3f} {line.offset:+.1f} W" for key, line in sorted(lines.items()))
 
 
-def _end_with_parent() -> None:
-    """Nobody else would stop us when the trainer is killed."""
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(_PARENT_SECONDS)
-        os._exit(1)
-
-    threading.Thread(target=watch, name="parent", daemon=True).start()
-
-
 def main() -> None:
     """Read a task from standard input, write the decision (or `{"error": …}`) to standard output."""
-    _end_with_parent()
+    end_with_parent()
     # whatever a trainer prints must not be taken for the decision
     answer = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
