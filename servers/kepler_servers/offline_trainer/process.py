@@ -19,6 +19,7 @@ import msgspec
 from kepler_servers.offline_trainer.messages import Command, Message
 from kepler_servers.offline_trainer.settings import SETTINGS_VARIABLE
 from kepler_servers.saying import printable
+from kepler_servers.session import SessionProcess
 
 log = logging.getLogger(__name__)
 
@@ -39,19 +40,15 @@ class TrainerProcess:
 
     def __init__(self, mark: str, memory_limit: int) -> None:
         environ = {name: value for name, value in os.environ.items() if name != SETTINGS_VARIABLE}
-        self._process = subprocess.Popen(  # noqa: S603
+        self._process = SessionProcess(
             [sys.executable, "-m", _MODULE, str(memory_limit)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            start_new_session=True,
             env={**environ, MARK_VARIABLE: mark},
         )
         self.used_at = time.monotonic()
         """When it last had something to do."""
         self._come: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
         self._last_lines: collections.deque[str] = collections.deque(maxlen=_LAST_LINES)
-        self._ending = threading.Lock()
         for target in (self._listen, self._overhear):
             threading.Thread(target=target, name=f"training {self.pid}", daemon=True).start()
 
@@ -61,16 +58,12 @@ class TrainerProcess:
 
     @property
     def alive(self) -> bool:
-        # not poll(): that would reap it, and its process group might be another's when we kill it
-        if self._process.returncode is not None:
-            return False
-        return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+        return self._process.alive
 
     def send(self, command: Command) -> None:
         """A command; one that has ended does not read it, which `receive` will tell."""
         self.used_at = time.monotonic()
         stdin = self._process.stdin
-        assert stdin is not None
         with contextlib.suppress(OSError, ValueError):
             stdin.write(msgspec.json.encode(command) + b"\n")
             stdin.flush()
@@ -87,23 +80,11 @@ class TrainerProcess:
 
     def kill(self) -> None:
         """End it and all that it started, now."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            if self._process.returncode is None:
-                os.killpg(self.pid, signal.SIGKILL)
+        self._process.kill()
 
     def end(self) -> int:
         """Wait until it has ended, kill what it left running; its exit code (negative: the signal)."""
-        with self._ending:
-            until = time.monotonic() + _ENDING_SECONDS
-            while self.alive and time.monotonic() < until:
-                time.sleep(0.02)
-            self.kill()
-            code = self._process.wait()
-            for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
-                with contextlib.suppress(OSError):
-                    if pipe is not None:
-                        pipe.close()
-            return code
+        return self._process.end()
 
     def last_words(self) -> str:
         """The last line that it wrote to standard error."""
@@ -111,7 +92,6 @@ class TrainerProcess:
 
     def _listen(self) -> None:
         decoder = msgspec.json.Decoder(Message)
-        assert self._process.stdout is not None
         with contextlib.suppress(OSError, ValueError):
             for line in self._process.stdout:
                 try:

@@ -13,7 +13,6 @@ import logging
 import os
 import queue
 import resource
-import signal
 import sys
 import threading
 from collections.abc import Mapping
@@ -39,6 +38,7 @@ from kepler_servers.offline_trainer.messages import (
     Train,
     Trained,
 )
+from kepler_servers.parent import kill_own_group
 
 if TYPE_CHECKING:
     from kepler_core.recording import Observations, Recording
@@ -79,13 +79,6 @@ class Wire:
             for line in self._commands:
                 self._come.put(decoder.decode(line))
         kill_own_group()
-
-
-def kill_own_group() -> None:
-    """End this process and all that it started."""
-    if os.getpgrp() == os.getpid():
-        os.killpg(0, signal.SIGKILL)
-    os.kill(os.getpid(), signal.SIGKILL)
 
 
 class Progress(logging.Handler):
