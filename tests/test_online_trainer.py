@@ -36,7 +36,7 @@ from kepler_servers.online_trainer import instants
 from kepler_servers.online_trainer.exposition import application, health
 from kepler_servers.online_trainer.fetching import Source
 from kepler_servers.online_trainer.law import LawChange, Line, changed_watts, find_changes
-from kepler_servers.online_trainer.memory import TrainingMemory
+from kepler_servers.online_trainer.memory import TrainingMemory, TrainingMemoryError
 from kepler_servers.online_trainer.rounds import Pace, Rounds, state_folder
 
 PIPELINE = """\
@@ -90,6 +90,8 @@ class Bench:
     folder: Path
     url: str
     pipeline: str = PIPELINE
+    machine_spec: Mapping[str, Any] | None = None
+    state: str = "state"
     client: Clock = attrs.field(init=False)
     rounds: Rounds = attrs.field(init=False)
 
@@ -101,11 +103,13 @@ class Bench:
         """Begin, or begin again after a restart."""
         path = self.folder / "test.yaml"
         path.write_text(pipeline or self.pipeline)
-        (self.folder / "state").mkdir(exist_ok=True)
+        state = self.folder / self.state
+        state.mkdir(exist_ok=True)
         source = Source(self.client, load_pipeline(path), None, None, ())
-        memory = TrainingMemory(state_folder(self.folder / "state"), overlap=30)
+        memory = TrainingMemory(state_folder(state), overlap=30)
         settings = {"interval": 60.0, "delay": 0.0, "backfill": 120.0, "retrain_after": 100, **pace}
-        self.rounds = Rounds(source, self.store, self.folder / "state", Pace(**settings), memory=memory)
+        spec = None if self.machine_spec is None else dict(self.machine_spec)
+        self.rounds = Rounds(source, self.store, state, Pace(**settings), memory=memory, machine_spec=spec)
 
     @property
     def store(self) -> Any:
@@ -310,6 +314,43 @@ def test_trouble_is_said_counted_and_survived(server: PrometheusProcess, content
     bench.start()
     assert bench.until(300)
     assert sorted(remembered(bench.rounds.memory)) == sorted(truth(content, 300))
+    # a file that went bad while it ran: said, and what was in it is fetched again
+    first = min(bench.rounds.memory.folder.glob("*.parquet"), key=lambda path: int(path.stem))
+    first.write_bytes(b"no Parquet")
+    with pytest.raises(TrainingMemoryError):
+        bench.rounds.memory.table()
+    bench.rounds.memory.look_again()
+    assert bench.until(310)
+    assert sorted(remembered(bench.rounds.memory)) == sorted(truth(content, 310))
+    (first.parent / "9999.parquet").write_bytes(b"no Parquet")
+    bench.start()
+    assert health(bench.rounds)["memory"]["damaged_files"] == 1
+    assert bench.rounds.status.problems["memory"] == 1
+    assert bench.until(320)
+    assert sorted(remembered(bench.rounds.memory)) == sorted(truth(content, 320))
+
+
+def test_trainers_of_two_kinds_of_nodes_share_a_pipeline(server: PrometheusProcess, tmp_path: Path) -> None:
+    mine = Bench(tmp_path, server.url)
+    for at in (120, 240, 360, 420):
+        assert mine.until(at)
+    assert mine.rounds.drift.version == 1
+    theirs = Bench(tmp_path, server.url, machine_spec={"processor": "intel_xeon", "cores": 64}, state="theirs")
+    assert theirs.until(120)
+    assert theirs.rounds.drift.version is None  # what is served is not for this kind
+    for at in (240, 360, 420):
+        assert theirs.until(at)
+    assert theirs.decision["trigger"] == "first models"
+    assert theirs.decision["decision"] == "published"
+    assert mine.until(430)
+    for bench, node_type in ((mine, 0), (theirs, 1)):
+        assert bench.rounds.drift.version == 2
+        assert [watched.entry.node_type for watched in bench.rounds.drift.watched] == [node_type]
+        assert bench.rounds.drift.node_type == node_type
+    mine.start()
+    mine.rounds.drift.refresh()
+    mine.rounds._learn_what_was_examined()
+    assert mine.decision == mine.store.decisions("test")[0]
 
 
 def observations(content: Content, since: float, until: float) -> Any:

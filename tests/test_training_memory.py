@@ -48,7 +48,7 @@ def between(content: Content, since: float, until: float, skip: str = "-") -> Ob
 def fetch(memory: TrainingMemory, content: Content, until: float, skip: str = "-") -> None:
     """A round's fetch, as the trainer makes it."""
     cursor = memory.cursor(until)
-    since = START - 60.0 if cursor is None else cursor - 2 * memory.overlap
+    since = START - 60.0 if cursor is None else cursor - 2 * memory.reach
     found = between(content, since, until, skip)
     if found is not None:
         memory.append(found, since=since, until=until)
@@ -72,7 +72,7 @@ def keys(observations: Observations) -> set[tuple[str, float]]:
 
 def check_is_truth(memory: TrainingMemory, expected: Observations) -> None:
     """The memory holds all that was there, once, with the same values."""
-    found = instants.to_observations(memory.table())
+    found = instants.to_observations(memory.table(), memory.step)
     at = {
         (expected.streams[code].node, float(time)): number
         for number, (code, time) in enumerate(zip(expected.instant_stream, expected.instant_time, strict=True))
@@ -104,7 +104,7 @@ def test_nothing_is_lost_on_the_way_to_the_disk_and_back(content: Content, tmp_p
     fetch(memory, content, START + 360)
     check_is_truth(memory, truth(content, START + 360))
     check_is_truth(TrainingMemory(tmp_path / "m", overlap=30), truth(content, START + 360))
-    assert instants.to_observations(memory.table()).step == STEP
+    assert instants.to_observations(memory.table(), memory.step).step == STEP
 
 
 @settings(max_examples=20)
@@ -140,7 +140,7 @@ def test_late_samples_within_the_overlap_are_taken_and_others_are_not(content: C
     one_node = {m: [s for s in series if s["metric"]["instance"] == "node-0"] for m, series in content.items()}
     fetch(memory, one_node, START + 100)
     fetch(memory, content, START + 150)  # node-1 comes for the first time, from before the cursor
-    times = [time for node, time in keys(instants.to_observations(memory.table())) if node == "node-1"]
+    times = [time for node, time in keys(instants.to_observations(memory.table(), memory.step)) if node == "node-1"]
     assert min(times) > START + 100 - 60
     assert min(times) <= START + 100 - 60 + 2 * STEP
     expected = {key for key in keys(truth(content, START + 150)) if key[0] == "node-0" or key[1] > START + 40}
@@ -174,6 +174,7 @@ def test_what_a_kill_leaves_is_not_counted(content: Content, tmp_path: Path) -> 
         (folder / name).write_bytes(data)
     again = TrainingMemory(folder, overlap=30)
     check_is_truth(again, truth(content, START + 300))
+    assert sorted(path.name for path in folder.iterdir()) == ["5.base.parquet"]
     fetch(again, content, START + 357)
     check_is_truth(again, truth(content, START + 357))
 
@@ -190,6 +191,41 @@ def test_a_damaged_file_is_set_aside_and_the_rest_goes_on(content: Content, tmp_
     assert (folder / "2.parquet.damaged").exists()
     fetch(again, content, START + 200)  # what it held is fetched again
     check_is_truth(again, truth(content, START + 200))
+
+
+def test_what_a_damaged_file_held_is_fetched_again(content: Content, tmp_path: Path) -> None:
+    folder = tmp_path / "m"
+    memory = TrainingMemory(folder, overlap=30)
+    for until in (100, 160, 220, 280):
+        fetch(memory, content, START + until)
+    (folder / "2.parquet").write_bytes(b"no Parquet")
+    for _ in range(2):  # it was killed before it could fetch it
+        again = TrainingMemory(folder, overlap=30)
+        assert again.has_lost
+        assert again.cursor(START + 280) == START + 100
+        assert again.tidy() == 0
+    fetch(again, content, START + 280)
+    check_is_truth(again, truth(content, START + 280))
+    again.fetched_again()
+    assert (folder / "2.parquet.lost").exists()
+    for last in (again, TrainingMemory(folder, overlap=30)):
+        assert not last.has_lost
+        assert last.cursor(START + 280) == START + 280
+    # nor is it asked for again for ever where the server does not have it any more
+    (folder / "1.parquet").write_bytes(b"no Parquet")
+    last = TrainingMemory(folder, overlap=30)
+    assert last.cursor(START + 280) is None
+    last.fetched_again()
+    assert last.cursor(START + 280) == START + 280
+
+
+def test_samples_that_are_farther_apart_than_the_overlap_are_all_taken(tmp_path: Path) -> None:
+    slow = recording(Simulation(containers=2, timestamps=60, sockets=1, step=300, accelerator=False, resets=0))
+    memory = TrainingMemory(tmp_path / "m", overlap=120)
+    for until in range(1800, 17_700, 430):
+        fetch(memory, slow, START + until)
+    assert memory.step == 300
+    check_is_truth(memory, truth(slow, START + until))
 
 
 def test_a_disk_that_cannot_be_written_changes_nothing(content: Content, tmp_path: Path) -> None:
@@ -264,3 +300,14 @@ def test_it_is_bounded(content: Content, tmp_path: Path) -> None:
         small.tidy()
     assert small.size < 60_000
     assert small.instants > 10
+
+
+def test_what_was_thinned_out_does_not_look_as_if_it_had_been_scraped_seldom(content: Content, tmp_path: Path) -> None:
+    memory = TrainingMemory(tmp_path / "m", overlap=6, most_instants=24)
+    for until in range(60, 360, 30):
+        fetch(memory, content, START + until)
+        memory.tidy()
+    for same in (memory, TrainingMemory(tmp_path / "m", overlap=6)):
+        found = instants.to_observations(same.table(), same.step)
+        assert np.median(np.diff(found.instant_time[found.instant_stream == 0])) > 2 * STEP
+        assert found.step == STEP

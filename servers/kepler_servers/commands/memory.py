@@ -127,7 +127,7 @@ def _summary(found: TrainingMemory, state: Path) -> dict[str, Any]:
         time = instants.floats(table, "time")
         groups = strata(codes, instants.node_features(table))
         node_type = instants.floats(table, "node_type")
-        observations = instants.to_observations(table)
+        observations = instants.to_observations(table, found.step)
         for code, name in enumerate(names):
             mine = codes == code
             of_node = np.unique(observations.row_container[mine[observations.row_instant]])

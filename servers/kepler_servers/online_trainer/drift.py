@@ -5,16 +5,19 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Mapping
+from typing import Any
 
 import attrs
 import numpy as np
 from numpy.typing import NDArray
 
 from kepler_core.errors import KeplerError
+from kepler_core.machine import MachineSpec, machine_spec_from
 from kepler_core.models.power_model import PowerModel
+from kepler_core.pipeline.node_types import matching_type
 from kepler_core.recording.observations import Observations
 from kepler_core.store import Store
-from kepler_core.store.models import StoredModel, read_models
+from kepler_core.store.models import StoredModel, read_models, read_node_types
 
 log = logging.getLogger(__name__)
 
@@ -51,14 +54,20 @@ def limit(validated: float) -> float:
 
 
 class DriftWatch:
-    """Follows the best AbsPower model of each energy source and feature group that is served. (A node's
-    power is measured; a container's is not, so DynPower models are judged only when challengers are.)"""
+    """Follows the best AbsPower model of each energy source and feature group that is served for our node
+    type. (A node's power is measured; a container's is not, so DynPower models are judged only when
+    challengers are.)"""
 
-    def __init__(self, store: Store, pipeline: str) -> None:
+    def __init__(self, store: Store, pipeline: str, machine_spec: Mapping[str, Any] | None) -> None:
+        """`machine_spec`: what our nodes are, where that is known."""
         self._store = store
         self._pipeline = pipeline
+        self._spec = MachineSpec() if machine_spec is None else machine_spec_from(machine_spec, "machine")
         self._signature: str | None = None
+        self.node_type = 0
+        """Ours in the pipeline; the one that it is going to have where none is served for it yet."""
         self.version: int | None = None
+        """The served version; None where it has no model for our node type."""
         self.watched: list[Watched] = []
 
     def refresh(self) -> bool:
@@ -69,8 +78,10 @@ class DriftWatch:
         if signature == self._signature:
             return False
         snapshot = self._store.snapshot(self._pipeline)
+        node_type = matching_type(read_node_types(snapshot), self._spec.as_dict())
+        mine = [entry for entry in read_models(snapshot) if entry.node_type == node_type]
         best: dict[tuple[str, str], StoredModel] = {}
-        for entry in read_models(snapshot):
+        for entry in mine:
             if entry.output_type == "AbsPower" and entry.portable:
                 known = best.get((entry.source, entry.feature_group))
                 if known is None or _error(entry) < _error(known):
@@ -85,7 +96,8 @@ class DriftWatch:
             metadata = entry.metadata
             validated = {c: float(metadata.get(f"{c}_mae") or metadata["mae"]) for c in model.components}
             watched.append(Watched(entry, model, validated))
-        self.watched, self.version, self._signature = watched, snapshot.version, signature
+        self.node_type, self.watched = node_type, watched
+        self.version, self._signature = snapshot.version if mine else None, signature
         return True
 
     def update(self, observations: Observations, fresh: NDArray[np.int64]) -> None:

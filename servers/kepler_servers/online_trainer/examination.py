@@ -106,20 +106,22 @@ def examine(task: Task) -> dict[str, Any]:
     store.check_writable(spec.name)
     state = Path(task.state)
     machine = None if task.machine_spec is None else Machine(machine_spec_from(task.machine_spec, "machine"))
-    table = TrainingMemory(state / MEMORY, only_read=True).table()
+    memory = TrainingMemory(state / MEMORY, only_read=True)
+    table = memory.table()
     book = LawBook(state / LAWS)
     place = find_place(store, spec.name, machine)
     champion = place.snapshot
     everything = {} if champion is None else {entry.path: entry for entry in read_models(champion)}
     served = {path: entry for path, entry in everything.items() if entry.node_type == place.node_type}
     trained_until = {} if champion is None else _trained_until(champion)
-    whole = changed_watts(instants.to_observations(table), book.changes())
+    whole = changed_watts(instants.to_observations(table, memory.step), book.changes())
     since = max((trained_until.get(path, -np.inf) for path in served), default=-np.inf)
     held_out = NOTHING
     if served:
         held_out = hold_out(whole.instant_time, since, whole.step, drift=task.trigger == "drift")
     trainable = held_out.trainable(instants.floats(table, "time"))
-    earlier = changed_watts(instants.to_observations(table.filter(pa.array(trainable))), book.changes())
+    remembered = instants.to_observations(table.filter(pa.array(trainable)), memory.step)
+    earlier = changed_watts(remembered, book.changes())
     until = float(earlier.instant_time.max(initial=0.0))
 
     changes = find_changes(earlier)
@@ -135,6 +137,7 @@ def examine(task: Task) -> dict[str, Any]:
         "isolator": spec.isolator.name,
         "time": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M:%S"),
         "trigger": "law change" if changes else task.trigger,
+        "node_type": place.node_type,
         "data_until": float(whole.instant_time.max(initial=0.0)),
         "instants": len(earlier.instant_time),
         "held_out": int(np.count_nonzero(held_out.covers(whole.instant_time))),

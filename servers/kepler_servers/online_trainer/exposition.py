@@ -40,7 +40,12 @@ def health(rounds: Rounds) -> dict[str, Any]:
         "problem": status.problem,
         "last_success": status.last_success,
         "lag_seconds": status.lag,
-        "memory": {"instants": sum(status.memory.values()), "bytes": status.memory_bytes, "nodes": status.memory},
+        "memory": {
+            "instants": sum(status.memory.values()),
+            "bytes": status.memory_bytes,
+            "nodes": status.memory,
+            "damaged_files": status.damaged_files,
+        },
         "nodes_gone": status.gone,
         "drift": rounds.drift.alarm,
         "last_decision": None
@@ -74,7 +79,7 @@ class _RoundsCollector(Collector):
             ("last_success_timestamp_seconds", "When a round last had an answer.", status.last_success),
             ("lag_seconds", "From the newest data in the memory to the server's clock.", status.lag),
             ("memory_bytes", "The training memory on the disk.", status.memory_bytes),
-            ("served_version", "The version of the pipeline that is served.", self._rounds.drift.version),
+            ("served_version", "The version that is served for our node type.", self._rounds.drift.version),
             ("drift_alarm", "1: a served model is beyond its validated error.", int(self._rounds.drift.alarm)),
             ("nodes_gone", "Nodes without new data while others have some.", len(status.gone)),
         ):

@@ -128,8 +128,9 @@ def power(table: pa.Table) -> dict[tuple[str, str], Floats]:
     return found
 
 
-def to_observations(table: pa.Table) -> Observations:
-    """A table that is sorted by node and time, as observations to train on."""
+def to_observations(table: pa.Table, step: float) -> Observations:
+    """A table that is sorted by node and time, as observations to train on. `step`: seconds between a
+    node's samples; the table does not tell it where instants were thinned out."""
     node, nodes = codes(table.column("node"))
     lists = table.column("containers").combine_chunks()
     lengths = np.array(pc.list_value_length(lists).to_numpy(zero_copy_only=False), dtype=np.int64)
@@ -147,7 +148,6 @@ def to_observations(table: pa.Table) -> Observations:
             values[there] = np.array(column.flatten().to_numpy(zero_copy_only=False), dtype=np.float64)
             container_features[name.removeprefix(_CONTAINER)] = values
     time = floats(table, "time")
-    steps = np.diff(time)[np.diff(node) == 0]
     return Observations(
         streams=tuple(Stream(RECORDING, name) for name in nodes),
         instant_stream=node,
@@ -160,7 +160,7 @@ def to_observations(table: pa.Table) -> Observations:
         node_features=node_features(table),
         node_gauges=frozenset(name.removeprefix(_GAUGE) for name in table.column_names if name.startswith(_GAUGE)),
         power=power(table),
-        step=float(np.median(steps)) if len(steps) else float("nan"),
+        step=step,
         counts=Counts(),
         schemas=tuple(
             sorted({word for words in pc.unique(table.column("schema")).to_pylist() for word in words.split(",")})

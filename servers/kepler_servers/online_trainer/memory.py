@@ -3,6 +3,9 @@
     <folder>/<n>.parquet         what fetch n added
     <folder>/<n>.base.parquet    all that stays of what fetches 1 … n added
 
+    <folder>/<n>.parquet.damaged   could not be read; its time is to be fetched again
+    <folder>/<n>.parquet.lost      the same, and that has been done
+
 A file is written under another name, flushed and renamed. How far the data go is in the files themselves,
 so rows and cursor change in one step: after a kill, what was not renamed has not happened, and is
 fetched again. An instant that is there already is left out, unless it is more complete now.
@@ -39,8 +42,12 @@ MOST_INSTANTS = 20_000
 MOST_BYTES = 256 * 2**20
 _SLACK = 1.1
 """The memory may be this much too large until it is cut: cutting rewrites all of it."""
+_REACH_STEPS = 2
+"""A node's newest instant waits for the next one; so it must be within reach then."""
 _KEY = b"kepler"
-_FILE = re.compile(r"([1-9][0-9]{0,11})(\.base)?\.parquet")
+_FILE = re.compile(r"([1-9][0-9]{0,11})(\.base)?\.parquet(\.damaged)?")
+_PART = re.compile(rf"\.{_FILE.pattern}\.part")
+_DAMAGED, _LOST = ".damaged", ".lost"
 
 
 class TrainingMemoryError(KeplerError):
@@ -56,6 +63,8 @@ class _Header(msgspec.Struct):
     """All that the server had up to then is in, Unix seconds."""
     seen: int
     """Instants that were ever added, replacements not counted."""
+    step: float | None = None
+    """Seconds between a node's samples, as they were fetched; null where there were too few to tell."""
 
 
 @attrs.frozen
@@ -96,9 +105,8 @@ class TrainingMemory:
         most_bytes: int = MOST_BYTES,
         only_read: bool = False,
     ) -> None:
-        """`overlap`: instants that are so many seconds older than the newest fetch are still taken
-        (samples come late), and never thinned out. With `only_read` nothing is changed, not even a
-        damaged file set aside: the memory is another process'."""
+        """`overlap`: see `reach`. With `only_read` nothing is changed, not even a damaged file set aside:
+        the memory is another process'."""
         self._only_read = only_read
         self.folder = folder
         self.overlap = overlap
@@ -106,6 +114,8 @@ class TrainingMemory:
         self.most_bytes = most_bytes
         self._files: list[_File] = []
         self._known: dict[str, dict[float, int]] = {}
+        self._lost_from: int | None = None
+        """The number of the first file whose time is to be fetched again."""
         self.damaged: list[str] = []
         """Files that could not be read and were set aside."""
         self.refresh()
@@ -115,39 +125,60 @@ class TrainingMemory:
     def refresh(self) -> None:
         """Read what is in the folder."""
         with self._errors("read"):
-            found = []
+            found, lost = [], []
             for entry in sorted(self.folder.iterdir()) if self.folder.is_dir() else ():
-                if (match := _FILE.fullmatch(entry.name)) is not None:
-                    header = self._readable(entry)
-                    if header is not None:
-                        found.append(_File(int(match[1]), bool(match[2]), entry, header, entry.stat().st_size))
+                if (match := _FILE.fullmatch(entry.name)) is None:
+                    continue
+                number, base = int(match[1]), bool(match[2])
+                if match[3]:
+                    lost.append(number)
+                    continue
+                try:
+                    header = _header(entry)
+                    pq.read_table(entry)
+                    found.append(_File(number, base, entry, header, entry.stat().st_size))
+                except FileNotFoundError:
+                    pass  # its owner has just joined it with others
+                except PermissionError:
+                    raise
+                except (pa.ArrowException, OSError, msgspec.DecodeError) as error:
+                    self._set_aside(entry, error)
+                    lost.append(number)
             newest_base = max((file.number for file in found if file.base), default=0)
             # what a base holds already is there twice only if we were killed while removing it
             self._files = sorted(
                 (f for f in found if (f.base and f.number == newest_base) or (not f.base and f.number > newest_base)),
                 key=lambda file: file.number,
             )
+            self._lost_from = min((number for number in lost if number > newest_base), default=None)
             self._known = {}
             for file in self._files:
                 self._learn(pq.read_table(file.path, columns=["node", "time", "complete"]))
-
-    def _readable(self, path: Path) -> _Header | None:
-        """What a file says of itself; None, and the file is set aside, if it is damaged."""
-        try:
-            header = _header(path)
-            pq.read_table(path)
-        except FileNotFoundError:
-            return None  # its owner has just joined it with others
-        except (pa.ArrowException, OSError, msgspec.DecodeError) as error:
-            if isinstance(error, PermissionError):
-                raise
-            self.damaged.append(path.name)
-            log.error("%s is damaged and left out: %s", path, " ".join(str(error).split())[:200])
             if not self._only_read:
-                with contextlib.suppress(OSError):
-                    path.rename(path.with_name(path.name + ".damaged"))
-            return None
-        return header
+                self._remove_left_over(newest_base)
+
+    def look_again(self) -> None:
+        """After an error: set aside what cannot be read any more, if all is still there. (A disk that is
+        away is no reason to forget what is on it.)"""
+        if all(file.path.exists() for file in self._files):
+            self.refresh()
+
+    def _set_aside(self, path: Path, error: Exception) -> None:
+        self.damaged.append(path.name)
+        log.error("%s is damaged and left out: %s", path, " ".join(str(error).split())[:200])
+        if not self._only_read:
+            with contextlib.suppress(OSError):
+                path.rename(path.with_name(path.name + _DAMAGED))
+
+    def _remove_left_over(self, newest_base: int) -> None:
+        """What we were killed over: files that were being written, and such that a base holds."""
+        kept = {file.path for file in self._files}
+        for entry in sorted(self.folder.iterdir()) if self.folder.is_dir() else ():
+            match = _FILE.fullmatch(entry.name)
+            joined = match is not None and int(match[1]) <= newest_base and entry not in kept
+            if joined or _PART.fullmatch(entry.name):
+                with contextlib.suppress(OSError):  # then the next time
+                    entry.unlink()
 
     def _learn(self, table: pa.Table) -> None:
         times, complete = table.column("time").to_pylist(), table.column("complete").to_pylist()
@@ -181,10 +212,39 @@ class TrainingMemory:
         """Node -> time of its newest instant."""
         return {node: max(times) for node, times in self._known.items() if times}
 
+    @property
+    def step(self) -> float:
+        """Seconds between a node's samples, as they are fetched lately (in the memory instants may be
+        farther apart: some were thinned out); NaN where that is not known."""
+        known = [file.header.step for file in self._files if file.header.step is not None]
+        return known[-1] if known else float("nan")
+
+    @property
+    def reach(self) -> float:
+        """Instants that are so many seconds older than the newest fetch are still taken (samples come
+        late), and never thinned out: the overlap, but at least two steps."""
+        return max(self.overlap, _REACH_STEPS * self.step) if np.isfinite(self.step) else self.overlap
+
     def cursor(self, now: float) -> float | None:
         """Up to when all is in; None at the beginning. What claims to be from after `now` was fetched
-        while a clock was wrong, and says nothing."""
-        return max((file.header.until for file in self._files if file.header.until <= now), default=None)
+        while a clock was wrong, and says nothing. What a damaged file held is not in until it was asked
+        for again."""
+        known = [f for f in self._files if self._lost_from is None or f.number < self._lost_from]
+        return max((file.header.until for file in known if file.header.until <= now), default=None)
+
+    @property
+    def has_lost(self) -> bool:
+        """Whether what a damaged file held is still to be fetched again."""
+        return self._lost_from is not None
+
+    def fetched_again(self) -> None:
+        """All that the server has since `cursor` was asked for, and what there was of it was added."""
+        if self._lost_from is None:
+            return
+        with self._errors("write"):
+            for path in sorted(self.folder.glob(f"*.parquet{_DAMAGED}")):
+                path.replace(path.with_name(path.name.removesuffix(_DAMAGED) + _LOST))
+        self._lost_from = None
 
     def table(self) -> pa.Table:
         """All instants, sorted by node and time."""
@@ -201,7 +261,7 @@ class TrainingMemory:
         time = observations.instant_time
         wanted = np.zeros(len(time), dtype=bool)
         cursor = self.cursor(until)
-        earliest = -np.inf if cursor is None else cursor - self.overlap
+        earliest = -np.inf if cursor is None else cursor - self.reach
         fresh = np.zeros(len(time), dtype=bool)
         n_known = n_replaced = n_waiting = 0
         for code, stream in enumerate(observations.streams):
@@ -223,13 +283,16 @@ class TrainingMemory:
         if len(chosen):
             table = instants.to_table(observations, chosen, complete, node_type)
             number = max((file.number for file in self._files), default=0) + 1
-            self._files.append(self._write(number, False, table, _Header(LAYOUT, since, until, n_added)))
+            step = float(observations.step) if np.isfinite(observations.step) else None
+            self._files.append(self._write(number, False, table, _Header(LAYOUT, since, until, n_added, step)))
             self._learn(table)
         unusable = int(np.count_nonzero(complete == 0))
         return Added(n_added, n_replaced, n_known, unusable, n_waiting, np.flatnonzero(fresh))
 
     def tidy(self) -> int:
         """Join the files if there are many, and thin out if there is too much; how many instants went."""
+        if self.has_lost:
+            return 0  # what comes again must find what was there
         too_many = self.instants > _SLACK * self.most_instants or self.size > _SLACK * self.most_bytes
         if not self._files or (len(self._files) < SEGMENTS and not too_many):
             return 0
@@ -242,6 +305,7 @@ class TrainingMemory:
             min(file.header.since for file in self._files),
             max(file.header.until for file in self._files),
             self.seen,
+            self.step if np.isfinite(self.step) else None,
         )
         old = list(self._files)
         base = self._write(old[-1].number, True, table, header)
@@ -261,7 +325,7 @@ class TrainingMemory:
         node, _ = instants.codes(table.column("node"))
         time = instants.floats(table, "time")
         untils = max(file.header.until for file in self._files)
-        kept = time > untils - self.overlap
+        kept = time > untils - self.reach
         rest = np.flatnonzero(~kept)
         features = {name: values[rest] for name, values in instants.node_features(table).items()}
         chosen = choose(node[rest], time[rest], features, max(room - int(kept.sum()), 0))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import logging
-import subprocess
 import sys
 import threading
 import time
@@ -21,11 +20,13 @@ import pyarrow as pa
 from kepler_core.errors import KeplerError, PrometheusError, StoreError
 from kepler_core.hooks import events
 from kepler_core.pipeline.load import as_document
+from kepler_core.recording.preflight import utc
 from kepler_core.store import Store
 from kepler_servers.online_trainer.drift import DriftWatch
 from kepler_servers.online_trainer.examination import MEMORY, Task
 from kepler_servers.online_trainer.fetching import Source, slices
 from kepler_servers.online_trainer.memory import TrainingMemory, TrainingMemoryError
+from kepler_servers.session import SessionProcess
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +80,8 @@ class Status:
     memory: dict[str, int] = attrs.field(factory=dict)
     """Node -> instants."""
     memory_bytes: int = 0
+    damaged_files: int = 0
+    """Of the memory; they were set aside."""
     gone: dict[str, float] = attrs.field(factory=dict)
     """Node -> seconds since its newest instant, of nodes that others are far ahead of."""
     seconds: dict[str, float] = attrs.field(factory=dict)
@@ -107,12 +110,13 @@ class Rounds:
         self.machine_spec = machine_spec
         self.stop = stop or threading.Event()
         self.status = Status()
-        self.drift = DriftWatch(store, source.spec.name)
+        self.drift = DriftWatch(store, source.spec.name, machine_spec)
         self._since_examined = 0
         self._rest = 0
         self._next_rest = 1
         self._learnt_what_was_examined = False
         self._said: str | None = None
+        self._count_damaged()
 
     def run(self) -> None:
         """Rounds until `stop` is set; a round that fails is said, counted, and followed by the next."""
@@ -132,6 +136,9 @@ class Rounds:
             outcome, kind, problem = "failed", error.kind, str(error)
         except TrainingMemoryError as error:
             outcome, kind, problem = "failed", "memory", str(error)
+            with contextlib.suppress(TrainingMemoryError):
+                self.memory.look_again()
+                self._count_damaged()
         except StoreError as error:
             outcome, kind, problem = "failed", "store", str(error)
         except KeplerError as error:
@@ -176,20 +183,25 @@ class Rounds:
 
     def _fetch(self, until: float) -> str:
         cursor = self.memory.cursor(until)
-        overlap = self.memory.overlap
-        if cursor is None:
+        reach = self.memory.reach
+        if self.memory.has_lost:
+            since = (
+                until - self.pace.catch_up if cursor is None else max(cursor - 2 * reach, until - self.pace.catch_up)
+            )
+            log.warning("what a damaged file of the memory held is asked for again, from %s on", utc(since))
+        elif cursor is None:
             since = until - self.pace.backfill
             if self.memory.instants:
                 self.status.problems["clock"] += 1
                 log.warning("all that is in the memory is from the future: a clock was wrong; going on from now")
-                since = until - 2 * overlap
+                since = until - 2 * reach
         else:
-            since = max(cursor - 2 * overlap, until - self.pace.catch_up)
-            if self.memory.newest() and max(self.memory.newest().values()) > until + overlap + self.pace.interval:
+            since = max(cursor - 2 * reach, until - self.pace.catch_up)
+            if self.memory.newest() and max(self.memory.newest().values()) > until + reach + self.pace.interval:
                 self.status.problems["clock"] += 1
                 log.warning("a part of the memory is from the future: a clock was wrong")
         added = seen = 0
-        for start, end in slices(since, until, 2 * overlap):
+        for start, end in slices(since, until, 2 * reach):
             if self.stop.is_set():
                 break
             found = self.source.fetch(start, end, self.stop)
@@ -201,6 +213,8 @@ class Rounds:
                 self.status.instants[name] += getattr(result, name)
             added += result.added
             self.drift.update(found, result.fresh)
+        if not self.stop.is_set():
+            self.memory.fetched_again()
         self._since_examined += added
         if added:
             return "new data"
@@ -209,10 +223,11 @@ class Rounds:
     # --- examinations ---
 
     def _learn_what_was_examined(self) -> None:
-        """After a restart: how much is new since the last decision."""
+        """After a restart: how much is new since the last decision about our node type."""
         if self._learnt_what_was_examined:
             return
-        decisions = self.store.decisions(self.source.spec.name)
+        of_all = self.store.decisions(self.source.spec.name)
+        decisions = [found for found in of_all if found.get("node_type") == self.drift.node_type]
         if decisions:
             self.status.last_decision = decisions[-1]
             until = float(decisions[-1].get("data_until", 0.0))
@@ -275,21 +290,35 @@ class Rounds:
     def _in_a_process(self, task: Task) -> dict[str, Any] | None:
         """The decision; None if we are told to stop meanwhile."""
         command = [sys.executable, "-m", "kepler_servers.online_trainer.examination"]
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # noqa: S603 - our own module
+        process = SessionProcess(command)
         answer: list[bytes] = []
         content = msgspec.json.encode(task)
-        talk = threading.Thread(target=lambda: answer.append(process.communicate(content)[0]), daemon=True)
-        talk.start()
+
+        def talk() -> None:
+            with contextlib.suppress(OSError, ValueError):  # it has ended: its exit code says more
+                process.stdin.write(content)
+                process.stdin.close()
+                answer.append(process.stdout.read())
+
+        talking = threading.Thread(target=talk, name="examination", daemon=True)
+        talking.start()
         until = time.monotonic() + self.pace.training_seconds
-        while talk.is_alive():
-            talk.join(0.1)
+        while talking.is_alive():
+            talking.join(0.1)
             if self.stop.is_set() or time.monotonic() > until:
                 process.kill()
-                talk.join()
+                process.end()
                 return None if self.stop.is_set() else {"error": f"not done in {self.pace.training_seconds:g} s"}
-        if process.returncode != 0 or not answer or not answer[0]:
-            return {"error": f"the training process ended with exit code {process.returncode}; the log says more"}
+        code = process.end()
+        if code != 0 or not answer or not answer[0]:
+            return {"error": f"the training process ended with exit code {code}; the log says more"}
         return msgspec.json.decode(answer[0], type=dict[str, Any])
+
+    def _count_damaged(self) -> None:
+        new = len(self.memory.damaged) - self.status.damaged_files
+        if new:
+            self.status.damaged_files += new
+            self.status.problems["memory"] += new
 
     def _describe_memory(self) -> None:
         status = self.status
@@ -297,7 +326,7 @@ class Rounds:
         status.memory_bytes = self.memory.size
         newest = self.memory.newest()
         latest = max(newest.values(), default=0.0)
-        behind = max(2 * self.pace.interval, self.memory.overlap)
+        behind = max(2 * self.pace.interval, self.memory.reach)
         status.gone = {node: latest - time for node, time in newest.items() if latest - time > behind}
 
 
