@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import logging
 import os
 import signal
 import socket
@@ -25,6 +26,7 @@ from kepler_core.pipeline.spec import PipelineSpec
 from kepler_core.simulate import Simulation, recording, write
 from kepler_core.store import open_store
 from kepler_core.store.archive import read_archive
+from kepler_servers.offline_trainer.trainer_process import MAX_LINES, Progress, Wire
 
 MIB = 2**20
 
@@ -446,6 +448,38 @@ def test_kill_9_of_a_training_process(tmp_path: Path, pauses: Pauses) -> None:
     assert not orphans(tmp_path)
 
 
+def test_what_was_published_is_not_said_to_have_failed(tmp_path: Path, pauses: Pauses) -> None:
+    """…although the process crashes after it, or is late, or a listener fails, or there is no place for the zip."""
+    with training(tmp_path, "--time-limit", "15", environ=pauses.environ) as server:
+        pauses.at(PUBLISHED)
+        url = server.submit(request(name="crash"))
+        pauses.wait(PUBLISHED)
+        os.kill(next(pid for pid in orphans(tmp_path) if os.getpgid(pid) == pid), signal.SIGSEGV)
+        job = server.until(url, "done")
+        assert any("SIGSEGV" in line["text"] for line in job["log"])
+        read_archive(server.get(job["result"]).body, "the result")
+
+        job = server.until(server.submit(request(name="late")), "done")
+        assert any("longer than" in line["text"] for line in job["log"])
+
+        pauses.at(PUBLISHED)
+        pauses.fail(PUBLISHED)
+        url = server.submit(request(name="disliked"))
+        pauses.wait(PUBLISHED)
+        results = tmp_path / "state" / "results"
+        results.rename(tmp_path / "away")
+        pauses.end(PUBLISHED)
+        job = server.until(url, "done")
+        assert "it is published, but: " in job["report"]["notes"][-1]
+        assert "I do not like it" in job["report"]["notes"][-1]
+        assert any(line["text"].startswith("root: no zip can be written") for line in job["log"])
+        assert server.get(f"{url}/result").status == 410
+        (tmp_path / "away").rename(results)
+    for name in ("crash", "late", "disliked"):
+        assert versions(tmp_path, name) == [1]
+    assert not orphans(tmp_path)
+
+
 def test_cancelling_stopping_and_a_full_queue(tmp_path: Path, pauses: Pauses) -> None:
     pauses.at(TRAINED)
     limits = ("--fits", "2", "--max-queue", "1")
@@ -478,6 +512,19 @@ def test_cancelling_stopping_and_a_full_queue(tmp_path: Path, pauses: Pauses) ->
         assert not spooled(tmp_path)
         assert not list((tmp_path / "state" / "results").iterdir())
     assert open_store(str(tmp_path / "store")).pipelines() == ["stopped"]
+
+
+def test_the_last_lines_of_a_training_that_logs_much_are_heard() -> None:
+    commands, messages = os.pipe()[0], io.BytesIO()
+    progress = Progress(Wire(os.fdopen(commands, "rb"), messages))
+    lines = 3 * MAX_LINES
+    for number in range(lines):
+        progress.emit(logging.LogRecord("x", logging.INFO, "x.py", 1, f"line {number}", None, None))
+    progress.say_the_rest()
+    heard = [json.loads(line)["text"] for line in messages.getvalue().splitlines()]
+    assert heard[:MAX_LINES] == [f"x: line {number}" for number in range(MAX_LINES)]
+    assert heard[MAX_LINES] == f"{MAX_LINES} lines are left out here"
+    assert heard[MAX_LINES + 1 :] == [f"x: line {number}" for number in range(lines - MAX_LINES, lines)]
 
 
 def test_limits_of_time_and_memory(tmp_path: Path, pauses: Pauses) -> None:

@@ -51,7 +51,7 @@ class Pauses:
         info.mkdir(parents=True)
         (info / "METADATA").write_text("Metadata-Version: 2.1\nName: pauses\nVersion: 1.0\n")
         (info / "entry_points.txt").write_text("[kepler.hooks]\npauses = pauses\n")
-        functions = "".join(f"@hookimpl\ndef {event}():\n    pause({event!r})\n" for event in self.EVENTS)
+        functions = "".join(f"@hookimpl(strict=True)\ndef {event}():\n    pause({event!r})\n" for event in self.EVENTS)
         (folder / "pauses.py").write_text(
             "import pathlib, time\nfrom kepler_core.hooks import hookimpl\n"
             f"folder = pathlib.Path({str(folder)!r})\n"
@@ -59,6 +59,8 @@ class Pauses:
             "    (folder / f'at-{event}').touch()\n"
             "    while (folder / f'pause-{event}').exists():\n"
             "        time.sleep(0.02)\n"
+            "    if (folder / f'fail-{event}').exists():\n"
+            "        raise ValueError('I do not like it')\n"
             f"{functions}"
         )
         self.environ = {"PYTHONPATH": str(folder)}
@@ -67,6 +69,10 @@ class Pauses:
         """Let trainings wait there from now on."""
         (self._folder / f"at-{event}").unlink(missing_ok=True)
         (self._folder / f"pause-{event}").touch()
+
+    def fail(self, event: str) -> None:
+        """Let the listener, which is strict, fail there from now on."""
+        (self._folder / f"fail-{event}").touch()
 
     def wait(self, event: str) -> None:
         """Until a training has come there."""

@@ -15,6 +15,9 @@ from kepler_core.errors import KeplerError, RequestError
 
 log = logging.getLogger(__name__)
 
+RETRY_LATER = {"Retry-After": "10"}
+"""Comes with status 503."""
+
 
 @attrs.frozen
 class Answer:
@@ -105,7 +108,7 @@ class Endpoints:
                 return answer
             # nothing that the client sent: the store is damaged or gone
             log.error("%s failed: %s", endpoint, error)
-            return json_answer({"msg": str(error)}, 503)
+            return json_answer({"msg": str(error)}, 503, RETRY_LATER)
         except Exception:
             log.exception("%s failed; this is a defect of %s", endpoint, self._what)
             return json_answer({"msg": f"a defect of {self._what}; its log says more"}, 500)

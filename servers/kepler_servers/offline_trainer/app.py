@@ -16,6 +16,7 @@ from kepler_core import __version__
 from kepler_core.errors import RequestError, close_matches
 from kepler_core.store.store import is_url, shown_url
 from kepler_servers.endpoints import (
+    RETRY_LATER,
     Answer,
     AnswerError,
     Endpoints,
@@ -115,7 +116,7 @@ class OfflineTrainer(Endpoints):
         if encoding not in ("", "identity", "gzip", "x-gzip"):
             raise RefusedError(415, f"Content-Encoding {encoding[:60]!r} is not known; known: gzip, identity")
         if self._crew.stopping:
-            raise RefusedError(503, "the server is stopping", {"Retry-After": "10"})
+            raise RefusedError(503, "the server is stopping", RETRY_LATER)
         self._count_upload(1)
         length = environ.get(ANNOUNCED, "")
         try:
@@ -135,7 +136,7 @@ class OfflineTrainer(Endpoints):
     def _count_upload(self, more: int) -> None:
         with self._counting:
             if more > 0 and self._uploads >= MAX_UPLOADS:
-                raise RefusedError(503, f"{MAX_UPLOADS} requests are on their way already", {"Retry-After": "10"})
+                raise RefusedError(503, f"{MAX_UPLOADS} requests are on their way already", RETRY_LATER)
             self._uploads += more
 
     def train(self) -> Answer:
@@ -234,13 +235,15 @@ class OfflineTrainer(Endpoints):
         if found.state == FAILED:
             assert found.status is not None
             assert found.error is not None
+            if found.status == 503:  # the store was away; it can be sent again
+                headers |= RETRY_LATER
             raise AnswerError(found.status, {**msgspec.json.decode(found.error), "job": found.id}, headers)
         if found.state == CANCELLED:
             raise AnswerError(410, {"msg": f"job {found.id} was cancelled", "job": found.id}, headers)
         if found.state != DONE:
             if self._crew.stopping:
                 message = f"the server is stopping; job {found.id} goes on when it is started again"
-                raise AnswerError(503, {"msg": message, "job": found.id}, {**headers, "Retry-After": "10"})
+                raise AnswerError(503, {"msg": message, "job": found.id}, headers | RETRY_LATER)
             raise AnswerError(409, {"msg": f"job {found.id} is {found.state}", "job": found.id}, headers)
         try:
             file = self._folder.result(found.id).open("rb")

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from kepler_servers.endpoints import AnswerError
+from kepler_servers.endpoints import RETRY_LATER, AnswerError
 from kepler_servers.offline_trainer.jobs import CANCELLED, PUBLISHING, RUNNING, Job, Jobs
 from kepler_servers.offline_trainer.messages import (
     Accepted,
@@ -205,6 +205,7 @@ class Crew:
         self._running[job.id] = process
         started = time.monotonic()
         how: str | None = None
+        late = False
         log.info("job %s: training %s, attempt %d", job.id, job.pipeline, job.attempts)
         try:
             process.send(
@@ -222,10 +223,7 @@ class Crew:
             while how is None:
                 how = self._obey(job, process, process.receive(settings.time_limit - (time.monotonic() - started)))
         except TimeoutError:
-            process.kill()
-            message = f"the training took longer than the {settings.time_limit:g} s that it may take"
-            self._insist(lambda: self._jobs.fail(job.id, 422, {"msg": message}))
-            how = "failed"
+            late = True
         except EndedError:
             pass
         finally:
@@ -234,7 +232,10 @@ class Crew:
                 process.kill()
             code = process.end()
             del self._running[job.id]
-        if how is None:
+        if late:
+            message = f"the training took longer than the {settings.time_limit:g} s that it may take"
+            how = self._failed(job, 422, message)
+        elif how is None:
             how = self._ended_early(job, code, process)
         log.info("job %s: %s after %.1f s", job.id, how, time.monotonic() - started)
         self._metrics.ended.labels(how).inc()
@@ -279,13 +280,21 @@ class Crew:
         why = _ended(code, process)
         if code == -signal.SIGKILL:  # somebody's, or the kernel's for want of memory
             return self._lost(now, f"its process was killed ({why})")
-        self._insist(lambda: self._jobs.fail(job.id, 500, {"msg": f"the training process ended: {why}"}))
+        return self._failed(job, 500, f"the training process ended: {why}")
+
+    def _failed(self, job: Job, status: int, why: str) -> str:
+        """It failed; unless it may have published before: then whoever tries again looks for that first."""
+        now = self._jobs.get(job.id)
+        if now is not None and now.state == RUNNING and now.may_be_published:
+            return self._lost(now, why)
+        self._insist(lambda: self._jobs.fail(job.id, status, {"msg": why}))
         return "failed"
 
     def _lost(self, job: Job, why: str) -> str:
         """Train it again, unless that has been tried often enough."""
         if job.attempts >= MAX_ATTEMPTS:
-            content = {"msg": f"given up after {job.attempts} attempts; at the last {why}"}
+            published = "; it may be in the store" if job.may_be_published else ""
+            content = {"msg": f"given up after {job.attempts} attempts; at the last {why}{published}"}
             self._insist(lambda: self._jobs.fail(job.id, 500, content))
             return "failed"
         log.warning("job %s: %s; it is queued again", job.id, why)
@@ -346,7 +355,7 @@ class Crew:
 
 def stopping_answer() -> AnswerError:
     """The answer while the server stops."""
-    return AnswerError(503, {"msg": "the server is stopping"}, {"Retry-After": "10"})
+    return AnswerError(503, {"msg": "the server is stopping"}, RETRY_LATER)
 
 
 def _ended(code: int, process: TrainerProcess) -> str:

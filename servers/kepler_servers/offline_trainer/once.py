@@ -7,6 +7,7 @@ attempt that follows one which was killed while publishing looks for it among th
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 
@@ -45,7 +46,7 @@ def published_version(store: Store, pipeline: str, job: str) -> int | None:
     return None
 
 
-def recovered_report(store: Store, pipeline: str, version: int) -> Mapping[str, object]:
+def recovered_report(store: Store, pipeline: str, version: int) -> Mapping[str, Any]:
     """What is known of a training whose process was killed after it had published."""
     metadata = store.snapshot(pipeline, version).read_json("metadata.json")
     kept = {key: metadata.get(key, []) for key in ("failed", "skipped", "notes")}

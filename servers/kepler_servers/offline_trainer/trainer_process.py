@@ -7,6 +7,7 @@ plugins print goes to standard error.
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import errno
 import logging
@@ -49,7 +50,7 @@ NICENESS = 5
 """Trainings take what others leave: the HTTP process is to answer at once."""
 
 MAX_LINES = 1000
-"""A training that logs more is not heard any longer."""
+"""Of a training that logs more, only the last so many are heard, when it ends."""
 
 _MAX_TEXT = 1000
 
@@ -88,18 +89,29 @@ class Progress(logging.Handler):
         super().__init__(logging.INFO)
         self._wire = wire
         self._lines = 0
+        self._late: collections.deque[Logged] = collections.deque(maxlen=MAX_LINES)
+        self.may_publish = False
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._lines += 1
-        if self._lines > MAX_LINES:
-            return
         try:
             text = f"{record.name}: {record.getMessage()}"
             if record.exc_info and record.exc_info[1] is not None:
                 text += f": {record.exc_info[1]!r}"
-            self._wire.send(Logged(record.levelname.lower(), text[:_MAX_TEXT]))
+            line = Logged(record.levelname.lower(), text[:_MAX_TEXT])
+            self._lines += 1
+            if self._lines <= MAX_LINES:
+                self._wire.send(line)
+            else:
+                self._late.append(line)
         except Exception:
             self.handleError(record)
+
+    def say_the_rest(self) -> None:
+        """The last lines that it has not heard."""
+        if (unheard := self._lines - MAX_LINES - len(self._late)) > 0:
+            self._wire.send(Logged("warning", f"{unheard} lines are left out here"))
+        while self._late:
+            self._wire.send(self._late.popleft())
 
     @hookimpl
     def kepler_training_started(self, models: int) -> None:
@@ -116,6 +128,7 @@ class Progress(logging.Handler):
         # a job that was cancelled is never told to go on: this process is killed
         self._wire.send(Ready())
         assert isinstance(self._wire.next(), MayPublish)
+        self.may_publish = True
 
 
 def main() -> None:
@@ -141,7 +154,9 @@ def main() -> None:
                 with contextlib.suppress(OSError):
                     os.nice(NICENESS)
                 logging.basicConfig(level=logging.INFO, handlers=[progress], force=True)
-                wire.send(_result(command, wire, progress, limit))
+                result = _result(command, wire, progress, limit)
+                progress.say_the_rest()
+                wire.send(result)
                 return
             case MayPublish():
                 raise AssertionError("nothing was to be published")
@@ -222,7 +237,7 @@ def _train(command: Train, wire: Wire, progress: Progress, store: Store) -> dict
     listeners.listen(JobMark(command.job))
     observations, idle = _observed(request, wire, listeners)
     try:
-        report = train(
+        report: Mapping[str, Any] = train(
             spec,
             observations,
             store,
@@ -232,12 +247,27 @@ def _train(command: Train, wire: Wire, progress: Progress, store: Store) -> dict
             listeners=listeners,
             machine=request.machine,
             idle=idle,
-        )
+        ).as_dict()
     except TrainingError as error:
         raise _UntrainableError(str(error), _findings(request)) from error
-    assert report.version is not None
-    _pack(command, wire, store, spec.name, report.version)
-    return report.as_dict()
+    except Exception as error:
+        # what is published is published, whatever a listener thinks of it
+        if not progress.may_publish or (version := _published(store, spec.name, command.job)) is None:
+            raise
+        logging.warning("it is published, but: %s", error)
+        report = recovered_report(store, spec.name, version)
+        report = {**report, "notes": [*report["notes"], f"it is published, but: {error}"]}
+    _pack(command, wire, store, spec.name, report["version"])
+    return dict(report)
+
+
+def _published(store: Store, pipeline: str, job: str) -> int | None:
+    from kepler_servers.offline_trainer.once import published_version
+
+    try:
+        return published_version(store, pipeline, job)
+    except StoreError:
+        return None  # what failed before says why
 
 
 def _observed(request: TrainRequest, wire: Wire, listeners: Events) -> tuple[Observations, Observations | None]:
@@ -305,12 +335,12 @@ def _pack(command: Train, wire: Wire, store: Store, pipeline: str, version: int)
             os.fsync(file.fileno())
         begun.replace(path)
         flush_folder(path.parent)
-    except BaseException as error:
-        begun.unlink(missing_ok=True)
-        if not _is_full(error):
-            raise
+    except Exception as error:
+        with contextlib.suppress(OSError):
+            begun.unlink()
         # the pipeline is in the store all the same
-        logging.warning("no room for the zip: the disk is full")
+        why = "the disk is full" if _is_full(error) else str(error) or type(error).__name__
+        logging.warning("no zip can be written: %s", why)
 
 
 def _plain(content: Any) -> Any:
