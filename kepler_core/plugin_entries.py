@@ -27,6 +27,7 @@ import os
 import re
 import sys
 import threading
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from fnmatch import fnmatchcase
 from functools import lru_cache
@@ -167,13 +168,11 @@ def installed() -> Installed:
     unreadable = []
     if settings.folder is not None:
         for path in sorted(settings.folder.glob("*.py")):
-            if settings.refusal(path.name, ""):
-                continue
             try:
                 for own in _entry_points_of(path):
                     raw[own.group, path.name, own.name, own.value] = (own, "")
             except (OSError, SyntaxError, ValueError) as error:
-                reason = f"{path}: {' '.join(str(error).split())}"
+                reason = settings.refusal(path.name, "") or f"{path}: {' '.join(str(error).split())}"
                 unreadable.append(PluginEntry(FILES, path.stem, (), path.name, "", str(path), reason))
     apis: dict[str, tuple[str, ...]] = {}
     for group, distribution, name, _ in raw:
@@ -256,24 +255,43 @@ def _module_of(path: Path) -> ModuleType:
     return module
 
 
+_importing: Counter[int] = Counter()
+"""Threads that import somebody else's module, and how deep."""
+_changing = threading.Lock()
+
+
 @contextlib.contextmanager
 def exits_are_errors() -> Iterator[None]:
     """For the import of somebody else's module: `os._exit` raises `SystemExit`, as `sys.exit` does.
 
     In this thread and process only. A process that ends itself otherwise cannot be stopped.
     """
-    exit_now, thread, process = os._exit, threading.get_ident(), os.getpid()
-
-    def raising(status: int) -> NoReturn:
-        if (threading.get_ident(), os.getpid()) == (thread, process):
-            raise SystemExit(status)
-        exit_now(status)
-
-    os._exit = raising
+    thread = threading.get_ident()
+    with _changing:
+        if not _importing:
+            _replace_exit()
+        _importing[thread] += 1
     try:
         yield
     finally:
-        os._exit = exit_now
+        with _changing:
+            _importing[thread] -= 1
+            if not _importing[thread]:
+                del _importing[thread]
+            if not _importing:
+                os._exit = os._exit.real  # type: ignore[attr-defined]
+
+
+def _replace_exit() -> None:
+    exit_now, process = os._exit, os.getpid()
+
+    def raising(status: int) -> NoReturn:
+        if os.getpid() == process and threading.get_ident() in _importing:
+            raise SystemExit(status)
+        exit_now(status)
+
+    raising.real = exit_now  # type: ignore[attr-defined]
+    os._exit = raising
 
 
 def _entry_points_of(path: Path) -> list[FileEntryPoint]:

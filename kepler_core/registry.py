@@ -204,7 +204,9 @@ class Registry(Generic[P]):
         if distribution and not is_installed(distribution):
             hint = f"{distribution} is not installed: pip install {distribution}"
         unreadable = "".join(
-            f"; {entry.distribution} is no plugin: {entry.refused}" for entry in installed().unreadable
+            f"; {entry.distribution} is no plugin: {entry.refused}"
+            for entry in installed().unreadable
+            if not entry.turned_off
         )
         return UnknownPluginError(self.namespace, name, f"unknown {self.kind} {name!r}; {hint}{unreadable}")
 

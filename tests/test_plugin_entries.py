@@ -5,13 +5,15 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from kepler_core import plugin_entries, registry
 from kepler_core.errors import PluginError, UnknownPluginError, UsageError
 from kepler_core.hooks import Events, hook_entries
-from kepler_core.plugin_entries import api_problem, installed, read_settings
+from kepler_core.plugin_entries import api_problem, exits_are_errors, installed, read_settings
 from kepler_core.plugin_imports import import_entries
 from kepler_core.recording import observe, read_recording
 
@@ -221,8 +223,21 @@ def test_a_single_file_is_a_plugin(tmp_path, monkeypatch):
     # who gives a folder has named what is in it, but a denial goes before all else
     set_all(monkeypatch, KEPLER_DISABLE_PLUGIN_AUTOLOAD="1")
     assert "FileTrainer" in registry.trainers.names()
-    set_all(monkeypatch, KEPLER_PLUGINS_DENY="mine.py")
+    for word in ("mine.py", "mine.py:FileTrainer"):
+        set_all(monkeypatch, KEPLER_PLUGINS_DENY=word)
+        assert "FileTrainer" not in registry.trainers.names()
+        # it is listed all the same, with the reason
+        (entry,) = [entry for entry in registry.trainers.installed if entry.distribution == "mine.py"]
+        assert entry.turned_off
+    monkeypatch.delenv("KEPLER_PLUGINS_DENY")
+    set_all(monkeypatch, KEPLER_PLUGINS_ALLOW="mine.py:FileTrainer")
+    assert "FileTrainer" in registry.trainers.names()
+    set_all(monkeypatch, KEPLER_PLUGINS_ALLOW="mine.py:Another")
     assert "FileTrainer" not in registry.trainers.names()
+    # one that is denied may be broken
+    (tmp_path / "mine.py").write_text("ENTRY_POINTS = {")
+    set_all(monkeypatch, KEPLER_PLUGINS_DENY="mine.py")
+    assert installed().unreadable[0].turned_off
 
 
 def test_a_single_file_of_a_listener(tmp_path, monkeypatch):
@@ -369,15 +384,39 @@ os._exit(7)
     assert os._exit is before
 
 
+def test_imports_in_several_threads_leave_os_exit_as_it_was():
+    before = os._exit
+    inside, done = threading.Barrier(2), threading.Event()
+
+    def first():
+        with exits_are_errors():
+            inside.wait()
+        done.set()
+
+    def second():
+        with exits_are_errors():
+            inside.wait()
+            done.wait()
+            with exits_are_errors(), pytest.raises(SystemExit):  # the other thread's end changes nothing here
+                os._exit(1)
+            with pytest.raises(SystemExit):
+                os._exit(2)
+
+    with ThreadPoolExecutor(2) as threads:
+        for future in [threads.submit(first), threads.submit(second)]:
+            future.result()
+    assert os._exit is before
+
+
 def test_a_crash_at_the_import_is_survived_and_said_by_who_imports_elsewhere(site):
     site("bad-crash", "import os\nos.kill(os.getpid(), 9)\n", {"kepler.trainers": {"Crash": ":Crash"}})
-    (entry,) = [entry for entry in registry.trainers.entries if entry.name == "Crash"]
+    (entry,) = [entry for entry in registry.trainers.installed if entry.name == "Crash"]
     (found,) = import_entries([entry], checks=True)
     assert found.problem == "ends the process that imports it (signal 9)"
 
 
 def test_an_import_that_hangs_is_given_up(site):
     site("bad-hang", "import time\ntime.sleep(600)\n", {"kepler.trainers": {"Hang": ":Hang"}})
-    (entry,) = [entry for entry in registry.trainers.entries if entry.name == "Hang"]
+    (entry,) = [entry for entry in registry.trainers.installed if entry.name == "Hang"]
     (found,) = import_entries([entry], checks=False, timeout=2)
     assert found.problem == "does not end within 2 s"

@@ -443,7 +443,7 @@ def test_doctor_names_each_with_distribution_and_reason(bad_site, ridge_site, tm
     marks = tmp_path / "marks"
     done = kepler(
         *("plugins", "doctor", "--json", "--no-checks", *BROKEN_TRAINERS, *BROKEN_HOOKS, CLASHING_FULL),
-        *("kepler-core:LinearRegressionTrainer", "ridge", "a-good-hook"),
+        *("kepler-core:LinearRegressionTrainer", "ridge", "a-good-hook", "MinIdleIsolator", "min"),
         sites=[bad_site, ridge_site],
         marks=marks,
         cwd=tmp_path,

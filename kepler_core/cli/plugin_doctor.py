@@ -70,16 +70,17 @@ def _wanted(names: Sequence[str]) -> list[PluginEntry]:
         return entries
     found = []
     for name in names:
-        mine = [
-            entry
-            for entry in entries
-            if name in (entry.name, entry.full_name, entry.distribution, *entry.aliases) and entry not in found
-        ]
-        if not mine and not any(name in (e.name, e.full_name, e.distribution) for e in all_entries()):
+        mine = [entry for entry in entries if name in _names(entry) and entry not in found]
+        if not mine and not any(name in _names(e) for e in all_entries()):
             words = [word for e in entries for word in (e.name, e.distribution, *e.aliases)]
             raise PluginError(f"no plugin or distribution {name!r}; {close_matches(name, words)}")
         found += mine
     return found
+
+
+def _names(entry: PluginEntry) -> tuple[str, ...]:
+    """All that it can be called on the command line."""
+    return (entry.name, entry.full_name, entry.distribution, *entry.aliases)
 
 
 def _imported(

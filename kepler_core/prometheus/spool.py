@@ -109,7 +109,10 @@ class Spool:
 
 def _write(path: Path, content: bytes) -> None:
     part = path.with_suffix(".new")
-    part.write_bytes(content)
+    with part.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(part, path)
 
 

@@ -32,6 +32,11 @@ class Waiting:
     request: WattsRequest
     entry: Entry
 
+    @property
+    def size(self) -> int:
+        """Bytes that are held for it."""
+        return self.request.values.nbytes
+
 
 class Answers:
     """Answers requests with the keeper's models."""

@@ -13,6 +13,7 @@ import select
 import signal
 import socket
 import time
+from collections import deque
 from collections.abc import Sequence
 from types import FrameType
 
@@ -25,7 +26,7 @@ log = logging.getLogger(__name__)
 
 MAX_REQUEST_BYTES = 4 * 2**20
 MAX_HELD_BYTES = 16 * 2**20
-"""Of all requests that are not complete."""
+"""Of all requests that are not complete; and as much of those that wait for a model."""
 MAX_CONNECTIONS = 1000
 SECONDS = 10.0
 """For a request to be complete, and for a large reply to be taken."""
@@ -76,8 +77,10 @@ class Loop:
         self._figures = figures
         self._epoll = select.epoll()
         self._connections: dict[int, _Connection] = {}
-        self._waiting: list[_Connection] = []
+        self._waiting: deque[_Connection] = deque()
+        """In the order in which they came; some may have been answered since."""
         self._held = 0
+        self._held_waiting = 0
         self._stop_at: float | None = None
         self._expire_at = 0.0
         # written to by signal handlers and by the thread that finds models
@@ -247,7 +250,10 @@ class Loop:
             connection.waiting = reply
             connection.deadline = time.monotonic() + MODEL_SECONDS
             self._waiting.append(connection)
+            self._held_waiting += reply.size
             self._watch(connection, 0)  # only whether the client is gone
+            while self._held_waiting > MAX_HELD_BYTES:
+                self._answer_oldest_waiting()
         else:
             self._reply(connection, reply)
 
@@ -255,7 +261,7 @@ class Loop:
         with contextlib.suppress(BlockingIOError):
             while self._wake_in.recv(4096):
                 pass
-        still = []
+        still: deque[_Connection] = deque()
         for connection in self._waiting:
             if (waiting := connection.waiting) is None:
                 continue
@@ -265,7 +271,17 @@ class Loop:
                 self._finish(connection, waiting)
         self._waiting = still
 
+    def _answer_oldest_waiting(self) -> bool:
+        """Without its model; it waits no longer. Whether there was one."""
+        while self._waiting:
+            connection = self._waiting.popleft()
+            if (waiting := connection.waiting) is not None:
+                self._finish(connection, waiting)
+                return True
+        return False
+
     def _finish(self, connection: _Connection, waiting: Waiting) -> None:
+        self._held_waiting -= waiting.size
         connection.waiting = None
         try:
             reply = self._answers.finish(waiting.request, waiting.entry)
@@ -336,7 +352,7 @@ class Loop:
             if connection.waiting is None:
                 self._drop(connection, why)
                 return True
-        return False
+        return self._answer_oldest_waiting()
 
     def _drop(self, connection: _Connection, why: str) -> None:
         self._figures.dropped[why] += 1
@@ -346,7 +362,9 @@ class Loop:
         if connection.number >= 0:
             del self._connections[connection.number]
             connection.number = -1
-        connection.waiting = None
+        if connection.waiting is not None:
+            self._held_waiting -= connection.waiting.size
+            connection.waiting = None
         self._held -= connection.held
         connection.buffer = None
         connection.peer.close()  # the kernel takes it out of the epoll set
