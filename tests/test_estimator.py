@@ -711,6 +711,17 @@ def test_configured_urls(tmp_path: Path, scheme: str, level: str) -> None:
             assert estimator.origins() == sorted(f"URL {keys[key]}" for key in keys)
 
 
+def test_a_configured_url_whose_model_does_not_say_its_source(tmp_path: Path) -> None:
+    files = dict(ABS.stored()[1])
+    metadata = json.loads(files["metadata.json"])
+    del metadata["source"]
+    (tmp_path / "m.zip").write_bytes(zip_bytes({**files, "metadata.json": json.dumps(metadata).encode()}))
+    keys = {"NODE_COMPONENTS_INIT_URL": (tmp_path / "m.zip").as_uri()}
+    with estimating(tmp_path / "e.sock", environ=keys) as estimator:
+        for source in ("rapl-sysfs", "rapl-msr"):
+            assert estimator.ask(watts_request(source=source))["powers"] == WATTS
+
+
 def test_a_configured_url_comes_before_the_store(tmp_path: Path) -> None:
     publish(tmp_path / "store", OTHER, DYN)
     (tmp_path / "m.zip").write_bytes(zip_bytes(ABS.stored()[1]))

@@ -253,23 +253,29 @@ def _get(bench: Bench, path: str) -> str:
 
 
 def test_a_worse_challenger_is_not_published(server: PrometheusProcess, tmp_path: Path) -> None:
-    bench = Bench(
-        tmp_path,
-        server.url,
-        PIPELINE.replace("Polynomial", "GradientBoosting").replace("RegressionTrainer", "RegressorTrainer"),
-    )
-    bench.until(120)
-    for at in (240, 360, 420):
-        bench.until(at)
-    version = bench.store.current_version("test")
-    files = bench.store.snapshot("test").manifest
+    good = PIPELINE.replace("PolynomialRegressionTrainer", "GradientBoostingRegressorTrainer")
     # the same trainer, so badly set up that it can only say one number
-    worse = bench.pipeline.replace(
+    worse = good.replace(
         "{name: GradientBoostingRegressorTrainer}", "{name: GradientBoostingRegressorTrainer, args: {n_estimators: 1}}"
     )
-    assert worse != bench.pipeline
+    assert worse != good
+    bench = Bench(tmp_path, server.url, worse)
+    for at in (120, 240, 360, 420):
+        bench.until(at)
+    assert bench.decision["trained_on_all"] == []  # nothing was held out
+    bench.start(good, retrain_after=60)
+    bench.until(540)
+    assert bench.decision["decision"] == "published"
+    assert "better" in bench.decision["reason"]
+    # what won is trained on the newest data, too, before it is published
+    (path,) = bench.decision["trained_on_all"]
+    online = bench.store.snapshot("test").read_json("metadata.json")["online"]
+    assert online["trained_until"][path] == bench.decision["data_until"]
+    assert bench.decision["held_out"] >= 30
+    version = bench.store.current_version("test")
+    files = bench.store.snapshot("test").manifest
     bench.start(worse, retrain_after=60)
-    bench.until(600)
+    bench.until(720)
     assert bench.decision["decision"] == "kept aside"
     assert "worse" in bench.decision["reason"] or "no better" in bench.decision["reason"]
     assert not any(row["better"] for row in bench.decision["models"])

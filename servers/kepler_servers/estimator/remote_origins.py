@@ -97,7 +97,9 @@ class UrlOrigin:
         """`urls` by configuration key, e.g. NODE_TOTAL_INIT_URL."""
         self.name = "configured URLs"
         self._urls = dict(urls)
-        self._kept: dict[str, Catalogue] = {}
+        self._kept: dict[tuple[str, str], Catalogue] = {}
+        """By URL and source: an archive that does not say what its model was trained from is taken for one of
+        the source that is asked for."""
 
     def offer(self, request: ModelRequest) -> Offer:
         total = _is_platform(request.source)
@@ -105,12 +107,13 @@ class UrlOrigin:
         url = next((self._urls[key] for key in keys if key in self._urls), None)
         if url is None:
             raise NoModelError(f"none of {', '.join(keys)} is set", {})
-        if url not in self._kept:
+        source = min(matching_sources(request.source, ()))
+        if (url, source) not in self._kept:
             try:
-                self._kept[url] = _catalogue_of_one(_fetch(url), url, request)
+                self._kept[url, source] = _catalogue_of_one(_fetch(url), url, source)
             except (KeplerError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
                 raise UnreachableError(f"{url}: {error}") from error
-        return offer_of(self._kept[url].select(request), f"URL {url}")
+        return offer_of(self._kept[url, source].select(request), f"URL {url}")
 
     def changed(self) -> bool:
         return False
@@ -128,12 +131,11 @@ def _is_platform(source: str) -> bool:
     return False
 
 
-def _catalogue_of_one(content: bytes, url: str, request: ModelRequest) -> Catalogue:
+def _catalogue_of_one(content: bytes, url: str, asked: str) -> Catalogue:
     files = _flat(read_zip(content, url))
     metadata = msgspec.json.decode(files[METADATA_FILE], type=dict[str, Any])
     name, output_type = str(metadata.get("model_name", "")), str(metadata.get("output_type", ""))
-    sources = sorted(matching_sources(request.source, ()))
-    source = str(metadata.get("source") or sources[0])
+    source = str(metadata.get("source") or asked)
     path = f"{source}/{output_type}/{metadata.get('feature_group') or 'unknown'}/{name}"
     named = {f"{path}/{file}": data for file, data in files.items()}
     named[f"{path}.zip"] = content

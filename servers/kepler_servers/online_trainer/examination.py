@@ -2,8 +2,9 @@
 
 It is a process of its own so that its memory is given back, and so that nothing that a trainer does can
 end the trainer that runs for months. Whatever it does it does in this order: a law change is written
-down, challengers are trained into a store of their own, the winner is published with the decision in its
-metadata, the decision is recorded. A kill between any two of these loses no more than a training.
+down, challengers are trained into a store of their own, the winner is trained once more on all data and
+published with the decision in its metadata, the decision is recorded. A kill between any two of these
+loses no more than a training.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
+from kepler_core import registry
 from kepler_core.contracts import IsolationContext
 from kepler_core.dataset import Dataset
 from kepler_core.errors import KeplerError, ModelError, PluginError, TrainingError, VersionTakenError
@@ -44,7 +46,7 @@ from kepler_core.store.models import StoredModel, read_models
 from kepler_profiler.profile.build import build_profile
 from kepler_profiler.profile.document import ProfileError, write_profile
 from kepler_servers.online_trainer import instants
-from kepler_servers.online_trainer.contest import Judge, Judged, Verdict, compare, described
+from kepler_servers.online_trainer.contest import SMALLEST_GAIN, Judge, Judged, Verdict, compare, described
 from kepler_servers.online_trainer.holdout import FEWEST_INSTANTS, NOTHING, hold_out
 from kepler_servers.online_trainer.law import LawBook, LawChange, Line, changed_watts, find_changes, of_node_type
 from kepler_servers.online_trainer.memory import TrainingMemory
@@ -143,6 +145,7 @@ def examine(task: Task) -> dict[str, Any]:
         "held_out": int(np.count_nonzero(held_out.covers(whole.instant_time))),
         "law_changes": msgspec.to_builtins(changes),
     }
+    retrain = partial(_retrained, state=state, jobs=task.jobs, machine=machine, profile=profile, champion=champion)
     candidates: dict[str, list[Candidate]] = {}
     base = champion
     if changes and served:
@@ -151,7 +154,7 @@ def examine(task: Task) -> dict[str, Any]:
     problem = None
     if task.retrain or not changes or not candidates:
         try:
-            base, retrained = _retrained(spec, earlier, state, task.jobs, machine, profile, champion, until)
+            base, retrained = retrain(spec, earlier, until)
             for path, found in retrained.items():
                 candidates.setdefault(path, []).append(found)
         except TrainingError as error:
@@ -159,6 +162,9 @@ def examine(task: Task) -> dict[str, Any]:
     context = attrs.evolve(context, abs_model=_AbsModels(served, candidates))
     judge = Judge(context, spec, held_out)
     winners, rows = _contest(judge, served, candidates)
+    again = _trained_on_all(winners, spec, whole, judge, retrain)
+    winners |= again
+    decision["trained_on_all"] = sorted(again)
     honest = _restated(judge, served, winners)
     decision["models"] = rows
     decision["problem"] = problem
@@ -279,12 +285,13 @@ def _files(entry: StoredModel) -> dict[str, bytes]:
 def _retrained(
     spec: PipelineSpec,
     observations: Observations,
+    until: float,
+    *,
     state: Path,
     jobs: int,
     machine: Machine | None,
     profile: Mapping[str, Any] | None,
     champion: Snapshot | None,
-    until: float,
 ) -> tuple[Snapshot, dict[str, Candidate]]:
     """Train in a store of our own, on top of what is served: other node types and profiles stay."""
     aside = LocalStore(state / CHALLENGERS)
@@ -330,6 +337,54 @@ def _contest(
             winners[path] = max(better, key=lambda c: c.verdict.gain if c.verdict is not None else 0.0)
     rows.sort(key=lambda row: not row["better"])
     return winners, rows
+
+
+def _trained_on_all(
+    winners: Mapping[str, Candidate],
+    spec: PipelineSpec,
+    whole: Observations,
+    judge: Judge,
+    retrain: Callable[[PipelineSpec, Observations, float], tuple[Snapshot, dict[str, Candidate]]],
+) -> dict[str, Candidate]:
+    """The winners that were trained anew, trained once more, now with what they were judged on: that is
+    the newest of the data, and what the machine does now may be in no other. One that is not as good
+    there although it has seen it is left out."""
+    anew = {path: w for path, w in winners.items() if w.kind == "retrained" and w.judged is not None}
+    if not anew:
+        return {}
+    try:
+        _, found = retrain(_only(spec, anew.values()), whole, float(whole.instant_time.max()))
+    except TrainingError as error:
+        log.warning("what is better could not be trained on all data: %s", error)
+        return {}
+    kept = {}
+    for path, winner in anew.items():
+        if (again := found.get(path)) is None or winner.judged is None:
+            continue
+        again.judged, again.verdict = _judged(judge, again), winner.verdict
+        most = (1 + SMALLEST_GAIN) * float(winner.judged.total().mean())
+        if again.judged is not None and float(again.judged.total().mean()) <= most:
+            kept[path] = again
+    return kept
+
+
+def _only(spec: PipelineSpec, wanted: Collection[Candidate]) -> PipelineSpec:
+    """The pipeline without what is not needed for some models."""
+    metadata = [candidate.metadata for candidate in wanted]
+    trainers = {(m["output_type"], m["trainer"]) for m in metadata}
+
+    def of(output_type: str, named: Sequence[PluginSpec]) -> list[PluginSpec]:
+        return [one for one in named if (output_type, registry.trainers.canonical(one.name)) in trainers]
+
+    dynamic = of("DynPower", spec.dyn_trainers)
+    return attrs.evolve(
+        spec,
+        energy_sources=sorted({m["source"] for m in metadata}),
+        feature_groups=sorted({m["feature_group"] for m in metadata}),
+        # an isolator may need models of a node's power
+        abs_trainers=spec.abs_trainers if dynamic else of("AbsPower", spec.abs_trainers),
+        dyn_trainers=dynamic,
+    )
 
 
 def _verdict(champion: StoredModel | None, against: Judged | None, judged: Judged | None) -> Verdict:
