@@ -246,6 +246,7 @@ def trained(folder: Path, recording: Path) -> Iterator[tuple[EstimatorProcess, P
     pipeline = folder / "trained.yaml"
     pipeline.write_text(_PIPELINE)
     command = [sys.executable, "-m", "kepler_core", "train", str(pipeline), "-i", str(recording), "-s", str(folder)]
+    command += ["--jobs", "1"]  # they are small: other processes would take longer to start
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     assert done.returncode in (0, 3), done.stderr  # 3: a feature group that is not in the recording
     with estimating(folder / "e.sock", "-s", folder, "--reply-limit", "0") as estimator:
