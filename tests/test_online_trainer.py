@@ -33,7 +33,7 @@ from kepler_core.simulate import START, Simulation, recording
 from kepler_core.store import open_store
 from kepler_core.store.models import read_models
 from kepler_servers.online_trainer import instants
-from kepler_servers.online_trainer.exposition import application, health
+from kepler_servers.online_trainer.exposition import Exposition, health
 from kepler_servers.online_trainer.fetching import Source
 from kepler_servers.online_trainer.law import LawChange, Line, changed_watts, find_changes
 from kepler_servers.online_trainer.memory import TrainingMemory, TrainingMemoryError
@@ -214,6 +214,8 @@ def test_the_whole_way(server: PrometheusProcess, content: Content, tmp_path: Pa
     page = _get(bench, "/metrics")
     assert 'kepler_online_trainer_decisions_total{decision="published"}' in page
     assert "kepler_online_trainer_law_changes_total 1.0" in page
+    assert json.loads(_get(bench, "/healthz"))["served_version"] == bench.store.current_version("test")
+    assert "there are /healthz and /metrics" in json.loads(_get(bench, "/", "404 Not Found"))["msg"]
     shown = json.loads(
         subprocess.run(
             [sys.executable, "-m", "kepler_core", "memory", "show", "--state", str(tmp_path / "state"), "--json"],
@@ -242,13 +244,13 @@ def test_the_whole_way(server: PrometheusProcess, content: Content, tmp_path: Pa
     assert "power.rapl-sysfs.package" in rows[0]
 
 
-def _get(bench: Bench, path: str) -> str:
+def _get(bench: Bench, path: str, expected: str = "200 OK") -> str:
     answer: list[str] = []
-    body = application(bench.rounds)(
+    body = Exposition(bench.rounds).app(
         {"REQUEST_METHOD": "GET", "PATH_INFO": path, "wsgi.input": None},
         lambda status, headers, problem=None: answer.append(status),
     )
-    assert answer == ["200 OK"]
+    assert answer == [expected]
     return b"".join(body).decode()
 
 

@@ -66,6 +66,9 @@ class Endpoints:
     A subclass says with `answer_to` what its own errors mean.
     """
 
+    where_paths_are = "GET /openapi.json lists them"
+    """What is said of a path that is none."""
+
     def __init__(self, what: str, observe: Observe) -> None:
         """`what` it is, for messages: "the model server"."""
         self._what = what
@@ -122,7 +125,7 @@ class Endpoints:
             allowed = error.headers.get("Allow")
             text = f"{request.method[:20]} is not a method of {request.path[:200]}; allowed: {allowed}"
         else:
-            text = f"no such path {request.path[:200]!r}; GET /openapi.json lists them"
+            text = f"no such path {request.path[:200]!r}; {self.where_paths_are}"
         return msgspec.json.encode({"msg": text})
 
 

@@ -8,8 +8,6 @@ from collections.abc import Iterable
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
-import bottle
-import msgspec
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import ThreadingWSGIServer
@@ -17,10 +15,11 @@ from prometheus_client.registry import Collector
 
 from kepler_core import __version__
 from kepler_core.errors import UsageError
+from kepler_servers.endpoints import Answer, Endpoints, json_answer
 from kepler_servers.online_trainer.drift import limit
 from kepler_servers.online_trainer.rounds import Rounds
+from kepler_servers.request_metrics import CONTENT_TYPE, RequestMetrics
 
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 LATE_ROUNDS = 3
 """Without a success for so many intervals the trainer is late."""
 
@@ -111,25 +110,25 @@ class _RoundsCollector(Collector):
         yield from (running, allowed, alarm)
 
 
-def application(rounds: Rounds) -> bottle.Bottle:
-    """The bottle application."""
-    app = bottle.Bottle()
-    app.config["catchall"] = False
-    registry = CollectorRegistry()
-    registry.register(_RoundsCollector(rounds))
-    ProcessCollector(registry=registry)
+class Exposition(Endpoints):
+    """The endpoints."""
 
-    @app.get("/healthz")  # type: ignore[untyped-decorator]
-    def healthz() -> bytes:
-        bottle.response.content_type = "application/json"
-        return msgspec.json.encode(health(rounds))
+    where_paths_are = "there are /healthz and /metrics"
 
-    @app.get("/metrics")  # type: ignore[untyped-decorator]
-    def metrics() -> bytes:
-        bottle.response.content_type = CONTENT_TYPE
-        return generate_latest(registry)
+    def __init__(self, rounds: Rounds) -> None:
+        self._rounds = rounds
+        self._registry = CollectorRegistry()
+        self._registry.register(_RoundsCollector(rounds))
+        ProcessCollector(registry=self._registry)
+        super().__init__("the online trainer", RequestMetrics("kepler_online_trainer", self._registry).observe)
+        self.route("GET", "/healthz", "healthz", self.health)
+        self.route("GET", "/metrics", "metrics", self.metrics)
 
-    return app
+    def health(self) -> Answer:
+        return json_answer(health(self._rounds))
+
+    def metrics(self) -> Answer:
+        return Answer(generate_latest(self._registry), CONTENT_TYPE)
 
 
 class _Quiet(WSGIRequestHandler):
@@ -142,7 +141,7 @@ class _Quiet(WSGIRequestHandler):
 def serve(rounds: Rounds, host: str, port: int) -> int:
     """Serve in a thread; the port. `UsageError` if it cannot be used."""
     try:
-        server = make_server(host, port, application(rounds), ThreadingWSGIServer, handler_class=_Quiet)
+        server = make_server(host, port, Exposition(rounds).app, ThreadingWSGIServer, handler_class=_Quiet)
     except (OSError, OverflowError) as error:
         raise UsageError(f"cannot listen on {host}:{port}: {getattr(error, 'strerror', None) or error}") from error
     threading.Thread(target=server.serve_forever, name="http", daemon=True).start()
