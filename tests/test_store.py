@@ -276,14 +276,14 @@ def test_interrupted_when_just_current(tmp_path: Path, monkeypatch: pytest.Monke
     """After the last rename the version is current: what cleans up must not take it away."""
     store = LocalStore(tmp_path)
     store.publish("p", FILES)
-    flush = local._flush_folder
+    flush = local.flush_folder
 
     def interrupted(folder: Path) -> None:
         flush(folder)
         if folder == tmp_path:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(local, "_flush_folder", interrupted)
+    monkeypatch.setattr(local, "flush_folder", interrupted)
     with pytest.raises(KeyboardInterrupt):
         store.publish("p", FILES)
     assert store.current_version("p") == 2

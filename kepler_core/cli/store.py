@@ -15,6 +15,7 @@ import click
 from kepler_core.cli.inputs import store_option
 from kepler_core.cli.output import json_option, print_json, print_table
 from kepler_core.errors import StoreError, UsageError
+from kepler_core.whole_files import whole_file
 
 if TYPE_CHECKING:
     from kepler_core.store import Snapshot, Store
@@ -238,16 +239,8 @@ def _print_rows(rows: list[list[Any]], headers: tuple[str, ...]) -> None:
 
 def _write_whole(target: Path, content: bytes) -> None:
     """The file is there as a whole or not at all."""
-    part = target.with_name(f".{target.name[:100]}.{uuid.uuid4().hex}")
     try:
-        try:
-            with part.open("xb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(part, target)
-        except BaseException:
-            part.unlink(missing_ok=True)
-            raise
+        with whole_file(target, f".{uuid.uuid4().hex}") as file:
+            file.write(content)
     except OSError as error:
         raise StoreError(f"cannot write {target}: {error.strerror or error}") from error

@@ -16,6 +16,7 @@ from kepler_core.errors import UsageError
 from kepler_core.prometheus.joining import joined_series
 from kepler_core.prometheus.queries import Query
 from kepler_core.prometheus.selections import Selection
+from kepler_core.whole_files import whole_file
 
 _PLAN = "plan.json"
 _LAYOUT = 1
@@ -108,12 +109,8 @@ class Spool:
 
 
 def _write(path: Path, content: bytes) -> None:
-    part = path.with_suffix(".new")
-    with part.open("wb") as file:
+    with whole_file(path) as file:
         file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
 
 
 @contextlib.contextmanager

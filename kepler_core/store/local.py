@@ -39,6 +39,7 @@ from kepler_core.store.store import (
     is_decision,
     read_decision,
 )
+from kepler_core.whole_files import flush_folder
 
 VERSIONS = ".versions"
 STAGING = ".staging"
@@ -146,7 +147,7 @@ class LocalStore(Store):
                 versions = self.root / VERSIONS / pipeline
                 versions.mkdir(parents=True, exist_ok=True)
                 os.rename(staging, versions / str(number))
-                _flush_folder(versions)
+                flush_folder(versions)
                 staging.mkdir()
                 try:
                     self._point(pipeline, number, staging)
@@ -176,7 +177,7 @@ class LocalStore(Store):
                 _write_file(staging / "decision", msgspec.json.encode(decision))
                 folder.mkdir(parents=True, exist_ok=True)
                 os.replace(staging / "decision", folder / decision_name())
-                _flush_folder(folder)
+                flush_folder(folder)
                 for name in sorted(filter(is_decision, os.listdir(folder)))[:-MOST_DECISIONS]:
                     (folder / name).unlink()
         except OSError as error:
@@ -224,7 +225,7 @@ class LocalStore(Store):
         # the target is relative to where the link ends up, so that a store can be moved
         os.symlink(_target(pipeline, version), staging / "link")
         os.replace(staging / "link", self.root / pipeline)
-        _flush_folder(self.root)
+        flush_folder(self.root)
 
 
 def _target(pipeline: str, version: int) -> str:
@@ -289,7 +290,7 @@ def _write_tree(folder: Path, files: Mapping[str, bytes]) -> None:
             parent = parent.parent
         _write_file(path, content)
     for parent in made:
-        _flush_folder(parent)
+        flush_folder(parent)
 
 
 def _write_file(path: Path, content: bytes) -> None:
@@ -297,11 +298,3 @@ def _write_file(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _flush_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -14,6 +14,7 @@ from kepler_core.errors import UsageError
 from kepler_core.machine import MachineSpec, machine_spec_from
 from kepler_core.pipeline.node_types import matching_type, node_type_index, with_members
 from kepler_core.store.models import NodeType
+from kepler_core.whole_files import whole_file
 from kepler_profiler.similarity import Likeness, SpecTable
 
 
@@ -69,13 +70,8 @@ def write_index(path: str | Path, types: Mapping[int, NodeType]) -> None:
     """Write an index file in one step: it is the old one or the new one, whatever happens."""
     content = msgspec.json.format(msgspec.json.encode(node_type_index(types)), indent=1) + b"\n"
     path = Path(path)
-    staged = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with staged.open("wb") as file:
+        with whole_file(path, f".{os.getpid()}") as file:
             file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(staged, path)
     except OSError as error:
-        staged.unlink(missing_ok=True)
         raise UsageError(f"cannot write {path}: {error.strerror or error}; it is as it was") from error

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from http import HTTPStatus
 from pathlib import Path
 
+from kepler_core.whole_files import flush_folder
 from kepler_servers.rsgi import RefusedError, Upload
 
 _GZIP_MAGIC = b"\x1f\x8b"
@@ -130,12 +131,3 @@ class _spooling:  # noqa: N801
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, OSError) and is_full(error):
             raise disk_full("nothing of this request is kept") from error
-
-
-def flush_folder(folder: Path) -> None:
-    """Make what was renamed into a folder outlive a power failure."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -252,22 +252,17 @@ def _train(command: Train, wire: Wire, progress: Progress, store: Store) -> dict
         raise _UntrainableError(str(error), _findings(request)) from error
     except Exception as error:
         # what is published is published, whatever a listener thinks of it
-        if not progress.may_publish or (version := _published(store, spec.name, command.job)) is None:
+        version = None
+        if progress.may_publish:
+            with contextlib.suppress(StoreError):
+                version = published_version(store, spec.name, command.job)
+        if version is None:
             raise
         logging.warning("it is published, but: %s", error)
         report = recovered_report(store, spec.name, version)
         report = {**report, "notes": [*report["notes"], f"it is published, but: {error}"]}
     _pack(command, wire, store, spec.name, report["version"])
     return dict(report)
-
-
-def _published(store: Store, pipeline: str, job: str) -> int | None:
-    from kepler_servers.offline_trainer.once import published_version
-
-    try:
-        return published_version(store, pipeline, job)
-    except StoreError:
-        return None  # what failed before says why
 
 
 def _observed(request: TrainRequest, wire: Wire, listeners: Events) -> tuple[Observations, Observations | None]:
@@ -323,21 +318,15 @@ def _findings(request: TrainRequest) -> dict[str, Any]:
 def _pack(command: Train, wire: Wire, store: Store, pipeline: str, version: int) -> None:
     """Write the zip of the published version: whole, or not at all."""
     from kepler_core.store.archive import archive_bytes
-    from kepler_servers.offline_trainer.spool import flush_folder
+    from kepler_core.whole_files import flush_folder, whole_file
 
     wire.send(Stage("packing"))
     path = Path(command.archive)
-    begun = path.with_suffix(".part")
     try:
-        with begun.open("wb") as file:
+        with whole_file(path) as file:
             file.write(archive_bytes(store.snapshot(pipeline, version)))
-            file.flush()
-            os.fsync(file.fileno())
-        begun.replace(path)
         flush_folder(path.parent)
     except Exception as error:
-        with contextlib.suppress(OSError):
-            begun.unlink()
         # the pipeline is in the store all the same
         why = "the disk is full" if _is_full(error) else str(error) or type(error).__name__
         logging.warning("no zip can be written: %s", why)

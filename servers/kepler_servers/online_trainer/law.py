@@ -12,7 +12,6 @@ stays. A recent instant with no like in the past says nothing of the law.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 
 from kepler_core.errors import KeplerError
 from kepler_core.recording.observations import Observations
+from kepler_core.whole_files import whole_file
 from kepler_servers.online_trainer.noise import mean_and_error
 
 Floats = NDArray[np.float64]
@@ -256,13 +256,9 @@ class LawBook:
     def add(self, changes: Sequence[LawChange]) -> None:
         """Keep changes with those that are known."""
         content = msgspec.json.format(msgspec.json.encode(_Laws([*self.changes(), *changes])), indent=1)
-        part = self.path.with_name(f".{self.path.name}.part")
         try:
-            with part.open("wb") as file:
+            with whole_file(self.path) as file:
                 file.write(content + b"\n")
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(part, self.path)
         except OSError as error:
             raise KeplerError(f"cannot write {self.path}: {error.strerror or error}") from error
 

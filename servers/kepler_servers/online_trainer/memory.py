@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,6 +29,7 @@ from numpy.typing import NDArray
 
 from kepler_core.errors import KeplerError
 from kepler_core.recording.observations import Observations
+from kepler_core.whole_files import flush_folder, whole_file
 from kepler_servers.online_trainer import instants
 from kepler_servers.online_trainer.strata import choose
 
@@ -45,6 +45,8 @@ _SLACK = 1.1
 _REACH_STEPS = 2
 """A node's newest instant waits for the next one; so it must be within reach then."""
 _KEY = b"kepler"
+_KEYS = ["node", "time", "complete"]
+"""Columns that tell which instants are there."""
 _FILE = re.compile(r"([1-9][0-9]{0,11})(\.base)?\.parquet(\.damaged)?")
 _PART = re.compile(rf"\.{_FILE.pattern}\.part")
 _DAMAGED, _LOST = ".damaged", ".lost"
@@ -126,7 +128,8 @@ class TrainingMemory:
         """Read what is in the folder."""
         with self._errors("read"):
             found, lost = [], []
-            for entry in sorted(self.folder.iterdir()) if self.folder.is_dir() else ():
+            keys: dict[Path, pa.Table] = {}
+            for entry in self._entries():
                 if (match := _FILE.fullmatch(entry.name)) is None:
                     continue
                 number, base = int(match[1]), bool(match[2])
@@ -135,7 +138,7 @@ class TrainingMemory:
                     continue
                 try:
                     header = _header(entry)
-                    pq.read_table(entry)
+                    keys[entry] = pq.read_table(entry).select(_KEYS)
                     found.append(_File(number, base, entry, header, entry.stat().st_size))
                 except FileNotFoundError:
                     pass  # its owner has just joined it with others
@@ -153,7 +156,7 @@ class TrainingMemory:
             self._lost_from = min((number for number in lost if number > newest_base), default=None)
             self._known = {}
             for file in self._files:
-                self._learn(pq.read_table(file.path, columns=["node", "time", "complete"]))
+                self._learn(keys[file.path])
             if not self._only_read:
                 self._remove_left_over(newest_base)
 
@@ -162,6 +165,9 @@ class TrainingMemory:
         away is no reason to forget what is on it.)"""
         if all(file.path.exists() for file in self._files):
             self.refresh()
+
+    def _entries(self) -> list[Path]:
+        return sorted(self.folder.iterdir()) if self.folder.is_dir() else []
 
     def _set_aside(self, path: Path, error: Exception) -> None:
         self.damaged.append(path.name)
@@ -173,7 +179,7 @@ class TrainingMemory:
     def _remove_left_over(self, newest_base: int) -> None:
         """What we were killed over: files that were being written, and such that a base holds."""
         kept = {file.path for file in self._files}
-        for entry in sorted(self.folder.iterdir()) if self.folder.is_dir() else ():
+        for entry in self._entries():
             match = _FILE.fullmatch(entry.name)
             joined = match is not None and int(match[1]) <= newest_base and entry not in kept
             if joined or _PART.fullmatch(entry.name):
@@ -334,25 +340,12 @@ class TrainingMemory:
 
     def _write(self, number: int, base: bool, table: pa.Table, header: _Header) -> _File:
         path = self.folder / f"{number}{'.base' if base else ''}.parquet"
-        part = self.folder / f".{path.name}.part"
         found = table.replace_schema_metadata({_KEY: msgspec.json.encode(header)})
         with self._errors("write"):
             self.folder.mkdir(parents=True, exist_ok=True)
-            try:
-                with part.open("wb") as file:
-                    pq.write_table(found, file, compression="zstd")
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.replace(part, path)
-            except BaseException:
-                with contextlib.suppress(OSError):
-                    part.unlink()
-                raise
-            descriptor = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            with whole_file(path) as file:
+                pq.write_table(found, file, compression="zstd")
+            flush_folder(self.folder)
             return _File(number, base, path, header, path.stat().st_size)
 
     @contextlib.contextmanager
