@@ -6,7 +6,7 @@ import http.client
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -102,12 +102,13 @@ class UrlOrigin:
         the source that is asked for."""
 
     def offer(self, request: ModelRequest) -> Offer:
-        total = _is_platform(request.source)
+        sources = matching_sources(request.source, ())
+        total = _are_platform(sources)
         keys = init_url_keys(request.output_type, total=total)
         url = next((self._urls[key] for key in keys if key in self._urls), None)
         if url is None:
             raise NoModelError(f"none of {', '.join(keys)} is set", {})
-        source = min(matching_sources(request.source, ()))
+        source = min(sources)
         if (url, source) not in self._kept:
             try:
                 self._kept[url, source] = _catalogue_of_one(_fetch(url), url, source)
@@ -125,8 +126,8 @@ def init_url_keys(output_type: OutputType, *, total: bool) -> list[str]:
     return [f"{level}_{'TOTAL' if total else 'COMPONENTS'}_INIT_URL" for level in levels]
 
 
-def _is_platform(source: str) -> bool:
-    for name in matching_sources(source, ()):
+def _are_platform(sources: Collection[str]) -> bool:
+    for name in sources:
         return registry.energy_sources.preferred(name).components == PLATFORM_COMPONENTS
     return False
 

@@ -35,12 +35,12 @@ class EndedError(Exception):
     """The process has ended without a further message."""
 
 
-class TrainerProcess:
-    """A process of its own session, which is ended with all that it started."""
+class TrainerProcess(SessionProcess):
+    """A training process, and what it says."""
 
     def __init__(self, mark: str, memory_limit: int) -> None:
         environ = {name: value for name, value in os.environ.items() if name != SETTINGS_VARIABLE}
-        self._process = SessionProcess(
+        super().__init__(
             [sys.executable, "-m", _MODULE, str(memory_limit)],
             stderr=subprocess.PIPE,
             env={**environ, MARK_VARIABLE: mark},
@@ -52,21 +52,12 @@ class TrainerProcess:
         for target in (self._listen, self._overhear):
             threading.Thread(target=target, name=f"training {self.pid}", daemon=True).start()
 
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    @property
-    def alive(self) -> bool:
-        return self._process.alive
-
     def send(self, command: Command) -> None:
         """A command; one that has ended does not read it, which `receive` will tell."""
         self.used_at = time.monotonic()
-        stdin = self._process.stdin
         with contextlib.suppress(OSError, ValueError):
-            stdin.write(msgspec.json.encode(command) + b"\n")
-            stdin.flush()
+            self.stdin.write(msgspec.json.encode(command) + b"\n")
+            self.stdin.flush()
 
     def receive(self, seconds: float) -> Message:
         """Its next message; TimeoutError, `EndedError`."""
@@ -78,14 +69,6 @@ class TrainerProcess:
             raise EndedError
         return message
 
-    def kill(self) -> None:
-        """End it and all that it started, now."""
-        self._process.kill()
-
-    def end(self) -> int:
-        """Wait until it has ended, kill what it left running; its exit code (negative: the signal)."""
-        return self._process.end()
-
     def last_words(self) -> str:
         """The last line that it wrote to standard error."""
         return printable(self._last_lines[-1]) if self._last_lines else ""
@@ -93,7 +76,7 @@ class TrainerProcess:
     def _listen(self) -> None:
         decoder = msgspec.json.Decoder(Message)
         with contextlib.suppress(OSError, ValueError):
-            for line in self._process.stdout:
+            for line in self.stdout:
                 try:
                     self._come.put(decoder.decode(line))
                 except msgspec.DecodeError:
@@ -101,9 +84,9 @@ class TrainerProcess:
         self._come.put(None)
 
     def _overhear(self) -> None:
-        assert self._process.stderr is not None
+        assert self.stderr is not None
         with contextlib.suppress(OSError, ValueError):
-            while line := self._process.stderr.readline(4096):
+            while line := self.stderr.readline(4096):
                 if text := line.decode("utf-8", "replace").strip():
                     self._last_lines.append(text)
                     log.debug("training process %d: %s", self.pid, printable(text))

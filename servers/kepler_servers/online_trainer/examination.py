@@ -16,7 +16,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -349,28 +349,26 @@ def _trained_on_all(
     """The winners that were trained anew, trained once more, now with what they were judged on: that is
     the newest of the data, and what the machine does now may be in no other. One that is not as good
     there although it has seen it is left out."""
-    anew = {path: w for path, w in winners.items() if w.kind == "retrained" and w.judged is not None}
+    anew = {path: w.judged for path, w in winners.items() if w.kind == "retrained" and w.judged is not None}
     if not anew:
         return {}
     try:
-        _, found = retrain(_only(spec, anew.values()), whole, float(whole.instant_time.max()))
+        _, found = retrain(
+            _only(spec, [winners[path].metadata for path in anew]), whole, float(whole.instant_time.max())
+        )
     except TrainingError as error:
         log.warning("what is better could not be trained on all data: %s", error)
         return {}
     kept = {}
-    for path, winner in anew.items():
-        if (again := found.get(path)) is None or winner.judged is None:
-            continue
-        again.judged, again.verdict = _judged(judge, again), winner.verdict
-        most = (1 + SMALLEST_GAIN) * float(winner.judged.total().mean())
-        if again.judged is not None and float(again.judged.total().mean()) <= most:
-            kept[path] = again
+    for path, judged in anew.items():
+        again = _judged(judge, found[path]) if path in found else None
+        if again is not None and again.total().mean() <= (1 + SMALLEST_GAIN) * judged.total().mean():
+            kept[path] = found[path]
     return kept
 
 
-def _only(spec: PipelineSpec, wanted: Collection[Candidate]) -> PipelineSpec:
+def _only(spec: PipelineSpec, metadata: Sequence[Mapping[str, Any]]) -> PipelineSpec:
     """The pipeline without what is not needed for some models."""
-    metadata = [candidate.metadata for candidate in wanted]
     trainers = {(m["output_type"], m["trainer"]) for m in metadata}
 
     def of(output_type: str, named: Sequence[PluginSpec]) -> list[PluginSpec]:

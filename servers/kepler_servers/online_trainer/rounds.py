@@ -184,22 +184,22 @@ class Rounds:
     def _fetch(self, until: float) -> str:
         cursor = self.memory.cursor(until)
         reach = self.memory.reach
-        if self.memory.has_lost:
-            since = (
-                until - self.pace.catch_up if cursor is None else max(cursor - 2 * reach, until - self.pace.catch_up)
-            )
-            log.warning("what a damaged file of the memory held is asked for again, from %s on", utc(since))
-        elif cursor is None:
-            since = until - self.pace.backfill
-            if self.memory.instants:
-                self.status.problems["clock"] += 1
-                log.warning("all that is in the memory is from the future: a clock was wrong; going on from now")
-                since = until - 2 * reach
-        else:
-            since = max(cursor - 2 * reach, until - self.pace.catch_up)
+        earliest = until - self.pace.catch_up
+        if cursor is not None:
+            since = max(cursor - 2 * reach, earliest)
             if self.memory.newest() and max(self.memory.newest().values()) > until + reach + self.pace.interval:
                 self.status.problems["clock"] += 1
                 log.warning("a part of the memory is from the future: a clock was wrong")
+        elif self.memory.has_lost:
+            since = earliest
+        elif self.memory.instants:
+            since = until - 2 * reach
+            self.status.problems["clock"] += 1
+            log.warning("all that is in the memory is from the future: a clock was wrong; going on from now")
+        else:
+            since = until - self.pace.backfill
+        if self.memory.has_lost:
+            log.warning("what a damaged file of the memory held is asked for again, from %s on", utc(since))
         added = seen = 0
         for start, end in slices(since, until, 2 * reach):
             if self.stop.is_set():
@@ -213,9 +213,9 @@ class Rounds:
                 self.status.instants[name] += getattr(result, name)
             added += result.added
             self.drift.update(found, result.fresh)
+        self._since_examined += added
         if not self.stop.is_set():
             self.memory.fetched_again()
-        self._since_examined += added
         if added:
             return "new data"
         return "nothing new" if seen else "empty"
