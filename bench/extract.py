@@ -31,12 +31,12 @@ def measure(path: str) -> dict[str, Any]:
     import numpy as np
     import pandas as pd  # noqa: F401 - imported before the clock starts
 
-    from kepler_core import registry
     from kepler_core.contracts import IsolationContext
     from kepler_core.pipeline.load import load_pipeline
     from kepler_core.pipeline.plan import datasets, plan
+    from kepler_core.plugins import registry
     from kepler_core.recording import observe, read_recording
-    from kepler_core.recording.meaning import is_known_metric
+    from kepler_core.recording.metric_mapping import is_known_metric
 
     spec = load_pipeline("default")
     is_known_metric("")

@@ -81,7 +81,7 @@ def served_error(store: Any, name: str, observations: Any) -> float | None:
 
 
 def over_time(minutes: int, step: int) -> list[dict[str, Any]]:
-    from prometheus_process import prometheus
+    from support.prometheus_process import prometheus
 
     from kepler_core.errors import KeplerError
     from kepler_core.pipeline.load import load_pipeline
@@ -231,7 +231,7 @@ def process_figures(pid: int) -> tuple[float, float]:
 
 
 def cost(minutes: int, speed: float) -> list[dict[str, float]]:
-    from prometheus_process import prometheus
+    from support.prometheus_process import prometheus
 
     rows = []
     with tempfile.TemporaryDirectory() as folder:

@@ -12,7 +12,8 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
+
+from kepler_core.arrays import BoolArray
 
 if TYPE_CHECKING:
     from kepler_core.dataset import Dataset
@@ -51,7 +52,7 @@ def matching(names: Iterable[str], wanted: Collection[str]) -> list[bool]:
     return [fits(name) for name in names]
 
 
-def container_rows(dataset: Dataset, observations: Observations, wanted: Collection[str]) -> NDArray[np.bool_]:
+def container_rows(dataset: Dataset, observations: Observations, wanted: Collection[str]) -> BoolArray:
     """Which rows of a data set by container are of the wanted ones (as `matching` has it), shape (rows,)."""
     names = dict(zip(observations.containers, observations.container_names, strict=True))
     level = [str(container) for container in dataset.index.levels[3]]

@@ -29,9 +29,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import attrs
-import numpy as np
-from numpy.typing import NDArray
 
+from kepler_core.arrays import FloatArray, SingleArray
 from kepler_core.vocabulary import OutputType
 
 if TYPE_CHECKING:
@@ -44,8 +43,6 @@ PLUGIN_API = (1, 0)
 
 A distribution declares what it was written for in the entry-point group `kepler.plugin_api`: the
 name "1.2" means from 1.2 up to, but without, 2.0. Others are refused without being imported."""
-
-Floats = NDArray[np.float64]
 
 
 class Plugin:
@@ -65,9 +62,9 @@ class Regressor(Protocol):
     that is written in its place (and compared with it).
     """
 
-    def fit(self, X: Floats, y: Floats) -> Any: ...
+    def fit(self, X: FloatArray, y: FloatArray) -> Any: ...
 
-    def predict(self, X: Floats) -> Floats: ...
+    def predict(self, X: FloatArray) -> FloatArray: ...
 
 
 @attrs.frozen
@@ -198,7 +195,7 @@ class EnergySource(Plugin, ABC):
 
 
 @attrs.frozen
-class MetricMeaning:
+class MetricMapping:
     """What one metric of an exporter means in our vocabulary."""
 
     kind: Literal["feature", "energy", "power"]
@@ -241,7 +238,7 @@ class MetricSchema(Plugin, ABC):
     """Label of an energy metric that tells "idle" from "dynamic" energy, which add up."""
 
     @abstractmethod
-    def meaning(self, metric: str) -> MetricMeaning | None:
+    def meaning(self, metric: str) -> MetricMapping | None:
         """What the metric of this name means; None for one that is not ours."""
 
     def spelling(self, level: str, name: str) -> str:
@@ -255,14 +252,14 @@ class MetricSchema(Plugin, ABC):
 class Predictor(Protocol):
     """A loaded model of one component."""
 
-    def predict(self, X: NDArray[np.float32]) -> Floats:
+    def predict(self, X: SingleArray) -> FloatArray:
         """Watts, shape (samples,), of features divided by their scale, shape (samples, features)."""
 
 
 class JointPredictor(Protocol):
     """Loaded models of several components that are evaluated together."""
 
-    def predict(self, X: NDArray[np.float32]) -> Floats:
+    def predict(self, X: SingleArray) -> FloatArray:
         """Watts, shape (components, samples), of features as for `Predictor`."""
 
 
@@ -279,7 +276,7 @@ class ModelFormat(Plugin, ABC):
         """Whether `dump` can write this kind of fitted regressor."""
 
     @abstractmethod
-    def dump(self, regressor: Regressor, features: Sequence[str], X: NDArray[np.float32]) -> bytes:
+    def dump(self, regressor: Regressor, features: Sequence[str], X: SingleArray) -> bytes:
         """The fitted regressor as bytes; X are some of its training rows. `ModelError` if it
         cannot be written."""
 

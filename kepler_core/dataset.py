@@ -8,8 +8,8 @@ from functools import cached_property
 import attrs
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
+from kepler_core.arrays import BoolArray, FloatArray, IntArray
 from kepler_core.grouping import sum_by
 from kepler_core.vocabulary import OutputType, main_feature
 
@@ -56,11 +56,11 @@ class Dataset:
         return [power_column(component) for component in self.components]
 
     @property
-    def X(self) -> NDArray[np.float64]:
+    def X(self) -> FloatArray:
         """Features, shape (rows, features)."""
         return self.frame[list(self.features)].to_numpy(dtype=np.float64)
 
-    def y(self, component: str) -> NDArray[np.float64]:
+    def y(self, component: str) -> FloatArray:
         """Watts of one component, shape (rows,)."""
         return self.frame[power_column(component)].to_numpy(dtype=np.float64)
 
@@ -71,13 +71,13 @@ class Dataset:
         return index
 
     @cached_property
-    def _stream_and_time(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def _stream_and_time(self) -> tuple[IntArray, IntArray]:
         index = self.index
         recording, node, time = (np.asarray(index.codes[at], dtype=np.int64) for at in range(3))
         return recording * len(index.levels[1]) + node, time
 
     @cached_property
-    def instant(self) -> NDArray[np.int64]:
+    def instant(self) -> IntArray:
         """Per row, which (recording, node, timestamp) it belongs to: 0, 1, …; shape (rows,)."""
         stream, time = self._stream_and_time
         key = stream * (len(self.index.levels[2]) + 1) + time
@@ -89,18 +89,18 @@ class Dataset:
         return np.asarray(np.unique(key, return_inverse=True)[1], dtype=np.int64)
 
     @property
-    def stream(self) -> NDArray[np.int64]:
+    def stream(self) -> IntArray:
         """Per row, which node in which recording: equal numbers, equal node; shape (rows,)."""
         return self._stream_and_time[0]
 
     @property
-    def timestamps(self) -> NDArray[np.float64]:
+    def timestamps(self) -> FloatArray:
         """Per row, Unix seconds; shape (rows,)."""
-        times: NDArray[np.float64] = self.index.levels[2].to_numpy(dtype=np.float64)
+        times: FloatArray = self.index.levels[2].to_numpy(dtype=np.float64)
         return times[self._stream_and_time[1]]
 
     @cached_property
-    def first_rows(self) -> NDArray[np.int64]:
+    def first_rows(self) -> IntArray:
         """Per instant, its first row; shape (instants,)."""
         return np.unique(self.instant, return_index=True)[1].astype(np.int64)
 
@@ -125,7 +125,7 @@ class Dataset:
         """The node's watts by recording, node and timestamp."""
         return self._node_power.copy()
 
-    def isolated(self, background: pd.DataFrame, taken: NDArray[np.bool_] | None = None) -> Dataset:
+    def isolated(self, background: pd.DataFrame, taken: BoolArray | None = None) -> Dataset:
         """The DynPower data set that is left when `background` is taken away.
 
         `background` has the watts to take, a power column per component, in the rows of `node_power()`;
@@ -153,7 +153,7 @@ class Dataset:
         watts = self.node_power().to_numpy() + self.background[self.power_columns].to_numpy()
         return attrs.evolve(self._sharing(watts), output_type="AbsPower", background=None)
 
-    def _sharing(self, watts: NDArray[np.float64]) -> Dataset:
+    def _sharing(self, watts: FloatArray) -> Dataset:
         """The same rows with another node power, shape (instants, components), each keeping its share;
         where all have none, by their main feature."""
         old = self.node_power()
@@ -169,7 +169,7 @@ class Dataset:
             frame[column] = rows
         return attrs.evolve(self, frame=frame)
 
-    def _usage_shares(self, component: str) -> NDArray[np.float64]:
+    def _usage_shares(self, component: str) -> FloatArray:
         """Each row's share of its instant by the component's main feature, equal where nothing is used."""
         n = len(self.first_rows)
         own = [name for name in self.features if name not in self.repeated] or list(self.features)

@@ -9,7 +9,6 @@ import msgspec
 import numpy as np
 import pandas as pd
 
-from kepler_core import registry
 from kepler_core.contracts import IsolationContext
 from kepler_core.dataset import Dataset
 from kepler_core.errors import PluginError, RecordingError, StoreError
@@ -17,6 +16,7 @@ from kepler_core.grouping import sum_by
 from kepler_core.models.power_model import METADATA_FILE, PowerModel
 from kepler_core.pipeline.node_types import profile_file
 from kepler_core.pipeline.validation import score
+from kepler_core.plugins import registry
 from kepler_core.recording.observations import Observations
 from kepler_core.store.models import StoredModel, read_models
 from kepler_core.vocabulary import main_feature

@@ -13,18 +13,17 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from kepler_core.arrays import FloatArray, IntArray
 from kepler_core.dataset import CONTAINER_LEVELS, NODE_LEVELS, Dataset, power_column
 from kepler_core.grouping import sum_by
 from kepler_core.recording.observations import Observations, Once
 from kepler_core.vocabulary import main_feature
 
-Floats = NDArray[np.float64]
-
 
 def node_dataset(
     observations: Observations,
-    node_features: Mapping[str, Floats],
-    power: Mapping[str, Floats],
+    node_features: Mapping[str, FloatArray],
+    power: Mapping[str, FloatArray],
     features: Sequence[str],
     source: str,
 ) -> Dataset:
@@ -43,9 +42,9 @@ def node_dataset(
 
 def container_dataset(
     observations: Observations,
-    container_features: Mapping[str, Floats],
-    node_features: Mapping[str, Floats],
-    power: Mapping[str, Floats],
+    container_features: Mapping[str, FloatArray],
+    node_features: Mapping[str, FloatArray],
+    power: Mapping[str, FloatArray],
     features: Sequence[str],
     source: str,
 ) -> Dataset:
@@ -71,9 +70,9 @@ def container_dataset(
     for name in own:
         block.take(name, container_features[name], kept)
 
-    def share(component: str) -> Floats:
+    def share(component: str) -> FloatArray:
         usage = block.column(main_feature(own, component))
-        shares: Floats = _once(
+        shares: FloatArray = _once(
             observations, "share", (usage, instant), lambda: _share(usage, instant, len(known_instant))
         )
         return shares
@@ -93,7 +92,7 @@ def _once(observations: Observations, what: str, arrays: tuple[NDArray[Any], ...
     return observations.remembered.setdefault(what, Once()).of(arrays, work)
 
 
-def _share(usage: Floats, instant: NDArray[np.int64], n: int) -> Floats:
+def _share(usage: FloatArray, instant: IntArray, n: int) -> FloatArray:
     usage = np.maximum(usage, 0.0)  # a gauge may be negative; a share may not
     total = sum_by(usage, instant, n)
     count = np.bincount(instant, minlength=n)
@@ -112,12 +111,12 @@ class _Block:
         self.array = np.empty((len(names), rows))
         self._at = {name: at for at, name in enumerate(names)}
 
-    def column(self, name: str) -> Floats:
+    def column(self, name: str) -> FloatArray:
         """A view."""
-        view: Floats = self.array[self._at[name]]
+        view: FloatArray = self.array[self._at[name]]
         return view
 
-    def take(self, name: str, values: Floats, rows: NDArray[np.int64]) -> Floats:
+    def take(self, name: str, values: FloatArray, rows: IntArray) -> FloatArray:
         """Fill a column with some of the values; the column."""
         # without a mode, NumPy makes a copy first in case an index is out of range
         return np.take(values, rows, out=self.column(name), mode="clip")
@@ -128,8 +127,8 @@ def _dataset(
     block: _Block,
     features: Sequence[str],
     source: str,
-    instant: NDArray[np.int64],
-    container: NDArray[np.int64] | None,
+    instant: IntArray,
+    container: IntArray | None,
 ) -> Dataset:
     key = (instant,) if container is None else (instant, container)
     what = "node index" if container is None else "container index"
@@ -141,9 +140,7 @@ def _dataset(
     return Dataset(frame, tuple(features), source, components, repeated=repeated)
 
 
-def _index(
-    observations: Observations, instant: NDArray[np.int64], container: NDArray[np.int64] | None
-) -> pd.MultiIndex:
+def _index(observations: Observations, instant: IntArray, container: IntArray | None) -> pd.MultiIndex:
     # Built from codes: making them from a million labels would cost more than all the rest.
     stream = observations.instant_stream[instant]
     recordings, recording = np.unique([s.recording for s in observations.streams], return_inverse=True)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
+
+from kepler_core.arrays import FloatArray, IntArray
 
 
-def sum_by(values: NDArray[np.float64], group: NDArray[np.int64], n: int) -> NDArray[np.float64]:
+def sum_by(values: FloatArray, group: IntArray, n: int) -> FloatArray:
     """Sums of `values` by `group` (0 … n−1, of the same shape as `values`); shape (n,)."""
     return np.bincount(group, weights=values, minlength=n).astype(np.float64, copy=False)

@@ -28,11 +28,9 @@ from typing import Any, BinaryIO
 import attrs
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
+from kepler_core.arrays import BoolArray, FloatArray, IntArray
 from kepler_core.errors import UsageError
-
-Floats = NDArray[np.float64]
 
 CORES_PER_SOCKET = 16
 HERTZ = 3.0e9
@@ -78,7 +76,7 @@ class Simulation:
             raise UsageError(f"law_gain must be above 0 and below 100, not {self.law_gain}")
 
 
-def power_law(u: Floats, misses: Floats, sockets: int) -> dict[str, Floats]:
+def power_law(u: FloatArray, misses: FloatArray, sockets: int) -> dict[str, FloatArray]:
     """Watts by component for a busy share and cache misses per second (see the module)."""
     m = misses / 1e9
     package = 18.0 * sockets + 65.0 * sockets * u**0.8 + 4.0 * m
@@ -177,7 +175,7 @@ def _node(
     yield "kepler_node_node_info", labels, times.tolist(), ["1"] * t
 
 
-def _load(simulation: Simulation, rng: np.random.Generator) -> tuple[Floats, NDArray[np.bool_]]:
+def _load(simulation: Simulation, rng: np.random.Generator) -> tuple[FloatArray, BoolArray]:
     """Busy share of the node per container and time, and when each container exists."""
     n, t = simulation.containers, simulation.timestamps
     at = np.arange(t)
@@ -209,14 +207,14 @@ def _load(simulation: Simulation, rng: np.random.Generator) -> tuple[Floats, NDA
     return np.clip(busy * jitter, 0.0, 1.0) + np.where(alive, 1e-5, 0.0), alive
 
 
-def _law_gain(simulation: Simulation) -> Floats:
+def _law_gain(simulation: Simulation) -> FloatArray:
     """Per sample, the factor of the power law."""
     assert simulation.law_change is not None
     at = np.arange(simulation.timestamps)
     return np.where(at >= simulation.law_change * simulation.timestamps, simulation.law_gain, 1.0)
 
 
-def _counter(rate: Floats, step: int, restarts: NDArray[np.int64]) -> Floats:
+def _counter(rate: FloatArray, step: int, restarts: IntArray) -> FloatArray:
     """The counter of a rate (whose value at i is over the step that ends at i), reset at restarts."""
     total = np.cumsum(rate * step)
     for restart in restarts:

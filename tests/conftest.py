@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 from hypothesis import settings
+from support.paths import SHARED
 
 from kepler_core.simulate import Simulation, recording
-
-ROOT = Path(__file__).parents[1]
 
 # The same examples on every run, and no time limit on a busy machine.
 settings.register_profile("kepler", deadline=None, derandomize=True, database=None)
@@ -34,7 +33,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def recordings() -> Path:
     """The folder of real recordings; they are not part of the project."""
-    folder = ROOT.parent / "shared" / "data" / "recordings"
+    folder = SHARED / "data" / "recordings"
     if not folder.is_dir():
         pytest.skip("the real recordings (../shared/data/recordings) are not here")
     return folder

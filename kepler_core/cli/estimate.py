@@ -45,7 +45,7 @@ def estimate(
     if output == "-" and as_json:
         raise UsageError("-o - and --json both write to standard output")
     from kepler_core.estimate import estimate as apply
-    from kepler_core.hooks import events
+    from kepler_core.plugins.hooks import events
     from kepler_core.recording import observe
     from kepler_core.selection import ModelRequest, read_catalogue
     from kepler_core.store import open_store

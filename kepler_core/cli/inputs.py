@@ -54,9 +54,9 @@ def read_object(path: str) -> dict[str, Any]:
 
 def read_all(inputs: Sequence[str], third_party: Collection[str] = ()) -> list[Recording]:
     """Read recordings, only the metrics that any installed schema knows and those named."""
-    from kepler_core.hooks import events
+    from kepler_core.plugins.hooks import events
     from kepler_core.recording import read_recording
-    from kepler_core.recording.meaning import is_known_metric
+    from kepler_core.recording.metric_mapping import is_known_metric
 
     recordings = []
     for name in inputs:

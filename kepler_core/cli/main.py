@@ -48,7 +48,7 @@ class Commands(LazyGroup):
     def _ask_hooks(self) -> None:
         if not self._asked_hooks:
             self._asked_hooks = True
-            from kepler_core.hooks import events
+            from kepler_core.plugins.hooks import events
 
             events().send("kepler_register_commands", cli=self)
 

@@ -12,12 +12,12 @@ from typing import Any
 import attrs
 import click
 
-from kepler_core import registry
 from kepler_core.cli.output import json_option, print_json, print_table
 from kepler_core.cli.plugins import all_entries
 from kepler_core.errors import EXIT_SOME_FAILED, PluginError, close_matches
-from kepler_core.plugin_entries import OWN, PluginEntry, installed
-from kepler_core.plugin_imports import TIMEOUT, Imported, import_entries
+from kepler_core.plugins import registry
+from kepler_core.plugins.entries import OWN, PluginEntry, installed
+from kepler_core.plugins.probe import TIMEOUT, Imported, import_entries
 
 
 @attrs.frozen

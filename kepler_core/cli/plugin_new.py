@@ -10,9 +10,9 @@ from string import Template
 import attrs
 import click
 
-from kepler_core import registry
 from kepler_core.contracts import PLUGIN_API
 from kepler_core.errors import UsageError
+from kepler_core.plugins import registry
 
 
 @attrs.frozen

@@ -8,12 +8,12 @@ from typing import Any
 import attrs
 import click
 
-from kepler_core import registry
 from kepler_core.cli.lazy import LazyGroup
 from kepler_core.cli.output import json_option, print_json, print_table
 from kepler_core.errors import PluginError, StoreError, close_matches
-from kepler_core.hooks import GROUP, Events, hook_entries
-from kepler_core.plugin_entries import PluginEntry, installed
+from kepler_core.plugins import registry
+from kepler_core.plugins.entries import PluginEntry, installed
+from kepler_core.plugins.hooks import GROUP, Events, hook_entries
 
 _COMMANDS = {
     "doctor": "kepler_core.cli.plugin_doctor:doctor",

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from kepler_core.hooks import hookimpl
+from kepler_core.plugins.hooks import hookimpl
 
 
 class ProgressBar:

@@ -30,7 +30,7 @@ def quickstart(store: str, as_json: bool) -> int:
     from kepler_core.cli.train import print_report, run
     from kepler_core.estimate import estimate
     from kepler_core.recording import observe, read_recording
-    from kepler_core.recording.meaning import is_known_metric
+    from kepler_core.recording.metric_mapping import is_known_metric
     from kepler_core.selection import ModelRequest, read_catalogue
     from kepler_core.store import open_store
 

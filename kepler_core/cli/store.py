@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kepler_core.atomic_files import whole_file
 from kepler_core.cli.inputs import store_option
 from kepler_core.cli.output import json_option, print_json, print_table
 from kepler_core.errors import StoreError, UsageError
-from kepler_core.whole_files import whole_file
 
 if TYPE_CHECKING:
     from kepler_core.store import Snapshot, Store

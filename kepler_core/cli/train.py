@@ -13,10 +13,10 @@ from kepler_core.cli.inputs import input_option, read_all, read_object, store_op
 from kepler_core.cli.output import json_option, print_json, print_table, watts
 from kepler_core.cli.pipelines import set_option
 from kepler_core.errors import EXIT_SOME_FAILED, PipelineError, UnknownPluginError, UsageError
-from kepler_core.hooks import HookCall
 from kepler_core.machine import Machine, read_machine_spec
 from kepler_core.pipeline.parallel import Backend
 from kepler_core.pipeline.report import Report
+from kepler_core.plugins.hooks import HookCall
 
 
 @click.command()
@@ -105,10 +105,10 @@ def run(
 ) -> Report:
     """Read, train and publish, with a progress bar on a terminal."""
     from kepler_core.cli.progress import ProgressBar
-    from kepler_core.hooks import events
     from kepler_core.pipeline.load import load_pipeline
     from kepler_core.pipeline.plugins import where_it_was
     from kepler_core.pipeline.train import train as train_pipeline
+    from kepler_core.plugins.hooks import events
     from kepler_core.recording import observe
     from kepler_core.store import open_store
 

@@ -9,9 +9,8 @@ from typing import Any
 import attrs
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
-from kepler_core import registry
+from kepler_core.arrays import FloatArray, SingleArray
 from kepler_core.contracts import ModelFormat, Regressor
 from kepler_core.errors import ModelError
 from kepler_core.models.kepler_weights import KEPLER_CURVES, read_weights
@@ -26,9 +25,8 @@ from kepler_core.models.power_model import (
     load_model,
     scaled,
 )
+from kepler_core.plugins import registry
 from kepler_core.vocabulary import main_feature
-
-Floats = NDArray[np.float64]
 
 log = logging.getLogger(__name__)
 
@@ -46,14 +44,14 @@ class FittedComponent:
 
     regressor: Regressor | None
     constant: float | None
-    watts: Floats
+    watts: FloatArray
     """What was measured, shape (rows,)."""
 
 
 def export(
     features: Sequence[str],
-    scale: Floats,
-    X: Floats,
+    scale: FloatArray,
+    X: FloatArray,
     fitted: Mapping[str, FittedComponent],
     metadata: Mapping[str, Any],
     *,
@@ -150,7 +148,7 @@ def _constant_weights(
 
 
 def _compare(
-    files: Mapping[str, bytes], X: Floats, X32: NDArray[np.float32], fitted: Mapping[str, FittedComponent]
+    files: Mapping[str, bytes], X: FloatArray, X32: SingleArray, fitted: Mapping[str, FittedComponent]
 ) -> None:
     watts = load_model(files).predict(X)
     for component, found in fitted.items():

@@ -21,7 +21,7 @@ import attrs
 import msgspec
 
 from kepler_core.errors import ModelError
-from kepler_core.packed import PackedText, Packer
+from kepler_core.text_blocks import PackedText, Packer
 from kepler_core.vocabulary import COMPONENTS, PLATFORM_COMPONENTS, RAPL_COMPONENTS, main_feature
 
 LINEAR_TRAINER = "SGDRegressorTrainer"

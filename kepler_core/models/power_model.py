@@ -16,14 +16,12 @@ from typing import Any
 import attrs
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
-from kepler_core import registry
+from kepler_core.arrays import FloatArray, IndexArray, SingleArray
 from kepler_core.contracts import JointPredictor, Predictor
 from kepler_core.errors import ModelError, PluginError, close_matches
+from kepler_core.plugins import registry
 from kepler_core.vocabulary import COMPONENTS
-
-Floats = NDArray[np.float64]
 
 MODEL_FILE = "model.json"
 METADATA_FILE = "metadata.json"
@@ -76,29 +74,29 @@ class PowerModel:
 
     metadata: Mapping[str, Any]
     features: tuple[str, ...]
-    scale: Floats
+    scale: FloatArray
     parts: Mapping[str, ComponentPart]
     predictors: Sequence[Evaluated]
     """Of all components that are not constant."""
-    _limits: tuple[Floats, Floats] = attrs.field(init=False)
-    _ceilings: Floats = attrs.field(init=False)
+    _limits: tuple[FloatArray, FloatArray] = attrs.field(init=False)
+    _ceilings: FloatArray = attrs.field(init=False)
     _places: list[tuple[list[int], Predictor | JointPredictor]] = attrs.field(init=False)
     _together: JointPredictor | None = attrs.field(init=False)
     """Predicts all components, in their order."""
-    _columns: dict[tuple[str, ...], NDArray[np.intp]] = attrs.field(init=False, factory=dict)
-    _corrections: tuple[Floats, Floats] | None = attrs.field(init=False)
+    _columns: dict[tuple[str, ...], IndexArray] = attrs.field(init=False, factory=dict)
+    _corrections: tuple[FloatArray, FloatArray] | None = attrs.field(init=False)
     """Gains and shifts; None where there are none, as in most models."""
 
     @_limits.default
-    def _of_the_scale(self) -> tuple[Floats, Floats]:
+    def _of_the_scale(self) -> tuple[FloatArray, FloatArray]:
         return farthest(self.scale)
 
     @_ceilings.default
-    def _column_of_ceilings(self) -> Floats:
+    def _column_of_ceilings(self) -> FloatArray:
         return np.array([[part.ceiling] for part in self.parts.values()])
 
     @_corrections.default
-    def _columns_of_corrections(self) -> tuple[Floats, Floats] | None:
+    def _columns_of_corrections(self) -> tuple[FloatArray, FloatArray] | None:
         found = [(part.gain, part.shift) for part in self.parts.values()]
         if all(correction == (1.0, 0.0) for correction in found):
             return None
@@ -122,11 +120,11 @@ class PowerModel:
     def components(self) -> tuple[str, ...]:
         return tuple(self.parts)
 
-    def predict(self, values: Any, features: Sequence[str] | None = None) -> dict[str, Floats]:
+    def predict(self, values: Any, features: Sequence[str] | None = None) -> dict[str, FloatArray]:
         """Watts per component, each of shape (rows,); see `watts`."""
         return dict(zip(self.parts, self.watts(values, features), strict=True))
 
-    def watts(self, values: Any, features: Sequence[str] | None = None) -> Floats:
+    def watts(self, values: Any, features: Sequence[str] | None = None) -> FloatArray:
         """Watts, shape (components, rows), finite and ≥ 0.
 
         `values` has shape (rows, columns), in the features' own units (per second); `features` names
@@ -145,7 +143,7 @@ class PowerModel:
             raise ModelError(f"{self.name}: {wrong} is not a number for these features")
         return found
 
-    def _unlimited(self, X: NDArray[np.float32]) -> Floats:
+    def _unlimited(self, X: SingleArray) -> FloatArray:
         if self._together is not None and len(X):
             return self._together.predict(X)
         found = np.empty((len(self.parts), len(X)))
@@ -157,7 +155,7 @@ class PowerModel:
                 found[rows] = predictor.predict(X)
         return found
 
-    def _matrix(self, values: Any, names: Sequence[str]) -> NDArray[np.float32]:
+    def _matrix(self, values: Any, names: Sequence[str]) -> SingleArray:
         try:
             X = np.asarray(values, dtype=np.float64)
         except (ValueError, TypeError) as error:
@@ -170,7 +168,7 @@ class PowerModel:
             raise ModelError(f"{self.name}: a feature is NaN or infinite")
         return scaled(X, self.scale, self._limits)
 
-    def _columns_of(self, names: tuple[str, ...]) -> NDArray[np.intp]:
+    def _columns_of(self, names: tuple[str, ...]) -> IndexArray:
         """Where the model's features are among these names; a client keeps its order."""
         found = self._columns.get(names)
         if found is None:
@@ -186,19 +184,19 @@ class PowerModel:
         return found
 
 
-def _all_finite(numbers: Floats) -> bool:
+def _all_finite(numbers: FloatArray) -> bool:
     # the sum of squares says so in one quick call; where that is too large a number, each is looked at
     return math.isfinite(np.vdot(numbers, numbers)) or bool(np.isfinite(numbers).all())
 
 
-def farthest(scale: Floats) -> tuple[Floats, Floats]:
+def farthest(scale: FloatArray) -> tuple[FloatArray, FloatArray]:
     """The least and the most that features are, see `FARTHEST`."""
     with np.errstate(over="ignore"):  # no limit then
-        most: Floats = scale * FARTHEST
+        most: FloatArray = scale * FARTHEST
     return -most, most
 
 
-def scaled(X: Floats, scale: Floats, limits: tuple[Floats, Floats] | None = None) -> NDArray[np.float32]:
+def scaled(X: FloatArray, scale: FloatArray, limits: tuple[FloatArray, FloatArray] | None = None) -> SingleArray:
     """Features as component files take them: divided by their scale, in single precision.
 
     Models are fitted on these very numbers, so that a tree's thresholds fall the same way later. The

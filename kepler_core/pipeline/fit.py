@@ -8,9 +8,9 @@ from typing import Any
 
 import attrs
 import numpy as np
-from numpy.typing import NDArray
 
-from kepler_core import __version__, registry
+from kepler_core import __version__
+from kepler_core.arrays import FloatArray
 from kepler_core.contracts import FitTask, Regressor, Trainer
 from kepler_core.errors import KeplerError, ModelError, TrainingError
 from kepler_core.grouping import sum_by
@@ -18,9 +18,8 @@ from kepler_core.models.export import FittedComponent, export
 from kepler_core.models.power_model import scaled
 from kepler_core.pipeline.rows import TrainingRows
 from kepler_core.pipeline.validation import Fold, Score, baselines, score
+from kepler_core.plugins import registry
 from kepler_core.vocabulary import is_constant, main_feature
-
-Floats = NDArray[np.float64]
 
 
 @attrs.frozen(eq=False)
@@ -109,11 +108,11 @@ def _fit(job: FitJob) -> tuple[dict[str, bytes], dict[str, Any]]:
     return files, metadata
 
 
-def _single(X: Floats, scale: Floats) -> Floats:
+def _single(X: FloatArray, scale: FloatArray) -> FloatArray:
     return scaled(X, scale).astype(np.float64)
 
 
-def _fitted(trainer: Trainer, task: FitTask, X: Floats, y: Floats) -> Regressor:
+def _fitted(trainer: Trainer, task: FitTask, X: FloatArray, y: FloatArray) -> Regressor:
     regressor = trainer.regressor(task)
     if regressor is None or not (hasattr(regressor, "fit") and hasattr(regressor, "predict")):
         raise ModelError(f"regressor() returned {regressor!r}, which has no fit and predict")
@@ -130,7 +129,7 @@ def _fitted(trainer: Trainer, task: FitTask, X: Floats, y: Floats) -> Regressor:
     return regressor if found is None else found
 
 
-def _predicted(regressor: Regressor, X: Floats, component: str) -> Floats:
+def _predicted(regressor: Regressor, X: FloatArray, component: str) -> FloatArray:
     if len(X) == 0:
         return np.empty(0)
     predicted = np.asarray(regressor.predict(X), dtype=np.float64)
@@ -142,7 +141,7 @@ def _predicted(regressor: Regressor, X: Floats, component: str) -> Floats:
     return np.maximum(predicted, 0.0)
 
 
-def _cross_validate(job: FitJob, trainer: Trainer, task: FitTask, X: Floats, test_X: Floats) -> Score:
+def _cross_validate(job: FitJob, trainer: Trainer, task: FitTask, X: FloatArray, test_X: FloatArray) -> Score:
     rows = job.rows
     predicted, measured, load = [], [], []
     for fold in job.folds:

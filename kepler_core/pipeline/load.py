@@ -12,9 +12,9 @@ import attrs
 import cattrs
 import yaml
 
-from kepler_core import registry
 from kepler_core.errors import PipelineError, PluginError
 from kepler_core.pipeline.spec import PipelineSpec, PluginSpec
+from kepler_core.plugins import registry
 from kepler_core.strict import converter, structure, structuring_error
 
 MAX_BYTES = 2**20

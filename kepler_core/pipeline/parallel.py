@@ -13,10 +13,10 @@ import joblib
 from joblib.externals.loky import ProcessPoolExecutor
 from threadpoolctl import threadpool_limits
 
-from kepler_core import registry
 from kepler_core.errors import MissingExtraError, UsageError
 from kepler_core.pipeline.fit import FitJob, FitResult, fit
-from kepler_core.plugin_entries import OWN
+from kepler_core.plugins import registry
+from kepler_core.plugins.entries import OWN
 
 Backend = Literal["loky", "threading", "dask"]
 

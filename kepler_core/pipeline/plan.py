@@ -8,11 +8,11 @@ from typing import Any
 import attrs
 import numpy as np
 
-from kepler_core import registry
 from kepler_core.contracts import Extractor, IsolationContext, Isolator
 from kepler_core.dataset import Dataset
 from kepler_core.errors import KeplerError, PluginError
 from kepler_core.pipeline.spec import PipelineSpec, PluginSpec
+from kepler_core.plugins import registry
 from kepler_core.recording.observations import Observations
 from kepler_core.vocabulary import FEATURE_GROUPS, THIRD_PARTY_GROUP, OutputType, group_features
 

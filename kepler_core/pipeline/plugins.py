@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from kepler_core import registry
 from kepler_core.errors import KeplerError, UnknownPluginError
-from kepler_core.hooks import hook_entries
 from kepler_core.models.power_model import METADATA_FILE
 from kepler_core.pipeline.spec import PipelineSpec
-from kepler_core.plugin_entries import OWN, PluginEntry
+from kepler_core.plugins import registry
+from kepler_core.plugins.entries import OWN, PluginEntry
+from kepler_core.plugins.hooks import hook_entries
 from kepler_core.recording.observations import Observations
 from kepler_core.store.store import Store
 

@@ -9,15 +9,11 @@ from __future__ import annotations
 
 import attrs
 import numpy as np
-from numpy.typing import NDArray
 
+from kepler_core.arrays import BoolArray, FloatArray, IntArray
 from kepler_core.dataset import Dataset
 from kepler_core.grouping import sum_by
 from kepler_core.vocabulary import OutputType, main_feature
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-
 
 LEAST_TESTED = 100
 """Timestamps that DynPower models are tested on at least, however many containers there are."""
@@ -32,23 +28,23 @@ class TrainingRows:
     feature_group: str
     features: tuple[str, ...]
     components: tuple[str, ...]
-    scale: Floats
+    scale: FloatArray
     """Largest absolute value of each feature over the rows to fit on; 1 where that is 0."""
-    fit_X: Floats
+    fit_X: FloatArray
     """Shape (fit rows, features), in the features' own units."""
-    fit_watts: dict[str, Floats]
-    fit_instant: Ints
+    fit_watts: dict[str, FloatArray]
+    fit_instant: IntArray
     """Instant of each row, shape (fit rows,)."""
-    test_X: Floats
-    test_instant: Ints
-    tested: NDArray[np.bool_]
+    test_X: FloatArray
+    test_instant: IntArray
+    tested: BoolArray
     """Whether an instant has test rows, shape (instants,)."""
-    node_watts: dict[str, Floats]
+    node_watts: dict[str, FloatArray]
     """Component -> shape (instants,)."""
-    node_load: dict[str, Floats]
+    node_load: dict[str, FloatArray]
     """Component -> its main feature, shape (instants,)."""
-    stream: Ints
-    time: Floats
+    stream: IntArray
+    time: FloatArray
 
 
 def training_rows(dataset: Dataset, max_rows: int, max_test_rows: int, seed: int) -> TrainingRows:
@@ -103,14 +99,14 @@ def training_rows(dataset: Dataset, max_rows: int, max_test_rows: int, seed: int
     )
 
 
-def _evenly(n: int, most: int) -> Ints:
+def _evenly(n: int, most: int) -> IntArray:
     """At most `most` of 0 … n−1, evenly spaced."""
     if n <= most:
         return np.arange(n)
     return np.asarray(np.floor(np.arange(most) * (n / most)), dtype=np.int64)
 
 
-def _over_load(load: Floats, most: int, seed: int) -> Ints:
+def _over_load(load: FloatArray, most: int, seed: int) -> IntArray:
     """At most `most` rows: half of them by number, half by load, so that the many idle containers
     do not crowd out the few busy ones. Systematic sampling from a seeded start."""
     if len(load) <= most:

@@ -13,12 +13,10 @@ from typing import Any
 import attrs
 import msgspec
 
-from kepler_core import registry
 from kepler_core.containers import workload
 from kepler_core.contracts import IsolationContext
 from kepler_core.dataset import Dataset
 from kepler_core.errors import PluginError, StoreError, TrainingError, UsageError, VersionTakenError
-from kepler_core.hooks import Events, events
 from kepler_core.machine import Machine
 from kepler_core.models.power_model import PowerModel
 from kepler_core.pipeline.fit import FitJob, FitResult, all_baselines
@@ -32,6 +30,8 @@ from kepler_core.pipeline.report import Report, described
 from kepler_core.pipeline.rows import training_rows
 from kepler_core.pipeline.spec import PipelineSpec
 from kepler_core.pipeline.validation import folds
+from kepler_core.plugins import registry
+from kepler_core.plugins.hooks import Events, events
 from kepler_core.recording.observations import Observations
 from kepler_core.store.layout import pipeline_files
 from kepler_core.store.store import Store

@@ -10,15 +10,11 @@ from collections.abc import Sequence
 
 import attrs
 import numpy as np
-from numpy.typing import NDArray
 
+from kepler_core.arrays import BoolArray, FloatArray, IntArray
 from kepler_core.errors import TrainingError
 from kepler_core.pipeline.spec import ValidationSpec
 from kepler_core.vocabulary import MIN_TIMESTAMPS
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-Mask = NDArray[np.bool_]
 
 USUAL_BLOCK_SECONDS = 120.0
 USUAL_BLOCK_STEPS = 20
@@ -36,11 +32,11 @@ MAPE_FLOOR_PART = 0.05
 class Fold:
     """Which timestamps are trained on, and which are tested on; shape (instants,)."""
 
-    train: Mask
-    test: Mask
+    train: BoolArray
+    test: BoolArray
 
 
-def folds(spec: ValidationSpec, stream: Ints, time: Floats, memory: int = 1) -> list[Fold]:
+def folds(spec: ValidationSpec, stream: IntArray, time: FloatArray, memory: int = 1) -> list[Fold]:
     """The folds of a data set whose instants are at `time` of `stream`, both of shape (instants,).
 
     `memory` is how many timestamps go into one row (an extractor's): no gap is shorter.
@@ -54,7 +50,7 @@ def folds(spec: ValidationSpec, stream: Ints, time: Floats, memory: int = 1) -> 
     return usable
 
 
-def _blocks(spec: ValidationSpec, stream: Ints, time: Floats, memory: int) -> list[Fold]:
+def _blocks(spec: ValidationSpec, stream: IntArray, time: FloatArray, memory: int) -> list[Fold]:
     fold_of = np.zeros(len(time), dtype=np.int64)
     near = np.zeros((spec.folds, len(time)), dtype=bool)
     first_block = 0
@@ -72,7 +68,9 @@ def _blocks(spec: ValidationSpec, stream: Ints, time: Floats, memory: int) -> li
     return [Fold((fold_of != k) & ~near[k], fold_of == k) for k in range(spec.folds)]
 
 
-def _distance_to(k: int, first_block: int, number: Ints, since: Floats, block: float, n_folds: int) -> Floats:
+def _distance_to(
+    k: int, first_block: int, number: IntArray, since: FloatArray, block: float, n_folds: int
+) -> FloatArray:
     """Seconds from each row to the nearest block that fold `k` tests on, before or after it."""
     blocks = np.arange(int(number.max()) + 1)
     tested = blocks[(first_block + blocks) % n_folds == k]
@@ -98,7 +96,7 @@ def block_length(duration: float, step: float, n_folds: int) -> float:
     return float(max(min(usual, duration / (BLOCKS_PER_FOLD * n_folds)), SHORTEST_BLOCK_STEPS * step))
 
 
-def _last(spec: ValidationSpec, stream: Ints, time: Floats, memory: int) -> list[Fold]:
+def _last(spec: ValidationSpec, stream: IntArray, time: FloatArray, memory: int) -> list[Fold]:
     train, test = np.zeros(len(time), dtype=bool), np.zeros(len(time), dtype=bool)
     for code in np.unique(stream):
         rows = stream == code
@@ -111,7 +109,7 @@ def _last(spec: ValidationSpec, stream: Ints, time: Floats, memory: int) -> list
     return [Fold(train, test)]
 
 
-def _streams(spec: ValidationSpec, stream: Ints, time: Floats, memory: int) -> list[Fold]:
+def _streams(spec: ValidationSpec, stream: IntArray, time: FloatArray, memory: int) -> list[Fold]:
     codes = np.unique(stream)
     if len(codes) < 2:
         raise TrainingError("validation scheme 'recordings' needs at least two recordings or nodes")
@@ -134,7 +132,7 @@ class Score:
     rows: int
 
 
-def score(predicted: Floats, measured: Floats, load: Floats) -> Score:
+def score(predicted: FloatArray, measured: FloatArray, load: FloatArray) -> Score:
     """Score predictions; `load` is the main feature, all of shape (rows,)."""
     error = predicted - measured
     floor = max(MAPE_FLOOR_PART * float(measured.max()), 0.1)
@@ -151,7 +149,7 @@ def score(predicted: Floats, measured: Floats, load: Floats) -> Score:
     )
 
 
-def line(x: Floats, y: Floats) -> tuple[float, float]:
+def line(x: FloatArray, y: FloatArray) -> tuple[float, float]:
     """Slope and offset of the least-squares line; a level line where x does not vary."""
     dx = x - x.mean()
     spread = float(dx @ dx)
@@ -159,7 +157,9 @@ def line(x: Floats, y: Floats) -> tuple[float, float]:
     return slope, float(y.mean()) - slope * float(x.mean())
 
 
-def baselines(made: Sequence[Fold], tested: Mask, node_load: Floats, node_watts: Floats) -> dict[str, float]:
+def baselines(
+    made: Sequence[Fold], tested: BoolArray, node_load: FloatArray, node_watts: FloatArray
+) -> dict[str, float]:
     """MAE of the trivial models on the held-out timestamps that models are `tested` on: a constant
     (the median of the training rows), and a straight line through the main feature."""
     constant, straight, measured = [], [], []

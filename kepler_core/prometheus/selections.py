@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from kepler_core import registry
-from kepler_core.contracts import MetricMeaning, MetricSchema
-from kepler_core.recording.meaning import find_schema
+from kepler_core.contracts import MetricMapping, MetricSchema
+from kepler_core.plugins import registry
+from kepler_core.recording.metric_mapping import find_schema
 from kepler_core.vocabulary import FEATURE_GROUPS, group_features
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def select_metrics(
     return selections
 
 
-def _needed(spec: PipelineSpec, meaning: MetricMeaning, schema: MetricSchema, by_container: bool) -> list[str] | None:
+def _needed(spec: PipelineSpec, meaning: MetricMapping, schema: MetricSchema, by_container: bool) -> list[str] | None:
     """Label matchers of what the pipeline needs of a metric; None if it needs none of it."""
     if meaning.kind != "feature":
         if meaning.level != ("vm" if spec.use_vm_metrics else "node"):

@@ -12,11 +12,11 @@ from typing import Any, BinaryIO
 
 import msgspec
 
+from kepler_core.atomic_files import whole_file
 from kepler_core.errors import UsageError
 from kepler_core.prometheus.joining import joined_series
 from kepler_core.prometheus.queries import Query
 from kepler_core.prometheus.selections import Selection
-from kepler_core.whole_files import whole_file
 
 _PLAN = "plan.json"
 _LAYOUT = 1

@@ -12,17 +12,18 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from kepler_core import registry
+from kepler_core.arrays import FloatArray
 from kepler_core.errors import RecordingError
-from kepler_core.recording.columns import Floats, Recording
+from kepler_core.plugins import registry
+from kepler_core.recording.columns import Recording
 from kepler_core.recording.counts import Counts
 from kepler_core.recording.layout import lay_out
-from kepler_core.recording.meaning import (
+from kepler_core.recording.metric_mapping import (
     Codes,
     Measured,
     find_schema,
+    map_series,
     meaning_of,
-    measure,
     select_level,
     third_party_meaning,
 )
@@ -103,10 +104,10 @@ def _observe_one(recording: Recording, use_vm_metrics: bool, third_party: Sequen
                 )
             named.append(metric)
         elif meaning is not None:
-            measured.append(measure(metric, meaning, schema, nodes, units, exporters, counts))
+            measured.append(map_series(metric, meaning, schema, nodes, units, exporters, counts))
     for metric in named:  # after the others: by then it is known which nodes there are
         meaning = third_party_meaning(metric, schema)
-        measured.append(measure(metric, meaning, schema, nodes, units, exporters, counts, third_party=True))
+        measured.append(map_series(metric, meaning, schema, nodes, units, exporters, counts, third_party=True))
     measured = select_level(measured, use_vm_metrics)
     aliases = node_aliases(recording, schema)
     measured = without_duplicate_nodes(measured, nodes, units, aliases, counts)
@@ -145,7 +146,7 @@ def _concatenate(parts: list[Observations]) -> Observations:
     first_instant = np.cumsum([0, *(len(part.instant_time) for part in parts)])
     rows = [len(part.row_instant) for part in parts]
 
-    def joined(columns: Sequence[Mapping[str, Floats]], lengths: Sequence[int]) -> dict[str, Floats]:
+    def joined(columns: Sequence[Mapping[str, FloatArray]], lengths: Sequence[int]) -> dict[str, FloatArray]:
         names = sorted({name for column in columns for name in column})
         return {
             name: np.concatenate(

@@ -7,10 +7,8 @@ from functools import cached_property
 
 import attrs
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
+from kepler_core.arrays import FloatArray, IntArray
 
 
 @attrs.frozen(eq=False, slots=False)
@@ -23,9 +21,9 @@ class Metric:
     """
 
     name: str
-    timestamps: Floats
-    values: Floats
-    series: Ints
+    timestamps: FloatArray
+    values: FloatArray
+    series: IntArray
     labels: tuple[Mapping[str, str], ...]
     not_finite: int = 0
     repeated: int = 0
@@ -39,13 +37,13 @@ class Metric:
         return len(self.labels)
 
     @cached_property
-    def lengths(self) -> Ints:
+    def lengths(self) -> IntArray:
         """Samples per series, shape (n_series,)."""
         return np.bincount(self.series, minlength=self.n_series)
 
 
 def metric_from_columns(
-    name: str, timestamps: Floats, values: Floats, series: Ints, labels: tuple[Mapping[str, str], ...]
+    name: str, timestamps: FloatArray, values: FloatArray, series: IntArray, labels: tuple[Mapping[str, str], ...]
 ) -> Metric:
     """A `Metric` from samples in any order: not-finite ones and repeated timestamps are left out."""
     finite = np.isfinite(values) & np.isfinite(timestamps)

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 import attrs
 import numpy as np
-from numpy.typing import NDArray
 
-from kepler_core import registry
+from kepler_core.arrays import BoolArray, FloatArray, IntArray
 from kepler_core.grouping import sum_by
-from kepler_core.recording.columns import Floats, Ints, Recording
+from kepler_core.plugins import registry
+from kepler_core.recording.columns import Recording
 from kepler_core.recording.counts import Counts
-from kepler_core.recording.meaning import Codes, Measured
+from kepler_core.recording.metric_mapping import Codes, Measured
 from kepler_core.recording.observations import Observations, Once, Stream
 from kepler_core.recording.rates import Spacing, rates, spacing
 
@@ -30,11 +30,11 @@ class _Place:
     """Where the samples of metrics with the same timestamps, series, nodes and units belong."""
 
     spacing: Spacing
-    instant: Ints
+    instant: IntArray
     """Shape (samples,)."""
-    unit: Ints
+    unit: IntArray
     """Shape (samples,)."""
-    row: Ints | None = None
+    row: IntArray | None = None
     """Of samples that are a container's: the row, shape (samples,)."""
 
 
@@ -43,15 +43,15 @@ class _Sampled:
     """A metric's samples as rates (or gauge values) with their place."""
 
     item: Measured
-    values: Floats
-    reset: NDArray[np.bool_]
+    values: FloatArray
+    reset: BoolArray
     place: _Place
-    coming: Floats | None = None
+    coming: FloatArray | None = None
     """Where a series begins: its next rate, else 0. What it did before its first sample is not known,
     but it was hardly less."""
 
     @property
-    def instant(self) -> Ints:
+    def instant(self) -> IntArray:
         return self.place.instant
 
 
@@ -85,9 +85,9 @@ def lay_out(
     rows = _union(keys)
     for place, key in zip(of_containers, keys, strict=True):
         place.row = np.searchsorted(rows, key)
-    container_features: dict[str, Floats] = {}
-    coming: dict[str, Floats] = {}
-    node_features: dict[str, Floats] = {}
+    container_features: dict[str, FloatArray] = {}
+    coming: dict[str, FloatArray] = {}
+    node_features: dict[str, FloatArray] = {}
     for s in by_container:
         name = s.item.meaning.name
         assert s.place.row is not None
@@ -103,7 +103,7 @@ def lay_out(
         if s.item.meaning.kind == "feature" and s.item.meaning.level == "node":
             name = s.item.meaning.name
             node_features[name] = _first_known(node_features.get(name), _by_instant(s, s.values, len(instants)))
-    power: dict[tuple[str, str], Floats] = {}
+    power: dict[tuple[str, str], FloatArray] = {}
     for s in sampled:
         if s.item.meaning.kind != "feature":
             for source_component, watts in _power(s, stream_of, len(instants), counts).items():
@@ -133,13 +133,13 @@ def lay_out(
     )
 
 
-def _time_grid(measured: list[Measured]) -> Floats:
+def _time_grid(measured: list[Measured]) -> FloatArray:
     """All timestamps, sorted. Series of a range query share theirs: the shortest metrics give most."""
     grid = np.empty(0)
     seen: Once[None] = Once()
     for item in sorted(measured, key=lambda item: item.metric.n_samples):
 
-        def add(times: Floats = item.metric.timestamps) -> None:
+        def add(times: FloatArray = item.metric.timestamps) -> None:
             nonlocal grid
             if len(grid):
                 at = np.minimum(np.searchsorted(grid, times), len(grid) - 1)
@@ -151,7 +151,7 @@ def _time_grid(measured: list[Measured]) -> Floats:
     return grid
 
 
-def _sample(item: Measured, grid: Floats, places: Once[_Place], counts: Counts) -> _Sampled:
+def _sample(item: Measured, grid: FloatArray, places: Once[_Place], counts: Counts) -> _Sampled:
     metric, meaning = item.metric, item.meaning
 
     def place() -> _Place:
@@ -174,7 +174,7 @@ def _sample(item: Measured, grid: Floats, places: Once[_Place], counts: Counts) 
     return _Sampled(item, values, rate.reset, placed, coming)
 
 
-def _union(keys: Sequence[Ints]) -> Ints:
+def _union(keys: Sequence[IntArray]) -> IntArray:
     rows = np.empty(0, dtype=np.int64)
     for key in keys:
         rows = np.sort(np.concatenate([rows, key])) if len(rows) else np.sort(key)
@@ -184,18 +184,18 @@ def _union(keys: Sequence[Ints]) -> Ints:
     return rows
 
 
-def _first_known(old: Floats | None, new: Floats) -> Floats:
+def _first_known(old: FloatArray | None, new: FloatArray) -> FloatArray:
     """One column of two spellings of the same thing, as after an exporter's upgrade."""
     return new if old is None else np.where(np.isfinite(old), old, new)
 
 
-def _spread(n: int, at: Ints, values: Floats) -> Floats:
+def _spread(n: int, at: IntArray, values: FloatArray) -> FloatArray:
     column = np.empty(n) if len(at) == n else np.full(n, np.nan)
     column[at] = values
     return column
 
 
-def _sum_rows(values: Floats, row_instant: Ints, coming: Floats, name: str, counts: Counts) -> Floats:
+def _sum_rows(values: FloatArray, row_instant: IntArray, coming: FloatArray, name: str, counts: Counts) -> FloatArray:
     """Sum over containers; NaN where too few of them have a rate, or a busy one has none yet."""
     n = len(coming)
     known = np.isfinite(values)
@@ -207,7 +207,7 @@ def _sum_rows(values: Floats, row_instant: Ints, coming: Floats, name: str, coun
     return np.where(enough, totals, np.nan)
 
 
-def _by_instant(s: _Sampled, values: Floats, n: int) -> Floats:
+def _by_instant(s: _Sampled, values: FloatArray, n: int) -> FloatArray:
     known = np.isfinite(values)
     totals = sum_by(values[known], s.instant[known], n)
     n_known = np.bincount(s.instant[known], minlength=n)
@@ -216,10 +216,10 @@ def _by_instant(s: _Sampled, values: Floats, n: int) -> Floats:
     return np.where(n_known > 0, totals, np.nan)
 
 
-def _power(s: _Sampled, stream_of: Ints, n: int, counts: Counts) -> dict[tuple[str, str], Floats]:
+def _power(s: _Sampled, stream_of: IntArray, n: int, counts: Counts) -> dict[tuple[str, str], FloatArray]:
     """Watts by instant for each energy source of a metric; NaN where a socket or mode is missing,
     or where a counter was reset (the increase over that interval is only a lower bound)."""
-    found: dict[tuple[str, str], Floats] = {}
+    found: dict[tuple[str, str], FloatArray] = {}
     item = s.item
     known_sources = {
         value: name for name, plugin in registry.energy_sources.load_all()[0].items() for value in plugin.reads

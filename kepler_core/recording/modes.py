@@ -13,7 +13,7 @@ import numpy as np
 
 from kepler_core.recording.columns import Metric
 from kepler_core.recording.counts import Counts
-from kepler_core.recording.meaning import Measured
+from kepler_core.recording.metric_mapping import Measured
 
 ALIKE = 0.05
 """Idle and dynamic energy rise alike if their rises mostly differ by no more than this part ..."""

@@ -9,8 +9,8 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from kepler_core import registry
-from kepler_core.recording.columns import Floats, Ints
+from kepler_core.arrays import FloatArray, IntArray
+from kepler_core.plugins import registry
 from kepler_core.recording.counts import Counts
 
 T = TypeVar("T")
@@ -53,26 +53,26 @@ class Observations:
     """
 
     streams: tuple[Stream, ...]
-    instant_stream: Ints
+    instant_stream: IntArray
     """Index into `streams`, shape (instants,)."""
-    instant_time: Floats
+    instant_time: FloatArray
     """Unix seconds, shape (instants,)."""
     containers: tuple[str, ...]
     """Their ids."""
     container_names: tuple[str, ...]
     """What people call them, in the order of `containers`: namespace/pod/container; their ids where
     they have no names."""
-    row_instant: Ints
+    row_instant: IntArray
     """Index of the row's instant, shape (rows,), ascending."""
-    row_container: Ints
+    row_container: IntArray
     """Index into `containers`, shape (rows,)."""
-    container_features: Mapping[str, Floats]
+    container_features: Mapping[str, FloatArray]
     """Feature -> shape (rows,), per second."""
-    node_features: Mapping[str, Floats]
+    node_features: Mapping[str, FloatArray]
     """Feature -> shape (instants,): sums over containers, and the node's own."""
     node_gauges: frozenset[str]
     """Features of the node that are no rates: the same for all of its containers, and no sum."""
-    power: Mapping[tuple[str, str], Floats]
+    power: Mapping[tuple[str, str], FloatArray]
     """(energy source, component) -> watts, shape (instants,)."""
     step: float
     """Usual seconds between two timestamps."""

@@ -8,10 +8,10 @@ from typing import Any
 import attrs
 import numpy as np
 
-from kepler_core import registry
+from kepler_core.plugins import registry
 from kepler_core.recording.assemble import observe
 from kepler_core.recording.columns import Recording
-from kepler_core.recording.meaning import find_schema, meaning_of
+from kepler_core.recording.metric_mapping import find_schema, meaning_of
 from kepler_core.recording.observations import Observations
 from kepler_core.vocabulary import FEATURE_GROUPS, MIN_TIMESTAMPS, is_constant
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import attrs
 import numpy as np
-from numpy.typing import NDArray
 
-from kepler_core.recording.columns import Floats, Ints, Metric
+from kepler_core.arrays import BoolArray, FloatArray, IntArray
+from kepler_core.recording.columns import Metric
 
 GAP_FACTOR = 5.0
 """An interval longer than this many usual steps is a gap: no rate is made of it."""
@@ -19,9 +19,9 @@ class Spacing:
     Metrics of one exporter mostly have the same timestamps, and so the same spacing.
     """
 
-    seconds: Floats
+    seconds: FloatArray
     """Since the series' previous sample."""
-    usable: NDArray[np.bool_]
+    usable: BoolArray
     """Whether there is a previous sample, and no gap since."""
     usual_step: float
     """The median interval over all nodes, in seconds; NaN if there is none."""
@@ -29,7 +29,7 @@ class Spacing:
     """Intervals longer than `GAP_FACTOR` usual steps."""
 
 
-def spacing(timestamps: Floats, series: Ints, node: Ints) -> Spacing:
+def spacing(timestamps: FloatArray, series: IntArray, node: IntArray) -> Spacing:
     """The spacing of samples that are sorted by series and time; `node` has shape (series,).
 
     What is usual is decided node by node: they need not be scraped equally often.
@@ -41,7 +41,7 @@ def spacing(timestamps: Floats, series: Ints, node: Ints) -> Spacing:
         np.subtract(timestamps[1:], timestamps[:-1], out=seconds[1:])
         np.equal(series[1:], series[:-1], out=usable[1:])
     usual = float(np.median(seconds[usable])) if usable.any() else float("nan")
-    limit: float | Floats = GAP_FACTOR * usual
+    limit: float | FloatArray = GAP_FACTOR * usual
     if len(nodes := np.unique(node)) > 1:
         step_of = np.full(int(nodes.max()) + 1, np.nan)
         of_sample = node[series]
@@ -63,8 +63,8 @@ class Rates:
     whose counter fell (their rate is the value after the fall over the interval, as in PromQL).
     """
 
-    values: Floats
-    reset: NDArray[np.bool_]
+    values: FloatArray
+    reset: BoolArray
 
 
 def rates(metric: Metric, spaced: Spacing) -> Rates:

@@ -21,8 +21,9 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from kepler_core.arrays import FloatArray
 from kepler_core.errors import RecordingError
-from kepler_core.recording.columns import Floats, Metric, Recording, metric_from_columns
+from kepler_core.recording.columns import Metric, Recording, metric_from_columns
 from kepler_core.recording.names import printable
 
 MAX_BYTES = 4 * 2**30
@@ -201,7 +202,7 @@ def _columns(metric_name: str, series: Sequence[_Series], name: str) -> tuple[Me
     return metric, int(np.count_nonzero(lengths == 0))
 
 
-def _check_times(timestamps: Floats, where: str) -> None:
+def _check_times(timestamps: FloatArray, where: str) -> None:
     finite = timestamps[np.isfinite(timestamps)]
     if len(finite) and not (finite.min() >= 0 and finite.max() < LATEST):
         wrong = finite.max() if finite.max() >= LATEST else finite.min()
@@ -209,7 +210,7 @@ def _check_times(timestamps: Floats, where: str) -> None:
         raise RecordingError(f"{where}: timestamp {wrong:.15g} is not in Unix seconds{hint}")
 
 
-def _odd_series(raw: bytes, metric: str, index: int, name: str) -> Floats:
+def _odd_series(raw: bytes, metric: str, index: int, name: str) -> FloatArray:
     """One series whose values are not all plain decimal numbers: NaN, Inf, unquoted, wrong."""
     where = f"{name}: {printable(metric)}[{index}].values"
     try:

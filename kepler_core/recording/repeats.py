@@ -6,13 +6,13 @@ import re
 from collections.abc import Iterable
 
 import numpy as np
-from numpy.typing import NDArray
 
+from kepler_core.arrays import BoolArray, FloatArray
 from kepler_core.contracts import MetricSchema
 from kepler_core.grouping import sum_by
-from kepler_core.recording.columns import Floats, Recording
+from kepler_core.recording.columns import Recording
 from kepler_core.recording.counts import Counts
-from kepler_core.recording.meaning import Codes, Measured, keep_samples, keep_series
+from kepler_core.recording.metric_mapping import Codes, Measured, keep_samples, keep_series
 
 _UNIQUE_ID = re.compile(r"(?:[a-z-]+://)?[0-9a-f]{12,64}")
 """Ids that a container runtime draws at random; others ("system_processes") are on every node."""
@@ -134,8 +134,8 @@ def without_repeated_scrapes(measured: list[Measured], n_nodes: int, counts: Cou
     """
     stale: list[tuple[int, float]] = []
     for node in range(n_nodes):
-        times: list[Floats] = []
-        moved: list[NDArray[np.bool_]] = []
+        times: list[FloatArray] = []
+        moved: list[BoolArray] = []
         for item in measured:
             if item.meaning.kind != "energy":
                 continue

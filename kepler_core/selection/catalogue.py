@@ -18,19 +18,18 @@ from typing import Any, Protocol
 
 import attrs
 import numpy as np
-from numpy.typing import NDArray
 
-from kepler_core import registry
+from kepler_core.arrays import BoolArray, FloatArray, IndexArray
 from kepler_core.errors import NoModelError, PluginError, RequestError, StoreError, close_matches
 from kepler_core.models.kepler_weights import KEPLER_CURVES, LINEAR_TRAINER
+from kepler_core.plugins import registry
 from kepler_core.selection.explanation import Drop, NodeTypeMatch, Selection, rounded_down
-from kepler_core.selection.figures import figure_table
 from kepler_core.selection.filters import Filter, Threshold
 from kepler_core.selection.request import ModelRequest
+from kepler_core.selection.scores import figure_table
 from kepler_core.store.models import NodeType, StoredModel, read_models, read_node_types
 from kepler_core.store.store import Snapshot, Store
 
-Ints = NDArray[np.intp]
 Spec = Mapping[str, Any]
 
 ERROR_KEY = "mae"
@@ -56,7 +55,7 @@ class SpecLikeness(Protocol):
 class SpecTable(Protocol):
     """Machine specs that others are compared with (`kepler_profiler.similarity.SpecTable`)."""
 
-    def similarities(self, spec: Spec) -> NDArray[np.float64]: ...
+    def similarities(self, spec: Spec) -> FloatArray: ...
     def likeness(self, spec: Spec, row: int) -> SpecLikeness: ...
 
 
@@ -64,8 +63,8 @@ class SpecTable(Protocol):
 class _View:
     """The models that fit the part of a request that recurs."""
 
-    rows: Ints
-    types: Ints
+    rows: IndexArray
+    types: IndexArray
     """The node types of `rows`, each once."""
     dropped: tuple[Drop, ...]
     best: dict[tuple[int, ...], tuple[int, int | None, str]] = attrs.field(factory=dict)
@@ -76,7 +75,7 @@ class _View:
 class _Machine:
     """How alike the node types are to one machine that was asked for."""
 
-    similarities: NDArray[np.float64]
+    similarities: FloatArray
     likeness: dict[int, SpecLikeness] = attrs.field(factory=dict)
 
 
@@ -213,7 +212,7 @@ class Catalogue:
         rows = np.arange(len(self.models))
         dropped: list[Drop] = []
 
-        def keep(criterion: str, wanted: str, mask: NDArray[np.bool_], why: Callable[[Ints], str]) -> None:
+        def keep(criterion: str, wanted: str, mask: BoolArray, why: Callable[[IndexArray], str]) -> None:
             nonlocal rows
             lost = rows[~mask[rows]]
             if len(lost):
@@ -252,7 +251,7 @@ class Catalogue:
             keep("weights", trainer or "linear", self._evaluable(request), self._why_not_evaluable)
         return _View(rows, self._types.among(rows), tuple(dropped))
 
-    def _evaluable(self, request: ModelRequest) -> NDArray[np.bool_]:
+    def _evaluable(self, request: ModelRequest) -> BoolArray:
         if request.trainer not in KEPLER_CURVES:
             return self._linear
         first = request.metrics[0] if request.metrics else None
@@ -260,7 +259,7 @@ class Catalogue:
             [m.weights is not None and not m.weights.linear and m.weights.drawn_over <= {first} for m in self.models]
         )
 
-    def _why_not_evaluable(self, lost: Ints) -> str:
+    def _why_not_evaluable(self, lost: IndexArray) -> str:
         reasons: dict[str, int] = {}
         for row in lost:
             model = self.models[row]
@@ -279,7 +278,7 @@ class Catalogue:
         there = frozenset(metrics)
         return tuple(code for code, needed in enumerate(sets) if needed <= there)
 
-    def _missing(self, rows: Ints, metrics: Collection[str]) -> str:
+    def _missing(self, rows: IndexArray, metrics: Collection[str]) -> str:
         needed: set[str] = set()
         for code in self._feature_sets.among(rows):
             needed |= self._feature_sets.values[code] - set(metrics)
@@ -300,7 +299,7 @@ class Catalogue:
                 close = close_matches(key[:60], self.figures.known)
                 raise RequestError("filter", f"unknown attribute {key[:60]!r}; {close}")
 
-    def _meets(self, wanted: Filter, rows: Ints) -> NDArray[np.bool_]:
+    def _meets(self, wanted: Filter, rows: IndexArray) -> BoolArray:
         mask = np.ones(len(rows), dtype=bool)
         for threshold in wanted.thresholds:
             found = self.figures.column(threshold.key)[rows]
@@ -311,7 +310,7 @@ class Catalogue:
             mask &= self._feature_sets.one_of(allowed, rows)
         return mask
 
-    def _filtered(self, wanted: Filter, rows: Ints, dropped: tuple[Drop, ...]) -> tuple[Ints, Drop]:
+    def _filtered(self, wanted: Filter, rows: IndexArray, dropped: tuple[Drop, ...]) -> tuple[IndexArray, Drop]:
         mask = self._meets(wanted, rows)
         asked = [str(threshold) for threshold in wanted.thresholds]
         if wanted.features is not None:
@@ -335,7 +334,9 @@ class Catalogue:
 
     # --- node types ---
 
-    def _node_types(self, request: ModelRequest, types: Ints, dropped: tuple[Drop, ...]) -> tuple[Ints, NodeTypeMatch]:
+    def _node_types(
+        self, request: ModelRequest, types: IndexArray, dropped: tuple[Drop, ...]
+    ) -> tuple[IndexArray, NodeTypeMatch]:
         spec = {key: value for key, value in request.machine_spec.items() if value not in (0, "", None)}
         if request.node_type is not None:
             given = types[self._type_number[types] == request.node_type]
@@ -385,7 +386,7 @@ class Catalogue:
 
     # --- the lowest error ---
 
-    def _best(self, rows: Ints) -> tuple[int, int | None, str]:
+    def _best(self, rows: IndexArray) -> tuple[int, int | None, str]:
         error = _worst_last(self._error[rows])
         order = np.argsort(error, kind="stable")
         data = self.figures.data[rows]
@@ -406,7 +407,7 @@ class Catalogue:
 
     # --- nothing fits ---
 
-    def _none_left(self, criterion: str, wanted: str, rows: Ints, dropped: Sequence[Drop]) -> NoModelError:
+    def _none_left(self, criterion: str, wanted: str, rows: IndexArray, dropped: Sequence[Drop]) -> NoModelError:
         if not len(self.models):
             broken = "".join(f"; {name} is broken: {why}" for name, why in sorted(self.broken.items())[:1])
             return self._no_model(f"{self.location}: no models in it{broken}", dropped)
@@ -447,24 +448,24 @@ class _Codes:
         self.values = list(numbers)
         self.values_set = numbers.keys()
 
-    def equal(self, value: Any) -> NDArray[np.bool_]:
+    def equal(self, value: Any) -> BoolArray:
         return self.within((value,))
 
-    def within(self, wanted: Collection[Any]) -> NDArray[np.bool_]:
+    def within(self, wanted: Collection[Any]) -> BoolArray:
         return self.one_of([code for code, value in enumerate(self.values) if value in wanted])
 
-    def one_of(self, codes: Sequence[int] | Ints, rows: Ints | None = None) -> NDArray[np.bool_]:
+    def one_of(self, codes: Sequence[int] | IndexArray, rows: IndexArray | None = None) -> BoolArray:
         """Which models (of these rows) have one of these codes."""
         table = np.zeros(len(self.values), dtype=bool)
         table[np.asarray(codes, dtype=np.intp)] = True
         return table[self.of if rows is None else self.of[rows]]
 
-    def among(self, rows: Ints) -> Ints:
+    def among(self, rows: IndexArray) -> IndexArray:
         """The codes of these rows, each once, rising."""
         return np.flatnonzero(np.bincount(self.of[rows], minlength=len(self.values)))
 
 
-def _worst_last(error: NDArray[np.float64]) -> NDArray[np.float64]:
+def _worst_last(error: FloatArray) -> FloatArray:
     return np.where(np.isnan(error), np.inf, error)
 
 

@@ -13,7 +13,7 @@ from kepler_core.store.models import StoredModel
 
 if TYPE_CHECKING:
     from kepler_core.selection.catalogue import SpecLikeness
-    from kepler_core.selection.figures import FigureTable
+    from kepler_core.selection.scores import FigureTable
 
 
 @attrs.frozen

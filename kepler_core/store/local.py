@@ -25,6 +25,7 @@ from typing import Any
 
 import msgspec
 
+from kepler_core.atomic_files import flush_folder
 from kepler_core.errors import StoreError, VersionTakenError
 from kepler_core.models.power_model import MAX_FILE_BYTES, METADATA_FILE
 from kepler_core.names import is_name
@@ -39,7 +40,6 @@ from kepler_core.store.store import (
     is_decision,
     read_decision,
 )
-from kepler_core.whole_files import flush_folder
 
 VERSIONS = ".versions"
 STAGING = ".staging"

@@ -167,7 +167,7 @@ class Store(ABC):
         self._changed(pipeline, "roll back", version)
 
     def _changed(self, pipeline: str, action: str, version: int) -> None:
-        from kepler_core.hooks import events
+        from kepler_core.plugins.hooks import events
 
         events().send(
             "kepler_store_changed", store=shown_url(self.location), pipeline=pipeline, action=action, version=version

@@ -7,9 +7,9 @@ from typing import Any, TypeVar
 
 import attrs
 
-from kepler_core import registry
 from kepler_core.contracts import CONTRACTS, Plugin
 from kepler_core.errors import PluginError, close_matches
+from kepler_core.plugins import registry
 
 F = TypeVar("F", bound=Callable[..., None])
 
@@ -68,7 +68,7 @@ def check_of(contract: type[Plugin]) -> Callable[[F], F]:
     return add
 
 
-def demand(true: object, problem: str) -> None:
+def require(true: object, problem: str) -> None:
     """`CheckError` unless something is true."""
     if not true:
         raise CheckError(problem)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from kepler_core import registry
 from kepler_core.contracts import EnergySource
+from kepler_core.plugins import registry
 from kepler_core.recording import observe, read_recording
 from kepler_core.simulate import Simulation, recording
-from kepler_core.testing.checks import Subject, check_of, demand
+from kepler_core.testing.checks import Subject, check_of, require
 from kepler_core.vocabulary import COMPONENTS
 
 
@@ -16,20 +16,20 @@ from kepler_core.vocabulary import COMPONENTS
 def measures_known_components(subject: Subject) -> None:
     """Components are words of our vocabulary."""
     components = subject.plugin.components
-    demand(
+    require(
         isinstance(components, tuple) and components,
         f'components is {components!r}; write a tuple, e.g. components = ("package", "dram")',
     )
     unknown = [component for component in components if component not in COMPONENTS]
-    demand(not unknown, f"components: {unknown} are none of {', '.join(COMPONENTS)}")
-    demand(len(set(components)) == len(components), "components: one is named twice")
+    require(not unknown, f"components: {unknown} are none of {', '.join(COMPONENTS)}")
+    require(len(set(components)) == len(components), "components: one is named twice")
 
 
 @check_of(EnergySource)
 def has_a_name_on_the_wire(subject: Subject) -> None:
     """Kepler asks for models of a source by `sent_as`."""
     sent_as = subject.plugin.sent_as
-    demand(
+    require(
         isinstance(sent_as, str) and sent_as.strip() == sent_as and sent_as,
         f'sent_as is {sent_as!r}; write the name that Kepler asks for, e.g. "intel_rapl" or "acpi"',
     )
@@ -39,11 +39,11 @@ def has_a_name_on_the_wire(subject: Subject) -> None:
 def reads_labels(subject: Subject) -> None:
     """`reads` are the values of a recording's source label."""
     reads = subject.plugin.reads
-    demand(
+    require(
         isinstance(reads, tuple) and reads and all(isinstance(word, str) and word for word in reads),
         f'reads is {reads!r}; write a tuple of labels, e.g. reads = ("rapl-sysfs",)',
     )
-    demand(len(set(reads)) == len(reads), "reads: a label is there twice")
+    require(len(set(reads)) == len(reads), "reads: a label is there twice")
 
 
 @check_of(EnergySource)
@@ -53,7 +53,7 @@ def takes_nobodys_label(subject: Subject) -> None:
         if other is subject.plugin:
             continue
         both = sorted(set(other.reads) & set(subject.plugin.reads))
-        demand(not both, f"reads: {', '.join(both)} is read by {name}, too; only one of them would get the samples")
+        require(not both, f"reads: {', '.join(both)} is read by {name}, too; only one of them would get the samples")
 
 
 @check_of(EnergySource)
@@ -70,7 +70,7 @@ def is_found_in_a_recording(subject: Subject) -> None:
     seen = observe([read_recording(content, name="labelled")])
     for component in subject.plugin.components:
         watts = seen.power.get((installed[0], component))
-        demand(
+        require(
             watts is not None and np.isfinite(watts).any(),
             f"a recording with source={label!r} has no power of {installed[0]} {component}",
         )

@@ -8,7 +8,7 @@ import pandas as pd
 from kepler_core.contracts import IsolationContext, Isolator
 from kepler_core.dataset import Dataset
 from kepler_core.errors import KeplerError
-from kepler_core.testing.checks import CheckError, Subject, check_of, demand
+from kepler_core.testing.checks import CheckError, Subject, check_of, require
 from kepler_core.testing.samples import small_context, small_dataset
 
 
@@ -19,7 +19,7 @@ def _context(subject: Subject) -> IsolationContext:
 
 def _isolated(subject: Subject, measured: Dataset) -> Dataset:
     found = subject.make().isolate(measured, _context(subject))
-    demand(
+    require(
         isinstance(found, Dataset), f"isolate() returned {type(found).__name__}; return dataset.isolated(background)"
     )
     isolated: Dataset = found
@@ -31,13 +31,13 @@ def gives_dynamic_power(subject: Subject) -> None:
     """An AbsPower data set in, a DynPower data set of the same kind out."""
     measured = small_dataset(by_container=True)
     found = _isolated(subject, measured)
-    demand(
+    require(
         found.output_type == "DynPower",
         f"the result is a data set of {found.output_type}; return dataset.isolated(background), which says DynPower",
     )
-    demand(found.by_container, "the result has no rows by container; keep the rows that came in")
-    demand(len(found.frame), "no row is left of a data set that has dynamic power")
-    demand(
+    require(found.by_container, "the result has no rows by container; keep the rows that came in")
+    require(len(found.frame), "no row is left of a data set that has dynamic power")
+    require(
         (found.features, found.components, found.source) == (measured.features, measured.components, measured.source),
         "features, components and source of the result are not those that came in",
     )
@@ -48,11 +48,11 @@ def is_never_negative(subject: Subject) -> None:
     """Dynamic power is at least 0 W, and a number."""
     found = _isolated(subject, small_dataset(by_container=True))
     watts = found.frame[found.power_columns].to_numpy()
-    demand(np.isfinite(watts).all(), "dynamic power is NaN or infinite in some rows")
-    demand((watts >= 0).all(), f"dynamic power is {watts.min():.3g} W somewhere; take away no more than there is")
+    require(np.isfinite(watts).all(), "dynamic power is NaN or infinite in some rows")
+    require((watts >= 0).all(), f"dynamic power is {watts.min():.3g} W somewhere; take away no more than there is")
     assert found.background is not None
     taken = found.background.to_numpy()
-    demand(np.isfinite(taken).all() and (taken >= 0).all(), "what was taken away is negative or NaN somewhere")
+    require(np.isfinite(taken).all() and (taken >= 0).all(), "what was taken away is negative or NaN somewhere")
 
 
 @check_of(Isolator)
@@ -60,7 +60,7 @@ def loses_no_power(subject: Subject) -> None:
     """Dynamic and background power add up to what was measured."""
     measured = small_dataset(by_container=True)
     found = _isolated(subject, measured)
-    demand(
+    require(
         found.background is not None,
         "the result's background is not set, so nobody knows what was taken away; return dataset.isolated(background)",
     )
@@ -69,7 +69,7 @@ def loses_no_power(subject: Subject) -> None:
     whole = measured.node_power().loc[dynamic.index, found.power_columns].to_numpy()
     again = dynamic.to_numpy() + found.background.loc[dynamic.index, found.power_columns].to_numpy()
     off = float(np.max(np.abs(again - whole)))
-    demand(off <= 1e-6 * whole.max(), f"dynamic + background is up to {off:.3g} W from what was measured")
+    require(off <= 1e-6 * whole.max(), f"dynamic + background is up to {off:.3g} W from what was measured")
 
 
 @check_of(Isolator)
@@ -78,10 +78,10 @@ def can_be_undone(subject: Subject) -> None:
     measured = small_dataset(by_container=True)
     found = _isolated(subject, measured)
     again = subject.make().reconstruct(found)
-    demand(again.output_type == "AbsPower", f"reconstruct() gave a data set of {again.output_type}, not AbsPower")
+    require(again.output_type == "AbsPower", f"reconstruct() gave a data set of {again.output_type}, not AbsPower")
     power = again.node_power()
     off = float(np.max(np.abs(power.to_numpy() - measured.node_power().loc[power.index].to_numpy())))
-    demand(off <= 1e-6 * float(power.to_numpy().max()), f"reconstruct() is up to {off:.3g} W from what was measured")
+    require(off <= 1e-6 * float(power.to_numpy().max()), f"reconstruct() is up to {off:.3g} W from what was measured")
 
 
 @check_of(Isolator)
@@ -90,7 +90,7 @@ def keeps_features(subject: Subject) -> None:
     measured = small_dataset(by_container=True)
     found = _isolated(subject, measured)
     columns = list(measured.features)
-    demand(
+    require(
         found.frame[columns].equals(measured.frame.loc[found.frame.index, columns]),
         "features of the rows have changed; an isolator changes power only",
     )
@@ -102,14 +102,14 @@ def leaves_its_data_alone(subject: Subject) -> None:
     measured = small_dataset(by_container=True)
     before = measured.frame.copy(deep=True)
     _isolated(subject, measured)
-    demand(before.equals(measured.frame), "isolate() changed the data set that it was given; work on a copy")
+    require(before.equals(measured.frame), "isolate() changed the data set that it was given; work on a copy")
 
 
 @check_of(Isolator)
 def is_deterministic(subject: Subject) -> None:
     """The same data give the same result."""
     first, second = (_isolated(subject, small_dataset(by_container=True)) for _ in range(2))
-    demand(first.frame.equals(second.frame), "twice the same data set gave two results; use a fixed seed")
+    require(first.frame.equals(second.frame), "twice the same data set gave two results; use a fixed seed")
 
 
 @check_of(Isolator)
@@ -124,9 +124,9 @@ def survives_power_that_never_changes(subject: Subject) -> None:
         try:
             found = _isolated(subject, _with_frame(measured, frame))
         except KeplerError as error:
-            demand(str(error).strip(), f"for constant power it raises {type(error).__name__} without a word")
+            require(str(error).strip(), f"for constant power it raises {type(error).__name__} without a word")
             continue
-        demand(np.isfinite(found.frame[column].to_numpy()).all(), f"a constant {watts:g} W gives NaN or infinity")
+        require(np.isfinite(found.frame[column].to_numpy()).all(), f"a constant {watts:g} W gives NaN or infinity")
 
 
 @check_of(Isolator)
@@ -137,11 +137,11 @@ def survives_one_timestamp(subject: Subject) -> None:
     try:
         found = _isolated(subject, one)
     except (KeplerError, ValueError) as error:
-        demand(str(error).strip(), f"for one timestamp it raises {type(error).__name__} without a word")
+        require(str(error).strip(), f"for one timestamp it raises {type(error).__name__} without a word")
         return
     except CheckError:
         raise
-    demand(np.isfinite(found.frame[found.power_columns].to_numpy()).all(), "one timestamp gives NaN or infinity")
+    require(np.isfinite(found.frame[found.power_columns].to_numpy()).all(), "one timestamp gives NaN or infinity")
 
 
 def _with_frame(dataset: Dataset, frame: pd.DataFrame) -> Dataset:

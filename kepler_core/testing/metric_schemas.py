@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from kepler_core import registry
-from kepler_core.contracts import MetricMeaning, MetricSchema
+from kepler_core.contracts import MetricMapping, MetricSchema
 from kepler_core.errors import PluginError
+from kepler_core.plugins import registry
 from kepler_core.recording import observe, read_recording
-from kepler_core.recording.meaning import meaning_of
-from kepler_core.testing.checks import CheckError, Subject, check_of, demand
+from kepler_core.recording.metric_mapping import meaning_of
+from kepler_core.testing.checks import CheckError, Subject, check_of, require
 from kepler_core.vocabulary import COMPONENTS, FEATURES
 
 LEVELS = ("container", "process", "vm", "node")
@@ -38,13 +38,13 @@ def _known(subject: Subject) -> dict[str, str]:
     return found
 
 
-def _meaning(schema: Any, metric: str) -> MetricMeaning:
+def _meaning(schema: Any, metric: str) -> MetricMapping:
     found = schema.meaning(metric)
-    demand(
-        isinstance(found, MetricMeaning),
-        f"meaning({metric!r}) is {found!r}; return a MetricMeaning for a metric of this exporter",
+    require(
+        isinstance(found, MetricMapping),
+        f"meaning({metric!r}) is {found!r}; return a MetricMapping for a metric of this exporter",
     )
-    meaning: MetricMeaning = found
+    meaning: MetricMapping = found
     return meaning
 
 
@@ -52,7 +52,7 @@ def _meaning(schema: Any, metric: str) -> MetricMeaning:
 def knows_metrics(subject: Subject) -> None:
     """At least one feature or power."""
     found = _known(subject)
-    demand(
+    require(
         found,
         "knows no metric that spelling() names; let spelling(level, word) give the metric of each word of our "
         "vocabulary that the exporter has, or give metrics={name: word} to the checks",
@@ -60,7 +60,7 @@ def knows_metrics(subject: Subject) -> None:
     schema = subject.make()
     for metric, word in found.items():
         meaning = _meaning(schema, metric)
-        demand(meaning.name == word, f"{metric} means {meaning.name!r}, but {word!r} is spelled so")
+        require(meaning.name == word, f"{metric} means {meaning.name!r}, but {word!r} is spelled so")
 
 
 @check_of(MetricSchema)
@@ -70,14 +70,14 @@ def uses_our_words(subject: Subject) -> None:
     for metric in _known(subject):
         meaning = _meaning(schema, metric)
         words = FEATURES if meaning.kind == "feature" else COMPONENTS
-        demand(meaning.kind in ("feature", "energy", "power"), f"{metric}: kind {meaning.kind!r} is unknown")
-        demand(meaning.name in words, f"{metric}: {meaning.name!r} is no {meaning.kind} of kepler_core.vocabulary")
-        demand(meaning.level in LEVELS, f"{metric}: level {meaning.level!r} is none of {', '.join(LEVELS)}")
-        demand(np.isfinite(meaning.scale) and meaning.scale > 0, f"{metric}: scale {meaning.scale} is not above 0")
+        require(meaning.kind in ("feature", "energy", "power"), f"{metric}: kind {meaning.kind!r} is unknown")
+        require(meaning.name in words, f"{metric}: {meaning.name!r} is no {meaning.kind} of kepler_core.vocabulary")
+        require(meaning.level in LEVELS, f"{metric}: level {meaning.level!r} is none of {', '.join(LEVELS)}")
+        require(np.isfinite(meaning.scale) and meaning.scale > 0, f"{metric}: scale {meaning.scale} is not above 0")
         if meaning.level != "node":
-            demand(meaning.unit_labels, f"{metric}: unit_labels is empty; name the label of the {meaning.level}'s id")
+            require(meaning.unit_labels, f"{metric}: unit_labels is empty; name the label of the {meaning.level}'s id")
         if meaning.kind == "energy":
-            demand(
+            require(
                 meaning.counter, f"{metric}: energy is a counter of joules; watts that come as they are, are kind power"
             )
 
@@ -91,7 +91,7 @@ def ignores_what_is_not_its_own(subject: Subject) -> None:
             found = schema.meaning(metric)
         except Exception as error:
             raise CheckError(f"meaning({metric[:30]!r}) raises {registry.one_line(error)}; return None") from error
-        demand(found is None, f"meaning({metric[:30]!r}) is {found!r}; return None for a metric of somebody else")
+        require(found is None, f"meaning({metric[:30]!r}) is {found!r}; return None for a metric of somebody else")
 
 
 @check_of(MetricSchema)
@@ -105,7 +105,7 @@ def takes_nobodys_metrics(subject: Subject) -> None:
         except PluginError:  # nobody can use that one
             continue
         both = sorted(metric for metric in _known(subject) if meaning_of(schema, metric) is not None)
-        demand(
+        require(
             not both, f"{', '.join(both[:3])} is known to the schema {name}, too; they would claim the same recordings"
         )
 
@@ -119,7 +119,7 @@ def answers_quickly(subject: Subject) -> None:
     for metric in names:
         schema.meaning(metric)
     milliseconds = 1000 * (time.process_time() - started) / len(names)
-    demand(
+    require(
         milliseconds < 5, f"meaning() takes {milliseconds:.1f} ms a metric; look names up, and do not read files there"
     )
 
@@ -129,7 +129,7 @@ def is_deterministic(subject: Subject) -> None:
     """A metric has one meaning."""
     schema, other = subject.make(), subject.make()
     for metric in _known(subject):
-        demand(schema.meaning(metric) == other.meaning(metric), f"meaning({metric!r}) is not the same each time")
+        require(schema.meaning(metric) == other.meaning(metric), f"meaning({metric!r}) is not the same each time")
 
 
 @check_of(MetricSchema)
@@ -141,7 +141,7 @@ def has_the_right_units(subject: Subject) -> None:
     schema = subject.make()
     known = _known(subject)
     content: dict[str, list[dict[str, Any]]] = {}
-    used: dict[str, MetricMeaning] = {}
+    used: dict[str, MetricMapping] = {}
     levels = {_meaning(schema, metric).level for metric in known}
     usual = ("container", "node") if "container" in levels else ("process", "node")
     for metric, word in known.items():
@@ -155,7 +155,7 @@ def has_the_right_units(subject: Subject) -> None:
             _compare(metric, seen.node_features.get(meaning.name), RATE * (1 if meaning.counter else meaning.scale))
             continue
         sources = [source for source, component in seen.power if component == meaning.name]
-        demand(
+        require(
             sources,
             f"{metric}: a recording with it has no power; set source=… to an energy source (known: "
             f"{', '.join(registry.energy_sources.names())}) where series have no label {schema.source_label!r}",
@@ -163,13 +163,13 @@ def has_the_right_units(subject: Subject) -> None:
         _compare(metric, seen.power[sources[0], meaning.name], WATTS)
 
 
-def _series(schema: Any, meaning: MetricMeaning) -> list[dict[str, Any]]:
+def _series(schema: Any, meaning: MetricMapping) -> list[dict[str, Any]]:
     labels = {schema.node_label: "machine-1"}
     for label in meaning.unit_labels:
         labels[label] = "some" if label != "mode" else "dynamic"
     if meaning.kind != "feature" and meaning.source is not None:
         source = registry.energy_sources.load_all()[0].get(meaning.source)
-        demand(source is not None, f"source {meaning.source!r} is no installed energy source")
+        require(source is not None, f"source {meaning.source!r} is no installed energy source")
     wanted = RATE if meaning.kind == "feature" else WATTS
     values = []
     for number in range(20):
@@ -183,11 +183,11 @@ def _series(schema: Any, meaning: MetricMeaning) -> list[dict[str, Any]]:
 
 
 def _compare(metric: str, found: Any, wanted: float) -> None:
-    demand(
+    require(
         found is not None and np.isfinite(found).any(), f"{metric}: nothing of it is known in a recording that has it"
     )
     off = np.nanmax(np.abs(np.asarray(found) - wanted))
-    demand(
+    require(
         off <= 1e-3 * wanted,
         f"{metric}: read as {np.nanmedian(found):.4g} where it should be {wanted:g}; look at scale and counter",
     )

@@ -9,18 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from kepler_core import registry
+from kepler_core.arrays import SingleArray
 from kepler_core.contracts import ModelFormat
 from kepler_core.errors import ModelError
-from kepler_core.testing.checks import CheckError, Subject, check_of, demand
+from kepler_core.plugins import registry
+from kepler_core.testing.checks import CheckError, Subject, check_of, require
 from kepler_core.testing.samples import FEATURES, load_and_power
 
-Single = NDArray[np.float32]
 
-
-def _fitted(subject: Subject) -> tuple[Any, Single]:
+def _fitted(subject: Subject) -> tuple[Any, SingleArray]:
     """A regressor that the format writes, and rows that it was fitted on."""
     from sklearn.base import clone
     from sklearn.ensemble import GradientBoostingRegressor
@@ -40,10 +38,10 @@ def _fitted(subject: Subject) -> tuple[Any, Single]:
     )
 
 
-def _content(subject: Subject) -> tuple[bytes, Any, Single]:
+def _content(subject: Subject) -> tuple[bytes, Any, SingleArray]:
     fitted, X = _fitted(subject)
     found = subject.make().dump(fitted, FEATURES, X)
-    demand(isinstance(found, bytes) and found, f"dump() returned {type(found).__name__}; return bytes")
+    require(isinstance(found, bytes) and found, f"dump() returned {type(found).__name__}; return bytes")
     return found, fitted, X
 
 
@@ -51,7 +49,7 @@ def _content(subject: Subject) -> tuple[bytes, Any, Single]:
 def has_a_suffix(subject: Subject) -> None:
     """Files are named component + suffix."""
     suffix = subject.plugin.suffix
-    demand(
+    require(
         isinstance(suffix, str) and suffix.startswith(".") and "/" not in suffix and len(suffix) > 1,
         f'suffix is {suffix!r}; write it with its dot, e.g. suffix = ".json"',
     )
@@ -64,7 +62,7 @@ def supports_only_what_it_knows(subject: Subject) -> None:
         found = subject.make().supports(object())
     except Exception as error:
         raise CheckError(f"supports(object()) raises {registry.one_line(error)}; return False") from error
-    demand(not found, "supports() is true for an object that is no regressor")
+    require(not found, "supports() is true for an object that is no regressor")
 
 
 @check_of(ModelFormat)
@@ -76,11 +74,11 @@ def reads_back_what_it_wrote(subject: Subject) -> None:
     for how in (form.load, form.load_resident):
         loaded = how(content, FEATURES)
         found = np.asarray(loaded.predict(X))
-        demand(found.shape == (len(X),), f"predict gave shape {found.shape} for {len(X)} rows")
+        require(found.shape == (len(X),), f"predict gave shape {found.shape} for {len(X)} rows")
         off = float(np.max(np.abs(found - wanted)))
-        demand(off <= 0.001 * np.ptp(wanted), f"{how.__name__}: off by {off:.3g} W from what was fitted")
+        require(off <= 0.001 * np.ptp(wanted), f"{how.__name__}: off by {off:.3g} W from what was fitted")
         one = np.asarray(loaded.predict(X[3:4])).item()
-        demand(abs(one - found[3]) <= 1e-4 * np.ptp(wanted), f"{how.__name__}: a row alone is predicted differently")
+        require(abs(one - found[3]) <= 1e-4 * np.ptp(wanted), f"{how.__name__}: a row alone is predicted differently")
 
 
 @check_of(ModelFormat)
@@ -88,7 +86,7 @@ def writes_the_same_bytes(subject: Subject) -> None:
     """The same fit gives the same file, so that a store can tell what changed."""
     fitted, X = _fitted(subject)
     first, second = (subject.make().dump(fitted, FEATURES, X) for _ in range(2))
-    demand(first == second, "two dumps of one regressor differ; leave out times, random names and unordered sets")
+    require(first == second, "two dumps of one regressor differ; leave out times, random names and unordered sets")
 
 
 @check_of(ModelFormat)

@@ -6,29 +6,29 @@ import inspect
 import pickle
 import typing
 
-from kepler_core import registry
 from kepler_core.contracts import Plugin
 from kepler_core.errors import PluginError
-from kepler_core.plugin_imports import import_alone
-from kepler_core.testing.checks import CheckError, Subject, check_of, demand
+from kepler_core.plugins import registry
+from kepler_core.plugins.probe import import_alone
+from kepler_core.testing.checks import CheckError, Subject, check_of, require
 
 
 @check_of(Plugin)
 def has_a_description(subject: Subject) -> None:
     """`plugins info` shows it."""
     own = subject.plugin.__dict__.get("__doc__")
-    demand(own and own.strip(), "no docstring; say in one line what it does: `plugins info` shows it")
+    require(own and own.strip(), "no docstring; say in one line what it does: `plugins info` shows it")
 
 
 @check_of(Plugin)
 def is_complete(subject: Subject) -> None:
     """All that the contract wants is there."""
     missing = sorted(getattr(subject.plugin, "__abstractmethods__", ()))
-    demand(not missing, f"not implemented: {', '.join(missing)}; see kepler_core.contracts")
+    require(not missing, f"not implemented: {', '.join(missing)}; see kepler_core.contracts")
     for contract in subject.plugin.__mro__:
         if contract.__module__ == "kepler_core.contracts":
             for attribute in contract.__annotations__:
-                demand(hasattr(subject.plugin, attribute), f"no class attribute {attribute!r}; its contract wants one")
+                require(hasattr(subject.plugin, attribute), f"no class attribute {attribute!r}; its contract wants one")
 
 
 @check_of(Plugin)
@@ -44,13 +44,13 @@ def arguments_are_typed(subject: Subject) -> None:
             f"{error}: annotations of __init__ must be resolvable at run time, so import their types"
         ) from error
     for argument in arguments:
-        demand(
+        require(
             argument.name in hints,
             f"argument {argument.name!r} has no annotation; write e.g. {argument.name}: float = 1.0, so that what "
             f"users write is checked",
         )
     kinds = [parameter.kind for parameter in inspect.signature(subject.plugin.__init__).parameters.values()]
-    demand(
+    require(
         inspect.Parameter.VAR_KEYWORD not in kinds,
         "**kwargs of __init__ cannot be set by users; name the arguments that they may set",
     )
@@ -87,6 +87,6 @@ def import_has_no_side_effects(subject: Subject) -> None:
     done = import_alone(subject.plugin.__module__)
     if done.missing:
         return  # defined in a test or a single file: nothing is imported by name
-    demand(not done.problem, f"cannot be imported in a fresh process: {done.problem}")
+    require(not done.problem, f"cannot be imported in a fresh process: {done.problem}")
     for effect in done.side_effects:
         raise CheckError(f"importing its module {effect}; do that in the method that needs it")

@@ -6,8 +6,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from kepler_core.arrays import FloatArray
 from kepler_core.contracts import FitTask, IsolationContext
 from kepler_core.recording import Observations, Recording, observe, read_recording
 from kepler_core.simulate import Simulation, recording
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from kepler_core.dataset import Dataset
     from kepler_core.models.power_model import PowerModel
 
-Floats = NDArray[np.float64]
 
 FEATURES = COUNTER_FEATURES
 SOURCE = "rapl-sysfs"
@@ -93,7 +92,7 @@ def fit_task(
     return FitTask(component, features, main_feature(features, component), output_type, seed)
 
 
-def load_and_power(rows: int = 150, seed: int = 0, idle: float = 40.0) -> tuple[Floats, Floats]:
+def load_and_power(rows: int = 150, seed: int = 0, idle: float = 40.0) -> tuple[FloatArray, FloatArray]:
     """Features of CounterOnly as trainers get them, shape (rows, 3), in [0, 1]; and power in watts that
     goes with them: `idle` at no load, about 125 W more at full load, noise of 1.5 W."""
     rng = np.random.default_rng(seed)

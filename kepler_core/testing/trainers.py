@@ -12,16 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from kepler_core import registry
+from kepler_core.arrays import FloatArray
 from kepler_core.contracts import FitTask, Regressor, Trainer
 from kepler_core.errors import KeplerError
-from kepler_core.testing.checks import CheckError, Subject, check_of, demand
+from kepler_core.plugins import registry
+from kepler_core.testing.checks import CheckError, Subject, check_of, require
 from kepler_core.testing.samples import FEATURES, fit_task, load_and_power
 from kepler_core.vocabulary import OUTPUT_TYPES, OutputType
-
-Floats = NDArray[np.float64]
 
 SCALE = np.array([2e8, 5e10, 8e10])
 
@@ -32,7 +30,7 @@ MOST_MEGABYTES = 256
 
 def _regressor(subject: Subject, task: FitTask | None = None) -> Regressor:
     made = subject.make().regressor(task or fit_task())
-    demand(
+    require(
         hasattr(made, "fit") and hasattr(made, "predict"),
         f"regressor() returned {made!r}; return an unfitted object with fit(X, y) and predict(X)",
     )
@@ -40,12 +38,12 @@ def _regressor(subject: Subject, task: FitTask | None = None) -> Regressor:
     return found
 
 
-def _fit(regressor: Regressor, X: Floats, y: Floats) -> Regressor:
+def _fit(regressor: Regressor, X: FloatArray, y: FloatArray) -> Regressor:
     found = regressor.fit(X, y)
     return regressor if found is None else found
 
 
-def _predict(regressor: Regressor, X: Floats) -> Floats:
+def _predict(regressor: Regressor, X: FloatArray) -> FloatArray:
     return np.asarray(regressor.predict(X), dtype=np.float64)
 
 
@@ -54,11 +52,11 @@ def returns_an_unfitted_regressor(subject: Subject) -> None:
     """A new one at each call: one for each component and fold."""
     trainer = subject.make()
     first, second = trainer.regressor(fit_task()), trainer.regressor(fit_task())
-    demand(
+    require(
         hasattr(first, "fit") and hasattr(first, "predict"),
         f"regressor() returned {first!r}; return an unfitted object with fit(X, y) and predict(X)",
     )
-    demand(first is not second, "regressor() returned the same object twice; make a new one at each call")
+    require(first is not second, "regressor() returned the same object twice; make a new one at each call")
     X, _ = load_and_power()
     try:
         second.predict(X)
@@ -75,11 +73,11 @@ def predicts_a_number_per_row(subject: Subject) -> None:
     for output_type in OUTPUT_TYPES:
         X, y = load_and_power()
         predicted = _predict(_fit(_regressor(subject, fit_task(output_type=output_type)), X, y), X)
-        demand(
+        require(
             predicted.size == len(X),
             f"predict gave shape {predicted.shape} for {len(X)} rows ({output_type}); one number per row is wanted",
         )
-        demand(np.isfinite(predicted).all(), f"predict gave NaN or infinity on training rows ({output_type})")
+        require(np.isfinite(predicted).all(), f"predict gave NaN or infinity on training rows ({output_type})")
 
 
 @check_of(Trainer)
@@ -89,7 +87,7 @@ def learns(subject: Subject) -> None:
     fitted = _fit(_regressor(subject), X[:200], y[:200])
     error = float(np.mean(np.abs(_predict(fitted, X[200:]).ravel() - y[200:])))
     constant = float(np.mean(np.abs(y[200:] - y[:200].mean())))
-    demand(
+    require(
         error < 0.7 * constant,
         f"on rows that were not trained on it is off by {error:.1f} W, their mean by {constant:.1f} W; "
         f"X is scaled to [0, 1] and y is in watts: is it made for that, with its default arguments, and for 200 rows?",
@@ -105,7 +103,7 @@ def takes_columns_in_any_order(subject: Subject) -> None:
     task = fit_task(features=tuple(FEATURES[column] for column in order))
     moved = _predict(_fit(_regressor(subject, task), X[:, order], y), X[:, order]).ravel()
     difference = float(np.sqrt(np.mean((straight - moved) ** 2)))
-    demand(
+    require(
         difference <= 0.05 * np.ptp(y),
         f"with the columns in another order it predicts something else ({difference:.1f} W apart); find columns by "
         f"task.features or task.main_column, not by number",
@@ -119,7 +117,7 @@ def predicts_in_watts(subject: Subject) -> None:
     small = _predict(_fit(_regressor(subject), X, y), X).ravel()
     large = _predict(_fit(_regressor(subject), X, 10 * y), X).ravel()
     difference = float(np.max(np.abs(large / 10 - small)))
-    demand(
+    require(
         difference <= 0.1 * np.ptp(y),
         f"for ten times the power it does not predict ten times the watts (up to {difference:.1f} W apart at a tenth); "
         f"parameters in watts fit one machine only: scale y (sklearn.compose.TransformedTargetRegressor)",
@@ -135,13 +133,13 @@ def survives_a_constant_target(subject: Subject) -> None:
             fitted = _fit(_regressor(subject, fit_task(output_type=output_type)), X, np.full(len(X), watts))
             predicted = _predict(fitted, X)
             where = f"fitted on a constant {watts:g} W ({output_type})"
-            demand(
+            require(
                 np.isfinite(predicted).all(), f"{where} it predicts NaN or infinity; do not divide by the spread of y"
             )
             if output_type == "DynPower" and watts:
                 continue  # one without intercept cannot be constant, and need not be
             off = float(np.max(np.abs(predicted - watts)))
-            demand(off <= 0.02 * max(watts, 5.0), f"{where} it is off by {off:.3g} W")
+            require(off <= 0.02 * max(watts, 5.0), f"{where} it is off by {off:.3g} W")
 
 
 @check_of(Trainer)
@@ -150,7 +148,7 @@ def survives_features_that_never_change(subject: Subject) -> None:
     X, y = load_and_power()
     X[:, 2], X[:, 0] = 0.0, 1.0
     predicted = _predict(_fit(_regressor(subject), X, y), X)
-    demand(np.isfinite(predicted).all(), "with features that never change it predicts NaN or infinity")
+    require(np.isfinite(predicted).all(), "with features that never change it predicts NaN or infinity")
 
 
 @check_of(Trainer)
@@ -159,7 +157,7 @@ def survives_one_feature(subject: Subject) -> None:
     X, y = load_and_power()
     task = fit_task(features=("cpu_instructions",))
     predicted = _predict(_fit(_regressor(subject, task), X[:, 2:], y), X[:, 2:])
-    demand(
+    require(
         predicted.size == len(X) and np.isfinite(predicted).all(),
         "with one feature it predicts no finite number per row",
     )
@@ -172,7 +170,7 @@ def survives_one_row(subject: Subject) -> None:
     fitted = _fit(_regressor(subject), X, y)
     together = _predict(fitted, X[:5]).ravel()
     alone = np.array([_predict(fitted, row[None]).item() for row in X[:5]])
-    demand(
+    require(
         np.allclose(alone, together, atol=1e-4 * np.ptp(y)),
         "a row alone is predicted differently from the same row among others; a prediction may only depend on its row",
     )
@@ -189,18 +187,18 @@ def refuses_nan_or_copes(subject: Subject) -> None:
         _refuses_or_is_finite(subject, X, y, "a row with NaN")
 
 
-def _refuses_or_is_finite(subject: Subject, X: Floats, y: Floats, what: str) -> None:
+def _refuses_or_is_finite(subject: Subject, X: FloatArray, y: FloatArray, what: str) -> None:
     ask, _ = load_and_power(20, seed=1)
     try:
         predicted = _predict(_fit(_regressor(subject), X, y), ask)
     except (KeplerError, ValueError, np.linalg.LinAlgError, RuntimeError) as error:
-        demand(str(error).strip(), f"fitted on {what} it raises {type(error).__name__} without a word")
+        require(str(error).strip(), f"fitted on {what} it raises {type(error).__name__} without a word")
         return
     except Exception as error:
         raise CheckError(
             f"fitted on {what} it raises {registry.one_line(error)}; raise ValueError that says what is wrong instead"
         ) from error
-    demand(
+    require(
         np.isfinite(predicted).all(),
         f"fitted on {what} it predicts NaN or infinity; raise ValueError in fit (scikit-learn's check_X_y does)",
     )
@@ -229,7 +227,7 @@ def does_not_mind_the_memory_layout(subject: Subject) -> None:
     X, y = load_and_power()
     rows = _predict(_fit(_regressor(subject), np.ascontiguousarray(X), y), X)
     columns = _predict(_fit(_regressor(subject), np.asfortranarray(X), y), X)
-    demand(
+    require(
         np.allclose(rows, columns, rtol=1e-6, atol=1e-6 * np.ptp(y)),
         "with X in Fortran order it predicts something else",
     )
@@ -247,7 +245,7 @@ def is_deterministic(subject: Subject) -> None:
             found.append(_predict(_fit(_regressor(subject, fit_task(seed=7)), X, y), X))
         finally:
             np.random.set_state(before)
-    demand(
+    require(
         np.array_equal(found[0], found[1]),
         "two fits with the same seed differ; use task.seed for every random choice (random_state=task.seed)",
     )
@@ -265,7 +263,7 @@ def regressor_is_picklable(subject: Subject) -> None:
         raise CheckError(
             f"the regressor cannot be pickled ({registry.one_line(error)}); keep lambdas and open files out of it"
         ) from error
-    demand(
+    require(
         np.allclose(_predict(fitted, X), _predict(_fit(copy, X, y), X), rtol=1e-6),
         "a regressor that was pickled before its fit predicts something else than one that was pickled after it",
     )
@@ -283,18 +281,18 @@ def portable_export_agrees(subject: Subject) -> None:
         names = [FEATURES[column] for column in shuffled]
         for component, wanted in expected.items():
             off = float(np.max(np.abs(model.predict(X)[component] - wanted)))
-            demand(
+            require(
                 off <= 0.001 * np.ptp(watts[component]),
                 f"the stored model of {component} ({output_type}) is off by {off:.3g} W from what was fitted",
             )
             moved = model.predict(X[:, shuffled], names)[component]
-            demand(
+            require(
                 np.allclose(moved, model.predict(X)[component], rtol=1e-6),
                 "the stored model minds the order of columns",
             )
         far = np.vstack([np.zeros(3), X.max(axis=0) * 10, X.max(axis=0) * 1e6])
         for component, found in model.predict(far).items():
-            demand(
+            require(
                 np.isfinite(found).all() and (found >= 0).all(),
                 f"the stored model of {component} ({output_type}) gives {found} far outside of its training rows",
             )
@@ -302,7 +300,7 @@ def portable_export_agrees(subject: Subject) -> None:
 
 def _exported(
     subject: Subject, output_type: OutputType
-) -> tuple[dict[str, bytes], Floats, dict[str, Floats], dict[str, Floats]]:
+) -> tuple[dict[str, bytes], FloatArray, dict[str, FloatArray], dict[str, FloatArray]]:
     from kepler_core.models.export import FittedComponent, export
     from kepler_core.models.power_model import scaled
 
@@ -370,7 +368,7 @@ def fits_in_memory(subject: Subject) -> None:
         peak = tracemalloc.get_traced_memory()[1] / 2**20
     finally:
         tracemalloc.stop()
-    demand(
+    require(
         peak <= MOST_MEGABYTES,
         f"a fit of {MOST_ROWS} rows takes {peak:.0f} MB, more than {MOST_MEGABYTES}; one runs on every core at a time",
     )

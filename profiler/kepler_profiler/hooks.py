@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kepler_core.cli.lazy import LazyGroup
-from kepler_core.hooks import hookimpl
+from kepler_core.plugins.hooks import hookimpl
 
 if TYPE_CHECKING:
     from kepler_core.recording.observations import Observations

@@ -5,16 +5,13 @@ from __future__ import annotations
 import attrs
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
+from kepler_core.arrays import BoolArray, FloatArray
 from kepler_core.containers import container_rows
 from kepler_core.contracts import IsolationContext, Isolator
 from kepler_core.dataset import Dataset, power_column
 from kepler_profiler.profile.document import NodeProfile, ProfileError, read_profile
 from kepler_profiler.profile.stored import chosen_profile
-
-Floats = NDArray[np.float64]
-Mask = NDArray[np.bool_]
 
 CONTRADICTED_PART = 0.05
 """It is said when measured power is below the idle power at more than this part of the timestamps."""
@@ -69,13 +66,13 @@ def _profile(context: IsolationContext) -> NodeProfile:
     return chosen_profile(context.observations, context.idle, context.machine_spec, context.profile)
 
 
-def _part(dataset: Dataset, component: str, taken: Mask, watts: Floats) -> Floats:
+def _part(dataset: Dataset, component: str, taken: BoolArray, watts: FloatArray) -> FloatArray:
     """Per instant, the background containers' part of a component's power, in [0, 1]."""
     rows = np.where(taken, dataset.y(component), 0.0)
     sums = np.bincount(dataset.instant, weights=rows, minlength=len(watts))
     return np.clip(np.divide(sums, watts, out=np.zeros(len(watts)), where=watts > 0), 0.0, 1.0)
 
 
-def _background_note(dataset: Dataset, taken: Mask) -> str:
+def _background_note(dataset: Dataset, taken: BoolArray) -> str:
     codes = np.asarray(dataset.index.codes[3])
     return f"{len(np.unique(codes[taken]))} of {len(np.unique(codes))} containers are background"

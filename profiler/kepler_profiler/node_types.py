@@ -10,11 +10,11 @@ from typing import Any
 import attrs
 import msgspec
 
+from kepler_core.atomic_files import whole_file
 from kepler_core.errors import UsageError
 from kepler_core.machine import MachineSpec, machine_spec_from
 from kepler_core.pipeline.node_types import matching_type, node_type_index, with_members
 from kepler_core.store.models import NodeType
-from kepler_core.whole_files import whole_file
 from kepler_profiler.similarity import Likeness, SpecTable
 
 

@@ -24,9 +24,9 @@ from typing import Any
 
 import attrs
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from kepler_core.arrays import BoolArray, FloatArray
+
 Spec = Mapping[str, Any]
 
 WEIGHTS = {"processor": 0.45, "cores": 0.2, "chips": 0.15, "memory": 0.1, "frequency": 0.1}
@@ -57,12 +57,12 @@ class Likeness:
 class _Comparison:
     """One spec beside those of a table: a row for each of them."""
 
-    similarity: Floats
-    looseness: Floats
-    uncertainty: Floats
-    scores: Floats
+    similarity: FloatArray
+    looseness: FloatArray
+    uncertainty: FloatArray
+    scores: FloatArray
     """Shape (specs, attributes); NaN where not both state it."""
-    stated: NDArray[np.bool_]
+    stated: BoolArray
     """Whether either of the two states it."""
 
 
@@ -77,13 +77,13 @@ class SpecTable:
         self._processors = [_name(spec.get("processor")) for spec in specs]
         self._distinct = sorted({p for p in self._processors if p})
         at = {processor: index for index, processor in enumerate(self._distinct)}
-        self._scores: dict[str, Floats] = {}
+        self._scores: dict[str, FloatArray] = {}
         self._processor = np.array([at.get(p, -1) for p in self._processors], dtype=np.intp)
         self._numbers = np.array([_numbers(spec) for spec in specs], dtype=np.float64).reshape(len(specs), len(NUMERIC))
         self._stated = np.column_stack([self._processor >= 0, self._numbers > 0])
         self._last: tuple[Spec, _Comparison] | None = None
 
-    def similarities(self, spec: Spec) -> Floats:
+    def similarities(self, spec: Spec) -> FloatArray:
         """The similarity of each spec of the table to this one, shape (specs,)."""
         return self._compared(spec).similarity
 
@@ -106,7 +106,7 @@ class SpecTable:
             last = self._last = dict(spec), self._compare(spec)
         return last[1]
 
-    def _processor_scores(self, processor: str) -> Floats:
+    def _processor_scores(self, processor: str) -> FloatArray:
         """Likeness of each distinct processor to this one."""
         found = self._scores.get(processor)
         if found is None:

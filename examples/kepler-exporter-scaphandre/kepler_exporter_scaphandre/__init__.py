@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from kepler_core.contracts import EnergySource, MetricMeaning, MetricSchema
+from kepler_core.contracts import EnergySource, MetricMapping, MetricSchema
 
 CORES = "KEPLER_SCAPHANDRE_CORES"
 """Environment variable: logical CPUs of the machines that were recorded."""
@@ -36,13 +36,13 @@ class Scaphandre1(MetricSchema):
         cores = os.environ.get(CORES, "")
         self.cores = int(cores) if cores.isdecimal() else 0
 
-    def meaning(self, metric: str) -> MetricMeaning | None:
+    def meaning(self, metric: str) -> MetricMapping | None:
         if metric == _SOCKET_POWER:
-            return MetricMeaning("power", "package", "node", ("socket_id",), scale=1e-6, source="scaphandre")
+            return MetricMapping("power", "package", "node", ("socket_id",), scale=1e-6, source="scaphandre")
         if metric == _CPU_USAGE and self.cores:
             # one per cent of all cores is 10 ms per second of each
             per_cent = 10.0 * self.cores
-            return MetricMeaning(
+            return MetricMapping(
                 "feature", "bpf_cpu_time_ms", "process", self.container_labels, counter=False, scale=per_cent
             )
         return None

@@ -13,7 +13,7 @@ import urllib.request
 from collections.abc import Mapping
 from typing import Any
 
-from kepler_core.hooks import hookimpl
+from kepler_core.plugins.hooks import hookimpl
 
 URL = "KEPLER_WEBHOOK_URL"
 SECONDS = 10.0

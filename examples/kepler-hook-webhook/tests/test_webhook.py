@@ -6,7 +6,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from kepler_core.hooks import Events
+from kepler_core.plugins.hooks import Events
 
 NAME = "kepler-hook-webhook:webhook"
 

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from kepler_core import registry
 from kepler_core.errors import PluginError
+from kepler_core.plugins import registry
 from kepler_core.testing import parametrize_with_checks
 
 

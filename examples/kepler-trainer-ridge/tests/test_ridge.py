@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from kepler_core import registry
 from kepler_core.contracts import FitTask
 from kepler_core.errors import PluginError
 from kepler_core.models.export import FittedComponent, export
 from kepler_core.models.power_model import load_model, scaled
+from kepler_core.plugins import registry
 
 FEATURES = ("cpu_cycles", "cpu_instructions")
 SCALE = np.array([3e9, 6e9])

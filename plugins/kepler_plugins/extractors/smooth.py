@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
+from kepler_core.arrays import FloatArray, IntArray
 from kepler_core.contracts import Extractor
 from kepler_core.dataset import Dataset
 from kepler_core.frames import container_dataset, node_dataset
 from kepler_core.recording.observations import Observations
 
-Floats = NDArray[np.float64]
 
-
-def rolling_mean(values: Floats, group: NDArray[np.int64], window: int) -> Floats:
+def rolling_mean(values: FloatArray, group: IntArray, window: int) -> FloatArray:
     """Mean of the known ones among the last `window` values of the same group, the own one included.
 
     `values` and `group` have shape (n,); values of a group follow each other in time. Where the own
@@ -54,7 +52,7 @@ class SmoothExtractor(Extractor):
     ) -> Dataset:
         stream = observations.instant_stream
 
-        def by_node(values: Floats) -> Floats:
+        def by_node(values: FloatArray) -> FloatArray:
             return rolling_mean(values, stream, self.window)
 
         node_features = {name: by_node(observations.node_features[name]) for name in features}

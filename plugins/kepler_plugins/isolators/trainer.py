@@ -5,8 +5,8 @@ from __future__ import annotations
 import attrs
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
+from kepler_core.arrays import BoolArray
 from kepler_core.containers import container_rows
 from kepler_core.contracts import IsolationContext, Isolator
 from kepler_core.dataset import Dataset, power_column
@@ -55,7 +55,7 @@ class TrainIsolator(Isolator):
         )
         return attrs.evolve(dataset.isolated(background, taken), notes=(*dataset.notes, note))
 
-    def _background(self, dataset: Dataset, context: IsolationContext) -> NDArray[np.bool_]:
+    def _background(self, dataset: Dataset, context: IsolationContext) -> BoolArray:
         """Shape (rows,): whether the row is a background container's."""
         if self.target_hints:
             targets = container_rows(dataset, context.observations, self.target_hints)

@@ -12,7 +12,7 @@ import os
 import socket
 
 from kepler_core.configuration import Configuration
-from kepler_core.hooks import hookimpl
+from kepler_core.plugins.hooks import hookimpl
 
 LOG = "KEPLER_AUDIT_LOG"
 

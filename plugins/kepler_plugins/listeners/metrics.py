@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from kepler_core.configuration import Configuration
-from kepler_core.hooks import hookimpl
+from kepler_core.plugins.hooks import hookimpl
 
 FILE = "KEPLER_METRICS_FILE"
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kepler_core.configuration import Configuration
-from kepler_core.hooks import hookimpl
+from kepler_core.plugins.hooks import hookimpl
 
 SETTING = "KEPLER_REPORT"
 FILE = "report.html"

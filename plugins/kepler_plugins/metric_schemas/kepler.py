@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-from kepler_core.contracts import MetricMeaning, MetricSchema
+from kepler_core.contracts import MetricMapping, MetricSchema
 from kepler_core.vocabulary import BPF_FEATURES, COUNTER_FEATURES, IRQ_FEATURES, PLATFORM_COMPONENTS, RAPL_COMPONENTS
 
 _CONTAINER_LABELS = ("container_id", "container_namespace", "pod_name", "container_name")
@@ -28,7 +28,7 @@ _JOULES = re.compile(r"(package|core|uncore|dram|platform)_joules(?:_total)?")
 
 
 @lru_cache(maxsize=1024)
-def _meaning(metric: str) -> MetricMeaning | None:
+def _meaning(metric: str) -> MetricMapping | None:
     found = _NAME.fullmatch(metric)
     if found is None:
         return None
@@ -39,14 +39,14 @@ def _meaning(metric: str) -> MetricMeaning | None:
         component = joules[1]
         source = "rapl-sysfs" if component in RAPL_COMPONENTS else "acpi"
         if level == "vm":
-            return MetricMeaning("energy", component, "vm", ("vm_id", "mode"), source=source)
-        return MetricMeaning("energy", component, "node", ("package", "mode"), source=source)
+            return MetricMapping("energy", component, "vm", ("vm_id", "mode"), source=source)
+        return MetricMapping("energy", component, "node", ("package", "mode"), source=source)
     if level == "node":
         return _NODE.get(rest)
     return None
 
 
-def _usage(level: str, rest: str) -> MetricMeaning | None:
+def _usage(level: str, rest: str) -> MetricMapping | None:
     old = rest.removesuffix("_total")
     feature = _OLD_FEATURES.get(old, old)
     if feature not in _COUNTED or (old == feature and not rest.endswith("_total")):
@@ -57,19 +57,19 @@ def _usage(level: str, rest: str) -> MetricMeaning | None:
     elif old != feature:
         note = f"an old name of {feature}"
     if level == "container":
-        return MetricMeaning("feature", feature, "container", _CONTAINER_LABELS, note=note)
-    return MetricMeaning("feature", feature, "process", _PROCESS_LABELS, note=note)
+        return MetricMapping("feature", feature, "container", _CONTAINER_LABELS, note=note)
+    return MetricMapping("feature", feature, "process", _PROCESS_LABELS, note=note)
 
 
 _NODE = {
-    "accelerator_intel_qat": MetricMeaning("feature", "accelerator_intel_qat", "node", ("type", "device", "qatDevID")),
-    "accelerator_intel_qat_total": MetricMeaning(
+    "accelerator_intel_qat": MetricMapping("feature", "accelerator_intel_qat", "node", ("type", "device", "qatDevID")),
+    "accelerator_intel_qat_total": MetricMapping(
         "feature", "accelerator_intel_qat", "node", ("type", "device", "qatDevID")
     ),
-    "cpu_scaling_frequency_hertz": MetricMeaning(
+    "cpu_scaling_frequency_hertz": MetricMapping(
         "feature", "cpu_scaling_frequency_hertz", "node", ("cpu",), counter=False, aggregate="mean"
     ),
-    "node_info": MetricMeaning("feature", "node_info", "node", counter=False, aggregate="mean"),
+    "node_info": MetricMapping("feature", "node_info", "node", counter=False, aggregate="mean"),
 }
 
 
@@ -82,7 +82,7 @@ class Kepler07(MetricSchema):
     source_label = "source"
     mode_label = "mode"
 
-    def meaning(self, metric: str) -> MetricMeaning | None:
+    def meaning(self, metric: str) -> MetricMapping | None:
         return _meaning(metric)
 
     def spelling(self, level: str, name: str) -> str:

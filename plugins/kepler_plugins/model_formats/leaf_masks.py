@@ -17,10 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kepler_core.arrays import FloatArray, IndexArray, SingleArray
 from kepler_plugins.model_formats.tree_ensemble import Trees, merged
 
-Floats = NDArray[np.float64]
-Single = NDArray[np.float32]
 Masks = NDArray[Any]
 
 MAX_LEAVES = 64
@@ -37,7 +36,7 @@ _ROWS = 128
 class LeafMasks:
     """Predicts what the tree ensemble predicts."""
 
-    def __init__(self, edges: list[Single], masks: list[Masks], leaves: Single, base: np.float32) -> None:
+    def __init__(self, edges: list[SingleArray], masks: list[Masks], leaves: SingleArray, base: np.float32) -> None:
         """`edges` are per feature the thresholds, rising; `masks` per feature of shape (edges + 1, trees),
         bit n of one is leaf n; `leaves` the values, shape (trees, most leaves of a tree)."""
         self.edges = edges
@@ -49,8 +48,8 @@ class LeafMasks:
     def _alone(self) -> SeveralLeafMasks:
         return SeveralLeafMasks([self])  # not before it is asked for: mostly this is one of several
 
-    def predict(self, X: Single) -> Floats:
-        found: Floats = self._alone.predict(X)[0]
+    def predict(self, X: SingleArray) -> FloatArray:
+        found: FloatArray = self._alone.predict(X)[0]
         return found
 
 
@@ -71,10 +70,10 @@ class SeveralLeafMasks:
         self._values = values.reshape(-1)
         self._first = (np.arange(len(ensembles) * trees) * width).reshape(len(ensembles), 1, trees)
         self._base = np.array([[one.base] for one in ensembles], dtype=np.float32)
-        self._edges: list[Single] = []
+        self._edges: list[SingleArray] = []
         # per feature the masks of all ensembles, and where an interval of all edges together is in them
         self._masks: list[Masks] = []
-        self._places: list[NDArray[np.intp]] = []
+        self._places: list[IndexArray] = []
         for feature in range(len(ensembles[0].edges)):
             edges, places = merged([one.edges[feature] for one in ensembles])
             masks = np.ones((sum(len(one.masks[feature]) for one in ensembles), trees), dtype=kind)
@@ -88,13 +87,13 @@ class SeveralLeafMasks:
             self._masks.append(masks)
             self._places.append(places)
 
-    def predict(self, X: Single) -> Floats:
+    def predict(self, X: SingleArray) -> FloatArray:
         """Shape (components, rows)."""
         if len(X) <= _ROWS:
             return self._predict(X)
         return np.hstack([self._predict(X[start : start + _ROWS]) for start in range(0, len(X), _ROWS)])
 
-    def _predict(self, X: Single) -> Floats:
+    def _predict(self, X: SingleArray) -> FloatArray:
         found = (
             masks.take(places.take(edges.searchsorted(values), axis=1), axis=0)
             for values, edges, masks, places in zip(X.T, self._edges, self._masks, self._places, strict=True)
@@ -161,7 +160,7 @@ def _number_leaves(trees: Trees, root: int) -> tuple[list[int], list[tuple[int, 
     return (leaves, inner) if len(leaves) <= MAX_LEAVES else None
 
 
-def _by_mask(leaves: Single) -> Single:
+def _by_mask(leaves: SingleArray) -> SingleArray:
     """Per tree and mask the value of the lowest leaf in it. Shape (trees, 256)."""
     lowest = [(mask & -mask).bit_length() - 1 for mask in range(1, 1 << _FEW)]
     return np.column_stack([np.zeros(len(leaves), dtype=np.float32), leaves[:, lowest]])

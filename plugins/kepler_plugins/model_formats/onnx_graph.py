@@ -8,15 +8,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from kepler_core.arrays import FloatArray, SingleArray
 from kepler_core.contracts import JointPredictor, ModelFormat, Predictor, Regressor
 from kepler_core.errors import MissingExtraError, ModelError
 from kepler_plugins.model_formats.leaf_masks import LeafMasks, SeveralLeafMasks, leaf_masks
 from kepler_plugins.model_formats.step_table import StepTable, StepTables, step_table
 from kepler_plugins.model_formats.tree_ensemble import read_trees
-
-Floats = NDArray[np.float64]
 
 _OPSETS = {"": 18, "ai.onnx.ml": 3}
 _INPUT = "X"
@@ -50,7 +48,7 @@ class OnnxPredictor:
         self._dtype = np.float64 if inputs[0].type == "tensor(double)" else np.float32
         self._session = session
 
-    def predict(self, X: NDArray[np.float32]) -> Floats:
+    def predict(self, X: SingleArray) -> FloatArray:
         found = self._session.run(None, {_INPUT: np.ascontiguousarray(X, dtype=self._dtype)})[0]
         return np.asarray(found, dtype=np.float64).reshape(len(X))
 
@@ -64,7 +62,7 @@ class OnnxFormat(ModelFormat):
         # The converters are asked by trying: third-party ones register themselves with skl2onnx.
         return hasattr(regressor, "predict")
 
-    def dump(self, regressor: Regressor, features: Sequence[str], X: NDArray[np.float32]) -> bytes:
+    def dump(self, regressor: Regressor, features: Sequence[str], X: SingleArray) -> bytes:
         regressor = getattr(regressor, "portable_", regressor)
         expected = np.asarray(regressor.predict(X.astype(np.float64)), dtype=np.float64).reshape(len(X))
         spread = float(np.ptp(expected)) or 1.0
@@ -262,7 +260,7 @@ def _histogram_trees(scope: Any, operator: Any, container: Any) -> None:
     _changed(convert_sklearn_random_forest_regressor_converter, _bools_as_numbers)(scope, operator, container)
 
 
-def _rounded_down(values: Sequence[float]) -> NDArray[np.float32]:
+def _rounded_down(values: Sequence[float]) -> SingleArray:
     """Thresholds of trees that compare in double precision, for a graph that does in single.
 
     For a number x of single precision, x ≤ t is the same as x ≤ the next such number below t. Rounded
@@ -270,7 +268,7 @@ def _rounded_down(values: Sequence[float]) -> NDArray[np.float32]:
     """
     exact = np.asarray(values, dtype=np.float64)
     nearest = exact.astype(np.float32)
-    lower: NDArray[np.float32] = np.nextafter(nearest, np.float32(-np.inf))
+    lower: SingleArray = np.nextafter(nearest, np.float32(-np.inf))
     return np.where(nearest > exact, lower, nearest)
 
 

@@ -9,12 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
+from kepler_core.arrays import FloatArray, IndexArray, SingleArray
 from kepler_plugins.model_formats.tree_ensemble import Trees, merged
-
-Floats = NDArray[np.float64]
-Single = NDArray[np.float32]
 
 MAX_CELLS = 1_000_000
 """Larger tables take more memory (4 bytes a cell) than they are worth."""
@@ -25,13 +22,13 @@ MAX_WORK = 500_000_000
 class StepTable:
     """Predicts what the tree ensemble predicts."""
 
-    def __init__(self, edges: list[Single], cells: Single) -> None:
+    def __init__(self, edges: list[SingleArray], cells: SingleArray) -> None:
         """`edges` are per feature the values up to and including which a cell reaches, rising; `cells`
         has one more in each direction."""
         self.edges = edges
         self.cells = cells
 
-    def predict(self, X: Single) -> Floats:
+    def predict(self, X: SingleArray) -> FloatArray:
         at = self.edges[0].searchsorted(X[:, 0])
         if len(self.edges) > 1:
             at = at * self.cells.shape[1] + self.edges[1].searchsorted(X[:, 1])
@@ -44,10 +41,10 @@ class StepTables:
     def __init__(self, tables: Sequence[StepTable]) -> None:
         self._cells = np.concatenate([table.cells.reshape(-1) for table in tables])
         starts = np.cumsum([0, *(table.cells.size for table in tables)])[:-1]
-        self._edges: list[Single] = []
+        self._edges: list[SingleArray] = []
         # per feature: where a cell of all edges together is in each table; the sum over the features is
         # the place in `_cells`
-        self._places: list[NDArray[np.intp]] = []
+        self._places: list[IndexArray] = []
         for feature in range(len(tables[0].edges)):
             edges, places = merged([table.edges[feature] for table in tables])
             if feature == 0:
@@ -55,7 +52,7 @@ class StepTables:
             self._edges.append(edges)
             self._places.append(places)
 
-    def predict(self, X: Single) -> Floats:
+    def predict(self, X: SingleArray) -> FloatArray:
         at = self._places[0].take(self._edges[0].searchsorted(X[:, 0]), axis=1)
         if len(self._edges) > 1:
             at += self._places[1].take(self._edges[1].searchsorted(X[:, 1]), axis=1)

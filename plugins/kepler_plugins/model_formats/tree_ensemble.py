@@ -12,9 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import attrs
 import numpy as np
-from numpy.typing import NDArray
 
-Single = NDArray[np.float32]
+from kepler_core.arrays import IndexArray, SingleArray
 
 _TREES = b"TreeEnsembleRegressor"
 # what a graph may say of itself and still be a plain sum of leaves
@@ -38,7 +37,7 @@ class Trees:
     """Of leaves, by node."""
     base: np.float32
 
-    def thresholds(self) -> list[Single]:
+    def thresholds(self) -> list[SingleArray]:
         """Per feature the edges, rising, each once; empty where no tree looks at the feature."""
         found: list[set[float]] = [set() for _ in range(self.n_features)]
         for feature, edge, true in zip(self.feature, self.edge, self.true, strict=True):
@@ -47,7 +46,7 @@ class Trees:
         return [np.array(sorted(values), dtype=np.float32) for values in found]
 
 
-def merged(edges: Sequence[Single]) -> tuple[Single, NDArray[np.intp]]:
+def merged(edges: Sequence[SingleArray]) -> tuple[SingleArray, IndexArray]:
     """All edges of several ensembles for a feature, rising, and in which interval of each ensemble the
     intervals between all of them lie. Shape (ensembles, edges + 1)."""
     # not np.unique: it imports numpy.ma, which takes longer than all the rest
@@ -123,7 +122,7 @@ _NODE_KEYS = (b"nodes_treeids", b"nodes_nodeids")
 _TARGET_KEYS = (b"target_treeids", b"target_nodeids")
 
 
-def _floats(fields: list[tuple[int, bytes | int]]) -> Single:
+def _floats(fields: list[tuple[int, bytes | int]]) -> SingleArray:
     packed = [v for n, v in fields if n == 7 and isinstance(v, bytes)]
     return np.frombuffer(b"".join(packed), dtype="<f4")
 

@@ -8,12 +8,10 @@ from typing import Any
 import attrs
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
+from kepler_core.arrays import FloatArray, SingleArray
 from kepler_core.contracts import JointPredictor, ModelFormat, Predictor, Regressor
 from kepler_core.errors import ModelError
-
-Floats = NDArray[np.float64]
 
 
 class Linear(msgspec.Struct, tag="linear", forbid_unknown_fields=True):
@@ -43,15 +41,15 @@ class Curve(msgspec.Struct, tag="curve", forbid_unknown_fields=True):
         return self.weights
 
 
-def _logarithmic(x: Floats, a: float, b: float, c: float) -> Floats:
+def _logarithmic(x: FloatArray, a: float, b: float, c: float) -> FloatArray:
     return a * np.log1p(b * np.maximum(x, 0.0)) + c
 
 
-def _exponential(x: Floats, a: float, b: float, c: float) -> Floats:
+def _exponential(x: FloatArray, a: float, b: float, c: float) -> FloatArray:
     return a * np.exp(np.minimum(b * x, 50.0)) + c
 
 
-def _logistic(x: Floats, height: float, x0: float, k: float, offset: float) -> Floats:
+def _logistic(x: FloatArray, height: float, x0: float, k: float, offset: float) -> FloatArray:
     return height / (1.0 + np.exp(np.clip(-k * (x - x0), -500.0, 500.0))) + offset
 
 
@@ -71,13 +69,13 @@ _ON_X: dict[str, tuple[int, ...]] = {"logarithmic": (), "exponential": (), "logi
 class LinearPredictor:
     """Σ weights · x + bias in double precision, of one component or of several together."""
 
-    coefficients: Floats
+    coefficients: FloatArray
     """Shape (features,), or (components, features)."""
-    bias: Floats
+    bias: FloatArray
     """Shape (), or (components, 1)."""
 
-    def predict(self, X: NDArray[np.float32]) -> Floats:
-        found: Floats = self.coefficients @ X.T.astype(np.float64)
+    def predict(self, X: SingleArray) -> FloatArray:
+        found: FloatArray = self.coefficients @ X.T.astype(np.float64)
         found += self.bias
         return found
 
@@ -86,11 +84,11 @@ class LinearPredictor:
 class CurvePredictor:
     """A curve over one column."""
 
-    curve: Callable[..., Floats]
+    curve: Callable[..., FloatArray]
     column: int
     weights: Sequence[float]
 
-    def predict(self, X: NDArray[np.float32]) -> Floats:
+    def predict(self, X: SingleArray) -> FloatArray:
         return self.curve(X[:, self.column].astype(np.float64), *self.weights)
 
 
@@ -105,7 +103,7 @@ class WeightsFormat(ModelFormat):
         # a linear model says so by its attributes; kernels and pipelines have no flat coef_
         return np.ndim(getattr(regressor, "coef_", 0)) == 1 and np.ndim(getattr(regressor, "intercept_", [])) == 0
 
-    def dump(self, regressor: Regressor, features: Sequence[str], X: NDArray[np.float32]) -> bytes:
+    def dump(self, regressor: Regressor, features: Sequence[str], X: SingleArray) -> bytes:
         found: Any = regressor
         if hasattr(found, "curve"):
             weights: Linear | Curve = Curve(found.curve, features[found.column], [float(w) for w in found.weights(1.0)])

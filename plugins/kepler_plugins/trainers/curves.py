@@ -15,13 +15,11 @@ from collections.abc import Iterable
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.optimize import least_squares
 from sklearn.base import BaseEstimator, RegressorMixin
 
+from kepler_core.arrays import FloatArray
 from kepler_core.contracts import FitTask, Regressor, Trainer
-
-Floats = NDArray[np.float64]
 
 
 class CurveRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
@@ -41,14 +39,14 @@ class CurveRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
 
     @staticmethod
     @abstractmethod
-    def shape(x: Floats, *inner: float) -> Floats:
+    def shape(x: FloatArray, *inner: float) -> FloatArray:
         """The curve without its outer factor and offset; rises with x."""
 
     @abstractmethod
     def weights(self, scale: float) -> list[float]:
         """Kepler's `CurveFit_Weights` for x in its own unit, x_scaled = x / scale."""
 
-    def fit(self, X: Floats, y: Floats) -> CurveRegressor:
+    def fit(self, X: FloatArray, y: FloatArray) -> CurveRegressor:
         x, y = np.asarray(X, dtype=np.float64)[:, self.column], np.asarray(y, dtype=np.float64)
         best: tuple[float, tuple[float, ...], float, float] | None = None
         for inner in itertools.product(*self.inner_grid):
@@ -62,11 +60,11 @@ class CurveRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         self.n_features_in_ = np.shape(X)[1]
         return self
 
-    def _refine(self, x: Floats, y: Floats) -> None:
+    def _refine(self, x: FloatArray, y: FloatArray) -> None:
         lower = np.array([grid[0] for grid in self.inner_grid])
         upper = np.array([grid[-1] for grid in self.inner_grid])
 
-        def residuals(inner: Floats) -> Floats:
+        def residuals(inner: FloatArray) -> FloatArray:
             slope, offset, _ = self._line(x, y, inner)
             return slope * self.shape(x, *inner) + offset - y
 
@@ -76,15 +74,15 @@ class CurveRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         if error <= self._line(x, y, self.inner_)[2]:
             self.inner_, self.slope_, self.offset_ = tuple(map(float, solution.x)), slope, offset
 
-    def _line(self, x: Floats, y: Floats, inner: Iterable[float]) -> tuple[float, float, float]:
+    def _line(self, x: FloatArray, y: FloatArray, inner: Iterable[float]) -> tuple[float, float, float]:
         return _rising_line(self.shape(x, *inner), float(self.shape(np.zeros(1), *inner)[0]), y)
 
-    def predict(self, X: Floats) -> Floats:
+    def predict(self, X: FloatArray) -> FloatArray:
         x = np.asarray(X, dtype=np.float64)[:, self.column]
         return np.asarray(self.slope_ * self.shape(x, *self.inner_) + self.offset_)
 
 
-def _rising_line(s: Floats, s_idle: float, y: Floats) -> tuple[float, float, float]:
+def _rising_line(s: FloatArray, s_idle: float, y: FloatArray) -> tuple[float, float, float]:
     """Least squares of y ≈ slope·s + offset with slope ≥ 0 and no negative power at `s_idle`, the
     shape's value at no load; and the sum of squared errors. (Kepler evaluates curves itself, and a
     negative result wraps to an enormous one there.)"""
@@ -108,7 +106,7 @@ class LogarithmicRegressor(CurveRegressor):
     inner_grid = ((1e-2, 0.1, 1.0, 3.0, 10.0, 30.0, 100.0, 1e3, 1e4, 1e5),)
 
     @staticmethod
-    def shape(x: Floats, *inner: float) -> Floats:
+    def shape(x: FloatArray, *inner: float) -> FloatArray:
         return np.log1p(inner[0] * np.maximum(x, 0.0))
 
     def weights(self, scale: float) -> list[float]:
@@ -122,7 +120,7 @@ class ExponentialRegressor(CurveRegressor):
     inner_grid = ((1e-2, 0.1, 0.3, 1.0, 2.0, 3.0, 5.0, 8.0),)
 
     @staticmethod
-    def shape(x: Floats, *inner: float) -> Floats:
+    def shape(x: FloatArray, *inner: float) -> FloatArray:
         # an exponent of 50 is far outside of any machine, and finite
         return np.exp(np.minimum(inner[0] * x, 50.0))
 
@@ -137,7 +135,7 @@ class LogisticRegressor(CurveRegressor):
     inner_grid = ((0.5, 2.0, 5.0, 10.0, 20.0, 50.0), (-0.5, 0.0, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0))
 
     @staticmethod
-    def shape(x: Floats, *inner: float) -> Floats:
+    def shape(x: FloatArray, *inner: float) -> FloatArray:
         return 1.0 / (1.0 + np.exp(np.clip(-inner[0] * (x - inner[1]), -500.0, 500.0)))
 
     def weights(self, scale: float) -> list[float]:

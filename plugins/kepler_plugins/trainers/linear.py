@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.optimize import nnls
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.linear_model import LinearRegression, Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import PolynomialFeatures
 
+from kepler_core.arrays import FloatArray
 from kepler_core.contracts import FitTask, Regressor, Trainer
-
-Floats = NDArray[np.float64]
 
 
 class LinearRegressionTrainer(Trainer):
@@ -52,18 +50,18 @@ class NonNegativeLeastSquares(RegressorMixin, BaseEstimator):  # type: ignore[mi
     def __init__(self, fit_intercept: bool = True) -> None:
         self.fit_intercept = fit_intercept
 
-    def fit(self, X: Floats, y: Floats) -> NonNegativeLeastSquares:
+    def fit(self, X: FloatArray, y: FloatArray) -> NonNegativeLeastSquares:
         X = np.asarray(X, dtype=np.float64)
         A = np.column_stack([X, np.ones(len(X))]) if self.fit_intercept else X
         # the normal equations' triangular factor has the same solution and few rows
-        r: Floats = np.linalg.qr(np.column_stack([A, np.asarray(y, dtype=np.float64)]), mode="r")  # type: ignore[assignment]
+        r: FloatArray = np.linalg.qr(np.column_stack([A, np.asarray(y, dtype=np.float64)]), mode="r")  # type: ignore[assignment]
         solution, _ = nnls(r[:, :-1], r[:, -1], maxiter=100 * A.shape[1])
         self.coef_ = solution[: X.shape[1]]
         self.intercept_ = float(solution[-1]) if self.fit_intercept else 0.0
         self.n_features_in_ = X.shape[1]
         return self
 
-    def predict(self, X: Floats) -> Floats:
+    def predict(self, X: FloatArray) -> FloatArray:
         return np.asarray(np.asarray(X) @ self.coef_ + self.intercept_)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.neighbors import KNeighborsRegressor
@@ -11,10 +10,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVR
 
+from kepler_core.arrays import FloatArray
 from kepler_core.contracts import FitTask, Regressor, Trainer
-
-Floats = NDArray[np.float64]
-
 
 NEAR = 1e-4
 """Rows that agree to this part of every feature's scale are copies of one state of the machine."""
@@ -34,7 +31,7 @@ class CalmNeighborsRegressor(RegressorMixin, BaseEstimator):  # type: ignore[mis
         self.n_neighbors = n_neighbors
         self.seed = seed
 
-    def fit(self, X: Floats, y: Floats) -> CalmNeighborsRegressor:
+    def fit(self, X: FloatArray, y: FloatArray) -> CalmNeighborsRegressor:
         X, y = np.asarray(X, dtype=np.float64), np.asarray(y, dtype=np.float64)
         _, state = np.unique(np.round(X / NEAR), axis=0, return_inverse=True)
         state = state.reshape(len(X))
@@ -47,7 +44,7 @@ class CalmNeighborsRegressor(RegressorMixin, BaseEstimator):  # type: ignore[mis
         self.n_features_in_ = X.shape[1]
         return self
 
-    def predict(self, X: Floats) -> Floats:
+    def predict(self, X: FloatArray) -> FloatArray:
         return np.asarray(self.portable_.predict(X))
 
 

@@ -9,14 +9,12 @@ from typing import Any
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
+from kepler_core.arrays import FloatArray
 from kepler_core.errors import UsageError
 from kepler_core.recording.observations import Observations
 from kepler_core.vocabulary import is_constant, main_feature
 from kepler_profiler.profile.document import ComponentPower, NodeProfile
-
-Floats = NDArray[np.float64]
 
 _BINS = 40
 _SIZE = (9.0, 5.5)
@@ -80,7 +78,7 @@ def _figure() -> tuple[Figure, Any]:
     return figure, axes
 
 
-def _draw(axes: Any, x: Floats, watts: Floats, found: ComponentPower) -> None:
+def _draw(axes: Any, x: FloatArray, watts: FloatArray, found: ComponentPower) -> None:
     axes.plot(x, watts, ".", color=_DOTS, markersize=4, alpha=0.5, label=f"{len(x)} timestamps")
     edges = np.unique(np.quantile(x, np.linspace(0, 1, _BINS + 1)))
     if len(edges) > 2:
@@ -96,7 +94,7 @@ def _draw(axes: Any, x: Floats, watts: Floats, found: ComponentPower) -> None:
     axes.legend(loc="lower right", fontsize="small")
 
 
-def _samples(parts: Sequence[Observations], main: str, source: str, component: str) -> tuple[Floats, Floats]:
+def _samples(parts: Sequence[Observations], main: str, source: str, component: str) -> tuple[FloatArray, FloatArray]:
     xs, ys = [np.empty(0)], [np.empty(0)]
     for part in parts:
         if main in part.node_features and (source, component) in part.power:

@@ -15,12 +15,9 @@ from typing import Any
 
 import attrs
 import numpy as np
-from numpy.typing import NDArray
 
+from kepler_core.arrays import BoolArray, FloatArray, IntArray
 from kepler_core.recording.observations import Observations
-
-Floats = NDArray[np.float64]
-Mask = NDArray[np.bool_]
 
 LOADS = ("bpf_cpu_time_ms", "cpu_cycles", "cpu_instructions")
 BLOCK_STEPS = (5, 3, 1)
@@ -38,7 +35,7 @@ _MS_PER_S = 1000.0
 class QuietTimes:
     """The quiet instants of observations."""
 
-    instants: Mask
+    instants: BoolArray
     """Shape (instants,)."""
     feature: str | None
     level: float
@@ -59,7 +56,7 @@ class QuietTimes:
         return self.feature is not None and self.part <= IDLE_PART
 
 
-def load_of(observations: Observations) -> tuple[str, Floats] | None:
+def load_of(observations: Observations) -> tuple[str, FloatArray] | None:
     """The feature that load is measured by, and its values, shape (instants,)."""
     known = {name: int(np.isfinite(observations.node_features[name]).sum()) for name in LOADS if
              name in observations.node_features}  # fmt: skip
@@ -96,9 +93,9 @@ def quiet_times(
 
 def _quiet(
     observations: Observations,
-    usable: Mask,
+    usable: BoolArray,
     feature: str | None,
-    load: Floats,
+    load: FloatArray,
     capacity: float | None,
     highest: float | None,
     steps: int,
@@ -119,7 +116,7 @@ def _quiet(
     return QuietTimes(chosen, feature, level, top, capacity, int(quiet.sum()), steps)
 
 
-def blocks(observations: Observations, usable: Mask, steps: int) -> NDArray[np.int64]:
+def blocks(observations: Observations, usable: BoolArray, steps: int) -> IntArray:
     """Per instant the number of its block of at most `steps` timestamps, −1 where it is in none; shape
     (instants,). A block is of one node and has no gap in it."""
     number = np.full(len(usable), -1, dtype=np.int64)
@@ -137,7 +134,7 @@ def blocks(observations: Observations, usable: Mask, steps: int) -> NDArray[np.i
     return number
 
 
-def _any_power(power: Floats) -> Floats:
+def _any_power(power: FloatArray) -> FloatArray:
     """Power as a measure of load: the sum of the components that are known."""
     if len(power) == 0:
         return np.empty(0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from kepler_core.cli.lazy import LazyGroup
-from kepler_core.hooks import hookimpl
+from kepler_core.plugins.hooks import hookimpl
 
 _SERVERS = {
     "model-server": "kepler_servers.commands.model_server:model_server",

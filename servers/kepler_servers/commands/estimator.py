@@ -71,7 +71,7 @@ def estimator(
 
     from kepler_core.configuration import Configuration
     from kepler_servers.estimator.answers import Answers
-    from kepler_servers.estimator.figures import Figures
+    from kepler_servers.estimator.counters import Figures
     from kepler_servers.estimator.keeper import ModelKeeper
     from kepler_servers.estimator.listening import DEFAULT_PATHS, listen
     from kepler_servers.estimator.loop import Loop
@@ -130,7 +130,7 @@ def _origins(configuration: Configuration, model_server: str | None, store: str 
         from kepler_core.store import open_store
         from kepler_profiler.similarity import SpecTable
         from kepler_servers.estimator.origins import StoreOrigin
-        from kepler_servers.live import LiveCatalogue
+        from kepler_servers.live_catalogue import LiveCatalogue
 
         error_key = configuration.text("ERROR_KEY") or "mae"
         live = LiveCatalogue(open_store(store), compare=SpecTable, error_key=error_key, serving=False)

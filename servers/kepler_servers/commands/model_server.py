@@ -36,8 +36,8 @@ def model_server(
     """
     from kepler_core.configuration import Configuration
     from kepler_core.store import open_store
+    from kepler_servers.http.adapter import serve
     from kepler_servers.model_server.settings import SETTINGS_VARIABLE, TARGET, Settings
-    from kepler_servers.rsgi import serve
 
     configuration = Configuration(config_dir)
     location = configuration.text("MODEL_PATH", store)

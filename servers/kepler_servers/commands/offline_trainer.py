@@ -123,9 +123,9 @@ def offline_trainer(
             raise MissingExtraError("serve offline-trainer", "train", module)
     from kepler_core.configuration import Configuration
     from kepler_core.store import open_store
+    from kepler_servers.http.adapter import serve
     from kepler_servers.offline_trainer.settings import SETTINGS_VARIABLE, TARGET, Settings, StateFolder
     from kepler_servers.offline_trainer.worker import lock, read_token
-    from kepler_servers.rsgi import serve
 
     location = Configuration(config_dir).text("MODEL_PATH", store)
     if location is None:

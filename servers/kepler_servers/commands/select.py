@@ -49,7 +49,7 @@ def select(
     from kepler_core.selection import read_catalogue
     from kepler_core.store import open_store
     from kepler_profiler.similarity import SpecTable
-    from kepler_servers.wire import read_model_request
+    from kepler_servers.model_request import read_model_request
 
     catalogue = read_catalogue(open_store(store), compare=SpecTable)
     options: dict[str, Any] = {

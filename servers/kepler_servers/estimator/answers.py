@@ -10,15 +10,16 @@ from typing import Any
 import attrs
 import msgspec
 
-from kepler_core import __version__, registry
+from kepler_core import __version__
 from kepler_core.errors import KeplerError, RequestError
-from kepler_core.hooks import events
+from kepler_core.plugins import registry
+from kepler_core.plugins.hooks import events
 from kepler_core.selection.catalogue import matching_sources
-from kepler_servers.estimator.figures import Figures
+from kepler_servers.estimator.counters import Figures
 from kepler_servers.estimator.keeper import Entry, ModelKeeper
 from kepler_servers.estimator.replies import Reply, failure_reply, watts_reply
 from kepler_servers.estimator.request import Command, UnanswerableError, WattsRequest, read_watts_request, read_whole
-from kepler_servers.saying import Sayer
+from kepler_servers.rate_limited_log import RateLimitedLog
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ class Answers:
         self._figures = figures
         self._limit = reply_limit
         self._about = dict(about)
-        self._sayer = Sayer(log)
+        self._sayer = RateLimitedLog(log)
         self._components: dict[str, tuple[str, ...]] = {}
 
     def answer(self, body: bytes | bytearray | memoryview) -> bytes | Waiting:

@@ -14,13 +14,13 @@ from typing import Any
 import attrs
 
 from kepler_core.errors import KeplerError, ModelError, NoModelError
-from kepler_core.hooks import events
 from kepler_core.models.power_model import PowerModel
+from kepler_core.plugins.hooks import events
 from kepler_core.selection import ModelRequest
 from kepler_core.selection.filters import parse_filter
 from kepler_servers.estimator.origins import NotYetError, Offer, Origin
 from kepler_servers.estimator.request import ModelKey
-from kepler_servers.saying import Sayer, printable
+from kepler_servers.rate_limited_log import RateLimitedLog, printable
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ class ModelKeeper:
         self._todo: deque[ModelKey] = deque()
         self._wake = threading.Condition()
         self._stopped = False
-        self._sayer = Sayer(log)
+        self._sayer = RateLimitedLog(log)
         self._random = random.Random()  # noqa: S311 - spreads the nodes' requests, nothing else
 
     # --- called by the loop ---

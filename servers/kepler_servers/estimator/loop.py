@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from types import FrameType
 
 from kepler_servers.estimator.answers import Answers, Waiting
-from kepler_servers.estimator.figures import Figures
+from kepler_servers.estimator.counters import Figures
 from kepler_servers.estimator.framing import NotAnObjectError, RequestBuffer
 from kepler_servers.estimator.listening import Listening
 

@@ -11,7 +11,7 @@ from kepler_core.errors import KeplerError
 from kepler_core.models.power_model import PowerModel, load_model
 from kepler_core.selection import ModelRequest, Selection
 from kepler_core.store.manifest import sha256
-from kepler_servers.live import LiveCatalogue
+from kepler_servers.live_catalogue import LiveCatalogue
 
 
 class UnreachableError(KeplerError):

@@ -14,9 +14,9 @@ from urllib.parse import unquote, urlsplit
 
 import msgspec
 
-from kepler_core import registry
 from kepler_core.errors import KeplerError, NoModelError, StoreError
 from kepler_core.models.power_model import METADATA_FILE
+from kepler_core.plugins import registry
 from kepler_core.selection import Catalogue, ModelRequest
 from kepler_core.selection.catalogue import matching_sources, read_pipeline_models
 from kepler_core.store.archive import download, read_zip

@@ -11,7 +11,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from kepler_core.arrays import FloatArray
 
 READ_LIMIT = 4096
 DECIMALS = 3
@@ -35,7 +35,7 @@ class Reply:
 
 def watts_reply(
     components: Sequence[str],
-    watts: Floats,
+    watts: FloatArray,
     *,
     limit: int,
     core_ratio: float | None = None,
@@ -88,10 +88,10 @@ def watts_reply(
     return Reply(reply, 0, tuple(left_out), too_long=len(reply) > limit)
 
 
-def _numbers(watts: Floats, decimals: int, carry: bool) -> NDArray[Any]:
+def _numbers(watts: FloatArray, decimals: int, carry: bool) -> NDArray[Any]:
     """Watts with so many decimals; whole numbers where there are none."""
     unit = 10.0**decimals
-    steps: Floats = watts * unit
+    steps: FloatArray = watts * unit
     if carry:
         steps = steps.cumsum(axis=1)
     np.rint(steps, out=steps)

@@ -17,14 +17,12 @@ import attrs
 import msgspec
 import numpy as np
 import orjson
-from numpy.typing import NDArray
 
+from kepler_core.arrays import FloatArray, IndexArray
 from kepler_core.errors import RequestError
 from kepler_core.selection.request import DEFAULT_SOURCE
 from kepler_core.vocabulary import OUTPUT_TYPES, OutputType
-from kepler_servers.wire import MAX_METRICS, MAX_TEXT, checked_output_type
-
-Floats = NDArray[np.float64]
+from kepler_servers.model_request import MAX_METRICS, MAX_TEXT, checked_output_type
 
 MOST_PER_SECOND = 1e16
 """A hundred times the cycles of ten thousand cores: no counter of one machine rises faster."""
@@ -55,9 +53,9 @@ class WattsRequest:
     key: ModelKey
     metrics: tuple[str, ...]
     """Names of the columns."""
-    values: Floats
+    values: FloatArray
     """Shape (rows, metrics), finite and ≥ 0; rows that were not are all 0."""
-    invalid: NDArray[np.intp]
+    invalid: IndexArray
     """Rows that could not be right."""
 
 
@@ -136,7 +134,7 @@ def _rows(text: bytes, width: int) -> int | None:
     return rows if width and rows >= 0 and skeleton == b"[" + (row * rows)[:-1] + b"]" else None
 
 
-def _matrix(text: bytes, rows: int, width: int) -> Floats | None:
+def _matrix(text: bytes, rows: int, width: int) -> FloatArray | None:
     """These rows; None where there is anything between the commas that is not one number."""
     try:
         # by far the quickest way from a text to an array
@@ -184,7 +182,7 @@ def _key(
     return ModelKey(known, source or DEFAULT_SOURCE, trainer or "", filter or "", frozenset(metrics))
 
 
-def _request(key: ModelKey, metrics: tuple[str, ...], values: Floats) -> WattsRequest:
+def _request(key: ModelKey, metrics: tuple[str, ...], values: FloatArray) -> WattsRequest:
     """Rows that cannot be right are all 0 from here on."""
     # as bits, negative numbers, NaN and infinity are larger than all that can be right: one look for all
     if not values.size or values.view(np.uint64).max() <= _MOST_BITS:

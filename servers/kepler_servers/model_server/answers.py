@@ -10,8 +10,8 @@ import msgspec
 from kepler_core.selection import Selection
 from kepler_core.store.manifest import sha256
 from kepler_core.store.models import StoredModel
-from kepler_servers.endpoints import Answer
-from kepler_servers.wire import integers
+from kepler_servers.http.app import Answer
+from kepler_servers.model_request import integers
 
 SELECTION_HEADER = "X-Kepler-Selection"
 MODEL_HEADER = "X-Kepler-Model"

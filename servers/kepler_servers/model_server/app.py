@@ -10,13 +10,16 @@ import msgspec
 
 from kepler_core import __version__
 from kepler_core.errors import KeplerError, NoModelError, StoreError
-from kepler_core.hooks import events
+from kepler_core.plugins.hooks import events
 from kepler_core.selection import Catalogue, ModelRequest, Selection
 from kepler_core.selection.filters import Filter, parse_filter
 from kepler_core.store.models import StoredModel
 from kepler_core.vocabulary import OUTPUT_TYPES
-from kepler_servers.endpoints import Answer, AnswerError, Endpoints, NotFoundError, flag, json_answer, query, whole
-from kepler_servers.live import LiveCatalogue
+from kepler_servers.http.adapter import Reply
+from kepler_servers.http.app import Answer, AnswerError, Endpoints, NotFoundError, flag, json_answer, query, whole
+from kepler_servers.http.metrics import CONTENT_TYPE
+from kepler_servers.live_catalogue import LiveCatalogue
+from kepler_servers.model_request import checked_output_type, integers, read_model_request
 from kepler_servers.model_server.answers import (
     MODEL_HEADER,
     archive_answer,
@@ -26,9 +29,6 @@ from kepler_servers.model_server.answers import (
 )
 from kepler_servers.model_server.metrics import ServerMetrics
 from kepler_servers.model_server.openapi import document
-from kepler_servers.request_metrics import CONTENT_TYPE
-from kepler_servers.rsgi import Reply
-from kepler_servers.wire import checked_output_type, integers, read_model_request
 
 MAX_BODY = 256 * 1024
 MAX_PAGE = 1000

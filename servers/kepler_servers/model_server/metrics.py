@@ -12,8 +12,8 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from kepler_core.store.models import StoredModel
-from kepler_servers.live import LiveCatalogue
-from kepler_servers.request_metrics import RequestMetrics
+from kepler_servers.http.metrics import RequestMetrics
+from kepler_servers.live_catalogue import LiveCatalogue
 
 MAX_MODELS = 500
 """Weights and errors of at most so many models are exposed, those with the lowest errors first."""

@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 
 from kepler_core.vocabulary import OUTPUT_TYPES
-from kepler_servers.openapi import NUMBER, TEXT, described, error_schema, errors, get, metrics, parameter
-from kepler_servers.wire import ModelRequestBody
+from kepler_servers.http.openapi import NUMBER, TEXT, described, error_schema, errors, get, metrics, parameter
+from kepler_servers.model_request import ModelRequestBody
 
 
 def document(model_path: str) -> dict[str, Any]:

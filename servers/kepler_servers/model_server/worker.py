@@ -11,12 +11,12 @@ import msgspec
 from kepler_core.store import open_store
 from kepler_core.store.store import is_url
 from kepler_profiler.similarity import SpecTable
-from kepler_servers.live import LiveCatalogue
+from kepler_servers.http.adapter import Bridge
+from kepler_servers.live_catalogue import LiveCatalogue
 from kepler_servers.model_server.app import MAX_BODY, ModelServer
 from kepler_servers.model_server.metrics import ServerMetrics
 from kepler_servers.model_server.settings import SETTINGS_VARIABLE, Settings
-from kepler_servers.parent import end_with_parent
-from kepler_servers.rsgi import Bridge
+from kepler_servers.parent_watch import end_with_parent
 
 log = logging.getLogger(__name__)
 

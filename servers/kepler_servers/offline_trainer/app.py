@@ -15,7 +15,8 @@ import msgspec
 from kepler_core import __version__
 from kepler_core.errors import RequestError, close_matches
 from kepler_core.store.store import is_url, shown_url
-from kepler_servers.endpoints import (
+from kepler_servers.http.adapter import ANNOUNCED, LATER, UPLOAD, Environ, RefusedError
+from kepler_servers.http.app import (
     RETRY_LATER,
     Answer,
     AnswerError,
@@ -27,14 +28,13 @@ from kepler_servers.endpoints import (
     query,
     whole,
 )
+from kepler_servers.http.metrics import CONTENT_TYPE
 from kepler_servers.offline_trainer.crew import Crew, stopping_answer
 from kepler_servers.offline_trainer.jobs import CANCELLED, DONE, FAILED, STATES, Job, Jobs, QueueFullError, new_id
 from kepler_servers.offline_trainer.metrics import TrainerMetrics
 from kepler_servers.offline_trainer.openapi import document
 from kepler_servers.offline_trainer.settings import Settings, StateFolder
 from kepler_servers.offline_trainer.spool import SpooledBody, disk_full
-from kepler_servers.request_metrics import CONTENT_TYPE
-from kepler_servers.rsgi import ANNOUNCED, LATER, UPLOAD, Environ, RefusedError
 
 MAX_BODY = 64 * 1024
 """Bytes of any other request's body: none needs one."""

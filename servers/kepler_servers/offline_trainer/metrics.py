@@ -8,8 +8,8 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from kepler_servers.http.metrics import RequestMetrics
 from kepler_servers.offline_trainer.jobs import Jobs
-from kepler_servers.request_metrics import RequestMetrics
 
 _SECONDS = (1.0, 3.0, 10.0, 30.0, 60.0, 180.0, 600.0, 1800.0, 3600.0)
 

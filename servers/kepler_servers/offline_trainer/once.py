@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from kepler_core.errors import StoreError
-from kepler_core.hooks import hookimpl
+from kepler_core.plugins.hooks import hookimpl
 from kepler_core.store import Store
 
 JOB_FILE = "training_job.json"

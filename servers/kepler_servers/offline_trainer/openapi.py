@@ -8,9 +8,9 @@ import msgspec
 
 from kepler_core.pipeline.spec import json_schema
 from kepler_core.vocabulary import OUTPUT_TYPES
+from kepler_servers.http.openapi import NUMBER, TEXT, described, error_schema, errors, get, metrics, parameter
 from kepler_servers.offline_trainer.jobs import STATES
 from kepler_servers.offline_trainer.request import SimpleRequest, TrainerSection
-from kepler_servers.openapi import NUMBER, TEXT, described, error_schema, errors, get, metrics, parameter
 
 _SCHEMAS = "#/components/schemas/"
 

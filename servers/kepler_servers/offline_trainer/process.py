@@ -18,8 +18,8 @@ import msgspec
 
 from kepler_servers.offline_trainer.messages import Command, Message
 from kepler_servers.offline_trainer.settings import SETTINGS_VARIABLE
-from kepler_servers.saying import printable
-from kepler_servers.session import SessionProcess
+from kepler_servers.process_group import SessionProcess
+from kepler_servers.rate_limited_log import printable
 
 log = logging.getLogger(__name__)
 

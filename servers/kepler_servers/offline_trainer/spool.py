@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator
 from http import HTTPStatus
 from pathlib import Path
 
-from kepler_core.whole_files import flush_folder
-from kepler_servers.rsgi import RefusedError, Upload
+from kepler_core.atomic_files import flush_folder
+from kepler_servers.http.adapter import RefusedError, Upload
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _GZIP = 16 + zlib.MAX_WBITS

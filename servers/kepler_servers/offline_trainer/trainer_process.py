@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import msgspec
 
 from kepler_core.errors import KeplerError, PluginError, RecordingError, RequestError, StoreError, TrainingError
-from kepler_core.hooks import Events, hookimpl
+from kepler_core.plugins.hooks import Events, hookimpl
 from kepler_servers.offline_trainer.messages import (
     Accepted,
     Check,
@@ -39,7 +39,7 @@ from kepler_servers.offline_trainer.messages import (
     Train,
     Trained,
 )
-from kepler_servers.parent import kill_own_group
+from kepler_servers.parent_watch import kill_own_group
 
 if TYPE_CHECKING:
     from kepler_core.recording import Observations, Recording
@@ -285,7 +285,7 @@ def _observed(request: TrainRequest, wire: Wire, listeners: Events) -> tuple[Obs
 
 def _read(raw: msgspec.Raw, name: str, request: TrainRequest) -> Recording:
     from kepler_core.recording import read_recording
-    from kepler_core.recording.meaning import is_known_metric
+    from kepler_core.recording.metric_mapping import is_known_metric
 
     third_party = request.pipeline.third_party
     try:
@@ -317,8 +317,8 @@ def _findings(request: TrainRequest) -> dict[str, Any]:
 
 def _pack(command: Train, wire: Wire, store: Store, pipeline: str, version: int) -> None:
     """Write the zip of the published version: whole, or not at all."""
+    from kepler_core.atomic_files import flush_folder, whole_file
     from kepler_core.store.archive import archive_bytes
-    from kepler_core.whole_files import flush_folder, whole_file
 
     wire.send(Stage("packing"))
     path = Path(command.archive)

@@ -13,13 +13,13 @@ from typing import IO
 import msgspec
 
 from kepler_core.errors import UsageError
+from kepler_servers.http.adapter import Bridge, when_stopping
 from kepler_servers.offline_trainer.app import MAX_BODY, OfflineTrainer
 from kepler_servers.offline_trainer.crew import Crew
 from kepler_servers.offline_trainer.jobs import Jobs
 from kepler_servers.offline_trainer.metrics import TrainerMetrics
 from kepler_servers.offline_trainer.settings import SETTINGS_VARIABLE, Settings, StateFolder
-from kepler_servers.parent import end_with_parent
-from kepler_servers.rsgi import Bridge, when_stopping
+from kepler_servers.parent_watch import end_with_parent
 
 log = logging.getLogger(__name__)
 

@@ -7,9 +7,8 @@ from typing import Any
 
 import attrs
 import numpy as np
-from numpy.typing import NDArray
 
-from kepler_core import registry
+from kepler_core.arrays import BoolArray, FloatArray, IntArray
 from kepler_core.contracts import IsolationContext
 from kepler_core.dataset import Dataset
 from kepler_core.errors import PluginError
@@ -18,11 +17,10 @@ from kepler_core.models.power_model import PowerModel
 from kepler_core.pipeline.plan import Plan, Wanted, datasets
 from kepler_core.pipeline.spec import PipelineSpec
 from kepler_core.pipeline.validation import score
+from kepler_core.plugins import registry
 from kepler_core.vocabulary import OutputType, main_feature
 from kepler_servers.online_trainer.holdout import FEWEST_INSTANTS, HeldOut
 from kepler_servers.online_trainer.noise import SURE, mean_and_error
-
-Floats = NDArray[np.float64]
 
 SMALLEST_GAIN = 0.02
 """A challenger must be better by this part of the champion's error, however sure that is."""
@@ -45,11 +43,11 @@ class Judged:
     in order of time."""
 
     instants: tuple[tuple[str, float], ...]
-    predicted: Mapping[str, Floats]
+    predicted: Mapping[str, FloatArray]
     """Component -> watts of the node (DynPower: summed over its containers)."""
-    measured: Mapping[str, Floats]
-    load: Mapping[str, Floats]
-    beyond: NDArray[np.bool_]
+    measured: Mapping[str, FloatArray]
+    load: Mapping[str, FloatArray]
+    beyond: BoolArray
     """Where a feature is higher than in all that the model was trained on."""
 
     def figures(self) -> dict[str, dict[str, float]]:
@@ -60,7 +58,7 @@ class Judged:
             found[component] = {"mae": round(scored.mae, 3), "idle_error": round(scored.idle_error, 3)}
         return found
 
-    def total(self) -> Floats:
+    def total(self) -> FloatArray:
         """The errors of all components, added up, per instant."""
         errors = [np.abs(p - self.measured[component]) for component, p in self.predicted.items()]
         return np.asarray(np.sum(errors, axis=0), dtype=np.float64)
@@ -69,7 +67,7 @@ class Judged:
         """The same on some of the instants."""
         kept = np.array([instant in wanted for instant in self.instants], dtype=bool)
 
-        def cut(columns: Mapping[str, Floats]) -> dict[str, Floats]:
+        def cut(columns: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
             return {component: values[kept] for component, values in columns.items()}
 
         instants = tuple(instant for instant, there in zip(self.instants, kept, strict=True) if there)
@@ -121,7 +119,7 @@ class Judge:
         index = dataset.index[first[newest]]
         nodes = index.get_level_values("node")
 
-        def by_instant(values: Floats) -> Floats:
+        def by_instant(values: FloatArray) -> FloatArray:
             return sum_by(values, instant, n)[newest]
 
         highest = BEYOND * model.scale
@@ -151,7 +149,7 @@ class Judge:
         return self._datasets[wanted]
 
 
-def _evenly(n: int) -> NDArray[np.int64]:
+def _evenly(n: int) -> IntArray:
     return np.unique(np.linspace(0, n - 1, min(n, MOST_EVERYWHERE)).astype(np.int64))
 
 

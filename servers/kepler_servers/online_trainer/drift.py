@@ -9,8 +9,8 @@ from typing import Any
 
 import attrs
 import numpy as np
-from numpy.typing import NDArray
 
+from kepler_core.arrays import IntArray
 from kepler_core.errors import KeplerError
 from kepler_core.machine import MachineSpec, machine_spec_from
 from kepler_core.models.power_model import PowerModel
@@ -100,7 +100,7 @@ class DriftWatch:
         self.version, self._signature = snapshot.version if mine else None, signature
         return True
 
-    def update(self, observations: Observations, fresh: NDArray[np.int64]) -> None:
+    def update(self, observations: Observations, fresh: IntArray) -> None:
         """Compare with newly measured instants (their numbers)."""
         for one in self.watched:
             if not set(one.model.features) <= set(observations.node_features):

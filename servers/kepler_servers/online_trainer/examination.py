@@ -26,7 +26,6 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from kepler_core import registry
 from kepler_core.contracts import IsolationContext
 from kepler_core.dataset import Dataset
 from kepler_core.errors import KeplerError, ModelError, PluginError, TrainingError, VersionTakenError
@@ -37,6 +36,7 @@ from kepler_core.pipeline.load import pipeline_from
 from kepler_core.pipeline.node_types import Place, find_place
 from kepler_core.pipeline.spec import PipelineSpec, PluginSpec
 from kepler_core.pipeline.train import train
+from kepler_core.plugins import registry
 from kepler_core.recording.observations import Observations
 from kepler_core.store import Snapshot, open_store
 from kepler_core.store.layout import NODE_TYPE_INDEX, pipeline_files
@@ -51,7 +51,7 @@ from kepler_servers.online_trainer.holdout import FEWEST_INSTANTS, NOTHING, hold
 from kepler_servers.online_trainer.law import LawBook, LawChange, Line, changed_watts, find_changes, of_node_type
 from kepler_servers.online_trainer.memory import TrainingMemory
 from kepler_servers.online_trainer.restating import restated
-from kepler_servers.parent import end_with_parent
+from kepler_servers.parent_watch import end_with_parent
 
 log = logging.getLogger(__name__)
 

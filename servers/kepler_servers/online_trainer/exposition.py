@@ -15,10 +15,10 @@ from prometheus_client.registry import Collector
 
 from kepler_core import __version__
 from kepler_core.errors import UsageError
-from kepler_servers.endpoints import Answer, Endpoints, json_answer
+from kepler_servers.http.app import Answer, Endpoints, json_answer
+from kepler_servers.http.metrics import CONTENT_TYPE, RequestMetrics
 from kepler_servers.online_trainer.drift import limit
 from kepler_servers.online_trainer.rounds import Rounds
-from kepler_servers.request_metrics import CONTENT_TYPE, RequestMetrics
 
 LATE_ROUNDS = 3
 """Without a success for so many intervals the trainer is late."""

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import attrs
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from kepler_core.arrays import BoolArray, FloatArray
 
 FEWEST_INSTANTS = 30
 """On fewer nothing is judged."""
@@ -24,21 +23,21 @@ BLOCK_GAP_STEPS = 2
 class HeldOut:
     """Stretches of time."""
 
-    starts: Floats
-    ends: Floats
+    starts: FloatArray
+    ends: FloatArray
     """Both included, shape (stretches,), in order of time."""
     gap: float
     """Seconds around them that are not trained on either."""
 
-    def covers(self, time: Floats) -> NDArray[np.bool_]:
+    def covers(self, time: FloatArray) -> BoolArray:
         """What is judged on; shape of `time`."""
         return self._within(time, 0.0)
 
-    def trainable(self, time: Floats) -> NDArray[np.bool_]:
+    def trainable(self, time: FloatArray) -> BoolArray:
         """What may be trained on."""
         return ~self._within(time, self.gap)
 
-    def _within(self, time: Floats, margin: float) -> NDArray[np.bool_]:
+    def _within(self, time: FloatArray, margin: float) -> BoolArray:
         found = np.zeros(len(time), dtype=bool)
         for start, end in zip(self.starts, self.ends, strict=True):
             found |= (time >= start - margin) & (time <= end + margin)
@@ -48,7 +47,7 @@ class HeldOut:
 NOTHING = HeldOut(np.empty(0), np.empty(0), 0.0)
 
 
-def hold_out(time: Floats, trained_until: float, step: float, *, drift: bool) -> HeldOut:
+def hold_out(time: FloatArray, trained_until: float, step: float, *, drift: bool) -> HeldOut:
     """Stretches of what is newer than all that the served models were trained on; `time` are the times
     of all instants, in any order."""
     times, counts = np.unique(time, return_counts=True)

@@ -17,20 +17,17 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
+from kepler_core.arrays import FloatArray, IntArray
 from kepler_core.recording.counts import Counts
 from kepler_core.recording.observations import Observations, Stream
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 
 RECORDING = "memory"
 """Observations out of the memory are of one recording of this name."""
 _NODE, _POWER, _CONTAINER, _GAUGE = "node.", "power.", "container.", "gauge."
 
 
-def completeness(observations: Observations) -> Ints:
+def completeness(observations: Observations) -> IntArray:
     """How many values of each instant are known; 0 where it cannot be used: it needs the power of one
     component and one feature at least. Shape (instants,)."""
     n = len(observations.instant_time)
@@ -46,7 +43,7 @@ def completeness(observations: Observations) -> Ints:
     return np.where((features > 0) & (power > 0), features + power + cells, 0)
 
 
-def to_table(observations: Observations, chosen: Ints, complete: Ints, node_type: int) -> pa.Table:
+def to_table(observations: Observations, chosen: IntArray, complete: IntArray, node_type: int) -> pa.Table:
     """Some instants (their numbers, ascending) as a table."""
     stream = observations.instant_stream[chosen]
     nodes = [found.node for found in observations.streams]
@@ -81,7 +78,7 @@ def to_table(observations: Observations, chosen: Ints, complete: Ints, node_type
     return pa.table(columns)
 
 
-def _nullable(values: Floats) -> pa.Array:
+def _nullable(values: FloatArray) -> pa.Array:
     return pa.array(values, mask=~np.isfinite(values))
 
 
@@ -98,27 +95,27 @@ def joined(tables: Sequence[pa.Table]) -> pa.Table:
     return table.take(pa.array(order[last]))
 
 
-def codes(column: pa.ChunkedArray) -> tuple[Ints, list[str]]:
+def codes(column: pa.ChunkedArray) -> tuple[IntArray, list[str]]:
     """Texts as numbers in the order of the sorted texts, and these."""
     words, numbers = np.unique(np.array(column.to_pylist(), dtype=object), return_inverse=True)
     return numbers.astype(np.int64).reshape(-1), [str(word) for word in words]
 
 
-def floats(table: pa.Table, name: str) -> Floats:
+def floats(table: pa.Table, name: str) -> FloatArray:
     """A column of numbers; NaN where it is null."""
     column = table.column(name).combine_chunks()
-    found: Floats = np.array(column.to_numpy(zero_copy_only=False), dtype=np.float64)
+    found: FloatArray = np.array(column.to_numpy(zero_copy_only=False), dtype=np.float64)
     return found
 
 
-def node_features(table: pa.Table) -> dict[str, Floats]:
+def node_features(table: pa.Table) -> dict[str, FloatArray]:
     """Feature -> its value for the node, shape (instants,)."""
     return {
         name.partition(".")[2]: floats(table, name) for name in table.column_names if name.startswith((_NODE, _GAUGE))
     }
 
 
-def power(table: pa.Table) -> dict[tuple[str, str], Floats]:
+def power(table: pa.Table) -> dict[tuple[str, str], FloatArray]:
     """(energy source, component) -> watts, shape (instants,)."""
     found = {}
     for name in table.column_names:

@@ -18,15 +18,12 @@ from pathlib import Path
 import attrs
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
+from kepler_core.arrays import BoolArray, FloatArray, IntArray
+from kepler_core.atomic_files import whole_file
 from kepler_core.errors import KeplerError
 from kepler_core.recording.observations import Observations
-from kepler_core.whole_files import whole_file
 from kepler_servers.online_trainer.noise import mean_and_error
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 
 RECENT = 400
 """Instants of a node that are compared with what was before them."""
@@ -53,7 +50,7 @@ class Line(msgspec.Struct, frozen=True):
     scale: float
     offset: float
 
-    def __call__(self, watts: Floats) -> Floats:
+    def __call__(self, watts: FloatArray) -> FloatArray:
         return np.maximum(self.scale * watts + self.offset, 0.0)
 
 
@@ -98,7 +95,7 @@ def find_changes(observations: Observations) -> list[LawChange]:
     return found
 
 
-def _of_node(observations: Observations, mine: Ints, node: str) -> LawChange | None:
+def _of_node(observations: Observations, mine: IntArray, node: str) -> LawChange | None:
     features = [
         name
         for name in _COMPARED
@@ -121,7 +118,7 @@ def _of_node(observations: Observations, mine: Ints, node: str) -> LawChange | N
         return None
     apart = X[-recent:][alike] - X[:-recent][like[alike]]
     time = observations.instant_time[new]
-    pairs: dict[str, tuple[Floats, Floats, Ints]] = {}
+    pairs: dict[str, tuple[FloatArray, FloatArray, IntArray]] = {}
     for (source, component), watts in observations.power.items():
         then, now = watts[past], watts[new]
         both = np.flatnonzero(np.isfinite(then) & np.isfinite(now) & (then > 0))
@@ -150,7 +147,7 @@ def _of_node(observations: Observations, mine: Ints, node: str) -> LawChange | N
     return LawChange(node, since, lines, most)
 
 
-def _changed(then: Floats, now: Floats, apart: Floats, sure: float) -> Line | None:
+def _changed(then: FloatArray, now: FloatArray, apart: FloatArray, sure: float) -> Line | None:
     """How power differs between pairs; None if it does not, by more than so many standard errors."""
     if len(then) < FEWEST_PAIRS:
         return None
@@ -160,7 +157,7 @@ def _changed(then: Floats, now: Floats, apart: Floats, sure: float) -> Line | No
     return _fit(then, now_alike)
 
 
-def _difference(then: Floats, now: Floats, apart: Floats) -> tuple[float, float, Floats]:
+def _difference(then: FloatArray, now: FloatArray, apart: FloatArray) -> tuple[float, float, FloatArray]:
     """By how much power differs between pairs, the standard error of that, and the power now as it would
     be with the very features of then.
 
@@ -182,7 +179,7 @@ def _difference(then: Floats, now: Floats, apart: Floats) -> tuple[float, float,
     return float(found[0]), float(np.sqrt(max(covariance[0, 0], 0.0))) * inflated, now - apart @ found[1:]
 
 
-def _nearest(past: Floats, new: Floats) -> tuple[Ints, NDArray[np.bool_]]:
+def _nearest(past: FloatArray, new: FloatArray) -> tuple[IntArray, BoolArray]:
     """For each new row the nearest past one, and whether that is near enough."""
     from scipy.spatial import cKDTree
 
@@ -191,7 +188,7 @@ def _nearest(past: Floats, new: Floats) -> tuple[Ints, NDArray[np.bool_]]:
     return np.where(alike, at, 0).astype(np.int64), alike
 
 
-def _split(ratio: Floats) -> int:
+def _split(ratio: FloatArray) -> int:
     """From where on the ratios are of another level than before; 0 if they are all of one."""
     n = len(ratio)
     total, squares = np.cumsum(ratio), np.cumsum(ratio**2)
@@ -208,7 +205,7 @@ def _split(ratio: Floats) -> int:
     return int(at[best]) if cost[best] < 0.7 * whole else 0
 
 
-def _fit(then: Floats, now: Floats) -> Line | None:
+def _fit(then: FloatArray, now: FloatArray) -> Line | None:
     """The line through pairs, outliers left out; None for one that no machine would follow."""
     kept = np.ones(len(then), dtype=bool)
     line = None

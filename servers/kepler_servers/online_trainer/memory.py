@@ -25,11 +25,11 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
+from kepler_core.arrays import IntArray
+from kepler_core.atomic_files import flush_folder, whole_file
 from kepler_core.errors import KeplerError
 from kepler_core.recording.observations import Observations
-from kepler_core.whole_files import flush_folder, whole_file
 from kepler_servers.online_trainer import instants
 from kepler_servers.online_trainer.strata import choose
 
@@ -91,7 +91,7 @@ class Added:
     """Without any feature or any power."""
     waiting: int = 0
     """A node's newest: what follows is needed to judge it."""
-    fresh: NDArray[np.int64] = attrs.field(factory=lambda: np.empty(0, dtype=np.int64), eq=False, repr=False)
+    fresh: IntArray = attrs.field(factory=lambda: np.empty(0, dtype=np.int64), eq=False, repr=False)
     """The numbers of the added instants in the observations."""
 
 

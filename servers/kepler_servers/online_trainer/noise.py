@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from kepler_core.arrays import FloatArray
 
 BLOCK = 10
 """Samples that follow each other count as one observation."""
@@ -14,7 +13,7 @@ SURE = 2.0
 """Standard errors by which a difference must differ from nothing."""
 
 
-def mean_and_error(values: Floats) -> tuple[float, float]:
+def mean_and_error(values: FloatArray) -> tuple[float, float]:
     """Mean of values in order of time, and its standard error from the means of blocks of ten; infinite
     with fewer than three blocks."""
     n = len(values) // BLOCK

@@ -18,15 +18,15 @@ import numpy as np
 import pyarrow as pa
 
 from kepler_core.errors import KeplerError, PrometheusError, StoreError
-from kepler_core.hooks import events
 from kepler_core.pipeline.load import as_document
+from kepler_core.plugins.hooks import events
 from kepler_core.recording.preflight import utc
 from kepler_core.store import Store
 from kepler_servers.online_trainer.drift import DriftWatch
 from kepler_servers.online_trainer.examination import MEMORY, Task
 from kepler_servers.online_trainer.fetching import Source, slices
 from kepler_servers.online_trainer.memory import TrainingMemory, TrainingMemoryError
-from kepler_servers.session import SessionProcess
+from kepler_servers.process_group import SessionProcess
 
 log = logging.getLogger(__name__)
 

@@ -11,10 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
+from kepler_core.arrays import BoolArray, FloatArray, IntArray
 
 LOAD_BINS = 10
 TIME_PARTS = 16
@@ -29,7 +27,7 @@ _MIXES = (
 )
 
 
-def water_fill(counts: Ints, room: int) -> Ints:
+def water_fill(counts: IntArray, room: int) -> IntArray:
     """How many of each group stay, so that `room` are there in all and the smallest groups lose least."""
     if counts.sum() <= room:
         return counts.copy()
@@ -46,7 +44,7 @@ def water_fill(counts: Ints, room: int) -> Ints:
     return kept
 
 
-def strata(node: Ints, features: Mapping[str, Floats]) -> Ints:
+def strata(node: IntArray, features: Mapping[str, FloatArray]) -> IntArray:
     """The stratum of each instant, as a number; all of shape (instants,)."""
     n = len(node)
     load_name = next((name for name in _LOADS if name in features and np.isfinite(features[name]).any()), None)
@@ -69,7 +67,7 @@ def strata(node: Ints, features: Mapping[str, Floats]) -> Ints:
     return np.unique(np.column_stack([node, bins, mix]), axis=0, return_inverse=True)[1].reshape(n).astype(np.int64)
 
 
-def _octaves(over: Floats, under: Floats) -> Ints:
+def _octaves(over: FloatArray, under: FloatArray) -> IntArray:
     known = np.isfinite(over) & np.isfinite(under) & (over > 0) & (under > 0)
     found = np.zeros(len(over), dtype=np.int64)
     if known.any():
@@ -79,7 +77,7 @@ def _octaves(over: Floats, under: Floats) -> Ints:
     return found
 
 
-def choose(node: Ints, time: Floats, features: Mapping[str, Floats], room: int) -> NDArray[np.bool_]:
+def choose(node: IntArray, time: FloatArray, features: Mapping[str, FloatArray], room: int) -> BoolArray:
     """Which instants stay if there is room for `room`; the same for the same instants."""
     kept = np.zeros(len(node), dtype=bool)
     if len(node) <= room:
@@ -96,7 +94,7 @@ def choose(node: Ints, time: Floats, features: Mapping[str, Floats], room: int) 
     return kept
 
 
-def _over_time(members: Ints, time: Floats, room: int) -> Ints:
+def _over_time(members: IntArray, time: FloatArray, room: int) -> IntArray:
     """Of instants in order of time so many that lie evenly in time."""
     if len(members) <= room:
         return members

@@ -1,6 +1,6 @@
 """Raises at every event."""
 
-from kepler_core.hooks import hookimpl
+from kepler_core.plugins.hooks import hookimpl
 
 
 @hookimpl

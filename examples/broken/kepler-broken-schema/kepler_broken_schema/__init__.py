@@ -1,10 +1,10 @@
 """Fails for every metric that it is asked for."""
 
-from kepler_core.contracts import MetricMeaning, MetricSchema
+from kepler_core.contracts import MetricMapping, MetricSchema
 
 
 class BrokenSchema(MetricSchema):
     """Knows nothing and says so loudly."""
 
-    def meaning(self, metric: str) -> MetricMeaning | None:
+    def meaning(self, metric: str) -> MetricMapping | None:
         raise LookupError(f"no idea of {metric}")

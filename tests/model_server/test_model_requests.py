@@ -1,0 +1,254 @@
+"""The parser of model requests: nothing that a client can send is anything but refused or understood."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from support.server_process import CAPTURED, check_one_line
+
+from kepler_core.errors import RequestError
+from kepler_core.selection import ModelRequest
+from kepler_servers.model_request import MAX_METRICS, MAX_TEXT, integers, read_model_request
+
+MINIMAL: dict[str, Any] = {"metrics": ["bpf_cpu_time_ms"], "output_type": "AbsPower"}
+
+
+def read(request: Any) -> ModelRequest:
+    return read_model_request(json.dumps(request).encode())
+
+
+def refused(body: bytes, key: str) -> str:
+    with pytest.raises(RequestError) as caught:
+        read_model_request(body)
+    message = str(caught.value)
+    assert caught.value.key == key, message
+    assert message.startswith(f"{key}: ")
+    assert "\n" not in message
+    assert len(message) < 1000
+    return message
+
+
+# --- what is understood ---
+
+
+def test_the_captured_request() -> None:
+    found = read(CAPTURED)
+    assert found.metrics == tuple(CAPTURED["metrics"])
+    assert found.output_type == "AbsPower"
+    assert found.source == "intel_rapl"
+    assert found.trainer == "SGDRegressorTrainer"
+    assert found.weights
+    assert found.node_type is None, "0 beside a machine's description is not given"
+    assert found.loose_node_type
+    assert not found.filter
+    assert dict(found.machine_spec) == CAPTURED["machine_spec"]
+
+
+def test_the_least() -> None:
+    found = read(MINIMAL)
+    assert found == ModelRequest(output_type="AbsPower", metrics=("bpf_cpu_time_ms",), source="rapl-sysfs")
+
+
+TEXTS = ("source", "trainer_name", "pipeline_name", "filter")
+
+
+@pytest.mark.parametrize("key", [*TEXTS, "node_type", "machine_spec", "weight", "loose_node_type"])
+def test_null_and_empty_are_absent(key: str) -> None:
+    assert read({**MINIMAL, key: None}) == read(MINIMAL)
+    if key in TEXTS:
+        assert read({**MINIMAL, key: ""}) == read(MINIMAL)
+
+
+@pytest.mark.parametrize(
+    ("given_type", "spec", "expected"),
+    [(0, {}, None), (0, CAPTURED["machine_spec"], None), (0, None, 0), (3, None, 3), (3, {}, 3), (-1, None, None)],
+)
+def test_node_type(given_type: int, spec: dict[str, Any] | None, expected: int | None) -> None:
+    request = {**MINIMAL, "node_type": given_type}
+    assert read(request if spec is None else {**request, "machine_spec": spec}).node_type == expected
+
+
+def test_keys_of_newer_clients_are_ignored() -> None:
+    assert read({**MINIMAL, "colour": {"deep": [1]}}) == read(MINIMAL)
+    assert read({**MINIMAL, "machine_spec": {"cores": 4, "numa": [1, 2]}}).machine_spec == {"cores": 4}
+
+
+def test_of_a_key_that_is_there_twice_the_last_counts() -> None:
+    body = b'{"metrics":["a"],"output_type":"DynPower","output_type":"AbsPower","metrics":["b"]}'
+    found = read_model_request(body)
+    assert (found.output_type, found.metrics) == ("AbsPower", ("b",))
+
+
+def test_fractions_in_a_machine_spec() -> None:
+    assert read({**MINIMAL, "machine_spec": {"frequency": 2899.5}}).machine_spec == {"frequency": 2899.5}
+
+
+# --- what is refused ---
+
+WRONG: dict[str, list[Any]] = {
+    "metrics": [None, "a", 5, {}, [5], [None], [["a"]], True, {"a": 1}, ["x" * (MAX_TEXT + 1)]],
+    "output_type": [None, 5, [], {}, True, "abspower", "", "AbsPower ", "x" * 5000, "../..", "Abs\0Power"],
+    "weight": ["true", 1, 0, [], "yes"],
+    "filter": [5, [], {}, True, "mae", "mae:", ":5", "mae:x", "mae:nan", "mae:inf", "mae:-Infinity", "x" * 5000],
+    "source": [5, [], {}, True, "x" * 5000],
+    "trainer_name": [5, [], {}, False, "x" * 5000],
+    "pipeline_name": [5, [], {}, 1.5, "x" * 5000],
+    "node_type": ["0", 1.5, [], {}, True, -2, 2**40, 10**40],
+    "machine_spec": ["x", [], 5, True],
+    "loose_node_type": ["true", "false", 1, 0],
+}
+
+
+@pytest.mark.parametrize(("key", "value"), [(key, value) for key, values in WRONG.items() for value in values])
+def test_wrong_types(key: str, value: Any) -> None:
+    body = json.dumps({**MINIMAL, key: value}).encode()
+    with pytest.raises(RequestError) as caught:
+        read_model_request(body)
+    message = str(caught.value)
+    assert caught.value.key.startswith(key), message
+    assert "\n" not in message
+    assert len(message) < 1000, "a long value is not repeated in full"
+
+
+@pytest.mark.parametrize("key", ["cores", "chips", "memory", "frequency", "threads_per_core"])
+@pytest.mark.parametrize("value", ["96", -1, True, [], {}, 1e300, "x"])
+def test_wrong_numbers_of_a_machine(key: str, value: Any) -> None:
+    refused(json.dumps({**MINIMAL, "machine_spec": {key: value}}).encode(), f"machine_spec.{key}")
+
+
+@pytest.mark.parametrize("key", ["vendor", "processor"])
+@pytest.mark.parametrize("value", [5, [], {}, True, "x" * 5000])
+def test_wrong_names_of_a_machine(key: str, value: Any) -> None:
+    refused(json.dumps({**MINIMAL, "machine_spec": {key: value}}).encode(), f"machine_spec.{key}")
+
+
+@pytest.mark.parametrize("key", ["metrics", "output_type"])
+def test_missing(key: str) -> None:
+    request = {k: v for k, v in MINIMAL.items() if k != key}
+    assert "missing" in refused(json.dumps(request).encode(), key)
+
+
+def test_an_unknown_output_type_gets_the_close_ones() -> None:
+    assert "did you mean AbsPower?" in refused(b'{"metrics":[],"output_type":"abs"}', "output_type")
+
+
+BODIES = [
+    b"", b" ", b"null", b"[]", b"5", b'"x"', b"{", b"{]", b"\xff\xfe", b'{"metrics":["a"],"output_type":"AbsPower"}x',
+    b"{'metrics':[]}", b"\0", b'{"metrics":["a"],"output_type":"AbsPower"}' * 2, b"<html>", b"[" * 100_000,
+    b'{"metrics":' * 50_000, b'{"x":' + b"[" * 100_000, b'{"metrics":["\xff"],"output_type":"AbsPower"}',
+    b"\xef\xbb\xbf{}", b'{"metrics":["\\ud800"],"output_type":"AbsPower"}',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("body", BODIES, ids=range(len(BODIES)))
+def test_what_is_no_json_object(body: bytes) -> None:
+    with pytest.raises(RequestError) as caught:
+        read_model_request(body)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", "01", "0x10"])
+def test_numbers_that_json_does_not_have(number: str) -> None:
+    with pytest.raises(RequestError):
+        read_model_request(json.dumps({**MINIMAL, "machine_spec": {"cores": 7}}).replace("7", number).encode())
+
+
+def test_limits() -> None:
+    read({**MINIMAL, "metrics": ["x"] * MAX_METRICS, "trainer_name": "x" * MAX_TEXT})
+    assert "500" in refused(json.dumps({**MINIMAL, "metrics": ["x"] * (MAX_METRICS + 1)}).encode(), "metrics")
+    assert "at most" in refused(json.dumps({**MINIMAL, "filter": "mae:1;" * 51}).encode(), "filter")
+
+
+# --- whatever comes ---
+
+scalars = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=20)
+    | st.sampled_from(["AbsPower", "DynPower", "mae:5", "features:a,b;r2:0.5", "../../etc/passwd", "a\0b", "96", ";;"])
+)
+anything = st.recursive(
+    scalars,
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=8), inner, max_size=5),
+    max_leaves=10,
+)
+right = {
+    "metrics": st.lists(st.text(max_size=10), max_size=5),
+    "output_type": st.sampled_from(["AbsPower", "DynPower"]),
+    "weight": st.booleans(),
+    "filter": st.text(max_size=20) | st.sampled_from(["mae:5", "mae:5;", "features:a"]),
+    "source": st.text(max_size=10),
+    "trainer_name": st.text(max_size=10),
+    "pipeline_name": st.text(max_size=10),
+    "node_type": st.integers(-1, 10),
+    "machine_spec": st.fixed_dictionaries({}, optional={"cores": st.integers(0, 999), "processor": st.text()}),
+    "loose_node_type": st.booleans(),
+}
+nearly = st.fixed_dictionaries({}, optional={key: st.one_of(value, value, anything) for key, value in right.items()})
+mostly = st.fixed_dictionaries(
+    {key: right[key] for key in ("metrics", "output_type")},
+    optional={key: value | anything for key, value in right.items() if key not in ("metrics", "output_type")},
+)
+
+
+def check(body: bytes) -> None:
+    try:
+        found = read_model_request(body)
+    except RequestError as error:
+        check_one_line(error)
+        return
+    assert isinstance(found, ModelRequest)
+    assert found.output_type in ("AbsPower", "DynPower")
+    assert found.metrics is not None
+    assert all(isinstance(name, str) for name in found.metrics)
+    assert found.node_type is None or found.node_type >= 0
+    for key, value in found.machine_spec.items():
+        assert isinstance(value, str if key in ("vendor", "processor") else int | float)
+        assert not isinstance(value, bool)
+    for threshold in found.filter.thresholds:
+        assert abs(threshold.limit) < float("inf")
+
+
+@settings(max_examples=500)
+@given(st.binary(max_size=300))
+@example(b"\x80")
+def test_any_bytes(body: bytes) -> None:
+    check(body)
+
+
+@settings(max_examples=500)
+@given(nearly | mostly | anything)
+def test_nearly_valid_json(request: Any) -> None:
+    check(json.dumps(request).encode())
+
+
+@given(mostly, st.data())
+def test_valid_json_with_a_byte_changed(request: Any, data: st.DataObject) -> None:
+    body = bytearray(json.dumps(request).encode())
+    position = data.draw(st.integers(0, len(body) - 1))
+    body[position] = data.draw(st.integers(0, 255))
+    check(bytes(body))
+    check(bytes(body[:position]))
+
+
+@given(st.dictionaries(st.text(max_size=5), anything, max_size=6))
+def test_a_spec_for_the_client_has_whole_numbers(spec: dict[str, Any]) -> None:
+    found = integers(spec)
+    assert set(found) <= set(spec)
+    for value in json.loads(json.dumps(found, allow_nan=False)).values():
+        assert isinstance(value, int | str)
+        assert not isinstance(value, bool)
+
+
+def test_a_spec_with_fractions() -> None:
+    assert integers({"cores": 96.0, "frequency": 2899.6, "memory": None, "ok": True, "processor": "x"}) == {
+        "cores": 96,
+        "frequency": 2900,
+        "processor": "x",
+    }

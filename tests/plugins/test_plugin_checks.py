@@ -1,0 +1,456 @@
+"""`kepler_core.testing`: the built-in plugins pass all checks, and every check finds what it is for."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+
+import attrs
+import numpy as np
+import pytest
+from sklearn.base import BaseEstimator, RegressorMixin
+from sklearn.ensemble import HistGradientBoostingRegressor
+from sklearn.linear_model import LinearRegression, Ridge
+
+from kepler_core.contracts import EnergySource, Extractor, Isolator, MetricMapping, MetricSchema, ModelFormat, Trainer
+from kepler_core.errors import PluginError
+from kepler_core.frames import node_dataset
+from kepler_core.plugins import registry, testing
+from kepler_core.testing import CheckError, check_all, checks_of, parametrize_with_checks
+
+OWN = [
+    pytest.param(found, entry.full_name, id=f"{entry.namespace.removeprefix('kepler.')}-{entry.name}")
+    for found in registry.REGISTRIES.values()
+    for entry in found.entries
+    if entry.distribution == "kepler-core"
+]
+
+
+@pytest.mark.parametrize(("found", "name"), OWN)
+def test_built_in_plugins_pass(found, name):
+    plugin = found.get(name)
+    if missing := registry.missing_modules(plugin):
+        pytest.skip(f"{missing[0]} is not installed")
+    check_all(checks_of(plugin))
+
+
+# --- trainers -------------------------------------------------------------------------------------
+
+
+class Fits(RegressorMixin, BaseEstimator):
+    """A straight line in whose fit or predict something can be done wrong."""
+
+    def fit(self, X, y):
+        self.line_ = LinearRegression().fit(np.nan_to_num(X), y)
+        self.coef_, self.intercept_ = self.line_.coef_, float(self.line_.intercept_)
+        return self
+
+    def predict(self, X):
+        return self.line_.predict(np.nan_to_num(X))
+
+
+def trainer(regressor, **attributes):
+    """A trainer that gives what a function makes."""
+
+    class Given(Trainer):
+        """Gives a regressor."""
+
+        def regressor(self, task):
+            return regressor(task)
+
+    for name, value in attributes.items():
+        setattr(Given, name, value)
+    return Given
+
+
+KEPT = Ridge()
+
+
+class FirstColumn(Fits):
+    def fit(self, X, y):
+        return super().fit(X * ([1] + [0] * (X.shape[1] - 1)), y)
+
+    def predict(self, X):
+        return super().predict(X * ([1] + [0] * (X.shape[1] - 1)))
+
+
+class Writes(Fits):
+    def fit(self, X, y):
+        X += 0.0
+        return super().fit(X, y)
+
+
+class Noisy(Fits):
+    def fit(self, X, y):
+        return super().fit(X, y + np.random.normal(size=len(y)))
+
+
+class Unportable(Fits):
+    def fit(self, X, y):
+        super().fit(X, y)
+        del self.coef_
+        return self
+
+
+class Locked(Fits):
+    def fit(self, X, y):
+        self.call = lambda: 0
+        return super().fit(X, y)
+
+
+class Together(Fits):
+    def predict(self, X):
+        return super().predict(X) + len(X)
+
+
+class Large(Fits):
+    def fit(self, X, y):
+        np.ones((len(X), len(X), 4)).sum()
+        return super().fit(X, y)
+
+
+class Stores(Fits):
+    def predict(self, X):
+        return super().predict(X) * 1.01
+
+
+class Divides(Fits):
+    def fit(self, X, y):
+        self.spread_ = np.ptp(y)
+        return super().fit(X, y)
+
+    def predict(self, X):
+        with np.errstate(all="ignore"):
+            return super().predict(X) * self.spread_ / self.spread_
+
+
+class Spreads(Fits):
+    def fit(self, X, y):
+        super().fit(X, y)
+        self.off_ = X.sum() * 0
+        return self
+
+    def predict(self, X):
+        return super().predict(X) + self.off_
+
+
+class Mean(Fits):
+    def predict(self, X):
+        return super().predict(X) * 0 + 100
+
+
+BAD_TRAINERS = {
+    "returns_an_unfitted_regressor": (lambda task: KEPT, "make a new one at each call"),
+    "predicts_a_number_per_row": (lambda task: None, "return an unfitted object"),
+    "learns": (lambda task: Mean(), "on rows that were not trained on"),
+    "takes_columns_in_any_order": (lambda task: FirstColumn(), "task.features"),
+    "predicts_in_watts": (lambda task: Mean(), "ten times the power"),
+    "survives_a_constant_target": (lambda task: Divides(), "do not divide by the spread of y"),
+    "survives_one_row": (lambda task: Together(), "may only depend on its row"),
+    "refuses_nan_or_copes": (lambda task: Spreads(), "raise ValueError in fit"),
+    "leaves_its_data_alone": (lambda task: Writes(), "work on a copy"),
+    "is_deterministic": (lambda task: Noisy(), "random_state=task.seed"),
+    "regressor_is_picklable": (lambda task: Locked(), "keep lambdas and open files out of it"),
+    "portable_export_agrees": (lambda task: Stores(), "differs from the fitted one"),
+    "stored_model_needs_no_plugin": (lambda task: Unportable(), "skl2onnx can convert"),
+    "fits_in_memory": (lambda task: Large(), "MB, more than 256"),
+}
+
+
+def only(plugin, name, **given):
+    """Run one check."""
+    (found,) = [check for check in checks_of(plugin, **given) if check.name == name]
+    found()
+
+
+@pytest.mark.parametrize("name", BAD_TRAINERS)
+def test_bad_trainers_are_told_what_to_do(name):
+    make, said = BAD_TRAINERS[name]
+    with pytest.raises(CheckError) as error:
+        only(trainer(make), name)
+    assert str(error.value).startswith(f"Given: {name}: ")
+    assert said in str(error.value)
+
+
+def lightgbm_of_close_thresholds():
+    from lightgbm import LGBMRegressor
+
+    options = {"min_child_samples": 1, "min_data_in_bin": 1, "num_leaves": 400, "max_bin": 1000}
+    return LGBMRegressor(n_estimators=5, n_jobs=1, verbose=-1, **options)
+
+
+def histogram_trees_of_close_thresholds():
+    return HistGradientBoostingRegressor(max_iter=5, min_samples_leaf=1, max_leaf_nodes=400, max_bins=255)
+
+
+@pytest.mark.parametrize(
+    ("make", "n"),
+    [(lightgbm_of_close_thresholds, 200), (histogram_trees_of_close_thresholds, 100)],  # the latter knows 255 values
+)
+def test_trees_compare_in_single_precision_as_they_were_fitted(make, n):
+    # they cut halfway between readings; rounded to the nearest number of single precision that would
+    # be the upper one of two neighbours, half of the time
+    readings = np.linspace(0.1, 0.9, n, dtype=np.float32)
+    X = np.concatenate([readings, np.nextafter(readings, np.float32(1))])[:, None]
+    y = np.concatenate([np.zeros(n), np.full(n, 100.0)])
+    fitted = make().fit(X.astype(np.float64), y)
+    form = registry.model_formats.create("onnx", {})
+    loaded = form.load(form.dump(fitted, ("cpu_cycles",), X), ("cpu_cycles",))
+    wanted = fitted.predict(X.astype(np.float64))
+    assert np.ptp(wanted) > 10
+    assert np.abs(loaded.predict(X) - wanted).max() < 1e-3
+
+
+# --- what every plugin owes -----------------------------------------------------------------------
+
+
+def undocumented():
+    class Bare(Trainer):
+        def regressor(self, task): ...
+
+    return Bare
+
+
+def untyped():
+    class Untyped(Trainer):
+        """Its argument is not annotated."""
+
+        def __init__(self, alpha=1.0): ...
+
+        def regressor(self, task): ...
+
+    return Untyped
+
+
+def wrong_default():
+    class Wrong(Trainer):
+        """Its default is not what it says."""
+
+        def __init__(self, alpha: int = "one"): ...
+
+        def regressor(self, task): ...
+
+    return Wrong
+
+
+def abstract():
+    class Abstract(Isolator):
+        """Implements nothing."""
+
+    return Abstract
+
+
+@pytest.mark.parametrize(
+    ("plugin", "name", "said"),
+    [
+        (undocumented(), "has_a_description", "no docstring"),
+        (untyped(), "arguments_are_typed", "'alpha' has no annotation"),
+        (wrong_default(), "defaults_can_be_written_in_yaml", "not of the annotated type"),
+        (abstract(), "is_complete", "not implemented: isolate"),
+        (undocumented(), "is_picklable", "classes at the top level"),
+    ],
+)
+def test_what_every_plugin_owes(plugin, name, said):
+    with pytest.raises(CheckError, match=said):
+        only(plugin, name)
+
+
+def test_side_effects_of_an_import_are_seen(tmp_path, monkeypatch):
+    (tmp_path / "plugin_with_effects.py").write_text(
+        "import os\n"
+        "from kepler_core.contracts import EnergySource\n"
+        "os.environ['PLUGIN_WAS_HERE'] = '1'\n"
+        "class Meter(EnergySource):\n    'A meter.'\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delenv("PLUGIN_WAS_HERE", raising=False)
+    from plugin_with_effects import Meter
+
+    monkeypatch.setenv("PLUGIN_WAS_HERE", os.environ.pop("PLUGIN_WAS_HERE"))
+    monkeypatch.delenv("PLUGIN_WAS_HERE")
+    with pytest.raises(CheckError, match="importing its module changes environment variables"):
+        only(Meter, "import_has_no_side_effects")
+
+
+# --- the other contracts --------------------------------------------------------------------------
+
+
+class TakesTooMuch(Isolator):
+    """Leaves a negative rest."""
+
+    def isolate(self, dataset, context):
+        found = dataset.isolated(dataset.node_power() * 0.5)
+        frame = found.frame.copy()
+        frame[found.power_columns] -= 1000.0
+        return attrs.evolve(found, frame=frame)
+
+
+class ChangesFeatures(Isolator):
+    """Changes more than power, and in its data set."""
+
+    def isolate(self, dataset, context):
+        dataset.frame[dataset.features[0]] *= 2
+        return dataset.isolated(dataset.node_power() * 0.1)
+
+
+class Forgets(Isolator):
+    """Loses a tenth."""
+
+    def isolate(self, dataset, context):
+        found = dataset.isolated(dataset.node_power() * 0.1)
+        return attrs.evolve(found, background=found.background * 0)
+
+
+class Throws(Isolator):
+    """Is another each time."""
+
+    def isolate(self, dataset, context):
+        return dataset.isolated(dataset.node_power() * random.random())
+
+
+class Passes(Isolator):
+    """Isolates nothing at all."""
+
+    def isolate(self, dataset, context):
+        return dataset
+
+
+class OtherOrder(Extractor):
+    """Sorts what it was asked for."""
+
+    def extract(self, observations, features, source, components, *, by_container):
+        chosen = {component: observations.power[source, component] for component in components}
+        return node_dataset(observations, observations.node_features, chosen, tuple(sorted(features)), source)
+
+
+class Watch(EnergySource):
+    """Measures time."""
+
+    components = ("hours",)
+    sent_as = " "
+    reads = ("rapl-sysfs",)
+
+
+def schema(meaning, **attributes):
+    class Given(MetricSchema):
+        """Knows what a function knows."""
+
+        def meaning(self, metric):
+            return meaning(metric)
+
+        def spelling(self, level, name):
+            return {"bpf_cpu_time_ms": "a_cpu", "platform": "a_power"}.get(name, name)
+
+    return Given
+
+
+def greedy(metric):
+    return MetricMapping("feature", "bpf_cpu_time_ms", "container", ("container_id",))
+
+
+def slow(metric):
+    until = time.process_time() + 0.01
+    while time.process_time() < until:
+        pass
+    return greedy(metric) if metric == "a_cpu" else None
+
+
+def stranger(metric):
+    return MetricMapping("feature", "heartbeats", "container", ()) if metric == "a_cpu" else None
+
+
+def sourceless(metric):
+    return MetricMapping("power", "platform", "node") if metric == "a_power" else None
+
+
+class Pickles(ModelFormat):
+    """Does what no format may."""
+
+    suffix = "pickle"
+
+    def supports(self, regressor):
+        return True
+
+    def dump(self, regressor, features, X):
+        import pickle
+
+        return pickle.dumps(regressor)
+
+    def load(self, content, features):
+        import pickle
+
+        return pickle.loads(content)
+
+
+@pytest.mark.parametrize(
+    ("plugin", "name", "said"),
+    [
+        (TakesTooMuch, "is_never_negative", "take away no more than there is"),
+        (ChangesFeatures, "leaves_its_data_alone", "work on a copy"),
+        (Forgets, "loses_no_power", "from what was measured"),
+        (Forgets, "can_be_undone", "from what was measured"),
+        (Throws, "is_deterministic", "twice the same data set gave two results"),
+        (Passes, "gives_dynamic_power", "return dataset.isolated"),
+        (OtherOrder, "gives_what_was_asked_for", "asked for rows by container"),
+        (OtherOrder, "takes_features_in_any_order", "not in the order that was asked for"),
+        (Watch, "measures_known_components", "hours"),
+        (Watch, "has_a_name_on_the_wire", "write the name that Kepler asks for"),
+        (Watch, "takes_nobodys_label", "rapl-sysfs is read by rapl-sysfs, too"),
+        (schema(lambda metric: None), "knows_metrics", "let spelling"),
+        (schema(greedy), "ignores_what_is_not_its_own", "return None for a metric of somebody else"),
+        (schema(slow), "answers_quickly", "look names up"),
+        (schema(stranger), "uses_our_words", "'heartbeats' is no feature"),
+        (Pickles, "has_a_suffix", "write it with its dot"),
+        (Pickles, "supports_only_what_it_knows", "no regressor"),
+        (Pickles, "refuses_what_is_no_model", "raise ModelError"),
+        (Pickles, "refuses_other_features", "raise ModelError in load"),
+    ],
+)
+def test_what_is_wrong_is_found(plugin, name, said):
+    with pytest.raises(CheckError) as error:
+        only(plugin, name)
+    assert said in str(error.value)
+
+
+def test_every_check_of_a_contract_is_named_once():
+    for plugin in (Forgets, OtherOrder, Watch, schema(greedy), Pickles, trainer(lambda task: None)):
+        names = [check.name for check in checks_of(plugin)]
+        assert len(set(names)) == len(names) > 8
+
+
+# --- how they are used ----------------------------------------------------------------------------
+
+
+def test_all_failures_are_said_at_once():
+    with pytest.raises(CheckError) as error:
+        testing.check_energy_source(Watch)
+    lines = str(error.value).splitlines()
+    assert [line.split(": ")[1] for line in lines] == [
+        "measures_known_components", "has_a_name_on_the_wire", "takes_nobodys_label"
+    ]  # fmt: skip
+
+
+def test_a_check_of_another_contract_is_refused():
+    with pytest.raises(PluginError, match="Forgets is no Trainer"):
+        testing.check_trainer(Forgets)
+
+
+def test_expected_failures_are_checked_too():
+    marked = parametrize_with_checks(Watch, expected_failures={"takes_nobodys_label": "it is the same meter"})
+    (given,) = [found for found in marked.args[1] if found.id == "takes_nobodys_label"]
+    assert given.marks[0].kwargs["strict"]
+    with pytest.raises(PluginError, match="did you mean takes_nobodys_label"):
+        parametrize_with_checks(Watch, expected_failures={"takes_nobodys_labels": "a slip"})
+
+
+def test_what_cannot_be_given_is_named():
+    with pytest.raises(PluginError, match="nothing can be given"):
+        checks_of(Watch, regressor=Ridge())
+
+
+def test_fixtures_are_there_without_a_word(kepler_recording, kepler_dataset, kepler_container_dataset, kepler_store):
+    assert len(kepler_recording.metrics) > 5
+    assert kepler_dataset.output_type == "AbsPower"
+    assert kepler_container_dataset.by_container
+    assert kepler_store.pipelines() == []

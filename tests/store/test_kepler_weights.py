@@ -1,0 +1,277 @@
+"""Weights that the client evaluates itself: what is let through is safe there."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.paths import SHARED
+from support.server_process import BPF, COUNTERS, check_one_line, curve, evaluate, linear
+
+from kepler_core.errors import ModelError
+from kepler_core.models.kepler_weights import KEPLER_CURVES, KeplerWeights, read_weights
+
+TRAINERS = ("SGDRegressorTrainer", "LinearRegressionTrainer", "GradientBoostingRegressorTrainer", *KEPLER_CURVES)
+DATABASE = SHARED / "data" / "model_db" / "ec2-0.7.11"
+
+
+def read(document: Any, trainer: str = "SGDRegressorTrainer", features: tuple[str, ...] = BPF) -> KeplerWeights:
+    return read_weights(json.dumps(document).encode(), trainer, features)
+
+
+def served(found: KeplerWeights) -> dict[str, Any]:
+    answer: dict[str, Any] = json.loads(b"{" + found.encoded + b"}")
+    return {"model_name": found.model_name(0), **answer}
+
+
+def check_safe(found: KeplerWeights, features: tuple[str, ...]) -> None:
+    answer = served(found)
+    text = json.dumps(answer, allow_nan=False)
+    assert json.loads(text) == answer
+    # whatever the client lists first
+    for first in features or ("bpf_cpu_time_ms",):
+        idle = evaluate(answer, {name: [0.0] for name in {*features, first}}, first)
+        assert idle
+        for component, watts in idle.items():
+            assert math.isfinite(watts[0]), component
+            assert watts[0] >= 0, component
+
+
+numbers = st.one_of(
+    st.sampled_from([0, 0.0, 1.0, -1.0, 1e-300, 1e300, -1e300, 5, 1000.0, 800.0, -800.0]),
+    st.floats(),
+    st.integers(-10, 10),
+)
+anything = st.recursive(
+    st.none() | st.booleans() | numbers | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
+    max_leaves=8,
+)
+variables = st.dictionaries(
+    st.sampled_from([*BPF, *COUNTERS, "x"]),
+    st.fixed_dictionaries({"scale": numbers}, optional={"weight": numbers, "more": anything}) | anything,
+    max_size=3,
+)
+weights_of_a_component = st.fixed_dictionaries(
+    {},
+    optional={
+        "Categorical_Variables": st.just({}) | anything,
+        "Numerical_Variables": variables,
+        "Bias_Weight": numbers | anything,
+        "CurveFit_Weights": st.lists(numbers, min_size=2, max_size=5) | anything,
+    },
+)
+sound = st.builds(
+    lambda bias, weight, scale: {
+        "Categorical_Variables": {},
+        "Numerical_Variables": {"bpf_cpu_time_ms": {"scale": scale, "weight": weight}},
+        "Bias_Weight": bias,
+    },
+    *[numbers] * 3,
+)
+sound_curve = st.builds(
+    lambda fit: {"Numerical_Variables": {"bpf_cpu_time_ms": {"scale": 1.0}}, "CurveFit_Weights": fit},
+    st.lists(numbers, min_size=3, max_size=4),
+)
+documents = st.dictionaries(
+    st.sampled_from(["package", "core", "uncore", "dram", "platform", "model_name", "x"]),
+    st.fixed_dictionaries({"All_Weights": weights_of_a_component | sound | sound_curve}) | anything,
+    max_size=4,
+)
+
+
+@settings(max_examples=600)
+@given(documents, st.sampled_from(TRAINERS), st.sampled_from([BPF, COUNTERS, (*COUNTERS, *BPF), (), ("x",)]))
+def test_whatever_is_let_through_is_safe(document: Any, trainer: str, features: tuple[str, ...]) -> None:
+    try:
+        found = read(document, trainer, features)
+    except ModelError as error:
+        check_one_line(error)
+        return
+    check_safe(found, features)
+
+
+@given(st.sampled_from(TRAINERS), st.data())
+def test_bounds_are_met_where_they_are_near(trainer: str, data: st.DataObject) -> None:
+    """Weights of the right shape, so that enough of them pass."""
+    size = KEPLER_CURVES.get(trainer)
+    near = st.floats(-2, 2)
+    component = linear(data.draw(near), {"bpf_cpu_time_ms": data.draw(near)})
+    if size is not None:
+        component = curve(data.draw(st.lists(near, min_size=size, max_size=size)))
+    try:
+        found = read({"package": component}, trainer)
+    except ModelError:
+        return
+    check_safe(found, BPF)
+
+
+@settings(max_examples=300)
+@given(st.binary(max_size=200) | documents.map(lambda found: json.dumps(found).encode()).map(lambda b: b[:-1]))
+def test_bytes(content: bytes) -> None:
+    for trainer in TRAINERS[:1] + TRAINERS[3:4]:
+        try:
+            found = read_weights(content, trainer, BPF)
+        except ModelError as error:
+            check_one_line(error)
+        else:
+            check_safe(found, BPF)
+
+
+@pytest.mark.parametrize("content", [b"[" * 100_000, b'{"package":' + b'{"a":' * 50_000, b"null", b"[]", b"{}", b""])
+def test_hostile_json(content: bytes) -> None:
+    with pytest.raises(ModelError):
+        read_weights(content, "SGDRegressorTrainer", BPF)
+
+
+def test_linear_weights_of_any_trainer_have_the_name_that_the_client_knows() -> None:
+    for trainer in ("SGDRegressorTrainer", "LinearRegressionTrainer", "MyOwnTrainer"):
+        found = read({"package": linear()}, trainer)
+        assert found.linear
+        assert not found.drawn_over
+        assert found.model_name(3) == "SGDRegressorTrainer_3"
+        assert found.components["package"].Bias_Weight == 10.0
+
+
+LINEAR_FAULTS: list[tuple[dict[str, Any], str]] = [
+    ({}, "no weights for any of"),
+    ({"x": linear()}, "no weights for any of"),
+    ({"package": linear(-0.1)}, "package: -0.1 W at idle"),
+    ({"package": linear(), "dram": linear(-1)}, "dram: -1 W at idle"),
+    ({"package": linear(), "platform": linear()}, "platform only"),
+    ({"package": linear(1.0, {"x": -5.0})}, "down to -4 W"),
+    ({"package": {"All_Weights": {}}}, "no Bias_Weight"),
+    ({"package": {}}, "All_Weights"),
+    ({"package": 5}, "damaged weights"),
+    ({"package": {"All_Weights": {"Bias_Weight": "5"}}}, "damaged weights"),
+    ({"package": {"All_Weights": {"Bias_Weight": None}}}, "damaged weights"),
+    ({"package": {"All_Weights": {"Bias_Weight": 1, "Numerical_Variables": {"x": {"scale": 1}}}}}, "no weight for x"),
+    ({"package": {"All_Weights": {"Bias_Weight": 1, "Numerical_Variables": {"x": {"weight": 1}}}}}, "scale"),
+    (
+        {"package": {"All_Weights": {"Bias_Weight": 1, "Numerical_Variables": {"x": {"weight": 1, "scale": -1}}}}},
+        "the scale of x is negative",
+    ),
+    ({"package": {"All_Weights": {"Bias_Weight": 1, "Categorical_Variables": {"a": {}}}}}, "categorical"),
+    ({"package": curve([1, 2, 3])}, "no curve named SGDRegressorTrainer"),
+]
+
+
+@pytest.mark.parametrize(("document", "why"), LINEAR_FAULTS)
+def test_linear_weights_that_are_refused(document: dict[str, Any], why: str) -> None:
+    with pytest.raises(ModelError, match=why):
+        read(document)
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
+def test_numbers_that_json_does_not_have(number: str) -> None:
+    content = json.dumps({"package": linear()}).replace("10.0", number).encode()
+    with pytest.raises(ModelError):
+        read_weights(content, "SGDRegressorTrainer", BPF)
+
+
+def test_a_scale_of_zero_drops_the_feature() -> None:
+    document = {"package": linear(1.0, {"x": -5.0})}
+    document["package"]["All_Weights"]["Numerical_Variables"]["x"]["scale"] = 0
+    assert evaluate(served(read(document)), {"x": [1e9]}, "x") == {"package": [1.0]}
+
+
+def test_curves() -> None:
+    columns = {"bpf_cpu_time_ms": [0.0, 100.0], "bpf_page_cache_hit": [0.0, 7.0]}
+    for trainer, weights, idle in (
+        ("LogarithmicRegressionTrainer", [2.0, 0.5, 30.0], 30.0),
+        ("ExponentialRegressionTrainer", [2.0, 0.001, 30.0], 32.0),
+        ("LogisticRegressionTrainer", [10.0, 50.0, 0.1, 30.0], 30 + 10 / (1 + math.exp(5))),
+    ):
+        found = read({"package": curve(weights)}, trainer)
+        assert not found.linear
+        assert found.model_name(2) == f"{trainer}_2"
+        assert found.drawn_over == {"bpf_cpu_time_ms"}
+        watts = evaluate(served(found), columns, "bpf_cpu_time_ms")["package"]
+        assert watts[0] == pytest.approx(idle)
+        assert watts[1] > watts[0]
+
+
+CURVE_FAULTS: list[tuple[str, dict[str, Any], str]] = [
+    ("LogarithmicRegressionTrainer", {"package": curve([2, 0.5, -1])}, "-1 W at idle"),
+    ("ExponentialRegressionTrainer", {"package": curve([2, 0.5, -3])}, "-1 W at idle"),
+    ("LogisticRegressionTrainer", {"package": curve([2, 0, 1, -3])}, "-2 W at idle"),
+    ("LogarithmicRegressionTrainer", {"package": curve([2, 0.5])}, "2 curve weights, the client takes 3"),
+    ("LogisticRegressionTrainer", {"package": curve([2, 0.5, 1])}, "3 curve weights, the client takes 4"),
+    ("ExponentialRegressionTrainer", {"package": linear()}, "no curve weights"),
+    ("ExponentialRegressionTrainer", {"package": curve([2, 1, 3], scale=5.0)}, "the client does not divide"),
+]
+
+
+@pytest.mark.parametrize(("trainer", "document", "why"), CURVE_FAULTS)
+def test_curves_that_are_refused(trainer: str, document: dict[str, Any], why: str) -> None:
+    with pytest.raises(ModelError, match=why):
+        read(document, trainer)
+
+
+UNSAFE_UNDER_LOAD = [
+    # ln of a negative number is NaN
+    ("LogarithmicRegressionTrainer", [2.0, -0.5, 30.0]),
+    # falls for ever
+    ("LogarithmicRegressionTrainer", [-20.0, 0.5, 30.0]),
+    ("ExponentialRegressionTrainer", [-1.0, 0.5, 30.0]),
+    # 0 · ∞ is NaN: what the public database has for a component that is always 0
+    ("ExponentialRegressionTrainer", [0.0, 1.0, 0.0]),
+    ("LogisticRegressionTrainer", [-40.0, 50.0, 0.1, 30.0]),
+]
+
+
+@pytest.mark.parametrize(("trainer", "weights"), UNSAFE_UNDER_LOAD)
+def test_curves_that_are_right_only_at_idle(trainer: str, weights: list[float]) -> None:
+    """A busy CPU is thousands of ms per second: there too the client must get a number that is ≥ 0."""
+    document = {"package": curve([5.0, 0.001, 30.0] if len(weights) == 3 else [5.0, 50.0, 0.1, 30.0])}
+    document["core"] = curve(weights)
+    try:
+        found = read(document, trainer)
+    except ModelError:
+        return
+    busy = evaluate(served(found), {"bpf_cpu_time_ms": [1000.0, 4000.0]}, "bpf_cpu_time_ms")
+    assert all(math.isfinite(value) and value >= 0 for watts in busy.values() for value in watts)
+
+
+def test_components_drawn_over_different_features() -> None:
+    document = {"package": curve([2, 0.001, 3]), "dram": curve([2, 0.001, 3], "bpf_page_cache_hit")}
+    assert read(document, "ExponentialRegressionTrainer").drawn_over == set(BPF)
+
+
+def test_a_component_that_is_constant_needs_no_feature() -> None:
+    found = read(
+        {"package": curve([2, 1, 3]), "core": curve([0.0, 1.0, 0.0], "bpf_page_cache_hit", 9.0)},
+        "LogarithmicRegressionTrainer",
+    )
+    assert found.drawn_over == {"bpf_cpu_time_ms"}
+    constant = read({"core": curve([0.0, 1.0, 4.0], "x", 9.0)}, "LogarithmicRegressionTrainer", ())
+    assert not constant.drawn_over
+
+
+@pytest.mark.skipif(not DATABASE.is_dir(), reason="the public database (../shared/data/model_db) is not here")
+def test_the_public_database() -> None:
+    """Whatever is accepted of it is safe; each of its six node types has linear weights that are."""
+    linear_types: set[int] = set()
+    refused: list[str] = []
+    seen = 0
+    for path in sorted(DATABASE.glob("rapl-sysfs/*/*/*.json")):
+        trainer, _, number = path.stem.rpartition("_")
+        features = BPF if path.parent.name == "BPFOnly" else COUNTERS
+        seen += 1
+        try:
+            found = read_weights(path.read_bytes(), trainer, features)
+        except ModelError as error:
+            refused.append(str(error))
+            continue
+        check_safe(found, features)
+        assert found.model_name(int(number)) == path.stem
+        assert json.loads(b"{" + found.encoded + b"}") == json.loads(path.read_bytes())
+        if found.linear:
+            linear_types.add(int(number))
+    assert seen > 20
+    assert linear_types == set(range(6))
+    assert all("W at idle" in why or "does not divide" in why for why in refused), refused

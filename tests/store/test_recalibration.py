@@ -1,0 +1,86 @@
+"""A stored model that follows a line: whatever format it is in, and for Kepler's own weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("sklearn")
+
+from support.server_process import evaluate
+
+from kepler_core.errors import ModelError
+from kepler_core.models import load_model
+from kepler_core.models.recalibration import Correction, recalibrated
+from kepler_core.pipeline.load import load_pipeline
+from kepler_core.pipeline.train import train
+from kepler_core.recording import observe, read_recording
+from kepler_core.simulate import Simulation, recording
+from kepler_core.store import open_store
+from kepler_core.store.models import StoredModel, read_models
+
+TRAINERS = (
+    "GradientBoostingRegressorTrainer, SGDRegressorTrainer, LogarithmicRegressionTrainer, "
+    "LogisticRegressionTrainer, ExponentialRegressionTrainer"
+)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> list[StoredModel]:
+    folder = tmp_path_factory.mktemp("m")
+    (folder / "p.yaml").write_text(f"energy_sources: [rapl]\nfeature_groups: [BPFOnly]\nabs_trainers: [{TRAINERS}]\n")
+    content = recording(Simulation(containers=3, timestamps=100, sockets=1, resets=0))
+    store = open_store(str(folder / "store"))
+    report = train(load_pipeline(folder / "p.yaml"), observe([read_recording(content)]), store, jobs=1)
+    assert not report.failed
+    return read_models(store.snapshot("p"))
+
+
+def files_of(entry: StoredModel) -> dict[str, bytes]:
+    folder = Path(str(entry.snapshot.folder)) / entry.path
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_every_kind_of_model_follows(models: list[StoredModel]) -> None:
+    X = np.array([[0.0, 0.0], [4000.0, 2000.0], [12000.0, 9000.0]])
+    for entry in models:
+        before = entry.load().predict(X)
+        files = recalibrated(files_of(entry), {"package": Correction(1.15, 2.0)})
+        model = load_model(files)
+        after = model.predict(X)
+        np.testing.assert_allclose(after["package"], 1.15 * before["package"] + 2.0, rtol=1e-5)
+        np.testing.assert_array_equal(after["dram"], before["dram"])
+        again = load_model(recalibrated(files, {"package": Correction(0.5, 1.0)})).predict(X)
+        np.testing.assert_allclose(again["package"], 0.5 * after["package"] + 1.0, rtol=1e-5)
+        assert model.metadata["recalibration"] == {"package": {"gain": 1.15, "shift": 2.0}}
+        if entry.weights is not None:
+            import json
+
+            weights = json.loads(files["weight.json"])
+            assert weights["model_name"] == entry.metadata["model_name"]
+            if entry.trainer == "SGDRegressorTrainer":
+                columns = {name: X[:, at].tolist() for at, name in enumerate(entry.features)}
+                watts = evaluate(weights, columns, entry.features[0])
+                np.testing.assert_allclose(watts["package"], after["package"], rtol=1e-4)
+            else:
+                columns = {entry.features[0]: X[:, 0].tolist()}
+                watts = evaluate(weights, columns, entry.features[0])
+                np.testing.assert_allclose(watts["package"], after["package"], rtol=1e-4)
+
+
+def test_weights_that_would_not_be_safe_are_left_out(models: list[StoredModel]) -> None:
+    entry = next(entry for entry in models if entry.trainer == "SGDRegressorTrainer")
+    files = recalibrated(files_of(entry), {"package": Correction(1.0, -500.0)})
+    assert "weight.json" not in files
+    assert (load_model(files).predict(np.zeros((1, 2)))["package"] == 0.0).all()
+
+
+def test_wrong_corrections_and_files(models: list[StoredModel]) -> None:
+    files = files_of(models[0])
+    for gain in (0.0, -1.0, float("nan")):
+        with pytest.raises(ModelError, match="gain"):
+            recalibrated(files, {"package": Correction(gain)})
+    with pytest.raises(ModelError, match="not a model"):
+        recalibrated({}, {})

@@ -1,0 +1,322 @@
+"""A tree ensemble as a table or as masks: the same numbers, bit by bit, or neither."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from lightgbm import LGBMRegressor
+from sklearn.ensemble import GradientBoostingRegressor, HistGradientBoostingRegressor, RandomForestRegressor
+from sklearn.neighbors import KNeighborsRegressor
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from xgboost import XGBRegressor
+
+from kepler_core.arrays import SingleArray
+from kepler_core.errors import ModelError
+from kepler_plugins.model_formats.leaf_masks import MAX_LEAVES, LeafMasks, SeveralLeafMasks, leaf_masks
+from kepler_plugins.model_formats.onnx_graph import OnnxFormat, OnnxPredictor
+from kepler_plugins.model_formats.step_table import MAX_CELLS, StepTable, StepTables, step_table
+from kepler_plugins.model_formats.tree_ensemble import read_trees
+
+_FORMAT = OnnxFormat()
+_REGRESSORS = {
+    "GradientBoosting": lambda: GradientBoostingRegressor(n_estimators=60, random_state=1),
+    "GradientBoosting, deep": lambda: GradientBoostingRegressor(n_estimators=15, max_depth=7, random_state=1),
+    "one tree": lambda: GradientBoostingRegressor(n_estimators=1, random_state=1),
+    "XGBoost": lambda: XGBRegressor(n_estimators=60, max_depth=4, random_state=1, n_jobs=1),
+    "XGBoost, deep": lambda: XGBRegressor(n_estimators=15, max_depth=8, random_state=1, n_jobs=1),
+    "LightGBM": lambda: LGBMRegressor(n_estimators=40, num_leaves=31, random_state=1, n_jobs=1, verbose=-1),
+    "histogram trees": lambda: HistGradientBoostingRegressor(max_iter=30, random_state=1),
+    "random forest": lambda: RandomForestRegressor(n_estimators=20, max_depth=5, random_state=1),
+}
+
+
+def rows(features: int, seed: int = 0) -> SingleArray:
+    """Training rows: some values twice, some 0, as counters have it."""
+    random = np.random.default_rng(seed)
+    X = random.gamma(2.0, 0.3, (300, features)).astype(np.float32)
+    X[::7] = 0.0
+    X[1::5] = np.round(X[1::5], 1)
+    return X
+
+
+def graph(regressor: Any, X: SingleArray) -> bytes:
+    y = 40 + 30 * np.sqrt(X[:, 0].astype(np.float64)) + X.sum(axis=1)
+    regressor.fit(X.astype(np.float64), y)
+    return _FORMAT.dump(regressor, [f"f{n}" for n in range(X.shape[1])], X)
+
+
+_SMALL = graph(GradientBoostingRegressor(n_estimators=2, max_depth=2, random_state=1), rows(2))
+
+
+@pytest.fixture(scope="module", params=[(name, n) for name in _REGRESSORS for n in (1, 2, 3, 6)], ids=str)
+def tree(request: pytest.FixtureRequest) -> tuple[bytes, int]:
+    """A graph of trees, and its number of features."""
+    name, features = request.param
+    return graph(_REGRESSORS[name](), rows(features)), features
+
+
+def around(content: bytes, features: int) -> list[SingleArray]:
+    """Per feature the thresholds, their neighbours among the floats, and what lies far outside."""
+    node = onnx.load_from_string(content).graph.node[0]
+    attributes = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
+    splits = np.array([mode != b"LEAF" for mode in attributes["nodes_modes"]])
+    of_feature = np.array(attributes["nodes_featureids"])
+    values = np.array(attributes["nodes_values"], dtype=np.float32)
+    found = []
+    for feature in range(features):
+        thresholds = values[splits & (of_feature == feature)]
+        below = np.nextafter(thresholds, np.float32(-np.inf))
+        above = np.nextafter(thresholds, np.float32(np.inf))
+        outside = np.array([0.0, -0.0, -1.0, 1e6, -1e6, np.finfo(np.float32).tiny, 1e-45], dtype=np.float32)
+        found.append(np.unique(np.concatenate([below, thresholds, above, outside])))
+    return found
+
+
+def predictors_of(content: bytes, features: int) -> list[StepTable | LeafMasks]:
+    """All that can be made of a graph without ONNX Runtime."""
+    trees = read_trees(content, features)
+    if trees is None:
+        return []
+    return [found for found in (step_table(trees), leaf_masks(trees)) if found is not None]
+
+
+def test_the_same_numbers_at_the_thresholds_and_beside_them(tree: tuple[bytes, int]) -> None:
+    content, features = tree
+    made = predictors_of(content, features)
+    assert made or most_leaves(content) > MAX_LEAVES
+    runtime = OnnxPredictor(content, features)
+    points = around(content, features)
+    assert len(points[0]) > 10
+    random = np.random.default_rng(5)
+    # every point of a feature beside any points of the others; and some of all combinations
+    one_by_one = [
+        np.column_stack([points[f] if f == feature else random.choice(points[f], len(points[feature]))
+                         for f in range(features)])
+        for feature in range(features)
+    ]  # fmt: skip
+    mixed = np.column_stack([random.choice(of_feature, 20_000) for of_feature in points])
+    X = np.concatenate([*one_by_one, mixed, rows(features, 9)]).astype(np.float32)
+    expected = runtime.predict(X)
+    for found in made:
+        assert np.array_equal(found.predict(X), expected)
+        # a single row goes another way
+        for at in random.choice(len(X), 300, replace=False):
+            assert found.predict(X[at : at + 1]).tolist() == [expected[at]]
+        assert found.predict(X[:0]).shape == (0,)
+
+
+def most_leaves(content: bytes) -> int:
+    """Of any tree of a graph."""
+    node = onnx.load_from_string(content).graph.node[0]
+    attributes = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
+    leaf = np.array([mode == b"LEAF" for mode in attributes["nodes_modes"]])
+    return int(np.bincount(np.array(attributes["nodes_treeids"])[leaf]).max())
+
+
+def test_what_a_resident_model_is(tree: tuple[bytes, int]) -> None:
+    """A table, or masks where there are more features, or ONNX Runtime where trees are too large."""
+    content, features = tree
+    names = [f"f{n}" for n in range(features)]
+    masks = [LeafMasks] if most_leaves(content) <= MAX_LEAVES else []
+    assert [type(found) for found in predictors_of(content, features)] == [StepTable] * (features <= 2) + masks
+    kind = StepTable if features <= 2 else LeafMasks if masks else OnnxPredictor
+    assert type(_FORMAT.load_resident(content, names)) is kind
+    assert type(_FORMAT.load(content, names)) is OnnxPredictor
+
+
+@pytest.mark.parametrize(
+    "regressor",
+    [
+        KNeighborsRegressor(3),
+        make_pipeline(StandardScaler(), GradientBoostingRegressor(n_estimators=5, random_state=1)),
+    ],
+    ids=["no trees", "something before the trees"],
+)
+def test_no_table_for_another_graph(regressor: Any) -> None:
+    content = graph(regressor, rows(2))
+    assert read_trees(content, 2) is None
+    runtime = OnnxPredictor(content, 2)
+    resident = _FORMAT.load_resident(content, ["a", "b"])
+    assert np.array_equal(resident.predict(rows(2, 3)), runtime.predict(rows(2, 3)))
+
+
+def test_no_table_larger_than_it_is_worth() -> None:
+    X = np.random.default_rng(0).uniform(0, 1, (6000, 2)).astype(np.float32)
+    model = GradientBoostingRegressor(n_estimators=60, max_depth=9, random_state=1)
+    model.fit(X.astype(np.float64), np.sin(40 * X[:, 0].astype(np.float64)) * np.cos(37 * X[:, 1]))
+    content = _FORMAT.dump(model, ["a", "b"], X)
+    splits = [
+        {float(t) for e in model.estimators_ for t in e[0].tree_.threshold[e[0].tree_.feature == f]} for f in (0, 1)
+    ]
+    assert len(splits[0]) * len(splits[1]) > 2 * MAX_CELLS, "the example is too small to show it"
+    trees = read_trees(content, 2)
+    assert trees is not None
+    assert step_table(trees) is None
+    assert leaf_masks(trees) is None
+
+
+@given(st.integers(1, 2), st.data())
+def test_several_tables_together_are_each_of_them(features: int, data: st.DataObject) -> None:
+    """With edges that they share and edges of their own, on them, between and outside of them."""
+    places = st.integers(-3, 3)
+    tables = []
+    for _ in range(data.draw(st.integers(1, 4))):
+        edges = [np.array(sorted(data.draw(st.sets(places, min_size=1))), dtype=np.float32) for _ in range(features)]
+        shape = (len(edges[0]) + 1, len(edges[1]) + 1 if features > 1 else 1)
+        tables.append(StepTable(edges, np.random.default_rng(len(tables)).random(shape, dtype=np.float32)))
+    every = np.arange(-4.0, 4.5, 0.5, dtype=np.float32)
+    X = np.stack(np.meshgrid(*[every] * features), axis=-1).reshape(-1, features)
+    found = StepTables(tables).predict(X)
+    assert found.dtype == np.float64
+    assert found.tolist() == [table.predict(X).tolist() for table in tables]
+
+
+def test_masks_of_several_together_are_each_of_them() -> None:
+    """Of as many trees and of fewer, with few leaves and with many, with features that nothing asks for."""
+    names, X = ["a", "b", "c"], rows(3)
+    small = [
+        graph(GradientBoostingRegressor(n_estimators=n, max_depth=depth, random_state=1), X)
+        for n, depth in ((30, 3), (1, 1), (7, 2))
+    ]
+    large = graph(XGBRegressor(n_estimators=9, max_depth=6, random_state=1, n_jobs=1), X)
+    points = np.concatenate([rows(3, 4), *(np.column_stack(around(one, 3)[:1] * 3) for one in [*small, large])])
+    for contents in (small, [large, *small], [large], [large, large]):
+        joint = _FORMAT.join([_FORMAT.load_resident(content, names) for content in contents])
+        assert isinstance(joint, SeveralLeafMasks)
+        for some in (points, points[:1], points[:128], points[:129]):
+            found = joint.predict(some)
+            assert found.dtype == np.float64
+            assert found.tolist() == [OnnxPredictor(content, 3).predict(some).tolist() for content in contents]
+
+
+@pytest.mark.parametrize("leaves", [MAX_LEAVES, MAX_LEAVES + 1])
+def test_as_many_leaves_as_a_mask_has_bits(leaves: int) -> None:
+    X = np.linspace(0, 1, 4 * leaves, dtype=np.float32)[:, None].repeat(3, axis=1)
+    model = LGBMRegressor(n_estimators=2, num_leaves=leaves, min_child_samples=1, n_jobs=1, verbose=-1)
+    model.fit(X.astype(np.float64), np.random.default_rng(1).random(len(X)))
+    content = _FORMAT.dump(model, ["a", "b", "c"], X)
+    made = predictors_of(content, 3)
+    assert len(made) == (1 if leaves == MAX_LEAVES else 0)
+    for found in made:
+        assert np.array_equal(found.predict(X), OnnxPredictor(content, 3).predict(X))
+
+
+def test_only_what_is_of_a_kind_is_joined() -> None:
+    X = rows(2)
+    table = _FORMAT.load_resident(_SMALL, ["a", "b"])
+    joint = _FORMAT.join([table, table])
+    assert joint is not None
+    assert joint.predict(X).tolist() == [OnnxPredictor(_SMALL, 2).predict(X).tolist()] * 2
+    assert _FORMAT.join([table, _FORMAT.load(_SMALL, ["a", "b"])]) is None
+
+
+def changed(content: bytes, **attributes: Any) -> bytes:
+    """A graph of one tree ensemble with other attributes; None takes one away."""
+    model = onnx.load_from_string(content)
+    (node,) = model.graph.node
+    kept = [attribute for attribute in node.attribute if attribute.name not in attributes]
+    del node.attribute[:]
+    node.attribute.extend(kept)
+    node.attribute.extend(onnx.helper.make_attribute(k, v) for k, v in attributes.items() if v is not None)
+    return bytes(model.SerializeToString())
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {"aggregate_function": "AVERAGE"},
+        {"aggregate_function": "MIN"},
+        {"aggregate_function": "MAX"},
+        {"post_transform": "LOGISTIC"},
+        {"post_transform": "SOFTMAX"},
+        {"base_values": [3.25]},
+        {"base_values": None},
+        {"base_values": [1.0, 2.0]},
+        {"n_targets": 2},
+        {"nodes_modes": None},
+        {"nodes_values": [1.0]},
+        {"target_ids": None},
+        {"target_weights": [1.0]},
+        {"target_weights": None},
+        {"target_nodeids": [2, 2, 5, 6, 2, 3, 5, 6]},
+        {"target_nodeids": [2, 1, 5, 6, 2, 3, 5, 6]},
+        {"target_treeids": [0, 0, 0, 0, 0, 1, 1, 1]},
+        {"nodes_missing_value_tracks_true": None},
+    ],
+    ids=str,
+)
+def test_what_a_graph_says_of_itself_counts(attributes: dict[str, Any]) -> None:
+    """No table, or one that predicts what ONNX Runtime does, if that takes the graph at all."""
+    content = changed(_SMALL, **attributes)
+    X = np.array([[a, b] for a in (0.0, 0.1, 0.3, 1.0, 9.0) for b in (0.0, 0.1, 0.3, 1.0, 9.0)], dtype=np.float32)
+    made = predictors_of(content, 2)
+    try:
+        expected = OnnxPredictor(content, 2).predict(X)
+    except (ModelError, ValueError):
+        return
+    for found in made:
+        assert np.array_equal(found.predict(X), expected)
+
+
+@pytest.mark.parametrize("mode", ["BRANCH_LEQ", "BRANCH_LT", "BRANCH_GT", "BRANCH_GTE", "BRANCH_EQ", "BRANCH_NEQ"])
+def test_every_kind_of_split(mode: str) -> None:
+    model = onnx.load_from_string(_SMALL)
+    (node,) = model.graph.node
+    (modes,) = (a for a in node.attribute if a.name == "nodes_modes")
+    (values,) = (a for a in node.attribute if a.name == "nodes_values")
+    modes.strings[:] = [old if old == b"LEAF" else mode.encode() for old in modes.strings]
+    content = bytes(model.SerializeToString())
+    runtime, resident = OnnxPredictor(content, 2), _FORMAT.load_resident(content, ["a", "b"])
+    thresholds = np.array(values.floats, dtype=np.float32)
+    points = np.concatenate(
+        [thresholds, np.nextafter(thresholds, np.float32(9)), np.nextafter(thresholds, -thresholds)]
+    )
+    X = np.array([[a, b] for a in points for b in points], dtype=np.float32)
+    assert np.array_equal(resident.predict(X), runtime.predict(X))
+    assert isinstance(resident, StepTable) or mode not in ("BRANCH_LEQ", "BRANCH_LT")
+
+
+def test_not_a_graph_is_still_an_error() -> None:
+    for content in (b"", b"not a graph", bytes(100)):
+        with pytest.raises(ModelError):
+            _FORMAT.load_resident(content, ["a"])
+
+
+# --- bytes ---
+
+
+def nothing_or_numbers(content: bytes, features: int) -> None:
+    for found in predictors_of(content, features):
+        assert found.predict(np.ones((4, features), dtype=np.float32)).shape == (4,)
+
+
+@given(st.binary(max_size=300), st.integers(0, 4))
+@example(b"", 1)
+@example(b"\x3a\x02\x0a\x00", 1)
+@example(b"\xff" * 20, 2)
+@example(b"\x3a\xff\xff\xff\xff\xff\xff\xff\xff\x7f", 2)
+def test_any_bytes(content: bytes, features: int) -> None:
+    nothing_or_numbers(content, features)
+
+
+@given(st.data())
+def test_a_graph_with_bytes_changed_or_cut(data: st.DataObject) -> None:
+    content = bytearray(_SMALL)
+    for at, value in data.draw(st.lists(st.tuples(st.integers(0, len(content) - 1), st.integers(0, 255)), max_size=6)):
+        content[at] = value
+    end = data.draw(st.none() | st.integers(0, len(content)))
+    nothing_or_numbers(bytes(content[:end]), data.draw(st.integers(1, 3)))
+
+
+def test_every_byte_of_a_graph_changed() -> None:
+    for at in range(len(_SMALL)):
+        for change in (0x01, 0x80):
+            content = bytearray(_SMALL)
+            content[at] ^= change
+            nothing_or_numbers(bytes(content), 2)

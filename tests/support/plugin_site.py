@@ -1,0 +1,190 @@
+"""Wheels of this project and of other distributions, and fresh virtual environments to install them into.
+
+What the project needs is not installed again: the environment sees it in that of the tests.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+import time
+import urllib.error
+import urllib.request
+import venv
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from support.paths import ROOT
+
+EXAMPLES = ROOT / "examples"
+PATIENCE = 60.0
+"""Seconds until a test gives up: not what anything is expected to take."""
+
+_FOLDERS = ("config", "kepler_core", "plugins", "profiler", "servers")
+_FILES = ("LICENSE", "README.md", "pyproject.toml", "setup.cfg")
+_BUILT = shutil.ignore_patterns("build", "*.egg-info", "__pycache__", ".pytest_cache")
+
+# A build as pip asks for it, in a process of its own, but without importing setuptools each time.
+_BUILD = """
+import json, os, sys
+from setuptools import build_meta
+for source in json.loads(sys.argv[2]):
+    if (child := os.fork()) == 0:
+        os.chdir(source)
+        build_meta.build_wheel(sys.argv[1])
+        sys.stdout.flush()
+        os._exit(0)
+    if os.waitpid(child, 0)[1]:
+        sys.exit(f"{source} cannot be built")
+"""
+
+
+def copy_of_project(folder: Path) -> Path:
+    """The sources that go into the wheel: a build leaves files behind."""
+    folder.mkdir()
+    for name in _FOLDERS:
+        shutil.copytree(ROOT / name, folder / name, ignore=_BUILT)
+    for name in _FILES:
+        shutil.copy(ROOT / name, folder / name)
+    return folder
+
+
+def copy_of(source: Path, folder: Path) -> Path:
+    """A distribution's sources, without what builds and tests have left there."""
+    return Path(shutil.copytree(source, folder / source.name, ignore=_BUILT))
+
+
+def build_wheels(sources: Sequence[Path], folder: Path) -> dict[str, Path]:
+    """A wheel of each, by the distribution's name."""
+    folder.mkdir(exist_ok=True)
+    done = subprocess.run(
+        [sys.executable, "-c", _BUILD, str(folder), json.dumps([str(source) for source in sources])],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return {path.name.partition("-")[0].replace("_", "-"): path for path in folder.glob("*.whl")}
+
+
+@attrs.frozen
+class Site:
+    """A fresh virtual environment."""
+
+    python: Path
+
+    def pip(self, *arguments: object) -> None:
+        """Run pip for it; no index is asked."""
+        command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", "--python", self.python]
+        done = subprocess.run(list(map(str, [*command, *arguments])), capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    def install(self, wheels: Sequence[Path]) -> None:
+        self.pip("install", "--no-deps", "--no-index", "--force-reinstall", *wheels)
+
+    def run(self, *arguments: object, cwd: Path, check: int = 0) -> subprocess.CompletedProcess[str]:
+        """Run its Python."""
+        done = subprocess.run(
+            [str(self.python), *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            cwd=cwd,
+            check=False,
+            env=environment(),
+        )
+        assert done.returncode == check, f"{done.returncode}: {done.stdout}{done.stderr}"
+        return done
+
+    def kepler(self, *arguments: object, cwd: Path, check: int = 0) -> subprocess.CompletedProcess[str]:
+        """Run its `kepler-model`."""
+        return self.run("-m", "kepler_core", *arguments, cwd=cwd, check=check)
+
+    @contextmanager
+    def serving(self, *arguments: object, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+        """A server of it; it must end without an error when it is told to."""
+        command = [str(self.python), "-m", "kepler_core", "serve", *map(str, arguments)]
+        with (
+            log.open("wb") as file,
+            subprocess.Popen(command, cwd=log.parent, env=environment(), stderr=file) as process,
+        ):
+            try:
+                yield process
+            finally:
+                process.send_signal(signal.SIGTERM)
+                try:
+                    process.wait(PATIENCE)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    raise
+        assert process.returncode == 0, log.read_text()
+
+
+def make_site(folder: Path, wheels: Sequence[Path]) -> Site:
+    """An environment with these wheels and nothing else but what the tests' own environment has."""
+    venv.create(folder, with_pip=False)
+    (site_packages,) = folder.glob("lib/python*/site-packages")
+    own = dict.fromkeys((sysconfig.get_paths()["purelib"], sysconfig.get_paths()["platlib"]))
+    # what is installed here comes first, and an editable installation there is not active here
+    (site_packages / "zz_dependencies.pth").write_text("".join(f"{path}\n" for path in own))
+    site = Site(folder / "bin" / "python")
+    site.install(wheels)
+    return site
+
+
+def environment() -> dict[str, str]:
+    """This process' environment without what would change which plugins and settings there are."""
+    changing = ("KEPLER_", "MODEL_", "PYTHONPATH")
+    return {key: value for key, value in os.environ.items() if not key.startswith(changing)}
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def ask_model_server(port: int, request: Mapping[str, Any], process: subprocess.Popen[bytes]) -> bytes:
+    """Its answer to a request for a model, as soon as it listens."""
+    deadline = time.monotonic() + PATIENCE
+    body = json.dumps(request).encode()
+    while True:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/model", body, timeout=PATIENCE) as answer:
+                content: bytes = answer.read()
+                return content
+        except urllib.error.HTTPError as error:
+            raise AssertionError(f"{error.code}: {error.read().decode()}") from error
+        except urllib.error.URLError:
+            assert process.poll() is None, "the model server has ended"
+            assert time.monotonic() < deadline, "the model server does not listen"
+            time.sleep(0.05)
+
+
+def ask_estimator(path: Path, request: Mapping[str, Any], process: subprocess.Popen[bytes]) -> dict[str, Any]:
+    """Its reply, as soon as it has a model for the request."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        assert process.poll() is None, "the estimator has ended"
+        with socket.socket(socket.AF_UNIX) as client:
+            try:
+                client.connect(str(path))
+            except (FileNotFoundError, ConnectionRefusedError):
+                assert time.monotonic() < deadline, "the estimator does not listen"
+                time.sleep(0.05)
+                continue
+            client.sendall(json.dumps(request).encode())
+            reply = json.loads(b"".join(iter(lambda: client.recv(4096), b"")))
+        if not reply["msg"] or time.monotonic() > deadline:
+            found: dict[str, Any] = reply
+            return found
+        time.sleep(0.05)
