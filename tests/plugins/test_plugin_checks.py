@@ -16,7 +16,8 @@ from sklearn.linear_model import LinearRegression, Ridge
 from kepler_core.contracts import EnergySource, Extractor, Isolator, MetricMapping, MetricSchema, ModelFormat, Trainer
 from kepler_core.errors import PluginError
 from kepler_core.frames import node_dataset
-from kepler_core.plugins import registry, testing
+from kepler_core import testing
+from kepler_core.plugins import registry
 from kepler_core.testing import CheckError, check_all, checks_of, parametrize_with_checks
 
 OWN = [
