@@ -13,10 +13,10 @@ from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.linear_model import LinearRegression, Ridge
 
+from kepler_core import testing
 from kepler_core.contracts import EnergySource, Extractor, Isolator, MetricMapping, MetricSchema, ModelFormat, Trainer
 from kepler_core.errors import PluginError
 from kepler_core.frames import node_dataset
-from kepler_core import testing
 from kepler_core.plugins import registry
 from kepler_core.testing import CheckError, check_all, checks_of, parametrize_with_checks
 
