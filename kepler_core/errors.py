@@ -1,46 +1,91 @@
-"""What can go wrong, in words that a user can act on.
+"""The errors that a user can correct.
 
-Every error that is the user's to mend derives from `KeplerError`: one line that says what is wrong,
-where, and what would be right. The command line prints that line and exits with `exit_code`.
-Anything else that is raised is a defect of ours and keeps its traceback.
+Every one of them derives from `KeplerError`. Its text is one line: what is wrong, where, and what would
+be right. The command line prints that line and exits with the class's `exit_code`. Any other exception
+is a defect of Kepler Core or of a plugin, and keeps its traceback.
+
+    KeplerError                     base class
+    ├── UsageError                  wrong arguments of a command
+    │   └── RequestError            wrong key in a request for a model or a training
+    ├── RecordingError              unreadable or unusable recording
+    ├── PipelineError               wrong key in a pipeline file
+    ├── PluginError                 plugin that cannot be found, imported or used
+    │   ├── UnknownPluginError      name that no installed plugin has
+    │   └── HookError               strict listener that raised
+    ├── ModelError                  model that cannot be exported, loaded or applied
+    ├── StoreError                  store that cannot be read or written
+    │   ├── VersionTakenError       version that another process published first
+    │   └── NoModelError            request that no model in the store fits
+    ├── TrainingError               training without a usable model
+    ├── PrometheusError             failed or unusable answer of a Prometheus server
+    └── MissingExtraError           optional dependency that is not installed
+
+A package that needs an error of its own derives it from one of these, beside the code that raises it.
+
+Code that handles an error reads its fields (`message`, `path`, `document`, `key`, `kind` …). It never
+cuts or searches the text.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 EXIT_SOME_FAILED = 3
-"""Training published models, but at least one trainer failed."""
+"""Exit code of a training that published models, but in which at least one trainer failed."""
 
 
 class KeplerError(Exception):
-    """Base of the errors that a user can mend. `str(error)` is one line."""
+    """Base class of the errors that a user can correct.
+
+    `str(error)` is one line: the document, the path and the message, separated by colons.
+    """
 
     exit_code = 1
 
+    def __init__(self, message: str, *, path: Sequence[str | int] = (), document: str = "") -> None:
+        # Exception.__init__ is not called: `args` stay the constructor's own, so that pickle can call it again
+        self.message = message
+        """What is wrong, without the place."""
+        self.path = tuple(path)
+        """Keys and list indices that lead to the wrong value in its document; empty for the whole of it."""
+        self.document = document
+        """Name of the file or request that is wrong; empty if the error is of no document."""
+
+    def __str__(self) -> str:
+        return ": ".join(part for part in (self.document, path_text(self.path), self.message) if part)
+
 
 class UsageError(KeplerError):
-    """The command was called with arguments that cannot be right."""
+    """A command was called with wrong arguments."""
 
     exit_code = 2
 
 
+class RequestError(UsageError):
+    """A request for a model or a training has a wrong key."""
+
+    def __init__(self, key: str, message: str) -> None:
+        super().__init__(message, path=(key,))
+        self.key = key
+        """The wrong key with the keys above it, e.g. "trainer.isolator_args"; "body" for the whole request."""
+
+
 class RecordingError(KeplerError):
-    """A recording cannot be read, or holds nothing that could be used."""
+    """A recording cannot be read, or holds nothing that can be used."""
 
 
 class PipelineError(KeplerError):
-    """A pipeline file is wrong; the message names the key's path."""
+    """A pipeline file is wrong. `document` names the file, `path` the key."""
 
 
 class PluginError(KeplerError):
-    """A plugin is unknown, ambiguous, cannot be imported, or breaks its contract."""
+    """A plugin is unknown or ambiguous, cannot be imported, or breaks its contract."""
 
 
 class UnknownPluginError(PluginError):
-    """No installed plugin has that name."""
+    """No installed plugin has the name."""
 
     def __init__(self, namespace: str, name: str, message: str) -> None:
         super().__init__(message)
@@ -49,7 +94,7 @@ class UnknownPluginError(PluginError):
 
 
 class HookError(PluginError):
-    """A listener that is marked strict has raised."""
+    """A listener that is marked strict raised."""
 
 
 class ModelError(KeplerError):
@@ -61,22 +106,14 @@ class StoreError(KeplerError):
 
 
 class VersionTakenError(StoreError):
-    """Somebody else published a version meanwhile."""
+    """Another process published the same version first."""
 
     def __init__(self, pipeline: str, version: int) -> None:
         super().__init__(f"version {version} of pipeline {pipeline!r} was published by somebody else meanwhile")
 
 
-class RequestError(UsageError):
-    """A request for a model that cannot be right. `key` is the part of it that is wrong."""
-
-    def __init__(self, key: str, message: str) -> None:
-        super().__init__(f"{key}: {message}")
-        self.key = key
-
-
 class NoModelError(StoreError):
-    """No model of the store fits a request. `explanation` says what was considered."""
+    """No model in the store fits a request. `explanation` lists the models that were considered."""
 
     def __init__(self, message: str, explanation: Mapping[str, Any]) -> None:
         super().__init__(message)
@@ -84,34 +121,44 @@ class NoModelError(StoreError):
 
 
 class TrainingError(KeplerError):
-    """Nothing could be trained."""
+    """A training cannot produce a usable model."""
 
 
 class PrometheusError(KeplerError):
-    """A Prometheus server does not answer, or not what was asked for.
-
-    `kind` is "unreachable", "unavailable" (an error of the server that may pass), "partial" (half an
-    answer), "TLS", "access", "too large" (ask for less), "refused" or "answer" (it is no such server).
-    """
+    """A Prometheus server does not answer, or sends an answer that cannot be used."""
 
     def __init__(self, message: str, kind: str) -> None:
         super().__init__(message)
         self.kind = kind
+        """"unreachable", "unavailable" (a server error that may pass), "partial" (an incomplete answer),
+        "TLS", "access", "too large" (query less at a time), "refused", "answer" (not a Prometheus server's)
+        or "stopped" (the caller gave the signal to stop)."""
         self.retry_after: float | None = None
-        """Seconds after which the server wants to be asked again."""
+        """Seconds that the server wants the client to wait before it sends the query again."""
 
     @property
     def may_pass(self) -> bool:
-        """Whether the same question may be answered later."""
+        """Whether the same query may succeed later."""
         return self.kind in ("unreachable", "unavailable", "partial")
 
 
 class MissingExtraError(KeplerError):
-    """A part of the program needs an optional dependency that is not installed."""
+    """A feature needs an optional dependency that is not installed."""
 
     def __init__(self, what: str, extra: str, missing: str) -> None:
         super().__init__(f"{what} needs {missing}: pip install 'kepler-core[{extra}]'")
         self.extra = extra
+
+
+def path_text(path: Iterable[str | int]) -> str:
+    """Return a path as messages show it: `abs_trainers[0].args.n_estimators`."""
+    text = ""
+    for step in path:
+        if isinstance(step, str):
+            text += f".{step}" if text else step
+        else:
+            text += f"[{step}]"
+    return text
 
 
 _EXTRA_OF = {
@@ -130,30 +177,32 @@ _EXTRA_OF = {
 
 
 def missing_extra(error: ModuleNotFoundError, what: str) -> MissingExtraError | None:
-    """The error that names the extra which brings a missing module; None for a module that is not
-    one of our dependencies."""
+    """Return an error that names the extra to install for a missing module.
+
+    Return None if no extra of Kepler Core contains the module.
+    """
     module = (error.name or "").partition(".")[0]
     extra = _EXTRA_OF.get(module)
     return None if extra is None else MissingExtraError(what, extra, module)
 
 
 def modules_of_extra(extra: str) -> list[str]:
-    """The modules that an extra of kepler-core brings."""
-    return [module for module, of in _EXTRA_OF.items() if of == extra]
+    """Return the modules that an extra of Kepler Core installs."""
+    return [module for module, owner in _EXTRA_OF.items() if owner == extra]
 
 
-_MOST_NAMED = 20
+_MOST_NAMES_SHOWN = 20
 
 
 def close_matches(name: str, known: Iterable[str]) -> str:
-    """A half sentence to end a message about an unknown name: the close matches, or all names."""
+    """Return the end of a message about an unknown name: the close matches, or all known names."""
     names = sorted(set(known))
     if not names:
         return "there are none"
     by_folded = {candidate.casefold(): candidate for candidate in names}
-    found = difflib.get_close_matches(name.casefold(), by_folded, n=3, cutoff=0.55)
-    found += [f for f in by_folded if name and name.casefold() in f and f not in found][:3]
-    if found:
-        return "did you mean " + " or ".join(by_folded[f] for f in found) + "?"
-    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
-    return "known: " + ", ".join(names[:_MOST_NAMED]) + more
+    matches = difflib.get_close_matches(name.casefold(), by_folded, n=3, cutoff=0.55)
+    matches += [folded for folded in by_folded if name and name.casefold() in folded and folded not in matches][:3]
+    if matches:
+        return "did you mean " + " or ".join(by_folded[folded] for folded in matches) + "?"
+    more = f" and {len(names) - _MOST_NAMES_SHOWN} more" if len(names) > _MOST_NAMES_SHOWN else ""
+    return "known: " + ", ".join(names[:_MOST_NAMES_SHOWN]) + more

@@ -10,9 +10,10 @@ import attrs
 import cattrs
 from cattrs.errors import AttributeValidationNote, ForbiddenExtraKeysError, IterableValidationNote
 
-from kepler_core.errors import close_matches
+from kepler_core.errors import close_matches, path_text
 
 T = TypeVar("T")
+Path = tuple[str | int, ...]
 
 _NONE: Any = type(None)
 _WORDS: dict[Any, str] = {
@@ -37,9 +38,9 @@ class WrongValueError(ValueError):
 class WrongFieldError(ValueError):
     """What an attrs validator raises, so that the message can name the key: attrs itself does not."""
 
-    def __init__(self, field: str, message: str) -> None:
+    def __init__(self, message: str, *path: str | int) -> None:
         super().__init__(message)
-        self.field = field
+        self.path = path
 
 
 def _shown(value: Any) -> str:
@@ -144,29 +145,35 @@ def structure(value: Any, kind: type[T] | Any) -> T:
     return converter().structure(value, kind)  # type: ignore[no-any-return]
 
 
-def structuring_error(error: BaseException, path: str = "") -> str:
-    """The first thing that is wrong, one line: `path: what was found, what would be right`."""
+def structuring_error(error: BaseException, *path: str | int) -> str:
+    """Return the first problem on one line: `path: what was found, what would be right`."""
+    path, message = structuring_problem(error, path)
+    return f"{path_text(path)}: {message}" if path else message
+
+
+def structuring_problem(error: BaseException, path: Path = ()) -> tuple[Path, str]:
+    """Return the first problem of what `structure` raised: the path to the wrong value, and the message."""
     if isinstance(error, BaseExceptionGroup):
         for inner in error.exceptions:
-            return structuring_error(inner, _join(path, inner))
+            return structuring_problem(inner, (*path, *_steps(inner)))
     if isinstance(error, ForbiddenExtraKeysError):
         key = sorted(map(str, error.extra_fields))[0]
         fields = [field.name for field in attrs.fields(error.cl)]
-        return f"{path + '.' if path else ''}{key}: unknown key; {close_matches(key, fields)}"
+        return (*path, key), f"unknown key; {close_matches(key, fields)}"
     if isinstance(error, KeyError):
-        return f"{path or 'top level'}: missing"
+        return path or ("top level",), "missing"
     if isinstance(error, WrongFieldError):
-        path = f"{path}.{error.field}" if path else error.field
-    message = str(error)
+        return (*path, *error.path), str(error)
     if isinstance(error, TypeError | AttributeError):
-        message = "is not of the right shape (expected a mapping of keys)"
-    return f"{path}: {message}" if path else message
+        return path, "is not of the right shape (expected a mapping of keys)"
+    return path, str(error)
 
 
-def _join(path: str, error: BaseException) -> str:
+def _steps(error: BaseException) -> Path:
+    """Return the key or index that cattrs noted on an error, if any."""
     for note in getattr(error, "__notes__", ()):
         if isinstance(note, AttributeValidationNote):
-            return f"{path}.{note.name}" if path else note.name
+            return (note.name,)
         if isinstance(note, IterableValidationNote):
-            return f"{path}[{note.index}]"
-    return path
+            return (note.index,)
+    return ()

@@ -26,8 +26,29 @@ _LONGEST = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files that take a minute and more come first, or one worker would end with them alone."""
+    """Mark the users of `recordings`, and start with the files that take longest.
+
+    If a long file came last, one worker would run it alone while the others are idle.
+    """
+    for item in items:
+        if "recordings" in getattr(item, "fixturenames", ()):
+            item.add_marker("shared_data")
     items.sort(key=lambda item: _LONGEST.index(item.path.name) if item.path.name in _LONGEST else len(_LONGEST))
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Report how many of the tests that need `../shared/data` ran."""
+    ran, skipped = (
+        {
+            report.nodeid
+            for outcome in outcomes
+            for report in terminalreporter.stats.get(outcome, ())
+            if "shared_data" in getattr(report, "keywords", ())
+        }
+        for outcomes in (("passed", "failed", "error", "xfailed", "xpassed"), ("skipped",))
+    )
+    if ran or skipped:
+        terminalreporter.write_line(f"tests with shared data: {len(ran)} ran, {len(skipped)} skipped")
 
 
 @pytest.fixture(scope="session")

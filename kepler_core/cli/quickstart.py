@@ -29,8 +29,8 @@ def quickstart(store: str, as_json: bool) -> int:
 
     from kepler_core.cli.train import print_report, run
     from kepler_core.estimate import estimate
-    from kepler_core.recording import observe, read_recording
-    from kepler_core.recording.metric_mapping import is_known_metric
+    from kepler_core.pipeline.load import load_pipeline
+    from kepler_core.pipeline.observing import observe_for, read_for
     from kepler_core.selection import ModelRequest, read_catalogue
     from kepler_core.store import open_store
 
@@ -40,7 +40,8 @@ def quickstart(store: str, as_json: bool) -> int:
         if not as_json:
             click.echo("1. Train the pipeline 'quickstart' on the bundled sample (a simulated machine):\n")
         report = run("quickstart", (str(sample),), store)
-        observations = observe([read_recording(sample, name="the bundled sample", wanted=is_known_metric)])
+        spec = load_pipeline("quickstart", resolve=False)
+        observations = observe_for(spec, [read_for(spec, sample, name="the bundled sample")])
     catalogue = read_catalogue(open_store(store), pipelines=["quickstart"])
     models = catalogue.models
     if len(models) != len(report.models):

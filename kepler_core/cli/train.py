@@ -106,30 +106,26 @@ def run(
     """Read, train and publish, with a progress bar on a terminal."""
     from kepler_core.cli.progress import ProgressBar
     from kepler_core.pipeline.load import load_pipeline
+    from kepler_core.pipeline.observing import observe_for
     from kepler_core.pipeline.plugins import where_it_was
     from kepler_core.pipeline.train import train as train_pipeline
     from kepler_core.plugins.hooks import events
-    from kepler_core.recording import observe
     from kepler_core.store import open_store
 
     try:
         spec = load_pipeline(pipeline, settings=settings, name=name)
     except PipelineError as error:
         if isinstance(error.__cause__, UnknownPluginError):
-            raise PipelineError(f"{error}{where_it_was(error.__cause__, open_store(store))}") from error
+            hint = where_it_was(error.__cause__, open_store(store))
+            raise PipelineError(error.message + hint, path=error.path, document=error.document) from error
         raise
     listeners = events()
     if trace_hooks:
         listeners.trace = _print_call(time.perf_counter())
     known_profile = None if profile is None else read_object(profile)
     started = time.perf_counter()
-    recordings = read_all(inputs, spec.third_party)
-    observations = observe(recordings, use_vm_metrics=spec.use_vm_metrics, third_party=spec.third_party)
-    del recordings
-    idle_observations = None
-    if idle:
-        idle_recordings = read_all(idle, spec.third_party)
-        idle_observations = observe(idle_recordings, use_vm_metrics=spec.use_vm_metrics, third_party=spec.third_party)
+    observations = observe_for(spec, read_all(inputs, spec.third_party))
+    idle_observations = observe_for(spec, read_all(idle, spec.third_party)) if idle else None
     read_seconds = time.perf_counter() - started
     progress = ProgressBar() if sys.stderr.isatty() else None
     if progress is not None:

@@ -88,6 +88,7 @@ def _fit(job: FitJob) -> tuple[dict[str, bytes], dict[str, Any]]:
     rows = job.rows
     trainer = registry.trainers.create(job.trainer, job.args)
     X = _single(rows.fit_X, rows.scale)
+    X.setflags(write=False)  # predict must not write into it either
     test_X = _single(rows.test_X, rows.scale)
     fitted: dict[str, FittedComponent] = {}
     scores: dict[str, Score] = {}
@@ -116,17 +117,11 @@ def _fitted(trainer: Trainer, task: FitTask, X: FloatArray, y: FloatArray) -> Re
     regressor = trainer.regressor(task)
     if regressor is None or not (hasattr(regressor, "fit") and hasattr(regressor, "predict")):
         raise ModelError(f"regressor() returned {regressor!r}, which has no fit and predict")
-    # a trainer that writes into what the others are given too must fail alone
-    X.setflags(write=False)
-    y = y.copy()
-    y.setflags(write=False)
-    try:
-        found = regressor.fit(X, y)
-    except ValueError as error:
-        if "read-only" in str(error):
-            raise ModelError("fit writes into X or y, which others read too; let it work on a copy") from error
-        raise
-    return regressor if found is None else found
+    own_X, own_y = X.copy(order="K"), y.copy()
+    fitted = regressor.fit(own_X, own_y)
+    if not (np.array_equal(own_X, X, equal_nan=True) and np.array_equal(own_y, y, equal_nan=True)):
+        raise ModelError("fit writes into X or y, which others read too; let it work on a copy")
+    return regressor if fitted is None else fitted
 
 
 def _predicted(regressor: Regressor, X: FloatArray, component: str) -> FloatArray:

@@ -15,7 +15,7 @@ import yaml
 from kepler_core.errors import PipelineError, PluginError
 from kepler_core.pipeline.spec import PipelineSpec, PluginSpec
 from kepler_core.plugins import registry
-from kepler_core.strict import converter, structure, structuring_error
+from kepler_core.strict import converter, structure, structuring_problem
 
 MAX_BYTES = 2**20
 
@@ -87,7 +87,8 @@ def pipeline_from(document: Mapping[str, Any], where: str, *, resolve: bool = Tr
     try:
         spec: PipelineSpec = structure(document, PipelineSpec)
     except (cattrs.BaseValidationError, ValueError, TypeError) as error:
-        raise PipelineError(f"{where}: {structuring_error(error)}") from error
+        path, message = structuring_problem(error)
+        raise PipelineError(message, path=path, document=where) from error
     return resolved(spec, where) if resolve else spec
 
 
@@ -95,20 +96,21 @@ def resolved(spec: PipelineSpec, where: str) -> PipelineSpec:
     """The pipeline with every plugin's full name; `PipelineError` for one that does not exist or
     does not take its arguments."""
 
-    def plugin(of: registry.Registry[Any], found: PluginSpec, path: str) -> PluginSpec:
+    def plugin(of: registry.Registry[Any], found: PluginSpec, *path: str | int) -> PluginSpec:
         try:
             entry = of.entry(found.name)
             of.create(entry.full_name, found.args)
         except PluginError as error:
-            raise PipelineError(f"{where}: {path}: {error}") from error
+            raise PipelineError(str(error), path=path, document=where) from error
         distribution = found.name.rpartition(":")[0]
         return attrs.evolve(found, name=f"{distribution}:{entry.name}" if distribution else entry.name)
 
     def many(of: registry.Registry[Any], found: list[PluginSpec], path: str) -> list[PluginSpec]:
-        done = [plugin(of, one, f"{path}[{index}]") for index, one in enumerate(found)]
+        done = [plugin(of, one, path, index) for index, one in enumerate(found)]
         names = [one.name.rpartition(":")[2] for one in done]
         if twice := [name for name in names if names.count(name) > 1]:
-            raise PipelineError(f"{where}: {path}: {twice[0]} is named twice; models of one name would collide")
+            message = f"{twice[0]} is named twice; models of one name would collide"
+            raise PipelineError(message, path=(path,), document=where)
         return done
 
     sources = spec.energy_sources
@@ -118,9 +120,10 @@ def resolved(spec: PipelineSpec, where: str) -> PipelineSpec:
             try:
                 checked.append(registry.energy_sources.canonical(source))
             except PluginError as error:
-                raise PipelineError(f"{where}: energy_sources[{index}]: {error}") from error
+                raise PipelineError(str(error), path=("energy_sources", index), document=where) from error
             if checked[-1] in checked[:-1]:
-                raise PipelineError(f"{where}: energy_sources[{index}]: {checked[-1]} is there twice")
+                message = f"{checked[-1]} is there twice"
+                raise PipelineError(message, path=("energy_sources", index), document=where)
         sources = checked
     spec = attrs.evolve(
         spec,
@@ -131,7 +134,7 @@ def resolved(spec: PipelineSpec, where: str) -> PipelineSpec:
         dyn_trainers=many(registry.trainers, spec.dyn_trainers, "dyn_trainers"),
     )
     if not spec.abs_trainers and not spec.dyn_trainers:
-        raise PipelineError(f"{where}: names no trainer: fill abs_trainers, dyn_trainers or both")
+        raise PipelineError("names no trainer: fill abs_trainers, dyn_trainers or both", document=where)
     return spec
 
 
@@ -155,12 +158,12 @@ def _read(source: str) -> tuple[str, str]:
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
         if len(content) > MAX_BYTES:
-            raise PipelineError(f"{source}: larger than {MAX_BYTES} bytes; that is no pipeline")
+            raise PipelineError(f"larger than {MAX_BYTES} bytes; that is no pipeline", document=source)
         return str(source), content.decode("utf-8")
     except OSError as error:
-        raise PipelineError(f"{source}: {error.strerror or error}") from error
+        raise PipelineError(error.strerror or str(error), document=source) from error
     except UnicodeDecodeError as error:
-        raise PipelineError(f"{source}: not UTF-8 text ({error.reason} at byte {error.start})") from error
+        raise PipelineError(f"not UTF-8 text ({error.reason} at byte {error.start})", document=source) from error
 
 
 def _parse(text: str, where: str) -> dict[str, Any]:
@@ -169,11 +172,11 @@ def _parse(text: str, where: str) -> dict[str, Any]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         at = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        raise PipelineError(f"{where}: {at}{getattr(error, 'problem', None) or error}") from error
+        raise PipelineError(f"{at}{getattr(error, 'problem', None) or error}", document=where) from error
     except RecursionError as error:
-        raise PipelineError(f"{where}: nested too deeply") from error
+        raise PipelineError("nested too deeply", document=where) from error
     if not isinstance(document, dict):
-        raise PipelineError(f"{where}: a pipeline is a mapping of keys, not {type(document).__name__}")
+        raise PipelineError(f"a pipeline is a mapping of keys, not {type(document).__name__}", document=where)
     return document
 
 
@@ -188,18 +191,18 @@ def _set(document: dict[str, Any], setting: str) -> None:
     """Apply one `path=value` (keys and list indices by dots; the value is YAML) to a document."""
     path, equals, text = setting.partition("=")
     if not equals or not path:
-        raise PipelineError(f"--set {setting}: expected path=value, e.g. validation.folds=3")
+        raise PipelineError("expected path=value, e.g. validation.folds=3", document=f"--set {setting}")
     try:
         value = yaml.load(text, Loader=_Loader)  # noqa: S506
     except yaml.YAMLError as error:
-        raise PipelineError(f"--set {setting}: the value is not YAML") from error
+        raise PipelineError("the value is not YAML", document=f"--set {setting}") from error
     at: Any = document
     *parents, last = path.split(".")
     for key in parents:
         _spell_out(at, key)
         at = at[_index(key, at, setting)] if isinstance(at, list) else at.setdefault(key, {})
         if not isinstance(at, dict | list):
-            raise PipelineError(f"--set {setting}: {key} has no keys to set (it is {at!r})")
+            raise PipelineError(f"{key} has no keys to set (it is {at!r})", document=f"--set {setting}")
     if isinstance(at, list):
         at[_index(last, at, setting)] = value
     else:
@@ -220,5 +223,5 @@ def _spell_out(at: Any, key: str) -> None:
 
 def _index(key: str, items: list[Any], setting: str) -> int:
     if not key.isdigit() or int(key) >= len(items):
-        raise PipelineError(f"--set {setting}: {key!r} is not an index of a list of {len(items)}")
+        raise PipelineError(f"{key!r} is not an index of a list of {len(items)}", document=f"--set {setting}")
     return int(key)

@@ -17,22 +17,22 @@ def _name(_: Any, attribute: Any, value: str) -> None:
     try:
         check_name(value)
     except ValueError as error:
-        raise WrongFieldError(attribute.name, str(error)) from None
+        raise WrongFieldError(str(error), attribute.name) from None
 
 
 def _at_least(least: float, most: float = 2.0**31) -> Any:
     def check(_: Any, attribute: Any, value: float | None) -> None:
         if value is not None and not value >= least:
-            raise WrongFieldError(attribute.name, f"{value} is below {least:g}")
+            raise WrongFieldError(f"{value} is below {least:g}", attribute.name)
         if value is not None and not value <= most:
-            raise WrongFieldError(attribute.name, f"{value} is above {most:g}")
+            raise WrongFieldError(f"{value} is above {most:g}", attribute.name)
 
     return check
 
 
 def _fraction(_: Any, attribute: Any, value: float) -> None:
     if not 0 < value < 1:
-        raise WrongFieldError(attribute.name, f"{value} is not between 0 and 1")
+        raise WrongFieldError(f"{value} is not between 0 and 1", attribute.name)
 
 
 def _known_groups(spec: PipelineSpec, attribute: Any, groups: list[str] | str) -> None:
@@ -41,20 +41,20 @@ def _known_groups(spec: PipelineSpec, attribute: Any, groups: list[str] | str) -
     for index, group in enumerate(groups):
         if group not in GROUP_NAMES:
             hint = close_matches(group, GROUP_NAMES)
-            raise WrongFieldError(f"{attribute.name}[{index}]", f"unknown feature group {group!r}; {hint}")
+            raise WrongFieldError(f"unknown feature group {group!r}; {hint}", attribute.name, index)
         if group in groups[:index]:
-            raise WrongFieldError(f"{attribute.name}[{index}]", f"{group} is there twice")
+            raise WrongFieldError(f"{group} is there twice", attribute.name, index)
     if THIRD_PARTY_GROUP in groups and not spec.third_party:
-        raise WrongFieldError(attribute.name, f"{THIRD_PARTY_GROUP} needs its features named in third_party")
+        raise WrongFieldError(f"{THIRD_PARTY_GROUP} needs its features named in third_party", attribute.name)
 
 
 def _third_party(_: Any, attribute: Any, names: list[str]) -> None:
     for index, name in enumerate(names):
         if name in FEATURES:
             message = f"{name!r} is one of our own features; it is in the feature groups already"
-            raise WrongFieldError(f"{attribute.name}[{index}]", message)
+            raise WrongFieldError(message, attribute.name, index)
         if name in names[:index]:
-            raise WrongFieldError(f"{attribute.name}[{index}]", f"{name!r} is there twice")
+            raise WrongFieldError(f"{name!r} is there twice", attribute.name, index)
 
 
 @attrs.frozen
