@@ -1,10 +1,11 @@
-"""All fits of one training."""
+"""The fits of one training, and the AbsPower models that isolators can ask it for."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from kepler_core.dataset import Dataset
 from kepler_core.errors import PluginError
 from kepler_core.models.power_model import PowerModel, load_model
 from kepler_core.pipeline.fit import FitJob, FitResult
@@ -13,47 +14,67 @@ from kepler_core.plugins.hooks import Events
 
 
 class Fits:
-    """The fits of one training, each done once whoever asks for it first."""
+    """Runs the fits of one training and tells the listeners about each.
+
+    `run` fits jobs and yields each result with the index of its job, in any order.
+    """
 
     def __init__(
         self,
         run: Callable[[Sequence[FitJob]], Iterator[tuple[int, FitResult]]],
-        listen: Events,
-        expected: int,
+        listeners: Events,
     ) -> None:
         self._run = run
-        self._listen = listen
-        self._expected = expected
-        self._done: dict[FitJob, FitResult] = {}
+        self._listeners = listeners
         self._started = False
 
-    def results(self, work: Sequence[FitJob]) -> list[FitResult]:
-        """The results, in the order of the jobs."""
-        todo = [job for job in work if job not in self._done]
+    def results(self, jobs: Sequence[FitJob], later: int = 0) -> list[FitResult]:
+        """Fit all jobs and return their results in the order of the jobs.
+
+        `later` is the number of fits that are planned after these, for the listeners' progress bars.
+        """
+        if not jobs:
+            return []
         if not self._started:
             self._started = True
-            self._listen.send("kepler_training_started", models=self._expected)
-        for index, result in self._run(todo) if todo else ():
-            self._done[todo[index]] = result
-            self._listen.send("kepler_model_trained", model=described(result))
-        return [self._done[job] for job in work]
+            self._listeners.send("kepler_training_started", models=len(jobs) + later)
+        results: dict[int, FitResult] = {}
+        for index, result in self._run(jobs):
+            results[index] = result
+            self._listeners.send("kepler_model_trained", model=described(result))
+        return [results[index] for index in range(len(jobs))]
 
-    def expect(self, models: int) -> None:
-        """So many fits in all, if none has begun yet."""
-        self._expected = models
+
+class AbsModels:
+    """Looks up the AbsPower model with the lowest validation error by energy source and features."""
+
+    def __init__(self, jobs: Sequence[FitJob], results: Sequence[FitResult]) -> None:
+        self._results: dict[tuple[str, tuple[str, ...]], list[FitResult]] = {}
+        for job, result in zip(jobs, results, strict=True):
+            self._results.setdefault((job.rows.source, job.rows.features), []).append(result)
+
+    def __call__(self, dataset: Dataset) -> PowerModel:
+        """Return the best model of the data set's source and features; raise `PluginError` if there is none."""
+        results = self._results.get((dataset.source, dataset.features))
+        if not results:
+            raise PluginError(
+                f"needs an AbsPower model of {dataset.source} from {', '.join(dataset.features)}, and the pipeline "
+                "trains none: name trainers in abs_trainers"
+            )
+        return best_model(results)
 
 
 def best_model(results: Sequence[FitResult]) -> PowerModel:
-    """The model with the lowest validation error; `PluginError` if none could be trained."""
-    done = [result for result in results if result.files is not None]
-    if not done:
+    """Load the model with the lowest validation error; raise `PluginError` if every fit failed."""
+    trained = [result for result in results if result.files is not None]
+    if not trained:
         raise PluginError(f"no AbsPower model could be trained: {reasons([{'reason': r.reason} for r in results])}")
-    best = min(done, key=lambda result: float(result.metadata["mae"]))
+    best = min(trained, key=lambda result: float(result.metadata["mae"]))
     assert best.files is not None
     return load_model(best.files, str(best.metadata["model_name"]))
 
 
-def reasons(skipped: Sequence[Mapping[str, Any]]) -> str:
-    seen = dict.fromkeys(str(skip["reason"]) for skip in skipped)
-    shown = list(seen)[:3]
-    return "; ".join(shown) + ("; …" if len(seen) > 3 else "") or "the pipeline names nothing"
+def reasons(failures: Sequence[Mapping[str, Any]]) -> str:
+    """Return the distinct reasons of failures, at most three, for a message."""
+    distinct = list(dict.fromkeys(str(failure["reason"]) for failure in failures))
+    return "; ".join(distinct[:3]) + ("; …" if len(distinct) > 3 else "") or "the pipeline names nothing"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import importlib.resources
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import attrs
 import cattrs
+import msgspec
 import yaml
 
 from kepler_core.errors import PipelineError, PluginError
@@ -141,6 +143,13 @@ def resolved(spec: PipelineSpec, where: str) -> PipelineSpec:
 def as_document(spec: PipelineSpec) -> dict[str, Any]:
     """The pipeline as it would be written, all defaults filled in."""
     return attrs.asdict(spec)
+
+
+def pipeline_digest(spec: PipelineSpec) -> str:
+    """Return the SHA-256 of all keys of a pipeline except its name and description."""
+    document = as_document(spec)
+    del document["name"], document["description"]
+    return hashlib.sha256(msgspec.json.encode(document, order="sorted")).hexdigest()
 
 
 def to_yaml(spec: PipelineSpec) -> str:

@@ -22,7 +22,7 @@ def profile_file(node_type: int) -> str:
 
 
 @attrs.frozen(eq=False)
-class Place:
+class NodeTypeSlot:
     """Where in a pipeline a training's models go."""
 
     node_type: int
@@ -79,7 +79,7 @@ class Place:
         return self.snapshot.read_json(name)
 
 
-def find_place(store: Store, pipeline: str, machine: Machine | None) -> Place:
+def find_slot(store: Store, pipeline: str, machine: Machine | None) -> NodeTypeSlot:
     """The node type of a machine in a pipeline: the one that its description equals, else a new one.
 
     A machine that nobody describes equals the node type without attributes.
@@ -97,7 +97,7 @@ def find_place(store: Store, pipeline: str, machine: Machine | None) -> Place:
             snapshot, types = None, {}
     else:
         types = {}
-    return Place(matching_type(types, spec.as_dict()), spec, types, snapshot, next_version)
+    return NodeTypeSlot(matching_type(types, spec.as_dict()), spec, types, snapshot, next_version)
 
 
 def matching_type(types: Mapping[int, NodeType], spec: Mapping[str, Any]) -> int:

@@ -43,6 +43,10 @@ class Plan:
     wanted: tuple[Wanted, ...]
     skipped: tuple[Skipped, ...]
 
+    def only(self, output_type: str) -> Plan:
+        """Return the plan with the data sets of one output type, and nothing skipped."""
+        return Plan(tuple(wanted for wanted in self.wanted if wanted[1] == output_type), ())
+
 
 def plan(spec: PipelineSpec, observations: Observations) -> Plan:
     """Which energy sources and feature groups can be trained; what cannot, with the reason."""

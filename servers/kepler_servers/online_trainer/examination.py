@@ -33,7 +33,7 @@ from kepler_core.machine import Machine, machine_spec_from
 from kepler_core.models.power_model import METADATA_FILE, PowerModel, load_model
 from kepler_core.models.recalibration import Correction, recalibrated
 from kepler_core.pipeline.load import pipeline_from
-from kepler_core.pipeline.node_types import Place, find_place
+from kepler_core.pipeline.node_types import NodeTypeSlot, find_slot
 from kepler_core.pipeline.spec import PipelineSpec, PluginSpec
 from kepler_core.pipeline.train import train
 from kepler_core.plugins import registry
@@ -111,7 +111,7 @@ def examine(task: Task) -> dict[str, Any]:
     memory = TrainingMemory(state / MEMORY, only_read=True)
     table = memory.table()
     book = LawBook(state / LAWS)
-    place = find_place(store, spec.name, machine)
+    place = find_slot(store, spec.name, machine)
     champion = place.snapshot
     everything = {} if champion is None else {entry.path: entry for entry in read_models(champion)}
     served = {path: entry for path, entry in everything.items() if entry.node_type == place.node_type}
@@ -191,7 +191,7 @@ def examine(task: Task) -> dict[str, Any]:
     return decision
 
 
-def _profile(observations: Observations, place: Place) -> dict[str, Any] | None:
+def _profile(observations: Observations, place: NodeTypeSlot) -> dict[str, Any] | None:
     """The node type's profile: of the quiet stretches that are remembered, where there are some, else as
     it was published before."""
     before = place.profile()

@@ -1,0 +1,120 @@
+"""From data sets to fit jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import attrs
+
+from kepler_core.contracts import IsolationContext
+from kepler_core.dataset import Dataset
+from kepler_core.errors import PluginError, TrainingError
+from kepler_core.pipeline.fit import FitJob, all_baselines
+from kepler_core.pipeline.load import pipeline_digest
+from kepler_core.pipeline.node_types import NodeTypeSlot
+from kepler_core.pipeline.plan import Plan, Skipped, Wanted, datasets, unused_nodes
+from kepler_core.pipeline.rows import training_rows
+from kepler_core.pipeline.spec import PipelineSpec, PluginSpec
+from kepler_core.pipeline.validation import folds
+from kepler_core.plugins import registry
+from kepler_core.plugins.hooks import Events
+from kepler_core.vocabulary import OutputType
+
+
+@attrs.define
+class Prepared:
+    """What became of one data set of the plan."""
+
+    jobs: list[FitJob] = attrs.field(factory=list)
+    """One for each trainer; empty if the data set cannot be trained on."""
+    notes: list[dict[str, Any]] = attrs.field(factory=list)
+    skipped: list[Skipped] = attrs.field(factory=list)
+
+
+class Preparation:
+    """Extracts, isolates and samples the data sets of a training."""
+
+    def __init__(self, spec: PipelineSpec, context: IsolationContext, slot: NodeTypeSlot, listeners: Events) -> None:
+        self._spec = spec
+        self._slot = slot
+        self._listeners = listeners
+        self._extractor = registry.extractors.create(spec.extractor.name, spec.extractor.args)
+        self._isolator = registry.isolators.create(spec.isolator.name, spec.isolator.args)
+        self._lineage = _lineage(spec, context)
+
+    def expected(self, planned: Plan) -> int:
+        """Return the number of fit jobs of a plan whose data sets can all be trained on."""
+        return sum(len(trainers_of(self._spec, output_type)) for _, output_type, _, _ in planned.wanted)
+
+    def prepare(self, planned: Plan, context: IsolationContext) -> Iterator[tuple[Wanted, Prepared]]:
+        """Yield the fit jobs of each data set of the plan, in the plan's order."""
+        for wanted, dataset in datasets(self._extractor, self._isolator, planned, context):
+            if isinstance(dataset, PluginError):
+                yield wanted, Prepared(skipped=[Skipped(*wanted[:3], str(dataset), failed=True)])
+            elif dataset.frame.empty:
+                reason = "only 0 usable timestamps: features and power are never known at the same time"
+                yield wanted, Prepared(skipped=[Skipped(*wanted[:3], reason)])
+            else:
+                yield wanted, self._prepared(wanted, dataset, context)
+
+    def _prepared(self, wanted: Wanted, dataset: Dataset, context: IsolationContext) -> Prepared:
+        dataset = attrs.evolve(dataset, node_type=self._slot.node_type)
+        place = dict(zip(("source", "output_type", "feature_group"), wanted[:3], strict=True))
+        prepared = Prepared(
+            notes=[{**place, "note": note} for note in dataset.notes],
+            skipped=[Skipped(*wanted[:3], reason) for reason in unused_nodes(dataset, context.observations)],
+        )
+        self._listeners.send("kepler_dataset_ready", dataset=dataset)
+        try:
+            prepared.jobs = self._jobs(dataset)
+        except TrainingError as error:
+            prepared.skipped.append(Skipped(dataset.source, dataset.output_type, dataset.feature_group, str(error)))
+        return prepared
+
+    def _jobs(self, dataset: Dataset) -> list[FitJob]:
+        """Return a job for each trainer; raise `TrainingError` if nothing can be held out for validation."""
+        spec = self._spec
+        rows = training_rows(dataset, spec.max_rows, spec.max_test_rows, spec.seed)
+        held_out = folds(spec.validation, rows.stream, rows.time, self._extractor.memory)
+        baselines = all_baselines(rows, held_out)
+        validation = {
+            **attrs.asdict(spec.validation),
+            "measured_on": "nodes" if dataset.output_type == "AbsPower" else "sums over a node's containers",
+            "timestamps": len(rows.time),
+            "fit_rows": len(rows.fit_X),
+        }
+        return [
+            FitJob(
+                rows=rows,
+                folds=held_out,
+                baselines=baselines,
+                trainer=trainer.name,
+                args=trainer.args,
+                seed=spec.seed,
+                node_type=dataset.node_type,
+                machine_spec=self._slot.spec.as_dict(),
+                validation=validation,
+                lineage=self._lineage,
+            )
+            for trainer in trainers_of(spec, dataset.output_type)
+        ]
+
+
+def trainers_of(spec: PipelineSpec, output_type: OutputType) -> list[PluginSpec]:
+    """Return the trainers that a pipeline names for an output type."""
+    return spec.abs_trainers if output_type == "AbsPower" else spec.dyn_trainers
+
+
+def _lineage(spec: PipelineSpec, context: IsolationContext) -> Mapping[str, Any]:
+    """Return what a model's metadata records of its origin."""
+    idle = {} if context.idle is None else {"idle": context.idle.digest}
+    return {
+        "data": context.observations.digest,
+        "pipeline": pipeline_digest(spec),
+        "seed": spec.seed,
+        "schemas": list(context.observations.schemas),
+        **idle,
+        "isolator": spec.isolator.name,
+        "extractor": spec.extractor.name,
+    }
