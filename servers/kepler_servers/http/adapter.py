@@ -98,7 +98,10 @@ class RsgiAdapter:
 
     async def _wait(self, answer: Answer | Deferred) -> Answer:
         while isinstance(answer, Deferred):
-            await asyncio.wait([asyncio.wrap_future(answer.future)])
+            waiting = asyncio.wrap_future(answer.future)
+            await asyncio.wait([waiting])
+            if not waiting.cancelled():
+                waiting.exception()  # or asyncio logs that it was never retrieved; `then` handles it
             answer = await asyncio.get_running_loop().run_in_executor(self._threads, answer.then)
         return answer
 
@@ -153,9 +156,9 @@ class RsgiAdapter:
         try:
             try:
                 await receive(scope, protocol, upload, self._upload_threads)
-            except HttpError:
+            except Exception as error:
                 await discard(protocol, None)
-                raise
+                raise self._app.http_error(error, route.name) from error
             environ[UPLOAD] = upload
             return await self._call_in(self._upload_threads, environ)
         finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import wait
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -100,13 +101,9 @@ class App:
                 environ[DEFERRED] = answer
                 return b""
             while isinstance(answer, Deferred):
-                answer.future.exception()  # waits
+                wait([answer.future])
                 answer = answer.then()
-            response = bottle.response
-            response.status = answer.status
-            for name, value in answer.headers.items():
-                response.set_header(name, value)
-            return answer.body.open("rb") if isinstance(answer.body, Path) else answer.body
+            return _send(answer)
 
         return callback
 
@@ -121,7 +118,7 @@ class App:
         self.observe(route.name, answer.status, time.perf_counter() - started)
         return answer
 
-    def _no_route(self, error: bottle.HTTPError) -> bytes:
+    def _no_route(self, error: bottle.HTTPError) -> bytes | BinaryIO:
         """Answer what bottle raises for an unknown path and for a method that the path does not have."""
         request = bottle.request
         self.observe(OTHER_ENDPOINT, error.status_code, 0.0)
@@ -130,8 +127,7 @@ class App:
             message = f"{request.method[:20]} is not a method of {request.path[:200]}; allowed: {allowed}"
         else:
             message = f"no such path {request.path[:200]!r}; {self._where_paths_are}"
-        bottle.response.content_type = "application/json"
-        return msgspec.json.encode({"msg": message})
+        return _send(HttpError(error.status_code, message).answer())
 
     @cached_property
     def _where_paths_are(self) -> str:
@@ -166,6 +162,15 @@ def _arguments(route: Route) -> dict[str, Any]:
     elif route.body is not None:
         arguments["body"] = request.environ["wsgi.input"].read(int(request.environ.get("CONTENT_LENGTH") or 0))
     return arguments
+
+
+def _send(answer: Answer) -> bytes | BinaryIO:
+    """Hand an answer to bottle, which sends what this returns."""
+    response = bottle.response
+    response.status = answer.status
+    for name, value in answer.headers.items():
+        response.set_header(name, value)
+    return answer.body.open("rb") if isinstance(answer.body, Path) else answer.body
 
 
 def _upload(route: Route, environ: Environ) -> Upload:

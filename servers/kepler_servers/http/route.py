@@ -37,7 +37,7 @@ class Returns:
     """Name -> description."""
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen
 class Route:
     """An endpoint.
 
@@ -46,27 +46,27 @@ class Route:
     200. It raises `HttpError` or a `KeplerError`.
     """
 
-    method: str = attrs.field(kw_only=False)
-    path: str = attrs.field(kw_only=False)
+    method: str
+    path: str
     """As bottle writes it: `/jobs/<job>`."""
-    name: str = attrs.field(kw_only=False)
+    name: str
     """The endpoint's name in metrics."""
-    handler: Callable[..., Any] = attrs.field(kw_only=False)
-    summary: str
+    handler: Callable[..., Any]
+    summary: str = attrs.field(kw_only=True)
     """One sentence for the OpenAPI document."""
-    query: type[msgspec.Struct] | None = None
+    query: type[msgspec.Struct] | None = attrs.field(default=None, kw_only=True)
     """Parameters of the query string; see `params`."""
-    headers: type[msgspec.Struct] | None = None
+    headers: type[msgspec.Struct] | None = attrs.field(default=None, kw_only=True)
     """Headers that the handler reads; see `params`."""
-    body: Any = None
-    """Type of the JSON body, or a `JsonSchema`. The handler gets the bytes as they came."""
-    body_description: str | None = None
-    upload: BeginUpload | None = None
-    """Set for a large body: it goes into an `Upload` while it arrives, and the handler gets that one."""
-    returns: Any = None
+    body: Any = attrs.field(default=None, kw_only=True)
+    """Type of the JSON body, or a `JsonSchema`. The handler gets the undecoded bytes."""
+    body_description: str | None = attrs.field(default=None, kw_only=True)
+    upload: BeginUpload | None = attrs.field(default=None, kw_only=True)
+    """Set for a large body: it goes into an `Upload` while it arrives, and the handler gets the `Upload`."""
+    returns: Any = attrs.field(default=None, kw_only=True)
     """Type of the JSON body of an answer with status 200, or a sequence of `Returns`."""
-    errors: Sequence[int] = ()
+    errors: Sequence[int] = attrs.field(default=(), kw_only=True)
     """Statuses other than 2xx. 400 is added for a route with `query`."""
-    quick: bool = False
+    quick: bool = attrs.field(default=False, kw_only=True)
     """Let the event loop call the handler. Only for handlers that take microseconds and never wait, on paths without
     parameters."""
