@@ -52,7 +52,7 @@ from kepler_core.store.layout import zip_bytes
 from kepler_core.store.local import VERSIONS, LocalStore
 from kepler_core.store.manifest import sha256
 from kepler_profiler.similarity import SpecTable
-from kepler_servers.http.adapter import READ_SECONDS
+from kepler_servers.http.adapter import BODY_TIMEOUT_SECONDS
 
 DATABASE = SHARED / "data" / "model_db"
 EVERY = [*COUNTERS, *BPF]
@@ -824,7 +824,7 @@ def test_bodies_that_do_not_come(server: ServerProcess) -> None:
         request = post_bytes(CAPTURED, close=True)
         late.sendall(request[:-1])
         weights(server.post(CAPTURED))
-        time.sleep(READ_SECONDS / 2)
+        time.sleep(BODY_TIMEOUT_SECONDS / 2)
         late.sendall(request[-1:])
         assert read_all(late).startswith(b"HTTP/1.1 200")
         for connection in slow:

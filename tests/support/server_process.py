@@ -5,13 +5,8 @@ from __future__ import annotations
 import http.client
 import json
 import math
-import os
-import signal
 import socket
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,15 +19,7 @@ from kepler_core.selection.catalogue import read_pipeline_models
 from kepler_core.store import Snapshot
 from kepler_core.store.layout import zip_bytes
 from kepler_profiler.similarity import SpecTable
-
-PATIENCE = 30.0
-"""Seconds until a test gives up: not what anything is expected to take."""
-
-# Settings of the machine that the tests run on must not reach the servers that they start.
-_KEYS = (
-    "MODEL_PATH", "MODEL_CONFIG", "MODEL_SERVER_PORT", "MODEL_SERVER_MODEL_REQ_PATH", "INITIAL_PIPELINE_URL",
-    "ERROR_KEY", "CONFIG_PATH", "PROMETHEUS_MULTIPROC_DIR", "HTTP_PROXY", "http_proxy",
-)  # fmt: skip
+from support.process import PATIENCE, ProcessUnderTest, wait_for  # noqa: F401  (others import them from here)
 
 CAPTURED: dict[str, Any] = {
     "metrics": [
@@ -234,7 +221,7 @@ class Answer:
         return json.loads(self.body)
 
 
-class ServerProcess:
+class ServerProcess(ProcessUnderTest):
     """`kepler-model serve model-server …` on a free port of this machine."""
 
     SERVER = "model-server"
@@ -249,36 +236,23 @@ class ServerProcess:
         port_option: bool = True,
     ) -> None:
         self.port = free_port() if port is None else port
-        self.log_path = log
-        log.parent.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "kepler_core", "serve", self.SERVER, "--host", "127.0.0.1", *arguments]
+        command = ["serve", self.SERVER, "--host", "127.0.0.1", *arguments]
         if store is not None:
             command += ["--store", str(store)]
         if port_option:
             command += ["--port", str(self.port)]
-        clean = {key: value for key, value in os.environ.items() if key not in _KEYS}
-        # nor may its configuration folder
-        clean["CONFIG_PATH"] = str(log.parent / "no-such-folder")
-        with log.open("wb") as output:
-            self.process = subprocess.Popen(
-                command, stdout=output, stderr=subprocess.STDOUT, env={**clean, **(environ or {})}
-            )
-
-    @property
-    def log(self) -> str:
-        return self.log_path.read_text()
+        super().__init__(command, log, environ)
 
     def wait_ready(self, path: str = "/readyz") -> None:
-        """Until the path, which tells whether the server can be used, answers 200."""
+        """Wait until the path, which tells whether the server can be used, answers 200."""
 
         def ready() -> bool:
-            assert self.process.poll() is None, self.log
             try:
                 return self.get(path).status == 200
             except OSError:
                 return False
 
-        wait_for(ready, "the server is not ready")
+        self.wait_until(ready, "the server is not ready")
 
     def connect(self) -> http.client.HTTPConnection:
         return http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
@@ -312,22 +286,6 @@ class ServerProcess:
             for family in text_string_to_metric_families(text)
             for sample in family.samples
         }
-
-    def stop(self) -> int:
-        """SIGTERM; the exit code."""
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-        try:
-            return self.process.wait(PATIENCE)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-            raise
-
-    def check_log(self) -> None:
-        """A server may complain of others, but nothing of its own may have gone wrong."""
-        for word in ("Traceback", "panicked", "defect of", "Unexpected exit"):
-            assert word not in self.log, self.log
 
 
 @contextmanager
@@ -368,11 +326,3 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def wait_for(true: Callable[[], bool], message: str, seconds: float = PATIENCE) -> None:
-    """Until it is true."""
-    until = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < until, message
-        time.sleep(0.05)

@@ -36,7 +36,7 @@ def model_server(
     """
     from kepler_core.configuration import Configuration
     from kepler_core.store import open_store
-    from kepler_servers.http.adapter import serve
+    from kepler_servers.http.server import serve
     from kepler_servers.model_server.settings import SETTINGS_VARIABLE, TARGET, Settings
 
     configuration = Configuration(config_dir)

@@ -1,10 +1,13 @@
-"""What the HTTP servers have in common: handlers that return an `Answer`, errors as JSON, each request counted."""
+"""Routes as a bottle application: typed answers and errors become JSON, and each request is counted."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import wait
+from functools import cached_property
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import attrs
@@ -12,148 +15,175 @@ import bottle
 import msgspec
 
 from kepler_core.errors import KeplerError, RequestError
+from kepler_servers.http.answer import RETRY_LATER, Answer, Deferred, HttpError, json_answer
+from kepler_servers.http.openapi import document
+from kepler_servers.http.params import read_headers, read_query
+from kepler_servers.http.route import Route
+from kepler_servers.http.uploads import Upload
 
 log = logging.getLogger(__name__)
 
-RETRY_LATER = {"Retry-After": "10"}
-"""Comes with status 503."""
-
-
-@attrs.frozen
-class Answer:
-    """A body, or an open file that is sent from the disk, and what to say about it."""
-
-    body: bytes | BinaryIO
-    content_type: str
-    headers: Mapping[str, str] = attrs.field(factory=dict)
-    status: int = 200
-
-    def header_list(self) -> list[tuple[str, str]]:
-        """All that is said about the body."""
-        return [("Content-Type", self.content_type), *self.headers.items()]
-
-
-class AnswerError(Exception):
-    """Raised by a handler: the answer is a status other than 200 with this content."""
-
-    def __init__(self, status: int, content: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> None:
-        super().__init__(content.get("msg", ""))
-        self.status = status
-        self.content = content
-        self.headers = headers or {}
-
-
-class NotFoundError(AnswerError):
-    """There is nothing under that path."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(404, {"msg": message})
-
-
-Handler = Callable[..., Answer]
+Environ = dict[str, Any]
 Observe = Callable[[str, int, float], None]
-"""Is told the endpoint, status and seconds of each answer."""
+"""Gets the endpoint, the status and the seconds of each answer."""
+
+UPLOAD = "kepler.upload"
+"""Key of the request's `Upload` in the WSGI environment."""
+DEFERRED = "kepler.deferred"
+"""Key of the WSGI environment under which a server that can wait without a thread gets the `Deferred`."""
+
+OTHER_ENDPOINT = "other"
+"""The endpoint, in metrics, of requests that no route has seen."""
 
 
-def json_answer(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Answer:
-    """Anything that msgspec can encode, as JSON."""
-    return Answer(msgspec.json.encode(content), "application/json", headers or {}, status)
+class Error(msgspec.Struct, omit_defaults=True):
+    """The JSON body of an answer with a status other than 2xx."""
+
+    msg: str
+    """One line: what is wrong and what would be right."""
+    key: str | msgspec.UnsetType = msgspec.UNSET
+    """The part of the request that is wrong."""
 
 
-class Endpoints:
-    """A bottle application (`app`) of handlers.
+class App:
+    """A WSGI application of routes. bottle finds the route; this class calls its handler."""
 
-    A subclass says with `answer_to` what its own errors mean.
-    """
-
-    where_paths_are = "GET /openapi.json lists them"
-    """What is said of a path that is none."""
-
-    def __init__(self, what: str, observe: Observe) -> None:
-        """`what` it is, for messages: "the model server"."""
-        self._what = what
-        self._observe = observe
-        self.app = bottle.Bottle()
-        self.app.config["catchall"] = False
+    def __init__(
+        self,
+        name: str,
+        routes: Iterable[Route],
+        *,
+        observe: Observe,
+        description: str = "",
+        error: type[msgspec.Struct] = Error,
+        http_error: Callable[[KeplerError], HttpError | None] = lambda error: None,
+        openapi: bool = True,
+    ) -> None:
+        """`name` is the server's, e.g. "model server". `error` is the type of the body of errors, for the OpenAPI
+        document. `http_error` returns what a `KeplerError` of this server means to the client, or None for status
+        503. `openapi`: serve the document under `/openapi.json`."""
+        self.name = name
+        self.observe = observe
+        self._description = description
+        self._error = error
+        self._http_error = http_error
+        self.routes: Sequence[Route] = [*routes, *([self._openapi_route()] if openapi else ())]
+        self.wsgi = bottle.Bottle()
+        self.wsgi.config["catchall"] = False
+        for route in self.routes:
+            self.wsgi.route(route.path, route.method, self._callback(route))
         for status in (404, 405):
-            self.app.error_handler[status] = self._json_error
+            self.wsgi.error_handler[status] = self._no_route
 
-    def route(self, method: str, path: str, name: str, handler: Handler) -> None:
-        """Answer a path; `name` is the endpoint's in metrics."""
-        self.app.route(path, method, self._counted(name, handler))
+    def http_error(self, error: Exception, what: str) -> HttpError:
+        """Return the error that the client sees for an exception; `what` failed, for the log."""
+        if isinstance(error, HttpError):
+            return error
+        if isinstance(error, RequestError):
+            return HttpError(400, str(error), key=error.key)
+        if isinstance(error, KeplerError):
+            if (known := self._http_error(error)) is not None:
+                return known
+            # the client cannot mend it: the store is damaged or gone
+            log.error("%s failed: %s", what, error)
+            return HttpError(503, str(error), RETRY_LATER)
+        log.error("%s failed; this is a defect of the %s", what, self.name, exc_info=error)
+        return HttpError(500, f"a defect of the {self.name}; its log says more")
 
-    def answer_to(self, error: KeplerError) -> Answer | None:
-        """The answer that an error of this server means; None: none that the client caused."""
-        return None
+    def _callback(self, route: Route) -> Callable[..., bytes | BinaryIO]:
+        """Return what bottle calls for a route."""
 
-    def _counted(self, endpoint: str, handler: Handler) -> Callable[..., bytes | BinaryIO]:
-        def handle(**arguments: str) -> bytes | BinaryIO:
+        def callback(**path_parameters: str) -> bytes | BinaryIO:
             started = time.perf_counter()
-            answer = self._guarded(endpoint, handler, arguments)
-            response = bottle.response
-            response.status = answer.status
-            for name, value in answer.header_list():
-                response.set_header(name, value)
-            self._observe(endpoint, answer.status, time.perf_counter() - started)
-            return answer.body
+            environ = bottle.request.environ
+            answer = self._answer(route, lambda: route.handler(**path_parameters, **_arguments(route)), started)
+            if isinstance(answer, Deferred) and DEFERRED in environ:
+                environ[DEFERRED] = answer
+                return b""
+            while isinstance(answer, Deferred):
+                wait([answer.future])
+                answer = answer.then()
+            return _send(answer)
 
-        return handle
+        return callback
 
-    def _guarded(self, endpoint: str, handler: Handler, arguments: dict[str, str]) -> Answer:
+    def _answer(self, route: Route, call: Callable[[], Any], started: float) -> Answer | Deferred:
         try:
-            return handler(**arguments)
-        except AnswerError as error:
-            return json_answer(error.content, error.status, error.headers)
-        except RequestError as error:
-            return json_answer({"msg": str(error), "key": error.key}, 400)
-        except KeplerError as error:
-            if (answer := self.answer_to(error)) is not None:
-                return answer
-            # nothing that the client sent: the store is damaged or gone
-            log.error("%s failed: %s", endpoint, error)
-            return json_answer({"msg": str(error)}, 503, RETRY_LATER)
-        except Exception:
-            log.exception("%s failed; this is a defect of %s", endpoint, self._what)
-            return json_answer({"msg": f"a defect of {self._what}; its log says more"}, 500)
+            answer = _complete(call())
+        except Exception as error:
+            answer = self.http_error(error, route.name).answer()
+        if isinstance(answer, Deferred):
+            then = answer.then
+            return Deferred(answer.future, lambda: self._answer(route, then, started))
+        self.observe(route.name, answer.status, time.perf_counter() - started)
+        return answer
 
-    def _json_error(self, error: bottle.HTTPError) -> bytes:
-        """bottle's own errors: no such path, no such method."""
+    def _no_route(self, error: bottle.HTTPError) -> bytes | BinaryIO:
+        """Answer what bottle raises for an unknown path and for a method that the path does not have."""
         request = bottle.request
-        bottle.response.content_type = "application/json"
-        self._observe("other", error.status_code, 0.0)
+        self.observe(OTHER_ENDPOINT, error.status_code, 0.0)
         if error.status_code == 405:
             allowed = error.headers.get("Allow")
-            text = f"{request.method[:20]} is not a method of {request.path[:200]}; allowed: {allowed}"
+            message = f"{request.method[:20]} is not a method of {request.path[:200]}; allowed: {allowed}"
         else:
-            text = f"no such path {request.path[:200]!r}; {self.where_paths_are}"
-        return msgspec.json.encode({"msg": text})
+            message = f"no such path {request.path[:200]!r}; {self._where_paths_are}"
+        return _send(HttpError(error.status_code, message).answer())
+
+    @cached_property
+    def _where_paths_are(self) -> str:
+        """The hint at the end of 404 messages."""
+        paths = [route.path for route in self.routes]
+        if "/openapi.json" in paths:
+            return "GET /openapi.json lists them"
+        return f"there are {' and '.join(paths)}"
+
+    def _openapi_route(self) -> Route:
+        summary = "Return this document."
+        return Route("GET", "/openapi.json", "openapi", self._openapi, summary=summary, returns=dict[str, Any])
+
+    def _openapi(self) -> Answer:
+        return self._document
+
+    @cached_property
+    def _document(self) -> Answer:
+        return json_answer(document(f"Kepler Core {self.name}", self._description, self.routes, self._error))
 
 
-def query(*known: str, of: Any = None) -> dict[str, str | None]:
-    """The query's parameters (of the current request, or of the bottle request given); `RequestError` for
-    one that is not known, not text, or there twice."""
-    found = (bottle.request if of is None else of).query
-    for key in found:
-        if key not in known:
-            raise RequestError(key[:60], f"unknown parameter; known: {', '.join(known)}")
-        if len(found.getall(key)) > 1:
-            raise RequestError(key, "given twice")
-    return {key: found.get(key) or None for key in known}
+def _arguments(route: Route) -> dict[str, Any]:
+    """Return the handler's arguments besides the path's parameters."""
+    request = bottle.request
+    arguments: dict[str, Any] = {}
+    if route.query is not None:
+        arguments["query"] = read_query(route.query, request)
+    if route.headers is not None:
+        arguments["headers"] = read_headers(route.headers, request)
+    if route.upload is not None:
+        arguments["upload"] = _upload(route, request.environ)
+    elif route.body is not None:
+        arguments["body"] = request.environ["wsgi.input"].read(int(request.environ.get("CONTENT_LENGTH") or 0))
+    return arguments
 
 
-def flag(parameters: Mapping[str, str | None], name: str) -> bool:
-    """Whether a parameter is 1 or true; `RequestError` if it is neither that nor 0 or false."""
-    value = parameters[name]
-    if value not in (None, "0", "1", "false", "true"):
-        raise RequestError(name, f"{value[:60]!r} is not 1 or 0")
-    return value in ("1", "true")
+def _send(answer: Answer) -> bytes | BinaryIO:
+    """Hand an answer to bottle, which sends what this returns."""
+    response = bottle.response
+    response.status = answer.status
+    for name, value in answer.headers.items():
+        response.set_header(name, value)
+    return answer.body.open("rb") if isinstance(answer.body, Path) else answer.body
 
 
-def whole(parameters: Mapping[str, str | None], key: str, lowest: int, highest: int) -> int | None:
-    """A parameter that is a whole number; `RequestError` for anything else."""
-    value = parameters[key]
-    if value is None:
-        return None
-    if not (value.isascii() and value.isdecimal() and len(value) < 20 and lowest <= int(value) <= highest):
-        raise RequestError(key, f"{value[:60]!r} is not a whole number between {lowest} and {highest}")
-    return int(value)
+def _upload(route: Route, environ: Environ) -> Upload:
+    if UPLOAD not in environ:  # bottle decodes the path, the adapter does not: it was spelled in another way
+        raise HttpError(404, f"no such path; {route.method} {route.path}")
+    upload: Upload = environ[UPLOAD]
+    return upload
+
+
+def _complete(content: Any) -> Answer | Deferred:
+    if not isinstance(content, Answer):
+        return content if isinstance(content, Deferred) else json_answer(content)
+    if isinstance(content.body, Path) and "Content-Length" not in content.headers:
+        headers = {**content.headers, "Content-Length": str(content.body.stat().st_size)}
+        return attrs.evolve(content, headers=headers)
+    return content

@@ -1,17 +1,45 @@
-"""Parts of the documents that describe the servers' endpoints (`GET /openapi.json`)."""
+"""The OpenAPI document of a server, generated from its routes and their types."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import msgspec
+from msgspec import inspect
+
 from kepler_core import __version__
+from kepler_servers.http.params import FLAGS, parameters
+from kepler_servers.http.route import JsonSchema, Returns, Route
 
-TEXT = {"type": "string"}
-NUMBER = {"type": "integer", "minimum": 0}
+_REFERENCE = "#/components/schemas/{name}"
+_PATH_PARAMETER = re.compile(r"<(\w+)>")
+_JSON = "application/json"
+
+_ERRORS = {
+    400: "Something in the request cannot be right.",
+    401: "The token is missing or wrong.",
+    404: "There is no such thing, or nothing fits; the answer names what came closest.",
+    408: "The body did not come in time.",
+    409: "The state does not allow it: it is too late, or too early.",
+    410: "It existed and was removed.",
+    413: "The body is too large.",
+    415: "The body has an unknown encoding.",
+    422: "The request is well formed, but cannot be carried out.",
+    500: "A defect of the server; its log has the details.",
+    503: "Temporarily unavailable: too much work, shutting down, or the store cannot be used.",
+    507: "The disk is full.",
+}
 
 
-def described(title: str, description: str, paths: dict[str, Any], schemas: dict[str, Any]) -> dict[str, Any]:
-    """The OpenAPI document of a server; `schemas` has at least `Error`."""
+def document(title: str, description: str, routes: Sequence[Route], error: type[msgspec.Struct]) -> dict[str, Any]:
+    """Return the document of all routes; `error` is the type of the JSON body of an answer that is not 2xx."""
+    schemas = _Schemas([error, *(kind for route in routes for kind in _types(route))])
+    paths: dict[str, dict[str, Any]] = {}
+    for route in routes:
+        path = _PATH_PARAMETER.sub(r"{\1}", route.path)
+        paths.setdefault(path, {})[route.method.lower()] = _operation(route, schemas, schemas[error])
     return {
         "openapi": "3.1.0",
         "info": {
@@ -21,80 +49,105 @@ def described(title: str, description: str, paths: dict[str, Any], schemas: dict
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "paths": paths,
-        "components": {"schemas": schemas},
+        "components": {"schemas": schemas.components},
     }
 
 
-def error_schema(**more: Any) -> dict[str, Any]:
-    """What a status other than 2xx comes with."""
-    return {
-        "type": "object",
-        "required": ["msg"],
-        "properties": {
-            "msg": {**TEXT, "description": "One line: what is wrong and what would be right."},
-            "key": {**TEXT, "description": "The part of the request that is wrong."},
-            **more,
+class _Schemas:
+    """JSON Schemas of the types of all routes, and the named ones that they share."""
+
+    def __init__(self, kinds: Sequence[Any]) -> None:
+        types = [kind for kind in kinds if not isinstance(kind, JsonSchema)]
+        schemas, self.components = msgspec.json.schema_components(types, ref_template=_REFERENCE)
+        self._schemas = list(zip(types, schemas, strict=True))
+        for kind in kinds:
+            if isinstance(kind, JsonSchema):
+                self.components |= kind.components
+
+    def __getitem__(self, kind: Any) -> Mapping[str, Any]:
+        if isinstance(kind, JsonSchema):
+            return kind.schema
+        return {} if kind is bytes else next(schema for known, schema in self._schemas if known == kind)
+
+
+def _returns(route: Route) -> Sequence[Returns]:
+    if isinstance(route.returns, Sequence):
+        return route.returns
+    return [Returns({_JSON: route.returns})]
+
+
+def _types(route: Route) -> Iterator[Any]:
+    for returns in _returns(route):
+        yield from (kind for kind in returns.content.values() if kind is not bytes)
+    if route.body is not None:
+        yield route.body
+
+
+def _operation(route: Route, schemas: _Schemas, error: Mapping[str, Any]) -> dict[str, Any]:
+    operation: dict[str, Any] = {"summary": route.summary}
+    if described := [
+        *_path_parameters(route),
+        *_parameters(route.query, "query"),
+        *_parameters(route.headers, "header"),
+    ]:
+        operation["parameters"] = described
+    if route.body is not None:
+        operation["requestBody"] = {"required": True, "content": {_JSON: {"schema": schemas[route.body]}}}
+        if route.body_description is not None:
+            operation["requestBody"]["description"] = route.body_description
+    errors = {*route.errors, *((400,) if route.query is not None else ())}
+    operation["responses"] = {
+        **{str(returns.status): _response(returns, schemas) for returns in _returns(route)},
+        **{
+            str(status): {"description": _ERRORS[status], "content": {_JSON: {"schema": error}}}
+            for status in sorted(errors)
         },
     }
+    return operation
 
 
-def metrics(what: str) -> dict[str, Any]:
-    """`GET /metrics`."""
-    return {
-        "get": {
-            "summary": f"Prometheus metrics: {what}.",
-            "responses": {"200": {"description": "Metrics.", "content": {"text/plain": {"schema": TEXT}}}},
+def _response(returns: Returns, schemas: _Schemas) -> dict[str, Any]:
+    response: dict[str, Any] = {
+        "description": returns.description,
+        "content": {media_type: {"schema": schemas[kind]} for media_type, kind in returns.content.items()},
+    }
+    if returns.headers:
+        response["headers"] = {
+            name: {"schema": {"type": "string"}, "description": description}
+            for name, description in returns.headers.items()
         }
-    }
+    return response
 
 
-def get(
-    summary: str,
-    schema: dict[str, Any],
-    parameters: list[dict[str, Any]] | None = None,
-    more: dict[str, Any] | None = None,
-) -> dict[str, Any]:
-    """A GET that answers with JSON of this schema; `more` are other answers."""
-    found: dict[str, Any] = {
-        "summary": summary,
-        "responses": {
-            "200": {"description": "As asked.", "content": {"application/json": {"schema": schema}}},
-            **(more or {}),
-        },
-    }
-    if parameters:
-        found["parameters"] = parameters
-        found["responses"] |= errors(400)
-    return found
+def _path_parameters(route: Route) -> Iterator[dict[str, Any]]:
+    for name in _PATH_PARAMETER.findall(route.path):
+        yield {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
 
 
-def parameter(name: str, schema: dict[str, Any]) -> dict[str, Any]:
-    """A parameter of the query."""
-    return {"name": name, "in": "query", "schema": schema}
+def _parameters(kind: type[msgspec.Struct] | None, place: str) -> Iterator[dict[str, Any]]:
+    if kind is None:
+        return
+    _, components = msgspec.json.schema_components([kind])
+    properties = components[kind.__name__]["properties"]
+    for parameter in parameters(kind):
+        flag = isinstance(parameter.kind, inspect.BoolType)
+        schema = {"enum": list(FLAGS)} if flag else _without_null(properties[parameter.name])
+        if "enum" in schema and not parameter.required:
+            schema["enum"] = [*schema["enum"], ""]  # empty counts as absent
+        described: dict[str, Any] = {"name": parameter.name, "in": place, "schema": schema}
+        if parameter.required:
+            described["required"] = True
+        if (text := schema.pop("description", None)) is not None:
+            described["description"] = text
+        yield described
 
 
-_WHY = {
-    400: "Something in the request cannot be right.",
-    401: "The token is missing or wrong.",
-    404: "Nothing is there, or nothing fits; the answer says what came closest.",
-    408: "The body did not come in time.",
-    409: "It is too late, or too early, for that.",
-    410: "It was there, and was removed.",
-    413: "The body is too large.",
-    415: "The body is encoded in a way that is not known.",
-    422: "The request is right, but nothing can be made of it.",
-    500: "A defect of the server; its log says more.",
-    503: "Not now: too much to do, stopping, or the store cannot be used.",
-    507: "The disk is full.",
-}
-
-
-def errors(*statuses: int) -> dict[str, Any]:
-    """Answers of these statuses, each with an `Error`."""
-    return {
-        str(status): {
-            "description": _WHY[status],
-            "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
-        }
-        for status in statuses
-    }
+def _without_null(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """A parameter is absent, never null."""
+    own = {key: value for key, value in schema.items() if key not in ("anyOf", "default")}
+    for choice in schema.get("anyOf", ()):
+        if choice != {"type": "null"}:
+            own |= choice
+    if schema.get("default") is not None:
+        own["default"] = schema["default"]
+    return own

@@ -1,143 +1,206 @@
-"""The endpoints."""
+"""The endpoints of the model server."""
 
 from __future__ import annotations
 
-import time
-from typing import Any
+from functools import partial
+from typing import Annotated, Any
 
-import bottle
 import msgspec
+from msgspec import Meta
 
 from kepler_core import __version__
 from kepler_core.errors import KeplerError, NoModelError, StoreError
 from kepler_core.plugins.hooks import events
-from kepler_core.selection import Catalogue, ModelRequest, Selection
-from kepler_core.selection.filters import Filter, parse_filter
+from kepler_core.selection import Selection
+from kepler_core.selection.filters import parse_filter
 from kepler_core.store.models import StoredModel
-from kepler_core.vocabulary import OUTPUT_TYPES
-from kepler_servers.http.adapter import Reply
-from kepler_servers.http.app import Answer, AnswerError, Endpoints, NotFoundError, flag, json_answer, query, whole
+from kepler_core.vocabulary import OUTPUT_TYPES, OutputType
+from kepler_servers.http.answer import Answer, HttpError, json_answer
+from kepler_servers.http.answer_cache import AnswerCache
+from kepler_servers.http.app import App
 from kepler_servers.http.metrics import CONTENT_TYPE
+from kepler_servers.http.route import Returns, Route
 from kepler_servers.live_catalogue import LiveCatalogue
-from kepler_servers.model_request import checked_output_type, integers, read_model_request
+from kepler_servers.model_request import ModelRequestBody, integers, read_model_request
 from kepler_servers.model_server.answers import (
     MODEL_HEADER,
+    SELECTION_HEADER,
+    Health,
+    ListedModel,
+    ListedNodeType,
+    ModelPage,
+    ModelServerError,
+    PipelineHealth,
+    Weights,
     archive_answer,
-    reasons_answer,
+    model_header,
     weights_answer,
     weights_members,
 )
 from kepler_servers.model_server.metrics import ServerMetrics
-from kepler_servers.model_server.openapi import document
 
-MAX_BODY = 256 * 1024
-MAX_PAGE = 1000
+MAX_BODY_BYTES = 256 * 1024
 MODEL_ENDPOINT = "model"
-_MODEL_ROUTE = "/models/<pipeline>/<source>/<output_type>/<feature_group>/<name>"
 _DAMAGED_TRIES = 5
-_CONDITIONS = ("energy-source", "output-type", "feature-group", "node-type", "filter")
+"""How many damaged models a request may meet before it fails."""
 
 
-class ModelServer(Endpoints):
-    """The bottle application (`app`) over a live catalogue."""
+class ModelQuery(msgspec.Struct, frozen=True):
+    """Parameters of `POST /model`."""
 
-    def __init__(self, live: LiveCatalogue, metrics: ServerMetrics, *, model_path: str) -> None:
-        super().__init__("the model server", metrics.observe)
+    explain: bool = False
+
+
+class Conditions(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
+    """Conditions that models must meet."""
+
+    energy_source: str | None = None
+    output_type: OutputType | None = None
+    feature_group: str | None = None
+    node_type: Annotated[int, Meta(ge=0, le=2**31)] | None = None
+    filter: Annotated[str, Meta(examples=["mae:5;package_mape:10"])] | None = None
+
+
+class ModelsQuery(Conditions, frozen=True, kw_only=True, rename="kebab"):
+    """Parameters of `GET /models`."""
+
+    pipeline: str | None = None
+    trainer: str | None = None
+    limit: Annotated[int, Meta(ge=1, le=1000)] = 100
+    offset: Annotated[int, Meta(ge=0, le=10**9)] = 0
+
+
+class ModelServer:
+    """The application over a live catalogue."""
+
+    def __init__(self, live: LiveCatalogue, metrics: ServerMetrics, *, model_path: str, quick: bool = False) -> None:
+        """`quick`: models are read from local files, so that the event loop itself may answer."""
         self.live = live
         self.metrics = metrics
-        self.model_path = model_path
-        self._recent = _RecentAnswers()
-        self._openapi = msgspec.json.encode(document(model_path))
-        self.route("POST", model_path, MODEL_ENDPOINT, self.model)
-        self.route("GET", "/best-models", "best-models", self.best_models)
-        self.route("GET", "/models", "models", self.models)
-        self.route("GET", _MODEL_ROUTE, "stored-model", self.stored_model)
-        self.route("GET", "/node-types", "node-types", self.node_types)
-        self.route("GET", "/metrics", "metrics", self.exposition)
-        self.route("GET", "/healthz", "healthz", self.health)
-        self.route("GET", "/readyz", "readyz", self.ready)
-        self.route("GET", "/openapi.json", "openapi", self.openapi)
+        self.cache = AnswerCache(model_path, MODEL_ENDPOINT, data=lambda: live.current, observe=metrics.observe)
+        self.app = App(
+            "model server",
+            self._routes(model_path, quick),
+            observe=metrics.observe,
+            description="Gives the power model that fits a machine best, and says why.",
+            error=ModelServerError,
+            http_error=self._http_error,
+        )
 
-    def answer_to(self, error: KeplerError) -> Answer | None:
+    def _routes(self, model_path: str, quick: bool) -> list[Route]:
+        health = Returns({"application/json": Health})
+        not_ready = Returns({"application/json": Health}, status=503, description="The store was not read yet.")
+        model = Returns(
+            {"application/json": Weights, "application/zip": bytes},
+            description="The model.",
+            headers={
+                MODEL_HEADER: "Pipeline and path of the model.",
+                SELECTION_HEADER: "For a zip: the selection as JSON.",
+            },
+        )
+        stored = Returns({"application/json": dict[str, Any], "application/zip": bytes}, description="The model.")
+        return [
+            Route(
+                "POST", model_path, MODEL_ENDPOINT, self.model,
+                summary="Return the model that fits best: weights as JSON, or the model as a zip.",
+                query=ModelQuery, body=ModelRequestBody, returns=[model], errors=(400, 404, 408, 413, 503), quick=quick,
+            ),
+            Route(
+                "GET", "/best-models", "best-models", self.best_models,
+                summary="Return the model with the lowest error per output type and feature group.",
+                query=Conditions, returns=dict[str, dict[str, str]],
+            ),
+            Route(
+                "GET", "/models", "models", self.models,
+                summary="List the models that are served, lowest error first.",
+                query=ModelsQuery, returns=ModelPage,
+            ),
+            Route(
+                "GET", "/models/<pipeline>/<source>/<output_type>/<feature_group>/<name>", "stored-model",
+                self.stored_model,
+                summary="Return a model's metadata; with .json at the end its weights, with .zip its archive.",
+                returns=[stored], errors=(404, 503),
+            ),
+            Route(
+                "GET", "/node-types", "node-types", self.node_types,
+                summary="List the node types of each pipeline.",
+                returns=dict[str, dict[str, ListedNodeType]],
+            ),
+            Route(
+                "GET", "/metrics", "metrics", self.exposition,
+                summary="Return Prometheus metrics: weights and errors of the models, requests and latencies.",
+                returns=[Returns({"text/plain": str})],
+            ),
+            Route(
+                "GET", "/healthz", "healthz", self.health,
+                summary="Report what is served and what is broken.", returns=[health], quick=quick,
+            ),
+            Route(
+                "GET", "/readyz", "readyz", self.ready,
+                summary="Report whether the store was read.", returns=[health, not_ready], quick=quick,
+            ),
+        ]  # fmt: skip
+
+    def _http_error(self, error: KeplerError) -> HttpError | None:
         if not isinstance(error, NoModelError):
             return None
         if not self.live.current.models and self.live.store_problem is not None:
-            return json_answer({"msg": f"the store cannot be read: {self.live.store_problem}"}, 503)
-        return json_answer({"msg": str(error), "selection": error.explanation}, 404)
+            return HttpError(503, f"the store cannot be read: {self.live.store_problem}")
+        return HttpError(404, str(error), selection=error.explanation)
 
     # --- POST /model ---
 
-    def model(self) -> Answer:
-        body = bottle.request.environ["wsgi.input"].read()
-        explain = flag(query("explain"), "explain")
+    def model(self, query: ModelQuery, body: bytes) -> Any:
         request = read_model_request(body)
         for _ in range(_DAMAGED_TRIES):
             catalogue = self.live.current
             selection = catalogue.select(request)
-            if explain:
-                return reasons_answer(selection)
+            if query.explain:
+                return {"selection": selection.explain()}
             try:
                 answer = weights_answer(selection) if request.weights else archive_answer(selection)
             except StoreError as error:
                 self.live.drop(selection.model, str(error))
                 continue
-            self._recent.keep(catalogue, body, request, selection, answer)
-            self._selected(request, selection)
+            count = partial(self._count, request.output_type, selection)
+            self.cache.keep(catalogue, body, answer, count)
+            count()
             return answer
         raise StoreError("the models that fit are damaged, see /healthz")
 
-    def remembered(self, method: str, path: str, query: str, body: bytes) -> Reply | None:
-        """The answer to a request for a model with the very same bytes as one before, which nodes of one
-        kind send, for as long as the catalogue stays. It is counted like any other."""
-        started = time.perf_counter()
-        if method != "POST" or query or path != self.model_path:
-            return None
-        kept = self._recent.get(self.live.current, body)
-        if kept is None:
-            return None
-        request, selection, reply = kept
-        self._selected(request, selection)
-        self.metrics.observe(MODEL_ENDPOINT, reply.status, time.perf_counter() - started)
-        return reply
-
-    def _selected(self, request: ModelRequest, selection: Selection) -> None:
-        self.metrics.selected(request.output_type, selection.node_type.match)
+    def _count(self, output_type: str, selection: Selection) -> None:
+        self.metrics.selected(output_type, selection.node_type.match)
         if events().heard("kepler_model_selected"):
             events().send("kepler_model_selected", model=selection.model.metadata)
 
     # --- GET ---
 
-    def best_models(self) -> Answer:
-        given = query(*_CONDITIONS)
+    def best_models(self, query: Conditions) -> dict[str, dict[str, str]]:
         best: dict[str, dict[str, str]] = {output_type: {} for output_type in OUTPUT_TYPES}
-        for model in self._find(given):
+        for model in self._find(query):
             best[model.output_type].setdefault(model.feature_group, model.name)
-        if (wanted := given["output-type"]) is not None:
-            best = {checked_output_type(wanted): best[wanted]}
-        return json_answer(best)
+        return best if query.output_type is None else {query.output_type: best[query.output_type]}
 
-    def models(self) -> Answer:
-        given = query("pipeline", "trainer", *_CONDITIONS, "limit", "offset")
-        found = self._find(given)
-        limit = whole(given, "limit", 1, MAX_PAGE) or 100
-        offset = whole(given, "offset", 0, 10**9) or 0
-        return json_answer({"total": len(found), "models": [_described(m) for m in found[offset : offset + limit]]})
+    def models(self, query: ModelsQuery) -> ModelPage:
+        models = self._find(query, pipeline=query.pipeline, trainer=query.trainer)
+        page = models[query.offset : query.offset + query.limit]
+        return ModelPage(len(models), [ListedModel.of(model) for model in page])
 
-    def _find(self, given: dict[str, str | None]) -> list[StoredModel]:
-        if (output_type := given["output-type"]) is not None:
-            checked_output_type(output_type)
+    def _find(
+        self, conditions: Conditions, pipeline: str | None = None, trainer: str | None = None
+    ) -> list[StoredModel]:
         return self.live.current.find(
-            pipeline=given.get("pipeline"),
-            source=given["energy-source"],
-            output_type=output_type,
-            feature_group=given["feature-group"],
-            trainer=given.get("trainer"),
-            node_type=whole(given, "node-type", 0, 2**31),
-            filter=_filter(given["filter"]),
+            pipeline=pipeline,
+            source=conditions.energy_source,
+            output_type=conditions.output_type,
+            feature_group=conditions.feature_group,
+            trainer=trainer,
+            node_type=conditions.node_type,
+            filter=None if conditions.filter is None else parse_filter(conditions.filter),
         )
 
     def stored_model(self, pipeline: str, source: str, output_type: str, feature_group: str, name: str) -> Answer:
-        """Metadata, or with a suffix the weights (.json) or the archive (.zip)."""
+        """Return the metadata, or with a suffix the weights (.json) or the archive (.zip)."""
         stem, suffix = name, ""
         for ending in (".json", ".zip"):
             if name.endswith(ending):
@@ -145,104 +208,41 @@ class ModelServer(Endpoints):
         path = f"{source}/{output_type}/{feature_group}/{stem}"
         model = self.live.current.by_path(pipeline, path)
         if model is None:
-            raise NotFoundError(f"no model {path!r} in pipeline {pipeline!r}; GET /models lists them")
-        headers = {MODEL_HEADER: f"{model.pipeline}/{model.path}"}
+            raise HttpError(404, f"no model {path!r} in pipeline {pipeline!r}; GET /models lists them")
         if suffix == ".zip":
-            return Answer(model.archive(), "application/zip", headers)
+            return Answer(200, {"Content-Type": "application/zip", **model_header(model)}, model.archive())
+        headers = {"Content-Type": "application/json", **model_header(model)}
         if suffix == ".json":
             if model.weights is None:
-                raise NotFoundError(f"{path!r} has no weights that a client may evaluate: {model.no_weights}")
-            return Answer(b"{%s}" % weights_members(model), "application/json", headers)
-        return Answer(model.encoded, "application/json", headers)
+                raise HttpError(404, f"{path!r} has no weights that a client may evaluate: {model.no_weights}")
+            return Answer(200, headers, b"{%s}" % weights_members(model))
+        return Answer(200, headers, model.encoded)
 
-    def node_types(self) -> Answer:
-        catalogue = self.live.current
-        return json_answer(
-            {
-                pipeline: {
-                    str(number): {"machine_spec": integers(found.spec), "members": found.members}
-                    for number, found in sorted(types.items())
-                }
-                for pipeline, types in sorted(catalogue.node_types.items())
+    def node_types(self) -> dict[str, dict[str, ListedNodeType]]:
+        return {
+            pipeline: {
+                str(number): ListedNodeType(integers(node_type.spec), node_type.members)
+                for number, node_type in sorted(node_types.items())
             }
-        )
+            for pipeline, node_types in sorted(self.live.current.node_types.items())
+        }
 
     def exposition(self) -> Answer:
-        return Answer(self.metrics.exposition(), CONTENT_TYPE)
+        return Answer(200, {"Content-Type": CONTENT_TYPE}, self.metrics.exposition())
 
-    def health(self) -> Answer:
-        return json_answer(self._health())
+    def health(self) -> Health:
+        live = self.live
+        return Health(
+            status="degraded" if live.broken or live.store_problem else "ok",
+            version=__version__,
+            store=live.store.location,
+            store_problem=live.store_problem,
+            models=len(live.current.models),
+            pipelines={
+                name: PipelineHealth(live.version_of(name), count) for name, count in live.current.models_of.items()
+            },
+            broken=live.broken,
+        )
 
     def ready(self) -> Answer:
-        found = self._health()
-        if not self.live.looked_at:
-            raise AnswerError(503, found)
-        return json_answer(found)
-
-    def openapi(self) -> Answer:
-        return Answer(self._openapi, "application/json")
-
-    def _health(self) -> dict[str, Any]:
-        live = self.live
-        problems = bool(live.broken or live.store_problem)
-        pipelines = {
-            name: {"version": self.live.version_of(name), "models": count}
-            for name, count in live.current.models_of.items()
-        }
-        return {
-            "status": "degraded" if problems else "ok",
-            "version": __version__,
-            "store": live.store.location,
-            "store_problem": live.store_problem,
-            "models": len(live.current.models),
-            "pipelines": pipelines,
-            "broken": live.broken,
-        }
-
-
-class _RecentAnswers:
-    """Answers to requests for a model, by their bytes, of one catalogue."""
-
-    MOST = 512
-    LARGEST = 16 * 1024
-
-    def __init__(self) -> None:
-        self._catalogue: Catalogue | None = None
-        self._kept: dict[bytes, tuple[ModelRequest, Selection, Reply]] = {}
-
-    def get(self, catalogue: Catalogue, body: bytes) -> tuple[ModelRequest, Selection, Reply] | None:
-        return self._kept.get(body) if catalogue is self._catalogue else None
-
-    def keep(
-        self, catalogue: Catalogue, body: bytes, request: ModelRequest, selection: Selection, answer: Answer
-    ) -> None:
-        if catalogue is not self._catalogue or len(self._kept) >= self.MOST:
-            self._catalogue, self._kept = catalogue, {}
-        content = answer.body
-        if isinstance(content, bytes) and len(body) + len(content) <= self.LARGEST:
-            headers = [*answer.header_list(), ("Content-Length", str(len(content)))]
-            self._kept[body] = request, selection, Reply(200, headers, content)
-
-
-def _described(model: StoredModel) -> dict[str, Any]:
-    metadata = model.metadata
-    return {
-        "pipeline": model.pipeline,
-        "version": model.snapshot.version,
-        "path": model.path,
-        "model_name": model.name,
-        "source": model.source,
-        "output_type": model.output_type,
-        "feature_group": model.feature_group,
-        "trainer": model.trainer,
-        "node_type": model.node_type,
-        "features": list(model.features),
-        "portable": model.portable,
-        "weights": model.weights is not None,
-        "no_weights": None if model.weights is not None else model.no_weights,
-        "errors": {key: value for key, value in metadata.items() if key.endswith(("mae", "mape"))},
-    }
-
-
-def _filter(text: str | None) -> Filter | None:
-    return None if text is None else parse_filter(text)
+        return json_answer(self.health(), 200 if self.live.looked_at else 503)

@@ -11,9 +11,9 @@ import msgspec
 from kepler_core.store import open_store
 from kepler_core.store.store import is_url
 from kepler_profiler.similarity import SpecTable
-from kepler_servers.http.adapter import Bridge
+from kepler_servers.http.adapter import RsgiAdapter
 from kepler_servers.live_catalogue import LiveCatalogue
-from kepler_servers.model_server.app import MAX_BODY, ModelServer
+from kepler_servers.model_server.app import MAX_BODY_BYTES, ModelServer
 from kepler_servers.model_server.metrics import ServerMetrics
 from kepler_servers.model_server.settings import SETTINGS_VARIABLE, Settings
 from kepler_servers.parent_watch import end_with_parent
@@ -21,7 +21,7 @@ from kepler_servers.parent_watch import end_with_parent
 log = logging.getLogger(__name__)
 
 
-def application() -> Bridge:
+def application() -> RsgiAdapter:
     """The application of this process, with its catalogue read."""
     settings = msgspec.json.decode(os.environ[SETTINGS_VARIABLE], type=Settings)
     logging.basicConfig(
@@ -42,14 +42,7 @@ def application() -> Bridge:
 
         import_in_background(live.store, settings.initial, f"{settings.scratch}/initial.lock")
     metrics = ServerMetrics(live, several_workers=settings.workers > 1)
-    server = ModelServer(live, metrics, model_path=settings.model_path)
+    # reading an archive from far away takes longer than other requests should wait
+    server = ModelServer(live, metrics, model_path=settings.model_path, quick=not is_url(settings.store))
     log.info("serving %d models of %s on %s", len(live.current.models), settings.store, settings.address)
-    # reading an archive from far away takes longer than others should wait
-    quick = () if is_url(settings.store) else (settings.model_path, "/healthz", "/readyz")
-    return Bridge(
-        server.app,
-        max_body=MAX_BODY,
-        quick=quick,
-        remembered=server.remembered,
-        refused=lambda status: metrics.observe("other", status, 0.0),
-    )
+    return RsgiAdapter(server.app, max_body=MAX_BODY_BYTES, cache=server.cache)

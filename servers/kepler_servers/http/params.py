@@ -1,0 +1,120 @@
+"""Parameters of a query string, and headers, read into a `msgspec.Struct`.
+
+A field is text, a whole number with bounds (`Annotated[int, Meta(ge=…, le=…)]`), a flag (`bool`) or a choice
+(`Literal`), each with `| None` where it has no default. `rename="kebab"` turns `node_type` into `node-type`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, TypeVar
+
+import attrs
+import bottle
+import msgspec
+from msgspec import inspect
+
+from kepler_core.errors import RequestError, close_matches
+from kepler_core.messages import quoted
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+FLAGS = {"0": False, "1": True, "false": False, "true": True}
+
+_MAX_DIGITS = 20
+
+
+@attrs.frozen
+class Parameter:
+    """A field of a Struct of parameters."""
+
+    attribute: str
+    name: str
+    kind: inspect.Type
+    """Without `None`."""
+    required: bool
+
+    def read(self, text: str) -> Any:
+        """Return the value of a text; raise `RequestError` for a text that is none."""
+        if isinstance(self.kind, inspect.IntType):
+            return self._whole_number(text)
+        if isinstance(self.kind, inspect.BoolType):
+            if text not in FLAGS:
+                raise RequestError(self.name, f"{quoted(text)} is not 1 or 0")
+            return FLAGS[text]
+        if isinstance(self.kind, inspect.LiteralType):
+            choices = [str(choice) for choice in self.kind.values]
+            if text not in choices:
+                label = self.name.replace("-", " ")
+                raise RequestError(self.name, f"unknown {label} {quoted(text)}; {close_matches(text[:60], choices)}")
+        return text
+
+    def _whole_number(self, text: str) -> int:
+        assert isinstance(self.kind, inspect.IntType)
+        lowest = self.kind.ge or 0
+        highest = 2**63 - 1 if self.kind.le is None else self.kind.le
+        digits = text.isascii() and text.isdecimal() and len(text) < _MAX_DIGITS
+        if not (digits and lowest <= int(text) <= highest):
+            raise RequestError(self.name, f"{quoted(text)} is not a whole number between {lowest} and {highest}")
+        return int(text)
+
+
+@lru_cache(maxsize=64)
+def parameters(kind: type[msgspec.Struct]) -> tuple[Parameter, ...]:
+    """Return the parameters that a Struct declares."""
+    info = inspect.type_info(kind)
+    assert isinstance(info, inspect.StructType)
+    return tuple(
+        Parameter(field.name, field.encode_name, _without_none(field.type), field.required) for field in info.fields
+    )
+
+
+def read_query(kind: type[T], request: bottle.BaseRequest) -> T:
+    """Return the parameters of a request's query string.
+
+    Raises `RequestError` for a parameter that is unknown, given twice, not UTF-8, or not a value of its type. An
+    empty parameter counts as absent.
+    """
+    if not request.query_string:
+        return _read(kind, lambda name: None)
+    values = request.query
+    names = [parameter.name for parameter in parameters(kind)]
+    for name in values:
+        if name not in names:
+            raise RequestError(name[:60], f"unknown parameter; known: {', '.join(names)}")
+        if len(values.getall(name)) > 1:
+            raise RequestError(name, "given twice")
+    return _read(kind, lambda name: _text(name, values.get(name)))
+
+
+def read_headers(kind: type[T], request: bottle.BaseRequest) -> T:
+    """Return the headers of a request that the Struct names; raise `RequestError` for a value not of its type."""
+    return _read(kind, request.get_header)
+
+
+def _read(kind: type[T], get: Callable[[str], str | None]) -> T:
+    values: dict[str, Any] = {}
+    for parameter in parameters(kind):
+        if text := get(parameter.name):
+            values[parameter.attribute] = parameter.read(text)
+        elif parameter.required:
+            raise RequestError(parameter.name, "missing")
+    return kind(**values)
+
+
+def _text(name: str, value: str | None) -> str | None:
+    # bottle 0.13 decodes a query string as latin-1
+    try:
+        return value and value.encode("latin-1").decode()
+    except UnicodeDecodeError:
+        raise RequestError(name, "not UTF-8") from None
+
+
+def _without_none(kind: inspect.Type) -> inspect.Type:
+    while isinstance(kind, inspect.Metadata):
+        kind = kind.type
+    if isinstance(kind, inspect.UnionType):
+        (kind,) = (part for part in kind.types if not isinstance(part, inspect.NoneType))
+        return _without_none(kind)
+    return kind

@@ -1,0 +1,96 @@
+"""The side port: bounded in connections and time, whatever its clients do."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import socket
+import threading
+import time
+from contextlib import ExitStack
+
+import pytest
+from support.process import PATIENCE, wait_for
+
+from kepler_core.errors import UsageError
+from kepler_servers.http import side_port
+from kepler_servers.http.app import App
+from kepler_servers.http.route import Route
+from kepler_servers.http.side_port import MAX_CONNECTIONS, start_side_port
+
+
+def side_app() -> App:
+    route = Route("GET", "/healthz", "healthz", lambda: {"status": "ok"}, summary="Report the health.")
+    return App("thing under test", [route], observe=lambda *_: None, openapi=False)
+
+
+@pytest.fixture
+def port(monkeypatch: pytest.MonkeyPatch) -> int:
+    monkeypatch.setattr(side_port, "CONNECTION_SECONDS", 1.0)
+    return start_side_port(side_app(), "127.0.0.1", 0)
+
+
+def get(port: int, path: str = "/healthz", method: str = "GET") -> tuple[int, bytes]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+    try:
+        connection.request(method, path)
+        response = connection.getresponse()
+        return response.status, response.read()
+    finally:
+        connection.close()
+
+
+def test_answers(port: int) -> None:
+    assert get(port) == (200, b'{"status":"ok"}')
+    assert get(port, method="HEAD") == (200, b"")
+    status, body = get(port, "/nothing")
+    assert status == 404
+    assert json.loads(body) == {"msg": "no such path '/nothing'; there are /healthz"}
+    assert get(port, method="DELETE")[0] == 405
+
+
+def test_idle_connections_are_ended(port: int) -> None:
+    """More clients than connections, each sends half a request and then nothing."""
+    before = len(os.listdir("/proc/self/fd"))
+    threads = threading.active_count()
+    with ExitStack() as stack:
+        slow = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=PATIENCE))
+            for _ in range(2 * MAX_CONNECTIONS)
+        ]
+        for connection in slow:
+            connection.sendall(b"GET /healthz HTTP/1.1\r\nHost:")
+        wait_for(lambda: threading.active_count() == threads + MAX_CONNECTIONS, "the connections are not accepted")
+        assert len(os.listdir("/proc/self/fd")) <= before + len(slow) + MAX_CONNECTIONS
+        started = time.monotonic()
+        assert get(port)[0] == 200, "it is answered when the slow ones are ended"
+        assert time.monotonic() - started < 10
+        assert [connection.recv(100) for connection in slow] == [b""] * len(slow)
+    wait_for(lambda: threading.active_count() == threads, "threads are left")
+    wait_for(lambda: len(os.listdir("/proc/self/fd")) <= before, "descriptors are left")
+
+
+def test_drip_fed_requests_are_ended(port: int) -> None:
+    """A byte now and then does not extend the limit."""
+    with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as connection:
+        started = time.monotonic()
+        with pytest.raises(OSError):
+            drip_feed(connection)
+        assert time.monotonic() - started < 5
+    assert get(port)[0] == 200
+
+
+def drip_feed(connection: socket.socket) -> None:
+    for _ in range(200):
+        connection.sendall(b"G")
+        time.sleep(0.05)
+
+
+def test_taken_port(port: int) -> None:
+    with pytest.raises(UsageError, match=f"cannot listen on 127.0.0.1:{port}"):
+        start_side_port(side_app(), "127.0.0.1", port)
+    with pytest.raises(UsageError, match="cannot listen on"):
+        start_side_port(side_app(), "127.0.0.1", 70000)
+    with pytest.raises(UsageError, match="cannot listen on"):
+        start_side_port(side_app(), "no-such-host.invalid", 0)
