@@ -13,7 +13,8 @@ import msgspec
 
 from kepler_core.errors import ModelError, StoreError
 from kepler_core.models.kepler_weights import KeplerWeights, read_weights
-from kepler_core.models.power_model import METADATA_FILE, MODEL_FILE, PowerModel, load_model
+from kepler_core.models.loading import load_model
+from kepler_core.models.power_model import METADATA_FILE, MODEL_FILE, PowerModel
 from kepler_core.store.layout import NODE_TYPE_INDEX
 from kepler_core.store.manifest import FileRecord, make_record
 from kepler_core.store.scores import Figures, read_figures

@@ -43,7 +43,7 @@ from support.server_process import (
     wait_for,
 )
 
-from kepler_core.models import load_model
+from kepler_core.models.loading import load_model
 from kepler_core.selection import read_catalogue
 from kepler_core.simulate import Simulation, write
 from kepler_core.store import open_store
