@@ -74,7 +74,7 @@ def match_(
     1 is a machine that is the same. What only one of the two machines states is uncertain; what differs
     is loose: similarity = 1 - looseness - 0.6 x uncertainty.
     """
-    from kepler_core.selection.explanation import rounded_down
+    from kepler_core.selection.similarity import rounded_down
     from kepler_profiler.node_types import match
 
     spec = _spec(spec_file)

@@ -131,7 +131,7 @@ def read(where: str) -> NodeProfile:
     """The profile at a path or in a pipeline."""
     from kepler_core.pipeline.node_types import profile_file
     from kepler_core.store import open_store
-    from kepler_core.store.store import is_url
+    from kepler_core.store.urls import is_url
     from kepler_profiler.profile.document import read_profile
 
     location, _, number = where.partition("#")
