@@ -35,7 +35,8 @@ from load import KEPLER_READS
 from model_server import megabytes, memory_folder, say
 
 from kepler_core.client import EstimatorClient
-from kepler_core.models.power_model import PowerModel, load_model
+from kepler_core.models.loading import load_model
+from kepler_core.models.power_model import PowerModel
 from kepler_core.vocabulary import FEATURE_GROUPS, OUTPUT_TYPES
 
 PIPELINE, SOURCE = "bench", "rapl-sysfs"

@@ -31,6 +31,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 import attrs
 
 from kepler_core.arrays import FloatArray, SingleArray
+from kepler_core.models.predictors import JointPredictor as JointPredictor
+from kepler_core.models.predictors import Predictor as Predictor
 from kepler_core.vocabulary import OutputType
 
 if TYPE_CHECKING:
@@ -247,20 +249,6 @@ class MetricSchema(Plugin, ABC):
 
 
 # --- kepler.model_formats -------------------------------------------------------------------------
-
-
-class Predictor(Protocol):
-    """A loaded model of one component."""
-
-    def predict(self, X: SingleArray) -> FloatArray:
-        """Watts, shape (samples,), of features divided by their scale, shape (samples, features)."""
-
-
-class JointPredictor(Protocol):
-    """Loaded models of several components that are evaluated together."""
-
-    def predict(self, X: SingleArray) -> FloatArray:
-        """Watts, shape (components, samples), of features as for `Predictor`."""
 
 
 class ModelFormat(Plugin, ABC):

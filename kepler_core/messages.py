@@ -27,3 +27,12 @@ def shortened(text: str, limit: int) -> str:
 def printable(text: str, limit: int = LINE_CHARACTERS) -> str:
     """Return a text without line ends and other control characters, cut after `limit` characters."""
     return shortened("".join(c if c.isprintable() else " " for c in text[: limit + 1]), limit)
+
+
+def reason_of(error: object, limit: int | None = None) -> str:
+    """Return why an operation failed, without the error's type: the system's text of an `OSError`, else
+    the error's first line, cut after `limit` characters."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    lines = text.strip().splitlines()
+    text = lines[0] if lines and lines[0].strip() else type(error).__name__
+    return text if limit is None else shortened(text, limit)

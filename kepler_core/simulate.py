@@ -20,10 +20,9 @@ and kinds of work come one after another. Metric names and labels are Kepler 0.7
 from __future__ import annotations
 
 import contextlib
-import gzip
 import os
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import Any
 
 import attrs
 import msgspec
@@ -31,6 +30,7 @@ import numpy as np
 
 from kepler_core.arrays import BoolArray, FloatArray, IntArray
 from kepler_core.errors import UsageError
+from kepler_core.gzip_files import compressed_by_name
 
 CORES_PER_SOCKET = 16
 HERTZ = 3.0e9
@@ -234,7 +234,7 @@ def write(simulation: Simulation, path: str) -> None:
             series.setdefault(metric, []).append(msgspec.json.encode(content))
     temporary = f"{path}.part"
     try:
-        with open(temporary, "wb") as raw, _packed(raw, path) as file:
+        with open(temporary, "wb") as raw, compressed_by_name(raw, path) as file:
             for at, (metric, items) in enumerate(series.items()):
                 file.write((b"{\n" if at == 0 else b",\n") + msgspec.json.encode(metric) + b":[\n")
                 file.write(b",\n".join(items) + b"]")
@@ -244,12 +244,3 @@ def write(simulation: Simulation, path: str) -> None:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
-
-
-@contextlib.contextmanager
-def _packed(raw: BinaryIO, path: str) -> Iterator[Any]:
-    if not path.endswith(".gz"):
-        yield raw
-        return
-    with gzip.GzipFile("", "wb", 6, raw, mtime=0) as file:
-        yield file

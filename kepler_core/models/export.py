@@ -1,4 +1,4 @@
-"""Fitted regressors to the files of a power model, compared with what was fitted."""
+"""Export fitted regressors as the files of a power model, and check that both predict the same."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
-import msgspec
 import numpy as np
 
 from kepler_core.arrays import FloatArray, SingleArray
 from kepler_core.contracts import ModelFormat, Regressor
 from kepler_core.errors import ModelError
+from kepler_core.json_files import indented_json
 from kepler_core.models.kepler_weights import KEPLER_CURVES, read_weights
+from kepler_core.models.loading import format_name, load_model
 from kepler_core.models.power_model import (
     LAYOUT_VERSION,
     METADATA_FILE,
@@ -21,8 +22,6 @@ from kepler_core.models.power_model import (
     WEIGHT_FILE,
     ComponentPart,
     ModelFile,
-    format_name,
-    load_model,
     scaled,
 )
 from kepler_core.plugins import registry
@@ -31,21 +30,22 @@ from kepler_core.vocabulary import main_feature
 log = logging.getLogger(__name__)
 
 TOLERANCE = 0.001
-"""A stored model may differ from the fitted one by this part of the power range, on any row."""
+"""Allowed difference between the stored and the fitted model on any row, as a part of the power range."""
 
 CEILING_FACTOR = 10.0
+"""Predictions are limited to this many times the highest measured power."""
 
-_PREFERRED = ("weights", "onnx")
+_DEFAULT_FORMATS = ("weights", "onnx")
 
 
 @attrs.frozen(eq=False)
 class FittedComponent:
-    """A component's fitted regressor, or its constant power."""
+    """A component's fitted regressor, or its constant power in watts."""
 
     regressor: Regressor | None
     constant: float | None
     watts: FloatArray
-    """What was measured, shape (rows,)."""
+    """Measured power, shape (rows,)."""
 
 
 def export(
@@ -57,9 +57,10 @@ def export(
     *,
     model_format: str | None = None,
 ) -> dict[str, bytes]:
-    """The files of a model by name; `ModelError` if it cannot be written or does not agree.
+    """Export a model and return its files by name.
 
-    `X` are the training rows in the features' own units.
+    `X` holds the training rows in the features' own units. Raises `ModelError` if no format supports a
+    regressor, or if the exported model predicts something else than the fitted one.
     """
     files: dict[str, bytes] = {}
     parts: dict[str, ComponentPart] = {}
@@ -67,37 +68,43 @@ def export(
     X32 = scaled(X, scale)
     by_feature = dict(zip(features, map(float, scale), strict=True))
     formats = [] if all(f.constant is not None for f in fitted.values()) else _candidates(model_format)
-    used: ModelFormat | None = None
-    for component, found in fitted.items():
-        ceiling = CEILING_FACTOR * max(float(found.watts.max(initial=0.0)), 1.0)
-        if found.regressor is None:
-            parts[component] = ComponentPart(ceiling, constant=found.constant)
+    for component, entry in fitted.items():
+        ceiling = CEILING_FACTOR * max(float(entry.watts.max(initial=0.0)), 1.0)
+        if entry.regressor is None:
+            parts[component] = ComponentPart(ceiling, constant=entry.constant)
             continue
-        name, used = _format_for(found.regressor, formats)
-        file = component + used.suffix
-        files[file] = used.dump(found.regressor, features, X32)
+        name, chosen = _format_for(entry.regressor, formats)
+        file = component + chosen.suffix
+        files[file] = chosen.dump(entry.regressor, features, X32)
         parts[component] = ComponentPart(ceiling, format=name, file=file)
-        if (kepler_weights := used.weights(files[file], features, by_feature)) is not None:
+        if (kepler_weights := chosen.weights(files[file], features, by_feature)) is not None:
             weights[component] = kepler_weights
     trainer = str(metadata.get("trainer", ""))
     for component, part in parts.items():
         if part.constant is not None:
             weights[component] = _constant_weights(part.constant, features, by_feature, trainer)
     layout = ModelFile(LAYOUT_VERSION, list(features), [float(s) for s in scale], parts)
-    files[MODEL_FILE] = _pretty(layout)
+    files[MODEL_FILE] = indented_json(layout)
     full = {"model_class": _model_class(parts), "model_file": MODEL_FILE, "fe_files": [], **metadata}
-    files[METADATA_FILE] = _pretty(full)
-    if len(weights) == len(parts):
-        head = {"model_name": full.get("model_name"), "machine_spec": full.get("machine_spec", {})}
-        content = _pretty({**head, **weights})
-        try:
-            read_weights(content, trainer, features)
-        except ModelError as error:
-            log.debug("%s has no weights for Kepler: %s", full.get("model_name"), error)
-        else:
-            files[WEIGHT_FILE] = content
-    _compare(files, X, X32, fitted)
+    files[METADATA_FILE] = indented_json(full)
+    if len(weights) == len(parts) and (content := _weight_file(weights, full, trainer, features)) is not None:
+        files[WEIGHT_FILE] = content
+    _check_export(files, X, X32, fitted)
     return files
+
+
+def _weight_file(
+    weights: Mapping[str, Any], metadata: Mapping[str, Any], trainer: str, features: Sequence[str]
+) -> bytes | None:
+    """Return the content of `weight.json`; None if the weights are not safe for Kepler to evaluate."""
+    head = {"model_name": metadata.get("model_name"), "machine_spec": metadata.get("machine_spec", {})}
+    content = indented_json({**head, **weights})
+    try:
+        read_weights(content, trainer, features)
+    except ModelError as error:
+        log.debug("%s has no weights for Kepler: %s", metadata.get("model_name"), error)
+        return None
+    return content
 
 
 def _model_class(parts: Mapping[str, ComponentPart]) -> str:
@@ -105,12 +112,8 @@ def _model_class(parts: Mapping[str, ComponentPart]) -> str:
     return "+".join(formats) or "constant"
 
 
-def _pretty(content: Any) -> bytes:
-    return msgspec.json.format(msgspec.json.encode(content), indent=1) + b"\n"
-
-
 def _candidates(model_format: str | None) -> list[tuple[str, ModelFormat]]:
-    names = [model_format] if model_format else list(_PREFERRED)
+    names = [model_format] if model_format else list(_DEFAULT_FORMATS)
     return [(_stored_name(name), registry.model_formats.create(format_name(name))) for name in names]
 
 
@@ -119,9 +122,9 @@ def _stored_name(name: str) -> str:
 
 
 def _format_for(regressor: Regressor, formats: list[tuple[str, ModelFormat]]) -> tuple[str, ModelFormat]:
-    for name, form in formats:
-        if form.supports(regressor):
-            return name, form
+    for name, model_format in formats:
+        if model_format.supports(regressor):
+            return name, model_format
     tried = " or ".join(name for name, _ in formats)
     raise ModelError(f"{type(regressor).__name__} cannot be written as {tried}")
 
@@ -129,7 +132,7 @@ def _format_for(regressor: Regressor, formats: list[tuple[str, ModelFormat]]) ->
 def _constant_weights(
     watts: float, features: Sequence[str], scale: Mapping[str, float], trainer: str
 ) -> dict[str, Any]:
-    """A constant in the shape of the formula that Kepler picks by the trainer's name."""
+    """Return a constant power as weights of the formula that Kepler picks by the trainer's name."""
     if trainer in KEPLER_CURVES:
         return {
             "All_Weights": {
@@ -147,15 +150,16 @@ def _constant_weights(
     }
 
 
-def _compare(
+def _check_export(
     files: Mapping[str, bytes], X: FloatArray, X32: SingleArray, fitted: Mapping[str, FittedComponent]
 ) -> None:
+    """Raise `ModelError` if the exported model predicts something else than the fitted regressors."""
     watts = load_model(files).predict(X)
-    for component, found in fitted.items():
-        if found.regressor is None:
+    for component, entry in fitted.items():
+        if entry.regressor is None:
             continue
-        expected = np.maximum(found.regressor.predict(X32.astype(np.float64)), 0.0)
-        spread = float(np.ptp(found.watts))
+        expected = np.maximum(entry.regressor.predict(X32.astype(np.float64)), 0.0)
+        spread = float(np.ptp(entry.watts))
         difference = float(np.max(np.abs(watts[component] - expected), initial=0.0))
         if not difference <= TOLERANCE * spread:
             raise ModelError(

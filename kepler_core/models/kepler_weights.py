@@ -1,14 +1,15 @@
-"""Weights that Kepler evaluates itself, and whether it may.
+"""Weights that Kepler evaluates itself, and the checks that it is safe for Kepler to do so.
 
-Kepler picks the formula by the trainer in `model_name` and fails where name and weights disagree:
+Kepler picks the formula by the trainer in `model_name`, and fails if name and weights disagree:
 
     linear (SGDRegressorTrainer)   Bias_Weight + Σ weight · x / scale, over the features it has
     LogarithmicRegressionTrainer   a · ln(b·x + 1) + c
     ExponentialRegressionTrainer   a · e^(b·x) + c
     LogisticRegressionTrainer      A / (1 + e^(-k·(x - x0))) + off
 
-A curve's x is the first feature that the client lists, as it is, for every component. A result below
-0 W wraps to an enormous one there. So weights are safe only where none of this can happen.
+For a curve, Kepler takes as x the first feature that it lists, unscaled, for every component. Kepler
+stores power as an unsigned number, so a result below 0 W becomes an enormous one. Weights are safe
+if neither can give a wrong result.
 """
 
 from __future__ import annotations
@@ -25,27 +26,27 @@ from kepler_core.text_blocks import PackedText, Packer
 from kepler_core.vocabulary import COMPONENTS, PLATFORM_COMPONENTS, RAPL_COMPONENTS, main_feature
 
 LINEAR_TRAINER = "SGDRegressorTrainer"
-"""The name under which Kepler knows a linear model, whichever trainer fitted it."""
+"""Kepler's name for a linear model, whichever trainer fitted it."""
 
 KEPLER_CURVES = {
     "LogarithmicRegressionTrainer": 3,
     "ExponentialRegressionTrainer": 3,
     "LogisticRegressionTrainer": 4,
 }
-"""Trainers whose weights Kepler takes for a curve, and how many it expects."""
+"""Trainers whose weights Kepler evaluates as a curve -> number of weights of that curve."""
 
-_MAX_EXPONENT = 700.0
+_MAX_EXPONENT = 700.0  # exp of more overflows
 
 
 class Variable(msgspec.Struct, omit_defaults=True):
-    """A numerical feature: divided by `scale`, times `weight` (W); scale 0 drops it."""
+    """A numerical feature, divided by `scale` and multiplied by `weight` (W). A scale of 0 drops it."""
 
     scale: float
     weight: float | None = None
 
 
 class AllWeights(msgspec.Struct):
-    """A component's weights."""
+    """The weights of one component."""
 
     Categorical_Variables: dict[str, Any] = {}
     Numerical_Variables: dict[str, Variable] = {}
@@ -58,7 +59,7 @@ class _Component(msgspec.Struct):
 
 
 class _Document(msgspec.Struct):
-    """A weight file; its other members are of no use here."""
+    """A weight file. Members other than the components are ignored."""
 
     package: _Component | msgspec.UnsetType = msgspec.UNSET
     core: _Component | msgspec.UnsetType = msgspec.UNSET
@@ -67,8 +68,8 @@ class _Document(msgspec.Struct):
     platform: _Component | msgspec.UnsetType = msgspec.UNSET
 
     def components(self) -> dict[str, AllWeights]:
-        found = ((name, getattr(self, name)) for name in COMPONENTS)
-        return {name: component.All_Weights for name, component in found if component is not msgspec.UNSET}
+        members = ((name, getattr(self, name)) for name in COMPONENTS)
+        return {name: component.All_Weights for name, component in members if component is not msgspec.UNSET}
 
 
 _decoder = msgspec.json.Decoder(_Document)
@@ -80,11 +81,11 @@ class KeplerWeights:
     """Weights that are safe for Kepler to evaluate."""
 
     trainer: str
-    """As the client must be told it: `LINEAR_TRAINER` or the name of a curve."""
+    """Trainer name that makes Kepler pick the right formula: `LINEAR_TRAINER` or a curve's trainer."""
     _packed: PackedText
     drawn_over: frozenset[str] = frozenset()
-    """Features that its curves are drawn over: the client has the right one only if it is the one that
-    it lists first."""
+    """Features that the curves take as x. Kepler evaluates the curves correctly only if it lists this
+    feature first."""
 
     @property
     def linear(self) -> bool:
@@ -92,7 +93,7 @@ class KeplerWeights:
 
     @property
     def encoded(self) -> bytes:
-        """The components as JSON members, without the braces around them."""
+        """The components as JSON members, without the surrounding braces."""
         return self._packed.unpack()
 
     @property
@@ -101,14 +102,15 @@ class KeplerWeights:
         return _decoder.decode(b"{" + self.encoded + b"}").components()
 
     def model_name(self, node_type: int) -> str:
-        """`<Trainer>_<node type>`, as the client takes it."""
+        """Return `<Trainer>_<node type>`, the name by which Kepler picks the formula."""
         return f"{self.trainer}_{node_type}"
 
 
 def read_weights(content: bytes, trainer: str, features: Sequence[str], pack: Packer | None = None) -> KeplerWeights:
-    """The weights of a model from its weight file; `ModelError` says why Kepler may not evaluate them.
+    """Read the weights of a model from its weight file, and check that Kepler can evaluate them safely.
 
-    `trainer` and `features` are those of the model; `pack` keeps the weights of many models small.
+    `trainer` and `features` are those of the model. `pack` compresses the weights together with those
+    of other models. Raises `ModelError` with the reason if the weights are not safe.
     """
     try:
         document = _decoder.decode(content)
@@ -145,30 +147,31 @@ def _check_linear(component: str, weights: AllWeights) -> None:
             lowest += min(variable.weight, 0.0)
     if bias < 0:
         raise ModelError(f"{component}: {bias:.3g} W at idle; below 0 W the client's number wraps")
-    # every feature between 0 and its scale, the most that was seen in training
+    # the lowest power while every feature is between 0 and its scale, the highest value in training
     if lowest < 0:
         raise ModelError(f"{component}: down to {lowest:.3g} W for usual values; below 0 W the client's number wraps")
 
 
 def _drawn_over(components: Mapping[str, AllWeights], trainer: str, features: Sequence[str]) -> frozenset[str]:
+    """Return the features that the curves take as x; `ModelError` if a curve is not safe."""
     needed: set[str] = set()
     for component, weights in components.items():
         curve = weights.CurveFit_Weights
         expected = KEPLER_CURVES[trainer]
         if curve is msgspec.UNSET or len(curve) != expected:
-            found = "no curve weights" if curve is msgspec.UNSET else f"{len(curve)} curve weights"
-            raise ModelError(f"{component}: {found}, the client takes {expected} for {trainer}")
+            count = "no curve weights" if curve is msgspec.UNSET else f"{len(curve)} curve weights"
+            raise ModelError(f"{component}: {count}, the client takes {expected} for {trainer}")
         lowest = _lowest(trainer, curve)
         if not lowest >= 0:
             idle = _at_idle(trainer, curve)
-            found = f"{idle:.3g} W at idle" if idle < 0 else f"down to {lowest:.3g} W under load"
-            found = "not a number for all loads" if math.isnan(lowest) else found
-            raise ModelError(f"{component}: {found}; below 0 W the client's number wraps")
+            problem = f"{idle:.3g} W at idle" if idle < 0 else f"down to {lowest:.3g} W under load"
+            problem = "not a number for all loads" if math.isnan(lowest) else problem
+            raise ModelError(f"{component}: {problem}; below 0 W the client's number wraps")
         if curve[0] == 0.0:
-            continue  # constant: no feature matters
+            continue  # a constant does not depend on x
         variables = weights.Numerical_Variables
         if not (features or variables):
-            raise ModelError(f"{component}: nobody says which feature the curve is drawn over")
+            raise ModelError(f"{component}: the file does not say which feature the curve is drawn over")
         feature = next(iter(variables)) if len(variables) == 1 else main_feature(features, component)
         variable = variables.get(feature)
         if variable is not None and variable.scale != 1.0:
@@ -178,16 +181,16 @@ def _drawn_over(components: Mapping[str, AllWeights], trainer: str, features: Se
 
 
 def _lowest(trainer: str, curve: Sequence[float]) -> float:
-    """The lowest that a curve comes to for x ≥ 0, in watts; NaN where it is not a number everywhere."""
+    """Return the lowest value of a curve for x ≥ 0, in watts; NaN if the curve is not a number for all x."""
     if trainer == "LogarithmicRegressionTrainer":
         a, b, c = curve
         if b < 0:
-            return math.nan  # the logarithm of a negative number
+            return math.nan  # the logarithm of a negative number for a large x
         return c if a * b >= 0 else -math.inf
     if trainer == "ExponentialRegressionTrainer":
         a, b, c = curve
         if a == 0:
-            return c if b <= 0 else math.nan  # 0 · ∞ where x is large
+            return c if b <= 0 else math.nan  # 0 · ∞ for a large x
         if b <= 0:
             return min(a + c, c if b < 0 else a + c)
         return a + c if a > 0 else -math.inf

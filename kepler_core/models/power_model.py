@@ -1,16 +1,14 @@
-"""A power model as it is stored and applied.
+"""A power model: features in, watts per component out.
 
-A model is a set of files: `metadata.json` (WIRE contract of the store), `model.json` (below), one
-file per component that is not constant, and `weight.json` where Kepler can evaluate it itself.
-Only model formats (`kepler_core.contracts.ModelFormat`) read component files; nothing from a file
-is ever executed.
+A stored model is a set of files: `metadata.json` (see docs/models-and-store.md), `model.json`
+(`ModelFile`), one file for each component that is not constant, and `weight.json` if Kepler can
+evaluate the model itself. `kepler_core.models.loading` makes a `PowerModel` from these files.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import attrs
@@ -18,10 +16,8 @@ import msgspec
 import numpy as np
 
 from kepler_core.arrays import FloatArray, IndexArray, SingleArray
-from kepler_core.contracts import JointPredictor, Predictor
-from kepler_core.errors import ModelError, PluginError, close_matches
-from kepler_core.plugins import registry
-from kepler_core.vocabulary import COMPONENTS
+from kepler_core.errors import ModelError, close_matches
+from kepler_core.models.predictors import ComponentPredictor, JointPredictor, Predictor
 
 MODEL_FILE = "model.json"
 METADATA_FILE = "metadata.json"
@@ -29,30 +25,30 @@ WEIGHT_FILE = "weight.json"
 LAYOUT_VERSION = 1
 
 MAX_FILE_BYTES = 256 * 2**20
-FARTHEST = 1e6
-"""Scaled features are cut here: a million times what was seen in training. Products of them stay
-finite in single precision."""
+MAX_SCALED_FEATURE = 1e6
+"""Limit of a scaled feature, a million times the largest value seen in training. Products of features
+at this limit stay finite in single precision."""
 
-_KEPT_ORDERS = 32
+_MAX_COLUMN_ORDERS = 32
 
 
 class ComponentPart(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """How one component is computed: by a file in a format, or as a constant."""
+    """How one component is computed: from a file in a model format, or as a constant."""
 
     ceiling: float
-    """No prediction is above this: ten times the most that was measured, in watts."""
+    """Upper limit of predictions in watts: ten times the highest measured power."""
     format: str | None = None
     file: str | None = None
     constant: float | None = None
     gain: float = 1.0
     shift: float = 0.0
-    """What is predicted, cut at 0 W, is multiplied by `gain`, and `shift` (W) is added: how a model follows
-    a machine whose power law has changed (`kepler_core.models.recalibration`)."""
+    """Predictions are cut at 0 W, then multiplied by `gain`, then `shift` (W) is added. The online trainer
+    uses this to follow a power shift of the machine (`kepler_core.models.recalibration`)."""
 
 
 class ModelFile(msgspec.Struct, forbid_unknown_fields=True):
-    """`model.json`: features are divided by `scale` and rounded to single precision, then given to
-    each component's file in the order of `features`."""
+    """`model.json`. Features are divided by `scale` and rounded to single precision. Each component's
+    file takes them in the order of `features`."""
 
     layout: int
     features: list[str]
@@ -61,35 +57,28 @@ class ModelFile(msgspec.Struct, forbid_unknown_fields=True):
 
 
 @attrs.frozen(eq=False)
-class Evaluated:
-    """What predicts one component, or several together."""
-
-    components: tuple[str, ...]
-    predictor: Predictor | JointPredictor
-
-
-@attrs.frozen(eq=False)
 class PowerModel:
-    """Features in, watts per component out."""
+    """A model that predicts the power of each component from a machine's features."""
 
     metadata: Mapping[str, Any]
     features: tuple[str, ...]
     scale: FloatArray
     parts: Mapping[str, ComponentPart]
-    predictors: Sequence[Evaluated]
-    """Of all components that are not constant."""
+    predictors: Sequence[ComponentPredictor]
+    """Predictors of all components that are not constant."""
     _limits: tuple[FloatArray, FloatArray] = attrs.field(init=False)
     _ceilings: FloatArray = attrs.field(init=False)
-    _places: list[tuple[list[int], Predictor | JointPredictor]] = attrs.field(init=False)
-    _together: JointPredictor | None = attrs.field(init=False)
-    """Predicts all components, in their order."""
+    _rows: list[tuple[list[int], Predictor | JointPredictor]] = attrs.field(init=False)
+    """Each predictor with the rows of the result that it fills."""
+    _joint: JointPredictor | None = attrs.field(init=False)
+    """A predictor of all components in their order, if there is one."""
     _columns: dict[tuple[str, ...], IndexArray] = attrs.field(init=False, factory=dict)
     _corrections: tuple[FloatArray, FloatArray] | None = attrs.field(init=False)
-    """Gains and shifts; None where there are none, as in most models."""
+    """Gains and shifts as columns; None if no component has any, as in most models."""
 
     @_limits.default
-    def _of_the_scale(self) -> tuple[FloatArray, FloatArray]:
-        return farthest(self.scale)
+    def _limits_of_the_scale(self) -> tuple[FloatArray, FloatArray]:
+        return feature_limits(self.scale)
 
     @_ceilings.default
     def _column_of_ceilings(self) -> FloatArray:
@@ -97,20 +86,20 @@ class PowerModel:
 
     @_corrections.default
     def _columns_of_corrections(self) -> tuple[FloatArray, FloatArray] | None:
-        found = [(part.gain, part.shift) for part in self.parts.values()]
-        if all(correction == (1.0, 0.0) for correction in found):
+        corrections = [(part.gain, part.shift) for part in self.parts.values()]
+        if all(correction == (1.0, 0.0) for correction in corrections):
             return None
-        return np.array([[gain] for gain, _ in found]), np.array([[shift] for _, shift in found])
+        return np.array([[gain] for gain, _ in corrections]), np.array([[shift] for _, shift in corrections])
 
-    @_places.default
+    @_rows.default
     def _rows_of_predictors(self) -> list[tuple[list[int], Predictor | JointPredictor]]:
-        of = list(self.parts)
-        return [([of.index(name) for name in found.components], found.predictor) for found in self.predictors]
+        names = list(self.parts)
+        return [([names.index(name) for name in entry.components], entry.predictor) for entry in self.predictors]
 
-    @_together.default
-    def _one_for_all(self) -> JointPredictor | None:
-        alone = self.predictors[0] if len(self.predictors) == 1 else None
-        return alone.predictor if alone and len(alone.components) > 1 and alone.components == self.components else None
+    @_joint.default
+    def _predictor_of_all(self) -> JointPredictor | None:
+        only = self.predictors[0] if len(self.predictors) == 1 else None
+        return only.predictor if only and len(only.components) > 1 and only.components == self.components else None
 
     @property
     def name(self) -> str:
@@ -121,39 +110,40 @@ class PowerModel:
         return tuple(self.parts)
 
     def predict(self, values: Any, features: Sequence[str] | None = None) -> dict[str, FloatArray]:
-        """Watts per component, each of shape (rows,); see `watts`."""
+        """Return watts by component, each of shape (rows,). See `watts` for the arguments."""
         return dict(zip(self.parts, self.watts(values, features), strict=True))
 
     def watts(self, values: Any, features: Sequence[str] | None = None) -> FloatArray:
-        """Watts, shape (components, rows), finite and ≥ 0.
+        """Return watts, shape (components, rows), finite and ≥ 0.
 
-        `values` has shape (rows, columns), in the features' own units (per second); `features` names
-        its columns, in any order, more than needed allowed; by default they are the model's own.
-        `ModelError` where a feature is missing, named twice, or a value is not finite.
+        `values` has shape (rows, columns), in the features' own units (per second). `features` names
+        the columns, by default the model's own features. Their order is free and extra columns are
+        allowed. Raises `ModelError` if a feature is missing or named twice, or a value is not finite.
         """
-        found = self._unlimited(self._matrix(values, self.features if features is None else features))
-        # as np.clip, without its overhead; NaN stays
-        np.maximum(found, 0.0, out=found)
+        watts = self._unlimited(self._matrix(values, self.features if features is None else features))
+        # np.maximum and np.minimum instead of np.clip, which has more overhead; NaN stays NaN
+        np.maximum(watts, 0.0, out=watts)
         if self._corrections is not None:
             gains, shifts = self._corrections
-            np.maximum(found * gains + shifts, 0.0, out=found)
-        np.minimum(found, self._ceilings, out=found)
-        if not _all_finite(found):
-            wrong = next(c for c, row in zip(self.parts, found, strict=True) if not np.isfinite(row).all())
-            raise ModelError(f"{self.name}: {wrong} is not a number for these features")
-        return found
+            np.maximum(watts * gains + shifts, 0.0, out=watts)
+        np.minimum(watts, self._ceilings, out=watts)
+        if not _all_finite(watts):
+            component = next(c for c, row in zip(self.parts, watts, strict=True) if not np.isfinite(row).all())
+            raise ModelError(f"{self.name}: {component} is not a number for these features")
+        return watts
 
     def _unlimited(self, X: SingleArray) -> FloatArray:
-        if self._together is not None and len(X):
-            return self._together.predict(X)
-        found = np.empty((len(self.parts), len(X)))
+        """Return what the predictors return, before any limit."""
+        if self._joint is not None and len(X):
+            return self._joint.predict(X)
+        watts = np.empty((len(self.parts), len(X)))
         for row, part in enumerate(self.parts.values()):
             if part.constant is not None:
-                found[row] = part.constant
+                watts[row] = part.constant
         if len(X):
-            for rows, predictor in self._places:
-                found[rows] = predictor.predict(X)
-        return found
+            for rows, predictor in self._rows:
+                watts[rows] = predictor.predict(X)
+        return watts
 
     def _matrix(self, values: Any, names: Sequence[str]) -> SingleArray:
         try:
@@ -162,141 +152,50 @@ class PowerModel:
             raise ModelError(f"{self.name}: values are not rows of numbers: {error}") from error
         if X.ndim != 2 or X.shape[1] != len(names):
             raise ModelError(f"{self.name}: expected rows of {len(names)} values, got shape {X.shape}")
-        if (given := tuple(names)) != self.features:
-            X = X.take(self._columns_of(given), axis=1)
+        if (columns := tuple(names)) != self.features:
+            X = X.take(self._columns_of(columns), axis=1)
         if not _all_finite(X):
             raise ModelError(f"{self.name}: a feature is NaN or infinite")
         return scaled(X, self.scale, self._limits)
 
     def _columns_of(self, names: tuple[str, ...]) -> IndexArray:
-        """Where the model's features are among these names; a client keeps its order."""
-        found = self._columns.get(names)
-        if found is None:
-            at = {name: index for index, name in enumerate(names)}
-            if len(at) != len(names):
+        """Return the columns of the model's features among `names`. A client keeps its order of columns,
+        so the result is kept."""
+        columns = self._columns.get(names)
+        if columns is None:
+            index_of = {name: index for index, name in enumerate(names)}
+            if len(index_of) != len(names):
                 twice = next(name for name in names if names.count(name) > 1)
                 raise ModelError(f"{self.name}: feature {twice!r} is given twice")
-            if missing := [name for name in self.features if name not in at]:
+            if missing := [name for name in self.features if name not in index_of]:
                 raise ModelError(f"{self.name} needs {', '.join(missing)}; {close_matches(missing[0], names)}")
-            if len(self._columns) >= _KEPT_ORDERS:
+            if len(self._columns) >= _MAX_COLUMN_ORDERS:
                 self._columns.clear()
-            found = self._columns[names] = np.array([at[name] for name in self.features], dtype=np.intp)
-        return found
+            columns = self._columns[names] = np.array([index_of[name] for name in self.features], dtype=np.intp)
+        return columns
 
 
 def _all_finite(numbers: FloatArray) -> bool:
-    # the sum of squares says so in one quick call; where that is too large a number, each is looked at
+    # The sum of squares is one fast call. It may overflow for large finite numbers: then check each.
     return math.isfinite(np.vdot(numbers, numbers)) or bool(np.isfinite(numbers).all())
 
 
-def farthest(scale: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """The least and the most that features are, see `FARTHEST`."""
-    with np.errstate(over="ignore"):  # no limit then
-        most: FloatArray = scale * FARTHEST
-    return -most, most
+def feature_limits(scale: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return the lowest and the highest value of each feature (see `MAX_SCALED_FEATURE`)."""
+    with np.errstate(over="ignore"):  # an infinite limit is no limit
+        highest: FloatArray = scale * MAX_SCALED_FEATURE
+    return -highest, highest
 
 
 def scaled(X: FloatArray, scale: FloatArray, limits: tuple[FloatArray, FloatArray] | None = None) -> SingleArray:
-    """Features as component files take them: divided by their scale, in single precision.
+    """Return features as component files take them: divided by their scale, in single precision.
 
-    Models are fitted on these very numbers, so that a tree's thresholds fall the same way later. The
-    memory order is fixed because sums over it round differently otherwise. `limits` are
-    `farthest(scale)`, for who has them already.
+    Models are fitted on these rounded numbers, so that a tree compares the same numbers with its
+    thresholds later. The memory order is fixed because NumPy rounds sums differently in another order.
+    Pass `limits` (`feature_limits(scale)`) to avoid computing them again.
     """
-    least, most = limits or farthest(scale)
-    ratio = np.maximum(X, least)
-    np.minimum(ratio, most, out=ratio)
+    lowest, highest = limits or feature_limits(scale)
+    ratio = np.maximum(X, lowest)
+    np.minimum(ratio, highest, out=ratio)
     ratio /= scale
     return ratio.astype(np.float32, order="C")
-
-
-def load_model(source: Path | str | Mapping[str, bytes], where: str = "model", *, resident: bool = False) -> PowerModel:
-    """A model from its folder or from its files by name; `ModelError` says what is wrong with it.
-
-    `resident` is for a process that stays and predicts a few rows at a time.
-    """
-    files, where = (source, where) if isinstance(source, Mapping) else (_Folder(Path(source)), str(source))
-    try:
-        metadata = msgspec.json.decode(_file(files, METADATA_FILE), type=dict[str, Any])
-        layout = msgspec.json.decode(_file(files, MODEL_FILE), type=ModelFile)
-        return _assemble(metadata, layout, files, resident)
-    except (ModelError, PluginError) as error:
-        raise ModelError(f"{where}: {error}") from error
-    except msgspec.DecodeError as error:
-        raise ModelError(f"{where}: damaged metadata.json or model.json: {error}") from error
-
-
-def format_name(stored: str) -> str:
-    """The registry's name of a format: without a distribution it is kepler-core's own, whoever else
-    may claim the name."""
-    return stored if ":" in stored else f"kepler-core:{stored}"
-
-
-class _Folder(Mapping[str, bytes]):
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __getitem__(self, name: str) -> bytes:
-        try:
-            with (self.path / name).open("rb") as file:
-                content = file.read(MAX_FILE_BYTES + 1)
-        except OSError as error:
-            raise KeyError(error.strerror) from error
-        if len(content) > MAX_FILE_BYTES:
-            raise ModelError(f"{name} is larger than {MAX_FILE_BYTES} bytes")
-        return content
-
-    def __iter__(self) -> Any:
-        return iter(sorted(entry.name for entry in self.path.iterdir()))
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self.path.iterdir())
-
-
-def _file(files: Mapping[str, bytes], name: str) -> bytes:
-    try:
-        return files[name]
-    except KeyError:
-        hint = "; not a model of Kepler Core" if name == MODEL_FILE else ""
-        raise ModelError(f"no file {name}{hint}") from None
-
-
-def _assemble(metadata: Mapping[str, Any], layout: ModelFile, files: Mapping[str, bytes], resident: bool) -> PowerModel:
-    if layout.layout != LAYOUT_VERSION:
-        raise ModelError(f"layout {layout.layout} of model.json; this kepler-core reads {LAYOUT_VERSION}")
-    scale = np.array(layout.scale, dtype=np.float64)
-    if not layout.features or len(set(layout.features)) != len(layout.features):
-        raise ModelError("features are missing or named twice")
-    if len(scale) != len(layout.features) or not (np.isfinite(scale).all() and (scale > 0).all()):
-        raise ModelError("every feature needs one scale, finite and above 0")
-    if not layout.components:
-        raise ModelError("no component")
-    by_format: dict[str, dict[str, Predictor]] = {}
-    for component, part in layout.components.items():
-        if component not in COMPONENTS:
-            raise ModelError(f"unknown component {component!r}; {close_matches(component, COMPONENTS)}")
-        if not (np.isfinite(part.ceiling) and part.ceiling >= 0):
-            raise ModelError(f"{component}: the ceiling must be finite and not negative")
-        if not (np.isfinite(part.gain) and part.gain > 0 and np.isfinite(part.shift)):
-            raise ModelError(f"{component}: gain must be finite and above 0, shift finite")
-        if part.constant is not None:
-            if not 0 <= part.constant <= part.ceiling:
-                raise ModelError(f"{component}: a constant must be between 0 and the ceiling")
-        elif part.format is None or part.file is None:
-            raise ModelError(f"{component}: neither a constant nor a file in a format")
-        elif part.file != Path(part.file).name or part.file in ("", ".", ".."):
-            raise ModelError(f"{component}: {part.file!r} is not a file name")
-        else:
-            form = registry.model_formats.create(format_name(part.format))
-            load = form.load_resident if resident else form.load
-            by_format.setdefault(part.format, {})[component] = load(_file(files, part.file), layout.features)
-    predictors: list[Evaluated] = []
-    for name, found in by_format.items():
-        joint = None
-        if resident and len(found) > 1:
-            joint = registry.model_formats.create(format_name(name)).join(list(found.values()))
-        if joint is not None:
-            predictors.append(Evaluated(tuple(found), joint))
-        else:
-            predictors += [Evaluated((component,), predictor) for component, predictor in found.items()]
-    return PowerModel(metadata, tuple(layout.features), scale, dict(layout.components), predictors)

@@ -1,4 +1,4 @@
-"""A stored model made to follow a changed power law: each component's watts by a line, in any format."""
+"""Recalibrate a stored model after a power shift: correct each component's watts by a line."""
 
 from __future__ import annotations
 
@@ -9,24 +9,25 @@ import attrs
 import msgspec
 
 from kepler_core.errors import ModelError
+from kepler_core.json_files import indented_json
 from kepler_core.models.kepler_weights import KEPLER_CURVES, read_weights
 from kepler_core.models.power_model import METADATA_FILE, MODEL_FILE, WEIGHT_FILE, ComponentPart, ModelFile
 
 
 @attrs.frozen
 class Correction:
-    """watts now = gain · watts as predicted + shift."""
+    """A line through predictions: corrected watts = gain · predicted watts + shift."""
 
     gain: float
     shift: float = 0.0
 
 
 def recalibrated(files: Mapping[str, bytes], corrections: Mapping[str, Correction]) -> dict[str, bytes]:
-    """A model's files with some components corrected. `ModelError` for files that are no model, or a
-    gain that is not above 0.
+    """Return the files of a model with the given components corrected, whatever their model format.
 
-    Weights for Kepler follow; they are left out where they are not safe any more. `metadata.json` says
-    what was done under `recalibration`; its errors are those of the model before.
+    Kepler's weights are corrected too, and left out if Kepler could no longer evaluate them safely.
+    `metadata.json` lists the corrections under `recalibration`. Its errors stay those of the model
+    before the correction. Raises `ModelError` if the files are not a model, or a gain is not above 0.
     """
     for component, correction in corrections.items():
         if not correction.gain > 0:
@@ -36,30 +37,29 @@ def recalibrated(files: Mapping[str, bytes], corrections: Mapping[str, Correctio
         metadata = msgspec.json.decode(files[METADATA_FILE], type=dict[str, Any])
     except (KeyError, msgspec.DecodeError) as error:
         raise ModelError(f"not a model: {error}") from error
-    parts = {
-        component: _part(part, corrections[component]) if component in corrections else part
+    layout.components = {
+        component: _corrected_part(part, corrections[component]) if component in corrections else part
         for component, part in layout.components.items()
     }
-    earlier = metadata.get("recalibration", {})
-    metadata["recalibration"] = earlier | {
-        component: {"gain": parts[component].gain, "shift": parts[component].shift}
+    metadata["recalibration"] = metadata.get("recalibration", {}) | {
+        component: {"gain": layout.components[component].gain, "shift": layout.components[component].shift}
         for component in corrections
-        if component in parts
+        if component in layout.components
     }
-    layout.components = parts
-    found = {**files, MODEL_FILE: _pretty(layout), METADATA_FILE: _pretty(metadata)}
-    if WEIGHT_FILE in found:
-        weights = _weights(found.pop(WEIGHT_FILE), str(metadata.get("trainer", "")), corrections)
+    changed = {**files, MODEL_FILE: indented_json(layout), METADATA_FILE: indented_json(metadata)}
+    if WEIGHT_FILE in changed:
+        trainer = str(metadata.get("trainer", ""))
+        weights = _corrected_weights(changed.pop(WEIGHT_FILE), trainer, corrections)
         try:
-            read_weights(weights, str(metadata.get("trainer", "")), layout.features)
+            read_weights(weights, trainer, layout.features)
         except ModelError:
-            pass  # e.g. below 0 W at idle now: Kepler may not evaluate them, the model itself can be used
+            pass  # for example below 0 W at idle: Kepler may not evaluate them, but the model can be used
         else:
-            found[WEIGHT_FILE] = weights
-    return found
+            changed[WEIGHT_FILE] = weights
+    return changed
 
 
-def _part(part: ComponentPart, correction: Correction) -> ComponentPart:
+def _corrected_part(part: ComponentPart, correction: Correction) -> ComponentPart:
     ceiling = max(part.ceiling, part.ceiling * correction.gain + max(correction.shift, 0.0))
     gain, shift = part.gain * correction.gain, correction.gain * part.shift + correction.shift
     if part.constant is None:
@@ -68,24 +68,20 @@ def _part(part: ComponentPart, correction: Correction) -> ComponentPart:
     return ComponentPart(ceiling, part.format, part.file, constant, part.gain, part.shift)
 
 
-def _weights(content: bytes, trainer: str, corrections: Mapping[str, Correction]) -> bytes:
+def _corrected_weights(content: bytes, trainer: str, corrections: Mapping[str, Correction]) -> bytes:
     document = msgspec.json.decode(content, type=dict[str, Any])
     for component, correction in corrections.items():
         if component not in document:
             continue
-        found = document[component]["All_Weights"]
-        curve = found.get("CurveFit_Weights")
+        weights = document[component]["All_Weights"]
+        curve = weights.get("CurveFit_Weights")
         if curve is not None and trainer in KEPLER_CURVES:
-            # height first and offset last, in all three formulas
-            found["CurveFit_Weights"] = [
+            # all three formulas have the height first and the offset last
+            weights["CurveFit_Weights"] = [
                 correction.gain * curve[0], *curve[1:-1], correction.gain * curve[-1] + correction.shift
             ]  # fmt: skip
             continue
-        for variable in found["Numerical_Variables"].values():
+        for variable in weights["Numerical_Variables"].values():
             variable["weight"] *= correction.gain
-        found["Bias_Weight"] = correction.gain * found["Bias_Weight"] + correction.shift
-    return _pretty(document)
-
-
-def _pretty(content: Any) -> bytes:
-    return msgspec.json.format(msgspec.json.encode(content), indent=1) + b"\n"
+        weights["Bias_Weight"] = correction.gain * weights["Bias_Weight"] + correction.shift
+    return indented_json(document)

@@ -7,7 +7,8 @@ from typing import Any
 
 from kepler_core.dataset import Dataset
 from kepler_core.errors import PluginError
-from kepler_core.models.power_model import PowerModel, load_model
+from kepler_core.models.loading import load_model
+from kepler_core.models.power_model import PowerModel
 from kepler_core.pipeline.fit import FitJob, FitResult
 from kepler_core.pipeline.report import described
 from kepler_core.plugins.hooks import Events

@@ -11,7 +11,8 @@ from kepler_core.errors import StoreError
 from kepler_core.machine import Machine, MachineSpec, identity
 from kepler_core.models.power_model import METADATA_FILE
 from kepler_core.store.models import NodeType, read_models, read_node_types
-from kepler_core.store.store import Snapshot, Store
+from kepler_core.store.snapshot import Snapshot
+from kepler_core.store.store import Store
 
 PROFILES = "profiles"
 

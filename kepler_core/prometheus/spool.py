@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import gzip
 import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import msgspec
 
 from kepler_core.atomic_files import whole_file
 from kepler_core.errors import UsageError
+from kepler_core.gzip_files import compressed_by_name
 from kepler_core.prometheus.joining import joined_series
 from kepler_core.prometheus.queries import Query
 from kepler_core.prometheus.selections import Selection
@@ -81,7 +81,7 @@ class Spool:
         part = self.folder / "recording"
         with self._errors():
             with part.open("wb") as raw:
-                with _packed(raw, self.target.name) as file:
+                with compressed_by_name(raw, self.target.name) as file:
                     begun = False
                     for metric, indices in by_metric.items():
                         ordered = sorted(indices, key=lambda index: queries[index].start)
@@ -111,12 +111,3 @@ class Spool:
 def _write(path: Path, content: bytes) -> None:
     with whole_file(path) as file:
         file.write(content)
-
-
-@contextlib.contextmanager
-def _packed(raw: BinaryIO, name: str) -> Iterator[Any]:
-    if not name.endswith(".gz"):
-        yield raw
-        return
-    with gzip.GzipFile("", "wb", 6, raw, mtime=0) as file:
-        yield file

@@ -1,62 +1,56 @@
-"""Why a model was chosen."""
+"""The result of a selection, and its explanation."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
 
 import attrs
 import numpy as np
 
+from kepler_core.errors import NoModelError
+from kepler_core.selection.scores import ScoreTable
+from kepler_core.selection.similarity import SpecLikeness, rounded_down
 from kepler_core.store.models import StoredModel
-
-if TYPE_CHECKING:
-    from kepler_core.selection.catalogue import SpecLikeness
-    from kepler_core.selection.scores import FigureTable
 
 
 @attrs.frozen
 class Drop:
-    """Candidates that a criterion took out."""
+    """The number of candidates that one criterion excluded."""
 
     criterion: str
     count: int
     why: str
 
     def explain(self) -> dict[str, Any]:
+        """Return the entry of `candidates.dropped` in answers."""
         return {"by": self.criterion, "count": self.count, "why": self.why}
-
-
-def rounded_down(similarity: float, digits: int) -> float:
-    """A similarity for people: what is not the same must not look like 1."""
-    steps: int = 10**digits
-    return math.floor(similarity * steps) / steps
 
 
 @attrs.frozen(eq=False)
 class NodeTypeMatch:
-    """How a node type was found."""
+    """How the node type of the chosen model was found."""
 
     match: Literal["given", "exact", "nearest", "unknown", "any"]
-    """given: by number; exact, nearest: by the machine's spec; unknown: the models' machine is not known;
-    any: nobody said what machine asks."""
+    """given: by the request's number. exact, nearest: by the request's machine_spec. unknown: the machine
+    of the models is not known. any: the request names no machine."""
     number: int | None = None
     spec: Mapping[str, Any] = attrs.field(factory=dict)
     likeness: SpecLikeness | None = None
 
     def explain(self, model: StoredModel) -> dict[str, Any]:
-        found: dict[str, Any] = {
+        """Return the `node_type` member of answers."""
+        answer: dict[str, Any] = {
             "match": self.match,
             "number": model.node_type,
             "machine_spec": dict(model.machine_spec),
         }
         if self.likeness is not None:
-            found["similarity"] = rounded_down(self.likeness.similarity, 6)
-            found["looseness"] = round(self.likeness.looseness, 6)
-            found["uncertainty"] = round(self.likeness.uncertainty, 6)
-            found["attributes"] = dict(self.likeness.attributes)
-        return found
+            answer["similarity"] = rounded_down(self.likeness.similarity, 6)
+            answer["looseness"] = round(self.likeness.looseness, 6)
+            answer["uncertainty"] = round(self.likeness.uncertainty, 6)
+            answer["attributes"] = dict(self.likeness.attributes)
+        return answer
 
 
 @attrs.frozen(eq=False)
@@ -70,14 +64,14 @@ class Selection:
     considered: int
     dropped: tuple[Drop, ...]
     runner_up: StoredModel | None
-    _figures: FigureTable
+    _scores: ScoreTable
     _row: int
     _runner_up_row: int | None
 
     def explain(self) -> dict[str, Any]:
-        """The `selection` member of answers."""
+        """Return the `selection` member of answers."""
         model = self.model
-        found: dict[str, Any] = {
+        answer: dict[str, Any] = {
             "pipeline": model.pipeline,
             "version": model.snapshot.version,
             "model": model.path,
@@ -85,15 +79,24 @@ class Selection:
             "features": list(model.features),
             "error": {self.error_key: self._error(self._row), "compared_by": self.compared_by},
             "node_type": self.node_type.explain(model),
-            "candidates": {"considered": self.considered, "dropped": [drop.explain() for drop in self.dropped]},
+            "candidates": _explain_candidates(self.considered, self.dropped),
         }
         if self.runner_up is not None and self._runner_up_row is not None:
-            found["runner_up"] = {
+            answer["runner_up"] = {
                 "model": f"{self.runner_up.pipeline}/{self.runner_up.path}",
                 self.error_key: self._error(self._runner_up_row),
             }
-        return found
+        return answer
 
     def _error(self, row: int) -> float | None:
-        value = float(self._figures.column(self.error_key)[row])
+        value = float(self._scores.column(self.error_key)[row])
         return None if np.isnan(value) else value
+
+
+def no_model(message: str, considered: int, dropped: Iterable[Drop]) -> NoModelError:
+    """Return the error for a request that no model fits. Its explanation lists what each criterion excluded."""
+    return NoModelError(message, {"candidates": _explain_candidates(considered, dropped)})
+
+
+def _explain_candidates(considered: int, dropped: Iterable[Drop]) -> dict[str, Any]:
+    return {"considered": considered, "dropped": [drop.explain() for drop in dropped]}

@@ -1,8 +1,8 @@
 """The filter language of requests: `mae:5;mape:10;features:cpu_cycles,cache_miss`.
 
-Conditions are separated by `;` and all must hold. An error must be at most the number, a correlation
-(`r2`, `abs_max_corr`, `<component>_r2`) at least; `features` lists the only features that a model may
-use.
+Conditions are separated by `;`, and a model must meet all of them. An error must be at most the given
+number, a correlation (`r2`, `abs_max_corr`, `<component>_r2`) at least the number. `features` lists
+the features that a model may use.
 """
 
 from __future__ import annotations
@@ -12,20 +12,21 @@ import math
 import attrs
 
 from kepler_core.errors import RequestError
+from kepler_core.messages import quoted
 
 MAX_CONDITIONS = 50
 
 
 @attrs.frozen
 class Threshold:
-    """One number that a model's metadata is compared with."""
+    """A limit of one score."""
 
     key: str
     limit: float
 
     @property
     def at_least(self) -> bool:
-        """Whether more is better."""
+        """Whether the score must be at least the limit, instead of at most."""
         return self.key.endswith(("r2", "corr"))
 
     def __str__(self) -> str:
@@ -34,19 +35,19 @@ class Threshold:
 
 @attrs.frozen
 class Filter:
-    """What models must meet."""
+    """Conditions on models."""
 
     thresholds: tuple[Threshold, ...] = ()
     features: frozenset[str] | None = None
     text: str = attrs.field(default="", eq=False)
-    """As it was written."""
+    """The filter as the request has it."""
 
     def __bool__(self) -> bool:
         return bool(self.thresholds) or self.features is not None
 
 
 def parse_filter(text: str) -> Filter:
-    """The filter of a request; `RequestError` says which condition is wrong. Empty text: no filter."""
+    """Parse the filter of a request; `RequestError` names the wrong condition. An empty text is no filter."""
     thresholds: list[Threshold] = []
     features: frozenset[str] | None = None
     conditions = [part for part in (piece.strip() for piece in text.split(";")) if part]
@@ -55,7 +56,7 @@ def parse_filter(text: str) -> Filter:
     for condition in conditions:
         key, colon, value = (part.strip() for part in condition.partition(":"))
         if not (key and colon and value):
-            raise RequestError("filter", f"{_shown(condition)} is not attribute:number or features:a,b")
+            raise RequestError("filter", f"{quoted(condition)} is not attribute:number or features:a,b")
         if key == "features":
             named = frozenset(name for name in (n.strip() for n in value.split(",")) if name)
             features = named if features is None else features & named
@@ -65,10 +66,6 @@ def parse_filter(text: str) -> Filter:
         except ValueError:
             limit = math.nan
         if not math.isfinite(limit):
-            raise RequestError("filter", f"{_shown(condition)}: {_shown(value)} is not a number")
+            raise RequestError("filter", f"{quoted(condition)}: {quoted(value)} is not a number")
         thresholds.append(Threshold(key, limit))
     return Filter(tuple(thresholds), features, text)
-
-
-def _shown(text: str) -> str:
-    return repr(text if len(text) <= 60 else text[:57] + "...")

@@ -1,4 +1,4 @@
-"""What is asked of a store: the request for a model."""
+"""The request for a model."""
 
 from __future__ import annotations
 
@@ -15,23 +15,24 @@ DEFAULT_SOURCE = "rapl-sysfs"
 
 @attrs.frozen
 class ModelRequest:
-    """Which model is wanted. Everything but the output type only narrows the choice."""
+    """The properties that a model must have. All but the output type are optional."""
 
     output_type: OutputType
     metrics: tuple[str, ...] | None = None
-    """The features that are there, in the client's order: a model may need no other. None: all."""
+    """The features that the client can provide, in the client's order. A model may need no other. None:
+    any feature."""
     source: str = DEFAULT_SOURCE
-    """Energy source: a name, an alias, or the name under which Kepler asks for several of them."""
+    """Energy source: a name, an alias, or the name under which Kepler requests several sources."""
     pipeline: str | None = None
     feature_group: str | None = None
     trainer: str | None = None
     filter: Filter = attrs.field(factory=Filter)
     node_type: int | None = None
-    """Number of a node type, of whichever pipeline."""
+    """Number of a node type, in any pipeline."""
     machine_spec: Mapping[str, Any] = attrs.field(factory=dict)
     loose_node_type: bool = True
-    """Whether the nearest node type will do where none is the same."""
+    """Accept the most similar node type if none is equal to the machine."""
     weights: bool = False
-    """Only models whose weights Kepler may evaluate itself."""
+    """Accept only models whose weights Kepler may evaluate itself."""
     portable: bool = False
-    """Only models that Kepler Core can load."""
+    """Accept only models that Kepler Core can load."""

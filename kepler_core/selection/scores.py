@@ -1,4 +1,4 @@
-"""The figures of all models of a catalogue, as columns."""
+"""The scores of all models of a catalogue, as columns."""
 
 from __future__ import annotations
 
@@ -12,42 +12,44 @@ from kepler_core.store.models import StoredModel
 from kepler_core.vocabulary import COMPONENTS
 
 ALWAYS_KNOWN = frozenset(
-    {"mae", "mape", "r2", "abs_max_corr", *(f"{c}_{figure}" for c in COMPONENTS for figure in ("mae", "mape", "r2"))}
+    {"mae", "mape", "r2", "abs_max_corr", *(f"{c}_{score}" for c in COMPONENTS for score in ("mae", "mape", "r2"))}
 )
-"""Figures that may be asked for although no model there has them."""
+"""Scores that a filter may name even if no model of the catalogue has them."""
 
 
 @attrs.frozen(eq=False)
-class FigureTable:
-    """Figures of models in the order of a catalogue; NaN where a model does not have one."""
+class ScoreTable:
+    """The scores of models, one row per model; NaN where a model does not have a score."""
 
     columns: dict[str, FloatArray]
-    data: IndexArray
-    """Models with the same number were measured on the same data."""
-    relative: FloatArray
-    """The mae divided by that of always answering the mean of the training data."""
+    measured_on: IndexArray
+    """A number for each model; models with the same number were measured on the same data."""
+    relative_mae: FloatArray
+    """Each model's mae divided by the mae of always predicting the mean of the training data."""
 
     @property
-    def known(self) -> frozenset[str]:
+    def known_names(self) -> frozenset[str]:
+        """Names of the scores that a filter may use."""
         return ALWAYS_KNOWN | self.columns.keys()
 
-    def column(self, key: str) -> FloatArray:
-        """A figure of all models, shape (models,)."""
-        found = self.columns.get(key)
-        return np.full(len(self.data), np.nan) if found is None else found
+    def column(self, name: str) -> FloatArray:
+        """Return one score of all models, shape (models,)."""
+        values = self.columns.get(name)
+        return np.full(len(self.measured_on), np.nan) if values is None else values
 
 
-def figure_table(models: Sequence[StoredModel]) -> FigureTable:
-    """The figures of models as columns."""
+def score_table(models: Sequence[StoredModel]) -> ScoreTable:
+    """Return the scores of models as columns."""
     rows_of: dict[tuple[str, ...], list[int]] = {}
-    data: dict[tuple[object, ...], int] = {}
-    numbers = np.empty(len(models), dtype=np.intp)
+    numbers: dict[tuple[object, ...], int] = {}
+    measured_on = np.empty(len(models), dtype=np.intp)
     for row, model in enumerate(models):
-        rows_of.setdefault(model.figures.keys, []).append(row)
-        numbers[row] = data.setdefault(model.figures.data, len(data))
+        rows_of.setdefault(model.scores.names, []).append(row)
+        measured_on[row] = numbers.setdefault(model.scores.measured_on, len(numbers))
     columns: dict[str, FloatArray] = {}
-    for keys, rows in rows_of.items():
-        values = np.array([models[row].figures.values for row in rows], dtype=np.float64).reshape(len(rows), len(keys))
-        for position, key in enumerate(keys):
-            columns.setdefault(key, np.full(len(models), np.nan))[rows] = values[:, position]
-    return FigureTable(columns, numbers, np.array([model.figures.relative for model in models], dtype=np.float64))
+    for names, rows in rows_of.items():
+        values = np.array([models[row].scores.values for row in rows], dtype=np.float64).reshape(len(rows), len(names))
+        for position, name in enumerate(names):
+            columns.setdefault(name, np.full(len(models), np.nan))[rows] = values[:, position]
+    relative_mae = np.array([model.scores.relative_mae for model in models], dtype=np.float64)
+    return ScoreTable(columns, measured_on, relative_mae)

@@ -1,4 +1,4 @@
-"""The files of a pipeline: what goes where in its folder, and archives that are always the same bytes."""
+"""The files of a pipeline: their paths, and zip archives with reproducible bytes."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import msgspec
-
+from kepler_core.json_files import indented_json
 from kepler_core.models.power_model import METADATA_FILE, WEIGHT_FILE
 
 NODE_TYPE_INDEX = "node_type_index.json"
 
-# A fixed date in archives: the same model must give the same bytes.
 _ZIP_DATE = (1980, 1, 1, 0, 0, 0)
+"""Date of all files in archives, so that equal files give equal archives."""
 
 _CSV_FIRST = ("model_name", "trainer", "feature_group", "node_type", "mae", "mape")
 
@@ -26,18 +25,19 @@ def pipeline_files(
     node_types: Mapping[str, Any],
     kept: Sequence[tuple[Mapping[str, Any], Mapping[str, bytes]]] = (),
 ) -> dict[str, bytes]:
-    """All files of a pipeline, by path, from its models (metadata, files) in a stable order.
+    """Return all files of a pipeline by path, in a stable order.
 
-    `kept` are models that are there already, with their files by path below the pipeline.
+    `models` are new models, each with its metadata and its files by name. `kept` are models of the
+    pipeline's earlier version, each with its metadata and its files by path below the pipeline.
     """
     files: dict[str, bytes] = {
-        METADATA_FILE: _json(metadata),
-        NODE_TYPE_INDEX: _json(node_types),
+        METADATA_FILE: indented_json(metadata),
+        NODE_TYPE_INDEX: indented_json(node_types),
     }
     tables: dict[str, list[Mapping[str, Any]]] = {}
     for model, content in kept:
         files.update(content)
-        tables.setdefault(_table(model), []).append(model)
+        tables.setdefault(_table_file(model), []).append(model)
     for model, content in models:
         name = str(model["model_name"])
         base = model_path(model)
@@ -47,32 +47,28 @@ def pipeline_files(
         if WEIGHT_FILE in content:
             files[f"{base}.json"] = content[WEIGHT_FILE]
         assert name == base.rpartition("/")[2]
-        tables.setdefault(_table(model), []).append(model)
+        tables.setdefault(_table_file(model), []).append(model)
     for table, rows in sorted(tables.items()):
         files[table] = _csv(rows)
     return files
 
 
-def _table(model: Mapping[str, Any]) -> str:
+def _table_file(model: Mapping[str, Any]) -> str:
     return f"{model['source']}_{model['output_type']}_model_metadata.csv"
 
 
 def model_path(model: Mapping[str, Any]) -> str:
-    """A model's folder below its pipeline."""
+    """Return the path of a model's folder below its pipeline."""
     return f"{model['source']}/{model['output_type']}/{model['feature_group']}/{model['model_name']}"
 
 
 def zip_bytes(files: Mapping[str, bytes]) -> bytes:
-    """A zip archive that is the same bytes for the same files."""
+    """Return a zip archive of files by path. Equal files give equal bytes."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for name in sorted(files):
             archive.writestr(zipfile.ZipInfo(name, _ZIP_DATE), files[name], zipfile.ZIP_DEFLATED)
     return buffer.getvalue()
-
-
-def _json(content: Any) -> bytes:
-    return msgspec.json.format(msgspec.json.encode(content), indent=1) + b"\n"
 
 
 def _csv(rows: Sequence[Mapping[str, Any]]) -> bytes:

@@ -8,36 +8,38 @@ from collections.abc import Mapping
 import msgspec
 
 from kepler_core.errors import StoreError
+from kepler_core.json_files import indented_json
 
 MANIFEST_FILE = "manifest.json"
 LAYOUT_VERSION = 1
 
 
 class FileRecord(msgspec.Struct, forbid_unknown_fields=True, frozen=True, gc=False):
-    """What a file must be."""
+    """The size and digest that a file must have."""
 
     size: int
     sha256: str
 
     def problem(self, content: bytes) -> str | None:
-        """What is wrong with the content, if anything."""
+        """Return how the content differs from the record; None if it does not."""
         if len(content) != self.size:
             return f"has {len(content)} bytes, the manifest says {self.size}"
         return None if sha256(content) == self.sha256 else "does not have the SHA-256 digest of the manifest"
 
 
 class Manifest(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """`manifest.json`: every file of the pipeline but itself, by its path below the pipeline."""
+    """`manifest.json`: a record of every other file of the pipeline, by its path below the pipeline."""
 
     layout: int
     files: dict[str, FileRecord]
 
     def encode(self) -> bytes:
-        return msgspec.json.format(msgspec.json.encode(self), indent=1) + b"\n"
+        """Return the content of `manifest.json`."""
+        return indented_json(self)
 
 
 def make_manifest(files: Mapping[str, bytes]) -> Manifest:
-    """The manifest of these files."""
+    """Return the manifest of files by path."""
     return Manifest(
         LAYOUT_VERSION,
         {name: make_record(content) for name, content in sorted(files.items()) if name != MANIFEST_FILE},
@@ -45,12 +47,12 @@ def make_manifest(files: Mapping[str, bytes]) -> Manifest:
 
 
 def make_record(content: bytes) -> FileRecord:
-    """What a file with this content must be."""
+    """Return the record of a file's content."""
     return FileRecord(len(content), sha256(content))
 
 
 def read_manifest(content: bytes, where: str) -> Manifest:
-    """The manifest from its file; `StoreError` if it is not one."""
+    """Return the manifest in a file's content; `StoreError` if the content is not a manifest."""
     try:
         manifest = msgspec.json.decode(content, type=Manifest)
     except (msgspec.DecodeError, RecursionError) as error:
@@ -63,5 +65,5 @@ def read_manifest(content: bytes, where: str) -> Manifest:
 
 
 def sha256(content: bytes) -> str:
-    """The digest as it is written in manifests."""
+    """Return the SHA-256 digest in hexadecimal, as manifests have it."""
     return hashlib.sha256(content).hexdigest()

@@ -1,10 +1,10 @@
-"""The models of a pipeline: what each is, without loading it."""
+"""The models of a pipeline: what each one is, without loading it."""
 
 from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any
 
@@ -12,12 +12,15 @@ import attrs
 import msgspec
 
 from kepler_core.errors import ModelError, StoreError
+from kepler_core.messages import quoted
 from kepler_core.models.kepler_weights import KeplerWeights, read_weights
-from kepler_core.models.power_model import METADATA_FILE, MODEL_FILE, PowerModel, load_model
+from kepler_core.models.loading import load_model
+from kepler_core.models.power_model import METADATA_FILE, MODEL_FILE, PowerModel
 from kepler_core.store.layout import NODE_TYPE_INDEX
 from kepler_core.store.manifest import FileRecord, make_record
-from kepler_core.store.scores import Figures, read_figures
-from kepler_core.store.store import Snapshot
+from kepler_core.store.safe_zip import read_zip
+from kepler_core.store.scores import Scores, read_scores
+from kepler_core.store.snapshot import Snapshot
 from kepler_core.text_blocks import PackedText, Packer
 from kepler_core.vocabulary import OUTPUT_TYPES
 
@@ -43,7 +46,7 @@ class StoredModel:
 
     snapshot: Snapshot
     path: str
-    """Below the pipeline, without a suffix: `<source>/<output type>/<feature group>/<name>`."""
+    """Path below the pipeline, without a suffix: `<source>/<output type>/<feature group>/<name>`."""
     source: str
     output_type: str
     feature_group: str
@@ -52,17 +55,16 @@ class StoredModel:
     node_type: int
     machine_spec: Mapping[str, Any]
     features: tuple[str, ...]
-    figures: Figures
-    """The numbers in its metadata."""
+    scores: Scores
     weights: KeplerWeights | None
     """Weights that Kepler may evaluate itself."""
     no_weights: str
-    """Why there are none."""
+    """Why `weights` is None."""
     portable: bool
-    """Whether Kepler Core can load it."""
+    """Whether Kepler Core can load the model."""
     _packed: PackedText
     archive_record: FileRecord | None
-    """What its zip must be, if it was looked at."""
+    """The size and digest of the model's zip; None if `read_models` did not read the zip."""
 
     @property
     def pipeline(self) -> str:
@@ -70,7 +72,7 @@ class StoredModel:
 
     @property
     def encoded(self) -> bytes:
-        """Its `metadata.json`, without blanks."""
+        """The model's `metadata.json` without whitespace."""
         return msgspec.json.format(self._packed.unpack(), indent=-1)
 
     @property
@@ -78,19 +80,24 @@ class StoredModel:
         return msgspec.json.decode(self._packed.unpack(), type=dict[str, Any])
 
     def load(self, *, resident: bool = False) -> PowerModel:
-        """The model itself; `ModelError` for one that is not ours, `StoreError` for a damaged one."""
-        return load_model(_Files(self.snapshot, self.path), f"{self.snapshot.where}/{self.path}", resident=resident)
+        """Load the model. See `kepler_core.models.loading.load_model` for `resident`.
+
+        Raises `ModelError` if it is not a model of Kepler Core, `StoreError` if a file is damaged.
+        """
+        return load_model(
+            _ModelFolder(self.snapshot, self.path), f"{self.snapshot.where}/{self.path}", resident=resident
+        )
 
     def archive(self) -> bytes:
-        """Its zip, checked against the pipeline's manifest or what it was when the pipeline was read."""
+        """Return the model's zip, checked against the manifest or against `archive_record`."""
         name = self.path + ".zip"
         if self.archive_record is None:
             return self.snapshot.read(name)
         return self.snapshot.read_as(name, self.archive_record)
 
 
-class _Files(Mapping[str, bytes]):
-    """A model's folder."""
+class _ModelFolder(Mapping[str, bytes]):
+    """The files in a model's folder, read when they are accessed."""
 
     def __init__(self, snapshot: Snapshot, path: str) -> None:
         self._snapshot = snapshot
@@ -102,7 +109,7 @@ class _Files(Mapping[str, bytes]):
             raise KeyError(name)
         return self._snapshot.read(full)
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[str]:
         start = self._path + "/"
         return iter(sorted(name.removeprefix(start) for name in self._snapshot.names if name.startswith(start)))
 
@@ -111,55 +118,55 @@ class _Files(Mapping[str, bytes]):
 
 
 def count_models(snapshot: Snapshot) -> int:
-    """How many models a pipeline has."""
+    """Return the number of models in a pipeline."""
     return sum(1 for name in snapshot.names if _MODEL_ZIP.fullmatch(name))
 
 
 def read_node_types(snapshot: Snapshot) -> dict[int, NodeType]:
-    """The pipeline's node types by number; `StoreError` for an index that is not one."""
+    """Return the pipeline's node types by number; `StoreError` if the index is malformed."""
     if NODE_TYPE_INDEX not in snapshot.names:
         return {}
-    found = {}
+    types = {}
     for number, entry in snapshot.read_json(NODE_TYPE_INDEX).items():
         if not (number.isdecimal() and isinstance(entry, dict) and isinstance(entry.get("attrs", {}), dict)):
-            raise StoreError(f"{snapshot.where}: {NODE_TYPE_INDEX}: {number[:40]!r} is not a node type with attrs")
+            shown = quoted(number, 40)
+            raise StoreError(f"{snapshot.where}: {NODE_TYPE_INDEX}: {shown} is not a node type with attrs")
         members = entry.get("members") or ()
-        found[int(number)] = NodeType(int(number), entry.get("attrs", {}), tuple(map(str, members)))
-    return found
+        types[int(number)] = NodeType(int(number), entry.get("attrs", {}), tuple(map(str, members)))
+    return types
 
 
 def read_models(snapshot: Snapshot, *, serving: bool = False) -> list[StoredModel]:
-    """All models of a pipeline, in the order of their paths.
+    """Return all models of a pipeline, in the order of their paths.
 
-    `StoreError` where a file is missing or damaged: a pipeline is read as a whole or not at all.
-    `serving` is for who sends archives and never loads a model: every archive is checked too, and what
-    is only needed for loading is let go.
+    Raises `StoreError` if any file is missing or damaged. With `serving`, for servers that send archives
+    and never load a model, every archive is checked too, and the models keep no file names in memory.
     """
     snapshot.check_complete()
     node_types = read_node_types(snapshot)
     archives = sorted(name for name in snapshot.names if name.endswith(".zip") and _MODEL_ZIP.fullmatch(name))
-    wanted = (file for name in archives for file in _files_of(name, snapshot.names, serving))
-    contents = snapshot.read_many(wanted)
+    needed = (file for name in archives for file in _needed_files(name, snapshot.names, serving))
+    contents = snapshot.read_many(needed)
     kept = snapshot.bare() if serving else snapshot
     packers = Packer(), Packer()
     models = []
     for zip_name in archives:
-        # in the order in which they were asked for, so that few are in memory at once
-        here = dict(islice(contents, len(_files_of(zip_name, snapshot.names, serving))))
-        models.append(_read_model(snapshot, kept, zip_name, node_types, here, packers))
+        # taken in the order of `needed`, so that only a few files are in memory at a time
+        files = dict(islice(contents, len(_needed_files(zip_name, snapshot.names, serving))))
+        models.append(_read_model(snapshot, kept, zip_name, node_types, files, packers))
     return models
 
 
-def _files_of(zip_name: str, names: frozenset[str], check_archive: bool) -> list[str]:
-    """The files to read of a model, to know what it is."""
+def _needed_files(zip_name: str, names: frozenset[str], check_archive: bool) -> list[str]:
+    """Return the files that `_read_model` needs of a model."""
     path = zip_name.removesuffix(".zip")
-    in_folder = f"{path}/{METADATA_FILE}"
-    found = [in_folder] if in_folder in names else []
-    if check_archive or not found:
-        found.append(zip_name)
+    metadata_file = f"{path}/{METADATA_FILE}"
+    files = [metadata_file] if metadata_file in names else []
+    if check_archive or not files:
+        files.append(zip_name)
     if f"{path}.json" in names:
-        found.append(f"{path}.json")
-    return found
+        files.append(f"{path}.json")
+    return files
 
 
 def _read_model(
@@ -167,7 +174,7 @@ def _read_model(
     kept: Snapshot,
     zip_name: str,
     node_types: Mapping[int, NodeType],
-    contents: Mapping[str, bytes],
+    files: Mapping[str, bytes],
     packers: tuple[Packer, Packer],
 ) -> StoredModel:
     path = zip_name.removesuffix(".zip")
@@ -175,9 +182,9 @@ def _read_model(
     parts = _MODEL_ZIP.fullmatch(zip_name)
     assert parts is not None
     source, output_type, group, name, trainer, number = parts.groups()
-    encoded = contents.get(f"{path}/{METADATA_FILE}")
+    encoded = files.get(f"{path}/{METADATA_FILE}")
     if encoded is None:
-        encoded = _from_archive(contents[zip_name], f"{where}.zip")
+        encoded = _metadata_in_archive(files[zip_name], f"{where}.zip")
     try:
         metadata = msgspec.json.decode(encoded, type=dict[str, Any])
         head = msgspec.convert(metadata, _Head)
@@ -185,14 +192,14 @@ def _read_model(
         raise StoreError(f"{where}: damaged {METADATA_FILE}: {error}") from error
     node_type = int(number)
     spec = node_types[node_type].spec if node_type in node_types else head.machine_spec
-    weights, why = None, "no weights are stored"
-    if (stored := contents.get(f"{path}.json")) is not None:
+    weights, no_weights = None, "no weights are stored"
+    if (weight_file := files.get(f"{path}.json")) is not None:
         try:
-            weights = read_weights(stored, trainer, head.features, packers[1])
+            weights = read_weights(weight_file, trainer, head.features, packers[1])
         except ModelError as error:
-            why = str(error)
-    # made anew: one object of the manifest's would keep much of its memory from being given back
-    record = make_record(contents[zip_name]) if kept is not snapshot else None
+            no_weights = str(error)
+    # A new record: a reference to one of the manifest's would keep the manifest's memory in use.
+    record = make_record(files[zip_name]) if kept is not snapshot else None
     return StoredModel(
         snapshot=kept,
         path=path,
@@ -204,9 +211,9 @@ def _read_model(
         node_type=node_type,
         machine_spec=spec,
         features=tuple(map(sys.intern, head.features)),
-        figures=read_figures(metadata, (snapshot.pipeline, source, node_type)),
+        scores=read_scores(metadata, (snapshot.pipeline, source, node_type)),
         weights=weights,
-        no_weights=why,
+        no_weights=no_weights,
         portable=f"{path}/{MODEL_FILE}" in snapshot.names,
         packed=packers[0](encoded),
         archive_record=record,
@@ -214,15 +221,13 @@ def _read_model(
 
 
 class _Head(msgspec.Struct):
-    """What is needed of a model's metadata to choose it."""
+    """The members of a model's metadata that selection needs."""
 
     features: list[str]
     machine_spec: dict[str, Any] = {}
 
 
-def _from_archive(content: bytes, where: str) -> bytes:
-    from kepler_core.store.archive import read_zip
-
+def _metadata_in_archive(content: bytes, where: str) -> bytes:
     files = read_zip(content, where, only={METADATA_FILE})
     for name in sorted(files, key=len):
         if name.rpartition("/")[2] == METADATA_FILE:

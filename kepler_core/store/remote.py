@@ -1,19 +1,20 @@
-"""A model store at any URL that fsspec knows: s3://bucket/prefix, memory://…, http(s):// for reading.
+"""A model store at a URL that fsspec supports: s3://bucket/prefix, memory://…, http(s):// for reading.
 
-    <root>/.current/<pipeline>              which version is current: {"version": 3, "folder": "9f3c…"}
-    <root>/.versions/<pipeline>/3.json      the same of each version that is kept
-    <root>/.versions/<pipeline>/9f3c…/      its files
-    <root>/.decisions/<pipeline>/           what was decided about it, one object each
+    <root>/.current/<pipeline>              the current version: {"version": 3, "folder": "9f3c…"}
+    <root>/.versions/<pipeline>/3.json      the same content for each stored version
+    <root>/.versions/<pipeline>/9f3c…/      the files of that version
+    <root>/.decisions/<pipeline>/           the decisions about the pipeline, one object each
 
-Object stores can neither rename nor link, but write one object as a whole. So a version's files are
-written first, the manifest last, to a folder that only this publisher knows; then the next free
-number is claimed by writing `<n>.json` where there is none; then `.current/<pipeline>` is replaced,
-and that is the publishing. Two publishers get two numbers and never share a folder. One that is
-killed leaves a folder that nothing names, or a whole version that is not current.
+Object stores can neither rename nor link, but they write one object as a whole. So a publisher first
+writes the files of a version, the manifest last, to a folder with a random name. Then it claims the
+next free number by writing `<n>.json` if that does not exist. Then it replaces `.current/<pipeline>`,
+which publishes the version. Two publishers get two numbers and never share a folder. A publisher that
+is killed leaves a folder without a number, or a complete version that is not current.
 """
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import itertools
 import logging
@@ -26,30 +27,24 @@ from typing import Any
 
 import msgspec
 
-from kepler_core.errors import KeplerError, MissingExtraError, StoreError, VersionTakenError, close_matches
+from kepler_core.errors import KeplerError, MissingExtraError, StoreError, VersionTakenError
+from kepler_core.messages import quoted, reason_of, shortened
 from kepler_core.models.power_model import MAX_FILE_BYTES, METADATA_FILE
 from kepler_core.names import is_name
+from kepler_core.store.decisions import DECISIONS, MAX_DECISIONS, decision_name, is_decision, read_decision
 from kepler_core.store.manifest import MANIFEST_FILE, make_manifest, read_manifest
-from kepler_core.store.store import (
-    DECISIONS,
-    MOST_DECISIONS,
-    Snapshot,
-    Store,
-    checked_name,
-    decision_name,
-    is_decision,
-    read_decision,
-    shown_url,
-    split_url,
-)
+from kepler_core.store.snapshot import Snapshot
+from kepler_core.store.store import Store, checked_name
+from kepler_core.store.urls import shown_url, split_url
 
 CURRENT = ".current"
 VERSIONS = ".versions"
 PROBE = ".probe"
 
-CONNECT_SECONDS = 5
-READ_SECONDS = 15
-"""Without a byte; a server that is silent has failed after four times as long."""
+CONNECT_TIMEOUT_SECONDS = 5
+READ_TIMEOUT_SECONDS = 15
+"""Longest wait for the next bytes. botocore and s3fs try again, so a request to a silent server fails
+after four times as long."""
 
 _log = logging.getLogger(__name__)
 
@@ -58,24 +53,26 @@ _FOLDER = re.compile(r"[0-9a-f]{32}")
 
 _S3 = ("s3", "s3a")
 
-# Attributes by which file systems tell one state of a file from another.
-_STATE = ("size", "ETag", "etag", "LastModified", "last_modified", "mtime", "created", "md5")
+# Attributes of a file, in different fsspec file systems, that change with its content.
+_STATE_ATTRIBUTES = ("size", "ETag", "etag", "LastModified", "last_modified", "mtime", "created", "md5")
 
-_SECRETS = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID")
+_SECRET_VARIABLES = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID")
+_MIN_SECRET_CHARACTERS = 8
+_REASON_CHARACTERS = 300
 
 
 class _Version(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """Where the files of a version are."""
+    """The number of a version and the folder of its files."""
 
     version: int
     folder: str
 
 
 class RemoteStore(Store):
-    """Pipelines below a URL. Credentials and endpoints come from the environment (`AWS_…`)."""
+    """A store below a URL. fsspec takes credentials and endpoints from the environment (`AWS_…`)."""
 
     def __init__(self, url: str) -> None:
-        """`StoreError` for a URL that cannot be a store, `MissingExtraError` where a package is missing."""
+        """Raises `StoreError` if the URL cannot be a store, `MissingExtraError` if a package is missing."""
         parts = split_url(url)
         if parts.username or parts.password or parts.query or parts.fragment or "::" in url:
             raise StoreError(
@@ -88,18 +85,19 @@ class RemoteStore(Store):
         self._root = str(self._class._strip_protocol(url)).rstrip("/")
         if self._protocol in _S3 and not self._root:
             raise StoreError(f"{url}: no bucket: s3://bucket or s3://bucket/folder")
-        self._made: tuple[int, Any] | None = None
+        self._opened: tuple[int, Any] | None = None
+        """The process that opened the file system, and the file system."""
 
     @property
     def _fs(self) -> Any:
-        # the connections and the event loop of a file system do not survive a fork
-        if self._made is None or self._made[0] != os.getpid():
+        # connections and the event loop of a file system do not survive a fork
+        if self._opened is None or self._opened[0] != os.getpid():
             is_s3 = self._protocol in _S3
-            made = self._class(skip_instance_cache=True, **(_s3_options() if is_s3 else {}))
+            filesystem = self._class(skip_instance_cache=True, **(_s3_options() if is_s3 else {}))
             if is_s3:
-                made.retries = 2  # each of which botocore's own retries multiply
-            self._made = (os.getpid(), made)
-        return self._made[1]
+                filesystem.retries = 2  # multiplied by botocore's own retries
+            self._opened = (os.getpid(), filesystem)
+        return self._opened[1]
 
     # --- reading ---
 
@@ -112,17 +110,17 @@ class RemoteStore(Store):
     def snapshot(self, pipeline: str, version: int | None = None) -> Snapshot:
         checked_name(pipeline)
         with self._errors("read"):
-            found = self._current(pipeline) if version is None else self._version(pipeline, version)
-            if found is None and version is not None:
+            published = self._current(pipeline) if version is None else self._version(pipeline, version)
+            if published is None and version is not None:
                 raise self.no_such_version(pipeline, version)
-            folder = pipeline if found is None else f"{VERSIONS}/{pipeline}/{found.folder}"
+            folder = pipeline if published is None else f"{VERSIONS}/{pipeline}/{published.folder}"
             files = self._files(folder)
-            if found is None and not files:
+            if published is None and not files:
                 raise self.no_such_pipeline(pipeline)
         where = f"{self.location}/{folder}"
         if METADATA_FILE not in files:
             raise StoreError(f"{where}: no {METADATA_FILE}: half copied, or not a pipeline")
-        if found is not None and MANIFEST_FILE not in files:
+        if published is not None and MANIFEST_FILE not in files:
             raise StoreError(f"{where}: no {MANIFEST_FILE}, which every published version has: damaged")
 
         def read(name: str) -> bytes:
@@ -130,29 +128,29 @@ class RemoteStore(Store):
                 return self._read(f"{folder}/{name}", files[name].get("size"))
 
         manifest = read_manifest(read(MANIFEST_FILE), where) if MANIFEST_FILE in files else None
-        return Snapshot(pipeline, found.version if found else None, where, manifest, frozenset(files), read)
+        return Snapshot(pipeline, published.version if published else None, where, manifest, frozenset(files), read)
 
     def signature(self, pipeline: str) -> str:
         with self._errors("read"):
-            if (found := self._current(checked_name(pipeline))) is not None:
-                return f"{found.version} {found.folder}"
+            if (current := self._current(checked_name(pipeline))) is not None:
+                return f"{current.version} {current.folder}"
             files = self._files(pipeline)
             if not files:
                 raise self.no_such_pipeline(pipeline)
         digest = hashlib.sha256()
         for name, info in sorted(files.items()):
-            digest.update(f"{name}\0{[str(info[key]) for key in _STATE if key in info]}\0".encode())
+            digest.update(f"{name}\0{[str(info[key]) for key in _STATE_ATTRIBUTES if key in info]}\0".encode())
         return digest.hexdigest()
 
     def versions(self, pipeline: str) -> list[int]:
         with self._errors("read"):
             entries = self._entries(f"{VERSIONS}/{checked_name(pipeline)}")
-            return sorted(int(found[1]) for name, _ in entries if (found := _VERSION_FILE.fullmatch(name)))
+            return sorted(int(match[1]) for name, _ in entries if (match := _VERSION_FILE.fullmatch(name)))
 
     def current_version(self, pipeline: str) -> int | None:
         with self._errors("read"):
-            if (found := self._current(checked_name(pipeline))) is not None:
-                return found.version
+            if (current := self._current(checked_name(pipeline))) is not None:
+                return current.version
             if not self._files(pipeline):
                 raise self.no_such_pipeline(pipeline)
         return None
@@ -173,71 +171,72 @@ class RemoteStore(Store):
             except BaseException:
                 self._remove(path)
                 raise
-            # From here on nothing is removed: a write whose answer is lost may still have been done.
-            made = self._claim(pipeline, folder, version)
+            # From here on nothing is removed: a write without a response may still have been done.
+            claimed = self._claim(pipeline, folder, version)
             try:
-                self._point(pipeline, made)
+                self._make_current(pipeline, claimed)
             except Exception as error:
                 raise StoreError(
-                    f"cannot make version {made.version} of {pipeline} current in {self.location}: "
-                    f"{_in_one_line(error)}; it is kept, and can be rolled back to"
+                    f"cannot make version {claimed.version} of {pipeline} current in {self.location}: "
+                    f"{_reason(error)}; it is kept, and can be rolled back to"
                 ) from error
-        return made.version
+        return claimed.version
 
     def _roll_back(self, pipeline: str, version: int) -> None:
         with self._errors("write"):
-            if (found := self._version(checked_name(pipeline), version)) is None:
+            if (published := self._version(checked_name(pipeline), version)) is None:
                 raise self.no_such_version(pipeline, version)
-            self._point(pipeline, found)
+            self._make_current(pipeline, published)
 
     def record_decision(self, pipeline: str, decision: Mapping[str, Any]) -> None:
         folder = f"{DECISIONS}/{checked_name(pipeline)}"
         with self._errors("write"):
             self._fs.pipe_file(f"{self._root}/{folder}/{decision_name()}", msgspec.json.encode(decision))
-            for name in self._decision_names(folder)[:-MOST_DECISIONS]:
+            for name in self._decision_names(folder)[:-MAX_DECISIONS]:
                 self._fs.rm_file(f"{self._root}/{folder}/{name}")
 
     def decisions(self, pipeline: str) -> list[dict[str, Any]]:
         folder = f"{DECISIONS}/{checked_name(pipeline)}"
         with self._errors("read"):
-            read = (read_decision(self._read(f"{folder}/{name}", None)) for name in self._decision_names(folder))
-            return [decision for decision in read if decision is not None]
+            decisions = (read_decision(self._read(f"{folder}/{name}", None)) for name in self._decision_names(folder))
+            return [decision for decision in decisions if decision is not None]
 
     def _decision_names(self, folder: str) -> list[str]:
         return sorted(name for name, kind in self._entries(folder) if kind == "file" and is_decision(name))
 
     def check_writable(self, pipeline: str) -> None:
-        """Writes a small object and removes it."""
+        """Raise `StoreError` if the pipeline cannot be published. Writes a small object and removes it."""
         probe = f"{self._root}/{PROBE}/{uuid.uuid4().hex}"
         with self._errors("write"):
             self._refuse_foreign(checked_name(pipeline))
             self._fs.pipe_file(probe, b"probe")
             self._fs.rm_file(probe)
 
-    # --- parts, to be called within `_errors` ---
+    # --- the methods below must be called within `_errors` ---
 
     def _claim(self, pipeline: str, folder: str, wanted: int | None) -> _Version:
-        """Take the next free number, or the wanted one, for the version in a folder."""
+        """Claim the next free number, or the wanted one, for the version in a folder."""
         for number in itertools.count(self.next_version(pipeline)):
             if wanted not in (None, number):
                 self._remove(f"{self._root}/{VERSIONS}/{pipeline}/{folder}")
                 raise VersionTakenError(pipeline, number - 1)
-            made = _Version(number, folder)
+            version = _Version(number, folder)
             path = f"{self._root}/{VERSIONS}/{pipeline}/{number}.json"
-            content = msgspec.json.encode(made)
+            content = msgspec.json.encode(version)
             try:
                 self._fs.pipe_file(path, content, mode="create")
             except Exception as error:
-                # it is taken, or an answer was lost and it is ours, or this store cannot write exclusively
+                # The number is taken, or it is ours and the response was lost, or the store cannot write
+                # exclusively.
                 if not self._fs.exists(path):
                     _log.debug("%s: no exclusive writing: %s", self.location, error)
                     self._fs.pipe_file(path, content)
-            # read again: some stores take an exclusive write for a plain one, and the last one has it
+            # Some servers treat an exclusive write as a plain one: then the last writer has the number.
             if self._fs.cat_file(path) == content:
-                return made
+                return version
         raise AssertionError("numbers do not end")
 
-    def _point(self, pipeline: str, version: _Version) -> None:
+    def _make_current(self, pipeline: str, version: _Version) -> None:
         self._fs.pipe_file(f"{self._root}/{CURRENT}/{pipeline}", msgspec.json.encode(version))
 
     def _current(self, pipeline: str) -> _Version | None:
@@ -253,21 +252,22 @@ class RemoteStore(Store):
             self._check_bucket(error)
             return None
         try:
-            found = msgspec.json.decode(content, type=_Version)
+            version = msgspec.json.decode(content, type=_Version)
         except (msgspec.DecodeError, RecursionError) as error:
             raise StoreError(f"{self.location}/{name} is damaged: {error}") from error
-        if not _FOLDER.fullmatch(found.folder):
-            raise StoreError(f"{self.location}/{name} is damaged: {found.folder[:60]!r} is not a folder of versions")
-        return found
+        if not _FOLDER.fullmatch(version.folder):
+            raise StoreError(f"{self.location}/{name} is damaged: {quoted(version.folder)} is not a folder of versions")
+        return version
 
     def _refuse_foreign(self, pipeline: str) -> None:
+        """Raise `StoreError` if the pipeline's name is that of a folder that Kepler Core did not publish."""
         if self._current(pipeline) is None and self._files(pipeline):
             raise StoreError(
                 f"{self.location}/{pipeline} is a folder that was not published by kepler-model; choose another name"
             )
 
     def _entries(self, folder: str) -> Iterator[tuple[str, str]]:
-        """Names and kinds (file, directory) of what is directly in a folder; nothing if it is not there."""
+        """Yield names and kinds (file, directory) of a folder's entries; nothing for an absent folder."""
         path = f"{self._root}/{folder}".rstrip("/")
         self._fs.invalidate_cache()
         try:
@@ -281,7 +281,7 @@ class RemoteStore(Store):
                 yield name, str(info["type"])
 
     def _files(self, folder: str) -> dict[str, Mapping[str, Any]]:
-        """What the file system says of all files below a folder, by path below it."""
+        """Return the file system's information on all files below a folder, by path below it."""
         path = f"{self._root}/{folder}"
         self._fs.invalidate_cache()
         try:
@@ -289,24 +289,24 @@ class RemoteStore(Store):
         except FileNotFoundError as error:
             self._check_bucket(error)
             return {}
-        found = {name.removeprefix(path + "/"): info for name, info in listing.items() if name.startswith(path + "/")}
-        return {name: info for name, info in found.items() if _is_inside(name)}
+        inside = {name.removeprefix(path + "/"): info for name, info in listing.items() if name.startswith(path + "/")}
+        return {name: info for name, info in inside.items() if _is_inside(name)}
 
     def _read(self, name: str, size: int | None) -> bytes:
         path = f"{self._root}/{name}"
-        if size is None:  # plain web servers do not say; the content is then read as a stream
+        if size is None:  # plain web servers do not report the size: read as a stream
             with self._fs.open(path, "rb") as file:
                 content = file.read(MAX_FILE_BYTES + 1)
         elif size > MAX_FILE_BYTES:
             content = None
-        else:  # of an empty object no range can be read
+        else:  # S3 rejects a range of an empty object
             content = self._fs.cat_file(path, start=0, end=MAX_FILE_BYTES + 1) if size else b""
         if content is None or len(content) > MAX_FILE_BYTES:
             raise StoreError(f"{self.location}/{name}: larger than {MAX_FILE_BYTES} bytes")
         return bytes(content)
 
     def _check_bucket(self, error: FileNotFoundError) -> None:
-        """`StoreError` where there is no bucket: an absent folder is an empty store, this is a mistake."""
+        """Raise `StoreError` if the bucket does not exist. An absent folder, in contrast, is an empty store."""
         response = getattr(error.__cause__, "response", {})
         if response.get("Error", {}).get("Code") == "NoSuchBucket":
             raise StoreError(f"{self.location}: there is no bucket {self._root.partition('/')[0]!r}") from error
@@ -317,23 +317,25 @@ class RemoteStore(Store):
             if self._fs.exists(path):
                 self._fs.rm(path, recursive=True)
         except Exception as error:
-            _log.warning("%s: left behind, nothing uses it: %s", path, _in_one_line(error))
+            _log.warning(
+                "%s: cannot remove the files of a failed publication, which nothing uses: %s", path, _reason(error)
+            )
 
     @contextmanager
-    def _errors(self, what: str) -> Iterator[None]:
-        """File systems raise their libraries' own errors, of no common class."""
+    def _errors(self, action: str) -> Iterator[None]:
+        """Raise `StoreError` for any exception: file systems raise their libraries' own, without a common class."""
         try:
             yield
         except KeplerError:
             raise
         except ImportError as error:
-            raise StoreError(f"{self.location}: needs a package: {_in_one_line(error)}") from error
+            raise StoreError(f"{self.location}: needs a package: {_reason(error)}") from error
         except NotImplementedError as error:
             raise StoreError(
-                f"cannot {what} the store {self.location}: {self._protocol}:// can only be read"
+                f"cannot {action} the store {self.location}: {self._protocol}:// can only be read"
             ) from error
         except Exception as error:
-            raise StoreError(f"cannot {what} the store {self.location}: {_in_one_line(error)}") from error
+            raise StoreError(f"cannot {action} the store {self.location}: {_reason(error)}") from error
 
 
 def _filesystem_class(protocol: str, url: str) -> Any:
@@ -344,25 +346,25 @@ def _filesystem_class(protocol: str, url: str) -> Any:
     try:
         return fsspec.get_filesystem_class(protocol)
     except ValueError as error:
-        known = [*fsspec.available_protocols(), "s3"]
-        raise StoreError(
-            f"{shown_url(url)}: {protocol}:// is not known; {close_matches(protocol, known)}"
-            if close_matches(protocol, known).startswith("did")
-            else f"{shown_url(url)}: {protocol}:// is not known; a store is a folder, s3://bucket/folder, "
-            "or another URL that fsspec knows"
-        ) from error
+        similar = difflib.get_close_matches(protocol, [*fsspec.available_protocols(), "s3"], cutoff=0.55)
+        hint = (
+            "did you mean " + " or ".join(similar) + "?"
+            if similar
+            else "a store is a folder, s3://bucket/folder, or another URL that fsspec knows"
+        )
+        raise StoreError(f"{shown_url(url)}: {protocol}:// is not known; {hint}") from error
     except ImportError as error:
         if protocol in _S3:
             raise MissingExtraError(f"a store at {shown_url(url)}", "s3", "s3fs") from error
-        raise StoreError(f"a store at {shown_url(url)} needs a package: {_in_one_line(error)}") from error
+        raise StoreError(f"a store at {shown_url(url)} needs a package: {_reason(error)}") from error
 
 
 def _s3_options() -> dict[str, Any]:
     return {
         "use_listings_cache": False,
         "config_kwargs": {
-            "connect_timeout": CONNECT_SECONDS,
-            "read_timeout": READ_SECONDS,
+            "connect_timeout": CONNECT_TIMEOUT_SECONDS,
+            "read_timeout": READ_TIMEOUT_SECONDS,
             "retries": {"max_attempts": 1},
         },
     }
@@ -372,10 +374,10 @@ def _is_inside(name: str) -> bool:
     return all(part not in ("", ".", "..") for part in name.split("/"))
 
 
-def _in_one_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    text = lines[0] if lines and lines[0].strip() else type(error).__name__
-    for key in _SECRETS:
-        if len(secret := os.environ.get(key, "")) >= 8:
+def _reason(error: BaseException) -> str:
+    """Return an error's text without credentials."""
+    text = reason_of(error)
+    for variable in _SECRET_VARIABLES:
+        if len(secret := os.environ.get(variable, "")) >= _MIN_SECRET_CHARACTERS:
             text = text.replace(secret, "***")
-    return re.sub(r"//[^/@\s]+@", "//***@", text)[:300]
+    return shortened(re.sub(r"//[^/@\s]+@", "//***@", text), _REASON_CHARACTERS)

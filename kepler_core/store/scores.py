@@ -1,4 +1,4 @@
-"""The numbers in a model's metadata."""
+"""The scores in a model's metadata: errors, correlations and other numbers that models are compared by."""
 
 from __future__ import annotations
 
@@ -10,56 +10,57 @@ from typing import Any
 
 import attrs
 
-# numbers that are neither errors nor correlations
-_NOT_FIGURES = ("node_type", "rows", "mape_floor")
+_NOT_SCORES = ("node_type", "rows", "mape_floor")
+"""Numbers in the metadata that are neither errors nor correlations."""
 
-# one tuple of names serves all models that have the same figures
-_KEYS: dict[tuple[str, ...], tuple[str, ...]] = {}
-_MOST_KEYS = 1000
+# Models with the same scores share one tuple of names, which saves memory in large stores.
+_SHARED_NAMES: dict[tuple[str, ...], tuple[str, ...]] = {}
+_MAX_SHARED_NAMES = 1000
 
 
 @attrs.frozen(eq=False)
-class Figures:
-    """Errors, correlations and the like, by name."""
+class Scores:
+    """The scores of one model."""
 
-    keys: tuple[str, ...]
+    names: tuple[str, ...]
     values: array[float]
-    data: tuple[Any, ...]
-    """What they were measured on: models with the same can be compared as they are."""
-    relative: float
-    """The mae divided by that of always answering the mean of the training data; NaN if not known."""
+    measured_on: tuple[Any, ...]
+    """Identifies the data of the validation. Scores measured on the same data can be compared directly."""
+    relative_mae: float
+    """The model's mae divided by the mae of always predicting the mean of the training data; NaN if unknown."""
 
 
-def read_figures(metadata: Mapping[str, Any], otherwise: tuple[Any, ...]) -> Figures:
-    """The figures of a model: numbers at the top of its metadata, and per component
-    `<component>_<figure>` of its validation. `r2` is the lowest of the components'.
+def read_scores(metadata: Mapping[str, Any], default_data: tuple[Any, ...]) -> Scores:
+    """Read the scores from a model's metadata.
 
-    `otherwise` says what they were measured on if the metadata does not.
+    Scores are the numbers at the top of the metadata and, as `<component>_<score>`, those of each
+    component's validation. `r2` is the lowest of all components. `default_data` identifies the data of
+    the validation if the metadata does not.
     """
-    found: dict[str, float] = {}
-    components = _components(metadata)
-    for component, measured in (("", metadata), *components.items()):
-        for key, value in measured.items():
+    scores: dict[str, float] = {}
+    components = _component_scores(metadata)
+    for component, numbers in (("", metadata), *components.items()):
+        for key, value in numbers.items():
             if type(value) is float or type(value) is int:
-                name, is_error = _figure(component, key)
-                # the public database writes -1 for an error that is not known
+                name, is_error = _score_name(component, key)
+                # the public model database writes -1 for an unknown error
                 if name is not None and not (is_error and value < 0):
-                    found.setdefault(name, float(value))
-    r2 = [m["r2"] for m in components.values() if _is_number(m.get("r2"))]
+                    scores.setdefault(name, float(value))
+    r2 = [numbers["r2"] for numbers in components.values() if _is_number(numbers.get("r2"))]
     if r2:
-        found.setdefault("r2", float(min(r2)))
-    if len(_KEYS) > _MOST_KEYS:
-        _KEYS.clear()
-    keys = tuple(found)
-    keys = _KEYS.setdefault(keys, keys)
-    return Figures(keys, array("d", found.values()), _data(metadata, otherwise), _relative(components))
+        scores.setdefault("r2", float(min(r2)))
+    if len(_SHARED_NAMES) > _MAX_SHARED_NAMES:
+        _SHARED_NAMES.clear()
+    names = tuple(scores)
+    names = _SHARED_NAMES.setdefault(names, names)
+    return Scores(names, array("d", scores.values()), _measured_on(metadata, default_data), _relative_mae(components))
 
 
-# most models of a store have the same figures
+# most models of a store have the same scores
 @lru_cache(maxsize=4096)
-def _figure(component: str, key: str) -> tuple[str | None, bool]:
-    """The name of a number, None for one that is no figure, and whether it is an error."""
-    if key in _NOT_FIGURES:
+def _score_name(component: str, key: str) -> tuple[str | None, bool]:
+    """Return the name of a score, None for a number that is not a score, and whether it is an error."""
+    if key in _NOT_SCORES:
         return None, False
     return f"{component}_{key}" if component else key, key.endswith(("mae", "mape", "mse"))
 
@@ -68,35 +69,35 @@ def _is_number(value: object) -> bool:
     return type(value) is float or type(value) is int
 
 
-def _components(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def _component_scores(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     validation = metadata.get("validation")
     components = validation.get("components") if isinstance(validation, dict) else None
     if not isinstance(components, dict):
         return {}
-    return {name: found for name, found in components.items() if isinstance(found, dict)}
+    return {name: numbers for name, numbers in components.items() if isinstance(numbers, dict)}
 
 
-def _data(metadata: Mapping[str, Any], otherwise: tuple[Any, ...]) -> tuple[Any, ...]:
+def _measured_on(metadata: Mapping[str, Any], default_data: tuple[Any, ...]) -> tuple[Any, ...]:
     lineage, validation = metadata.get("lineage"), metadata.get("validation")
     if isinstance(lineage, dict) and isinstance(validation, dict) and "data" in lineage:
-        # feature groups of one recording can have fewer rows, where their series begin later
-        return _same(str(lineage["data"]), str(validation.get("timestamps")), *otherwise[1:])
-    return _same(*otherwise)
+        # a feature group whose series begin later has fewer rows of the same recording
+        return _shared_tuple(str(lineage["data"]), str(validation.get("timestamps")), *default_data[1:])
+    return _shared_tuple(*default_data)
 
 
 @lru_cache(maxsize=4096)
-def _same(*data: Any) -> tuple[Any, ...]:
-    """One tuple for all models that were measured on this."""
+def _shared_tuple(*data: Any) -> tuple[Any, ...]:
+    """Return one tuple object for all models that were measured on the same data."""
     return data
 
 
-def _relative(components: Mapping[str, Mapping[str, Any]]) -> float:
-    known = [
-        (measured["mae"], measured["constant_mae"])
-        for measured in components.values()
-        if _is_number(measured.get("mae")) and _is_number(measured.get("constant_mae"))
+def _relative_mae(components: Mapping[str, Mapping[str, Any]]) -> float:
+    pairs = [
+        (numbers["mae"], numbers["constant_mae"])
+        for numbers in components.values()
+        if _is_number(numbers.get("mae")) and _is_number(numbers.get("constant_mae"))
     ]
-    if not known:
+    if not pairs:
         return math.nan
-    worst, constant = max(known)
-    return float(worst / constant) if constant > 0 else math.nan
+    mae, constant_mae = max(pairs)
+    return float(mae / constant_mae) if constant_mae > 0 else math.nan

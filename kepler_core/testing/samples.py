@@ -70,7 +70,8 @@ def _abs_model(dataset: Dataset) -> PowerModel:
     from sklearn.linear_model import LinearRegression
 
     from kepler_core.models.export import FittedComponent, export
-    from kepler_core.models.power_model import load_model, scaled
+    from kepler_core.models.loading import load_model
+    from kepler_core.models.power_model import scaled
 
     by_node = small_dataset()
     scale = np.maximum(by_node.X.max(axis=0), 1.0)

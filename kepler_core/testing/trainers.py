@@ -272,7 +272,7 @@ def regressor_is_picklable(subject: Subject) -> None:
 @check_of(Trainer)
 def portable_export_agrees(subject: Subject) -> None:
     """A model format can write what was fitted, and what is loaded predicts the same."""
-    from kepler_core.models.power_model import load_model
+    from kepler_core.models.loading import load_model
 
     for output_type in OUTPUT_TYPES:
         files, X, expected, watts = _exported(subject, output_type)
@@ -329,7 +329,7 @@ _ALONE = """
 import sys
 for name in sys.argv[2:]:
     sys.modules[name] = None  # an import of it fails
-from kepler_core.models.power_model import load_model
+from kepler_core.models.loading import load_model
 load_model(sys.argv[1]).predict([[0.0, 0.0, 0.0], [1e8, 5e10, 7e10]])
 """
 

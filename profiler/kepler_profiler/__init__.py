@@ -1,1 +1,1 @@
-"""Knows what kind of node it runs on (the profiler)."""
+"""The profiler: machine discovery, node types and node-type profiles."""

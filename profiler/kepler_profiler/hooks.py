@@ -1,4 +1,4 @@
-"""What the profiler listens to: commands of its own, and the profile that is published with a pipeline."""
+"""The profiler's listener: adds the command `profile`, and publishes a profile with every pipeline."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _COMMANDS = {
 
 @hookimpl
 def kepler_register_commands(cli: click.Group) -> None:
-    """Adds `profile`."""
-    about = "What machine this is, its node type, and what it draws when it does nothing."
+    """Add the command group `profile`."""
+    about = "Describe a machine, find its node type, and measure its idle power."
     cli.add_command(LazyGroup("profile", lazy=_COMMANDS, help=about))
 
 
@@ -39,7 +39,7 @@ def kepler_publishing(
     machine_spec: Mapping[str, Any],
     profile: Mapping[str, Any] | None,
 ) -> None:
-    """Adds `profiles/<node type>.json`."""
-    from kepler_profiler.profile.stored import profile_files
+    """Add `profiles/<node type>.json` to the pipeline's files."""
+    from kepler_profiler.profile.choice import profile_files
 
     files.update(profile_files(observations, idle, node_type, machine_spec, profile))

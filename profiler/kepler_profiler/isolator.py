@@ -1,4 +1,4 @@
-"""The isolator that takes away what the node type's profile says."""
+"""The isolator `profile`: subtracts the idle power of the node type's profile."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from kepler_core.arrays import BoolArray, FloatArray
 from kepler_core.containers import container_rows
 from kepler_core.contracts import IsolationContext, Isolator
 from kepler_core.dataset import Dataset, power_column
+from kepler_profiler.profile.choice import chosen_profile
 from kepler_profiler.profile.document import NodeProfile, ProfileError, read_profile
-from kepler_profiler.profile.stored import chosen_profile
 
 CONTRADICTED_PART = 0.05
-"""It is said when measured power is below the idle power at more than this part of the timestamps."""
+"""A note is added if measured power is below the idle power at more than this part of the timestamps."""
 REFUSED_PART = 0.5
-"""With more than this part, the profile is of another machine."""
+"""Above this part of the timestamps, the profile is refused as that of another machine."""
 
 
 class ProfileBackgroundIsolator(Isolator):
-    """Takes away the idle power of the node type's profile, and the power of background containers:
-    those that ran in the recording of the idle machine.
+    """Subtracts the idle power of the node type's profile and the power of background containers.
 
-    The profile is made of the idle recording where one is given (`train --idle`), else it is the one
-    that is given (`--profile`) or in the store, else it is made of the recording's own quietest blocks;
-    but one that knows the idle power goes before one with an upper bound of it. It is the profile that
-    is published with the pipeline. Components that the machine's idle power is not known of are refused.
+    Background containers are those that ran in the recording of the idle machine. The profile is built
+    from that recording (`train --idle`). Without one, it is the given profile (`--profile`) or the one
+    in the store, otherwise it is built from the quietest blocks of the recording itself. But a profile
+    with a measured idle power comes before one with only an upper bound of it. The same profile is
+    published with the pipeline. A component without idle power in the profile is an error.
     """
 
     def isolate(self, dataset: Dataset, context: IsolationContext) -> Dataset:
@@ -38,26 +38,26 @@ class ProfileBackgroundIsolator(Isolator):
         measured = dataset.node_power()
         background = pd.DataFrame(index=measured.index)
         names = context.background or frozenset(profile.background)
-        taken = container_rows(dataset, context.observations, names)
+        background_rows = container_rows(dataset, context.observations, names)
         for component in dataset.components:
             column = power_column(component)
             watts, idle = measured[column].to_numpy(), power[component].idle
             below = watts < idle - max(power[component].idle_spread, 0.01 * idle)
-            said = (
+            contradiction = (
                 f"{component}: measured power is below the profile's idle power of {idle:.1f} W at "
                 f"{int(below.sum())} of {len(watts)} timestamps (lowest {watts.min():.1f} W)"
             )
             if below.mean() > REFUSED_PART:
-                raise ProfileError(f"{said}: the profile is of another machine")
+                raise ProfileError(f"{contradiction}: the profile is of another machine")
             if below.mean() > CONTRADICTED_PART:
-                notes.append(f"{said}: dynamic power is 0 there")
+                notes.append(f"{contradiction}: dynamic power is 0 there")
             flat = np.minimum(idle, watts)
-            background[column] = flat + (watts - flat) * _part(dataset, component, taken, watts)
-        if taken.all():
+            background[column] = flat + (watts - flat) * _background_part(dataset, component, background_rows, watts)
+        if background_rows.all():
             raise ProfileError("all containers of the recording ran in the idle one too: nothing is left to train on")
         if names:
-            notes.append(_background_note(dataset, taken))
-        return attrs.evolve(dataset.isolated(background, taken), notes=tuple(notes))
+            notes.append(_background_note(dataset, background_rows))
+        return attrs.evolve(dataset.isolated(background, background_rows), notes=tuple(notes))
 
 
 def _profile(context: IsolationContext) -> NodeProfile:
@@ -66,13 +66,13 @@ def _profile(context: IsolationContext) -> NodeProfile:
     return chosen_profile(context.observations, context.idle, context.machine_spec, context.profile)
 
 
-def _part(dataset: Dataset, component: str, taken: BoolArray, watts: FloatArray) -> FloatArray:
-    """Per instant, the background containers' part of a component's power, in [0, 1]."""
-    rows = np.where(taken, dataset.y(component), 0.0)
+def _background_part(dataset: Dataset, component: str, background_rows: BoolArray, watts: FloatArray) -> FloatArray:
+    """Return the background containers' part of a component's power at each sample, in [0, 1]."""
+    rows = np.where(background_rows, dataset.y(component), 0.0)
     sums = np.bincount(dataset.instant, weights=rows, minlength=len(watts))
     return np.clip(np.divide(sums, watts, out=np.zeros(len(watts)), where=watts > 0), 0.0, 1.0)
 
 
-def _background_note(dataset: Dataset, taken: BoolArray) -> str:
+def _background_note(dataset: Dataset, background_rows: BoolArray) -> str:
     codes = np.asarray(dataset.index.codes[3])
-    return f"{len(np.unique(codes[taken]))} of {len(np.unique(codes))} containers are background"
+    return f"{len(np.unique(codes[background_rows]))} of {len(np.unique(codes))} containers are background"

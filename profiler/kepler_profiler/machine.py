@@ -1,7 +1,7 @@
-"""What machine this is: read from /proc, /sys and DMI, in milliseconds.
+"""Discover the machine that this process runs on, from /proc, /sys and DMI.
 
-What is not known is left out, with the reason, and so is what a virtual machine shows that is not
-true of the hardware: a socket for every virtual CPU, a clock that never changes.
+An attribute that is not known is left out, with the reason. So are attributes that a virtual machine
+shows but that are not true of the hardware, such as a socket for every virtual CPU.
 """
 
 from __future__ import annotations
@@ -17,42 +17,44 @@ from kepler_profiler.processor_names import IMPLEMENTERS, arm_processor_name, pr
 
 _KIB_PER_GIB = 2**20
 _KHZ_PER_100_MHZ = 100_000
-_LARGEST = 10**9
-_LONGEST_NAME = 200
+_MAX_NUMBER = 10**9
+_NAME_CHARACTERS = 200
 _CPU_RANGE = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?")
 _CLOUDS = re.compile(
     r"qemu|kvm|vmware|virtualbox|xen|bochs|microsoft corporation|amazon ec2|google|openstack|parallels|bhyve"
     r"|firecracker",
     re.IGNORECASE,
 )
-# bare metal that is sold under a cloud's name
+# products of clouds that are whole machines, not virtual ones
 _METAL = re.compile(r"\.metal", re.IGNORECASE)
 
 
 @attrs.frozen
 class Discovery:
-    """A machine, how its attributes were found, and why others were not."""
+    """A discovered machine: its attributes, where they were read, and why others are not known."""
 
     spec: MachineSpec
     found_in: dict[str, str]
-    """Attribute -> where it was read."""
+    """Attribute -> the file it was read from."""
     unknown: dict[str, str]
     """Attribute -> why it is not known."""
     virtual: str | None
-    """What says that this is a virtual machine; None if nothing does."""
+    """The evidence that this is a virtual machine; None if there is none."""
 
 
 def discover(root: str | Path = "/") -> Discovery:
-    """The machine that this process runs on; `root` is where /proc and /sys are."""
+    """Return the machine that this process runs on. `root` is the folder that contains proc and sys."""
     return _Reader(Path(root)).discovery()
 
 
 class _Reader:
+    """Reads the attributes of a machine, and records where each was found or why it is not known."""
+
     def __init__(self, root: Path) -> None:
         self._root = root
         self._cpus = list(_processors(self._text("proc/cpuinfo")))
         self._numbers = _cpu_list(self._text("sys/devices/system/cpu/online")) or list(range(len(self._cpus)))
-        self._found: dict[str, str] = {}
+        self._found_in: dict[str, str] = {}
         self._unknown: dict[str, str] = {}
         self.virtual = self._hypervisor()
 
@@ -66,7 +68,7 @@ class _Reader:
             memory=self._memory(),
             frequency=self._frequency(),
         )
-        return Discovery(spec, self._found, self._unknown, self.virtual)
+        return Discovery(spec, self._found_in, self._unknown, self.virtual)
 
     # --- reading ---
 
@@ -74,14 +76,14 @@ class _Reader:
         try:
             return (self._root / path).read_bytes().decode(errors="replace")
         except OSError:
-            return ""  # whatever cannot be read is not known; each attribute says so
+            return ""  # each attribute gives its own reason why it is not known
 
     def _number(self, path: str) -> int | None:
         try:
             number = int(self._text(path).strip())
         except ValueError:
             return None
-        return number if abs(number) <= _LARGEST else None
+        return number if abs(number) <= _MAX_NUMBER else None
 
     def _first(self, key: str) -> str:
         return next((cpu[key] for cpu in self._cpus if cpu.get(key)), "")
@@ -102,9 +104,9 @@ class _Reader:
 
     def _processor(self) -> str | None:
         model = self._first("model name") or self._first("Processor") or self._first("cpu model")
-        model = model[:_LONGEST_NAME]
+        model = model[:_NAME_CHARACTERS]
         if model and (name := processor_name(model)) is not None:
-            self._found["processor"] = f"/proc/cpuinfo: {model}"
+            self._found_in["processor"] = f"/proc/cpuinfo: {model}"
             return name
         implementer, part = self._hex("CPU implementer"), self._hex("CPU part")
         if implementer is not None and part is not None:
@@ -113,7 +115,7 @@ class _Reader:
                 self._unknown["processor"] = f"several kinds of cores: parts {', '.join(sorted(filter(None, parts)))}"
                 return None
             if (name := arm_processor_name(implementer, part)) is not None:
-                self._found["processor"] = f"/proc/cpuinfo: implementer {implementer:#x}, part {part:#x}"
+                self._found_in["processor"] = f"/proc/cpuinfo: implementer {implementer:#x}, part {part:#x}"
                 return name
             self._unknown["processor"] = f"implementer {implementer:#x}, part {part:#x} is not known here"
             return None
@@ -127,12 +129,12 @@ class _Reader:
             return None
 
     def _vendor(self) -> str | None:
-        if vendor := self._first("vendor_id")[:_LONGEST_NAME]:
-            self._found["vendor"] = "/proc/cpuinfo"
+        if vendor := self._first("vendor_id")[:_NAME_CHARACTERS]:
+            self._found_in["vendor"] = "/proc/cpuinfo"
             return vendor.casefold()
         implementer = self._hex("CPU implementer")
         if implementer is not None and implementer in IMPLEMENTERS:
-            self._found["vendor"] = f"/proc/cpuinfo: implementer {implementer:#x}"
+            self._found_in["vendor"] = f"/proc/cpuinfo: implementer {implementer:#x}"
             return IMPLEMENTERS[implementer]
         self._unknown["vendor"] = "/proc/cpuinfo names none"
         return None
@@ -140,7 +142,7 @@ class _Reader:
     def _cores(self) -> int | None:
         if self._numbers:
             online = bool(self._text("sys/devices/system/cpu/online"))
-            self._found["cores"] = "/sys/devices/system/cpu/online" if online else "/proc/cpuinfo"
+            self._found_in["cores"] = "/sys/devices/system/cpu/online" if online else "/proc/cpuinfo"
             return len(self._numbers)
         self._unknown["cores"] = "neither /sys/devices/system/cpu/online nor /proc/cpuinfo can be read"
         return None
@@ -153,7 +155,8 @@ class _Reader:
         }
         where = "/sys/devices/system/cpu/cpu*/topology"
         if not packages:
-            packages = {int(found) for cpu in self._cpus if _CPU_RANGE.fullmatch(found := cpu.get("physical id", ""))}
+            ids = (cpu.get("physical id", "") for cpu in self._cpus)
+            packages = {int(package_id) for package_id in ids if _CPU_RANGE.fullmatch(package_id)}
             where = "/proc/cpuinfo: physical id"
         if not packages or min(packages) < 0:
             self._unknown["chips"] = "the kernel does not say which socket a CPU is in"
@@ -161,7 +164,7 @@ class _Reader:
         if self.virtual is not None and len(packages) == len(self._numbers) > 1:
             self._unknown["chips"] = f"a virtual machine that shows a socket for each of its {len(packages)} CPUs"
             return None
-        self._found["chips"] = where
+        self._found_in["chips"] = where
         return len(packages)
 
     def _threads_per_core(self) -> int | None:
@@ -171,7 +174,7 @@ class _Reader:
             if (siblings := _cpu_list(self._text(f"sys/devices/system/cpu/cpu{number}/topology/thread_siblings_list")))
         }
         if len(sizes) == 1:
-            self._found["threads_per_core"] = "/sys/devices/system/cpu/cpu*/topology"
+            self._found_in["threads_per_core"] = "/sys/devices/system/cpu/cpu*/topology"
             return sizes.pop()
         if sizes:
             kinds = " and ".join(map(str, sorted(sizes)))
@@ -181,12 +184,12 @@ class _Reader:
         return None
 
     def _memory(self) -> int | None:
-        found = re.search(r"^MemTotal:\s+([0-9]{1,15}) kB", self._text("proc/meminfo"), re.MULTILINE)
-        gib = int(found[1]) // _KIB_PER_GIB if found else 0
+        total = re.search(r"^MemTotal:\s+([0-9]{1,15}) kB", self._text("proc/meminfo"), re.MULTILINE)
+        gib = int(total[1]) // _KIB_PER_GIB if total else 0
         if not gib:
-            self._unknown["memory"] = "less than 1 GiB" if found else "/proc/meminfo has no MemTotal"
+            self._unknown["memory"] = "less than 1 GiB" if total else "/proc/meminfo has no MemTotal"
             return None
-        self._found["memory"] = "/proc/meminfo: MemTotal"
+        self._found_in["memory"] = "/proc/meminfo: MemTotal"
         return gib
 
     def _frequency(self) -> int | None:
@@ -195,7 +198,7 @@ class _Reader:
             default=0,
         )
         if round(highest / _KHZ_PER_100_MHZ) > 0:
-            self._found["frequency"] = "/sys/devices/system/cpu/cpu*/cpufreq/cpuinfo_max_freq"
+            self._found_in["frequency"] = "/sys/devices/system/cpu/cpu*/cpufreq/cpuinfo_max_freq"
             return round(highest / _KHZ_PER_100_MHZ) * 100
         shown = self._first("cpu MHz")
         now = f" (/proc/cpuinfo has {shown} MHz, which is not the highest)" if shown else ""
@@ -205,7 +208,7 @@ class _Reader:
 
 
 def _processors(text: str) -> Iterator[dict[str, str]]:
-    """The blocks of /proc/cpuinfo that are of a CPU; on arm also what stands beside them, first."""
+    """Yield the entries of each block of /proc/cpuinfo: blocks of CPUs first, then others, as on arm."""
     rest: list[dict[str, str]] = []
     for block in text.split("\n\n"):
         lines = (line.partition(":") for line in block.splitlines() if ":" in line)
@@ -218,11 +221,11 @@ def _processors(text: str) -> Iterator[dict[str, str]]:
 
 
 def _cpu_list(text: str) -> list[int]:
-    """The numbers of a list like "0-3,8"; none for what is no such list."""
+    """Return the numbers in a list like "0-3,8"; an empty list if the text is not such a list."""
     numbers: set[int] = set()
     for part in text.strip().split(","):
-        found = _CPU_RANGE.fullmatch(part)
-        if found is None:
+        bounds = _CPU_RANGE.fullmatch(part)
+        if bounds is None:
             return []
-        numbers.update(range(int(found[1]), int(found[2] or found[1]) + 1))
+        numbers.update(range(int(bounds[1]), int(bounds[2] or bounds[1]) + 1))
     return sorted(numbers)

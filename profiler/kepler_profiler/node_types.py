@@ -1,4 +1,4 @@
-"""The node types of a pipeline or of an index file, and which of them a machine is like."""
+"""Index files of node types; match machines with node types and add machines to them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ import msgspec
 
 from kepler_core.atomic_files import whole_file
 from kepler_core.errors import UsageError
+from kepler_core.json_files import indented_json
 from kepler_core.machine import MachineSpec, machine_spec_from
+from kepler_core.messages import quoted
 from kepler_core.pipeline.node_types import matching_type, node_type_index, with_members
 from kepler_core.store.models import NodeType
 from kepler_profiler.similarity import Likeness, SpecTable
@@ -20,29 +22,31 @@ from kepler_profiler.similarity import Likeness, SpecTable
 
 @attrs.frozen
 class Match:
-    """How alike a machine is to a node type."""
+    """How similar a machine is to a node type."""
 
     node_type: NodeType
     likeness: Likeness
 
 
 def match(types: Mapping[int, NodeType], spec: Mapping[str, Any]) -> list[Match]:
-    """All node types, the most similar first; of equal ones the lower number first."""
+    """Return all node types by their similarity to a machine, highest first; ties by number."""
     numbers = sorted(types)
     table = SpecTable([types[number].spec for number in numbers])
-    found = [Match(types[number], table.likeness(spec, row)) for row, number in enumerate(numbers)]
-    return sorted(found, key=lambda one: -one.likeness.similarity)
+    matches = [Match(types[number], table.likeness(spec, row)) for row, number in enumerate(numbers)]
+    return sorted(matches, key=lambda match: -match.likeness.similarity)
 
 
 def add(types: Mapping[int, NodeType], spec: MachineSpec, member: str | None) -> tuple[dict[int, NodeType], int]:
-    """The node types with a machine in them, and the number that it has: that of the node type which it
-    equals, else a new one."""
+    """Add a machine to the node type that it equals, or to a new one.
+
+    Returns the changed node types and the number of the machine's node type.
+    """
     number = matching_type(types, spec.as_dict())
     return {**types, number: with_members(types.get(number), number, spec, [] if member is None else [member])}, number
 
 
 def read_index(path: str | Path) -> dict[int, NodeType]:
-    """The node types of an index file; `UsageError`, one line, if it is none."""
+    """Return the node types in an index file; `UsageError` if the file is not an index."""
     try:
         document = msgspec.json.decode(Path(path).read_bytes())
     except OSError as error:
@@ -51,9 +55,9 @@ def read_index(path: str | Path) -> dict[int, NodeType]:
         raise UsageError(f"{path}: not a node-type index: {error}") from error
     if not isinstance(document, dict):
         raise UsageError(f"{path}: a node-type index is an object of numbers, not {type(document).__name__}")
-    found = {}
+    types = {}
     for number, entry in document.items():
-        where = f"{path}: {number[:40]!r}"
+        where = f"{path}: {quoted(number, 40)}"
         if not (number.isdecimal() and number.isascii() and len(number) < 10):
             raise UsageError(f'{where} is not the number of a node type (an index is {{"0": {{"attrs": …}}, …}})')
         if not (isinstance(entry, dict) and isinstance(entry.get("attrs"), dict)):
@@ -62,13 +66,13 @@ def read_index(path: str | Path) -> dict[int, NodeType]:
         if not (isinstance(members, list) and all(isinstance(member, str) for member in members)):
             raise UsageError(f"{where}: members are not a list of names")
         machine_spec_from(entry["attrs"], where)
-        found[int(number)] = NodeType(int(number), entry["attrs"], tuple(members))
-    return found
+        types[int(number)] = NodeType(int(number), entry["attrs"], tuple(members))
+    return types
 
 
 def write_index(path: str | Path, types: Mapping[int, NodeType]) -> None:
-    """Write an index file in one step: it is the old one or the new one, whatever happens."""
-    content = msgspec.json.format(msgspec.json.encode(node_type_index(types)), indent=1) + b"\n"
+    """Write node types to an index file. On an error, the file stays as it was."""
+    content = indented_json(node_type_index(types))
     path = Path(path)
     try:
         with whole_file(path, f".{os.getpid()}") as file:

@@ -1,8 +1,8 @@
-"""Processor names as node types have them: `intel_xeon_platinum_8259cl`.
+"""Processor names in the form that node types use: `intel_xeon_platinum_8259cl`.
 
-Made of what the CPU calls itself (`model name` in /proc/cpuinfo) by leaving out marks, clock rates and
-words that say nothing, and putting the vendor first; on arm64, which gives numbers only, of the
-implementer's and part's numbers.
+A name is made from the CPU's own name (`model name` in /proc/cpuinfo): trade marks, clock rates and
+filler words are removed, and the vendor comes first. arm64 CPUs report only the numbers of their
+implementer and part, so their names come from a table.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ _MARKS = re.compile(r"\((?:r|tm|c)\)|[®™]", re.IGNORECASE)
 _CLOCK = re.compile(r"@.*$|\b\d+(?:\.\d+)?\s*[gm]hz\b", re.IGNORECASE)
 _GENERATION = re.compile(r"\b\d+(?:st|nd|rd|th) gen\b", re.IGNORECASE)
 _CORES = re.compile(r"\b(?:\d+|dual|quad|six|eight|twelve)-core\b", re.IGNORECASE)
-_EMPTY_WORDS = re.compile(r"\b(?:cpu|processor|genuine|with radeon.*|w/ radeon.*)\b", re.IGNORECASE)
+_FILLER_WORDS = re.compile(r"\b(?:cpu|processor|genuine|with radeon.*|w/ radeon.*)\b", re.IGNORECASE)
 _VERSION = re.compile(r"\s+(v\d+)\b", re.IGNORECASE)
 _NOT_NAME = re.compile(r"[^a-z0-9]+")
 _VENDORS = {"intel": "intel", "amd": "amd", "ampere": "ampere"}
 
-_ANY_CPU = re.compile(r"\b(?:qemu|virtual|common|kvm)\b", re.IGNORECASE)
+_NO_PROCESSOR = re.compile(r"\b(?:qemu|virtual|common|kvm)\b", re.IGNORECASE)
 
 IMPLEMENTERS = {
     0x41: "arm", 0x42: "broadcom", 0x43: "cavium", 0x46: "fujitsu", 0x48: "hisilicon", 0x4E: "nvidia",
@@ -35,16 +35,16 @@ PARTS = {
     (0x43, 0x0A1): "thunderx", (0x43, 0x0AF): "thunderx2", (0x46, 0x001): "a64fx", (0x48, 0xD01): "tsv110",
     (0xC0, 0xAC3): "ampere1", (0xC0, 0xAC4): "ampere1a",
 }  # fmt: skip
-"""(implementer, part) -> name of the core (the same source)."""
+"""(implementer, part) -> name of the core (Linux, arch/arm64/include/asm/cputype.h)."""
 
 
 def processor_name(model: str) -> str | None:
-    """The name of a processor from its own words; None if these name no processor, as QEMU's do."""
-    if _ANY_CPU.search(model):
+    """Return the processor's name from its `model name`; None if that names no processor, as QEMU's do."""
+    if _NO_PROCESSOR.search(model):
         return None
     text = _GENERATION.sub(" ", _CLOCK.sub(" ", _MARKS.sub(" ", model)))
-    text = _EMPTY_WORDS.sub(" ", _CORES.sub(" ", text))
-    # a hypervisor's models name the microarchitecture: "Intel Xeon Processor (Skylake, IBRS)"
+    text = _FILLER_WORDS.sub(" ", _CORES.sub(" ", text))
+    # hypervisors add the microarchitecture in parentheses: "Intel Xeon Processor (Skylake, IBRS)"
     text = re.sub(r"\(([^,)]*)[^)]*\)", r" \1 ", text)
     text = _VERSION.sub(r"\1", text)
     words = [word for word in _NOT_NAME.sub(" ", text.casefold()).split() if word]
@@ -56,6 +56,6 @@ def processor_name(model: str) -> str | None:
 
 
 def arm_processor_name(implementer: int, part: int) -> str | None:
-    """The name of an arm64 processor by its numbers; None for one that is not known here."""
+    """Return the name of an arm64 processor; None if `PARTS` does not list it."""
     name = PARTS.get((implementer, part))
     return None if name is None else f"{IMPLEMENTERS[implementer]}_{name}"

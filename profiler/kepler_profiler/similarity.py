@@ -1,20 +1,20 @@
-"""How alike two machines are, attribute by attribute.
+"""The similarity of two machines, from their attributes.
 
     similarity = 1 − looseness − uncertainty · (1 − EXPECTED)
 
-Looseness is the weighted part of the attributes that differ, uncertainty the weight of those that
-only one of the two machines states. It is symmetric, in [0, 1], and 1.0 only for equal specs. An
-attribute that neither states says nothing and counts for nothing.
+Looseness is the weighted part by which attributes differ. Uncertainty is the weight of attributes that
+only one of the two specs has. The similarity is symmetric, in [0, 1], and 1.0 only for equal specs.
+An attribute that neither spec has is ignored.
 
 | attribute | weight | likeness of two values |
 |---|---|---|
 | processor | 0.45 | 1 if equal, 0 for two vendors, else 0.2 + 0.75 · (common beginning of the rest ÷ the longer rest) |
 | cores, chips, memory, frequency | 0.2, 0.15, 0.1, 0.1 | the smaller ÷ the larger |
 
-The weights are a judgement: which processor it is decides a node's power curve first, then how much
-of it there is; memory and clock shift the curve less. Processor names are Kepler's:
-`<vendor>_<family>_…_<model>`, so that names with a longer common beginning are closer relatives: a
-newer stepping of a family is nearer than another family, and that nearer than another vendor.
+The weights are an estimate: the processor has the largest effect on a node's power curve, then the
+number of cores and chips; memory and clock have less. Processor names have Kepler's form
+`<vendor>_<family>_…_<model>`, so the length of the common beginning measures how related two
+processors are: a newer stepping of a family is nearer than another family of the same vendor.
 """
 
 from __future__ import annotations
@@ -34,43 +34,43 @@ ATTRIBUTES = tuple(WEIGHTS)
 NUMERIC = ATTRIBUTES[1:]
 
 EXPECTED = 0.4
-"""The likeness that is taken for an attribute that only one machine states."""
+"""The assumed likeness of an attribute that only one of the two specs has."""
 
 _WEIGHT = np.array(list(WEIGHTS.values()))
 _SAME_VENDOR = 0.2
 _SAME_BEGINNING = 0.75
-_KEPT_PROCESSORS = 256
+_MAX_PROCESSORS = 256
 
 
 @attrs.frozen
 class Likeness:
-    """How alike one machine is to another one."""
+    """How similar two machines are."""
 
     similarity: float
     looseness: float
     uncertainty: float
     attributes: dict[str, float | None]
-    """Attribute -> likeness in [0, 1]; None where only one of the two states it."""
+    """Attribute -> likeness in [0, 1]; None if only one of the two specs has it."""
 
 
 @attrs.frozen(eq=False)
 class _Comparison:
-    """One spec beside those of a table: a row for each of them."""
+    """One spec compared with each spec of a table, one row per spec of the table."""
 
     similarity: FloatArray
     looseness: FloatArray
     uncertainty: FloatArray
     scores: FloatArray
-    """Shape (specs, attributes); NaN where not both state it."""
+    """Likeness, shape (specs, attributes); NaN if not both specs have the attribute."""
     stated: BoolArray
-    """Whether either of the two states it."""
+    """Whether at least one of the two specs has the attribute, shape (specs, attributes)."""
 
 
 class SpecTable:
-    """Machine specs to compare others with.
+    """Machine specs to compare other machines with.
 
-    A spec maps attributes (`ATTRIBUTES`, others are ignored) to a name or a number; an empty name, 0
-    and None are the same as absent.
+    A spec maps attributes to a name or a number. Attributes that are not in `ATTRIBUTES` are ignored.
+    An empty name, 0 and None mean that the spec does not have the attribute.
     """
 
     def __init__(self, specs: Sequence[Spec]) -> None:
@@ -84,45 +84,48 @@ class SpecTable:
         self._last: tuple[Spec, _Comparison] | None = None
 
     def similarities(self, spec: Spec) -> FloatArray:
-        """The similarity of each spec of the table to this one, shape (specs,)."""
+        """Return the similarity of each spec in the table to `spec`, shape (specs,)."""
         return self._compared(spec).similarity
 
     def likeness(self, spec: Spec, row: int) -> Likeness:
-        """The same for one spec of the table, attribute by attribute."""
-        found = self._compared(spec)
+        """Return how similar one spec of the table is to `spec`, with the likeness of each attribute."""
+        comparison = self._compared(spec)
         attributes = {
             name: None if np.isnan(score) else round(float(score), 4)
-            for name, score, stated in zip(ATTRIBUTES, found.scores[row], found.stated[row], strict=True)
+            for name, score, stated in zip(ATTRIBUTES, comparison.scores[row], comparison.stated[row], strict=True)
             if stated
         }
         return Likeness(
-            float(found.similarity[row]), float(found.looseness[row]), float(found.uncertainty[row]), attributes
+            float(comparison.similarity[row]),
+            float(comparison.looseness[row]),
+            float(comparison.uncertainty[row]),
+            attributes,
         )
 
     def _compared(self, spec: Spec) -> _Comparison:
-        # whoever asks for similarities asks for the likeness to the most similar one next
+        # callers of `similarities` next call `likeness` with the same spec
         last = self._last
         if last is None or last[0] != spec:
             last = self._last = dict(spec), self._compare(spec)
         return last[1]
 
     def _processor_scores(self, processor: str) -> FloatArray:
-        """Likeness of each distinct processor to this one."""
-        found = self._scores.get(processor)
-        if found is None:
-            if len(self._scores) > _KEPT_PROCESSORS:
+        """Return the likeness of each distinct processor of the table to this one."""
+        scores = self._scores.get(processor)
+        if scores is None:
+            if len(self._scores) > _MAX_PROCESSORS:
                 self._scores.clear()
-            found = np.array([processor_likeness(processor, other) for other in self._distinct])
-            self._scores[processor] = found
-        return found
+            scores = np.array([processor_likeness(processor, other) for other in self._distinct])
+            self._scores[processor] = scores
+        return scores
 
     def _compare(self, spec: Spec) -> _Comparison:
         theirs = self._numbers
         scores = np.full((len(theirs), len(ATTRIBUTES)), np.nan)
         processor = _name(spec.get("processor"))
         if processor and self._distinct:
-            known = self._processor >= 0
-            scores[known, 0] = self._processor_scores(processor)[self._processor[known]]
+            named = self._processor >= 0
+            scores[named, 0] = self._processor_scores(processor)[self._processor[named]]
         numbers = np.array(_numbers(spec))
         both = (theirs > 0) & (numbers > 0)
         np.divide(np.minimum(theirs, numbers), np.maximum(theirs, numbers), out=scores[:, 1:], where=both)
@@ -134,19 +137,19 @@ class SpecTable:
         looseness = np.where(unknown, 0.0, weight * (1.0 - scores)).sum(axis=1)
         uncertainty = np.where(unknown, weight, 0.0).sum(axis=1)
         similarity = 1.0 - looseness - uncertainty * (1.0 - EXPECTED)
-        # rounding must not make equal specs unlike, nor unlike ones equal
+        # rounding errors must not change which specs count as equal
         exact = np.where(unknown, weight == 0, scores == 1.0).all(axis=1)
         similarity = np.where(exact, 1.0, np.clip(similarity, 0.0, 1.0 - 1e-9))
         return _Comparison(similarity, looseness, uncertainty, scores, stated)
 
 
 def compare(one: Spec, other: Spec) -> Likeness:
-    """How alike two machines are."""
+    """Return how similar two machines are."""
     return SpecTable([other]).likeness(one, 0)
 
 
 def processor_likeness(one: str, other: str) -> float:
-    """Of two processor names, in [0, 1]."""
+    """Return the likeness of two processor names, in [0, 1]."""
     if one == other:
         return 1.0
     vendor, _, rest = one.partition("_")
@@ -164,5 +167,5 @@ def _name(value: object) -> str:
 
 
 def _numbers(spec: Spec) -> list[float]:
-    found = (spec.get(name) for name in NUMERIC)
-    return [float(v) if isinstance(v, int | float) and 0 < v < np.inf else 0.0 for v in found]
+    values = (spec.get(name) for name in NUMERIC)
+    return [float(value) if isinstance(value, int | float) and 0 < value < np.inf else 0.0 for value in values]

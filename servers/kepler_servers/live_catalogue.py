@@ -12,7 +12,8 @@ import attrs
 
 from kepler_core.errors import KeplerError, StoreError
 from kepler_core.selection import Catalogue
-from kepler_core.selection.catalogue import SpecTable, read_pipeline_models
+from kepler_core.selection.reading import read_pipeline_models
+from kepler_core.selection.similarity import SpecTable
 from kepler_core.store import Store
 from kepler_core.store.models import NodeType, StoredModel
 

@@ -43,14 +43,15 @@ from support.server_process import (
     wait_for,
 )
 
-from kepler_core.models import load_model
+from kepler_core.models.loading import load_model
 from kepler_core.selection import read_catalogue
 from kepler_core.simulate import Simulation, write
 from kepler_core.store import open_store
-from kepler_core.store.archive import archive_bytes, read_zip
+from kepler_core.store.archive import archive_bytes
 from kepler_core.store.layout import zip_bytes
 from kepler_core.store.local import VERSIONS, LocalStore
 from kepler_core.store.manifest import sha256
+from kepler_core.store.safe_zip import read_zip
 from kepler_profiler.similarity import SpecTable
 from kepler_servers.http.adapter import BODY_TIMEOUT_SECONDS
 

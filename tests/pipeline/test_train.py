@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kepler_core.models import load_model
+from kepler_core.models.loading import load_model
 from kepler_core.recording import observe, read_recording
 from kepler_core.selection import read_catalogue
 from kepler_core.simulate import Simulation, recording, write
@@ -157,7 +157,7 @@ def test_loading_imports_no_training_library(stressng: tuple[Path, dict[str, Any
     script = textwrap.dedent(
         """
         import sys
-        from kepler_core.models import load_model
+        from kepler_core.models.loading import load_model
         model = load_model(sys.argv[1])
         watts = model.predict([[1e9, 2e10, 3e10], [0, 0, 0]])
         assert watts["package"][0] > watts["package"][1] > 20, watts

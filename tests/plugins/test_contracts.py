@@ -15,7 +15,8 @@ from sklearn.utils.validation import check_is_fitted
 
 from kepler_core.contracts import FitTask
 from kepler_core.models.export import FittedComponent, export
-from kepler_core.models.power_model import load_model, scaled
+from kepler_core.models.loading import load_model
+from kepler_core.models.power_model import scaled
 from kepler_core.pipeline.fit import FitJob, all_baselines, fit
 from kepler_core.pipeline.rows import TrainingRows
 from kepler_core.pipeline.spec import ValidationSpec

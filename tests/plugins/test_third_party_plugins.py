@@ -395,7 +395,7 @@ def test_its_model_loads_and_predicts_without_the_plugin(ridge_trained, tmp_path
     (model,) = store.glob("mine/acpi/AbsPower/CounterOnly/RidgeRegressorTrainer_0/model.json")
     code = """if True:
         import importlib.util, json, sys
-        from kepler_core.models.power_model import load_model
+        from kepler_core.models.loading import load_model
         model = load_model(sys.argv[1])
         watts = model.predict([[0, 0, 0], [1e8, 5e10, 7e10]], ["cache_miss", "cpu_cycles", "cpu_instructions"])
         print(json.dumps({"watts": watts["platform"].tolist(), "sklearn": "sklearn" in sys.modules,

@@ -21,11 +21,12 @@ from hypothesis import strategies as st
 from support.paths import SHARED
 
 from kepler_core.errors import StoreError
-from kepler_core.store import archive
-from kepler_core.store.archive import archive_bytes, read_archive, read_pipeline, read_zip
+from kepler_core.store import archive, download, safe_zip
+from kepler_core.store.archive import archive_bytes, read_archive, read_pipeline
 from kepler_core.store.layout import zip_bytes
 from kepler_core.store.local import LocalStore
 from kepler_core.store.manifest import make_manifest
+from kepler_core.store.safe_zip import read_zip
 
 MODEL = "rapl-sysfs/AbsPower/BPFOnly/SGDRegressorTrainer_0.zip"
 PIPELINE = {
@@ -400,7 +401,7 @@ def test_download(answers: tuple[str, dict[str, Answer]], tmp_path: Path, monkey
         assert str(caught.value).startswith(url + path)
         assert "\n" not in str(caught.value)
         assert "secret" not in str(caught.value)
-    monkeypatch.setattr(archive, "MAX_ARCHIVE_BYTES", 100)
+    monkeypatch.setattr(safe_zip, "MAX_ARCHIVE_BYTES", 100)
     with pytest.raises(StoreError, match="larger than 100 bytes"):
         read_pipeline(f"{url}/p-1.0.zip")
 
@@ -412,7 +413,7 @@ def test_nobody_answers(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(StoreError, match="refused"):
             read_pipeline(url)
         silent.listen()
-        monkeypatch.setattr(archive, "SOCKET_SECONDS", 0.2)
+        monkeypatch.setattr(download, "SOCKET_TIMEOUT_SECONDS", 0.2)
         with pytest.raises(StoreError, match="timed out"):
             read_pipeline(url)
     for url in ("http://me:secret@localhost/x", "http://[", "http:///x", "http://localhost:99999/", "http://a b/"):

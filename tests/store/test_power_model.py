@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kepler_core.errors import ModelError
-from kepler_core.models.power_model import PowerModel, load_model
+from kepler_core.models.loading import load_model
+from kepler_core.models.power_model import PowerModel
 
 FEATURES = ["a", "b", "c"]
 LINES: dict[str, Any] = {

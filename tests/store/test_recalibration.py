@@ -12,7 +12,7 @@ pytest.importorskip("sklearn")
 from support.server_process import evaluate
 
 from kepler_core.errors import ModelError
-from kepler_core.models import load_model
+from kepler_core.models.loading import load_model
 from kepler_core.models.recalibration import Correction, recalibrated
 from kepler_core.pipeline.load import load_pipeline
 from kepler_core.pipeline.train import train

@@ -402,7 +402,7 @@ def test_nobody_there(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_silent_server(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "READ_SECONDS", 0.3)
+    monkeypatch.setattr(remote, "READ_TIMEOUT_SECONDS", 0.3)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen(100)

@@ -15,7 +15,7 @@ import attrs
 from prometheus_client.parser import text_string_to_metric_families
 
 from kepler_core.selection import Catalogue
-from kepler_core.selection.catalogue import read_pipeline_models
+from kepler_core.selection.reading import read_pipeline_models
 from kepler_core.store import Snapshot
 from kepler_core.store.layout import zip_bytes
 from kepler_profiler.similarity import SpecTable

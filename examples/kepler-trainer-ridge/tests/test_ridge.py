@@ -6,7 +6,8 @@ import pytest
 from kepler_core.contracts import FitTask
 from kepler_core.errors import PluginError
 from kepler_core.models.export import FittedComponent, export
-from kepler_core.models.power_model import load_model, scaled
+from kepler_core.models.loading import load_model
+from kepler_core.models.power_model import scaled
 from kepler_core.plugins import registry
 
 FEATURES = ("cpu_cycles", "cpu_instructions")

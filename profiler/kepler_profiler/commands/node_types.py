@@ -1,4 +1,4 @@
-"""`profile node-types`: the node types of a pipeline or an index file."""
+"""`profile node-types`: the node types of a pipeline or of an index file."""
 
 from __future__ import annotations
 
@@ -14,131 +14,143 @@ from kepler_core.machine import MachineSpec
 
 if TYPE_CHECKING:
     from kepler_core.store.models import NodeType
+    from kepler_profiler.node_types import Match
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+_ATTRIBUTES = ("processor", "cores", "chips", "memory", "frequency")
+_SHOWN_MEMBERS = 3
 
-def _place(command: F) -> F:
-    """The options that say which node types are meant."""
+
+def _node_types_options(command: F) -> F:
+    """Add the options that name the node types to work on."""
     for option in (
-        click.option("--index", metavar="FILE", help="A node_type_index.json."),
-        click.option("-p", "--pipeline", help="Only this pipeline's.  [default: all of the store]"),
-        click.option("-s", "--store", metavar="DIR|URL", help="The model store."),
+        click.option("--index", metavar="FILE", help="Use the node types of a node_type_index.json."),
+        click.option("-p", "--pipeline", help="Use only this pipeline of the store.  [default: all]"),
+        click.option("-s", "--store", metavar="DIR|URL", help="Use the node types of a model store."),
     ):
         command = option(command)
     return command
 
 
+def _spec_option(command: F) -> F:
+    return click.option(
+        "--spec", "--machine-spec", "spec_file", metavar="FILE", help="Description of a machine.  [default: this one]"
+    )(command)
+
+
 @click.group("node-types")
 def node_types() -> None:
-    """The kinds of machines that models are of: list them, match a machine, add one."""
+    """List node types, match a machine with them, or add a machine to them."""
 
 
 @node_types.command("list")
-@_place
+@_node_types_options
 @json_option
 def list_(store: str | None, pipeline: str | None, index: str | None, as_json: bool) -> None:
     """List the node types of a store's pipelines, or of an index file."""
-    found = _read(store, pipeline, index)
+    by_pipeline = _read(store, pipeline, index)
     if as_json:
         print_json(
             {
                 where: {
-                    str(number): {"machine_spec": dict(one.spec), "members": list(one.members)}
-                    for number, one in types.items()
+                    str(number): {"machine_spec": dict(entry.spec), "members": list(entry.members)}
+                    for number, entry in types.items()
                 }
-                for where, types in found.items()
+                for where, types in by_pipeline.items()
             }
         )
         return
     print_table(
         [
-            (where, number, *_attributes(one.spec), ", ".join(one.members[:3]) + (" …" if len(one.members) > 3 else ""))
-            for where, types in found.items()
-            for number, one in sorted(types.items())
+            (where, number, *(entry.spec.get(name) for name in _ATTRIBUTES), _members_text(entry.members))
+            for where, types in by_pipeline.items()
+            for number, entry in sorted(types.items())
         ],
         ("pipeline", "type", "processor", "cores", "chips", "memory GiB", "MHz", "members"),
     )
 
 
 @node_types.command("match")
-@_place
-@click.option("--spec", "--machine-spec", "spec_file", metavar="FILE", help="A machine.  [default: this one]")
-@click.option("--most", type=click.IntRange(1), default=20, show_default=True, help="Node types to show.")
+@_node_types_options
+@_spec_option
+@click.option("--most", type=click.IntRange(1), default=20, show_default=True, help="Number of node types to show.")
 @json_option
 def match_(
     store: str | None, pipeline: str | None, index: str | None, spec_file: str | None, most: int, as_json: bool
 ) -> None:
-    """Say how alike a machine is to each node type, attribute by attribute.
+    """Show how similar a machine is to each node type, by attribute.
 
-    1 is a machine that is the same. What only one of the two machines states is uncertain; what differs
-    is loose: similarity = 1 - looseness - 0.6 x uncertainty.
+    The similarity is 1 for an equal machine. Attributes that differ add to the looseness, attributes that
+    only one of the two has add to the uncertainty: similarity = 1 - looseness - 0.6 x uncertainty.
     """
-    from kepler_core.selection.explanation import rounded_down
     from kepler_profiler.node_types import match
 
     spec = _spec(spec_file)
-    found = [(where, one) for where, types in _read(store, pipeline, index).items() for one in match(types, spec)]
-    found.sort(key=lambda pair: -pair[1].likeness.similarity)
+    by_pipeline = _read(store, pipeline, index)
+    matches = [(where, entry) for where, types in by_pipeline.items() for entry in match(types, spec)]
+    matches.sort(key=lambda pair: -pair[1].likeness.similarity)
     if as_json:
-        print_json(
-            {
-                "machine_spec": spec,
-                "matches": [
-                    {
-                        "pipeline": where,
-                        "node_type": one.node_type.number,
-                        "similarity": rounded_down(one.likeness.similarity, 6),
-                        "looseness": round(one.likeness.looseness, 6),
-                        "uncertainty": round(one.likeness.uncertainty, 6),
-                        "attributes": one.likeness.attributes,
-                    }
-                    for where, one in found[:most]
-                ],
-            }
-        )
+        print_json({"machine_spec": spec, "matches": [_match_json(where, entry) for where, entry in matches[:most]]})
         return
-    click.echo("machine: " + (", ".join(f"{key} {value}" for key, value in spec.items()) or "nothing is known of it"))
+    click.echo("machine: " + (", ".join(f"{key} {value}" for key, value in spec.items()) or "no attribute is known"))
     click.echo("")
     print_table(
-        [
-            (
-                where,
-                one.node_type.number,
-                f"{rounded_down(one.likeness.similarity, 3):.3f}",
-                f"{one.likeness.looseness:.3f}",
-                f"{one.likeness.uncertainty:.3f}",
-                *(_shown(one.likeness.attributes, name) for name in _ATTRIBUTES),
-                one.node_type.spec.get("processor", "unknown"),
-            )
-            for where, one in found[:most]
-        ],
+        [_match_row(where, entry) for where, entry in matches[:most]],
         ("pipeline", "type", "similarity", "looseness", "uncertainty", *_ATTRIBUTES, "its processor"),
     )
-    if len(found) > most:
-        click.echo(f"and {len(found) - most} more")
-    click.echo("\nPer attribute: 1 the same, 0 nothing in common, ? only one of the two states it, - neither does.")
+    if len(matches) > most:
+        click.echo(f"and {len(matches) - most} more")
+    click.echo("\nPer attribute: 1 equal, 0 nothing in common, ? only one of the two has it, - neither has it.")
+
+
+def _match_json(where: str, match: Match) -> dict[str, Any]:
+    from kepler_core.selection.similarity import rounded_down
+
+    return {
+        "pipeline": where,
+        "node_type": match.node_type.number,
+        "similarity": rounded_down(match.likeness.similarity, 6),
+        "looseness": round(match.likeness.looseness, 6),
+        "uncertainty": round(match.likeness.uncertainty, 6),
+        "attributes": match.likeness.attributes,
+    }
+
+
+def _match_row(where: str, match: Match) -> tuple[Any, ...]:
+    from kepler_core.selection.similarity import rounded_down
+
+    return (
+        where,
+        match.node_type.number,
+        f"{rounded_down(match.likeness.similarity, 3):.3f}",
+        f"{match.likeness.looseness:.3f}",
+        f"{match.likeness.uncertainty:.3f}",
+        *(_likeness_text(match.likeness.attributes, name) for name in _ATTRIBUTES),
+        match.node_type.spec.get("processor", "unknown"),
+    )
 
 
 @node_types.command("add")
-@_place
-@click.option("--spec", "--machine-spec", "spec_file", metavar="FILE", help="A machine.  [default: this one]")
-@click.option("--member", metavar="ID", help="What the machine is called.")
+@_node_types_options
+@_spec_option
+@click.option("--member", metavar="ID", help="Name of the machine among the members.")
 @json_option
 def add_(
     store: str | None, pipeline: str | None, index: str | None, spec_file: str | None, member: str | None, as_json: bool
 ) -> None:
     """Add a machine to the node types of a pipeline or of an index file.
 
-    One that equals a node type becomes a member of it. A pipeline gets a new version with the changed
-    index and the same models.
+    The machine becomes a member of the node type that it equals, or of a new one. A pipeline gets a new
+    version with the changed index and the same models.
     """
     from kepler_core.machine import machine_spec_from
     from kepler_profiler.node_types import add, read_index, write_index
 
-    spec = machine_spec_from(_spec(spec_file), spec_file or "this machine")
+    where = spec_file or "this machine"
+    spec = machine_spec_from(_spec(spec_file), where)
     if not spec.identity:
-        raise UsageError(f"{spec_file or 'this machine'}: nothing is known of the machine; a node type needs something")
+        raise UsageError(f"{where}: no attribute of the machine is known; a node type needs at least one")
     if index is not None:
         if store is not None or pipeline is not None:
             raise UsageError("give --index, or --store and --pipeline")
@@ -158,8 +170,8 @@ def add_(
 def _add_to_pipeline(
     location: str, pipeline: str, spec: MachineSpec, member: str | None
 ) -> tuple[dict[int, NodeType], int]:
-    import msgspec
-
+    """Publish a pipeline with the machine added; return its node types before and the machine's number."""
+    from kepler_core.json_files import indented_json
     from kepler_core.pipeline.node_types import node_type_index
     from kepler_core.store import open_store
     from kepler_core.store.layout import NODE_TYPE_INDEX
@@ -174,19 +186,16 @@ def _add_to_pipeline(
     before = read_node_types(snapshot)
     types, number = add(before, spec, member)
     files = {name: snapshot.read(name) for name in sorted(snapshot.names) if name != MANIFEST_FILE}
-    files[NODE_TYPE_INDEX] = msgspec.json.format(msgspec.json.encode(node_type_index(types)), indent=1) + b"\n"
+    files[NODE_TYPE_INDEX] = indented_json(node_type_index(types))
     store.publish(pipeline, files, version=version)
     return before, number
 
 
-_ATTRIBUTES = ("processor", "cores", "chips", "memory", "frequency")
+def _members_text(members: tuple[str, ...]) -> str:
+    return ", ".join(members[:_SHOWN_MEMBERS]) + (" …" if len(members) > _SHOWN_MEMBERS else "")
 
 
-def _attributes(spec: Mapping[str, Any]) -> list[Any]:
-    return [spec.get(name) for name in _ATTRIBUTES]
-
-
-def _shown(attributes: Mapping[str, float | None], name: str) -> str:
+def _likeness_text(attributes: Mapping[str, float | None], name: str) -> str:
     if name not in attributes:
         return "-"
     likeness = attributes[name]
@@ -194,6 +203,7 @@ def _shown(attributes: Mapping[str, float | None], name: str) -> str:
 
 
 def _spec(path: str | None) -> dict[str, Any]:
+    """Return the machine in a file, or this machine."""
     if path is not None:
         from kepler_core.machine import read_machine_spec
 
@@ -204,7 +214,7 @@ def _spec(path: str | None) -> dict[str, Any]:
 
 
 def _read(store: str | None, pipeline: str | None, index: str | None) -> dict[str, dict[int, NodeType]]:
-    """Where -> node types by number."""
+    """Return the node types of each pipeline, or of the index file, by number."""
     if (store is None) == (index is None):
         raise UsageError("which node types: give --store DIR (and --pipeline), or --index FILE")
     if index is not None:

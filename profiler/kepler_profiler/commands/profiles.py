@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -20,12 +20,12 @@ PROFILE_FILE = "profile.json"
 
 @click.command()
 @click.argument("recordings", nargs=-1, metavar="RECORDING...")
-@click.option("--idle", metavar="FILE", multiple=True, help="A recording of the machine while it did nothing.")
-@click.option("--machine-spec", metavar="FILE", help="What the machine is (see `profile machine`).")
-@click.option("--vm", "use_vm_metrics", is_flag=True, help='From a VM\'s process-level metrics (job="vm").')
+@click.option("--idle", metavar="FILE", multiple=True, help="Recording of the idle machine; may be repeated.")
+@click.option("--machine-spec", metavar="FILE", help="Description of the machine (see `profile machine`).")
+@click.option("--vm", "use_vm_metrics", is_flag=True, help='Use the process-level metrics of a VM (job="vm").')
 @click.option("-o", "--output", metavar="DIR", required=True, help="Folder for profile.json and the plots.")
 @click.option("--format", "formats", type=click.Choice(["png", "svg", "none"]), default="png", show_default=True,
-              help="Of the plots.")  # fmt: skip
+              help="Format of the plots.")  # fmt: skip
 @json_option
 def build(
     recordings: tuple[str, ...],
@@ -36,10 +36,10 @@ def build(
     formats: str,
     as_json: bool,
 ) -> None:
-    """Make the profile of a machine from recordings of it, idle or not.
+    """Build the profile of a machine from recordings of it.
 
-    Idle power is that of the quietest stretches. Where the machine never was idle, it is marked as an
-    upper bound. The number of cores in --machine-spec tells what idle is.
+    The idle power is that of the quietest blocks of time. If the machine was never idle, it is marked as an
+    upper bound. The number of cores in --machine-spec shows whether the machine was idle.
     """
     from kepler_core.machine import read_machine_spec
     from kepler_core.recording import observe
@@ -70,17 +70,17 @@ def build(
 @json_option
 def show(profile: str, as_json: bool) -> None:
     """Show a profile: a file, a folder of `profile build`, or STORE/PIPELINE[#NODE_TYPE]."""
-    found = read(profile)
+    document = read(profile)
     if as_json:
-        print_json(found)
+        print_json(document)
     else:
-        print_profile(found)
+        print_profile(document)
 
 
 @click.command()
 @click.argument("one", metavar="A")
 @click.argument("other", metavar="B")
-@click.option("-o", "--output", metavar="FILE", help="Write a plot of the two (.png or .svg).")
+@click.option("-o", "--output", metavar="FILE", help="Write a plot that compares the two (.png or .svg).")
 @json_option
 def compare(one: str, other: str, output: str | None, as_json: bool) -> None:
     """Compare two profiles: idle and highest power, feature scales, machines."""
@@ -89,34 +89,16 @@ def compare(one: str, other: str, output: str | None, as_json: bool) -> None:
     if output is not None and Path(output).suffix not in (".png", ".svg"):
         raise UsageError(f"{output}: a plot ends in .png or .svg")
     first, second = read(one), read(other)
-    found = compare_profiles(first, second)
+    comparison = compare_profiles(first, second)
     if output is not None:
         from kepler_profiler.profile.plots import draw_comparison
 
         draw_comparison(Path(output), (one, first), (other, second))
     if as_json:
-        print_json(found)
+        print_json(comparison)
         return
     click.echo(f"A {one}\nB {other}")
-    likeness = found["machine"]
-    click.echo(f"machines: similarity {likeness['similarity']:.3f}" if likeness["known"] else "machines: not known")
-    click.echo("")
-    print_table(
-        [
-            (p["source"], p["component"], *(_watts(p[side], p[f"{side}_bound"]) for side in ("idle_a", "idle_b")),
-             _difference(p["idle_a"], p["idle_b"]), _watts(p["maximum_a"]), _watts(p["maximum_b"]))
-            for p in found["power"]
-        ],
-        ("source", "component", "idle A W", "idle B W", "B - A", "highest A W", "highest B W"),
-    )  # fmt: skip
-    click.echo("")
-    print_table(
-        [(f["feature"], _figure(f["highest_a"]), _figure(f["highest_b"]), _figure(f["ratio"])) for f in
-         found["features"]],
-        ("feature", "highest A", "highest B", "B / A"),
-    )  # fmt: skip
-    for note in found["notes"]:
-        click.echo(f"  - {note}")
+    _print_comparison(comparison)
 
 
 @click.command()
@@ -128,10 +110,10 @@ def schema() -> None:
 
 
 def read(where: str) -> NodeProfile:
-    """The profile at a path or in a pipeline."""
+    """Read the profile in a file, in a folder of `profile build`, or in a pipeline."""
     from kepler_core.pipeline.node_types import profile_file
     from kepler_core.store import open_store
-    from kepler_core.store.store import is_url
+    from kepler_core.store.urls import is_url
     from kepler_profiler.profile.document import read_profile
 
     location, _, number = where.partition("#")
@@ -151,49 +133,80 @@ def read(where: str) -> NodeProfile:
     snapshot = open_store(store or ".").snapshot(pipeline)
     name = profile_file(int(number or 0))
     if name not in snapshot.names:
-        there = sorted(n.removeprefix("profiles/").removesuffix(".json") for n in snapshot.names if "profiles/" in n)
-        raise StoreError(f"{location}: no profile of node type {number or 0} (there: {', '.join(there) or 'none'})")
+        files = (n for n in snapshot.names if "profiles/" in n)
+        numbers = ", ".join(sorted(file.removeprefix("profiles/").removesuffix(".json") for file in files)) or "none"
+        raise StoreError(f"{location}: no profile of node type {number or 0} (there: {numbers})")
     return read_profile(snapshot.read(name), f"{location}#{number or 0}")
 
 
 def print_profile(profile: NodeProfile) -> None:
-    """The profile for people."""
-    spec = ", ".join(f"{key} {value}" for key, value in profile.machine_spec.items()) or "not known"
-    click.echo(f"machine: {spec}")
-    for one in profile.recordings:
-        gaps = f", {one.gaps} gaps" if one.gaps else ""
-        idle = ", of the idle machine" if one.idle else ""
-        click.echo(f"{one.recording}: {one.node}, {one.timestamps} timestamps {one.step:g} s apart{gaps}{idle}")
-    quiet = profile.quiet
-    if quiet.feature is not None:
-        of = f" of {quiet.capacity:g}" if quiet.capacity is not None else ""
-        click.echo(
-            f"quietest {quiet.blocks} blocks of {quiet.block_steps}: {quiet.feature} {quiet.level:.4g} per second{of}; "
-            f"highest {quiet.highest:.4g}; {'idle' if quiet.idle else 'not idle'}"
-        )
+    """Print a profile as tables."""
+    _print_recordings(profile)
     click.echo("")
     print_table(
         [
-            (source, component, _watts(found.idle, found.upper_bound), f"{found.idle_spread:.2f}", found.idle_samples,
-             _watts(found.maximum), found.samples)
+            (source, component, _watts(power.idle, power.upper_bound), f"{power.idle_spread:.2f}", power.idle_samples,
+             _watts(power.maximum), power.samples)
             for source, components in profile.power.items()
-            for component, found in components.items()
+            for component, power in components.items()
         ],
         ("source", "component", "idle W", "± W", "samples", "highest W", "samples"),
     )  # fmt: skip
     click.echo("")
     print_table(
-        [(name, _figure(r.lowest), _figure(r.median), _figure(r.highest), r.samples) for name, r in
-         profile.features.items()],
+        [
+            (name, _number(values.lowest), _number(values.median), _number(values.highest), values.samples)
+            for name, values in profile.features.items()
+        ],
         ("feature", "lowest", "median", "highest (scale)", "samples"),
-    )  # fmt: skip
+    )
     click.echo(f"feature groups: {', '.join(profile.feature_groups) or 'none'}")
     if profile.background:
         click.echo(f"{len(profile.background)} background containers")
     if profile.notes:
-        click.echo("\nNoticed:")
+        click.echo("\nNotes:")
         for note in profile.notes:
             click.echo(f"  - {note}")
+
+
+def _print_recordings(profile: NodeProfile) -> None:
+    spec = ", ".join(f"{key} {value}" for key, value in profile.machine_spec.items()) or "not known"
+    click.echo(f"machine: {spec}")
+    for entry in profile.recordings:
+        gaps = f", {entry.gaps} gaps" if entry.gaps else ""
+        idle = ", of the idle machine" if entry.idle else ""
+        click.echo(f"{entry.recording}: {entry.node}, {entry.timestamps} timestamps {entry.step:g} s apart{gaps}{idle}")
+    quiet = profile.quiet
+    if quiet.feature is not None:
+        capacity = f" of {quiet.capacity:g}" if quiet.capacity is not None else ""
+        click.echo(
+            f"quietest {quiet.blocks} blocks of {quiet.block_steps}: {quiet.feature} {quiet.level:.4g} per "
+            f"second{capacity}; highest {quiet.highest:.4g}; {'idle' if quiet.idle else 'not idle'}"
+        )
+
+
+def _print_comparison(comparison: dict[str, Any]) -> None:
+    likeness = comparison["machine"]
+    click.echo(f"machines: similarity {likeness['similarity']:.3f}" if likeness["known"] else "machines: not known")
+    click.echo("")
+    print_table(
+        [
+            (p["source"], p["component"], *(_watts(p[side], p[f"{side}_bound"]) for side in ("idle_a", "idle_b")),
+             _difference(p["idle_a"], p["idle_b"]), _watts(p["maximum_a"]), _watts(p["maximum_b"]))
+            for p in comparison["power"]
+        ],
+        ("source", "component", "idle A W", "idle B W", "B - A", "highest A W", "highest B W"),
+    )  # fmt: skip
+    click.echo("")
+    print_table(
+        [
+            (f["feature"], _number(f["highest_a"]), _number(f["highest_b"]), _number(f["ratio"]))
+            for f in comparison["features"]
+        ],
+        ("feature", "highest A", "highest B", "B / A"),
+    )
+    for note in comparison["notes"]:
+        click.echo(f"  - {note}")
 
 
 def _watts(watts: float | None, bound: bool = False) -> str:
@@ -204,15 +217,16 @@ def _difference(one: float | None, other: float | None) -> str:
     return "-" if one is None or other is None else f"{other - one:+.2f}"
 
 
-def _figure(value: float | None) -> str:
+def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4g}"
 
 
 def _write(folder: Path, name: str, content: bytes) -> None:
-    staged = folder / f".{name}.{os.getpid()}"
+    from kepler_core.atomic_files import whole_file
+
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        staged.write_bytes(content)
-        os.replace(staged, folder / name)
+        with whole_file(folder / name, f".{os.getpid()}") as file:
+            file.write(content)
     except OSError as error:
         raise UsageError(f"cannot write {folder / name}: {error.strerror or error}") from error

@@ -1,4 +1,4 @@
-"""Profiles of node types: what a machine draws when it does nothing, and at most.
+"""Node-type profiles: the idle and highest power of a machine, and the ranges of its features.
 
 build_profile(observations, idle) -> NodeProfile
 """

@@ -1,4 +1,4 @@
-"""Two profiles side by side."""
+"""Compare two profiles."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from kepler_profiler.similarity import compare
 
 
 def compare_profiles(one: NodeProfile, other: NodeProfile) -> dict[str, Any]:
-    """What `profile compare --json` prints; None where only one of the two has something."""
+    """Return the answer of `profile compare --json`. A value is None if the profile does not have it."""
     power = []
     keys = [(s, c) for profile in (one, other) for s, components in profile.power.items() for c in components]
     for source, component in dict.fromkeys(keys):

@@ -1,4 +1,4 @@
-"""A node-type profile as it is stored: `profiles/<node type>.json` of a pipeline, or a file."""
+"""The document of a node-type profile: `profiles/<node type>.json` of a pipeline, or a file of its own."""
 
 from __future__ import annotations
 
@@ -8,62 +8,63 @@ from typing import Any
 import msgspec
 
 from kepler_core.errors import KeplerError
+from kepler_core.json_files import indented_json
 from kepler_core.machine import machine_spec_from
 
 LAYOUT_VERSION = 1
 
 
 class ProfileError(KeplerError):
-    """A profile that cannot be read, or does not have what is asked of it."""
+    """A profile cannot be read, cannot be built, or lacks a requested source or component."""
 
 
 class ComponentPower(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """Power of one component, in watts."""
 
     idle: float
-    """While the machine does nothing: the median over the quietest blocks."""
+    """Power of the idle machine: the median over the quietest blocks."""
     idle_spread: float
-    """Half of the range that holds the middle half of those samples."""
+    """Half of the interquartile range of those samples."""
     idle_samples: int
     maximum: float
     samples: int
     upper_bound: bool = False
-    """The recordings never were idle, or do not say: the idle power is at most `idle`."""
+    """Whether `idle` is only an upper bound: the machine was never idle, or its load is not known."""
     counted_twice: bool = False
-    """Idle and dynamic energy rise alike: what they add up to is probably twice the truth."""
+    """Whether idle and dynamic energy rise alike, so that their sum is probably twice the real power."""
 
 
 class Quiet(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """The load of the quietest blocks, which the idle power is of."""
+    """The load of the quietest blocks, from which the idle power is taken."""
 
     feature: str | None
-    """What the load is measured by, in its own unit per second; None: by power itself."""
+    """The feature that measures load, in its own unit per second; None if power itself had to be used."""
     level: float
     """Mean load of the quietest blocks."""
     highest: float
     """The highest load of a block in all recordings."""
     capacity: float | None
-    """The load of a machine that is busy on all CPUs, where that is known."""
+    """The load of a machine that is busy on all CPUs; None if not known."""
     blocks: int
     block_steps: int
-    """Timestamps of a block; 1: the machine was quiet for single intervals only."""
+    """Timestamps of a block. 1 means that the machine was quiet for single intervals only."""
     idle: bool
-    """Whether the machine did nothing then."""
+    """Whether the machine was idle in these blocks."""
 
 
 class Range(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """A feature over all recordings, per second (gauges as they are)."""
+    """The values of a feature over all recordings: rates per second for counters, values for gauges."""
 
     lowest: float
     median: float
     highest: float
     scale: float
-    """The largest absolute value, by which models divide."""
+    """The largest absolute value. Models divide the feature by it."""
     samples: int
 
 
 class Recorded(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """One node in one recording that the profile is made of."""
+    """One node in one of the recordings that the profile is built from."""
 
     recording: str
     node: str
@@ -72,11 +73,11 @@ class Recorded(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     end: float
     timestamps: int
     step: float
-    """Usual seconds between two timestamps."""
+    """Median seconds between two timestamps."""
     gaps: int
-    """Intervals of more than two and a half steps."""
+    """Number of intervals longer than 2.5 steps."""
     idle: bool
-    """Given as a recording of the idle machine."""
+    """Whether the user gave it as a recording of the idle machine."""
 
 
 class NodeProfile(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -88,47 +89,47 @@ class NodeProfile(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """Energy source -> component -> power."""
     quiet: Quiet
     features: dict[str, Range]
-    """The features that there are."""
+    """Feature -> its values, for the features in the recordings."""
     feature_groups: dict[str, list[str]]
-    """Feature group -> its features, for the groups of which all are there."""
+    """Feature group -> its features, for groups whose features are all in the recordings."""
     recordings: list[Recorded]
     background: list[str] = []
-    """Names of the containers that ran in the recordings of the idle machine."""
+    """Names of the containers in the recordings of the idle machine."""
     notes: list[str] = []
-    """What cannot be relied on, one line each."""
+    """Warnings about the profile, one line each."""
     node_type: int | None = None
 
     def idle_power(self, source: str) -> dict[str, ComponentPower]:
-        """The components of an energy source; `ProfileError` where the profile has none."""
+        """Return the power of an energy source by component; `ProfileError` if the profile has none."""
         try:
             return self.power[source]
         except KeyError:
-            there = ", ".join(sorted(self.power)) or "none"
-            raise ProfileError(f"the profile has no power of {source} (there: {there})") from None
+            sources = ", ".join(sorted(self.power)) or "none"
+            raise ProfileError(f"the profile has no power of {source} (there: {sources})") from None
 
 
 def read_profile(content: bytes | Mapping[str, Any], where: str) -> NodeProfile:
-    """A profile from its JSON or the decoded document; `ProfileError`, one line, if it is none."""
+    """Return the profile in JSON text or in a decoded document; `ProfileError` if it is not a profile."""
     try:
         if isinstance(content, bytes):
-            found = msgspec.json.decode(content, type=NodeProfile)
+            profile = msgspec.json.decode(content, type=NodeProfile)
         else:
-            found = msgspec.convert(content, NodeProfile)
+            profile = msgspec.convert(content, NodeProfile)
     except (msgspec.DecodeError, RecursionError) as error:
         raise ProfileError(f"{where}: not a node-type profile: {error}") from error
-    if found.layout != LAYOUT_VERSION:
-        raise ProfileError(f"{where}: layout {found.layout}; this kepler-core reads {LAYOUT_VERSION}")
-    machine_spec_from(found.machine_spec, f"{where}: machine_spec")
-    return found
+    if profile.layout != LAYOUT_VERSION:
+        raise ProfileError(f"{where}: layout {profile.layout}; this kepler-core reads {LAYOUT_VERSION}")
+    machine_spec_from(profile.machine_spec, f"{where}: machine_spec")
+    return profile
 
 
 def write_profile(profile: NodeProfile) -> bytes:
-    """The file's content."""
-    return msgspec.json.format(msgspec.json.encode(profile), indent=1) + b"\n"
+    """Return a profile as the content of its file."""
+    return indented_json(profile)
 
 
 def json_schema() -> dict[str, Any]:
-    """JSON Schema (2020-12) of a profile."""
+    """Return the JSON Schema (2020-12) of a profile."""
     schema = msgspec.json.schema(NodeProfile)
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     schema["title"] = "Kepler Core node-type profile"

@@ -1,4 +1,4 @@
-"""Plots of profiles: power against the main feature, with the idle line and the envelope."""
+"""Plots of profiles: power against the main feature, with the idle power and the envelope of the samples."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ from kepler_core.vocabulary import is_constant, main_feature
 from kepler_profiler.profile.document import ComponentPower, NodeProfile
 
 _BINS = 40
+_MIN_BIN_SAMPLES = 3
 _SIZE = (9.0, 5.5)
 _DPI = 110
 _DOTS, _LINE, _BAND = "#4472a8", "#c0392b", "#e8a33d"
 
 
 def draw_profile(folder: Path, profile: NodeProfile, parts: Sequence[Observations], suffix: str) -> list[str]:
-    """A plot per energy source and component that varies; their file names."""
+    """Write a plot for each component whose power varies, and return the file names."""
     names = []
     for source, components in profile.power.items():
-        for component, found in components.items():
-            if is_constant(min(found.idle, found.maximum), found.maximum):
+        for component, component_power in components.items():
+            if is_constant(min(component_power.idle, component_power.maximum), component_power.maximum):
                 continue
             main = main_feature(sorted(profile.features), component) if profile.features else None
             if main is None:
@@ -36,7 +37,7 @@ def draw_profile(folder: Path, profile: NodeProfile, parts: Sequence[Observation
             if len(x) == 0:
                 continue
             figure, axes = _figure()
-            _draw(axes, x, watts, found)
+            _draw_samples(axes, x, watts, component_power)
             axes.set_xlabel(f"{main} per second")
             axes.set_ylabel(f"{component} power (W)")
             machine = profile.machine_spec.get("processor", "a machine that is not described")
@@ -48,7 +49,7 @@ def draw_profile(folder: Path, profile: NodeProfile, parts: Sequence[Observation
 
 
 def draw_comparison(path: Path, one: tuple[str, NodeProfile], other: tuple[str, NodeProfile]) -> None:
-    """Idle and highest power of two profiles, side by side."""
+    """Write a plot of the idle and highest power of two profiles, side by side."""
     keys = [
         (source, component)
         for source, components in one[1].power.items()
@@ -70,7 +71,7 @@ def draw_comparison(path: Path, one: tuple[str, NodeProfile], other: tuple[str, 
 
 
 def _figure() -> tuple[Figure, Any]:
-    # no pyplot: nothing global, and no display is looked for
+    # not pyplot, which has global state and looks for a display
     figure = Figure(figsize=_SIZE, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
@@ -78,30 +79,31 @@ def _figure() -> tuple[Figure, Any]:
     return figure, axes
 
 
-def _draw(axes: Any, x: FloatArray, watts: FloatArray, found: ComponentPower) -> None:
+def _draw_samples(axes: Any, x: FloatArray, watts: FloatArray, power: ComponentPower) -> None:
     axes.plot(x, watts, ".", color=_DOTS, markersize=4, alpha=0.5, label=f"{len(x)} timestamps")
     edges = np.unique(np.quantile(x, np.linspace(0, 1, _BINS + 1)))
     if len(edges) > 2:
-        at = np.clip(np.searchsorted(edges, x, side="right") - 1, 0, len(edges) - 2)
-        there = [b for b in range(len(edges) - 1) if (at == b).sum() >= 3]
-        middle = [float(np.median(x[at == b])) for b in there]
-        low, high = ([float(np.quantile(watts[at == b], q)) for b in there] for q in (0.05, 0.95))
+        bin_of = np.clip(np.searchsorted(edges, x, side="right") - 1, 0, len(edges) - 2)
+        bins = [b for b in range(len(edges) - 1) if (bin_of == b).sum() >= _MIN_BIN_SAMPLES]
+        middle = [float(np.median(x[bin_of == b])) for b in bins]
+        low, high = ([float(np.quantile(watts[bin_of == b], q)) for b in bins] for q in (0.05, 0.95))
         axes.fill_between(middle, low, high, color=_BAND, alpha=0.35, label="envelope: 5–95 % of a bin")
-    bound = "idle power at most" if found.upper_bound else "idle power"
-    axes.axhline(found.idle, color=_LINE, linewidth=1.4, label=f"{bound} {found.idle:.1f} ± {found.idle_spread:.1f} W")
+    bound = "idle power at most" if power.upper_bound else "idle power"
+    axes.axhline(power.idle, color=_LINE, linewidth=1.4, label=f"{bound} {power.idle:.1f} ± {power.idle_spread:.1f} W")
     axes.set_ylim(bottom=0)
     axes.set_xlim(left=0)
     axes.legend(loc="lower right", fontsize="small")
 
 
 def _samples(parts: Sequence[Observations], main: str, source: str, component: str) -> tuple[FloatArray, FloatArray]:
+    """Return the main feature and the component's power at all timestamps that have both."""
     xs, ys = [np.empty(0)], [np.empty(0)]
     for part in parts:
         if main in part.node_features and (source, component) in part.power:
             x, y = part.node_features[main], part.power[source, component]
-            known = np.isfinite(x) & np.isfinite(y)
-            xs.append(x[known])
-            ys.append(y[known])
+            finite = np.isfinite(x) & np.isfinite(y)
+            xs.append(x[finite])
+            ys.append(y[finite])
     return np.concatenate(xs), np.concatenate(ys)
 
 

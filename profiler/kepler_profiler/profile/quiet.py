@@ -1,11 +1,11 @@
-"""The quietest stretches of recordings: where a machine's power is its idle power.
+"""Find the quietest blocks of a recording, where a machine's power is its idle power.
 
-Load is measured by CPU time where the recording has it, else by cycles or instructions. Time is cut
-into short blocks; the quiet ones are those whose load is next to nothing: less than a small part of
-the machine's capacity (CPU time of all its CPUs, if the number is known), else of the highest load
-that was seen, above the lowest. Power is not looked at: the lowest power of a recording is as much
-noise as it is idle power. Where the machine was never quiet for that long, shorter blocks are tried,
-down to single intervals: there, a meter that averages over time has not come down yet.
+Load is CPU time if the recording has it, otherwise CPU cycles or instructions. The recording is cut
+into short blocks. A block is quiet if its load exceeds that of the quietest block by at most a small
+part of the machine's capacity: the CPU time of all its CPUs if their number is known, otherwise the
+highest load in the recording. Power is not used, because the lowest power of a recording is as much
+noise as it is idle power. If no block is idle, shorter blocks are tried, down to single intervals.
+Within a single interval, a meter that averages over time may not reach the idle power.
 """
 
 from __future__ import annotations
@@ -19,24 +19,27 @@ import numpy as np
 from kepler_core.arrays import BoolArray, FloatArray, IntArray
 from kepler_core.recording.observations import Observations
 
-LOADS = ("bpf_cpu_time_ms", "cpu_cycles", "cpu_instructions")
+LOAD_FEATURES = ("bpf_cpu_time_ms", "cpu_cycles", "cpu_instructions")
+"""Features that measure load, the preferred one first."""
 BLOCK_STEPS = (5, 3, 1)
-"""Timestamps of a block; the first with which the machine is idle counts."""
+"""Lengths of blocks in timestamps, in the order in which they are tried."""
 QUIET_PART = 0.03
-"""A block is quiet if its load is above the quietest one's by no more than this part of the capacity
-or, where that is not known, of the highest load."""
+"""A block is quiet if its load exceeds that of the quietest block by at most this part of the capacity."""
 IDLE_PART = 0.05
-"""The machine did nothing if its load was less than this part of the capacity, or of the highest load."""
+"""The machine was idle if the load of the quiet blocks is at most this part of the capacity."""
 GAP_STEPS = 2.5
+"""An interval of more than this many steps is a gap. Blocks do not span gaps."""
+MIN_COVERAGE = 0.5
+"""A feature must be known at this part of the timestamps of the best known one to measure load."""
 _MS_PER_S = 1000.0
 
 
 @attrs.frozen(eq=False)
 class QuietTimes:
-    """The quiet instants of observations."""
+    """The quiet samples of observations, and their load."""
 
-    instants: BoolArray
-    """Shape (instants,)."""
+    samples: BoolArray
+    """Whether each sample is in a quiet block, shape (samples,)."""
     feature: str | None
     level: float
     highest: float
@@ -52,24 +55,27 @@ class QuietTimes:
 
     @property
     def idle(self) -> bool:
-        """Whether the machine did nothing then."""
+        """Whether the machine was idle in the quiet blocks."""
         return self.feature is not None and self.part <= IDLE_PART
 
 
 def load_of(observations: Observations) -> tuple[str, FloatArray] | None:
-    """The feature that load is measured by, and its values, shape (instants,)."""
-    known = {name: int(np.isfinite(observations.node_features[name]).sum()) for name in LOADS if
-             name in observations.node_features}  # fmt: skip
-    most = max(known.values(), default=0)
-    for name, count in known.items():
-        # one that begins much later than the others would hide the quiet stretch at the beginning
-        if count >= max(0.5 * most, 1):
+    """Return the feature that measures load and its values, shape (samples,); None if there is none."""
+    counts = {
+        name: int(np.isfinite(observations.node_features[name]).sum())
+        for name in LOAD_FEATURES
+        if name in observations.node_features
+    }
+    most = max(counts.values(), default=0)
+    for name, count in counts.items():
+        # a feature whose series begin late would hide a quiet time at the beginning
+        if count >= max(MIN_COVERAGE * most, 1):
             return name, observations.node_features[name]
     return None
 
 
 def capacity_of(feature: str, machine_spec: Mapping[str, Any]) -> float | None:
-    """The load of a machine that is busy on all CPUs; None where that is not known."""
+    """Return the load of a machine that is busy on all CPUs; None if not known."""
     cores = machine_spec.get("cores")
     return _MS_PER_S * cores if feature == "bpf_cpu_time_ms" and cores else None
 
@@ -77,18 +83,18 @@ def capacity_of(feature: str, machine_spec: Mapping[str, Any]) -> float | None:
 def quiet_times(
     observations: Observations, machine_spec: Mapping[str, Any], highest: float | None = None
 ) -> QuietTimes:
-    """The quietest blocks; `highest` is a load that was seen elsewhere on the same machine."""
-    found = load_of(observations)
+    """Return the quietest blocks. `highest` is the highest load in other recordings of the machine."""
+    measure = load_of(observations)
     power = np.vstack([*observations.power.values()]) if observations.power else np.empty((0, 0))
     measured = np.isfinite(power).any(axis=0) if len(power) else np.zeros(len(observations.instant_time), dtype=bool)
-    if found is None:
-        feature, load = None, _any_power(power)
+    if measure is None:
+        feature, load = None, _total_power(power)
     else:
-        feature, load = found
+        feature, load = measure
     capacity = None if feature is None else capacity_of(feature, machine_spec)
     usable = measured & np.isfinite(load)
-    tried = [_quiet(observations, usable, feature, load, capacity, highest, steps) for steps in BLOCK_STEPS]
-    return next((times for times in tried if times.idle), tried[0])
+    attempts = [_quiet(observations, usable, feature, load, capacity, highest, steps) for steps in BLOCK_STEPS]
+    return next((times for times in attempts if times.idle), attempts[0])
 
 
 def _quiet(
@@ -100,6 +106,7 @@ def _quiet(
     highest: float | None,
     steps: int,
 ) -> QuietTimes:
+    """Return the quiet ones of the blocks with this number of timestamps."""
     block = blocks(observations, usable, steps)
     n = int(block.max(initial=-1)) + 1
     if n == 0:
@@ -108,17 +115,19 @@ def _quiet(
     size = np.bincount(block[rows], minlength=n)
     mean = np.bincount(block[rows], weights=load[rows], minlength=n) / size
     top = max(float(mean.max()), highest or 0.0)
-    allowed = float(mean.min()) + QUIET_PART * (top if capacity is None else capacity)
-    quiet = mean <= allowed
-    chosen = np.zeros(len(load), dtype=bool)
-    chosen[rows] = quiet[block[rows]]
+    limit = float(mean.min()) + QUIET_PART * (top if capacity is None else capacity)
+    quiet = mean <= limit
+    samples = np.zeros(len(load), dtype=bool)
+    samples[rows] = quiet[block[rows]]
     level = float(np.average(mean[quiet], weights=size[quiet]))
-    return QuietTimes(chosen, feature, level, top, capacity, int(quiet.sum()), steps)
+    return QuietTimes(samples, feature, level, top, capacity, int(quiet.sum()), steps)
 
 
 def blocks(observations: Observations, usable: BoolArray, steps: int) -> IntArray:
-    """Per instant the number of its block of at most `steps` timestamps, −1 where it is in none; shape
-    (instants,). A block is of one node and has no gap in it."""
+    """Return the number of each sample's block, −1 for samples outside of `usable`, shape (samples,).
+
+    A block has at most `steps` timestamps of one node, without a gap.
+    """
     number = np.full(len(usable), -1, dtype=np.int64)
     rows = np.flatnonzero(usable)
     if len(rows) == 0:
@@ -134,8 +143,8 @@ def blocks(observations: Observations, usable: BoolArray, steps: int) -> IntArra
     return number
 
 
-def _any_power(power: FloatArray) -> FloatArray:
-    """Power as a measure of load: the sum of the components that are known."""
+def _total_power(power: FloatArray) -> FloatArray:
+    """Return the sum of the known components, as a measure of load if no feature measures it."""
     if len(power) == 0:
         return np.empty(0)
     return np.where(np.isfinite(power).any(axis=0), np.nansum(power, axis=0), np.nan)

@@ -84,7 +84,7 @@ def _read(name: str) -> bytes:
 
 
 def _print(found: dict[str, Any]) -> None:
-    from kepler_core.selection.explanation import rounded_down
+    from kepler_core.selection.similarity import rounded_down
 
     version = "" if found["version"] is None else f", version {found['version']}"
     click.echo(f"{found['model']} of pipeline {found['pipeline']}{version}")

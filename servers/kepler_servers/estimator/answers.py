@@ -14,7 +14,7 @@ from kepler_core import __version__
 from kepler_core.errors import KeplerError, RequestError
 from kepler_core.plugins import registry
 from kepler_core.plugins.hooks import events
-from kepler_core.selection.catalogue import matching_sources
+from kepler_core.selection.sources import matching_sources
 from kepler_servers.estimator.counters import Figures
 from kepler_servers.estimator.keeper import Entry, ModelKeeper
 from kepler_servers.estimator.replies import Reply, failure_reply, watts_reply

@@ -8,7 +8,8 @@ from typing import Any, Protocol
 import attrs
 
 from kepler_core.errors import KeplerError
-from kepler_core.models.power_model import PowerModel, load_model
+from kepler_core.models.loading import load_model
+from kepler_core.models.power_model import PowerModel
 from kepler_core.selection import ModelRequest, Selection
 from kepler_core.store.manifest import sha256
 from kepler_servers.live_catalogue import LiveCatalogue

@@ -18,10 +18,12 @@ from kepler_core.errors import KeplerError, NoModelError, StoreError
 from kepler_core.models.power_model import METADATA_FILE
 from kepler_core.plugins import registry
 from kepler_core.selection import Catalogue, ModelRequest
-from kepler_core.selection.catalogue import matching_sources, read_pipeline_models
-from kepler_core.store.archive import download, read_zip
+from kepler_core.selection.reading import read_pipeline_models
+from kepler_core.selection.sources import matching_sources
+from kepler_core.store.download import download
 from kepler_core.store.manifest import sha256
-from kepler_core.store.store import Snapshot
+from kepler_core.store.safe_zip import read_zip
+from kepler_core.store.snapshot import Snapshot
 from kepler_core.vocabulary import PLATFORM_COMPONENTS, OutputType
 from kepler_profiler.similarity import SpecTable
 from kepler_servers.estimator.origins import Offer, UnreachableError, offer_of

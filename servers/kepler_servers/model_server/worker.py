@@ -9,7 +9,7 @@ import os
 import msgspec
 
 from kepler_core.store import open_store
-from kepler_core.store.store import is_url
+from kepler_core.store.urls import is_url
 from kepler_profiler.similarity import SpecTable
 from kepler_servers.http.adapter import RsgiAdapter
 from kepler_servers.live_catalogue import LiveCatalogue

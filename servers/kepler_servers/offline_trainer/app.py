@@ -14,7 +14,7 @@ import msgspec
 
 from kepler_core import __version__
 from kepler_core.errors import RequestError, close_matches
-from kepler_core.store.store import is_url, shown_url
+from kepler_core.store.urls import is_url, shown_url
 from kepler_servers.http.adapter import ANNOUNCED, LATER, UPLOAD, Environ, RefusedError
 from kepler_servers.http.app import (
     RETRY_LATER,

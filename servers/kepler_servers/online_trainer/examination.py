@@ -30,7 +30,8 @@ from kepler_core.contracts import IsolationContext
 from kepler_core.dataset import Dataset
 from kepler_core.errors import KeplerError, ModelError, PluginError, TrainingError, VersionTakenError
 from kepler_core.machine import Machine, machine_spec_from
-from kepler_core.models.power_model import METADATA_FILE, PowerModel, load_model
+from kepler_core.models.loading import load_model
+from kepler_core.models.power_model import METADATA_FILE, PowerModel
 from kepler_core.models.recalibration import Correction, recalibrated
 from kepler_core.pipeline.load import pipeline_from
 from kepler_core.pipeline.node_types import NodeTypeSlot, find_slot

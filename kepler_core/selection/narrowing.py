@@ -1,0 +1,184 @@
+"""Narrow the models of a catalogue to those that fit a request, criterion by criterion.
+
+The criteria are applied in a fixed order: output type, pipeline, feature group, energy source, trainer,
+features, model format, weights. The criterion that excludes the last model is the reason in the error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+import attrs
+import numpy as np
+
+from kepler_core.arrays import BoolArray, IndexArray
+from kepler_core.errors import NoModelError, PluginError, close_matches
+from kepler_core.messages import shortened
+from kepler_core.models.kepler_weights import KEPLER_CURVES, LINEAR_TRAINER
+from kepler_core.plugins import registry
+from kepler_core.selection.columns import ModelColumns
+from kepler_core.selection.explanation import Drop, no_model
+from kepler_core.selection.ranking import Ranking
+from kepler_core.selection.request import ModelRequest
+
+_MAX_NAMED_FEATURES = 5
+_MAX_NAMED_REASONS = 3
+_NAME_CHARACTERS = 100
+_METRICS_CHARACTERS = 300
+
+
+@attrs.define(eq=False)
+class Candidates:
+    """The models that fit all criteria of a request but the filter and the machine."""
+
+    rows: IndexArray
+    node_types: IndexArray
+    """Codes of the node types of `rows`."""
+    dropped: tuple[Drop, ...]
+    rankings: dict[tuple[int, ...], Ranking] = attrs.field(factory=dict)
+    """Node type codes -> the best candidates of these node types, for requests without a filter."""
+
+
+def usable_feature_sets(columns: ModelColumns, metrics: Collection[str] | None) -> tuple[int, ...]:
+    """Return the codes of the feature sets that need only these metrics; None: all feature sets."""
+    sets = columns.feature_sets.values
+    if metrics is None:
+        return tuple(range(len(sets)))
+    available = frozenset(metrics)
+    return tuple(code for code, needed in enumerate(sets) if needed <= available)
+
+
+def narrow(
+    columns: ModelColumns,
+    request: ModelRequest,
+    sources: frozenset[str],
+    usable: tuple[int, ...],
+    broken: Mapping[str, str],
+    location: str,
+) -> Candidates:
+    """Return the models that fit a request; `NoModelError` names the criterion that excludes the last one.
+
+    `sources` are the energy sources that the request's source stands for, `usable` the feature sets that
+    its metrics cover. `broken` and `location` appear in the error of an empty catalogue.
+    """
+    if not columns.models:
+        problem = "".join(f"; {name} is broken: {why}" for name, why in sorted(broken.items())[:1])
+        raise no_model(f"{location}: no models in it{problem}", 0, ())
+    narrowing = _Narrowing(columns)
+    for criterion, name, value in (
+        ("output type", "output_type", request.output_type),
+        ("pipeline", "pipeline", request.pipeline),
+        ("feature group", "feature_group", request.feature_group),
+    ):
+        if value is not None:
+            narrowing.keep(criterion, value, columns.criteria[name].equal(value), _always(f"not {value}"))
+    why = f"not {'/'.join(sorted(sources))}"
+    narrowing.keep("energy source", request.source, columns.criteria["source"].within(sources), _always(why))
+    trainer = request.trainer
+    if trainer is not None and not (request.weights and trainer == LINEAR_TRAINER):
+        column = columns.criteria["trainer"]
+        mask = column.equal(trainer)
+        if not mask.any() and not request.weights:
+            mask = column.equal(_canonical_trainer(trainer))
+        narrowing.keep("trainer", trainer, mask, _always(f"not {trainer}"))
+    metrics = request.metrics or ()
+    narrowing.keep(
+        "features",
+        ", ".join(metrics),
+        columns.feature_sets.with_codes(usable),
+        lambda dropped: "need " + _missing_features(columns, dropped, metrics),
+    )
+    if request.portable:
+        narrowing.keep("format", "portable", columns.portable, _always("not models of Kepler Core"))
+    if request.weights:
+        mask = _with_usable_weights(columns, request)
+        narrowing.keep("weights", trainer or "linear", mask, lambda dropped: _why_no_weights(columns, dropped))
+    return Candidates(narrowing.rows, columns.node_types.codes_of(narrowing.rows), tuple(narrowing.dropped))
+
+
+class _Narrowing:
+    """The candidates that are left, and what each criterion excluded."""
+
+    def __init__(self, columns: ModelColumns) -> None:
+        self.columns = columns
+        self.rows: IndexArray = np.arange(len(columns.models))
+        self.dropped: list[Drop] = []
+
+    def keep(self, criterion: str, wanted: str, mask: BoolArray, why: Callable[[IndexArray], str]) -> None:
+        """Keep the candidates in `mask`; `why` makes the reason from the rows of the others."""
+        dropped = self.rows[~mask[self.rows]]
+        if len(dropped):
+            self.dropped.append(Drop(criterion, len(dropped), why(dropped)))
+        left = self.rows[mask[self.rows]]
+        if not len(left):
+            raise self._none_left(criterion, wanted)
+        self.rows = left
+
+    def _none_left(self, criterion: str, wanted: str) -> NoModelError:
+        considered = len(self.columns.models)
+        if criterion == "features":
+            sets = (self.columns.feature_sets.values[code] for code in self.columns.feature_sets.codes_of(self.rows))
+            fewest = min((sorted(needed - set(wanted.split(", "))) for needed in sets), key=len)
+            available = shortened(wanted, _METRICS_CHARACTERS) or "none"
+            return no_model(
+                f"no model fits the features that there are; missing: {', '.join(fewest)} (there: {available})",
+                considered,
+                self.dropped,
+            )
+        if criterion in ("weights", "format"):
+            kind = f"weights as {wanted}" if criterion == "weights" else wanted
+            return no_model(
+                f"no model with {kind} that is safe to serve: {self.dropped[-1].why}", considered, self.dropped
+            )
+        attribute = {"energy source": "source"}.get(criterion, criterion.replace(" ", "_"))
+        values = {str(getattr(self.columns.models[row], attribute)) for row in self.rows}
+        shown = wanted[:_NAME_CHARACTERS]
+        message = f"no model of {criterion} {shown!r}; {close_matches(shown, values)}"
+        return no_model(message, considered, self.dropped)
+
+
+def _always(why: str) -> Callable[[IndexArray], str]:
+    return lambda _: why
+
+
+def _canonical_trainer(name: str) -> str:
+    try:
+        return registry.trainers.canonical(name)
+    except PluginError:
+        return name  # models of a trainer that is not installed can be used too
+
+
+def _missing_features(columns: ModelColumns, rows: IndexArray, metrics: Collection[str]) -> str:
+    missing: set[str] = set()
+    for code in columns.feature_sets.codes_of(rows):
+        missing |= columns.feature_sets.values[code] - set(metrics)
+    return _joined(sorted(missing))
+
+
+def _joined(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _MAX_NAMED_FEATURES} more" if len(names) > _MAX_NAMED_FEATURES else ""
+    return ", ".join(names[:_MAX_NAMED_FEATURES]) + more
+
+
+def _with_usable_weights(columns: ModelColumns, request: ModelRequest) -> BoolArray:
+    """Return which models have weights that Kepler evaluates correctly for this request."""
+    if request.trainer not in KEPLER_CURVES:
+        return columns.linear
+    first = request.metrics[0] if request.metrics else None
+    return np.array(
+        [m.weights is not None and not m.weights.linear and m.weights.drawn_over <= {first} for m in columns.models]
+    )
+
+
+def _why_no_weights(columns: ModelColumns, rows: IndexArray) -> str:
+    """Return the most frequent reasons why models have no usable weights."""
+    counts: dict[str, int] = {}
+    for row in rows:
+        model = columns.models[row]
+        why = model.no_weights if model.weights is None else "a curve"
+        if model.weights is not None and model.weights.drawn_over:
+            over = " and ".join(sorted(model.weights.drawn_over))
+            why = f"a curve over {over}: right only for a client that names it and lists that one feature first"
+        counts[why] = counts.get(why, 0) + 1
+    frequent = sorted(counts, key=lambda why: -counts[why])[:_MAX_NAMED_REASONS]
+    return "; ".join(f"{counts[why]} × {why}" for why in frequent)

@@ -1,0 +1,99 @@
+"""Choose the node types whose machine is most similar to the machine of a request."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+
+from kepler_core.arrays import FloatArray, IndexArray
+from kepler_core.errors import NoModelError
+from kepler_core.selection.columns import ModelColumns
+from kepler_core.selection.explanation import Drop, NodeTypeMatch, no_model
+from kepler_core.selection.request import ModelRequest
+from kepler_core.selection.similarity import Spec, SpecLikeness, SpecTable, rounded_down
+
+_MAX_MACHINES = 1024
+_SAME_SIMILARITY = 1e-9
+
+
+@attrs.define(eq=False)
+class _Machine:
+    """The similarities of all node types to one machine of earlier requests."""
+
+    similarities: FloatArray
+    likeness: dict[int, SpecLikeness] = attrs.field(factory=dict)
+
+
+class NodeTypeChooser:
+    """Chooses node types for requests, and keeps the similarities to the machines of earlier requests."""
+
+    def __init__(self, columns: ModelColumns, table: SpecTable | None) -> None:
+        """`table` holds the machine of each node type, by code; without it any node type is chosen."""
+        self._columns = columns
+        self._table = table
+        self._machines: dict[Any, _Machine] = {}
+
+    def choose(
+        self, request: ModelRequest, types: IndexArray, dropped: tuple[Drop, ...]
+    ) -> tuple[IndexArray, NodeTypeMatch]:
+        """Return the codes of the best of the node types `types`, and how they match the request.
+
+        Raises `NoModelError` if the request requires a node type that no candidate has.
+        """
+        numbers = self._columns.node_type_numbers
+        spec = {key: value for key, value in request.machine_spec.items() if value not in (0, "", None)}
+        if request.node_type is not None:
+            of_number = types[numbers[types] == request.node_type]
+            if len(of_number):
+                return of_number, NodeTypeMatch("given", number=request.node_type)
+            if not (spec and request.loose_node_type):
+                available = ", ".join(map(str, sorted(set(numbers[types].tolist()))))
+                raise self._no_model(f"no model of node type {request.node_type} (there: {available})", dropped)
+        if not spec or self._table is None:
+            return types, NodeTypeMatch("any")
+        return self._most_similar(spec, request.loose_node_type, types, dropped)
+
+    def _most_similar(
+        self, spec: Spec, loose: bool, types: IndexArray, dropped: tuple[Drop, ...]
+    ) -> tuple[IndexArray, NodeTypeMatch]:
+        assert self._table is not None
+        machine = self._machine(spec)
+        similarities = machine.similarities[types]
+        highest = float(similarities.max())
+        best = types[similarities >= highest - _SAME_SIMILARITY]
+        code = int(best[0])
+        if (likeness := machine.likeness.get(code)) is None:
+            likeness = machine.likeness[code] = self._table.likeness(spec, code)
+        number = int(self._columns.node_type_numbers[code])
+        exact = likeness.similarity == 1.0
+        if likeness.uncertainty == 1.0:
+            if not loose:
+                raise self._no_model("the machine of these models is not known, so it cannot be the same", dropped)
+            return best, NodeTypeMatch("unknown", number=number)
+        machine_spec = self._columns.machine_specs[code]
+        if not exact and not loose:
+            pipeline, number = self._columns.node_types.values[code]
+            raise self._no_model(
+                f"no node type is the same as the machine_spec; the nearest is type {number} of {pipeline} "
+                f"({_spec_text(machine_spec)}), similarity {rounded_down(highest, 3):.3f}",
+                dropped,
+            )
+        return best, NodeTypeMatch("exact" if exact else "nearest", number, machine_spec, likeness)
+
+    def _machine(self, spec: Spec) -> _Machine:
+        assert self._table is not None
+        key = tuple(sorted((name, value) for name, value in spec.items() if isinstance(value, str | int | float)))
+        machine = self._machines.get(key)
+        if machine is None:
+            if len(self._machines) > _MAX_MACHINES:
+                self._machines.clear()
+            machine = self._machines[key] = _Machine(self._table.similarities(spec))
+        return machine
+
+    def _no_model(self, message: str, dropped: tuple[Drop, ...]) -> NoModelError:
+        return no_model(message, len(self._columns.models), dropped)
+
+
+def _spec_text(spec: Spec) -> str:
+    return ", ".join(f"{key} {value}" for key, value in spec.items()) or "its machine is not known"

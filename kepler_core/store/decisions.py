@@ -1,0 +1,35 @@
+"""The records of what the online trainer decided about a pipeline, one JSON file for each decision."""
+
+from __future__ import annotations
+
+import re
+import time
+import uuid
+from typing import Any
+
+import msgspec
+
+DECISIONS = ".decisions"
+"""Folder of a store that holds the decisions of each pipeline."""
+MAX_DECISIONS = 500
+"""Decisions that a store keeps for each pipeline; older ones are removed."""
+
+_FILE_NAME = re.compile(r"[0-9]{14}-[0-9a-f]{8}\.json")
+
+
+def decision_name() -> str:
+    """Return a new file name for a decision made now. Names sort by time."""
+    return f"{time.time_ns() // 1_000_000:014d}-{uuid.uuid4().hex[:8]}.json"
+
+
+def is_decision(name: str) -> bool:
+    """Return whether a file name is one of `decision_name`."""
+    return _FILE_NAME.fullmatch(name) is not None
+
+
+def read_decision(content: bytes) -> dict[str, Any] | None:
+    """Return the decision in a file's content; None if the content is damaged."""
+    try:
+        return msgspec.json.decode(content, type=dict[str, Any])
+    except (msgspec.DecodeError, RecursionError):
+        return None

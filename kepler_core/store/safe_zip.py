@@ -1,0 +1,172 @@
+"""Read zip archives from untrusted sources.
+
+Names that lead outside of the archive, links, encrypted members and sizes beyond the limits are
+refused. Sizes are counted while unpacking, because the sizes in an archive's directory may be wrong.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import stat
+import struct
+import time
+import zipfile
+import zlib
+from collections.abc import Collection
+from typing import IO, Any
+
+from kepler_core.errors import StoreError
+from kepler_core.messages import quoted, reason_of
+from kepler_core.models.power_model import MAX_FILE_BYTES
+
+MAX_ARCHIVE_BYTES = 512 * 2**20
+"""Limit of an archive before unpacking."""
+MAX_MODEL_BYTES = 512 * 2**20
+"""Limit of all files of one model together, unpacked."""
+MAX_MODEL_FILES = 1000
+
+_CHUNK_BYTES = 2**20
+_MAX_NAME_CHARACTERS = 1024
+_SHOWN_NAME_CHARACTERS = 80
+_REASON_CHARACTERS = 200
+_DRIVE = re.compile(r"[A-Za-z]:")
+
+# Exceptions of the standard library for bytes that are not an archive, or a damaged one.
+_DAMAGED = (
+    zipfile.BadZipFile,
+    zipfile.LargeZipFile,
+    zlib.error,
+    struct.error,
+    EOFError,
+    OSError,
+    ValueError,
+    OverflowError,
+    NotImplementedError,
+    RuntimeError,
+)
+
+
+def read_zip(
+    content: bytes,
+    where: str,
+    *,
+    only: Collection[str] | None = None,
+    max_files: int = MAX_MODEL_FILES,
+    max_file_bytes: int = MAX_FILE_BYTES,
+    max_total_bytes: int = MAX_MODEL_BYTES,
+) -> dict[str, bytes]:
+    """Return the files of a zip archive by path. `where` names the archive in errors.
+
+    With `only`, just the files with these names (without folders) are unpacked. Raises `StoreError` if
+    the archive is damaged, unsafe, or beyond the limits.
+    """
+    if _max_entries(content) > max_files:
+        raise StoreError(f"{where}: more than {max_files} files in the archive")
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            members = _checked_members(archive, where)
+            files: dict[str, bytes] = {}
+            left = max_total_bytes
+            for name, info in members.items():
+                if only is not None and name.rpartition("/")[2] not in only:
+                    continue
+                limit = min(left, max_file_bytes)
+                with archive.open(info) as member:
+                    data = read_up_to(member, limit + 1)
+                if len(data) > limit:
+                    subject, allowed = (
+                        (f"{quoted(name, _SHOWN_NAME_CHARACTERS)} is", max_file_bytes)
+                        if limit == max_file_bytes
+                        else ("its files are", max_total_bytes)
+                    )
+                    raise StoreError(f"{where}: {subject} larger than {allowed} bytes unpacked")
+                left -= len(data)
+                files[name] = data
+    except _DAMAGED as error:
+        raise StoreError(f"{where}: damaged, or not a zip archive: {reason_of(error, _REASON_CHARACTERS)}") from error
+    return files
+
+
+def read_up_to(file: IO[bytes], limit: int) -> bytes:
+    """Read at most `limit` bytes, in chunks, so that a small file does not take a large buffer."""
+    parts = []
+    while limit > 0 and (part := file.read(min(limit, _CHUNK_BYTES))):
+        parts.append(part)
+        limit -= len(part)
+    return b"".join(parts)
+
+
+def read_archive_file(file: Any, where: str, timeout_seconds: float | None = None) -> bytes:
+    """Read a whole archive from a file or an HTTP response.
+
+    Raises `StoreError` if it is larger than `MAX_ARCHIVE_BYTES` or takes longer than the timeout.
+    """
+    deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
+    parts: list[bytes] = []
+    size = 0
+    while part := file.read(_CHUNK_BYTES):
+        parts.append(part)
+        size += len(part)
+        if size > MAX_ARCHIVE_BYTES:
+            raise StoreError(f"{where}: larger than {MAX_ARCHIVE_BYTES} bytes")
+        if deadline is not None and time.monotonic() > deadline:
+            raise StoreError(f"{where}: did not come within {timeout_seconds} s")
+    return b"".join(parts)
+
+
+def _max_entries(content: bytes) -> int:
+    """Return an upper bound of the entries in the archive's directory, without an object for each."""
+    # search for the directory's end record in the same places as zipfile
+    if content[-22:-18] == b"PK\5\6" and content.endswith(b"\0\0"):
+        end = len(content) - 22
+    else:
+        end = content.rfind(b"PK\5\6", max(0, len(content) - 2**16 - 22))
+    if end < 0 or len(content) < end + 22:
+        return 0  # not an archive: zipfile reports it
+    (size,) = struct.unpack_from("<I", content, end + 12)
+    if size == 2**32 - 1 or content[max(0, end - 20) : end].startswith(b"PK\6\7"):
+        start = 0  # zip64 keeps the directory's size in another record
+    else:
+        start = max(0, end - size - 4)
+    return content.count(b"PK\1\2", start, end)
+
+
+def _checked_members(archive: zipfile.ZipFile, where: str) -> dict[str, zipfile.ZipInfo]:
+    """Return the files of an archive by name; `StoreError` for a member that a pipeline never needs."""
+    members: dict[str, zipfile.ZipInfo] = {}
+    folders: set[str] = set()
+    for info in archive.infolist():
+        shown = f"{where}: {quoted(info.orig_filename, _SHOWN_NAME_CHARACTERS)}"
+        is_folder = info.orig_filename.endswith("/")
+        name = info.orig_filename.removesuffix("/")
+        parts = name.split("/")
+        if not _is_safe_name(name):
+            raise StoreError(f"{shown}: not a name that a file of a pipeline can have")
+        kind = stat.S_IFMT(info.external_attr >> 16)
+        if kind not in (0, stat.S_IFREG, stat.S_IFDIR) or (kind == stat.S_IFDIR) > is_folder:
+            raise StoreError(f"{shown}: a link or a device; only files and folders are read")
+        if info.flag_bits & 0x1:
+            raise StoreError(f"{shown}: encrypted")
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise StoreError(f"{shown}: packed by a method other than stored and deflated")
+        folders.update("/".join(parts[:end]) for end in range(1, len(parts)))
+        if is_folder:
+            folders.add(name)
+        elif name in members:
+            raise StoreError(f"{shown}: twice in the archive")
+        else:
+            members[name] = info
+    if both := sorted(folders & set(members)):
+        raise StoreError(f"{where}: {quoted(both[0], _SHOWN_NAME_CHARACTERS)}: a file and a folder of one name")
+    return members
+
+
+def _is_safe_name(name: str) -> bool:
+    return not (
+        any(part in ("", ".", "..") for part in name.split("/"))
+        or "\\" in name
+        or _DRIVE.match(name)
+        or not name.isprintable()
+        or len(name) > _MAX_NAME_CHARACTERS
+    )

@@ -1,0 +1,96 @@
+"""A snapshot: one version of one pipeline, for reading."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import attrs
+import msgspec
+
+from kepler_core.errors import StoreError
+from kepler_core.store.manifest import MANIFEST_FILE, FileRecord, Manifest
+
+_READER_THREADS = 16
+
+
+@attrs.frozen(eq=False)
+class Snapshot:
+    """The files of one version of a pipeline. It stays the same version whatever is published meanwhile."""
+
+    pipeline: str
+    version: int | None
+    """None if Kepler Core did not publish the pipeline."""
+    where: str
+    """The snapshot's location, for messages."""
+    manifest: Manifest | None
+    """Sizes and digests that the files must have; None if the pipeline has no manifest."""
+    names: frozenset[str]
+    """Paths of all files below the pipeline, with `/` between folders."""
+    _read: Callable[[str], bytes]
+    folder: Path | None = None
+    """The snapshot's folder, if the store is in the local file system."""
+
+    def read(self, name: str) -> bytes:
+        """Return a file's content, checked against the manifest; `StoreError` if missing or damaged."""
+        if name not in self.names:
+            raise StoreError(f"{self.where}: no file {name}")
+        if self.manifest is None or name == MANIFEST_FILE:
+            return self._read(name)
+        if (record := self.manifest.files.get(name)) is None:
+            raise StoreError(f"{self.where}: {name} is not in the manifest: not a file of the published version")
+        return self.read_as(name, record)
+
+    def read_as(self, name: str, record: FileRecord) -> bytes:
+        """Return a file's content; `StoreError` if it differs from the record."""
+        content = self._read(name)
+        if (problem := record.problem(content)) is not None:
+            raise StoreError(f"{self.where}: {name} {problem}: damaged or half copied")
+        return content
+
+    def bare(self) -> Snapshot:
+        """Return the snapshot without manifest and names, to save memory. Of the reading methods, only
+        `read_as` works on it."""
+        return attrs.evolve(self, manifest=None, names=frozenset())
+
+    def read_many(self, names: Iterable[str]) -> Iterator[tuple[str, bytes]]:
+        """Yield names and contents in the order of `names`. Files of a remote store are read in parallel."""
+        if self.folder is not None:
+            for name in names:
+                yield name, self.read(name)
+            return
+        remaining = iter(names)
+        with ThreadPoolExecutor(_READER_THREADS) as pool:
+            # in windows, because all files of a pipeline may not fit into memory
+            while window := list(islice(remaining, 4 * _READER_THREADS)):
+                yield from zip(window, pool.map(self.read, window), strict=True)
+
+    def problems(self) -> dict[str, str]:
+        """Read every file of the pipeline and of its manifest, and return the problems by file name."""
+
+        def problem(name: str) -> str | None:
+            try:
+                self.read(name)
+            except StoreError as error:
+                return str(error)
+            return None
+
+        names = sorted(self.names | set(self.manifest.files if self.manifest is not None else ()))
+        with ThreadPoolExecutor(1 if self.folder is not None else _READER_THREADS) as pool:
+            return {name: why for name, why in zip(names, pool.map(problem, names), strict=True) if why is not None}
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """Return the JSON object in a file; `StoreError` if the file is missing, damaged, or not an object."""
+        try:
+            return msgspec.json.decode(self.read(name), type=dict[str, Any])
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise StoreError(f"{self.where}: {name} is damaged: {error}") from error
+
+    def check_complete(self) -> None:
+        """Raise `StoreError` if a file of the manifest is missing."""
+        if self.manifest is not None and (missing := sorted(set(self.manifest.files) - self.names)):
+            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+            raise StoreError(f"{self.where}: {missing[0]}{more} of the manifest is not there: half copied")
