@@ -1,4 +1,4 @@
-"""Files that are there as a whole or not at all, whatever is killed when."""
+"""Atomic writes: a file has its complete new content or its old one, whenever the process is killed."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ from typing import BinaryIO
 
 @contextlib.contextmanager
 def whole_file(path: Path, mark: str = "") -> Iterator[BinaryIO]:
-    """A file to write into, which has its name once it is whole and on the disk. `OSError`; on any error
-    what was there before stays, and nothing of the new one.
+    """Open a file that replaces `path` when the block ends. On any error, `path` stays unchanged.
 
-    Until then it is `.<name><mark>.part` beside it; where several processes may write the same file, each
-    needs a mark of its own.
+    The content is written to `.<name><mark>.part` beside it, flushed to the disk and renamed. If several
+    processes may write the same file, each needs a `mark` of its own. Raises `OSError`.
     """
     part = path.with_name(f".{path.name[:100]}{mark}.part")
     try:
@@ -31,7 +30,7 @@ def whole_file(path: Path, mark: str = "") -> Iterator[BinaryIO]:
 
 
 def flush_folder(folder: Path) -> None:
-    """Make what was renamed into a folder outlive a power failure."""
+    """Write a folder's entries to the disk, so that renamed files survive a power failure."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""A client of the estimator, for programs and people."""
+"""A Python client for the estimator."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import msgspec
 
 from kepler_core.errors import KeplerError
 
-DEFAULT_SOCKET = "/tmp/estimator.sock"  # noqa: S108 - where Kepler looks for it
+DEFAULT_SOCKET = "/tmp/estimator.sock"  # noqa: S108 - Kepler dials this path
 
 
 class EstimatorError(KeplerError):
-    """The estimator does not answer, or has no answer."""
+    """The estimator could not be reached, or its reply has no watts."""
 
 
 class EstimatorClient:
-    """Asks an estimator on this machine. One connection per question, as Kepler does it."""
+    """Sends requests to an estimator on this machine. Like Kepler, it opens a connection for each request."""
 
     def __init__(self, path: str = DEFAULT_SOCKET, *, timeout: float = 10.0) -> None:
-        """`timeout` in seconds."""
+        """`timeout` in seconds, for each operation on the socket."""
         self.path = path
         self.timeout = timeout
 
@@ -35,9 +35,9 @@ class EstimatorClient:
         trainer_name: str = "",
         filter: str = "",
     ) -> dict[str, list[float]]:
-        """Watts per component, one per row of `values` (shape (rows, metrics), per second).
+        """Return watts per component, one per row of `values` (shape (rows, metrics), per second).
 
-        A component that the estimator leaves out is 0 W. `EstimatorError` where it has no answer.
+        A component that is missing in the result is 0 W. Raises `EstimatorError`.
         """
         reply = self.reply(
             metrics, values, output_type=output_type, source=source, trainer_name=trainer_name, filter=filter
@@ -55,7 +55,7 @@ class EstimatorClient:
         trainer_name: str = "",
         filter: str = "",
     ) -> dict[str, Any]:
-        """The same with all that the estimator says: `powers`, `msg`, perhaps `core_ratio`."""
+        """Return the whole reply to such a request: `powers`, `msg` and, if known, `core_ratio`."""
         reply = self.ask(
             {
                 "metrics": list(metrics),
@@ -74,14 +74,14 @@ class EstimatorClient:
         return reply
 
     def status(self) -> dict[str, Any]:
-        """What the estimator says of itself; `EstimatorError` from whatever else listens there."""
-        found = self.ask({"command": "status"})
-        if "requests" not in found or "models" not in found:
+        """Return the estimator's status. Raises `EstimatorError`, also if another program answers."""
+        reply = self.ask({"command": "status"})
+        if "requests" not in reply or "models" not in reply:
             raise EstimatorError(f"{self.path}: not the status of an estimator")
-        return found
+        return reply
 
     def ask(self, request: dict[str, Any]) -> dict[str, Any]:
-        """The reply to a request as it is; `EstimatorError`."""
+        """Send a request and return the reply unchecked. Raises `EstimatorError`."""
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
                 connection.settimeout(self.timeout)
@@ -93,8 +93,8 @@ class EstimatorClient:
         except TimeoutError:
             raise EstimatorError(f"{self.path}: no answer within {self.timeout:g} s") from None
         except OSError as error:
-            nobody = isinstance(error, FileNotFoundError | ConnectionRefusedError)
-            hint = "; is `kepler-model serve estimator` running?" if nobody else ""
+            not_listening = isinstance(error, FileNotFoundError | ConnectionRefusedError)
+            hint = "; is `kepler-model serve estimator` running?" if not_listening else ""
             raise EstimatorError(f"{self.path}: {error.strerror or error}{hint}") from error
         try:
             return msgspec.json.decode(content, type=dict[str, Any])

@@ -1,4 +1,4 @@
-"""A model applied to observations, beside what was measured."""
+"""Applies a stored model to observations and compares the result with the measured power."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 import pandas as pd
 
+from kepler_core.arrays import FloatArray
 from kepler_core.contracts import IsolationContext
 from kepler_core.dataset import Dataset
 from kepler_core.errors import PluginError, RecordingError, StoreError
@@ -24,26 +25,25 @@ from kepler_core.vocabulary import main_feature
 
 @attrs.frozen(eq=False)
 class Estimate:
-    """Estimates of one model.
+    """The estimates of one model."""
 
-    `frame` has the index of a `Dataset` and per component a column `<component>_predicted` and,
-    where there are measurements, `<component>_measured` (a container's is its share), in watts.
-    """
-
-    entry: StoredModel
+    model: StoredModel
     frame: pd.DataFrame
+    """Watts, with the index of a `Dataset`. Each component has a column `<component>_predicted` and, if it
+    was measured, a column `<component>_measured` (for a container, its share)."""
     components: dict[str, dict[str, Any]]
+    """Means and errors per component, as `estimate --json` prints them."""
     timestamps: int
 
     def summary(self) -> dict[str, Any]:
-        """`estimate --json`."""
-        metadata = self.entry.metadata
+        """Return what `estimate --json` prints."""
+        metadata = self.model.metadata
         return {
-            "pipeline": self.entry.pipeline,
+            "pipeline": self.model.pipeline,
             "model_name": metadata["model_name"],
-            "source": self.entry.source,
-            "output_type": self.entry.output_type,
-            "feature_group": self.entry.feature_group,
+            "source": self.model.source,
+            "output_type": self.model.output_type,
+            "feature_group": self.model.feature_group,
             "trainer": metadata["trainer"],
             "validated_mae": metadata["mae"],
             "rows": len(self.frame),
@@ -52,73 +52,82 @@ class Estimate:
         }
 
 
-def estimate(entry: StoredModel, observations: Observations) -> Estimate:
-    """Apply a stored model to all rows of observations that have its features."""
-    model = entry.load()
-    by_container = entry.output_type == "DynPower"
+def estimate(stored: StoredModel, observations: Observations) -> Estimate:
+    """Apply a stored model to all rows of observations that have its features.
+
+    Raises `RecordingError` if there is no such row.
+    """
+    model = stored.load()
+    by_container = stored.output_type == "DynPower"
     extractor = registry.extractors.create("DefaultExtractor")
-    rows = extractor.extract(observations, model.features, entry.source, (), by_container=by_container)
+    rows = extractor.extract(observations, model.features, stored.source, (), by_container=by_container)
     if rows.frame.empty:
         raise RecordingError(f"no timestamp at which all of {', '.join(model.features)} are known")
     predicted = model.predict(rows.X)
     frame = pd.DataFrame(
-        {f"{component}_predicted": values for component, values in predicted.items()}, index=rows.frame.index
+        {f"{component}_predicted": watts for component, watts in predicted.items()}, index=rows.frame.index
     )
-    measured = _measured(entry, observations, model.features, model.components)
     components: dict[str, dict[str, Any]] = {}
     for component in model.components:
-        values = predicted[component]
         components[component] = {
-            "predicted_mean": float(_per_instant(rows, values).mean()),
+            "predicted_mean": float(_sums_by_timestamp(rows, predicted[component]).mean()),
             "measured_mean": None,
             "mae": None,
             "mape": None,
             "idle_error": None,
             "compared": 0,
         }
+    measured = _measured(stored, observations, model.features, model.components)
     if measured is not None and len(measured.frame):
         positions = frame.index.get_indexer(measured.frame.index)
         for component in measured.components:
             column = np.full(len(frame), np.nan)
             column[positions] = measured.y(component)
             frame[f"{component}_measured"] = column
-            n = len(measured.first_rows)
-            sums = sum_by(predicted[component][positions], measured.instant, n)
-            truth = sum_by(measured.y(component), measured.instant, n)
-            main = measured.features.index(main_feature(measured.features, component))
-            load = sum_by(measured.X[:, main], measured.instant, n)
-            found = score(sums, truth, load)
-            components[component].update(
-                predicted_mean=float(sums.mean()),
-                measured_mean=float(truth.mean()),
-                mae=found.mae,
-                mape=found.mape,
-                idle_error=found.idle_error,
-                compared=n,
-            )
-    return Estimate(entry, frame, components, len(rows.first_rows))
+            components[component].update(_comparison(measured, component, predicted[component][positions]))
+    return Estimate(stored, frame, components, len(rows.first_rows))
 
 
-def _per_instant(rows: Dataset, values: Any) -> Any:
-    return sum_by(values, rows.instant, len(rows.first_rows))
+def _comparison(measured: Dataset, component: str, predicted: FloatArray) -> dict[str, Any]:
+    """Return means and errors of the predictions for the measured rows, summed by timestamp."""
+    predicted_sums = _sums_by_timestamp(measured, predicted)
+    measured_sums = _sums_by_timestamp(measured, measured.y(component))
+    main = measured.features.index(main_feature(measured.features, component))
+    scores = score(predicted_sums, measured_sums, _sums_by_timestamp(measured, measured.X[:, main]))
+    return {
+        "predicted_mean": float(predicted_sums.mean()),
+        "measured_mean": float(measured_sums.mean()),
+        "mae": scores.mae,
+        "mape": scores.mape,
+        "idle_error": scores.idle_error,
+        "compared": len(measured.first_rows),
+    }
+
+
+def _sums_by_timestamp(rows: Dataset, values: Any) -> FloatArray:
+    sums: FloatArray = sum_by(values, rows.instant, len(rows.first_rows))
+    return sums
 
 
 def _measured(
-    entry: StoredModel, observations: Observations, features: tuple[str, ...], components: tuple[str, ...]
+    stored: StoredModel, observations: Observations, features: tuple[str, ...], components: tuple[str, ...]
 ) -> Dataset | None:
-    """What was measured, unsmoothed, without what the pipeline's isolator takes away; None where nothing was."""
-    there = tuple(c for c in components if c in observations.sources.get(entry.source, ()))
-    if not there:
+    """Return the measured power of a model's components, not smoothed; None if none of them was measured.
+
+    For a DynPower model, the isolator that its training used subtracts the idle and background power.
+    """
+    measured_components = tuple(c for c in components if c in observations.sources.get(stored.source, ()))
+    if not measured_components:
         return None
-    dynamic = entry.output_type == "DynPower"
+    dynamic = stored.output_type == "DynPower"
     extractor = registry.extractors.create("DefaultExtractor")
-    dataset = extractor.extract(observations, features, entry.source, there, by_container=dynamic)
+    dataset = extractor.extract(observations, features, stored.source, measured_components, by_container=dynamic)
     if not dynamic or dataset.frame.empty:
         return dataset
-    isolation = _isolation(entry)
+    isolation = _read_isolation(stored)
     isolator = registry.isolators.create(isolation.isolator.name, isolation.isolator.args)
-    context = _context(entry, observations, isolation)
-    return isolator.isolate(attrs.evolve(dataset, feature_group=entry.feature_group), context)
+    context = _isolation_context(stored, observations, isolation)
+    return isolator.isolate(attrs.evolve(dataset, feature_group=stored.feature_group), context)
 
 
 class _Isolator(msgspec.Struct):
@@ -133,39 +142,40 @@ class _Isolation(msgspec.Struct):
     background: list[str] = []
 
 
-def _isolation(entry: StoredModel) -> _Isolation:
-    where = f"{entry.snapshot.where}/{METADATA_FILE}"
-    found = entry.snapshot.read_json(METADATA_FILE).get("isolation")
-    if not isinstance(found, dict) or (how := found.get(str(entry.node_type))) is None:
-        raise StoreError(f"{where} does not name the isolator of node type {entry.node_type}")
+def _read_isolation(stored: StoredModel) -> _Isolation:
+    """Read how a model was isolated from its pipeline's metadata. Raises `StoreError`."""
+    where = f"{stored.snapshot.where}/{METADATA_FILE}"
+    isolations = stored.snapshot.read_json(METADATA_FILE).get("isolation")
+    if not isinstance(isolations, dict) or (isolation := isolations.get(str(stored.node_type))) is None:
+        raise StoreError(f"{where} does not name the isolator of node type {stored.node_type}")
     try:
-        return msgspec.convert(how, _Isolation)
+        return msgspec.convert(isolation, _Isolation)
     except msgspec.ValidationError as error:
-        raise StoreError(f"{where}: isolation of node type {entry.node_type}: {error}") from error
+        raise StoreError(f"{where}: isolation of node type {stored.node_type}: {error}") from error
 
 
-def _context(entry: StoredModel, observations: Observations, isolation: _Isolation) -> IsolationContext:
-    """What the isolator had when the model was trained, as far as the pipeline keeps it."""
-    snapshot = entry.snapshot
-    profile = profile_file(entry.node_type)
+def _isolation_context(stored: StoredModel, observations: Observations, isolation: _Isolation) -> IsolationContext:
+    """Return the context that the isolator had in the training, as far as the pipeline stores it."""
+    snapshot = stored.snapshot
+    profile = profile_file(stored.node_type)
 
     def abs_model(dataset: Dataset) -> PowerModel:
-        found = [
+        candidates = [
             other
             for other in read_models(snapshot)
-            if (other.source, other.output_type, other.node_type) == (entry.source, "AbsPower", entry.node_type)
+            if (other.source, other.output_type, other.node_type) == (stored.source, "AbsPower", stored.node_type)
             and other.portable
             and other.features == dataset.features
         ]
-        if not found:
+        if not candidates:
             raise PluginError(f"{snapshot.where}: no AbsPower model from {', '.join(dataset.features)} to isolate with")
-        return min(found, key=lambda other: float(other.metadata["mae"])).load()
+        return min(candidates, key=lambda other: float(other.metadata["mae"])).load()
 
     return IsolationContext(
         observations,
         background=frozenset(isolation.background),
         profile=snapshot.read_json(profile) if profile in snapshot.names else None,
-        machine_spec=entry.machine_spec,
+        machine_spec=stored.machine_spec,
         abs_model=abs_model,
         applying=True,
     )

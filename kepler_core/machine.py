@@ -1,7 +1,6 @@
-"""What describes a machine: the attributes by which node types are told apart.
+"""Descriptions of machines, and the attributes that distinguish node types.
 
-A description is a JSON object with these keys, all optional; an attribute that is not known is
-absent (0 and empty text are the same as absent):
+A description is a JSON object with these optional keys. An unknown attribute is absent, 0 or empty:
 
     {"processor": "intel_xeon_platinum_8259cl", "cores": 96, "chips": 2, "memory": 377,
      "frequency": 3500, "vendor": "genuineintel", "threads_per_core": 2}
@@ -19,34 +18,35 @@ import attrs
 import msgspec
 
 from kepler_core.errors import UsageError, close_matches
+from kepler_core.messages import quoted
 
 IDENTIFYING = ("processor", "cores", "chips", "memory", "frequency")
-"""The attributes that make two machines the same node type or not, as in public model databases."""
+"""Attributes that two machines of the same node type must share, as in public model databases."""
 
-_MOST = 10**12
-_LONGEST = 1000
+_MAX_NUMBER = 10**12
+_MAX_CHARACTERS = 1000
 
 
 @attrs.frozen
 class MachineSpec:
-    """A machine. None: not known."""
+    """Description of a machine. An attribute that is not known is None."""
 
     processor: str | None = None
     """Vendor, family and model in one word: "intel_xeon_platinum_8259cl"."""
     cores: int | None = None
     """Logical CPUs."""
     chips: int | None = None
-    """Sockets."""
+    """CPU sockets."""
     memory: int | None = None
-    """GiB."""
+    """Memory in GiB."""
     frequency: int | None = None
-    """The highest, in MHz."""
+    """Highest CPU frequency in MHz."""
     vendor: str | None = None
-    """What the CPU calls its maker, in small letters: "genuineintel"."""
+    """The CPU's vendor ID in lower case: "genuineintel"."""
     threads_per_core: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """The attributes that are known."""
+        """Return the known attributes."""
         return attrs.asdict(self, filter=lambda _, value: value is not None)
 
     @property
@@ -61,37 +61,38 @@ _TEXTS = ("processor", "vendor")
 
 @attrs.frozen
 class Machine:
-    """The machine that recordings are of."""
+    """The machine that recordings were made on."""
 
     spec: MachineSpec
     id: str | None = None
-    """What it is called among the members of its node type; None: as its nodes are in the recordings."""
+    """Its name in the node type's list of members. None: the names of its nodes in the recordings."""
 
 
 def identity(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a description identifies the node type: two machines are of one type if these are equal.
+    """Return the known identifying attributes. Two machines are of the same node type if they are equal.
 
-    What is no name or no positive number states nothing, as in the similarity of machines.
+    A value that is neither a name nor a positive number counts as unknown, as it does for the similarity
+    of machines.
     """
-    found: dict[str, Any] = {}
+    attributes: dict[str, Any] = {}
     for name in IDENTIFYING:
         value = spec.get(name)
         if name in _TEXTS:
             if isinstance(value, str) and (text := value.strip().casefold()):
-                found[name] = text
+                attributes[name] = text
         elif isinstance(value, int | float) and 0 < value < math.inf:
-            found[name] = value
-    return found
+            attributes[name] = value
+    return attributes
 
 
 def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    """The identifying attributes that both descriptions state, and state differently, as text."""
-    mine, theirs = identity(one), identity(other)
-    return [f"{name} {mine[name]}, not {theirs[name]}" for name in mine if theirs.get(name, mine[name]) != mine[name]]
+    """Describe the identifying attributes that two descriptions know but disagree on, e.g. "cores 8, not 96"."""
+    first, second = identity(one), identity(other)
+    return [f"{name} {value}, not {second[name]}" for name, value in first.items() if second.get(name, value) != value]
 
 
 def read_machine_spec(path: str | Path) -> MachineSpec:
-    """The description in a JSON file, "-" for standard input; `UsageError`, one line, if it is none."""
+    """Read a description from a JSON file; "-" is standard input. Raises `UsageError`."""
     try:
         content = sys.stdin.buffer.read() if str(path) == "-" else Path(path).read_bytes()
     except OSError as error:
@@ -104,30 +105,32 @@ def read_machine_spec(path: str | Path) -> MachineSpec:
 
 
 def machine_spec_from(document: Any, where: str) -> MachineSpec:
-    """The description that a decoded document is; `UsageError` names the key that is wrong."""
+    """Check a decoded JSON document and return it as a description.
+
+    Raises `UsageError`, which starts with `where` and names the wrong key.
+    """
     if not isinstance(document, dict):
         raise UsageError(f"{where}: a machine's description is an object, not {type(document).__name__}")
     if isinstance(document.get("attrs"), dict):
         raise UsageError(f'{where}: this is an entry of a node-type index; the description is what is under "attrs"')
     if document and all(key.isdecimal() and isinstance(value, dict) for key, value in document.items()):
         raise UsageError(f"{where}: this is a node-type index, not the description of one machine")
-    found: dict[str, Any] = {}
+    attributes: dict[str, Any] = {}
     for key, value in document.items():
         if key not in ATTRIBUTES:
-            raise UsageError(f"{where}: unknown key {key[:60]!r}; {close_matches(key[:60], ATTRIBUTES)}")
+            raise UsageError(f"{where}: unknown key {quoted(key)}; {close_matches(key[:60], ATTRIBUTES)}")
         if value is not None and (checked := _checked(key, value, where)):
-            found[key] = checked
-    return MachineSpec(**found)
+            attributes[key] = checked
+    return MachineSpec(**attributes)
 
 
 def _checked(key: str, value: Any, where: str) -> str | int:
-    shown = repr(value) if len(repr(value)) <= 60 else repr(value)[:57] + "..."
     if key in _TEXTS:
-        if not isinstance(value, str) or len(value) > _LONGEST:
-            raise UsageError(f"{where}: {key}: {shown} is not a name")
+        if not isinstance(value, str) or len(value) > _MAX_CHARACTERS:
+            raise UsageError(f"{where}: {key}: {quoted(value)} is not a name")
         return value.strip()
     if type(value) is not int:
-        raise UsageError(f"{where}: {key}: {shown} is not a whole number")
-    if not 0 <= value <= _MOST:
-        raise UsageError(f"{where}: {key}: {shown} cannot be right")
+        raise UsageError(f"{where}: {key}: {quoted(value)} is not a whole number")
+    if not 0 <= value <= _MAX_NUMBER:
+        raise UsageError(f"{where}: {key}: {quoted(value)} cannot be right")
     return value

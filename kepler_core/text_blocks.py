@@ -1,4 +1,8 @@
-"""Texts that are much alike, kept small: a store may have ten thousand models' metadata in memory."""
+"""Compressed blocks of similar texts.
+
+A store may have the metadata of ten thousand models in memory. Compressed together with its neighbours,
+such a text takes a fraction of its size.
+"""
 
 from __future__ import annotations
 
@@ -7,35 +11,37 @@ from itertools import accumulate
 
 import attrs
 
-_FAST = 1
-_TEXTS = 8
-"""So many are compressed as one: more would take less memory, and longer to get one of them out."""
+_COMPRESSION_LEVEL = 1
+_TEXTS_PER_BLOCK = 8
+"""More texts per block would take less memory, but reading one of them would take longer."""
 
 
 @attrs.define(eq=False)
 class _Block:
-    """Texts that are compressed together, once there are `_TEXTS` of them."""
+    """Texts that are compressed together, once the block is full."""
 
     texts: list[bytes] = attrs.field(factory=list)
     packed: bytes = b""
     ends: tuple[int, ...] = ()
 
     def add(self, text: bytes) -> int:
-        """Its number in the block."""
+        """Add a text and return its number in the block."""
         self.texts.append(text)
         return len(self.texts) - 1
 
     @property
     def full(self) -> bool:
-        return len(self.texts) >= _TEXTS
+        return len(self.texts) >= _TEXTS_PER_BLOCK
 
     def close(self) -> None:
+        """Compress the texts."""
         self.ends = tuple(accumulate(map(len, self.texts)))
-        self.packed = zlib.compress(b"".join(self.texts), _FAST)
+        self.packed = zlib.compress(b"".join(self.texts), _COMPRESSION_LEVEL)
         self.texts = []
 
     def text(self, number: int) -> bytes:
-        # taken once: closing sets `packed` before it lets the texts go
+        # Another thread may close the block meanwhile. `close` sets `packed` before it empties `texts`,
+        # so reading `texts` once is safe without a lock.
         texts = self.texts
         if texts:
             return texts[number]
@@ -44,26 +50,27 @@ class _Block:
 
 @attrs.frozen(eq=False)
 class PackedText:
-    """A text, compressed together with others."""
+    """A text in a compressed block."""
 
     _block: _Block
     _number: int
 
     def unpack(self) -> bytes:
-        """The text."""
+        """Return the text."""
         return self._block.text(self._number)
 
 
 class Packer:
-    """Packs texts, those that come after each other together."""
+    """Packs texts into blocks, in the order in which they are added."""
 
     def __init__(self) -> None:
         self._block = _Block()
 
     def __call__(self, text: bytes) -> PackedText:
+        """Add a text. Until its block is full, it is stored uncompressed."""
         block = self._block
-        found = PackedText(block, block.add(text))
+        packed_text = PackedText(block, block.add(text))
         if block.full:
             block.close()
             self._block = _Block()
-        return found
+        return packed_text

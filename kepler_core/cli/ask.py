@@ -1,4 +1,4 @@
-"""`ask`: a question to a running estimator."""
+"""`ask`: send a request to a running estimator."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ import click
 from kepler_core.cli.output import json_option, print_json, print_table
 from kepler_core.client import DEFAULT_SOCKET, EstimatorClient
 from kepler_core.errors import UsageError
+from kepler_core.messages import quoted
 from kepler_core.vocabulary import OUTPUT_TYPES
 
 
 @click.command()
 @click.option("--metrics", metavar="A,B", required=True, help="Names of the features, per second.")
 @click.option(
-    "--values", metavar="1,2", required=True, multiple=True, help="One row of numbers; several times for several rows."
+    "--values", metavar="1,2", required=True, multiple=True, help="One row of numbers. Repeat it for more rows."
 )
-@click.option("--socket", "path", default=DEFAULT_SOCKET, show_default=True, help="Where the estimator listens.")
+@click.option("--socket", "path", default=DEFAULT_SOCKET, show_default=True, help="The estimator's socket.")
 @click.option("--output-type", type=click.Choice(OUTPUT_TYPES), default="AbsPower", show_default=True)
 @click.option("--source", default="rapl-sysfs", show_default=True, help="Energy source, or an alias of it.")
 @click.option("--trainer", default="", help="Only models of this trainer.")
-@click.option("--filter", "filter_", default="", metavar="mae:5;…", help="Only models with such errors.")
+@click.option("--filter", "filter_", default="", metavar="mae:5;…", help="Only models within these limits.")
 @json_option
 def ask(
     metrics: str,
@@ -55,5 +56,5 @@ def _row(text: str, width: int) -> list[float]:
     except ValueError:
         row = []
     if len(row) != width:
-        raise UsageError(f"--values {text[:60]!r}: expected {width} numbers, separated by commas")
+        raise UsageError(f"--values {quoted(text)}: expected {width} numbers, separated by commas")
     return row

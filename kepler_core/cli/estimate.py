@@ -1,4 +1,4 @@
-"""`estimate`: a stored model applied to a recording."""
+"""`estimate`: apply a stored model to a recording."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @click.option("--feature-group", help="Only models of this feature group.")
 @click.option("--trainer", help="Only models of this trainer.")
 @click.option("--pipeline", help="Only models of this pipeline.")
-@click.option("--vm", "use_vm_metrics", is_flag=True, help='From a VM\'s process-level metrics (job="vm").')
+@click.option("--vm", "use_vm_metrics", is_flag=True, help='Use a VM\'s process-level metrics (job="vm").')
 @click.option("-o", "--output", metavar="FILE", help="Write all estimates as CSV (- for standard output).")
 @json_option
 def estimate(
@@ -38,9 +38,10 @@ def estimate(
     output: str | None,
     as_json: bool,
 ) -> None:
-    """Apply the best fitting model of a store to a recording, and compare with what was measured.
+    """Apply the best matching model of a store to a recording, and compare it with the measured power.
 
-    AbsPower estimates a node's power, DynPower that of every container (compared by their sum).
+    AbsPower estimates the power of a node, DynPower the power of each container. Containers are compared
+    by their sum.
     """
     if output == "-" and as_json:
         raise UsageError("-o - and --json both write to standard output")
@@ -66,25 +67,25 @@ def estimate(
         trainer=trainer,
         portable=True,
     )
-    entry = catalogue.select(request).model
-    events().send("kepler_model_selected", model=entry.metadata)
-    found = apply(entry, observations)
+    model = catalogue.select(request).model
+    events().send("kepler_model_selected", model=model.metadata)
+    estimated = apply(model, observations)
     if output is not None:
-        _write(found, output)
+        _write(estimated, output)
     if output == "-":
         return
     if as_json:
-        print_json(found.summary())
+        print_json(estimated.summary())
     else:
-        _print(found.summary())
+        _print(estimated.summary())
 
 
-def _write(found: Estimate, output: str) -> None:
+def _write(estimated: Estimate, output: str) -> None:
     import sys
 
     try:
-        # a milliwatt is the wire's resolution; times are in the index and stay as they are
-        found.frame.round(3).to_csv(sys.stdout if output == "-" else output)
+        # Kepler's resolution is a milliwatt. The timestamps are in the index, which is not rounded.
+        estimated.frame.round(3).to_csv(sys.stdout if output == "-" else output)
     except OSError as error:
         if isinstance(error, BrokenPipeError):
             raise

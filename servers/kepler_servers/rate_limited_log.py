@@ -1,45 +1,42 @@
-"""Log lines about what clients send: one line each, each once, and not more than a disk can take."""
+"""A log for messages that clients cause: each message once, with a limit per minute."""
 
 from __future__ import annotations
 
 import logging
 import time
 
-_MOST_KNOWN = 200
-_MOST_A_MINUTE = 30
-_LONGEST = 500
+from kepler_core.messages import printable
+
+MAX_REMEMBERED_MESSAGES = 200
+"""Beyond this number of different messages the memory is cleared, and messages may be logged again."""
+MAX_MESSAGES_PER_MINUTE = 30
+"""A hostile client could otherwise fill the disk with different messages."""
 
 
 class RateLimitedLog:
-    """Logs a message the first time that it comes, and only so many different ones in a minute."""
+    """Logs each message only the first time, and at most `MAX_MESSAGES_PER_MINUTE` messages."""
 
-    def __init__(self, log: logging.Logger) -> None:
-        self._log = log
-        self._known: set[str] = set()
-        self._minute = 0.0
-        self._said = 0
-        self._unsaid = 0
+    def __init__(self, logger: logging.Logger) -> None:
+        self._logger = logger
+        self._remembered: set[str] = set()
+        self._minute_started = 0.0
+        self._logged = 0
+        self._suppressed = 0
 
-    def say(self, message: str, level: int = logging.WARNING) -> None:
-        """Log it, without line ends or other control characters."""
-        if message in self._known:
+    def log(self, message: str, level: int = logging.WARNING) -> None:
+        """Log a message as one printable line, unless it was logged before or the limit is reached."""
+        if message in self._remembered:
             return
-        if len(self._known) >= _MOST_KNOWN:
-            self._known.clear()
-        self._known.add(message)
+        if len(self._remembered) >= MAX_REMEMBERED_MESSAGES:
+            self._remembered.clear()
+        self._remembered.add(message)
         now = time.monotonic()
-        if now - self._minute >= 60.0:
-            if self._unsaid:
-                self._log.warning("%d other messages were not logged", self._unsaid)
-            self._minute, self._said, self._unsaid = now, 0, 0
-        if self._said >= _MOST_A_MINUTE:
-            self._unsaid += 1
+        if now - self._minute_started >= 60.0:
+            if self._suppressed:
+                self._logger.warning("%d other messages were not logged", self._suppressed)
+            self._minute_started, self._logged, self._suppressed = now, 0, 0
+        if self._logged >= MAX_MESSAGES_PER_MINUTE:
+            self._suppressed += 1
             return
-        self._said += 1
-        self._log.log(level, "%s", printable(message))
-
-
-def printable(text: str) -> str:
-    """A text on one line, cut where it is long."""
-    shown = "".join(c if c.isprintable() else " " for c in text[:_LONGEST])
-    return shown if len(text) <= _LONGEST else shown + "…"
+        self._logged += 1
+        self._logger.log(level, "%s", printable(message))

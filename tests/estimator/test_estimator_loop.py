@@ -1,4 +1,4 @@
-"""Requests that wait for a model are held within limits, too."""
+"""Limits of the event loop for requests that wait for a model."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from typing import Any
 import pytest
 
 from kepler_servers.estimator import loop as loop_module
-from kepler_servers.estimator.answers import Answers
-from kepler_servers.estimator.counters import Figures
-from kepler_servers.estimator.keeper import ModelKeeper
+from kepler_servers.estimator.counters import Counters
 from kepler_servers.estimator.listening import listen
 from kepler_servers.estimator.loop import Loop
+from kepler_servers.estimator.model_cache import ModelCache
+from kepler_servers.estimator.request_handler import RequestHandler
 
 ROWS = 50
 
 
 @pytest.fixture
 def loop(tmp_path: Path) -> Iterator[Loop]:
-    """One whose keeper's thread is never started: every model is still being looked for."""
-    keeper = ModelKeeper([], machine_spec={}, refresh_seconds=60.0, found=lambda: None)
-    figures = Figures()
-    answers = Answers(keeper, figures, reply_limit=4096, about={})
-    listening = listen([str(tmp_path / "e.sock")])
-    yield Loop(listening, answers, figures)
-    for found in listening:
-        found.close()
+    """A loop whose model cache has no thread: the search for a model never ends."""
+    cache = ModelCache([], machine_spec={}, refresh_seconds=60.0, on_search_end=lambda: None)
+    counters = Counters()
+    handler = RequestHandler(cache, counters, reply_limit=4096, about={})
+    sockets = listen([str(tmp_path / "e.sock")])
+    yield Loop(sockets, handler, counters)
+    for listening in sockets:
+        listening.close()
 
 
 def ask(loop: Loop, tmp_path: Path) -> socket.socket:
-    """A client that has sent its request."""
+    """Connect a client and send its request."""
     client = socket.socket(socket.AF_UNIX)
     client.connect(str(tmp_path / "e.sock"))
     client.sendall(
@@ -46,35 +46,39 @@ def ask(loop: Loop, tmp_path: Path) -> socket.socket:
             }
         ).encode()
     )
-    loop._once()
+    loop._poll()
     return client
 
 
-def reply(client: socket.socket) -> dict[str, Any] | None:
-    """What it was answered; None if it still waits."""
+def reply_to(client: socket.socket) -> dict[str, Any] | None:
+    """Return the reply to a client; None if its request is still pending."""
     client.setblocking(False)
     try:
-        found: dict[str, Any] = json.loads(client.recv(4096))
+        reply: dict[str, Any] = json.loads(client.recv(4096))
     except BlockingIOError:
         return None
-    assert "still being looked for" in found["msg"]
-    assert found["powers"] == {"package": [0] * ROWS}
-    return found
+    assert "still being looked for" in reply["msg"]
+    assert reply["powers"] == {"package": [0] * ROWS}
+    return reply
 
 
-def test_too_much_that_waits(loop: Loop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pending_requests_beyond_the_limit_of_bytes_are_answered_oldest_first(
+    loop: Loop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(loop_module, "MAX_HELD_BYTES", 3 * ROWS * 8)
     clients = [ask(loop, tmp_path) for _ in range(5)]
-    assert [reply(client) is not None for client in clients] == [True, True, False, False, False]
-    clients[2].close()  # who goes makes room
-    loop._once()
+    assert [reply_to(client) is not None for client in clients] == [True, True, False, False, False]
+    clients[2].close()  # makes room for the next one
+    loop._poll()
     clients.append(ask(loop, tmp_path))
-    assert [reply(client) is not None for client in clients[3:]] == [False, False, False]
-    assert loop._held_waiting == 3 * ROWS * 8
+    assert [reply_to(client) is not None for client in clients[3:]] == [False, False, False]
+    assert loop._held_pending == 3 * ROWS * 8
 
 
-def test_too_many_that_wait(loop: Loop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pending_requests_beyond_the_limit_of_connections_are_answered_oldest_first(
+    loop: Loop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(loop_module, "MAX_CONNECTIONS", 3)
     clients = [ask(loop, tmp_path) for _ in range(5)]
-    assert [reply(client) is not None for client in clients] == [True, True, False, False, False]
+    assert [reply_to(client) is not None for client in clients] == [True, True, False, False, False]
     assert len(loop._connections) == 3

@@ -12,11 +12,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from kepler_servers.estimator.request import (
-    MAX_CHARACTERS,
+    MAX_NAMES_CHARACTERS,
+    MAX_PER_SECOND,
     MAX_ROWS,
-    MOST_PER_SECOND,
     Command,
-    UnanswerableError,
+    InvalidRequestError,
     WattsRequest,
     read_watts_request,
 )
@@ -45,7 +45,7 @@ def check(found: WattsRequest) -> None:
     assert found.values.shape[1] == len(found.metrics)
     assert np.isfinite(found.values).all()
     assert (found.values >= 0).all()
-    assert (found.values <= MOST_PER_SECOND).all()
+    assert (found.values <= MAX_PER_SECOND).all()
     assert not found.values[found.invalid].any()
     assert len(set(found.metrics)) == len(found.metrics)
     assert found.key.output_type in ("AbsPower", "DynPower")
@@ -72,7 +72,7 @@ SHIFTED = [
 def test_numbers_do_not_move_to_another_row(rows: str) -> None:
     try:
         found = read(with_rows(rows))
-    except UnanswerableError:
+    except InvalidRequestError:
         with pytest.raises(json.JSONDecodeError):
             json.loads(with_rows(rows))
         return
@@ -235,7 +235,9 @@ REFUSED: dict[str, tuple[bytes, str, str | None, int]] = {
     "a long source": (body(source="s" * (MAX_TEXT + 1)), "characters", "AbsPower", 2),
     "a long trainer": (body(trainer_name="s" * (MAX_TEXT + 1)), "characters", "AbsPower", 2),
     "a long filter": (body(filter="s" * (MAX_TEXT + 1)), "characters", "AbsPower", 2),
-    "long metrics": (body(metrics=[f"{n:0500}" for n in range(21)]), f"{MAX_CHARACTERS} characters", "AbsPower", 2),
+    "long metrics": (
+        body(metrics=[f"{n:0500}" for n in range(21)]), f"{MAX_NAMES_CHARACTERS} characters", "AbsPower", 2,
+    ),
     "not JSON": (b"{metrics}", "not a JSON object", None, 0),
     "not UTF-8": (b'{"metrics":["\xff"]}', "not a JSON object", None, 0),
     "not UTF-8 in a name that is not ours": (b'{"\xc3\x28":1}', "", None, 0),
@@ -248,7 +250,7 @@ REFUSED: dict[str, tuple[bytes, str, str | None, int]] = {
 
 @pytest.mark.parametrize(("content", "message", "output_type", "rows"), REFUSED.values(), ids=REFUSED.keys())
 def test_what_cannot_be_answered_says_why(content: bytes, message: str, output_type: str | None, rows: int) -> None:
-    with pytest.raises(UnanswerableError) as caught:
+    with pytest.raises(InvalidRequestError) as caught:
         read_watts_request(content)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -262,7 +264,7 @@ def test_the_reason_is_the_same_where_a_row_is_wrong_too(
     """What only a lenient reader takes does not hide what is wrong besides."""
     if b"[[1, 2.5], [0, 0]]" not in content:
         pytest.skip("it has not these rows")
-    with pytest.raises(UnanswerableError) as caught:
+    with pytest.raises(InvalidRequestError) as caught:
         read_watts_request(content.replace(b"[[1, 2.5], [0, 0]]", b"[[NaN, 2.5], [0, 0]]"))
     assert message in str(caught.value)
     assert (caught.value.output_type, caught.value.rows) == (output_type, rows)
@@ -270,7 +272,7 @@ def test_the_reason_is_the_same_where_a_row_is_wrong_too(
 
 @pytest.mark.parametrize("content", [b"", b" ", b"[]", b"null", b"1", b'"a"', b"[[1]]", b"NaN", b"\xef\xbb\xbf{}"])
 def test_no_object_at_all(content: bytes) -> None:
-    with pytest.raises(UnanswerableError):
+    with pytest.raises(InvalidRequestError):
         read_watts_request(content)
 
 
@@ -286,7 +288,7 @@ def test_as_many_rows_and_metrics_as_there_may_be() -> None:
 def read_or_refuse(content: bytes) -> None:
     try:
         found = read_watts_request(content)
-    except UnanswerableError:
+    except InvalidRequestError:
         return
     if isinstance(found, WattsRequest):
         check(found)
@@ -347,7 +349,7 @@ def test_any_rows_are_right_or_invalid(rows: list[Any]) -> None:
         if not (isinstance(row, list) and len(row) == 2):
             return False
         return all(
-            isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= MOST_PER_SECOND
+            isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= MAX_PER_SECOND
             for value in row
         )
 

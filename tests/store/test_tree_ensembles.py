@@ -18,9 +18,9 @@ from xgboost import XGBRegressor
 
 from kepler_core.arrays import SingleArray
 from kepler_core.errors import ModelError
-from kepler_plugins.model_formats.leaf_masks import MAX_LEAVES, LeafMasks, SeveralLeafMasks, leaf_masks
+from kepler_plugins.model_formats.leaf_masks import MAX_LEAVES, JointLeafMasks, LeafMasks, leaf_masks
 from kepler_plugins.model_formats.onnx_graph import OnnxFormat, OnnxPredictor
-from kepler_plugins.model_formats.step_table import MAX_CELLS, StepTable, StepTables, step_table
+from kepler_plugins.model_formats.step_table import MAX_CELLS, JointStepTables, StepTable, step_table
 from kepler_plugins.model_formats.tree_ensemble import read_trees
 
 _FORMAT = OnnxFormat()
@@ -172,7 +172,7 @@ def test_several_tables_together_are_each_of_them(features: int, data: st.DataOb
         tables.append(StepTable(edges, np.random.default_rng(len(tables)).random(shape, dtype=np.float32)))
     every = np.arange(-4.0, 4.5, 0.5, dtype=np.float32)
     X = np.stack(np.meshgrid(*[every] * features), axis=-1).reshape(-1, features)
-    found = StepTables(tables).predict(X)
+    found = JointStepTables(tables).predict(X)
     assert found.dtype == np.float64
     assert found.tolist() == [table.predict(X).tolist() for table in tables]
 
@@ -188,7 +188,7 @@ def test_masks_of_several_together_are_each_of_them() -> None:
     points = np.concatenate([rows(3, 4), *(np.column_stack(around(one, 3)[:1] * 3) for one in [*small, large])])
     for contents in (small, [large, *small], [large], [large, large]):
         joint = _FORMAT.join([_FORMAT.load_resident(content, names) for content in contents])
-        assert isinstance(joint, SeveralLeafMasks)
+        assert isinstance(joint, JointLeafMasks)
         for some in (points, points[:1], points[:128], points[:129]):
             found = joint.predict(some)
             assert found.dtype == np.float64

@@ -1,1 +1,1 @@
-"""How fitted models are written without pickle."""
+"""Model formats: how fitted regressors are stored without pickle, and how they are evaluated."""

@@ -1,7 +1,8 @@
-"""A tree ensemble over one or two features as the table that it is.
+"""Evaluates a tree ensemble over one or two features as a table.
 
-Such an ensemble is constant in every cell of the grid that its thresholds make. So the whole function
-is one number per cell, exactly, and a prediction is one search per feature instead of a hundred trees.
+Such an ensemble is constant in each cell of the grid that its thresholds form. So a table with one number
+per cell is exactly the same function, and a prediction is one search per feature instead of a walk
+through a hundred trees.
 """
 
 from __future__ import annotations
@@ -11,82 +12,83 @@ from collections.abc import Sequence
 import numpy as np
 
 from kepler_core.arrays import FloatArray, IndexArray, SingleArray
-from kepler_plugins.model_formats.tree_ensemble import Trees, merged
+from kepler_plugins.model_formats.tree_ensemble import Trees, merge_edges
 
 MAX_CELLS = 1_000_000
-"""Larger tables take more memory (4 bytes a cell) than they are worth."""
-MAX_WORK = 500_000_000
-"""Cells that may be written while the table is made."""
+"""Larger tables are not worth their memory (4 bytes per cell)."""
+MAX_CELL_WRITES = 500_000_000
+"""Upper bound of cells × trees, to bound the time for building a table."""
 
 
 class StepTable:
-    """Predicts what the tree ensemble predicts."""
+    """A tree ensemble as a table. Predicts exactly what the ensemble predicts."""
 
     def __init__(self, edges: list[SingleArray], cells: SingleArray) -> None:
-        """`edges` are per feature the values up to and including which a cell reaches, rising; `cells`
-        has one more in each direction."""
+        """`edges`: per feature the upper ends of the cells, inclusive and ascending. `cells` has one more
+        cell than edges in each direction."""
         self.edges = edges
         self.cells = cells
 
     def predict(self, X: SingleArray) -> FloatArray:
-        at = self.edges[0].searchsorted(X[:, 0])
+        position = self.edges[0].searchsorted(X[:, 0])
         if len(self.edges) > 1:
-            at = at * self.cells.shape[1] + self.edges[1].searchsorted(X[:, 1])
-        return self.cells.take(at).astype(np.float64)
+            position = position * self.cells.shape[1] + self.edges[1].searchsorted(X[:, 1])
+        return self.cells.take(position).astype(np.float64)
 
 
-class StepTables:
-    """Several tables of the same features, with one search per feature for all of them."""
+class JointStepTables:
+    """Tables over the same features, one per component, with one search per feature for all of them."""
 
     def __init__(self, tables: Sequence[StepTable]) -> None:
         self._cells = np.concatenate([table.cells.reshape(-1) for table in tables])
         starts = np.cumsum([0, *(table.cells.size for table in tables)])[:-1]
         self._edges: list[SingleArray] = []
-        # per feature: where a cell of all edges together is in each table; the sum over the features is
-        # the place in `_cells`
-        self._places: list[IndexArray] = []
+        self._positions: list[IndexArray] = []
+        """Per feature, table and interval between the merged edges: an offset. The sum of the features'
+        offsets is the position in `_cells`."""
         for feature in range(len(tables[0].edges)):
-            edges, places = merged([table.edges[feature] for table in tables])
+            edges, positions = merge_edges([table.edges[feature] for table in tables])
             if feature == 0:
-                places = places * [[table.cells.shape[1]] for table in tables] + starts[:, None]
+                positions = positions * [[table.cells.shape[1]] for table in tables] + starts[:, None]
             self._edges.append(edges)
-            self._places.append(places)
+            self._positions.append(positions)
 
     def predict(self, X: SingleArray) -> FloatArray:
-        at = self._places[0].take(self._edges[0].searchsorted(X[:, 0]), axis=1)
+        """Return watts, shape (components, rows)."""
+        position = self._positions[0].take(self._edges[0].searchsorted(X[:, 0]), axis=1)
         if len(self._edges) > 1:
-            at += self._places[1].take(self._edges[1].searchsorted(X[:, 1]), axis=1)
-        return self._cells.take(at).astype(np.float64)
+            position += self._positions[1].take(self._edges[1].searchsorted(X[:, 1]), axis=1)
+        return self._cells.take(position).astype(np.float64)
 
 
 def step_table(trees: Trees) -> StepTable | None:
-    """The table of an ensemble over one or two features; None for more, and if it would be too large."""
+    """Return an ensemble as a table; None if it has more than two features or the table would be too large."""
     n_features = trees.n_features
     if n_features not in (1, 2):
         return None
     edges = trees.thresholds()
     shape = (len(edges[0]) + 1, len(edges[1]) + 1 if n_features > 1 else 1)
-    if shape[0] * shape[1] > MAX_CELLS or shape[0] * shape[1] * len(trees.roots) > MAX_WORK:
+    if shape[0] * shape[1] > MAX_CELLS or shape[0] * shape[1] * len(trees.roots) > MAX_CELL_WRITES:
         return None
-    index = [{value: i for i, value in enumerate(values.tolist())} for values in edges]
-    # single precision, tree after tree, the base last: as ONNX Runtime adds them up
+    interval_of = [{edge: i for i, edge in enumerate(of_feature.tolist())} for of_feature in edges]
+    # In single precision, tree after tree and the base last: ONNX Runtime adds them in this order.
     cells = np.zeros(shape, dtype=np.float32)
     for root in trees.roots:
-        todo = [(root, 0, shape[0], 0, shape[1])]
-        while todo:
-            node, top, bottom, left, right = todo.pop()
+        stack = [(root, 0, shape[0], 0, shape[1])]  # a node, and the cells that reach it
+        while stack:
+            node, top, bottom, left, right = stack.pop()
             if top >= bottom or left >= right:
                 continue
             if trees.true[node] < 0:
                 cells[top:bottom, left:right] += trees.weight.get(node, np.float32(0.0))
                 continue
             feature = trees.feature[node]
-            cut = index[feature][trees.edge[node]] + 1
+            cut = interval_of[feature][trees.edge[node]] + 1
             if feature == 0:
-                todo.append((trees.true[node], top, min(bottom, cut), left, right))
-                todo.append((trees.false[node], max(top, cut), bottom, left, right))
+                stack.append((trees.true[node], top, min(bottom, cut), left, right))
+                stack.append((trees.false[node], max(top, cut), bottom, left, right))
             else:
-                todo.append((trees.true[node], top, bottom, left, min(right, cut)))
-                todo.append((trees.false[node], top, bottom, max(left, cut), right))
+                stack.append((trees.true[node], top, bottom, left, min(right, cut)))
+                stack.append((trees.false[node], top, bottom, max(left, cut), right))
     cells += trees.base
     return StepTable(edges, cells)

@@ -1,4 +1,4 @@
-"""Linear weights and curves as plain JSON."""
+"""The model format `weights`: linear models and curves as JSON."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kepler_core.errors import ModelError
 
 
 class Linear(msgspec.Struct, tag="linear", forbid_unknown_fields=True):
-    """bias + Σ weights · x, x scaled."""
+    """A linear model: bias + Σ weights · x over scaled features x."""
 
     weights: dict[str, float]
     bias: float
@@ -28,7 +28,7 @@ class Linear(msgspec.Struct, tag="linear", forbid_unknown_fields=True):
 
 
 class Curve(msgspec.Struct, tag="curve", forbid_unknown_fields=True):
-    """Kepler's curve of this name over one scaled feature."""
+    """One of Kepler's curves over one scaled feature."""
 
     curve: str
     feature: str
@@ -58,31 +58,32 @@ CURVES: dict[str, tuple[int, Any]] = {
     "exponential": (3, _exponential),
     "logistic": (4, _logistic),
 }
-"""Name -> number of weights, formula (the order of the weights is Kepler's)."""
+"""Number of weights and formula by name. Kepler defines the order of the weights."""
 
-# Which of a curve's weights multiply x, and which are a place on the x axis.
-_PER_X: dict[str, tuple[int, ...]] = {"logarithmic": (1,), "exponential": (1,), "logistic": (2,)}
-_ON_X: dict[str, tuple[int, ...]] = {"logarithmic": (), "exponential": (), "logistic": (1,)}
+_FACTORS_OF_X: dict[str, tuple[int, ...]] = {"logarithmic": (1,), "exponential": (1,), "logistic": (2,)}
+"""Indices of the weights that x is multiplied with."""
+_POSITIONS_ON_X: dict[str, tuple[int, ...]] = {"logarithmic": (), "exponential": (), "logistic": (1,)}
+"""Indices of the weights that are positions on the x axis."""
 
 
 @attrs.frozen(eq=False)
 class LinearPredictor:
-    """Σ weights · x + bias in double precision, of one component or of several together."""
+    """Evaluates Σ weights · x + bias in double precision, for one component or for several together."""
 
     coefficients: FloatArray
-    """Shape (features,), or (components, features)."""
+    """Shape (features,) for one component, (components, features) for several."""
     bias: FloatArray
-    """Shape (), or (components, 1)."""
+    """Shape () for one component, (components, 1) for several."""
 
     def predict(self, X: SingleArray) -> FloatArray:
-        found: FloatArray = self.coefficients @ X.T.astype(np.float64)
-        found += self.bias
-        return found
+        watts: FloatArray = self.coefficients @ X.T.astype(np.float64)
+        watts += self.bias
+        return watts
 
 
 @attrs.frozen(eq=False)
 class CurvePredictor:
-    """A curve over one column."""
+    """Evaluates a curve over one column."""
 
     curve: Callable[..., FloatArray]
     column: int
@@ -93,23 +94,24 @@ class CurvePredictor:
 
 
 class WeightsFormat(ModelFormat):
-    """JSON weights for regressors with `coef_` and `intercept_`, and for Kepler's curves."""
+    """Stores regressors with `coef_` and `intercept_`, and Kepler's curves, as JSON weights."""
 
     suffix = ".json"
 
     def supports(self, regressor: Regressor) -> bool:
         if hasattr(regressor, "curve"):
             return regressor.curve in CURVES
-        # a linear model says so by its attributes; kernels and pipelines have no flat coef_
+        # Linear models have these attributes. Kernel models and pipelines have no flat coef_.
         return np.ndim(getattr(regressor, "coef_", 0)) == 1 and np.ndim(getattr(regressor, "intercept_", [])) == 0
 
     def dump(self, regressor: Regressor, features: Sequence[str], X: SingleArray) -> bytes:
-        found: Any = regressor
-        if hasattr(found, "curve"):
-            weights: Linear | Curve = Curve(found.curve, features[found.column], [float(w) for w in found.weights(1.0)])
+        fitted: Any = regressor  # of a type that `supports` accepts
+        if hasattr(fitted, "curve"):
+            numbers = [float(weight) for weight in fitted.weights(1.0)]
+            weights: Linear | Curve = Curve(fitted.curve, features[fitted.column], numbers)
         else:
-            by_name = dict(zip(features, map(float, found.coef_), strict=True))
-            weights = Linear(by_name, float(found.intercept_))
+            by_name = dict(zip(features, map(float, fitted.coef_), strict=True))
+            weights = Linear(by_name, float(fitted.intercept_))
         if not np.isfinite(weights.numbers()).all():
             raise ModelError("a weight is not finite")
         return msgspec.json.encode(weights)
@@ -118,11 +120,12 @@ class WeightsFormat(ModelFormat):
         return self._decoded(content, features).predictor(features)
 
     def join(self, predictors: Sequence[Predictor]) -> JointPredictor | None:
-        lines = [predictor for predictor in predictors if isinstance(predictor, LinearPredictor)]
-        if len(lines) < len(predictors):
+        linear = [predictor for predictor in predictors if isinstance(predictor, LinearPredictor)]
+        if len(linear) < len(predictors):
             return None
         return LinearPredictor(
-            np.array([line.coefficients for line in lines]), np.array([[float(line.bias)] for line in lines])
+            np.array([predictor.coefficients for predictor in linear]),
+            np.array([[float(predictor.bias)] for predictor in linear]),
         )
 
     def weights(self, content: bytes, features: Sequence[str], scale: Mapping[str, float]) -> dict[str, Any]:
@@ -136,13 +139,13 @@ class WeightsFormat(ModelFormat):
                     "Numerical_Variables": numerical,
                 }
             }
-        unit = scale[weights.feature]
+        feature_scale = scale[weights.feature]
         curve = list(weights.weights)
-        for at in _PER_X[weights.curve]:
-            curve[at] /= unit
-        for at in _ON_X[weights.curve]:
-            curve[at] *= unit
-        # The weights are for x in its own unit; a scale of 1 makes x / scale the same thing.
+        for index in _FACTORS_OF_X[weights.curve]:
+            curve[index] /= feature_scale
+        for index in _POSITIONS_ON_X[weights.curve]:
+            curve[index] *= feature_scale
+        # These weights are for the unscaled x, so Kepler must divide it by 1.
         return {
             "All_Weights": {
                 "Categorical_Variables": {},

@@ -13,7 +13,7 @@ from kepler_core.errors import UsageError
 
 if TYPE_CHECKING:
     from kepler_core.configuration import Configuration
-    from kepler_servers.estimator.origins import Origin
+    from kepler_servers.estimator.model_providers import ModelProvider
 
 _INIT_KEYS = tuple(
     f"{level}_{kind}_INIT_URL" for level in ("NODE", "CONTAINER", "PROCESS") for kind in ("TOTAL", "COMPONENTS")
@@ -21,24 +21,26 @@ _INIT_KEYS = tuple(
 
 
 @click.command("estimator")
-@click.option("--socket", "path", metavar="PATH", help="Listen there only.  [default: /tmp/estimator.sock and .socket]")
+@click.option(
+    "--socket", "path", metavar="PATH", help="Listen on this path only.  [default: /tmp/estimator.sock and .socket]"
+)
 @click.option("-s", "--store", metavar="DIR|URL", help="The model store.  [key: MODEL_PATH]")
-@click.option("--model-server", metavar="URL", help="Ask this server first.  [key: MODEL_SERVER_URL]")
-@click.option("--machine-spec", metavar="FILE", help="This machine's description as JSON.  [default: found out]")
+@click.option("--model-server", metavar="URL", help="Get models from this server first.  [key: MODEL_SERVER_URL]")
+@click.option("--machine-spec", metavar="FILE", help="This machine's description as JSON.  [default: discovered]")
 @click.option("--config-dir", metavar="DIR", help="Folder with one file per key.  [variable: CONFIG_PATH]")
 @click.option(
     "--reply-limit",
     type=click.IntRange(0),
     default=4096,
     show_default=True,
-    help="Longest reply in bytes: Kepler reads once, and no more than 4096. 0: no limit.",
+    help="Longest reply in bytes; Kepler reads at most 4096. 0: no limit.",
 )
 @click.option(
     "--refresh",
     type=click.FloatRange(1),
     default=120.0,
     show_default=True,
-    help="Seconds until a model is asked for again.",
+    help="Seconds between two searches for a better model.",
 )
 @click.option("--metrics-port", type=click.IntRange(0, 65535), help="Serve Prometheus metrics on this TCP port.")
 @click.pass_context
@@ -55,90 +57,91 @@ def estimator(
 ) -> None:
     """Answer Kepler's requests for watts over a unix socket.
 
-    Models come from the model server, else from the configured URLs, else from the store; whatever is
-    unreachable is asked again, and the last good model answers meanwhile. `kepler-model estimator
-    status` shows what is in use.
+    The estimator gets its models from the model server, else from the configured URLs, else from the
+    store. If one of them does not answer, the estimator retries, and the last good model stays in use.
+    `kepler-model estimator status` shows the models in use.
 
     \b
     Keys that are read from the environment or the configuration folder, besides those below:
-      MODEL_SERVER_ENABLE          false: do not ask the server that MODEL_SERVER_URL names
+      MODEL_SERVER_ENABLE          false: ignore MODEL_SERVER_URL
       MODEL_SERVER_MODEL_REQ_PATH  path of its model request (/model)
       NODE_TOTAL_INIT_URL, NODE_COMPONENTS_INIT_URL, CONTAINER_… or PROCESS_…
                                    model archives (zip) by level and kind
-      ERROR_KEY                    the error that models of the store are compared by (mae)
+      ERROR_KEY                    error by which models of the store are compared (mae)
     """
     import logging
 
     from kepler_core.configuration import Configuration
-    from kepler_servers.estimator.answers import Answers
-    from kepler_servers.estimator.counters import Figures
-    from kepler_servers.estimator.keeper import ModelKeeper
+    from kepler_core.logs import configure_logging
+    from kepler_servers.estimator.counters import Counters
     from kepler_servers.estimator.listening import DEFAULT_PATHS, listen
     from kepler_servers.estimator.loop import Loop
+    from kepler_servers.estimator.model_cache import ModelCache
+    from kepler_servers.estimator.request_handler import RequestHandler
 
     verbose = bool(context.find_root().params.get("verbose"))
-    logging.basicConfig(
-        level=logging.DEBUG if verbose else logging.INFO, format="%(asctime)s %(levelname)s %(message)s", force=True
-    )
+    configure_logging(logging.DEBUG if verbose else logging.INFO)
     configuration = Configuration(config_dir)
-    origins = _origins(configuration, model_server, configuration.text("MODEL_PATH", store))
+    providers = _providers(configuration, model_server, configuration.text("MODEL_PATH", store))
     spec = machine(machine_spec)
     sockets = listen([path] if path is not None else DEFAULT_PATHS)
     try:
-        figures = Figures()
-        keeper = ModelKeeper(origins, machine_spec=spec, refresh_seconds=refresh, found=lambda: loop.wake())
+        counters = Counters()
+        cache = ModelCache(providers, machine_spec=spec, refresh_seconds=refresh, on_search_end=lambda: loop.wake())
         about: dict[str, Any] = {
-            "sockets": [str(found.path) for found in sockets],
-            "origins": [origin.name for origin in origins],
+            "sockets": [str(listening.path) for listening in sockets],
+            "origins": [provider.name for provider in providers],
             "machine_spec": spec,
             "pid": os.getpid(),
         }
-        answers = Answers(keeper, figures, reply_limit=reply_limit, about=about)
-        loop = Loop(sockets, answers, figures)
+        handler = RequestHandler(cache, counters, reply_limit=reply_limit, about=about)
+        loop = Loop(sockets, handler, counters)
         if metrics_port is not None:
             from kepler_servers.estimator.metrics import serve_metrics
 
-            serve_metrics(metrics_port, answers)
+            serve_metrics(metrics_port, handler)
         log = logging.getLogger(__name__)
         log.info("listening on %s", ", ".join(about["sockets"]))
-        if not origins:
+        if not providers:
             log.warning("no model server, URL or store is configured: there are no models to answer with")
-        keeper.start()
+        cache.start()
         loop.run()
-        keeper.stop()
+        cache.stop()
     finally:
-        for found in sockets:
-            found.close()
+        for listening in sockets:
+            listening.close()
 
 
-def _origins(configuration: Configuration, model_server: str | None, store: str | None) -> list[Origin]:
-    origins: list[Origin] = []
+def _providers(configuration: Configuration, model_server: str | None, store: str | None) -> list[ModelProvider]:
+    """Return the configured providers in the order in which the cache asks them."""
+    providers: list[ModelProvider] = []
     url = configuration.text("MODEL_SERVER_URL", model_server)
-    enabled = configuration.flag("MODEL_SERVER_ENABLE")
-    if enabled is None:
-        enabled = True
-    init = {key: found for key in _INIT_KEYS if (found := configuration.text(key)) is not None}
-    if (url is not None and (enabled or model_server is not None)) or init:
-        from kepler_servers.estimator.remote_origins import ModelServerOrigin, UrlOrigin
-        from kepler_servers.estimator.unhurried import Unhurried
+    # The key MODEL_SERVER_ENABLE applies to the key MODEL_SERVER_URL, not to the option.
+    if model_server is None and configuration.flag("MODEL_SERVER_ENABLE") is False:
+        url = None
+    init_urls = {key: text for key in _INIT_KEYS if (text := configuration.text(key)) is not None}
+    if url is not None or init_urls:
+        from kepler_servers.estimator.remote_providers import ModelServerProvider, UrlProvider
+        from kepler_servers.estimator.time_limited_provider import TimeLimitedProvider
 
-        if url is not None and (enabled or model_server is not None):
-            origins.append(Unhurried(ModelServerOrigin(_request_url(url, configuration))))
-        if init:
-            origins.append(Unhurried(UrlOrigin(init)))
+        if url is not None:
+            providers.append(TimeLimitedProvider(ModelServerProvider(_request_url(url, configuration))))
+        if init_urls:
+            providers.append(TimeLimitedProvider(UrlProvider(init_urls)))
     if store is not None:
         from kepler_core.store import open_store
         from kepler_profiler.similarity import SpecTable
-        from kepler_servers.estimator.origins import StoreOrigin
+        from kepler_servers.estimator.model_providers import StoreProvider
         from kepler_servers.live_catalogue import LiveCatalogue
 
         error_key = configuration.text("ERROR_KEY") or "mae"
         live = LiveCatalogue(open_store(store), compare=SpecTable, error_key=error_key, serving=False)
-        origins.append(StoreOrigin(live))
-    return origins
+        providers.append(StoreProvider(live))
+    return providers
 
 
 def _request_url(url: str, configuration: Configuration) -> str:
+    """Return the URL of the model server's model request. Raises `UsageError`."""
     from urllib.parse import urlsplit
 
     parts = urlsplit(url)
@@ -149,7 +152,7 @@ def _request_url(url: str, configuration: Configuration) -> str:
 
 
 def machine(name: str | None) -> dict[str, Any]:
-    """The machine that models are chosen for: as the file describes it, else this one."""
+    """Return the description of the machine that models are selected for: a file's, else this machine's."""
     if name is None:
         from kepler_profiler.machine import discover
 
@@ -165,35 +168,35 @@ def estimator_commands() -> None:
 
 
 @estimator_commands.command()
-@click.option("--socket", "path", default=DEFAULT_SOCKET, show_default=True, help="Where the estimator listens.")
+@click.option("--socket", "path", default=DEFAULT_SOCKET, show_default=True, help="The estimator's socket.")
 @json_option
 def status(path: str, as_json: bool) -> None:
-    """Which models answer, where they are from, and what was counted."""
-    found = EstimatorClient(path).status()
+    """Show the models in use, their sources and the counters."""
+    report = EstimatorClient(path).status()
     if as_json:
-        print_json(found)
+        print_json(report)
         return
-    requests = found["requests"]
-    latency = found["latency_ms"]
-    click.echo(f"up {found['uptime_seconds']:g} s, listening on {', '.join(found['sockets'])}")
-    click.echo(f"models from: {', '.join(found['origins']) or 'nowhere'}")
-    took = f"; median {latency['p50']:g} ms, p99 {latency['p99']:g} ms" if latency else ""
-    click.echo(f"{requests['answered']} requests answered, {requests['failed']} without an answer{took}")
-    for key, what in (
+    requests = report["requests"]
+    latency = report["latency_ms"]
+    click.echo(f"up {report['uptime_seconds']:g} s, listening on {', '.join(report['sockets'])}")
+    click.echo(f"models from: {', '.join(report['origins']) or 'nowhere'}")
+    quantiles = f"; median {latency['p50']:g} ms, p99 {latency['p99']:g} ms" if latency else ""
+    click.echo(f"{requests['answered']} requests answered, {requests['failed']} without an answer{quantiles}")
+    for key, description in (
         ("invalid_rows", "rows that could not be right"),
         ("replies_with_fewer_decimals", "replies with fewer decimals"),
         ("replies_without_all_components", "replies without all components"),
         ("replies_too_long", "replies that are too long for Kepler"),
     ):
-        if found[key]:
-            click.echo(f"{found[key]} {what}")
-    if found["models"]:
+        if report[key]:
+            click.echo(f"{report[key]} {description}")
+    if report["models"]:
         click.echo("")
         print_table(
             [
                 (m["output_type"], m["source"], m.get("model") or m["problem"], m.get("origin"), m.get("age_seconds"),
                  m.get("core_ratio"))
-                for m in found["models"]
+                for m in report["models"]
             ],
             ("type", "source", "model", "origin", "age s", "core ratio"),
         )  # fmt: skip

@@ -1,1 +1,1 @@
-"""The estimator: Kepler asks it every few seconds, over a unix socket, for watts."""
+"""The estimator: a server on a unix socket that answers Kepler's requests for watts."""

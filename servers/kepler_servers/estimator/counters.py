@@ -1,15 +1,16 @@
-"""What the estimator counts."""
+"""The counters of the estimator's status and metrics."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter, deque
 
-_LATENCIES = 2048
+MAX_LATENCIES = 2048
+"""Number of replies that the latency quantiles are computed from."""
 
 
-class Figures:
-    """Counters since the start, and the latest latencies."""
+class Counters:
+    """Counters since the start of the process, and the latencies of the last `MAX_LATENCIES` replies."""
 
     def __init__(self) -> None:
         self.started = time.time()
@@ -23,18 +24,18 @@ class Figures:
         self.connections = 0
         self.dropped: Counter[str] = Counter()
         """Connections that were closed without a reply, by reason."""
-        self._latencies: deque[float] = deque(maxlen=_LATENCIES)
+        self._latencies: deque[float] = deque(maxlen=MAX_LATENCIES)
 
-    def replied(self, seconds: float) -> None:
-        """A reply was ready, so many seconds after its request was complete."""
+    def add_latency(self, seconds: float) -> None:
+        """Record the time from a complete request to its reply."""
         self._latencies.append(seconds)
 
     def latency_ms(self) -> dict[str, float]:
-        """Median and 99th percentile of the latest latencies, in milliseconds."""
-        found = sorted(self._latencies)
-        if not found:
+        """Return median and 99th percentile of the recorded latencies in milliseconds; {} without replies."""
+        latencies = sorted(self._latencies)
+        if not latencies:
             return {}
         return {
-            "p50": round(found[len(found) // 2] * 1e3, 3),
-            "p99": round(found[min(int(len(found) * 0.99), len(found) - 1)] * 1e3, 3),
+            "p50": round(latencies[len(latencies) // 2] * 1e3, 3),
+            "p99": round(latencies[min(int(len(latencies) * 0.99), len(latencies) - 1)] * 1e3, 3),
         }

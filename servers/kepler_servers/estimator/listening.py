@@ -1,4 +1,4 @@
-"""Unix sockets to listen on."""
+"""The unix sockets that the estimator listens on."""
 
 from __future__ import annotations
 
@@ -13,21 +13,25 @@ import attrs
 
 from kepler_core.errors import UsageError
 
-DEFAULT_PATHS = ("/tmp/estimator.sock", "/tmp/estimator.socket")  # noqa: S108 - what Kepler dials
-MODE = 0o660
+DEFAULT_PATHS = ("/tmp/estimator.sock", "/tmp/estimator.socket")  # noqa: S108 - Kepler's source fixes the first
+SOCKET_MODE = 0o660
 _BACKLOG = 4096
+_PROBE_TIMEOUT_SECONDS = 2.0
 
 
 @attrs.frozen(eq=False)
 class Listening:
-    """A socket and the file that it is known by."""
+    """A listening socket and its file."""
 
     listener: socket.socket
     path: Path
     inode: int
 
     def remove(self) -> None:
-        """Remove the file, if it is still this socket's: nobody new finds it."""
+        """Remove the socket's file, so that no new client can connect.
+
+        A file that another process has put there meanwhile stays.
+        """
         with contextlib.suppress(FileNotFoundError):
             if os.lstat(self.path).st_ino == self.inode:
                 self.path.unlink()
@@ -39,25 +43,28 @@ class Listening:
 
 
 def listen(paths: Iterable[str]) -> list[Listening]:
-    """Listen on each path. A file that a killed process left is replaced; `UsageError` where another
-    process listens, or something else is there."""
-    found: list[Listening] = []
+    """Listen on each path, or on none of them.
+
+    Replaces socket files that a killed process left. Raises `UsageError` if another process listens on
+    a path, or if the path is a file of another kind.
+    """
+    sockets: list[Listening] = []
     try:
         for path in paths:
-            # one may be a link to the other
-            if os.path.realpath(path) not in (os.path.realpath(made.path) for made in found):
-                found.append(_listen(Path(path)))
+            # One path may be a link to the other.
+            if os.path.realpath(path) not in (os.path.realpath(listening.path) for listening in sockets):
+                sockets.append(_listen(Path(path)))
     except BaseException:
-        for made in found:
-            made.close()
+        for listening in sockets:
+            listening.close()
         raise
-    return found
+    return sockets
 
 
 def _listen(path: Path) -> Listening:
-    _make_room(path)
+    _remove_stale(path)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    before = os.umask(0o777 & ~MODE)  # so that it is never open to more than it should be
+    before = os.umask(0o777 & ~SOCKET_MODE)  # a chmod after `bind` would be too late: others could connect before it
     try:
         listener.bind(str(path))
     except OSError as error:
@@ -69,7 +76,8 @@ def _listen(path: Path) -> Listening:
     return Listening(listener, path, os.lstat(path).st_ino)
 
 
-def _make_room(path: Path) -> None:
+def _remove_stale(path: Path) -> None:
+    """Remove a socket file or link that a dead process left. Raises `UsageError` for anything else."""
     try:
         mode = os.lstat(path).st_mode
     except FileNotFoundError:
@@ -77,12 +85,12 @@ def _make_room(path: Path) -> None:
     except OSError as error:
         raise UsageError(f"cannot listen on {path}: {error.strerror}") from error
     if stat.S_ISLNK(mode) and not path.exists():
-        path.unlink()  # to a socket that is gone
+        path.unlink()  # a link to a socket that no longer exists
         return
     if not stat.S_ISSOCK(os.stat(path).st_mode):
         raise UsageError(f"cannot listen on {path}: there is a file that is not a socket")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(2.0)
+        probe.settimeout(_PROBE_TIMEOUT_SECONDS)
         try:
             probe.connect(str(path))
         except ConnectionRefusedError:

@@ -1,8 +1,8 @@
-"""The socket: many clients, one thread, and limits on all that a client can make it hold.
+"""The event loop: one thread that serves many clients, with limits on what each can hold.
 
-A connection is one request and one reply. It has a few seconds to send the request, whole and within
-the size limit. A client that is slow, silent or gone costs its connection and nothing else. Too many
-connections, or too much held by them: the oldest, or the largest, is closed.
+A connection carries one request and one reply. Its client has `REQUEST_TIMEOUT_SECONDS` to send the
+whole request. A client that is slow, silent or gone loses its connection and affects no other. If there
+are too many connections, or if they hold too many bytes, the loop closes the oldest.
 """
 
 from __future__ import annotations
@@ -17,49 +17,51 @@ from collections import deque
 from collections.abc import Sequence
 from types import FrameType
 
-from kepler_servers.estimator.answers import Answers, Waiting
-from kepler_servers.estimator.counters import Figures
+from kepler_servers.estimator.counters import Counters
 from kepler_servers.estimator.framing import NotAnObjectError, RequestBuffer
 from kepler_servers.estimator.listening import Listening
+from kepler_servers.estimator.request_handler import PendingRequest, RequestHandler
 
 log = logging.getLogger(__name__)
 
 MAX_REQUEST_BYTES = 4 * 2**20
 MAX_HELD_BYTES = 16 * 2**20
-"""Of all requests that are not complete; and as much of those that wait for a model."""
+"""Limit of all incomplete requests together, and of all pending requests together."""
 MAX_CONNECTIONS = 1000
-SECONDS = 10.0
-"""For a request to be complete, and for a large reply to be taken."""
-MODEL_SECONDS = 5.0
-"""A request waits so long for its model to be found."""
-STOP_SECONDS = 5.0
-QUIET_SECONDS = 0.5
-"""At the stop, a connection that has sent nothing yet may begin within this time."""
+REQUEST_TIMEOUT_SECONDS = 10.0
+"""Time for a client to send its request, and again to receive a large reply."""
+MODEL_TIMEOUT_SECONDS = 5.0
+"""Time that a request waits for the first search of its model."""
+STOP_TIMEOUT_SECONDS = 5.0
+"""After a signal, time to finish the replies that are due."""
+SILENT_CLIENT_SECONDS = 0.5
+"""After a signal, time for connections that have sent nothing yet to start."""
 
-_PIECE = 65536
-_CLOSE = ord("}")
-_ACCEPTS = 16
-_TICK = 0.5
-_STOP_TICK = 0.05
-_EXPIRY = 0.05
-"""Seconds between looks for connections that are past their time."""
-_NOW = socket.MSG_DONTWAIT
-"""Saves a system call per connection: its socket stays as it was accepted."""
+_PIECE_BYTES = 65536
+_CLOSING_BRACE = ord("}")
+_MAX_ACCEPTS = 16
+"""Connections accepted in a row, before others are served."""
+_POLL_SECONDS = 0.5
+_STOPPING_POLL_SECONDS = 0.05
+_EXPIRY_INTERVAL_SECONDS = 0.05
+_NONBLOCKING = socket.MSG_DONTWAIT
+"""Passed to each `recv` and `send`: `setblocking` would be one more system call per connection."""
 
 
 class _Connection:
-    __slots__ = ("buffer", "complete_at", "deadline", "left", "number", "peer", "waiting")
+    __slots__ = ("buffer", "completed_at", "deadline", "descriptor", "peer", "pending", "unsent")
 
     def __init__(self, peer: socket.socket, deadline: float) -> None:
         self.peer = peer
-        self.number = -1
-        """In the epoll set; -1: not watched."""
+        self.descriptor = -1
+        """The socket's file descriptor while it is in the epoll set, else -1."""
         self.deadline = deadline
         self.buffer: RequestBuffer | None = None
-        """Of a request that did not come whole, while it is not complete."""
-        self.waiting: Waiting | None = None
-        self.left = b""
-        self.complete_at = 0.0
+        """Holds a request that did not arrive in one piece, until it is complete."""
+        self.pending: PendingRequest | None = None
+        self.unsent = b""
+        self.completed_at = 0.0
+        """Time at which the request was complete."""
 
     @property
     def held(self) -> int:
@@ -68,42 +70,43 @@ class _Connection:
 
 
 class Loop:
-    """Answers requests on listening sockets until it is told to stop."""
+    """Answers requests on listening sockets until it is stopped."""
 
-    def __init__(self, listening: Sequence[Listening], answers: Answers, figures: Figures) -> None:
+    def __init__(self, listening: Sequence[Listening], handler: RequestHandler, counters: Counters) -> None:
         self._listening = tuple(listening)
-        self._listeners = {found.listener.fileno(): found.listener for found in listening}
-        self._answers = answers
-        self._figures = figures
+        self._listeners = {one.listener.fileno(): one.listener for one in listening}
+        self._handler = handler
+        self._counters = counters
         self._epoll = select.epoll()
         self._connections: dict[int, _Connection] = {}
-        self._waiting: deque[_Connection] = deque()
-        """In the order in which they came; some may have been answered since."""
+        """Watched connections by file descriptor, oldest first."""
+        self._pending: deque[_Connection] = deque()
+        """Connections whose model is searched, oldest first. Some may have been answered since."""
         self._held = 0
-        self._held_waiting = 0
+        self._held_pending = 0
         self._stop_at: float | None = None
         self._expire_at = 0.0
-        # written to by signal handlers and by the thread that finds models
+        # Signal handlers and the model cache's thread write to this pair to wake the loop.
         self._wake_in, self._wake_out = socket.socketpair()
         self._wake_in.setblocking(False)
         self._wake_out.setblocking(False)
         self._epoll.register(self._wake_in, select.EPOLLIN)
-        for number, listener in self._listeners.items():
+        for descriptor, listener in self._listeners.items():
             listener.setblocking(False)
-            self._epoll.register(number, select.EPOLLIN)
+            self._epoll.register(descriptor, select.EPOLLIN)
 
     def wake(self) -> None:
-        """A model was found: look at the requests that wait. From any thread."""
-        with contextlib.suppress(BlockingIOError):  # it will wake anyway
+        """Make the loop look at the pending requests again. May be called from any thread."""
+        with contextlib.suppress(BlockingIOError):  # the pair is full, so the loop will wake anyway
             self._wake_out.send(b"w")
 
     def stop(self) -> None:
-        """Take no more connections, finish the replies that are due, and return from `run`."""
-        self._stop_at = time.monotonic() + STOP_SECONDS
+        """Take no more connections, finish the replies that are due, and make `run` return."""
+        self._stop_at = time.monotonic() + STOP_TIMEOUT_SECONDS
         self.wake()
 
     def run(self) -> None:
-        """Until SIGTERM or SIGINT, or `stop`."""
+        """Serve until `stop` is called or the process gets SIGTERM or SIGINT."""
 
         def on_signal(number: int, frame: FrameType | None) -> None:
             self.stop()
@@ -112,9 +115,9 @@ class Loop:
             signal.signal(number, on_signal)
         try:
             while not self._done():
-                self._once()
+                self._poll()
         finally:
-            # a second signal while the process ends must not turn a clean end into a kill
+            # A second signal while the process ends must not turn a clean exit into a kill.
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, signal.SIG_IGN)
             for connection in list(self._connections.values()):
@@ -122,182 +125,199 @@ class Loop:
             self._epoll.close()
 
     def _done(self) -> bool:
+        """Return whether the loop is stopped and has nothing left to do."""
         if self._stop_at is None:
             return False
         now = time.monotonic()
         if self._listeners:
-            for found in self._listening:
-                found.remove()
-            # those who had connected before are answered
-            for number, listener in self._listeners.items():
+            for listening in self._listening:
+                listening.remove()
+            # Clients that connected before the signal still get their answers.
+            for descriptor, listener in self._listeners.items():
                 self._accept(listener)
-                self._epoll.unregister(number)
+                self._epoll.unregister(descriptor)
                 listener.close()
             self._listeners = {}
-        if now >= self._stop_at - STOP_SECONDS + QUIET_SECONDS:
+        if now >= self._stop_at - STOP_TIMEOUT_SECONDS + SILENT_CLIENT_SECONDS:
             for connection in list(self._connections.values()):
-                if connection.waiting is None and not connection.left and not connection.held:
+                if connection.pending is None and not connection.unsent and not connection.held:
                     self._close(connection)
         return not self._connections or now >= self._stop_at
 
-    def _once(self) -> None:
-        found = self._epoll.poll(_TICK if self._stop_at is None else _STOP_TICK)
-        for number, event in found:
-            if (connection := self._connections.get(number)) is not None:
-                self._event(connection, event)
-        # then only: a new connection may get the number of one that was closed just now
-        for number, _ in found:
-            if number in self._listeners:
-                self._accept(self._listeners[number])
-            elif number == self._wake_in.fileno():
-                self._woken()
+    def _poll(self) -> None:
+        """Wait for events and handle them."""
+        events = self._epoll.poll(_POLL_SECONDS if self._stop_at is None else _STOPPING_POLL_SECONDS)
+        for descriptor, event in events:
+            if (connection := self._connections.get(descriptor)) is not None:
+                self._handle(connection, event)
+        # Accept last: a new connection may get the descriptor of one that was closed above, and would then
+        # be taken for it.
+        for descriptor, _ in events:
+            if descriptor in self._listeners:
+                self._accept(self._listeners[descriptor])
+            elif descriptor == self._wake_in.fileno():
+                self._finish_pending()
         if (now := time.monotonic()) >= self._expire_at:
-            self._expire_at = now + _EXPIRY
+            self._expire_at = now + _EXPIRY_INTERVAL_SECONDS
             self._expire()
 
     def _accept(self, listener: socket.socket) -> None:
-        for _ in range(_ACCEPTS):
+        for _ in range(_MAX_ACCEPTS):
             try:
                 peer, _ = listener.accept()
             except BlockingIOError:
                 return
             except OSError as error:
-                # out of file descriptors: an old connection makes room
+                # The process has no file descriptors left: close an old connection.
                 log.warning("cannot accept a connection: %s", error.strerror)
                 if not self._drop_oldest("no room"):
                     time.sleep(0.01)
                 return
-            self._figures.connections += 1
-            self._read(_Connection(peer, time.monotonic() + SECONDS))
+            self._counters.connections += 1
+            self._read(_Connection(peer, time.monotonic() + REQUEST_TIMEOUT_SECONDS))
 
-    def _event(self, connection: _Connection, event: int) -> None:
-        if connection.left:
-            self._send(connection, connection.left)
-        elif connection.waiting is None and event & select.EPOLLIN:
+    def _handle(self, connection: _Connection, event: int) -> None:
+        if connection.unsent:
+            self._send(connection, connection.unsent)
+        elif connection.pending is None and event & select.EPOLLIN:
             self._read(connection)
         else:
             self._drop(connection, "closed early")
 
     def _read(self, connection: _Connection) -> None:
-        """Read what there is. Most requests are there when their connection is, whole: they are answered
-        without being watched."""
+        """Read what has arrived, and answer if the request is complete.
+
+        Most requests are complete when their connection is accepted. Such a connection is answered without
+        ever being added to the epoll set.
+        """
         try:
-            piece = connection.peer.recv(_PIECE, _NOW)
+            piece = connection.peer.recv(_PIECE_BYTES, _NONBLOCKING)
         except BlockingIOError:
-            self._await(connection)
+            self._await_input(connection)
             return
         except OSError:
             self._drop(connection, "closed early")
             return
         if not piece:
-            # nothing more will come; whoever closed one direction only still reads
+            # The client sends nothing more. If it closed only its sending direction, it can still read.
             if connection.held:
-                self._reply(connection, self._answers.refuse("the request ends early", None, 0, ""))
+                self._refuse(connection, "the request ends early")
             else:
                 self._drop(connection, "closed early")
             return
         if connection.buffer is None:
-            if piece[-1] == _CLOSE and self._whole(connection, piece):
+            if piece[-1] == _CLOSING_BRACE and self._answer_piece(connection, piece):
                 return
             connection.buffer = RequestBuffer()
+        self._collect(connection, connection.buffer, piece)
+
+    def _collect(self, connection: _Connection, buffer: RequestBuffer, piece: bytes) -> None:
+        """Add a piece to an incomplete request, and answer if it is complete now."""
         self._held += len(piece)
         try:
-            length = connection.buffer.feed(piece)
+            length = buffer.feed(piece)
         except NotAnObjectError as error:
-            self._reply(connection, self._answers.refuse(f"not a JSON object: {error}", None, 0, ""))
+            self._refuse(connection, f"not a JSON object: {error}")
             return
         if length is not None:
-            self._complete(connection, connection.buffer, length)
+            self._answer_buffer(connection, buffer, length)
             return
         if connection.held > MAX_REQUEST_BYTES:
-            reason = f"a request of more than {MAX_REQUEST_BYTES} bytes"
-            self._reply(connection, self._answers.refuse(reason, None, 0, ""))
+            self._refuse(connection, f"a request of more than {MAX_REQUEST_BYTES} bytes")
             return
-        self._await(connection)
+        self._await_input(connection)
         while self._held > MAX_HELD_BYTES:
-            # whoever holds it longest has had the time to complete it
+            # The oldest incomplete request has had the most time to complete.
             self._drop(next(c for c in self._connections.values() if c.held), "too much held")
 
-    def _whole(self, connection: _Connection, piece: bytes) -> bool:
-        """Answer a request that came in one piece, as nearly all do, without looking for its end."""
+    def _answer_piece(self, connection: _Connection, piece: bytes) -> bool:
+        """Answer a request that arrived in one piece. Return False if the piece is not a whole request.
+
+        Nearly all requests arrive so. The decoder tells whether they are complete, which is faster than
+        looking for their end.
+        """
         started = time.perf_counter()
         try:
-            reply = self._answers.answer_whole(piece)
+            reply = self._handler.answer_if_complete(piece)
         except Exception:
             reply = self._defect()
         if reply is None:
             return False
-        connection.complete_at = started
-        self._take(connection, reply)
+        connection.completed_at = started
+        self._reply_or_wait(connection, reply)
         return True
 
-    def _complete(self, connection: _Connection, buffer: RequestBuffer, length: int) -> None:
-        connection.complete_at = time.perf_counter()
+    def _answer_buffer(self, connection: _Connection, buffer: RequestBuffer, length: int) -> None:
+        connection.completed_at = time.perf_counter()
         try:
-            reply = self._answers.answer(memoryview(buffer.data)[:length])
+            reply = self._handler.answer(memoryview(buffer.data)[:length])
         except Exception:
             reply = self._defect()
         self._held -= len(buffer)
         connection.buffer = None
-        self._take(connection, reply)
+        self._reply_or_wait(connection, reply)
 
     def _defect(self) -> bytes:
         log.exception("a request failed; this is a defect of the estimator")
-        return self._answers.refuse("a defect of the estimator; its log says more", None, 0, "")
+        return self._handler.refuse("a defect of the estimator; its log says more", None, 0, "")
 
-    def _take(self, connection: _Connection, reply: bytes | Waiting) -> None:
-        if isinstance(reply, Waiting):
-            connection.waiting = reply
-            connection.deadline = time.monotonic() + MODEL_SECONDS
-            self._waiting.append(connection)
-            self._held_waiting += reply.size
-            self._watch(connection, 0)  # only whether the client is gone
-            while self._held_waiting > MAX_HELD_BYTES:
-                self._answer_oldest_waiting()
+    def _reply_or_wait(self, connection: _Connection, reply: bytes | PendingRequest) -> None:
+        if isinstance(reply, PendingRequest):
+            connection.pending = reply
+            connection.deadline = time.monotonic() + MODEL_TIMEOUT_SECONDS
+            self._pending.append(connection)
+            self._held_pending += reply.size
+            self._watch(connection, 0)  # reports only that the client is gone
+            while self._held_pending > MAX_HELD_BYTES:
+                self._finish_oldest_pending()
         else:
             self._reply(connection, reply)
 
-    def _woken(self) -> None:
+    def _finish_pending(self) -> None:
+        """Answer the pending requests whose search is over."""
         with contextlib.suppress(BlockingIOError):
             while self._wake_in.recv(4096):
                 pass
-        still: deque[_Connection] = deque()
-        for connection in self._waiting:
-            if (waiting := connection.waiting) is None:
+        still_pending: deque[_Connection] = deque()
+        for connection in self._pending:
+            if (pending := connection.pending) is None:
                 continue
-            if waiting.entry.waiting:
-                still.append(connection)
+            if pending.entry.searching:
+                still_pending.append(connection)
             else:
-                self._finish(connection, waiting)
-        self._waiting = still
+                self._finish(connection, pending)
+        self._pending = still_pending
 
-    def _answer_oldest_waiting(self) -> bool:
-        """Without its model; it waits no longer. Whether there was one."""
-        while self._waiting:
-            connection = self._waiting.popleft()
-            if (waiting := connection.waiting) is not None:
-                self._finish(connection, waiting)
+    def _finish_oldest_pending(self) -> bool:
+        """Answer the oldest pending request without its model. Return False if there is none."""
+        while self._pending:
+            connection = self._pending.popleft()
+            if (pending := connection.pending) is not None:
+                self._finish(connection, pending)
                 return True
         return False
 
-    def _finish(self, connection: _Connection, waiting: Waiting) -> None:
-        self._held_waiting -= waiting.size
-        connection.waiting = None
+    def _finish(self, connection: _Connection, pending: PendingRequest) -> None:
+        self._held_pending -= pending.size
+        connection.pending = None
         try:
-            reply = self._answers.finish(waiting.request, waiting.entry)
+            reply = self._handler.finish(pending.request, pending.entry)
         except Exception:
             reply = self._defect()
         self._reply(connection, reply)
 
+    def _refuse(self, connection: _Connection, reason: str) -> None:
+        self._reply(connection, self._handler.refuse(reason, None, 0, ""))
+
     def _reply(self, connection: _Connection, content: bytes) -> None:
-        if connection.complete_at:
-            self._figures.replied(time.perf_counter() - connection.complete_at)
+        if connection.completed_at:
+            self._counters.add_latency(time.perf_counter() - connection.completed_at)
         self._send(connection, content)
 
     def _send(self, connection: _Connection, content: bytes) -> None:
-        # one call: the client reads once
+        # One call for the whole reply: Kepler reads only once.
         try:
-            sent = connection.peer.send(content, _NOW)
+            sent = connection.peer.send(content, _NONBLOCKING)
         except BlockingIOError:
             sent = 0
         except OSError:
@@ -306,65 +326,68 @@ class Loop:
         if sent == len(content):
             self._close(connection)
             return
-        if not connection.left:
-            connection.deadline = time.monotonic() + SECONDS
+        if not connection.unsent:
+            connection.deadline = time.monotonic() + REQUEST_TIMEOUT_SECONDS
             self._watch(connection, select.EPOLLOUT)
-        connection.left = content[sent:]
+        connection.unsent = content[sent:]
 
-    def _await(self, connection: _Connection) -> None:
-        """Read on when there is more."""
-        if connection.number < 0:
+    def _await_input(self, connection: _Connection) -> None:
+        if connection.descriptor < 0:
             self._watch(connection, select.EPOLLIN)
 
     def _watch(self, connection: _Connection, events: int) -> None:
-        """Be told when the client does something (or, with no events, is gone)."""
-        if connection.number >= 0:
-            self._epoll.modify(connection.number, events)
+        """Add a connection to the epoll set, or change its events. With 0, only its end is reported."""
+        if connection.descriptor >= 0:
+            self._epoll.modify(connection.descriptor, events)
             return
         while len(self._connections) >= MAX_CONNECTIONS and self._drop_oldest("too many connections"):
             pass
-        connection.number = connection.peer.fileno()
-        self._connections[connection.number] = connection
-        self._epoll.register(connection.number, events)
+        connection.descriptor = connection.peer.fileno()
+        self._connections[connection.descriptor] = connection
+        self._epoll.register(connection.descriptor, events)
 
     def _expire(self) -> None:
-        now = time.monotonic()
-        for connection in [c for c in self._oldest() if c.deadline <= now]:
-            if (waiting := connection.waiting) is not None:
-                self._finish(connection, waiting)
+        for connection in self._overdue():
+            if (pending := connection.pending) is not None:
+                self._finish(connection, pending)
             else:
                 self._drop(connection, "too slow")
 
-    def _oldest(self) -> list[_Connection]:
-        """Connections that are or may be past their time. They are kept in the order in which they came,
-        so the first that is not, unless it waits for something else, ends the search."""
-        found = []
+    def _overdue(self) -> list[_Connection]:
+        """Return the connections past their deadline.
+
+        Connections are in the order in which they came, and only those with a pending request or an unsent
+        reply have a later deadline than their successors. So the search ends at the first other one that is
+        not overdue.
+        """
+        overdue = []
         now = time.monotonic()
         for connection in self._connections.values():
             if connection.deadline <= now:
-                found.append(connection)
-            elif connection.waiting is None and not connection.left:
+                overdue.append(connection)
+            elif connection.pending is None and not connection.unsent:
                 break
-        return found
+        return overdue
 
-    def _drop_oldest(self, why: str) -> bool:
+    def _drop_oldest(self, reason: str) -> bool:
+        """Close the oldest connection, or answer the oldest pending request. Return False if there is none."""
         for connection in self._connections.values():
-            if connection.waiting is None:
-                self._drop(connection, why)
+            if connection.pending is None:
+                self._drop(connection, reason)
                 return True
-        return self._answer_oldest_waiting()
+        return self._finish_oldest_pending()
 
-    def _drop(self, connection: _Connection, why: str) -> None:
-        self._figures.dropped[why] += 1
+    def _drop(self, connection: _Connection, reason: str) -> None:
+        self._counters.dropped[reason] += 1
         self._close(connection)
 
     def _close(self, connection: _Connection) -> None:
-        if connection.number >= 0:
-            del self._connections[connection.number]
-            connection.number = -1
-        if connection.waiting is not None:
-            self._held_waiting -= connection.waiting.size
-            connection.waiting = None
+        if connection.descriptor >= 0:
+            del self._connections[connection.descriptor]
+            connection.descriptor = -1
+        if connection.pending is not None:
+            self._held_pending -= connection.pending.size
+            connection.pending = None
         self._held -= connection.held
         connection.buffer = None
-        connection.peer.close()  # the kernel takes it out of the epoll set
+        connection.peer.close()  # which also removes it from the epoll set

@@ -1,4 +1,4 @@
-"""Prometheus metrics of the estimator, on a TCP port."""
+"""The estimator's Prometheus metrics, served on a TCP port."""
 
 from __future__ import annotations
 
@@ -9,24 +9,25 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from kepler_core.errors import UsageError
-from kepler_servers.estimator.answers import Answers
+from kepler_servers.estimator.request_handler import RequestHandler
 
 _COUNTERS = {
-    "rows": "Rows that were answered.",
-    "invalid_rows": "Rows that could not be right and got 0 W.",
+    "rows": "Rows answered.",
+    "invalid_rows": "Rows with impossible values, answered with 0 W.",
     "replies_with_fewer_decimals": "Replies that had room for fewer than three decimals.",
     "replies_without_all_components": "Replies that had no room for all components.",
-    "replies_too_long": "Replies longer than what Kepler reads.",
-    "connections": "Connections that were accepted.",
+    "replies_too_long": "Replies longer than the limit, which Kepler cannot read.",
+    "connections": "Connections accepted.",
 }
+_MODEL_LABELS = ("output_type", "source", "trainer", "filter", "model", "origin")
 
 
 class _StatusCollector(Collector):
-    def __init__(self, answers: Answers) -> None:
-        self._answers = answers
+    def __init__(self, handler: RequestHandler) -> None:
+        self._handler = handler
 
     def collect(self) -> Iterable[Metric]:
-        status = self._answers.status()
+        status = self._handler.status()
         requests = CounterMetricFamily("kepler_estimator_requests", "Requests by outcome.", labels=("outcome",))
         for outcome, count in status["requests"].items():
             requests.add_metric((outcome,), count)
@@ -37,9 +38,11 @@ class _StatusCollector(Collector):
         for reason, count in status["dropped_connections"].items():
             dropped.add_metric((reason,), count)
         yield dropped
-        for name, text in _COUNTERS.items():
-            yield CounterMetricFamily(f"kepler_estimator_{name}", text, value=status[name])
-        latency = GaugeMetricFamily("kepler_estimator_latency_seconds", "Of the latest replies.", labels=("quantile",))
+        for name, documentation in _COUNTERS.items():
+            yield CounterMetricFamily(f"kepler_estimator_{name}", documentation, value=status[name])
+        latency = GaugeMetricFamily(
+            "kepler_estimator_latency_seconds", "Latency of the latest replies.", labels=("quantile",)
+        )
         for key, quantile in (("p50", "0.5"), ("p99", "0.99")):
             if key in status["latency_ms"]:
                 latency.add_metric((quantile,), status["latency_ms"][key] / 1e3)
@@ -47,19 +50,18 @@ class _StatusCollector(Collector):
         models = GaugeMetricFamily(
             "kepler_estimator_model_age_seconds",
             "Seconds since the model in use was loaded.",
-            labels=("output_type", "source", "trainer", "filter", "model", "origin"),
+            labels=_MODEL_LABELS,
         )
-        for found in status["models"]:
-            if "model" in found:
-                labels = [str(found[key]) for key in ("output_type", "source", "trainer", "filter", "model", "origin")]
-                models.add_metric(labels, found["age_seconds"])
+        for model in status["models"]:
+            if "model" in model:
+                models.add_metric([str(model[label]) for label in _MODEL_LABELS], model["age_seconds"])
         yield models
 
 
-def serve_metrics(port: int, answers: Answers) -> None:
-    """Serve in a thread; `UsageError` if the port cannot be used."""
+def serve_metrics(port: int, handler: RequestHandler) -> None:
+    """Serve the metrics from a thread of this process. Raises `UsageError` if the port cannot be used."""
     registry = CollectorRegistry()
-    registry.register(_StatusCollector(answers))
+    registry.register(_StatusCollector(handler))
     try:
         start_http_server(port, registry=registry)
     except OSError as error:

@@ -1,8 +1,8 @@
-"""Requests for watts as clients send them, checked.
+"""Requests for watts: decoding, checking, and the key of the model that answers.
 
-A row whose values cannot be right (not a number, NaN, infinite, negative, above 1e16 per second, too
-few or too many of them) is answered with 0 W and counted; the other rows are answered as they should
-be. Everything else that is wrong fails the request.
+A row with impossible values (not a number, NaN, infinite, negative, above 1e16 per second, too few or
+too many values) is answered with 0 W and counted; the other rows are answered normally. Any other
+mistake fails the whole request.
 """
 
 from __future__ import annotations
@@ -20,24 +20,25 @@ import orjson
 
 from kepler_core.arrays import FloatArray, IndexArray
 from kepler_core.errors import RequestError
+from kepler_core.messages import printable, quoted
 from kepler_core.selection.request import DEFAULT_SOURCE
 from kepler_core.vocabulary import OUTPUT_TYPES, OutputType
 from kepler_servers.model_request import MAX_METRICS, MAX_TEXT, checked_output_type
 
-MOST_PER_SECOND = 1e16
+MAX_PER_SECOND = 1e16
 """A hundred times the cycles of ten thousand cores: no counter of one machine rises faster."""
 MAX_ROWS = 20_000
 MAX_LISTS = MAX_ROWS + 1000
-"""Of a request that has to be read leniently: each is a Python object then."""
-MAX_CHARACTERS = 10_000
-"""Of all names of metrics together: they are kept as long as their model is."""
+"""Lists in a request that needs the lenient decoder, which makes a Python object of each."""
+MAX_NAMES_CHARACTERS = 10_000
+"""Characters of all metric names together. The model cache keeps the names as long as the model."""
 
-_KEPT_KEYS = 64
+_CACHED_KEYS = 64
 
 
 @attrs.frozen(cache_hash=True)
 class ModelKey:
-    """What decides which model answers a request."""
+    """The parts of a request that decide which model answers it."""
 
     output_type: OutputType
     source: str
@@ -54,14 +55,14 @@ class WattsRequest:
     metrics: tuple[str, ...]
     """Names of the columns."""
     values: FloatArray
-    """Shape (rows, metrics), finite and ≥ 0; rows that were not are all 0."""
+    """Shape (rows, metrics), finite and ≥ 0. Invalid rows are all 0."""
     invalid: IndexArray
-    """Rows that could not be right."""
+    """Indices of the rows with impossible values."""
 
 
 @attrs.frozen
 class Command:
-    """A request that is not for watts."""
+    """A request for something other than watts, e.g. the status."""
 
     name: str
 
@@ -81,17 +82,18 @@ class _Body(_Head):
     values: msgspec.Raw = msgspec.Raw(b"")
 
 
-_MOST_BITS = np.float64(MOST_PER_SECOND).view(np.uint64)
-_NONE = np.empty(0, dtype=np.intp)
-_IN_NUMBERS = b"0123456789+-.eE \t\r\n"
+_MAX_PER_SECOND_BITS = np.float64(MAX_PER_SECOND).view(np.uint64)
+_NO_ROWS = np.empty(0, dtype=np.intp)
+_NUMBER_BYTES = b"0123456789+-.eE \t\r\n"
 
 _decoder = msgspec.json.Decoder(_Body)
 
 
-class UnanswerableError(Exception):
-    """A request that cannot be answered; the reply says why and is as safe as it can be.
+class InvalidRequestError(Exception):
+    """A request that cannot be answered.
 
-    `rows` and `output_type` are what could be made out of the request.
+    `output_type` and `rows` hold what could be read of the request: the reply to a `DynPower` request
+    needs a value per row even if the request is wrong.
     """
 
     def __init__(self, message: str, output_type: str | None, rows: int) -> None:
@@ -101,61 +103,62 @@ class UnanswerableError(Exception):
 
 
 def read_watts_request(body: bytes | bytearray | memoryview) -> WattsRequest | Command:
-    """A request from its JSON object; `UnanswerableError`."""
-    found = read_whole(body)
-    return found if found is not None else _read_leniently(bytes(body))
+    """Decode a request from its JSON object. Raises `InvalidRequestError`."""
+    request = decode_strictly(body)
+    return request if request is not None else _decode_leniently(bytes(body))
 
 
-def read_whole(body: bytes | bytearray | memoryview) -> WattsRequest | Command | None:
-    """The same for bytes that may not be one object or not strictly right: None for those."""
+def decode_strictly(body: bytes | bytearray | memoryview) -> WattsRequest | Command | None:
+    """Decode a request quickly. Return None for bytes that are not one JSON object of the right types."""
     try:
-        found = _decoder.decode(body)
+        document = _decoder.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-    if found.command is not None:
-        return Command(found.command)
-    metrics, text = tuple(found.metrics or ()), bytes(found.values)
-    rows = _rows(text, len(metrics))
+    if document.command is not None:
+        return Command(document.command)
+    metrics, text = tuple(document.metrics or ()), bytes(document.values)
+    rows = _count_rows(text, len(metrics))
     if rows is None:
         return None
-    key = _checked(found, metrics, rows)
+    key = _checked_key(document, metrics, rows)
     values = _matrix(text, rows, len(metrics))
-    return None if values is None else _request(key, metrics, values)
+    return None if values is None else _watts_request(key, metrics, values)
 
 
-def _rows(text: bytes, width: int) -> int | None:
-    """How many rows of so many numbers a JSON text may hold; None where it certainly holds others.
+def _count_rows(text: bytes, width: int) -> int | None:
+    """Count the rows in the JSON text of a list of lists with `width` numbers each.
 
-    Commas and brackets are compared with those that must be there: no Python object for each row.
+    Return None if the text is anything else. The function compares the commas and brackets of the text
+    with the expected ones, which needs no Python object per row.
     """
-    skeleton = text.translate(None, _IN_NUMBERS)
+    skeleton = text.translate(None, _NUMBER_BYTES)
     rows = skeleton.count(b"]") - 1
     row = b"[" + b"," * (width - 1) + b"],"
     return rows if width and rows >= 0 and skeleton == b"[" + (row * rows)[:-1] + b"]" else None
 
 
 def _matrix(text: bytes, rows: int, width: int) -> FloatArray | None:
-    """These rows; None where there is anything between the commas that is not one number."""
+    """Return the numbers of a text that `_count_rows` accepted; None if one of them is malformed."""
     try:
-        # by far the quickest way from a text to an array
+        # By far the fastest way from a text to an array.
         packed = struct.pack(f"{rows * width}d", *orjson.loads(b"[" + text.translate(None, b"[]") + b"]"))
     except (orjson.JSONDecodeError, struct.error):
         return None
     return np.frombuffer(packed, dtype=np.float64).reshape(rows, width)
 
 
-def _checked(found: _Head, metrics: tuple[str, ...], rows: int) -> ModelKey:
+def _checked_key(head: _Head, metrics: tuple[str, ...], rows: int) -> ModelKey:
     if rows > MAX_ROWS:
-        raise UnanswerableError(f"values: {rows} rows, at most {MAX_ROWS}", found.output_type, rows)
-    system = len(found.system_features or ())
+        raise InvalidRequestError(f"values: {rows} rows, at most {MAX_ROWS}", head.output_type, rows)
+    system_features = len(head.system_features or ())
     try:
-        return _key(found.output_type, found.source, found.trainer_name, found.filter, metrics, system)
+        return _model_key(head.output_type, head.source, head.trainer_name, head.filter, metrics, system_features)
     except RequestError as error:
-        raise UnanswerableError(str(error), found.output_type, rows) from None
+        raise InvalidRequestError(str(error), head.output_type, rows) from None
 
 
-@lru_cache(maxsize=_KEPT_KEYS)
-def _key(
+@lru_cache(maxsize=_CACHED_KEYS)
+def _model_key(
     output_type: str | None,
     source: str | None,
     trainer: str | None,
@@ -163,10 +166,13 @@ def _key(
     metrics: tuple[str, ...],
     system_features: int,
 ) -> ModelKey:
-    """What a client asks for does not change while it runs, only the numbers do. `RequestError`."""
+    """Check all of a request but its values. Raises `RequestError`.
+
+    The result is cached: a client repeats these parts in each request and changes only the values.
+    """
     if output_type is None:
         raise RequestError("output_type", "missing")
-    known = checked_output_type(output_type)
+    checked_type = checked_output_type(output_type)
     if len(metrics) + system_features > MAX_METRICS:
         raise RequestError("metrics", f"more than {MAX_METRICS}")
     for name, text in {"source": source, "trainer_name": trainer, "filter": filter}.items():
@@ -174,30 +180,70 @@ def _key(
             raise RequestError(name, f"more than {MAX_TEXT} characters")
     if any(len(name) > MAX_TEXT for name in metrics):
         raise RequestError("metrics", f"a name of more than {MAX_TEXT} characters")
-    if sum(map(len, metrics)) > MAX_CHARACTERS:
-        raise RequestError("metrics", f"more than {MAX_CHARACTERS} characters in all")
+    if sum(map(len, metrics)) > MAX_NAMES_CHARACTERS:
+        raise RequestError("metrics", f"more than {MAX_NAMES_CHARACTERS} characters in all")
     if len(set(metrics)) != len(metrics):
-        twice = next(name for name in metrics if metrics.count(name) > 1)
-        raise RequestError("metrics", f"{twice[:60]!r} is given twice")
-    return ModelKey(known, source or DEFAULT_SOURCE, trainer or "", filter or "", frozenset(metrics))
+        duplicate = next(name for name in metrics if metrics.count(name) > 1)
+        raise RequestError("metrics", f"{quoted(duplicate)} is given twice")
+    return ModelKey(checked_type, source or DEFAULT_SOURCE, trainer or "", filter or "", frozenset(metrics))
 
 
-def _request(key: ModelKey, metrics: tuple[str, ...], values: FloatArray) -> WattsRequest:
-    """Rows that cannot be right are all 0 from here on."""
-    # as bits, negative numbers, NaN and infinity are larger than all that can be right: one look for all
-    if not values.size or values.view(np.uint64).max() <= _MOST_BITS:
-        return WattsRequest(key, metrics, values, _NONE)
-    invalid = np.flatnonzero(~((values >= 0) & (values <= MOST_PER_SECOND)).all(axis=1))
+def _watts_request(key: ModelKey, metrics: tuple[str, ...], values: FloatArray) -> WattsRequest:
+    """Find the invalid rows and set them to 0."""
+    # Read as unsigned integers, the bits of negative numbers, NaN and infinity are larger than those of
+    # any valid number. So one maximum finds them all.
+    if not values.size or values.view(np.uint64).max() <= _MAX_PER_SECOND_BITS:
+        return WattsRequest(key, metrics, values, _NO_ROWS)
+    invalid = np.flatnonzero(~((values >= 0) & (values <= MAX_PER_SECOND)).all(axis=1))
     values = values.copy()
     values[invalid] = 0.0
     return WattsRequest(key, metrics, values, invalid)
 
 
+def _decode_leniently(body: bytes) -> WattsRequest | Command:
+    """Decode a request that the strict decoder refuses.
+
+    Python's clients write NaN, and one wrong value in one row must not fail the other rows.
+    """
+    if body.count(b"[") > MAX_LISTS:
+        raise InvalidRequestError(f"more than {MAX_LISTS} lists: at most {MAX_ROWS} rows", None, 0)
+    try:
+        document = json.loads(body, parse_int=_integer)
+    except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
+        reason = "nested too deeply" if isinstance(error, RecursionError) else printable(str(error), 200)
+        raise InvalidRequestError(f"not a JSON object: {reason}", None, 0) from None
+    if not isinstance(document, dict):
+        raise InvalidRequestError("not a JSON object", None, 0)
+    rows = document.pop("values", None)
+    count = len(rows) if isinstance(rows, list) else 0
+    output_type = document.get("output_type")
+    output_type = output_type if output_type in OUTPUT_TYPES else None
+    try:
+        msgspec.json.encode(document)
+        head = msgspec.convert(document, _Head)
+    except UnicodeEncodeError:
+        raise InvalidRequestError("a text with half a character (a lone surrogate)", output_type, count) from None
+    except (msgspec.ValidationError, RecursionError, TypeError) as error:
+        raise InvalidRequestError(printable(str(error), 200), output_type, count) from None
+    if head.command is not None:
+        return Command(head.command)
+    if rows is not None and not isinstance(rows, list):
+        raise InvalidRequestError("values: not a list of rows", output_type, 0)
+    metrics = tuple(head.metrics or ())
+    key = _checked_key(head, metrics, count)
+    for name, value in (("metrics", head.metrics), ("values", rows)):
+        if value is None:
+            raise InvalidRequestError(f"{name}: missing", output_type, count)
+    values = np.array([_row(row, len(metrics)) for row in rows or ()], dtype=np.float64).reshape(count, len(metrics))
+    return _watts_request(key, metrics, values)
+
+
 def _row(row: Any, width: int) -> list[float]:
+    """Return a row as floats; all NaN if it does not consist of `width` numbers."""
     if isinstance(row, list) and len(row) == width and all(_is_number(value) for value in row):
         try:
             return [float(value) for value in row]
-        except OverflowError:  # a whole number of hundreds of digits
+        except OverflowError:  # an integer with hundreds of digits
             pass
     return [math.nan] * width
 
@@ -206,43 +252,6 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _read_leniently(body: bytes) -> WattsRequest | Command:
-    """For what the strict decoder refuses: Python's clients write NaN, and one wrong value in one row
-    must not cost the others their answer."""
-    if body.count(b"[") > MAX_LISTS:
-        raise UnanswerableError(f"more than {MAX_LISTS} lists: at most {MAX_ROWS} rows", None, 0)
-    try:
-        document = json.loads(body, parse_int=_integer)
-    except (ValueError, RecursionError) as error:
-        # includes bytes that are not UTF-8
-        reason = "nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())[:200]
-        raise UnanswerableError(f"not a JSON object: {reason}", None, 0) from None
-    if not isinstance(document, dict):
-        raise UnanswerableError("not a JSON object", None, 0)
-    rows = document.pop("values", None)
-    count = len(rows) if isinstance(rows, list) else 0
-    kind = document.get("output_type")
-    kind = kind if kind in OUTPUT_TYPES else None
-    try:
-        msgspec.json.encode(document)
-        found = msgspec.convert(document, _Head)
-    except UnicodeEncodeError:
-        raise UnanswerableError("a text with half a character (a lone surrogate)", kind, count) from None
-    except (msgspec.ValidationError, RecursionError, TypeError) as error:
-        raise UnanswerableError(" ".join(str(error).split())[:200], kind, count) from None
-    if found.command is not None:
-        return Command(found.command)
-    if rows is not None and not isinstance(rows, list):
-        raise UnanswerableError("values: not a list of rows", kind, 0)
-    metrics = tuple(found.metrics or ())
-    key = _checked(found, metrics, count)
-    for name, given in (("metrics", found.metrics), ("values", rows)):
-        if given is None:
-            raise UnanswerableError(f"{name}: missing", kind, count)
-    values = np.array([_row(row, len(metrics)) for row in rows or ()], dtype=np.float64).reshape(count, len(metrics))
-    return _request(key, metrics, values)
-
-
 def _integer(digits: str) -> int | float:
-    # Python refuses to convert thousands of digits, and would be slow; they are infinite for us
+    # Python refuses to convert integers with thousands of digits, and would be slow. Here they count as infinite.
     return int(digits) if len(digits) < 300 else math.inf

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from kepler_core.messages import printable
 from kepler_servers.http.app import RETRY_LATER, AnswerError
 from kepler_servers.offline_trainer.jobs import CANCELLED, PUBLISHING, RUNNING, Job, Jobs
 from kepler_servers.offline_trainer.messages import (
@@ -35,7 +36,6 @@ from kepler_servers.offline_trainer.messages import (
 from kepler_servers.offline_trainer.metrics import TrainerMetrics
 from kepler_servers.offline_trainer.process import EndedError, TrainerProcess, kill_left_over
 from kepler_servers.offline_trainer.settings import Settings, StateFolder
-from kepler_servers.rate_limited_log import printable
 
 T = TypeVar("T")
 

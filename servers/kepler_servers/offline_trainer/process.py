@@ -16,10 +16,10 @@ from pathlib import Path
 
 import msgspec
 
+from kepler_core.messages import printable
 from kepler_servers.offline_trainer.messages import Command, Message
 from kepler_servers.offline_trainer.settings import SETTINGS_VARIABLE
 from kepler_servers.process_group import SessionProcess
-from kepler_servers.rate_limited_log import printable
 
 log = logging.getLogger(__name__)
 

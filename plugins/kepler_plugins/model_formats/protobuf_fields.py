@@ -1,0 +1,94 @@
+"""Reads the fields of protobuf messages: as much of the wire format as an ONNX graph of trees needs.
+
+It replaces the `onnx` package, which the resident processes do not import because of its memory.
+Malformed messages raise `ValueError` or `IndexError`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import numpy as np
+
+Field = tuple[int, bytes | int]
+"""Number and value of a field. The value is an integer, or the bytes of a string, message or fixed number."""
+
+_INTEGERS_FIELD = 8
+_INTEGER = re.compile(rb"@([\x80-\xff]{0,9}[\x00-\x7f])")
+"""An integer in field 8, which is an ONNX attribute's list of integers: the key 0x40 ("@"), then a varint."""
+_INTEGERS = re.compile(rb"(?:@[\x80-\xff]{0,9}[\x00-\x7f])+")
+
+
+def fields(message: bytes) -> Iterator[Field]:
+    """Yield the fields of a message in their order.
+
+    Consecutive integers in field 8 are yielded as one packed value. They are most of a graph, and a
+    regular expression finds them much faster than a loop over bytes.
+    """
+    position = 0
+    while position < len(message):
+        if integers := _INTEGERS.match(message, position):
+            yield _INTEGERS_FIELD, b"".join(_INTEGER.findall(integers[0]))
+            position = integers.end()
+            continue
+        key, position = _varint(message, position)
+        wire_type = key & 7
+        if wire_type == 0:
+            value, position = _varint(message, position)
+            yield key >> 3, value
+            continue
+        if wire_type == 2:
+            length, position = _varint(message, position)
+        elif wire_type in (1, 5):
+            length = 8 if wire_type == 1 else 4
+        else:
+            raise ValueError(f"wire type {wire_type}")
+        if position + length > len(message):
+            raise ValueError("truncated")
+        yield key >> 3, message[position : position + length]
+        position += length
+
+
+def submessages(message: bytes, *path: int) -> Iterator[bytes]:
+    """Yield the bytes of all submessages or strings at a path of field numbers."""
+    for number, value in fields(message):
+        if number == path[0] and isinstance(value, bytes):
+            if len(path) == 1:
+                yield value
+            else:
+                yield from submessages(value, *path[1:])
+
+
+def unpack_integers(varints: bytes) -> list[int]:
+    """Decode consecutive varints."""
+    data = np.frombuffer(varints, dtype=np.uint8)
+    ends = np.flatnonzero(data < 0x80)
+    if not data.size:
+        return []
+    if not ends.size or ends[-1] != data.size - 1:
+        raise ValueError("truncated")
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    longest = int((ends - starts).max()) + 1
+    if longest > 10:
+        raise ValueError("a number of more than ten bytes")
+    numbers = np.zeros(len(ends), dtype=np.int64)
+    for byte in range(longest):
+        long_enough = np.flatnonzero(starts + byte <= ends)
+        numbers[long_enough] |= (data[starts[long_enough] + byte] & 0x7F).astype(np.int64) << (7 * byte)
+    integers: list[int] = numbers.tolist()
+    return integers
+
+
+def _varint(message: bytes, position: int) -> tuple[int, int]:
+    """Decode a varint. Return its value and the position after it."""
+    value = shift = 0
+    while True:
+        byte = message[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, position
+        shift += 7
+        if shift > 63:
+            raise ValueError("a number of more than ten bytes")

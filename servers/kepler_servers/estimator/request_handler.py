@@ -1,0 +1,198 @@
+"""Turns the bytes of a request into the bytes of its reply."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+import msgspec
+
+from kepler_core import __version__
+from kepler_core.errors import KeplerError, RequestError
+from kepler_core.messages import quoted
+from kepler_core.plugins import registry
+from kepler_core.plugins.hooks import events
+from kepler_core.selection.sources import matching_sources
+from kepler_servers.estimator.counters import Counters
+from kepler_servers.estimator.model_cache import CacheEntry, ModelCache
+from kepler_servers.estimator.replies import Reply, failure_reply, watts_reply
+from kepler_servers.estimator.request import (
+    Command,
+    InvalidRequestError,
+    WattsRequest,
+    decode_strictly,
+    read_watts_request,
+)
+from kepler_servers.rate_limited_log import RateLimitedLog
+
+log = logging.getLogger(__name__)
+
+MAX_CACHED_SOURCES = 100
+"""Names of energy sources, as clients write them, whose components are remembered."""
+
+
+@attrs.frozen(eq=False)
+class PendingRequest:
+    """A request whose model is not found yet."""
+
+    request: WattsRequest
+    entry: CacheEntry
+
+    @property
+    def size(self) -> int:
+        """Bytes that the request holds in memory."""
+        return self.request.values.nbytes
+
+
+class RequestHandler:
+    """Answers requests with the models of a cache."""
+
+    def __init__(self, cache: ModelCache, counters: Counters, *, reply_limit: int, about: Mapping[str, Any]) -> None:
+        """`reply_limit` in bytes, 0 for none. `about` is added to the status."""
+        self._cache = cache
+        self._counters = counters
+        self._limit = reply_limit
+        self._about = dict(about)
+        self._request_log = RateLimitedLog(log)
+        self._components: dict[str, tuple[str, ...]] = {}
+
+    def answer(self, body: bytes | bytearray | memoryview) -> bytes | PendingRequest:
+        """Return the reply to a complete request, or a `PendingRequest` if its model is not found yet."""
+        try:
+            return self._answer(read_watts_request(body))
+        except InvalidRequestError as error:
+            return self.refuse(str(error), error.output_type, error.rows, "")
+
+    def answer_if_complete(self, piece: bytes) -> bytes | PendingRequest | None:
+        """Answer bytes that are probably one complete request. Return None if they are not."""
+        try:
+            request = decode_strictly(piece)
+            return None if request is None else self._answer(request)
+        except InvalidRequestError as error:
+            return self.refuse(str(error), error.output_type, error.rows, "")
+
+    def _answer(self, request: WattsRequest | Command) -> bytes | PendingRequest:
+        if isinstance(request, Command):
+            return self._run_command(request)
+        entry = self._cache.entry(request.key)
+        return PendingRequest(request, entry) if entry.searching else self.finish(request, entry)
+
+    def finish(self, request: WattsRequest, entry: CacheEntry) -> bytes:
+        """Return the reply to a request with what its cache entry holds now."""
+        key, loaded = request.key, entry.loaded
+        rows = len(request.values)
+        if loaded is None:
+            reason = "the model is still being looked for" if entry.searching else entry.problem
+            return self.refuse(reason, key.output_type, rows, key.source)
+        try:
+            watts = loaded.model.watts(request.values, request.metrics)
+        except KeplerError as error:
+            return self.refuse(str(error), key.output_type, rows, key.source)
+        message = ""
+        if len(request.invalid):
+            self._counters.invalid_rows += len(request.invalid)
+            rows_text = "1 row" if len(request.invalid) == 1 else f"{len(request.invalid)} rows"
+            message = f"{rows_text} could not be right and got 0 W"
+            watts[:, request.invalid] = 0.0
+            self._request_log.log(f"{message} (not numbers, negative, infinite, or too large)")
+        self._counters.rows += rows
+        self._counters.requests["answered"] += 1
+        return self._count(
+            watts_reply(
+                loaded.model.components,
+                watts,
+                limit=self._limit,
+                core_ratio=loaded.core_ratio,
+                message=message,
+                keep_sums=key.output_type == "DynPower",
+            )
+        )
+
+    def refuse(self, reason: str, output_type: str | None, rows: int, source: str) -> bytes:
+        """Return the safest reply to a request that cannot be answered. Log and count the reason."""
+        self._counters.requests["failed"] += 1
+        self._request_log.log(f"a request was not answered: {reason}")
+        if events().heard("kepler_prediction_failed"):
+            events().send("kepler_prediction_failed", reason=reason)
+        return self._count(failure_reply(reason, output_type, rows, self._components_of(source), limit=self._limit))
+
+    def _count(self, reply: Reply) -> bytes:
+        """Count what a reply lacks because of the limit. Return its bytes."""
+        if reply.decimals != 3:
+            self._counters.fewer_decimals += 1
+        if reply.left_out:
+            self._counters.components_left_out += 1
+            self._request_log.log(
+                f"a reply had no room for {', '.join(reply.left_out)}: more rows than {self._limit} bytes can hold"
+            )
+        if reply.too_long:
+            self._counters.too_long += 1
+            self._request_log.log(f"a reply is longer than the {self._limit} bytes that Kepler reads: too many rows")
+        return reply.content
+
+    def _components_of(self, source: str) -> tuple[str, ...]:
+        """Return the first component of each energy source that a name stands for: Kepler reads one of them."""
+        if source not in self._components:
+            if len(self._components) > MAX_CACHED_SOURCES:
+                self._components.clear()
+            try:
+                names = sorted(matching_sources(source, ()))
+                components = tuple({registry.energy_sources.preferred(name).components[0]: None for name in names})
+            except RequestError:
+                components = ("platform", "package")
+            self._components[source] = components
+        return self._components[source]
+
+    # --- commands ---
+
+    def _run_command(self, command: Command) -> bytes:
+        self._counters.requests["commands"] += 1
+        if command.name == "status":
+            return msgspec.json.encode(self.status())
+        return msgspec.json.encode({"msg": f"unknown command {quoted(command.name)}; known: status"})
+
+    def status(self) -> dict[str, Any]:
+        """Return what `kepler-model estimator status` shows."""
+        counters = self._counters
+        now = time.time()
+        return {
+            "version": __version__,
+            "uptime_seconds": round(now - counters.started, 1),
+            **self._about,
+            "requests": {outcome: counters.requests[outcome] for outcome in ("answered", "failed", "commands")},
+            "rows": counters.rows,
+            "invalid_rows": counters.invalid_rows,
+            "replies_with_fewer_decimals": counters.fewer_decimals,
+            "replies_without_all_components": counters.components_left_out,
+            "replies_too_long": counters.too_long,
+            "connections": counters.connections,
+            "dropped_connections": dict(counters.dropped),
+            "latency_ms": counters.latency_ms(),
+            "models": self._model_statuses(now),
+        }
+
+    def _model_statuses(self, now: float) -> list[dict[str, Any]]:
+        statuses = []
+        for key, entry in self._cache.entries():
+            status: dict[str, Any] = {
+                "output_type": key.output_type,
+                "source": key.source,
+                "trainer": key.trainer,
+                "filter": key.filter,
+                "metrics": sorted(key.metrics),
+                "problem": entry.problem,
+            }
+            if (loaded := entry.loaded) is not None:
+                status |= {
+                    "model": loaded.offer.name,
+                    "origin": loaded.offer.provider,
+                    "age_seconds": round(now - loaded.loaded_at, 1),
+                    "core_ratio": loaded.core_ratio,
+                    "mae": loaded.model.metadata.get("mae"),
+                    "why": loaded.offer.why,
+                }
+            statuses.append(status)
+        return statuses
