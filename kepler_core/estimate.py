@@ -83,10 +83,10 @@ def estimate(entry: StoredModel, observations: Observations) -> Estimate:
             column[positions] = measured.y(component)
             frame[f"{component}_measured"] = column
             n = len(measured.first_rows)
-            sums = sum_by(predicted[component][positions], measured.instant, n)
-            truth = sum_by(measured.y(component), measured.instant, n)
+            sums = sum_by(predicted[component][positions], measured.sample, n)
+            truth = sum_by(measured.y(component), measured.sample, n)
             main = measured.features.index(main_feature(measured.features, component))
-            load = sum_by(measured.X[:, main], measured.instant, n)
+            load = sum_by(measured.X[:, main], measured.sample, n)
             found = score(sums, truth, load)
             components[component].update(
                 predicted_mean=float(sums.mean()),
@@ -100,7 +100,7 @@ def estimate(entry: StoredModel, observations: Observations) -> Estimate:
 
 
 def _per_instant(rows: Dataset, values: Any) -> Any:
-    return sum_by(values, rows.instant, len(rows.first_rows))
+    return sum_by(values, rows.sample, len(rows.first_rows))
 
 
 def _measured(

@@ -80,7 +80,7 @@ def quiet_times(
     """The quietest blocks; `highest` is a load that was seen elsewhere on the same machine."""
     found = load_of(observations)
     power = np.vstack([*observations.power.values()]) if observations.power else np.empty((0, 0))
-    measured = np.isfinite(power).any(axis=0) if len(power) else np.zeros(len(observations.instant_time), dtype=bool)
+    measured = np.isfinite(power).any(axis=0) if len(power) else np.zeros(len(observations.sample_time), dtype=bool)
     if found is None:
         feature, load = None, _any_power(power)
     else:
@@ -123,7 +123,7 @@ def blocks(observations: Observations, usable: BoolArray, steps: int) -> IntArra
     rows = np.flatnonzero(usable)
     if len(rows) == 0:
         return number
-    stream, time = observations.instant_stream[rows], observations.instant_time[rows]
+    stream, time = observations.sample_stream[rows], observations.sample_time[rows]
     step = observations.step if np.isfinite(observations.step) else np.inf
     breaks = np.concatenate([[True], (stream[1:] != stream[:-1]) | (np.diff(time) > GAP_STEPS * step)])
     run = np.cumsum(breaks) - 1
