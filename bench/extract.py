@@ -36,7 +36,7 @@ def measure(path: str) -> dict[str, Any]:
     from kepler_core.pipeline.plan import datasets, plan
     from kepler_core.plugins import registry
     from kepler_core.recording import observe, read_recording
-    from kepler_core.recording.metric_mapping import is_known_metric
+    from kepler_core.recording.schemas import is_known_metric
 
     spec = load_pipeline("default")
     is_known_metric("")

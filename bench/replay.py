@@ -20,7 +20,7 @@ import attrs
 import numpy as np
 
 from kepler_core.recording import Recording, read_recording
-from kepler_core.recording.metric_mapping import find_schema
+from kepler_core.recording.schemas import find_schema
 
 
 @attrs.frozen

@@ -1,4 +1,4 @@
-"""Types of NumPy arrays by what they hold."""
+"""Type aliases of NumPy arrays, by element type."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float64]
 SingleArray = NDArray[np.float32]
-"""What model formats read and write: ONNX and tree ensembles work in single precision."""
+"""Single precision, in which ONNX models and tree ensembles calculate."""
 IntArray = NDArray[np.int64]
 IndexArray = NDArray[np.intp]
 BoolArray = NDArray[np.bool_]

@@ -1,7 +1,7 @@
-"""Which containers are meant: names that stay the same when a pod is started anew.
+"""Select containers by names that stay the same when a pod is replaced.
 
-A container is named namespace/pod/container. Kubernetes ends the name of a pod that a Deployment,
-DaemonSet or Job made with random letters (and a hash); the workload's name is what is before them.
+A container is named namespace/pod/container. Kubernetes appends random letters (and a hash) to the names of
+pods that a Deployment, DaemonSet or Job creates. The part before them is the workload's name.
 """
 
 from __future__ import annotations
@@ -19,42 +19,51 @@ if TYPE_CHECKING:
     from kepler_core.dataset import Dataset
     from kepler_core.recording.observations import Observations
 
-# the letters of Kubernetes' random suffixes (k8s.io/apimachinery, util/rand)
+# the alphabet of Kubernetes' random suffixes (k8s.io/apimachinery, util/rand)
 _RANDOM = "[bcdfghjklmnpqrstvwxz2456789]"
-# a template's hash is spelt with them too (SafeEncodeString); a CronJob's jobs end in the time in minutes
+# The hash of a pod template uses the same alphabet (SafeEncodeString). The jobs of a CronJob end in the
+# time in minutes, as eight digits.
 _POD = re.compile(rf"(?P<workload>.+?)(?:-(?:{_RANDOM}{{6,10}}|[0-9]{{8}}))?-{_RANDOM}{{5}}")
 
 
 def workload(name: str) -> str:
-    """The name without what is random in its pod's: "kube-system/coredns/coredns"."""
+    """Return a container's name without the random part of its pod's name: "kube-system/coredns/coredns".
+
+    A name that does not have three parts is returned unchanged.
+    """
     parts = name.split("/")
     if len(parts) != 3:
         return name
-    found = _POD.fullmatch(parts[1])
-    return "/".join((parts[0], found["workload"] if found else parts[1], parts[2]))
+    namespace, pod, container = parts
+    match = _POD.fullmatch(pod)
+    return "/".join((namespace, match["workload"] if match else pod, container))
 
 
 def matching(names: Iterable[str], wanted: Collection[str]) -> list[bool]:
-    """Per name, whether it is one of a wanted workload, or fits a pattern.
+    """Return for each container name whether it belongs to a wanted workload or matches a wanted pattern.
 
-    A pattern with *, ? or [ is compared with the whole name, a word without / with each of its parts.
+    A pattern with *, ? or [ is compared with the whole name. A word without / is compared with each part of
+    the name.
     """
-    workloads = {workload(pattern) for pattern in wanted}
-    patterns = [pattern for pattern in wanted if any(c in pattern for c in "*?[")]
+    workloads = {workload(word) for word in wanted}
+    patterns = [word for word in wanted if any(c in word for c in "*?[")]
 
-    def fits(name: str) -> bool:
-        plain = workload(name)
-        parts = {*name.split("/"), *plain.split("/")}
-        if name in wanted or plain in workloads or not parts.isdisjoint(wanted):
+    def matches(name: str) -> bool:
+        own_workload = workload(name)
+        parts = {*name.split("/"), *own_workload.split("/")}
+        if name in wanted or own_workload in workloads or not parts.isdisjoint(wanted):
             return True
-        return any(fnmatchcase(name, p) or fnmatchcase(plain, p) for p in patterns)
+        return any(fnmatchcase(name, pattern) or fnmatchcase(own_workload, pattern) for pattern in patterns)
 
-    return [fits(name) for name in names]
+    return [matches(name) for name in names]
 
 
 def container_rows(dataset: Dataset, observations: Observations, wanted: Collection[str]) -> BoolArray:
-    """Which rows of a data set by container are of the wanted ones (as `matching` has it), shape (rows,)."""
+    """Return which rows of a data set by container belong to wanted containers, shape (rows,).
+
+    `wanted` holds names and patterns as for `matching`.
+    """
     names = dict(zip(observations.containers, observations.container_names, strict=True))
-    level = [str(container) for container in dataset.index.levels[3]]
-    fits = np.array(matching([names.get(container, container) for container in level], wanted), dtype=bool)
-    return fits[np.asarray(dataset.index.codes[3], dtype=np.intp)]
+    containers = [str(container) for container in dataset.index.levels[3]]
+    is_wanted = np.array(matching([names.get(container, container) for container in containers], wanted), dtype=bool)
+    return is_wanted[np.asarray(dataset.index.codes[3], dtype=np.intp)]

@@ -1,4 +1,4 @@
-"""Features and watts in one pandas frame, with what is known of them."""
+"""Features and power in one pandas frame, with their energy source and components."""
 
 from __future__ import annotations
 
@@ -18,41 +18,50 @@ CONTAINER_LEVELS = (*NODE_LEVELS, "container")
 
 
 def power_column(component: str) -> str:
-    """The name of a component's power column."""
+    """Return the name of a component's power column."""
     return f"{component}_power"
 
 
 @attrs.frozen(eq=False, slots=False)
 class Dataset:
-    """Rows to train on or to estimate.
+    """Rows to train a model on, or to estimate power for.
 
-    `frame` has one column per feature (rates per second; gauges as they are), in the order of
-    `features`, and one `<component>_power` column (watts) per component. Its index has the levels
-    recording, node, timestamp (Unix seconds) and, `by_container`, container; rows are sorted by
-    recording, node and timestamp. By container, the power of a node's rows at a time adds up to the
-    node's power.
+    A *sample* is a node at a timestamp. A node's data set has one row per sample. A data set by container
+    has one row per container in a sample, and the power of a sample's rows adds up to the node's power.
     """
 
     frame: pd.DataFrame
+    """One column per feature (rates per second; gauges in their own unit) in the order of `features`, then
+    one column `<component>_power` (watts) per component. The levels of the index are recording, node,
+    timestamp (Unix seconds) and, in a data set by container, container. Rows are sorted by recording, node
+    and timestamp."""
     features: tuple[str, ...]
+    """Names of the feature columns, in order."""
     source: str
+    """Name of the energy source."""
     components: tuple[str, ...]
+    """The components with a power column, in order; empty if the data set has no power."""
     output_type: OutputType = "AbsPower"
+    """Whether the watts are a node's whole power or its dynamic power."""
     feature_group: str = ""
+    """Name of the feature group."""
     node_type: int = 0
+    """Node type in the pipeline."""
     repeated: tuple[str, ...] = ()
-    """Features of the node that stand in the row of each of its containers; they do not add up."""
+    """Features of the node that are repeated in the rows of all of its containers and do not add up."""
     background: pd.DataFrame | None = None
-    """Watts that an isolator took away, by node and timestamp."""
+    """Watts that an isolator subtracted, one row per sample and one power column per component."""
     notes: tuple[str, ...] = ()
-    """What somebody who trains on it should know, one line each."""
+    """Remarks for the user who trains on the data set, one line each."""
 
     @property
     def by_container(self) -> bool:
+        """Whether rows are containers in a sample; otherwise they are samples."""
         return "container" in self.frame.index.names
 
     @property
     def power_columns(self) -> list[str]:
+        """Names of the power columns, in the order of `components`."""
         return [power_column(component) for component in self.components]
 
     @property
@@ -61,11 +70,12 @@ class Dataset:
         return self.frame[list(self.features)].to_numpy(dtype=np.float64)
 
     def y(self, component: str) -> FloatArray:
-        """Watts of one component, shape (rows,)."""
+        """Return the watts of one component, shape (rows,)."""
         return self.frame[power_column(component)].to_numpy(dtype=np.float64)
 
     @property
     def index(self) -> pd.MultiIndex:
+        """The index of `frame`."""
         index = self.frame.index
         assert isinstance(index, pd.MultiIndex)
         return index
@@ -77,8 +87,8 @@ class Dataset:
         return recording * len(index.levels[1]) + node, time
 
     @cached_property
-    def instant(self) -> IntArray:
-        """Per row, which (recording, node, timestamp) it belongs to: 0, 1, …; shape (rows,)."""
+    def sample(self) -> IntArray:
+        """Index of each row's sample, shape (rows,). Samples are numbered 0, 1, … in sorted order."""
         stream, time = self._stream_and_time
         key = stream * (len(self.index.levels[2]) + 1) + time
         if len(key) == 0:
@@ -90,31 +100,31 @@ class Dataset:
 
     @property
     def stream(self) -> IntArray:
-        """Per row, which node in which recording: equal numbers, equal node; shape (rows,)."""
+        """Number of each row's stream (node in a recording), shape (rows,). Numbers need not be contiguous."""
         return self._stream_and_time[0]
 
     @property
     def timestamps(self) -> FloatArray:
-        """Per row, Unix seconds; shape (rows,)."""
+        """Unix seconds of each row, shape (rows,)."""
         times: FloatArray = self.index.levels[2].to_numpy(dtype=np.float64)
         return times[self._stream_and_time[1]]
 
     @cached_property
     def first_rows(self) -> IntArray:
-        """Per instant, its first row; shape (instants,)."""
-        return np.unique(self.instant, return_index=True)[1].astype(np.int64)
+        """Index of each sample's first row, shape (samples,)."""
+        return np.unique(self.sample, return_index=True)[1].astype(np.int64)
 
     def node_sum(self, columns: Sequence[str]) -> pd.DataFrame:
-        """Columns summed over the rows of each (recording, node, timestamp)."""
+        """Return the sums of columns over the rows of each sample, indexed by recording, node and timestamp."""
         if not self.by_container:
             return self.frame[list(columns)]
         starts = self.first_rows
-        together = len(starts) == 0 or bool((np.diff(self.instant) >= 0).all())
+        contiguous = len(starts) == 0 or bool((np.diff(self.sample) >= 0).all())
         sums = {}
         for column in columns:
             values = self.frame[column].to_numpy()
-            # rows of an instant mostly follow each other, and adding up runs is much quicker
-            sums[column] = np.add.reduceat(values, starts) if together else sum_by(values, self.instant, len(starts))
+            # the rows of a sample usually follow each other, and adding up runs is much faster
+            sums[column] = np.add.reduceat(values, starts) if contiguous else sum_by(values, self.sample, len(starts))
         return pd.DataFrame(sums, index=self.index[self.first_rows].droplevel(["container"]))
 
     @cached_property
@@ -122,59 +132,69 @@ class Dataset:
         return self.node_sum(self.power_columns)
 
     def node_power(self) -> pd.DataFrame:
-        """The node's watts by recording, node and timestamp."""
+        """Return the node's watts for each sample, one power column per component."""
         return self._node_power.copy()
 
     def isolated(self, background: pd.DataFrame, taken: BoolArray | None = None) -> Dataset:
-        """The DynPower data set that is left when `background` is taken away.
+        """Return the DynPower data set that remains when background power is subtracted.
 
-        `background` has the watts to take, a power column per component, in the rows of `node_power()`;
-        below 0 counts as 0, and no more is taken than there is: dynamic + background = measured.
-        Rows of `taken` (containers that belong to the background; shape (rows,)) go with it. The other
-        rows keep their shares of what is left; a timestamp at which no row is left goes too.
+        `background` holds the watts to subtract: the rows and columns of `node_power()`. They are clipped to
+        [0, node power], so that dynamic + background = measured. `taken`, shape (rows,), marks rows of
+        containers that belong to the background and are dropped. The other rows share the remaining power
+        in the same proportions as before. A sample without any other row is dropped as a whole.
+
+        Raises `ValueError` if a background power is not finite.
         """
         measured = self.node_power()
         watts = np.clip(background[self.power_columns].to_numpy(), 0.0, measured.to_numpy())
         if not np.isfinite(watts).all():
             raise ValueError("the background's power is not known at all timestamps")
-        frame, instant = self.frame, self.instant
+        frame, sample = self.frame, self.sample
         if taken is not None and taken.any():
-            frame, instant = frame[~taken], instant[~taken]
-        left = attrs.evolve(self, frame=frame, output_type="DynPower", background=None)
-        at = instant[left.first_rows]
-        shared = left._sharing(measured.to_numpy()[at] - watts[at])
-        taken_away = pd.DataFrame(watts[at], index=measured.index[at], columns=self.power_columns)
-        return attrs.evolve(shared, background=taken_away)
+            frame, sample = frame[~taken], sample[~taken]
+        remaining = attrs.evolve(self, frame=frame, output_type="DynPower", background=None)
+        at = sample[remaining.first_rows]
+        shared = remaining._sharing(measured.to_numpy()[at] - watts[at])
+        subtracted = pd.DataFrame(watts[at], index=measured.index[at], columns=self.power_columns)
+        return attrs.evolve(shared, background=subtracted)
 
     def reconstructed(self) -> Dataset:
-        """The AbsPower data set of before `isolated`: the rows share dynamic and background power."""
+        """Return the AbsPower data set: `background` added again, and shared in the proportions of the rows.
+
+        Raises `ValueError` if the data set has no background.
+        """
         if self.background is None:
             raise ValueError("nothing was taken away from this data set")
         watts = self.node_power().to_numpy() + self.background[self.power_columns].to_numpy()
         return attrs.evolve(self._sharing(watts), output_type="AbsPower", background=None)
 
     def _sharing(self, watts: FloatArray) -> Dataset:
-        """The same rows with another node power, shape (instants, components), each keeping its share;
-        where all have none, by their main feature."""
-        old = self.node_power()
+        """Return the same rows with another node power, shape (samples, components).
+
+        Each row keeps its share. Where no row of a sample had any power, the main feature decides.
+        """
+        earlier = self.node_power()
         frame = self.frame.copy(deep=False)
         for at, component in enumerate(self.components):
             column = power_column(component)
-            before = old[column].to_numpy()
+            before = earlier[column].to_numpy()
             ratio = np.divide(watts[:, at], before, out=np.zeros(len(before)), where=before > 0)
-            rows = ratio[self.instant] * frame[column].to_numpy()
-            lost = (before <= 0) & (watts[:, at] > 0)
-            if lost.any():
-                rows = np.where(lost[self.instant], self._usage_shares(component) * watts[self.instant, at], rows)
+            rows = ratio[self.sample] * frame[column].to_numpy()
+            no_shares = (before <= 0) & (watts[:, at] > 0)
+            if no_shares.any():
+                rows = np.where(no_shares[self.sample], self._usage_shares(component) * watts[self.sample, at], rows)
             frame[column] = rows
         return attrs.evolve(self, frame=frame)
 
     def _usage_shares(self, component: str) -> FloatArray:
-        """Each row's share of its instant by the component's main feature, equal where nothing is used."""
+        """Return each row's share of its sample's usage, measured by the component's main feature; shape (rows,).
+
+        Shares are equal in a sample in which no container used anything.
+        """
         n = len(self.first_rows)
         own = [name for name in self.features if name not in self.repeated] or list(self.features)
         usage = np.maximum(self.frame[main_feature(own, component)].to_numpy(dtype=np.float64), 0.0)
-        total, count = sum_by(usage, self.instant, n), np.bincount(self.instant, minlength=n)
-        usage = np.where(total[self.instant] > 0, usage, 1.0)
+        total, count = sum_by(usage, self.sample, n), np.bincount(self.sample, minlength=n)
+        usage = np.where(total[self.sample] > 0, usage, 1.0)
         total = np.where(total > 0, total, count)
-        return usage / total[self.instant]
+        return usage / total[self.sample]

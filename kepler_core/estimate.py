@@ -105,7 +105,7 @@ def _comparison(measured: Dataset, component: str, predicted: FloatArray) -> dic
 
 
 def _sums_by_timestamp(rows: Dataset, values: Any) -> FloatArray:
-    sums: FloatArray = sum_by(values, rows.instant, len(rows.first_rows))
+    sums: FloatArray = sum_by(values, rows.sample, len(rows.first_rows))
     return sums
 
 

@@ -1,7 +1,7 @@
-"""Observations laid out as data-set frames: what extractors are made of.
+"""Build data sets of observations. Extractors use these functions.
 
-`node_dataset` and `container_dataset` take the arrays of `Observations` (or smoothed copies of
-them, of the same shapes) and build the frame of a `Dataset` without a loop over rows.
+`node_dataset` and `container_dataset` take the arrays of `Observations`, or arrays of the same shapes that an
+extractor calculated from them, and build the frame of a `Dataset` without a Python loop over rows.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from kepler_core.arrays import FloatArray, IntArray
 from kepler_core.dataset import CONTAINER_LEVELS, NODE_LEVELS, Dataset, power_column
 from kepler_core.grouping import sum_by
-from kepler_core.recording.observations import Observations, Once
+from kepler_core.recording.array_memo import ArrayMemo
+from kepler_core.recording.observations import Observations
 from kepler_core.vocabulary import main_feature
 
 
@@ -27,16 +28,17 @@ def node_dataset(
     features: Sequence[str],
     source: str,
 ) -> Dataset:
-    """One row per instant at which all features and all components are known.
+    """Return a data set with one row per sample at which all features and all components are known.
 
-    `node_features` and `power` (by component) have shape (instants,).
+    `node_features` (rates per second or gauges, by feature) and `power` (watts, by component) have shape
+    (samples,). NaN stands for "not known".
     """
     columns = {**{name: node_features[name] for name in features}, **power}
     known = np.logical_and.reduce([np.isfinite(column) for column in columns.values()])
     kept = np.flatnonzero(known)
     block = _Block(list(columns), len(kept))
     for name, column in columns.items():
-        block.take(name, column, kept)
+        block.fill(name, column, kept)
     return _dataset(observations, block, features, source, kept, None)
 
 
@@ -48,63 +50,75 @@ def container_dataset(
     features: Sequence[str],
     source: str,
 ) -> Dataset:
-    """One row per instant and container; power is the container's share of the node's.
+    """Return a data set with one row per container and sample, with the container's share of the power.
 
-    A container's share of a component is its share of the component's main feature (equal shares
-    where nothing is used at all), as Kepler attributes it. Counters that exist once per node
-    (accelerators) are shared like package power; a node's gauges are repeated in every row.
+    `container_features` (rates per second, by feature) has shape (rows,). `node_features` and `power` (the
+    node's watts, by component) have shape (samples,). A row is left out if a feature or a component is not
+    known (NaN) for the container or its node.
+
+    A container's share of a component is its share of the component's main feature, as Kepler attributes
+    power; shares are equal in a sample in which no container used anything. Counters that a node has only
+    once (accelerators) are shared like package power. A node's gauges are repeated in every row.
+
+    Raises `ValueError` if none of the features is counted by container.
     """
-    row_instant = observations.row_instant
+    row_sample = observations.row_sample
     own = [name for name in features if name in container_features]
     if not own:
         raise ValueError(f"none of {', '.join(features)} is counted by container")
-    known_instant = np.logical_and.reduce(
+    known_samples = np.logical_and.reduce(
         [np.isfinite(node_features[name]) for name in features] + [np.isfinite(watts) for watts in power.values()]
     )
-    known = known_instant[row_instant]
+    known = known_samples[row_sample]
     for name in own:
         known &= np.isfinite(container_features[name])
     kept = np.flatnonzero(known)
-    instant = row_instant[kept]
+    sample = row_sample[kept]
     block = _Block([*features, *power], len(kept))
     for name in own:
-        block.take(name, container_features[name], kept)
+        block.fill(name, container_features[name], kept)
 
     def share(component: str) -> FloatArray:
         usage = block.column(main_feature(own, component))
-        shares: FloatArray = _once(
-            observations, "share", (usage, instant), lambda: _share(usage, instant, len(known_instant))
+        shares: FloatArray = _memoized(
+            observations, "share", (usage, sample), lambda: _shares(usage, sample, len(known_samples))
         )
         return shares
 
     for name in features:
         if name not in own:
-            column = block.take(name, node_features[name], instant)
+            column = block.fill(name, node_features[name], sample)
             if name not in observations.node_gauges:
                 column *= share("package")
     for component, watts in power.items():
-        column = block.take(component, watts, instant)
+        column = block.fill(component, watts, sample)
         column *= share(component)
-    return _dataset(observations, block, features, source, instant, observations.row_container[kept])
+    return _dataset(observations, block, features, source, sample, observations.row_container[kept])
 
 
-def _once(observations: Observations, what: str, arrays: tuple[NDArray[Any], ...], work: Callable[[], Any]) -> Any:
-    return observations.remembered.setdefault(what, Once()).of(arrays, work)
+def _memoized(
+    observations: Observations, name: str, arrays: tuple[NDArray[Any], ...], calculate: Callable[[], Any]
+) -> Any:
+    """Return a result that the data sets of the same observations share if it depends on equal arrays."""
+    return observations.memos.setdefault(name, ArrayMemo()).get(arrays, calculate)
 
 
-def _share(usage: FloatArray, instant: IntArray, n: int) -> FloatArray:
-    usage = np.maximum(usage, 0.0)  # a gauge may be negative; a share may not
-    total = sum_by(usage, instant, n)
-    count = np.bincount(instant, minlength=n)
+def _shares(usage: FloatArray, sample: IntArray, n: int) -> FloatArray:
+    """Return each row's share of the usage of its sample, shape (rows,)."""
+    usage = np.maximum(usage, 0.0)  # a gauge may be negative, a share may not
+    total = sum_by(usage, sample, n)
+    count = np.bincount(sample, minlength=n)
     busy = total > 0
     per_unit = np.divide(1.0, total, out=np.zeros(n), where=busy)
     equal = np.divide(1.0, count, out=np.zeros(n), where=count > 0)
-    return np.where(busy[instant], usage * per_unit[instant], equal[instant])
+    return np.where(busy[sample], usage * per_unit[sample], equal[sample])
 
 
 class _Block:
-    """Columns in the one array that pandas keeps them in, filled in place: memory for copies of a
-    million rows costs more than the sums over them."""
+    """Columns in one array, filled in place, which pandas then uses without a copy.
+
+    For a million rows, allocating copies of the columns would take longer than the calculations.
+    """
 
     def __init__(self, names: Sequence[str], rows: int) -> None:
         self.names = tuple(names)
@@ -112,14 +126,14 @@ class _Block:
         self._at = {name: at for at, name in enumerate(names)}
 
     def column(self, name: str) -> FloatArray:
-        """A view."""
+        """Return a column as a view."""
         view: FloatArray = self.array[self._at[name]]
         return view
 
-    def take(self, name: str, values: FloatArray, rows: IntArray) -> FloatArray:
-        """Fill a column with some of the values; the column."""
-        # without a mode, NumPy makes a copy first in case an index is out of range
-        return np.take(values, rows, out=self.column(name), mode="clip")
+    def fill(self, name: str, values: FloatArray, indices: IntArray) -> FloatArray:
+        """Fill a column with `values[indices]` and return it."""
+        # with the default mode, NumPy writes into a copy first in case an index is out of range
+        return np.take(values, indices, out=self.column(name), mode="clip")
 
 
 def _dataset(
@@ -127,12 +141,13 @@ def _dataset(
     block: _Block,
     features: Sequence[str],
     source: str,
-    instant: IntArray,
+    sample: IntArray,
     container: IntArray | None,
 ) -> Dataset:
-    key = (instant,) if container is None else (instant, container)
-    what = "node index" if container is None else "container index"
-    index = _once(observations, what, key, lambda: _index(observations, instant, container))
+    """Return the data set of a block; `sample` and `container` have shape (rows,)."""
+    arrays = (sample,) if container is None else (sample, container)
+    name = "node index" if container is None else "container index"
+    index = _memoized(observations, name, arrays, lambda: _index(observations, sample, container))
     components = tuple(block.names[len(features) :])
     columns = [*features, *(power_column(component) for component in components)]
     frame = pd.DataFrame(block.array.T, columns=columns, index=index, copy=False)
@@ -140,14 +155,14 @@ def _dataset(
     return Dataset(frame, tuple(features), source, components, repeated=repeated)
 
 
-def _index(observations: Observations, instant: IntArray, container: IntArray | None) -> pd.MultiIndex:
-    # Built from codes: making them from a million labels would cost more than all the rest.
-    stream = observations.instant_stream[instant]
+def _index(observations: Observations, sample: IntArray, container: IntArray | None) -> pd.MultiIndex:
+    # built from codes, because building it from a million labels takes longer than everything else
+    stream = observations.sample_stream[sample]
     recordings, recording = np.unique([s.recording for s in observations.streams], return_inverse=True)
     nodes, node = np.unique([s.node for s in observations.streams], return_inverse=True)
-    times, time = np.unique(observations.instant_time, return_inverse=True)
+    times, time = np.unique(observations.sample_time, return_inverse=True)
     levels: list[Any] = [pd.Index(recordings), pd.Index(nodes), pd.Index(times)]
-    codes: list[Any] = [recording[stream], node[stream], time[instant]]
+    codes: list[Any] = [recording[stream], node[stream], time[sample]]
     names = list(NODE_LEVELS)
     if container is not None:
         levels.append(pd.Index(list(observations.containers)))

@@ -1,4 +1,4 @@
-"""The set-up of logging that the command line and the servers share."""
+"""Logging set-up of the command line and the servers."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ SERVER_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 
 
 def configure_logging(level: int, *, format: str = SERVER_FORMAT) -> None:
-    """Log to standard error, in place of any set-up before."""
+    """Send log records of at least `level` to standard error. Replaces any earlier set-up."""
     logging.basicConfig(level=level, format=format, force=True)

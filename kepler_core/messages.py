@@ -1,4 +1,4 @@
-"""Text for messages and log lines: one line each, and never longer than a reader wants."""
+"""Text for messages and log lines: on one line and of bounded length."""
 
 from __future__ import annotations
 
@@ -7,25 +7,29 @@ LINE_CHARACTERS = 500
 
 
 def one_line(error: BaseException, limit: int | None = None) -> str:
-    """Return an exception as "Type: text" on one line, cut after `limit` characters."""
-    text = " ".join(str(error).split())
-    if limit is not None:
-        text = shortened(text, limit)
+    """Return an exception as "Type: text" on one line; the text is cut after `limit` characters."""
+    text = single_line(str(error), limit)
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
+def single_line(text: str, limit: int | None = None) -> str:
+    """Return a text with runs of white space replaced by one blank, cut after `limit` characters."""
+    line = " ".join(text.split())
+    return line if limit is None else shortened(line, limit)
+
+
 def quoted(text: object, limit: int = QUOTED_CHARACTERS) -> str:
-    """Return a value from outside as it is quoted in messages: its `repr`, cut after `limit` characters."""
+    """Return the `repr` of a value from outside, for use in a message, cut after `limit` characters."""
     return repr(text[:limit]) if isinstance(text, str) else shortened(repr(text), limit)
 
 
 def shortened(text: str, limit: int) -> str:
-    """Return a text of at most `limit` characters; an ellipsis at the end shows that it was cut."""
+    """Return a text of at most `limit` characters, with an ellipsis at the end if it was cut."""
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def printable(text: str, limit: int = LINE_CHARACTERS) -> str:
-    """Return a text without line ends and other control characters, cut after `limit` characters."""
+    """Return a text with control characters replaced by blanks, cut after `limit` characters."""
     return shortened("".join(c if c.isprintable() else " " for c in text[: limit + 1]), limit)
 
 

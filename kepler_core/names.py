@@ -1,22 +1,24 @@
-"""Names that become folders of the store."""
+"""Names that become folders in a store."""
 
 from __future__ import annotations
 
 import re
 
+from kepler_core.messages import quoted
+
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 def is_name(text: str) -> bool:
-    """Whether the text is safe as a folder's name."""
+    """Return whether a text is safe as a folder's name."""
     return NAME.fullmatch(text) is not None
 
 
 def check_name(name: str) -> str:
-    """The name, if it is safe as a folder's; ValueError with what would be right."""
+    """Return the name unchanged; raise `ValueError` if it is not safe as a folder's name."""
     if not is_name(name):
-        shown = name if len(name) <= 60 else name[:57] + "..."
         raise ValueError(
-            f"{shown!r} is not a name (letters, digits, '.', '_' and '-', at most 100, the first a letter or digit)"
+            f"{quoted(name)} is not a name "
+            "(letters, digits, '.', '_' and '-', at most 100, the first a letter or digit)"
         )
     return name

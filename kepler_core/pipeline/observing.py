@@ -8,7 +8,7 @@ from typing import Any
 
 from kepler_core.pipeline.spec import PipelineSpec
 from kepler_core.recording import Observations, Recording, observe, read_recording
-from kepler_core.recording.metric_mapping import is_known_metric
+from kepler_core.recording.schemas import is_known_metric
 
 
 def read_for(

@@ -126,7 +126,7 @@ def unused_nodes(dataset: Dataset, observations: Observations) -> list[str]:
     for code, stream in enumerate(observations.streams):
         if (stream.recording, stream.node) in used:
             continue
-        mine = observations.instant_stream == code
+        mine = observations.sample_stream == code
         columns = {name: observations.node_features[name] for name in dataset.features}
         columns |= {component: observations.power[dataset.source, component] for component in dataset.components}
         lacking = [name for name, column in columns.items() if not np.isfinite(column[mine]).any()]

@@ -49,7 +49,7 @@ class TrainingRows:
 
 def training_rows(dataset: Dataset, max_rows: int, max_test_rows: int, seed: int) -> TrainingRows:
     """Choose the rows of a data set."""
-    instant = dataset.instant
+    instant = dataset.sample
     n = len(dataset.first_rows)
     X, watts = dataset.X, {component: dataset.y(component) for component in dataset.components}
     if dataset.by_container:

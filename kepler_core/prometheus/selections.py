@@ -1,4 +1,4 @@
-"""Which metrics to ask a server for, and by which labels: only what a pipeline needs."""
+"""Select the metrics to query from a Prometheus server, and the labels of their series."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import attrs
 
 from kepler_core.contracts import MetricMapping, MetricSchema
 from kepler_core.plugins import registry
-from kepler_core.recording.metric_mapping import find_schema
+from kepler_core.recording.schemas import find_schema, map_metric
 from kepler_core.vocabulary import FEATURE_GROUPS, group_features
 
 if TYPE_CHECKING:
@@ -21,21 +21,21 @@ _PLAIN_NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
 
 @attrs.frozen
 class Selection:
-    """One metric's series, with what their labels must be."""
+    """The series of one metric whose labels match."""
 
     metric: str
     matchers: tuple[str, ...] = ()
-    """PromQL label matchers, e.g. `source=~"rapl"`."""
+    """Label matchers in PromQL, e.g. `source=~"rapl"`."""
 
     def selector(self) -> str:
-        """In PromQL."""
+        """Return the selection as a PromQL instant vector selector."""
         if _PLAIN_NAME.fullmatch(self.metric):
             return self.metric + ("{" + ",".join(self.matchers) + "}" if self.matchers else "")
-        return "{" + ",".join([f"__name__={quoted(self.metric)}", *self.matchers]) + "}"
+        return "{" + ",".join([f"__name__={promql_string(self.metric)}", *self.matchers]) + "}"
 
 
-def quoted(text: str) -> str:
-    """A PromQL string."""
+def promql_string(text: str) -> str:
+    """Return a text as a PromQL string literal."""
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
 
 
@@ -46,52 +46,59 @@ def select_metrics(
     instance: str | None = None,
     matchers: Sequence[str] = (),
 ) -> list[Selection]:
-    """Of the metrics that a server has, those that are needed: by a pipeline, or (without one) all that
-    the installed metric schema knows. `instance` is a regular expression that a node's label matches
-    as a whole; `matchers` go with every metric."""
-    found = find_schema(names)
-    if found is None:
+    """Return selections of the metrics that a pipeline needs, out of the names of a server's metrics.
+
+    Without a pipeline, all metrics that the installed metric schema knows are selected. `instance` is a
+    regular expression that must match the whole node label. `matchers` apply to every metric.
+    """
+    named_schema = find_schema(names)
+    if named_schema is None:
         return []
-    _, schema = found
-    of_node = [f"{schema.node_label}=~{quoted(instance)}"] if instance is not None else []
+    schema = named_schema[1]
+    of_node = [f"{schema.node_label}=~{promql_string(instance)}"] if instance is not None else []
     third_party = () if spec is None else spec.third_party
-    meanings = {name: meaning for name in names if (meaning := schema.meaning(name)) is not None}
-    by_container = any(m.kind == "feature" and m.level == "container" for m in meanings.values())
+    mappings = {name: mapping for name in names if (mapping := map_metric(schema, name)) is not None}
+    by_container = any(m.kind == "feature" and m.level == "container" for m in mappings.values())
     selections = []
     for name in sorted(set(names)):
-        if name in meanings:
-            own = [] if spec is None else _needed(spec, meanings[name], schema, by_container)
+        if name in mappings:
+            own = [] if spec is None else _needed(spec, mappings[name], schema, by_container)
             if own is not None:
                 selections.append(Selection(name, (*own, *of_node, *matchers)))
         elif name in third_party:
-            # another exporter's label differs in the port
+            # no matcher for the node: another exporter's node label differs in the port
             selections.append(Selection(name, tuple(matchers)))
     return selections
 
 
-def _needed(spec: PipelineSpec, meaning: MetricMapping, schema: MetricSchema, by_container: bool) -> list[str] | None:
-    """Label matchers of what the pipeline needs of a metric; None if it needs none of it."""
-    if meaning.kind != "feature":
-        if meaning.level != ("vm" if spec.use_vm_metrics else "node"):
-            return None
-        if spec.energy_sources == "auto":
-            return []
-        reads = [label for name in spec.energy_sources for label in _reads(name, meaning.name)]
-        if not reads:
-            return None
-        # a series without the label is of the schema's own choice
-        words = [re.escape(label) for label in reads] + ([""] if meaning.source in reads else [])
-        return [f"{schema.source_label}=~{quoted('|'.join(words))}"]
-    if meaning.name not in _features(spec):
+def _needed(spec: PipelineSpec, mapping: MetricMapping, schema: MetricSchema, by_container: bool) -> list[str] | None:
+    """Return label matchers for the series of a metric that a pipeline needs; None if it needs none of them."""
+    if mapping.kind != "feature":
+        return _needed_power(spec, mapping, schema)
+    if mapping.name not in _features(spec):
         return None
-    if meaning.level == "node":
+    if mapping.level == "node":
         return []
     if spec.use_vm_metrics:
-        return ['job="vm"'] if meaning.level == "process" else None
-    return [] if meaning.level == ("container" if by_container else "process") else None
+        return ['job="vm"'] if mapping.level == "process" else None
+    return [] if mapping.level == ("container" if by_container else "process") else None
 
 
-def _reads(source: str, component: str) -> Collection[str]:
+def _needed_power(spec: PipelineSpec, mapping: MetricMapping, schema: MetricSchema) -> list[str] | None:
+    if mapping.level != ("vm" if spec.use_vm_metrics else "node"):
+        return None
+    if spec.energy_sources == "auto":
+        return []
+    source_labels = [label for name in spec.energy_sources for label in _source_labels(name, mapping.name)]
+    if not source_labels:
+        return None
+    # the empty alternative matches series without the label, which belong to the mapping's own source
+    words = [re.escape(label) for label in source_labels] + ([""] if mapping.source in source_labels else [])
+    return [f"{schema.source_label}=~{promql_string('|'.join(words))}"]
+
+
+def _source_labels(source: str, component: str) -> Collection[str]:
+    """Return the source labels that an energy source reads, if it measures the component."""
     plugin = registry.energy_sources.get(source)
     return plugin.reads if component in plugin.components else ()
 

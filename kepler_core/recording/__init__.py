@@ -1,8 +1,8 @@
-"""Recordings: Prometheus range-query results, columnar, and what they say in our vocabulary.
+"""Recordings of Prometheus in columns, and their contents in Kepler Core's vocabulary.
 
-read_recording(file | bytes | dict) -> Recording            what Prometheus returned
-observe([Recording, ...])           -> Observations         rates and watts, by node and container
-check(Recording)                    -> Preflight            what can be trained, and why not
+read_recording(file or bytes) -> Recording       samples by metric, as Prometheus returned them
+observe([Recording, ...])     -> Observations    rates and watts by node and container
+check(Recording)              -> Preflight       what can be trained, and why the rest cannot
 """
 
 from kepler_core.recording.assemble import observe

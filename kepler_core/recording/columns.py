@@ -1,4 +1,7 @@
-"""A recording in columns: per metric the samples as arrays, the labels once per series."""
+"""A recording in columns: arrays of samples per metric, and the labels once per series.
+
+A *sample* is a sample of Prometheus here: one value of one series at one time.
+"""
 
 from __future__ import annotations
 
@@ -10,42 +13,55 @@ import numpy as np
 
 from kepler_core.arrays import FloatArray, IntArray
 
+METRIC_NAME_CHARACTERS = 200
+"""Length to which messages cut a metric's name."""
+
 
 @attrs.frozen(eq=False, slots=False)
 class Metric:
-    """One metric: samples sorted by series, then by time; immutable.
+    """The samples of one metric, sorted by series and time. The arrays are read-only.
 
-    `timestamps` (Unix seconds), `values` and `series` (index into `labels`) have one entry per
-    sample. Samples that are not finite (NaN, Inf, Prometheus' staleness marker) and repeated
-    timestamps of a series are already left out, and counted.
+    Samples that are not finite (NaN, infinity, Prometheus' staleness marker) and samples at a timestamp
+    that their series already has are left out and counted.
     """
 
     name: str
     timestamps: FloatArray
+    """Unix seconds, shape (samples,)."""
     values: FloatArray
+    """Values in the exporter's unit, shape (samples,)."""
     series: IntArray
+    """Index of each sample's series in `labels`, shape (samples,)."""
     labels: tuple[Mapping[str, str], ...]
+    """The labels of each series; a series may have no samples."""
     not_finite: int = 0
+    """Number of samples left out because they are not finite."""
     repeated: int = 0
+    """Number of samples left out because their series already has the timestamp."""
 
     @property
     def n_samples(self) -> int:
+        """Number of samples."""
         return len(self.values)
 
     @property
     def n_series(self) -> int:
+        """Number of series, with those that have no samples."""
         return len(self.labels)
 
     @cached_property
     def lengths(self) -> IntArray:
-        """Samples per series, shape (n_series,)."""
+        """Number of samples of each series, shape (series,)."""
         return np.bincount(self.series, minlength=self.n_series)
 
 
 def metric_from_columns(
     name: str, timestamps: FloatArray, values: FloatArray, series: IntArray, labels: tuple[Mapping[str, str], ...]
 ) -> Metric:
-    """A `Metric` from samples in any order: not-finite ones and repeated timestamps are left out."""
+    """Return a metric of samples in any order, without those that are not finite or repeat a timestamp.
+
+    Arrays that need neither sorting nor filtering are used without a copy and become read-only.
+    """
     finite = np.isfinite(values) & np.isfinite(timestamps)
     not_finite = int(len(finite) - np.count_nonzero(finite))
     if not_finite:
@@ -56,11 +72,11 @@ def metric_from_columns(
         if np.any(same_series & (timestamps[1:] <= timestamps[:-1])) or np.any(series[1:] < series[:-1]):
             order = np.lexsort((timestamps, series))
             timestamps, values, series = timestamps[order], values[order], series[order]
-            fresh = np.ones(len(values), dtype=bool)
-            fresh[1:] = (series[1:] != series[:-1]) | (timestamps[1:] != timestamps[:-1])
-            repeated = int(len(fresh) - np.count_nonzero(fresh))
+            first = np.ones(len(values), dtype=bool)
+            first[1:] = (series[1:] != series[:-1]) | (timestamps[1:] != timestamps[:-1])
+            repeated = int(len(first) - np.count_nonzero(first))
             if repeated:
-                timestamps, values, series = timestamps[fresh], values[fresh], series[fresh]
+                timestamps, values, series = timestamps[first], values[first], series[first]
     for column in (timestamps, values, series):
         column.setflags(write=False)
     return Metric(name, timestamps, values, series, labels, not_finite, repeated)
@@ -68,19 +84,20 @@ def metric_from_columns(
 
 @attrs.frozen(eq=False)
 class Recording:
-    """What a Prometheus server returned for a range query, one `Metric` per metric name.
-
-    `name` says where it came from, `digest` is the SHA-256 of the unpacked JSON (the same for plain
-    and gzipped files). Only the metrics asked for at reading are there; `empty_series`
-    counts series without a sample by metric name.
-    """
+    """The result of a Prometheus range query. Only the metrics chosen when it was read have samples."""
 
     name: str
+    """Where the recording comes from, for messages: usually the file."""
     metrics: Mapping[str, Metric]
+    """The chosen metrics by name."""
     digest: str
+    """SHA-256 of the JSON, unpacked: a plain and a gzipped file of the same content have the same digest."""
     other_metrics: tuple[str, ...] = ()
+    """Names of the metrics that were not chosen, sorted."""
     empty_series: Mapping[str, int] = attrs.field(factory=dict[str, int])
+    """Number of series without samples, by metric name."""
 
     @property
     def n_samples(self) -> int:
+        """Number of samples of all metrics."""
         return sum(metric.n_samples for metric in self.metrics.values())

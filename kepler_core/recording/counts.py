@@ -1,4 +1,4 @@
-"""What was noticed in a recording and left out on the way."""
+"""Irregularities of recordings, counted."""
 
 from __future__ import annotations
 
@@ -10,42 +10,56 @@ import attrs
 
 @attrs.define
 class Counts:
-    """What was noticed and left out on the way, by metric or as a whole."""
+    """Irregularities of recordings and what was left out because of them.
+
+    A `Counter` counts by metric name unless its description says otherwise.
+    """
 
     not_finite: Counter[str] = attrs.field(factory=Counter)
+    """Samples left out because they are NaN or infinite."""
     repeated_timestamps: Counter[str] = attrs.field(factory=Counter)
+    """Samples left out because their series already has the timestamp."""
     empty_series: Counter[str] = attrs.field(factory=Counter)
+    """Series without samples."""
     one_sample_series: Counter[str] = attrs.field(factory=Counter)
+    """Series of one sample, which have no rate."""
     missing_labels: Counter[str] = attrs.field(factory=Counter)
+    """Series without a label that should tell them apart, by "metric label"."""
     gaps: Counter[str] = attrs.field(factory=Counter)
+    """Intervals too long for a rate (`rates.GAP_FACTOR`)."""
     resets: Counter[str] = attrs.field(factory=Counter)
+    """Samples at which a counter fell."""
     duplicates: Counter[str] = attrs.field(factory=Counter)
-    """Samples that a second exporter reported of what the first had reported already."""
+    """Samples left out because another exporter reports the same thing at the same time."""
     duplicate_nodes: list[str] = attrs.field(factory=list)
+    """Nodes left out because they are another node under a second label; one sentence for each."""
     unknown_sources: Counter[str] = attrs.field(factory=Counter)
-    """Energy series by a source label that no installed energy source reads."""
+    """Energy series left out because no installed energy source reads their source label, by that label."""
     repeated_scrapes: int = 0
-    """Times at which no energy counter of a node had moved: the server repeated the last scrape."""
+    """Times left out because no energy counter of the node had moved: the server repeated the last scrape."""
     counted_twice: Counter[str] = attrs.field(factory=Counter)
-    """Intervals of a "source component" in which idle and dynamic energy rise alike, nearly always."""
+    """Intervals in which idle and dynamic energy rise alike, by "source component"."""
     dynamic_only: Counter[str] = attrs.field(factory=Counter)
-    """Series of a "source component" that has dynamic energy only: no idle energy to add."""
+    """Series of dynamic energy without a series of idle energy, by "source component"."""
     incomplete: Counter[str] = attrs.field(factory=Counter)
-    """Node rows without a value because too few series had one."""
+    """Times at which too few series have a value for the node's sum, by feature or "source component"."""
 
     def as_dict(self) -> dict[str, Any]:
-        """What was counted at least once."""
-        plain = {f.name: getattr(self, f.name) for f in attrs.fields(Counts)}
-        return {
-            name: dict(+value) if isinstance(value, Counter) else value
-            for name, value in plain.items()
-            if (+value if isinstance(value, Counter) else value)
-        }
+        """Return the counts that are not zero, for JSON."""
+        counts: dict[str, Any] = {}
+        for field in attrs.fields(Counts):
+            value = getattr(self, field.name)
+            if isinstance(value, Counter):
+                value = dict(+value)
+            if value:
+                counts[field.name] = value
+        return counts
 
     def add(self, other: Counts) -> None:
+        """Add the counts of another recording."""
         for field in attrs.fields(Counts):
-            mine, theirs = getattr(self, field.name), getattr(other, field.name)
-            if isinstance(mine, Counter):
-                mine.update(theirs)
+            own, added = getattr(self, field.name), getattr(other, field.name)
+            if isinstance(own, Counter):
+                own.update(added)
             else:
-                setattr(self, field.name, mine + theirs)
+                setattr(self, field.name, own + added)

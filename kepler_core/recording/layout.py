@@ -1,130 +1,94 @@
-"""Samples laid out by (node, timestamp) and (node, timestamp, container)."""
+"""Lay out the metrics of a recording by node, time and container.
+
+A *point* is here what Prometheus calls a sample: one value of one series at one time. A *sample* is a
+node at a timestamp, and a *row* a container in a sample, as in `Observations`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import attrs
 import numpy as np
 
 from kepler_core.arrays import BoolArray, FloatArray, IntArray
 from kepler_core.grouping import sum_by
-from kepler_core.plugins import registry
+from kepler_core.recording.array_memo import ArrayMemo
 from kepler_core.recording.columns import Recording
 from kepler_core.recording.counts import Counts
-from kepler_core.recording.metric_mapping import Codes, Measured
-from kepler_core.recording.observations import Observations, Once, Stream
-from kepler_core.recording.rates import Spacing, rates, spacing
-
-NEGLIGIBLE = 0.05
-"""A node's feature is known although a container has no rate yet, if that container's next rate is
-less than this part of the sum."""
-
-COVERAGE = 0.5
-"""A node's feature is known at a time if at least this part of its containers have a rate then.
-(After an exporter's restart most series are new and have none: their sum would be far too low.)"""
+from kepler_core.recording.meters import Meter
+from kepler_core.recording.metric_mapping import MappedMetric, SeriesCodes
+from kepler_core.recording.node_values import known_first, node_power, sum_of_containers, value_of_node
+from kepler_core.recording.observations import Observations, Stream
+from kepler_core.recording.points import Points, Position, points_of
 
 
-@attrs.define(eq=False)
-class _Place:
-    """Where the samples of metrics with the same timestamps, series, nodes and units belong."""
+@attrs.frozen(eq=False)
+class _Samples:
+    """The samples that have at least one point."""
 
-    spacing: Spacing
-    instant: IntArray
-    """Shape (samples,)."""
+    stream: IntArray
+    """Index of each sample's stream, shape (samples,)."""
+    node: IntArray
+    """Number of each stream's node, shape (streams,)."""
+    time: FloatArray
+    """Unix seconds, shape (samples,)."""
+
+
+@attrs.frozen(eq=False)
+class _Rows:
+    """The rows that have at least one point."""
+
+    sample: IntArray
+    """Index of each row's sample, shape (rows,), ascending."""
     unit: IntArray
-    """Shape (samples,)."""
-    row: IntArray | None = None
-    """Of samples that are a container's: the row, shape (samples,)."""
-
-
-@attrs.define(eq=False)
-class _Sampled:
-    """A metric's samples as rates (or gauge values) with their place."""
-
-    item: Measured
-    values: FloatArray
-    reset: BoolArray
-    place: _Place
-    coming: FloatArray | None = None
-    """Where a series begins: its next rate, else 0. What it did before its first sample is not known,
-    but it was hardly less."""
-
-    @property
-    def instant(self) -> IntArray:
-        return self.place.instant
+    """Number of each row's container, shape (rows,)."""
 
 
 def lay_out(
     recording: Recording,
     schema_name: str,
-    measured: list[Measured],
-    nodes: Codes,
-    units: Codes,
+    mapped: list[MappedMetric],
+    codes: SeriesCodes,
+    meters: Mapping[str, Meter],
     step: float,
     counts: Counts,
 ) -> Observations:
-    grid = _time_grid(measured)
-    n_times = max(len(grid), 1)
-    places: Once[_Place] = Once()
-    sampled = [_sample(item, grid, places, counts) for item in measured if item.metric.n_samples]
-    present = np.zeros(len(nodes.of) * n_times, dtype=bool)
-    for s in sampled:
-        present[s.instant] = True
-    instants = np.flatnonzero(present)
-    position = np.cumsum(present) - 1  # of an instant among those that are there
-    for place in places.results:
-        place.instant = position[place.instant]
-    streams_used = np.unique(instants // n_times)
-    stream_of = np.searchsorted(streams_used, instants // n_times)
-
-    by_container = [s for s in sampled if s.item.meaning.kind == "feature" and s.item.meaning.level != "node"]
-    n_units = max(len(units.of), 1)
-    of_containers = {id(s.place): s.place for s in by_container}.values()
-    keys = [place.instant * n_units + place.unit for place in of_containers]
-    rows = _union(keys)
-    for place, key in zip(of_containers, keys, strict=True):
-        place.row = np.searchsorted(rows, key)
-    container_features: dict[str, FloatArray] = {}
-    coming: dict[str, FloatArray] = {}
-    node_features: dict[str, FloatArray] = {}
-    for s in by_container:
-        name = s.item.meaning.name
-        assert s.place.row is not None
-        values = _spread(len(rows), s.place.row, s.values)
-        container_features[name] = _first_known(container_features.get(name), values)
-        if s.coming is not None:
-            coming.setdefault(name, np.zeros(len(instants)))
-            coming[name] += sum_by(s.coming, s.place.instant, len(instants))
-    row_instant, row_unit = np.divmod(rows, n_units)
-    for name, values in container_features.items():
-        node_features[name] = _sum_rows(values, row_instant, coming.get(name, np.zeros(len(instants))), name, counts)
-    for s in sampled:
-        if s.item.meaning.kind == "feature" and s.item.meaning.level == "node":
-            name = s.item.meaning.name
-            node_features[name] = _first_known(node_features.get(name), _by_instant(s, s.values, len(instants)))
+    """Return the observations of one recording. `step` is the usual interval in seconds."""
+    grid = _time_grid(mapped)
+    positions: ArrayMemo[Position] = ArrayMemo()
+    points = [points_of(item, grid, positions, counts) for item in mapped if item.metric.n_samples]
+    samples = _number_samples(points, positions.results, grid, len(codes.nodes))
+    by_container = [p for p in points if p.is_feature and p.mapping.level != "node"]
+    rows = _number_rows(by_container, max(len(codes.units), 1))
+    container_features, upcoming = _container_features(by_container, len(rows.sample), len(samples.time))
+    node_features = {
+        name: sum_of_containers(values, rows.sample, upcoming[name], name, counts)
+        for name, values in container_features.items()
+    }
+    of_node = [p for p in points if p.is_feature and p.mapping.level == "node"]
+    for p in of_node:
+        values = value_of_node(p, len(samples.time))
+        node_features[p.mapping.name] = known_first(node_features.get(p.mapping.name), values)
     power: dict[tuple[str, str], FloatArray] = {}
-    for s in sampled:
-        if s.item.meaning.kind != "feature":
-            for source_component, watts in _power(s, stream_of, len(instants), counts).items():
-                power[source_component] = _first_known(power.get(source_component), watts)
-    used_units = np.unique(row_unit)
-    words = units.words
+    for p in points:
+        if not p.is_feature:
+            for key, watts in node_power(p, samples.stream, meters, counts).items():
+                power[key] = known_first(power.get(key), watts)
+    used_units = np.unique(rows.unit)
+    nodes, units = codes.nodes.words, codes.units.words
+    containers = [units[code] for code in used_units]
     return Observations(
-        streams=tuple(Stream(recording.name, nodes.words[code]) for code in streams_used),
-        instant_stream=stream_of,
-        instant_time=grid[instants % n_times] if len(grid) else np.empty(0),
-        containers=tuple(words[code] for code in used_units),
-        container_names=tuple(units.called.get(words[code]) or words[code] for code in used_units),
-        row_instant=row_instant,
-        row_container=np.searchsorted(used_units, row_unit),
+        streams=tuple(Stream(recording.name, nodes[code]) for code in samples.node),
+        sample_stream=samples.stream,
+        sample_time=samples.time,
+        containers=tuple(containers),
+        container_names=tuple(codes.unit_names.get(container) or container for container in containers),
+        row_sample=rows.sample,
+        row_container=np.searchsorted(used_units, rows.unit),
         container_features=container_features,
         node_features=node_features,
-        node_gauges=frozenset(
-            s.item.meaning.name
-            for s in sampled
-            if s.item.meaning.kind == "feature" and s.item.meaning.level == "node" and not s.item.meaning.counter
-        ),
+        node_gauges=frozenset(p.mapping.name for p in of_node if not p.mapping.counter),
         power=power,
         step=step,
         counts=counts,
@@ -133,11 +97,15 @@ def lay_out(
     )
 
 
-def _time_grid(measured: list[Measured]) -> FloatArray:
-    """All timestamps, sorted. Series of a range query share theirs: the shortest metrics give most."""
+def _time_grid(mapped: list[MappedMetric]) -> FloatArray:
+    """Return all timestamps, sorted.
+
+    The metrics with the fewest samples come first: series of a range query have the same timestamps, so
+    that the long metrics seldom add any.
+    """
     grid = np.empty(0)
-    seen: Once[None] = Once()
-    for item in sorted(measured, key=lambda item: item.metric.n_samples):
+    seen: ArrayMemo[None] = ArrayMemo()
+    for item in sorted(mapped, key=lambda item: item.metric.n_samples):
 
         def add(times: FloatArray = item.metric.timestamps) -> None:
             nonlocal grid
@@ -147,109 +115,68 @@ def _time_grid(measured: list[Measured]) -> FloatArray:
             if len(times):
                 grid = np.union1d(grid, times)
 
-        seen.of((item.metric.timestamps,), add)
+        seen.get((item.metric.timestamps,), add)
     return grid
 
 
-def _sample(item: Measured, grid: FloatArray, places: Once[_Place], counts: Counts) -> _Sampled:
-    metric, meaning = item.metric, item.meaning
+def _number_samples(
+    points: Sequence[Points], positions: Sequence[Position], grid: FloatArray, n_nodes: int
+) -> _Samples:
+    """Number the samples that have points, and write the numbers into the positions."""
+    n_times = max(len(grid), 1)
+    present: BoolArray = np.zeros(n_nodes * n_times, dtype=bool)
+    for p in points:
+        present[p.position.sample] = True
+    cells = np.flatnonzero(present)
+    number_of_cell = np.cumsum(present) - 1
+    for position in positions:
+        position.sample = number_of_cell[position.sample]
+    node_of_sample, time_of_sample = np.divmod(cells, n_times)
+    nodes, stream = np.unique(node_of_sample, return_inverse=True)
+    time = grid[time_of_sample] if len(grid) else np.empty(0)
+    return _Samples(stream, nodes, time)
 
-    def place() -> _Place:
-        return _Place(
-            spacing(metric.timestamps, metric.series, item.node),
-            item.node[metric.series] * len(grid) + np.searchsorted(grid, metric.timestamps),
-            item.unit[metric.series],
-        )
 
-    placed = places.of((metric.timestamps, metric.series, item.node, item.unit), place)
-    if not meaning.counter:
-        return _Sampled(item, metric.values * meaning.scale, np.zeros(metric.n_samples, dtype=bool), placed)
-    rate = rates(metric, placed.spacing)
-    counts.gaps[metric.name] += placed.spacing.gaps
-    counts.resets[metric.name] += int(np.count_nonzero(rate.reset))
-    values = rate.values * meaning.scale if meaning.scale != 1.0 else rate.values
-    coming = np.zeros(len(values))
-    begins = np.isnan(values[:-1]) & np.isfinite(values[1:]) & (metric.series[1:] == metric.series[:-1])
-    coming[:-1][begins] = values[1:][begins]
-    return _Sampled(item, values, rate.reset, placed, coming)
+def _number_rows(by_container: Sequence[Points], n_units: int) -> _Rows:
+    """Number the rows that have points, and write the numbers into the positions."""
+    positions = {id(p.position): p.position for p in by_container}.values()
+    keys = [position.sample * n_units + position.unit for position in positions]
+    rows = _union(keys)
+    for position, key in zip(positions, keys, strict=True):
+        position.row = np.searchsorted(rows, key)
+    sample, unit = np.divmod(rows, n_units)
+    return _Rows(sample, unit)
 
 
 def _union(keys: Sequence[IntArray]) -> IntArray:
     rows = np.empty(0, dtype=np.int64)
     for key in keys:
         rows = np.sort(np.concatenate([rows, key])) if len(rows) else np.sort(key)
-        again = rows[1:] == rows[:-1]
-        if again.any():
-            rows = rows[np.concatenate([[True], ~again])]
+        repeated = rows[1:] == rows[:-1]
+        if repeated.any():
+            rows = rows[np.concatenate([[True], ~repeated])]
     return rows
 
 
-def _first_known(old: FloatArray | None, new: FloatArray) -> FloatArray:
-    """One column of two spellings of the same thing, as after an exporter's upgrade."""
-    return new if old is None else np.where(np.isfinite(old), old, new)
+def _container_features(
+    by_container: Sequence[Points], n_rows: int, n_samples: int
+) -> tuple[dict[str, FloatArray], dict[str, FloatArray]]:
+    """Return the features by row, and the sums of the upcoming rates (`Points.upcoming`) by sample."""
+    features: dict[str, FloatArray] = {}
+    upcoming: dict[str, FloatArray] = {}
+    for p in by_container:
+        name = p.mapping.name
+        assert p.position.row is not None
+        values = _spread(n_rows, p.position.row, p.values)
+        features[name] = known_first(features.get(name), values)
+        upcoming.setdefault(name, np.zeros(n_samples))
+        if p.upcoming is not None:
+            upcoming[name] += sum_by(p.upcoming, p.position.sample, n_samples)
+    return features, upcoming
 
 
 def _spread(n: int, at: IntArray, values: FloatArray) -> FloatArray:
+    """Return an array of `n` values: `values` at the indices `at`, NaN elsewhere."""
     column = np.empty(n) if len(at) == n else np.full(n, np.nan)
     column[at] = values
     return column
-
-
-def _sum_rows(values: FloatArray, row_instant: IntArray, coming: FloatArray, name: str, counts: Counts) -> FloatArray:
-    """Sum over containers; NaN where too few of them have a rate, or a busy one has none yet."""
-    n = len(coming)
-    known = np.isfinite(values)
-    totals = sum_by(values[known], row_instant[known], n)
-    n_known = np.bincount(row_instant[known], minlength=n)
-    n_there = np.bincount(row_instant, minlength=n)
-    enough = (n_known > 0) & (n_known >= COVERAGE * n_there) & (coming <= NEGLIGIBLE * (totals + coming))
-    counts.incomplete[name] += int(np.count_nonzero((n_known > 0) & ~enough))
-    return np.where(enough, totals, np.nan)
-
-
-def _by_instant(s: _Sampled, values: FloatArray, n: int) -> FloatArray:
-    known = np.isfinite(values)
-    totals = sum_by(values[known], s.instant[known], n)
-    n_known = np.bincount(s.instant[known], minlength=n)
-    if s.item.meaning.aggregate == "mean":
-        totals = totals / np.maximum(n_known, 1)
-    return np.where(n_known > 0, totals, np.nan)
-
-
-def _power(s: _Sampled, stream_of: IntArray, n: int, counts: Counts) -> dict[tuple[str, str], FloatArray]:
-    """Watts by instant for each energy source of a metric; NaN where a socket or mode is missing,
-    or where a counter was reset (the increase over that interval is only a lower bound)."""
-    found: dict[tuple[str, str], FloatArray] = {}
-    item = s.item
-    known_sources = {
-        value: name for name, plugin in registry.energy_sources.load_all()[0].items() for value in plugin.reads
-    }
-    for label in sorted({source for source in item.source if source is not None}):
-        name = known_sources.get(label)
-        if name is None:
-            counts.unknown_sources[label] += sum(source == label for source in item.source)
-        if name is None or item.meaning.name not in registry.energy_sources.preferred(name).components:
-            continue
-        is_source = np.array([source == label for source in item.source], dtype=bool)
-        mine = is_source[item.metric.series]
-        known = mine & np.isfinite(s.values) & ~s.reset
-        totals = sum_by(s.values[known], s.instant[known], n)
-        n_known = np.bincount(s.instant[known], minlength=n)
-        # how many sockets and modes the node has: those that were ever seen there
-        expected = np.zeros(int(stream_of.max(initial=-1)) + 1, dtype=np.int64)
-        has_samples = is_source & (item.metric.lengths > 1)
-        stream_of_node: dict[int, int] = {}
-        starts = np.cumsum(item.metric.lengths) - item.metric.lengths
-        seen: set[tuple[int, int]] = set()
-        for index in np.flatnonzero(has_samples):
-            node = int(item.node[index])
-            stream = stream_of_node.setdefault(node, int(stream_of[s.instant[starts[index]]]))
-            if (node, int(item.unit[index])) not in seen:
-                seen.add((node, int(item.unit[index])))
-                expected[stream] += 1
-        complete = (n_known > 0) & (n_known >= expected[stream_of])
-        counts.incomplete[f"{name} {item.meaning.name}"] += int(np.count_nonzero((n_known > 0) & ~complete))
-        watts = np.where(complete, totals, np.nan)
-        key = name, item.meaning.name
-        found[key] = _first_known(found.get(key), watts)
-    return found

@@ -1,39 +1,17 @@
-"""What recordings say in our vocabulary: rates by container, watts by node."""
+"""The contents of recordings in Kepler Core's vocabulary: rates of containers and nodes, watts of nodes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, Generic, TypeVar
+from collections.abc import Mapping
+from typing import Any
 
 import attrs
 import numpy as np
-from numpy.typing import NDArray
 
 from kepler_core.arrays import FloatArray, IntArray
-from kepler_core.plugins import registry
+from kepler_core.recording.array_memo import ArrayMemo
 from kepler_core.recording.counts import Counts
-
-T = TypeVar("T")
-
-
-class Once(Generic[T]):
-    """Results by arrays: metrics of one exporter mostly have the same samples at the same times, and
-    what is worked out for one of them holds for the others."""
-
-    def __init__(self) -> None:
-        self._known: list[tuple[tuple[NDArray[Any], ...], T]] = []
-
-    def of(self, arrays: tuple[NDArray[Any], ...], work: Callable[[], T]) -> T:
-        """The result for these arrays, worked out if it is not known yet."""
-        for known, result in self._known:
-            if all(len(a) == len(b) and (a is b or np.array_equal(a, b)) for a, b in zip(known, arrays, strict=True)):
-                return result
-        self._known.append((arrays, work()))
-        return self._known[-1][1]
-
-    @property
-    def results(self) -> list[T]:
-        return [result for _, result in self._known]
+from kepler_core.vocabulary import in_component_order
 
 
 @attrs.frozen(order=True)
@@ -41,60 +19,64 @@ class Stream:
     """One node in one recording."""
 
     recording: str
+    """Name of the recording."""
     node: str
+    """Value of the node label, usually `instance`."""
 
 
 @attrs.frozen(eq=False)
 class Observations:
-    """Rates and watts of one or several recordings.
+    """Features and power of one or several recordings, as arrays.
 
-    An *instant* is a (stream, timestamp); a *row* a (stream, timestamp, container). Instants are
-    sorted by stream and time, rows by instant and container. NaN is "not known".
+    A *sample* is a node at a timestamp: a pair of stream and time. A *row* is a container in a sample.
+    Samples are sorted by stream and time, rows by sample and container. NaN stands for "not known".
+    Extractors read these arrays and must not change them.
     """
 
     streams: tuple[Stream, ...]
-    instant_stream: IntArray
-    """Index into `streams`, shape (instants,)."""
-    instant_time: FloatArray
-    """Unix seconds, shape (instants,)."""
+    """The nodes of all recordings."""
+    sample_stream: IntArray
+    """Index of each sample's stream in `streams`, shape (samples,), ascending."""
+    sample_time: FloatArray
+    """Unix seconds of each sample, shape (samples,), ascending within a stream."""
     containers: tuple[str, ...]
-    """Their ids."""
+    """Container ids, or whatever else the metric schema uses to tell containers apart."""
     container_names: tuple[str, ...]
-    """What people call them, in the order of `containers`: namespace/pod/container; their ids where
-    they have no names."""
-    row_instant: IntArray
-    """Index of the row's instant, shape (rows,), ascending."""
+    """Readable names in the order of `containers`: namespace/pod/container; the id where there is no name."""
+    row_sample: IntArray
+    """Index of each row's sample, shape (rows,), ascending."""
     row_container: IntArray
-    """Index into `containers`, shape (rows,)."""
+    """Index of each row's container in `containers`, shape (rows,)."""
     container_features: Mapping[str, FloatArray]
-    """Feature -> shape (rows,), per second."""
+    """Feature -> its rate per second for each row, shape (rows,)."""
     node_features: Mapping[str, FloatArray]
-    """Feature -> shape (instants,): sums over containers, and the node's own."""
+    """Feature -> its value for each sample, shape (samples,): the sum over the containers in units per
+    second, or the node's own rate or gauge."""
     node_gauges: frozenset[str]
-    """Features of the node that are no rates: the same for all of its containers, and no sum."""
+    """Names of the node features that are gauges: they hold for every container and do not add up."""
     power: Mapping[tuple[str, str], FloatArray]
-    """(energy source, component) -> watts, shape (instants,)."""
+    """(energy source, component) -> watts of the node for each sample, shape (samples,)."""
     step: float
-    """Usual seconds between two timestamps."""
+    """Usual interval between two samples of a node, in seconds; NaN if there is none."""
     counts: Counts
+    """Irregularities of the recordings."""
     schemas: tuple[str, ...]
+    """Names of the metric schemas that the recordings follow, sorted."""
     digest: str
-    remembered: dict[str, Once[Any]] = attrs.field(factory=dict[str, Any], init=False, repr=False)
-    """What data sets of the same observations have in common (`kepler_core.frames`)."""
+    """Identifies the data: the digests of the recordings, joined by "+"."""
+    memos: dict[str, ArrayMemo[Any]] = attrs.field(factory=dict[str, Any], init=False, repr=False)
+    """Intermediate results that the data sets of these observations share (`kepler_core.frames`)."""
 
     @property
     def sources(self) -> dict[str, tuple[str, ...]]:
-        """Energy source -> the components that there is power of, in the source's order."""
-        found: dict[str, list[str]] = {}
+        """Energy source -> the components with known power, in the order of `vocabulary.COMPONENTS`."""
+        components: dict[str, list[str]] = {}
         for (source, component), watts in self.power.items():
             if np.isfinite(watts).any():
-                found.setdefault(source, []).append(component)
-        return {
-            source: tuple(c for c in registry.energy_sources.preferred(source).components if c in components)
-            for source, components in sorted(found.items())
-        }
+                components.setdefault(source, []).append(component)
+        return {source: in_component_order(components[source]) for source in sorted(components)}
 
     @property
     def features(self) -> tuple[str, ...]:
-        """Features that are known at one instant at least."""
-        return tuple(sorted(f for f, values in self.node_features.items() if np.isfinite(values).any()))
+        """Features that are known in at least one sample, sorted."""
+        return tuple(sorted(name for name, values in self.node_features.items() if np.isfinite(values).any()))

@@ -1,4 +1,4 @@
-"""What can be trained from a recording, and why the rest cannot: asked before training."""
+"""Find out before a training what can be trained from a recording, and why the rest cannot."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import Any
 import attrs
 import numpy as np
 
+from kepler_core.contracts import MetricSchema
 from kepler_core.plugins import registry
 from kepler_core.recording.assemble import observe
 from kepler_core.recording.columns import Recording
-from kepler_core.recording.metric_mapping import find_schema, meaning_of
 from kepler_core.recording.observations import Observations
+from kepler_core.recording.schemas import find_schema, map_metric
 from kepler_core.vocabulary import FEATURE_GROUPS, MIN_TIMESTAMPS, is_constant
 
 
@@ -21,70 +22,88 @@ class NodeSummary:
     """One node of a recording."""
 
     node: str
+    """Value of the node label."""
     timestamps: int
+    """Number of timestamps."""
     start: float
-    """Unix seconds."""
+    """First timestamp, in Unix seconds."""
     end: float
+    """Last timestamp, in Unix seconds."""
     step: float
-    """Median seconds between timestamps."""
+    """Median interval between timestamps, in seconds; NaN if there is none."""
     longest_interval: float
+    """Longest interval between timestamps, in seconds; NaN if there is none."""
     containers: int
+    """Number of containers."""
 
 
 @attrs.frozen
 class PowerSummary:
-    """One component of one energy source: watts over all nodes."""
+    """Power of one component of an energy source, over all nodes."""
 
     source: str
     component: str
     timestamps: int
+    """Number of samples with known power."""
     lowest: float
+    """Watts."""
     median: float
+    """Watts."""
     highest: float
+    """Watts."""
     constant: bool
+    """Whether the power counts as constant (`vocabulary.is_constant`)."""
 
 
 @attrs.frozen
 class GroupSummary:
-    """Whether a feature group can be trained with an energy source, or why not."""
+    """Whether a feature group can be trained with an energy source."""
 
     source: str
     feature_group: str
     trainable: bool
     timestamps: int
+    """Number of samples at which all features and all components are known."""
     reason: str
+    """Why the group cannot be trained; empty if it can."""
     missing: tuple[str, ...] = ()
+    """Names of the metrics that the recording lacks."""
 
 
 @attrs.frozen
 class Preflight:
-    """The findings; `as_dict` is `validate --json`."""
+    """What can be trained from a recording. `as_dict` is the output of `validate --json`."""
 
     recording: str
     digest: str
     schema: str
+    """Name of the metric schema that the recording follows."""
     metrics: dict[str, int]
-    """Known metric -> samples."""
+    """Metric that the schema knows -> number of samples."""
     other_metrics: tuple[str, ...]
+    """Names of the other metrics, sorted."""
     notes: dict[str, str]
-    """Metric -> what to know about it, e.g. that its name is an old one."""
+    """Metric -> what the user should know about it, e.g. that its name is an old one."""
     nodes: list[NodeSummary]
     power: list[PowerSummary]
     groups: list[GroupSummary]
     missing_sources: dict[str, str]
     """Energy source -> why it cannot be trained."""
     counts: dict[str, Any]
+    """Irregularities (`Counts.as_dict`)."""
 
     @property
     def trainable(self) -> bool:
+        """Whether any feature group can be trained with any energy source."""
         return any(group.trainable for group in self.groups)
 
     def as_dict(self) -> dict[str, Any]:
+        """Return the report for JSON."""
         return {**attrs.asdict(self), "trainable": self.trainable}
 
 
 def utc(seconds: float) -> str:
-    """Unix seconds as a readable UTC time."""
+    """Return a time in Unix seconds as "YYYY-MM-DD hh:mm:ss" in UTC."""
     try:
         return datetime.datetime.fromtimestamp(seconds, datetime.UTC).strftime("%Y-%m-%d %H:%M:%S")
     except (OverflowError, ValueError, OSError):
@@ -92,12 +111,15 @@ def utc(seconds: float) -> str:
 
 
 def check(recording: Recording, *, use_vm_metrics: bool = False) -> Preflight:
-    """Look a recording through; `RecordingError` only where no metric of it is known."""
+    """Return what can be trained from a recording.
+
+    Raises `RecordingError` only if no installed schema knows any of its metrics.
+    """
     observations = observe([recording], use_vm_metrics=use_vm_metrics)
-    found = find_schema(recording.metrics)
-    assert found is not None  # else observe has raised
-    schema_name, schema = found
-    meanings = {name: meaning for name in recording.metrics if (meaning := meaning_of(schema, name)) is not None}
+    named_schema = find_schema(recording.metrics)
+    assert named_schema is not None  # else `observe` has raised
+    schema_name, schema = named_schema
+    mappings = {name: mapping for name in recording.metrics if (mapping := map_metric(schema, name)) is not None}
     missing_sources = {
         name: f"no {' or '.join(schema.spelling('node', c) for c in plugin.components[:1])} with source "
         + " or ".join(repr(value) for value in plugin.reads)
@@ -108,9 +130,9 @@ def check(recording: Recording, *, use_vm_metrics: bool = False) -> Preflight:
         recording=recording.name,
         digest=recording.digest,
         schema=schema_name,
-        metrics={name: recording.metrics[name].n_samples for name in sorted(meanings)},
-        other_metrics=tuple(sorted({*recording.other_metrics, *(recording.metrics.keys() - meanings.keys())})),
-        notes={name: meaning.note for name, meaning in sorted(meanings.items()) if meaning.note},
+        metrics={name: recording.metrics[name].n_samples for name in sorted(mappings)},
+        other_metrics=tuple(sorted({*recording.other_metrics, *(recording.metrics.keys() - mappings.keys())})),
+        notes={name: mapping.note for name, mapping in sorted(mappings.items()) if mapping.note},
         nodes=_nodes(observations),
         power=_power(observations),
         groups=_groups(observations, schema),
@@ -122,18 +144,18 @@ def check(recording: Recording, *, use_vm_metrics: bool = False) -> Preflight:
 def _nodes(observations: Observations) -> list[NodeSummary]:
     nodes = []
     for code, stream in enumerate(observations.streams):
-        mine = observations.instant_stream == code
-        times = np.unique(observations.instant_time[mine])
-        between = np.diff(times)
-        containers = np.unique(observations.row_container[mine[observations.row_instant]])
+        of_stream = observations.sample_stream == code
+        times = np.unique(observations.sample_time[of_stream])
+        intervals = np.diff(times)
+        containers = np.unique(observations.row_container[of_stream[observations.row_sample]])
         nodes.append(
             NodeSummary(
                 node=stream.node,
                 timestamps=len(times),
                 start=float(times[0]),
                 end=float(times[-1]),
-                step=float(np.median(between)) if len(between) else float("nan"),
-                longest_interval=float(between.max()) if len(between) else float("nan"),
+                step=float(np.median(intervals)) if len(intervals) else float("nan"),
+                longest_interval=float(intervals.max()) if len(intervals) else float("nan"),
                 containers=len(containers),
             )
         )
@@ -149,19 +171,19 @@ def _power(observations: Observations) -> list[PowerSummary]:
             lowest, highest = float(watts.min()), float(watts.max())
             summaries.append(
                 PowerSummary(
-                    source,
-                    component,
-                    len(watts),
-                    lowest,
-                    float(np.median(watts)),
-                    highest,
-                    is_constant(lowest, highest),
+                    source=source,
+                    component=component,
+                    timestamps=len(watts),
+                    lowest=lowest,
+                    median=float(np.median(watts)),
+                    highest=highest,
+                    constant=is_constant(lowest, highest),
                 )
             )
     return summaries
 
 
-def _groups(observations: Observations, schema: Any) -> list[GroupSummary]:
+def _groups(observations: Observations, schema: MetricSchema) -> list[GroupSummary]:
     summaries = []
     known = set(observations.features)
     for source, components in observations.sources.items():

@@ -1,4 +1,4 @@
-"""Counters to rates per second, vectorised over all series of a metric."""
+"""Counters to rates per second, for all series of a metric at once."""
 
 from __future__ import annotations
 
@@ -9,30 +9,31 @@ from kepler_core.arrays import BoolArray, FloatArray, IntArray
 from kepler_core.recording.columns import Metric
 
 GAP_FACTOR = 5.0
-"""An interval longer than this many usual steps is a gap: no rate is made of it."""
+"""An interval longer than this multiple of the usual step is a gap and has no rate."""
 
 
 @attrs.frozen(eq=False)
 class Spacing:
-    """The intervals between a metric's samples, each ending at a sample; shape (samples,).
+    """The intervals between the samples of a metric. Each interval belongs to the sample at its end.
 
-    Metrics of one exporter mostly have the same timestamps, and so the same spacing.
+    Metrics with the same timestamps, series and nodes have the same spacing.
     """
 
     seconds: FloatArray
-    """Since the series' previous sample."""
+    """Seconds since the series' previous sample, shape (samples,)."""
     usable: BoolArray
-    """Whether there is a previous sample, and no gap since."""
+    """Whether the series has a previous sample and no gap since, shape (samples,)."""
     usual_step: float
-    """The median interval over all nodes, in seconds; NaN if there is none."""
+    """Median interval in seconds over all nodes; NaN if there is none."""
     gaps: int
-    """Intervals longer than `GAP_FACTOR` usual steps."""
+    """Number of intervals longer than `GAP_FACTOR` usual steps of their node."""
 
 
 def spacing(timestamps: FloatArray, series: IntArray, node: IntArray) -> Spacing:
-    """The spacing of samples that are sorted by series and time; `node` has shape (series,).
+    """Return the spacing of samples that are sorted by series and time.
 
-    What is usual is decided node by node: they need not be scraped equally often.
+    `timestamps` and `series` have shape (samples,), `node` has shape (series,). Gaps are judged by the
+    usual step of each node, because nodes may be scraped at different intervals.
     """
     n = len(timestamps)
     seconds = np.zeros(n)
@@ -43,32 +44,31 @@ def spacing(timestamps: FloatArray, series: IntArray, node: IntArray) -> Spacing
     usual = float(np.median(seconds[usable])) if usable.any() else float("nan")
     limit: float | FloatArray = GAP_FACTOR * usual
     if len(nodes := np.unique(node)) > 1:
-        step_of = np.full(int(nodes.max()) + 1, np.nan)
-        of_sample = node[series]
+        usual_of_node = np.full(int(nodes.max()) + 1, np.nan)
+        node_of_sample = node[series]
         for code in nodes:
-            mine = seconds[usable & (of_sample == code)]
-            step_of[code] = np.median(mine) if len(mine) else np.nan
-        limit = GAP_FACTOR * step_of[of_sample]
-    long = seconds > limit
-    long &= usable
-    usable &= ~long
-    return Spacing(seconds, usable, usual, int(np.count_nonzero(long)))
+            intervals = seconds[usable & (node_of_sample == code)]
+            usual_of_node[code] = np.median(intervals) if len(intervals) else np.nan
+        limit = GAP_FACTOR * usual_of_node[node_of_sample]
+    gap = seconds > limit
+    gap &= usable
+    usable &= ~gap
+    return Spacing(seconds, usable, usual, int(np.count_nonzero(gap)))
 
 
 @attrs.frozen(eq=False)
 class Rates:
-    """Per sample of a metric: the rate over the interval that ends at it.
-
-    `values` is NaN for the first sample of a series and after a gap; `reset` marks the samples
-    whose counter fell (their rate is the value after the fall over the interval, as in PromQL).
-    """
+    """The rates of a counter. Each rate belongs to the sample at the end of its interval."""
 
     values: FloatArray
+    """Rate per second, shape (samples,); NaN for the first sample of a series and after a gap."""
     reset: BoolArray
+    """Whether the counter fell, shape (samples,). The value after the fall then counts as the increase, as
+    in PromQL."""
 
 
 def rates(metric: Metric, spaced: Spacing) -> Rates:
-    """Rates of a counter, every pair of samples over its own interval."""
+    """Return the rates of a counter, each over the true length of its interval."""
     increase = np.zeros(metric.n_samples)
     if metric.n_samples > 1:
         np.subtract(metric.values[1:], metric.values[:-1], out=increase[1:])

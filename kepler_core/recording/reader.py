@@ -1,10 +1,11 @@
-"""Reads Prometheus range-query JSON into a `Recording`.
+"""Read Prometheus range-query JSON into a `Recording`.
 
-The shape is `{metric: [{"metric": {labels}, "values": [[unix_seconds, "number"], ...]}, ...]}`; a
-single Prometheus API answer (`{"status": ..., "data": {"result": [...]}}`) is taken as well. A
-recording holds millions of samples, so msgspec first checks the document and hands over each series'
-`values` as raw bytes; those whose numbers are all plain are then decoded at once, the others sample
-by sample with every oddity looked at.
+The format is `{metric: [{"metric": {labels}, "values": [[unix_seconds, "number"], ...]}, ...]}`. A single
+response of Prometheus' HTTP API (`{"status": ..., "data": {"result": [...]}}`) is accepted too.
+
+A recording holds millions of samples. msgspec therefore checks the document first and leaves the `values`
+of each series as raw bytes. A series of plain decimal numbers is then decoded in one call. Any other
+series is decoded sample by sample, to accept NaN and infinity and to name the first wrong value.
 """
 
 from __future__ import annotations
@@ -23,17 +24,18 @@ import numpy as np
 
 from kepler_core.arrays import FloatArray
 from kepler_core.errors import RecordingError
-from kepler_core.recording.columns import Metric, Recording, metric_from_columns
-from kepler_core.recording.names import printable
+from kepler_core.messages import printable, quoted
+from kepler_core.recording.columns import METRIC_NAME_CHARACTERS, Metric, Recording, metric_from_columns
 
 MAX_BYTES = 4 * 2**30
-"""A recording larger than this, unpacked, is refused rather than allowed to fill the memory."""
+"""Largest recording, unpacked. A larger one is rejected, because it could fill the memory."""
 
 _GZIP_MAGIC = b"\x1f\x8b"
-_NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+_BLOCK_BYTES = 2**22
+_JSON_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
-LATEST = 1e11
-"""Unix seconds of the year 5138; a timestamp above is in another unit."""
+LATEST_UNIX_SECONDS = 1e11
+"""A time in the year 5138. A higher timestamp must be in another unit than seconds."""
 
 SHAPE = '{"metric_name": [{"metric": {"label": "value"}, "values": [[unix_seconds, "number"], ...]}]}'
 
@@ -54,32 +56,33 @@ def read_recording(
     name: str | None = None,
     wanted: Callable[[str], bool] | None = None,
 ) -> Recording:
-    """Read a recording from a file (plain or gzip), from bytes, or from an already decoded dict.
+    """Read a recording from a file or bytes (plain or gzip), or from a decoded JSON object.
 
-    `wanted` says by metric name whether the samples are needed; of the others only the name is
-    kept. Raises `RecordingError`, one line, for anything that is not a recording.
+    `wanted` returns whether the samples of a metric are needed; of other metrics only the name is kept.
+    `name` is the recording's name in messages, by default the file's. Raises `RecordingError` for
+    anything that is not a recording.
     """
     if isinstance(source, Mapping):
-        given = "a dict"
+        description = "a dict"
         try:
             source = msgspec.json.encode(source)
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
-            raise RecordingError(f"{name or given}: not a recording: {error}") from error
+            raise RecordingError(f"{name or description}: not a recording: {error}") from error
     elif isinstance(source, bytes):
-        given = "bytes"
+        description = "bytes"
     else:
-        given = str(source)
-    name = name or given
+        description = str(source)
+    name = name or description
     raw = source if isinstance(source, bytes) else _read_file(Path(source))
     if raw[:2] == _GZIP_MAGIC:
         raw = _gunzip(raw, name)
-    elif given.endswith(".gz"):
+    elif description.endswith(".gz"):
         raise RecordingError(f"{name}: not gzip, though its name ends in .gz")
     return _parse(raw, name, wanted or (lambda metric: True))
 
 
 def check_shape(raw: bytes | msgspec.Raw, name: str) -> None:
-    """`RecordingError` where JSON has not the shape of a recording; its samples are not looked at."""
+    """Raise `RecordingError` if JSON does not have the shape of a recording. Samples are not checked."""
     _document(raw, name)
 
 
@@ -99,7 +102,7 @@ def _gunzip(raw: bytes, name: str) -> bytes:
     size = 0
     try:
         with gzip.open(io.BytesIO(raw), "rb") as stream:
-            while block := stream.read(2**22):
+            while block := stream.read(_BLOCK_BYTES):
                 size += len(block)
                 if size > MAX_BYTES:
                     raise RecordingError(f"{name}: unpacks to more than {MAX_BYTES} bytes")
@@ -136,12 +139,15 @@ def _document(raw: bytes | msgspec.Raw, name: str) -> dict[str, list[_Series]]:
                 return answer
             problem = f"{name}: JSON, but not a recording: {_first_problem(raw, error)}; expected {SHAPE}"
             raise RecordingError(problem) from error
-    except _NOT_JSON as error:
+    except _JSON_ERRORS as error:
         raise RecordingError(f"{name}: not JSON: {error}") from error
 
 
 def _first_problem(raw: bytes | msgspec.Raw, error: msgspec.ValidationError) -> str:
-    """The error with the metric's name in it: msgspec does not say keys."""
+    """Return an error's text with the metric's name, because msgspec's paths have no keys.
+
+    msgspec's errors have no fields, so that the path is cut out of the text (seen with msgspec 0.19 to 0.22).
+    """
     try:
         parts = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
     except msgspec.ValidationError:
@@ -149,9 +155,14 @@ def _first_problem(raw: bytes | msgspec.Raw, error: msgspec.ValidationError) -> 
     for metric, part in parts.items():
         try:
             msgspec.json.decode(part, type=list[_Series])
-        except msgspec.ValidationError as found:
-            return f"{printable(metric)}: {found}".replace(" - at `$", " at `").replace("`.", "`")
+        except msgspec.ValidationError as problem:
+            text = f"{_shown(metric)}: {problem}"
+            return text.replace(" - at `$", " at `").replace("`.", "`")
     return str(error)
+
+
+def _shown(metric: str) -> str:
+    return printable(metric, METRIC_NAME_CHARACTERS)
 
 
 class _Data(msgspec.Struct):
@@ -163,7 +174,7 @@ class _Answer(msgspec.Struct):
 
 
 def _api_answer(raw: bytes | msgspec.Raw) -> dict[str, list[_Series]] | None:
-    """The series of one answer of Prometheus' HTTP API by metric name; None if it is not one."""
+    """Return the series of a response of Prometheus' HTTP API by metric name; None if it is none."""
     try:
         answer = msgspec.json.decode(raw, type=_Answer)
     except msgspec.ValidationError:
@@ -175,23 +186,24 @@ def _api_answer(raw: bytes | msgspec.Raw) -> dict[str, list[_Series]] | None:
 
 
 def _columns(metric_name: str, series: Sequence[_Series], name: str) -> tuple[Metric, int]:
-    # as many pairs as there are brackets, at the most: a string may hold some too
-    most = [max(bytes(item.values).count(b"[") - 1, 0) for item in series]
-    timestamps, values = np.empty(sum(most)), np.empty(sum(most))
+    """Return a metric, and the number of its series without samples."""
+    # an upper bound of the number of samples: each is in brackets, but a string may hold brackets too
+    n_brackets = sum(max(bytes(item.values).count(b"[") - 1, 0) for item in series)
+    timestamps, values = np.empty(n_brackets), np.empty(n_brackets)
     lengths = np.zeros(len(series), dtype=np.int64)
     filled = 0
     for index, item in enumerate(series):
         try:
             pairs = _decode_numbers.decode(item.values)
         except (msgspec.ValidationError, UnicodeDecodeError):
-            flat = _odd_series(bytes(item.values), metric_name, index, name)
+            flat = _decode_each(bytes(item.values), metric_name, index, name)
         else:
             flat = np.fromiter(itertools.chain.from_iterable(pairs), np.float64, 2 * len(pairs))
         lengths[index] = n = len(flat) // 2
         timestamps[filled : filled + n] = flat[0::2]
         values[filled : filled + n] = flat[1::2]
         filled += n
-    _check_times(timestamps[:filled], f"{name}: {printable(metric_name)}")
+    _check_times(timestamps[:filled], f"{name}: {_shown(metric_name)}")
     metric = metric_from_columns(
         metric_name,
         timestamps[:filled],
@@ -204,15 +216,18 @@ def _columns(metric_name: str, series: Sequence[_Series], name: str) -> tuple[Me
 
 def _check_times(timestamps: FloatArray, where: str) -> None:
     finite = timestamps[np.isfinite(timestamps)]
-    if len(finite) and not (finite.min() >= 0 and finite.max() < LATEST):
-        wrong = finite.max() if finite.max() >= LATEST else finite.min()
-        hint = " (milliseconds?)" if wrong >= LATEST else ""
+    if len(finite) and not (finite.min() >= 0 and finite.max() < LATEST_UNIX_SECONDS):
+        wrong = finite.max() if finite.max() >= LATEST_UNIX_SECONDS else finite.min()
+        hint = " (milliseconds?)" if wrong >= LATEST_UNIX_SECONDS else ""
         raise RecordingError(f"{where}: timestamp {wrong:.15g} is not in Unix seconds{hint}")
 
 
-def _odd_series(raw: bytes, metric: str, index: int, name: str) -> FloatArray:
-    """One series whose values are not all plain decimal numbers: NaN, Inf, unquoted, wrong."""
-    where = f"{name}: {printable(metric)}[{index}].values"
+def _decode_each(raw: bytes, metric: str, index: int, name: str) -> FloatArray:
+    """Return the timestamps and values of a series in turn, shape (2 · samples,).
+
+    For series that msgspec cannot decode as plain numbers: their values may be NaN, infinite or wrong.
+    """
+    where = f"{name}: {_shown(metric)}[{index}].values"
     try:
         pairs = _decode_pairs.decode(raw)
     except msgspec.ValidationError as error:
@@ -227,7 +242,7 @@ def _odd_series(raw: bytes, metric: str, index: int, name: str) -> FloatArray:
 
 
 def _number(value: str | float | None, where: str) -> float:
-    if value is None:  # how JSON encoders of other languages write NaN
+    if value is None:  # JSON encoders of other languages write NaN as null
         return float("nan")
     if isinstance(value, str):
         try:
@@ -235,5 +250,5 @@ def _number(value: str | float | None, where: str) -> float:
                 raise ValueError
             return float(value)
         except ValueError:
-            raise RecordingError(f"{where}: {value[:40]!r} is not a number") from None
+            raise RecordingError(f"{where}: {quoted(value, 40)} is not a number") from None
     return value

@@ -45,11 +45,11 @@ def memory_is_true(subject: Subject) -> None:
     """A row does not know of what is further away than `memory` timestamps."""
     reach = subject.make().memory
     whole = small_observations(nodes=1)
-    cut = len(whole.instant_time) // 2
+    cut = len(whole.sample_time) // 2
     early = _until(whole, cut)
     for by_container in (False, True):
         full, part = _extract(subject, by_container, whole), _extract(subject, by_container, early)
-        before = whole.instant_time[max(cut - reach, 0)]
+        before = whole.sample_time[max(cut - reach, 0)]
         old = full.frame[_time(full) < before]
         same = part.frame[_time(part) < before]
         require(
@@ -68,12 +68,12 @@ def _until(observations: Observations, cut: int) -> Observations:
     """The first instants of observations of one node."""
     import attrs
 
-    rows = observations.row_instant < cut
+    rows = observations.row_sample < cut
     return attrs.evolve(
         observations,
-        instant_stream=observations.instant_stream[:cut],
-        instant_time=observations.instant_time[:cut],
-        row_instant=observations.row_instant[rows],
+        sample_stream=observations.sample_stream[:cut],
+        sample_time=observations.sample_time[:cut],
+        row_sample=observations.row_sample[rows],
         row_container=observations.row_container[rows],
         container_features={name: values[rows] for name, values in observations.container_features.items()},
         node_features={name: values[:cut] for name, values in observations.node_features.items()},

@@ -119,7 +119,7 @@ def survives_power_that_never_changes(subject: Subject) -> None:
         measured = small_dataset(by_container=True)
         frame = measured.frame.copy()
         column = measured.power_columns[0]
-        rows = np.bincount(measured.instant)[measured.instant]
+        rows = np.bincount(measured.sample)[measured.sample]
         frame[column] = watts / rows
         try:
             found = _isolated(subject, _with_frame(measured, frame))
@@ -133,7 +133,7 @@ def survives_power_that_never_changes(subject: Subject) -> None:
 def survives_one_timestamp(subject: Subject) -> None:
     """With one timestamp it isolates, or says in words that it cannot."""
     measured = small_dataset(by_container=True)
-    one = _with_frame(measured, measured.frame[measured.instant == 0])
+    one = _with_frame(measured, measured.frame[measured.sample == 0])
     try:
         found = _isolated(subject, one)
     except (KeplerError, ValueError) as error:

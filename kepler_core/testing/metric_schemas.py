@@ -12,7 +12,7 @@ from kepler_core.contracts import MetricMapping, MetricSchema
 from kepler_core.errors import PluginError
 from kepler_core.plugins import registry
 from kepler_core.recording import observe, read_recording
-from kepler_core.recording.metric_mapping import meaning_of
+from kepler_core.recording.schemas import map_metric
 from kepler_core.testing.checks import CheckError, Subject, check_of, require
 from kepler_core.vocabulary import COMPONENTS, FEATURES
 
@@ -104,7 +104,7 @@ def takes_nobodys_metrics(subject: Subject) -> None:
             schema = registry.create(other, name, {})
         except PluginError:  # nobody can use that one
             continue
-        both = sorted(metric for metric in _known(subject) if meaning_of(schema, metric) is not None)
+        both = sorted(metric for metric in _known(subject) if map_metric(schema, metric) is not None)
         require(
             not both, f"{', '.join(both[:3])} is known to the schema {name}, too; they would claim the same recordings"
         )

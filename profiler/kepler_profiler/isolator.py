@@ -69,7 +69,7 @@ def _profile(context: IsolationContext) -> NodeProfile:
 def _background_part(dataset: Dataset, component: str, background_rows: BoolArray, watts: FloatArray) -> FloatArray:
     """Return the background containers' part of a component's power at each sample, in [0, 1]."""
     rows = np.where(background_rows, dataset.y(component), 0.0)
-    sums = np.bincount(dataset.instant, weights=rows, minlength=len(watts))
+    sums = np.bincount(dataset.sample, weights=rows, minlength=len(watts))
     return np.clip(np.divide(sums, watts, out=np.zeros(len(watts)), where=watts > 0), 0.0, 1.0)
 
 

@@ -29,7 +29,7 @@ from support.server_process import PATIENCE, ServerProcess, free_port, serving, 
 from kepler_core.pipeline.load import load_pipeline, pipeline_from
 from kepler_core.prometheus import PrometheusClient, Server, select_metrics
 from kepler_core.recording import observe, read_recording
-from kepler_core.recording.metric_mapping import is_known_metric
+from kepler_core.recording.schemas import is_known_metric
 from kepler_core.simulate import START, Simulation, recording
 from kepler_core.store import open_store
 from kepler_core.store.models import read_models
@@ -144,7 +144,7 @@ def truth(content: Content, until: float) -> set[tuple[str, float]]:
     complete = instants.completeness(found)
     return {
         (found.streams[0].node, float(time))
-        for time, known in zip(found.instant_time[:-1], complete[:-1], strict=True)
+        for time, known in zip(found.sample_time[:-1], complete[:-1], strict=True)
         if known
     }
 
@@ -386,7 +386,7 @@ def test_a_new_law_is_found_and_the_memory_follows() -> None:
     (change,) = find_changes(found)
     assert abs(change.since - START - 0.8 * 2400) <= 30
     now = changed_watts(found, [change])
-    before = found.instant_time < change.since
+    before = found.sample_time < change.since
     key = ("rapl-sysfs", "package")
     np.testing.assert_allclose(np.nanmean(now.power[key][before] / found.power[key][before]), 1.15, rtol=0.03)
     np.testing.assert_array_equal(now.power[key][~before], found.power[key][~before])
@@ -511,7 +511,7 @@ def test_live_with_twenty_kills(tmp_path: Path) -> None:
         assert whole is not None
         complete = instants.completeness(whole)
         expected = [
-            float(t) for t, c in zip(whole.instant_time, complete, strict=True) if c and times[0] <= t <= times[-1]
+            float(t) for t, c in zip(whole.sample_time, complete, strict=True) if c and times[0] <= t <= times[-1]
         ]
         assert times == expected
         assert len(times) > 100

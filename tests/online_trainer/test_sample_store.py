@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 pytest.importorskip("pyarrow")
 
 from kepler_core.recording import Observations, observe, read_recording
-from kepler_core.recording.metric_mapping import is_known_metric
+from kepler_core.recording.schemas import is_known_metric
 from kepler_core.simulate import START, Simulation, recording
 from kepler_servers.online_trainer import instants
 from kepler_servers.online_trainer import memory as memory_module
@@ -65,8 +65,8 @@ def keys(observations: Observations) -> set[tuple[str, float]]:
     complete = instants.completeness(observations)
     found = set()
     for code, stream in enumerate(observations.streams):
-        mine = np.flatnonzero(observations.instant_stream == code)[:-1]
-        found |= {(stream.node, float(observations.instant_time[at])) for at in mine if complete[at]}
+        mine = np.flatnonzero(observations.sample_stream == code)[:-1]
+        found |= {(stream.node, float(observations.sample_time[at])) for at in mine if complete[at]}
     return found
 
 
@@ -75,9 +75,9 @@ def check_is_truth(memory: TrainingMemory, expected: Observations) -> None:
     found = instants.to_observations(memory.table(), memory.step)
     at = {
         (expected.streams[code].node, float(time)): number
-        for number, (code, time) in enumerate(zip(expected.instant_stream, expected.instant_time, strict=True))
+        for number, (code, time) in enumerate(zip(expected.sample_stream, expected.sample_time, strict=True))
     }
-    have = [(found.streams[c].node, float(t)) for c, t in zip(found.instant_stream, found.instant_time, strict=True)]
+    have = [(found.streams[c].node, float(t)) for c, t in zip(found.sample_stream, found.sample_time, strict=True)]
     assert len(set(have)) == len(have)
     assert set(have) == keys(expected)
     index = np.array([at[key] for key in have])
@@ -88,8 +88,8 @@ def check_is_truth(memory: TrainingMemory, expected: Observations) -> None:
 
     def rows(o: Observations, name: str) -> dict[tuple[str, float, str], float]:
         return {
-            (o.streams[o.instant_stream[i]].node, float(o.instant_time[i]), o.containers[c]): float(v)
-            for i, c, v in zip(o.row_instant, o.row_container, o.container_features[name], strict=True)
+            (o.streams[o.sample_stream[i]].node, float(o.sample_time[i]), o.containers[c]): float(v)
+            for i, c, v in zip(o.row_sample, o.row_container, o.container_features[name], strict=True)
         }
 
     for name in expected.container_features:
@@ -309,5 +309,5 @@ def test_what_was_thinned_out_does_not_look_as_if_it_had_been_scraped_seldom(con
         memory.tidy()
     for same in (memory, TrainingMemory(tmp_path / "m", overlap=6)):
         found = instants.to_observations(same.table(), same.step)
-        assert np.median(np.diff(found.instant_time[found.instant_stream == 0])) > 2 * STEP
+        assert np.median(np.diff(found.sample_time[found.sample_stream == 0])) > 2 * STEP
         assert found.step == STEP

@@ -223,8 +223,8 @@ def test_dynamic_power_adds_up(quick: Path, simulated: Path, tmp_path: Path) -> 
             measured[key] = measured.get(key, 0.0) + float(row["package_measured"])
     truth = observe([read_recording(simulated)])
     node = truth.power["rapl-sysfs", "package"]
-    lowest = {code: np.nanmin(node[truth.instant_stream == code]) for code in (0, 1)}
-    for at, (code, when) in enumerate(zip(truth.instant_stream, truth.instant_time, strict=True)):
+    lowest = {code: np.nanmin(node[truth.sample_stream == code]) for code in (0, 1)}
+    for at, (code, when) in enumerate(zip(truth.sample_stream, truth.sample_time, strict=True)):
         key = truth.streams[code].node, f"{when:.1f}"
         if key in measured and np.isfinite(node[at]):
             assert measured[key] == pytest.approx(node[at] - lowest[code], abs=0.02)

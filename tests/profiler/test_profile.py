@@ -84,9 +84,9 @@ def test_blocks_do_not_reach_over_a_gap() -> None:
         for one in series:
             one["values"] = one["values"][:12] + one["values"][20:]
     found = seen(document)
-    number = blocks(found, np.ones(len(found.instant_time), dtype=bool), 5)
+    number = blocks(found, np.ones(len(found.sample_time), dtype=bool), 5)
     for block in range(number.max() + 1):
-        times = found.instant_time[number == block]
+        times = found.sample_time[number == block]
         assert 1 <= len(times) <= 5
         assert np.diff(times).max(initial=0) < 7.5
     assert build_profile(found).recordings[0].gaps == 1

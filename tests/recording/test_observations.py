@@ -99,9 +99,9 @@ def observed(document: Document, **arguments: Any) -> Observations:
 
 def by_container(observations: Observations, feature: str) -> dict[tuple[str, float, str], float]:
     """(node, time, container) -> rate, where it is known."""
-    instant = observations.row_instant
-    nodes = [observations.streams[code].node for code in observations.instant_stream[instant]]
-    times = observations.instant_time[instant].tolist()
+    instant = observations.row_sample
+    nodes = [observations.streams[code].node for code in observations.sample_stream[instant]]
+    times = observations.sample_time[instant].tolist()
     names = [observations.containers[code] for code in observations.row_container]
     rates = observations.container_features[feature].tolist()
     keys = list(zip(nodes, times, names, strict=True))
@@ -113,7 +113,7 @@ def assert_same(observations: Observations, expected: Observations) -> None:
     """The same rates and watts, exactly."""
     assert observations.streams == expected.streams
     assert observations.containers == expected.containers
-    for name in ("instant_stream", "instant_time", "row_instant", "row_container"):
+    for name in ("sample_stream", "sample_time", "row_sample", "row_container"):
         np.testing.assert_array_equal(getattr(observations, name), getattr(expected, name))
     for name in ("container_features", "node_features", "power"):
         mine, theirs = getattr(observations, name), getattr(expected, name)
@@ -127,7 +127,7 @@ def assert_same(observations: Observations, expected: Observations) -> None:
 
 def test_features_are_summed_over_containers() -> None:
     observations = observed(machine())
-    np.testing.assert_array_equal(observations.instant_time, TIMES)
+    np.testing.assert_array_equal(observations.sample_time, TIMES)
     total = sum(CONTAINERS.values())
     for feature, unit in FEATURES.items():
         rates = observations.node_features[feature]
@@ -215,8 +215,8 @@ def test_nodes_stay_apart() -> None:
     assert [stream.node for stream in observations.streams] == ["node-a", "node-b"]
     alone, other = observed(first), observed(second)
     for code, expected in enumerate((alone, other)):
-        mine = observations.instant_stream == code
-        np.testing.assert_array_equal(observations.instant_time[mine], TIMES)
+        mine = observations.sample_stream == code
+        np.testing.assert_array_equal(observations.sample_time[mine], TIMES)
         for key, watts in expected.power.items():
             np.testing.assert_array_equal(observations.power[key][mine], watts)
         for feature, rates in expected.node_features.items():
@@ -234,7 +234,7 @@ def test_what_is_on_every_node_does_not_make_two_nodes_one(name: str) -> None:
     assert len(observations.streams) == 2
     assert observations.counts.as_dict() == {"dynamic_only": {"rapl-sysfs dram": 2}}
     np.testing.assert_allclose(
-        observations.node_features["bpf_cpu_time_ms"][observations.instant_stream == 1][1:], 2.7 * shape(TIMES)[1:]
+        observations.node_features["bpf_cpu_time_ms"][observations.sample_stream == 1][1:], 2.7 * shape(TIMES)[1:]
     )
 
 
@@ -288,7 +288,7 @@ def test_nodes_scraped_at_different_steps_both_count() -> None:
     observations = observe([read_recording(merged(document, slow))])
     assert not +observations.counts.gaps
     for code in (0, 1):
-        assert np.isfinite(observations.power["acpi", "platform"][observations.instant_stream == code])[1:].all()
+        assert np.isfinite(observations.power["acpi", "platform"][observations.sample_stream == code])[1:].all()
 
 
 def test_recordings_stay_apart() -> None:
@@ -301,9 +301,9 @@ def test_recordings_stay_apart() -> None:
     ]
     factor = shape(TIMES)[1:]
     for code, load in enumerate((1.0, 2.0)):
-        watts = observations.power["acpi", "platform"][observations.instant_stream == code]
+        watts = observations.power["acpi", "platform"][observations.sample_stream == code]
         np.testing.assert_allclose(watts[1:], 120.0 * load * factor, rtol=1e-9)
-    assert np.all(np.diff(observations.row_instant) >= 0)
+    assert np.all(np.diff(observations.row_sample) >= 0)
 
 
 def test_recordings_with_different_metrics() -> None:
@@ -311,9 +311,9 @@ def test_recordings_with_different_metrics() -> None:
     del first["kepler_node_dram_joules_total"]
     del second["kepler_container_cache_miss_total"]
     observations = observe([read_recording(first, name="Monday"), read_recording(later(second), name="Tuesday")])
-    assert np.isnan(observations.power["rapl-sysfs", "dram"][observations.instant_stream == 0]).all()
-    assert np.isfinite(observations.power["rapl-sysfs", "dram"][observations.instant_stream == 1])[1:].all()
-    assert np.isnan(observations.node_features["cache_miss"][observations.instant_stream == 1]).all()
+    assert np.isnan(observations.power["rapl-sysfs", "dram"][observations.sample_stream == 0]).all()
+    assert np.isfinite(observations.power["rapl-sysfs", "dram"][observations.sample_stream == 1])[1:].all()
+    assert np.isnan(observations.node_features["cache_miss"][observations.sample_stream == 1]).all()
 
 
 def test_the_same_recording_twice_is_refused() -> None:
@@ -328,7 +328,7 @@ def test_the_same_recording_twice_is_refused() -> None:
 def test_recordings_of_one_timestamp_each() -> None:
     once = [read_recording(machine(times=TIMES[at : at + 1]), name=str(at)) for at in range(2)]
     observations = observe(once)
-    assert len(observations.instant_time) == 2
+    assert len(observations.sample_time) == 2
     assert np.isnan(observations.step)
     assert observations.sources == {}
 
@@ -425,7 +425,7 @@ def test_an_exporter_that_comes_back_under_another_label_is_no_duplicate() -> No
     second = machine("10.0.0.2:9102", times=TIMES[20:], containers=NODE_A, exported_instance="node-a", start=0.0)
     observations = observed(merged(first, second))
     known = np.isfinite(observations.power["acpi", "platform"])
-    assert observations.instant_time[known].tolist() == [*TIMES[1:20], *TIMES[21:]]
+    assert observations.sample_time[known].tolist() == [*TIMES[1:20], *TIMES[21:]]
 
 
 def test_the_same_series_twice_is_counted_once() -> None:
@@ -470,7 +470,7 @@ def test_the_step_is_that_of_the_scrapes() -> None:
 def test_repeated_scrapes_of_one_node_only() -> None:
     slow = machine("node-b", times=START + 12.0 * np.arange(10), containers=NODE_B)
     observations = observed(merged(machine("node-a", containers=NODE_A), queried(slow, 3.0)))
-    nodes = [observations.streams[code].node for code in observations.instant_stream]
+    nodes = [observations.streams[code].node for code in observations.sample_stream]
     assert nodes.count("node-a") == 40
     assert nodes.count("node-b") == 10
     assert observations.counts.repeated_scrapes == 27
@@ -721,10 +721,10 @@ def test_any_recording_is_observed_or_refused(document: Document, use_vm_metrics
     except RecordingError:
         assert set(document) == {"up"}
         return
-    assert np.all(np.diff(observations.row_instant) >= 0)
-    assert np.all(np.diff(observations.instant_stream) >= 0)
+    assert np.all(np.diff(observations.row_sample) >= 0)
+    assert np.all(np.diff(observations.sample_stream) >= 0)
     for watts in observations.power.values():
-        assert watts.shape == observations.instant_time.shape
+        assert watts.shape == observations.sample_time.shape
         assert np.all(np.isnan(watts) | ((watts >= 0) & (watts < np.inf)))
     for rates in observations.container_features.values():
         assert np.all(np.isnan(rates) | ((rates >= 0) & (rates < np.inf)))
@@ -739,7 +739,7 @@ def test_the_order_of_series_and_metrics_does_not_matter(small: Document) -> Non
         for metric in [list(small)[at] for at in rng.permutation(len(small))]
     }
     one, other = observed(small), observed(shuffled)
-    np.testing.assert_array_equal(one.instant_time, other.instant_time)
+    np.testing.assert_array_equal(one.sample_time, other.sample_time)
     for name in ("node_features", "power"):
         mine, theirs = getattr(one, name), getattr(other, name)
         assert mine.keys() == theirs.keys()
@@ -775,7 +775,7 @@ def test_container_power_adds_up_to_node_power(small: Document, group: str, sour
     expected = node.frame[node.power_columns]
     pd.testing.assert_frame_equal(shared, expected, check_exact=False, rtol=1e-9, check_index_type=False)
     if window is None:
-        at = np.searchsorted(observations.instant_time, node.timestamps)
+        at = np.searchsorted(observations.sample_time, node.timestamps)
         for component in node.components:
             np.testing.assert_array_equal(node.y(component), observations.power[source, component][at])
 
@@ -823,7 +823,7 @@ def test_rows_with_anything_unknown_are_left_out(small: Document) -> None:
     columns += [observations.power["rapl-sysfs", component] for component in RAPL_COMPONENTS]
     known = np.isfinite(np.array(columns)).all(axis=0)
     assert not known.all()
-    np.testing.assert_array_equal(data.timestamps, observations.instant_time[known])
+    np.testing.assert_array_equal(data.timestamps, observations.sample_time[known])
     assert list(data.frame.columns) == [*BASIC_FEATURES, *data.power_columns]
     assert not dataset(observations, BASIC_FEATURES, "rapl-sysfs", by_container=True).frame.isna().any(axis=None)
 
@@ -858,19 +858,19 @@ def test_smoothing_by_node_is_a_rolling_mean(two_nodes: Observations, window: in
         }
     )
     assert plain.isna().any(axis=None)
-    smoothed = plain.apply(pandas_rolling, keys=[two_nodes.instant_stream], window=window).dropna()
+    smoothed = plain.apply(pandas_rolling, keys=[two_nodes.sample_stream], window=window).dropna()
     np.testing.assert_allclose(data.frame.to_numpy(), smoothed.to_numpy(), rtol=1e-9)
-    np.testing.assert_array_equal(data.timestamps, two_nodes.instant_time[smoothed.index])
+    np.testing.assert_array_equal(data.timestamps, two_nodes.sample_time[smoothed.index])
 
 
 @pytest.mark.parametrize("window", [1, 2, 5, 100])
 def test_smoothing_by_container_is_a_rolling_mean(two_nodes: Observations, window: int) -> None:
     data = dataset(two_nodes, tuple(FEATURES), "rapl-sysfs", by_container=True, window=window)
-    instant = two_nodes.row_instant
+    instant = two_nodes.row_sample
     keys = pd.DataFrame(
         {
-            "node": [two_nodes.streams[code].node for code in two_nodes.instant_stream[instant]],
-            "timestamp": two_nodes.instant_time[instant],
+            "node": [two_nodes.streams[code].node for code in two_nodes.sample_stream[instant]],
+            "timestamp": two_nodes.sample_time[instant],
             "container": [two_nodes.containers[code] for code in two_nodes.row_container],
         }
     )

@@ -18,7 +18,7 @@ from support.server_process import wait_for
 from kepler_core.cli.main import cli
 from kepler_core.errors import UsageError
 from kepler_core.recording import Observations, observe, read_recording
-from kepler_core.recording.metric_mapping import is_known_metric
+from kepler_core.recording.schemas import is_known_metric
 from kepler_core.simulate import START, Simulation, recording
 
 
@@ -42,11 +42,11 @@ def check_same(found: Observations, expected: Observations) -> None:
     """The same rows, rates and watts, bit by bit."""
     assert found.streams == expected.streams
     assert found.counts.as_dict() == expected.counts.as_dict()
-    np.testing.assert_array_equal(found.instant_time, expected.instant_time)
+    np.testing.assert_array_equal(found.sample_time, expected.sample_time)
     names = [np.array(o.containers)[o.row_container] for o in (found, expected)]
     for o, name in zip((found, expected), names, strict=True):
-        assert len(name) == len(o.row_instant)
-    order = [np.lexsort((name, o.row_instant)) for o, name in zip((found, expected), names, strict=True)]
+        assert len(name) == len(o.row_sample)
+    order = [np.lexsort((name, o.row_sample)) for o, name in zip((found, expected), names, strict=True)]
     assert (names[0][order[0]] == names[1][order[1]]).all()
     for feature, values in expected.container_features.items():
         np.testing.assert_array_equal(found.container_features[feature][order[0]], values[order[1]])

@@ -145,7 +145,7 @@ def test_arguments_that_cannot_be_are_refused(arguments: dict[str, Any], named: 
 def test_the_smallest_simulations_can_be_read(arguments: dict[str, Any]) -> None:
     document = recording(Simulation(**arguments))
     observations = observe([read_recording(document)])
-    assert len(observations.instant_time) == arguments["timestamps"]
+    assert len(observations.sample_time) == arguments["timestamps"]
     assert ("kepler_node_accelerator_intel_qat" in document) == arguments.get("accelerator", True)
 
 

@@ -50,7 +50,7 @@ class SmoothExtractor(Extractor):
         *,
         by_container: bool,
     ) -> Dataset:
-        stream = observations.instant_stream
+        stream = observations.sample_stream
 
         def by_node(values: FloatArray) -> FloatArray:
             return rolling_mean(values, stream, self.window)
@@ -59,7 +59,7 @@ class SmoothExtractor(Extractor):
         power = {component: by_node(observations.power[source, component]) for component in components}
         if not by_container:
             return node_dataset(observations, node_features, power, features, source)
-        group = stream[observations.row_instant] * len(observations.containers) + observations.row_container
+        group = stream[observations.row_sample] * len(observations.containers) + observations.row_container
         order = np.argsort(group, kind="stable")
         container_features = {}
         for name in features:

@@ -42,7 +42,7 @@ class TrainIsolator(Isolator):
             if feature in dataset.repeated:
                 usage[:, at] = column[dataset.first_rows]
             else:
-                usage[:, at] = sum_by(np.where(taken, column, 0.0), dataset.instant, n)
+                usage[:, at] = sum_by(np.where(taken, column, 0.0), dataset.sample, n)
         predicted = model.predict(usage, dataset.features)
         background = pd.DataFrame(
             {power_column(component): predicted[component] for component in dataset.components},

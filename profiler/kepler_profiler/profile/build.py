@@ -124,7 +124,7 @@ def _features(recordings: list[Observations]) -> dict[str, Range]:
 def _recorded(observations: Observations, idle: bool) -> list[Recorded]:
     entries = []
     for code, stream in enumerate(observations.streams):
-        times = np.unique(observations.instant_time[observations.instant_stream == code])
+        times = np.unique(observations.sample_time[observations.sample_stream == code])
         between = np.diff(times)
         step = float(np.median(between)) if len(between) else 0.0
         gaps = int(np.count_nonzero(between > GAP_STEPS * step))

@@ -86,7 +86,7 @@ def quiet_times(
     """Return the quietest blocks. `highest` is the highest load in other recordings of the machine."""
     measure = load_of(observations)
     power = np.vstack([*observations.power.values()]) if observations.power else np.empty((0, 0))
-    measured = np.isfinite(power).any(axis=0) if len(power) else np.zeros(len(observations.instant_time), dtype=bool)
+    measured = np.isfinite(power).any(axis=0) if len(power) else np.zeros(len(observations.sample_time), dtype=bool)
     if measure is None:
         feature, load = None, _total_power(power)
     else:
@@ -132,7 +132,7 @@ def blocks(observations: Observations, usable: BoolArray, steps: int) -> IntArra
     rows = np.flatnonzero(usable)
     if len(rows) == 0:
         return number
-    stream, time = observations.instant_stream[rows], observations.instant_time[rows]
+    stream, time = observations.sample_stream[rows], observations.sample_time[rows]
     step = observations.step if np.isfinite(observations.step) else np.inf
     breaks = np.concatenate([[True], (stream[1:] != stream[:-1]) | (np.diff(time) > GAP_STEPS * step)])
     run = np.cumsum(breaks) - 1

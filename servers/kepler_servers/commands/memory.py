@@ -130,7 +130,7 @@ def _summary(found: TrainingMemory, state: Path) -> dict[str, Any]:
         observations = instants.to_observations(table, found.step)
         for code, name in enumerate(names):
             mine = codes == code
-            of_node = np.unique(observations.row_container[mine[observations.row_instant]])
+            of_node = np.unique(observations.row_container[mine[observations.row_sample]])
             nodes.append(
                 {
                     "node": name,

@@ -285,7 +285,7 @@ def _observed(request: TrainRequest, wire: Wire, listeners: Events) -> tuple[Obs
 
 def _read(raw: msgspec.Raw, name: str, request: TrainRequest) -> Recording:
     from kepler_core.recording import read_recording
-    from kepler_core.recording.metric_mapping import is_known_metric
+    from kepler_core.recording.schemas import is_known_metric
 
     third_party = request.pipeline.third_party
     try:

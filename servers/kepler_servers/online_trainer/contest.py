@@ -111,10 +111,10 @@ class Judge:
         if len(newest) < FEWEST_INSTANTS:
             return None
         newest = newest[np.argsort(time[newest], kind="stable")]
-        of_newest = np.isin(dataset.instant, newest)
+        of_newest = np.isin(dataset.sample, newest)
         n = len(first)
         X = dataset.X[of_newest]
-        instant = dataset.instant[of_newest]
+        instant = dataset.sample[of_newest]
         predicted = model.predict(X)
         index = dataset.index[first[newest]]
         nodes = index.get_level_values("node")

@@ -121,11 +121,11 @@ def examine(task: Task) -> dict[str, Any]:
     since = max((trained_until.get(path, -np.inf) for path in served), default=-np.inf)
     held_out = NOTHING
     if served:
-        held_out = hold_out(whole.instant_time, since, whole.step, drift=task.trigger == "drift")
+        held_out = hold_out(whole.sample_time, since, whole.step, drift=task.trigger == "drift")
     trainable = held_out.trainable(instants.floats(table, "time"))
     remembered = instants.to_observations(table.filter(pa.array(trainable)), memory.step)
     earlier = changed_watts(remembered, book.changes())
-    until = float(earlier.instant_time.max(initial=0.0))
+    until = float(earlier.sample_time.max(initial=0.0))
 
     changes = find_changes(earlier)
     if changes:
@@ -141,9 +141,9 @@ def examine(task: Task) -> dict[str, Any]:
         "time": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M:%S"),
         "trigger": "law change" if changes else task.trigger,
         "node_type": place.node_type,
-        "data_until": float(whole.instant_time.max(initial=0.0)),
-        "instants": len(earlier.instant_time),
-        "held_out": int(np.count_nonzero(held_out.covers(whole.instant_time))),
+        "data_until": float(whole.sample_time.max(initial=0.0)),
+        "instants": len(earlier.sample_time),
+        "held_out": int(np.count_nonzero(held_out.covers(whole.sample_time))),
         "law_changes": msgspec.to_builtins(changes),
     }
     retrain = partial(_retrained, state=state, jobs=task.jobs, machine=machine, profile=profile, champion=champion)
@@ -355,7 +355,7 @@ def _trained_on_all(
         return {}
     try:
         _, found = retrain(
-            _only(spec, [winners[path].metadata for path in anew]), whole, float(whole.instant_time.max())
+            _only(spec, [winners[path].metadata for path in anew]), whole, float(whole.sample_time.max())
         )
     except TrainingError as error:
         log.warning("what is better could not be trained on all data: %s", error)

@@ -30,7 +30,7 @@ _NODE, _POWER, _CONTAINER, _GAUGE = "node.", "power.", "container.", "gauge."
 def completeness(observations: Observations) -> IntArray:
     """How many values of each instant are known; 0 where it cannot be used: it needs the power of one
     component and one feature at least. Shape (instants,)."""
-    n = len(observations.instant_time)
+    n = len(observations.sample_time)
     features, power = np.zeros(n, dtype=np.int64), np.zeros(n, dtype=np.int64)
     for values in observations.node_features.values():
         features += np.isfinite(values)
@@ -39,19 +39,19 @@ def completeness(observations: Observations) -> IntArray:
     cells = np.zeros(n, dtype=np.int64)
     for values in observations.container_features.values():
         known = np.isfinite(values)
-        cells += np.bincount(observations.row_instant[known], minlength=n)
+        cells += np.bincount(observations.row_sample[known], minlength=n)
     return np.where((features > 0) & (power > 0), features + power + cells, 0)
 
 
 def to_table(observations: Observations, chosen: IntArray, complete: IntArray, node_type: int) -> pa.Table:
     """Some instants (their numbers, ascending) as a table."""
-    stream = observations.instant_stream[chosen]
+    stream = observations.sample_stream[chosen]
     nodes = [found.node for found in observations.streams]
     # rows are sorted by instant: those of the chosen ones
-    position = np.full(len(observations.instant_time), -1, dtype=np.int64)
+    position = np.full(len(observations.sample_time), -1, dtype=np.int64)
     position[chosen] = np.arange(len(chosen))
-    rows = np.flatnonzero(position[observations.row_instant] >= 0)
-    lengths = np.bincount(position[observations.row_instant[rows]], minlength=len(chosen))
+    rows = np.flatnonzero(position[observations.row_sample] >= 0)
+    lengths = np.bincount(position[observations.row_sample[rows]], minlength=len(chosen))
     offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
     of_row = pa.array(observations.row_container[rows].astype(np.int32))
 
@@ -62,7 +62,7 @@ def to_table(observations: Observations, chosen: IntArray, complete: IntArray, n
     columns: dict[str, pa.Array] = {
         "node": pa.array([nodes[code] for code in stream], pa.string()),
         "node_type": pa.array(np.full(len(chosen), node_type, dtype=np.int32)),
-        "time": pa.array(observations.instant_time[chosen]),
+        "time": pa.array(observations.sample_time[chosen]),
         "complete": pa.array(complete[chosen].astype(np.int32)),
         "schema": pa.array([",".join(observations.schemas)] * len(chosen), pa.string()),
         "containers": texts(observations.containers),
@@ -147,11 +147,11 @@ def to_observations(table: pa.Table, step: float) -> Observations:
     time = floats(table, "time")
     return Observations(
         streams=tuple(Stream(RECORDING, name) for name in nodes),
-        instant_stream=node,
-        instant_time=time,
+        sample_stream=node,
+        sample_time=time,
         containers=tuple(containers),
         container_names=tuple(map(str, called)),
-        row_instant=np.repeat(np.arange(len(time)), lengths),
+        row_sample=np.repeat(np.arange(len(time)), lengths),
         row_container=row_container,
         container_features=container_features,
         node_features=node_features(table),

@@ -75,7 +75,7 @@ def changed_watts(observations: Observations, changes: Sequence[LawChange]) -> O
     for change in sorted(changes, key=lambda change: change.since):
         if change.node not in nodes:
             continue
-        before = (observations.instant_stream == nodes[change.node]) & (observations.instant_time < change.since)
+        before = (observations.sample_stream == nodes[change.node]) & (observations.sample_time < change.since)
         for (source, component), values in power.items():
             line = change.lines.get(f"{source}.{component}")
             if line is not None:
@@ -88,7 +88,7 @@ def find_changes(observations: Observations) -> list[LawChange]:
     time, with the power as it would be under the law that is known."""
     found = []
     for code, stream in enumerate(observations.streams):
-        mine = np.flatnonzero(observations.instant_stream == code)
+        mine = np.flatnonzero(observations.sample_stream == code)
         change = _of_node(observations, mine, stream.node)
         if change is not None:
             found.append(change)
@@ -117,7 +117,7 @@ def _of_node(observations: Observations, mine: IntArray, node: str) -> LawChange
     if len(new) < FEWEST_PAIRS:
         return None
     apart = X[-recent:][alike] - X[:-recent][like[alike]]
-    time = observations.instant_time[new]
+    time = observations.sample_time[new]
     pairs: dict[str, tuple[FloatArray, FloatArray, IntArray]] = {}
     for (source, component), watts in observations.power.items():
         then, now = watts[past], watts[new]

@@ -264,14 +264,14 @@ class TrainingMemory:
     def append(self, observations: Observations, *, since: float, until: float, node_type: int = 0) -> Added:
         """Add what is new of a fetch of all samples between two times; on any error nothing is."""
         complete = instants.completeness(observations)
-        time = observations.instant_time
+        time = observations.sample_time
         wanted = np.zeros(len(time), dtype=bool)
         cursor = self.cursor(until)
         earliest = -np.inf if cursor is None else cursor - self.reach
         fresh = np.zeros(len(time), dtype=bool)
         n_known = n_replaced = n_waiting = 0
         for code, stream in enumerate(observations.streams):
-            mine = np.flatnonzero(observations.instant_stream == code)
+            mine = np.flatnonzero(observations.sample_stream == code)
             if len(mine):
                 n_waiting += 1
                 mine = mine[:-1]

@@ -205,9 +205,9 @@ class Rounds:
             if self.stop.is_set():
                 break
             found = self.source.fetch(start, end, self.stop)
-            if found is None or not len(found.instant_time):
+            if found is None or not len(found.sample_time):
                 continue
-            seen += len(found.instant_time)
+            seen += len(found.sample_time)
             result = self.memory.append(found, since=start, until=end)
             for name in ("added", "replaced", "known", "unusable"):
                 self.status.instants[name] += getattr(result, name)

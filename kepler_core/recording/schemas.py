@@ -1,0 +1,74 @@
+"""The installed metric schemas: which one a recording follows, and how it maps a metric."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from functools import lru_cache
+
+from kepler_core.contracts import MetricMapping, MetricSchema
+from kepler_core.errors import PluginError
+from kepler_core.messages import one_line
+from kepler_core.plugins import registry
+from kepler_core.plugins.entries import PluginEntry
+
+log = logging.getLogger(__name__)
+
+_reported: set[type[MetricSchema]] = set()
+"""Schemas whose first error was logged."""
+
+
+@lru_cache(maxsize=1)
+def _instances(entries: tuple[PluginEntry, ...]) -> tuple[tuple[str, MetricSchema], ...]:
+    schemas = []
+    for name, plugin in sorted(registry.metric_schemas.load_all()[0].items()):
+        try:
+            schemas.append((name, registry.create(plugin, name, {})))
+        except PluginError as error:
+            log.warning("metric schema %s is not used: %s", name, error)
+    return tuple(schemas)
+
+
+def _installed_schemas() -> tuple[tuple[str, MetricSchema], ...]:
+    """Return the installed schemas that can be instantiated, with their names and sorted by them."""
+    return _instances(registry.metric_schemas.entries)
+
+
+def installed_schema_names() -> list[str]:
+    """Return the names of all installed schemas, with those that cannot be instantiated."""
+    return registry.metric_schemas.names()
+
+
+def find_schema(metrics: Iterable[str]) -> tuple[str, MetricSchema] | None:
+    """Return the installed schema that knows most of the metric names, with its name; None if none knows any."""
+    metric_names = list(metrics)
+    best: tuple[int, str, MetricSchema] | None = None
+    for name, schema in _installed_schemas():
+        n_known = sum(map_metric(schema, metric) is not None for metric in metric_names)
+        if n_known and (best is None or n_known > best[0]):
+            best = n_known, name, schema
+    return None if best is None else best[1:]
+
+
+def is_known_metric(metric: str) -> bool:
+    """Return whether any installed schema knows the metric. The samples of other metrics need not be read."""
+    return any(map_metric(schema, metric) is not None for _, schema in _installed_schemas())
+
+
+def map_metric(schema: MetricSchema, metric: str) -> MetricMapping | None:
+    """Return how a schema maps a metric, or None for a metric that it does not know.
+
+    A schema that raises counts as not knowing the metric: a broken plugin must not make recordings
+    unreadable. The first error of each schema is logged.
+    """
+    try:
+        mapping = schema.meaning(metric)
+        if mapping is not None and not isinstance(mapping, MetricMapping):
+            raise TypeError(f"{mapping!r} is no MetricMapping")
+    except Exception as error:  # a plugin may raise anything
+        if type(schema) not in _reported:
+            _reported.add(type(schema))
+            name = registry.metric_schemas.full_name(type(schema))
+            log.warning("metric schema %s: meaning(%.40r) failed: %s", name, metric, one_line(error))
+        return None
+    return mapping
