@@ -82,8 +82,8 @@ class App:
         if isinstance(error, RequestError):
             return HttpError(400, str(error), key=error.key)
         if isinstance(error, KeplerError):
-            if (known := self._http_error(error)) is not None:
-                return known
+            if (client_error := self._http_error(error)) is not None:
+                return client_error
             # the client cannot mend it: the store is damaged or gone
             log.error("%s failed: %s", what, error)
             return HttpError(503, str(error), RETRY_LATER)

@@ -67,7 +67,7 @@ class _Schemas:
     def __getitem__(self, kind: Any) -> Mapping[str, Any]:
         if isinstance(kind, JsonSchema):
             return kind.schema
-        return {} if kind is bytes else next(schema for known, schema in self._schemas if known == kind)
+        return {} if kind is bytes else next(schema for of, schema in self._schemas if of == kind)
 
 
 def _returns(route: Route) -> Sequence[Returns]:
