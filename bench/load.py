@@ -1,14 +1,15 @@
-"""Load on a server: N clients, each of which sends its next request when its answer is complete.
+"""Put load on a server: each of N clients sends its next request when its answer is complete.
 
-One process and one thread, requests made beforehand: it takes little of the CPU that it has to share
-with the server. Without `--json` prints requests per second and latencies.
+One thread of one process sends requests that were prepared before, so the load generator takes little
+of the CPU that it shares with the server. Without `--json` it prints requests per second and latencies.
 
     python bench/load.py http://127.0.0.1:8100/model BODIES [--clients 16] [--seconds 3] [--json]
     python bench/load.py unix:/tmp/estimator.sock BODIES [--replies REPLIES] [--processes 8] [...]
 
-BODIES is a file with one request body per line; they are sent in turn. HTTP clients keep their
-connection. Those of a unix socket do as Kepler does: a new connection for each request, nothing after
-it, one read of 4096 bytes. REPLIES has the right reply to each body; another one is an error.
+BODIES is a file with one request body per line, which are sent in turn. HTTP clients keep their
+connection. Clients of a unix socket behave like Kepler: they open a connection for each request, send
+no delimiter after it, and read once, up to 4096 bytes. REPLIES is a file with the expected reply to
+each body; any other reply counts as an error.
 """
 
 from __future__ import annotations
@@ -28,27 +29,28 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-STALLED = 5.0
-"""Seconds without any answer after which a run ends."""
+STALL_TIMEOUT_SECONDS = 5.0
+"""Longest time without any answer, after which a run ends."""
 
-_PART = 1 << 18
+_RECEIVE_BYTES = 1 << 18
 KEPLER_READS = 4096
+"""Bytes that Kepler reads of a reply."""
 
 
 def post(host: str, path: str, body: bytes) -> bytes:
-    """An HTTP request as Kepler's Go client sends it."""
+    """Return an HTTP request as Kepler's Go client sends it."""
     return (
         f"POST {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: Go-http-client/1.1\r\nContent-Length: {len(body)}\r\n"
         "Content-Type: application/json\r\nAccept-Encoding: gzip\r\n\r\n"
     ).encode() + body
 
 
-def http_answer(begun: bytes | bytearray) -> tuple[int, bool]:
-    """The size of the answer that begins so (0: its head is not complete), and whether it is a 200."""
-    end = begun.find(b"\r\n\r\n")
+def http_answer(received: bytes | bytearray) -> tuple[int, bool]:
+    """Return the size of an answer from its beginning, 0 if its head is incomplete; and whether its status is 200."""
+    end = received.find(b"\r\n\r\n")
     if end < 0:
         return 0, False
-    head = begun[:end].lower()
+    head = received[:end].lower()
     at = head.find(b"\r\ncontent-length:")
     if at < 0:
         raise ValueError(f"an answer without Content-Length: {bytes(head[:200])!r}")
@@ -58,16 +60,41 @@ def http_answer(begun: bytes | bytearray) -> tuple[int, bool]:
 
 
 class Client:
-    """One connection with at most one request under way."""
+    """A connection that waits for at most one answer."""
 
-    __slots__ = ("begun", "ok", "sent_at", "size", "socket")
+    __slots__ = ("ok", "received", "sent_at", "size", "socket")
 
     def __init__(self, connection: socket.socket) -> None:
         self.socket = connection
-        self.begun = bytearray()
+        self.received = bytearray()
         self.size = 0
         self.ok = False
         self.sent_at = 0.0
+
+    def complete(self, part: bytes, answer: Callable[[bytes | bytearray], tuple[int, bool]]) -> bool:
+        """Take the next part of an answer; return whether the answer is complete."""
+        if self.received or self.size:
+            self.received += part
+            if not self.size:
+                self.size, self.ok = answer(self.received)
+            if not self.size or len(self.received) < self.size:
+                return False
+            self.received.clear()
+        else:
+            self.size, self.ok = answer(part)
+            if not self.size or len(part) < self.size:
+                self.received += part
+                return False
+        self.size = 0
+        return True
+
+
+def receive(connection: socket.socket, most: int) -> bytes:
+    """Return what a connection has received; nothing if it is closed, or a blocking read has timed out."""
+    try:
+        return connection.recv(most)
+    except (ConnectionError, BlockingIOError):
+        return b""
 
 
 def load(
@@ -79,14 +106,14 @@ def load(
     warm_up: float = 0.0,
     answer: Callable[[bytes | bytearray], tuple[int, bool]] = http_answer,
 ) -> dict[str, float]:
-    """Put the load on for `warm_up` + `seconds`; what was answered in the latter, see `figures`.
+    """Put load on a server for `warm_up` + `seconds`; return the `statistics` of the latter.
 
-    `answer` tells from the beginning of an answer how long it is and whether it is a good one. An
-    answer that is not, and a connection that is closed, are errors.
+    `answer` returns the size of an answer from its beginning, and whether the answer is a success. Other
+    answers and closed connections count as errors.
     """
     selector = selectors.DefaultSelector()
     clock = time.perf_counter
-    waiting = itertools.cycle(requests)
+    upcoming = itertools.cycle(requests)
     latencies: list[float] = []
     errors = answered = 0
 
@@ -94,25 +121,22 @@ def load(
         client = Client(connect())
         selector.register(client.socket, selectors.EVENT_READ, client)
         client.sent_at = clock()
-        client.socket.sendall(next(waiting))
+        client.socket.sendall(next(upcoming))
 
     cpu = time.process_time()
     for _ in range(clients):
         open_client()
     started = clock()
-    counted = started + warm_up
-    deadline = now = counted + seconds
+    counted_from = started + warm_up
+    deadline = now = counted_from + seconds
     while True:
-        ready = selector.select(STALLED)
+        ready = selector.select(STALL_TIMEOUT_SECONDS)
         if not ready:
             errors += clients
             break
         for key, _ in ready:
             client = key.data
-            try:
-                part = client.socket.recv(_PART)
-            except ConnectionError:
-                part = b""
+            part = receive(client.socket, _RECEIVE_BYTES)
             now = clock()
             if not part:
                 errors += 1
@@ -120,36 +144,20 @@ def load(
                 client.socket.close()
                 open_client()
                 continue
-            if client.begun or client.size:
-                client.begun += part
-                if not client.size:
-                    client.size, client.ok = answer(client.begun)
-                if not client.size or len(client.begun) < client.size:
-                    continue
-                client.begun.clear()
-            else:
-                client.size, client.ok = answer(part)
-                if not client.size or len(part) < client.size:
-                    client.begun += part
-                    continue
-            client.size = 0
+            if not client.complete(part, answer):
+                continue
             answered += 1
-            if now >= counted:
+            if now >= counted_from:
                 latencies.append(now - client.sent_at)
                 errors += not client.ok
             client.sent_at = now
-            client.socket.sendall(next(waiting))
+            client.socket.sendall(next(upcoming))
         if now >= deadline:
             break
-    elapsed = clock() - started
+    counts = {"errors": errors, "answered": answered, "load_cpu": (time.process_time() - cpu) / (clock() - started)}
     for key in list(selector.get_map().values()):
         key.data.socket.close()
-    return {
-        **figures(latencies, now - counted),
-        "errors": errors,
-        "answered": answered,
-        "load_cpu": (time.process_time() - cpu) / elapsed,
-    }
+    return statistics(latencies, now - counted_from) | counts
 
 
 def load_connections(
@@ -161,91 +169,89 @@ def load_connections(
     seconds: float,
     warm_up: float = 0.0,
 ) -> tuple[list[float], dict[str, float]]:
-    """Put the load on a unix socket, with a new connection for each request.
+    """Put load on a unix socket, with a new connection for each request.
 
-    The latencies of `seconds` after `warm_up`, from before the connection to the reply, and what else
-    was counted. Without `replies`, any reply is a good one.
+    Return the latencies of `seconds` after `warm_up`, each from before connecting to the reply, and the
+    counters. Without `replies`, any reply counts as a success.
     """
     clock = time.perf_counter
-    waiting = itertools.cycle(zip(requests, replies or [b""] * len(requests), strict=True))
+    upcoming = itertools.cycle(zip(requests, replies or [b""] * len(requests), strict=True))
     poller = select.epoll()
-    under_way: dict[int, tuple[socket.socket, float, bytes]] = {}
+    pending: dict[int, tuple[socket.socket, float, bytes]] = {}
     latencies: list[float] = []
     errors = answered = 0
-    stalled = struct.pack("ll", int(STALLED), 0)
+    stalled = struct.pack("ll", int(STALL_TIMEOUT_SECONDS), 0)
 
     def open_connection() -> socket.socket:
-        request, reply = next(waiting)
-        began = clock()
+        request, reply = next(upcoming)
+        opened_at = clock()
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         connection.connect(path)
         connection.sendall(request)
         number = connection.fileno()
-        under_way[number] = connection, began, reply
+        pending[number] = connection, opened_at, reply
         if clients > 1:
             poller.register(number, select.EPOLLIN)
-        else:  # its read waits
+        else:  # a blocking read
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, stalled)
         return connection
 
     cpu = time.process_time()
     started = clock()
-    counted = started + warm_up
-    deadline = now = counted + seconds
+    counted_from = started + warm_up
+    deadline = now = counted_from + seconds
     alone = [(open_connection().fileno(), 0) for _ in range(clients)]
     while True:
-        ready = poller.poll(STALLED) if clients > 1 else alone
+        ready = poller.poll(STALL_TIMEOUT_SECONDS) if clients > 1 else alone
         if not ready:
-            errors += len(under_way)
+            errors += len(pending)
             break
         for number, _ in ready:
-            connection, began, wanted = under_way.pop(number)
-            try:
-                reply = connection.recv(KEPLER_READS)
-            except (ConnectionError, BlockingIOError):
-                reply = b""
+            connection, opened_at, expected = pending.pop(number)
+            reply = receive(connection, KEPLER_READS)
             now = clock()
             connection.close()
             answered += 1
-            if now >= counted:
-                latencies.append(now - began)
-                errors += reply != wanted if wanted else not reply
+            if now >= counted_from:
+                latencies.append(now - opened_at)
+                errors += reply != expected if expected else not reply
             alone = [(open_connection().fileno(), 0)]
         if now >= deadline:
             break
-    elapsed = clock() - started
-    for connection, _, _ in under_way.values():
+    load_cpu = (time.process_time() - cpu) / (clock() - started)
+    for connection, _, _ in pending.values():
         connection.close()
     poller.close()
-    counts = {"errors": errors, "answered": answered, "seconds": now - counted}
-    return latencies, counts | {"load_cpu": (time.process_time() - cpu) / elapsed}
+    return latencies, {
+        "errors": errors, "answered": answered, "seconds": now - counted_from, "load_cpu": load_cpu
+    }  # fmt: skip
 
 
 def load_from_processes(count: int, path: str, *rest: Any, clients: int, **more: Any) -> dict[str, float]:
-    """The same from several processes, which share the clients; see `figures`.
+    """Run `load_connections` in several processes, which share the clients; return the `statistics` of all.
 
-    One process takes the least CPU per request (about 40 µs; eight take 45 to 60, with more changes
-    between processes), so it leaves the server the most. Where much else runs on the machine, eight get
-    a larger part of it than one, and show more requests per second.
+    One process takes the least CPU per request (about 40 µs; eight take 45 to 60, with more context
+    switches), so it leaves the most to the server. On a machine with much other load, eight processes get
+    a larger share of it than one, and show more requests per second.
     """
-    gc.disable()  # nothing here is a cycle, and a collection would be somebody's latency
+    gc.disable()  # there are no reference cycles here, and a collection would add to a latency
     if count == 1:
-        found = [load_connections(path, *rest, clients=clients, **more)]
+        results = [load_connections(path, *rest, clients=clients, **more)]
     else:
         with multiprocessing.get_context("fork").Pool(count) as pool:
             tasks = [
                 pool.apply_async(load_connections, (path, *rest), more | {"clients": clients // count})
                 for _ in range(count)
             ]
-            found = [task.get() for task in tasks]
-    counts = [counted for _, counted in found]
+            results = [task.get() for task in tasks]
+    counts = [counted for _, counted in results]
     seconds = max(counted["seconds"] for counted in counts)
     totals = {key: sum(counted[key] for counted in counts) for key in ("errors", "answered", "load_cpu")}
-    return figures([latency for latencies, _ in found for latency in latencies], seconds) | totals
+    return statistics([latency for latencies, _ in results for latency in latencies], seconds) | totals
 
 
-def figures(latencies: Sequence[float], seconds: float) -> dict[str, float]:
-    """Requests per second, and latencies in ms."""
+def statistics(latencies: Sequence[float], seconds: float) -> dict[str, float]:
+    """Return the requests per second, and latencies in ms."""
     ordered = sorted(latencies)
     if not ordered:
         return {"requests": 0, "rate": 0.0, "p50": float("inf"), "p99": float("inf"), "max": float("inf")}
@@ -265,11 +271,11 @@ def load_http(address: str, bodies: Sequence[bytes], clients: int, seconds: floa
     requests = [post(url.netloc, url.path or "/", body) for body in bodies]
 
     def connect() -> socket.socket:
-        connection = socket.create_connection(host, timeout=STALLED)
+        connection = socket.create_connection(host, timeout=STALL_TIMEOUT_SECONDS)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return connection
 
-    gc.disable()  # nothing here is a cycle, and a collection would be somebody's latency
+    gc.disable()  # there are no reference cycles here, and a collection would add to a latency
     return load(connect, requests, clients=clients, seconds=seconds, warm_up=warm_up)
 
 
@@ -281,7 +287,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--warm-up", type=float, default=0.2)
     parser.add_argument("--replies", type=Path)
-    parser.add_argument("--processes", type=int, default=1, help="that share the clients of a unix socket")
+    parser.add_argument("--processes", type=int, default=1, help="processes that share the clients of a unix socket")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     bodies = arguments.bodies.read_bytes().splitlines()
@@ -292,7 +298,7 @@ def main() -> None:
         parser.error("--processes: only for unix sockets, and each gets as many clients")
     if kind == "unix":
         replies = arguments.replies.read_bytes().splitlines() if arguments.replies else []
-        found = load_from_processes(
+        result = load_from_processes(
             arguments.processes,
             path,
             bodies,
@@ -302,14 +308,14 @@ def main() -> None:
             warm_up=arguments.warm_up,
         )
     else:
-        found = load_http(arguments.url, bodies, arguments.clients, arguments.seconds, arguments.warm_up)
+        result = load_http(arguments.url, bodies, arguments.clients, arguments.seconds, arguments.warm_up)
     if arguments.json:
-        print(json.dumps(found))
+        print(json.dumps(result))
         return
     print(
-        f"{found['rate']:.0f} requests/s with {arguments.clients} clients; ms: p50 {found['p50']:.2f}, "
-        f"p99 {found['p99']:.2f}, max {found['max']:.2f}; {found['errors']} errors; "
-        f"{100 * found['load_cpu']:.0f} % of a CPU for the load itself"
+        f"{result['rate']:.0f} requests/s with {arguments.clients} clients; ms: p50 {result['p50']:.2f}, "
+        f"p99 {result['p99']:.2f}, max {result['max']:.2f}; {result['errors']} errors; "
+        f"{100 * result['load_cpu']:.0f} % of a CPU for the load itself"
     )
 
 

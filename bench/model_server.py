@@ -1,13 +1,14 @@
-"""The model server's start, answers and memory, on small and large stores.
+"""Measure the start, the answers and the memory of the model server, on small and large stores.
 
-Three stores: a pipeline trained on a simulated recording, 100 models of 3 node types, and 10,000
-models of 300 node types in one pipeline (made here: small linear models with the files and metadata
-of real ones). Each has a server of its own (`kepler-model serve model-server`), all on this machine
-at the same time; bench/load.py asks one after the other, in a process of its own. Kinds of request:
+There are three stores: a pipeline trained on a simulated recording, 100 models of 3 node types, and
+10,000 models of 300 node types in one pipeline. The latter two are generated: small linear models with
+the files and metadata of real ones. Each store has a server of its own (`kepler-model serve
+model-server`). All run on this machine at the same time; bench/load.py puts load on one after the
+other, in a process of its own. Kinds of request:
 
-    captured   the same bytes each time, as a Kepler 0.7 sent them
+    captured   the same bytes each time, as Kepler 0.7 has sent them
     300 specs  300 machines in turn: the node types of the large store
-    distinct   another machine in every request, so that nothing kept from before can help
+    distinct   another machine in every request, so that no cache can help
 
     python bench/model_server.py [--runs 3] [--seconds 0.8] [--workers 1] [--quick] [--json]
 """
@@ -38,15 +39,15 @@ from typing import Any
 
 TRAINED, SMALL, LARGE = "trained", "100 models", "10,000 models"
 SIZES = {SMALL: (100, 3), LARGE: (10_000, 300)}
-"""Models and node types of the stores that are made here."""
+"""Models and node types of the generated stores."""
 CLIENTS = (1, 16)
 KINDS = ("captured", "300 specs", "distinct")
 DISTINCT = 20_000
-SAME_COST = 1.3
-"""A request to the large store may take so many times what one to the small store does."""
-EXISTING = {1: "925", 16: "411 (p99 65 ms)"}
-"""Requests per second of the existing server by number of clients."""
-STARTS_WITHIN = 60.0
+MAX_COST_RATIO = 1.3
+"""Target: highest ratio of the time of a request to the large store to that of one to the small store."""
+PREDECESSOR = {1: "925", 16: "411 (p99 65 ms)"}
+"""Requests per second of the Kepler model server that this one replaces, by number of clients."""
+START_TIMEOUT_SECONDS = 60.0
 
 CAPTURED: dict[str, Any] = {
     "metrics": [
@@ -65,18 +66,18 @@ CAPTURED: dict[str, Any] = {
 
 
 def memory_folder() -> str | None:
-    """A folder in memory, if there is one with room: publishing flushes each of 78,000 files to the disk."""
+    """Return a folder in memory with enough room, if there is one: publishing flushes 78,000 files to the disk."""
     folder = "/dev/shm"
     roomy = os.access(folder, os.W_OK) and shutil.disk_usage(folder).free > 2**30
     return folder if roomy else None
 
 
 def machines(count: int) -> list[dict[str, Any]]:
-    """Specs of `count` unlike machines; the first is the one of the captured request."""
+    """Return the specs of `count` different machines; the first is the one of the captured request."""
     captured = CAPTURED["machine_spec"]
-    found = [{key: captured[key] for key in ("processor", "cores", "chips", "memory", "frequency")}]
+    specs = [{key: captured[key] for key in ("processor", "cores", "chips", "memory", "frequency")}]
     rng = random.Random(0)
-    while len(found) < count:
+    while len(specs) < count:
         vendor, family = rng.choice((("intel", "xeon_platinum"), ("intel", "xeon_gold"), ("amd", "epyc")))
         spec = {
             "processor": f"{vendor}_{family}_{rng.randrange(6000, 9500, 10)}{rng.choice('clmy')}",
@@ -85,33 +86,33 @@ def machines(count: int) -> list[dict[str, Any]]:
             "memory": rng.choice((15, 31, 61, 123, 247, 495)),
             "frequency": rng.randrange(2000, 4000, 100),
         }
-        if spec not in found:
-            found.append(spec)
-    return found
+        if spec not in specs:
+            specs.append(spec)
+    return specs
 
 
 def publish(root: str, models: int, node_types: int) -> None:
-    """Publish a pipeline of so many linear models."""
+    """Publish a pipeline of linear models."""
     from kepler_core.store.layout import pipeline_files
     from kepler_core.store.local import LocalStore
     from kepler_core.vocabulary import FEATURE_GROUPS, OUTPUT_TYPES, PLATFORM_COMPONENTS, RAPL_COMPONENTS
 
     specs = machines(node_types)
     rng = random.Random(1)
-    sets = itertools.product(
+    combinations = itertools.product(
         (("rapl-sysfs", RAPL_COMPONENTS), ("acpi", PLATFORM_COMPONENTS)),
         OUTPUT_TYPES,
         ("BPFOnly", "CounterOnly", "Basic", "BPFIRQ", "CounterIRQCombined"),
         ("SGDRegressorTrainer", "LinearRegressionTrainer"),
         range(node_types),
     )
-    made = [
+    published = [
         linear_model(source, components, output_type, group, FEATURE_GROUPS[group], trainer, number, specs[number], rng)
-        for (source, components), output_type, group, trainer, number in itertools.islice(sets, models)
+        for (source, components), output_type, group, trainer, number in itertools.islice(combinations, models)
     ]
-    assert len(made) == models
-    types = {str(n): {"attrs": spec, "members": [f"node-{n}"]} for n, spec in enumerate(specs)}
-    LocalStore(root).publish("bench", pipeline_files(made, {"name": "bench"}, types))
+    assert len(published) == models
+    node_types_index = {str(n): {"attrs": spec, "members": [f"node-{n}"]} for n, spec in enumerate(specs)}
+    LocalStore(root).publish("bench", pipeline_files(published, {"name": "bench"}, node_types_index))
 
 
 def linear_model(
@@ -125,23 +126,23 @@ def linear_model(
     spec: dict[str, Any],
     rng: random.Random,
 ) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """Metadata and files as `kepler-model train` makes them."""
+    """Return metadata and files of a model, as `kepler-model train` writes them."""
     name = f"{trainer}_{node_type}"
     scales = {feature: rng.uniform(1e3, 1e9) for feature in features}
     measured = {c: {"mae": rng.uniform(1, 5), "mape": rng.uniform(2, 15)} for c in components}
     validated = {
-        c: found | {
+        c: errors | {
             "mape_floor": 4.9, "idle_error": rng.uniform(0, 3), "r2": rng.uniform(0.8, 0.99), "rows": 296,
             "constant_mae": rng.uniform(10, 25), "line_mae": rng.uniform(3, 6),
         }
-        for c, found in measured.items()
+        for c, errors in measured.items()
     }  # fmt: skip
     metadata = {
         "model_class": "weights", "model_file": "model.json", "fe_files": [], "model_name": name, "source": source,
         "output_type": output_type, "feature_group": group, "trainer": trainer, "features": list(features),
         "components": list(components), "node_type": node_type, "machine_spec": spec,
-        **{key: max(found[key] for found in measured.values()) for key in ("mae", "mape")},
-        **{f"{c}_{key}": found[key] for c, found in measured.items() for key in ("mae", "mape")},
+        **{key: max(errors[key] for errors in measured.values()) for key in ("mae", "mape")},
+        **{f"{c}_{key}": errors[key] for c, errors in measured.items() for key in ("mae", "mape")},
         "validation": {
             "scheme": "blocks", "folds": 5, "block_seconds": None, "gap_seconds": None, "last_fraction": 0.3,
             "measured_on": "nodes", "timestamps": 296, "fit_rows": 296, "components": validated,
@@ -164,19 +165,15 @@ def linear_model(
         }
         for c, (by_feature, bias) in fitted.items()
     }
-    layout = {
-        "layout": 1,
-        "features": list(features),
-        "scale": list(scales.values()),
-        "components": {c: {"ceiling": 2000.0, "format": "weights", "file": f"{c}.json"} for c in components},
-    }
+    parts = {c: {"ceiling": 2000.0, "format": "weights", "file": f"{c}.json"} for c in components}
+    layout = {"layout": 1, "features": list(features), "scale": list(scales.values()), "components": parts}
     content = {
         "metadata.json": metadata,
         "model.json": layout,
         "weight.json": {"model_name": name, "machine_spec": spec, **weights},
         **{f"{c}.json": {"type": "linear", "weights": w, "bias": bias} for c, (w, bias) in fitted.items()},
     }
-    return metadata, {file: json.dumps(found, indent=1).encode() for file, found in content.items()}
+    return metadata, {file: json.dumps(document, indent=1).encode() for file, document in content.items()}
 
 
 def train(root: str, folder: Path) -> None:
@@ -193,7 +190,7 @@ def train(root: str, folder: Path) -> None:
 
 
 def bodies(kind: str, weights: bool) -> Iterator[bytes]:
-    """Request bodies, to be sent in turn."""
+    """Yield the request bodies of a kind, which are sent in turn."""
     request = CAPTURED | {"weight": weights}
     captured = CAPTURED["machine_spec"]
     specs: Iterator[dict[str, Any]]
@@ -210,8 +207,8 @@ def bodies(kind: str, weights: bool) -> Iterator[bytes]:
 # --- a server ---
 
 
-class Served:
-    """A running server."""
+class RunningServer:
+    """A server process over a store."""
 
     def __init__(self, store: str, workers: int, log: Path) -> None:
         with socket.create_server(("127.0.0.1", 0)) as probe:
@@ -226,37 +223,39 @@ class Served:
             self._until_200("GET", "/readyz", None)
             self.ready = time.perf_counter() - started
             """Seconds until `GET /readyz` was a 200."""
-            found = self._until_200("POST", "/model", next(bodies("captured", True)))
+            answer = self._until_200("POST", "/model", next(bodies("captured", True)))
             self.first_answer = time.perf_counter() - started
-            """Seconds until the captured request was answered rightly."""
-            check_weights(found)
+            """Seconds until the captured request got its weights."""
+            check_weights(answer)
         except BaseException:
             self.stop()
             raise
 
     def _until_200(self, method: str, path: str, body: bytes | None) -> bytes:
-        deadline = time.monotonic() + STARTS_WITHIN
-        found = b""
+        deadline = time.monotonic() + START_TIMEOUT_SECONDS
+        answer = b""
         while True:
             with contextlib.suppress(ConnectionError):
-                status, found = self.ask(method, path, body)
+                status, answer = self.ask(method, path, body)
                 if status == 200:
-                    return found
+                    return answer
             if self.process.poll() is not None or time.monotonic() > deadline:
-                sys.exit(f"no good answer from the server: {found[:500]!r}\n{self.log.read_text()[-2000:]}")
+                sys.exit(
+                    f"the server does not answer with status 200: {answer[:500]!r}\n{self.log.read_text()[-2000:]}"
+                )
             time.sleep(0.005)
 
     def ask(self, method: str, path: str, body: bytes | None) -> tuple[int, bytes]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=STARTS_WITHIN)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=START_TIMEOUT_SECONDS)
         try:
             connection.request(method, path, body)
-            answer = connection.getresponse()
-            return answer.status, answer.read()
+            response = connection.getresponse()
+            return response.status, response.read()
         finally:
             connection.close()
 
     def memory(self) -> dict[str, Any]:
-        """MB of the parent, and of the workers now and at most."""
+        """Return the MB of the parent, and of the workers now and at their peak."""
         children = [pid for pid, parent in processes() if parent == self.process.pid]
         return {
             "parent": megabytes(self.process.pid, "VmRSS"),
@@ -265,7 +264,7 @@ class Served:
         }
 
     def cpu(self) -> float:
-        """CPU seconds of all its processes so far."""
+        """Return the CPU seconds of all its processes so far."""
         pids = [self.process.pid, *(pid for pid, parent in processes() if parent == self.process.pid)]
         ticks = 0
         for pid in pids:
@@ -283,63 +282,63 @@ class Served:
 
 
 def processes() -> Iterator[tuple[int, int]]:
-    """(process, its parent) of all that run here."""
+    """Yield the ids of each process and its parent."""
     for status in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):  # it ended meanwhile
+        with contextlib.suppress(OSError):  # the process has ended
             yield int(status.parent.name), int(status.read_text().rpartition(")")[2].split()[1])
 
 
 def megabytes(pid: int, field: str) -> float:
-    found = re.search(rf"^{field}:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
-    return int(found[1]) / 1024 if found else 0.0
+    match = re.search(rf"^{field}:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return int(match[1]) / 1024 if match else 0.0
 
 
-def check_weights(found: bytes) -> dict[str, Any]:
-    """The answer, if it holds what Kepler needs."""
-    answer: dict[str, Any] = json.loads(found)
+def check_weights(body: bytes) -> dict[str, Any]:
+    """Return the answer; fail unless it holds what Kepler needs."""
+    answer: dict[str, Any] = json.loads(body)
     assert answer["model_name"].startswith("SGDRegressorTrainer_"), answer
     for component in ("package", "dram"):
         assert answer[component]["All_Weights"]["Numerical_Variables"]["bpf_cpu_time_ms"]["scale"] > 0, answer
     return answer
 
 
-def check_node_types(server: Served, count: int) -> None:
-    """Each node type's machine gets a model of that node type."""
+def check_node_types(server: RunningServer, count: int) -> None:
+    """Check that the machine of each node type gets a model of that node type."""
     for number, body in enumerate(itertools.islice(bodies("300 specs", True), count)):
-        status, found = server.ask("POST", "/model", body)
-        assert status == 200, found
-        assert check_weights(found)["model_name"] == f"SGDRegressorTrainer_{number}", (number, found)
+        status, answer = server.ask("POST", "/model", body)
+        assert status == 200, answer
+        assert check_weights(answer)["model_name"] == f"SGDRegressorTrainer_{number}", (number, answer)
 
 
-def run_load(server: Served, requests: Path, clients: int, seconds: float) -> dict[str, float]:
+def run_load(server: RunningServer, requests: Path, clients: int, seconds: float) -> dict[str, float]:
     command = [sys.executable, str(Path(__file__).with_name("load.py")), f"http://127.0.0.1:{server.port}/model"]
     command += [str(requests), "--clients", str(clients), "--seconds", str(seconds), "--json"]
     before = server.cpu()
-    found: dict[str, float] = json.loads(subprocess.check_output(command))
+    result: dict[str, float] = json.loads(subprocess.check_output(command))
     used = server.cpu() - before
-    return found | {"cpu_us": 1e6 * used / max(found["answered"], 1), "ms": 1e3 / max(found["rate"], 1e-9)}
+    return result | {"cpu_us": 1e6 * used / max(result["answered"], 1), "ms": 1e3 / max(result["rate"], 1e-9)}
 
 
-# --- all of it ---
+# --- measuring ---
 
 
 def measure(folder: Path, runs: int, seconds: float, workers: int, names: Sequence[str]) -> dict[str, Any]:
     stores = {name: str(folder / re.sub(r"\W+", "-", name)) for name in names}
     for name, root in stores.items():
-        say(f"making the store: {name}")
+        progress(f"making the store: {name}")
         train(root, folder) if name == TRAINED else publish(root, *SIZES[name])
     files: dict[tuple[str, bool], Path] = {}
     for kind, weights in itertools.product(KINDS, (True, False)):
         files[kind, weights] = folder / f"{kind}-{weights}.jsonl"
         files[kind, weights].write_bytes(b"\n".join(bodies(kind, weights)))
     starts: dict[str, dict[str, Any]] = {}
-    servers: dict[str, Served] = {}
+    servers: dict[str, RunningServer] = {}
     try:
         for name, root in stores.items():
-            say(f"starting a server: {name}")
+            progress(f"starting a server: {name}")
             tries = []
             for run in range(runs):
-                servers[name] = Served(root, workers, folder / "server.log")
+                servers[name] = RunningServer(root, workers, folder / "server.log")
                 tries.append(servers[name])
                 if run < runs - 1:
                     servers[name].stop()
@@ -360,19 +359,19 @@ def measure(folder: Path, runs: int, seconds: float, workers: int, names: Sequen
 
 
 def measure_loads(
-    servers: dict[str, Served], files: dict[tuple[str, bool], Path], runs: int, seconds: float
+    servers: dict[str, RunningServer], files: dict[tuple[str, bool], Path], runs: int, seconds: float
 ) -> list[dict[str, Any]]:
     results = []
     for weights, kind, clients in itertools.product((True, False), KINDS, CLIENTS):
-        say(f"load: {'weights' if weights else 'zip'}, {kind}, {clients} clients")
-        # the trained store knows one machine only: there is nothing to choose by
+        progress(f"load: {'weights' if weights else 'zip'}, {kind}, {clients} clients")
+        # the trained store has one node type only: there is nothing to choose
         asked = [name for name in servers if name != TRAINED or kind == "captured"]
-        found: dict[str, list[dict[str, float]]] = {name: [] for name in asked}
+        results_of: dict[str, list[dict[str, float]]] = {name: [] for name in asked}
         for _ in range(runs):
-            # in turn, so that what else this machine does meanwhile is the same for all
+            # in turn, so that other load on this machine affects all of them
             for name in asked:
-                found[name].append(run_load(servers[name], files[kind, weights], clients, seconds))
-        for name, tries in found.items():
+                results_of[name].append(run_load(servers[name], files[kind, weights], clients, seconds))
+        for name, tries in results_of.items():
             median = {key: statistics.median(t[key] for t in tries) for key in tries[0]}
             median["errors"] = sum(t["errors"] for t in tries)
             answer = "weights" if weights else "zip"
@@ -381,7 +380,7 @@ def measure_loads(
 
 
 def ratios(loads: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Time and server CPU per request of the large store ÷ those of the small one."""
+    """Return time and server CPU per request of the large store, divided by those of the small one."""
     at = {(r["store"], r["kind"], r["answer"], r["clients"]): r for r in loads}
     return [
         {"kind": kind, "answer": answer, "clients": clients}
@@ -391,46 +390,46 @@ def ratios(loads: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def say(what: str) -> None:
+def progress(step: str) -> None:
     if sys.stderr.isatty():
-        print(f"\r\033[K{what}", end="", file=sys.stderr, flush=True)
+        print(f"\r\033[K{step}", end="", file=sys.stderr, flush=True)
 
 
-def show(found: dict[str, Any]) -> None:
+def show(results: dict[str, Any]) -> None:
     print(f"{'start':>15} {'ready s':>8} {'1st answer s':>13} {'parent MB':>10} {'worker MB':>16} ", end="")
     print(f"{'after load':>16} {'at most':>16}")
-    for name, r in found["starts"].items():
+    for name, r in results["starts"].items():
         before, after = r["before"], r["after"]
         columns = (before["workers"], after["workers"], after["peaks"])
         workers = " ".join(f"{'/'.join(f'{mb:.0f}' for mb in column):>16}" for column in columns)
         print(f"{name:>15} {r['ready']:8.2f} {r['first_answer']:13.2f} {after['parent']:10.0f} {workers}")
     print(f"{'target':>15} {'':>8} {'≤ 1.5':>13} {'':>10} {'':>16} {'≤ 90':>16}")
-    print(f"{'existing*':>15} {'':>8} {'3':>13} {'':>10} {'':>16} {'165–196':>16}")
+    print(f"{'predecessor*':>15} {'':>8} {'3':>13} {'':>10} {'':>16} {'165–196':>16}")
     print(f"\n{'store':>15} {'answer':>8} {'request':>10} {'clients':>8} {'req/s':>7}", end="")
     print(f" {'p50 ms':>7} {'p99 ms':>7} {'max ms':>7} {'CPU µs':>7} {'load':>5} {'errors':>7}")
-    for r in found["loads"]:
+    for r in results["loads"]:
         print(
             f"{r['store']:>15} {r['answer']:>8} {r['kind']:>10} {r['clients']:8.0f} {r['rate']:7.0f} {r['p50']:7.2f} "
             f"{r['p99']:7.2f} {r['max']:7.1f} {r['cpu_us']:7.0f} {100 * r['load_cpu']:4.0f}% {r['errors']:7.0f}"
         )
     print(f"{'target':>15} {'':>8} {'':>10} {16:8.0f} {'≥ 5000':>7} {'':>7} {'≤ 15':>7}")
-    print(f"{'existing*':>15} {'':>8} {'':>10} " + "; ".join(f"{n} clients: {rate}" for n, rate in EXISTING.items()))
-    if found["ratios"]:
-        print(f"\ntime per request, {LARGE} ÷ {SMALL} (target ≤ {SAME_COST}); in brackets the server's CPU time")
+    print(
+        f"{'predecessor*':>15} {'':>8} {'':>10} " + "; ".join(f"{n} clients: {rate}" for n, rate in PREDECESSOR.items())
+    )
+    if results["ratios"]:
+        print(f"\ntime per request, {LARGE} ÷ {SMALL} (target ≤ {MAX_COST_RATIO}); in brackets the server's CPU time")
         for answer, kind in itertools.product(("weights", "zip"), KINDS):
-            rows = [r for r in found["ratios"] if (r["answer"], r["kind"]) == (answer, kind)]
+            rows = [r for r in results["ratios"] if (r["answer"], r["kind"]) == (answer, kind)]
             shown = "   ".join(f"{r['clients']:>2} clients {r['ms']:5.2f} ({r['cpu_us']:.2f})" for r in rows)
             print(f"{answer:>15} {kind:>10}   {shown}")
-    print(
-        "\nCPU µs: of all of the server's processes, per request. load: CPU of the load generator, which is beside it."
-    )
-    print("* the existing server, on 2 cores of the same class of machine")
+    print("\nCPU µs: of all of the server's processes, per request. load: CPU of the load generator.")
+    print("* the model server that this one replaces, on 2 cores of the same class of machine")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=3, help="medians of so many (%(default)s)")
-    parser.add_argument("--seconds", type=float, default=0.8, help="of load in each run (%(default)s)")
+    parser.add_argument("--runs", type=int, default=3, help="runs, of which the medians are shown (%(default)s)")
+    parser.add_argument("--seconds", type=float, default=0.8, help="seconds of load in each run (%(default)s)")
     parser.add_argument("--workers", type=int, default=1, help="worker processes of the server (%(default)s)")
     parser.add_argument("--quick", action="store_true", help="one short run, without the trained store")
     parser.add_argument("--json", action="store_true")
@@ -438,19 +437,19 @@ def main() -> None:
     runs, seconds = (1, 0.5) if arguments.quick else (arguments.runs, arguments.seconds)
     names = (SMALL, LARGE) if arguments.quick else (TRAINED, SMALL, LARGE)
     busy = os.getloadavg()[0]
-    began = time.perf_counter()
+    started = time.perf_counter()
     with tempfile.TemporaryDirectory(dir=memory_folder()) as folder:
-        found = measure(Path(folder), runs, seconds, arguments.workers, names)
-    say("")
+        results = measure(Path(folder), runs, seconds, arguments.workers, names)
+    progress("")
     if arguments.json:
-        print(json.dumps(found, indent=1))
+        print(json.dumps(results, indent=1))
         return
     print(
         f"medians of {runs} runs of {seconds:g} s; {os.cpu_count()} cores shared by server and load, load average "
         f"{busy:.1f} before; {platform.machine()}, Python {platform.python_version()}, granian {version('granian')}, "
-        f"{arguments.workers} workers; stores in memory; {time.perf_counter() - began:.0f} s in all\n"
+        f"{arguments.workers} workers; stores in memory; {time.perf_counter() - started:.0f} s in all\n"
     )
-    show(found)
+    show(results)
 
 
 if __name__ == "__main__":

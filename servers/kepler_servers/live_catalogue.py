@@ -1,4 +1,4 @@
-"""The catalogue that is served, kept up to date with its store."""
+"""A catalogue that follows the changes of its store."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from kepler_core.store.models import NodeType, StoredModel
 
 log = logging.getLogger(__name__)
 
-LOOK_SECONDS = 2.0
-"""How often the store is looked at."""
-_LONGEST_WAIT = 60.0
+REFRESH_SECONDS = 2.0
+"""Time between two looks at the store, and the first delay after a pipeline could not be read."""
+_MAX_RETRY_SECONDS = 60.0
 
 
 @attrs.define(eq=False)
 class _Pipeline:
-    """What was last read of a pipeline, and how it went."""
+    """The last good version of a pipeline, and the problem that its current version has."""
 
     signature: str | None = None
     models: Sequence[StoredModel] = ()
@@ -34,13 +34,14 @@ class _Pipeline:
     version: int | None = None
     problem: str | None = None
     failures: int = 0
-    again_at: float = 0.0
+    retry_at: float = 0.0
+    """Monotonic time before which the pipeline is not read again."""
 
 
 class LiveCatalogue:
-    """The models of a store as of a moment ago.
+    """The models of a store, at most some seconds old.
 
-    A pipeline that cannot be read keeps its last good models, and is named in `broken`.
+    A pipeline that cannot be read keeps the models of its last good version. `broken` names it.
     """
 
     def __init__(
@@ -61,22 +62,23 @@ class LiveCatalogue:
         self._stop = threading.Event()
         self.store_problem: str | None = None
         self.looked_at: float = 0.0
-        """Unix time of the last look at the store."""
+        """Unix time of the last successful look at the store; 0 before the first one."""
         self.changed_at: float = 0.0
+        """Unix time of the last change of `current`."""
         self.current = self._catalogue()
 
     @property
     def broken(self) -> dict[str, str]:
-        """Pipelines that cannot be read as they are now, and why."""
+        """The pipelines whose current version cannot be read, and why."""
         return self.current.broken
 
     def version_of(self, pipeline: str) -> int | None:
-        """The version of a pipeline that is served; None if it has none."""
-        found = self._pipelines.get(pipeline)
-        return found.version if found is not None else None
+        """Return the version of a pipeline that is served; None if it has no version number."""
+        entry = self._pipelines.get(pipeline)
+        return entry.version if entry is not None else None
 
     def refresh(self) -> bool:
-        """Look at the store once; whether anything changed."""
+        """Read what has changed in the store; return whether `current` has changed."""
         with self._changing:
             try:
                 names = self.store.pipelines()
@@ -91,12 +93,12 @@ class LiveCatalogue:
                 log.warning("the store can be read again")
                 self.store_problem = None
             changed = False
-            for gone in set(self._pipelines) - set(names):
-                log.info("pipeline %s is gone from the store", gone)
-                del self._pipelines[gone]
+            for removed in set(self._pipelines) - set(names):
+                log.info("pipeline %s was removed from the store", removed)
+                del self._pipelines[removed]
                 changed = True
             for name in names:
-                changed |= self._look_at(name)
+                changed |= self._refresh_pipeline(name)
             if changed:
                 self.current = self._catalogue()
                 self.changed_at = time.time()
@@ -104,73 +106,77 @@ class LiveCatalogue:
             return changed
 
     def drop(self, model: StoredModel, problem: str) -> None:
-        """Serve a model no longer: its files turned out to be damaged."""
+        """Stop serving a model whose files are damaged."""
         with self._changing:
             pipeline = self._pipelines.get(model.pipeline)
             if pipeline is None or model not in pipeline.models:
                 return
-            log.error("%s is served no longer: %s", model.path, problem)
+            log.error("%s is no longer served: %s", model.path, problem)
             pipeline.models = [other for other in pipeline.models if other is not model]
             pipeline.problem = problem
-            pipeline.signature = ""  # read again as soon as it is whole again
+            pipeline.signature = ""  # no signature equals this: the pipeline is read again
             self.current = self._catalogue()
 
     def watch(self) -> None:
-        """Look at the store again and again, in a thread of its own, until `stop`."""
+        """Refresh every `REFRESH_SECONDS`, in a thread of its own, until `stop`."""
         threading.Thread(target=self._watch, name="catalogue", daemon=True).start()
 
     def stop(self) -> None:
+        """End the thread that `watch` has started."""
         self._stop.set()
 
     def _watch(self) -> None:
-        while not self._stop.wait(LOOK_SECONDS):
+        while not self._stop.wait(REFRESH_SECONDS):
             try:
                 self.refresh()
             except Exception:
-                # a defect of ours must not end the watching; what was read is still served
-                log.exception("looking at the store failed")
+                # a defect of ours must not end the thread; the models that were read are still served
+                log.exception("refreshing the catalogue failed")
 
-    def _look_at(self, name: str) -> bool:
-        known = self._pipelines.setdefault(name, _Pipeline())
-        if known.problem is not None and known.failures and time.monotonic() < known.again_at:
+    def _refresh_pipeline(self, name: str) -> bool:
+        """Read a pipeline if it has changed; return whether the catalogue must be built again."""
+        pipeline = self._pipelines.setdefault(name, _Pipeline())
+        if pipeline.problem is not None and pipeline.failures and time.monotonic() < pipeline.retry_at:
             return False
         try:
             signature = self.store.signature(name)
-            if signature == known.signature:
-                # back to what is served already, as after a rollback
-                recovered = known.failures > 0
+            if signature == pipeline.signature:
+                # the current version is the one that is served, e.g. after a rollback
+                recovered = pipeline.failures > 0
                 if recovered:
-                    known.problem, known.failures = None, 0
+                    pipeline.problem, pipeline.failures = None, 0
                 return recovered
             snapshot = self.store.snapshot(name)
             models, node_types = read_pipeline_models(snapshot, serving=self._serving)
         except KeplerError as error:
-            return self._failed(name, known, str(error))
+            return self._failed(name, pipeline, str(error))
         except Exception as error:
-            # a defect of ours with one pipeline must not end the others' service
+            # a defect of ours with one pipeline must not end the service of the others
             log.exception("reading pipeline %s failed", name)
-            return self._failed(name, known, f"a defect of the server: {type(error).__name__}")
+            return self._failed(name, pipeline, f"a defect of the server: {type(error).__name__}")
         version = "" if snapshot.version is None else f", version {snapshot.version}"
         log.info("pipeline %s%s: %d models, %d node types", name, version, len(models), len(node_types))
         self._pipelines[name] = _Pipeline(signature, models, node_types, snapshot.version)
         return True
 
-    def _failed(self, name: str, known: _Pipeline, problem: str) -> bool:
-        known.failures += 1
-        known.again_at = time.monotonic() + min(LOOK_SECONDS * 2 ** min(known.failures - 1, 10), _LONGEST_WAIT)
-        if problem == known.problem:
+    def _failed(self, name: str, pipeline: _Pipeline, problem: str) -> bool:
+        pipeline.failures += 1
+        delay = min(REFRESH_SECONDS * 2 ** min(pipeline.failures - 1, 10), _MAX_RETRY_SECONDS)
+        pipeline.retry_at = time.monotonic() + delay
+        if problem == pipeline.problem:
             return False
-        kept = f"its last good version with {len(known.models)} models is served" if known.models else "it is skipped"
-        log.error("pipeline %s cannot be read, %s: %s", name, kept, problem)
-        known.problem = problem
+        count = len(pipeline.models)
+        consequence = f"its last good version with {count} models is served" if count else "it is skipped"
+        log.error("pipeline %s cannot be read, %s: %s", name, consequence, problem)
+        pipeline.problem = problem
         return True
 
     def _catalogue(self) -> Catalogue:
-        read = dict(sorted(self._pipelines.items()))
+        pipelines = dict(sorted(self._pipelines.items()))
         return Catalogue(
-            [model for found in read.values() for model in found.models],
-            {name: found.node_types for name, found in read.items() if found.signature is not None},
-            {name: found.problem for name, found in read.items() if found.problem is not None},
+            [model for pipeline in pipelines.values() for model in pipeline.models],
+            {name: pipeline.node_types for name, pipeline in pipelines.items() if pipeline.signature is not None},
+            {name: pipeline.problem for name, pipeline in pipelines.items() if pipeline.problem is not None},
             compare=self._compare,
             error_key=self._error_key,
             location=self.store.location,

@@ -1,4 +1,4 @@
-"""The parser of model requests: nothing that a client can send is anything but refused or understood."""
+"""The parser of model requests: it understands or rejects whatever a client sends, and never fails otherwise."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from support.server_process import CAPTURED, check_one_line
+from support.server_process import check_one_line
+from support.small_pipelines import CAPTURED
 
 from kepler_core.errors import RequestError
 from kepler_core.selection import ModelRequest
@@ -21,7 +22,7 @@ def read(request: Any) -> ModelRequest:
     return read_model_request(json.dumps(request).encode())
 
 
-def refused(body: bytes, key: str) -> str:
+def rejected(body: bytes, key: str) -> str:
     with pytest.raises(RequestError) as caught:
         read_model_request(body)
     message = str(caught.value)
@@ -32,25 +33,24 @@ def refused(body: bytes, key: str) -> str:
     return message
 
 
-# --- what is understood ---
+# --- requests that are understood ---
 
 
-def test_the_captured_request() -> None:
-    found = read(CAPTURED)
-    assert found.metrics == tuple(CAPTURED["metrics"])
-    assert found.output_type == "AbsPower"
-    assert found.source == "intel_rapl"
-    assert found.trainer == "SGDRegressorTrainer"
-    assert found.weights
-    assert found.node_type is None, "0 beside a machine's description is not given"
-    assert found.loose_node_type
-    assert not found.filter
-    assert dict(found.machine_spec) == CAPTURED["machine_spec"]
+def test_captured_request() -> None:
+    request = read(CAPTURED)
+    assert request.metrics == tuple(CAPTURED["metrics"])
+    assert request.output_type == "AbsPower"
+    assert request.source == "intel_rapl"
+    assert request.trainer == "SGDRegressorTrainer"
+    assert request.weights
+    assert request.node_type is None, "0 beside a machine's description counts as absent"
+    assert request.loose_node_type
+    assert not request.filter
+    assert dict(request.machine_spec) == CAPTURED["machine_spec"]
 
 
-def test_the_least() -> None:
-    found = read(MINIMAL)
-    assert found == ModelRequest(output_type="AbsPower", metrics=("bpf_cpu_time_ms",), source="rapl-sysfs")
+def test_minimal_request() -> None:
+    assert read(MINIMAL) == ModelRequest(output_type="AbsPower", metrics=("bpf_cpu_time_ms",), source="rapl-sysfs")
 
 
 TEXTS = ("source", "trainer_name", "pipeline_name", "filter")
@@ -64,11 +64,11 @@ def test_null_and_empty_are_absent(key: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given_type", "spec", "expected"),
+    ("number", "spec", "expected"),
     [(0, {}, None), (0, CAPTURED["machine_spec"], None), (0, None, 0), (3, None, 3), (3, {}, 3), (-1, None, None)],
 )
-def test_node_type(given_type: int, spec: dict[str, Any] | None, expected: int | None) -> None:
-    request = {**MINIMAL, "node_type": given_type}
+def test_node_type(number: int, spec: dict[str, Any] | None, expected: int | None) -> None:
+    request = {**MINIMAL, "node_type": number}
     assert read(request if spec is None else {**request, "machine_spec": spec}).node_type == expected
 
 
@@ -77,17 +77,17 @@ def test_keys_of_newer_clients_are_ignored() -> None:
     assert read({**MINIMAL, "machine_spec": {"cores": 4, "numa": [1, 2]}}).machine_spec == {"cores": 4}
 
 
-def test_of_a_key_that_is_there_twice_the_last_counts() -> None:
+def test_last_of_two_equal_keys_counts() -> None:
     body = b'{"metrics":["a"],"output_type":"DynPower","output_type":"AbsPower","metrics":["b"]}'
-    found = read_model_request(body)
-    assert (found.output_type, found.metrics) == ("AbsPower", ("b",))
+    request = read_model_request(body)
+    assert (request.output_type, request.metrics) == ("AbsPower", ("b",))
 
 
 def test_fractions_in_a_machine_spec() -> None:
     assert read({**MINIMAL, "machine_spec": {"frequency": 2899.5}}).machine_spec == {"frequency": 2899.5}
 
 
-# --- what is refused ---
+# --- requests that are rejected ---
 
 WRONG: dict[str, list[Any]] = {
     "metrics": [None, "a", 5, {}, [5], [None], [["a"]], True, {"a": 1}, ["x" * (MAX_TEXT + 1)]],
@@ -111,29 +111,29 @@ def test_wrong_types(key: str, value: Any) -> None:
     message = str(caught.value)
     assert caught.value.key.startswith(key), message
     assert "\n" not in message
-    assert len(message) < 1000, "a long value is not repeated in full"
+    assert len(message) < 1000, "the message repeats a long value in full"
 
 
 @pytest.mark.parametrize("key", ["cores", "chips", "memory", "frequency", "threads_per_core"])
 @pytest.mark.parametrize("value", ["96", -1, True, [], {}, 1e300, "x"])
 def test_wrong_numbers_of_a_machine(key: str, value: Any) -> None:
-    refused(json.dumps({**MINIMAL, "machine_spec": {key: value}}).encode(), f"machine_spec.{key}")
+    rejected(json.dumps({**MINIMAL, "machine_spec": {key: value}}).encode(), f"machine_spec.{key}")
 
 
 @pytest.mark.parametrize("key", ["vendor", "processor"])
 @pytest.mark.parametrize("value", [5, [], {}, True, "x" * 5000])
 def test_wrong_names_of_a_machine(key: str, value: Any) -> None:
-    refused(json.dumps({**MINIMAL, "machine_spec": {key: value}}).encode(), f"machine_spec.{key}")
+    rejected(json.dumps({**MINIMAL, "machine_spec": {key: value}}).encode(), f"machine_spec.{key}")
 
 
 @pytest.mark.parametrize("key", ["metrics", "output_type"])
 def test_missing(key: str) -> None:
     request = {k: v for k, v in MINIMAL.items() if k != key}
-    assert "missing" in refused(json.dumps(request).encode(), key)
+    assert "missing" in rejected(json.dumps(request).encode(), key)
 
 
-def test_an_unknown_output_type_gets_the_close_ones() -> None:
-    assert "did you mean AbsPower?" in refused(b'{"metrics":[],"output_type":"abs"}', "output_type")
+def test_unknown_output_type_gets_the_close_matches() -> None:
+    assert "did you mean AbsPower?" in rejected(b'{"metrics":[],"output_type":"abs"}', "output_type")
 
 
 BODIES = [
@@ -145,25 +145,25 @@ BODIES = [
 
 
 @pytest.mark.parametrize("body", BODIES, ids=range(len(BODIES)))
-def test_what_is_no_json_object(body: bytes) -> None:
+def test_bodies_that_are_no_json_object(body: bytes) -> None:
     with pytest.raises(RequestError) as caught:
         read_model_request(body)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", "01", "0x10"])
-def test_numbers_that_json_does_not_have(number: str) -> None:
+def test_numbers_that_are_not_json(number: str) -> None:
     with pytest.raises(RequestError):
         read_model_request(json.dumps({**MINIMAL, "machine_spec": {"cores": 7}}).replace("7", number).encode())
 
 
 def test_limits() -> None:
     read({**MINIMAL, "metrics": ["x"] * MAX_METRICS, "trainer_name": "x" * MAX_TEXT})
-    assert "500" in refused(json.dumps({**MINIMAL, "metrics": ["x"] * (MAX_METRICS + 1)}).encode(), "metrics")
-    assert "at most" in refused(json.dumps({**MINIMAL, "filter": "mae:1;" * 51}).encode(), "filter")
+    assert "500" in rejected(json.dumps({**MINIMAL, "metrics": ["x"] * (MAX_METRICS + 1)}).encode(), "metrics")
+    assert "at most" in rejected(json.dumps({**MINIMAL, "filter": "mae:1;" * 51}).encode(), "filter")
 
 
-# --- whatever comes ---
+# --- generated requests ---
 
 scalars = (
     st.none()
@@ -173,12 +173,12 @@ scalars = (
     | st.text(max_size=20)
     | st.sampled_from(["AbsPower", "DynPower", "mae:5", "features:a,b;r2:0.5", "../../etc/passwd", "a\0b", "96", ";;"])
 )
-anything = st.recursive(
+json_values = st.recursive(
     scalars,
     lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=8), inner, max_size=5),
     max_leaves=10,
 )
-right = {
+valid_values = {
     "metrics": st.lists(st.text(max_size=10), max_size=5),
     "output_type": st.sampled_from(["AbsPower", "DynPower"]),
     "weight": st.booleans(),
@@ -190,28 +190,30 @@ right = {
     "machine_spec": st.fixed_dictionaries({}, optional={"cores": st.integers(0, 999), "processor": st.text()}),
     "loose_node_type": st.booleans(),
 }
-nearly = st.fixed_dictionaries({}, optional={key: st.one_of(value, value, anything) for key, value in right.items()})
-mostly = st.fixed_dictionaries(
-    {key: right[key] for key in ("metrics", "output_type")},
-    optional={key: value | anything for key, value in right.items() if key not in ("metrics", "output_type")},
+nearly_valid = st.fixed_dictionaries(
+    {}, optional={key: st.one_of(value, value, json_values) for key, value in valid_values.items()}
+)
+mostly_valid = st.fixed_dictionaries(
+    {key: valid_values[key] for key in ("metrics", "output_type")},
+    optional={key: value | json_values for key, value in valid_values.items() if key not in ("metrics", "output_type")},
 )
 
 
 def check(body: bytes) -> None:
     try:
-        found = read_model_request(body)
+        request = read_model_request(body)
     except RequestError as error:
         check_one_line(error)
         return
-    assert isinstance(found, ModelRequest)
-    assert found.output_type in ("AbsPower", "DynPower")
-    assert found.metrics is not None
-    assert all(isinstance(name, str) for name in found.metrics)
-    assert found.node_type is None or found.node_type >= 0
-    for key, value in found.machine_spec.items():
+    assert isinstance(request, ModelRequest)
+    assert request.output_type in ("AbsPower", "DynPower")
+    assert request.metrics is not None
+    assert all(isinstance(name, str) for name in request.metrics)
+    assert request.node_type is None or request.node_type >= 0
+    for key, value in request.machine_spec.items():
         assert isinstance(value, str if key in ("vendor", "processor") else int | float)
         assert not isinstance(value, bool)
-    for threshold in found.filter.thresholds:
+    for threshold in request.filter.thresholds:
         assert abs(threshold.limit) < float("inf")
 
 
@@ -223,12 +225,12 @@ def test_any_bytes(body: bytes) -> None:
 
 
 @settings(max_examples=500)
-@given(nearly | mostly | anything)
+@given(nearly_valid | mostly_valid | json_values)
 def test_nearly_valid_json(request: Any) -> None:
     check(json.dumps(request).encode())
 
 
-@given(mostly, st.data())
+@given(mostly_valid, st.data())
 def test_valid_json_with_a_byte_changed(request: Any, data: st.DataObject) -> None:
     body = bytearray(json.dumps(request).encode())
     position = data.draw(st.integers(0, len(body) - 1))
@@ -237,16 +239,16 @@ def test_valid_json_with_a_byte_changed(request: Any, data: st.DataObject) -> No
     check(bytes(body[:position]))
 
 
-@given(st.dictionaries(st.text(max_size=5), anything, max_size=6))
-def test_a_spec_for_the_client_has_whole_numbers(spec: dict[str, Any]) -> None:
-    found = integers(spec)
-    assert set(found) <= set(spec)
-    for value in json.loads(json.dumps(found, allow_nan=False)).values():
+@given(st.dictionaries(st.text(max_size=5), json_values, max_size=6))
+def test_spec_for_kepler_has_whole_numbers(spec: dict[str, Any]) -> None:
+    values = integers(spec)
+    assert set(values) <= set(spec)
+    for value in json.loads(json.dumps(values, allow_nan=False)).values():
         assert isinstance(value, int | str)
         assert not isinstance(value, bool)
 
 
-def test_a_spec_with_fractions() -> None:
+def test_spec_with_fractions() -> None:
     assert integers({"cores": 96.0, "frequency": 2899.6, "memory": None, "ok": True, "processor": "x"}) == {
         "cores": 96,
         "frequency": 2900,

@@ -1,4 +1,4 @@
-"""GET /openapi.json is true: schemathesis asks the running server whatever the document allows."""
+"""GET /openapi.json describes the running server: schemathesis sends what the document allows, and what it forbids."""
 
 from __future__ import annotations
 
@@ -10,40 +10,41 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.server_process import Made, ServerProcess, pipeline, serving
+from support.server_process import ServerProcess, serving
+from support.small_pipelines import SmallModel, pipeline
 
 from kepler_core.store.local import LocalStore
 
-# Positive data need not be accepted: which models and sources there are is not in the document.
-LEFT_OUT = "positive_data_acceptance"
+# The document does not list the models and sources, so a server may reject what it allows.
+EXCLUDED_CHECK = "positive_data_acceptance"
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     store = LocalStore(tmp_path_factory.mktemp("made") / "store")
     models = (
-        Made(mae=2),
-        Made("XgboostFitTrainer", weights=None),
-        Made(output_type="DynPower"),
-        Made(source="acpi", node_type=1),
+        SmallModel(mae=2),
+        SmallModel("XgboostFitTrainer", weights=None),
+        SmallModel(output_type="DynPower"),
+        SmallModel(source="acpi", node_type=1),
     )
     store.publish("made", pipeline(*models, node_types={0: {"cores": 4}, 1: {"processor": "amd_epyc_7763"}}))
-    with serving(store.root, tmp_path_factory.mktemp("log") / "server.log") as started:
-        yield started
+    with serving(store.root, tmp_path_factory.mktemp("log") / "server.log") as process:
+        yield process
 
 
 @pytest.fixture(scope="module")
 def document(server: ServerProcess) -> dict[str, Any]:
-    found = server.get("/openapi.json")
-    assert found.status == 200
-    assert found.headers["content-type"] == "application/json"
-    answer: dict[str, Any] = found.json()
-    return answer
+    answer = server.get("/openapi.json")
+    assert answer.status == 200
+    assert answer.headers["content-type"] == "application/json"
+    document: dict[str, Any] = answer.json()
+    return document
 
 
-def test_every_endpoint_is_in_it(document: dict[str, Any]) -> None:
-    found = {(method, path) for path, operations in document["paths"].items() for method in operations}
-    assert found == {
+def test_document_has_every_endpoint(document: dict[str, Any]) -> None:
+    endpoints = {(method, path) for path, operations in document["paths"].items() for method in operations}
+    assert endpoints == {
         ("post", "/model"),
         *(("get", path) for path in (
             "/best-models", "/models", "/models/{pipeline}/{source}/{output_type}/{feature_group}/{name}",
@@ -52,7 +53,7 @@ def test_every_endpoint_is_in_it(document: dict[str, Any]) -> None:
     }  # fmt: skip
 
 
-def test_the_request_has_every_key(document: dict[str, Any]) -> None:
+def test_document_has_every_key_of_the_request(document: dict[str, Any]) -> None:
     body = document["components"]["schemas"]["ModelRequestBody"]
     assert set(body["required"]) == {"metrics", "output_type"}
     assert set(body["properties"]) >= {
@@ -67,12 +68,12 @@ def test_schemathesis(server: ServerProcess, tmp_path: Path) -> None:
         pytest.fail("schemathesis is not installed: pip install schemathesis")
     location = f"http://127.0.0.1:{server.port}/openapi.json"
     options = ["--max-examples", "40", "--generation-deterministic", "--mode", "all", "--no-color"]
-    done = subprocess.run(
-        [str(schemathesis), "run", location, "--checks", "all", "--exclude-checks", LEFT_OUT, *options],
+    command = subprocess.run(
+        [str(schemathesis), "run", location, "--checks", "all", "--exclude-checks", EXCLUDED_CHECK, *options],
         cwd=tmp_path,
         check=False,
         capture_output=True,
         text=True,
         env={key: value for key, value in os.environ.items() if not key.lower().endswith("_proxy")},
     )
-    assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
+    assert command.returncode == 0, command.stdout[-8000:] + command.stderr[-2000:]

@@ -1,4 +1,4 @@
-"""Commands of the servers, added to `kepler-model` the way any plugin adds its own."""
+"""Commands of the servers, added to `kepler-model` in the way that any plugin adds commands."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _COMMANDS = {
 
 @hookimpl
 def kepler_register_commands(cli: click.Group) -> None:
-    """Adds `serve`, `select`, `estimator` and `memory`."""
-    cli.add_command(LazyGroup("serve", lazy=_SERVERS, help="Run a server until it is told to stop."))
+    """Add `serve`, `select`, `submit`, `estimator` and `memory`."""
+    cli.add_command(LazyGroup("serve", lazy=_SERVERS, help="Run a server until it gets SIGTERM or SIGINT."))
     assert isinstance(cli, LazyGroup)
     cli.lazy.update(_COMMANDS)

@@ -23,13 +23,13 @@ DEFAULT_PORT = 8100
 def model_server(
     context: click.Context, store: str | None, host: str, port: int | None, workers: int, config_dir: str | None
 ) -> None:
-    """Give every Kepler node the power model that fits its machine (POST /model).
+    """Serve every Kepler node the power model that fits its machine (POST /model).
 
-    What is published into the store while it runs is served within seconds. GET /healthz says what
-    is served and what is broken, GET /openapi.json lists all endpoints.
+    A pipeline that is published into the store is served within seconds. GET /healthz reports what
+    is served and what is broken, GET /openapi.json describes all endpoints.
 
     \b
-    Keys that are read from the environment or the configuration folder, besides those below:
+    Further keys that are read from the environment or the configuration folder:
       MODEL_SERVER_MODEL_REQ_PATH  path of the model request (/model)
       INITIAL_PIPELINE_URL         pipelines to import at the start, separated by commas
       ERROR_KEY                    the error that models are compared by (mae)
@@ -51,7 +51,7 @@ def model_server(
         chosen_port = DEFAULT_PORT
     if not (chosen_port == int(chosen_port) and 0 <= chosen_port <= 65535):
         raise UsageError(f"MODEL_SERVER_PORT: {chosen_port:g} is not a port")
-    open_store(location)  # one that cannot be is said here, once
+    open_store(location)  # a wrong location is reported here once, not by every worker
     initial = (url.strip() for url in (configuration.text("INITIAL_PIPELINE_URL") or "").split(","))
     with tempfile.TemporaryDirectory(prefix="kepler-model-server-") as scratch:
         settings = Settings(
@@ -66,6 +66,6 @@ def model_server(
         )
         os.environ[SETTINGS_VARIABLE] = msgspec.json.encode(settings).decode()
         if workers > 1:
-            # worker processes add up their counters in files there
+            # the worker processes keep their counters in files there, so that each can report the sums
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = scratch
         serve(TARGET, host=host, port=int(chosen_port), workers=workers)

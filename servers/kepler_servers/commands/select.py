@@ -1,4 +1,4 @@
-"""`select`: the model server's choice, without a server."""
+"""`select`: the choice of the model server, without a server."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from kepler_core.vocabulary import OUTPUT_TYPES
 @click.command()
 @store_option()
 @click.option("--request", metavar="FILE", help="The request as JSON, as POST /model takes it; - for standard input.")
-@click.option("--metrics", metavar="A,B", help="Features that are there; without it, all that any model needs.")
+@click.option("--metrics", metavar="A,B", help="Features that the client has; default: all that any model needs.")
 @click.option("--output-type", type=click.Choice(OUTPUT_TYPES), help="[default: AbsPower]")
-@click.option("--source", help="Energy source, an alias, or what Kepler calls it.  [default: rapl-sysfs]")
+@click.option("--source", help="Energy source: its name, an alias, or Kepler's name for it.  [default: rapl-sysfs]")
 @click.option("--trainer", help="Only models of this trainer.")
 @click.option("--pipeline", help="Only models of this pipeline.")
-@click.option("--filter", "filter_", metavar="mae:5;…", help="What errors may be at most; features:a,b.")
+@click.option("--filter", "filter_", metavar="mae:5;…", help="Upper limits of errors; features:a,b.")
 @click.option("--node-type", type=click.IntRange(0), help="Number of the node type.")
 @click.option("--machine-spec", metavar="FILE", help="The machine's description as JSON.")
-@click.option("--exact", is_flag=True, help="No other node type than the machine's own.")
+@click.option("--exact", is_flag=True, help="Only models of the machine's own node type.")
 @click.option("--weights", is_flag=True, help="Only models whose weights Kepler may evaluate itself.")
 @json_option
 def select(
@@ -45,7 +45,7 @@ def select(
     weights: bool,
     as_json: bool,
 ) -> None:
-    """Say which model of a store the model server would choose, and why."""
+    """Show which model of a store the model server would choose, and why."""
     from kepler_core.selection import read_catalogue
     from kepler_core.store import open_store
     from kepler_profiler.similarity import SpecTable
@@ -57,18 +57,18 @@ def select(
         "pipeline_name": pipeline, "filter": filter_, "node_type": node_type, "machine_spec": machine_spec,
         "loose_node_type": False if exact else None, "weight": weights or None,
     }  # fmt: skip
-    given = {key: value for key, value in options.items() if value is not None}
+    fields = {key: value for key, value in options.items() if value is not None}
     if request is not None:
-        if given:
-            raise UsageError("--request says everything: no other option of the request goes with it")
+        if fields:
+            raise UsageError("--request holds the whole request: it cannot be combined with options of the request")
         body = _read(request)
     else:
-        every = sorted({feature for model in catalogue.models for feature in model.features})
-        given["metrics"] = every if metrics is None else [name.strip() for name in metrics.split(",")]
-        given.setdefault("output_type", "AbsPower")
+        features = sorted({feature for model in catalogue.models for feature in model.features})
+        fields["metrics"] = features if metrics is None else [name.strip() for name in metrics.split(",")]
+        fields.setdefault("output_type", "AbsPower")
         if machine_spec is not None:
-            given["machine_spec"] = read_machine_spec(machine_spec).as_dict()
-        body = msgspec.json.encode(given)
+            fields["machine_spec"] = read_machine_spec(machine_spec).as_dict()
+        body = msgspec.json.encode(fields)
     explanation = catalogue.select(read_model_request(body)).explain()
     if as_json:
         print_json({"selection": explanation})
@@ -83,21 +83,29 @@ def _read(name: str) -> bytes:
         raise UsageError(f"{name}: {error.strerror or error}") from error
 
 
-def _print(found: dict[str, Any]) -> None:
+def _print(explanation: dict[str, Any]) -> None:
+    version = "" if explanation["version"] is None else f", version {explanation['version']}"
+    click.echo(f"{explanation['model']} of pipeline {explanation['pipeline']}{version}")
+    error = dict(explanation["error"])
+    compared_by = error.pop("compared_by")
+    click.echo(f"lowest error: {_scores(error)} ({compared_by})")
+    if "runner_up" in explanation:
+        runner_up = dict(explanation["runner_up"])
+        name = runner_up.pop("model")
+        click.echo(f"next: {name} ({_scores(runner_up)})")
+    _print_node_type(explanation["node_type"])
+    candidates = explanation["candidates"]
+    click.echo(f"\n{candidates['considered']} models considered")
+    if candidates["dropped"]:
+        print_table(
+            [(drop["by"], drop["count"], drop["why"]) for drop in candidates["dropped"]],
+            ("dropped by", "models", "why"),
+        )
+
+
+def _print_node_type(node_type: dict[str, Any]) -> None:
     from kepler_core.selection.similarity import rounded_down
 
-    version = "" if found["version"] is None else f", version {found['version']}"
-    click.echo(f"{found['model']} of pipeline {found['pipeline']}{version}")
-    error = dict(found["error"])
-    how = error.pop("compared_by")
-    figures = ", ".join(f"{key} {'unknown' if value is None else format(value, 'g')}" for key, value in error.items())
-    click.echo(f"lowest error: {figures} ({how})")
-    if "runner_up" in found:
-        runner_up = dict(found["runner_up"])
-        name = runner_up.pop("model")
-        figures = ", ".join(f"{k} {'unknown' if v is None else format(v, 'g')}" for k, v in runner_up.items())
-        click.echo(f"next: {name} ({figures})")
-    node_type = found["node_type"]
     spec = ", ".join(f"{key} {value}" for key, value in node_type["machine_spec"].items()) or "unknown machine"
     similarity = f", similarity {rounded_down(node_type['similarity'], 3):.3f}" if "similarity" in node_type else ""
     if node_type["match"] == "unknown":
@@ -106,10 +114,7 @@ def _print(found: dict[str, Any]) -> None:
         click.echo(f"node type {node_type['number']}: {node_type['match']}{similarity} ({spec})")
     for attribute, likeness in node_type.get("attributes", {}).items():
         click.echo(f"  {attribute:<10} {'not known on one side' if likeness is None else format(likeness, '.3f')}")
-    candidates = found["candidates"]
-    click.echo(f"\n{candidates['considered']} models considered")
-    if candidates["dropped"]:
-        print_table(
-            [(drop["by"], drop["count"], drop["why"]) for drop in candidates["dropped"]],
-            ("dropped by", "models", "why"),
-        )
+
+
+def _scores(scores: dict[str, float | None]) -> str:
+    return ", ".join(f"{key} {'unknown' if value is None else format(value, 'g')}" for key, value in scores.items())

@@ -1,11 +1,12 @@
-"""An application on Granian, with bodies that are bounded in size and time.
+"""The adapter between Granian and an `App`. It limits the size and the time of request bodies.
 
 Granian's own WSGI mode gives each request a thread that waits for the body for as long as the client
 likes. Here the event loop reads the body, with limits, and the application is called when the body
 is complete: a client that sends byte by byte, or stops, costs a connection and nothing else.
 
-Two things go beyond WSGI. A large body goes into an `Upload` while it arrives, never into memory. And a
-handler may return a `Deferred`: no thread waits for its future. A file as an answer is sent from the disk.
+The adapter goes beyond WSGI in three ways. A large body goes into an `Upload` while it arrives, never into
+memory. A handler may return a `Deferred`: no thread waits for its future. Granian itself sends an answer
+whose body is a file.
 """
 
 from __future__ import annotations
@@ -58,7 +59,8 @@ class RsgiAdapter:
     """An RSGI application that calls an `App` by WSGI."""
 
     def __init__(self, app: App, *, max_body: int, cache: AnswerCache | None = None) -> None:
-        """`max_body`: bytes of a body that is no upload. `cache`: sends answers again, without calling the app."""
+        """`max_body` is the limit of a body that is no upload, in bytes. Cached answers are sent without calling the
+        app."""
         self._app = app
         self._max_body = max_body
         self._cached = cache.get if cache is not None else _not_cached
@@ -83,12 +85,12 @@ class RsgiAdapter:
                 answer = await self._wait(answer)
         except HttpError as error:
             refusal = error.answer()
-            # the body was not read to its end
+            # the connection may still hold a part of the body
             headers = [*refusal.headers.items(), ("Connection", "close")]
             protocol.response_bytes(refusal.status, headers, refusal.body)
             self._app.observe(OTHER_ENDPOINT, refusal.status, 0.0)
         except RuntimeError:
-            return  # Granian 2.8 raises it where the client has closed the connection
+            return  # Granian 2.8 raises it if the client has closed the connection
         else:
             headers = list(answer.headers.items())
             if isinstance(answer.body, Path):

@@ -1,7 +1,7 @@
-"""Answers that are sent again without calling the application.
+"""A cache of answers, which are sent without calling the application.
 
-Routing a request, parsing it and choosing a model cost several times what sending the answer does, and nodes of one
-kind send the same bytes.
+Nodes of one kind send the same bytes. Routing such a request, parsing it and choosing a model cost several times
+what sending a cached answer does.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from kepler_servers.http.answer import Answer
 
 MAX_ANSWERS = 512
 MAX_ENTRY_BYTES = 16 * 1024
-"""Largest sum of a request's and its answer's body that is kept."""
+"""Largest request and answer, body sizes added, that are cached."""
 
 
 class AnswerCache:
-    """Answers to the bodies that were posted to one path, valid as long as the data that they come from."""
+    """Answers to bodies that were posted to one path."""
 
     def __init__(
         self,
@@ -29,8 +29,8 @@ class AnswerCache:
         data: Callable[[], object],
         observe: Callable[[str, int, float], None],
     ) -> None:
-        """`data` returns the current data: when it is another object, all answers are dropped. `observe` counts the
-        answers that are sent from here, as those of the endpoint."""
+        """`data` returns the object that the answers are made from: when it returns another object, all cached answers
+        are dropped. `observe` counts the cached answers that are sent, under the name of the endpoint."""
         self._path = path
         self._endpoint = endpoint
         self._data = data
@@ -39,7 +39,7 @@ class AnswerCache:
         self._entries: dict[bytes, tuple[Answer, Callable[[], None]]] = {}
 
     def get(self, method: str, path: str, query: str, body: bytes) -> Answer | None:
-        """Return the answer to a request; None if there is none for exactly these bytes."""
+        """Return the cached answer to a request with exactly these bytes, or None."""
         started = time.perf_counter()
         if method != "POST" or query or path != self._path or self._data() is not self._data_of_entries:
             return None
@@ -52,7 +52,7 @@ class AnswerCache:
         return answer
 
     def keep(self, data: object, body: bytes, answer: Answer, sent: Callable[[], None]) -> None:
-        """Keep an answer that was made from this data; `sent` is called each time it is sent from here."""
+        """Cache an answer that was made from `data`. `get` calls `sent` each time it returns the answer."""
         if data is not self._data_of_entries or len(self._entries) >= MAX_ANSWERS:
             self._data_of_entries, self._entries = data, {}
         content = answer.body

@@ -1,4 +1,4 @@
-"""Routes as a bottle application: typed answers and errors become JSON, and each request is counted."""
+"""Routes as a bottle application: it encodes typed answers and errors as JSON, and counts each request."""
 
 from __future__ import annotations
 
@@ -25,15 +25,16 @@ log = logging.getLogger(__name__)
 
 Environ = dict[str, Any]
 Observe = Callable[[str, int, float], None]
-"""Gets the endpoint, the status and the seconds of each answer."""
+"""Called with the endpoint, the status and the seconds of each answer."""
 
 UPLOAD = "kepler.upload"
 """Key of the request's `Upload` in the WSGI environment."""
 DEFERRED = "kepler.deferred"
-"""Key of the WSGI environment under which a server that can wait without a thread gets the `Deferred`."""
+"""Key of the WSGI environment for a `Deferred`. A server that can wait for it without a thread sets the key to None
+before it calls the application."""
 
 OTHER_ENDPOINT = "other"
-"""The endpoint, in metrics, of requests that no route has seen."""
+"""The endpoint, in metrics, of requests that reach no handler."""
 
 
 class Error(msgspec.Struct, omit_defaults=True):
@@ -59,9 +60,9 @@ class App:
         http_error: Callable[[KeplerError], HttpError | None] = lambda error: None,
         openapi: bool = True,
     ) -> None:
-        """`name` is the server's, e.g. "model server". `error` is the type of the body of errors, for the OpenAPI
-        document. `http_error` returns what a `KeplerError` of this server means to the client, or None for status
-        503. `openapi`: serve the document under `/openapi.json`."""
+        """`name` is the name of the server, e.g. "model server". `error` is the type of an error's body, for the
+        OpenAPI document. `http_error` translates a `KeplerError` for the client; None stands for status 503.
+        `openapi`: serve the document under `/openapi.json`."""
         self.name = name
         self.observe = observe
         self._description = description
@@ -76,15 +77,15 @@ class App:
             self.wsgi.error_handler[status] = self._no_route
 
     def http_error(self, error: Exception, what: str) -> HttpError:
-        """Return the error that the client sees for an exception; `what` failed, for the log."""
+        """Translate an exception for the client, and log it if the client cannot mend it. `what` has failed."""
         if isinstance(error, HttpError):
             return error
         if isinstance(error, RequestError):
             return HttpError(400, str(error), key=error.key)
         if isinstance(error, KeplerError):
-            if (known := self._http_error(error)) is not None:
-                return known
-            # the client cannot mend it: the store is damaged or gone
+            if (client_error := self._http_error(error)) is not None:
+                return client_error
+            # e.g. the store is damaged or missing
             log.error("%s failed: %s", what, error)
             return HttpError(503, str(error), RETRY_LATER)
         log.error("%s failed; this is a defect of the %s", what, self.name, exc_info=error)
@@ -174,7 +175,7 @@ def _send(answer: Answer) -> bytes | BinaryIO:
 
 
 def _upload(route: Route, environ: Environ) -> Upload:
-    if UPLOAD not in environ:  # bottle decodes the path, the adapter does not: it was spelled in another way
+    if UPLOAD not in environ:  # bottle decodes %xx in paths, the adapter compares them undecoded
         raise HttpError(404, f"no such path; {route.method} {route.path}")
     upload: Upload = environ[UPLOAD]
     return upload

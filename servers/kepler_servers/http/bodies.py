@@ -1,7 +1,7 @@
 """JSON bodies of requests, decoded into `msgspec.Struct`s.
 
-This is the only place that reads the text of msgspec's errors: msgspec (0.22) puts the path of a wrong value there
-and nowhere else, as `Expected `int`, got `str` - at `$.machine_spec.cores``.
+In the servers, only this module reads the text of msgspec's errors. They have no fields (seen with msgspec 0.19 to
+0.22): the path of a wrong value is in the text, as in "Expected `int`, got `str` - at `$.machine_spec.cores`".
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A time limit for many tasks that costs little to set."""
+"""A time limit that is cheap to set, for many tasks."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 
 class SharedDeadline:
-    """Raise `TimeoutError` in each task that stays inside `with` for longer than the limit.
+    """A context manager that raises `TimeoutError` in a task that stays inside for longer than the limit.
 
-    It does what `asyncio.timeout` does, with one timer for all tasks: setting and cancelling a timer for each request
-    is a good part of what a quick answer costs. A task may get up to a tenth more time.
+    It works like `asyncio.timeout`, but with one timer for all tasks: setting and cancelling a timer for each request
+    would be a large part of the cost of a quick answer. A task may get up to a tenth more time.
     """
 
     def __init__(self, seconds: float) -> None:

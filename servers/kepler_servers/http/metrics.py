@@ -1,20 +1,20 @@
-"""The counters that every HTTP server has."""
+"""The metrics that every HTTP server has."""
 
 from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+"""Content type of the Prometheus text format."""
 
-_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
+_BUCKETS_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 
 
 class RequestMetrics:
     """Requests and latencies by endpoint."""
 
     def __init__(self, prefix: str, registry: CollectorRegistry | None) -> None:
-        """`registry`: None where several worker processes keep their values in files
-        (PROMETHEUS_MULTIPROC_DIR)."""
+        """`registry` is None where several worker processes keep their values in files (PROMETHEUS_MULTIPROC_DIR)."""
         self.requests = Counter(
             f"{prefix}_requests", "Requests by endpoint and status.", ("endpoint", "status"), registry=registry
         )
@@ -22,18 +22,18 @@ class RequestMetrics:
             f"{prefix}_request_seconds",
             "Seconds from the complete request to the answer.",
             ("endpoint",),
-            buckets=_SECONDS,
+            buckets=_BUCKETS_SECONDS,
             registry=registry,
         )
-        # looking up a child by its labels costs more than counting does; there are few of them
-        self._answered: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
+        # looking up a child by its labels costs more than counting does; there are few children
+        self._children: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
 
     def observe(self, endpoint: str, status: int, seconds: float) -> None:
         """Count an answered request."""
-        found = self._answered.get((endpoint, status))
-        if found is None:
-            found = self.requests.labels(endpoint, str(status)), self.latency.labels(endpoint)
-            self._answered[endpoint, status] = found
-        requests, latency = found
+        children = self._children.get((endpoint, status))
+        if children is None:
+            children = self.requests.labels(endpoint, str(status)), self.latency.labels(endpoint)
+            self._children[endpoint, status] = children
+        requests, latency = children
         requests.inc()
         latency.observe(seconds)

@@ -67,7 +67,7 @@ class _Schemas:
     def __getitem__(self, kind: Any) -> Mapping[str, Any]:
         if isinstance(kind, JsonSchema):
             return kind.schema
-        return {} if kind is bytes else next(schema for known, schema in self._schemas if known == kind)
+        return {} if kind is bytes else next(schema for of, schema in self._schemas if of == kind)
 
 
 def _returns(route: Route) -> Sequence[Returns]:
@@ -133,7 +133,7 @@ def _parameters(kind: type[msgspec.Struct] | None, place: str) -> Iterator[dict[
         flag = isinstance(parameter.kind, inspect.BoolType)
         schema = {"enum": list(FLAGS)} if flag else _without_null(properties[parameter.name])
         if "enum" in schema and not parameter.required:
-            schema["enum"] = [*schema["enum"], ""]  # empty counts as absent
+            schema["enum"] = [*schema["enum"], ""]  # an empty parameter counts as absent
         described: dict[str, Any] = {"name": parameter.name, "in": place, "schema": schema}
         if parameter.required:
             described["required"] = True
@@ -143,7 +143,7 @@ def _parameters(kind: type[msgspec.Struct] | None, place: str) -> Iterator[dict[
 
 
 def _without_null(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """A parameter is absent, never null."""
+    """Return the schema without null: a parameter can be absent, but not null."""
     own = {key: value for key, value in schema.items() if key not in ("anyOf", "default")}
     for choice in schema.get("anyOf", ()):
         if choice != {"type": "null"}:

@@ -1,7 +1,7 @@
 """Parameters of a query string, and headers, read into a `msgspec.Struct`.
 
 A field is text, a whole number with bounds (`Annotated[int, Meta(ge=…, le=…)]`), a flag (`bool`) or a choice
-(`Literal`), each with `| None` where it has no default. `rename="kebab"` turns `node_type` into `node-type`.
+(`Literal`), or one of these with `| None`. `rename="kebab"` turns the field `node_type` into the parameter `node-type`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Parameter:
     required: bool
 
     def read(self, text: str) -> Any:
-        """Return the value of a text; raise `RequestError` for a text that is none."""
+        """Convert the text of a parameter to its value; raise `RequestError` if that is impossible."""
         if isinstance(self.kind, inspect.IntType):
             return self._whole_number(text)
         if isinstance(self.kind, inspect.BoolType):
@@ -89,7 +89,7 @@ def read_query(kind: type[T], request: bottle.BaseRequest) -> T:
 
 
 def read_headers(kind: type[T], request: bottle.BaseRequest) -> T:
-    """Return the headers of a request that the Struct names; raise `RequestError` for a value not of its type."""
+    """Return the headers of a request that the Struct has fields for; raise `RequestError` for a wrong value."""
     return _read(kind, request.get_header)
 
 

@@ -12,17 +12,17 @@ import msgspec
 from kepler_servers.http.uploads import Upload
 
 BeginUpload = Callable[[bottle.BaseRequest, int | None], Upload]
-"""Makes the `Upload` of a request, given its Content-Length if it has one. It may raise what a handler may raise:
-the body is not read then."""
+"""Returns the `Upload` for a request and its Content-Length, which is None for a body of unknown length. It may raise
+what a handler may raise: then the body is not read."""
 
 
 @attrs.frozen
 class JsonSchema:
-    """A schema that does not come from a type that msgspec knows."""
+    """A JSON Schema for a body that msgspec has no type for."""
 
     schema: Mapping[str, Any]
     components: Mapping[str, Any] = attrs.field(factory=dict)
-    """Named schemas that it refers to as `#/components/schemas/<name>`."""
+    """The schemas that it references as `#/components/schemas/<name>`, by name."""
 
 
 @attrs.frozen
@@ -68,5 +68,5 @@ class Route:
     errors: Sequence[int] = attrs.field(default=(), kw_only=True)
     """Statuses other than 2xx. 400 is added for a route with `query`."""
     quick: bool = attrs.field(default=False, kw_only=True)
-    """Let the event loop call the handler. Only for handlers that take microseconds and never wait, on paths without
+    """Let the event loop call the handler. This is for handlers that take microseconds and never wait, on paths without
     parameters."""

@@ -1,4 +1,4 @@
-"""Worker processes that serve an application, with Granian."""
+"""Granian's worker processes, which serve an application."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MAX_CONNECTIONS = 8192
 
 
 def serve(target: str, *, host: str, port: int, workers: int) -> None:
-    """Serve until SIGTERM or SIGINT, and then finish the requests that have begun.
+    """Serve until SIGTERM or SIGINT, then finish the requests that have begun and return.
 
     `target` is "module:function"; each worker process calls it once for its `RsgiAdapter`. Raises `UsageError` if the
     address cannot be used.
@@ -47,9 +47,10 @@ def serve(target: str, *, host: str, port: int, workers: int) -> None:
 
 
 def when_stopping(call: Callable[[], None]) -> None:
-    """Call a function when this worker process is told to stop, before it waits for the requests that have begun.
+    """Have a function called when this worker process gets its stop signal, before it waits for running requests.
 
-    Call it where the application is made: Granian 2.8 sets its signal handlers after that, and has no hook of its own.
+    Use it in the function that makes the application: Granian 2.8 has no such hook, but sets its signal handlers after
+    that function has returned.
     """
     loop = asyncio.get_event_loop()
     add_signal_handler = loop.add_signal_handler

@@ -1,7 +1,7 @@
-"""A small HTTP server inside a process whose main work is something else: health and metrics on a side port.
+"""A small HTTP server for health and metrics, inside a process whose main work is something else.
 
-It is bounded, so that its clients cannot take the descriptors and threads that the main work needs: a fixed number of
-connections, one request each, and a time limit for the whole connection.
+The server limits the number of connections and the time of each, and answers one request per connection. So its
+clients cannot take the descriptors and threads that the main work needs.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class _BoundedServer(WSGIServer):
             raise
 
     def service_actions(self) -> None:
-        """End the connections that take too long; accept no further one while there are too many."""
+        """End overdue connections, and wait while the number of connections is at its limit."""
         with self._changed:
             while True:
                 now = time.monotonic()
@@ -97,7 +97,7 @@ class _BoundedServer(WSGIServer):
                 self._changed.wait(_POLL_SECONDS)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that is too slow or gone is nothing to log at a level that operators see."""
+        """Log a failed request at debug level: a slow or vanished client is no problem of this process."""
         log.debug("a request to the side port failed", exc_info=True)
 
     def _serve(self, request: socket.socket, client_address: Any) -> None:

@@ -11,16 +11,16 @@ from typing import Any
 from kepler_servers.http.answer import HttpError
 
 UPLOAD_IDLE_TIMEOUT_SECONDS = 30.0
-"""Idle timeout of an upload: the longest time without a byte of it."""
+"""Idle timeout of an upload."""
 UPLOAD_GRACE_SECONDS = 30.0
-"""Time after which an upload must keep the lowest rate."""
+"""Time before `MIN_UPLOAD_BYTES_PER_SECOND` applies to an upload."""
 MIN_UPLOAD_BYTES_PER_SECOND = 16 * 1024
-"""Lowest average rate of an upload."""
+"""Lowest average rate of an upload. It ends clients that send a byte now and then."""
 
 DISCARD_TIMEOUT_SECONDS = 10.0
 MAX_DISCARDED_BYTES = 64 * 2**20
-"""How much of a refused body is read and thrown away, so that the client reads our answer and does not find the
-connection closed."""
+"""Largest part of a refused body that is read and discarded. A client that is still sending would otherwise find the
+connection closed, and not read the answer."""
 
 _BLOCK_BYTES = 2**20
 
@@ -37,11 +37,11 @@ class Upload(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Release everything: the request is over, with or without success."""
+        """Release everything at the end of the request, whether it has succeeded or failed."""
 
 
 async def receive(scope: Any, protocol: Any, upload: Upload, threads: Executor) -> None:
-    """Write a request's body into its upload; raise `HttpError` if it is too slow or incomplete."""
+    """Write a request's body into its upload; raise `HttpError` if the body is too slow or incomplete."""
     loop = asyncio.get_running_loop()
     length = scope.headers.get("content-length")
     started = loop.time()

@@ -1,1 +1,1 @@
-"""The model server: every Kepler node asks it for the model that fits its machine."""
+"""The model server: it returns the power model that fits a machine best."""

@@ -1,4 +1,4 @@
-"""Pipelines that are imported when the server starts (INITIAL_PIPELINE_URL)."""
+"""Import of pipelines into the store when the server starts (INITIAL_PIPELINE_URL)."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from kepler_core.store.manifest import make_manifest
 
 log = logging.getLogger(__name__)
 
-FIRST_WAIT_SECONDS = 5.0
-LONGEST_WAIT_SECONDS = 300.0
+FIRST_RETRY_SECONDS = 5.0
+"""Delay before the first retry. It doubles with each further one."""
+MAX_RETRY_SECONDS = 300.0
 
 
 def import_in_background(store: Store, locations: Sequence[str], lock: str) -> threading.Thread:
-    """Import each pipeline into the store; what cannot be had now is tried again, ever more rarely.
+    """Import each pipeline into the store in a thread; retry the ones that fail, with growing delays.
 
-    Of several worker processes the one that gets the lock does it, and if it dies, the next one.
+    The worker process that gets the file lock does the import. If it dies, another one gets the lock.
     """
     thread = threading.Thread(
         target=_import_all, args=(store, list(locations), lock), name="initial pipelines", daemon=True
@@ -33,22 +34,23 @@ def import_in_background(store: Store, locations: Sequence[str], lock: str) -> t
 def _import_all(store: Store, locations: list[str], lock: str) -> None:
     with open(lock, "a+b") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        _import_until_done(store, locations)
+        _retry_until_imported(store, locations)
 
 
-def _import_until_done(store: Store, locations: list[str]) -> None:
-    wait = FIRST_WAIT_SECONDS
-    left = locations
+def _retry_until_imported(store: Store, locations: list[str]) -> None:
+    delay = FIRST_RETRY_SECONDS
+    missing = locations
     while True:
-        left = [location for location in left if not _import(store, location)]
-        if not left:
+        missing = [location for location in missing if not _import(store, location)]
+        if not missing:
             return
-        log.warning("%d initial pipelines are missing; trying again in %g s", len(left), wait)
-        threading.Event().wait(wait)
-        wait = min(wait * 2, LONGEST_WAIT_SECONDS)
+        log.warning("%d initial pipelines are missing; trying again in %g s", len(missing), delay)
+        threading.Event().wait(delay)
+        delay = min(delay * 2, MAX_RETRY_SECONDS)
 
 
 def _import(store: Store, location: str) -> bool:
+    """Import a pipeline unless the store has it; return whether the store has it now."""
     try:
         name, files = read_pipeline(location)
         if _is_current(store, name, files):
@@ -71,5 +73,5 @@ def _is_current(store: Store, name: str, files: dict[str, bytes]) -> bool:
     try:
         manifest = store.snapshot(name).manifest
     except StoreError:
-        return False  # what is there is broken: a new version mends it
+        return False  # the current version is damaged: importing a new one repairs it
     return manifest is not None and manifest.files == make_manifest(files).files

@@ -1,9 +1,9 @@
-"""`GET /metrics`: the server's own counters, and the weights and errors of the models it serves."""
+"""`GET /metrics`: the counters of the server, and the weights and errors of the models that it serves."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from msgspec import UnsetType
 from prometheus_client import CollectorRegistry, Counter, generate_latest
@@ -11,12 +11,13 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
+from kepler_core.models.kepler_weights import AllWeights
 from kepler_core.store.models import StoredModel
 from kepler_servers.http.metrics import RequestMetrics
 from kepler_servers.live_catalogue import LiveCatalogue
 
 MAX_MODELS = 500
-"""Weights and errors of at most so many models are exposed, those with the lowest errors first."""
+"""Number of models whose weights and errors are exposed: those with the lowest errors."""
 
 _MODEL_LABELS = ("pipeline", "source", "output_type", "feature_group", "model")
 
@@ -25,7 +26,7 @@ class ServerMetrics(RequestMetrics):
     """Counters of one worker process; with several workers, of all of them together."""
 
     def __init__(self, live: LiveCatalogue, *, several_workers: bool) -> None:
-        # with several workers the values are in files (PROMETHEUS_MULTIPROC_DIR), not in a registry
+        # several workers keep the values in files (PROMETHEUS_MULTIPROC_DIR), not in a registry
         own = None if several_workers else CollectorRegistry()
         super().__init__("kepler_model_server", own)
         self.selections = Counter(
@@ -40,17 +41,18 @@ class ServerMetrics(RequestMetrics):
         else:
             self._registry = own
         self._registry.register(_CatalogueCollector(live))
+        # looking up a child by its labels costs more than counting does; there are few children
         self._selected: dict[tuple[str, str], Counter] = {}
 
     def selected(self, output_type: str, match: str) -> None:
-        """Count a choice of a model."""
-        found = self._selected.get((output_type, match))
-        if found is None:
-            found = self._selected[output_type, match] = self.selections.labels(output_type, match)
-        found.inc()
+        """Count a selected model."""
+        counter = self._selected.get((output_type, match))
+        if counter is None:
+            counter = self._selected[output_type, match] = self.selections.labels(output_type, match)
+        counter.inc()
 
     def exposition(self) -> bytes:
-        """All of it as Prometheus reads it."""
+        """Return all metrics in the Prometheus text format."""
         return generate_latest(self._registry)
 
 
@@ -59,7 +61,7 @@ class _CatalogueCollector(Collector):
         self._live = live
 
     def describe(self) -> Iterable[Metric]:
-        return ()  # or the registry would collect everything once to learn the names
+        return ()  # otherwise the registry collects everything once to learn the names
 
     def collect(self) -> Iterable[Metric]:
         live = self._live
@@ -73,7 +75,7 @@ class _CatalogueCollector(Collector):
         yield models
         broken = GaugeMetricFamily(
             "kepler_model_server_pipeline_broken",
-            "1 for a pipeline that cannot be read as it is now.",
+            "1 for a pipeline whose current version cannot be read.",
             labels=("pipeline",),
         )
         for pipeline in sorted({*catalogue.node_types, *catalogue.broken}):
@@ -87,47 +89,61 @@ class _CatalogueCollector(Collector):
             "Seconds since the store was last read.",
             max(0.0, time.time() - live.looked_at),
         )
-        yield from _model_metrics(catalogue.find()[:MAX_MODELS], len(catalogue.models))
+        families = _ModelFamilies()
+        exposed = catalogue.find()[:MAX_MODELS]
+        for model in exposed:
+            families.add(model)
+        yield from families
+        yield GaugeMetricFamily(
+            "kepler_model_server_models_not_exposed",
+            f"Models beyond the first {MAX_MODELS}, whose weights and errors are left out here.",
+            len(catalogue.models) - len(exposed),
+        )
 
 
-def _model_metrics(models: list[StoredModel], total: int) -> Iterable[Metric]:
-    per_feature = (*_MODEL_LABELS, "component", "feature")
-    weight = GaugeMetricFamily("kepler_model_weight_watts", "Weight of a scaled feature.", labels=per_feature)
-    scale = GaugeMetricFamily("kepler_model_feature_scale", "A feature is divided by this.", labels=per_feature)
-    bias = GaugeMetricFamily(
-        "kepler_model_bias_watts", "Power with all features at 0.", labels=(*_MODEL_LABELS, "component")
-    )
-    curve = GaugeMetricFamily(
-        "kepler_model_curve_weight",
-        "Weights of a curve, in the order of its formula.",
-        labels=(*_MODEL_LABELS, "component", "position"),
-    )
-    error = GaugeMetricFamily(
-        "kepler_model_error",
-        "Validated errors: mae in watts, mape in percent.",
-        labels=(*_MODEL_LABELS, "component", "error"),
-    )
-    for model in models:
+class _ModelFamilies:
+    """The metrics that describe the models themselves."""
+
+    def __init__(self) -> None:
+        per_feature = (*_MODEL_LABELS, "component", "feature")
+        self._weight = GaugeMetricFamily("kepler_model_weight_watts", "Weight of a scaled feature.", labels=per_feature)
+        self._scale = GaugeMetricFamily(
+            "kepler_model_feature_scale", "A feature is divided by this.", labels=per_feature
+        )
+        self._bias = GaugeMetricFamily(
+            "kepler_model_bias_watts", "Power with all features at 0.", labels=(*_MODEL_LABELS, "component")
+        )
+        self._curve = GaugeMetricFamily(
+            "kepler_model_curve_weight",
+            "Weights of a curve, in the order of its formula.",
+            labels=(*_MODEL_LABELS, "component", "position"),
+        )
+        self._error = GaugeMetricFamily(
+            "kepler_model_error",
+            "Validated errors: mae in watts, mape in percent.",
+            labels=(*_MODEL_LABELS, "component", "error"),
+        )
+
+    def __iter__(self) -> Iterator[Metric]:
+        return iter((self._weight, self._scale, self._bias, self._curve, self._error))
+
+    def add(self, model: StoredModel) -> None:
         labels = (model.pipeline, model.source, model.output_type, model.feature_group, model.name)
         for key, value in sorted(model.metadata.items()):
             if key.endswith(("mae", "mape")) and isinstance(value, int | float) and value >= 0:
                 component, _, kind = key.rpartition("_")
-                error.add_metric((*labels, component, kind), value)
-        if model.weights is None:
-            continue
-        for component, found in model.weights.components.items():
-            for feature, variable in found.Numerical_Variables.items():
-                scale.add_metric((*labels, component, feature), variable.scale)
-                if variable.weight is not None:
-                    weight.add_metric((*labels, component, feature), variable.weight)
-            if not isinstance(found.Bias_Weight, UnsetType):
-                bias.add_metric((*labels, component), found.Bias_Weight)
-            if not isinstance(found.CurveFit_Weights, UnsetType):
-                for position, value in enumerate(found.CurveFit_Weights):
-                    curve.add_metric((*labels, component, str(position)), value)
-    yield from (weight, scale, bias, curve, error)
-    yield GaugeMetricFamily(
-        "kepler_model_server_models_not_exposed",
-        f"Models beyond the first {MAX_MODELS}, whose weights and errors are not here.",
-        total - len(models),
-    )
+                self._error.add_metric((*labels, component, kind), value)
+        if model.weights is not None:
+            for component, weights in model.weights.components.items():
+                self._add_weights((*labels, component), weights)
+
+    def _add_weights(self, labels: tuple[str, ...], weights: AllWeights) -> None:
+        for feature, variable in weights.Numerical_Variables.items():
+            self._scale.add_metric((*labels, feature), variable.scale)
+            if variable.weight is not None:
+                self._weight.add_metric((*labels, feature), variable.weight)
+        if not isinstance(weights.Bias_Weight, UnsetType):
+            self._bias.add_metric(labels, weights.Bias_Weight)
+        if not isinstance(weights.CurveFit_Weights, UnsetType):
+            for position, value in enumerate(weights.CurveFit_Weights):
+                self._curve.add_metric((*labels, str(position)), value)

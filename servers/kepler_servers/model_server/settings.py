@@ -1,4 +1,4 @@
-"""What a worker process of the model server is told, through its environment."""
+"""The settings that the command passes to the worker processes of the model server, in an environment variable."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ SETTINGS_VARIABLE = "KEPLER_MODEL_SERVER_SETTINGS"
 
 
 class Settings(msgspec.Struct, frozen=True):
-    """Everything a worker needs to know."""
+    """The settings of a worker process."""
 
     store: str
     address: str
@@ -20,4 +20,4 @@ class Settings(msgspec.Struct, frozen=True):
     initial: tuple[str, ...] = ()
     """Pipelines to import."""
     scratch: str = ""
-    """A folder of this run, for what the workers share."""
+    """A temporary folder that the worker processes share."""

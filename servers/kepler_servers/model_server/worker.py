@@ -1,4 +1,4 @@
-"""What one worker process runs."""
+"""The application of one worker process."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 
 import msgspec
 
+from kepler_core.logs import configure_logging
 from kepler_core.store import open_store
 from kepler_core.store.urls import is_url
 from kepler_profiler.similarity import SpecTable
@@ -22,16 +23,12 @@ log = logging.getLogger(__name__)
 
 
 def application() -> RsgiAdapter:
-    """The application of this process, with its catalogue read."""
+    """Read the catalogue and return the application of this process."""
     settings = msgspec.json.decode(os.environ[SETTINGS_VARIABLE], type=Settings)
-    logging.basicConfig(
-        level=logging.DEBUG if settings.verbose else logging.INFO,
-        format="%(asctime)s %(levelname)s %(message)s",
-        force=True,  # the command line has set it up for commands
-    )
+    configure_logging(logging.DEBUG if settings.verbose else logging.INFO)
     end_with_parent()
     live = LiveCatalogue(open_store(settings.store), compare=SpecTable, error_key=settings.error_key, serving=True)
-    # tens of thousands of objects that stay: the collector need not look at them again and again
+    # tens of thousands of objects that stay: the garbage collector need not visit them again
     gc.disable()
     live.refresh()
     gc.enable()
@@ -42,7 +39,7 @@ def application() -> RsgiAdapter:
 
         import_in_background(live.store, settings.initial, f"{settings.scratch}/initial.lock")
     metrics = ServerMetrics(live, several_workers=settings.workers > 1)
-    # reading an archive from far away takes longer than other requests should wait
+    # reading an archive from a URL takes longer than other requests should wait
     server = ModelServer(live, metrics, model_path=settings.model_path, quick=not is_url(settings.store))
     log.info("serving %d models of %s on %s", len(live.current.models), settings.store, settings.address)
     return RsgiAdapter(server.app, max_body=MAX_BODY_BYTES, cache=server.cache)

@@ -1,0 +1,192 @@
+"""Small pipelines of models with known weights, and Kepler's formulas to evaluate them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from kepler_core.selection import Catalogue
+from kepler_core.selection.reading import read_pipeline_models
+from kepler_core.store import Snapshot
+from kepler_core.store.layout import zip_bytes
+from kepler_profiler.similarity import SpecTable
+
+CAPTURED: dict[str, Any] = {
+    "metrics": [
+        "bpf_cpu_time_ms", "bpf_net_tx_irq", "bpf_net_rx_irq", "bpf_block_irq", "bpf_page_cache_hit",
+        "cpu_architecture",
+    ],
+    "output_type": "AbsPower",
+    "source": "intel_rapl",
+    "node_type": 0,
+    "weight": True,
+    "trainer_name": "SGDRegressorTrainer",
+    "filter": "",
+    "machine_spec": {
+        "vendor": "genuineintel", "processor": "intel_xeon_platinum_8259cl", "cores": 96, "chips": 2,
+        "memory": 381, "frequency": 3500, "threads_per_core": 2,
+    },
+}  # fmt: skip
+"""A request for a model that Kepler 0.7 has sent."""
+
+BPF = ("bpf_cpu_time_ms", "bpf_page_cache_hit")
+COUNTERS = ("cache_miss", "cpu_cycles", "cpu_instructions")
+GROUPS = {"BPFOnly": BPF, "CounterOnly": COUNTERS, "Basic": (*COUNTERS, *BPF)}
+
+
+def linear(bias: float = 10.0, weights: Mapping[str, float] | None = None) -> dict[str, Any]:
+    """Return the linear weights of one component; each feature is divided by 1000."""
+    watts = {"bpf_cpu_time_ms": 1.0} if weights is None else weights
+    return {
+        "All_Weights": {
+            "Categorical_Variables": {},
+            "Numerical_Variables": {name: {"scale": 1000.0, "weight": weight} for name, weight in watts.items()},
+            "Bias_Weight": bias,
+        }
+    }
+
+
+def curve(weights: Sequence[float], feature: str = "bpf_cpu_time_ms", scale: float = 1.0) -> dict[str, Any]:
+    """Return the curve of one component over a feature."""
+    return {
+        "All_Weights": {
+            "Categorical_Variables": {},
+            "Numerical_Variables": {feature: {"scale": scale}},
+            "CurveFit_Weights": list(weights),
+        }
+    }
+
+
+@attrs.frozen
+class SmallModel:
+    """A model with the files that a trained one has."""
+
+    trainer: str = "SGDRegressorTrainer"
+    node_type: int = 0
+    source: str = "rapl-sysfs"
+    output_type: str = "AbsPower"
+    group: str = "BPFOnly"
+    mae: float = 1.0
+    features: tuple[str, ...] | None = None
+    weights: Mapping[str, Any] | None = attrs.field(factory=lambda: {"package": linear(), "dram": linear(2.0)})
+    data: str | None = None
+    """Digest of the data that its errors were measured on; None: the metadata has none."""
+    constant_mae: float | None = None
+    more: Mapping[str, Any] = attrs.field(factory=dict)
+    """Further metadata."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.trainer}_{self.node_type}"
+
+    @property
+    def path(self) -> str:
+        return f"{self.source}/{self.output_type}/{self.group}/{self.name}"
+
+    def files(self) -> dict[str, bytes]:
+        """Return its files in a pipeline, by path."""
+        metadata: dict[str, Any] = {
+            "model_name": self.name,
+            "trainer": self.trainer,
+            "output_type": self.output_type,
+            "features": list(self.features or GROUPS.get(self.group, BPF)),
+            "mae": self.mae,
+            "mape": 10 * self.mae,
+            "package_mae": self.mae,
+            "dram_mae": self.mae / 2,
+        }
+        if self.data is not None:
+            metadata["lineage"] = {"data": self.data}
+            package: dict[str, Any] = {"r2": 1 - self.mae / 100, "constant_mae": self.constant_mae}
+            if self.mae >= 0:
+                package["mae"] = self.mae
+            metadata["validation"] = {"timestamps": 100, "components": {"package": package}}
+        content = {"metadata.json": json.dumps({**metadata, **self.more}).encode()}
+        if self.weights is not None:
+            content["weight.json"] = json.dumps(self.weights).encode()
+        files = {f"{self.path}/{name}": data for name, data in content.items()}
+        files[f"{self.path}.zip"] = zip_bytes(content)
+        if self.weights is not None:
+            files[f"{self.path}.json"] = content["weight.json"]
+        return files
+
+
+def pipeline(*models: SmallModel, node_types: Mapping[int, Mapping[str, Any]] | None = None) -> dict[str, bytes]:
+    """Return all files of a pipeline of these models, by path."""
+    specs = {0: {}} if node_types is None else node_types
+    index = {str(number): {"attrs": spec, "members": [f"node-{number}"]} for number, spec in specs.items()}
+    files = {"metadata.json": b'{"name":"made"}', "node_type_index.json": json.dumps(index).encode()}
+    for model in models:
+        files |= model.files()
+    return files
+
+
+def catalogue(*models: SmallModel, error_key: str = "mae", **pipelines: dict[str, bytes]) -> Catalogue:
+    """Return a catalogue of the pipeline `made` of these models, or of several pipelines' files."""
+    if models:
+        pipelines["made"] = pipeline(*models)
+    stored, node_types = [], {}
+    for name, files in sorted(pipelines.items()):
+        snapshot = Snapshot(name, 1, name, None, frozenset(files), files.__getitem__)
+        of_pipeline, node_types[name] = read_pipeline_models(snapshot)
+        stored += of_pipeline
+    return Catalogue(stored, node_types, {}, compare=SpecTable, error_key=error_key, location="made up")
+
+
+# --- what Kepler does with weights ---
+
+
+def evaluate(answer: Mapping[str, Any], columns: Mapping[str, Sequence[float]], first: str) -> dict[str, list[float]]:
+    """Return watts per component and row, by Kepler's formulas (WIRE.md §2).
+
+    `first` is the first feature that Kepler lists: it evaluates a curve over that feature, whatever feature the curve
+    was fitted over.
+    """
+    trainer = answer["model_name"].split("_")[0]
+    rows = len(next(iter(columns.values())))
+    names = ["platform"] if "platform" in answer else ["package", "core", "uncore", "dram"]
+    watts: dict[str, list[float]] = {}
+    for component in (name for name in names if name in answer):
+        weights = answer[component]["All_Weights"]
+        fit = weights.get("CurveFit_Weights")
+        values = []
+        for row in range(rows):
+            x = columns[first][row]
+            if trainer == "LogarithmicRegressionTrainer":
+                a, b, c = fit
+                value = a * _log(b * x + 1) + c
+            elif trainer == "ExponentialRegressionTrainer":
+                a, b, c = fit
+                value = a * _exp(b * x) + c
+            elif trainer == "LogisticRegressionTrainer":
+                height, x0, k, offset = fit
+                value = offset + height / (1 + _exp(-k * (x - x0)))
+            else:
+                assert trainer == "SGDRegressorTrainer", "Kepler panics"
+                value = weights["Bias_Weight"]
+                for feature, variable in weights["Numerical_Variables"].items():
+                    if variable["scale"] != 0 and feature in columns:
+                        value += variable["weight"] * columns[feature][row] / variable["scale"]
+            values.append(value)
+        watts[component] = values
+    return watts
+
+
+# Go's functions return infinity or NaN where Python's raise.
+
+
+def _exp(x: float) -> float:
+    try:
+        return math.exp(x)
+    except OverflowError:
+        return math.inf
+
+
+def _log(x: float) -> float:
+    if x > 0:
+        return math.log(x)
+    return -math.inf if x == 0 else math.nan
