@@ -17,13 +17,13 @@ _COMMANDS = {
     "select": "kepler_servers.commands.select:select",
     "submit": "kepler_servers.commands.submit:submit",
     "estimator": "kepler_servers.commands.estimator:estimator_commands",
-    "memory": "kepler_servers.commands.memory:memory",
+    "samples": "kepler_servers.commands.samples:samples",
 }
 
 
 @hookimpl
 def kepler_register_commands(cli: click.Group) -> None:
-    """Adds `serve`, `select`, `estimator` and `memory`."""
+    """Adds `serve`, `select`, `estimator` and `samples`."""
     cli.add_command(LazyGroup("serve", lazy=_SERVERS, help="Run a server until it is told to stop."))
     assert isinstance(cli, LazyGroup)
     cli.lazy.update(_COMMANDS)
