@@ -51,12 +51,12 @@ class WatchedModel:
 
 
 def limit(validated: float) -> float:
-    """Return the running error above which a validated error no longer holds, in watts."""
+    """Return the highest running error that is compatible with a validated error, in watts."""
     return ALARM_FACTOR * validated + ALARM_WATTS
 
 
 class DriftMonitor:
-    """Compares the served models of one node type with live measurements.
+    """A monitor that compares the served models of one node type with live measurements.
 
     It watches the AbsPower model with the lowest validated error of each energy source and feature
     group. DynPower models are not watched, because the power of a container cannot be measured; they

@@ -20,7 +20,7 @@ SLICE_SECONDS = 1800.0
 
 @attrs.frozen
 class Fetcher:
-    """Fetches what a pipeline needs from one server."""
+    """A fetcher of the metrics that one pipeline needs, from one server."""
 
     client: PrometheusClient
     spec: PipelineSpec

@@ -15,7 +15,7 @@ _MODEL_LABELS = ("source", "feature_group", "model", "component")
 
 
 class RoundsCollector(Collector):
-    """Collects the metrics from the status of the rounds when they are scraped."""
+    """A collector that reads the status of the rounds when the metrics are scraped."""
 
     def __init__(self, rounds: Rounds) -> None:
         self._rounds = rounds

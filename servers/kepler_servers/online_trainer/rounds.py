@@ -40,7 +40,7 @@ _CLOCK_TOLERANCE_SECONDS = 1.0
 
 @attrs.frozen
 class Schedule:
-    """When the rounds, fetches and retrainings happen; durations in seconds."""
+    """The timing of rounds, fetches and retrainings. Durations are in seconds."""
 
     interval: float = 300.0
     """Time between two rounds."""

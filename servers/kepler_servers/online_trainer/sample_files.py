@@ -1,4 +1,4 @@
-"""The files of a sample store: their names, their headers, and how one is written.
+"""The files of a sample store: names, headers, reading and writing.
 
 <folder>/<n>.parquet           the samples that fetch n added
 <folder>/<n>.base.parquet      the samples that are kept of fetches 1 … n
@@ -32,7 +32,7 @@ class SampleStoreError(KeplerError):
 
 
 class FileHeader(msgspec.Struct):
-    """What a file states about its content."""
+    """Metadata of a sample file, stored in the file itself."""
 
     layout: int
     since: float

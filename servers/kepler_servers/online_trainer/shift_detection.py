@@ -26,7 +26,7 @@ REQUIRED_ERRORS = 4.0
 """Standard errors that a difference must exceed. The test is repeated with every retraining, so it must
 rarely fire by chance."""
 REQUIRED_ERRORS_BESIDE = 2.0
-"""The same for the other components of a node after a component has shifted."""
+"""Standard errors that are required of a node's other components after one component has shifted."""
 MIN_SCALE = 0.5
 """If the power for the same work falls below this factor or rises above its inverse, the machine has been
 replaced by another."""
@@ -45,18 +45,19 @@ class _Pairs:
     past: IntArray
     """The numbers of the past samples in the observations, shape (pairs,)."""
     recent: IntArray
+    """The numbers of the recent samples in the observations, shape (pairs,)."""
     difference: FloatArray
     """Remaining difference of each feature, in units of its scale, shape (pairs, features)."""
 
 
 @attrs.frozen(eq=False)
 class _Power:
-    """One component's power of the pairs."""
+    """The power of one component in each pair, in watts, shape (pairs,)."""
 
     then: FloatArray
     now: FloatArray
     measured: IntArray
-    """The numbers of the pairs for which both are known."""
+    """The numbers of the pairs in which both samples have the component's power."""
 
 
 def find_shifts(observations: Observations) -> list[PowerShift]:
@@ -100,6 +101,7 @@ def _find_pairs(observations: Observations, samples: IntArray) -> _Pairs | None:
 
 
 def _find_shift(observations: Observations, pairs: _Pairs, node: str) -> PowerShift | None:
+    """Return the power shift that a node's pairs show; None if they show none."""
     time = observations.sample_time[pairs.recent]
     power = _power_of_pairs(observations, pairs)
     lines: dict[str, Line] = {}
@@ -126,7 +128,7 @@ def _find_shift(observations: Observations, pairs: _Pairs, node: str) -> PowerSh
 
 
 def _power_of_pairs(observations: Observations, pairs: _Pairs) -> Mapping[str, _Power]:
-    """Return "<energy source>.<component>" -> power, of components that enough pairs have."""
+    """Return the power by "<energy source>.<component>", without components that too few pairs have."""
     power = {}
     for (source, component), watts in observations.power.items():
         then, now = watts[pairs.past], watts[pairs.recent]
@@ -165,7 +167,7 @@ def _difference(then: FloatArray, now: FloatArray, feature_difference: FloatArra
     covariance = np.linalg.pinv(design.T @ design) * variance
     error_if_independent = float(np.sqrt(variance / len(then)))
     _, block_error = mean_and_standard_error(residual)
-    # neighbours in time are nearly copies, so there are fewer independent pairs than pairs
+    # neighbours in time are nearly copies, so the pairs are not independent
     can_inflate = error_if_independent > 0 and np.isfinite(block_error)
     inflation = max(1.0, block_error / error_if_independent) if can_inflate else 1.0
     error = float(np.sqrt(max(covariance[0, 0], 0.0))) * inflation

@@ -1,4 +1,4 @@
-"""What `/healthz` and `/metrics` report about the rounds."""
+"""The status of the rounds, which `/healthz` and `/metrics` report."""
 
 from __future__ import annotations
 

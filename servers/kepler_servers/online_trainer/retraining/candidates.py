@@ -74,7 +74,7 @@ class Candidates:
 
 @attrs.frozen
 class ChallengerTrainer:
-    """Trains challengers into a store of their own.
+    """A trainer that publishes challengers in a store of their own.
 
     Each version builds on the served one, so the models and profiles of other node types stay.
     """

@@ -22,16 +22,19 @@ MIN_GAIN = 0.02
 COMPONENT_LOSS = 0.05
 """Loss of a single component that is tolerated, as a fraction of the champion's error."""
 COMPONENT_LOSS_WATTS = 0.1
+"""Loss of a single component that is always tolerated."""
 IDLE_LOSS_WATTS = 0.5
+"""Loss at idle that is always tolerated."""
 IDLE_LOSS_OF_POWER = 0.02
-"""The same at idle, as a fraction of the component's mean power."""
+"""Loss at idle that is tolerated, as a fraction of the component's mean power."""
 IDLE_LOSS_OF_GAIN = 0.2
-"""The same as a fraction of the gain: half a watt at idle does not outweigh a gain of five watts."""
+"""Loss at idle that is tolerated, as a fraction of the gain: half a watt at idle does not outweigh a gain
+of five watts."""
 
 
 @attrs.frozen
 class Comparison:
-    """Whether a challenger is better than the champion, and why."""
+    """The result of comparing a challenger with the champion."""
 
     better: bool
     reason: str

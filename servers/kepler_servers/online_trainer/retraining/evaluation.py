@@ -28,7 +28,7 @@ MAX_SAMPLES_ON_ALL = 2000
 
 
 class LoadableModel(Protocol):
-    """A stored model, or a candidate."""
+    """What the evaluator needs of a model: a stored model or a candidate has it."""
 
     @property
     def source(self) -> str: ...
@@ -83,7 +83,7 @@ class Evaluation:
 
 
 class Evaluator:
-    """Applies models to the held-out samples."""
+    """An evaluator of models on the held-out samples."""
 
     def __init__(self, context: IsolationContext, spec: PipelineSpec, held_out: HeldOut) -> None:
         """`context` has the observations of all samples, because an isolator needs the quiet ones."""

@@ -1,4 +1,4 @@
-"""What a retraining starts from: the served models, and the stored samples split for training and evaluation."""
+"""The inputs of a retraining: the served models, and the stored samples split for training and evaluation."""
 
 from __future__ import annotations
 

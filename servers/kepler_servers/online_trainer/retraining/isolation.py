@@ -1,4 +1,4 @@
-"""How a retraining isolates dynamic power: by the node type's profile if there is one."""
+"""Isolate dynamic power in a retraining: by the node type's profile if it has idle power."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def with_profile_isolator(spec: PipelineSpec, profile: Mapping[str, Any] | None)
 
 
 class AbsModels:
-    """Finds the AbsPower model that an isolator needs for a data set.
+    """A lookup of the AbsPower model that an isolator needs for a data set.
 
     It chooses from the candidates, or from the served models if there are no candidates.
     """

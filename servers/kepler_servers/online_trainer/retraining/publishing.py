@@ -22,7 +22,7 @@ from kepler_servers.online_trainer.retraining.restated_errors import Model
 
 @attrs.frozen
 class Outcome:
-    """What a retraining has produced."""
+    """The results of a retraining."""
 
     candidates: Candidates
     results: Sequence[CandidateResult]
@@ -32,7 +32,7 @@ class Outcome:
     """Path -> model of the next version with higher stated errors."""
 
     def failure(self) -> dict[str, Any]:
-        """Return the fields of a decision that publishes nothing."""
+        """Return the fields that a decision has if nothing is published."""
         reasons = [result.comparison.reason for result in self.results]
         reason = reasons[0] if reasons else self.candidates.problem or "no model could be trained"
         return {"decision": "kept aside" if self.results else "failed", "version": None, "reason": reason}

@@ -8,7 +8,7 @@ import msgspec
 
 
 class RetrainingTask(msgspec.Struct, frozen=True):
-    """What a retraining process reads from standard input, as JSON."""
+    """The task of one retraining. The process reads it from standard input as JSON."""
 
     state: str
     """The state folder."""
