@@ -28,7 +28,7 @@ def test_an_unreachable_server_degrades_the_health_until_it_answers(
     trainer = TrainerUnderTest(tmp_path, "http://127.0.0.1:1")
     assert not trainer.run_round(120)
     assert health(trainer.rounds).status == "degraded"
-    assert "does not answer" in health(trainer.rounds).problem
+    assert "does not answer" in (health(trainer.rounds).problem or "")
     assert trainer.rounds.status.problems == {"unreachable": 1}
     trainer.client.location = server.url
     assert trainer.run_round(120)
