@@ -1,21 +1,23 @@
-"""The online trainer over a day of a simulated machine: the error of what is served, and what it costs.
+"""The online trainer over a day of a simulated machine: the error of the served models, and the cost.
 
     python bench/online_trainer.py [--minutes 240] [--plot FILE.png] [--json]
     python bench/online_trainer.py --cost [--minutes 60] [--speed 10]
 
-Without --cost: a real Prometheus (Debian's package) holds a simulated recording: three kinds of work come
-one after another, twice, and in the middle the machine needs 15 % more power (a new kernel). Every five
-minutes of its time the trainer does a round, and the model that is served at the beginning of an interval
-is judged on what the machine really did in it. Beside it: retraining on the last interval only, as the
-system before it was meant to.
+Without --cost: a real Prometheus server (Debian's package) holds a simulated recording. Three kinds of
+workload follow each other, twice, and after 60 % of the time the power of the machine shifts by 15 % (as
+after a kernel update). The trainer runs a round in every five minutes of the recording. The models that
+are served at the beginning of an interval are evaluated on the power measured during the interval, and
+compared with models that are retrained on the last interval only.
 
-With --cost: the trainer as a process beside a Prometheus that scrapes a replay of such a recording at a
-higher speed; its memory and CPU time every few seconds.
+With --cost: the trainer runs as a process beside a Prometheus server that scrapes a replay of such a
+recording at a higher speed. The output is its memory, its CPU time and the size of its sample store,
+every few seconds.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import json
 import logging
@@ -27,28 +29,127 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import attrs
 import numpy as np
+
+from kepler_core.errors import KeplerError
+from kepler_core.logs import configure_logging
+from kepler_core.pipeline.load import load_pipeline
+from kepler_core.pipeline.train import train
+from kepler_core.prometheus import PrometheusClient, Server
+from kepler_core.recording import Observations, observe, read_recording
+from kepler_core.simulate import START, Simulation, recording
+from kepler_core.store import Store, open_store
+from kepler_core.store.models import read_models
+from kepler_servers.online_trainer.fetching import Fetcher
+from kepler_servers.online_trainer.rounds import Rounds, Schedule
+from kepler_servers.online_trainer.sample_store import SampleStore
+from kepler_servers.online_trainer.state_folder import StateFolder
 
 TESTS = Path(__file__).resolve().parents[1] / "tests"
 sys.path.insert(0, str(TESTS))
+
+from support.prometheus_process import prometheus  # noqa: E402
 
 PIPELINE = """\
 energy_sources: [rapl]
 feature_groups: [CounterOnly]
 abs_trainers: [GradientBoostingRegressorTrainer, LinearRegressionTrainer]
 """
-INTERVAL = 300
-OVERLAP = 60.0
-KINDS = 3
-CHANGE = 0.6
+INTERVAL_SECONDS = 300
+OVERLAP_SECONDS = 60.0
+WORKLOADS = 3
+SHIFT_AT = 0.6
+"""When the power shifts, as a fraction of the recording."""
+SHIFT_FACTOR = 1.15
+
+Row = dict[str, Any]
+"""The result of one interval."""
 
 
-def simulated(minutes: int, step: int) -> dict[str, Any]:
-    from kepler_core.simulate import Simulation, recording
+class ManualClock(PrometheusClient):
+    """A client of a server whose clock is at some time of the recording."""
 
+    time = 0.0
+
+    def now(self) -> float:
+        return self.time
+
+
+@attrs.define
+class Bench:
+    """A trainer, and models that are retrained on the last interval only."""
+
+    content: dict[str, Any]
+    minutes: int
+    step: int
+    client: ManualClock
+    rounds: Rounds
+    last_interval_store: Store
+
+    def run_interval(self, at: int) -> Row:
+        """Run a round at this time (Unix seconds) and evaluate the models on the interval that follows."""
+        self.client.time = float(at)
+        started = time.perf_counter()
+        if not self.rounds.try_round():
+            raise SystemExit(f"a round failed: {self.rounds.status.problem}")
+        seconds = time.perf_counter() - started
+        self._train_on_last_interval(at)
+        coming = observe_between(self.content, at - self.step, at + INTERVAL_SECONDS)
+        decision = self.rounds.status.last_decision
+        name = self.rounds.fetcher.spec.name
+        phase_seconds = self.minutes * 60 / (2 * WORKLOADS)
+        return {
+            "minute": (at - START) / 60,
+            "workload": "ABC"[int((at - START) // phase_seconds) % WORKLOADS],
+            "power": SHIFT_FACTOR if at - START >= SHIFT_AT * self.minutes * 60 else 1.0,
+            "online": served_error(self.rounds.store, name, coming),
+            "last_interval": served_error(self.last_interval_store, name, coming),
+            "mean_watts": float(np.nanmean(coming.power["rapl-sysfs", "package"])),
+            "version": self.rounds.drift.version,
+            "drift": self.rounds.drift.alarm,
+            "decision": None if decision is None else f"{decision['decision']} ({decision['trigger']})",
+            "reason": None if decision is None else decision["reason"],
+            "seconds": round(seconds, 2),
+        }
+
+    def _train_on_last_interval(self, at: int) -> None:
+        fetcher = self.rounds.fetcher
+        observations = fetcher.fetch(at - INTERVAL_SECONDS, at, threading.Event())
+        if observations is not None:
+            # with too few samples, the models of the interval before stay
+            with contextlib.suppress(KeplerError):
+                train(fetcher.spec, observations, self.last_interval_store, jobs=1)
+
+
+@contextlib.contextmanager
+def bench(minutes: int, step: int) -> Iterator[Bench]:
+    """Start a Prometheus server with a recording, and make a trainer for it."""
+    content = simulate(minutes, step)
+    with tempfile.TemporaryDirectory() as name, prometheus(Path(name) / "prometheus", content) as server:
+        folder = Path(name)
+        (folder / "bench.yaml").write_text(PIPELINE)
+        client = ManualClock(Server(server.url))
+        fetcher = Fetcher(client, load_pipeline(folder / "bench.yaml"), None, None, ())
+        state = StateFolder(folder / "state")
+        state.path.mkdir()
+        samples = SampleStore(state.samples, overlap=OVERLAP_SECONDS, max_samples=4000)
+        schedule = Schedule(
+            interval=INTERVAL_SECONDS,
+            delay=0.0,
+            backfill=INTERVAL_SECONDS,
+            retrain_after=2 * INTERVAL_SECONDS // step,
+        )
+        rounds = Rounds(fetcher, open_store(str(folder / "store")), state, schedule, samples=samples)
+        yield Bench(content, minutes, step, client, rounds, open_store(str(folder / "last_interval")))
+
+
+def simulate(minutes: int, step: int) -> dict[str, Any]:
+    """Return a recording with changing workloads and a power shift."""
     return recording(
         Simulation(
             containers=9,
@@ -58,107 +159,47 @@ def simulated(minutes: int, step: int) -> dict[str, Any]:
             churn=0.0,
             resets=2,
             accelerator=False,
-            workloads=KINDS,
-            law_change=CHANGE,
+            workloads=WORKLOADS,
+            law_change=SHIFT_AT,
+            law_gain=SHIFT_FACTOR,
             seed=3,
         )
     )
 
 
-def served_error(store: Any, name: str, observations: Any) -> float | None:
-    """MAE of package power of the best served model on some observations; None where nothing is served."""
-    from kepler_core.store.models import read_models
+def observe_between(content: dict[str, Any], since: float, until: float) -> Observations:
+    """Return the observations of a part of a recording, in Unix seconds."""
+    part = {
+        metric: [{"metric": s["metric"], "values": [v for v in s["values"] if since <= v[0] <= until]} for s in series]
+        for metric, series in content.items()
+    }
+    return observe([read_recording(part, name="coming")])
 
+
+def served_error(store: Store, name: str, observations: Observations) -> float | None:
+    """Return the mean absolute error of package power of the best served model, in watts; None without models."""
     if name not in store.pipelines():
         return None
-    entries = [e for e in read_models(store.snapshot(name)) if e.output_type == "AbsPower"]
-    entry = min(entries, key=lambda e: e.metadata["mae"])
-    model = entry.load()
-    X = np.column_stack([observations.node_features[f] for f in model.features])
+    entries = [entry for entry in read_models(store.snapshot(name)) if entry.output_type == "AbsPower"]
+    model = min(entries, key=lambda entry: entry.metadata["mae"]).load()
+    X = np.column_stack([observations.node_features[feature] for feature in model.features])
     measured = observations.power["rapl-sysfs", "package"]
-    known = np.isfinite(X).all(axis=1) & np.isfinite(measured)
-    return float(np.abs(model.predict(X[known])["package"] - measured[known]).mean())
+    usable = np.isfinite(X).all(axis=1) & np.isfinite(measured)
+    return float(np.abs(model.predict(X[usable])["package"] - measured[usable]).mean())
 
 
-def over_time(minutes: int, step: int) -> list[dict[str, Any]]:
-    from support.prometheus_process import prometheus
-
-    from kepler_core.errors import KeplerError
-    from kepler_core.pipeline.load import load_pipeline
-    from kepler_core.pipeline.train import train
-    from kepler_core.prometheus import PrometheusClient, Server
-    from kepler_core.recording import observe, read_recording
-    from kepler_core.simulate import START
-    from kepler_core.store import open_store
-    from kepler_servers.online_trainer.fetching import Source
-    from kepler_servers.online_trainer.memory import TrainingMemory
-    from kepler_servers.online_trainer.rounds import Pace, Rounds, state_folder
-
-    content = simulated(minutes, step)
-    phase_seconds = minutes * 60 / (2 * KINDS)
-    rows: list[dict[str, Any]] = []
-
-    class Clock(PrometheusClient):
-        """A server that thinks it is some time of the recording."""
-
-        time = 0.0
-
-        def now(self) -> float:
-            return self.time
-
-    with tempfile.TemporaryDirectory() as folder, prometheus(Path(folder) / "prometheus", content) as server:
-        work = Path(folder)
-        pipeline = work / "bench.yaml"
-        pipeline.write_text(PIPELINE)
-        spec = load_pipeline(pipeline)
-        client = Clock(Server(server.url))
-        source = Source(client, spec, None, None, ())
-        store, windows = open_store(str(work / "store")), open_store(str(work / "windows"))
-        memory = TrainingMemory(state_folder(work / "state"), overlap=OVERLAP, most_instants=4000)
-        pace = Pace(interval=INTERVAL, delay=0.0, backfill=INTERVAL, retrain_after=2 * INTERVAL // step)
-        (work / "state").mkdir()
-        rounds = Rounds(source, store, work / "state", pace, memory=memory)
-        end = START + minutes * 60
-        for at in range(START + INTERVAL, int(end) - INTERVAL + 1, INTERVAL):
-            client.time = float(at)
-            started = time.perf_counter()
-            if not rounds.guarded_round():
-                raise SystemExit(f"a round failed: {rounds.status.problem}")
-            seconds = time.perf_counter() - started
-            window = source.fetch(at - INTERVAL, at, threading.Event())
-            try:
-                if window is not None:
-                    train(spec, window, windows, jobs=1)
-            except KeplerError:
-                pass  # too little to train on: what was served before stays
-            part = {
-                metric: [
-                    {"metric": s["metric"], "values": [v for v in s["values"] if at - step <= v[0] <= at + INTERVAL]}
-                    for s in series
-                ]
-                for metric, series in content.items()
-            }
-            coming = observe([read_recording(part, name="coming")])
-            last = rounds.status.last_decision
-            rows.append(
-                {
-                    "minute": (at - START) / 60,
-                    "work": "ABC"[int((at - START) // phase_seconds) % KINDS],
-                    "law": 1.15 if at - START >= CHANGE * minutes * 60 else 1.0,
-                    "online": served_error(store, spec.name, coming),
-                    "window": served_error(windows, spec.name, coming),
-                    "mean_watts": float(np.nanmean(coming.power["rapl-sysfs", "package"])),
-                    "version": rounds.drift.version,
-                    "drift": rounds.drift.alarm,
-                    "decision": None if last is None else f"{last['decision']} ({last['trigger']})",
-                    "reason": None if last is None else last["reason"],
-                    "seconds": round(seconds, 2),
-                }
-            )
+def run_intervals(minutes: int, step: int) -> list[Row]:
+    """Run all intervals of a recording, and print a line for each."""
+    rows = []
+    with bench(minutes, step) as trainer:
+        last = START + minutes * 60 - INTERVAL_SECONDS
+        for at in range(START + INTERVAL_SECONDS, last + 1, INTERVAL_SECONDS):
+            row = trainer.run_interval(at)
+            rows.append(row)
             print(
-                f"{rows[-1]['minute']:5.0f} {rows[-1]['work']} {rows[-1]['law']:.2f} "
-                f"{_watts(rows[-1]['online'])} {_watts(rows[-1]['window'])} v{rows[-1]['version']} "
-                f"{'drift' if rows[-1]['drift'] else ''} {rows[-1]['decision']} {seconds:.1f} s",
+                f"{row['minute']:5.0f} {row['workload']} {row['power']:.2f} "
+                f"{_watts(row['online'])} {_watts(row['last_interval'])} v{row['version']} "
+                f"{'drift' if row['drift'] else ''} {row['decision']} {row['seconds']:.1f} s",
                 file=sys.stderr,
             )
     return rows
@@ -168,52 +209,51 @@ def _watts(value: float | None) -> str:
     return "    -" if value is None else f"{value:5.2f}"
 
 
-def phases(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Means by kind of work and law, in order of time."""
-    groups: list[list[dict[str, Any]]] = []
+def summarise_phases(rows: list[Row]) -> list[Row]:
+    """Return the means over consecutive intervals with the same workload and power."""
+    groups: list[list[Row]] = []
     for row in rows:
-        if row["online"] is None or row["window"] is None:
+        if row["online"] is None or row["last_interval"] is None:
             continue
-        if not groups or (groups[-1][-1]["work"], groups[-1][-1]["law"]) != (row["work"], row["law"]):
+        if not groups or (groups[-1][-1]["workload"], groups[-1][-1]["power"]) != (row["workload"], row["power"]):
             groups.append([])
         groups[-1].append(row)
     return [
         {
-            "work": g[0]["work"],
-            "law": g[0]["law"],
-            "intervals": len(g),
-            "online": float(np.mean([r["online"] for r in g])),
-            "window": float(np.mean([r["window"] for r in g])),
-            "mean_watts": float(np.mean([r["mean_watts"] for r in g])),
+            "workload": group[0]["workload"],
+            "power": group[0]["power"],
+            "intervals": len(group),
+            **{key: float(np.mean([row[key] for row in group])) for key in ("online", "last_interval", "mean_watts")},
         }
-        for g in groups
+        for group in groups
     ]
 
 
-def recovery(rows: list[dict[str, Any]]) -> int | None:
-    """Intervals after the change of the law until the error is back at twice what it was before, or less."""
-    before = [r["online"] for r in rows if r["law"] == 1.0 and r["online"] is not None]
+def recovery(rows: list[Row]) -> int | None:
+    """Return the number of intervals after the shift until the error is at most twice its median before."""
+    before = [row["online"] for row in rows if row["power"] == 1.0 and row["online"] is not None]
     usual = float(np.median(before[len(before) // 2 :]))
-    after = [r["online"] for r in rows if r["law"] != 1.0]
+    after = [row["online"] for row in rows if row["power"] != 1.0]
     return next((n for n, error in enumerate(after) if error <= 2 * usual), None)
 
 
-def plot(rows: list[dict[str, Any]], path: str) -> None:
+def plot(rows: list[Row], path: str) -> None:
+    """Draw the errors over time."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(10, 4))
-    minutes = [r["minute"] for r in rows]
-    for key, label in (("window", "retrained on the last interval"), ("online", "online trainer")):
-        axes.plot(minutes, [np.nan if r[key] is None else r[key] for r in rows], label=label, drawstyle="steps-post")
-    changes = [r["minute"] for a, r in itertools.pairwise(rows) if a["law"] != r["law"]]
-    for minute in changes:
-        axes.axvline(minute, color="grey", linestyle=":", label="+15 % power")
-    for a, r in itertools.pairwise(rows):
-        if a["work"] != r["work"]:
-            axes.axvline(r["minute"], color="lightgrey", linewidth=0.7)
+    minutes = [row["minute"] for row in rows]
+    for key, label in (("last_interval", "retrained on the last interval"), ("online", "online trainer")):
+        errors = [np.nan if row[key] is None else row[key] for row in rows]
+        axes.plot(minutes, errors, label=label, drawstyle="steps-post")
+    for before, row in itertools.pairwise(rows):
+        if before["power"] != row["power"]:
+            axes.axvline(row["minute"], color="grey", linestyle=":", label="+15 % power")
+        if before["workload"] != row["workload"]:
+            axes.axvline(row["minute"], color="lightgrey", linewidth=0.7)
     axes.set_xlabel("minute")
     axes.set_ylabel("MAE of package power, W, on the next interval")
     axes.set_ylim(bottom=0)
@@ -222,60 +262,69 @@ def plot(rows: list[dict[str, Any]], path: str) -> None:
     figure.savefig(path, dpi=110)
 
 
-def process_figures(pid: int) -> tuple[float, float]:
-    """Resident memory in MB and CPU seconds of a process, those of its ended children included."""
+# --- cost ---
+
+
+def memory_and_cpu(pid: int) -> tuple[float, float]:
+    """Return a process's resident memory in MiB, and its CPU seconds with those of its ended children."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     ticks = os.sysconf("SC_CLK_TCK")
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20, sum(int(fields[at]) for at in (11, 12, 13, 14)) / ticks
 
 
-def cost(minutes: int, speed: float) -> list[dict[str, float]]:
-    from support.prometheus_process import prometheus
+@contextlib.contextmanager
+def running_trainer(folder: Path, minutes: int, speed: float) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a trainer beside a Prometheus server that scrapes a replay."""
+    (folder / "recording.json").write_text(json.dumps(simulate(minutes, 3)))
+    (folder / "bench.yaml").write_text(PIPELINE)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    replay = subprocess.Popen(
+        [sys.executable, str(Path(__file__).with_name("replay.py")), str(folder / "recording.json"),
+         "--port", str(port), "--speed", str(speed)]
+    )  # fmt: skip
+    interval = INTERVAL_SECONDS / speed
+    scrape = f"{round(3000 / speed)}ms"
+    try:
+        with prometheus(folder / "prometheus", targets=[f"127.0.0.1:{port}"], scrape=scrape) as server:
+            trainer = subprocess.Popen(
+                [sys.executable, "-m", "kepler_core", "serve", "online-trainer",
+                 "--pipeline", str(folder / "bench.yaml"), "--server", server.url, "--store", str(folder / "store"),
+                 "--state", str(folder / "state"), "--interval", str(interval), "--delay", "1s",
+                 "--overlap", f"{OVERLAP_SECONDS / speed}s", "--backfill", f"{interval}s", "--memory-instants", "600",
+                 "--host", "127.0.0.1", "--port", "0"],
+                stderr=subprocess.DEVNULL,
+            )  # fmt: skip
+            try:
+                yield trainer
+            finally:
+                trainer.send_signal(signal.SIGTERM)
+                trainer.wait(60)
+    finally:
+        replay.kill()
+        replay.wait()
 
+
+def measure_cost(minutes: int, speed: float) -> list[dict[str, float]]:
+    """Return memory, CPU time and disk space of a trainer over time, and print a line for each."""
     rows = []
-    with tempfile.TemporaryDirectory() as folder:
-        work = Path(folder)
-        (work / "recording.json").write_text(json.dumps(simulated(minutes, 3)))
-        (work / "bench.yaml").write_text(PIPELINE)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        replay = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("replay.py")), str(work / "recording.json"),
-             "--port", str(port), "--speed", str(speed)]
-        )  # fmt: skip
-        interval = INTERVAL / speed
-        scrape = f"{round(3000 / speed)}ms"
-        try:
-            with prometheus(work / "prometheus", targets=[f"127.0.0.1:{port}"], scrape=scrape) as server:
-                trainer = subprocess.Popen(
-                    [sys.executable, "-m", "kepler_core", "serve", "online-trainer", "--pipeline",
-                     str(work / "bench.yaml"), "--server", server.url, "--store", str(work / "store"), "--state",
-                     str(work / "state"), "--interval", str(interval), "--delay", "1s", "--overlap",
-                     f"{OVERLAP / speed}s",
-                     "--backfill", f"{interval}s", "--memory-instants", "600", "--host", "127.0.0.1", "--port", "0"],
-                    stderr=subprocess.DEVNULL,
-                )  # fmt: skip
-                started = time.monotonic()
-                try:
-                    while time.monotonic() - started < minutes * 60 / speed:
-                        time.sleep(minutes * 60 / speed / 24)
-                        memory, cpu = process_figures(trainer.pid)
-                        minute = (time.monotonic() - started) * speed / 60
-                        disk = sum(p.stat().st_size for p in (work / "state" / "memory").glob("*")) / 2**20
-                        rows.append({"minute": minute, "memory_mb": memory, "cpu_s": cpu, "disk_mb": disk})
-                        print(f"{minute:5.1f} {memory:6.1f} MB {cpu:6.1f} s {disk:6.2f} MB", file=sys.stderr)
-                finally:
-                    trainer.send_signal(signal.SIGTERM)
-                    trainer.wait(60)
-        finally:
-            replay.kill()
-            replay.wait()
+    with tempfile.TemporaryDirectory() as name, running_trainer(Path(name), minutes, speed) as trainer:
+        samples = StateFolder(Path(name) / "state").samples
+        started = time.monotonic()
+        while time.monotonic() - started < minutes * 60 / speed:
+            time.sleep(minutes * 60 / speed / 24)
+            memory, cpu = memory_and_cpu(trainer.pid)
+            minute = (time.monotonic() - started) * speed / 60
+            disk = sum(path.stat().st_size for path in samples.glob("*")) / 2**20
+            rows.append({"minute": minute, "memory_mb": memory, "cpu_s": cpu, "disk_mb": disk})
+            print(f"{minute:5.1f} {memory:6.1f} MB {cpu:6.1f} s {disk:6.2f} MB", file=sys.stderr)
     return rows
 
 
 def main() -> None:
+    """Run the benchmark of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=int)
     parser.add_argument("--step", type=int, default=3)
@@ -284,26 +333,25 @@ def main() -> None:
     parser.add_argument("--plot", metavar="FILE.png")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    logging.basicConfig(level=logging.ERROR)
+    configure_logging(logging.ERROR)
     if arguments.cost:
-        figures = cost(arguments.minutes or 60, arguments.speed)
-        print(json.dumps(figures, indent=1) if arguments.json else "", end="")
+        costs = measure_cost(arguments.minutes or 60, arguments.speed)
+        print(json.dumps(costs, indent=1) if arguments.json else "", end="")
         return
-    rows = over_time(arguments.minutes or 240, arguments.step)
+    rows = run_intervals(arguments.minutes or 240, arguments.step)
     if arguments.plot:
         plot(rows, arguments.plot)
+    phases = summarise_phases(rows)
     if arguments.json:
-        print(json.dumps({"intervals": rows, "phases": phases(rows), "recovered_after": recovery(rows)}, indent=1))
+        print(json.dumps({"intervals": rows, "phases": phases, "recovered_after": recovery(rows)}, indent=1))
         return
-    print(
-        f"{'work':>5} {'law':>5} {'intervals':>9} {'mean W':>7} {'online':>7} {'last interval':>14}   MAE of package, W"
-    )
-    for p in phases(rows):
+    print("workload  power  intervals  mean W  online  last interval   MAE of package, W")
+    for phase in phases:
         print(
-            f"{p['work']:>5} {p['law']:5.2f} {p['intervals']:9d} {p['mean_watts']:7.1f} {p['online']:7.2f} "
-            f"{p['window']:14.2f}"
+            f"{phase['workload']:>8} {phase['power']:6.2f} {phase['intervals']:10d} {phase['mean_watts']:7.1f} "
+            f"{phase['online']:7.2f} {phase['last_interval']:14.2f}"
         )
-    print(f"recovered {recovery(rows)} intervals after the change (error at most twice the usual one)")
+    print(f"recovered {recovery(rows)} intervals after the shift (error at most twice the usual one)")
 
 
 if __name__ == "__main__":

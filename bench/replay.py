@@ -1,10 +1,10 @@
-"""An exporter that replays a recording: what a machine reported then, now, for a Prometheus to scrape.
+"""An exporter that replays a recording for a Prometheus server to scrape.
 
     python bench/replay.py recording.json.gz --port 9102 [--speed 10] [--loop]
 
-At speed 10 a minute of the recording takes six seconds. Counters go up at the recorded rate per second
-of the recording divided by the speed, so that rates (and watts) are those of the recording at any
-speed. A series is there from its first sample to its last. `/progress` says where the replay is.
+At speed 10 a minute of the recording takes six seconds. Counters rise more slowly by the same factor, so
+that rates (and watts) are those of the recording at any speed. A series is exported from its first value
+to its last. `/progress` reports the position of the replay.
 """
 
 from __future__ import annotations
@@ -22,24 +22,31 @@ import numpy as np
 from kepler_core.recording import Recording, read_recording
 from kepler_core.recording.schemas import find_schema
 
+MAX_GAP_STEPS = 5
+"""Values farther apart than this number of steps are not interpolated."""
+
 
 @attrs.frozen
 class Series:
+    """One time series of the recording."""
+
     name: str
     labels: str
+    """In the exposition format, without braces."""
     times: list[float]
+    """Unix seconds, ascending."""
     values: list[float]
-    """Of a counter: what went up since the first sample, resets taken out or left in as they are."""
+    """Those of a counter are divided by the speed; its resets are kept."""
 
 
 class Replay:
-    """A recording, as a function of time."""
+    """The series of a recording as a function of time."""
 
     def __init__(self, recording: Recording, speed: float) -> None:
-        found = find_schema(recording.metrics)
-        if found is None:
-            raise SystemExit(f"{recording.name}: no metric that is known")
-        schema = found[1]
+        named_schema = find_schema(recording.metrics)
+        if named_schema is None:
+            raise SystemExit(f"{recording.name}: no metric schema knows any of its metrics")
+        schema = named_schema[1]
         self.series: list[Series] = []
         for metric in recording.metrics.values():
             meaning = schema.meaning(metric.name)
@@ -57,26 +64,27 @@ class Replay:
         self.speed = speed
 
     def lines(self, at: float) -> Iterator[str]:
-        """The exposition at a time of the recording."""
+        """Yield the lines of the exposition at a time of the recording."""
         for series in self.series:
-            place = bisect.bisect_right(series.times, at)
-            if place == 0 or at > series.times[-1] + self.step:
+            following = bisect.bisect_right(series.times, at)
+            if following == 0 or at > series.times[-1] + self.step:
                 continue
-            value = series.values[place - 1]
-            if place < len(series.times):
-                # between two samples a counter is in between; after a reset it has begun anew
-                before, after = series.times[place - 1], series.times[place]
-                following = series.values[place]
-                if following >= value and after - before <= 5 * self.step:
-                    value += (following - value) * (at - before) / (after - before)
+            value = series.values[following - 1]
+            if following < len(series.times):
+                # interpolate, but not across a reset or a gap
+                start, end = series.times[following - 1], series.times[following]
+                next_value = series.values[following]
+                if next_value >= value and end - start <= MAX_GAP_STEPS * self.step:
+                    value += (next_value - value) * (at - start) / (end - start)
             yield f"{series.name}{{{series.labels}}} {value!r}\n"
 
 
 def serve(replay: Replay, port: int, loop: bool) -> None:
-    begun = time.monotonic()
+    """Serve the replay until the process is killed."""
+    started = time.monotonic()
 
     def now() -> float:
-        passed = (time.monotonic() - begun) * replay.speed
+        passed = (time.monotonic() - started) * replay.speed
         length = replay.end - replay.start
         return replay.start + (passed % length if loop else min(passed, length))
 
@@ -94,7 +102,7 @@ def serve(replay: Replay, port: int, loop: bool) -> None:
             self.wfile.write(body)
 
         def log_message(self, format: str, *arguments: object) -> None:
-            pass
+            """Log no requests."""
 
     server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
     print(f"replaying at http://127.0.0.1:{server.server_port}/metrics", flush=True)
@@ -106,7 +114,7 @@ def main() -> None:
     parser.add_argument("recording")
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--speed", type=float, default=1.0)
-    parser.add_argument("--loop", action="store_true", help="begin again at the end (counters are reset then)")
+    parser.add_argument("--loop", action="store_true", help="start again at the end, with a counter reset")
     arguments = parser.parse_args()
     serve(Replay(read_recording(arguments.recording), arguments.speed), arguments.port, arguments.loop)
 

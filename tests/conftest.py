@@ -18,7 +18,8 @@ settings.load_profile("kepler")
 _LONGEST = (
     "test_offline_trainer.py",
     "test_train.py",
-    "test_online_trainer.py",
+    "test_retraining.py",
+    "test_kills.py",
     "test_plugin_distributions.py",
     "test_third_party_plugins.py",
     "test_plugin_checks.py",

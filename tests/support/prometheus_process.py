@@ -1,4 +1,4 @@
-"""A real Prometheus on a free port, filled from recordings or scraping; and servers that misbehave."""
+"""A real Prometheus server on a free port, which holds a recording or scrapes; and a server with scripted answers."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 import threading
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,21 +19,22 @@ from typing import Any
 
 import pytest
 
-from support.server_process import PATIENCE, free_port, wait_for
+from support.process import PATIENCE, wait_for
+from support.server_process import free_port
 
 Content = Mapping[str, Sequence[Mapping[str, Any]]]
 """A recording, decoded."""
 
 
 def need_prometheus() -> None:
-    """Skips the test where Debian's package `prometheus` is not installed."""
+    """Skip the test if Debian's package `prometheus` is not installed."""
     for program in ("prometheus", "promtool"):
         if shutil.which(program) is None:
-            pytest.skip(f"no {program} here (apt-get install prometheus)")
+            pytest.skip(f"{program} is not installed (apt-get install prometheus)")
 
 
 def open_metrics(content: Content) -> Iterator[str]:
-    """The lines of a recording as OpenMetrics text."""
+    """Yield the lines of a recording as OpenMetrics text."""
     for metric, series in content.items():
         yield f"# TYPE {metric.removesuffix('_total')} {'counter' if metric.endswith('_total') else 'unknown'}\n"
         for item in series:
@@ -47,7 +49,7 @@ def open_metrics(content: Content) -> Iterator[str]:
 
 
 def write_blocks(content: Content, folder: Path) -> None:
-    """Make a data directory that holds a recording."""
+    """Create a data directory that holds a recording."""
     with tempfile.NamedTemporaryFile("w", suffix=".om", dir=folder.parent) as file:
         file.writelines(open_metrics(content))
         file.flush()
@@ -79,7 +81,8 @@ class PrometheusProcess:
     def data(self) -> Path:
         return self.folder / "data"
 
-    def start(self, *more: str) -> None:
+    def start(self, *options: str) -> None:
+        """Start the server and wait until it is ready."""
         command = [
             "prometheus",
             f"--config.file={self.folder / 'prometheus.yml'}",
@@ -87,7 +90,7 @@ class PrometheusProcess:
             "--storage.tsdb.retention.time=100y",
             f"--web.listen-address=127.0.0.1:{self.port}",
             "--log.level=warn",
-            *more,
+            *options,
         ]
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log)
@@ -104,15 +107,14 @@ class PrometheusProcess:
         wait_for(ready, "Prometheus is not ready")
 
     def stop(self, number: int = signal.SIGTERM) -> None:
+        """Send a signal and wait until the process has ended."""
         if self.process is not None:
             self.process.send_signal(number)
             self.process.wait(PATIENCE)
             self.process = None
 
     def ask(self, query: str) -> Any:
-        """The result of an instant query."""
-        import urllib.parse
-
+        """Return the result of an instant query."""
         url = f"{self.url}/api/v1/query?query={urllib.parse.quote(query)}"
         with urllib.request.urlopen(url, timeout=PATIENCE) as answer:
             return json.loads(answer.read())["data"]["result"]
@@ -120,26 +122,27 @@ class PrometheusProcess:
 
 @contextmanager
 def prometheus(
-    folder: Path, content: Content | None = None, *more: str, targets: Sequence[str] = (), scrape: str = "1s"
+    folder: Path, content: Content | None = None, *options: str, targets: Sequence[str] = (), scrape: str = "1s"
 ) -> Iterator[PrometheusProcess]:
-    """A server that holds a recording, or scrapes; skips the test where there is no Prometheus."""
+    """Run a server that holds a recording, or scrapes targets; skip the test if Prometheus is not installed."""
     need_prometheus()
     server = PrometheusProcess(folder, targets=targets, scrape=scrape)
     if content is not None:
         write_blocks(content, server.data)
     try:
-        server.start(*more)
+        server.start(*options)
         yield server
     finally:
         server.stop()
 
 
 Reply = tuple[int, Mapping[str, str], bytes]
+"""Status, headers and body."""
 
 
 @contextmanager
 def answering(reply: Callable[[str, Mapping[str, str]], Reply]) -> Iterator[str]:
-    """The URL of a server that answers as it is told: `reply` gets path and headers."""
+    """Run an HTTP server and yield its URL; `reply` returns the answer to a path and headers."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -151,7 +154,7 @@ def answering(reply: Callable[[str, Mapping[str, str]], Reply]) -> Iterator[str]
             self.wfile.write(body)
 
         def log_message(self, format: str, *arguments: object) -> None:
-            pass
+            """Log no requests."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)

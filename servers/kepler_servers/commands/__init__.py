@@ -17,13 +17,13 @@ _COMMANDS = {
     "select": "kepler_servers.commands.select:select",
     "submit": "kepler_servers.commands.submit:submit",
     "estimator": "kepler_servers.commands.estimator:estimator_commands",
-    "memory": "kepler_servers.commands.memory:memory",
+    "samples": "kepler_servers.commands.samples:samples",
 }
 
 
 @hookimpl
 def kepler_register_commands(cli: click.Group) -> None:
-    """Add `serve`, `select`, `submit`, `estimator` and `memory`."""
+    """Add `serve`, `select`, `submit`, `estimator` and `samples`."""
     cli.add_command(LazyGroup("serve", lazy=_SERVERS, help="Run a server until it gets SIGTERM or SIGINT."))
     assert isinstance(cli, LazyGroup)
     cli.lazy.update(_COMMANDS)

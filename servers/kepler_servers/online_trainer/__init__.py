@@ -1,1 +1,1 @@
-"""The online trainer: models that keep up with the machines they describe."""
+"""The online trainer: it keeps served models up to date with the machines they describe."""

@@ -21,57 +21,65 @@ from kepler_core.store.models import StoredModel, read_models, read_node_types
 
 log = logging.getLogger(__name__)
 
-WINDOW = 100
-"""Newest instants that the running error is the mean of."""
-FEWEST = 20
-FACTOR = 1.5
-WATTS = 0.5
-"""A running error above FACTOR · the validated error + WATTS is an alarm."""
+WINDOW_SAMPLES = 100
+"""The running error is the mean over this number of newest samples."""
+MIN_SAMPLES = 20
+"""With fewer samples there is no running error."""
+ALARM_FACTOR = 1.5
+ALARM_WATTS = 0.5
+"""The alarm is on while a running error exceeds ALARM_FACTOR · validated error + ALARM_WATTS."""
 
 
 @attrs.define
-class Watched:
-    """A served model, and how wrong it was lately."""
+class WatchedModel:
+    """A served model and its latest errors."""
 
     entry: StoredModel
     model: PowerModel
     validated: Mapping[str, float]
-    """Component -> validated MAE, watts."""
+    """Component -> validated mean absolute error, watts."""
     errors: dict[str, deque[float]] = attrs.field(factory=dict)
+    """Component -> absolute errors of the newest samples, watts."""
 
     def running(self) -> dict[str, float]:
-        """Component -> mean absolute error over the newest instants, watts; of those with enough."""
-        return {c: float(np.mean(found)) for c, found in self.errors.items() if len(found) >= FEWEST}
+        """Return component -> running error in watts, of components with enough samples."""
+        return {c: float(np.mean(errors)) for c, errors in self.errors.items() if len(errors) >= MIN_SAMPLES}
 
     def alarms(self) -> dict[str, bool]:
-        """Component -> whether its running error is beyond what validation promised."""
+        """Return component -> whether its running error exceeds the limit."""
         return {c: error > limit(self.validated[c]) for c, error in self.running().items()}
 
 
 def limit(validated: float) -> float:
-    """The highest running error that a validated one stands for, watts."""
-    return FACTOR * validated + WATTS
+    """Return the highest running error that is compatible with a validated error, in watts."""
+    return ALARM_FACTOR * validated + ALARM_WATTS
 
 
-class DriftWatch:
-    """Follows the best AbsPower model of each energy source and feature group that is served for our node
-    type. (A node's power is measured; a container's is not, so DynPower models are judged only when
-    challengers are.)"""
+class DriftMonitor:
+    """A monitor that compares the served models of one node type with live measurements.
+
+    It watches the AbsPower model with the lowest validated error of each energy source and feature
+    group. DynPower models are not watched, because the power of a container cannot be measured; they
+    are evaluated only in a retraining.
+    """
 
     def __init__(self, store: Store, pipeline: str, machine_spec: Mapping[str, Any] | None) -> None:
-        """`machine_spec`: what our nodes are, where that is known."""
+        """`machine_spec` describes the nodes, if that is known; it determines their node type."""
         self._store = store
         self._pipeline = pipeline
         self._spec = MachineSpec() if machine_spec is None else machine_spec_from(machine_spec, "machine")
         self._signature: str | None = None
         self.node_type = 0
-        """Ours in the pipeline; the one that it is going to have where none is served for it yet."""
+        """The number of the nodes' type, or the number it will get with its first models."""
         self.version: int | None = None
-        """The served version; None where it has no model for our node type."""
-        self.watched: list[Watched] = []
+        """The served version; None if it has no model for the node type."""
+        self.watched: list[WatchedModel] = []
 
     def refresh(self) -> bool:
-        """Look at the store; whether other models are served now. `StoreError` if it cannot be read."""
+        """Load the served models if they have changed, and return whether they have.
+
+        `StoreError` if the store cannot be read.
+        """
         if self._pipeline not in self._store.pipelines():
             return False
         signature = self._store.signature(self._pipeline)
@@ -79,12 +87,12 @@ class DriftWatch:
             return False
         snapshot = self._store.snapshot(self._pipeline)
         node_type = matching_type(read_node_types(snapshot), self._spec.as_dict())
-        mine = [entry for entry in read_models(snapshot) if entry.node_type == node_type]
+        entries = [entry for entry in read_models(snapshot) if entry.node_type == node_type]
         best: dict[tuple[str, str], StoredModel] = {}
-        for entry in mine:
+        for entry in entries:
             if entry.output_type == "AbsPower" and entry.portable:
-                known = best.get((entry.source, entry.feature_group))
-                if known is None or _error(entry) < _error(known):
+                best_yet = best.get((entry.source, entry.feature_group))
+                if best_yet is None or _validated_error(entry) < _validated_error(best_yet):
                     best[entry.source, entry.feature_group] = entry
         watched = []
         for entry in best.values():
@@ -95,34 +103,36 @@ class DriftWatch:
                 continue
             metadata = entry.metadata
             validated = {c: float(metadata.get(f"{c}_mae") or metadata["mae"]) for c in model.components}
-            watched.append(Watched(entry, model, validated))
+            watched.append(WatchedModel(entry, model, validated))
         self.node_type, self.watched = node_type, watched
-        self.version, self._signature = snapshot.version if mine else None, signature
+        self.version, self._signature = snapshot.version if entries else None, signature
         return True
 
     def update(self, observations: Observations, fresh: IntArray) -> None:
-        """Compare with newly measured instants (their numbers)."""
-        for one in self.watched:
-            if not set(one.model.features) <= set(observations.node_features):
+        """Compare the models' predictions with the power of new samples, given by their numbers."""
+        for watched in self.watched:
+            features = watched.model.features
+            if not set(features) <= set(observations.node_features):
                 continue
-            X = np.column_stack([observations.node_features[name][fresh] for name in one.model.features])
-            known = np.isfinite(X).all(axis=1)
-            if not known.any():
+            X = np.column_stack([observations.node_features[name][fresh] for name in features])
+            complete = np.isfinite(X).all(axis=1)
+            if not complete.any():
                 continue
-            predicted = one.model.predict(X[known])
+            predicted = watched.model.predict(X[complete])
             for component, watts in predicted.items():
-                measured = observations.power.get((one.entry.source, component))
+                measured = observations.power.get((watched.entry.source, component))
                 if measured is None:
                     continue
-                off = np.abs(watts - measured[fresh][known])
-                one.errors.setdefault(component, deque(maxlen=WINDOW)).extend(off[np.isfinite(off)].tolist())
+                errors = np.abs(watts - measured[fresh][complete])
+                window = watched.errors.setdefault(component, deque(maxlen=WINDOW_SAMPLES))
+                window.extend(errors[np.isfinite(errors)].tolist())
 
     @property
     def alarm(self) -> bool:
-        """Whether any watched model is beyond its validated error."""
-        return any(any(one.alarms().values()) for one in self.watched)
+        """Whether the running error of any watched model exceeds its limit."""
+        return any(any(watched.alarms().values()) for watched in self.watched)
 
 
-def _error(entry: StoredModel) -> float:
-    found = entry.metadata.get("mae")
-    return float(found) if isinstance(found, int | float) else float("inf")
+def _validated_error(entry: StoredModel) -> float:
+    mae = entry.metadata.get("mae")
+    return float(mae) if isinstance(mae, int | float) else float("inf")

@@ -1,4 +1,4 @@
-"""What is new at the Prometheus server, as observations."""
+"""Fetch new samples from a Prometheus server as observations."""
 
 from __future__ import annotations
 
@@ -8,60 +8,68 @@ from collections.abc import Iterator
 import attrs
 
 from kepler_core.errors import RecordingError
+from kepler_core.pipeline.observing import observe_for
 from kepler_core.pipeline.spec import PipelineSpec
 from kepler_core.prometheus import PrometheusClient, Query, answers, plan_queries, select_metrics
 from kepler_core.prometheus.joining import recording_bytes
-from kepler_core.recording import Observations, observe, read_recording
+from kepler_core.recording import Observations, read_recording
 
 SLICE_SECONDS = 1800.0
-"""A long gap is caught up with in parts of this length: each is kept before the next is asked for."""
+"""A long gap is fetched in slices of this length. Each slice is stored before the next is fetched."""
 
 
 @attrs.frozen
-class Source:
-    """What to ask a server for."""
+class Fetcher:
+    """A fetcher of the metrics that one pipeline needs, from one server."""
 
     client: PrometheusClient
     spec: PipelineSpec
     step: float | None
+    """Seconds between fetched values; None: as they were scraped."""
     instance: str | None
+    """The only node to fetch; None: all."""
     matchers: tuple[str, ...]
+    """Label matchers that every series must fulfil."""
     jobs: int = 4
+    """Queries at a time."""
 
     def fetch(self, since: float, until: float, stop: threading.Event) -> Observations | None:
-        """All between two times; None where there is nothing. `PrometheusError` if any of the queries
-        fails: half of a time is never taken."""
+        """Fetch a time range; None if the server has nothing in it.
+
+        `PrometheusError` if any query fails: an incomplete range is never returned.
+        """
         names = self.client.metric_names(since, until, self.matchers)
         selections = select_metrics(names, spec=self.spec, instance=self.instance, matchers=self.matchers)
         if not selections:
             return None
-        found: dict[str, list[tuple[Query, list[bytes]]]] = {}
+        by_metric: dict[str, list[tuple[Query, list[bytes]]]] = {}
         queries = plan_queries(selections, self._aligned(since), until, self.step)
         for query, results in answers(self.client, queries, jobs=self.jobs, stop=stop):
-            found.setdefault(query.metric, []).append((query, results))
+            by_metric.setdefault(query.metric, []).append((query, results))
         in_order = {
             metric: [result for _, results in sorted(parts, key=lambda part: part[0].start) for result in results]
-            for metric, parts in sorted(found.items())
+            for metric, parts in sorted(by_metric.items())
         }
         content = {metric: results for metric, results in in_order.items() if any(r != b"[]" for r in results)}
         if not content:
             return None
         recording = read_recording(recording_bytes(content), name=self.client.location)
         try:
-            return observe([recording], use_vm_metrics=self.spec.use_vm_metrics, third_party=self.spec.third_party)
+            return observe_for(self.spec, [recording])
         except RecordingError:
-            # only metrics of others, or only names without a sample
+            # without values, there are only third-party metrics or metrics that have just begun
             if any(metric.n_samples for metric in recording.metrics.values()):
                 raise
             return None
 
     def _aligned(self, since: float) -> float:
-        # or the same time would have other timestamps the next time
+        # multiples of the step: otherwise the next fetch returns other timestamps for the same time range
         return since if self.step is None else since // self.step * self.step
 
 
-def slices(since: float, until: float, overlap: float) -> Iterator[tuple[float, float]]:
-    """A time in parts, each beginning so long before the end of the last one that its rates are known."""
+def time_slices(since: float, until: float, overlap: float) -> Iterator[tuple[float, float]]:
+    """Split a time range. Each slice starts `overlap` seconds before the previous one ends, so that rates
+    are known from its beginning."""
     start = since
     while until - start > SLICE_SECONDS + overlap:
         yield start, start + SLICE_SECONDS + overlap

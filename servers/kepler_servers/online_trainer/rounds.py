@@ -1,19 +1,15 @@
-"""One round after the other: fetch what is new, remember it, watch the served models, have them examined."""
+"""The loop of the online trainer: fetch samples, store them, watch the served models, retrain."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
 import logging
-import sys
 import threading
 import time
-from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import attrs
-import msgspec
 import numpy as np
 import pyarrow as pa
 
@@ -22,321 +18,284 @@ from kepler_core.pipeline.load import as_document
 from kepler_core.plugins.hooks import events
 from kepler_core.recording.preflight import utc
 from kepler_core.store import Store
-from kepler_servers.online_trainer.drift import DriftWatch
-from kepler_servers.online_trainer.examination import MEMORY, Task
-from kepler_servers.online_trainer.fetching import Source, slices
-from kepler_servers.online_trainer.memory import TrainingMemory, TrainingMemoryError
-from kepler_servers.process_group import SessionProcess
+from kepler_servers.online_trainer.drift import DriftMonitor
+from kepler_servers.online_trainer.fetching import Fetcher, time_slices
+from kepler_servers.online_trainer.retraining.process import run_in_process
+from kepler_servers.online_trainer.retraining.task import RetrainingTask
+from kepler_servers.online_trainer.sample_files import SampleStoreError
+from kepler_servers.online_trainer.sample_store import SampleStore
+from kepler_servers.online_trainer.state_folder import StateFolder
+from kepler_servers.online_trainer.status import Status
 
 log = logging.getLogger(__name__)
 
-FIRST_INSTANTS = 100
-"""Instants before the first models are trained."""
-DRIFT_INSTANTS = 60
-"""New instants before a drift is answered: on these challengers are judged."""
-LONGEST_REST = 2
-"""Rounds until an examination that changed nothing is repeated, at most, while the drift lasts."""
-_CLOCK_SLACK = 1.0
+FIRST_MODEL_SAMPLES = 100
+"""Samples that are needed for the first models."""
+DRIFT_SAMPLES = 60
+"""New samples that are needed for a retraining after a drift; the challengers are evaluated on some of them."""
+MAX_SKIPPED_ROUNDS = 2
+"""Rounds to skip, at most, between two retrainings that could not end a drift."""
+_CLOCK_TOLERANCE_SECONDS = 1.0
 
 
 @attrs.frozen
-class Pace:
-    """When what is done; seconds, but for the counts."""
+class Schedule:
+    """The timing of rounds, fetches and retrainings. Durations are in seconds."""
 
     interval: float = 300.0
+    """Time between two rounds."""
     delay: float = 10.0
-    """Samples are given so long to arrive."""
+    """Values that are younger are not fetched yet: they may be incomplete."""
     backfill: float = 3600.0
-    """How far back the first round looks."""
+    """How far back the first round fetches."""
     catch_up: float = 6 * 3600.0
-    """How far back a round looks after a longer absence."""
+    """How far back a round fetches after a pause."""
     retrain_after: int = 200
-    """New instants after which all is trained anew."""
+    """New samples after which all models are retrained."""
     jobs: int = 1
     """Fits at a time."""
-    training_seconds: float = 3600.0
-    """An examination that takes longer is ended."""
-
-
-@attrs.define
-class Status:
-    """What is said of the trainer, by `/healthz` and `/metrics`; replaced or counted up, never cleared."""
-
-    started: float = attrs.field(factory=time.time)
-    rounds: Counter[str] = attrs.field(factory=Counter)
-    """By outcome."""
-    problems: Counter[str] = attrs.field(factory=Counter)
-    """By kind."""
-    problem: str | None = None
-    """Of the last round."""
-    last_success: float | None = None
-    """Unix time."""
-    lag: float | None = None
-    """Seconds from the newest data in the memory to the server's clock."""
-    instants: Counter[str] = attrs.field(factory=Counter)
-    decisions: Counter[str] = attrs.field(factory=Counter)
-    last_decision: dict[str, Any] | None = None
-    law_changes: int = 0
-    memory: dict[str, int] = attrs.field(factory=dict)
-    """Node -> instants."""
-    memory_bytes: int = 0
-    damaged_files: int = 0
-    """Of the memory; they were set aside."""
-    gone: dict[str, float] = attrs.field(factory=dict)
-    """Node -> seconds since its newest instant, of nodes that others are far ahead of."""
-    seconds: dict[str, float] = attrs.field(factory=dict)
-    """What the last round took."""
+    training_timeout: float = 3600.0
+    """A retraining that takes longer is killed."""
 
 
 class Rounds:
-    """The trainer's loop. `round` may also be called by itself."""
+    """The rounds of one online trainer."""
 
     def __init__(
         self,
-        source: Source,
+        fetcher: Fetcher,
         store: Store,
-        state: Path,
-        pace: Pace,
+        state: StateFolder,
+        schedule: Schedule,
         *,
-        memory: TrainingMemory,
+        samples: SampleStore,
         machine_spec: dict[str, Any] | None = None,
         stop: threading.Event | None = None,
     ) -> None:
-        self.source = source
+        """`store` is the model store; `machine_spec` describes the nodes, if that is known."""
+        self.fetcher = fetcher
         self.store = store
         self.state = state
-        self.pace = pace
-        self.memory = memory
+        self.schedule = schedule
+        self.samples = samples
         self.machine_spec = machine_spec
         self.stop = stop or threading.Event()
         self.status = Status()
-        self.drift = DriftWatch(store, source.spec.name, machine_spec)
-        self._since_examined = 0
-        self._rest = 0
-        self._next_rest = 1
-        self._learnt_what_was_examined = False
-        self._said: str | None = None
+        self.drift = DriftMonitor(store, fetcher.spec.name, machine_spec)
+        self._new_samples = 0
+        """Samples that were added since the last retraining."""
+        self._rounds_to_skip = 0
+        self._next_skip = 1
+        self._progress_restored = False
+        self._logged_problem: str | None = None
         self._count_damaged()
 
     def run(self) -> None:
-        """Rounds until `stop` is set; a round that fails is said, counted, and followed by the next."""
+        """Run rounds until `stop` is set. A failed round is logged and counted, and the next one follows."""
         while not self.stop.is_set():
             started = time.monotonic()
-            self.guarded_round()
-            _give_back()
-            self.stop.wait(max(self.pace.interval - (time.monotonic() - started), 0.0))
+            self.try_round()
+            _release_memory()
+            self.stop.wait(max(self.schedule.interval - (time.monotonic() - started), 0.0))
 
-    def guarded_round(self) -> bool:
-        """One round; whether it succeeded."""
+    def try_round(self) -> bool:
+        """Run a round, record its outcome in `status`, and return whether it succeeded."""
         started = time.monotonic()
         kind, problem = "", None
         try:
             outcome = self.round()
         except PrometheusError as error:
             outcome, kind, problem = "failed", error.kind, str(error)
-        except TrainingMemoryError as error:
+        except SampleStoreError as error:
             outcome, kind, problem = "failed", "memory", str(error)
-            with contextlib.suppress(TrainingMemoryError):
-                self.memory.look_again()
+            with contextlib.suppress(SampleStoreError):
+                self.samples.recheck()
                 self._count_damaged()
         except StoreError as error:
             outcome, kind, problem = "failed", "store", str(error)
         except KeplerError as error:
             outcome, kind, problem = "failed", "data", str(error)
         except Exception:
-            # a defect of ours must not end the trainer; what is in the memory stays
+            # a defect must not end a process that runs for months; the stored samples stay
             log.exception("a round failed; this is a defect of the online trainer")
             outcome, kind, problem = "failed", "defect", "a defect of the online trainer; its log says more"
-        status = self.status
-        status.rounds[outcome] += 1
+        self.status.rounds[outcome] += 1
         if kind and kind != "stopped":
-            status.problems[kind] += 1
-        status.problem = problem
-        if problem is not None and problem != self._said:
-            log.error("%s", problem)
-        elif problem is None and self._said is not None:
-            log.warning("it goes on")
-        self._said = problem
-        status.seconds["round"] = time.monotonic() - started
-        self._describe_memory()
+            self.status.problems[kind] += 1
+        self._log_problem(problem)
+        self.status.seconds["round"] = time.monotonic() - started
+        self._update_store_status()
         return problem is None
 
     def round(self) -> str:
-        """One round; its outcome: "new data", "nothing new" or "empty"."""
+        """Run a round and return its outcome: "new data", "nothing new" or "empty"."""
         self.drift.refresh()
-        self._learn_what_was_examined()
+        self._restore_progress()
         started = time.monotonic()
-        now = self.source.client.now()
-        until = now - self.pace.delay
-        outcome = self._fetch(until)
+        now = self.fetcher.client.now()
+        outcome = self._fetch(now - self.schedule.delay)
         self.status.seconds["fetch"] = time.monotonic() - started
-        cursor = self.memory.cursor(now + _CLOCK_SLACK)
+        cursor = self.samples.cursor(now + _CLOCK_TOLERANCE_SECONDS)
         self.status.lag = None if cursor is None else max(now - cursor, 0.0)
-        gone = self.memory.tidy()
-        if gone:
-            log.info("%d instants were thinned out of the memory", gone)
+        if removed := self.samples.tidy():
+            log.info("thinned out %d samples", removed)
         if outcome != "empty":
             self.status.last_success = time.time()
         if (trigger := self._due()) is not None:
-            self._examine(*trigger)
+            self._retrain(*trigger)
         return outcome
 
+    # --- fetching ---
+
     def _fetch(self, until: float) -> str:
-        cursor = self.memory.cursor(until)
-        reach = self.memory.reach
-        earliest = until - self.pace.catch_up
-        if cursor is not None:
-            since = max(cursor - 2 * reach, earliest)
-            if self.memory.newest() and max(self.memory.newest().values()) > until + reach + self.pace.interval:
-                self.status.problems["clock"] += 1
-                log.warning("a part of the memory is from the future: a clock was wrong")
-        elif self.memory.has_lost:
-            since = earliest
-        elif self.memory.instants:
-            since = until - 2 * reach
-            self.status.problems["clock"] += 1
-            log.warning("all that is in the memory is from the future: a clock was wrong; going on from now")
-        else:
-            since = until - self.pace.backfill
-        if self.memory.has_lost:
-            log.warning("what a damaged file of the memory held is asked for again, from %s on", utc(since))
-        added = seen = 0
-        for start, end in slices(since, until, 2 * reach):
+        """Fetch and store what is new, and return the outcome of the round."""
+        reach = self.samples.reach
+        since = self._fetch_since(until)
+        if self.samples.has_lost:
+            log.warning("fetching the time range of a damaged sample file again, from %s on", utc(since))
+        added = fetched = 0
+        for start, end in time_slices(since, until, 2 * reach):
             if self.stop.is_set():
                 break
-            found = self.source.fetch(start, end, self.stop)
-            if found is None or not len(found.sample_time):
+            observations = self.fetcher.fetch(start, end, self.stop)
+            if observations is None or not len(observations.sample_time):
                 continue
-            seen += len(found.sample_time)
-            result = self.memory.append(found, since=start, until=end)
+            fetched += len(observations.sample_time)
+            result = self.samples.append(observations, since=start, until=end)
             for name in ("added", "replaced", "known", "unusable"):
-                self.status.instants[name] += getattr(result, name)
+                self.status.samples[name] += getattr(result, name)
             added += result.added
-            self.drift.update(found, result.fresh)
-        self._since_examined += added
+            self.drift.update(observations, result.fresh)
+        self._new_samples += added
         if not self.stop.is_set():
-            self.memory.fetched_again()
+            self.samples.clear_lost()
         if added:
             return "new data"
-        return "nothing new" if seen else "empty"
+        return "nothing new" if fetched else "empty"
 
-    # --- examinations ---
+    def _fetch_since(self, until: float) -> float:
+        """Return the start of the time range to fetch, Unix seconds."""
+        samples, reach = self.samples, self.samples.reach
+        cursor = samples.cursor(until)
+        earliest = until - self.schedule.catch_up
+        if cursor is not None:
+            newest = max(samples.newest().values(), default=-np.inf)
+            if newest > until + reach + self.schedule.interval:
+                self.status.problems["clock"] += 1
+                log.warning("some stored samples are from the future: a clock was wrong")
+            return max(cursor - 2 * reach, earliest)
+        if samples.has_lost:
+            return earliest
+        if samples.sample_count:
+            self.status.problems["clock"] += 1
+            log.warning("all stored samples are from the future: a clock was wrong; continuing from the current time")
+            return until - 2 * reach
+        return until - self.schedule.backfill
 
-    def _learn_what_was_examined(self) -> None:
-        """After a restart: how much is new since the last decision about our node type."""
-        if self._learnt_what_was_examined:
+    # --- retraining ---
+
+    def _restore_progress(self) -> None:
+        """After a start, count the samples since the last decision about the node type."""
+        if self._progress_restored:
             return
-        of_all = self.store.decisions(self.source.spec.name)
-        decisions = [found for found in of_all if found.get("node_type") == self.drift.node_type]
+        decisions = [
+            decision
+            for decision in self.store.decisions(self.fetcher.spec.name)
+            if decision.get("node_type") == self.drift.node_type
+        ]
         if decisions:
             self.status.last_decision = decisions[-1]
             until = float(decisions[-1].get("data_until", 0.0))
-            newest = self.memory.table().column("time").to_numpy() if self.memory.instants else np.empty(0)
-            self._since_examined = int(np.count_nonzero(newest > until))
+            has_samples = self.samples.sample_count > 0
+            time = self.samples.table().column("time").to_numpy() if has_samples else np.empty(0)
+            self._new_samples = int(np.count_nonzero(time > until))
         else:
-            self._since_examined = self.memory.instants
-        self._learnt_what_was_examined = True
+            self._new_samples = self.samples.sample_count
+        self._progress_restored = True
 
     def _due(self) -> tuple[str, bool] | None:
-        """Why an examination is due, and whether all is to be trained anew."""
+        """Return the trigger of a retraining that is due, and whether all models must be trained anew."""
         if self.drift.version is None:
-            return ("first models", True) if self.memory.instants >= FIRST_INSTANTS else None
-        if self._since_examined >= self.pace.retrain_after:
+            return ("first models", True) if self.samples.sample_count >= FIRST_MODEL_SAMPLES else None
+        if self._new_samples >= self.schedule.retrain_after:
             return ("drift" if self.drift.alarm else "new data"), True
-        if self.drift.alarm and self._since_examined >= DRIFT_INSTANTS:
-            if self._rest > 0:
-                self._rest -= 1
+        if self.drift.alarm and self._new_samples >= DRIFT_SAMPLES:
+            if self._rounds_to_skip > 0:
+                self._rounds_to_skip -= 1
                 return None
             return "drift", False
         return None
 
-    def _examine(self, trigger: str, retrain: bool) -> None:
-        task = Task(
-            str(self.state),
-            self.store.location,
-            as_document(self.source.spec),
-            trigger,
-            retrain,
-            self.pace.jobs,
-            self.machine_spec,
+    def _retrain(self, trigger: str, train_all: bool) -> None:
+        task = RetrainingTask(
+            state=str(self.state.path),
+            store=self.store.location,
+            pipeline=as_document(self.fetcher.spec),
+            trigger=trigger,
+            train_all=train_all,
+            jobs=self.schedule.jobs,
+            machine_spec=self.machine_spec,
         )
         started = time.monotonic()
-        decision = self._in_a_process(task)
-        self.status.seconds["examination"] = time.monotonic() - started
-        self._since_examined = 0
+        decision = run_in_process(task, timeout=self.schedule.training_timeout, stop=self.stop)
+        self.status.seconds["retraining"] = time.monotonic() - started
+        self._new_samples = 0
         if decision is None:
             return
         if "error" in decision:
             self.status.problems["training"] += 1
             self.status.decisions["failed"] += 1
-            log.error("the examination failed: %s", decision["error"])
-            self._rest, self._next_rest = self._next_rest, min(2 * self._next_rest, LONGEST_REST)
+            log.error("the retraining failed: %s", decision["error"])
+            self._skip_rounds()
             return
         self.status.last_decision = decision
         self.status.decisions[decision["decision"]] += 1
-        self.status.law_changes += len(decision.get("law_changes", ()))
-        self.drift.refresh()  # before a strict listener may end the round
+        self.status.power_shifts += len(decision.get("law_changes", ()))
+        self.drift.refresh()  # before the hook: a listener marked strict may end the round
         if decision["decision"] == "published":
-            self._rest, self._next_rest = 0, 1
+            self._rounds_to_skip, self._next_skip = 0, 1
             version = decision["version"]
-            log.info("version %s is published (%s): %s", version, decision["trigger"], decision["reason"])
-            name, where = self.source.spec.name, self.store.location.rstrip("/")
-            events().send("kepler_model_published", pipeline=name, version=version, path=f"{where}/{name}")
+            log.info("published version %s (%s): %s", version, decision["trigger"], decision["reason"])
+            name, location = self.fetcher.spec.name, self.store.location.rstrip("/")
+            events().send("kepler_model_published", pipeline=name, version=version, path=f"{location}/{name}")
         else:
             if trigger == "drift":
-                self._rest, self._next_rest = self._next_rest, min(2 * self._next_rest, LONGEST_REST)
+                self._skip_rounds()
             log.info("%s (%s): %s", decision["decision"], decision["trigger"], decision["reason"])
 
-    def _in_a_process(self, task: Task) -> dict[str, Any] | None:
-        """The decision; None if we are told to stop meanwhile."""
-        command = [sys.executable, "-m", "kepler_servers.online_trainer.examination"]
-        process = SessionProcess(command)
-        answer: list[bytes] = []
-        content = msgspec.json.encode(task)
+    def _skip_rounds(self) -> None:
+        """Retrain less often while retraining does not end the drift."""
+        self._rounds_to_skip, self._next_skip = self._next_skip, min(2 * self._next_skip, MAX_SKIPPED_ROUNDS)
 
-        def talk() -> None:
-            with contextlib.suppress(OSError, ValueError):  # it has ended: its exit code says more
-                process.stdin.write(content)
-                process.stdin.close()
-                answer.append(process.stdout.read())
+    # --- status ---
 
-        talking = threading.Thread(target=talk, name="examination", daemon=True)
-        talking.start()
-        until = time.monotonic() + self.pace.training_seconds
-        while talking.is_alive():
-            talking.join(0.1)
-            if self.stop.is_set() or time.monotonic() > until:
-                process.kill()
-                process.end()
-                return None if self.stop.is_set() else {"error": f"not done in {self.pace.training_seconds:g} s"}
-        code = process.end()
-        if code != 0 or not answer or not answer[0]:
-            return {"error": f"the training process ended with exit code {code}; the log says more"}
-        return msgspec.json.decode(answer[0], type=dict[str, Any])
+    def _log_problem(self, problem: str | None) -> None:
+        """Log a problem when it begins, and when it is over."""
+        self.status.problem = problem
+        if problem is not None and problem != self._logged_problem:
+            log.error("%s", problem)
+        elif problem is None and self._logged_problem is not None:
+            log.warning("recovered: the round succeeded")
+        self._logged_problem = problem
 
     def _count_damaged(self) -> None:
-        new = len(self.memory.damaged) - self.status.damaged_files
+        new = len(self.samples.damaged) - self.status.damaged_files
         if new:
             self.status.damaged_files += new
             self.status.problems["memory"] += new
 
-    def _describe_memory(self) -> None:
+    def _update_store_status(self) -> None:
         status = self.status
-        status.memory = self.memory.nodes
-        status.memory_bytes = self.memory.size
-        newest = self.memory.newest()
+        status.stored_samples = self.samples.samples_by_node
+        status.stored_bytes = self.samples.size
+        newest = self.samples.newest()
         latest = max(newest.values(), default=0.0)
-        behind = max(2 * self.pace.interval, self.memory.reach)
-        status.gone = {node: latest - time for node, time in newest.items() if latest - time > behind}
+        tolerance = max(2 * self.schedule.interval, self.samples.reach)
+        status.gone = {node: latest - time for node, time in newest.items() if latest - time > tolerance}
 
 
-def _give_back() -> None:
-    """Return to the system what a round took: it is not needed until the next one, minutes later."""
+def _release_memory() -> None:
+    """Return unused memory to the system: the next round is minutes away."""
     pa.default_memory_pool().release_unused()
-    with contextlib.suppress(AttributeError, OSError):  # only glibc has it
+    with contextlib.suppress(AttributeError, OSError):  # only glibc has malloc_trim
         ctypes.CDLL(None).malloc_trim(0)
-
-
-def state_folder(state: Path) -> Path:
-    """The folder of the training memory in a state folder."""
-    return state / MEMORY

@@ -1,0 +1,166 @@
+"""Compare challengers with the champion on data that neither was trained on.
+
+The champion is the served model; challengers are the candidates of the same path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
+import numpy as np
+
+from kepler_core.store.models import StoredModel
+from kepler_servers.online_trainer.retraining.candidates import Candidate
+from kepler_servers.online_trainer.retraining.evaluation import Evaluation, Evaluator
+from kepler_servers.online_trainer.retraining.holdout import MIN_SAMPLES
+from kepler_servers.online_trainer.standard_error import SIGNIFICANT_ERRORS, mean_and_standard_error
+
+MIN_GAIN = 0.02
+"""Smallest gain that counts, as a fraction of the champion's error."""
+COMPONENT_LOSS = 0.05
+"""Loss of a single component that is tolerated, as a fraction of the champion's error."""
+COMPONENT_LOSS_WATTS = 0.1
+"""Loss of a single component that is always tolerated."""
+IDLE_LOSS_WATTS = 0.5
+"""Loss at idle that is always tolerated."""
+IDLE_LOSS_OF_POWER = 0.02
+"""Loss at idle that is tolerated, as a fraction of the component's mean power."""
+IDLE_LOSS_OF_GAIN = 0.2
+"""Loss at idle that is tolerated, as a fraction of the gain: half a watt at idle does not outweigh a gain
+of five watts."""
+
+
+@attrs.frozen
+class Comparison:
+    """The result of comparing a challenger with the champion."""
+
+    better: bool
+    reason: str
+    gain: float
+    """Watts by which the challenger's error is lower, summed over the components."""
+
+
+@attrs.frozen
+class CandidateResult:
+    """A candidate with its evaluation and comparison."""
+
+    path: str
+    candidate: Candidate
+    served: Evaluation | None
+    """The champion's evaluation."""
+    evaluation: Evaluation | None
+    comparison: Comparison
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the result as a decision records it."""
+        return {
+            "path": self.path,
+            "kind": self.candidate.kind,
+            "better": self.comparison.better,
+            "reason": self.comparison.reason,
+            "served": None if self.served is None else self.served.as_dict(),
+            "new": None if self.evaluation is None else self.evaluation.as_dict(),
+        }
+
+
+def compare_candidates(
+    evaluator: Evaluator, served: Mapping[str, StoredModel], candidates: Mapping[str, Sequence[Candidate]]
+) -> list[CandidateResult]:
+    """Compare all candidates with the served models of their paths; those that are better come first."""
+    results = []
+    for path, of_path in sorted(candidates.items()):
+        champion = served.get(path)
+        champion_evaluation = None
+        if champion is not None and champion.portable:
+            champion_evaluation = evaluator.evaluate(champion)
+        for candidate in of_path:
+            evaluation = evaluator.evaluate(candidate)
+            comparison = _compare(champion, champion_evaluation, evaluation)
+            results.append(CandidateResult(path, candidate, champion_evaluation, evaluation, comparison))
+    results.sort(key=lambda result: not result.comparison.better)
+    return results
+
+
+def best_by_path(results: Sequence[CandidateResult]) -> dict[str, CandidateResult]:
+    """Return the candidate with the highest gain of each path, of those that are better."""
+    best: dict[str, CandidateResult] = {}
+    for result in results:
+        if result.comparison.better and (
+            result.path not in best or result.comparison.gain > best[result.path].comparison.gain
+        ):
+            best[result.path] = result
+    return best
+
+
+def _compare(
+    champion: StoredModel | None, champion_evaluation: Evaluation | None, evaluation: Evaluation | None
+) -> Comparison:
+    if champion is None:
+        return Comparison(True, "no model is served at this path", 0.0)
+    if not champion.portable:
+        return Comparison(False, "the served model cannot be loaded, so it cannot be compared", 0.0)
+    if evaluation is None or champion_evaluation is None:
+        return Comparison(False, f"fewer than {MIN_SAMPLES} new samples to evaluate on", 0.0)
+    return compare(champion_evaluation, evaluation)
+
+
+def compare(champion: Evaluation, challenger: Evaluation) -> Comparison:
+    """Compare two models on the samples on which both were evaluated.
+
+    The challenger is better if its error over all components is significantly lower, and neither a
+    single component nor the error at idle is significantly higher.
+    """
+    common = set(champion.samples) & set(challenger.samples)
+    if len(common) < MIN_SAMPLES:
+        return Comparison(False, f"only {len(common)} samples on which both could be evaluated", 0.0)
+    champion, challenger = champion.subset(common), challenger.subset(common)
+    if missing := [component for component in champion.predicted if component not in challenger.predicted]:
+        return Comparison(False, f"the new model has no {', '.join(missing)}", 0.0)
+    before = champion.total_error()
+    mean_before = float(before.mean())
+    gain, needed = _gain(champion, challenger)
+    watts = f"{mean_before:.2f} W with the served model, {mean_before - gain:.2f} W with the new one"
+    if not gain > needed:
+        result = "no better" if gain <= 0 else "better by less than noise"
+        reason = f"{result} on {len(common)} new samples: {watts}, needed a gain of {needed:.2f} W"
+        return Comparison(False, reason, gain)
+    if (loss := _component_loss(champion, challenger) or _idle_loss(champion, challenger, gain)) is not None:
+        return Comparison(False, f"{loss} ({watts})", gain)
+    return Comparison(True, f"better on {len(common)} new samples: {watts}", gain)
+
+
+def _gain(champion: Evaluation, challenger: Evaluation) -> tuple[float, float]:
+    """Return the challenger's gain, and the gain above which it is significant, in watts."""
+    before = champion.total_error()
+    gains = before - challenger.total_error()
+    gain, error = mean_and_standard_error(gains)
+    only_champion_extrapolates = champion.is_extrapolated & ~challenger.is_extrapolated
+    if only_champion_extrapolates.any() and gains[only_champion_extrapolates].mean() > 0:
+        # the champion was not trained on what the machine does now: its errors are not mere noise
+        error = 0.0
+    return gain, max(SIGNIFICANT_ERRORS * error, MIN_GAIN * float(before.mean()))
+
+
+def _component_loss(champion: Evaluation, challenger: Evaluation) -> str | None:
+    """Return the reason if the challenger is significantly worse for a component."""
+    for component, measured in champion.measured.items():
+        champion_error = np.abs(champion.predicted[component] - measured)
+        challenger_error = np.abs(challenger.predicted[component] - challenger.measured[component])
+        loss, error = mean_and_standard_error(challenger_error - champion_error)
+        tolerated = max(SIGNIFICANT_ERRORS * error, COMPONENT_LOSS * float(champion_error.mean()), COMPONENT_LOSS_WATTS)
+        if loss > tolerated:
+            return f"{component} is worse by {loss:.2f} W"
+    return None
+
+
+def _idle_loss(champion: Evaluation, challenger: Evaluation, gain: float) -> str | None:
+    """Return the reason if the challenger is significantly worse for a component at idle."""
+    before, after = champion.errors(), challenger.errors()
+    for component, measured in champion.measured.items():
+        loss = abs(after[component]["idle_error"]) - abs(before[component]["idle_error"])
+        power = float(np.mean(measured))
+        if loss > max(IDLE_LOSS_WATTS, IDLE_LOSS_OF_POWER * power, IDLE_LOSS_OF_GAIN * gain):
+            return f"{component} at idle is worse by {loss:.2f} W"
+    return None

@@ -1,0 +1,157 @@
+"""Evaluate models on samples that were held out from training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol, cast
+
+import attrs
+import numpy as np
+
+from kepler_core.arrays import BoolArray, FloatArray, IntArray
+from kepler_core.contracts import IsolationContext
+from kepler_core.dataset import Dataset
+from kepler_core.errors import PluginError
+from kepler_core.grouping import sum_by
+from kepler_core.models.power_model import PowerModel
+from kepler_core.pipeline.plan import Plan, Wanted, datasets
+from kepler_core.pipeline.spec import PipelineSpec
+from kepler_core.pipeline.validation import score
+from kepler_core.plugins import registry
+from kepler_core.vocabulary import OutputType, main_feature
+from kepler_servers.online_trainer.retraining.holdout import MIN_SAMPLES, HeldOut
+
+EXTRAPOLATION_FACTOR = 1.05
+"""A model extrapolates where a feature exceeds its highest training value by this factor."""
+MAX_SAMPLES_ON_ALL = 2000
+"""An evaluation on all samples uses at most this number, evenly spaced."""
+
+
+class LoadableModel(Protocol):
+    """What the evaluator needs of a model: a stored model or a candidate has it."""
+
+    @property
+    def source(self) -> str: ...
+    @property
+    def output_type(self) -> str: ...
+    @property
+    def feature_group(self) -> str: ...
+    def load(self) -> PowerModel:
+        """Load the model."""
+
+
+@attrs.frozen(eq=False)
+class Evaluation:
+    """Predictions of a model beside measurements; arrays have shape (samples,), in order of time."""
+
+    samples: tuple[tuple[str, float], ...]
+    """(node, Unix seconds) of each sample."""
+    predicted: Mapping[str, FloatArray]
+    """Component -> watts of the node; for DynPower, the sum over its containers."""
+    measured: Mapping[str, FloatArray]
+    load: Mapping[str, FloatArray]
+    """Component -> its main feature."""
+    is_extrapolated: BoolArray
+    """Where a feature is higher than in the model's training data."""
+
+    def errors(self) -> dict[str, dict[str, float]]:
+        """Return component -> mean absolute error and error at idle, in watts."""
+        errors = {}
+        for component, predicted in self.predicted.items():
+            scores = score(predicted, self.measured[component], self.load[component])
+            errors[component] = {"mae": round(scores.mae, 3), "idle_error": round(scores.idle_error, 3)}
+        return errors
+
+    def total_error(self) -> FloatArray:
+        """Return the absolute error of each sample, summed over the components."""
+        errors = [np.abs(p - self.measured[component]) for component, p in self.predicted.items()]
+        return np.asarray(np.sum(errors, axis=0), dtype=np.float64)
+
+    def subset(self, chosen: set[tuple[str, float]]) -> Evaluation:
+        """Return the evaluation on the chosen samples only."""
+        mask = np.array([sample in chosen for sample in self.samples], dtype=bool)
+
+        def cut(columns: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
+            return {component: values[mask] for component, values in columns.items()}
+
+        samples = tuple(sample for sample in self.samples if sample in chosen)
+        return Evaluation(samples, cut(self.predicted), cut(self.measured), cut(self.load), self.is_extrapolated[mask])
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the part that a decision records."""
+        return {"instants": len(self.samples), "components": self.errors()}
+
+
+class Evaluator:
+    """An evaluator of models on the held-out samples."""
+
+    def __init__(self, context: IsolationContext, spec: PipelineSpec, held_out: HeldOut) -> None:
+        """`context` has the observations of all samples, because an isolator needs the quiet ones."""
+        self._context = context
+        self._observations = context.observations
+        self._spec = spec
+        self._held_out = held_out
+        self._datasets: dict[Wanted, Dataset | None] = {}
+
+    def evaluate(self, entry: LoadableModel, *, on_all: bool = False) -> Evaluation | None:
+        """Evaluate a model on the held-out samples, or on all; None if there are too few.
+
+        The errors on all samples flatter a model that was trained on them.
+        """
+        model = entry.load()
+        measured = self._observations.sources.get(entry.source, ())
+        components = [component for component in model.components if component in measured]
+        output_type = cast("OutputType", entry.output_type)
+        dataset = self._dataset((entry.source, output_type, entry.feature_group, model.features))
+        if dataset is None or not components:
+            return None
+        time = dataset.timestamps[dataset.first_rows]
+        chosen = _evenly_spaced(len(time)) if on_all else np.flatnonzero(self._held_out.covers(time))
+        if len(chosen) < MIN_SAMPLES:
+            return None
+        chosen = chosen[np.argsort(time[chosen], kind="stable")]
+        with np.errstate(all="ignore"):
+            return _evaluate(model, dataset, chosen, components)
+
+    def _dataset(self, wanted: Wanted) -> Dataset | None:
+        """Return the data set of some features; None if the observations do not have it."""
+        if wanted not in self._datasets:
+            source, output_type, _, features = wanted
+            observations = self._observations
+            per_container = any(feature in observations.container_features for feature in features)
+            available = source in observations.sources and set(observations.features).issuperset(features)
+            self._datasets[wanted] = None
+            if available and (output_type == "AbsPower" or per_container):
+                # not the pipeline's extractor: requests to a served model are not smoothed either
+                extractor = registry.extractors.create("DefaultExtractor")
+                isolator = registry.isolators.create(self._spec.isolator.name, self._spec.isolator.args)
+                dataset = next(iter(datasets(extractor, isolator, Plan((wanted,), ()), self._context)))[1]
+                self._datasets[wanted] = None if isinstance(dataset, PluginError) or dataset.frame.empty else dataset
+        return self._datasets[wanted]
+
+
+def _evenly_spaced(n: int) -> IntArray:
+    return np.unique(np.linspace(0, n - 1, min(n, MAX_SAMPLES_ON_ALL)).astype(np.int64))
+
+
+def _evaluate(model: PowerModel, dataset: Dataset, chosen: IntArray, components: list[str]) -> Evaluation:
+    """Evaluate a model on the chosen samples of a data set, given by their numbers in order of time."""
+    is_chosen = np.isin(dataset.sample, chosen)
+    sample = dataset.sample[is_chosen]
+    X = dataset.X[is_chosen]
+
+    def sum_by_sample(values: FloatArray) -> FloatArray:
+        return sum_by(values, sample, len(dataset.first_rows))[chosen]
+
+    predicted = model.predict(X)
+    nodes = dataset.index[dataset.first_rows[chosen]].get_level_values("node")
+    time = dataset.timestamps[dataset.first_rows[chosen]]
+    is_higher = np.logical_or.reduce(EXTRAPOLATION_FACTOR * model.scale < X, axis=1)
+    load_columns = {c: dataset.features.index(main_feature(dataset.features, c)) for c in components}
+    return Evaluation(
+        tuple(zip(map(str, nodes), map(float, time), strict=True)),
+        {c: sum_by_sample(predicted[c]) for c in components},
+        {c: sum_by_sample(dataset.y(c)[is_chosen]) for c in components},
+        {c: sum_by_sample(X[:, load_columns[c]]) for c in components},
+        sum_by_sample(is_higher.astype(np.float64)) > 0,
+    )

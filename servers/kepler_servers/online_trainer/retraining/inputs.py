@@ -1,0 +1,107 @@
+"""The inputs of a retraining: the served models, and the stored samples split for training and evaluation."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+
+import attrs
+import numpy as np
+import pyarrow as pa
+
+from kepler_core.machine import Machine
+from kepler_core.models.power_model import METADATA_FILE
+from kepler_core.pipeline.node_types import NodeTypeSlot, find_slot
+from kepler_core.recording.observations import Observations
+from kepler_core.store import Snapshot, Store
+from kepler_core.store.models import StoredModel, read_models
+from kepler_servers.online_trainer import sample_table
+from kepler_servers.online_trainer.power_shift import PowerShift, ShiftLog, describe_lines, shift_watts
+from kepler_servers.online_trainer.retraining.holdout import NOTHING, HeldOut, hold_out
+from kepler_servers.online_trainer.sample_store import SampleStore
+from kepler_servers.online_trainer.shift_detection import find_shifts
+from kepler_servers.online_trainer.state_folder import StateFolder
+
+log = logging.getLogger(__name__)
+
+ONLINE_KEY = "online"
+"""The online trainer's key in a pipeline's metadata."""
+
+
+@attrs.frozen(eq=False)
+class ServedModels:
+    """The pipeline's models that are served now."""
+
+    slot: NodeTypeSlot
+    """The nodes' type in the pipeline."""
+    all: Mapping[str, StoredModel]
+    """Path -> model, of all node types."""
+    own: Mapping[str, StoredModel]
+    """Path -> model, of the nodes' type."""
+    trained_until: Mapping[str, float]
+    """Path -> time of the newest sample a model was trained on, Unix seconds."""
+
+    @property
+    def snapshot(self) -> Snapshot | None:
+        """The served version; None if there is none."""
+        return self.slot.snapshot
+
+
+@attrs.frozen(eq=False)
+class SampleSplit:
+    """The stored samples as observations, with the watts of past power shifts applied."""
+
+    all: Observations
+    training: Observations
+    """Without the held-out samples and the gaps around them."""
+    held_out: HeldOut
+
+    def shifted(self, shifts: Sequence[PowerShift]) -> SampleSplit:
+        """Return the same samples with the watts of more shifts applied."""
+        return attrs.evolve(self, all=shift_watts(self.all, shifts), training=shift_watts(self.training, shifts))
+
+
+def newest_time(observations: Observations) -> float:
+    """Return the time of the newest sample, Unix seconds; 0 without any."""
+    return float(observations.sample_time.max(initial=0.0))
+
+
+def read_served(store: Store, pipeline: str, machine: Machine | None) -> ServedModels:
+    """Read the served version of a pipeline."""
+    slot = find_slot(store, pipeline, machine)
+    if slot.snapshot is None:
+        return ServedModels(slot, {}, {}, {})
+    entries = {entry.path: entry for entry in read_models(slot.snapshot)}
+    own = {path: entry for path, entry in entries.items() if entry.node_type == slot.node_type}
+    return ServedModels(slot, entries, own, _read_trained_until(slot.snapshot))
+
+
+def _read_trained_until(snapshot: Snapshot) -> dict[str, float]:
+    online = snapshot.read_json(METADATA_FILE).get(ONLINE_KEY)
+    times = online.get("trained_until") if isinstance(online, dict) else None
+    return {path: float(time) for path, time in times.items()} if isinstance(times, dict) else {}
+
+
+def read_samples(state: StateFolder, served: ServedModels, trigger: str) -> SampleSplit:
+    """Read the stored samples and hold out some of those that no served model was trained on."""
+    store = SampleStore(state.samples, read_only=True)
+    table = store.table()
+    shifts = ShiftLog(state.shifts).shifts()
+    observations = shift_watts(sample_table.to_observations(table, store.step), shifts)
+    held_out = NOTHING
+    if served.own:
+        trained_until = max(served.trained_until.get(path, -np.inf) for path in served.own)
+        held_out = hold_out(observations.sample_time, trained_until, observations.step, drift=trigger == "drift")
+    trainable = held_out.trainable(sample_table.float_column(table, "time"))
+    training = sample_table.to_observations(table.filter(pa.array(trainable)), store.step)
+    return SampleSplit(observations, shift_watts(training, shifts), held_out)
+
+
+def record_new_shifts(state: StateFolder, samples: SampleSplit) -> list[PowerShift]:
+    """Find new power shifts in the training samples, log them, and add them to the shift log."""
+    shifts = find_shifts(samples.training)
+    for shift in shifts:
+        log.warning("the power of %s has shifted: %s", shift.node, describe_lines(shift.lines))
+    if shifts:
+        ShiftLog(state.shifts).add(shifts)
+    return shifts

@@ -1,0 +1,105 @@
+"""Publish the better models as a new version, or record why nothing is published."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from kepler_core.errors import VersionTakenError
+from kepler_core.models.power_model import METADATA_FILE
+from kepler_core.store import Snapshot, Store
+from kepler_core.store.layout import NODE_TYPE_INDEX, pipeline_files
+from kepler_core.store.manifest import MANIFEST_FILE
+from kepler_core.store.models import StoredModel, read_models
+from kepler_servers.online_trainer.retraining.candidates import Candidate, Candidates, read_files
+from kepler_servers.online_trainer.retraining.comparison import CandidateResult
+from kepler_servers.online_trainer.retraining.inputs import ONLINE_KEY, ServedModels
+from kepler_servers.online_trainer.retraining.restated_errors import Model
+
+
+@attrs.frozen
+class Outcome:
+    """The results of a retraining."""
+
+    candidates: Candidates
+    results: Sequence[CandidateResult]
+    winners: Mapping[str, Candidate]
+    """Path -> model that is better than the served one."""
+    restated: Mapping[str, Model]
+    """Path -> model of the next version with higher stated errors."""
+
+    def failure(self) -> dict[str, Any]:
+        """Return the fields that a decision has if nothing is published."""
+        reasons = [result.comparison.reason for result in self.results]
+        reason = reasons[0] if reasons else self.candidates.problem or "no model could be trained"
+        return {"decision": "kept aside" if self.results else "failed", "version": None, "reason": reason}
+
+
+def publish_better(
+    store: Store, pipeline: str, served: ServedModels, outcome: Outcome, decision: dict[str, Any]
+) -> None:
+    """Publish the outcome if it changes which models are best, and complete the decision accordingly."""
+    changed = _best_models(served.own, {}) ^ _best_models(served.own, outcome.restated)
+    base = outcome.candidates.base
+    if not outcome.winners and not changed:
+        decision |= outcome.failure()
+        if base is not None and served.snapshot is not None and base is not served.snapshot:
+            decision["aside"] = base.version
+        return
+    assert base is not None  # there are winners or served models
+    decision |= {"decision": "published", "reason": _reason(outcome, changed)}
+    files = _compose(base, served, outcome, decision)
+    try:
+        decision["version"] = store.publish(pipeline, files, version=served.slot.next_version)
+    except VersionTakenError:
+        reason = "another version was published during the retraining; the new models were not compared with it"
+        decision |= {"decision": "kept aside", "version": None, "reason": reason}
+
+
+def _best_models(served: Mapping[str, StoredModel], restated: Mapping[str, Model]) -> set[str]:
+    """Return the paths of the models with the lowest stated error of each source, output type and feature group."""
+    best: dict[tuple[str, str, str], tuple[float, str]] = {}
+    for path, entry in served.items():
+        metadata = restated[path][0] if path in restated else entry.metadata
+        mae = metadata.get("mae")
+        if entry.portable and isinstance(mae, int | float):
+            key = entry.source, entry.output_type, entry.feature_group
+            best[key] = min(best.get(key, (float("inf"), "")), (float(mae), path))
+    return {path for _, path in best.values()}
+
+
+def _reason(outcome: Outcome, changed: set[str]) -> str:
+    if not outcome.winners:
+        return f"other models have the lowest errors on all stored samples: {', '.join(sorted(changed))}"
+    kinds = sorted({winner.kind for winner in outcome.winners.values()})
+    reason = next(result.comparison.reason for result in outcome.results if result.comparison.better)
+    return f"{len(outcome.winners)} {' and '.join(kinds)}: {reason}"
+
+
+def _compose(base: Snapshot, served: ServedModels, outcome: Outcome, decision: Mapping[str, Any]) -> dict[str, bytes]:
+    """Return the files of the next version: the winners, the served models that were not beaten, and
+    everything else of `base`."""
+    kept = {path: entry for path, entry in served.all.items() if path not in outcome.winners}
+    trained_until = {path: served.trained_until.get(path, -1.0) for path in kept}
+    trained_until |= {path: winner.trained_until for path, winner in outcome.winners.items()}
+    metadata = base.read_json(METADATA_FILE)
+    metadata["last_update_time"] = timestamp()
+    metadata[ONLINE_KEY] = {"trained_until": trained_until, "decision": decision}
+    models: dict[str, Model] = {path: (entry.metadata, read_files(entry)) for path, entry in kept.items()}
+    models |= {path: (winner.metadata, winner.files) for path, winner in outcome.winners.items()}
+    models |= outcome.restated
+    files = pipeline_files([models[path] for path in sorted(models)], metadata, base.read_json(NODE_TYPE_INDEX))
+    base_models = {entry.path for entry in read_models(base)}
+    for name in sorted(base.names - files.keys() - {MANIFEST_FILE}):
+        belongs_to_model = any(name.startswith((f"{path}/", f"{path}.")) for path in base_models)
+        if not belongs_to_model and not name.endswith("_model_metadata.csv"):
+            files[name] = base.read(name)
+    return files
+
+
+def timestamp() -> str:
+    """Return the current time as it is written into metadata and decisions (UTC)."""
+    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M:%S")

@@ -1,0 +1,71 @@
+"""Train the winners once more, on all samples, before they are published."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from kepler_core.errors import TrainingError
+from kepler_core.pipeline.spec import PipelineSpec, PluginSpec
+from kepler_core.plugins import registry
+from kepler_core.recording.observations import Observations
+from kepler_servers.online_trainer.retraining.candidates import Candidate, ChallengerTrainer
+from kepler_servers.online_trainer.retraining.comparison import MIN_GAIN, CandidateResult
+from kepler_servers.online_trainer.retraining.evaluation import Evaluator
+
+log = logging.getLogger(__name__)
+
+
+def refit_winners(
+    winners: Mapping[str, CandidateResult],
+    spec: PipelineSpec,
+    observations: Observations,
+    evaluator: Evaluator,
+    trainer: ChallengerTrainer,
+) -> dict[str, Candidate]:
+    """Train the retrained winners on all observations and return the new models by path.
+
+    The held-out samples are the newest: what the machine does now may be in no others. A model that is
+    worse on them although it was trained on them is left out, and its first version is published.
+    """
+    evaluations = {
+        path: winner.evaluation
+        for path, winner in winners.items()
+        if winner.candidate.kind == "retrained" and winner.evaluation is not None
+    }
+    if not evaluations:
+        return {}
+    try:
+        needed = _restrict(spec, [winners[path].candidate.metadata for path in evaluations])
+        _, refitted = trainer.train(needed, observations)
+    except TrainingError as error:
+        log.warning("the better models could not be trained on all samples: %s", error)
+        return {}
+    accepted = {}
+    for path, evaluation in evaluations.items():
+        again = evaluator.evaluate(refitted[path]) if path in refitted else None
+        limit = (1 + MIN_GAIN) * evaluation.total_error().mean()
+        if again is not None and again.total_error().mean() <= limit:
+            accepted[path] = refitted[path]
+    return accepted
+
+
+def _restrict(spec: PipelineSpec, metadata: Sequence[Mapping[str, Any]]) -> PipelineSpec:
+    """Return the pipeline with only the sources, feature groups and trainers that some models need."""
+    trainers = {(m["output_type"], m["trainer"]) for m in metadata}
+
+    def needed(output_type: str, plugins: Sequence[PluginSpec]) -> list[PluginSpec]:
+        return [plugin for plugin in plugins if (output_type, registry.trainers.canonical(plugin.name)) in trainers]
+
+    dyn_trainers = needed("DynPower", spec.dyn_trainers)
+    return attrs.evolve(
+        spec,
+        energy_sources=sorted({m["source"] for m in metadata}),
+        feature_groups=sorted({m["feature_group"] for m in metadata}),
+        # DynPower models need all AbsPower models, because an isolator may use any of them
+        abs_trainers=spec.abs_trainers if dyn_trainers else needed("AbsPower", spec.abs_trainers),
+        dyn_trainers=dyn_trainers,
+    )

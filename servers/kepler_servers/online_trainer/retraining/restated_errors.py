@@ -1,0 +1,76 @@
+"""Correct the errors in a model's metadata by its errors on all stored samples.
+
+A model that was validated on little data (an idle machine, one workload) has a low error, and selection
+would prefer it to a model that was validated on much. So a published model states its error on all
+stored samples if that is higher than its validated error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+import msgspec
+
+from kepler_core.models.power_model import METADATA_FILE
+from kepler_core.pipeline.validation import score
+from kepler_core.store.models import StoredModel
+from kepler_servers.online_trainer.retraining.candidates import Candidate, read_files
+from kepler_servers.online_trainer.retraining.evaluation import Evaluation, Evaluator
+
+Model = tuple[Mapping[str, Any], Mapping[str, bytes]]
+"""Metadata and files."""
+
+
+def restate_models(
+    evaluator: Evaluator, served: Mapping[str, StoredModel], winners: Mapping[str, Candidate]
+) -> dict[str, Model]:
+    """Return path -> model, of the models of the next version whose errors must be restated."""
+    restated: dict[str, Model] = {}
+    for path, entry in served.items():
+        if path not in winners and entry.portable:
+            evaluation = evaluator.evaluate(entry, on_all=True)
+            model = None if evaluation is None else restate(entry.metadata, read_files(entry), evaluation)
+            if model is not None:
+                restated[path] = model
+    for path, winner in winners.items():
+        # a retrained model was just validated on all stored samples
+        if winner.kind == "recalibrated":
+            evaluation = evaluator.evaluate(winner, on_all=True)
+            model = None if evaluation is None else restate(winner.metadata, winner.files, evaluation)
+            if model is not None:
+                restated[path] = model
+    return restated
+
+
+def restate(metadata: Mapping[str, Any], files: Mapping[str, bytes], evaluation: Evaluation) -> Model | None:
+    """Return the model with the errors of an evaluation where they are higher; None if none is higher."""
+    restated = dict(metadata)
+    components = dict(metadata.get("validation", {}).get("components", {}))
+    higher = []
+    for component, predicted in evaluation.predicted.items():
+        scores = score(predicted, evaluation.measured[component], evaluation.load[component])
+        stated = metadata.get(f"{component}_mae")
+        if isinstance(stated, int | float) and scores.mae <= stated:
+            continue
+        values = {name: _rounded(value) for name, value in attrs.asdict(scores).items()}
+        components[component] = {**components.get(component, {}), **values}
+        restated[f"{component}_mae"], restated[f"{component}_mape"] = values["mae"], values["mape"]
+        higher.append(component)
+    if not higher:
+        return None
+    maes = [restated[f"{c}_mae"] for c in evaluation.predicted]
+    mapes = [mape for c in evaluation.predicted if (mape := restated.get(f"{c}_mape")) is not None]
+    if isinstance(metadata.get("mae"), int | float):
+        maes.append(metadata["mae"])
+    restated["mae"] = max(maes)
+    restated["mape"] = max(mapes) if mapes else None
+    restated["validation"] = {**metadata.get("validation", {}), "components": components}
+    restated["restated"] = {"components": higher, "instants": len(evaluation.samples)}
+    content = msgspec.json.format(msgspec.json.encode(restated), indent=1) + b"\n"
+    return restated, {**files, METADATA_FILE: content}
+
+
+def _rounded(value: Any) -> Any:
+    return round(value, 6) if isinstance(value, float) else value

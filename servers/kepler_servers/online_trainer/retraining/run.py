@@ -1,0 +1,107 @@
+"""Run one retraining, in a process of its own.
+
+The steps are ordered so that a kill between any two of them loses no more than one training: record new
+power shifts, train challengers into a store of their own, compare them with the served models, train
+the winners once more on all samples, publish them with the decision in their metadata, record the
+decision.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from kepler_core.contracts import IsolationContext
+from kepler_core.errors import KeplerError
+from kepler_core.logs import configure_logging
+from kepler_core.machine import Machine, machine_spec_from
+from kepler_core.pipeline.load import pipeline_from
+from kepler_core.store import open_store
+from kepler_servers.online_trainer.retraining.candidates import ChallengerTrainer, make_candidates
+from kepler_servers.online_trainer.retraining.comparison import best_by_path, compare_candidates
+from kepler_servers.online_trainer.retraining.evaluation import Evaluator
+from kepler_servers.online_trainer.retraining.inputs import newest_time, read_samples, read_served, record_new_shifts
+from kepler_servers.online_trainer.retraining.isolation import AbsModels, node_type_profile, with_profile_isolator
+from kepler_servers.online_trainer.retraining.publishing import Outcome, publish_better, timestamp
+from kepler_servers.online_trainer.retraining.refit import refit_winners
+from kepler_servers.online_trainer.retraining.restated_errors import restate_models
+from kepler_servers.online_trainer.retraining.task import RetrainingTask
+from kepler_servers.online_trainer.state_folder import StateFolder
+from kepler_servers.parent_watch import end_with_parent
+
+
+def retrain(task: RetrainingTask) -> dict[str, Any]:
+    """Run the retraining and return the recorded decision."""
+    started = time.monotonic()
+    spec = pipeline_from(task.pipeline, "pipeline")
+    store = open_store(task.store)
+    store.check_writable(spec.name)
+    state = StateFolder(Path(task.state))
+    machine = None if task.machine_spec is None else Machine(machine_spec_from(task.machine_spec, "machine"))
+    served = read_served(store, spec.name, machine)
+    samples = read_samples(state, served, task.trigger)
+    shifts = record_new_shifts(state, samples)
+    samples = samples.shifted(shifts)
+    profile = node_type_profile(samples.training, served.slot)
+    spec = with_profile_isolator(spec, profile)
+    trainer = ChallengerTrainer(state, task.jobs, machine, profile, served.snapshot)
+    candidates = make_candidates(task, spec, served, samples, shifts, trainer)
+    abs_models = AbsModels(served.own, candidates.by_path)
+    machine_spec = served.slot.spec.as_dict()
+    context = IsolationContext(samples.all, profile=profile, machine_spec=machine_spec, abs_model=abs_models)
+    evaluator = Evaluator(context, spec, samples.held_out)
+    results = compare_candidates(evaluator, served.own, candidates.by_path)
+    best = best_by_path(results)
+    refitted = refit_winners(best, spec, samples.all, evaluator, trainer)
+    winners = {path: result.candidate for path, result in best.items()} | refitted
+    restated = restate_models(evaluator, served.own, winners)
+    decision: dict[str, Any] = {
+        "isolator": spec.isolator.name,
+        "time": timestamp(),
+        "trigger": "law change" if shifts else task.trigger,
+        "node_type": served.slot.node_type,
+        "data_until": newest_time(samples.all),
+        "instants": len(samples.training.sample_time),
+        "held_out": int(np.count_nonzero(samples.held_out.covers(samples.all.sample_time))),
+        "law_changes": msgspec.to_builtins(shifts),
+        "trained_on_all": sorted(refitted),
+        "models": [result.as_dict() for result in results],
+        "problem": candidates.problem,
+        "seconds": round(time.monotonic() - started, 1),
+    }
+    publish_better(store, spec.name, served, Outcome(candidates, results, winners, restated), decision)
+    store.record_decision(spec.name, decision)
+    return decision
+
+
+def main() -> None:
+    """Read a task from standard input and write the decision, or `{"error": …}`, to standard output."""
+    end_with_parent()
+    # a trainer plugin that prints must not write into the decision
+    answer = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    configure_logging(logging.INFO)
+    try:
+        task = msgspec.json.decode(sys.stdin.buffer.read(), type=RetrainingTask)
+    except msgspec.DecodeError as error:
+        # the online trainer was killed while it wrote the task
+        sys.exit(f"the retraining's task is incomplete, the online trainer has ended: {error}")
+    try:
+        result = retrain(task)
+    except KeplerError as error:
+        result = {"error": str(error)}
+    # the online trainer may have been killed meanwhile; the decision is recorded in the store in any case
+    with contextlib.suppress(BrokenPipeError), answer:
+        answer.write(msgspec.json.encode(result))
+
+
+if __name__ == "__main__":
+    main()

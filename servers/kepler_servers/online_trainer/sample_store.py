@@ -1,0 +1,349 @@
+"""The sample store: a bounded set of samples on disk that holds each sample once.
+
+Every file is written under a temporary name, flushed and renamed. A file also states up to which time
+it is complete, so samples and progress change in one step: after a kill, the samples of an unfinished
+file are fetched again. A sample that is in the store already is added only if it has more values now.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import attrs
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from kepler_core.arrays import IntArray
+from kepler_core.messages import one_line
+from kepler_core.recording.observations import Observations
+from kepler_servers.online_trainer import sample_table
+from kepler_servers.online_trainer.sample_files import (
+    LAYOUT,
+    FileHeader,
+    FileName,
+    SampleFile,
+    SampleStoreError,
+    is_partial,
+    list_folder,
+    mark_all_lost,
+    mark_damaged,
+    read_header,
+    write_file,
+)
+from kepler_servers.online_trainer.stratified_sampling import select_samples
+
+log = logging.getLogger(__name__)
+
+MERGE_FILES = 32
+"""Number of files that are merged into one."""
+MAX_SAMPLES = 20_000
+MAX_BYTES = 256 * 2**20
+_SLACK = 1.1
+"""The store may exceed its limits by this factor: thinning out rewrites all of it."""
+_REACH_STEPS = 2
+"""A node's newest sample is added with the next fetch, so that fetch must reach back to it."""
+_KEY_COLUMNS = ["node", "time", "complete"]
+"""The columns that identify samples and tell how complete they are."""
+_ERROR_CHARACTERS = 200
+
+
+@attrs.frozen
+class AppendResult:
+    """How many samples of a fetch were added, and why the others were not."""
+
+    added: int = 0
+    replaced: int = 0
+    """Samples that were in the store, and have more values now."""
+    known: int = 0
+    """Samples that were in the store already."""
+    unusable: int = 0
+    """Samples without any feature or without any power."""
+    waiting: int = 0
+    """Each node's newest sample: it can be checked only with the one that follows."""
+    fresh: IntArray = attrs.field(factory=lambda: np.empty(0, dtype=np.int64), eq=False, repr=False)
+    """The numbers of the added samples in the observations."""
+
+
+class SampleStore:
+    """The samples in one folder. Only one process may write to it."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        overlap: float = 120.0,
+        max_samples: int = MAX_SAMPLES,
+        max_bytes: int = MAX_BYTES,
+        read_only: bool = False,
+    ) -> None:
+        """Open the store and read its keys.
+
+        `overlap`: seconds, see `reach`. With `read_only`, the folder belongs to another process and is not
+        changed: damaged files are not renamed either.
+        """
+        self._read_only = read_only
+        self.folder = folder
+        self.overlap = overlap
+        self.max_samples = max_samples
+        self.max_bytes = max_bytes
+        self._files: list[SampleFile] = []
+        self._completeness: dict[str, dict[float, int]] = {}
+        """Node -> time -> number of values, of every sample in the store."""
+        self._first_lost: int | None = None
+        """The number of the first file whose time range must be fetched again."""
+        self.damaged: list[str] = []
+        """The names of files that could not be read."""
+        self.refresh()
+
+    # --- opening ---
+
+    def refresh(self) -> None:
+        """Read the folder again."""
+        with self._translated_errors("read"):
+            files, keys, lost = self._scan()
+            newest_base = max((file.number for file in files if file.is_base), default=0)
+            # files that the newest base includes are still there if the process was killed while removing them
+            self._files = sorted(
+                (f for f in files if f.number > newest_base or (f.is_base and f.number == newest_base)),
+                key=lambda file: file.number,
+            )
+            self._first_lost = min((number for number in lost if number > newest_base), default=None)
+            self._completeness = {}
+            for file in self._files:
+                self._index(keys[file.path])
+            if not self._read_only:
+                self._remove_leftovers(newest_base)
+
+    def _scan(self) -> tuple[list[SampleFile], dict[Path, pa.Table], list[int]]:
+        """Return the readable files, their key columns, and the numbers of the damaged files."""
+        files: list[SampleFile] = []
+        keys: dict[Path, pa.Table] = {}
+        lost: list[int] = []
+        for path in list_folder(self.folder):
+            if (name := FileName.parse(path.name)) is None:
+                continue
+            if name.is_damaged:
+                lost.append(name.number)
+                continue
+            try:
+                header = read_header(path)
+                keys[path] = pq.read_table(path).select(_KEY_COLUMNS)
+                files.append(SampleFile(name.number, name.is_base, path, header, path.stat().st_size))
+            except FileNotFoundError:
+                pass  # the process that owns the store has just merged this file
+            except PermissionError:
+                raise
+            except (pa.ArrowException, OSError, msgspec.DecodeError) as error:
+                self._set_aside(path, error)
+                lost.append(name.number)
+        return files, keys, lost
+
+    def recheck(self) -> None:
+        """Set aside files that became unreadable since the store was opened.
+
+        Nothing happens if a file is absent: the disk may be away for a while, which is no reason to
+        forget its samples.
+        """
+        if all(file.path.exists() for file in self._files):
+            self.refresh()
+
+    def _set_aside(self, path: Path, error: Exception) -> None:
+        self.damaged.append(path.name)
+        log.error("%s is damaged and is left out: %s", path, one_line(error, _ERROR_CHARACTERS))
+        if not self._read_only:
+            with contextlib.suppress(OSError):
+                mark_damaged(path)
+
+    def _remove_leftovers(self, newest_base: int) -> None:
+        """Remove partial files and files that a base includes, which a killed process leaves behind."""
+        in_use = {file.path for file in self._files}
+        for path in list_folder(self.folder):
+            name = FileName.parse(path.name)
+            is_merged = name is not None and name.number <= newest_base and path not in in_use
+            if is_merged or is_partial(path.name):
+                with contextlib.suppress(OSError):  # the next refresh tries again
+                    path.unlink()
+
+    def _index(self, table: pa.Table) -> None:
+        nodes, times, completeness = (table.column(name).to_pylist() for name in _KEY_COLUMNS)
+        for node, time, complete in zip(nodes, times, completeness, strict=True):
+            self._completeness.setdefault(node, {})[time] = complete
+
+    # --- reading ---
+
+    @property
+    def size(self) -> int:
+        """Bytes on disk."""
+        return sum(file.size for file in self._files)
+
+    @property
+    def file_count(self) -> int:
+        """Number of files."""
+        return len(self._files)
+
+    @property
+    def sample_count(self) -> int:
+        """Number of samples."""
+        return sum(map(len, self._completeness.values()))
+
+    @property
+    def seen(self) -> int:
+        """Number of samples ever added."""
+        return sum(file.header.seen for file in self._files)
+
+    @property
+    def samples_by_node(self) -> dict[str, int]:
+        """Node -> number of samples."""
+        return {node: len(times) for node, times in sorted(self._completeness.items())}
+
+    def newest(self) -> dict[str, float]:
+        """Return the time of each node's newest sample."""
+        return {node: max(times) for node, times in self._completeness.items() if times}
+
+    @property
+    def step(self) -> float:
+        """Seconds between a node's samples in the latest fetch that could tell; NaN if none could.
+
+        Samples in the store may be farther apart, because some are thinned out.
+        """
+        steps = [file.header.step for file in self._files if file.header.step is not None]
+        return steps[-1] if steps else float("nan")
+
+    @property
+    def reach(self) -> float:
+        """How many seconds before the end of the latest fetch a late sample is still added.
+
+        It is the overlap, or two steps if that is longer. Samples within reach are not thinned out.
+        """
+        return max(self.overlap, _REACH_STEPS * self.step) if np.isfinite(self.step) else self.overlap
+
+    def cursor(self, now: float) -> float | None:
+        """Return the time up to which the store is complete; None if there is no such time.
+
+        Files from after `now` do not count: a clock was wrong when they were fetched. Nor do files from
+        the first damaged one on, until their time range has been fetched again.
+        """
+        files = [f for f in self._files if self._first_lost is None or f.number < self._first_lost]
+        return max((file.header.until for file in files if file.header.until <= now), default=None)
+
+    @property
+    def has_lost(self) -> bool:
+        """Whether the time range of a damaged file must still be fetched again."""
+        return self._first_lost is not None
+
+    def clear_lost(self) -> None:
+        """Note that everything since `cursor` has been fetched again and appended."""
+        if self._first_lost is None:
+            return
+        with self._translated_errors("write"):
+            mark_all_lost(self.folder)
+        self._first_lost = None
+
+    def table(self) -> pa.Table:
+        """Return all samples, sorted by node and time."""
+        with self._translated_errors("read"):
+            if not self._files:
+                return pa.table({"node": pa.array([], pa.string()), "time": pa.array([], pa.float64())})
+            return sample_table.concatenate([pq.read_table(file.path) for file in self._files])
+
+    # --- writing ---
+
+    def append(self, observations: Observations, *, since: float, until: float, node_type: int = 0) -> AppendResult:
+        """Add the new samples of a fetch of the time range `since` … `until`. On an error, nothing is added."""
+        complete = sample_table.completeness(observations)
+        time = observations.sample_time
+        cursor = self.cursor(until)
+        earliest = -np.inf if cursor is None else cursor - self.reach
+        is_fresh = np.zeros(len(time), dtype=bool)
+        is_replacement = np.zeros(len(time), dtype=bool)
+        known = waiting = 0
+        for code, stream in enumerate(observations.streams):
+            samples = np.flatnonzero(observations.sample_stream == code)
+            if len(samples):
+                waiting += 1
+                samples = samples[:-1]
+            stored = self._completeness.get(stream.node, {})
+            for sample in samples:
+                if complete[sample] == 0 or time[sample] <= earliest:
+                    continue
+                before = stored.get(float(time[sample]))
+                if before is None:
+                    is_fresh[sample] = True
+                elif complete[sample] > before:
+                    is_replacement[sample] = True
+                else:
+                    known += 1
+        chosen = np.flatnonzero(is_fresh | is_replacement)
+        fresh = np.flatnonzero(is_fresh)
+        if len(chosen):
+            table = sample_table.to_table(observations, chosen, complete, node_type)
+            number = max((file.number for file in self._files), default=0) + 1
+            step = float(observations.step) if np.isfinite(observations.step) else None
+            self._files.append(self._write(number, table, FileHeader(LAYOUT, since, until, len(fresh), step)))
+            self._index(table)
+        unusable = int(np.count_nonzero(complete == 0))
+        return AppendResult(len(fresh), len(chosen) - len(fresh), known, unusable, waiting, fresh)
+
+    def tidy(self) -> int:
+        """Merge the files if there are many, and thin out the samples if there are too many.
+
+        Return the number of removed samples. While a damaged file's time range must be fetched again,
+        nothing is changed: a fetched sample could not be recognised as one that was thinned out.
+        """
+        if self.has_lost:
+            return 0
+        too_many = self.sample_count > _SLACK * self.max_samples or self.size > _SLACK * self.max_bytes
+        if not self._files or (len(self._files) < MERGE_FILES and not too_many):
+            return 0
+        table = self.table()
+        rows_before = table.num_rows
+        if too_many:
+            table = self._thinned(table)
+        header = FileHeader(
+            LAYOUT,
+            min(file.header.since for file in self._files),
+            max(file.header.until for file in self._files),
+            self.seen,
+            self.step if np.isfinite(self.step) else None,
+        )
+        merged = list(self._files)
+        base = self._write(merged[-1].number, table, header, is_base=True)
+        self._files = [base]
+        for file in merged:
+            if file.path != base.path:
+                with contextlib.suppress(OSError):  # `refresh` ignores the file and removes it
+                    file.path.unlink()
+        self._completeness = {}
+        self._index(table)
+        return int(rows_before - table.num_rows)
+
+    def _thinned(self, table: pa.Table) -> pa.Table:
+        capacity = self.max_samples
+        if self.size > self.max_bytes:
+            capacity = min(capacity, int(table.num_rows * self.max_bytes / self.size))
+        node, _ = sample_table.encode_texts(table.column("node"))
+        time = sample_table.float_column(table, "time")
+        until = max(file.header.until for file in self._files)
+        keep = time > until - self.reach
+        older = np.flatnonzero(~keep)
+        features = {name: values[older] for name, values in sample_table.node_features(table).items()}
+        selected = select_samples(node[older], time[older], features, max(capacity - int(keep.sum()), 0))
+        keep[older[selected]] = True
+        return table.take(pa.array(np.flatnonzero(keep)))
+
+    def _write(self, number: int, table: pa.Table, header: FileHeader, *, is_base: bool = False) -> SampleFile:
+        with self._translated_errors("write"):
+            return write_file(self.folder, number, table, header, is_base=is_base)
+
+    @contextlib.contextmanager
+    def _translated_errors(self, verb: str) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, pa.ArrowException) as error:
+            reason = getattr(error, "strerror", None) or one_line(error, _ERROR_CHARACTERS)
+            raise SampleStoreError(f"cannot {verb} the sample store {self.folder}: {reason}") from error

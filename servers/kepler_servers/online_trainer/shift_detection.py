@@ -1,0 +1,224 @@
+"""Find power shifts in observations, without any model.
+
+Each recent sample of a node is paired with the past sample whose features are nearest. If the pairs
+differ in power although they did the same work, the power has shifted, and a line is fitted to the
+pairs. Recent samples without a similar past sample are ignored: a new workload is no power shift.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import attrs
+import numpy as np
+
+from kepler_core.arrays import BoolArray, FloatArray, IntArray
+from kepler_core.recording.observations import Observations
+from kepler_servers.online_trainer.power_shift import SMALLEST_SHIFT, Line, PowerShift
+from kepler_servers.online_trainer.standard_error import mean_and_standard_error
+
+RECENT_SAMPLES = 400
+"""A node's newest samples, which are compared with all samples before them."""
+MIN_PAIRS = 30
+MAX_DISTANCE = 0.05
+"""Two samples are similar if no feature differs by more than this fraction of its 99th percentile."""
+REQUIRED_ERRORS = 4.0
+"""Standard errors that a difference must exceed. The test is repeated with every retraining, so it must
+rarely fire by chance."""
+REQUIRED_ERRORS_BESIDE = 2.0
+"""Standard errors that are required of a node's other components after one component has shifted."""
+MIN_SCALE = 0.5
+"""If the power for the same work falls below this factor or rises above its inverse, the machine has been
+replaced by another."""
+SPLIT_VARIANCE = 0.7
+"""A split of the pairs in time counts if at most this fraction of the variance remains inside the parts."""
+_OFFSET_SPREAD = 2.0
+"""The power of the pairs must spread by this factor before an offset is fitted besides the scale."""
+_SCALE_QUANTILE = 0.99
+_COMPARED_FEATURES = ("cpu_instructions", "cpu_cycles", "cache_miss", "bpf_cpu_time_ms", "bpf_page_cache_hit")
+
+
+@attrs.frozen(eq=False)
+class _Pairs:
+    """Recent samples of a node, each with its nearest past sample."""
+
+    past: IntArray
+    """The numbers of the past samples in the observations, shape (pairs,)."""
+    recent: IntArray
+    """The numbers of the recent samples in the observations, shape (pairs,)."""
+    difference: FloatArray
+    """Remaining difference of each feature, in units of its scale, shape (pairs, features)."""
+
+
+@attrs.frozen(eq=False)
+class _Power:
+    """The power of one component in each pair, in watts, shape (pairs,)."""
+
+    then: FloatArray
+    now: FloatArray
+    measured: IntArray
+    """The numbers of the pairs in which both samples have the component's power."""
+
+
+def find_shifts(observations: Observations) -> list[PowerShift]:
+    """Return the power shifts among each node's recent samples.
+
+    `observations` are sorted by node and time. Their power has been moved to the newest level that is
+    already known (`shift_watts`).
+    """
+    shifts = []
+    for code, stream in enumerate(observations.streams):
+        pairs = _find_pairs(observations, np.flatnonzero(observations.sample_stream == code))
+        if pairs is not None and (shift := _find_shift(observations, pairs, stream.node)) is not None:
+            shifts.append(shift)
+    return shifts
+
+
+def _find_pairs(observations: Observations, samples: IntArray) -> _Pairs | None:
+    """Pair a node's recent samples with similar past ones; None if there are too few."""
+    features = [
+        name
+        for name in _COMPARED_FEATURES
+        if name in observations.node_features and np.isfinite(observations.node_features[name][samples]).mean() > 0.5
+    ]
+    if not features:
+        return None
+    X = np.column_stack([observations.node_features[name][samples] for name in features])
+    complete = np.isfinite(X).all(axis=1)
+    samples, X = samples[complete], X[complete]
+    n_recent = min(RECENT_SAMPLES, len(samples) // 2)
+    if n_recent < MIN_PAIRS:
+        return None
+    past, recent = samples[:-n_recent], samples[-n_recent:]
+    scale = np.quantile(np.abs(X), _SCALE_QUANTILE, axis=0)
+    X = X / np.where(scale > 0, scale, 1.0)
+    X_past, X_recent = X[:-n_recent], X[-n_recent:]
+    nearest, is_similar = _nearest(X_past, X_recent)
+    if is_similar.sum() < MIN_PAIRS:
+        return None
+    nearest = nearest[is_similar]
+    return _Pairs(past[nearest], recent[is_similar], X_recent[is_similar] - X_past[nearest])
+
+
+def _find_shift(observations: Observations, pairs: _Pairs, node: str) -> PowerShift | None:
+    """Return the power shift that a node's pairs show; None if they show none."""
+    time = observations.sample_time[pairs.recent]
+    power = _power_of_pairs(observations, pairs)
+    lines: dict[str, Line] = {}
+    starts: list[float] = []
+    most_pairs = 0
+    for name, watts in power.items():
+        after = watts.measured[_split(watts.now[watts.measured] / watts.then[watts.measured]) :]
+        line = _line_if_shifted(watts, pairs.difference, after, REQUIRED_ERRORS)
+        if line is not None:
+            lines[name] = line
+            starts.append(float(time[after[0]]))
+            most_pairs = max(most_pairs, len(after))
+    if not lines:
+        return None
+    since = float(np.median(starts))
+    for name, watts in power.items():
+        if name not in lines:
+            # the other components are noisier, but have rarely stayed the same when one component shifted
+            after = watts.measured[time[watts.measured] >= since]
+            line = _line_if_shifted(watts, pairs.difference, after, REQUIRED_ERRORS_BESIDE)
+            if line is not None:
+                lines[name] = line
+    return PowerShift(node, since, lines, most_pairs)
+
+
+def _power_of_pairs(observations: Observations, pairs: _Pairs) -> Mapping[str, _Power]:
+    """Return the power by "<energy source>.<component>", without components that too few pairs have."""
+    power = {}
+    for (source, component), watts in observations.power.items():
+        then, now = watts[pairs.past], watts[pairs.recent]
+        measured = np.flatnonzero(np.isfinite(then) & np.isfinite(now) & (then > 0))
+        if len(measured) >= MIN_PAIRS:
+            power[f"{source}.{component}"] = _Power(then, now, measured)
+    return power
+
+
+def _line_if_shifted(
+    watts: _Power, feature_difference: FloatArray, chosen: IntArray, required_errors: float
+) -> Line | None:
+    """Fit a line to the chosen pairs; None if their power does not differ significantly."""
+    if len(chosen) < MIN_PAIRS:
+        return None
+    then = watts.then[chosen]
+    mean, error, now_at_same_features = _difference(then, watts.now[chosen], feature_difference[chosen])
+    if abs(mean) <= max(required_errors * error, SMALLEST_SHIFT * float(then.mean())):
+        return None
+    return _fit_line(then, now_at_same_features)
+
+
+def _difference(then: FloatArray, now: FloatArray, feature_difference: FloatArray) -> tuple[float, float, FloatArray]:
+    """Return the mean difference in power, its standard error, and the power now at the features of then.
+
+    The two samples of a pair are similar, not equal. What their remaining difference in features (shape
+    (pairs, features)) explains is removed by least squares. If that difference has the same sign in all
+    pairs, it cannot be told from a power shift, and the standard error is large.
+    """
+    design = np.column_stack([np.ones(len(then)), feature_difference])
+    difference = now - then
+    coefficients, _, rank, _ = np.linalg.lstsq(design, difference, rcond=1e-8)
+    residual = difference - design @ coefficients
+    degrees_of_freedom = max(len(then) - int(rank), 1)
+    variance = float(residual @ residual) / degrees_of_freedom
+    covariance = np.linalg.pinv(design.T @ design) * variance
+    error_if_independent = float(np.sqrt(variance / len(then)))
+    _, block_error = mean_and_standard_error(residual)
+    # neighbours in time are nearly copies, so the pairs are not independent
+    can_inflate = error_if_independent > 0 and np.isfinite(block_error)
+    inflation = max(1.0, block_error / error_if_independent) if can_inflate else 1.0
+    error = float(np.sqrt(max(covariance[0, 0], 0.0))) * inflation
+    return float(coefficients[0]), error, now - feature_difference @ coefficients[1:]
+
+
+def _nearest(past: FloatArray, recent: FloatArray) -> tuple[IntArray, BoolArray]:
+    """Return the nearest past row for each recent row, and whether it is near enough."""
+    from scipy.spatial import cKDTree
+
+    distance, row = cKDTree(past).query(recent, p=np.inf, distance_upper_bound=MAX_DISTANCE)
+    is_near = np.isfinite(distance)
+    return np.where(is_near, row, 0).astype(np.int64), is_near
+
+
+def _split(ratio: FloatArray) -> int:
+    """Return the position from which on the ratios have another level; 0 if they have one level."""
+    n = len(ratio)
+    total, squares = np.cumsum(ratio), np.cumsum(ratio**2)
+    position = np.arange(1, n)
+    left = squares[:-1] - total[:-1] ** 2 / position
+    right = (squares[-1] - squares[:-1]) - (total[-1] - total[:-1]) ** 2 / (n - position)
+    unsplit = squares[-1] - total[-1] ** 2 / n
+    is_allowed = (position >= MIN_PAIRS // 3) & (n - position >= MIN_PAIRS)
+    if not is_allowed.any() or unsplit <= 0:
+        return 0
+    cost = np.where(is_allowed, left + right, np.inf)
+    best = int(np.argmin(cost))
+    # a shift of level explains much of the variance; no split explains much of mere noise
+    return int(position[best]) if cost[best] < SPLIT_VARIANCE * unsplit else 0
+
+
+def _fit_line(then: FloatArray, now: FloatArray) -> Line | None:
+    """Fit a line, twice: the second time without outliers. None for an implausible scale."""
+    used = np.ones(len(then), dtype=bool)
+    line = None
+    for _ in range(2):
+        x, y = then[used], now[used]
+        low, high = np.quantile(x, [0.1, 0.9])
+        scale, offset = float(y.mean() / x.mean()), 0.0
+        if high > _OFFSET_SPREAD * low:
+            slope, intercept = np.polyfit(x, y, 1)
+            # noise in both measurements makes a fitted slope too flat, so the line must explain clearly more
+            is_better = np.sum((y - slope * x - intercept) ** 2) < 0.8 * np.sum((y - scale * x) ** 2)
+            if is_better and MIN_SCALE < slope < 1 / MIN_SCALE:
+                scale, offset = float(slope), float(intercept)
+        if not MIN_SCALE < scale < 1 / MIN_SCALE:
+            return None
+        line = Line(scale, offset)
+        residual = np.abs(now - line(then))
+        used = residual <= 3 * 1.4826 * np.median(residual) + 1e-9  # 1.4826 · median: a robust standard deviation
+        if used.sum() < MIN_PAIRS:
+            break
+    return line
