@@ -44,13 +44,13 @@ def test_kill_9_of_the_server_while_it_fits(own: TrainerFolder, breakpoints: Bre
     assert own.fit_processes()
     server.kill()
     wait_for(lambda: not own.processes(), "training processes outlive the server")
-    assert not (own.root / "store" / "made").exists()
+    assert not (own.root / "store" / "small").exists()
 
     breakpoints.clear(MODEL_TRAINED)
     with training(own.root, "--fits", "2", environ=breakpoints.environ) as server:
         assert server.until(url, "done")["attempts"] == 2
         assert server.until(queued, "done")["attempts"] == 1
-    assert own.versions("made") == [1]
+    assert own.versions("small") == [1]
     assert own.versions("queued") == [1]
     assert not own.processes()
     assert not list((own.state / "incoming").iterdir())
@@ -82,7 +82,7 @@ def test_kill_9_of_the_server_after_it_published(own: TrainerFolder, breakpoints
         assert len(job["models"]) == job["progress"]["models"] > 1
         assert [line["text"].partition(":")[0] for line in job["log"]] == ["attempt 1", "attempt 2"]
         read_archive(server.get(job["result"]).body, "the result")
-    assert own.versions("made") == [1]
+    assert own.versions("small") == [1]
     assert not own.processes()
 
 
@@ -96,7 +96,7 @@ def test_kill_9_of_a_training_process(own: TrainerFolder, breakpoints: Breakpoin
         job = server.until(url, "done")
         assert job["attempts"] == 2
         assert any("was killed" in line["text"] for line in job["log"])
-        assert own.versions("made") == [1]
+        assert own.versions("small") == [1]
 
         url = server.submit(request(name="again"))
         for attempt in (1, 2, 3):

@@ -43,7 +43,7 @@ def request(**changes: Any) -> dict[str, Any]:
         if any(word in name for word in ("bpf_cpu_time", "page_cache", "platform"))
     }
     members = {
-        "name": "made",
+        "name": "small",
         "energy_source": "acpi",
         "trainer": {"abs_trainers": ["LinearRegressionTrainer"], "dyn_trainers": [], "isolator": "min"},
         "prome_response": data,
