@@ -1,9 +1,9 @@
 """Time and memory from a recording's bytes to the data sets of all feature groups.
 
-Simulated recordings of 50 x 200, 200 x 600 and 1000 x 600 containers x timestamps. Each run is a
-process of its own: read the JSON, rates, then the AbsPower and DynPower data sets of every feature
-group and both energy sources, one after the other. Prints medians, and the cost per sample at 1000
-containers relative to that at 200.
+Data: simulated recordings of 50 x 200, 200 x 600 and 1000 x 600 containers x timestamps. Each run is a
+separate process. It reads the JSON, computes rates, and extracts the AbsPower and DynPower data sets of
+each feature group and both energy sources. The output has medians, and the ratio of the cost per sample
+at 1000 containers to that at 200.
 
     python bench/extract.py [--runs 5] [--json]
 """
@@ -22,14 +22,14 @@ from pathlib import Path
 from typing import Any
 
 SIZES = ((50, 200), (200, 600), (1000, 600))
-EXISTING = {(50, 200): 0.08 + 0.24, (200, 600): 1.1 + 3.8, (1000, 600): 7.6 + 51.0}
-"""Seconds of the existing system for one feature group and one output type (parse + extract)."""
+EXISTING_SECONDS = {(50, 200): 0.08 + 0.24, (200, 600): 1.1 + 3.8, (1000, 600): 7.6 + 51.0}
+"""Time of the existing system for one feature group and one output type: parsing + extraction."""
 
 
 def measure(path: str) -> dict[str, Any]:
-    """One run, in this process."""
+    """Measure one run in this process."""
     import numpy as np
-    import pandas as pd  # noqa: F401 - imported before the clock starts
+    import pandas as pd  # noqa: F401 - its import is not measured
 
     from kepler_core.contracts import IsolationContext
     from kepler_core.pipeline.load import load_pipeline
@@ -39,7 +39,7 @@ def measure(path: str) -> dict[str, Any]:
     from kepler_core.recording.schemas import is_known_metric
 
     spec = load_pipeline("default")
-    is_known_metric("")
+    is_known_metric("")  # loads the metric schemas, whose import is not measured
     started = time.perf_counter()
     recording = read_recording(path, wanted=is_known_metric)
     read = time.perf_counter()
@@ -47,13 +47,13 @@ def measure(path: str) -> dict[str, Any]:
     observed = time.perf_counter()
     samples = recording.n_samples
     del recording
-    made = rows = 0
+    n_datasets = rows = 0
     checksum = 0.0
     extractor = registry.extractors.create(spec.extractor.name, spec.extractor.args)
     isolator = registry.isolators.create(spec.isolator.name, spec.isolator.args)
     context = IsolationContext(observations)
     for _, dataset in datasets(extractor, isolator, plan(spec, observations), context):
-        made += 1
+        n_datasets += 1
         rows += len(dataset.frame)
         checksum += float(np.nansum(dataset.frame.to_numpy()[-1]))
     done = time.perf_counter()
@@ -63,7 +63,7 @@ def measure(path: str) -> dict[str, Any]:
         "observe": observed - read,
         "datasets": done - observed,
         "total": done - started,
-        "made": made,
+        "n_datasets": n_datasets,
         "rows": rows,
         "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
@@ -84,7 +84,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for containers, timestamps in SIZES:
             path = str(Path(folder) / f"{containers}.json")
-            # no churn: the number of samples is what the size says
+            # Without churn, the number of samples is containers x timestamps per metric.
             write(Simulation(containers=containers, timestamps=timestamps, churn=0.0), path)
             runs = [
                 json.loads(subprocess.check_output([sys.executable, __file__, "--one", path]))
@@ -106,8 +106,8 @@ def main() -> None:
         size = f"{r['containers']}x{r['timestamps']}"
         print(
             f"{size:>10} {r['mb']:6.0f} {r['samples']:9.0f} {r['read']:6.2f} {r['observe']:8.2f} "
-            f"{r['datasets']:9.2f} {r['total']:6.2f} {r['made']:5.0f} {r['ns_per_sample']:10.0f} {r['peak_mb']:8.0f} "
-            f"{EXISTING[r['containers'], r['timestamps']]:10.2f}"
+            f"{r['datasets']:9.2f} {r['total']:6.2f} {r['n_datasets']:5.0f} {r['ns_per_sample']:10.0f} "
+            f"{r['peak_mb']:8.0f} {EXISTING_SECONDS[r['containers'], r['timestamps']]:10.2f}"
         )
     print(f"cost per sample at 1000 containers / at 200: {ratio:.2f}")
     print("* the existing system, one feature group and one output type only, on the same class of machine")

@@ -1,13 +1,12 @@
-"""The offline trainer: what `POST /train` costs beside `kepler-model train`, and eight clients at once.
+"""Overhead of `POST /train` over `kepler-model train`, and load of concurrent clients.
 
-1. The same pipeline (2 + 2 trainers on one energy source) from the same recording, in turn by
-   `kepler-model train` and by `POST /train`: seconds from the start to the models, medians.
-2. Eight clients that each post a request at once, to a server with a bounded number of trainings: how
-   long until all have their zip, memory of all its processes together (PSS, sampled), how many
-   trainings ran at a time, and how long `/healthz` took meanwhile.
+1. `kepler-model train` and `POST /train` train the same pipeline (2 + 2 trainers on one energy source)
+   from the same recording, alternately. Measured: seconds from the start to the models, medians.
+2. Several clients post a request at the same time to a server with a bounded number of trainings.
+   Measured: seconds until all clients have their zip, memory of all processes of the server (PSS,
+   sampled), number of concurrent trainings, and latency of `/healthz` meanwhile.
 
-On kepler_coremark.json with kepler_idle.json (from ../shared/data) where they are, else on a simulated
-recording.
+Data: kepler_coremark.json with kepler_idle.json from ../shared/data, or simulated recordings without it.
 
     python bench/offline_trainer.py [--runs 5] [--clients 8] [--jobs 2] [--json]
 """
@@ -37,34 +36,43 @@ from kepler_core.simulate import Simulation, recording
 DATA = Path(__file__).parents[2] / "shared" / "data" / "recordings"
 TRAINERS = ["GradientBoostingRegressorTrainer", "SGDRegressorTrainer"]
 SOURCE = "rapl-sysfs"
-EXISTING = 7.1
-"""Seconds of the existing system on kepler_coremark.json with 2 + 2 trainers, without validation."""
+EXISTING_SECONDS = 7.1
+"""Time of the existing system on kepler_coremark.json with 2 + 2 trainers, without validation."""
 
-HEALTH_EVERY = 0.05
-MEMORY_EVERY = 0.25
+HEALTH_INTERVAL_SECONDS = 0.05
+MEMORY_INTERVAL_SECONDS = 0.25
 
 
 def inputs(folder: Path) -> tuple[Path, Path]:
-    """The recording and that of the idle machine."""
-    found = DATA / "kepler_coremark.json", DATA / "kepler_idle.json"
-    if all(path.is_file() for path in found):
-        return found
-    made = folder / "recording.json", folder / "idle.json"
-    for seed, path in enumerate(made):
+    """Return the files of the recording and of the idle recording."""
+    real = DATA / "kepler_coremark.json", DATA / "kepler_idle.json"
+    if all(path.is_file() for path in real):
+        return real
+    simulated = folder / "recording.json", folder / "idle.json"
+    for seed, path in enumerate(simulated):
         path.write_text(json.dumps(recording(Simulation(seed=seed))))
-    return made
+    return simulated
 
 
 def request(name: str, data: Path, idle: Path) -> bytes:
-    trainer = {"abs_trainers": TRAINERS, "dyn_trainers": TRAINERS, "isolator": "MinIdleIsolator"}
-    members = {"name": name, "energy_source": SOURCE, "trainer": trainer}
-    whole = json.loads(data.read_bytes())
-    members["trainer"] = {**trainer, "idle_prom_response": json.loads(idle.read_bytes())}
-    return json.dumps({**members, "prome_response": whole}).encode()
+    """Return the body of `POST /train` for a pipeline's name and the two recordings."""
+    trainer = {
+        "abs_trainers": TRAINERS,
+        "dyn_trainers": TRAINERS,
+        "isolator": "MinIdleIsolator",
+        "idle_prom_response": json.loads(idle.read_bytes()),
+    }
+    members = {
+        "name": name,
+        "energy_source": SOURCE,
+        "trainer": trainer,
+        "prome_response": json.loads(data.read_bytes()),
+    }
+    return json.dumps(members).encode()
 
 
 class Server:
-    """An offline trainer as a process of its own."""
+    """An offline trainer as a separate process."""
 
     def __init__(self, folder: Path, jobs: int) -> None:
         with socket.socket() as probe:
@@ -81,11 +89,12 @@ class Server:
         while True:
             assert self.process.poll() is None, "the server did not start"
             with contextlib.suppress(OSError):
-                if self.ask("GET", "/readyz")[0] == 200:
+                if self.request("GET", "/readyz")[0] == 200:
                     return
             time.sleep(0.05)
 
-    def ask(self, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
+    def request(self, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
+        """Send a request on a new connection and return the status and body of the answer."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=3600)
         try:
             connection.request(method, path, body)
@@ -109,7 +118,7 @@ def serving(folder: Path, jobs: int) -> Iterator[Server]:
 
 
 def train(folder: Path, data: Path, idle: Path) -> float:
-    """Seconds of the command line."""
+    """Train with the command line and return the seconds."""
     pipeline = folder / "compared.yaml"
     members = {"energy_sources": [SOURCE], "abs_trainers": TRAINERS, "dyn_trainers": TRAINERS}
     pipeline.write_text(json.dumps(members))
@@ -120,18 +129,19 @@ def train(folder: Path, data: Path, idle: Path) -> float:
 
 
 def overhead(data: Path, idle: Path, runs: int) -> dict[str, Any]:
+    """Train alternately with the command and with the server."""
     by_command, by_server = [], []
     with tempfile.TemporaryDirectory() as name, serving(Path(name), 1) as server:
         folder = Path(name)
         body = request("compared", data, idle)
         for number in range(-1, runs):
-            say(f"run {number + 1} of {runs}")
+            show(f"run {number + 1} of {runs}")
             seconds = train(folder, data, idle)
             started = time.perf_counter()
-            status, answer = server.ask("POST", "/train", body)
+            status, answer = server.request("POST", "/train", body)
             served = time.perf_counter() - started
             assert status == 200, answer[:500]
-            if number >= 0:  # the first one warms the disk's cache
+            if number >= 0:  # the first run fills the page cache
                 by_command.append(seconds)
                 by_server.append(served)
     command, served = statistics.median(by_command), statistics.median(by_server)
@@ -141,40 +151,41 @@ def overhead(data: Path, idle: Path, runs: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def at_once(data: Path, idle: Path, clients: int, jobs: int) -> dict[str, Any]:
-    over = threading.Event()
+def concurrent(data: Path, idle: Path, clients: int, jobs: int) -> dict[str, Any]:
+    """Post requests from several clients at the same time, and watch the server meanwhile."""
+    ended = threading.Event()
     health: list[float] = []
     memory: list[float] = []
     running: list[int] = []
     with tempfile.TemporaryDirectory() as name, serving(Path(name), jobs) as server:
-        before = megabytes(family(server))
+        before = megabytes(processes_of(server))
 
         def watch_health() -> None:
             connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
-            while not over.wait(HEALTH_EVERY):
+            while not ended.wait(HEALTH_INTERVAL_SECONDS):
                 started = time.perf_counter()
                 connection.request("GET", "/healthz")
                 answer = connection.getresponse()
-                found = json.loads(answer.read())
+                content = json.loads(answer.read())
                 health.append(time.perf_counter() - started)
-                running.append(found["jobs"]["running"])
+                running.append(content["jobs"]["running"])
                 assert answer.status == 200
 
         def watch_memory() -> None:
-            while not over.wait(MEMORY_EVERY):
-                memory.append(megabytes(family(server)))
+            while not ended.wait(MEMORY_INTERVAL_SECONDS):
+                memory.append(megabytes(processes_of(server)))
 
         bodies = [request(f"client-{number}", data, idle) for number in range(clients)]
         with ThreadPoolExecutor(clients + 2) as pool:
             watchers = [pool.submit(watch_health), pool.submit(watch_memory)]
             started = time.perf_counter()
-            answers = [pool.submit(server.ask, "POST", "/train", body) for body in bodies]
-            ended = [answer.result() for answer in answers]
+            answers = [pool.submit(server.request, "POST", "/train", body) for body in bodies]
+            results = [answer.result() for answer in answers]
             seconds = time.perf_counter() - started
-            over.set()
+            ended.set()
             for watcher in watchers:
                 watcher.result()
-        assert all(status == 200 and content[:2] == b"PK" for status, content in ended), [s for s, _ in ended]
+        assert all(status == 200 and content[:2] == b"PK" for status, content in results), results
         http_process = max(megabytes([pid]) for pid in children(server.process.pid))
     health.sort()
     return {
@@ -186,27 +197,28 @@ def at_once(data: Path, idle: Path, clients: int, jobs: int) -> dict[str, Any]:
 
 
 def children(parent: int) -> list[int]:
-    found = []
+    """Return the child processes of a process."""
+    pids = []
     for name in filter(str.isdecimal, os.listdir("/proc")):
         with contextlib.suppress(OSError):
             if int(Path(f"/proc/{name}/stat").read_text().rpartition(")")[2].split()[1]) == parent:
-                found.append(int(name))
-    return found
+                pids.append(int(name))
+    return pids
 
 
-def family(server: Server) -> list[int]:
-    """All processes of a server, and those that it or they started."""
-    mark = f"KEPLER_OFFLINE_TRAINER_OF={server.state.resolve()}".encode()
-    found = [server.process.pid, *children(server.process.pid)]
+def processes_of(server: Server) -> list[int]:
+    """Return the processes of a server, its training processes, and everything that those started."""
+    variable = f"KEPLER_OFFLINE_TRAINER_OF={server.state.resolve()}".encode()
+    pids = [server.process.pid, *children(server.process.pid)]
     for name in filter(str.isdecimal, os.listdir("/proc")):
         with contextlib.suppress(OSError):
-            if mark in Path(f"/proc/{name}/environ").read_bytes().split(b"\0"):
-                found.append(int(name))
-    return found
+            if variable in Path(f"/proc/{name}/environ").read_bytes().split(b"\0"):
+                pids.append(int(name))
+    return pids
 
 
 def megabytes(pids: list[int]) -> float:
-    """Memory of processes together: pages that several have count once (PSS)."""
+    """Return the memory of several processes. Shared pages count once (PSS)."""
     total = 0
     for pid in pids:
         with contextlib.suppress(OSError):
@@ -216,46 +228,48 @@ def megabytes(pids: list[int]) -> float:
     return total / 1024
 
 
-def say(what: str) -> None:
+def show(progress: str) -> None:
+    """Replace the terminal's last line."""
     if sys.stderr.isatty():
-        print(f"\r\033[K{what}", end="", file=sys.stderr, flush=True)
+        print(f"\r\033[K{progress}", end="", file=sys.stderr, flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--clients", type=int, default=8)
-    parser.add_argument("--jobs", type=int, default=2, help="trainings at a time with several clients")
+    parser.add_argument("--jobs", type=int, default=2, help="concurrent trainings in the second part")
     parser.add_argument("--only", choices=("overhead", "clients"))
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    found: dict[str, Any] = {}
+    report: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         data, idle = inputs(Path(folder))
         if options.only != "clients":
-            found["overhead"] = overhead(data, idle, options.runs)
+            report["overhead"] = overhead(data, idle, options.runs)
         if options.only != "overhead":
-            say(f"{options.clients} clients")
-            found["clients"] = at_once(data, idle, options.clients, options.jobs)
-    say("")
+            show(f"{options.clients} clients")
+            report["clients"] = concurrent(data, idle, options.clients, options.jobs)
+    show("")
     if options.json:
-        print(json.dumps(found, indent=1))
+        print(json.dumps(report, indent=1))
         return
-    if "overhead" in found:
-        one = found["overhead"]
+    if "overhead" in report:
+        result = report["overhead"]
         print(
-            f"{one['recording']}, 2 + 2 trainers, medians of {one['runs']}: kepler-model train "
-            f"{one['train_median_s']:.2f} s, POST /train {one['post_median_s']:.2f} s "
-            f"({one['overhead_percent']:+.1f} %); the existing system without validation {EXISTING} s"
+            f"{result['recording']}, 2 + 2 trainers, medians of {result['runs']}: kepler-model train "
+            f"{result['train_median_s']:.2f} s, POST /train {result['post_median_s']:.2f} s "
+            f"({result['overhead_percent']:+.1f} %); the existing system without validation {EXISTING_SECONDS} s"
         )
-    if "clients" in found:
-        one = found["clients"]
+    if "clients" in report:
+        result = report["clients"]
         print(
-            f"{one['clients']} clients at once, {one['jobs']} trainings at a time (seen: {one['at_a_time']}): all have "
-            f"their zip after {one['seconds']:.1f} s; memory of all processes {one['memory_before_mb']:.0f} MB before, "
-            f"{one['memory_peak_mb']:.0f} MB at most; HTTP process {one['http_process_mb']:.0f} MB; /healthz "
-            f"{one['health_median_ms']:.1f} ms median, {one['health_p99_ms']:.1f} p99, {one['health_max_ms']:.1f} "
-            f"at most ({one['health_requests']} requests)"
+            f"{result['clients']} concurrent clients, {result['jobs']} concurrent trainings "
+            f"(seen: {result['at_a_time']}): all zips after {result['seconds']:.1f} s; memory of all processes "
+            f"{result['memory_before_mb']:.0f} MB before, {result['memory_peak_mb']:.0f} MB at most; HTTP process "
+            f"{result['http_process_mb']:.0f} MB; /healthz {result['health_median_ms']:.1f} ms median, "
+            f"{result['health_p99_ms']:.1f} p99, {result['health_max_ms']:.1f} at most "
+            f"({result['health_requests']} requests)"
         )
 
 

@@ -1,8 +1,8 @@
-"""Time of the main job: all ten trainers, all feature groups, both sources, both output types.
+"""Time of a complete training: all ten trainers, all feature groups, both sources, both output types.
 
-On kepler_coremark.json (from ../shared/data, skipped where absent) and on a simulated recording of
-200 containers x 600 timestamps; with cross-validation on blocks of time. Each run is a process of
-its own, `kepler-model train default --json`.
+Each run is the command `kepler-model train default --json`, with cross-validation on blocks of time.
+Data: kepler_coremark.json (from ../shared/data, skipped where absent) and a simulated recording of
+200 containers x 600 timestamps.
 
     python bench/train.py [--runs 3] [--jobs N] [--json]
 """
@@ -19,18 +19,19 @@ import time
 from pathlib import Path
 from typing import Any
 
-EXISTING = {"kepler_coremark.json": 22.0, "simulated 200x600": 148.0}
-"""Seconds of the existing system, with a single shuffled split."""
+EXISTING_SECONDS = {"kepler_coremark.json": 22.0, "simulated 200x600": 148.0}
+"""Time of the existing system, with a single shuffled split."""
 
 
 def run(path: str, jobs: int | None) -> dict[str, Any]:
+    """Train once and return the seconds of each phase and the numbers of models."""
     with tempfile.TemporaryDirectory() as store:
         command = [sys.executable, "-m", "kepler_core", "train", "default", "--input", path, "--store", store, "--json"]
         command += ["--jobs", str(jobs)] if jobs else []
         started = time.perf_counter()
-        done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
+        process = subprocess.run(command, check=True, stdout=subprocess.PIPE)
         wall = time.perf_counter() - started
-    report = json.loads(done.stdout)
+    report = json.loads(process.stdout)
     return {"wall": wall, "models": len(report["models"]), "failed": len(report["failed"]), **report["seconds"]}
 
 
@@ -50,20 +51,20 @@ def main() -> None:
         inputs = {"kepler_coremark.json": str(data), "simulated 200x600": simulated}
         for name, path in inputs.items():
             if not Path(path).exists():
-                print(f"{name}: not there, left out", file=sys.stderr)
+                print(f"{name}: no such file, skipped", file=sys.stderr)
                 continue
             runs = [run(path, arguments.jobs) for _ in range(arguments.runs)]
             results[name] = {key: statistics.median(r[key] for r in runs) for key in runs[0]}
     if arguments.json:
         print(json.dumps(results, indent=1))
         return
-    print(f"medians of {arguments.runs} runs; seconds, whole process")
+    print(f"medians of {arguments.runs} runs; seconds; wall is the whole process")
     header = f"{'data':>22} {'models':>7} {'failed':>7} {'read':>6} {'extract':>8} {'fit':>7} {'wall':>7}"
     print(f"{header} {'existing*':>10} ratio")
     for name, r in results.items():
         print(
             f"{name:>22} {r['models']:7.0f} {r['failed']:7.0f} {r['read']:6.2f} {r['extract']:8.2f} {r['fit']:7.1f} "
-            f"{r['wall']:7.1f} {EXISTING[name]:10.0f} {r['wall'] / EXISTING[name]:5.2f}"
+            f"{r['wall']:7.1f} {EXISTING_SECONDS[name]:10.0f} {r['wall'] / EXISTING_SECONDS[name]:5.2f}"
         )
     print("* the existing system with a single shuffled split instead of cross-validation")
 

@@ -107,18 +107,20 @@ def read_machine_spec(path: str | Path) -> MachineSpec:
 def machine_spec_from(document: Any, where: str) -> MachineSpec:
     """Check a decoded JSON document and return it as a description.
 
-    Raises `UsageError`, which starts with `where` and names the wrong key.
+    Raises `UsageError` with `where` as its document and the wrong key as its path.
     """
     if not isinstance(document, dict):
-        raise UsageError(f"{where}: a machine's description is an object, not {type(document).__name__}")
+        raise UsageError(f"a machine's description is an object, not {type(document).__name__}", document=where)
     if isinstance(document.get("attrs"), dict):
-        raise UsageError(f'{where}: this is an entry of a node-type index; the description is what is under "attrs"')
+        raise UsageError(
+            'this is an entry of a node-type index; the description is what is under "attrs"', document=where
+        )
     if document and all(key.isdecimal() and isinstance(value, dict) for key, value in document.items()):
-        raise UsageError(f"{where}: this is a node-type index, not the description of one machine")
+        raise UsageError("this is a node-type index, not the description of one machine", document=where)
     attributes: dict[str, Any] = {}
     for key, value in document.items():
         if key not in ATTRIBUTES:
-            raise UsageError(f"{where}: unknown key {quoted(key)}; {close_matches(key[:60], ATTRIBUTES)}")
+            raise UsageError(f"unknown key {quoted(key)}; {close_matches(key[:60], ATTRIBUTES)}", document=where)
         if value is not None and (checked := _checked(key, value, where)):
             attributes[key] = checked
     return MachineSpec(**attributes)
@@ -127,10 +129,10 @@ def machine_spec_from(document: Any, where: str) -> MachineSpec:
 def _checked(key: str, value: Any, where: str) -> str | int:
     if key in _TEXTS:
         if not isinstance(value, str) or len(value) > _MAX_CHARACTERS:
-            raise UsageError(f"{where}: {key}: {quoted(value)} is not a name")
+            raise UsageError(f"{quoted(value)} is not a name", path=(key,), document=where)
         return value.strip()
     if type(value) is not int:
-        raise UsageError(f"{where}: {key}: {quoted(value)} is not a whole number")
+        raise UsageError(f"{quoted(value)} is not a whole number", path=(key,), document=where)
     if not 0 <= value <= _MAX_NUMBER:
-        raise UsageError(f"{where}: {key}: {quoted(value)} cannot be right")
+        raise UsageError(f"{quoted(value)} cannot be right", path=(key,), document=where)
     return value

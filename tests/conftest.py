@@ -16,7 +16,9 @@ settings.register_profile("kepler", deadline=None, derandomize=True, database=No
 settings.load_profile("kepler")
 
 _LONGEST = (
-    "test_offline_trainer.py",
+    "test_training_interruptions.py",
+    "test_training_requests.py",
+    "test_training_jobs.py",
     "test_train.py",
     "test_retraining.py",
     "test_kills.py",

@@ -105,10 +105,10 @@ def _gunzip(raw: bytes, name: str) -> bytes:
             while block := stream.read(_BLOCK_BYTES):
                 size += len(block)
                 if size > MAX_BYTES:
-                    raise RecordingError(f"{name}: unpacks to more than {MAX_BYTES} bytes")
+                    raise RecordingError(f"unpacks to more than {MAX_BYTES} bytes", document=name)
                 unpacked.append(block)
     except (OSError, EOFError, zlib.error) as error:
-        raise RecordingError(f"{name}: damaged gzip file ({error})") from error
+        raise RecordingError(f"damaged gzip file ({error})", document=name) from error
     return b"".join(unpacked)
 
 
@@ -137,10 +137,10 @@ def _document(raw: bytes | msgspec.Raw, name: str) -> dict[str, list[_Series]]:
             answer = _api_answer(raw)
             if answer is not None:
                 return answer
-            problem = f"{name}: JSON, but not a recording: {_first_problem(raw, error)}; expected {SHAPE}"
-            raise RecordingError(problem) from error
+            problem = f"JSON, but not a recording: {_first_problem(raw, error)}; expected {SHAPE}"
+            raise RecordingError(problem, document=name) from error
     except _JSON_ERRORS as error:
-        raise RecordingError(f"{name}: not JSON: {error}") from error
+        raise RecordingError(f"not JSON: {error}", document=name) from error
 
 
 def _first_problem(raw: bytes | msgspec.Raw, error: msgspec.ValidationError) -> str:
@@ -203,7 +203,7 @@ def _columns(metric_name: str, series: Sequence[_Series], name: str) -> tuple[Me
         timestamps[filled : filled + n] = flat[0::2]
         values[filled : filled + n] = flat[1::2]
         filled += n
-    _check_times(timestamps[:filled], f"{name}: {_shown(metric_name)}")
+    _check_times(timestamps[:filled], metric_name, name)
     metric = metric_from_columns(
         metric_name,
         timestamps[:filled],
@@ -214,12 +214,13 @@ def _columns(metric_name: str, series: Sequence[_Series], name: str) -> tuple[Me
     return metric, int(np.count_nonzero(lengths == 0))
 
 
-def _check_times(timestamps: FloatArray, where: str) -> None:
+def _check_times(timestamps: FloatArray, metric: str, name: str) -> None:
     finite = timestamps[np.isfinite(timestamps)]
     if len(finite) and not (finite.min() >= 0 and finite.max() < LATEST_UNIX_SECONDS):
         wrong = finite.max() if finite.max() >= LATEST_UNIX_SECONDS else finite.min()
         hint = " (milliseconds?)" if wrong >= LATEST_UNIX_SECONDS else ""
-        raise RecordingError(f"{where}: timestamp {wrong:.15g} is not in Unix seconds{hint}")
+        message = f"timestamp {wrong:.15g} is not in Unix seconds{hint}"
+        raise RecordingError(message, path=(_shown(metric),), document=name)
 
 
 def _decode_each(raw: bytes, metric: str, index: int, name: str) -> FloatArray:
@@ -227,21 +228,21 @@ def _decode_each(raw: bytes, metric: str, index: int, name: str) -> FloatArray:
 
     For series that msgspec cannot decode as plain numbers: their values may be NaN, infinite or wrong.
     """
-    where = f"{name}: {_shown(metric)}[{index}].values"
+    path = (_shown(metric), index, "values")
     try:
         pairs = _decode_pairs.decode(raw)
     except msgspec.ValidationError as error:
-        raise RecordingError(f'{where}: {error}; expected [[unix_seconds, "number"], ...]') from error
+        raise RecordingError(f'{error}; expected [[unix_seconds, "number"], ...]', path=path, document=name) from error
     except UnicodeDecodeError as error:
-        raise RecordingError(f"{where}: not JSON: {error}") from error
+        raise RecordingError(f"not JSON: {error}", path=path, document=name) from error
     flat = np.empty(2 * len(pairs))
     for at, (timestamp, value) in enumerate(pairs):
-        flat[2 * at] = _number(timestamp, f"{where}[{at}]")
-        flat[2 * at + 1] = _number(value, f"{where}[{at}]")
+        flat[2 * at] = _number(timestamp, (*path, at), name)
+        flat[2 * at + 1] = _number(value, (*path, at), name)
     return flat
 
 
-def _number(value: str | float | None, where: str) -> float:
+def _number(value: str | float | None, path: tuple[str | int, ...], name: str) -> float:
     if value is None:  # JSON encoders of other languages write NaN as null
         return float("nan")
     if isinstance(value, str):
@@ -250,5 +251,5 @@ def _number(value: str | float | None, where: str) -> float:
                 raise ValueError
             return float(value)
         except ValueError:
-            raise RecordingError(f"{where}: {quoted(value, 40)} is not a number") from None
+            raise RecordingError(f"{quoted(value, 40)} is not a number", path=path, document=name) from None
     return value

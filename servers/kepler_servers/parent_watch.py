@@ -1,4 +1,4 @@
-"""A worker process that ends with the process that started it: nobody else would stop it."""
+"""Worker processes that end when their parent process dies."""
 
 from __future__ import annotations
 
@@ -10,28 +10,33 @@ import time
 
 log = logging.getLogger(__name__)
 
-_SECONDS = 1.0
+_POLL_SECONDS = 1.0
+_TERM_TIMEOUT_SECONDS = 5.0
+"""Time between SIGTERM and SIGKILL."""
 
 
 def end_with_parent() -> None:
-    """Stop this process soon after its parent is gone; if it leads a process group, that with it."""
+    """Start a thread that ends this process soon after its parent has died.
+
+    If this process leads a process group, the whole group is killed.
+    """
     parent = os.getppid()
 
     def watch() -> None:
         while os.getppid() == parent:
-            time.sleep(_SECONDS)
+            time.sleep(_POLL_SECONDS)
         log.error("the main process is gone; stopping")
         if os.getpgrp() == os.getpid():
             kill_own_group()
         os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(5 * _SECONDS)
+        time.sleep(_TERM_TIMEOUT_SECONDS)
         os.kill(os.getpid(), signal.SIGKILL)
 
-    threading.Thread(target=watch, name="parent", daemon=True).start()
+    threading.Thread(target=watch, name="parent watch", daemon=True).start()
 
 
 def kill_own_group() -> None:
-    """End this process and all that it started."""
+    """Kill this process, and its process group if it leads one."""
     if os.getpgrp() == os.getpid():
         os.killpg(0, signal.SIGKILL)
     os.kill(os.getpid(), signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""A process of its own session: it is ended with all that it started."""
+"""A child process in a session of its own, which is killed together with everything that it started."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import IO
 
-_ENDING_SECONDS = 5.0
+_EXIT_TIMEOUT_SECONDS = 5.0
+"""Time in which a process that was asked to end may exit by itself."""
 
 
 class SessionProcess:
-    """What runs a command and talks to it through pipes."""
+    """A command that runs as the leader of a new session, with pipes to its standard input and output."""
 
     def __init__(
         self, command: Sequence[str], *, stderr: int | None = None, env: Mapping[str, str] | None = None
     ) -> None:
-        """`stderr` and `env` as `subprocess.Popen` has them."""
+        """Start the command. `stderr` and `env` are passed to `subprocess.Popen`."""
         self._process = subprocess.Popen(  # noqa: S603 - our own modules
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, start_new_session=True, env=env
         )
@@ -37,22 +38,26 @@ class SessionProcess:
 
     @property
     def alive(self) -> bool:
-        # not poll(): that would reap it, and its process group might be another's when we kill it
+        """Whether the process still runs."""
+        # Popen.poll() would reap the process. The kernel could then reuse its group id before `kill` uses it.
         if self._process.returncode is not None:
             return False
         return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
 
     def kill(self) -> None:
-        """End it and all that it started, now."""
+        """Send SIGKILL to the process and to everything that it started."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             if self._process.returncode is None:
                 os.killpg(self.pid, signal.SIGKILL)
 
     def end(self) -> int:
-        """Wait until it has ended, kill what it left running; its exit code (negative: the signal)."""
+        """Wait a few seconds for the exit, kill what is left of the group, and return the exit code.
+
+        The exit code of a process that a signal ended is the negative signal number.
+        """
         with self._ending:
-            until = time.monotonic() + _ENDING_SECONDS
-            while self.alive and time.monotonic() < until:
+            deadline = time.monotonic() + _EXIT_TIMEOUT_SECONDS
+            while self.alive and time.monotonic() < deadline:
                 time.sleep(0.02)
             self.kill()
             code = self._process.wait()

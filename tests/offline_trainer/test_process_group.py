@@ -1,4 +1,4 @@
-"""Processes that are ended with all that they started."""
+"""Processes that end with everything that they started."""
 
 from __future__ import annotations
 
@@ -9,40 +9,39 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.server_process import wait_for
+from support.process import wait_for
 
 from kepler_servers.process_group import SessionProcess
 
 WORKER = "import subprocess, sys; child = subprocess.Popen(['sleep', '600'], stdout=2); print(child.pid, flush=True)"
 
 
-def is_there(pid: int) -> bool:
+def is_running(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
 
 
-@pytest.mark.parametrize("how", ["killed by us", "killed by somebody", "ended"])
-def test_what_it_started_ends_with_it(how: str) -> None:
-    command = f"{WORKER}; sys.stdin.read()"
-    process = SessionProcess([sys.executable, "-c", command])
+@pytest.mark.parametrize("how", ["kill()", "SIGKILL from outside", "closed input"])
+def test_a_child_ends_with_the_process_that_started_it(how: str) -> None:
+    process = SessionProcess([sys.executable, "-c", f"{WORKER}; sys.stdin.read()"])
     child = int(process.stdout.readline())
     assert process.alive
-    assert is_there(child)
-    if how == "killed by us":
+    assert is_running(child)
+    if how == "kill()":
         process.kill()
-    elif how == "killed by somebody":
+    elif how == "SIGKILL from outside":
         os.kill(process.pid, signal.SIGKILL)
     else:
         process.stdin.close()
-    assert process.end() == (0 if how == "ended" else -signal.SIGKILL)
+    assert process.end() == (0 if how == "closed input" else -signal.SIGKILL)
     assert not process.alive
-    wait_for(lambda: not is_there(child), "it is still there")
-    process.kill()  # nobody any more
+    wait_for(lambda: not is_running(child), "the child still runs")
+    process.kill()  # does nothing
 
 
-def test_what_it_started_ends_with_its_parent() -> None:
+def test_a_group_ends_with_its_parent() -> None:
     worker = f"from kepler_servers.parent_watch import end_with_parent; end_with_parent(); {WORKER}; child.wait()"
     parent = (
         "import sys; from kepler_servers.process_group import SessionProcess; "
@@ -52,8 +51,8 @@ def test_what_it_started_ends_with_its_parent() -> None:
     process = subprocess.Popen([sys.executable, "-c", parent], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert process.stdout is not None
     leader, child = map(int, process.stdout.readline().split())
-    assert is_there(leader)
-    assert is_there(child)
+    assert is_running(leader)
+    assert is_running(child)
     process.kill()
     process.wait()
-    wait_for(lambda: not is_there(leader) and not is_there(child), "they are still there")
+    wait_for(lambda: not is_running(leader) and not is_running(child), "the group outlives the parent")

@@ -1,4 +1,4 @@
-"""An offline trainer as a real process, and requests for it."""
+"""An offline trainer as a real process, requests for it, and breakpoints in its trainings."""
 
 from __future__ import annotations
 
@@ -13,84 +13,99 @@ from pathlib import Path
 from typing import Any
 
 from kepler_core.simulate import Simulation, recording
-from support.server_process import PATIENCE, Answer, ServerProcess, wait_for
+from kepler_core.store import open_store
+from support.process import PATIENCE, wait_for
+from support.server_process import Answer, ServerProcess
 
-TRAINING_PATIENCE = 180.0
-"""Seconds until a test gives up on a training."""
+TRAINING_TIMEOUT_SECONDS = 180.0
+"""Time after which a test fails because a training has not ended."""
 
-OVER = ("done", "failed", "cancelled")
+FINAL_STATES = ("done", "failed", "cancelled")
+
+SEVERAL_TRAINERS = {
+    "abs_trainers": ["LinearRegressionTrainer", "SGDRegressorTrainer"],
+    "dyn_trainers": ["LinearRegressionTrainer"],
+}
+"""The key `trainer` of a training that starts several fits."""
+
+MODEL_TRAINED = "kepler_model_trained"
+MODEL_PUBLISHED = "kepler_model_published"
 
 
 def request(**changes: Any) -> dict[str, Any]:
-    """A request as old clients send it, for one small model; keys that are None are left out."""
+    """Return a request for one small model in the format of earlier clients.
+
+    A change replaces a key; None removes it.
+    """
     data = {
         name: series
         for name, series in recording(Simulation(containers=3, timestamps=60, accelerator=False)).items()
         if any(word in name for word in ("bpf_cpu_time", "page_cache", "platform"))
     }
-    whole = {
-        "name": "made",
+    members = {
+        "name": "small",
         "energy_source": "acpi",
         "trainer": {"abs_trainers": ["LinearRegressionTrainer"], "dyn_trainers": [], "isolator": "min"},
         "prome_response": data,
         **changes,
     }
-    return {key: value for key, value in whole.items() if value is not None}
+    return {key: value for key, value in members.items() if value is not None}
 
 
-class Pauses:
-    """A listener, installed for a server, at which trainings stop and wait: moments that are too short to
-    be disturbed reliably are made as long as a test needs."""
+class Breakpoints:
+    """A third-party listener at whose hooks trainings stop, so that tests can disturb short phases of them."""
 
-    EVENTS = ("kepler_model_trained", "kepler_model_published")
+    HOOKS = (MODEL_TRAINED, MODEL_PUBLISHED)
 
     def __init__(self, folder: Path) -> None:
+        """Write the listener's distribution into a folder. `environ` makes a server load it."""
         self._folder = folder
-        info = folder / "pauses-1.0.dist-info"
+        info = folder / "breakpoints-1.0.dist-info"
         info.mkdir(parents=True)
-        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: pauses\nVersion: 1.0\n")
-        (info / "entry_points.txt").write_text("[kepler.hooks]\npauses = pauses\n")
-        functions = "".join(f"@hookimpl(strict=True)\ndef {event}():\n    pause({event!r})\n" for event in self.EVENTS)
-        (folder / "pauses.py").write_text(
+        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: breakpoints\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text("[kepler.hooks]\nbreakpoints = breakpoints\n")
+        functions = "".join(f"@hookimpl(strict=True)\ndef {hook}():\n    stop({hook!r})\n" for hook in self.HOOKS)
+        (folder / "breakpoints.py").write_text(
             "import pathlib, time\nfrom kepler_core.plugins.hooks import hookimpl\n"
             f"folder = pathlib.Path({str(folder)!r})\n"
-            "def pause(event):\n"
-            "    (folder / f'at-{event}').touch()\n"
-            "    while (folder / f'pause-{event}').exists():\n"
+            "def stop(hook):\n"
+            "    (folder / f'reached-{hook}').touch()\n"
+            "    while (folder / f'stop-{hook}').exists():\n"
             "        time.sleep(0.02)\n"
-            "    if (folder / f'fail-{event}').exists():\n"
+            "    if (folder / f'raise-{hook}').exists():\n"
             "        raise ValueError('I do not like it')\n"
             f"{functions}"
         )
         self.environ = {"PYTHONPATH": str(folder)}
 
-    def at(self, event: str) -> None:
-        """Let trainings wait there from now on."""
-        (self._folder / f"at-{event}").unlink(missing_ok=True)
-        (self._folder / f"pause-{event}").touch()
+    def set(self, hook: str) -> None:
+        """Stop trainings at the hook from now on."""
+        (self._folder / f"reached-{hook}").unlink(missing_ok=True)
+        (self._folder / f"stop-{hook}").touch()
 
-    def fail(self, event: str) -> None:
-        """Let the listener, which is strict, fail there from now on."""
-        (self._folder / f"fail-{event}").touch()
+    def raise_at(self, hook: str) -> None:
+        """Make the listener raise at the hook from now on. It is strict: its errors reach the training."""
+        (self._folder / f"raise-{hook}").touch()
 
-    def wait(self, event: str) -> None:
-        """Until a training has come there."""
-        wait_for((self._folder / f"at-{event}").exists, f"no training came to {event}", TRAINING_PATIENCE)
+    def wait(self, hook: str) -> None:
+        """Wait until a training has reached the hook."""
+        reached = (self._folder / f"reached-{hook}").exists
+        wait_for(reached, f"no training reached {hook}", TRAINING_TIMEOUT_SECONDS)
 
-    def end(self, event: str) -> None:
-        """Let them go on."""
-        (self._folder / f"pause-{event}").unlink()
+    def clear(self, hook: str) -> None:
+        """Let trainings pass the hook."""
+        (self._folder / f"stop-{hook}").unlink()
 
 
 class TrainerServer(ServerProcess):
-    """`kepler-model serve offline-trainer …`; the state is kept from one start to the next."""
+    """`kepler-model serve offline-trainer` on a free port."""
 
     SERVER = "offline-trainer"
 
     def train(self, body: Any, path: str = "/train", **headers: str) -> Answer:
-        """POST /train, and wait for its answer."""
+        """Send POST /train and return its answer. Underscores in names of headers become hyphens."""
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=TRAINING_PATIENCE)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=TRAINING_TIMEOUT_SECONDS)
         try:
             connection.request(
                 "POST", path, content, {name.replace("_", "-"): value for name, value in headers.items()}
@@ -101,72 +116,115 @@ class TrainerServer(ServerProcess):
             connection.close()
 
     def submit(self, body: Any, path: str = "/train", **headers: str) -> str:
-        """Queue a job; its URL."""
+        """Queue a job and return its URL."""
         answer = self.train(body, path, **({"Prefer": "respond-async"} if path == "/train" else {}), **headers)
         assert answer.status == 202, answer.body
         assert answer.headers["location"] == answer.json()["url"]
         return answer.headers["location"]
 
+    def rejected(self, body: Any, status: int, key: str | None = None, **headers: str) -> str:
+        """Send a request that must be rejected with a status (and a key), and return the message."""
+        answer = self.train(body, Prefer="respond-async", **headers)
+        assert answer.status == status, answer.body
+        content = answer.json()
+        assert "\n" not in content["msg"]
+        if key is not None:
+            assert content["key"] == key, content
+        message: str = content["msg"]
+        return message
+
     def job(self, url: str) -> dict[str, Any]:
+        """Return the description of a job."""
         answer = self.get(url)
         assert answer.status == 200, answer.body
-        found: dict[str, Any] = answer.json()
-        return found
+        job: dict[str, Any] = answer.json()
+        return job
 
-    def until(self, url: str, *states: str, stage: str | None = None) -> dict[str, Any]:
-        """The job when it is in one of the states (and at the stage)."""
-        end = time.monotonic() + TRAINING_PATIENCE
+    def until(self, url: str, *states: str) -> dict[str, Any]:
+        """Wait until a job is in one of the states, and return it."""
+        deadline = time.monotonic() + TRAINING_TIMEOUT_SECONDS
         while True:
-            found = self.job(url)
-            if found["state"] in states and stage in (None, found["stage"]):
-                return found
-            assert found["state"] not in OVER, found
-            assert time.monotonic() < end, found
+            job = self.job(url)
+            if job["state"] in states:
+                return job
+            assert job["state"] not in FINAL_STATES, job
+            assert time.monotonic() < deadline, job
             time.sleep(0.05)
 
     def kill(self) -> None:
-        """kill -9 of the server: of its main process and the one that answers."""
+        """Send SIGKILL to the main process and to the HTTP process."""
         children = children_of(self.process.pid)
         for pid in (self.process.pid, *children):
             os.kill(pid, signal.SIGKILL)
         self.process.wait(PATIENCE)
 
-    def trainers(self, state: Path) -> list[int]:
-        """All processes that train for the state folder, and what they started."""
-        return marked(state)
+
+class TrainerFolder:
+    """The store and the state folder of an offline trainer, and the processes that train for it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.state = root / "state"
+        self.results = self.state / "results"
+
+    def versions(self, pipeline: str) -> list[int]:
+        """Return the versions of a pipeline in the store."""
+        return open_store(str(self.root / "store")).versions(pipeline)
+
+    def pipelines(self) -> list[str]:
+        """Return the names of the pipelines in the store."""
+        return open_store(str(self.root / "store")).pipelines()
+
+    def inputs(self) -> set[str]:
+        """Return the names of the files with jobs' requests."""
+        return {path.name for path in (self.state / "spool").iterdir()}
+
+    def check_nothing_stored(self, inputs: set[str]) -> None:
+        """Check that the state folder holds these inputs and no part of another request."""
+        wait_for(lambda: not list((self.state / "incoming").iterdir()), "a received body was not removed")
+        assert self.inputs() == inputs
+
+    def processes(self) -> list[int]:
+        """Return all training processes and everything that they started."""
+        variable = f"KEPLER_OFFLINE_TRAINER_OF={self.state.resolve()}".encode()
+        pids = []
+        for pid in _pids():
+            try:
+                if variable in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+                    pids.append(pid)
+            except OSError:  # it has ended, or is a zombie
+                continue
+        return pids
+
+    def training_processes(self) -> list[int]:
+        """Return the training processes."""
+        return [pid for pid in self.processes() if os.getpgid(pid) == pid]
+
+    def fit_processes(self) -> list[int]:
+        """Return the processes that training processes have started."""
+        return [pid for pid in self.processes() if os.getpgid(pid) != pid]
 
 
 def children_of(pid: int) -> list[int]:
-    """Processes that a process has forked itself (not those of another session)."""
-    found = []
-    for name in os.listdir("/proc"):
-        if name.isdecimal():
-            try:
-                fields = Path(f"/proc/{name}/stat").read_text().rpartition(")")[2].split()
-            except OSError:
-                continue
-            if int(fields[1]) == pid:
-                found.append(int(name))
-    return found
+    """Return the child processes of a process."""
+    children = []
+    for candidate in _pids():
+        try:
+            fields = Path(f"/proc/{candidate}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[1]) == pid:
+            children.append(candidate)
+    return children
 
 
-def marked(state: Path) -> list[int]:
-    """Processes with the state folder's mark in their environment, zombies left out."""
-    wanted = f"KEPLER_OFFLINE_TRAINER_OF={state.resolve()}".encode()
-    found = []
-    for name in os.listdir("/proc"):
-        if name.isdecimal():
-            try:
-                if wanted in Path(f"/proc/{name}/environ").read_bytes().split(b"\0"):
-                    found.append(int(name))
-            except OSError:
-                continue
-    return found
+def _pids() -> list[int]:
+    return [int(name) for name in os.listdir("/proc") if name.isdecimal()]
 
 
 @contextmanager
 def training(folder: Path, *arguments: str, environ: Mapping[str, str] | None = None) -> Iterator[TrainerServer]:
-    """A server with its store and state below the folder, stopped and its log checked at the end."""
+    """Run a server with its store and state below a folder. Stop it and check its log at the end."""
     server = start(folder, *arguments, environ=environ)
     try:
         server.wait_ready()
@@ -178,7 +236,7 @@ def training(folder: Path, *arguments: str, environ: Mapping[str, str] | None = 
 
 
 def start(folder: Path, *arguments: str, environ: Mapping[str, str] | None = None) -> TrainerServer:
-    """A server that is not waited for."""
+    """Start a server with its store and state below a folder, and return without waiting for it."""
     number = len(list(folder.glob("server-*.log")))
     state = ("--state", str(folder / "state")) if "--state" not in arguments else ()
     return TrainerServer(folder / "store", folder / f"server-{number}.log", *state, *arguments, environ=environ)

@@ -1,11 +1,11 @@
-"""`submit`: send a pipeline and a recording to an offline trainer."""
+"""The command `submit`: send a pipeline and a recording to an offline trainer."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from kepler_servers.offline_trainer.client import TrainerClient
 
 _POLL_SECONDS = 0.5
-_OVER = ("done", "failed", "cancelled")
 
 
 @click.command()
@@ -30,12 +29,12 @@ _OVER = ("done", "failed", "cancelled")
 @click.option(
     "--server", metavar="URL", default="http://127.0.0.1:8102", show_default=True, help="The offline trainer."
 )
-@click.option("--name", help="Name of the pipeline in the store (default: its own).")
-@click.option("--idle", metavar="FILE", help="A recording of the idle machine, for isolators.")
-@click.option("--machine-spec", metavar="FILE", help="What the machine is (see `kepler-model profile machine`).")
-@click.option("--token-file", metavar="FILE", help="The server's token is in it.")
-@click.option("--wait", is_flag=True, help="Until the job is over.")
-@click.option("-o", "--output", metavar="FILE", help="Where to write the trained pipeline's zip (waits for it).")
+@click.option("--name", help="Name of the pipeline in the store.  [default: its own]")
+@click.option("--idle", metavar="FILE", help="Recording of the idle machine, for isolators.")
+@click.option("--machine-spec", metavar="FILE", help="Description of the machine (see `kepler-model profile machine`).")
+@click.option("--token-file", metavar="FILE", help="File with the server's token.")
+@click.option("--wait", is_flag=True, help="Wait until the job has ended.")
+@click.option("-o", "--output", metavar="FILE", help="Write the trained pipeline's zip to FILE. Implies --wait.")
 @set_option
 @json_option
 def submit(
@@ -53,8 +52,8 @@ def submit(
 ) -> int:
     """Have an offline trainer train a PIPELINE (a shipped one's name, or a YAML file).
 
-    The job goes on whether this command waits for it or not. Exit codes: 0 done, or queued without
-    --wait; 1 the job failed; 3 done, but some models failed.
+    Interrupting this command does not cancel the job. Exit codes: 0 done, or queued without --wait;
+    1 the job failed; 3 done, but some models failed.
     """
     from kepler_core.cli.inputs import read_object
     from kepler_core.pipeline.load import as_document, load_pipeline
@@ -74,8 +73,8 @@ def submit(
     token = read_token(token_file)
     client = TrainerClient(server, token=None if token is None else token.decode())
     submission = Submission(members, recordings)
-    with _bar("sending", submission.size) as sent:
-        job = client.submit(submission, sent)
+    with _progress_bar("sending", submission.size) as advance:
+        job = client.submit(submission, advance)
     url = f"{client.url}{job['url']}"
     if not wait and output is None:
         if as_json:
@@ -97,43 +96,31 @@ def submit(
     return EXIT_SOME_FAILED if job["report"]["failed"] else 0
 
 
-class _bar:  # noqa: N801
-    """A progress bar on a terminal, nothing elsewhere."""
-
-    def __init__(self, label: str, length: int) -> None:
-        self._label = label
-        self._length = length
-        self._stack = ExitStack()
-
-    def __enter__(self) -> Callable[[int], None]:
-        if not sys.stderr.isatty():
-            return lambda more: None
-        bar: Any = click.progressbar(length=self._length, label=self._label, file=sys.stderr)
-        entered: Any = self._stack.enter_context(bar)
-        update: Callable[[int], None] = entered.update
-        return update
-
-    def __exit__(self, *error: object) -> None:
-        self._stack.close()
+@contextmanager
+def _progress_bar(label: str, length: int) -> Iterator[Callable[[int], None]]:
+    """Show a progress bar if standard error is a terminal. Yield the function that advances it."""
+    if not sys.stderr.isatty():
+        yield lambda count: None
+        return
+    bar: Any = click.progressbar(length=length, label=label, file=sys.stderr)
+    with bar as shown:
+        yield shown.update
 
 
 def _wait(client: TrainerClient, job: dict[str, Any]) -> dict[str, Any]:
-    """The job when it is over, with its progress shown."""
+    """Show a job's progress until the job has ended, and return it."""
+    from kepler_servers.offline_trainer.job import FINAL_STATES
 
-    def until(ready: Callable[[dict[str, Any]], bool], job: dict[str, Any]) -> dict[str, Any]:
-        while not ready(job) and job["state"] not in _OVER:
-            time.sleep(_POLL_SECONDS)
-            job = client.job(job["id"])
-        return job
-
-    job = until(lambda found: found["progress"]["models"] is not None, job)
-    with _bar("training", job["progress"]["models"] or 0) as trained:
-        done = 0
+    while job["progress"]["models"] is None and job["state"] not in FINAL_STATES:
+        time.sleep(_POLL_SECONDS)
+        job = client.job(job["id"])
+    with _progress_bar("training", job["progress"]["models"] or 0) as advance:
+        shown = 0
         while True:
-            now = job["progress"]["trained"] + job["progress"]["failed"]
-            trained(now - done)
-            done = now
-            if job["state"] in _OVER:
+            ended = job["progress"]["trained"] + job["progress"]["failed"]
+            advance(ended - shown)
+            shown = ended
+            if job["state"] in FINAL_STATES:
                 return client.job(job["id"])
             time.sleep(_POLL_SECONDS)
             job = client.job(job["id"])
@@ -147,13 +134,14 @@ def _print(job: dict[str, Any], output: str | None) -> None:
         if best is not None:
             click.echo(f"lowest error: {best['path']}, MAE {watts(best['mae'])} W")
         for failure in job["report"]["failed"]:
-            where = f"{failure['source']} {failure['output_type']} {failure['feature_group']}"
-            click.echo(f"failed: {failure['trainer'] or 'data set'} ({where}): {failure['reason']}")
+            place = f"{failure['source']} {failure['output_type']} {failure['feature_group']}"
+            click.echo(f"failed: {failure['trainer'] or 'data set'} ({place}): {failure['reason']}")
         if output is not None:
             click.echo(f"written to {output}")
         return
-    error = job["error"] or {"msg": "it was cancelled"}
-    click.echo(f"kepler-model: error: job {job['id']} {job['state']}: {error['msg']}", err=True)
+    error = job["error"] or {}
+    reason = f": {error['msg']}" if error else ""
+    click.echo(f"kepler-model: error: job {job['id']} {job['state']}{reason}", err=True)
     for group in error.get("findings", {}).get("groups", ()):
         if not group["trainable"]:
             click.echo(f"  {group['source']} {group['feature_group']}: {group['reason']}", err=True)

@@ -153,6 +153,8 @@ class App:
 def _arguments(route: Route) -> dict[str, Any]:
     """Return the handler's arguments besides the path's parameters."""
     request = bottle.request
+    if route.guard is not None:
+        route.guard(request)
     arguments: dict[str, Any] = {}
     if route.query is not None:
         arguments["query"] = read_query(route.query, request)

@@ -54,6 +54,8 @@ class Route:
     handler: Callable[..., Any]
     summary: str = attrs.field(kw_only=True)
     """One sentence for the OpenAPI document."""
+    guard: Callable[[bottle.BaseRequest], None] | None = attrs.field(default=None, kw_only=True)
+    """Called before anything of the request is read. Rejects the request by raising what a handler may raise."""
     query: type[msgspec.Struct] | None = attrs.field(default=None, kw_only=True)
     """Parameters of the query string; see `params`."""
     headers: type[msgspec.Struct] | None = attrs.field(default=None, kw_only=True)

@@ -1,1 +1,1 @@
-"""The offline trainer: recordings come over HTTP, models are trained in processes of their own."""
+"""The offline trainer: an HTTP server that trains power models from the recordings that clients send."""

@@ -1,327 +1,346 @@
-"""The endpoints."""
+"""The endpoints of the offline trainer."""
 
 from __future__ import annotations
 
-import datetime
 import hmac
 import re
 import sqlite3
 import threading
-from typing import Any
+from typing import Annotated, NoReturn
 
 import bottle
 import msgspec
+from msgspec import Meta
 
 from kepler_core import __version__
-from kepler_core.errors import RequestError, close_matches
+from kepler_core.errors import RequestError
+from kepler_core.messages import quoted
 from kepler_core.store.urls import is_url, shown_url
-from kepler_servers.http.adapter import ANNOUNCED, LATER, UPLOAD, Environ, RefusedError
-from kepler_servers.http.app import (
-    RETRY_LATER,
-    Answer,
-    AnswerError,
-    Endpoints,
-    Handler,
-    NotFoundError,
-    flag,
-    json_answer,
-    query,
-    whole,
-)
+from kepler_servers.http.answer import RETRY_LATER, Answer, Deferred, HttpError, json_answer
+from kepler_servers.http.app import App
 from kepler_servers.http.metrics import CONTENT_TYPE
-from kepler_servers.offline_trainer.crew import Crew, stopping_answer
-from kepler_servers.offline_trainer.jobs import CANCELLED, DONE, FAILED, STATES, Job, Jobs, QueueFullError, new_id
+from kepler_servers.http.params import read_headers, read_query
+from kepler_servers.http.route import Returns, Route
+from kepler_servers.offline_trainer.answers import (
+    Health,
+    JobDetails,
+    JobError,
+    JobPage,
+    JobSummary,
+    State,
+    details_of,
+    http_error,
+    summary_of,
+)
+from kepler_servers.offline_trainer.disk_full import is_disk_full
+from kepler_servers.offline_trainer.job import CANCELLED, DONE, FAILED, Job, new_id
+from kepler_servers.offline_trainer.jobs import Jobs, QueueFullError
 from kepler_servers.offline_trainer.metrics import TrainerMetrics
-from kepler_servers.offline_trainer.openapi import document
+from kepler_servers.offline_trainer.request_schema import request_schema
 from kepler_servers.offline_trainer.settings import Settings, StateFolder
-from kepler_servers.offline_trainer.spool import SpooledBody, disk_full
+from kepler_servers.offline_trainer.spool import SpooledBody, disk_full_error
+from kepler_servers.offline_trainer.training_pool import TrainingPool
+from kepler_servers.offline_trainer.warm_worker import stopping_error
 
-MAX_BODY = 64 * 1024
-"""Bytes of any other request's body: none needs one."""
-MAX_PAGE = 1000
+MAX_BODY_BYTES = 64 * 1024
+"""Largest body of a request that is not `POST /train`. No such request needs a body."""
 MAX_UPLOADS = 16
-"""Bodies that may be on their way at a time."""
+"""Largest number of training requests that are received at the same time."""
 
 JOB_HEADER = "X-Kepler-Job"
+PIPELINE_HEADER = "X-Kepler-Pipeline"
 
-_KEY = re.compile(r"[\x21-\x7e]{1,200}")
-_SQLITE_FULL = 13
+_KEY_PATTERN = "[!-~]{1,200}"
+_JSON = "application/json"
 
 
-class OfflineTrainer(Endpoints):
-    """The bottle application (`app`) over the queue."""
+class TrainQuery(msgspec.Struct, frozen=True):
+    """Parameters of `POST /train`."""
+
+    respond_async: bool = msgspec.field(default=False, name="async")
+
+
+class TrainHeaders(msgspec.Struct, frozen=True):
+    """Headers of `POST /train`."""
+
+    prefer: Annotated[str, Meta(examples=["respond-async"])] = msgspec.field(default="", name="Prefer")
+    idempotency_key: (
+        Annotated[
+            str,
+            Meta(pattern=f"^{_KEY_PATTERN}$", description="A repeated request with the same key is the same job."),
+        ]
+        | None
+    ) = msgspec.field(default=None, name="Idempotency-Key")
+
+
+class JobsQuery(msgspec.Struct, frozen=True):
+    """Parameters of `GET /jobs`."""
+
+    state: State | None = None
+    limit: Annotated[int, Meta(ge=1, le=1000)] = 100
+    offset: Annotated[int, Meta(ge=0, le=10**9)] = 0
+
+
+class OfflineTrainer:
+    """The application over the queue and the training pool."""
 
     def __init__(
         self,
         settings: Settings,
         folder: StateFolder,
         jobs: Jobs,
-        crew: Crew,
+        pool: TrainingPool,
         metrics: TrainerMetrics,
         *,
         token: bytes | None,
     ) -> None:
-        """`token`: without it in the header `Authorization: Bearer`, nothing but health is told."""
-        super().__init__("the offline trainer", metrics.observe)
+        """With a `token`, all endpoints but health and the OpenAPI document need it as a bearer token."""
         self._settings = settings
         self._folder = folder
         self._jobs = jobs
-        self._crew = crew
+        self._pool = pool
         self._metrics = metrics
         self._token = token
-        self._uploads = 0
-        self._counting = threading.Lock()
-        self._openapi = msgspec.json.encode(document())
-        closed = self._closed
-        self.route("POST", "/train", "train", closed(self.train))
-        self.route("GET", "/jobs", "jobs", closed(self.list_jobs))
-        self.route("GET", "/jobs/<job>", "job", closed(self.job))
-        self.route("DELETE", "/jobs/<job>", "cancel", closed(self.cancel))
-        self.route("GET", "/jobs/<job>/result", "result", closed(self.result))
-        self.route("GET", "/metrics", "metrics", closed(self.exposition))
-        self.route("GET", "/healthz", "healthz", self.health)
-        self.route("GET", "/readyz", "readyz", self.ready)
-        self.route("GET", "/openapi.json", "openapi", self.openapi)
+        self._uploads = threading.BoundedSemaphore(MAX_UPLOADS)
+        self.app = App(
+            "offline trainer",
+            [*self._job_routes(), *self._server_routes()],
+            observe=metrics.observe,
+            description="Trains power models from recordings and publishes them to a model store. "
+            "Each training is a job in a queue on disk.",
+            error=JobError,
+        )
 
-    def _closed(self, handler: Handler) -> Handler:
-        def with_token(**arguments: str) -> Answer:
-            self._check_token(bottle.request.environ)
-            return handler(**arguments)
+    def _job_routes(self) -> list[Route]:
+        archive = Returns(
+            {"application/zip": bytes},
+            description="The trained pipeline.",
+            headers={JOB_HEADER: "The job's id.", PIPELINE_HEADER: "Name and version of the pipeline in the store."},
+        )
+        queued = Returns(
+            {_JSON: JobSummary}, status=202, description="The queued job.", headers={"Location": "The job's URL."}
+        )
+        return [
+            Route(
+                "POST", "/train", "train", self.train, guard=self._check_token,
+                summary="Train a pipeline. The answer is its zip or, with respond-async, the queued job.",
+                query=TrainQuery, headers=TrainHeaders, body=request_schema(), body_description="Plain or gzipped.",
+                upload=self.begin_upload, returns=[archive, queued],
+                errors=(400, 401, 408, 410, 413, 415, 422, 500, 503, 507),
+            ),
+            Route(
+                "GET", "/jobs", "jobs", self.list_jobs, guard=self._check_token,
+                summary="List the jobs, the newest first.", query=JobsQuery, returns=JobPage, errors=(401,),
+            ),
+            Route(
+                "GET", "/jobs/<job>", "job", self.job, guard=self._check_token,
+                summary="Return a job with the history of its training.", returns=JobDetails, errors=(401, 404),
+            ),
+            Route(
+                "DELETE", "/jobs/<job>", "cancel", self.cancel, guard=self._check_token,
+                summary="Cancel a job.", returns=JobSummary, errors=(401, 404, 409),
+            ),
+            Route(
+                "GET", "/jobs/<job>/result", "result", self.result, guard=self._check_token,
+                summary="Return the trained pipeline, or the error of a job that failed.",
+                returns=[archive], errors=(400, 401, 404, 409, 410, 422, 500, 503, 507),
+            ),
+        ]  # fmt: skip
 
-        return with_token
+    def _server_routes(self) -> list[Route]:
+        health = Returns({_JSON: Health})
+        stopping = Returns({_JSON: Health}, status=503, description="The server is stopping.")
+        return [
+            Route(
+                "GET", "/metrics", "metrics", self.metrics, guard=self._check_token,
+                summary="Return the metrics of jobs and requests.", returns=[Returns({"text/plain": str})],
+                errors=(401,),
+            ),
+            Route(
+                "GET", "/healthz", "healthz", self.health,
+                summary="Return the number of jobs by state.", returns=[health], quick=True,
+            ),
+            Route(
+                "GET", "/readyz", "readyz", self.ready,
+                summary="Return whether the server accepts requests.", returns=[health, stopping], quick=True,
+            ),
+        ]  # fmt: skip
 
-    def _check_token(self, environ: Environ) -> None:
+    def _check_token(self, request: bottle.BaseRequest) -> None:
         if self._token is None:
             return
-        scheme, _, given = environ.get("HTTP_AUTHORIZATION", "").partition(" ")
+        scheme, _, token = request.environ.get("HTTP_AUTHORIZATION", "").partition(" ")
         if scheme.lower() != "bearer" or not hmac.compare_digest(
-            given.strip().encode("latin-1", "replace"), self._token
+            token.strip().encode("latin-1", "replace"), self._token
         ):
-            message = "a token is needed: Authorization: Bearer …" if not given else "the token is wrong"
-            raise AnswerError(401, {"msg": message}, {"WWW-Authenticate": "Bearer"})
+            message = "a token is needed: Authorization: Bearer …" if not token else "the token is wrong"
+            raise HttpError(401, message, {"WWW-Authenticate": "Bearer"})
 
     # --- POST /train ---
 
-    def begin_upload(self, environ: Environ) -> SpooledBody:
-        """Where the body of a `POST /train` goes; `RefusedError` for one that is not even to be read."""
-        try:
-            self._check_token(environ)
-            _wants_async(environ)
-            _idempotency_key(environ)
-        except AnswerError as error:
-            raise RefusedError(error.status, str(error), error.headers) from error
-        except RequestError as error:
-            raise RefusedError(400, str(error), key=error.key) from error
-        encoding = environ.get("HTTP_CONTENT_ENCODING", "").strip().lower()
+    def begin_upload(self, request: bottle.BaseRequest, length: int | None) -> SpooledBody:
+        """Check what is known before the body is read, and return where the body goes."""
+        self._check_token(request)
+        read_query(TrainQuery, request)
+        _check_key(read_headers(TrainHeaders, request))
+        encoding = request.environ.get("HTTP_CONTENT_ENCODING", "").strip().lower()
         if encoding not in ("", "identity", "gzip", "x-gzip"):
-            raise RefusedError(415, f"Content-Encoding {encoding[:60]!r} is not known; known: gzip, identity")
-        if self._crew.stopping:
-            raise RefusedError(503, "the server is stopping", RETRY_LATER)
-        self._count_upload(1)
-        length = environ.get(ANNOUNCED, "")
+            raise HttpError(415, f"Content-Encoding {quoted(encoding)} is not known; known: gzip, identity")
+        if self._pool.stopping:
+            raise stopping_error()
+        if not self._uploads.acquire(blocking=False):
+            raise HttpError(503, f"{MAX_UPLOADS} requests are being received already", RETRY_LATER)
         try:
             body = SpooledBody(
                 self._folder.incoming,
                 max_bytes=self._settings.max_body,
-                announced=int(length) if length.isdecimal() else None,
+                length=length,
                 must_be_gzip="gzip" in encoding,
-                closed=lambda: self._count_upload(-1),
+                on_close=self._uploads.release,
             )
         except BaseException:
-            self._count_upload(-1)
+            self._uploads.release()
             raise
-        self._crew.warm_up()
+        self._pool.prepare()
         return body
 
-    def _count_upload(self, more: int) -> None:
-        with self._counting:
-            if more > 0 and self._uploads >= MAX_UPLOADS:
-                raise RefusedError(503, f"{MAX_UPLOADS} requests are on their way already", RETRY_LATER)
-            self._uploads += more
-
-    def train(self) -> Answer:
-        environ = bottle.request.environ
-        if UPLOAD not in environ:  # the path was spelled in another way
-            raise NotFoundError("no such path; POST /train")
+    def train(self, query: TrainQuery, headers: TrainHeaders, upload: SpooledBody) -> Answer | Deferred:
+        """Queue the request as a job, and answer with the job or, when it has ended, with its result."""
         try:
-            return self._train(environ, environ[UPLOAD])
-        except RefusedError as error:
-            raise AnswerError(error.status, error.content, error.headers) from error
+            job = self._queue(headers.idempotency_key, upload)
         except sqlite3.Error as error:
-            if error.sqlite_errorcode != _SQLITE_FULL:
-                raise
-            refused = disk_full("nothing of this request is kept")
-            raise AnswerError(refused.status, refused.content) from error
+            if is_disk_full(error):
+                raise disk_full_error("nothing of this request is kept") from error
+            raise
+        prefers_async = _prefers_async(headers.prefer)
+        if not (query.respond_async or prefers_async):
+            return Deferred(self._jobs.completion(job.id), lambda: self.result(job.id))
+        preference = {"Preference-Applied": "respond-async"} if prefers_async else {}
+        return json_answer(self._summary(job), 202, {"Location": f"/jobs/{job.id}", JOB_HEADER: job.id, **preference})
 
-    def _train(self, environ: Environ, body: SpooledBody) -> Answer:
-        key = _idempotency_key(environ)
+    def _queue(self, key: str | None, body: SpooledBody) -> Job:
+        """Return a new job, or the job that an earlier request with the same key has become."""
         digest = body.finish()
         self._metrics.received.inc(body.size)
-        if key is not None and (known := self._jobs.by_key(key)) is not None:
-            return self._same_job(environ, known, digest)
-        pipeline = self._crew.check(body.path)
-        if self._crew.stopping:
-            raise stopping_answer()
-        wanted = new_id()
-        # on the disk before it is in the queue: of a job there is always the input
-        body.keep(self._folder.input(wanted))
+        if key is not None and (existing := self._jobs.by_key(key)) is not None:
+            return _same_request(existing, digest)
+        pipeline = self._pool.check(body.path)
+        if self._pool.stopping:
+            raise stopping_error()
+        job_id = new_id()
+        # The input is stored first, so that each job in the queue has one.
+        body.keep(self._folder.input(job_id))
         try:
-            job = self._jobs.add(wanted, pipeline=pipeline, digest=digest, size=body.size, key=key)
+            job = self._jobs.add(job_id, pipeline=pipeline, digest=digest, size=body.size, key=key)
         except BaseException as error:
-            self._folder.input(wanted).unlink(missing_ok=True)
+            self._folder.input(job_id).unlink(missing_ok=True)
             if isinstance(error, QueueFullError):
-                message = f"{self._settings.max_queue} jobs wait already"
-                raise AnswerError(503, {"msg": message}, {"Retry-After": "60"}) from None
+                message = f"{self._settings.max_queue} jobs are queued already"
+                raise HttpError(503, message, {"Retry-After": "60"}) from None
             raise
-        if job.id != wanted:  # the same request came twice at once
-            self._folder.input(wanted).unlink(missing_ok=True)
-            return self._same_job(environ, job, digest)
-        return self._accepted(environ, job)
-
-    def _same_job(self, environ: Environ, job: Job, digest: str) -> Answer:
-        if job.digest != digest:
-            message = f"Idempotency-Key: this key is that of job {job.id}, whose request was another"
-            raise AnswerError(422, {"msg": message, "key": "Idempotency-Key"})
-        return self._accepted(environ, job)
-
-    def _accepted(self, environ: Environ, job: Job) -> Answer:
-        if not _wants_async(environ):
-            # the answer is that of the result, when it is there
-            environ[LATER].done = self._jobs.over(job.id)
-            environ[LATER].path = f"/jobs/{job.id}/result"
-        headers = {"Location": f"/jobs/{job.id}", JOB_HEADER: job.id}
-        if "respond-async" in environ.get("HTTP_PREFER", "").lower():
-            headers["Preference-Applied"] = "respond-async"
-        return json_answer(self._described(job), 202, headers)
+        if job.id != job_id:  # another request with the same key was queued meanwhile
+            self._folder.input(job_id).unlink(missing_ok=True)
+            return _same_request(job, digest)
+        return job
 
     # --- jobs ---
 
-    def list_jobs(self) -> Answer:
-        given = query("state", "limit", "offset")
-        state = given["state"]
-        if state is not None and state not in STATES:
-            raise RequestError("state", f"unknown state {state[:60]!r}; {close_matches(state[:60], STATES)}")
-        limit = whole(given, "limit", 1, MAX_PAGE) or 100
-        total, jobs = self._jobs.page(state, limit, whole(given, "offset", 0, 10**9) or 0)
-        return json_answer({"total": total, "jobs": [self._described(job) for job in jobs]})
+    def list_jobs(self, query: JobsQuery) -> JobPage:
+        total, jobs = self._jobs.page(query.state, query.limit, query.offset)
+        return JobPage(total, [self._summary(job) for job in jobs])
 
-    def job(self, job: str) -> Answer:
-        found = self._find(job)
-        progress = self._jobs.progress(found.id)
-        return json_answer(
-            {
-                **self._described(found),
-                "stages": [{"stage": name, "started": _time(at)} for name, at in progress.stages],
-                "models": progress.models,
-                "log": [{"time": _time(at), "level": level, "text": text} for at, level, text in progress.log],
-                "report": None if found.report is None else msgspec.json.decode(found.report),
-            }
+    def job(self, job: str) -> JobDetails:
+        current = self._get(job)
+        return details_of(current, self._jobs.count_models(current.id), self._jobs.history(current.id))
+
+    def cancel(self, job: str) -> JobSummary:
+        self._get(job)
+        current = self._pool.cancel(job)
+        if current is None:
+            raise HttpError(404, f"no job {quoted(job)}")
+        if current.state == CANCELLED:
+            return self._summary(current)
+        reason = (
+            f"is {current.state} already" if current.is_final else "is being published: it is too late to cancel it"
         )
-
-    def cancel(self, job: str) -> Answer:
-        self._find(job)
-        found = self._crew.cancel(job)
-        if found is None:
-            raise NotFoundError(f"no job {job[:60]!r}")
-        if found.state == CANCELLED:
-            return json_answer(self._described(found))
-        what = f"is {found.state} already" if found.over else "is being published: it is too late to cancel it"
-        raise AnswerError(409, {"msg": f"job {job} {what}"})
+        raise HttpError(409, f"job {job} {reason}")
 
     def result(self, job: str) -> Answer:
-        """What a client that waited gets: the zip, or why there is none."""
-        found = self._find(job)
-        headers = {JOB_HEADER: found.id, "Content-Location": f"/jobs/{found.id}/result"}
-        if found.state == FAILED:
-            assert found.status is not None
-            assert found.error is not None
-            if found.status == 503:  # the store was away; it can be sent again
-                headers |= RETRY_LATER
-            raise AnswerError(found.status, {**msgspec.json.decode(found.error), "job": found.id}, headers)
-        if found.state == CANCELLED:
-            raise AnswerError(410, {"msg": f"job {found.id} was cancelled", "job": found.id}, headers)
-        if found.state != DONE:
-            if self._crew.stopping:
-                message = f"the server is stopping; job {found.id} goes on when it is started again"
-                raise AnswerError(503, {"msg": message, "job": found.id}, headers | RETRY_LATER)
-            raise AnswerError(409, {"msg": f"job {found.id} is {found.state}", "job": found.id}, headers)
+        """Return the zip, or raise the error with which the job ended."""
+        current = self._get(job)
+        headers = {JOB_HEADER: current.id, "Content-Location": f"/jobs/{current.id}/result"}
+        if current.state != DONE:
+            self._raise_without_result(current, headers)
+        path = self._folder.result(current.id)
         try:
-            file = self._folder.result(found.id).open("rb")
+            size = path.stat().st_size
         except FileNotFoundError:
-            message = f"the zip of job {found.id} was removed, or had no room; the pipeline is in the store"
-            raise AnswerError(410, {"msg": message, "job": found.id}, headers) from None
+            message = f"the zip of job {current.id} was removed, or had no room; the pipeline is in the store"
+            raise HttpError(410, message, headers, job=current.id) from None
         headers |= {
-            "Content-Disposition": f'attachment; filename="{found.pipeline}.zip"',
-            "Content-Length": str(file.seek(0, 2)),
-            "X-Kepler-Pipeline": f"{found.pipeline}; version={found.version}",
+            "Content-Type": "application/zip",
+            "Content-Disposition": f'attachment; filename="{current.pipeline}.zip"',
+            "Content-Length": str(size),
+            PIPELINE_HEADER: f"{current.pipeline}; version={current.version}",
         }
-        file.seek(0)
-        return Answer(file, "application/zip", headers)
+        return Answer(200, headers, path)
 
-    def _find(self, job: str) -> Job:
-        if (found := self._jobs.get(job[:100])) is None:
-            raise NotFoundError(f"no job {job[:60]!r}; GET /jobs lists them")
-        return found
+    def _raise_without_result(self, job: Job, headers: dict[str, str]) -> NoReturn:
+        """Raise the error of a job that is not done."""
+        if job.state == FAILED:
+            assert job.status is not None
+            assert job.error is not None
+            if job.status == 503:  # the store could not be reached
+                headers |= RETRY_LATER
+            raise http_error(job.status, msgspec.json.decode(job.error), headers, job=job.id)
+        if job.state == CANCELLED:
+            raise HttpError(410, f"job {job.id} was cancelled", headers, job=job.id)
+        if self._pool.stopping:
+            message = f"the server is stopping; job {job.id} goes on when it is started again"
+            raise HttpError(503, message, headers | RETRY_LATER, job=job.id)
+        raise HttpError(409, f"job {job.id} is {job.state}", headers, job=job.id)
 
-    def _described(self, job: Job) -> dict[str, Any]:
-        total, failed = self._jobs.counted_models(job.id)
-        return {
-            "id": job.id,
-            "url": f"/jobs/{job.id}",
-            "pipeline": job.pipeline,
-            "state": job.state,
-            "stage": job.stage,
-            "submitted": _time(job.submitted),
-            "started": _time(job.started),
-            "finished": _time(job.finished),
-            "attempts": job.attempts,
-            "progress": {"models": job.expected, "trained": total - failed, "failed": failed},
-            "version": job.version,
-            "result": f"/jobs/{job.id}/result" if job.state == DONE else None,
-            "error": None if job.error is None else {"status": job.status, **msgspec.json.decode(job.error)},
-        }
+    def _get(self, job: str) -> Job:
+        if (current := self._jobs.get(job[:100])) is None:
+            raise HttpError(404, f"no job {quoted(job)}; GET /jobs lists them")
+        return current
+
+    def _summary(self, job: Job) -> JobSummary:
+        return summary_of(job, self._jobs.count_models(job.id))
 
     # --- the server itself ---
 
-    def exposition(self) -> Answer:
-        return Answer(self._metrics.exposition(), CONTENT_TYPE)
+    def metrics(self) -> Answer:
+        return Answer(200, {"Content-Type": CONTENT_TYPE}, self._metrics.exposition())
 
-    def health(self) -> Answer:
-        return json_answer(self._health())
+    def health(self) -> Health:
+        # The event loop calls this: it must not wait for the disk or for a lock.
+        store = self._settings.store
+        return Health(
+            status="stopping" if self._pool.stopping else "ok",
+            version=__version__,
+            store=shown_url(store) if is_url(store) else store,
+            jobs=self._jobs.counts,
+        )
 
     def ready(self) -> Answer:
-        if self._crew.stopping:
-            raise AnswerError(503, self._health())
-        return json_answer(self._health())
-
-    def openapi(self) -> Answer:
-        return Answer(self._openapi, "application/json")
-
-    def _health(self) -> dict[str, Any]:
-        # nothing here may wait: the event loop itself answers
-        return {
-            "status": "stopping" if self._crew.stopping else "ok",
-            "version": __version__,
-            "store": shown_url(self._settings.store) if is_url(self._settings.store) else self._settings.store,
-            "jobs": self._jobs.counts,
-        }
+        return json_answer(self.health(), 503 if self._pool.stopping else 200)
 
 
-def _wants_async(environ: Environ) -> bool:
-    wanted = flag(query("async", of=bottle.BaseRequest(environ)), "async")
-    preferences = environ.get("HTTP_PREFER", "").lower().split(",")
-    return wanted or any(preference.partition(";")[0].strip() == "respond-async" for preference in preferences)
+def _same_request(job: Job, digest: str) -> Job:
+    """Return the job with the client's key if it has the same request."""
+    if job.digest != digest:
+        message = f"Idempotency-Key: this key belongs to job {job.id}, which had another request"
+        raise HttpError(422, message, key="Idempotency-Key")
+    return job
 
 
-def _idempotency_key(environ: Environ) -> str | None:
-    key: str | None = environ.get("HTTP_IDEMPOTENCY_KEY")
-    if key is not None and not _KEY.fullmatch(key):
+def _check_key(headers: TrainHeaders) -> None:
+    key = headers.idempotency_key
+    if key is not None and not re.fullmatch(_KEY_PATTERN, key):
         raise RequestError("Idempotency-Key", "not 1 to 200 visible ASCII characters")
-    return key
 
 
-def _time(seconds: float | None) -> str | None:
-    """RFC 3339, in UTC."""
-    if seconds is None:
-        return None
-    return datetime.datetime.fromtimestamp(seconds, datetime.UTC).isoformat(timespec="milliseconds")
+def _prefers_async(prefer: str) -> bool:
+    """Return whether the header Prefer contains respond-async."""
+    return any(preference.partition(";")[0].strip() == "respond-async" for preference in prefer.lower().split(","))

@@ -1,4 +1,4 @@
-"""What the HTTP process and a training process say to each other: JSON, one message a line."""
+"""The messages between the HTTP process and a training process: JSON, one message per line."""
 
 from __future__ import annotations
 
@@ -6,86 +6,97 @@ from typing import Any
 
 import msgspec
 
-# --- to the training process ---
+# --- from the HTTP process to the training process ---
 
 
 class Check(msgspec.Struct, tag=True):
-    """Is the request in this file one that could be trained?"""
+    """Check the request in a file without training it."""
 
     body: str
+    """Path of the file."""
 
 
 class Train(msgspec.Struct, tag=True):
-    """Train the request, then end."""
+    """Train the request in a file, then exit."""
 
     job: str
+    """The job's id."""
     body: str
+    """Path of the file with the request."""
     archive: str
-    """Where the trained pipeline is to be, as a zip."""
+    """Path at which to write the zip of the trained pipeline."""
     store: str
+    """Folder or URL of the model store."""
     backend: str
     scheduler: str | None
+    """Address of the Dask scheduler."""
     fits: int
-    look_first: bool
-    """An earlier attempt may have published already."""
+    """Number of fits that run at the same time."""
+    may_be_published: bool
+    """Whether an earlier attempt may have published already."""
 
 
 class MayPublish(msgspec.Struct, tag=True):
-    """The answer to `Ready`: the job was not cancelled."""
+    """Answer `ReadyToPublish`: the job was not cancelled."""
 
 
 Command = Check | Train | MayPublish
 
 
-# --- from it ---
+# --- from the training process to the HTTP process ---
 
 
 class Accepted(msgspec.Struct, tag=True):
-    """The request is right."""
+    """The request is valid."""
 
     pipeline: str
+    """Name of the pipeline that the request trains."""
 
 
-class Refused(msgspec.Struct, tag=True):
-    """The request is wrong, or cannot be trained: an HTTP status and what is wrong."""
+class Rejected(msgspec.Struct, tag=True):
+    """The request is invalid, or its training failed."""
 
     status: int
+    """HTTP status for the client."""
     content: dict[str, Any]
+    """JSON object for the client."""
 
 
-class Stage(msgspec.Struct, tag=True):
-    """A part of the work begins: reading, preparing, fitting, publishing, packing."""
+class StageStarted(msgspec.Struct, tag=True):
+    """The training entered a stage: reading, preparing, fitting, publishing or packing."""
 
     name: str
 
 
-class Expected(msgspec.Struct, tag=True):
-    """So many models are going to be trained."""
+class FitsPlanned(msgspec.Struct, tag=True):
+    """The training knows how many models it will fit."""
 
     models: int
 
 
-class Trained(msgspec.Struct, tag=True):
-    """One model, as in `train --json`; it has a `reason` if it failed."""
+class ModelTrained(msgspec.Struct, tag=True):
+    """One model was trained, or its training failed."""
 
     model: dict[str, Any]
+    """The model as in `train --json`. A failed one has the key `reason`."""
 
 
-class Logged(msgspec.Struct, tag=True):
-    """A line of the log."""
+class LogLine(msgspec.Struct, tag=True):
+    """A line that the training logged."""
 
     level: str
     text: str
 
 
-class Ready(msgspec.Struct, tag=True):
-    """All is trained; may it be published?"""
+class ReadyToPublish(msgspec.Struct, tag=True):
+    """All models are trained. The training process waits for `MayPublish`."""
 
 
 class Done(msgspec.Struct, tag=True):
-    """Published, and packed."""
+    """The pipeline is published and packed."""
 
     report: dict[str, Any]
+    """The report as in `train --json`."""
 
 
-Message = Accepted | Refused | Stage | Expected | Trained | Logged | Ready | Done
+Message = Accepted | Rejected | StageStarted | FitsPlanned | ModelTrained | LogLine | ReadyToPublish | Done

@@ -1,4 +1,4 @@
-"""`GET /metrics`: the server's own counters, and its jobs."""
+"""The metrics of `GET /metrics`: requests, jobs and models."""
 
 from __future__ import annotations
 
@@ -11,54 +11,56 @@ from prometheus_client.registry import Collector
 from kepler_servers.http.metrics import RequestMetrics
 from kepler_servers.offline_trainer.jobs import Jobs
 
-_SECONDS = (1.0, 3.0, 10.0, 30.0, 60.0, 180.0, 600.0, 1800.0, 3600.0)
+_JOB_SECONDS_BUCKETS = (1.0, 3.0, 10.0, 30.0, 60.0, 180.0, 600.0, 1800.0, 3600.0)
 
 
 class TrainerMetrics(RequestMetrics):
-    """Counters of the HTTP process."""
+    """The counters of the HTTP process."""
 
     def __init__(self, jobs: Jobs) -> None:
         self._registry = CollectorRegistry()
         super().__init__("kepler_offline_trainer", self._registry)
         self.received = Counter(
             "kepler_offline_trainer_received_bytes",
-            "Bytes of requests for a training, unpacked.",
+            "Bytes of received training requests, unpacked.",
             registry=self._registry,
         )
         self.ended = Counter(
             "kepler_offline_trainer_jobs_ended",
-            "Trainings that ended, by how: done, failed, cancelled, or lost (begun again).",
+            "Trainings that ended, by outcome: done, failed, cancelled, or lost (queued again).",
             ("how",),
             registry=self._registry,
         )
         self.seconds = Histogram(
             "kepler_offline_trainer_job_seconds",
-            "Seconds of a training, from its begin to its end.",
-            buckets=_SECONDS,
+            "Duration of a training in seconds.",
+            buckets=_JOB_SECONDS_BUCKETS,
             registry=self._registry,
         )
         self.models = Counter(
             "kepler_offline_trainer_models",
-            "Models, by whether they could be trained.",
+            "Models, by outcome: trained or failed.",
             ("outcome",),
             registry=self._registry,
         )
         self._registry.register(_JobsCollector(jobs))
 
     def exposition(self) -> bytes:
-        """All of it as Prometheus reads it."""
+        """Return all metrics in Prometheus' text format."""
         return generate_latest(self._registry)
 
 
 class _JobsCollector(Collector):
+    """The gauge of jobs by state, read from the queue at each scrape."""
+
     def __init__(self, jobs: Jobs) -> None:
         self._jobs = jobs
 
     def describe(self) -> Iterable[Metric]:
-        return ()  # or the registry would collect everything once to learn the names
+        return ()  # without this method, the registry would call `collect` to learn the metrics' names
 
     def collect(self) -> Iterable[Metric]:
-        jobs = GaugeMetricFamily("kepler_offline_trainer_jobs", "Jobs that are kept, by state.", labels=("state",))
+        gauge = GaugeMetricFamily("kepler_offline_trainer_jobs", "Jobs in the database, by state.", labels=("state",))
         for state, count in self._jobs.counts.items():
-            jobs.add_metric((state,), count)
-        yield jobs
+            gauge.add_metric((state,), count)
+        yield gauge

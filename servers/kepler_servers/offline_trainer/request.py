@@ -1,4 +1,4 @@
-"""`POST /train`: the request, in the words of old clients (WIRE) or as a whole pipeline.
+"""The body of `POST /train`: the format of earlier clients, or a whole pipeline.
 
     {"name": "...", "energy_source": "rapl", "trainer": {"abs_trainers": [...], "dyn_trainers": [...],
      "isolator": "...", "isolator_args": {...}, "idle_prom_response": {...}},
@@ -7,8 +7,8 @@
     {"pipeline": {...all keys of a pipeline file...}, "prom_response": {...}, "idle_prom_response": {...},
      "machine_spec": {...}}
 
-Recordings stay where they are, in the file, until they are read. Everything else becomes the pipeline's
-own classes, so that what a pipeline file may say, a request may say.
+Recordings stay in the mapped file until they are read. All other keys are structured into the classes of
+pipeline files, so that a request accepts exactly what a pipeline file accepts.
 """
 
 from __future__ import annotations
@@ -16,26 +16,31 @@ from __future__ import annotations
 import mmap
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 import cattrs
 import msgspec
 
-from kepler_core.errors import PipelineError, RecordingError, RequestError, UsageError
+from kepler_core.errors import PipelineError, RecordingError, RequestError, UsageError, path_text
 from kepler_core.machine import Machine, machine_spec_from
 from kepler_core.pipeline.load import pipeline_from, resolved
 from kepler_core.pipeline.spec import PipelineSpec, PluginSpec
 from kepler_core.recording.reader import check_shape
-from kepler_core.strict import structure, structuring_error
+from kepler_core.strict import structure, structuring_problem
 
-MAX_WORDS = 2**20
-"""Bytes of a request without its recordings."""
+T = TypeVar("T")
 
-_DATA = ("prome_response", "prom_response")
-_IDLE = "idle_prom_response"
-_REQUEST = "request"
-_ISOLATOR: Any = attrs.fields(PipelineSpec).isolator.default
+MAX_DOCUMENT_BYTES = 2**20
+"""Largest size of a request without its recordings."""
+
+RECORDING_KEY = "prom_response"
+OLD_RECORDING_KEY = "prome_response"
+"""The recording's key in requests of earlier clients."""
+IDLE_KEY = "idle_prom_response"
+
+_TRAINER_KEYS = ("abs_trainers", "dyn_trainers", "isolator")
+_DEFAULT_ISOLATOR: Any = attrs.fields(PipelineSpec).isolator.default
 
 
 @attrs.frozen
@@ -44,7 +49,7 @@ class TrainerSection:
 
     abs_trainers: list[PluginSpec] = attrs.field(factory=list[PluginSpec])
     dyn_trainers: list[PluginSpec] = attrs.field(factory=list[PluginSpec])
-    isolator: PluginSpec = _ISOLATOR
+    isolator: PluginSpec = _DEFAULT_ISOLATOR
     isolator_args: dict[str, Any] = attrs.field(factory=dict[str, Any])
     idle_prom_response: dict[str, Any] | None = None
     """A recording of the idle machine."""
@@ -52,7 +57,7 @@ class TrainerSection:
 
 @attrs.frozen
 class SimpleRequest:
-    """What old clients send."""
+    """The request format of earlier clients."""
 
     name: str
     energy_source: str
@@ -60,17 +65,17 @@ class SimpleRequest:
     prome_response: dict[str, Any] | None = None
     """The recording: Prometheus range-query results by metric name."""
     prom_response: dict[str, Any] | None = None
-    """The same under another name; one of them is needed."""
+    """Another name of `prome_response`. A request has exactly one of the two."""
     idle_prom_response: dict[str, Any] | None = None
-    """As in `trainer`."""
+    """A recording of the idle machine, unless `trainer` has one."""
     machine_spec: dict[str, Any] | None = None
-    """What the machine is; without it, the models are of an unknown machine."""
+    """Description of the machine. Without it, the models are those of an unknown machine."""
     use_vm_metrics: bool = False
 
 
 @attrs.frozen
 class PipelineRequest:
-    """A whole pipeline."""
+    """A request with a whole pipeline. Its other keys are those of `SimpleRequest`."""
 
     pipeline: PipelineSpec
     prome_response: dict[str, Any] | None = None
@@ -81,83 +86,98 @@ class PipelineRequest:
 
 @attrs.frozen(eq=False)
 class TrainRequest:
-    """A request that is right as far as can be told without reading the samples."""
+    """A valid request. Only its samples are unchecked."""
 
     pipeline: PipelineSpec
-    """With every plugin's full name."""
+    """The pipeline, with the full name of each plugin."""
     recording: msgspec.Raw
     idle: msgspec.Raw | None
     machine: Machine | None
 
 
 def read_request(path: Path) -> TrainRequest:
-    """The request in a file; `RequestError` names the key that is wrong, and what would be right.
+    """Read the request in a file. Raises `RequestError` with the first wrong key.
 
-    The file stays mapped, not read, as long as the request is used.
+    The file stays mapped while the request is in use.
     """
     with path.open("rb") as file:
         return request_from(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
 
 def request_from(body: bytes | mmap.mmap) -> TrainRequest:
-    """The request in these bytes; see `read_request`."""
+    """Return the request in JSON text; see `read_request`."""
     members = _members(body, "body")
-    data = {key: members.pop(key) for key in (*_DATA, _IDLE) if key in members}
+    recordings = {key: members.pop(key) for key in (OLD_RECORDING_KEY, RECORDING_KEY, IDLE_KEY) if key in members}
     trainer: dict[str, msgspec.Raw] | None = None
     if "pipeline" not in members and "trainer" in members:
-        trainer = _members(members["trainer"], "trainer")
-        if _IDLE in trainer:
-            if _given(data.get(_IDLE)):
-                raise RequestError(f"trainer.{_IDLE}", f"given here and as {_IDLE}; one of them is enough")
-            data[_IDLE] = trainer.pop(_IDLE)
+        trainer = _members(members.pop("trainer"), "trainer")
+        if IDLE_KEY in trainer:
+            if _has_value(recordings.get(IDLE_KEY)):
+                raise RequestError(f"trainer.{IDLE_KEY}", f"given here and as {IDLE_KEY}; one of them is enough")
+            recordings[IDLE_KEY] = trainer.pop(IDLE_KEY)
     document = _document(members, trainer)
     spec = _pipeline(document)
     machine = _machine(document.get("machine_spec"))
-    given = [key for key in _DATA if _given(data.get(key))]
-    if len(given) > 1:
-        raise RequestError("prom_response", "given here and as prome_response; one of them is enough")
-    if not given:
-        raise RequestError("prom_response", "missing: the recording to train from")
-    idle = data.get(_IDLE)
-    for key in (*given, *([_IDLE] if _given(idle) else [])):
+    recording_keys = [key for key in (OLD_RECORDING_KEY, RECORDING_KEY) if _has_value(recordings.get(key))]
+    if len(recording_keys) > 1:
+        raise RequestError(RECORDING_KEY, f"given here and as {OLD_RECORDING_KEY}; one of them is enough")
+    if not recording_keys:
+        raise RequestError(RECORDING_KEY, "missing: the recording to train from")
+    idle = recordings.get(IDLE_KEY)
+    has_idle = _has_value(idle)
+    for key in (*recording_keys, *([IDLE_KEY] if has_idle else [])):
         try:
-            check_shape(data[key], key)
+            check_shape(recordings[key], key)
         except RecordingError as error:
-            raise RequestError(key, str(error).removeprefix(f"{key}: ")) from error
-    return TrainRequest(spec, data[given[0]], idle if _given(idle) else None, machine)
+            raise wrong_recording(key, error) from error
+    return TrainRequest(spec, recordings[recording_keys[0]], idle if has_idle else None, machine)
 
 
-def _members(body: Any, where: str) -> dict[str, msgspec.Raw]:
+def wrong_recording(key: str, error: RecordingError) -> RequestError:
+    """Return the error of a request whose recording under `key` is wrong."""
+    return RequestError(key, _message_with_path(error))
+
+
+def _message_with_path(error: RecordingError | UsageError) -> str:
+    return f"{path_text(error.path)}: {error.message}" if error.path else error.message
+
+
+def _members(body: Any, key: str) -> dict[str, msgspec.Raw]:
+    """Return the undecoded members of the JSON object under a key."""
     try:
         return msgspec.json.decode(body, type=dict[str, msgspec.Raw])
     except msgspec.ValidationError:
-        raise RequestError(where, "not a JSON object") from None
+        raise RequestError(key, "not a JSON object") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise RequestError(where, f"not JSON: {error}") from None
+        raise RequestError(key, f"not JSON: {error}") from None
     except RecursionError:
-        raise RequestError(where, "nested too deeply") from None
+        raise RequestError(key, "nested too deeply") from None
 
 
-def _given(raw: msgspec.Raw | None) -> bool:
+def _has_value(raw: msgspec.Raw | None) -> bool:
+    """Return whether a member is present and not null."""
     return raw is not None and bytes(memoryview(raw)[:5]).strip() != b"null"
 
 
 def _document(members: Mapping[str, msgspec.Raw], trainer: Mapping[str, msgspec.Raw] | None) -> dict[str, Any]:
-    """All but the recordings, decoded. An optional key that is null is as if it were absent."""
-    size = sum(memoryview(raw).nbytes for key, raw in members.items() if key != "trainer" or trainer is None)
-    size += sum(memoryview(raw).nbytes for raw in (trainer or {}).values())
-    if size > MAX_WORDS:
-        raise RequestError("body", f"more than {MAX_WORDS} bytes besides the recordings")
-    document = {key: _decoded(raw, key) for key, raw in members.items() if key != "trainer" or trainer is None}
-    if trainer is not None:
-        document["trainer"] = {key: _decoded(raw, f"trainer.{key}") for key, raw in trainer.items()}
-        for key in ("isolator", "isolator_args"):
-            if document["trainer"].get(key, ...) is None:
-                del document["trainer"][key]
+    """Decode the members and, if given, the section `trainer`. Optional keys that are null are left out."""
+    size = sum(memoryview(raw).nbytes for raw in (*members.values(), *(trainer or {}).values()))
+    if size > MAX_DOCUMENT_BYTES:
+        raise RequestError("body", f"more than {MAX_DOCUMENT_BYTES} bytes besides the recordings")
+    document = {key: _decoded(raw, key) for key, raw in members.items()}
     for key in ("machine_spec", "use_vm_metrics"):
-        if document.get(key, ...) is None:
-            del document[key]
+        _drop_null(document, key)
+    if trainer is not None:
+        section = {key: _decoded(raw, f"trainer.{key}") for key, raw in trainer.items()}
+        for key in ("isolator", "isolator_args"):
+            _drop_null(section, key)
+        document["trainer"] = section
     return document
+
+
+def _drop_null(document: dict[str, Any], key: str) -> None:
+    if key in document and document[key] is None:
+        del document[key]
 
 
 def _decoded(raw: msgspec.Raw, key: str) -> Any:
@@ -170,23 +190,33 @@ def _decoded(raw: msgspec.Raw, key: str) -> Any:
 
 
 def _pipeline(document: Mapping[str, Any]) -> PipelineSpec:
-    request: SimpleRequest
+    """Return the pipeline of a decoded request in either format."""
+    if "pipeline" not in document:
+        return _simple_pipeline(_structured(document, SimpleRequest))
+    for key in ("name", "energy_source", "trainer", "use_vm_metrics"):
+        if key in document:
+            raise RequestError(key, "a key of the pipeline, where the request has one")
+    request = _structured(document, PipelineRequest)
     try:
-        if "pipeline" in document:
-            if clash := [key for key in ("name", "energy_source", "trainer", "use_vm_metrics") if key in document]:
-                raise RequestError(clash[0], "a key of the pipeline, where the request has one")
-            asked: PipelineRequest = structure(document, PipelineRequest)
-            return resolved(asked.pipeline, "pipeline")
-        request = structure(document, SimpleRequest)
-        request = structure(document, SimpleRequest)
-    except (cattrs.BaseValidationError, ValueError, TypeError) as error:
-        raise _keyed(structuring_error(error)) from error
+        return resolved(request.pipeline, "pipeline")
     except PipelineError as error:
-        raise _keyed(_key_in("pipeline", str(error).removeprefix("pipeline: "))) from error
-    section: TrainerSection = request.trainer
+        raise RequestError(path_text(("pipeline", *error.path)), error.message) from error
+
+
+def _structured(document: Mapping[str, Any], kind: type[T]) -> T:
+    try:
+        return structure(document, kind)
+    except (cattrs.BaseValidationError, ValueError, TypeError) as error:
+        path, message = structuring_problem(error)
+        raise RequestError(path_text(path) or "body", message) from error
+
+
+def _simple_pipeline(request: SimpleRequest) -> PipelineSpec:
+    """Return the pipeline of a request in the format of earlier clients."""
+    section = request.trainer
     isolator = section.isolator
-    if twice := sorted(isolator.args.keys() & section.isolator_args.keys()):
-        raise RequestError(f"trainer.isolator_args.{twice[0]}", "given in the isolator's args too")
+    if duplicates := sorted(isolator.args.keys() & section.isolator_args.keys()):
+        raise RequestError(f"trainer.isolator_args.{duplicates[0]}", "given in the isolator's args too")
     try:
         return pipeline_from(
             {
@@ -197,18 +227,19 @@ def _pipeline(document: Mapping[str, Any]) -> PipelineSpec:
                 "isolator": {"name": isolator.name, "args": {**isolator.args, **section.isolator_args}},
                 "use_vm_metrics": request.use_vm_metrics,
             },
-            _REQUEST,
+            "request",
         )
     except PipelineError as error:
-        # the pipeline's names of keys, in those of the request
-        text = str(error).removeprefix(f"{_REQUEST}: ").replace("energy_sources[0]: ", "energy_source: ", 1)
-        in_trainer = text.startswith(("abs_trainers", "dyn_trainers", "isolator", "names no trainer"))
-        raise _keyed(_key_in("trainer", text) if in_trainer else text) from error
+        raise RequestError(path_text(_request_path(error.path)), error.message) from error
 
 
-def _key_in(section: str, message: str) -> str:
-    """`key: what is wrong` of a section's key, or what is wrong with the section, with the whole path."""
-    return f"{section}{': ' if ' ' in message.partition(': ')[0] else '.'}{message}"
+def _request_path(path: tuple[str | int, ...]) -> tuple[str | int, ...]:
+    """Return the path in a `SimpleRequest` of a path in the pipeline that was made from it."""
+    if not path:  # a pipeline without trainers
+        return ("trainer",)
+    if path[0] == "energy_sources":
+        return ("energy_source",)
+    return ("trainer", *path) if path[0] in _TRAINER_KEYS else path
 
 
 def _machine(document: Any) -> Machine | None:
@@ -217,12 +248,4 @@ def _machine(document: Any) -> Machine | None:
     try:
         return Machine(machine_spec_from(document, "machine_spec"))
     except UsageError as error:
-        raise _keyed(str(error)) from error
-
-
-def _keyed(message: str) -> RequestError:
-    """`key: what is wrong` as an error that knows its key."""
-    key, colon, rest = message.partition(": ")
-    if not colon or " " in key:
-        return RequestError("body", message)
-    return RequestError(key, rest)
+        raise RequestError("machine_spec", _message_with_path(error)) from error

@@ -1,4 +1,4 @@
-"""What the offline trainer's HTTP process is told, through its environment."""
+"""The settings that the command hands to the HTTP process in an environment variable."""
 
 from __future__ import annotations
 
@@ -12,34 +12,39 @@ SETTINGS_VARIABLE = "KEPLER_OFFLINE_TRAINER_SETTINGS"
 
 
 class Settings(msgspec.Struct, frozen=True):
-    """Everything that it needs to know."""
+    """All settings of an offline trainer."""
 
     store: str
+    """Folder or URL of the model store."""
     state: str
     """Folder of the queue, the inputs and the results."""
     address: str = ""
+    """host:port that the server listens on, for the log."""
     token_file: str | None = None
     jobs: int = 1
-    """Trainings at a time."""
+    """Number of trainings that run at the same time."""
     fits: int = 1
-    """Fits at a time, of each training."""
+    """Number of fits that run at the same time in each training."""
     backend: Literal["loky", "threading", "dask"] = "loky"
     scheduler: str | None = None
+    """Address of the Dask scheduler."""
     max_body: int = 512 * 2**20
-    """Bytes of JSON, unpacked."""
+    """Largest request, in bytes of unpacked JSON."""
     memory_limit: int = 8 * 2**30
-    """Bytes of address space of each training process."""
+    """Address space of each training process, in bytes."""
     time_limit: float = 3600.0
-    """Seconds of one training."""
+    """Longest training, in seconds."""
     max_queue: int = 100
+    """Largest number of queued jobs."""
     keep_inputs: float = 24 * 3600.0
-    """Seconds after a job's end."""
+    """Time between a job's end and the removal of its input, in seconds."""
     keep_results: float = 168 * 3600.0
+    """Time between a job's end and the removal of the job and its zip, in seconds."""
     verbose: bool = False
 
 
 class StateFolder:
-    """Where things are below `--state`."""
+    """The paths below `--state`."""
 
     def __init__(self, root: str) -> None:
         self.root = Path(root)
@@ -49,15 +54,15 @@ class StateFolder:
         self.spool = self.root / "spool"
         self.results = self.root / "results"
 
-    def make(self) -> None:
-        """Make the folders, for nobody else to read: recordings name containers."""
+    def create(self) -> None:
+        """Create the folders, readable by their owner only: recordings contain container names."""
         for folder in (self.root, self.incoming, self.spool, self.results):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     def input(self, job: str) -> Path:
-        """The request's body."""
+        """Return the path of a job's request."""
         return self.spool / f"{job}.json"
 
     def result(self, job: str) -> Path:
-        """The trained pipeline."""
+        """Return the path of the zip that a job trained."""
         return self.results / f"{job}.zip"

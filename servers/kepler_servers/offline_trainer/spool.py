@@ -1,8 +1,7 @@
-"""A body on its way to the disk: unpacked and counted while it arrives, gone if the request fails."""
+"""The upload of a training request: unpacked and counted while it arrives, stored in a file."""
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import shutil
@@ -10,67 +9,68 @@ import threading
 import uuid
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http import HTTPStatus
 from pathlib import Path
 
 from kepler_core.atomic_files import flush_folder
-from kepler_servers.http.adapter import RefusedError, Upload
+from kepler_servers.http.answer import HttpError
+from kepler_servers.http.uploads import Upload
+from kepler_servers.offline_trainer.disk_full import is_disk_full
 
 _GZIP_MAGIC = b"\x1f\x8b"
-_GZIP = 16 + zlib.MAX_WBITS
-_PIECE = 2**20
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+_GZIP_WBITS = 16 + zlib.MAX_WBITS
+_BLOCK_BYTES = 2**20
 
 
-def disk_full(what: str) -> RefusedError:
-    """The answer where there is no room."""
-    return RefusedError(HTTPStatus.INSUFFICIENT_STORAGE, f"the disk is full: {what}")
-
-
-def is_full(error: OSError) -> bool:
-    """Whether this says that there is no room."""
-    return error.errno in _FULL
+def disk_full_error(consequence: str) -> HttpError:
+    """Return the HTTP error for a request that the disk has no room for."""
+    return HttpError(HTTPStatus.INSUFFICIENT_STORAGE, f"the disk is full: {consequence}")
 
 
 class SpooledBody(Upload):
-    """A JSON body, plain or gzipped, as plain JSON in a file."""
+    """A JSON body, plain or gzipped, that is stored as plain JSON in a file until `keep` or `close`."""
 
     def __init__(
         self,
         folder: Path,
         *,
         max_bytes: int,
-        announced: int | None = None,
+        length: int | None = None,
         must_be_gzip: bool = False,
-        closed: Callable[[], None] = lambda: None,
+        on_close: Callable[[], None] = lambda: None,
     ) -> None:
-        """`announced`: the size that the client says (packed); `closed` is called at the end."""
+        """Create the file in `folder`.
+
+        `max_bytes` limits the unpacked JSON. `length` is the announced Content-Length, and `on_close` is
+        called when the request has ended. Raises `HttpError` if the body cannot be stored.
+        """
         self._max_bytes = max_bytes
-        self._closed = closed
-        if announced is not None and announced > max_bytes:
+        self._on_close = on_close
+        if length is not None and length > max_bytes:
             raise self._too_large()
-        if announced is not None and announced > shutil.disk_usage(folder).free:
-            raise disk_full(f"no room for {announced} bytes")
+        if length is not None and length > shutil.disk_usage(folder).free:
+            raise disk_full_error(f"no room for {length} bytes")
         self.path = folder / uuid.uuid4().hex
         self.size = 0
-        """Bytes of JSON."""
+        """Number of JSON bytes that were received so far."""
         self._must_be_gzip = must_be_gzip
-        self._begun = False
-        self._inflate: zlib._Decompress | None = None
+        self._started = False
+        self._decompressor: zlib._Decompress | None = None
         self._digest = hashlib.sha256()
-        self._using = threading.Lock()
-        with _spooling():
+        self._lock = threading.Lock()
+        with _reporting_full_disk():
             self._file = self.path.open("xb", buffering=0)
 
     def write(self, block: bytes) -> None:
-        with self._using, _spooling():
-            if not self._begun:
-                self._begun = True
+        with self._lock, _reporting_full_disk():
+            if not self._started:
+                self._started = True
                 if block[:2] == _GZIP_MAGIC:
-                    self._inflate = zlib.decompressobj(_GZIP)
+                    self._decompressor = zlib.decompressobj(_GZIP_WBITS)
                 elif self._must_be_gzip:
-                    raise RefusedError(HTTPStatus.BAD_REQUEST, "Content-Encoding: gzip, but the body is not gzip")
-            for piece in self._unpacked(block) if self._inflate is not None else (block,):
+                    raise HttpError(HTTPStatus.BAD_REQUEST, "Content-Encoding: gzip, but the body is not gzip")
+            for piece in self._unpacked(block) if self._decompressor is not None else (block,):
                 self.size += len(piece)
                 if self.size > self._max_bytes:
                     raise self._too_large()
@@ -80,54 +80,55 @@ class SpooledBody(Upload):
                     view = view[self._file.write(view) :]
 
     def finish(self) -> str:
-        """The body is complete: flush it to the disk; the digest (SHA-256) of the JSON."""
-        with self._using, _spooling():
+        """Flush the complete body to the disk and return the SHA-256 of its JSON."""
+        with self._lock, _reporting_full_disk():
             if not self.size:
-                raise RefusedError(HTTPStatus.BAD_REQUEST, "the body is empty")
-            if self._inflate is not None and not self._inflate.eof:
-                raise RefusedError(HTTPStatus.BAD_REQUEST, "the gzip body ends too early")
+                raise HttpError(HTTPStatus.BAD_REQUEST, "the body is empty")
+            if self._decompressor is not None and not self._decompressor.eof:
+                raise HttpError(HTTPStatus.BAD_REQUEST, "the gzip body ends too early")
             os.fsync(self._file.fileno())
             self._file.close()
         return self._digest.hexdigest()
 
     def keep(self, path: Path) -> None:
-        """Move the finished file, for good, to where it is not removed by `close`."""
-        with self._using, _spooling():
+        """Move the finished file to `path`, where `close` does not remove it."""
+        with self._lock, _reporting_full_disk():
             os.rename(self.path, path)
             flush_folder(path.parent)
 
     def close(self) -> None:
-        with self._using:
+        """Remove the file unless it was kept."""
+        with self._lock:
             self._file.close()
             self.path.unlink(missing_ok=True)
-        self._closed()
+        self._on_close()
 
     def _unpacked(self, block: bytes) -> Iterator[bytes]:
         try:
-            full = False
-            while block or full:
-                assert self._inflate is not None
-                if self._inflate.eof:  # a gzip file may be several, one after the other
-                    self._inflate = zlib.decompressobj(_GZIP)
-                piece = self._inflate.decompress(block, _PIECE)
+            more_output = False
+            while block or more_output:
+                assert self._decompressor is not None
+                if self._decompressor.eof:  # a gzip file may have several members
+                    self._decompressor = zlib.decompressobj(_GZIP_WBITS)
+                piece = self._decompressor.decompress(block, _BLOCK_BYTES)
                 yield piece
-                # all of the input may be taken, and more come out of it
-                full = len(piece) == _PIECE and not self._inflate.eof
-                block = self._inflate.unused_data if self._inflate.eof else self._inflate.unconsumed_tail
+                # A full piece may be followed by more output even if all input was consumed.
+                more_output = len(piece) == _BLOCK_BYTES and not self._decompressor.eof
+                block = self._decompressor.unused_data if self._decompressor.eof else self._decompressor.unconsumed_tail
         except zlib.error as error:
-            raise RefusedError(HTTPStatus.BAD_REQUEST, f"damaged gzip body: {error}") from None
+            raise HttpError(HTTPStatus.BAD_REQUEST, f"damaged gzip body: {error}") from None
 
-    def _too_large(self) -> RefusedError:
+    def _too_large(self) -> HttpError:
         message = f"a body of more than {self._max_bytes} bytes (unpacked)"
-        return RefusedError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, message)
+        return HttpError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, message)
 
 
-class _spooling:  # noqa: N801
-    """No room on the disk is an answer."""
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, OSError) and is_full(error):
-            raise disk_full("nothing of this request is kept") from error
+@contextmanager
+def _reporting_full_disk() -> Iterator[None]:
+    """Turn an error that means a full disk into `HttpError`."""
+    try:
+        yield
+    except Exception as error:
+        if is_disk_full(error):
+            raise disk_full_error("nothing of this request is kept") from error
+        raise

@@ -1,4 +1,4 @@
-"""What the HTTP process runs: one, because the queue is one."""
+"""The HTTP process. There is one, because it owns the queue's database."""
 
 from __future__ import annotations
 
@@ -13,60 +13,56 @@ from typing import IO
 import msgspec
 
 from kepler_core.errors import UsageError
-from kepler_servers.http.adapter import Bridge, when_stopping
-from kepler_servers.offline_trainer.app import MAX_BODY, OfflineTrainer
-from kepler_servers.offline_trainer.crew import Crew
+from kepler_core.logs import configure_logging
+from kepler_servers.http.adapter import RsgiAdapter
+from kepler_servers.http.server import when_stopping
+from kepler_servers.offline_trainer.app import MAX_BODY_BYTES, OfflineTrainer
 from kepler_servers.offline_trainer.jobs import Jobs
 from kepler_servers.offline_trainer.metrics import TrainerMetrics
 from kepler_servers.offline_trainer.settings import SETTINGS_VARIABLE, Settings, StateFolder
+from kepler_servers.offline_trainer.training_pool import TrainingPool
 from kepler_servers.parent_watch import end_with_parent
 
 log = logging.getLogger(__name__)
 
-_LOCK_SECONDS = 15.0
+_LOCK_TIMEOUT_SECONDS = 15.0
+"""Time for the previous HTTP process to end: Granian starts a new one when the old one fails."""
+
 _locks: list[IO[bytes]] = []
+"""Keeps the lock's file open until the process ends."""
 
 
-def application() -> Bridge:
-    """The application of this process; the queue is at work when it returns."""
+def application() -> RsgiAdapter:
+    """Start the training pool and return the application of this process."""
     settings = msgspec.json.decode(os.environ[SETTINGS_VARIABLE], type=Settings)
-    logging.basicConfig(
-        level=logging.DEBUG if settings.verbose else logging.INFO,
-        format="%(asctime)s %(levelname)s %(message)s",
-        force=True,  # the command line has set it up for commands
-    )
+    configure_logging(logging.DEBUG if settings.verbose else logging.INFO)
     end_with_parent()
     folder = StateFolder(settings.state)
-    folder.make()
-    # the process before this one may still be ending
-    _locks.append(lock(folder, seconds=_LOCK_SECONDS))
+    folder.create()
+    _locks.append(lock(folder, timeout=_LOCK_TIMEOUT_SECONDS))
     jobs = Jobs(folder.queue, max_queue=settings.max_queue)
     metrics = TrainerMetrics(jobs)
-    crew = Crew(settings, folder, jobs, metrics)
-    crew.start()
-    server = OfflineTrainer(settings, folder, jobs, crew, metrics, token=read_token(settings.token_file))
-    when_stopping(lambda: threading.Thread(target=crew.stop, name="stop").start())
-    waiting, running = jobs.counts["queued"], jobs.counts["running"]
-    log.info("training into %s on %s; %d jobs wait", settings.store, settings.address, waiting + running)
-    return Bridge(
-        server.app,
-        max_body=MAX_BODY,
-        quick=("/healthz", "/readyz"),
-        uploads={"/train": server.begin_upload},
-        refused=lambda status: metrics.observe("other", status, 0.0),
-    )
+    pool = TrainingPool(settings, folder, jobs, metrics)
+    pool.start()
+    server = OfflineTrainer(settings, folder, jobs, pool, metrics, token=read_token(settings.token_file))
+    when_stopping(lambda: threading.Thread(target=pool.stop, name="stop").start())
+    unfinished = jobs.counts["queued"] + jobs.counts["running"]
+    log.info("training into %s on %s; %d jobs wait", settings.store, settings.address, unfinished)
+    return RsgiAdapter(server.app, max_body=MAX_BODY_BYTES)
 
 
-def lock(folder: StateFolder, *, seconds: float = 0.0) -> IO[bytes]:
-    """Have the state folder for this process alone, until the file is closed; `UsageError` if another has
-    it for longer than that."""
-    until = time.monotonic() + seconds
+def lock(folder: StateFolder, *, timeout: float = 0.0) -> IO[bytes]:
+    """Lock the state folder for this process until the returned file is closed.
+
+    Raises `UsageError` if another process still holds the lock after `timeout` seconds.
+    """
+    deadline = time.monotonic() + timeout
     file = folder.lock.open("ab")
     while True:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            if time.monotonic() >= until:
+            if time.monotonic() >= deadline:
                 file.close()
                 raise UsageError(f"{folder.root} is used by another offline trainer; give --state") from None
             time.sleep(0.1)
@@ -75,7 +71,7 @@ def lock(folder: StateFolder, *, seconds: float = 0.0) -> IO[bytes]:
 
 
 def read_token(path: str | None) -> bytes | None:
-    """The token in a file; `UsageError` if there is none."""
+    """Return the token in a file, or None without a file. Raises `UsageError` for an unusable file."""
     if path is None:
         return None
     try:

@@ -1,0 +1,71 @@
+"""Publishing at most once per job, even if processes are killed at any moment.
+
+Each pipeline version that the offline trainer publishes contains the file `training_job.json` with the
+job's id. If a training was killed while it published, the next attempt looks for that file among the
+published versions before it trains again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from kepler_core.errors import StoreError
+from kepler_core.plugins.hooks import hookimpl
+from kepler_core.store import Store
+
+MARKER_FILE = "training_job.json"
+
+
+class _MarkerContent(msgspec.Struct):
+    job: str
+
+
+class PublishMarker:
+    """A listener that adds the job's id to the files of a pipeline before they are published."""
+
+    def __init__(self, job: str) -> None:
+        self._job = job
+
+    @hookimpl
+    def kepler_publishing(self, files: dict[str, bytes]) -> None:
+        files[MARKER_FILE] = msgspec.json.encode(_MarkerContent(self._job))
+
+
+def published_version(store: Store, pipeline: str, job: str) -> int | None:
+    """Return the version that a job published, or None if it published none.
+
+    The version becomes the current one if it is newer: the publishing process may have been killed
+    between writing the version and making it current.
+    """
+    for version in reversed(store.versions(pipeline)):
+        snapshot = store.snapshot(pipeline, version)
+        if MARKER_FILE not in snapshot.names or _job_in(snapshot.read(MARKER_FILE)) != job:
+            continue
+        if version > (_current_version(store, pipeline) or 0):
+            store.roll_back(pipeline, version)
+        return version
+    return None
+
+
+def recovered_report(store: Store, pipeline: str, version: int) -> Mapping[str, Any]:
+    """Return the training report of a published version as far as its metadata contains it."""
+    metadata = store.snapshot(pipeline, version).read_json("metadata.json")
+    lists = {key: metadata.get(key, []) for key in ("failed", "skipped", "notes")}
+    return {"pipeline": pipeline, "store": store.location, "version": version, **lists}
+
+
+def _job_in(content: bytes) -> str | None:
+    try:
+        return msgspec.json.decode(content, type=_MarkerContent).job
+    except (msgspec.DecodeError, RecursionError):
+        return None
+
+
+def _current_version(store: Store, pipeline: str) -> int | None:
+    try:
+        return store.current_version(pipeline)
+    except StoreError:  # the store has no current version of this pipeline yet
+        return None

@@ -1,0 +1,132 @@
+"""The main module of a training process: `python -m kepler_servers.offline_trainer.training_main MEMORY_LIMIT`.
+
+The process checks requests until it receives the command to train one, and ends after that training.
+Commands come on standard input. When that closes, the server is gone, and the process kills itself and
+everything that it started. What plugins print goes to standard error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import resource
+import sys
+from pathlib import Path
+
+from kepler_core.errors import KeplerError, PluginError, RequestError, StoreError
+from kepler_core.messages import one_line
+from kepler_servers.offline_trainer.channel import MAX_LINE_CHARACTERS, Channel, ProgressReporter
+from kepler_servers.offline_trainer.disk_full import is_disk_full
+from kepler_servers.offline_trainer.messages import Accepted, Check, Done, MayPublish, Message, Rejected, Train
+
+NICENESS = 5
+"""Lower priority of trainings, so that the HTTP process answers quickly meanwhile."""
+
+
+def main() -> None:
+    """Execute the HTTP process' commands until one training has ended."""
+    messages = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    sys.stdout = sys.stderr
+    limit = int(sys.argv[1])
+    if limit:
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    channel = Channel(os.fdopen(os.dup(0), "rb"), messages)
+    # Child processes inherit standard input. They must not read our commands.
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    import_early()
+    while True:
+        command = channel.receive()
+        match command:
+            case Check():
+                channel.send(_check(command, limit))
+            case Train():
+                channel.send(_train(command, channel, limit))
+                return
+            case MayPublish():
+                raise AssertionError("MayPublish without ReadyToPublish")
+
+
+def import_early() -> None:
+    """Import what every training needs while the HTTP process still receives the request."""
+    import kepler_servers.offline_trainer.publish_marker
+    import kepler_servers.offline_trainer.request  # noqa: F401
+
+
+def _check(command: Check, limit: int) -> Message:
+    from kepler_servers.offline_trainer.request import read_request
+
+    try:
+        return Accepted(read_request(Path(command.body)).pipeline.name)
+    except RequestError as error:
+        return Rejected(400, {"msg": str(error), "key": error.key})
+    except MemoryError:
+        return _out_of_memory(limit)
+
+
+def _train(command: Train, channel: Channel, limit: int) -> Message:
+    with contextlib.suppress(OSError):
+        os.nice(NICENESS)
+    progress = ProgressReporter(channel)
+    logging.basicConfig(level=logging.INFO, handlers=[progress], force=True)
+    result = _outcome(command, channel, progress, limit)
+    progress.send_last_lines()
+    return result
+
+
+def _outcome(command: Train, channel: Channel, progress: ProgressReporter, limit: int) -> Message:
+    """Train, and turn each kind of error into the answer for the client."""
+    try:
+        from kepler_core.store import open_store
+        from kepler_servers.offline_trainer.training_run import UntrainableError, train_job
+    except MemoryError:
+        return _out_of_memory(limit)
+    try:
+        try:
+            return Done(train_job(command, channel, progress, open_store(command.store)))
+        except KeplerError as error:
+            if _has_cause(error, MemoryError):
+                return _out_of_memory(limit)
+            raise
+    except RequestError as error:  # the check accepted it, but the samples are wrong or the plugins have changed
+        return Rejected(400, {"msg": str(error), "key": error.key})
+    except UntrainableError as error:
+        return Rejected(422, {"msg": str(error), "findings": error.findings})
+    except PluginError as error:
+        return Rejected(422, {"msg": str(error)})
+    except StoreError as error:
+        status = 507 if is_disk_full(error) else 503
+        return Rejected(status, {"msg": f"{error}; the request is kept as long as other finished ones"})
+    except OSError as error:
+        if not is_disk_full(error):
+            raise
+        return Rejected(507, {"msg": f"the disk is full: {error.strerror}"})
+    except KeplerError as error:
+        return Rejected(422, {"msg": str(error)})
+    except MemoryError:
+        return _out_of_memory(limit)
+    except Exception as error:
+        logging.exception("the training failed; this is a defect of Kepler Core or of a plugin")
+        return Rejected(500, {"msg": one_line(error, MAX_LINE_CHARACTERS)})
+
+
+def _out_of_memory(limit: int) -> Rejected:
+    return Rejected(422, {"msg": f"the training needs more memory than the {limit // 2**20} MiB that it may have"})
+
+
+def _has_cause(error: BaseException | None, kind: type[BaseException]) -> bool:
+    while error is not None:
+        if isinstance(error, kind):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+if __name__ == "__main__":
+    main()
+    # Skip the interpreter's shutdown: it would wait for threads and processes that libraries still run.
+    # The HTTP process kills this process' group.
+    sys.stderr.flush()
+    os._exit(0)
