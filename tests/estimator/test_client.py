@@ -263,6 +263,19 @@ def test_metrics_count_requests_and_name_the_models(running: tuple[EstimatorProc
     }
 
 
+def test_silent_clients_of_the_metrics_port_do_not_affect_the_estimator(running: tuple[EstimatorProcess, int]) -> None:
+    estimator, port = running
+    descriptors = estimator.descriptors()
+    silent = [socket.create_connection(("127.0.0.1", port)) for _ in range(24)]
+    try:
+        assert estimator.ask(watts_request())["powers"]
+        assert estimator.descriptors() <= descriptors + 20
+        assert samples(port)
+    finally:
+        for connection in silent:
+            connection.close()
+
+
 def test_a_metrics_port_that_is_in_use(tmp_path: Path) -> None:
     with socket.create_server(("", 0)) as taken:
         port = taken.getsockname()[1]

@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from support.estimator_clients import CheckingClient, ask, ask_as_kepler, checked_reply, connect, watts_request
 from support.estimator_process import EstimatorProcess
 from support.linear_models import ALL, publish
-from support.server_process import BPF, PATIENCE, wait_for
+from support.process import PATIENCE, wait_for
+from support.server_process import BPF
 
 REQUEST = watts_request([[100, 200], [0, 0]])
 WATTS = {"package": [51.2, 50.0], "dram": [8.4, 8.0]}

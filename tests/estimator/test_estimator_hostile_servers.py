@@ -20,7 +20,7 @@ import pytest
 from support.estimator_clients import DYN_WATTS, OTHER_WATTS, REQUEST, WATTS, connect, watts_request
 from support.estimator_process import EstimatorProcess
 from support.linear_models import ABS, ALL, OTHER, LinearModel, publish
-from support.server_process import wait_for
+from support.process import wait_for
 
 from kepler_core.store.layout import zip_bytes
 

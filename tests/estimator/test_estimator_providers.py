@@ -13,7 +13,8 @@ import pytest
 from support.estimator_clients import DYN_WATTS, OTHER_WATTS, REQUEST, WATTS, CheckingClient, watts_request
 from support.estimator_process import EstimatorProcess, running_estimator
 from support.linear_models import ALL, MACHINE, OTHER, LinearModel, files_of, publish
-from support.server_process import PATIENCE, ServerProcess, free_port, serving, wait_for
+from support.process import PATIENCE, wait_for
+from support.server_process import ServerProcess, free_port, serving
 
 from kepler_core.store import open_store
 

@@ -13,7 +13,8 @@ import pytest
 from support.estimator_clients import REQUEST, watts_request
 from support.estimator_process import EstimatorProcess, running_estimator
 from support.linear_models import ALL, PLATFORM, LinearModel, publish
-from support.server_process import BPF, PATIENCE
+from support.process import PATIENCE
+from support.server_process import BPF
 
 
 @pytest.fixture(scope="module")

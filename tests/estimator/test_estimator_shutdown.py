@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from support.estimator_clients import KEPLERS_READ, REQUEST, WATTS, checked_reply, connect, watts_request
 from support.estimator_process import running_estimator
-from support.server_process import PATIENCE, wait_for
+from support.process import PATIENCE, wait_for
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

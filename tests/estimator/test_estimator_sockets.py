@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from support.estimator_clients import REQUEST, WATTS, connect
 from support.estimator_process import EstimatorProcess, running_estimator
-from support.server_process import PATIENCE
+from support.process import PATIENCE
 
 from kepler_core.errors import UsageError
 from kepler_servers.estimator.listening import listen

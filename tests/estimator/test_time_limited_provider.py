@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-from support.server_process import PATIENCE, wait_for
+from support.process import PATIENCE, wait_for
 
 from kepler_core.errors import KeplerError, NoModelError
 from kepler_core.selection import ModelRequest

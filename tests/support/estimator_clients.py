@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from support.server_process import BPF, PATIENCE, wait_for
+from support.process import PATIENCE, wait_for
+from support.server_process import BPF
 
 KEPLERS_READ = 4096
 """Bytes that Kepler reads of a reply, in one call."""
