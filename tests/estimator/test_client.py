@@ -192,7 +192,7 @@ def test_status_describes_the_models_in_use(running: tuple[EstimatorProcess, int
     assert model["age_seconds"] >= 0
     assert model["problem"] == ""
     text = kepler("estimator", "status", "--socket", estimator.path)
-    for part in (str(estimator.path), "store ", model["model"], "requests answered", "rows that could not be right"):
+    for part in (str(estimator.path), "store ", model["model"], "requests answered", "invalid rows"):
         assert part in text
 
 

@@ -103,7 +103,7 @@ def test_the_number_of_calls_is_limited(slow: SlowProvider, monkeypatch: pytest.
     for number in range(MAX_CALLS):
         with pytest.raises(StillRunningError):
             provider.offer(request(str(number)))
-    with pytest.raises(UnreachableError, match="busy"):
+    with pytest.raises(UnreachableError, match="too many unanswered requests"):
         provider.offer(request("one more"))
     assert slow.calls == MAX_CALLS
     slow.go.set()

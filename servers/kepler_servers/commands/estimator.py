@@ -179,11 +179,11 @@ def status(path: str, as_json: bool) -> None:
     requests = report["requests"]
     latency = report["latency_ms"]
     click.echo(f"up {report['uptime_seconds']:g} s, listening on {', '.join(report['sockets'])}")
-    click.echo(f"models from: {', '.join(report['origins']) or 'nowhere'}")
+    click.echo(f"models from: {', '.join(report['origins']) or 'no provider'}")
     quantiles = f"; median {latency['p50']:g} ms, p99 {latency['p99']:g} ms" if latency else ""
     click.echo(f"{requests['answered']} requests answered, {requests['failed']} without an answer{quantiles}")
     for key, description in (
-        ("invalid_rows", "rows that could not be right"),
+        ("invalid_rows", "invalid rows"),
         ("replies_with_fewer_decimals", "replies with fewer decimals"),
         ("replies_without_all_components", "replies without all components"),
         ("replies_too_long", "replies that are too long for Kepler"),
