@@ -1,4 +1,4 @@
-"""Where a request ends, whatever it holds and in whatever pieces it comes."""
+"""The end of a request, for any content in any pieces."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from kepler_servers.estimator.framing import NotAnObjectError, RequestBuffer
 
-# What is hard to follow: braces and quotes in strings, escapes before quotes, characters of several bytes.
+# The difficult cases: braces and quotes in strings, escapes before quotes, characters of several bytes.
 _texts = st.text(alphabet=st.sampled_from('{}[]"\\/:, \n\t\0abué€😀'), max_size=12)
 _values: st.SearchStrategy[Any] = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | _texts,
@@ -23,11 +23,11 @@ _objects = st.dictionaries(_texts, _values, max_size=5)
 _blanks = st.text(alphabet=" \t\r\n", max_size=5).map(str.encode)
 
 
-def ends_at(data: bytes, cuts: list[int]) -> int | None:
-    """Where the buffer sees the end of what comes in these pieces; nothing is fed after it."""
+def end_of(data: bytes, cuts: list[int]) -> int | None:
+    """Feed the data to a buffer in pieces. Return the end of the object as the buffer sees it."""
     buffer = RequestBuffer()
-    places = [0, *sorted({cut % (len(data) + 1) for cut in cuts}), len(data)]
-    for start, end in itertools.pairwise(places):
+    bounds = [0, *sorted({cut % (len(data) + 1) for cut in cuts}), len(data)]
+    for start, end in itertools.pairwise(bounds):
         if (length := buffer.feed(data[start:end])) is not None:
             return length
     return None
@@ -45,12 +45,12 @@ def test_an_object_is_complete_at_its_end_whatever_follows(
     document: Any, blank: bytes, ascii_only: bool, indent: int | None, after: bytes, cuts: list[int]
 ) -> None:
     encoded = blank + json.dumps(document, ensure_ascii=ascii_only, indent=indent).encode()
-    assert ends_at(encoded + after, cuts) == len(encoded)
-    assert ends_at(encoded[:-1], cuts) is None
+    assert end_of(encoded + after, cuts) == len(encoded)
+    assert end_of(encoded[:-1], cuts) is None
 
 
 @given(_objects, st.binary(max_size=5))
-def test_byte_by_byte(document: Any, after: bytes) -> None:
+def test_the_end_is_found_byte_by_byte(document: Any, after: bytes) -> None:
     encoded = json.dumps(document, ensure_ascii=False).encode()
     buffer = RequestBuffer()
     lengths = [buffer.feed(encoded[at : at + 1]) for at in range(len(encoded))]
@@ -73,27 +73,26 @@ def test_byte_by_byte(document: Any, after: bytes) -> None:
         b'{"a":{"b":{"c":{}}},"d":[{},{"e":{}}]}',
     ],
 )
-def test_strings_do_not_count(encoded: bytes) -> None:
+def test_braces_in_strings_do_not_count(encoded: bytes) -> None:
     for cut in range(len(encoded) + 1):
-        assert ends_at(encoded + b'}{"', [cut]) == len(encoded)
+        assert end_of(encoded + b'}{"', [cut]) == len(encoded)
 
 
 @given(st.binary(max_size=60), st.lists(st.integers(0, 60), max_size=4))
-def test_anything_else_is_not_an_object(data: bytes, cuts: list[int]) -> None:
-    """Bytes are an end, more to come, or refused because the first one that is not blank is no `{`."""
+def test_only_data_that_starts_with_a_brace_is_an_object(data: bytes, cuts: list[int]) -> None:
     stripped = data.lstrip(b" \t\r\n")
     if stripped and not stripped.startswith(b"{"):
         with pytest.raises(NotAnObjectError, match=f"0x{stripped[0]:02x}"):
-            ends_at(data, cuts)
+            end_of(data, cuts)
     else:
-        found = ends_at(data, cuts)
-        assert found is None or data[found - 1 : found] == b"}"
-        # the pieces make no difference
-        assert found == ends_at(data, [])
+        end = end_of(data, cuts)
+        assert end is None or data[end - 1 : end] == b"}"
+        # The pieces make no difference.
+        assert end == end_of(data, [])
 
 
 @given(st.text(alphabet='{}"\\ax', max_size=80), st.lists(st.integers(0, 80), max_size=6))
-def test_the_end_agrees_with_a_plain_reading(text: str, cuts: list[int]) -> None:
+def test_the_end_is_that_of_a_simple_scan(text: str, cuts: list[int]) -> None:
     data = b"{" + text.encode()
     depth, in_string, escaped, end = 0, False, False, None
     for at, byte in enumerate(data.decode()):
@@ -104,14 +103,14 @@ def test_the_end_agrees_with_a_plain_reading(text: str, cuts: list[int]) -> None
             in_string, escaped = True, False
         elif byte == "\\":
             with pytest.raises(NotAnObjectError, match="backslash"):
-                ends_at(data, cuts)
+                end_of(data, cuts)
             return
         elif byte in "{}":
             depth += 1 if byte == "{" else -1
             if depth == 0:
                 end = at + 1
                 break
-    assert ends_at(data, cuts) == end
+    assert end_of(data, cuts) == end
 
 
 _SIZE = 20_000
@@ -136,18 +135,18 @@ _SIZE = 20_000
     ],
     ids=lambda data: repr(data[:12]) + repr(data[-6:]),
 )
-def test_every_byte_is_looked_at_once(data: bytes, piece: int) -> None:
+def test_each_byte_is_scanned_once(data: bytes, piece: int) -> None:
     buffer = RequestBuffer()
-    looked_at = 0
+    scanned = 0
     scan = buffer._scan
 
     def counting(part: bytes) -> int | None:
-        nonlocal looked_at
-        looked_at += len(part)
+        nonlocal scanned
+        scanned += len(part)
         return scan(part)
 
     buffer._scan = counting  # type: ignore[method-assign]
     for start in range(0, len(data), piece):
         buffer.feed(data[start : start + piece])
-    assert looked_at <= len(data)
+    assert scanned <= len(data)
     assert len(buffer) == len(data)

@@ -57,7 +57,7 @@ def reply_to(client: socket.socket) -> dict[str, Any] | None:
         reply: dict[str, Any] = json.loads(client.recv(4096))
     except BlockingIOError:
         return None
-    assert "still being looked for" in reply["msg"]
+    assert "search for a model is not over yet" in reply["msg"]
     assert reply["powers"] == {"package": [0] * ROWS}
     return reply
 

@@ -1,4 +1,4 @@
-"""Requests for watts, from bytes that can be anything."""
+"""Decoding and checking of requests for watts."""
 
 from __future__ import annotations
 
@@ -26,38 +26,39 @@ BASE: dict[str, Any] = {"metrics": ["a", "b"], "output_type": "AbsPower", "value
 
 
 def body(**changes: Any) -> bytes:
-    """A request as JSON; None takes a key away."""
-    found = {**BASE, **changes}
-    return json.dumps({key: value for key, value in found.items() if value is not None}).encode()
+    """Return `BASE` as JSON with some keys replaced; None removes a key."""
+    document = {**BASE, **changes}
+    return json.dumps({key: value for key, value in document.items() if value is not None}).encode()
 
 
 def read(content: bytes) -> WattsRequest:
-    found = read_watts_request(content)
-    assert isinstance(found, WattsRequest)
-    check(found)
-    return found
+    """Decode a request for watts and check it."""
+    request = read_watts_request(content)
+    assert isinstance(request, WattsRequest)
+    check(request)
+    return request
 
 
-def check(found: WattsRequest) -> None:
-    """What the model is promised."""
-    assert found.values.dtype == np.float64
-    assert found.values.ndim == 2
-    assert found.values.shape[1] == len(found.metrics)
-    assert np.isfinite(found.values).all()
-    assert (found.values >= 0).all()
-    assert (found.values <= MAX_PER_SECOND).all()
-    assert not found.values[found.invalid].any()
-    assert len(set(found.metrics)) == len(found.metrics)
-    assert found.key.output_type in ("AbsPower", "DynPower")
-    assert found.key.metrics == set(found.metrics)
+def check(request: WattsRequest) -> None:
+    """Check what the models rely on."""
+    assert request.values.dtype == np.float64
+    assert request.values.ndim == 2
+    assert request.values.shape[1] == len(request.metrics)
+    assert np.isfinite(request.values).all()
+    assert (request.values >= 0).all()
+    assert (request.values <= MAX_PER_SECOND).all()
+    assert not request.values[request.invalid].any()
+    assert len(set(request.metrics)) == len(request.metrics)
+    assert request.key.output_type in ("AbsPower", "DynPower")
+    assert request.key.metrics == set(request.metrics)
 
 
 def with_rows(*rows: str) -> bytes:
-    """A request with rows as they are written in JSON."""
+    """Return a request with rows in JSON."""
     return b'{"metrics":["a","b"],"output_type":"DynPower","values":[%s]}' % ",".join(rows).encode()
 
 
-SHIFTED = [
+SHIFTED_ROWS = [
     "[1,2,3],[4]",
     "[1],[2,3,4]",
     "[1,[2]],[3,4]",
@@ -68,57 +69,59 @@ SHIFTED = [
 ]
 
 
-@pytest.mark.parametrize("rows", SHIFTED)
-def test_numbers_do_not_move_to_another_row(rows: str) -> None:
+@pytest.mark.parametrize("rows", SHIFTED_ROWS)
+def test_numbers_stay_in_their_row(rows: str) -> None:
     try:
-        found = read(with_rows(rows))
+        request = read(with_rows(rows))
     except InvalidRequestError:
         with pytest.raises(json.JSONDecodeError):
             json.loads(with_rows(rows))
         return
     document = json.loads(with_rows(rows))["values"]
-    right = [row if len(row) == 2 and not any(isinstance(value, list) for value in row) else [0, 0] for row in document]
-    assert found.values.tolist() == right
-    assert len(found.invalid) == sum(row == [0, 0] for row in right)
+    expected = [
+        row if len(row) == 2 and not any(isinstance(value, list) for value in row) else [0, 0] for row in document
+    ]
+    assert request.values.tolist() == expected
+    assert len(request.invalid) == sum(row == [0, 0] for row in expected)
 
 
-# --- what is right ---
+# --- valid requests ---
 
 
-def test_a_request_as_kepler_sends_it() -> None:
-    found = read(
+def test_a_request_of_kepler() -> None:
+    request = read(
         body(
             source="intel_rapl", system_features=["cpu_architecture"], system_values=["Haswell"],
             trainer_name="", filter="mae:5",
         )
     )  # fmt: skip
-    assert found.values.tolist() == [[1.0, 2.5], [0.0, 0.0]]
-    assert found.invalid.tolist() == []
-    assert (found.metrics, found.key.output_type, found.key.source) == (("a", "b"), "AbsPower", "intel_rapl")
-    assert (found.key.trainer, found.key.filter) == ("", "mae:5")
+    assert request.values.tolist() == [[1.0, 2.5], [0.0, 0.0]]
+    assert request.invalid.tolist() == []
+    assert (request.metrics, request.key.output_type, request.key.source) == (("a", "b"), "AbsPower", "intel_rapl")
+    assert (request.key.trainer, request.key.filter) == ("", "mae:5")
 
 
-def test_what_is_left_out_has_defaults() -> None:
+def test_absent_and_empty_keys_have_defaults() -> None:
     for content in (body(), body(source="", trainer_name="", filter=""), body(unknown={"a": [1]}, powers=3)):
-        found = read(content)
-        assert (found.key.source, found.key.trainer, found.key.filter) == ("rapl-sysfs", "", "")
+        request = read(content)
+        assert (request.key.source, request.key.trainer, request.key.filter) == ("rapl-sysfs", "", "")
 
 
-def test_keys_may_be_null() -> None:
+def test_null_is_the_same_as_absent() -> None:
     content = b'{"metrics":["a"],"output_type":"AbsPower","values":[[1]],"source":null,"filter":null,"command":null}'
     assert read(content).key.source == "rapl-sysfs"
 
 
-def test_blanks_around_and_between() -> None:
+def test_whitespace_is_ignored() -> None:
     assert read(b" \r\n\t" + json.dumps(BASE, indent=4).encode()).values.tolist() == [[1.0, 2.5], [0.0, 0.0]]
 
 
-def test_no_rows() -> None:
+def test_a_request_without_rows() -> None:
     assert read(body(values=[])).values.shape == (0, 2)
 
 
 @pytest.mark.parametrize("view", [bytes, bytearray, memoryview])
-def test_any_kind_of_bytes(view: Any) -> None:
+def test_bytes_like_objects_are_accepted(view: Any) -> None:
     for content in (body(), with_rows("[NaN,1]", "[1,2]")):
         assert isinstance(read_watts_request(view(content)), WattsRequest)
 
@@ -128,9 +131,9 @@ def test_a_command() -> None:
     assert read_watts_request(b'{"command":"status","values":[[NaN]]}') == Command("status")
 
 
-# --- rows that cannot be right ---
+# --- invalid rows ---
 
-WRONG_ROWS = {
+INVALID_ROWS = {
     "NaN": "[NaN,1]",
     "Infinity": "[Infinity,1]",
     "minus Infinity": "[1,-Infinity]",
@@ -164,26 +167,25 @@ WRONG_ROWS = {
 }
 
 
-@pytest.mark.parametrize("row", WRONG_ROWS.values(), ids=WRONG_ROWS.keys())
-def test_a_wrong_row_gets_nothing_and_the_others_are_right(row: str) -> None:
-    found = read(with_rows("[1,2]", row, "[3,4.5]"))
-    assert found.invalid.tolist() == [1]
-    assert found.values.tolist() == [[1.0, 2.0], [0.0, 0.0], [3.0, 4.5]]
+@pytest.mark.parametrize("row", INVALID_ROWS.values(), ids=INVALID_ROWS.keys())
+def test_an_invalid_row_is_zeroed_and_the_others_stay(row: str) -> None:
+    request = read(with_rows("[1,2]", row, "[3,4.5]"))
+    assert request.invalid.tolist() == [1]
+    assert request.values.tolist() == [[1.0, 2.0], [0.0, 0.0], [3.0, 4.5]]
 
 
-@pytest.mark.parametrize("row", WRONG_ROWS.values(), ids=WRONG_ROWS.keys())
-def test_a_wrong_row_alone(row: str) -> None:
-    found = read(with_rows(row))
-    assert found.invalid.tolist() == [0]
-    assert found.values.tolist() == [[0.0, 0.0]]
+@pytest.mark.parametrize("row", INVALID_ROWS.values(), ids=INVALID_ROWS.keys())
+def test_an_invalid_row_alone(row: str) -> None:
+    request = read(with_rows(row))
+    assert request.invalid.tolist() == [0]
+    assert request.values.tolist() == [[0.0, 0.0]]
 
 
-@pytest.mark.parametrize("row", WRONG_ROWS.values(), ids=WRONG_ROWS.keys())
-def test_a_wrong_row_beside_another_wrong_one(row: str) -> None:
-    """One wrong row must not make another one right."""
-    found = read(with_rows(row, "[1,2]", '["x",NaN]', "[1]"))
-    assert found.invalid.tolist() == [0, 2, 3]
-    assert found.values[1].tolist() == [1.0, 2.0]
+@pytest.mark.parametrize("row", INVALID_ROWS.values(), ids=INVALID_ROWS.keys())
+def test_several_invalid_rows(row: str) -> None:
+    request = read(with_rows(row, "[1,2]", '["x",NaN]', "[1]"))
+    assert request.invalid.tolist() == [0, 2, 3]
+    assert request.values[1].tolist() == [1.0, 2.0]
 
 
 _numbers = st.one_of(
@@ -195,22 +197,24 @@ _numbers = st.one_of(
 )
 
 
-@given(st.lists(st.tuples(st.booleans(), _numbers, _numbers, st.sampled_from(list(WRONG_ROWS.values()))), max_size=12))
-def test_right_and_wrong_rows_mixed(rows: list[tuple[bool, str, str, str]]) -> None:
-    found = read(with_rows(*(f"[{a},{b}]" if good else wrong for good, a, b, wrong in rows)))
-    assert found.invalid.tolist() == [at for at, row in enumerate(rows) if not row[0]]
-    for at, (good, a, b, _) in enumerate(rows):
-        assert found.values[at].tolist() == ([float(a), float(b)] if good else [0.0, 0.0])
+@given(
+    st.lists(st.tuples(st.booleans(), _numbers, _numbers, st.sampled_from(list(INVALID_ROWS.values()))), max_size=12)
+)
+def test_valid_and_invalid_rows_mixed(rows: list[tuple[bool, str, str, str]]) -> None:
+    request = read(with_rows(*(f"[{a},{b}]" if valid else invalid for valid, a, b, invalid in rows)))
+    assert request.invalid.tolist() == [i for i, row in enumerate(rows) if not row[0]]
+    for i, (valid, a, b, _) in enumerate(rows):
+        assert request.values[i].tolist() == ([float(a), float(b)] if valid else [0.0, 0.0])
 
 
-def test_no_features_at_all() -> None:
-    found = read(body(metrics=[], values=[[], []]))
-    assert found.values.shape == (2, 0)
+def test_a_request_without_metrics() -> None:
+    request = read(body(metrics=[], values=[[], []]))
+    assert request.values.shape == (2, 0)
 
 
-# --- requests that cannot be answered ---
+# --- invalid requests ---
 
-REFUSED: dict[str, tuple[bytes, str, str | None, int]] = {
+INVALID_REQUESTS: dict[str, tuple[bytes, str, str | None, int]] = {
     "no output type": (body(output_type=None), "output_type: missing", None, 2),
     "unknown output type": (body(output_type="AbsPowr"), "did you mean AbsPower", "AbsPowr", 2),
     "no metrics": (body(metrics=None), "metrics: missing", "AbsPower", 2),
@@ -248,8 +252,12 @@ REFUSED: dict[str, tuple[bytes, str, str | None, int]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("content", "message", "output_type", "rows"), REFUSED.values(), ids=REFUSED.keys())
-def test_what_cannot_be_answered_says_why(content: bytes, message: str, output_type: str | None, rows: int) -> None:
+@pytest.mark.parametrize(
+    ("content", "message", "output_type", "rows"), INVALID_REQUESTS.values(), ids=INVALID_REQUESTS.keys()
+)
+def test_an_invalid_request_raises_with_its_reason(
+    content: bytes, message: str, output_type: str | None, rows: int
+) -> None:
     with pytest.raises(InvalidRequestError) as caught:
         read_watts_request(content)
     assert message in str(caught.value)
@@ -257,13 +265,15 @@ def test_what_cannot_be_answered_says_why(content: bytes, message: str, output_t
     assert (caught.value.output_type, caught.value.rows) == (output_type, rows)
 
 
-@pytest.mark.parametrize(("content", "message", "output_type", "rows"), REFUSED.values(), ids=REFUSED.keys())
-def test_the_reason_is_the_same_where_a_row_is_wrong_too(
+@pytest.mark.parametrize(
+    ("content", "message", "output_type", "rows"), INVALID_REQUESTS.values(), ids=INVALID_REQUESTS.keys()
+)
+def test_an_invalid_row_does_not_hide_the_reason(
     content: bytes, message: str, output_type: str | None, rows: int
 ) -> None:
-    """What only a lenient reader takes does not hide what is wrong besides."""
+    """Such a request goes through the lenient decoder, which must find the same mistake."""
     if b"[[1, 2.5], [0, 0]]" not in content:
-        pytest.skip("it has not these rows")
+        pytest.skip("the request does not have these rows")
     with pytest.raises(InvalidRequestError) as caught:
         read_watts_request(content.replace(b"[[1, 2.5], [0, 0]]", b"[[NaN, 2.5], [0, 0]]"))
     assert message in str(caught.value)
@@ -271,34 +281,35 @@ def test_the_reason_is_the_same_where_a_row_is_wrong_too(
 
 
 @pytest.mark.parametrize("content", [b"", b" ", b"[]", b"null", b"1", b'"a"', b"[[1]]", b"NaN", b"\xef\xbb\xbf{}"])
-def test_no_object_at_all(content: bytes) -> None:
+def test_anything_but_an_object_is_invalid(content: bytes) -> None:
     with pytest.raises(InvalidRequestError):
         read_watts_request(content)
 
 
-def test_as_many_rows_and_metrics_as_there_may_be() -> None:
+def test_the_maximum_of_rows_and_metrics() -> None:
     assert read(body(values=[[1, 2]] * MAX_ROWS)).values.shape == (MAX_ROWS, 2)
     wide = body(metrics=[str(n) for n in range(MAX_METRICS)], values=[[1] * MAX_METRICS])
     assert read(wide).values.shape == (1, MAX_METRICS)
 
 
-# --- anything ---
+# --- arbitrary content ---
 
 
 def read_or_refuse(content: bytes) -> None:
+    """Decode bytes that may be invalid. Only `InvalidRequestError` may be raised."""
     try:
-        found = read_watts_request(content)
+        request = read_watts_request(content)
     except InvalidRequestError:
         return
-    if isinstance(found, WattsRequest):
-        check(found)
+    if isinstance(request, WattsRequest):
+        check(request)
 
 
 @given(st.binary(max_size=200))
 @example(b"{")
 @example(b'{"values":')
 @example(b"\x00")
-def test_any_bytes(content: bytes) -> None:
+def test_arbitrary_bytes(content: bytes) -> None:
     read_or_refuse(content)
 
 
@@ -309,7 +320,7 @@ _scalars = st.one_of(
 _values: st.SearchStrategy[Any] = st.recursive(
     _scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=3), inner, max_size=3)
 )
-_anything = _values | st.just("\ud800")  # which Python reads and nobody can write
+_anything = _values | st.just("\ud800")  # Python decodes it but cannot encode it
 _names = st.lists(st.sampled_from(["a", "b", "c"]) | st.text(max_size=3), max_size=4)
 _rows = st.lists(st.lists(_scalars, max_size=4) | _values, max_size=6)
 
@@ -333,19 +344,17 @@ _rows = st.lists(st.lists(_scalars, max_size=4) | _values, max_size=6)
     st.integers(0, 400),
     st.none() | st.binary(max_size=2),
 )
-def test_nearly_valid_requests(document: dict[str, Any], at: int, put: bytes | None) -> None:
+def test_nearly_valid_requests(document: dict[str, Any], position: int, replacement: bytes | None) -> None:
     content = json.dumps(document).encode()
-    if put is not None:
-        at %= len(content)
-        content = content[:at] + put + content[at + 1 :]
+    if replacement is not None:
+        position %= len(content)
+        content = content[:position] + replacement + content[position + 1 :]
     read_or_refuse(content)
 
 
 @given(_rows)
-def test_any_rows_are_right_or_invalid(rows: list[Any]) -> None:
-    """A row is valid exactly if it is a list of two numbers that can be rates."""
-
-    def good(row: Any) -> bool:
+def test_a_row_is_valid_if_it_is_a_list_of_two_possible_rates(rows: list[Any]) -> None:
+    def is_valid(row: Any) -> bool:
         if not (isinstance(row, list) and len(row) == 2):
             return False
         return all(
@@ -353,5 +362,5 @@ def test_any_rows_are_right_or_invalid(rows: list[Any]) -> None:
             for value in row
         )
 
-    found = read(json.dumps({**BASE, "values": rows}).encode())
-    assert found.invalid.tolist() == [at for at, row in enumerate(rows) if not good(row)]
+    request = read(json.dumps({**BASE, "values": rows}).encode())
+    assert request.invalid.tolist() == [i for i, row in enumerate(rows) if not is_valid(row)]

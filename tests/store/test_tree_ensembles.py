@@ -1,4 +1,4 @@
-"""A tree ensemble as a table or as masks: the same numbers, bit by bit, or neither."""
+"""Step tables and leaf masks predict bit by bit what ONNX Runtime predicts, or are not made."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _REGRESSORS = {
 
 
 def rows(features: int, seed: int = 0) -> SingleArray:
-    """Training rows: some values twice, some 0, as counters have it."""
+    """Return training rows. Like real counters, they repeat some values and have zeros."""
     random = np.random.default_rng(seed)
     X = random.gamma(2.0, 0.3, (300, features)).astype(np.float32)
     X[::7] = 0.0
@@ -46,6 +46,7 @@ def rows(features: int, seed: int = 0) -> SingleArray:
 
 
 def graph(regressor: Any, X: SingleArray) -> bytes:
+    """Fit a regressor and return its ONNX graph."""
     y = 40 + 30 * np.sqrt(X[:, 0].astype(np.float64)) + X.sum(axis=1)
     regressor.fit(X.astype(np.float64), y)
     return _FORMAT.dump(regressor, [f"f{n}" for n in range(X.shape[1])], X)
@@ -56,45 +57,45 @@ _SMALL = graph(GradientBoostingRegressor(n_estimators=2, max_depth=2, random_sta
 
 @pytest.fixture(scope="module", params=[(name, n) for name in _REGRESSORS for n in (1, 2, 3, 6)], ids=str)
 def tree(request: pytest.FixtureRequest) -> tuple[bytes, int]:
-    """A graph of trees, and its number of features."""
+    """A graph of trees and its number of features."""
     name, features = request.param
     return graph(_REGRESSORS[name](), rows(features)), features
 
 
-def around(content: bytes, features: int) -> list[SingleArray]:
-    """Per feature the thresholds, their neighbours among the floats, and what lies far outside."""
+def critical_values(content: bytes, features: int) -> list[SingleArray]:
+    """Return per feature the thresholds, their neighbouring floats, and values far outside."""
     node = onnx.load_from_string(content).graph.node[0]
     attributes = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
     splits = np.array([mode != b"LEAF" for mode in attributes["nodes_modes"]])
     of_feature = np.array(attributes["nodes_featureids"])
     values = np.array(attributes["nodes_values"], dtype=np.float32)
-    found = []
+    critical = []
     for feature in range(features):
         thresholds = values[splits & (of_feature == feature)]
         below = np.nextafter(thresholds, np.float32(-np.inf))
         above = np.nextafter(thresholds, np.float32(np.inf))
         outside = np.array([0.0, -0.0, -1.0, 1e6, -1e6, np.finfo(np.float32).tiny, 1e-45], dtype=np.float32)
-        found.append(np.unique(np.concatenate([below, thresholds, above, outside])))
-    return found
+        critical.append(np.unique(np.concatenate([below, thresholds, above, outside])))
+    return critical
 
 
 def predictors_of(content: bytes, features: int) -> list[StepTable | LeafMasks]:
-    """All that can be made of a graph without ONNX Runtime."""
+    """Return the table and the masks of a graph, as far as they can be made."""
     trees = read_trees(content, features)
     if trees is None:
         return []
-    return [found for found in (step_table(trees), leaf_masks(trees)) if found is not None]
+    return [predictor for predictor in (step_table(trees), leaf_masks(trees)) if predictor is not None]
 
 
-def test_the_same_numbers_at_the_thresholds_and_beside_them(tree: tuple[bytes, int]) -> None:
+def test_the_same_watts_at_the_thresholds_and_beside_them(tree: tuple[bytes, int]) -> None:
     content, features = tree
-    made = predictors_of(content, features)
-    assert made or most_leaves(content) > MAX_LEAVES
+    predictors = predictors_of(content, features)
+    assert predictors or most_leaves(content) > MAX_LEAVES
     runtime = OnnxPredictor(content, features)
-    points = around(content, features)
+    points = critical_values(content, features)
     assert len(points[0]) > 10
     random = np.random.default_rng(5)
-    # every point of a feature beside any points of the others; and some of all combinations
+    # Every value of a feature with random values of the others, and random combinations.
     one_by_one = [
         np.column_stack([points[f] if f == feature else random.choice(points[f], len(points[feature]))
                          for f in range(features)])
@@ -103,28 +104,27 @@ def test_the_same_numbers_at_the_thresholds_and_beside_them(tree: tuple[bytes, i
     mixed = np.column_stack([random.choice(of_feature, 20_000) for of_feature in points])
     X = np.concatenate([*one_by_one, mixed, rows(features, 9)]).astype(np.float32)
     expected = runtime.predict(X)
-    for found in made:
-        assert np.array_equal(found.predict(X), expected)
-        # a single row goes another way
-        for at in random.choice(len(X), 300, replace=False):
-            assert found.predict(X[at : at + 1]).tolist() == [expected[at]]
-        assert found.predict(X[:0]).shape == (0,)
+    for predictor in predictors:
+        assert np.array_equal(predictor.predict(X), expected)
+        for i in random.choice(len(X), 300, replace=False):
+            assert predictor.predict(X[i : i + 1]).tolist() == [expected[i]]
+        assert predictor.predict(X[:0]).shape == (0,)
 
 
 def most_leaves(content: bytes) -> int:
-    """Of any tree of a graph."""
+    """Return the number of leaves of a graph's largest tree."""
     node = onnx.load_from_string(content).graph.node[0]
     attributes = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
     leaf = np.array([mode == b"LEAF" for mode in attributes["nodes_modes"]])
     return int(np.bincount(np.array(attributes["nodes_treeids"])[leaf]).max())
 
 
-def test_what_a_resident_model_is(tree: tuple[bytes, int]) -> None:
-    """A table, or masks where there are more features, or ONNX Runtime where trees are too large."""
+def test_the_kind_of_a_resident_predictor(tree: tuple[bytes, int]) -> None:
+    """A table for up to two features, masks for more, ONNX Runtime for trees with too many leaves."""
     content, features = tree
     names = [f"f{n}" for n in range(features)]
     masks = [LeafMasks] if most_leaves(content) <= MAX_LEAVES else []
-    assert [type(found) for found in predictors_of(content, features)] == [StepTable] * (features <= 2) + masks
+    assert [type(predictor) for predictor in predictors_of(content, features)] == [StepTable] * (features <= 2) + masks
     kind = StepTable if features <= 2 else LeafMasks if masks else OnnxPredictor
     assert type(_FORMAT.load_resident(content, names)) is kind
     assert type(_FORMAT.load(content, names)) is OnnxPredictor
@@ -136,9 +136,9 @@ def test_what_a_resident_model_is(tree: tuple[bytes, int]) -> None:
         KNeighborsRegressor(3),
         make_pipeline(StandardScaler(), GradientBoostingRegressor(n_estimators=5, random_state=1)),
     ],
-    ids=["no trees", "something before the trees"],
+    ids=["no trees", "a scaler before the trees"],
 )
-def test_no_table_for_another_graph(regressor: Any) -> None:
+def test_other_graphs_have_no_table(regressor: Any) -> None:
     content = graph(regressor, rows(2))
     assert read_trees(content, 2) is None
     runtime = OnnxPredictor(content, 2)
@@ -146,7 +146,7 @@ def test_no_table_for_another_graph(regressor: Any) -> None:
     assert np.array_equal(resident.predict(rows(2, 3)), runtime.predict(rows(2, 3)))
 
 
-def test_no_table_larger_than_it_is_worth() -> None:
+def test_tables_and_masks_have_a_maximum_size() -> None:
     X = np.random.default_rng(0).uniform(0, 1, (6000, 2)).astype(np.float32)
     model = GradientBoostingRegressor(n_estimators=60, max_depth=9, random_state=1)
     model.fit(X.astype(np.float64), np.sin(40 * X[:, 0].astype(np.float64)) * np.cos(37 * X[:, 1]))
@@ -162,52 +162,56 @@ def test_no_table_larger_than_it_is_worth() -> None:
 
 
 @given(st.integers(1, 2), st.data())
-def test_several_tables_together_are_each_of_them(features: int, data: st.DataObject) -> None:
-    """With edges that they share and edges of their own, on them, between and outside of them."""
-    places = st.integers(-3, 3)
+def test_joint_tables_predict_what_each_table_predicts(features: int, data: st.DataObject) -> None:
+    """The tables share some edges. The values lie on the edges, between and outside of them."""
+    edge_values = st.integers(-3, 3)
     tables = []
     for _ in range(data.draw(st.integers(1, 4))):
-        edges = [np.array(sorted(data.draw(st.sets(places, min_size=1))), dtype=np.float32) for _ in range(features)]
+        edges = [
+            np.array(sorted(data.draw(st.sets(edge_values, min_size=1))), dtype=np.float32) for _ in range(features)
+        ]
         shape = (len(edges[0]) + 1, len(edges[1]) + 1 if features > 1 else 1)
         tables.append(StepTable(edges, np.random.default_rng(len(tables)).random(shape, dtype=np.float32)))
-    every = np.arange(-4.0, 4.5, 0.5, dtype=np.float32)
-    X = np.stack(np.meshgrid(*[every] * features), axis=-1).reshape(-1, features)
-    found = JointStepTables(tables).predict(X)
-    assert found.dtype == np.float64
-    assert found.tolist() == [table.predict(X).tolist() for table in tables]
+    grid = np.arange(-4.0, 4.5, 0.5, dtype=np.float32)
+    X = np.stack(np.meshgrid(*[grid] * features), axis=-1).reshape(-1, features)
+    watts = JointStepTables(tables).predict(X)
+    assert watts.dtype == np.float64
+    assert watts.tolist() == [table.predict(X).tolist() for table in tables]
 
 
-def test_masks_of_several_together_are_each_of_them() -> None:
-    """Of as many trees and of fewer, with few leaves and with many, with features that nothing asks for."""
+def test_joint_masks_predict_what_each_ensemble_predicts() -> None:
+    """The ensembles differ in their numbers of trees and leaves, and not all use every feature."""
     names, X = ["a", "b", "c"], rows(3)
     small = [
         graph(GradientBoostingRegressor(n_estimators=n, max_depth=depth, random_state=1), X)
         for n, depth in ((30, 3), (1, 1), (7, 2))
     ]
     large = graph(XGBRegressor(n_estimators=9, max_depth=6, random_state=1, n_jobs=1), X)
-    points = np.concatenate([rows(3, 4), *(np.column_stack(around(one, 3)[:1] * 3) for one in [*small, large])])
+    points = np.concatenate(
+        [rows(3, 4), *(np.column_stack(critical_values(content, 3)[:1] * 3) for content in [*small, large])]
+    )
     for contents in (small, [large, *small], [large], [large, large]):
         joint = _FORMAT.join([_FORMAT.load_resident(content, names) for content in contents])
         assert isinstance(joint, JointLeafMasks)
-        for some in (points, points[:1], points[:128], points[:129]):
-            found = joint.predict(some)
-            assert found.dtype == np.float64
-            assert found.tolist() == [OnnxPredictor(content, 3).predict(some).tolist() for content in contents]
+        for X in (points, points[:1], points[:128], points[:129]):
+            watts = joint.predict(X)
+            assert watts.dtype == np.float64
+            assert watts.tolist() == [OnnxPredictor(content, 3).predict(X).tolist() for content in contents]
 
 
 @pytest.mark.parametrize("leaves", [MAX_LEAVES, MAX_LEAVES + 1])
-def test_as_many_leaves_as_a_mask_has_bits(leaves: int) -> None:
+def test_trees_with_more_leaves_than_bits_have_no_masks(leaves: int) -> None:
     X = np.linspace(0, 1, 4 * leaves, dtype=np.float32)[:, None].repeat(3, axis=1)
     model = LGBMRegressor(n_estimators=2, num_leaves=leaves, min_child_samples=1, n_jobs=1, verbose=-1)
     model.fit(X.astype(np.float64), np.random.default_rng(1).random(len(X)))
     content = _FORMAT.dump(model, ["a", "b", "c"], X)
-    made = predictors_of(content, 3)
-    assert len(made) == (1 if leaves == MAX_LEAVES else 0)
-    for found in made:
-        assert np.array_equal(found.predict(X), OnnxPredictor(content, 3).predict(X))
+    predictors = predictors_of(content, 3)
+    assert len(predictors) == (1 if leaves == MAX_LEAVES else 0)
+    for predictor in predictors:
+        assert np.array_equal(predictor.predict(X), OnnxPredictor(content, 3).predict(X))
 
 
-def test_only_what_is_of_a_kind_is_joined() -> None:
+def test_only_predictors_of_one_type_are_joined() -> None:
     X = rows(2)
     table = _FORMAT.load_resident(_SMALL, ["a", "b"])
     joint = _FORMAT.join([table, table])
@@ -217,7 +221,7 @@ def test_only_what_is_of_a_kind_is_joined() -> None:
 
 
 def changed(content: bytes, **attributes: Any) -> bytes:
-    """A graph of one tree ensemble with other attributes; None takes one away."""
+    """Return a graph with changed attributes of its tree ensemble; None removes an attribute."""
     model = onnx.load_from_string(content)
     (node,) = model.graph.node
     kept = [attribute for attribute in node.attribute if attribute.name not in attributes]
@@ -251,21 +255,21 @@ def changed(content: bytes, **attributes: Any) -> bytes:
     ],
     ids=str,
 )
-def test_what_a_graph_says_of_itself_counts(attributes: dict[str, Any]) -> None:
-    """No table, or one that predicts what ONNX Runtime does, if that takes the graph at all."""
+def test_unusual_attributes_are_respected(attributes: dict[str, Any]) -> None:
+    """If ONNX Runtime accepts the graph, there is no table, or one that predicts the same."""
     content = changed(_SMALL, **attributes)
     X = np.array([[a, b] for a in (0.0, 0.1, 0.3, 1.0, 9.0) for b in (0.0, 0.1, 0.3, 1.0, 9.0)], dtype=np.float32)
-    made = predictors_of(content, 2)
+    predictors = predictors_of(content, 2)
     try:
         expected = OnnxPredictor(content, 2).predict(X)
     except (ModelError, ValueError):
         return
-    for found in made:
-        assert np.array_equal(found.predict(X), expected)
+    for predictor in predictors:
+        assert np.array_equal(predictor.predict(X), expected)
 
 
 @pytest.mark.parametrize("mode", ["BRANCH_LEQ", "BRANCH_LT", "BRANCH_GT", "BRANCH_GTE", "BRANCH_EQ", "BRANCH_NEQ"])
-def test_every_kind_of_split(mode: str) -> None:
+def test_every_mode_of_nodes(mode: str) -> None:
     model = onnx.load_from_string(_SMALL)
     (node,) = model.graph.node
     (modes,) = (a for a in node.attribute if a.name == "nodes_modes")
@@ -282,18 +286,19 @@ def test_every_kind_of_split(mode: str) -> None:
     assert isinstance(resident, StepTable) or mode not in ("BRANCH_LEQ", "BRANCH_LT")
 
 
-def test_not_a_graph_is_still_an_error() -> None:
+def test_malformed_graphs_are_an_error() -> None:
     for content in (b"", b"not a graph", bytes(100)):
         with pytest.raises(ModelError):
             _FORMAT.load_resident(content, ["a"])
 
 
-# --- bytes ---
+# --- arbitrary bytes ---
 
 
-def nothing_or_numbers(content: bytes, features: int) -> None:
-    for found in predictors_of(content, features):
-        assert found.predict(np.ones((4, features), dtype=np.float32)).shape == (4,)
+def check_predictors(content: bytes, features: int) -> None:
+    """Check that bytes give no predictor, or predictors that return watts."""
+    for predictor in predictors_of(content, features):
+        assert predictor.predict(np.ones((4, features), dtype=np.float32)).shape == (4,)
 
 
 @given(st.binary(max_size=300), st.integers(0, 4))
@@ -301,8 +306,8 @@ def nothing_or_numbers(content: bytes, features: int) -> None:
 @example(b"\x3a\x02\x0a\x00", 1)
 @example(b"\xff" * 20, 2)
 @example(b"\x3a\xff\xff\xff\xff\xff\xff\xff\xff\x7f", 2)
-def test_any_bytes(content: bytes, features: int) -> None:
-    nothing_or_numbers(content, features)
+def test_arbitrary_bytes_as_a_graph(content: bytes, features: int) -> None:
+    check_predictors(content, features)
 
 
 @given(st.data())
@@ -311,7 +316,7 @@ def test_a_graph_with_bytes_changed_or_cut(data: st.DataObject) -> None:
     for at, value in data.draw(st.lists(st.tuples(st.integers(0, len(content) - 1), st.integers(0, 255)), max_size=6)):
         content[at] = value
     end = data.draw(st.none() | st.integers(0, len(content)))
-    nothing_or_numbers(bytes(content[:end]), data.draw(st.integers(1, 3)))
+    check_predictors(bytes(content[:end]), data.draw(st.integers(1, 3)))
 
 
 def test_every_byte_of_a_graph_changed() -> None:
@@ -319,4 +324,4 @@ def test_every_byte_of_a_graph_changed() -> None:
         for change in (0x01, 0x80):
             content = bytearray(_SMALL)
             content[at] ^= change
-            nothing_or_numbers(bytes(content), 2)
+            check_predictors(bytes(content), 2)

@@ -1,4 +1,4 @@
-"""`kepler-model` in this process: as a user calls it, without the second that a process of its own takes."""
+"""Runs `kepler-model` in the test's own process, which saves the second that a new process takes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kepler_core.cli.main import main
 
 
 def kepler(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """What the command printed, and its exit code."""
+    """Run a command. Return its output and exit code, as `subprocess.run` does."""
     words = ["kepler-model", *map(str, arguments)]
     out, err = io.StringIO(), io.StringIO()
     with (
@@ -24,6 +24,6 @@ def kepler(*arguments: str | Path, cwd: Path | None = None) -> subprocess.Comple
     ):
         try:
             main()
-        except SystemExit as ended:
-            code = ended.code if isinstance(ended.code, int) else 1
+        except SystemExit as error:
+            code = error.code if isinstance(error.code, int) else 1
     return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())

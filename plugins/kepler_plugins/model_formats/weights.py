@@ -163,7 +163,7 @@ class WeightsFormat(ModelFormat):
             if weights.curve not in CURVES or len(weights.weights) != CURVES[weights.curve][0]:
                 raise ModelError(f"not a weights file: no curve {weights.curve!r} of {len(weights.weights)} weights")
             if weights.feature not in features:
-                raise ModelError(f"its feature {weights.feature!r} is none of the model's")
+                raise ModelError(f"its feature {weights.feature!r} is not one of the model's features")
         elif unknown := sorted(set(weights.weights) - set(features)):
-            raise ModelError(f"its feature {unknown[0]!r} is none of the model's")
+            raise ModelError(f"its feature {unknown[0]!r} is not one of the model's features")
         return weights

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,6 +14,7 @@ from kepler_core.errors import UsageError
 
 if TYPE_CHECKING:
     from kepler_core.configuration import Configuration
+    from kepler_servers.estimator.listening import Listening
     from kepler_servers.estimator.model_providers import ModelProvider
 
 _INIT_KEYS = tuple(
@@ -73,11 +75,7 @@ def estimator(
 
     from kepler_core.configuration import Configuration
     from kepler_core.logs import configure_logging
-    from kepler_servers.estimator.counters import Counters
     from kepler_servers.estimator.listening import DEFAULT_PATHS, listen
-    from kepler_servers.estimator.loop import Loop
-    from kepler_servers.estimator.model_cache import ModelCache
-    from kepler_servers.estimator.request_handler import RequestHandler
 
     verbose = bool(context.find_root().params.get("verbose"))
     configure_logging(logging.DEBUG if verbose else logging.INFO)
@@ -86,30 +84,50 @@ def estimator(
     spec = machine(machine_spec)
     sockets = listen([path] if path is not None else DEFAULT_PATHS)
     try:
-        counters = Counters()
-        cache = ModelCache(providers, machine_spec=spec, refresh_seconds=refresh, on_search_end=lambda: loop.wake())
-        about: dict[str, Any] = {
-            "sockets": [str(listening.path) for listening in sockets],
-            "origins": [provider.name for provider in providers],
-            "machine_spec": spec,
-            "pid": os.getpid(),
-        }
-        handler = RequestHandler(cache, counters, reply_limit=reply_limit, about=about)
-        loop = Loop(sockets, handler, counters)
-        if metrics_port is not None:
-            from kepler_servers.estimator.metrics import serve_metrics
-
-            serve_metrics(metrics_port, handler)
-        log = logging.getLogger(__name__)
-        log.info("listening on %s", ", ".join(about["sockets"]))
-        if not providers:
-            log.warning("no model server, URL or store is configured: there are no models to answer with")
-        cache.start()
-        loop.run()
-        cache.stop()
+        _serve(sockets, providers, spec, reply_limit=reply_limit, refresh=refresh, metrics_port=metrics_port)
     finally:
         for listening in sockets:
             listening.close()
+
+
+def _serve(
+    sockets: Sequence[Listening],
+    providers: Sequence[ModelProvider],
+    spec: dict[str, Any],
+    *,
+    reply_limit: int,
+    refresh: float,
+    metrics_port: int | None,
+) -> None:
+    """Answer requests until the process gets SIGTERM or SIGINT."""
+    import logging
+
+    from kepler_servers.estimator.counters import Counters
+    from kepler_servers.estimator.loop import Loop
+    from kepler_servers.estimator.model_cache import ModelCache
+    from kepler_servers.estimator.request_handler import RequestHandler
+
+    log = logging.getLogger(__name__)
+    counters = Counters()
+    cache = ModelCache(providers, machine_spec=spec, refresh_seconds=refresh, on_search_end=lambda: loop.wake())
+    about: dict[str, Any] = {
+        "sockets": [str(listening.path) for listening in sockets],
+        "origins": [provider.name for provider in providers],
+        "machine_spec": spec,
+        "pid": os.getpid(),
+    }
+    handler = RequestHandler(cache, counters, reply_limit=reply_limit, about=about)
+    loop = Loop(sockets, handler, counters)
+    if metrics_port is not None:
+        from kepler_servers.estimator.metrics import serve_metrics
+
+        serve_metrics(metrics_port, handler)
+    log.info("listening on %s", ", ".join(about["sockets"]))
+    if not providers:
+        log.warning("no model server, URL or store is configured: all requests will fail")
+    cache.start()
+    loop.run()
+    cache.stop()
 
 
 def _providers(configuration: Configuration, model_server: str | None, store: str | None) -> list[ModelProvider]:
@@ -179,11 +197,11 @@ def status(path: str, as_json: bool) -> None:
     requests = report["requests"]
     latency = report["latency_ms"]
     click.echo(f"up {report['uptime_seconds']:g} s, listening on {', '.join(report['sockets'])}")
-    click.echo(f"models from: {', '.join(report['origins']) or 'nowhere'}")
+    click.echo(f"models from: {', '.join(report['origins']) or 'no provider'}")
     quantiles = f"; median {latency['p50']:g} ms, p99 {latency['p99']:g} ms" if latency else ""
     click.echo(f"{requests['answered']} requests answered, {requests['failed']} without an answer{quantiles}")
     for key, description in (
-        ("invalid_rows", "rows that could not be right"),
+        ("invalid_rows", "invalid rows"),
         ("replies_with_fewer_decimals", "replies with fewer decimals"),
         ("replies_without_all_components", "replies without all components"),
         ("replies_too_long", "replies that are too long for Kepler"),

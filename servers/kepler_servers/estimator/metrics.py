@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from kepler_core.errors import UsageError
 from kepler_servers.estimator.request_handler import RequestHandler
+from kepler_servers.http.side_port import start_side_port
 
 _COUNTERS = {
     "rows": "Rows answered.",
@@ -59,10 +60,10 @@ class _StatusCollector(Collector):
 
 
 def serve_metrics(port: int, handler: RequestHandler) -> None:
-    """Serve the metrics from a thread of this process. Raises `UsageError` if the port cannot be used."""
+    """Serve the metrics from threads of this process, on all addresses. Raises `UsageError`."""
     registry = CollectorRegistry()
     registry.register(_StatusCollector(handler))
     try:
-        start_http_server(port, registry=registry)
-    except OSError as error:
-        raise UsageError(f"cannot serve metrics on port {port}: {error.strerror or error}") from error
+        start_side_port(make_wsgi_app(registry), "0.0.0.0", port)  # noqa: S104 - Prometheus runs on another machine
+    except UsageError as error:
+        raise UsageError(f"cannot serve metrics on port {port}: {error.message}") from error

@@ -32,7 +32,7 @@ MAX_KEYS = 500
 MAX_QUEUED_KEYS = 64
 """Keys that may wait for their first search. Further new keys fail until the queue is shorter."""
 
-NO_PROVIDERS = "nowhere to get models from: no model server, URL or store is configured"
+NO_PROVIDERS = "no model server, URL or store is configured"
 
 FIRST_RETRY_SECONDS = 2.0
 """Delay of the first retry after a failed search. It doubles with each failure, up to the refresh interval."""
@@ -118,7 +118,7 @@ class ModelCache:
             return entry
         with self._wake:
             if len(self._queue) >= MAX_QUEUED_KEYS:
-                return CacheEntry(problem="too many kinds of requests are waiting for a model", searching=False)
+                return CacheEntry(problem="too many kinds of requests wait for a model", searching=False)
             while len(self._entries) >= MAX_KEYS:
                 self._evict()
             entry = self._entries[key] = CacheEntry()
@@ -168,7 +168,7 @@ class ModelCache:
                     self._refresh_entries()
             except Exception:
                 # A defect of ours must not end the thread: loaded models still need to be refreshed.
-                log.exception("looking for models failed")
+                log.exception("the search for models failed")
                 if key is not None and (entry := self._entries.get(key)) is not None:
                     entry.problem, entry.searching = "a defect of the estimator; its log says more", False
             if key is not None:
@@ -185,7 +185,7 @@ class ModelCache:
                     self._search(key)
                 except Exception:
                     # A defect that one key causes must not keep the other entries from being refreshed.
-                    log.exception("looking for a model failed")
+                    log.exception("the search for a model failed")
                     entry.search_again_at = now + self._refresh
 
     def _search(self, key: ModelKey) -> None:

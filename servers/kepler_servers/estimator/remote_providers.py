@@ -50,7 +50,7 @@ class ModelServerProvider:
             files = _flat(read_zip(archive, self.name))
             archive_spec = _machine_spec_of(files)
         except (KeplerError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise UnreachableError(f"{self.name}: what it sent is no model: {error}") from None
+            raise UnreachableError(f"{self.name}: its answer is not a model: {error}") from None
         try:
             selection = msgspec.json.decode(headers.get("X-Kepler-Selection") or "{}", type=dict[str, Any])
         except (msgspec.DecodeError, RecursionError):

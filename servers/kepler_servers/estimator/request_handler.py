@@ -85,7 +85,7 @@ class RequestHandler:
         key, loaded = request.key, entry.loaded
         rows = len(request.values)
         if loaded is None:
-            reason = "the model is still being looked for" if entry.searching else entry.problem
+            reason = "the search for a model is not over yet" if entry.searching else entry.problem
             return self.refuse(reason, key.output_type, rows, key.source)
         try:
             watts = loaded.model.watts(request.values, request.metrics)
@@ -95,9 +95,9 @@ class RequestHandler:
         if len(request.invalid):
             self._counters.invalid_rows += len(request.invalid)
             rows_text = "1 row" if len(request.invalid) == 1 else f"{len(request.invalid)} rows"
-            message = f"{rows_text} could not be right and got 0 W"
+            message = f"{rows_text} got 0 W because of invalid values"
             watts[:, request.invalid] = 0.0
-            self._request_log.log(f"{message} (not numbers, negative, infinite, or too large)")
+            self._request_log.log(f"{message} (not numbers, negative, infinite or too large)")
         self._counters.rows += rows
         self._counters.requests["answered"] += 1
         return self._count(

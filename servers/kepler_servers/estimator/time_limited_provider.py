@@ -52,7 +52,7 @@ class TimeLimitedProvider:
             if len(self._calls) >= MAX_CALLS:
                 del self._calls[key]
         if len(self._calls) >= MAX_CALLS:
-            raise UnreachableError(f"{self.name}: busy with other questions")
+            raise UnreachableError(f"{self.name}: too many unanswered requests")
         call: Future[ModelOffer] = Future()
         threading.Thread(target=self._run, args=(call, request), name="model provider", daemon=True).start()
         return call

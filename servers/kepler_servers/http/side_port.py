@@ -13,11 +13,13 @@ import socketserver
 import threading
 import time
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from kepler_core.errors import UsageError
-from kepler_servers.http.app import App
+
+if TYPE_CHECKING:
+    from kepler_servers.http.app import App  # at run time it would cost the estimator 7 MB
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +42,7 @@ def start_side_port(app: App | WsgiApplication, host: str, port: int) -> int:
         server = _BoundedServer(host, port)
     except (OSError, OverflowError) as error:
         raise UsageError(f"cannot listen on {host}:{port}: {getattr(error, 'strerror', None) or error}") from error
-    server.set_app(app.wsgi if isinstance(app, App) else app)
+    server.set_app(app if callable(app) else app.wsgi)
     threading.Thread(target=server.serve_forever, args=(_POLL_SECONDS,), name="side port", daemon=True).start()
     return int(server.server_port)
 

@@ -1,4 +1,4 @@
-"""What clients can do to an estimator, while a good one asks and must get the right answer each time."""
+"""Hostile clients of an estimator, while another client sends requests and must get the right answers."""
 
 from __future__ import annotations
 
@@ -17,60 +17,52 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from support.estimator_process import (
-    ALL,
-    BPF,
-    EstimatorProcess,
-    GoodClient,
-    ask,
-    ask_as_kepler,
-    connect,
-    parsed,
-    publish,
-    watts_request,
-)
-from support.server_process import PATIENCE, wait_for
+from support.estimator_clients import CheckingClient, ask, ask_as_kepler, checked_reply, connect, watts_request
+from support.estimator_process import EstimatorProcess
+from support.linear_models import ALL, publish
+from support.process import PATIENCE, wait_for
+from support.server_process import BPF
 
-GOOD = watts_request([[100, 200], [0, 0]])
-RIGHT = {"package": [51.2, 50.0], "dram": [8.4, 8.0]}
-BODY = json.dumps(GOOD).encode()
+REQUEST = watts_request([[100, 200], [0, 0]])
+WATTS = {"package": [51.2, 50.0], "dram": [8.4, 8.0]}
+BODY = json.dumps(REQUEST).encode()
 
 
 class Attack:
-    """Hostile connections to one estimator; all are closed at the end of a case."""
+    """Hostile connections to an estimator. `close` ends all of them."""
 
-    def __init__(self, estimator: EstimatorProcess, good: GoodClient) -> None:
+    def __init__(self, estimator: EstimatorProcess, client: CheckingClient) -> None:
         self.estimator = estimator
         self.path = estimator.path
-        self._good = good
+        self._client = client
         self._open: list[socket.socket] = []
 
     def connect(self) -> socket.socket:
-        found = connect(self.path)
-        self._open.append(found)
-        return found
+        connection = connect(self.path)
+        self._open.append(connection)
+        return connection
 
     def send(self, content: bytes) -> socket.socket:
-        """A connection on which this was sent, as far as it was taken."""
-        found = self.connect()
+        """Return a new connection, after sending as much of the content as the estimator accepts."""
+        connection = self.connect()
         with contextlib.suppress(OSError):
-            found.sendall(content)
-        return found
+            connection.sendall(content)
+        return connection
 
     def reply(self, content: bytes) -> dict[str, Any]:
-        """The whole reply, which must be one that Kepler survives."""
-        return parsed(read_all(self.send(content)))
+        """Send a request and return the whole reply, checked."""
+        return checked_reply(read_all(self.send(content)))
 
-    def refused(self, content: bytes, why: str = "") -> None:
-        """No watts, and a reason."""
-        found = self.reply(content)
-        assert not any(map(any, found["powers"].values()))
-        assert found["msg"]
-        assert why in found["msg"]
+    def refused(self, content: bytes, reason: str = "") -> None:
+        """Send a request whose reply must have no watts and a message with the reason."""
+        reply = self.reply(content)
+        assert not any(map(any, reply["powers"].values()))
+        assert reply["msg"]
+        assert reason in reply["msg"]
 
     def meanwhile(self, answers: int = 3) -> None:
-        """The good client gets answers now."""
-        self._good.wait(answers)
+        """Check that the other client still gets answers."""
+        self._client.wait(answers)
 
     def close(self) -> None:
         for connection in self._open:
@@ -78,6 +70,7 @@ class Attack:
 
 
 def read_all(connection: socket.socket) -> bytes:
+    """Read until the estimator closes the connection."""
     received = b""
     with contextlib.suppress(ConnectionError):
         while piece := connection.recv(65536):
@@ -86,13 +79,15 @@ def read_all(connection: socket.socket) -> bytes:
 
 
 def body(**changes: Any) -> bytes:
-    return json.dumps({**GOOD, **changes}).encode()
+    """Return the request with some keys replaced."""
+    return json.dumps({**REQUEST, **changes}).encode()
 
 
 CASES: dict[str, Callable[[Attack], None]] = {}
 
 
 def case(run: Callable[[Attack], None]) -> Callable[[Attack], None]:
+    """Add a function to the cases."""
     CASES[run.__name__.replace("_", " ")] = run
     return run
 
@@ -147,7 +142,7 @@ def byte_by_byte(attack: Attack) -> None:
         connection.sendall(BODY[at : at + 1])
         if at % 50 == 0:
             attack.meanwhile(1)
-    assert parsed(read_all(connection))["powers"] == RIGHT
+    assert checked_reply(read_all(connection))["powers"] == WATTS
 
 
 @case
@@ -157,7 +152,7 @@ def byte_by_byte_from_fifty_at_once(attack: Attack) -> None:
         for connection in connections:
             connection.sendall(BODY[at : at + 1])
     for connection in connections:
-        assert parsed(read_all(connection))["powers"] == RIGHT
+        assert checked_reply(read_all(connection))["powers"] == WATTS
 
 
 @case
@@ -165,7 +160,7 @@ def half_closes_after_the_request(attack: Attack) -> None:
     for _ in range(20):
         connection = attack.send(BODY)
         connection.shutdown(socket.SHUT_WR)
-        assert parsed(read_all(connection))["powers"] == RIGHT
+        assert checked_reply(read_all(connection))["powers"] == WATTS
 
 
 @case
@@ -173,7 +168,7 @@ def half_closes_while_its_model_is_looked_for(attack: Attack) -> None:
     for number in range(20):
         connection = attack.send(body(filter=f"mae:{1000 + number}"))
         connection.shutdown(socket.SHUT_WR)
-        assert parsed(read_all(connection))["powers"] == RIGHT
+        assert checked_reply(read_all(connection))["powers"] == WATTS
 
 
 @case
@@ -188,7 +183,7 @@ def half_closes_in_the_request(attack: Attack) -> None:
         connection = attack.send(BODY[:end])
         connection.shutdown(socket.SHUT_WR)
         content = read_all(connection)
-        assert not content or parsed(content)["powers"] == {}
+        assert not content or checked_reply(content)["powers"] == {}
 
 
 @case
@@ -215,13 +210,13 @@ def two_thousand_connections_with_half_a_request(attack: Attack) -> None:
 
 
 @case
-def connections_that_hold_all_memory_there_is(attack: Attack) -> None:
+def connections_that_hold_as_much_as_the_estimator_allows(attack: Attack) -> None:
     held = b'{"metrics":["' + b"x" * 18_000
     for _ in range(950):
         attack.send(held)
     large = json.dumps(watts_request([[1.25, 2.5]] * 6000)).encode()
     for _ in range(3):
-        # larger than one read, and than each of those
+        # Larger than one read, and larger than what each of the other connections holds.
         reply = attack.reply(large)
         assert len(reply["powers"].get("package", [])) == 6000, reply["msg"]
     attack.meanwhile()
@@ -250,19 +245,19 @@ def reads_a_large_reply_byte_by_byte_and_gives_up(attack: Attack) -> None:
     attack.meanwhile()
 
 
-# --- what follows ---
+# --- bytes after the object ---
 
 
 @case
 def sends_after_the_object(attack: Attack) -> None:
     for after in (b"\n", b"\0", b"garbage", b"}", b"{", b"}" * 100_000, b"\xff" * 1000):
-        assert attack.reply(BODY + after)["powers"] == RIGHT, after[:10]
+        assert attack.reply(BODY + after)["powers"] == WATTS, after[:10]
 
 
 @case
 def sends_two_objects(attack: Attack) -> None:
-    assert attack.reply(BODY + body(source="acpi"))["powers"] == RIGHT
-    assert attack.reply(BODY * 100)["powers"] == RIGHT
+    assert attack.reply(BODY + body(source="acpi"))["powers"] == WATTS
+    assert attack.reply(BODY * 100)["powers"] == WATTS
 
 
 @case
@@ -276,12 +271,12 @@ def sends_on_while_it_is_answered(attack: Attack) -> None:
 
 @case
 def one_object_in_another(attack: Attack) -> None:
-    assert attack.reply(body(inner=GOOD, other=[GOOD, {"a": "}"}]))["powers"] == RIGHT
+    assert attack.reply(body(inner=REQUEST, other=[REQUEST, {"a": "}"}]))["powers"] == WATTS
 
 
 @case
 def blanks_before_it(attack: Attack) -> None:
-    assert attack.reply(b" \r\n\t" * 20_000 + BODY)["powers"] == RIGHT
+    assert attack.reply(b" \r\n\t" * 20_000 + BODY)["powers"] == WATTS
 
 
 # --- not JSON ---
@@ -289,9 +284,9 @@ def blanks_before_it(attack: Attack) -> None:
 
 @case
 def garbage(attack: Attack) -> None:
-    drawn = random.Random(3)
+    generator = random.Random(3)
     for _ in range(100):
-        content = b"\x01" + drawn.randbytes(drawn.randrange(2000))
+        content = b"\x01" + generator.randbytes(generator.randrange(2000))
         attack.refused(content, "not a JSON object")
 
 
@@ -316,7 +311,7 @@ def other_encodings(attack: Attack) -> None:
         connection = attack.send(BODY.decode().encode(encoding))
         connection.shutdown(socket.SHUT_WR)
         content = read_all(connection)
-        assert parsed(content)["powers"] in ({}, RIGHT)
+        assert checked_reply(content)["powers"] in ({}, WATTS)
 
 
 @case
@@ -327,14 +322,14 @@ def half_characters(attack: Attack) -> None:
 
 @case
 def half_characters_everywhere(attack: Attack) -> None:
-    """Python reads them, but nobody can write them again."""
+    """Python decodes lone surrogates, but cannot encode them."""
     for key in ("source", "trainer_name", "filter", "output_type"):
-        attack.refused(json.dumps({**GOOD, key: "\ud800"}).encode())
+        attack.refused(json.dumps({**REQUEST, key: "\ud800"}).encode())
     attack.reply(body(metrics=[*BPF, "\ud800"], values=[[100, 200, 1], [0, 0, 1]]))
     attack.refused(body(metrics=["\udfff"], values=[[1]]))
     attack.refused(body(metrics=["\udfff", "\udfff"], values=[[1, 1]]))
     assert b"msg" in read_all(attack.send(b'{"command":"\\ud800"}'))
-    assert attack.estimator.status()["models"], "the status is for everybody"
+    assert attack.estimator.status()["models"], "the status must still be readable"
 
 
 @case
@@ -413,7 +408,7 @@ def one_metric_a_hundred_thousand_times(attack: Attack) -> None:
 
 @case
 def a_huge_number_of_keys(attack: Attack) -> None:
-    assert attack.reply(body(**{f"k{n}": n for n in range(100_000)}))["powers"] == RIGHT
+    assert attack.reply(body(**{f"k{n}": n for n in range(100_000)}))["powers"] == WATTS
 
 
 @case
@@ -431,7 +426,7 @@ def a_reason_that_would_be_longer_than_a_reply(attack: Attack) -> None:
         request = watts_request([[1] * 100] * 300, metrics=names, output_type=output_type, source="acpi")
         content = ask_as_kepler(attack.path, request)
         assert len(content) < 4096
-        assert not any(map(any, parsed(content)["powers"].values()))
+        assert not any(map(any, checked_reply(content)["powers"].values()))
 
 
 # --- requests that make no sense ---
@@ -499,9 +494,9 @@ def no_rows_and_no_metrics(attack: Attack) -> None:
 @case
 def commands_that_make_no_sense(attack: Attack) -> None:
     for name in ("", "stop", "x" * 1_000_000, "\0", "😀"):
-        found = json.loads(read_all(attack.send(json.dumps({"command": name}).encode())))
-        assert "unknown command" in found["msg"]
-        assert len(found["msg"]) < 300
+        reply = json.loads(read_all(attack.send(json.dumps({"command": name}).encode())))
+        assert "unknown command" in reply["msg"]
+        assert len(reply["msg"]) < 300
 
 
 @case
@@ -516,7 +511,7 @@ def status_from_many_at_once(attack: Attack) -> None:
 
 @case
 def a_thousand_kinds_of_requests(attack: Attack) -> None:
-    """Each would have a model of its own; who asks every few seconds must not lose his to them."""
+    """Each kind takes a cache entry. A client that sends its request regularly must keep its own entry."""
     platform = watts_request(source="acpi")
     assert ask(attack.path, platform)["powers"] == {"platform": [102.0]}
 
@@ -550,16 +545,16 @@ def a_thousand_reasons_do_not_fill_the_log(attack: Attack) -> None:
     assert len(attack.estimator.log) - before < 50_000
 
 
-# --- all of them ---
+# --- running the cases ---
 
 
-def test_there_are_enough() -> None:
+def test_the_number_of_cases() -> None:
     assert len(CASES) >= 40
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _many_descriptors() -> Iterator[None]:
-    """So many clients are in this one process."""
+    """Raise the limit of file descriptors: all clients are in this process."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     if before[1] != resource.RLIM_INFINITY and before[1] < 4000:
         pytest.skip("too few file descriptors for the clients")
@@ -568,51 +563,51 @@ def _many_descriptors() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
-class Siege:
-    """The estimator that all cases attack; started again where one killed it, so that the others are still told."""
+class AttackedEstimator:
+    """The estimator that all cases attack. If a case killed it, it is started again for the next ones."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         publish(folder / "store", *ALL)
-        self.estimator = self.start()
-        self.descriptors = min(self.estimator.descriptors() for _ in range(20) if time.sleep(0.01) is None)
-        """While nobody is connected."""
+        self.process = self.start()
+        self.descriptors = min(self.process.descriptors() for _ in range(20) if time.sleep(0.01) is None)
+        """Number of file descriptors without any connection."""
 
     def start(self) -> EstimatorProcess:
-        found = EstimatorProcess(self._folder / "e.sock", "-s", self._folder / "store", "--reply-limit", "0")
-        found.wait_ready()
-        for request in (GOOD, watts_request(source="acpi"), watts_request(output_type="DynPower")):
-            found.ask(request)
-        return found
+        process = EstimatorProcess(self._folder / "e.sock", "-s", self._folder / "store", "--reply-limit", "0")
+        process.wait_ready()
+        for request in (REQUEST, watts_request(source="acpi"), watts_request(output_type="DynPower")):
+            process.ask(request)
+        return process
 
 
 @pytest.fixture(scope="module")
-def siege(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Siege]:
-    found = Siege(tmp_path_factory.mktemp("hostile"))
-    yield found
-    assert found.estimator.stop() == 0
+def attacked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AttackedEstimator]:
+    estimator = AttackedEstimator(tmp_path_factory.mktemp("hostile"))
+    yield estimator
+    assert estimator.process.stop() == 0
 
 
 @pytest.fixture
-def estimator(siege: Siege) -> EstimatorProcess:
-    if siege.estimator.process.poll() is not None:
-        siege.estimator = siege.start()
-    return siege.estimator
+def estimator(attacked: AttackedEstimator) -> EstimatorProcess:
+    if attacked.process.process.poll() is not None:
+        attacked.process = attacked.start()
+    return attacked.process
 
 
 @pytest.fixture(scope="module")
-def descriptors(siege: Siege) -> int:
-    return siege.descriptors
+def descriptors(attacked: AttackedEstimator) -> int:
+    return attacked.descriptors
 
 
 @pytest.fixture(scope="module")
-def good(siege: Siege) -> Iterator[GoodClient]:
-    with GoodClient(siege.estimator.path, GOOD, [RIGHT], 1) as client:
-        yield client
+def client(attacked: AttackedEstimator) -> Iterator[CheckingClient]:
+    with CheckingClient(attacked.process.path, REQUEST, [WATTS], 1) as checking_client:
+        yield checking_client
 
 
-def attacked(name: str, estimator: EstimatorProcess, good: GoodClient) -> None:
-    attack = Attack(estimator, good)
+def run_case(name: str, estimator: EstimatorProcess, client: CheckingClient) -> None:
+    attack = Attack(estimator, client)
     try:
         CASES[name](attack)
     finally:
@@ -620,21 +615,23 @@ def attacked(name: str, estimator: EstimatorProcess, good: GoodClient) -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_hostile(name: str, estimator: EstimatorProcess, good: GoodClient, descriptors: int) -> None:
-    good.wrong.clear()
+def test_a_hostile_client_does_not_affect_another_one(
+    name: str, estimator: EstimatorProcess, client: CheckingClient, descriptors: int
+) -> None:
+    client.wrong.clear()
     start = len(estimator.log)
-    attacked(name, estimator, good)
-    good.wait()
-    assert good.wrong == []
+    run_case(name, estimator, client)
+    client.wait()
+    assert client.wrong == []
     assert estimator.process.poll() is None
     wait_for(lambda: estimator.descriptors() <= descriptors, f"more than {descriptors} file descriptors are left")
     for word in ("Traceback", "defect of the estimator"):
         assert word not in estimator.log[start:], estimator.log[start:][-3000:]
 
 
-def test_whoever_is_too_slow_is_dropped(estimator: EstimatorProcess, good: GoodClient, descriptors: int) -> None:
-    """Silent ones, slow ones, and those that never take their reply: none is kept for ever."""
-    attack = Attack(estimator, good)
+def test_slow_clients_are_dropped(estimator: EstimatorProcess, client: CheckingClient, descriptors: int) -> None:
+    """Clients that are silent, send slowly, or never read their reply lose their connections."""
+    attack = Attack(estimator, client)
     try:
         large = attack.send(json.dumps(watts_request([[1.25, 2.5]] * 20_000)).encode())
         slow = [attack.connect(), attack.send(BODY[:-1]), attack.send(b" " * 1000)]
@@ -642,30 +639,29 @@ def test_whoever_is_too_slow_is_dropped(estimator: EstimatorProcess, good: GoodC
         gone = False
         until = time.monotonic() + PATIENCE
         while not gone and time.monotonic() < until:
-            # one that sends a byte now and then is no better
+            # A byte now and then does not extend the time limit.
             time.sleep(0.5)
             with contextlib.suppress(OSError):
                 drip.send(b" ")
             gone = estimator.descriptors() <= descriptors
-        assert gone, "somebody is still connected"
+        assert gone, "a client is still connected"
         assert [read_all(connection) for connection in slow] == [b"", b"", b""]
         assert len(read_all(large)) < 500_000
         assert estimator.status()["dropped_connections"]["too slow"] >= 5
     finally:
         attack.close()
-    good.wait()
-    assert good.wrong == []
+    client.wait()
+    assert client.wrong == []
 
 
-def test_memory_does_not_grow(estimator: EstimatorProcess, good: GoodClient) -> None:
-    """All of them once more. What the first round took, whether it was here or in the tests above, is
-    enough for the second."""
+def test_memory_does_not_grow(estimator: EstimatorProcess, client: CheckingClient) -> None:
+    """The second round of all cases must not take more memory than the first."""
     resident = []
     for _ in range(2):
         for name in CASES:
-            with contextlib.suppress(AssertionError, ValueError, KeyError):  # said above
-                attacked(name, estimator, good)
-        good.wait()
+            with contextlib.suppress(AssertionError, ValueError, KeyError):  # reported by the test above
+                run_case(name, estimator, client)
+        client.wait()
         resident.append(estimator.resident_kib())
     assert resident[1] - resident[0] < 8 * 1024
 
@@ -678,7 +674,7 @@ _MUTATIONS = st.lists(
 
 
 def mutated(changes: list[tuple[int, int, bytes]]) -> bytes:
-    """A request with bytes replaced, inserted, cut out, or ended early."""
+    """Return the request with bytes replaced, inserted or removed, or cut short."""
     content = bytearray(BODY)
     for at, kind, piece in changes:
         if kind == 0:
@@ -697,7 +693,7 @@ def fuzzed(estimator: EstimatorProcess) -> Iterator[Path]:
     start = len(estimator.log)
     yield estimator.path
     assert estimator.process.poll() is None
-    assert estimator.ask(GOOD)["powers"] == RIGHT
+    assert estimator.ask(REQUEST)["powers"] == WATTS
     for word in ("Traceback", "defect of the estimator"):
         assert word not in estimator.log[start:], estimator.log[start:][-3000:]
 
@@ -707,7 +703,7 @@ def fuzzed(estimator: EstimatorProcess) -> Iterator[Path]:
 @example(content=b"{}", cut=1, end=False)
 @example(content=b'{"command":"status"}', cut=5, end=True)
 def test_fuzz(fuzzed: Path, content: bytes, cut: int, end: bool) -> None:
-    """In two pieces; a reply that Kepler survives, or the connection is closed because there was no request."""
+    """Any bytes, sent in two pieces, get a reply that does not harm Kepler, or a closed connection."""
     with connect(fuzzed) as connection:
         for piece in (content[:cut], content[cut:]):
             with contextlib.suppress(ConnectionError):
@@ -717,7 +713,7 @@ def test_fuzz(fuzzed: Path, content: bytes, cut: int, end: bool) -> None:
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_WR)
         else:
-            connection.settimeout(0.05)  # perhaps it waits for more
+            connection.settimeout(0.05)  # the estimator may be waiting for more
         try:
             received = read_all(connection)
         except TimeoutError:
@@ -726,4 +722,4 @@ def test_fuzz(fuzzed: Path, content: bytes, cut: int, end: bool) -> None:
             reply = json.loads(received)
             assert "msg" in reply
             if "powers" in reply:
-                parsed(received)
+                checked_reply(received)

@@ -1,4 +1,4 @@
-"""The client for programs, `kepler-model ask`, `estimator status`, and the metrics."""
+"""The Python client, `kepler-model ask`, `kepler-model estimator status` and the metrics."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from support.estimator_process import ABS, ALL, DYN, EstimatorProcess, estimating, publish, watts_request
+from support.estimator_clients import DYN_WATTS, watts_request
+from support.estimator_process import EstimatorProcess, running_estimator
+from support.linear_models import ABS, ALL, DYN, publish
 from support.server_process import BPF, free_port
 
 from kepler_core.client import EstimatorClient, EstimatorError
@@ -25,52 +27,55 @@ ROWS = [[100.0, 200.0], [0.0, 0.0], [3.5, 7.0]]
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[EstimatorProcess, int]]:
-    """An estimator, and the port of its metrics."""
+    """An estimator and the port of its metrics."""
     folder = tmp_path_factory.mktemp("client")
     publish(folder / "store", *ALL)
     machine = folder / "machine.json"
     machine.write_text('{"cores":16,"processor":"other"}')
     port = free_port()
     arguments = ("--store", folder / "store", "--machine-spec", machine, "--metrics-port", str(port))
-    with estimating(folder / "e.sock", *arguments) as estimator:
-        yield estimator, port
+    with running_estimator(folder / "e.sock", *arguments) as process:
+        yield process, port
 
 
 def kepler(*arguments: str | Path, code: int = 0) -> str:
-    done = subprocess.run(
+    """Run a command that must end with an exit code. Return its output, or its error message."""
+    completed = subprocess.run(
         [sys.executable, "-m", "kepler_core", *map(str, arguments)], check=False, capture_output=True, text=True
     )
-    assert done.returncode == code, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
+    assert completed.returncode == code, completed.stdout + completed.stderr
+    assert "Traceback" not in completed.stderr
     if code:
-        assert len(done.stderr.splitlines()) <= (1 if code == 1 else 4), done.stderr
-    return done.stderr if code else done.stdout
+        assert len(completed.stderr.splitlines()) <= (1 if code == 1 else 4), completed.stderr
+    return completed.stderr if code else completed.stdout
 
 
 # --- the client ---
 
 
-def test_watts(running: tuple[EstimatorProcess, int]) -> None:
+def test_the_client_returns_the_models_watts(running: tuple[EstimatorProcess, int]) -> None:
     client = EstimatorClient(str(running[0].path))
     assert client.watts(BPF, ROWS) == {
         component: [round(value, 3) for value in values]
         for component, values in ABS.expected(BPF, ROWS).items()
         if any(values)
     }
-    # the node's model takes its columns by name, whatever else there is
-    turned = [[9.0, cache, 1.0, cpu] for cpu, cache in ROWS]
-    assert client.watts(["x", BPF[1], "y", BPF[0]], turned, source="rapl") == client.watts(BPF, ROWS)
+    # Columns are matched by name, and unknown ones are ignored.
+    shuffled = [[9.0, cache, 1.0, cpu] for cpu, cache in ROWS]
+    assert client.watts(["x", BPF[1], "y", BPF[0]], shuffled, source="rapl") == client.watts(BPF, ROWS)
     assert client.watts(BPF, ROWS, output_type="DynPower")["dram"] == [0.4, 0.0, 0.014]
     assert client.watts(BPF, ROWS, source="acpi") == {"platform": [102.0, 100.0, 100.07]}
 
 
-def test_all_zero_is_an_answer(running: tuple[EstimatorProcess, int]) -> None:
+def test_zero_watts_are_not_an_error(running: tuple[EstimatorProcess, int]) -> None:
     client = EstimatorClient(str(running[0].path))
     assert client.watts(BPF, [[0, 0]] * 3, output_type="DynPower", source="intel_rapl") == {"package": [0.0] * 3}
 
 
 @pytest.mark.parametrize("output_type", ["AbsPower", "DynPower"])
-def test_no_answer_is_an_error_that_says_why(running: tuple[EstimatorProcess, int], output_type: str) -> None:
+def test_a_reply_without_watts_is_an_error_with_its_reason(
+    running: tuple[EstimatorProcess, int], output_type: str
+) -> None:
     client = EstimatorClient(str(running[0].path))
     with pytest.raises(EstimatorError, match=r"e\.sock: .*'SGDRegresorTrainer'; did you mean SGDRegressorTrainer"):
         client.watts(BPF, ROWS, output_type=output_type, trainer_name="SGDRegresorTrainer")
@@ -80,12 +85,12 @@ def test_no_answer_is_an_error_that_says_why(running: tuple[EstimatorProcess, in
         client.watts(BPF, ROWS, output_type=output_type, filter="mae:0.5")
 
 
-def test_not_a_number_is_a_row_of_nothing(running: tuple[EstimatorProcess, int]) -> None:
+def test_rows_with_nan_or_infinity_get_zero_watts(running: tuple[EstimatorProcess, int]) -> None:
     client = EstimatorClient(str(running[0].path))
     assert client.watts(BPF, [[math.nan, 1], [100, 200], [math.inf, 1]])["package"] == [0.0, 51.2, 0.0]
 
 
-def test_nobody_there(tmp_path: Path) -> None:
+def test_the_error_without_an_estimator_hints_at_the_command(tmp_path: Path) -> None:
     for make in (lambda _: None, lambda path: socket.socket(socket.AF_UNIX).bind(str(path))):
         path = tmp_path / "none.sock"
         make(path)
@@ -99,7 +104,7 @@ def test_nobody_there(tmp_path: Path) -> None:
      b'{"powers":[]}', b'{"powers":5,"msg":""}', b'{"powers":{"package":5},"msg":"no"}', b'{"powers":null}', b"{}"],
     ids=repr,
 )  # fmt: skip
-def test_what_answers_is_no_estimator(tmp_path: Path, reply: bytes) -> None:
+def test_the_reply_of_another_program_is_an_error(tmp_path: Path, reply: bytes) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "f.sock"))
         listener.listen()
@@ -118,7 +123,7 @@ def test_what_answers_is_no_estimator(tmp_path: Path, reply: bytes) -> None:
         thread.join()
 
 
-def test_it_does_not_wait_for_ever(tmp_path: Path) -> None:
+def test_the_client_has_a_timeout(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "f.sock"))
         listener.listen()
@@ -129,7 +134,7 @@ def test_it_does_not_wait_for_ever(tmp_path: Path) -> None:
 # --- the commands ---
 
 
-def test_ask(running: tuple[EstimatorProcess, int]) -> None:
+def test_ask_prints_a_table_or_json(running: tuple[EstimatorProcess, int]) -> None:
     path = running[0].path
     out = kepler("ask", "--socket", path, "--metrics", ", ".join(BPF), "--values", "100,200", "--values", "0, 0")
     lines = [line.split() for line in out.splitlines()]
@@ -139,10 +144,10 @@ def test_ask(running: tuple[EstimatorProcess, int]) -> None:
         "ask", "--socket", path, "--metrics", ",".join(BPF), "--values", "100,200", "--output-type", "DynPower",
         "--source", "intel_rapl", "--trainer", "SGDRegressorTrainer", "--filter", "mae:5", "--json",
     )  # fmt: skip
-    assert json.loads(out)["powers"] == {"package": [1.2], "dram": [0.4]}
+    assert json.loads(out)["powers"] == DYN_WATTS
 
 
-def test_ask_says_what_is_wrong(running: tuple[EstimatorProcess, int]) -> None:
+def test_errors_of_ask(running: tuple[EstimatorProcess, int]) -> None:
     path = running[0].path
     plain = ("ask", "--socket", path, "--metrics", ",".join(BPF), "--values")
     assert "did you mean SGDRegressorTrainer" in kepler(*plain, "1,2", "--trainer", "SGDRegresor", code=1)
@@ -152,27 +157,33 @@ def test_ask_says_what_is_wrong(running: tuple[EstimatorProcess, int]) -> None:
     assert "running?" in kepler("ask", "--socket", "/none.sock", "--metrics", "a", "--values", "1", code=1)
 
 
-def test_status(running: tuple[EstimatorProcess, int]) -> None:
+def test_status_counts_requests_and_rows(running: tuple[EstimatorProcess, int]) -> None:
     estimator = running[0]
     before = estimator.status()
     estimator.ask(watts_request(ROWS))
     estimator.ask(watts_request([[-1, 0], *ROWS]))
     estimator.ask(watts_request(output_type="DynPower", trainer_name="Nobody"))
     estimator.ask(b"garbage")
-    found = json.loads(kepler("estimator", "status", "--socket", estimator.path, "--json"))
-    requests, earlier = found["requests"], before["requests"]
-    assert requests["answered"] == earlier["answered"] + 2
-    assert requests["failed"] == earlier["failed"] + 2
-    assert requests["commands"] == earlier["commands"] + 1
-    assert found["rows"] == before["rows"] + 7
-    assert found["invalid_rows"] == before["invalid_rows"] + 1
-    assert found["sockets"] == [str(estimator.path)]
-    assert found["pid"] == estimator.process.pid
-    assert 0 < found["latency_ms"]["p50"] <= found["latency_ms"]["p99"]
+    after = json.loads(kepler("estimator", "status", "--socket", estimator.path, "--json"))
+    increases = {outcome: count - before["requests"][outcome] for outcome, count in after["requests"].items()}
+    assert increases == {"answered": 2, "failed": 2, "commands": 1}
+    assert after["rows"] == before["rows"] + 7
+    assert after["invalid_rows"] == before["invalid_rows"] + 1
+    assert after["sockets"] == [str(estimator.path)]
+    assert after["pid"] == estimator.process.pid
+    assert 0 < after["latency_ms"]["p50"] <= after["latency_ms"]["p99"]
+    (nobody,) = (model for model in after["models"] if model["trainer"] == "Nobody")
+    assert "known: SGDRegressorTrainer" in nobody["problem"]
+
+
+def test_status_describes_the_models_in_use(running: tuple[EstimatorProcess, int]) -> None:
+    estimator = running[0]
+    estimator.ask(watts_request(ROWS))
+    estimator.ask(watts_request([[-1, 0]]))
+    conditions = ("AbsPower", "intel_rapl", "", "", sorted(BPF))
     (model,) = (
-        m for m in found["models"]
-        if (m["output_type"], m["source"], m["trainer"], m["filter"], m["metrics"])
-        == ("AbsPower", "intel_rapl", "", "", sorted(BPF))
+        model for model in estimator.status()["models"]
+        if tuple(model[key] for key in ("output_type", "source", "trainer", "filter", "metrics")) == conditions
     )  # fmt: skip
     assert model["model"] == "made/rapl-sysfs/AbsPower/BPFOnly/SGDRegressorTrainer_0"
     assert model["origin"].startswith("store ")
@@ -180,14 +191,12 @@ def test_status(running: tuple[EstimatorProcess, int]) -> None:
     assert model["mae"] == ABS.mae
     assert model["age_seconds"] >= 0
     assert model["problem"] == ""
-    (nobody,) = (m for m in found["models"] if m["trainer"] == "Nobody")
-    assert "known: SGDRegressorTrainer" in nobody["problem"]
     text = kepler("estimator", "status", "--socket", estimator.path)
-    for part in (str(estimator.path), "store ", model["model"], "requests answered", "rows that could not be right"):
+    for part in (str(estimator.path), "store ", model["model"], "requests answered", "invalid rows"):
         assert part in text
 
 
-def test_status_of_nobody_and_of_something_else(tmp_path: Path) -> None:
+def test_status_without_an_estimator_and_of_another_program(tmp_path: Path) -> None:
     assert "running?" in kepler("estimator", "status", "--socket", tmp_path / "none.sock", code=1)
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "old.sock"))
@@ -205,7 +214,7 @@ def test_status_of_nobody_and_of_something_else(tmp_path: Path) -> None:
         thread.join()
 
 
-def test_an_unknown_command(running: tuple[EstimatorProcess, int]) -> None:
+def test_an_unknown_command_names_the_known_one(running: tuple[EstimatorProcess, int]) -> None:
     reply = EstimatorClient(str(running[0].path)).ask({"command": "halt"})
     assert "halt" in reply["msg"]
     assert "status" in reply["msg"]
@@ -215,6 +224,7 @@ def test_an_unknown_command(running: tuple[EstimatorProcess, int]) -> None:
 
 
 def samples(port: int) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    """Return the samples of /metrics by name and labels."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=20) as answer:
         text = answer.read().decode()
     return {
@@ -224,28 +234,28 @@ def samples(port: int) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
     }
 
 
-def test_metrics(running: tuple[EstimatorProcess, int]) -> None:
+def test_metrics_count_requests_and_name_the_models(running: tuple[EstimatorProcess, int]) -> None:
     estimator, port = running
     before = samples(port)
     estimator.ask(watts_request(ROWS))
     estimator.ask(watts_request([[-1, 0]], output_type="DynPower"))
     estimator.ask(b"garbage")
-    found = samples(port)
+    after = samples(port)
 
-    def value(where: dict[Any, float], name: str, **labels: str) -> float:
-        return where.get((f"kepler_estimator_{name}", frozenset(labels.items())), 0.0)
+    def value(samples: dict[Any, float], name: str, **labels: str) -> float:
+        return samples.get((f"kepler_estimator_{name}", frozenset(labels.items())), 0.0)
 
-    for name, labels, more in (
+    for name, labels, increase in (
         ("requests_total", {"outcome": "answered"}, 2),
         ("requests_total", {"outcome": "failed"}, 1),
         ("rows_total", {}, 4),
         ("invalid_rows_total", {}, 1),
         ("connections_total", {}, 3),
     ):
-        assert value(found, name, **labels) == value(before, name, **labels) + more, name
-    assert value(found, "latency_seconds", quantile="0.99") >= value(found, "latency_seconds", quantile="0.5") > 0
+        assert value(after, name, **labels) == value(before, name, **labels) + increase, name
+    assert value(after, "latency_seconds", quantile="0.99") >= value(after, "latency_seconds", quantile="0.5") > 0
     ages: list[dict[str, str]] = [
-        dict(labels) for name, labels in found if name == "kepler_estimator_model_age_seconds"
+        dict(labels) for name, labels in after if name == "kepler_estimator_model_age_seconds"
     ]
     assert {(labels["output_type"], labels["model"]) for labels in ages} >= {
         ("AbsPower", "made/rapl-sysfs/AbsPower/BPFOnly/SGDRegressorTrainer_0"),
@@ -253,7 +263,20 @@ def test_metrics(running: tuple[EstimatorProcess, int]) -> None:
     }
 
 
-def test_a_port_that_is_taken(tmp_path: Path) -> None:
+def test_silent_clients_of_the_metrics_port_do_not_affect_the_estimator(running: tuple[EstimatorProcess, int]) -> None:
+    estimator, port = running
+    descriptors = estimator.descriptors()
+    silent = [socket.create_connection(("127.0.0.1", port)) for _ in range(24)]
+    try:
+        assert estimator.ask(watts_request())["powers"]
+        assert estimator.descriptors() <= descriptors + 20
+        assert samples(port)
+    finally:
+        for connection in silent:
+            connection.close()
+
+
+def test_a_metrics_port_that_is_in_use(tmp_path: Path) -> None:
     with socket.create_server(("", 0)) as taken:
         port = taken.getsockname()[1]
         estimator = EstimatorProcess(tmp_path / "e.sock", "--metrics-port", str(port))

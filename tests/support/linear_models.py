@@ -1,0 +1,106 @@
+"""Small stores of linear models, whose watts a test can compute itself."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from kepler_core.store.layout import pipeline_files
+from kepler_core.store.local import LocalStore
+from support.server_process import BPF
+
+MACHINE: dict[str, Any] = {"vendor": "genuineintel", "processor": "made_up", "cores": 32, "chips": 2, "memory": 128}
+
+
+@attrs.frozen
+class LinearModel:
+    """A model of Kepler Core with, per component, bias + Σ weight · feature."""
+
+    trainer: str = "SGDRegressorTrainer"
+    source: str = "rapl-sysfs"
+    output_type: str = "AbsPower"
+    group: str = "BPFOnly"
+    mae: float = 1.0
+    features: tuple[str, ...] = BPF
+    watts: Mapping[str, tuple[float, Mapping[str, float]]] = attrs.field(
+        factory=lambda: {
+            "package": (50.0, {"bpf_cpu_time_ms": 0.01, "bpf_page_cache_hit": 0.001}),
+            "core": (0.0, {}),
+            "uncore": (0.0, {}),
+            "dram": (8.0, {"bpf_page_cache_hit": 0.002}),
+        }
+    )
+    """Bias and weights per unit of each feature, by component."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.trainer}_0"
+
+    def stored(self) -> tuple[dict[str, Any], dict[str, bytes]]:
+        """Return the model's metadata and files."""
+        metadata: dict[str, Any] = {
+            "model_name": self.name,
+            "trainer": self.trainer,
+            "model_class": "weights",
+            "model_file": "model.json",
+            "features": list(self.features),
+            "feature_group": self.group,
+            "fe_files": [],
+            "source": self.source,
+            "output_type": self.output_type,
+            "node_type": 0,
+            "machine_spec": MACHINE,
+            "mae": self.mae,
+            "mape": 10 * self.mae,
+        }
+        files: dict[str, bytes] = {}
+        components: dict[str, Any] = {}
+        for component, (bias, weights) in self.watts.items():
+            components[component] = {"ceiling": 1e5, "format": "weights", "file": f"{component}.json"}
+            # Dividing by 4 is exact, and shows that features are scaled.
+            scaled = {name: 4.0 * weight for name, weight in weights.items()}
+            files[f"{component}.json"] = json.dumps({"type": "linear", "weights": scaled, "bias": bias}).encode()
+        layout = {"layout": 1, "features": list(self.features), "scale": [4.0] * len(self.features)}
+        files["model.json"] = json.dumps({**layout, "components": components}).encode()
+        files["metadata.json"] = json.dumps(metadata).encode()
+        return metadata, files
+
+    def expected(self, metrics: Sequence[str], values: Sequence[Sequence[float]]) -> dict[str, list[float]]:
+        """Return the model's watts, computed in double precision."""
+        rows = [dict(zip(metrics, row, strict=True)) for row in values]
+        return {
+            component: [bias + sum(weight * row[name] for name, weight in weights.items()) for row in rows]
+            for component, (bias, weights) in self.watts.items()
+        }
+
+
+ABS = LinearModel()
+DYN = LinearModel(
+    output_type="DynPower",
+    watts={
+        "package": (0.0, {"bpf_cpu_time_ms": 0.01, "bpf_page_cache_hit": 0.001}),
+        "dram": (0.0, {"bpf_page_cache_hit": 0.002}),
+    },
+)
+PLATFORM = LinearModel(source="acpi", watts={"platform": (100.0, {"bpf_cpu_time_ms": 0.02})})
+ALL = (ABS, DYN, PLATFORM)
+OTHER = LinearModel(watts={"package": (1.0, {}), "dram": (2.0, {"bpf_page_cache_hit": 1.0})})
+"""A model that replaces `ABS` and answers differently."""
+
+
+def files_of(*models: LinearModel, machine: Mapping[str, Any] = MACHINE) -> dict[str, bytes]:
+    """Return the files of a pipeline with these models, all of one machine."""
+    return pipeline_files(
+        [model.stored() for model in models],
+        {"name": "made"},
+        {"0": {"attrs": dict(machine), "members": ["made-up"]}},
+    )
+
+
+def publish(store: Path, *models: LinearModel, name: str = "made", machine: Mapping[str, Any] = MACHINE) -> None:
+    """Publish a new version of a pipeline with these models."""
+    LocalStore(store).publish(name, files_of(*models, machine=machine))
