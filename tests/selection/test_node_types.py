@@ -251,7 +251,7 @@ def test_this_machine_is_the_default(tmp_path: Path) -> None:
         (["list", "--index", "absent.json"], "absent.json: No such file"),
         (["list", "--index", "absent.json", "--pipeline", "p"], "--pipeline goes with --store"),
         (["match", "--index", "absent.json", "--spec", "none.json"], "none.json: No such file"),
-        (["add", "--spec", "empty.json", "--index", "i.json"], "nothing is known of the machine"),
+        (["add", "--spec", "empty.json", "--index", "i.json"], "no attribute of the machine is known"),
         (["add", "--store", "s"], "--pipeline"),
         (["match", "--store", "absent"], "no pipelines"),
     ],
