@@ -1,4 +1,4 @@
-"""`store`: what is in a model store, and its pipelines in and out."""
+"""`store`: commands that list, check, import, export and roll back the pipelines of a model store."""
 
 from __future__ import annotations
 
@@ -32,26 +32,26 @@ def store() -> None:
 @store_option()
 @json_option
 def list_(store: str, as_json: bool) -> None:
-    """The pipelines of a store. One that cannot be read is listed with the reason."""
+    """List the pipelines of a store. A pipeline that cannot be read is listed with the reason."""
     opened = _open(store)
-    found = [{"pipeline": name, **_summary(partial(opened.snapshot, name))} for name in opened.pipelines()]
+    summaries = [{"pipeline": name, **_summary(partial(opened.snapshot, name))} for name in opened.pipelines()]
     if as_json:
-        print_json(found)
+        print_json(summaries)
         return
-    if not found:
+    if not summaries:
         click.echo(f"{store}: no pipelines")
         return
-    rows = [[row[key] for key in ("pipeline", "version", "models", "updated", "problem")] for row in found]
-    _print_rows(rows, ("pipeline", "version", "models", "updated", "problem"))
+    columns = ("pipeline", "version", "models", "updated", "problem")
+    _print_rows([[summary[key] for key in columns] for summary in summaries], columns)
 
 
 @store.command()
 @click.argument("pipeline")
 @store_option()
-@click.option("--decisions", "most", type=click.IntRange(0), default=20, show_default=True, help="So many at most.")
+@click.option("--decisions", "most", type=click.IntRange(0), default=20, show_default=True, help="Number to show.")
 @json_option
 def history(pipeline: str, store: str, most: int, as_json: bool) -> None:
-    """The versions of a PIPELINE that are kept, and what the online trainer decided, oldest first."""
+    """List the stored versions of a PIPELINE and the decisions of the online trainer, oldest first."""
     opened = _open(store)
     current = opened.current_version(pipeline)
     versions = [
@@ -77,7 +77,7 @@ def history(pipeline: str, store: str, most: int, as_json: bool) -> None:
     if decisions:
         click.echo("\nDecisions of the online trainer")
         print_table(
-            [[found.get(key) for key in ("time", "trigger", "decision", "version", "reason")] for found in decisions],
+            [[entry.get(key) for key in ("time", "trigger", "decision", "version", "reason")] for entry in decisions],
             ("time (UTC)", "because of", "decision", "version", "reason"),
         )
 
@@ -88,7 +88,7 @@ def history(pipeline: str, store: str, most: int, as_json: bool) -> None:
 @store_option()
 @json_option
 def rollback(pipeline: str, version: int | None, store: str, as_json: bool) -> None:
-    """Make VERSION of a PIPELINE current: by default the one before the current one."""
+    """Make VERSION of a PIPELINE the current one. By default, VERSION is the one before the current one."""
     opened = _open(store)
     before = opened.current_version(pipeline)
     if before is None:
@@ -97,7 +97,7 @@ def rollback(pipeline: str, version: int | None, store: str, as_json: bool) -> N
         version = max((number for number in opened.versions(pipeline) if number < before), default=None)
         if version is None:
             raise StoreError(f"{store}: {pipeline!r} has no version before {before}, the current one")
-    # a version that cannot be read would take the place of one that can
+    # do not replace a readable version with an incomplete one
     opened.snapshot(pipeline, version).check_complete()
     opened.roll_back(pipeline, version)
     if as_json:
@@ -108,14 +108,14 @@ def rollback(pipeline: str, version: int | None, store: str, as_json: bool) -> N
 
 @store.command("import")
 @click.argument("location")
-@click.option("--name", metavar="NAME", help="Name in the store; by default the pipeline's own.")
+@click.option("--name", metavar="NAME", help="Name in the store.  [default: the pipeline's own]")
 @store_option()
 @json_option
 def import_(location: str, name: str | None, store: str, as_json: bool) -> None:
-    """Publish a pipeline from LOCATION: a zip file, a folder, or an http(s) URL of a zip file.
+    """Import a pipeline from LOCATION: a zip file, a folder, or an http(s) URL of a zip file.
 
-    All or nothing: it must be whole, and as its manifest says if it has one. If the store has a
-    pipeline of the name, this is its next version.
+    The pipeline must be complete and must match its manifest, if it has one. Otherwise nothing is
+    imported. If the store has a pipeline of the same name, the import becomes its next version.
     """
     from kepler_core.names import check_name
     from kepler_core.store.archive import read_pipeline
@@ -137,9 +137,9 @@ def import_(location: str, name: str | None, store: str, as_json: bool) -> None:
 
 @store.command()
 @click.argument("pipeline")
-@click.option("--version", type=click.IntRange(min=1), help="By default the current one.")
-@click.option("-o", "--output", metavar="FILE.zip", required=True, help="The archive; - for standard output.")
-@click.option("--force", is_flag=True, help="Replace the file if there is one.")
+@click.option("--version", type=click.IntRange(min=1), help="Version to export.  [default: the current one]")
+@click.option("-o", "--output", metavar="FILE.zip", required=True, help="File to write; - for standard output.")
+@click.option("--force", is_flag=True, help="Replace an existing file.")
 @store_option()
 def export(pipeline: str, version: int | None, output: str, force: bool, store: str) -> None:
     """Write a PIPELINE to a zip file with a manifest, for `store import`."""
@@ -153,48 +153,50 @@ def export(pipeline: str, version: int | None, output: str, force: bool, store: 
         sys.stdout.buffer.write(content)
         sys.stdout.buffer.flush()
         return
-    _write_whole(target, content)
+    _write_atomically(target, content)
     click.echo(f"{output}: {len(content)} bytes", err=True)
 
 
 @store.command()
 @click.argument("pipelines", nargs=-1, metavar="[PIPELINE]...")
-@click.option("--all-versions", is_flag=True, help="Every version that is kept, not only the current ones.")
+@click.option("--all-versions", is_flag=True, help="Check all stored versions, not only the current ones.")
 @store_option()
 @json_option
 def verify(pipelines: tuple[str, ...], all_versions: bool, store: str, as_json: bool) -> None:
-    """Read every file of the PIPELINEs (by default all) and compare it with its manifest.
+    """Compare every file of the PIPELINEs (by default all) with its manifest.
 
-    Exit code 1 if anything is damaged. A pipeline that was not published by kepler-model may have no manifest.
+    The exit code is 1 if a file is damaged. A pipeline that was not published by kepler-model may have no
+    manifest.
     """
     opened = _open(store)
-    known = opened.pipelines()
-    if unknown := [name for name in pipelines if name not in known]:
+    stored = opened.pipelines()
+    if unknown := [name for name in pipelines if name not in stored]:
         raise opened.no_such_pipeline(unknown[0])
-    found = []
-    for name in pipelines or known:
+    results = []
+    for name in pipelines or stored:
         numbers: list[int | None] = list(opened.versions(name)) if all_versions else []
-        found += [_verify(opened, name, number) for number in numbers or [None]]
+        results += [_verify(opened, name, number) for number in numbers or [None]]
     if as_json:
-        print_json(found)
+        print_json(results)
     else:
-        for row in found:
-            version = "" if row["version"] is None else f" version {row['version']}"
-            click.echo(f"{row['pipeline']}{version}: {row['state']}")
-            for why in row["problems"]:
-                click.echo(f"  {why}")
-    if any(row["state"] == "damaged" for row in found):
+        for result in results:
+            version = "" if result["version"] is None else f" version {result['version']}"
+            click.echo(f"{result['pipeline']}{version}: {result['state']}")
+            for problem in result["problems"]:
+                click.echo(f"  {problem}")
+    if any(result["state"] == "damaged" for result in results):
         raise click.exceptions.Exit(1)
 
 
 def _open(location: str) -> Store:
+    # imported late, so that --help is fast
     from kepler_core.store import open_store
 
     return open_store(location)
 
 
 def _summary(read: Callable[[], Snapshot]) -> dict[str, Any]:
-    """What a table says of a version; if it cannot be read, why."""
+    """Return the summary of a version for tables; if it cannot be read, with the problem."""
     from kepler_core.models.power_model import METADATA_FILE
     from kepler_core.store.models import count_models
 
@@ -215,6 +217,7 @@ def _summary(read: Callable[[], Snapshot]) -> dict[str, Any]:
 
 
 def _verify(opened: Store, name: str, number: int | None) -> dict[str, Any]:
+    """Check the files of one version; None: of the current one."""
     try:
         snapshot = opened.snapshot(name, number)
     except StoreError as error:
@@ -231,14 +234,13 @@ def _verify(opened: Store, name: str, number: int | None) -> dict[str, Any]:
 
 
 def _print_rows(rows: list[list[Any]], headers: tuple[str, ...]) -> None:
-    # most stores have no problem, and a column of dashes says nothing
+    # omit the column of problems if there are none
     if all(row[-1] is None for row in rows):
         rows, headers = [row[:-1] for row in rows], headers[:-1]
     print_table(rows, headers)
 
 
-def _write_whole(target: Path, content: bytes) -> None:
-    """The file is there as a whole or not at all."""
+def _write_atomically(target: Path, content: bytes) -> None:
     try:
         with whole_file(target, f".{uuid.uuid4().hex}") as file:
             file.write(content)

@@ -1,8 +1,9 @@
-"""Node types: index files, which one a machine is, and training that leaves other machines' models alone."""
+"""Node types: index files, the node type of a machine, and trainings that keep other machines' models."""
 
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -49,19 +50,22 @@ def spec_file(folder: Path, spec: dict[str, Any], name: str = "spec.json") -> Pa
     return path
 
 
+def contents(types: dict[int, NodeType]) -> dict[int, tuple[Any, tuple[str, ...]]]:
+    return {number: (entry.spec, entry.members) for number, entry in types.items()}
+
+
 # --- index files ----------------------------------------------------------------------------------
 
 
-def test_written_and_read_again(tmp_path: Path) -> None:
+def test_index_files_round_trip(tmp_path: Path) -> None:
     path = tmp_path / "index.json"
     write_index(path, TYPES)
-    found = read_index(path)
-    assert {n: (t.spec, t.members) for n, t in found.items()} == {n: (t.spec, t.members) for n, t in TYPES.items()}
+    assert contents(read_index(path)) == contents(TYPES)
     assert json.loads(path.read_text())["1"] == {"attrs": SPECS[1], "members": ["m1"]}
     assert [file.name for file in tmp_path.iterdir()] == ["index.json"]
 
 
-def test_an_empty_index_is_one(tmp_path: Path) -> None:
+def test_an_empty_index(tmp_path: Path) -> None:
     path = tmp_path / "index.json"
     path.write_text("{}")
     assert read_index(path) == {}
@@ -77,7 +81,7 @@ def test_an_empty_index_is_one(tmp_path: Path) -> None:
         '{"processor": "intel_xeon", "cores": 4}', "[" * 100_000,
     ],
 )  # fmt: skip
-def test_files_that_are_no_index(content: str, tmp_path: Path) -> None:
+def test_files_that_are_not_an_index(content: str, tmp_path: Path) -> None:
     path = tmp_path / "index.json"
     path.write_text(content)
     with pytest.raises(UsageError) as raised:
@@ -87,7 +91,7 @@ def test_files_that_are_no_index(content: str, tmp_path: Path) -> None:
 
 
 @given(st.binary(max_size=60))
-def test_any_bytes_as_an_index(content: bytes) -> None:
+def test_any_bytes_are_an_index_or_an_error_of_one_line(content: bytes) -> None:
     with tempfile.NamedTemporaryFile() as file:
         file.write(content)
         file.flush()
@@ -100,36 +104,36 @@ def test_any_bytes_as_an_index(content: bytes) -> None:
     assert "\n" not in message
 
 
-def test_an_index_that_cannot_be_written_stays(tmp_path: Path) -> None:
+def test_a_failed_write_keeps_the_index(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="it is as it was"):
         write_index(tmp_path / "absent" / "index.json", TYPES)
 
 
-# --- which one ------------------------------------------------------------------------------------
+# --- the node type of a machine ------------------------------------------------------------------------------------
 
 
-def test_add_to_an_equal_one() -> None:
+def test_add_a_machine_to_an_equal_node_type() -> None:
     types, number = add(TYPES, MachineSpec(**SPECS[1]), "another")
     assert number == 1
     assert types[1].members == ("another", "m1")
     assert TYPES[1].members == ("m1",)
 
 
-def test_what_somebody_wrote_into_a_node_type_stays() -> None:
-    there = {0: NodeType(0, {**SPECS[0], "vendor": "genuineintel", "processor": "Intel_Xeon_Platinum_8259CL"}, ())}
-    types, number = add(there, MachineSpec(**SPECS[0]), "m")
+def test_adding_a_machine_keeps_the_attributes_of_its_node_type() -> None:
+    before = {0: NodeType(0, {**SPECS[0], "vendor": "genuineintel", "processor": "Intel_Xeon_Platinum_8259CL"}, ())}
+    types, number = add(before, MachineSpec(**SPECS[0]), "m")
     assert number == 0
-    assert types[0].spec == there[0].spec
+    assert types[0].spec == before[0].spec
 
 
-def test_add_a_new_one() -> None:
+def test_add_a_machine_as_a_new_node_type() -> None:
     types, number = add(TYPES, MachineSpec(processor="x_y", vendor="x"), None)
     assert number == 3
     assert types[3].spec == {"processor": "x_y"}
     assert types[3].members == ()
 
 
-def test_vendor_and_threads_do_not_make_another_type() -> None:
+def test_vendor_and_threads_do_not_change_the_node_type() -> None:
     assert matching_type(TYPES, {**SPECS[2], "vendor": "v", "threads_per_core": 1}) == 2
 
 
@@ -147,8 +151,8 @@ specs = st.fixed_dictionaries(
 
 
 @given(specs, specs)
-def test_alike_by_one_is_equal_for_another(one: dict[str, Any], other: dict[str, Any]) -> None:
-    """One definition: similarity 1.0 where training takes two machines for one node type, and only there."""
+def test_similarity_is_1_for_machines_of_one_node_type_only(one: dict[str, Any], other: dict[str, Any]) -> None:
+    """Selection and training must agree on which machines are equal."""
     assert (compare(one, other).similarity == 1.0) == (identity(one) == identity(other))
     assert compare(one, other).similarity == pytest.approx(compare(other, one).similarity, abs=1e-12)
 
@@ -160,30 +164,30 @@ def ec2() -> dict[int, NodeType]:
     return read_index(EC2 / "node_type_index.json")
 
 
-def test_the_public_ones_are_exact(ec2: dict[int, NodeType]) -> None:
+@pytest.mark.shared_data
+def test_machines_of_the_public_database_match_exactly(ec2: dict[int, NodeType]) -> None:
     assert len(ec2) == 6
-    for number, one in ec2.items():
-        found = match(ec2, one.spec)
-        assert (found[0].node_type.number, found[0].likeness.similarity) == (number, 1.0)
-        assert [m.likeness.similarity for m in found[1:]] == sorted(
-            (m.likeness.similarity for m in found[1:]), reverse=True
-        )
-        assert found[1].likeness.similarity < 1.0
-        assert matching_type(ec2, one.spec) == number
+    for number, entry in ec2.items():
+        matches = match(ec2, entry.spec)
+        assert (matches[0].node_type.number, matches[0].likeness.similarity) == (number, 1.0)
+        similarities = [other.likeness.similarity for other in matches[1:]]
+        assert similarities == sorted(similarities, reverse=True)
+        assert similarities[0] < 1.0
+        assert matching_type(ec2, entry.spec) == number
 
 
 CHANGES = {"processor": "intel_xeon_platinum_9999x", "cores": 90, "chips": 4, "memory": 300, "frequency": 3400}
 
 
+@pytest.mark.shared_data
 @pytest.mark.parametrize("attribute", IDENTIFYING)
-def test_one_attribute_changed_or_missing(attribute: str, ec2: dict[int, NodeType]) -> None:
-    for number, one in ec2.items():
+def test_a_machine_with_one_attribute_changed_or_missing(attribute: str, ec2: dict[int, NodeType]) -> None:
+    for number, entry in ec2.items():
         for spec in (
-            {**one.spec, attribute: CHANGES[attribute]},
-            {k: v for k, v in one.spec.items() if k != attribute},
+            {**entry.spec, attribute: CHANGES[attribute]},
+            {key: value for key, value in entry.spec.items() if key != attribute},
         ):
-            found = {m.node_type.number: m.likeness for m in match(ec2, spec)}
-            own = found[number]
+            own = {other.node_type.number: other.likeness for other in match(ec2, spec)}[number]
             assert 0.5 < own.similarity < 1.0
             if attribute in spec:
                 assert own.uncertainty == 0
@@ -197,47 +201,61 @@ def test_one_attribute_changed_or_missing(attribute: str, ec2: dict[int, NodeTyp
             assert matching_type(ec2, spec) == 6
 
 
-def test_machines_that_are_not_in_it(ec2: dict[int, NodeType]) -> None:
-    """A relative by its processor, another vendor's of the same size, and one of which little is known."""
+@pytest.mark.shared_data
+def test_matches_of_machines_outside_of_the_database(ec2: dict[int, NodeType]) -> None:
+    """A related processor, another vendor's machine of the same size, and a machine with one attribute."""
     relative = match(ec2, {"processor": "intel_xeon_platinum_8280", "cores": 96, "chips": 2, "memory": 377})
     assert relative[0].node_type.number in (0, 3)
     amd = match(ec2, {"processor": "amd_epyc_7763", "cores": 96, "chips": 2, "memory": 377, "frequency": 3500})
     assert amd[0].likeness.similarity == pytest.approx(0.55)
     assert amd[0].likeness.attributes["processor"] == 0.0
     little = match(ec2, {"cores": 4})
-    assert all(m.likeness.uncertainty == pytest.approx(0.8) for m in little)
+    assert all(entry.likeness.uncertainty == pytest.approx(0.8) for entry in little)
     assert little[0].likeness.similarity < amd[0].likeness.similarity < relative[0].likeness.similarity
 
 
 # --- commands -------------------------------------------------------------------------------------
 
 
-def test_list_match_add_of_an_index(tmp_path: Path) -> None:
-    index, other = tmp_path / "index.json", {"processor": "intel_xeon_gold_6130", "cores": 64}
-    assert answer("profile", "node-types", "add", "--index", index, "--spec", spec_file(tmp_path, SPECS[0])) == {
-        "node_type": 0, "new": True,
-    }  # fmt: skip
-    spec = spec_file(tmp_path, other)
-    assert answer("profile", "node-types", "add", "--index", index, "--spec", spec, "--member", "a")["new"]
-    again = answer("profile", "node-types", "add", "--index", index, "--spec", spec, "--member", "b")
+INDEX = {
+    "0": {"attrs": SPECS[0], "members": []},
+    "1": {"attrs": {"processor": "intel_xeon_gold_6130", "cores": 64}, "members": ["a", "b"]},
+}
+
+
+def test_add_to_an_index(tmp_path: Path) -> None:
+    index = tmp_path / "index.json"
+    first, second = (spec_file(tmp_path, INDEX[n]["attrs"], f"{n}.json") for n in ("0", "1"))
+    assert answer("profile", "node-types", "add", "--index", index, "--spec", first) == {"node_type": 0, "new": True}
+    assert answer("profile", "node-types", "add", "--index", index, "--spec", second, "--member", "a")["new"]
+    again = answer("profile", "node-types", "add", "--index", index, "--spec", second, "--member", "b")
     assert again == {"node_type": 1, "new": False}
-    listed = answer("profile", "node-types", "list", "--index", index)[str(index)]
-    assert listed["0"] == {"machine_spec": SPECS[0], "members": []}
-    assert listed["1"] == {"machine_spec": other, "members": ["a", "b"]}
-    found = answer("profile", "node-types", "match", "--index", index, "--spec", spec)
-    assert found["machine_spec"] == other
-    assert [m["node_type"] for m in found["matches"]] == [1, 0]
-    assert found["matches"][0]["similarity"] == 1.0
-    assert found["matches"][1]["attributes"]["memory"] is None
+    assert json.loads(index.read_text()) == INDEX
+
+
+def test_list_and_match_of_an_index(tmp_path: Path) -> None:
+    index, spec = spec_file(tmp_path, INDEX, "index.json"), spec_file(tmp_path, INDEX["1"]["attrs"])
+    types = answer("profile", "node-types", "list", "--index", index)[str(index)]
+    assert types["0"] == {"machine_spec": SPECS[0], "members": []}
+    assert types["1"] == {"machine_spec": INDEX["1"]["attrs"], "members": ["a", "b"]}
+    result = answer("profile", "node-types", "match", "--index", index, "--spec", spec)
+    assert result["machine_spec"] == INDEX["1"]["attrs"]
+    assert [entry["node_type"] for entry in result["matches"]] == [1, 0]
+    assert result["matches"][0]["similarity"] == 1.0
+    assert result["matches"][1]["attributes"]["memory"] is None
+
+
+def test_tables_of_an_index(tmp_path: Path) -> None:
+    index, spec = spec_file(tmp_path, INDEX, "index.json"), spec_file(tmp_path, INDEX["1"]["attrs"])
     table = kepler("profile", "node-types", "match", "--index", index, "--spec", spec).stdout
     assert "1.000" in table
     assert "intel_xeon_platinum_8259cl" in table
     assert kepler("profile", "node-types", "list", "--index", index).stdout.count("intel_xeon") == 2
-    one = kepler("profile", "node-types", "match", "--index", index, "--spec", spec, "--most", "1").stdout
-    assert "and 1 more" in one
+    first = kepler("profile", "node-types", "match", "--index", index, "--spec", spec, "--most", "1").stdout
+    assert "and 1 more" in first
 
 
-def test_this_machine_is_the_default(tmp_path: Path) -> None:
+def test_node_types_of_this_machine_by_default(tmp_path: Path) -> None:
     index = tmp_path / "index.json"
     assert answer("profile", "node-types", "add", "--index", index) == {"node_type": 0, "new": True}
     assert answer("profile", "node-types", "match", "--index", index)["matches"][0]["similarity"] == 1.0
@@ -251,12 +269,12 @@ def test_this_machine_is_the_default(tmp_path: Path) -> None:
         (["list", "--index", "absent.json"], "absent.json: No such file"),
         (["list", "--index", "absent.json", "--pipeline", "p"], "--pipeline goes with --store"),
         (["match", "--index", "absent.json", "--spec", "none.json"], "none.json: No such file"),
-        (["add", "--spec", "empty.json", "--index", "i.json"], "nothing is known of the machine"),
+        (["add", "--spec", "empty.json", "--index", "i.json"], "no attribute of the machine is known"),
         (["add", "--store", "s"], "--pipeline"),
         (["match", "--store", "absent"], "no pipelines"),
     ],
 )
-def test_wrong_calls(arguments: list[str], words: str, tmp_path: Path) -> None:
+def test_wrong_arguments(arguments: list[str], words: str, tmp_path: Path) -> None:
     (tmp_path / "empty.json").write_text("{}")
     done = kepler("profile", "node-types", *arguments, cwd=tmp_path)
     assert done.returncode in (1, 2)
@@ -290,83 +308,110 @@ def pipeline(folder: Path, trainer: str = "LinearRegressionTrainer", isolator: s
     return path
 
 
-def test_each_machine_has_its_models(simulated: Path, tmp_path: Path) -> None:
-    store = tmp_path / "store"
-    first, second = (spec_file(tmp_path, spec, f"{n}.json") for n, spec in enumerate(SPECS[:2]))
-    linear, sgd = pipeline(tmp_path), pipeline(tmp_path, "SGDRegressorTrainer", "{name: profile}")
-    common = ("-i", simulated, "-s", store, "--name", "p", "-j", "1", "--backend", "threading")
-    one = answer("train", linear, *common, "--machine-spec", first, "--machine-id", "m5")
-    assert one["node_type"] == 0
-    assert {model["node_type"] for model in one["models"]} == {0}
-    before = open_store(str(store)).snapshot("p")
-    two = answer("train", sgd, *common, "--machine-spec", second)
-    assert two["node_type"] == 1
-    now = open_store(str(store)).snapshot("p")
+COMMON = ("--name", "p", "-j", "1", "--backend", "threading")
 
-    # nothing of the first machine's has changed, be it one byte
-    kept = [n for n in before.names if "LinearRegressionTrainer_0" in n or n == "profiles/0.json"]
+
+@pytest.fixture(scope="module")
+def two_machines(simulated: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a store whose pipeline `p` was trained on two machines, in versions 1 and 2."""
+    folder = tmp_path_factory.mktemp("two")
+    first, second = (spec_file(folder, spec, f"{n}.json") for n, spec in enumerate(SPECS[:2]))
+    linear, sgd = pipeline(folder), pipeline(folder, "SGDRegressorTrainer", "{name: profile}")
+    common = ("-i", simulated, "-s", folder / "store", *COMMON)
+    report = answer("train", linear, *common, "--machine-spec", first, "--machine-id", "m5")
+    assert report["node_type"] == 0
+    assert {model["node_type"] for model in report["models"]} == {0}
+    assert answer("train", sgd, *common, "--machine-spec", second)["node_type"] == 1
+    return folder
+
+
+@pytest.fixture
+def own_store(two_machines: Path, tmp_path: Path) -> Path:
+    """A copy of the store of `two_machines` that a test may change."""
+    return Path(shutil.copytree(two_machines / "store", tmp_path / "store", symlinks=True))
+
+
+def test_a_training_keeps_the_files_of_other_machines(two_machines: Path) -> None:
+    store = open_store(str(two_machines / "store"))
+    before, after = store.snapshot("p", 1), store.snapshot("p", 2)
+    kept = [name for name in before.names if "LinearRegressionTrainer_0" in name or name == "profiles/0.json"]
     assert len(kept) > 4
     for name in kept:
-        assert now.read(name) == before.read(name)
-    types = read_node_types(now)
-    assert [(types[n].spec, types[n].members) for n in (0, 1)] == [(SPECS[0], ("m5",)), (SPECS[1], ("node-0",))]
-    for model in read_models(now):
+        assert after.read(name) == before.read(name)
+
+
+def test_a_training_adds_the_models_of_its_machine(two_machines: Path) -> None:
+    snapshot = open_store(str(two_machines / "store")).snapshot("p")
+    assert contents(read_node_types(snapshot)) == {0: (SPECS[0], ("m5",)), 1: (SPECS[1], ("node-0",))}
+    models = read_models(snapshot)
+    for model in models:
         assert model.metadata["node_type"] == model.node_type
         assert model.metadata["machine_spec"] == SPECS[model.node_type]
-    assert {(m.trainer, m.node_type) for m in read_models(now)} == {
+    assert {(model.trainer, model.node_type) for model in models} == {
         ("LinearRegressionTrainer", 0), ("SGDRegressorTrainer", 1),
     }  # fmt: skip
-    assert json.loads(now.read("profiles/1.json"))["machine_spec"] == SPECS[1]
-    table = now.read("rapl-sysfs_AbsPower_model_metadata.csv").decode()
+    assert json.loads(snapshot.read("profiles/1.json"))["machine_spec"] == SPECS[1]
+    table = snapshot.read("rapl-sysfs_AbsPower_model_metadata.csv").decode()
     assert "LinearRegressionTrainer_0" in table
     assert "SGDRegressorTrainer_1" in table
-    isolation = now.read_json("metadata.json")["isolation"]
+    isolation = snapshot.read_json("metadata.json")["isolation"]
     assert isolation["0"]["isolator"]["name"] == "MinIdleIsolator"
     assert isolation["1"]["isolator"]["name"] == "ProfileBackgroundIsolator"
 
-    # the same machine again, under another id: its models are replaced, the other's stay
-    three = answer("train", sgd, *common, "--machine-spec", first, "--machine-id", "other")
-    assert three["node_type"] == 0
-    last = open_store(str(store)).snapshot("p")
-    assert {(m.trainer, m.node_type) for m in read_models(last)} == {
+
+def test_a_training_replaces_the_models_of_its_machine(simulated: Path, two_machines: Path, own_store: Path) -> None:
+    """The same machine under another id: its models are replaced, those of the other machine are kept."""
+    sgd = pipeline(two_machines, "SGDRegressorTrainer", "{name: profile}")
+    common = ("-i", simulated, "-s", own_store, *COMMON)
+    report = answer("train", sgd, *common, "--machine-spec", two_machines / "0.json", "--machine-id", "other")
+    assert report["node_type"] == 0
+    snapshot = open_store(str(own_store)).snapshot("p")
+    assert {(model.trainer, model.node_type) for model in read_models(snapshot)} == {
         ("SGDRegressorTrainer", 0), ("SGDRegressorTrainer", 1),
     }  # fmt: skip
-    assert read_node_types(last)[0].members == ("m5", "other")
+    assert read_node_types(snapshot)[0].members == ("m5", "other")
 
-    # served and chosen by machine
-    assert {m.node_type for m in read_catalogue(open_store(str(store))).models} == {0, 1}
-    chosen = answer("select", "-s", store, "--machine-spec", second)["selection"]
-    assert (chosen["node_type"]["match"], chosen["node_type"]["number"]) == ("exact", 1)
-    matched = answer("profile", "node-types", "match", "-s", store, "-p", "p", "--spec", second)["matches"]
-    assert [(m["node_type"], m["similarity"] == 1.0) for m in matched] == [(1, True), (0, False)]
 
-    # adding a machine makes a version with the same models
-    added = answer("profile", "node-types", "add", "-s", store, "-p", "p", "--spec", second, "--member", "new")
-    assert added == {"node_type": 1, "new": False}
-    after = open_store(str(store)).snapshot("p")
-    assert after.version == (last.version or 0) + 1
+def test_models_are_selected_by_machine(two_machines: Path) -> None:
+    store, second = two_machines / "store", two_machines / "1.json"
+    assert {model.node_type for model in read_catalogue(open_store(str(store))).models} == {0, 1}
+    node_type = answer("select", "-s", store, "--machine-spec", second)["selection"]["node_type"]
+    assert (node_type["match"], node_type["number"]) == ("exact", 1)
+    matches = answer("profile", "node-types", "match", "-s", store, "-p", "p", "--spec", second)["matches"]
+    assert [(entry["node_type"], entry["similarity"] == 1.0) for entry in matches] == [(1, True), (0, False)]
+
+
+def test_adding_a_machine_publishes_a_version_with_the_same_models(two_machines: Path, own_store: Path) -> None:
+    store = open_store(str(own_store))
+    before = store.snapshot("p")
+    second = two_machines / "1.json"
+    result = answer("profile", "node-types", "add", "-s", own_store, "-p", "p", "--spec", second, "--member", "new")
+    assert result == {"node_type": 1, "new": False}
+    after = store.snapshot("p")
+    assert after.version == (before.version or 0) + 1
     assert "new" in read_node_types(after)[1].members
     assert after.problems() == {}
-    assert {n: after.read(n) for n in after.names if n.endswith(".zip")} == {
-        n: last.read(n) for n in last.names if n.endswith(".zip")
+    assert {name: after.read(name) for name in after.names if name.endswith(".zip")} == {
+        name: before.read(name) for name in before.names if name.endswith(".zip")
     }
 
 
-def test_without_a_description(simulated: Path, tmp_path: Path) -> None:
-    """A machine that nobody describes is the node type without attributes, beside those with some."""
-    store, one = tmp_path / "store", pipeline(tmp_path)
-    common = ("train", one, "-i", simulated, "-s", store, "-j", "1", "--backend", "threading")
+def test_trainings_without_a_machine_description(simulated: Path, tmp_path: Path) -> None:
+    """A machine without a description belongs to the node type without attributes."""
+    store = tmp_path / "store"
+    common = ("train", pipeline(tmp_path), "-i", simulated, "-s", store, "-j", "1", "--backend", "threading")
     assert answer(*common)["node_type"] == 0
     assert answer(*common)["node_type"] == 0
     spec = spec_file(tmp_path, SPECS[0])
     assert answer(*common, "--machine-spec", spec)["node_type"] == 1
     assert answer(*common)["node_type"] == 0
     types = read_node_types(open_store(str(store)).snapshot("LinearRegressionTrainer"))
-    assert {n: t.spec for n, t in types.items()} == {0: {}, 1: SPECS[0]}
+    assert {number: entry.spec for number, entry in types.items()} == {0: {}, 1: SPECS[0]}
 
 
-def test_models_that_only_others_can_load_stay(simulated: Path, tmp_path: Path) -> None:
-    """Training into a copy of the public pipeline keeps its pickled models as bytes."""
+@pytest.mark.shared_data
+def test_a_training_keeps_models_that_kepler_core_cannot_load(simulated: Path, tmp_path: Path) -> None:
+    """The pickled models of the public pipeline keep their bytes."""
     if not EC2.is_dir():
         pytest.skip("the public model database (../shared/data/model_db) is not here")
     store = tmp_path / "store"
@@ -380,12 +425,12 @@ def test_models_that_only_others_can_load_stay(simulated: Path, tmp_path: Path) 
     kept = {model.path for model in read_models(before)}
     assert kept
     assert kept < {model.path for model in read_models(after)}
-    for name in (n for n in before.names if n.endswith(".zip")):
+    for name in (name for name in before.names if name.endswith(".zip")):
         assert after.read(name) == before.read(name)
 
 
-def test_two_trainings_at_once(simulated: Path, tmp_path: Path) -> None:
-    """Another machine's training publishes while this one fits: both machines' models are there in the end."""
+def test_concurrent_trainings_of_two_machines(simulated: Path, tmp_path: Path) -> None:
+    """Another machine's training publishes during this one: the pipeline has the models of both afterwards."""
     store = open_store(str(tmp_path / "store"))
     observations = observe([read_recording(simulated)])
     spec = load_pipeline(str(pipeline(tmp_path)))
@@ -393,7 +438,9 @@ def test_two_trainings_at_once(simulated: Path, tmp_path: Path) -> None:
     assert train(spec, observations, store, jobs=1, backend="threading", machine=first).node_type == 0
     assert train(spec, observations, store, jobs=1, backend="threading", machine=second).node_type == 1
 
-    class Meanwhile:
+    class TrainsMeanwhile:
+        """A listener that trains another machine's models when the first training starts."""
+
         def __init__(self, other: Machine) -> None:
             self.other, self.done = other, False
 
@@ -403,32 +450,32 @@ def test_two_trainings_at_once(simulated: Path, tmp_path: Path) -> None:
                 self.done = True
                 train(spec, observations, store, jobs=1, backend="threading", machine=self.other)
 
-    for mine, other, numbers in ((first, second, {0, 1}), (first, third, {0, 1, 2})):
+    for machine, other, numbers in ((first, second, {0, 1}), (first, third, {0, 1, 2})):
         listeners = Events()
-        listeners.listen(Meanwhile(other))
-        report = train(spec, observations, store, jobs=1, backend="threading", machine=mine, listeners=listeners)
+        listeners.listen(TrainsMeanwhile(other))
+        report = train(spec, observations, store, jobs=1, backend="threading", machine=machine, listeners=listeners)
         assert report.node_type == 0
         snapshot = store.snapshot(spec.name)
         assert {model.node_type for model in read_models(snapshot)} == numbers
         assert set(read_node_types(snapshot)) == numbers
         assert snapshot.problems() == {}
 
-    # two that are new take one number: the second has to be trained again, and nothing is lost
-    mine, other = (Machine(MachineSpec(processor="x_y", cores=cores), None) for cores in (1, 2))
+    # two new node types claim the same number: the later training fails and must be repeated
+    machine, other = (Machine(MachineSpec(processor="x_y", cores=cores), None) for cores in (1, 2))
     listeners = Events()
-    listeners.listen(Meanwhile(other))
+    listeners.listen(TrainsMeanwhile(other))
     with pytest.raises(StoreError, match=r"node type 3 with it: train again"):
-        train(spec, observations, store, jobs=1, backend="threading", machine=mine, listeners=listeners)
+        train(spec, observations, store, jobs=1, backend="threading", machine=machine, listeners=listeners)
     assert set(read_node_types(store.snapshot(spec.name))) == {0, 1, 2, 3}
 
 
-def test_an_id_without_a_description(simulated: Path, tmp_path: Path) -> None:
+def test_a_machine_id_needs_a_description(simulated: Path, tmp_path: Path) -> None:
     done = kepler("train", pipeline(tmp_path), "-i", simulated, "-s", tmp_path / "s", "--machine-id", "x")
     assert done.returncode == 2
     assert "--machine-id goes with --machine-spec" in done.stderr
 
 
-def test_a_description_that_is_wrong(simulated: Path, tmp_path: Path) -> None:
+def test_a_wrong_machine_description(simulated: Path, tmp_path: Path) -> None:
     spec = spec_file(tmp_path, {"cores": 4.0})
     done = kepler("train", pipeline(tmp_path), "-i", simulated, "-s", tmp_path / "s", "--machine-spec", spec)
     assert done.returncode == 2
@@ -436,6 +483,6 @@ def test_a_description_that_is_wrong(simulated: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "s").exists()
 
 
-def test_attributes_are_those_of_the_description() -> None:
+def test_identifying_attributes_are_attributes_of_a_description() -> None:
     assert set(IDENTIFYING) < set(ATTRIBUTES)
     assert machine_spec_from(SPECS[0], "x").identity == SPECS[0]

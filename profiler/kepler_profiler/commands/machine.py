@@ -34,16 +34,9 @@ def machine(output: str | None, as_json: bool) -> None:
     if as_json:
         print_json({"machine_spec": spec, "unknown": discovery.unknown, "virtual": discovery.virtual})
         return
+    origins = {**discovery.unknown, **discovery.found_in}
     print_table(
-        [
-            (
-                name,
-                spec.get(name),
-                _UNITS.get(name, ""),
-                discovery.found_in.get(name) or discovery.unknown.get(name, ""),
-            )
-            for name in ATTRIBUTES
-        ],
+        [(name, spec.get(name), _UNITS.get(name, ""), origins.get(name, "")) for name in ATTRIBUTES],
         ("attribute", "value", "", "from, or why not known"),
     )
     if discovery.virtual is not None:
