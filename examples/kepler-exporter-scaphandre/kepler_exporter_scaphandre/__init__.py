@@ -36,7 +36,7 @@ class Scaphandre1(MetricSchema):
         cores = os.environ.get(CORES, "")
         self.cores = int(cores) if cores.isdecimal() else 0
 
-    def meaning(self, metric: str) -> MetricMapping | None:
+    def mapping(self, metric: str) -> MetricMapping | None:
         if metric == _SOCKET_POWER:
             return MetricMapping("power", "package", "node", ("socket_id",), scale=1e-6, source="scaphandre")
         if metric == _CPU_USAGE and self.cores:

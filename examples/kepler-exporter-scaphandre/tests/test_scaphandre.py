@@ -65,8 +65,8 @@ def test_without_the_number_of_cores_usage_is_no_feature(monkeypatch):
     monkeypatch.delenv("KEPLER_SCAPHANDRE_CORES")
     from kepler_exporter_scaphandre import Scaphandre1
 
-    assert Scaphandre1().meaning("scaph_process_cpu_usage_percentage") is None
-    assert Scaphandre1().meaning("scaph_socket_power_microwatts").name == "package"
+    assert Scaphandre1().mapping("scaph_process_cpu_usage_percentage") is None
+    assert Scaphandre1().mapping("scaph_socket_power_microwatts").name == "package"
 
 
 def test_a_model_is_trained_from_it(kepler_run, tmp_path):

@@ -82,7 +82,7 @@ class Kepler07(MetricSchema):
     source_label = "source"
     mode_label = "mode"
 
-    def meaning(self, metric: str) -> MetricMapping | None:
+    def mapping(self, metric: str) -> MetricMapping | None:
         return _meaning(metric)
 
     def spelling(self, level: str, name: str) -> str:

@@ -6,5 +6,5 @@ from kepler_core.contracts import MetricMapping, MetricSchema
 class BrokenSchema(MetricSchema):
     """Knows nothing and says so loudly."""
 
-    def meaning(self, metric: str) -> MetricMapping | None:
+    def mapping(self, metric: str) -> MetricMapping | None:
         raise LookupError(f"no idea of {metric}")
