@@ -33,8 +33,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 import attrs
 
 from kepler_core.arrays import FloatArray, SingleArray
-from kepler_core.models.predictors import JointPredictor as JointPredictor
-from kepler_core.models.predictors import Predictor as Predictor
 from kepler_core.vocabulary import OutputType
 
 if TYPE_CHECKING:
@@ -260,6 +258,20 @@ class MetricSchema(Plugin, ABC):
 
 
 # --- kepler.model_formats -------------------------------------------------------------------------
+
+
+class Predictor(Protocol):
+    """A loaded model of one component."""
+
+    def predict(self, X: SingleArray) -> FloatArray:
+        """Return watts, shape (samples,), for features divided by their scale, shape (samples, features)."""
+
+
+class JointPredictor(Protocol):
+    """Loaded models of several components that are evaluated in one call."""
+
+    def predict(self, X: SingleArray) -> FloatArray:
+        """Return watts, shape (components, samples), for features as `Predictor` takes them."""
 
 
 class ModelFormat(Plugin, ABC):
