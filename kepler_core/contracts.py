@@ -103,7 +103,7 @@ class Trainer(Plugin, ABC):
     """
 
     model_format: ClassVar[str | None] = None
-    """Name of the model format, "distribution:name" for one of another distribution. None means
+    """Name of the model format: "distribution:name", or the name alone for one of kepler-core. None means
     "weights" if the regressor has a flat `coef_` and one `intercept_`, else "onnx"."""
 
     @abstractmethod

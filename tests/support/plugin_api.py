@@ -22,7 +22,11 @@ from kepler_core.dataset import Dataset
 from kepler_core.frames import container_dataset, node_dataset
 from kepler_core.models.power_model import PowerModel
 from kepler_core.plugins import hooks
+from kepler_core.plugins.registry import Registry
 from kepler_core.recording import Observations
+
+INTERNAL_FIELDS = ("counts", "memos")
+"""Fields of data classes that plugins have no use for."""
 
 SNAPSHOT = Path(__file__).parents[1] / "plugins" / "plugin_api.json"
 
@@ -39,6 +43,10 @@ def public_api() -> dict[str, Any]:
             "node_dataset": _signature(node_dataset),
             "container_dataset": _signature(container_dataset),
             "PowerModel.predict": _signature(PowerModel.predict),
+            "Registry.get": _signature(Registry.get),
+            "Registry.create": _signature(Registry.create),
+            "Hooks.call": _signature(hooks.Hooks.call),
+            "Hooks.hooks_of": _signature(hooks.Hooks.hooks_of),
         },
         "hooks": {name: _parameters(hook) for name, hook in _methods(hooks.HookSpecs)},
         "hookimpl": list(inspect.signature(hooks.hookimpl).parameters),
@@ -62,7 +70,7 @@ def _fields(kind: type) -> dict[str, str]:
     return {
         field.name: f"{field.type}{'' if field.default is attrs.NOTHING else ' (optional)'}"
         for field in attrs.fields(kind)
-        if not field.name.startswith("_")
+        if not field.name.startswith("_") and field.name not in INTERNAL_FIELDS
     }
 
 
