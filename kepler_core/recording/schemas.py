@@ -70,6 +70,6 @@ def map_metric(schema: MetricSchema, metric: str) -> MetricMapping | None:
         if type(schema) not in _reported:
             _reported.add(type(schema))
             name = registry.metric_schemas.full_name(type(schema))
-            log.warning("metric schema %s: meaning(%.40r) failed: %s", name, metric, one_line(error))
+            log.warning("metric schema %s: mapping(%.40r) failed: %s", name, metric, one_line(error))
         return None
     return mapping

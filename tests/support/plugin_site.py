@@ -12,7 +12,6 @@ import signal
 import socket
 import subprocess
 import sys
-import sysconfig
 import time
 import urllib.error
 import urllib.request
@@ -133,9 +132,10 @@ def make_site(folder: Path, wheels: Sequence[Path]) -> Site:
     """Make an environment with these wheels and the packages of the tests' environment."""
     venv.create(folder, with_pip=False)
     (site_packages,) = folder.glob("lib/python*/site-packages")
-    own = dict.fromkeys((sysconfig.get_paths()["purelib"], sysconfig.get_paths()["platlib"]))
+    # the environment of the tests may itself see packages of another one
+    packages = dict.fromkeys(path for path in sys.path if Path(path).name == "site-packages")
     # packages of this environment come first, and editable installations of the other are not active
-    (site_packages / "zz_dependencies.pth").write_text("".join(f"{path}\n" for path in own))
+    (site_packages / "zz_dependencies.pth").write_text("".join(f"{path}\n" for path in packages))
     site = Site(folder / "bin" / "python")
     site.install(wheels)
     return site
