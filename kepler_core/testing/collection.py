@@ -53,7 +53,7 @@ def checks_of(plugin: type[Any] | str, arguments: Mapping[str, Any] | None = Non
     accepted = EXTRAS.get(contract, ())
     for key in extras:
         if key not in accepted:
-            hint = close_matches(key, accepted) if accepted else "nothing can be given"
+            hint = close_matches(key, accepted) if accepted else "no extra objects are accepted"
             raise PluginError(f"checks of a {contract.__name__}: unknown {key!r}; {hint}")
     subject = Subject(plugin_class, name, dict(arguments or {}), extras)
     return [Check(function.__name__, subject, function) for function in (*plugins.CHECKS, *CHECKS[contract])]

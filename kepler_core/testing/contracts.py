@@ -75,5 +75,5 @@ def _check(
     checks = checks_of(plugin, arguments, **{key: value for key, value in extras.items() if value is not None})
     subject = checks[0].subject
     if not issubclass(subject.plugin, contract):
-        raise PluginError(f"{subject.name} is no {contract.__name__}; there is a function for each contract")
+        raise PluginError(f"{subject.name} is no {contract.__name__}; call the function of its contract")
     check_all(checks)

@@ -20,7 +20,7 @@ def measures_known_components(subject: Subject) -> None:
     )
     unknown = [component for component in components if component not in COMPONENTS]
     require(not unknown, f"components: {unknown} are none of {', '.join(COMPONENTS)}")
-    require(len(set(components)) == len(components), "components: one is named twice")
+    require(len(set(components)) == len(components), "components: the same component occurs twice")
 
 
 def has_a_name_on_the_wire(subject: Subject) -> None:
@@ -28,7 +28,7 @@ def has_a_name_on_the_wire(subject: Subject) -> None:
     sent_as = subject.plugin.sent_as
     require(
         isinstance(sent_as, str) and sent_as.strip() == sent_as and sent_as,
-        f'sent_as is {sent_as!r}; write the name that Kepler asks for, e.g. "intel_rapl" or "acpi"',
+        f'sent_as is {sent_as!r}; write the name that Kepler uses, e.g. "intel_rapl" or "acpi"',
     )
 
 
@@ -39,7 +39,7 @@ def reads_labels(subject: Subject) -> None:
         isinstance(reads, tuple) and reads and all(isinstance(label, str) and label for label in reads),
         f'reads is {reads!r}; write a tuple of labels, e.g. reads = ("rapl-sysfs",)',
     )
-    require(len(set(reads)) == len(reads), "reads: a label is there twice")
+    require(len(set(reads)) == len(reads), "reads: the same label occurs twice")
 
 
 def reads_no_other_sources_labels(subject: Subject) -> None:
@@ -48,9 +48,7 @@ def reads_no_other_sources_labels(subject: Subject) -> None:
         if other is subject.plugin:
             continue
         shared = sorted(set(other.reads) & set(subject.plugin.reads))
-        require(
-            not shared, f"reads: {', '.join(shared)} is read by {name}, too; only one of them would get the samples"
-        )
+        require(not shared, f"reads: {name} also reads {', '.join(shared)}; only one of them would get the samples")
 
 
 def is_found_in_a_recording(subject: Subject) -> None:

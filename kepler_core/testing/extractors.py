@@ -54,8 +54,8 @@ def memory_is_large_enough(subject: Subject) -> None:
         expected = from_half.frame[_time(from_half) < end]
         require(
             len(rows) == len(expected) and np.allclose(rows.to_numpy(), expected.to_numpy(), rtol=1e-9),
-            f"rows change with what is recorded more than {memory} timestamps later; raise memory or look back only: "
-            f"validation would test on what was trained on",
+            f"rows change with values more than {memory} timestamps later; raise memory or use earlier timestamps "
+            f"only: otherwise validation would test on training data",
         )
 
 
@@ -84,14 +84,14 @@ def returns_what_was_requested(subject: Subject) -> None:
     for by_container in (False, True):
         dataset = _extract(subject, by_container)
         rows = "by container" if by_container else "by node"
-        require(dataset.by_container == by_container, f"asked for rows {rows}, it gave the other kind")
-        require(len(dataset.frame), f"no row, asked {rows} of observations that have all features and power")
-        require(dataset.features == FEATURES, f"features are {dataset.features}; asked for {FEATURES}, in this order")
-        require(dataset.source == SOURCE, f"source is {dataset.source!r}, asked for {SOURCE!r}")
+        require(dataset.by_container == by_container, f"requested were rows {rows}, but the result has the other kind")
+        require(len(dataset.frame), f"no row {rows} from observations that have all features and power")
+        require(dataset.features == FEATURES, f"features are {dataset.features}; requested were {FEATURES}")
+        require(dataset.source == SOURCE, f"source is {dataset.source!r}, requested was {SOURCE!r}")
         require(dataset.components == small_observations().sources[SOURCE], f"components are {dataset.components}")
         require(
             dataset.output_type == "AbsPower",
-            f"output type is {dataset.output_type}; power that was measured is AbsPower",
+            f"output type is {dataset.output_type}; measured power is AbsPower",
         )
         columns = [*dataset.features, *dataset.power_columns]
         require(list(dataset.frame.columns) == columns, f"columns are {list(dataset.frame.columns)}, not {columns}")
@@ -101,10 +101,10 @@ def takes_features_in_any_order(subject: Subject) -> None:
     """The features keep the user's order, and each keeps its values."""
     dataset = _extract(subject, False)
     reversed_dataset = _extract(subject, False, features=FEATURES[::-1])
-    require(reversed_dataset.features == FEATURES[::-1], "the features are not in the order that was asked for")
+    require(reversed_dataset.features == FEATURES[::-1], "the features are not in the requested order")
     require(
         np.allclose(dataset.X, reversed_dataset.X[:, ::-1]),
-        "a feature has other values when it is asked for in another order",
+        "a feature has other values when the features are requested in another order",
     )
 
 
@@ -127,8 +127,8 @@ def shares_add_up(subject: Subject) -> None:
     difference = np.abs(sums.loc[common].to_numpy() - by_node.frame.loc[common, by_node.power_columns].to_numpy())
     require(
         difference.max() <= 1e-6 * sums.to_numpy().max(),
-        f"at some timestamp the containers' power is {difference.max():.3g} W from the node's; "
-        f"kepler_core.frames.container_dataset shares it out",
+        f"at some timestamp the containers' power differs by {difference.max():.3g} W from the node's; "
+        f"kepler_core.frames.container_dataset shares the node's power",
     )
 
 
@@ -142,7 +142,7 @@ def keeps_units(subject: Subject) -> None:
         mean, expected_mean = dataset.frame[column].mean(), expected.frame[column].mean()
         require(
             0.5 * expected_mean <= mean <= 2 * expected_mean,
-            f"{column} is {mean:.4g} on average, observed was {expected_mean:.4g}; features are per second, "
+            f"{column} is {mean:.4g} on average, but {expected_mean:.4g} in the observations; features are per second, "
             f"power in watts",
         )
 
@@ -151,7 +151,7 @@ def works_without_power(subject: Subject) -> None:
     """With no components it returns rows of features, which `estimate` needs."""
     for by_container in (False, True):
         dataset = _extract(subject, by_container, components=())
-        require(len(dataset.frame), "no row when no component is asked for; `kepler-model estimate` does that")
+        require(len(dataset.frame), "no row if components is empty, as in `kepler-model estimate`")
 
 
 def does_not_change_its_data(subject: Subject) -> None:
@@ -173,7 +173,7 @@ def is_deterministic(subject: Subject) -> None:
     """The same observations give the same rows."""
     for by_container in (False, True):
         first, second = (_extract(subject, by_container) for _ in range(2))
-        require(first.frame.equals(second.frame), "twice the same observations gave two data sets")
+        require(first.frame.equals(second.frame), "the same observations gave two different data sets")
 
 
 def survives_one_timestamp(subject: Subject) -> None:

@@ -36,14 +36,14 @@ def returns_dynamic_power(subject: Subject) -> None:
     isolated = _isolate(subject, measured)
     require(
         isolated.output_type == "DynPower",
-        f"the result is a data set of {isolated.output_type}; return dataset.isolated(background), which says DynPower",
+        f"the result is a data set of {isolated.output_type}; return dataset.isolated(background), which sets DynPower",
     )
-    require(isolated.by_container, "the result has no rows by container; keep the rows that came in")
+    require(isolated.by_container, "the result has no rows by container; keep the rows of the input")
     require(len(isolated.frame), "no row is left of a data set that has dynamic power")
     require(
         (isolated.features, isolated.components, isolated.source)
         == (measured.features, measured.components, measured.source),
-        "features, components and source of the result are not those that came in",
+        "features, components and source of the result are not those of the input",
     )
 
 
@@ -52,11 +52,13 @@ def is_never_negative(subject: Subject) -> None:
     isolated = _isolate(subject, small_dataset(by_container=True))
     watts = isolated.frame[isolated.power_columns].to_numpy()
     require(np.isfinite(watts).all(), "dynamic power is NaN or infinite in some rows")
-    require((watts >= 0).all(), f"dynamic power is {watts.min():.3g} W somewhere; take away no more than there is")
+    require(
+        (watts >= 0).all(), f"dynamic power is {watts.min():.3g} W somewhere; take away no more than the measured power"
+    )
     assert isolated.background is not None
     background = isolated.background.to_numpy()
     require(
-        np.isfinite(background).all() and (background >= 0).all(), "what was taken away is negative or NaN somewhere"
+        np.isfinite(background).all() and (background >= 0).all(), "the background power is negative or NaN somewhere"
     )
 
 
@@ -76,7 +78,7 @@ def loses_no_power(subject: Subject) -> None:
     difference = float(np.max(np.abs(total - expected)))
     require(
         difference <= _TOLERANCE * expected.max(),
-        f"dynamic + background is up to {difference:.3g} W from what was measured",
+        f"dynamic + background differs by up to {difference:.3g} W from the measured power",
     )
 
 
@@ -86,13 +88,13 @@ def can_be_undone(subject: Subject) -> None:
     reconstructed = subject.make().reconstruct(_isolate(subject, measured))
     require(
         reconstructed.output_type == "AbsPower",
-        f"reconstruct() gave a data set of {reconstructed.output_type}, not AbsPower",
+        f"reconstruct() returned a data set of {reconstructed.output_type}, not AbsPower",
     )
     power = reconstructed.node_power()
     difference = float(np.max(np.abs(power.to_numpy() - measured.node_power().loc[power.index].to_numpy())))
     require(
         difference <= _TOLERANCE * float(power.to_numpy().max()),
-        f"reconstruct() is up to {difference:.3g} W from what was measured",
+        f"reconstruct() differs by up to {difference:.3g} W from the measured power",
     )
 
 
@@ -112,13 +114,13 @@ def does_not_change_its_data(subject: Subject) -> None:
     measured = small_dataset(by_container=True)
     before = measured.frame.copy(deep=True)
     _isolate(subject, measured)
-    require(before.equals(measured.frame), "isolate() changed the data set that it was given; work on a copy")
+    require(before.equals(measured.frame), "isolate() changed its input; work on a copy")
 
 
 def is_deterministic(subject: Subject) -> None:
     """The same data set gives the same result."""
     first, second = (_isolate(subject, small_dataset(by_container=True)) for _ in range(2))
-    require(first.frame.equals(second.frame), "twice the same data set gave two results; use a fixed seed")
+    require(first.frame.equals(second.frame), "the same data set gave two different results; use a fixed seed")
 
 
 def survives_power_that_never_changes(subject: Subject) -> None:

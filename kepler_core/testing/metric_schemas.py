@@ -72,13 +72,13 @@ def knows_metrics(subject: Subject) -> None:
     metrics = _metrics(subject)
     require(
         metrics,
-        "knows no metric that spelling() names; let spelling(level, word) give the metric of each word of our "
-        "vocabulary that the exporter has, or give metrics={name: word} to the checks",
+        "maps no metric that spelling() returns; let spelling(level, word) return the metric of each word of our "
+        "vocabulary that the exporter has, or pass metrics={name: word} to the checks",
     )
     schema = subject.make()
     for metric, word in metrics.items():
         mapping = _mapping(schema, metric)
-        require(mapping.name == word, f"{metric} means {mapping.name!r}, but {word!r} is spelled so")
+        require(mapping.name == word, f"{metric} is mapped to {mapping.name!r}, but spelling() returns it for {word!r}")
 
 
 def uses_known_words(subject: Subject) -> None:
@@ -122,7 +122,7 @@ def knows_no_other_schemas_metrics(subject: Subject) -> None:
         shared = sorted(metric for metric in _metrics(subject) if map_metric(schema, metric) is not None)
         require(
             not shared,
-            f"{', '.join(shared[:3])} is known to the schema {name}, too; they would claim the same recordings",
+            f"the schema {name} also maps {', '.join(shared[:3])}; both would claim the same recordings",
         )
 
 
@@ -144,7 +144,7 @@ def is_deterministic(subject: Subject) -> None:
     """Two instances map a metric to the same word."""
     schema, other = subject.make(), subject.make()
     for metric in _metrics(subject):
-        require(schema.mapping(metric) == other.mapping(metric), f"mapping({metric!r}) is not the same each time")
+        require(schema.mapping(metric) == other.mapping(metric), f"mapping({metric!r}) changes from call to call")
 
 
 def has_the_right_units(subject: Subject) -> None:
@@ -203,12 +203,12 @@ def _series(schema: Any, mapping: MetricMapping) -> list[dict[str, Any]]:
 def _compare(metric: str, values: Any, expected: float) -> None:
     require(
         values is not None and np.isfinite(values).any(),
-        f"{metric}: nothing of it is known in a recording that has it",
+        f"{metric}: a recording with this metric has no value for it",
     )
     difference = np.nanmax(np.abs(np.asarray(values) - expected))
     require(
         difference <= 1e-3 * expected,
-        f"{metric}: read as {np.nanmedian(values):.4g} where it should be {expected:g}; look at scale and counter",
+        f"{metric}: read as {np.nanmedian(values):.4g} instead of {expected:g}; check scale and counter",
     )
 
 

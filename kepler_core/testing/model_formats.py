@@ -32,7 +32,7 @@ def _fitted(subject: Subject) -> tuple[Any, SingleArray]:
         if model_format.supports(fitted):
             return fitted, single
     raise CheckError(
-        "supports() takes neither linear regression nor gradient boosting; give the checks regressor=… that it takes"
+        "supports() accepts neither linear regression nor gradient boosting; pass regressor=… to the checks"
     )
 
 
@@ -59,7 +59,7 @@ def supports_only_regressors(subject: Subject) -> None:
         supported = subject.make().supports(object())
     except Exception as error:
         raise CheckError(f"supports(object()) raises {one_line(error)}; return False") from error
-    require(not supported, "supports() is true for an object that is no regressor")
+    require(not supported, "supports() returned True for an object that is no regressor")
 
 
 def reads_back_what_it_wrote(subject: Subject) -> None:
@@ -70,15 +70,16 @@ def reads_back_what_it_wrote(subject: Subject) -> None:
     for load in (model_format.load, model_format.load_resident):
         model = load(content, FEATURES)
         predicted = np.asarray(model.predict(X))
-        require(predicted.shape == (len(X),), f"predict gave shape {predicted.shape} for {len(X)} rows")
+        require(predicted.shape == (len(X),), f"predict returned shape {predicted.shape} for {len(X)} rows")
         difference = float(np.max(np.abs(predicted - expected)))
         require(
             difference <= 0.001 * np.ptp(expected),
-            f"{load.__name__}: off by {difference:.3g} W from what was fitted",
+            f"{load.__name__}: predictions differ by {difference:.3g} W from those of the fitted regressor",
         )
         one = np.asarray(model.predict(X[3:4])).item()
         require(
-            abs(one - predicted[3]) <= 1e-4 * np.ptp(expected), f"{load.__name__}: a row alone is predicted differently"
+            abs(one - predicted[3]) <= 1e-4 * np.ptp(expected),
+            f"{load.__name__}: one row alone is predicted differently",
         )
 
 
@@ -107,7 +108,7 @@ def rejects_other_bytes(subject: Subject) -> None:
             continue
         except Exception as error:
             raise CheckError(f"load() of {description} raises {one_line(error)}; raise ModelError") from error
-        raise CheckError(f"load() takes {description} for a model; raise ModelError")
+        raise CheckError(f"load() accepts {description} as a model; raise ModelError")
 
 
 def rejects_other_features(subject: Subject) -> None:

@@ -16,7 +16,9 @@ from kepler_core.testing.checks import CheckError, CheckFunction, Subject, requi
 def has_a_description(subject: Subject) -> None:
     """The class has a docstring, which `plugins info` shows."""
     docstring = subject.plugin.__dict__.get("__doc__")
-    require(docstring and docstring.strip(), "no docstring; say in one line what it does: `plugins info` shows it")
+    require(
+        docstring and docstring.strip(), "no docstring; describe the plugin in one line, which `plugins info` shows"
+    )
 
 
 def is_complete(subject: Subject) -> None:
@@ -26,7 +28,9 @@ def is_complete(subject: Subject) -> None:
     for contract in subject.plugin.__mro__:
         if contract.__module__ == "kepler_core.contracts":
             for attribute in contract.__annotations__:
-                require(hasattr(subject.plugin, attribute), f"no class attribute {attribute!r}; its contract wants one")
+                require(
+                    hasattr(subject.plugin, attribute), f"no class attribute {attribute!r}; its contract requires it"
+                )
 
 
 def arguments_are_typed(subject: Subject) -> None:
@@ -43,8 +47,8 @@ def arguments_are_typed(subject: Subject) -> None:
     for argument in arguments:
         require(
             argument.name in hints,
-            f"argument {argument.name!r} has no annotation; write e.g. {argument.name}: float = 1.0, so that what "
-            f"users write is checked",
+            f"argument {argument.name!r} has no annotation; write e.g. {argument.name}: float = 1.0, so that "
+            f"Kepler Core can check the values of users",
         )
     kinds = [parameter.kind for parameter in inspect.signature(subject.plugin.__init__).parameters.values()]
     require(

@@ -59,9 +59,7 @@ def returns_an_unfitted_regressor(subject: Subject) -> None:
         second.predict(X)
     except Exception:  # an unfitted regressor raises
         return
-    raise CheckError(
-        "regressor() returned a fitted regressor; fitting is the framework's, once per fold and on all data"
-    )
+    raise CheckError("regressor() returned a fitted regressor; the framework fits it, once per fold and on all data")
 
 
 def predicts_a_number_per_row(subject: Subject) -> None:
@@ -71,9 +69,9 @@ def predicts_a_number_per_row(subject: Subject) -> None:
         predicted = _predict(_fit(_regressor(subject, fit_task(output_type=output_type)), X, y), X)
         require(
             predicted.size == len(X),
-            f"predict gave shape {predicted.shape} for {len(X)} rows ({output_type}); one number per row is wanted",
+            f"predict returned shape {predicted.shape} for {len(X)} rows ({output_type}); return one number per row",
         )
-        require(np.isfinite(predicted).all(), f"predict gave NaN or infinity on training rows ({output_type})")
+        require(np.isfinite(predicted).all(), f"predict returned NaN or infinity on training rows ({output_type})")
 
 
 def learns(subject: Subject) -> None:
@@ -84,8 +82,8 @@ def learns(subject: Subject) -> None:
     error_of_mean = float(np.mean(np.abs(y[200:] - y[:200].mean())))
     require(
         error < 0.7 * error_of_mean,
-        f"on rows that were not trained on it is off by {error:.1f} W, their mean by {error_of_mean:.1f} W; "
-        f"X is scaled to [0, 1] and y is in watts: is it made for that, with its default arguments, and for 200 rows?",
+        f"on held-out rows the error is {error:.1f} W, and that of the mean {error_of_mean:.1f} W; "
+        f"X is scaled to [0, 1] and y is in watts: choose default arguments that suit that and 200 rows",
     )
 
 
@@ -99,7 +97,7 @@ def takes_columns_in_any_order(subject: Subject) -> None:
     difference = float(np.sqrt(np.mean((expected - predicted) ** 2)))
     require(
         difference <= 0.05 * np.ptp(y),
-        f"with the columns in another order it predicts something else ({difference:.1f} W apart); find columns by "
+        f"with the columns in another order the predictions differ ({difference:.1f} W); find columns by "
         f"task.features or task.main_column, not by number",
     )
 
@@ -112,8 +110,8 @@ def predicts_in_watts(subject: Subject) -> None:
     difference = float(np.max(np.abs(large / 10 - small)))
     require(
         difference <= 0.1 * np.ptp(y),
-        f"for ten times the power it does not predict ten times the watts (up to {difference:.1f} W apart at a tenth); "
-        f"parameters in watts fit one machine only: scale y (sklearn.compose.TransformedTargetRegressor)",
+        f"for ten times the power it does not predict ten times the watts (a tenth differs by up to {difference:.1f} "
+        f"W); parameters in watts suit one machine only: scale y (sklearn.compose.TransformedTargetRegressor)",
     )
 
 
@@ -131,7 +129,7 @@ def survives_a_constant_target(subject: Subject) -> None:
             if output_type == "DynPower" and watts:
                 continue  # a regressor without intercept cannot predict a constant
             error = float(np.max(np.abs(predicted - watts)))
-            require(error <= 0.02 * max(watts, 5.0), f"{case} it is off by {error:.3g} W")
+            require(error <= 0.02 * max(watts, 5.0), f"{case} the error is {error:.3g} W")
 
 
 def survives_features_that_never_change(subject: Subject) -> None:
@@ -161,7 +159,7 @@ def survives_one_row(subject: Subject) -> None:
     alone = np.array([_predict(fitted, row[None]).item() for row in X[:5]])
     require(
         np.allclose(alone, together, atol=1e-4 * np.ptp(y)),
-        "a row alone is predicted differently from the same row among others; a prediction may only depend on its row",
+        "a single row gets another prediction than the same row among others; a prediction may depend on its row only",
     )
     with np.errstate(all="ignore"):
         _raises_or_is_finite(subject, X[-1:], y[-1:], "one row")
@@ -184,7 +182,7 @@ def _raises_or_is_finite(subject: Subject, X: FloatArray, y: FloatArray, rows: s
         return
     except Exception as error:
         raise CheckError(
-            f"fitted on {rows} it raises {one_line(error)}; raise ValueError that says what is wrong instead"
+            f"fitted on {rows} it raises {one_line(error)}; raise ValueError with a message instead"
         ) from error
     require(
         np.isfinite(predicted).all(),
@@ -202,7 +200,7 @@ def does_not_change_its_data(subject: Subject) -> None:
     except ValueError as error:
         if "read-only" in str(error):
             raise CheckError(
-                "fit or predict writes into X or y; work on a copy: others are given the same arrays"
+                "fit or predict writes into X or y; work on a copy: other trainers get the same arrays"
             ) from error
         raise
 
@@ -214,7 +212,7 @@ def ignores_the_memory_layout(subject: Subject) -> None:
     fortran_order = _predict(_fit(_regressor(subject), np.asfortranarray(X), y), X)
     require(
         np.allclose(c_order, fortran_order, rtol=1e-6, atol=1e-6 * np.ptp(y)),
-        "with X in Fortran order it predicts something else",
+        "with X in Fortran order the predictions differ",
     )
 
 
@@ -248,7 +246,7 @@ def regressor_is_picklable(subject: Subject) -> None:
         ) from error
     require(
         np.allclose(_predict(fitted, X), _predict(_fit(unfitted, X, y), X), rtol=1e-6),
-        "a regressor that was pickled before its fit predicts something else than one that was pickled after it",
+        "a regressor pickled before its fit and one pickled after it predict different values",
     )
 
 
@@ -265,17 +263,17 @@ def portable_export_agrees(subject: Subject) -> None:
             difference = float(np.max(np.abs(model.predict(X)[component] - fitted_watts)))
             require(
                 difference <= 0.001 * np.ptp(watts[component]),
-                f"the stored model of {component} ({output_type}) is off by {difference:.3g} W from what was fitted",
+                f"the stored model of {component} ({output_type}) differs by {difference:.3g} W from the fitted one",
             )
             require(
                 np.allclose(model.predict(X[:, order], names)[component], model.predict(X)[component], rtol=1e-6),
-                "the stored model minds the order of columns",
+                "the predictions of the stored model depend on the order of columns",
             )
         far = np.vstack([np.zeros(3), X.max(axis=0) * 10, X.max(axis=0) * 1e6])
         for component, predicted in model.predict(far).items():
             require(
                 np.isfinite(predicted).all() and (predicted >= 0).all(),
-                f"the stored model of {component} ({output_type}) gives {predicted} far outside of its training rows",
+                f"the stored model of {component} ({output_type}) predicts {predicted} far outside its training rows",
             )
 
 
@@ -304,8 +302,8 @@ def _exported(
         files = export(FEATURES, SCALE, X, fitted, metadata, model_format=subject.plugin.model_format)
     except KeplerError as error:
         raise CheckError(
-            f"what was fitted cannot be stored: {error}. Return something that skl2onnx can convert or that has a flat "
-            f"coef_ and one intercept_, set model_format, or let fit leave an equal regressor in portable_"
+            f"the fitted regressor cannot be stored: {error}. Return one that skl2onnx can convert or that has a flat "
+            f"coef_ and one intercept_, set model_format, or set portable_ in fit to an equivalent regressor"
         ) from error
     return files, X, expected, watts
 
@@ -342,7 +340,7 @@ def fits_in_memory(subject: Subject) -> None:
         tracemalloc.stop()
     require(
         peak <= MAX_MEGABYTES,
-        f"a fit of {MEMORY_ROWS} rows takes {peak:.0f} MB, more than {MAX_MEGABYTES}; one runs on every core at a time",
+        f"a fit of {MEMORY_ROWS} rows takes {peak:.0f} MB, more than {MAX_MEGABYTES}; every core runs a fit at a time",
     )
 
 

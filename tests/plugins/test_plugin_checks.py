@@ -158,11 +158,11 @@ class Mean(Fits):
 BAD_TRAINERS = {
     "returns_an_unfitted_regressor": (lambda task: KEPT, "make a new one at each call"),
     "predicts_a_number_per_row": (lambda task: None, "return an unfitted object"),
-    "learns": (lambda task: Mean(), "on rows that were not trained on"),
+    "learns": (lambda task: Mean(), "on held-out rows the error is"),
     "takes_columns_in_any_order": (lambda task: FirstColumn(), "task.features"),
     "predicts_in_watts": (lambda task: Mean(), "ten times the power"),
     "survives_a_constant_target": (lambda task: Divides(), "do not divide by the spread of y"),
-    "survives_one_row": (lambda task: Together(), "may only depend on its row"),
+    "survives_one_row": (lambda task: Together(), "may depend on its row only"),
     "handles_nan": (lambda task: Spreads(), "raise ValueError in fit"),
     "does_not_change_its_data": (lambda task: Writes(), "work on a copy"),
     "is_deterministic": (lambda task: Noisy(), "random_state=task.seed"),
@@ -402,17 +402,17 @@ class Pickles(ModelFormat):
 @pytest.mark.parametrize(
     ("plugin", "name", "message"),
     [
-        (TakesTooMuch, "is_never_negative", "take away no more than there is"),
+        (TakesTooMuch, "is_never_negative", "take away no more than the measured power"),
         (ChangesFeatures, "does_not_change_its_data", "work on a copy"),
-        (Forgets, "loses_no_power", "from what was measured"),
-        (Forgets, "can_be_undone", "from what was measured"),
-        (Random, "is_deterministic", "twice the same data set gave two results"),
+        (Forgets, "loses_no_power", "from the measured power"),
+        (Forgets, "can_be_undone", "from the measured power"),
+        (Random, "is_deterministic", "the same data set gave two different results"),
         (Passes, "returns_dynamic_power", "return dataset.isolated"),
-        (OtherOrder, "returns_what_was_requested", "asked for rows by container"),
-        (OtherOrder, "takes_features_in_any_order", "not in the order that was asked for"),
+        (OtherOrder, "returns_what_was_requested", "requested were rows by container"),
+        (OtherOrder, "takes_features_in_any_order", "not in the requested order"),
         (Watch, "measures_known_components", "hours"),
-        (Watch, "has_a_name_on_the_wire", "write the name that Kepler asks for"),
-        (Watch, "reads_no_other_sources_labels", "rapl-sysfs is read by rapl-sysfs, too"),
+        (Watch, "has_a_name_on_the_wire", "write the name that Kepler uses"),
+        (Watch, "reads_no_other_sources_labels", "rapl-sysfs also reads rapl-sysfs"),
         (schema(lambda metric: None), "knows_metrics", "let spelling"),
         (schema(greedy), "ignores_other_metrics", "return None for a metric of another exporter"),
         (schema(slow), "mapping_is_quick", "look names up"),
@@ -475,7 +475,7 @@ def test_expected_failures_are_strict():
 
 
 def test_an_unknown_extra_is_an_error():
-    with pytest.raises(PluginError, match="nothing can be given"):
+    with pytest.raises(PluginError, match="no extra objects are accepted"):
         checks_of(Watch, regressor=Ridge())
 
 
