@@ -49,7 +49,7 @@ class Replay:
         schema = named_schema[1]
         self.series: list[Series] = []
         for metric in recording.metrics.values():
-            meaning = schema.meaning(metric.name)
+            meaning = schema.mapping(metric.name)
             counter = meaning.counter if meaning is not None else metric.name.endswith("_total")
             ends = np.cumsum(metric.lengths)
             for index, labels in enumerate(metric.labels):

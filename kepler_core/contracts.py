@@ -1,7 +1,7 @@
-"""The contracts that a plugin fulfils: all of them, in one place.
+"""The contracts of plugins: the classes that they derive from.
 
-A plugin is a class (below) that is named by an entry point of your distribution (setup.cfg here;
-examples/kepler-trainer-ridge has the same in pyproject.toml):
+A plugin is a class that an entry point of a distribution names (here in setup.cfg;
+examples/kepler-trainer-ridge does it in pyproject.toml):
 
     [options.entry_points]
     kepler.trainers =
@@ -11,15 +11,17 @@ examples/kepler-trainer-ridge has the same in pyproject.toml):
     kepler.plugin_api =
         1.0 = my_package
 
-`pip install` it and it is there: `kepler-model plugins list` shows it, a pipeline names it. The
-left side is the name that users write; an alias is the same class under a second name in the group
-with `.aliases` at its end (so that listing names and aliases imports nothing). `kepler.plugin_api` holds
-the versions of these contracts that the distribution was written for. The keyword
-arguments of your `__init__` are the arguments that users may write in YAML; their annotations are
-checked (`**kwargs` cannot be set), their defaults are shown by `kepler-model plugins info MyTrainer`.
+After `pip install`, `kepler-model plugins list` shows the plugin and pipelines can name it. The left
+side is the name that users write. An alias is a second name of the same class, in the group that ends
+with `.aliases`; so names and aliases are listed without an import. `kepler.plugin_api` declares the
+version of these contracts that the distribution was written for.
 
-What you never do: scale features, fit per component, split for validation, export, write metadata.
-That is the framework's.
+The keyword arguments of `__init__` are the arguments that users may write in YAML. Kepler Core checks
+them against their annotations; `**kwargs` cannot be set. `kepler-model plugins info MyTrainer` shows
+them with their defaults.
+
+Plugins do not scale features, fit components one by one, split data for validation, export models or
+write metadata. The framework does that.
 """
 
 from __future__ import annotations
@@ -31,8 +33,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 import attrs
 
 from kepler_core.arrays import FloatArray, SingleArray
-from kepler_core.models.predictors import JointPredictor as JointPredictor
-from kepler_core.models.predictors import Predictor as Predictor
 from kepler_core.vocabulary import OutputType
 
 if TYPE_CHECKING:
@@ -41,47 +41,50 @@ if TYPE_CHECKING:
     from kepler_core.recording.observations import Observations
 
 PLUGIN_API = (1, 0)
-"""Version of these contracts (major, minor), semantic: a minor step only adds, a major step may break.
+"""Version of these contracts: (major, minor). A minor step only adds; a major step may break plugins.
 
-A distribution declares what it was written for in the entry-point group `kepler.plugin_api`: the
-name "1.2" means from 1.2 up to, but without, 2.0. Others are refused without being imported."""
+A distribution declares the version that it was written for in the entry-point group
+`kepler.plugin_api`. "1.2" means from 1.2 up to, but without, 2.0. Distributions for other versions are
+not imported."""
 
 
 class Plugin:
-    """What all plugins have in common."""
+    """Base class of all plugins."""
 
     extra: ClassVar[str | None] = None
-    """The extra of kepler-core that the plugin needs, if any, e.g. "xgboost"."""
+    """The extra of kepler-core that the plugin needs, for example "xgboost"; None if it needs none."""
 
 
 # --- kepler.trainers ------------------------------------------------------------------------------
 
 
 class Regressor(Protocol):
-    """The part of scikit-learn's regressor contract that is used.
+    """A regressor with scikit-learn's `fit` and `predict`.
 
-    One that no model format knows may hold an equal one that is known as `portable_` after `fit`:
-    that is written in its place (and compared with it).
+    If no model format supports your regressor, set `self.portable_` in `fit` to an equivalent supported
+    one. Kepler Core stores that one and checks that both predict the same.
     """
 
-    def fit(self, X: FloatArray, y: FloatArray) -> Any: ...
+    def fit(self, X: FloatArray, y: FloatArray) -> Any:
+        """Fit to X, shape (samples, features), and y, shape (samples,), in watts."""
 
-    def predict(self, X: FloatArray) -> FloatArray: ...
+    def predict(self, X: FloatArray) -> FloatArray:
+        """Return watts, shape (samples,), for X, shape (samples, features)."""
 
 
 @attrs.frozen
 class FitTask:
-    """What a trainer is told about the one component that it is to make a regressor for."""
+    """The component for which a trainer returns a regressor, and the columns of its data."""
 
     component: str
     """"package", "core", "uncore", "dram" or "platform"."""
     features: tuple[str, ...]
     """The columns of X, in order."""
     main_feature: str
-    """The feature to use by a regressor that takes only one (`kepler_core.vocabulary`)."""
+    """The feature for a regressor that uses only one (see `kepler_core.vocabulary`)."""
     output_type: OutputType
     seed: int
-    """For every random choice: the same seed and data must give the same fit."""
+    """Seed for every random choice: the same seed and data must give the same fit."""
 
     @property
     def main_column(self) -> int:
@@ -90,22 +93,22 @@ class FitTask:
 
 
 class Trainer(Plugin, ABC):
-    """Makes the regressor of one component: features in, watts out.
+    """Returns the regressor of one component, which predicts watts from features.
 
-    X and y are shared: they may not be changed in place.
-    `regressor` returns an unfitted scikit-learn regressor (clonable, `fit(X, y)`, `predict(X)`).
-    X has shape (samples, features), each column divided by its largest absolute value so that 0
-    stays 0 and usual values are in [0, 1]; y has shape (samples,), in watts, ≥ 0. It is fitted
-    several times: once per validation fold, once on all data. A component that is constant never
-    reaches a trainer. What it predicts below 0 W is cut at 0 W.
+    The framework fits a regressor once per validation fold and once on all data. X has shape (samples,
+    features); each column is divided by its largest absolute value, so that 0 stays 0 and usual values
+    are in [0, 1]. y has shape (samples,), in watts, ≥ 0. Several trainers share X and y, so a regressor
+    must not change them in place. Components with constant power never reach a trainer. Predictions
+    below 0 W are replaced by 0 W.
     """
 
     model_format: ClassVar[str | None] = None
-    """Model format to write with, another distribution's as "distribution:name"; None: "weights" if
-    the regressor has a flat `coef_` and one `intercept_`, else "onnx"."""
+    """Name of the model format: "distribution:name", or the name alone for one of kepler-core. None means
+    "weights" if the regressor has a flat `coef_` and one `intercept_`, else "onnx"."""
 
     @abstractmethod
-    def regressor(self, task: FitTask) -> Regressor: ...
+    def regressor(self, task: FitTask) -> Regressor:
+        """Return a new unfitted regressor that scikit-learn can clone."""
 
 
 # --- kepler.isolators -----------------------------------------------------------------------------
@@ -113,39 +116,39 @@ class Trainer(Plugin, ABC):
 
 @attrs.frozen(eq=False)
 class IsolationContext:
-    """What an isolator may use besides the data set."""
+    """The information that an isolator may use besides the data set."""
 
     observations: Observations
-    """All that the data set was made of."""
+    """The observations that the data set was extracted from."""
     idle: Observations | None = None
-    """A recording of the machine while it did nothing, where the user has one."""
+    """Observations of the idle machine, if the user recorded it."""
     background: frozenset[str] = frozenset()
-    """Names of the containers that ran while it did nothing (`kepler_core.containers`)."""
+    """Names of the containers that ran on the idle machine (`kepler_core.containers`)."""
     profile: Mapping[str, Any] | None = None
-    """The profile of the machine's node type (`profiles/<node type>.json`), where there is one."""
+    """The profile of the machine's node type (`profiles/<node type>.json`), if there is one."""
     machine_spec: Mapping[str, Any] = attrs.field(factory=dict)
-    """What is known of the machine."""
+    """The specification of the machine, as far as it is known."""
     abs_model: Callable[[Dataset], PowerModel] | None = None
-    """The AbsPower model of the data set's source and features with the lowest validation error;
-    `PluginError` where there is none. None: not in this place."""
+    """Returns the AbsPower model of the data set's source and features with the lowest validation
+    error, and raises `PluginError` if there is none. None where no models are available."""
     applying: bool = False
-    """A trained model is applied: what was taken away for its training is to be taken away again."""
+    """True if a trained model is applied: take away the same power as in its training."""
 
 
 class Isolator(Plugin, ABC):
-    """Takes idle and background power away: an AbsPower data set in, a DynPower data set out.
+    """Takes idle and background power away from an AbsPower data set and returns a DynPower data set.
 
-    Works on a `Dataset` by timestamp × container, where the power of all containers of a node at a
-    time adds up to the node's power (`Dataset.node_power`). `Dataset.isolated` takes power away so
-    that dynamic power is never negative and dynamic + taken away = measured.
+    The data set has a row per timestamp and container. The power of a node's containers at a timestamp
+    adds up to the node's power (`Dataset.node_power`). `Dataset.isolated` takes power away such that
+    dynamic power is never negative and dynamic + background = measured.
     """
 
     @abstractmethod
     def isolate(self, dataset: Dataset, context: IsolationContext) -> Dataset:
-        """The data set with dynamic power only, what was taken away as its `background`."""
+        """Return the data set with dynamic power only and the power that was taken away as `background`."""
 
     def reconstruct(self, dataset: Dataset) -> Dataset:
-        """The inverse: dynamic power (measured or estimated) and `background` put together again."""
+        """Return the inverse of `isolate`: dynamic power, measured or estimated, plus `background`."""
         return dataset.reconstructed()
 
 
@@ -153,11 +156,11 @@ class Isolator(Plugin, ABC):
 
 
 class Extractor(Plugin, ABC):
-    """Makes data sets from observations: which rows, how smoothed, features joined with power."""
+    """Makes data sets of features and power from observations: chooses the rows and smooths the values."""
 
     memory: int = 1
-    """Timestamps that go into one row: validation keeps at least so many between what is trained on
-    and what is tested on."""
+    """Number of timestamps that go into one row. Validation keeps a gap of at least that length between
+    training rows and test rows."""
 
     @abstractmethod
     def extract(
@@ -169,11 +172,11 @@ class Extractor(Plugin, ABC):
         *,
         by_container: bool,
     ) -> Dataset:
-        """One row per node and timestamp or, `by_container`, per node, timestamp and container.
+        """Return a data set with a row per node and timestamp, or per container of them.
 
-        Power columns are watts: the node's, or, `by_container`, each container's share of it in
-        proportion to the component's main feature. Rows with an unknown feature or power are left
-        out.
+        With `by_container` there is a row per node, timestamp and container. Power is in watts: that of
+        the node or, `by_container`, the container's share in proportion to the component's main feature.
+        Rows with an unknown feature or power are left out. `components` may be empty.
         """
 
 
@@ -181,16 +184,16 @@ class Extractor(Plugin, ABC):
 
 
 class EnergySource(Plugin, ABC):
-    """A power meter that a recording may hold energy counters of."""
+    """A power meter whose energy or power a recording may hold."""
 
     components: ClassVar[tuple[str, ...]]
-    """What it measures, e.g. ("package", "core", "uncore", "dram") or ("platform",)."""
+    """The measured components, for example ("package", "core", "uncore", "dram") or ("platform",)."""
 
     sent_as: ClassVar[str]
-    """The name under which Kepler asks for models of this source ("intel_rapl", "acpi")."""
+    """The source's name in Kepler's requests for models: "intel_rapl" or "acpi"."""
 
     reads: ClassVar[tuple[str, ...]]
-    """Values of a recording's source label that are this meter, e.g. ("rapl-sysfs", "rapl")."""
+    """Values of a recording's source label that mean this meter, for example ("rapl-sysfs", "rapl")."""
 
 
 # --- kepler.metric_schemas ------------------------------------------------------------------------
@@ -198,26 +201,28 @@ class EnergySource(Plugin, ABC):
 
 @attrs.frozen
 class MetricMapping:
-    """What one metric of an exporter means in our vocabulary."""
+    """The feature or component that one metric of an exporter measures."""
 
     kind: Literal["feature", "energy", "power"]
-    """"feature" -> `name` is a feature; "energy" (joules, counter) or "power" (watts, gauge) ->
+    """"feature": `name` is a feature. "energy" (a counter of joules) or "power" (a gauge of watts):
     `name` is a component."""
     name: str
+    """A feature or component of `kepler_core.vocabulary`."""
     level: Literal["container", "process", "vm", "node"]
+    """What one series belongs to."""
     unit_labels: tuple[str, ...] = ()
-    """Labels that tell apart what is to be added up: a container's id, a package and mode. Two
-    series of one node that agree in them at the same time are two reports of the same thing."""
+    """Labels that distinguish the units to be added up, for example containers, or packages and modes.
+    If two series of a node have the same values of these labels at one time, one of them is left out."""
     counter: bool = attrs.field()
-    """Used as a rate per second; else the value as it is (a gauge). Power is a gauge."""
+    """Whether the metric is a counter, used as a rate per second. By default all but power is one."""
     scale: float = 1.0
-    """Times this in our unit."""
+    """Factor from the metric's unit to the unit of `kepler_core.vocabulary`."""
     aggregate: Literal["sum", "mean"] = "sum"
-    """How several units of a node become the node's value."""
+    """How the values of several units become the node's value."""
     source: str | None = None
-    """Energy source where the series has no source label."""
+    """The energy source of series without a source label."""
     note: str = ""
-    """Something the user should know, e.g. that the name is an old one."""
+    """A remark for the user, for example that the metric's name is an old one."""
 
     @counter.default
     def _is_counter(self) -> bool:
@@ -225,66 +230,97 @@ class MetricMapping:
 
 
 class MetricSchema(Plugin, ABC):
-    """How one exporter, in one range of versions, spells things."""
+    """The metric names and labels of one exporter, in one range of its versions."""
 
     node_label: ClassVar[str] = "instance"
-    """Label that tells nodes apart."""
+    """Label that distinguishes nodes."""
     node_alias_labels: ClassVar[tuple[str, ...]] = ()
-    """Labels that name the machine itself: two values of `node_label` with the same alias are two
+    """Labels that name the machine itself. Two values of `node_label` with the same alias are two
     exporters on one machine."""
     container_labels: ClassVar[tuple[str, ...]] = ("container_id",)
-    """Labels that name a container: its id, then what stands in where that is missing."""
+    """Labels that name a container: its id, then the labels that replace a missing id."""
     source_label: ClassVar[str] = "source"
     """Label of an energy metric that names its meter."""
     mode_label: ClassVar[str | None] = None
-    """Label of an energy metric that tells "idle" from "dynamic" energy, which add up."""
+    """Label of an energy metric that distinguishes "idle" from "dynamic" energy, which add up. With a
+    label, Kepler Core detects energy that is counted twice; None turns that off."""
 
     @abstractmethod
-    def meaning(self, metric: str) -> MetricMapping | None:
-        """What the metric of this name means; None for one that is not ours."""
+    def mapping(self, metric: str) -> MetricMapping | None:
+        """Return the mapping of a metric, or None if the metric belongs to another exporter.
+
+        Must be quick and must not raise.
+        """
 
     def spelling(self, level: str, name: str) -> str:
-        """The metric name that a user should look for, for messages about what is missing."""
+        """Return the metric name of a feature or component, for messages about missing metrics."""
         return name
 
 
 # --- kepler.model_formats -------------------------------------------------------------------------
 
 
+class Predictor(Protocol):
+    """A loaded model of one component."""
+
+    def predict(self, X: SingleArray) -> FloatArray:
+        """Return watts, shape (samples,), for features divided by their scale, shape (samples, features)."""
+
+
+class JointPredictor(Protocol):
+    """Loaded models of several components that are evaluated in one call."""
+
+    def predict(self, X: SingleArray) -> FloatArray:
+        """Return watts, shape (components, samples), for features as `Predictor` takes them."""
+
+
 class ModelFormat(Plugin, ABC):
-    """Writes a fitted regressor to bytes that need no pickle, and reads them back without running
-    anything from them. Loading and predicting must not import scikit-learn, pandas or the library
-    that fitted."""
+    """Writes fitted regressors to bytes and loads models from bytes.
+
+    The bytes hold no pickle, and loading runs no code from them. Loading and predicting must not import
+    scikit-learn, pandas or the library that fitted the regressor.
+    """
 
     suffix: ClassVar[str]
-    """Of the file, e.g. ".onnx"."""
+    """Suffix of file names, for example ".onnx"."""
 
     @abstractmethod
     def supports(self, regressor: Regressor) -> bool:
-        """Whether `dump` can write this kind of fitted regressor."""
+        """Return whether `dump` can write a fitted regressor of this kind."""
 
     @abstractmethod
     def dump(self, regressor: Regressor, features: Sequence[str], X: SingleArray) -> bytes:
-        """The fitted regressor as bytes; X are some of its training rows. `ModelError` if it
-        cannot be written."""
+        """Return a fitted regressor as bytes. X are some of its training rows.
+
+        Raises `ModelError` if the regressor cannot be written.
+        """
 
     @abstractmethod
     def load(self, content: bytes, features: Sequence[str]) -> Predictor:
-        """The model back. `ModelError` for bytes that are not such a model."""
+        """Return the model that `dump` wrote.
+
+        Raises `ModelError` for bytes that are not such a model of these features.
+        """
 
     def load_resident(self, content: bytes, features: Sequence[str]) -> Predictor:
-        """The same for a process that stays and predicts a few rows at a time: loading may take longer
-        if predicting is quicker then."""
+        """Load a model for a long-running process that predicts a few rows at a time.
+
+        May take longer than `load` if predictions are quicker then.
+        """
         return self.load(content, features)
 
     def join(self, predictors: Sequence[Predictor]) -> JointPredictor | None:
-        """Predictors of `load_resident`, one per component, as one that is quicker; None where there is
-        no such thing for these."""
+        """Return one quicker predictor for those of several components, or None if there is none.
+
+        `predictors` come from `load_resident`, one per component.
+        """
         return None
 
     def weights(self, content: bytes, features: Sequence[str], scale: Mapping[str, float]) -> dict[str, Any] | None:
-        """The `All_Weights` object that Kepler evaluates itself, in the features' own units;
-        None where the format has no such weights."""
+        """Return the `All_Weights` object that Kepler evaluates itself, in the features' own units.
+
+        Returns None if the model has no such weights.
+        """
         return None
 
 
@@ -296,4 +332,4 @@ CONTRACTS: dict[str, type[Plugin]] = {
     "kepler.metric_schemas": MetricSchema,
     "kepler.model_formats": ModelFormat,
 }
-"""Entry-point namespace -> the class that its plugins derive from."""
+"""Entry-point group -> the class that its plugins derive from."""

@@ -46,7 +46,7 @@ def estimate(
     if output == "-" and as_json:
         raise UsageError("-o - and --json both write to standard output")
     from kepler_core.estimate import estimate as apply
-    from kepler_core.plugins.hooks import events
+    from kepler_core.plugins.hooks import hooks
     from kepler_core.recording import observe
     from kepler_core.selection import ModelRequest, read_catalogue
     from kepler_core.store import open_store
@@ -68,7 +68,7 @@ def estimate(
         portable=True,
     )
     model = catalogue.select(request).model
-    events().send("kepler_model_selected", model=model.metadata)
+    hooks().call("kepler_model_selected", model=model.metadata)
     estimated = apply(model, observations)
     if output is not None:
         _write(estimated, output)

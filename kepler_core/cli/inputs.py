@@ -55,10 +55,10 @@ def read_object(path: str) -> dict[str, Any]:
 def read_all(inputs: Sequence[str], third_party: Collection[str] = ()) -> list[Recording]:
     """Read recordings, only the metrics that any installed schema knows and those named."""
     from kepler_core.pipeline.observing import read_known
-    from kepler_core.plugins.hooks import events
+    from kepler_core.plugins.hooks import hooks
 
     recordings = []
     for name in inputs:
         recordings.append(read_known(name, third_party))
-        events().send("kepler_recording_loaded", recording=recordings[-1])
+        hooks().call("kepler_recording_loaded", recording=recordings[-1])
     return recordings

@@ -48,9 +48,9 @@ class Commands(LazyGroup):
     def _ask_hooks(self) -> None:
         if not self._asked_hooks:
             self._asked_hooks = True
-            from kepler_core.plugins.hooks import events
+            from kepler_core.plugins.hooks import hooks
 
-            events().send("kepler_register_commands", cli=self)
+            hooks().call("kepler_register_commands", cli=self)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -1,10 +1,10 @@
-"""`plugins doctor`: every plugin in a process of its own, and what is wrong with it."""
+"""`plugins doctor`: import every plugin in a process of its own and report problems."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any
@@ -13,16 +13,18 @@ import attrs
 import click
 
 from kepler_core.cli.output import json_option, print_json, print_table
+from kepler_core.cli.plugin_probe import probe_plugins
 from kepler_core.cli.plugins import all_entries
 from kepler_core.errors import EXIT_SOME_FAILED, PluginError, close_matches
 from kepler_core.plugins import registry
-from kepler_core.plugins.entries import OWN, PluginEntry, installed
-from kepler_core.plugins.probe import TIMEOUT, Imported, import_entries
+from kepler_core.plugins.entries import PluginEntry, installed_plugins
+from kepler_core.plugins.probe import TIMEOUT_SECONDS, ImportResult
+from kepler_core.plugins.settings import OWN
 
 
 @attrs.frozen
 class Finding:
-    """One thing that is wrong with a plugin, or may be."""
+    """A problem of a plugin, or a warning."""
 
     namespace: str
     plugin: str
@@ -31,150 +33,158 @@ class Finding:
 
 @click.command()
 @click.argument("names", nargs=-1, metavar="[NAME…]")
-@click.option("--strict", is_flag=True, help="Check kepler-core's own against their contracts, too; warnings fail.")
+@click.option("--strict", is_flag=True, help="Also check kepler-core's own plugins, and fail on warnings.")
 @click.option("--no-checks", is_flag=True, help="Import only.")
-@click.option("--slow", type=float, default=5.0, show_default=True, help="Seconds of import that are worth a warning.")
-@click.option("--timeout", type=float, default=TIMEOUT, show_default=True, help="Seconds for one module's plugins.")
+@click.option("--slow", type=float, default=5.0, show_default=True, help="Warn if an import takes more seconds.")
+@click.option(
+    "--timeout",
+    type=float,
+    default=TIMEOUT_SECONDS,
+    show_default=True,
+    help="Seconds until a module's plugins count as hanging.",
+)
 @json_option
 def doctor(names: tuple[str, ...], strict: bool, no_checks: bool, slow: float, timeout: float, as_json: bool) -> int:
-    """Import every plugin (or those named) in a process of its own, and say what is wrong.
+    """Import every plugin, or the NAMEs, in a process of its own and report problems.
 
-    Plugins of other distributions are checked against their contracts as by kepler_core.testing.
-    The exit code is 3 if anything is wrong.
+    Plugins of other distributions are also checked against their contracts, as by kepler_core.testing.
+    Exit code 3 if there are problems.
     """
-    entries = _wanted(names)
-    seen = dict(_imported(entries, strict, no_checks, timeout, as_json))
-    problems, warnings = _refused(names), _undeclared(entries)
-    for entry, found in seen.items():
-        what, maybe = _verdict(found, slow)
-        problems += [Finding(entry.namespace, entry.full_name, problem) for problem in what]
-        warnings += [Finding(entry.namespace, entry.full_name, warning) for warning in maybe]
+    entries = _selected(names)
+    results = _probe_all(entries, strict, no_checks, timeout, show_progress=not as_json and sys.stderr.isatty())
+    problems, warnings = _incompatible(names), _undeclared(entries)
+    for entry, result in results.items():
+        problem_texts, warning_texts = _judge(result, slow)
+        problems += [Finding(entry.namespace, entry.full_name, text) for text in problem_texts]
+        warnings += [Finding(entry.namespace, entry.full_name, text) for text in warning_texts]
     problems += _clashes(entries)
     if as_json:
         print_json(
             {
                 "checked": len(entries),
-                "plugins": [_row(entry, found) for entry, found in seen.items()],
+                "plugins": [_row(entry, result) for entry, result in results.items()],
                 "problems": [attrs.asdict(finding) for finding in problems],
                 "warnings": [attrs.asdict(finding) for finding in warnings],
             }
         )
     else:
-        _print(seen, problems, warnings)
+        _print(results, problems, warnings)
     return EXIT_SOME_FAILED if problems or (strict and warnings) else 0
 
 
-def _wanted(names: Sequence[str]) -> list[PluginEntry]:
-    entries = [entry for entry in all_entries() if not entry.refused]
+def _selected(names: Sequence[str]) -> list[PluginEntry]:
+    """Return the plugins that may be loaded and that the names select; all of them without names."""
+    entries = [entry for entry in all_entries() if entry.refusal is None]
     if not names:
         return entries
-    found = []
+    selected: list[PluginEntry] = []
     for name in names:
-        mine = [entry for entry in entries if name in _names(entry) and entry not in found]
-        if not mine and not any(name in _names(e) for e in all_entries()):
-            words = [word for e in entries for word in (e.name, e.distribution, *e.aliases)]
+        named = [entry for entry in entries if name in _names(entry) and entry not in selected]
+        if not named and not any(name in _names(entry) for entry in all_entries()):
+            words = [word for entry in entries for word in (entry.name, entry.distribution, *entry.aliases)]
             raise PluginError(f"no plugin or distribution {name!r}; {close_matches(name, words)}")
-        found += mine
-    return found
+        selected += named
+    return selected
 
 
 def _names(entry: PluginEntry) -> tuple[str, ...]:
-    """All that it can be called on the command line."""
+    """Return the names that select a plugin on the command line."""
     return (entry.name, entry.full_name, entry.distribution, *entry.aliases)
 
 
-def _imported(
-    entries: Sequence[PluginEntry], strict: bool, no_checks: bool, timeout: float, quiet: bool
-) -> Iterator[tuple[PluginEntry, Imported]]:
-    """What importing did, by plugin; the plugins of one module share a process."""
+def _probe_all(
+    entries: Sequence[PluginEntry], strict: bool, no_checks: bool, timeout: float, *, show_progress: bool
+) -> dict[PluginEntry, ImportResult]:
+    """Return the results by plugin. The plugins of one module share a process."""
     modules: dict[tuple[str, str], list[PluginEntry]] = {}
     for entry in entries:
-        modules.setdefault((entry.distribution, entry.target.rpartition(":")[0] or entry.target), []).append(entry)
+        module = entry.target.rpartition(":")[0] or entry.target
+        modules.setdefault((entry.distribution, module), []).append(entry)
 
-    def look(mine: list[PluginEntry]) -> list[tuple[PluginEntry, Imported]]:
-        checks = not no_checks and (strict or mine[0].distribution != OWN)
-        return list(zip(mine, import_entries(mine, checks=checks, timeout=timeout), strict=True))
+    def probe(of_module: list[PluginEntry]) -> list[tuple[PluginEntry, ImportResult]]:
+        checks = not no_checks and (strict or of_module[0].distribution != OWN)
+        return list(zip(of_module, probe_plugins(of_module, checks=checks, timeout=timeout), strict=True))
 
-    seen: dict[PluginEntry, Imported] = {}
+    results: dict[PluginEntry, ImportResult] = {}
     with ThreadPoolExecutor(os.cpu_count() or 1) as threads, ExitStack() as stack:
-        looked: Iterable[list[tuple[PluginEntry, Imported]]] = threads.map(look, modules.values())
-        if not quiet and sys.stderr.isatty():
-            bar = click.progressbar(looked, length=len(modules), label="importing", file=sys.stderr)
-            looked = stack.enter_context(bar)
-        for some in looked:
-            seen.update(some)
-    yield from ((entry, seen[entry]) for entry in entries)
+        probed: Iterable[list[tuple[PluginEntry, ImportResult]]] = threads.map(probe, modules.values())
+        if show_progress:
+            bar = click.progressbar(probed, length=len(modules), label="importing", file=sys.stderr)
+            probed = stack.enter_context(bar)
+        for pairs in probed:
+            results.update(pairs)
+    return {entry: results[entry] for entry in entries}
 
 
-def _verdict(found: Imported, slow: float) -> tuple[list[str], list[str]]:
-    """What is wrong, and what may be."""
-    if found.problem:
-        return [found.problem], []
-    warnings = [f"importing it {effect}" for effect in found.side_effects]
-    if found.seconds > slow:
-        warnings.append(f"slow: importing it takes {found.seconds:.1f} s, more than {slow:g} s")
-    return list(found.failures), [*warnings, *found.notes]
+def _judge(result: ImportResult, slow: float) -> tuple[list[str], list[str]]:
+    """Return the problems and the warnings of a result."""
+    if result.problem:
+        return [result.problem], []
+    warnings = [f"importing it {effect}" for effect in result.side_effects]
+    if result.seconds > slow:
+        warnings.append(f"slow: importing it takes {result.seconds:.1f} s, more than {slow:g} s")
+    return list(result.failures), [*warnings, *result.notes]
 
 
-def _refused(names: Sequence[str]) -> list[Finding]:
-    """Plugins that are not loaded because something is wrong with them, and files that are none."""
+def _incompatible(names: Sequence[str]) -> list[Finding]:
+    """Return the plugins that are refused although no setting turns them off."""
     return [
-        Finding(entry.namespace, entry.full_name, entry.refused)
+        Finding(entry.namespace, entry.full_name, str(entry.refusal))
         for entry in all_entries()
-        if entry.refused
+        if entry.refusal is not None
         and not entry.turned_off
         and (not names or {entry.name, entry.full_name, entry.distribution} & set(names))
     ]
 
 
 def _undeclared(entries: Sequence[PluginEntry]) -> list[Finding]:
-    silent = dict.fromkeys(
-        (entry.namespace, entry.full_name) for entry in entries if entry.distribution not in installed().apis
+    """Return a warning for each plugin whose distribution declares no plugin API version."""
+    declared = installed_plugins().plugin_apis
+    text = "does not say which plugin API it was written for; declare kepler.plugin_api in its entry points"
+    undeclared = dict.fromkeys(
+        (entry.namespace, entry.full_name) for entry in entries if entry.distribution not in declared
     )
-    return [
-        Finding(*who, "does not say which plugin API it was written for; declare kepler.plugin_api in its entry points")
-        for who in silent
-    ]
+    return [Finding(namespace, full_name, text) for namespace, full_name in undeclared]
 
 
 def _clashes(entries: Sequence[PluginEntry]) -> list[Finding]:
-    """Names and aliases that several plugins claim, with how to write each of them."""
+    """Return the names and aliases that several plugins claim, with the full name of each."""
     findings = []
-    for namespace, found in registry.REGISTRIES.items():
-        mine = [entry for entry in entries if entry.namespace == namespace]
-        for word in sorted({word for entry in mine for word in (entry.name, *entry.aliases)}):
-            claims = [entry.full_name for entry in found.claims(word)]
+    for namespace, plugins in registry.REGISTRIES.items():
+        of_namespace = [entry for entry in entries if entry.namespace == namespace]
+        for word in sorted({word for entry in of_namespace for word in (entry.name, *entry.aliases)}):
+            claims = [entry.full_name for entry in plugins.claims(word)]
             if len(claims) > 1:
                 findings.append(Finding(namespace, word, f"stands for several plugins; write {' or '.join(claims)}"))
     return findings
 
 
-def _row(entry: PluginEntry, found: Imported) -> dict[str, Any]:
+def _row(entry: PluginEntry, result: ImportResult) -> dict[str, Any]:
     return {
         "namespace": entry.namespace,
         "name": entry.name,
         "distribution": entry.distribution,
         "version": entry.version,
-        "seconds": found.seconds,
-        "megabytes": found.megabytes,
-        "ok": not (found.problem or found.failures),
-        "missing": found.missing,
+        "seconds": result.seconds,
+        "megabytes": result.megabytes,
+        "ok": not (result.problem or result.failures),
+        "missing": result.missing,
     }
 
 
-def _print(seen: dict[PluginEntry, Imported], problems: list[Finding], warnings: list[Finding]) -> None:
-    bad = {(finding.namespace, finding.plugin) for finding in problems}
-    maybe = {(finding.namespace, finding.plugin) for finding in warnings}
+def _print(results: dict[PluginEntry, ImportResult], problems: list[Finding], warnings: list[Finding]) -> None:
+    wrong = {(finding.namespace, finding.plugin) for finding in problems}
+    warned = {(finding.namespace, finding.plugin) for finding in warnings}
 
-    def word(entry: PluginEntry) -> str:
+    def verdict(entry: PluginEntry) -> str:
         key = entry.namespace, entry.full_name
-        return "wrong" if key in bad else "warning" if key in maybe else "ok"
+        return "wrong" if key in wrong else "warning" if key in warned else "ok"
 
     print_table(
         [
-            (entry.namespace.removeprefix("kepler."), entry.full_name, f"{found.seconds:.2f}", f"{found.megabytes:.0f}",
-             word(entry))
-            for entry, found in seen.items()
+            (entry.namespace.removeprefix("kepler."), entry.full_name, f"{result.seconds:.2f}",
+             f"{result.megabytes:.0f}", verdict(entry))
+            for entry, result in results.items()
         ],
         ("namespace", "plugin", "import s", "MB", ""),
     )  # fmt: skip
@@ -185,9 +195,8 @@ def _print(seen: dict[PluginEntry, Imported], problems: list[Finding], warnings:
             for finding in findings:
                 click.echo(f"  {finding.plugin} ({finding.namespace}): {finding.problem}")
             click.echo()
-    count = f"{len(seen)} plugin{'' if len(seen) == 1 else 's'}"
+    count = f"{len(results)} plugin{'' if len(results) == 1 else 's'}"
     if problems:
-        wrong = len({(finding.namespace, finding.plugin) for finding in problems})
-        click.echo(f"{count}, {wrong} of them or of their names wrong")
+        click.echo(f"{count}, {len(wrong)} of them or of their names wrong")
     else:
         click.echo(f"{count}, nothing is wrong")

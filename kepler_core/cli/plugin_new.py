@@ -1,4 +1,4 @@
-"""`plugins new`: a distribution with a plugin, ready to be tested and published."""
+"""`plugins new`: write a new distribution with a plugin, its tests, tox and CI."""
 
 from __future__ import annotations
 
@@ -17,20 +17,22 @@ from kepler_core.plugins import registry
 
 @attrs.frozen
 class Kind:
-    """What is different between the kinds of plugins."""
+    """The differences between the kinds of plugins."""
 
     group: str
-    what: str
-    suffix: str
-    """Of the class; empty for a module."""
-    by_class: bool = False
-    """Whether users write the class's name (and an alias)."""
+    """The entry-point group."""
+    noun: str
+    """The kind with its article, for descriptions."""
+    class_suffix: str
+    """Suffix of the class's name; "" if the plugin is a module."""
+    named_by_class: bool = False
+    """Whether users write the name of the class, or an alias of it."""
 
 
 KINDS = {
-    "trainer": Kind("kepler.trainers", "A trainer", "Trainer", by_class=True),
-    "isolator": Kind("kepler.isolators", "An isolator", "Isolator", by_class=True),
-    "extractor": Kind("kepler.extractors", "An extractor", "Extractor", by_class=True),
+    "trainer": Kind("kepler.trainers", "A trainer", "Trainer", named_by_class=True),
+    "isolator": Kind("kepler.isolators", "An isolator", "Isolator", named_by_class=True),
+    "extractor": Kind("kepler.extractors", "An extractor", "Extractor", named_by_class=True),
     "energy-source": Kind("kepler.energy_sources", "An energy source", "Source"),
     "metric-schema": Kind("kepler.metric_schemas", "A metric schema", "Schema"),
     "hook": Kind("kepler.hooks", "A listener", ""),
@@ -39,23 +41,23 @@ KINDS = {
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 
 _USAGE = {
-    "trainer": "In a pipeline: `abs_trainers: [{name}]`. Once they are stored, its models do not need it.",
+    "trainer": "In a pipeline: `abs_trainers: [{name}]`. Stored models do not need the trainer.",
     "isolator": "In a pipeline: `isolator: {name}`.",
     "extractor": "In a pipeline: `extractor: {name}`.",
     "energy-source": "In a pipeline: `energy_sources: [{name}]`.",
-    "metric-schema": "Recordings in its spelling are read; `kepler-model validate FILE` shows what is found.",
-    "hook": "It listens wherever it is installed; `kepler-model train --trace-hooks …` shows its calls.",
+    "metric-schema": "Recordings of the exporter find it; `kepler-model validate FILE` shows their features and power.",
+    "hook": "It is called wherever it is installed; `kepler-model train --trace-hooks …` shows its calls.",
 }
 
 
 @click.command()
 @click.argument("kind", type=click.Choice(list(KINDS)))
 @click.argument("name")
-@click.option("-o", "--output", metavar="DIR", help="Where to make it.  [default: kepler-KIND-NAME]")
+@click.option("-o", "--output", metavar="DIR", help="The new folder.  [default: kepler-KIND-NAME]")
 def new(kind: str, name: str, output: str | None) -> None:
-    """Make a distribution with a plugin of a KIND, its tests, tox and CI, that passes as it is.
+    """Write a distribution with a plugin of a KIND, its tests, tox and CI. All its tests pass.
 
-    NAME is what users will write: small letters, digits and dashes.
+    NAME is the name that users will write: small letters, digits and dashes.
     """
     if _NAME.fullmatch(name) is None:
         raise UsageError(f"{name!r} is no name for a plugin: small letters, digits and dashes, e.g. my-{kind}")
@@ -77,33 +79,34 @@ def new(kind: str, name: str, output: str | None) -> None:
 
 
 def _refuse_taken(kind: str, name: str) -> None:
-    """`UsageError` if a plugin of another distribution has one of the names."""
+    """Raise `UsageError` if a plugin of another distribution has one of the names."""
     if KINDS[kind].group not in registry.REGISTRIES:
-        return  # listeners are told apart by their distributions
-    found = registry.REGISTRIES[KINDS[kind].group]
-    words = [_class_name(kind, name), name] if KINDS[kind].by_class else [name]
-    for word in words:
-        for entry in found.claims(word):
+        return  # the distribution distinguishes listeners
+    plugins = registry.REGISTRIES[KINDS[kind].group]
+    names = [_class_name(kind, name), name] if KINDS[kind].named_by_class else [name]
+    for name_or_alias in names:
+        for entry in plugins.claims(name_or_alias):
             if entry.distribution != f"kepler-{kind}-{name}":
-                raise UsageError(f"{entry.full_name} is called {word!r} already: users could not write the bare name")
+                raise UsageError(
+                    f"{entry.full_name} is called {name_or_alias!r} already: users could not write the bare name"
+                )
 
 
 def _class_name(kind: str, name: str) -> str:
-    return "".join(word.capitalize() for word in name.split("-")) + KINDS[kind].suffix
+    return "".join(word.capitalize() for word in name.split("-")) + KINDS[kind].class_suffix
 
 
 def distribution_files(kind: str, name: str) -> dict[str, str]:
-    """The files of a new distribution, by path."""
-    found = KINDS[kind]
+    """Return the files of a new distribution, by path."""
     distribution = f"kepler-{kind}-{name}"
     module = distribution.replace("-", "_")
-    cls = _class_name(kind, name)
+    class_name = _class_name(kind, name)
     values = {
         "api": ".".join(map(str, PLUGIN_API)),
-        "cls": cls,
-        "description": f"{found.what} for Kepler Core: {name}",
+        "cls": class_name,
+        "description": f"{KINDS[kind].noun} for Kepler Core: {name}",
         "distribution": distribution,
-        "entry_points": _entry_points(found, name, module, cls),
+        "entry_points": _entry_points(KINDS[kind], name, module, class_name),
         "module": module,
         "name": name,
         "prefix": name.replace("-", "_"),
@@ -111,25 +114,25 @@ def distribution_files(kind: str, name: str) -> dict[str, str]:
         "user_name": name,
     }
 
-    def filled(template: str) -> str:
+    def fill(template: str) -> str:
         text = (importlib.resources.files("kepler_core.cli") / "templates" / template).read_text("utf-8")
         return Template(text).substitute(values)
 
     return {
-        "pyproject.toml": filled("common/pyproject.toml.tmpl"),
-        "README.md": filled("common/README.md.tmpl"),
-        "tox.ini": filled("common/tox.ini.tmpl"),
-        ".gitignore": filled("common/gitignore.tmpl"),
-        ".github/workflows/ci.yml": filled("common/ci.yml.tmpl"),
-        f"{module}/__init__.py": filled(f"{kind}/module.py.tmpl"),
-        f"tests/test_{name.replace('-', '_')}.py": filled(f"{kind}/test.py.tmpl"),
+        "pyproject.toml": fill("common/pyproject.toml.tmpl"),
+        "README.md": fill("common/README.md.tmpl"),
+        "tox.ini": fill("common/tox.ini.tmpl"),
+        ".gitignore": fill("common/gitignore.tmpl"),
+        ".github/workflows/ci.yml": fill("common/ci.yml.tmpl"),
+        f"{module}/__init__.py": fill(f"{kind}/module.py.tmpl"),
+        f"tests/test_{name.replace('-', '_')}.py": fill(f"{kind}/test.py.tmpl"),
     }
 
 
-def _entry_points(kind: Kind, name: str, module: str, cls: str) -> str:
-    target = f"{module}:{cls}" if kind.suffix else module
+def _entry_points(kind: Kind, name: str, module: str, class_name: str) -> str:
+    target = f"{module}:{class_name}" if kind.class_suffix else module
     lines = ["# The left side is the name that users write.", f'[project.entry-points."{kind.group}"]']
-    if not kind.by_class:
+    if not kind.named_by_class:
         return "\n".join([*lines, f'{name} = "{target}"'])
     aliases = ["", "# A second name for the same class.", f'[project.entry-points."{kind.group}.aliases"]']
-    return "\n".join([*lines, f'{cls} = "{target}"', *aliases, f'{name} = "{target}"'])
+    return "\n".join([*lines, f'{class_name} = "{target}"', *aliases, f'{name} = "{target}"'])

@@ -1,4 +1,4 @@
-"""`plugins`: what is installed, what it takes, what is wrong with it, and how to start one."""
+"""`plugins`: list and describe the installed plugins, and freeze their versions."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from kepler_core.cli.lazy import LazyGroup
 from kepler_core.cli.output import json_option, print_json, print_table
 from kepler_core.errors import PluginError, StoreError, close_matches
 from kepler_core.plugins import registry
-from kepler_core.plugins.entries import PluginEntry, installed
-from kepler_core.plugins.hooks import GROUP, Events, hook_entries
+from kepler_core.plugins.arguments import Argument, arguments_of
+from kepler_core.plugins.entries import PluginEntry, installed_plugins
+from kepler_core.plugins.hooks import GROUP, Hooks, hook_entries
+from kepler_core.plugins.problems import BrokenPlugin
 
 _COMMANDS = {
     "doctor": "kepler_core.cli.plugin_doctor:doctor",
@@ -26,28 +28,27 @@ def plugins() -> None:
     """Trainers, isolators, extractors, energy sources, metric schemas, model formats and hooks.
 
     \b
-    Keys that are read from the environment or the configuration folder:
-      KEPLER_DISABLE_PLUGIN_AUTOLOAD  1: only kepler-core's own plugins, and those that are allowed
-      KEPLER_PLUGINS_ALLOW            only these distributions (or distribution:name), besides kepler-core
-      KEPLER_PLUGINS_DENY             not these
-      KEPLER_PLUGIN_DIR               a folder whose *.py files are plugins, too
+    Settings, from the environment or the configuration folder:
+      KEPLER_DISABLE_PLUGIN_AUTOLOAD  1: load kepler-core's own plugins and those that ALLOW names
+      KEPLER_PLUGINS_ALLOW            besides kepler-core, load these distributions (or distribution:name) only
+      KEPLER_PLUGINS_DENY             never load these
     """
 
 
 def all_entries() -> list[PluginEntry]:
-    """All that are installed, refused ones included, by namespace."""
-    entries = [entry for found in registry.REGISTRIES.values() for entry in found.installed]
-    return [*entries, *hook_entries(), *installed().unreadable]
+    """Return all installed plugins, refused ones included, by namespace."""
+    entries = [entry for namespace in registry.REGISTRIES.values() for entry in namespace.installed]
+    return [*entries, *hook_entries()]
 
 
 def status(entry: PluginEntry) -> str:
-    """What can be said of a plugin without importing it; empty if nothing is against it."""
-    if entry.refused:
-        return entry.refused
+    """Return what is wrong with a plugin as far as it is known without an import, or ""."""
+    if entry.refusal is not None:
+        return str(entry.refusal)
     if entry.namespace not in registry.REGISTRIES:
         return ""
-    found = registry.REGISTRIES[entry.namespace]
-    others = [f"{other.full_name}" for other in found.claims(entry.name) if other != entry]
+    claims = registry.REGISTRIES[entry.namespace].claims(entry.name)
+    others = [other.full_name for other in claims if other != entry]
     return f"clashes with {' and '.join(others)}: write {entry.full_name}" if others else ""
 
 
@@ -55,16 +56,16 @@ def status(entry: PluginEntry) -> str:
 @click.option("--namespace", help="Only one kind, e.g. kepler.trainers or trainers.")
 @json_option
 def list_(namespace: str | None, as_json: bool) -> None:
-    """All installed plugins, by namespace; imports none of them."""
+    """List all installed plugins, by namespace, without importing them."""
     entries = all_entries()
     if namespace is not None:
         full = namespace if namespace.startswith("kepler.") else f"kepler.{namespace.replace('-', '_')}"
-        known = [*registry.REGISTRIES, GROUP]
-        if full not in known:
-            raise PluginError(f"no namespace {namespace!r}; {close_matches(full, known)}")
+        namespaces = [*registry.REGISTRIES, GROUP]
+        if full not in namespaces:
+            raise PluginError(f"no namespace {namespace!r}; {close_matches(full, namespaces)}")
         entries = [entry for entry in entries if entry.namespace == full]
     if as_json:
-        print_json([{**attrs.asdict(entry), "status": status(entry) or "ok"} for entry in entries])
+        print_json([{**_metadata(entry), "status": status(entry) or "ok"} for entry in entries])
         return
     print_table(
         [
@@ -80,107 +81,22 @@ def list_(namespace: str | None, as_json: bool) -> None:
 @click.argument("name")
 @json_option
 def info(name: str, as_json: bool) -> None:
-    """What the plugin NAME is, and the arguments that it takes in YAML."""
-    hooks = [entry for entry in hook_entries() if name in (entry.name, entry.full_name)]
-    entries = [*registry.entries_named(name), *hooks]
+    """Describe the plugin NAME and the arguments that it takes in YAML."""
+    listeners = [entry for entry in hook_entries() if name in (entry.name, entry.full_name)]
+    entries = [*registry.entries_named(name), *listeners]
     if not entries:
-        known = [word for entry in all_entries() for word in (entry.name, *entry.aliases)]
-        raise PluginError(f"no plugin {name!r}; {close_matches(name, known)}")
-    described = [_hook(entry) if entry.namespace == GROUP else _described(entry) for entry in entries]
+        words = [word for entry in all_entries() for word in (entry.name, *entry.aliases)]
+        raise PluginError(f"no plugin {name!r}; {close_matches(name, words)}")
+    descriptions = [
+        _describe_listener(entry) if entry.namespace == GROUP else _describe_plugin(entry) for entry in entries
+    ]
     if as_json:
-        print_json(described[0] if len(described) == 1 else described)
+        print_json(descriptions[0] if len(descriptions) == 1 else descriptions)
         return
-    for index, found in enumerate(described):
+    for index, description in enumerate(descriptions):
         if index:
             click.echo()
-        _print(found)
-
-
-def _refuse(entry: PluginEntry) -> None:
-    if entry.refused:
-        raise PluginError(str(registry.BrokenPlugin(entry, entry.refused)))
-
-
-def _apis(entry: PluginEntry) -> list[str]:
-    return list(installed().apis.get(entry.distribution, ()))
-
-
-def _described(entry: PluginEntry) -> dict[str, Any]:
-    _refuse(entry)
-    plugin = registry.REGISTRIES[entry.namespace].load(entry)
-    arguments = registry.arguments_of(plugin)
-    return {
-        **attrs.asdict(entry),
-        "doc": inspect.getdoc(plugin) or "",
-        "extra": plugin.extra,
-        "plugin_api": _apis(entry),
-        "arguments": [attrs.asdict(argument) for argument in arguments],
-        "example": _example(entry, arguments),
-    }
-
-
-def _hook(entry: PluginEntry) -> dict[str, Any]:
-    _refuse(entry)
-    found = Events(only=entry.full_name)
-    for reason in found.broken.values():
-        raise PluginError(str(registry.BrokenPlugin(entry, reason)))
-    listener = found.manager.get_plugin(entry.full_name)
-    return {
-        **attrs.asdict(entry),
-        "doc": inspect.getdoc(listener) or "",
-        "extra": None,
-        "plugin_api": _apis(entry),
-        "arguments": [],
-        "events": found.events_of(entry.full_name),
-        "example": "",
-    }
-
-
-def _example(entry: PluginEntry, arguments: list[registry.Argument]) -> str:
-    """YAML that names the plugin, with its defaults; empty for what no pipeline names."""
-    kinds = {"kepler.trainers": "abs_trainers", "kepler.isolators": "isolator", "kepler.extractors": "extractor"}
-    if entry.namespace == "kepler.energy_sources":
-        return f"energy_sources: [{entry.name}]"
-    if entry.namespace not in kinds:
-        return ""
-    key = kinds[entry.namespace]
-    given = [f"{a.name}: {'…' if a.required else _yaml(a.default)}" for a in arguments]
-    value = f"{{name: {entry.name}, args: {{{', '.join(given)}}}}}" if given else entry.name
-    return f"{key}:\n  - {value}" if key == "abs_trainers" else f"{key}: {value}"
-
-
-def _yaml(value: Any) -> str:
-    import yaml
-
-    text = yaml.safe_dump(list(value) if isinstance(value, tuple) else value, default_flow_style=True, width=1000)
-    return text.removesuffix("\n").removesuffix("\n...")
-
-
-def _print(found: dict[str, Any]) -> None:
-    click.echo(click.style(found["name"], bold=True) + f"  ({found['namespace']})")
-    click.echo(f"from {found['distribution']} {found['version']}, {found['target']}".replace(" ,", ","))
-    if found["aliases"]:
-        click.echo(f"also called {', '.join(found['aliases'])}")
-    if found["plugin_api"]:
-        click.echo(f"written for plugin API {', '.join(found['plugin_api'])}")
-    if found["extra"]:
-        click.echo(f"needs pip install 'kepler-core[{found['extra']}]'")
-    if found["doc"]:
-        click.echo(f"\n{found['doc']}")
-    if found.get("events"):
-        click.echo()
-        print_table(
-            [(event, "strict" if strict else "") for event, strict in found["events"].items()], ("listens to", "")
-        )
-    if found["arguments"]:
-        click.echo()
-        print_table(
-            [(a["name"], a["type"], "(required)" if a["required"] else repr(a["default"])) for a in found["arguments"]],
-            ("argument", "type", "default"),
-        )
-    if found["example"]:
-        click.echo("\nIn a pipeline:\n")
-        click.echo("\n".join("  " + line for line in found["example"].splitlines()))
+        _print(description)
 
 
 @plugins.command()
@@ -188,9 +104,9 @@ def _print(found: dict[str, Any]) -> None:
 @click.option("-s", "--store", metavar="DIR|URL", help="The model store of the pipeline.")
 @json_option
 def freeze(pipeline: str | None, store: str | None, as_json: bool) -> None:
-    """The distributions of the plugins that are installed, as pip requirements.
+    """Print the distributions of the installed plugins as pip requirements.
 
-    With a PIPELINE of a --store: those that it was trained with.
+    With a PIPELINE of a --store: the distributions that it was trained with.
     """
     from kepler_core.pipeline.plugins import described, requirements
 
@@ -200,13 +116,114 @@ def freeze(pipeline: str | None, store: str | None, as_json: bool) -> None:
         from kepler_core.models.power_model import METADATA_FILE
         from kepler_core.store import open_store
 
-        found = open_store(store).snapshot(pipeline).read_json(METADATA_FILE).get("plugins")
-        if not isinstance(found, list):
+        used = open_store(store).snapshot(pipeline).read_json(METADATA_FILE).get("plugins")
+        if not isinstance(used, list):
             raise StoreError(f"{store}: {pipeline!r} does not say which plugins it was trained with")
     else:
-        found = [described(entry) for entry in all_entries() if not entry.refused]
+        used = [described(entry) for entry in all_entries() if entry.refusal is None]
     if as_json:
-        print_json(found)
+        print_json(used)
         return
-    for line in requirements(found):
+    for line in requirements(used):
         click.echo(line)
+
+
+def _metadata(entry: PluginEntry) -> dict[str, Any]:
+    metadata = attrs.asdict(entry)
+    del metadata["refusal"]
+    return {**metadata, "refused": str(entry.refusal or "")}
+
+
+def _describe_plugin(entry: PluginEntry) -> dict[str, Any]:
+    _check_not_refused(entry)
+    plugin = registry.REGISTRIES[entry.namespace].load(entry)
+    arguments = arguments_of(plugin)
+    return {
+        **_metadata(entry),
+        "doc": inspect.getdoc(plugin) or "",
+        "extra": plugin.extra,
+        "plugin_api": _plugin_apis(entry),
+        "arguments": [attrs.asdict(argument) for argument in arguments],
+        "example": _example(entry, arguments),
+    }
+
+
+def _describe_listener(entry: PluginEntry) -> dict[str, Any]:
+    _check_not_refused(entry)
+    hooks = Hooks(only=entry.full_name)
+    for reason in hooks.broken.values():
+        raise PluginError(str(BrokenPlugin(entry, reason)))
+    return {
+        **_metadata(entry),
+        "doc": inspect.getdoc(hooks.manager.get_plugin(entry.full_name)) or "",
+        "extra": None,
+        "plugin_api": _plugin_apis(entry),
+        "arguments": [],
+        "hooks": hooks.hooks_of(entry.full_name),
+        "example": "",
+    }
+
+
+def _check_not_refused(entry: PluginEntry) -> None:
+    if entry.refusal is not None:
+        raise PluginError(str(BrokenPlugin(entry, str(entry.refusal))))
+
+
+def _plugin_apis(entry: PluginEntry) -> list[str]:
+    return list(installed_plugins().plugin_apis.get(entry.distribution, ()))
+
+
+def _example(entry: PluginEntry, arguments: list[Argument]) -> str:
+    """Return YAML that names the plugin with its defaults, or "" if pipelines do not name such plugins."""
+    keys = {"kepler.trainers": "abs_trainers", "kepler.isolators": "isolator", "kepler.extractors": "extractor"}
+    if entry.namespace == "kepler.energy_sources":
+        return f"energy_sources: [{entry.name}]"
+    if entry.namespace not in keys:
+        return ""
+    key = keys[entry.namespace]
+    values = [f"{a.name}: {'…' if a.required else _yaml(a.default)}" for a in arguments]
+    plugin = f"{{name: {entry.name}, args: {{{', '.join(values)}}}}}" if values else entry.name
+    return f"{key}:\n  - {plugin}" if key == "abs_trainers" else f"{key}: {plugin}"
+
+
+def _yaml(value: Any) -> str:
+    import yaml
+
+    text = yaml.safe_dump(list(value) if isinstance(value, tuple) else value, default_flow_style=True, width=1000)
+    return text.removesuffix("\n").removesuffix("\n...")
+
+
+def _print(description: dict[str, Any]) -> None:
+    click.echo(click.style(description["name"], bold=True) + f"  ({description['namespace']})")
+    click.echo(
+        f"from {description['distribution']} {description['version']}, {description['target']}".replace(" ,", ",")
+    )
+    if description["aliases"]:
+        click.echo(f"also called {', '.join(description['aliases'])}")
+    if description["plugin_api"]:
+        click.echo(f"written for plugin API {', '.join(description['plugin_api'])}")
+    if description["extra"]:
+        click.echo(f"needs pip install 'kepler-core[{description['extra']}]'")
+    if description["doc"]:
+        click.echo(f"\n{description['doc']}")
+    if description.get("hooks"):
+        click.echo()
+        print_table(
+            [(hook, "strict" if strict else "") for hook, strict in description["hooks"].items()], ("listens to", "")
+        )
+    if description["arguments"]:
+        click.echo()
+        print_table(
+            [
+                (
+                    argument["name"],
+                    argument["type"],
+                    "(required)" if argument["required"] else repr(argument["default"]),
+                )
+                for argument in description["arguments"]
+            ],
+            ("argument", "type", "default"),
+        )
+    if description["example"]:
+        click.echo("\nIn a pipeline:\n")
+        click.echo("\n".join("  " + line for line in description["example"].splitlines()))

@@ -109,7 +109,7 @@ def run(
     from kepler_core.pipeline.observing import observe_for
     from kepler_core.pipeline.plugins import where_it_was
     from kepler_core.pipeline.train import train as train_pipeline
-    from kepler_core.plugins.hooks import events
+    from kepler_core.plugins.hooks import hooks
     from kepler_core.store import open_store
 
     try:
@@ -119,7 +119,7 @@ def run(
             hint = where_it_was(error.__cause__, open_store(store))
             raise PipelineError(error.message + hint, path=error.path, document=error.document) from error
         raise
-    listeners = events()
+    listeners = hooks()
     if trace_hooks:
         listeners.trace = _print_call(time.perf_counter())
     known_profile = None if profile is None else read_object(profile)
@@ -161,7 +161,7 @@ def _print_call(started: float) -> Callable[[HookCall], None]:
     def printed(call: HookCall) -> None:
         at = time.perf_counter() - started - call.seconds
         failed = "" if call.failure is None else f"  failed: {call.failure}"
-        click.echo(f"{at:9.3f} s  {call.event:<24} {call.listener:<40} {1000 * call.seconds:9.2f} ms{failed}", err=True)
+        click.echo(f"{at:9.3f} s  {call.hook:<24} {call.listener:<40} {1000 * call.seconds:9.2f} ms{failed}", err=True)
 
     return printed
 

@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 
 from kepler_core.arrays import FloatArray
+from kepler_core.contracts import Predictor
 from kepler_core.errors import ModelError, PluginError, close_matches
 from kepler_core.models.power_model import (
     LAYOUT_VERSION,
@@ -24,7 +25,7 @@ from kepler_core.models.power_model import (
     ModelFile,
     PowerModel,
 )
-from kepler_core.models.predictors import ComponentPredictor, Predictor
+from kepler_core.models.predictors import ComponentPredictor
 from kepler_core.plugins import registry
 from kepler_core.vocabulary import COMPONENTS
 

@@ -16,8 +16,9 @@ import msgspec
 import numpy as np
 
 from kepler_core.arrays import FloatArray, IndexArray, SingleArray
+from kepler_core.contracts import JointPredictor, Predictor
 from kepler_core.errors import ModelError, close_matches
-from kepler_core.models.predictors import ComponentPredictor, JointPredictor, Predictor
+from kepler_core.models.predictors import ComponentPredictor
 
 MODEL_FILE = "model.json"
 METADATA_FILE = "metadata.json"

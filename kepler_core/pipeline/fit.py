@@ -19,6 +19,7 @@ from kepler_core.models.power_model import scaled
 from kepler_core.pipeline.rows import TrainingRows
 from kepler_core.pipeline.validation import Fold, Score, baselines, score
 from kepler_core.plugins import registry
+from kepler_core.plugins.problems import import_problem, required_versions
 from kepler_core.vocabulary import is_constant, main_feature
 
 
@@ -79,7 +80,7 @@ def fit(job: FitJob) -> FitResult:
         return FitResult(job.key, None, {}, str(error))
     except ModuleNotFoundError as error:
         distribution = registry.trainers.entry(job.trainer).distribution
-        return FitResult(job.key, None, {}, registry.import_problem(error, job.key["trainer"], distribution))
+        return FitResult(job.key, None, {}, import_problem(error, job.key["trainer"], distribution))
     except (Exception, SystemExit) as error:  # a trainer's own code: it fails alone
         return FitResult(job.key, None, {}, f"{type(error).__name__}: {' '.join(str(error).split())}")
 
@@ -216,5 +217,5 @@ def _versions(trainer: type[Trainer]) -> dict[str, str]:
     for entry in registry.trainers.entries:
         if entry.target == f"{trainer.__module__}:{trainer.__qualname__}":
             versions[entry.distribution] = entry.version
-            versions.update(registry.required_versions(entry.distribution))
+            versions.update(required_versions(entry.distribution))
     return versions

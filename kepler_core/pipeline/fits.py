@@ -11,7 +11,7 @@ from kepler_core.models.loading import load_model
 from kepler_core.models.power_model import PowerModel
 from kepler_core.pipeline.fit import FitJob, FitResult
 from kepler_core.pipeline.report import described
-from kepler_core.plugins.hooks import Events
+from kepler_core.plugins.hooks import Hooks
 
 
 class Fits:
@@ -23,7 +23,7 @@ class Fits:
     def __init__(
         self,
         run: Callable[[Sequence[FitJob]], Iterator[tuple[int, FitResult]]],
-        listeners: Events,
+        listeners: Hooks,
     ) -> None:
         self._run = run
         self._listeners = listeners
@@ -38,11 +38,11 @@ class Fits:
             return []
         if not self._started:
             self._started = True
-            self._listeners.send("kepler_training_started", models=len(jobs) + later)
+            self._listeners.call("kepler_training_started", models=len(jobs) + later)
         results: dict[int, FitResult] = {}
         for index, result in self._run(jobs):
             results[index] = result
-            self._listeners.send("kepler_model_trained", model=described(result))
+            self._listeners.call("kepler_model_trained", model=described(result))
         return [results[index] for index in range(len(jobs))]
 
 

@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_limits
 from kepler_core.errors import MissingExtraError, UsageError
 from kepler_core.pipeline.fit import FitJob, FitResult, fit
 from kepler_core.plugins import registry
-from kepler_core.plugins.entries import OWN
+from kepler_core.plugins.settings import OWN
 
 Backend = Literal["loky", "threading", "dask"]
 

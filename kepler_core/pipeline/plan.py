@@ -11,8 +11,8 @@ import numpy as np
 from kepler_core.contracts import Extractor, IsolationContext, Isolator
 from kepler_core.dataset import Dataset
 from kepler_core.errors import KeplerError, PluginError
+from kepler_core.messages import one_line
 from kepler_core.pipeline.spec import PipelineSpec, PluginSpec
-from kepler_core.plugins import registry
 from kepler_core.recording.observations import Observations
 from kepler_core.vocabulary import FEATURE_GROUPS, THIRD_PARTY_GROUP, OutputType, group_features
 
@@ -115,7 +115,7 @@ def _dataset_of(wanted: Wanted, extractor: Extractor, isolator: Isolator, contex
     except KeplerError as error:
         raise PluginError(f"{type(at).__name__}: {error}") from error
     except Exception as error:  # somebody else's code
-        raise PluginError(f"{type(at).__name__} failed: {registry.one_line(error)}") from error
+        raise PluginError(f"{type(at).__name__} failed: {one_line(error)}") from error
     return attrs.evolve(dataset, output_type=output_type)
 
 

@@ -9,8 +9,9 @@ from kepler_core.errors import KeplerError, UnknownPluginError
 from kepler_core.models.power_model import METADATA_FILE
 from kepler_core.pipeline.spec import PipelineSpec
 from kepler_core.plugins import registry
-from kepler_core.plugins.entries import OWN, PluginEntry
+from kepler_core.plugins.entries import PluginEntry
 from kepler_core.plugins.hooks import hook_entries
+from kepler_core.plugins.settings import OWN
 from kepler_core.recording.observations import Observations
 from kepler_core.store.store import Store
 
@@ -47,11 +48,11 @@ def described(entry: PluginEntry) -> dict[str, Any]:
 
 
 def requirements(plugins: Iterable[Mapping[str, Any]]) -> list[str]:
-    """`distribution==version` of plugins, sorted; single files as comments."""
+    """`distribution==version` of plugins, sorted."""
     found = set()
     for plugin in plugins:
         distribution, version = plugin["distribution"], plugin["version"]
-        found.add(f"# {distribution}: a single file" if distribution.endswith(".py") else f"{distribution}=={version}")
+        found.add(f"{distribution}=={version}")
     return sorted(found)
 
 

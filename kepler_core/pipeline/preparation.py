@@ -18,7 +18,7 @@ from kepler_core.pipeline.rows import training_rows
 from kepler_core.pipeline.spec import PipelineSpec, PluginSpec
 from kepler_core.pipeline.validation import folds
 from kepler_core.plugins import registry
-from kepler_core.plugins.hooks import Events
+from kepler_core.plugins.hooks import Hooks
 from kepler_core.vocabulary import OutputType
 
 
@@ -35,7 +35,7 @@ class Prepared:
 class Preparation:
     """Extracts, isolates and samples the data sets of a training."""
 
-    def __init__(self, spec: PipelineSpec, context: IsolationContext, slot: NodeTypeSlot, listeners: Events) -> None:
+    def __init__(self, spec: PipelineSpec, context: IsolationContext, slot: NodeTypeSlot, listeners: Hooks) -> None:
         self._spec = spec
         self._slot = slot
         self._listeners = listeners
@@ -65,7 +65,7 @@ class Preparation:
             notes=[{**place, "note": note} for note in dataset.notes],
             skipped=[Skipped(*wanted[:3], reason) for reason in unused_nodes(dataset, context.observations)],
         )
-        self._listeners.send("kepler_dataset_ready", dataset=dataset)
+        self._listeners.call("kepler_dataset_ready", dataset=dataset)
         try:
             prepared.jobs = self._jobs(dataset)
         except TrainingError as error:

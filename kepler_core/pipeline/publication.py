@@ -20,7 +20,7 @@ from kepler_core.pipeline.node_types import NodeTypeSlot, find_slot
 from kepler_core.pipeline.plugins import used_plugins
 from kepler_core.pipeline.report import Report
 from kepler_core.pipeline.spec import PipelineSpec
-from kepler_core.plugins.hooks import Events
+from kepler_core.plugins.hooks import Hooks
 from kepler_core.store.layout import pipeline_files
 from kepler_core.store.store import Store
 
@@ -35,7 +35,7 @@ class Publication:
     context: IsolationContext
     store: Store
     machine: Machine | None
-    listeners: Events
+    listeners: Hooks
 
     def publish(self, slot: NodeTypeSlot, results: Sequence[FitResult], report: Report) -> int:
         """Publish the trained models beside those of other node types, and return the version.
@@ -93,7 +93,7 @@ class Publication:
     def _files_of_listeners(self, files: Mapping[str, bytes], slot: NodeTypeSlot) -> dict[str, bytes]:
         """Return the files that listeners add to the pipeline; leave out those with an unusable path."""
         additions: dict[str, bytes] = {}
-        self.listeners.send(
+        self.listeners.call(
             "kepler_publishing",
             pipeline=self.spec.name,
             files=additions,

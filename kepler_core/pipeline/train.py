@@ -22,7 +22,7 @@ from kepler_core.pipeline.preparation import Preparation, Prepared
 from kepler_core.pipeline.publication import Publication
 from kepler_core.pipeline.report import Report, described
 from kepler_core.pipeline.spec import PipelineSpec
-from kepler_core.plugins.hooks import Events, events
+from kepler_core.plugins.hooks import Hooks, hooks
 from kepler_core.recording.observations import Observations
 from kepler_core.store.store import Store
 
@@ -35,7 +35,7 @@ def train(
     backend: Backend = "loky",
     scheduler: str | None = None,
     jobs: int | None = None,
-    listeners: Events | None = None,
+    listeners: Hooks | None = None,
     machine: Machine | None = None,
     idle: Observations | None = None,
     profile: Mapping[str, Any] | None = None,
@@ -51,7 +51,7 @@ def train(
     """
     if scheduler is not None and backend != "dask":
         raise UsageError("--scheduler goes with --backend dask")
-    listeners = listeners or events()
+    listeners = listeners or hooks()
     report = Report(spec.name, store.location)
     store.check_writable(spec.name)
     slot = find_slot(store, spec.name, machine)
@@ -70,7 +70,7 @@ def train(
     publication = Publication(spec, context, store, machine, listeners)
     report.version = publication.publish(slot, results, report)
     report.seconds["publish"] = round(time.perf_counter() - started, 3)
-    listeners.send(
+    listeners.call(
         "kepler_model_published",
         pipeline=spec.name,
         version=report.version,

@@ -1,1 +1,1 @@
-"""Find, load and call plugins: entry points, registries, hooks."""
+"""Plugins: find them in the metadata of installed distributions, load them by name, call their hooks."""

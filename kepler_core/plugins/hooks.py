@@ -1,21 +1,20 @@
-"""Events that anyone may listen to, on pluggy.
+"""The hooks that listeners implement, on pluggy.
 
-A listener is a module or an object (not a class) with functions of these names, marked with
-`hookimpl`, and named by an entry point in the group `kepler.hooks`:
+A listener is a module or an object (not a class) with functions that are named like hooks and marked
+with `hookimpl`. An entry point in the group `kepler.hooks` names it:
 
     kepler.hooks =
         audit = my_package.audit
 
-The progress bar, the audit log, the metrics and the report are such listeners. A listener that
-raises is reported and does not stop what it listens to, unless it is marked with
-`hookimpl(strict=True)`. `Events.trace` is told of every call.
+The progress bar, the audit log, the metrics and the report are listeners. A listener that raises is
+reported in the log and stops nothing, unless its function is marked with `hookimpl(strict=True)`.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
@@ -23,8 +22,10 @@ import attrs
 import pluggy
 
 from kepler_core.errors import HookError, PluginError, close_matches
-from kepler_core.plugins.entries import PluginEntry, exits_are_errors, installed
-from kepler_core.plugins.registry import entry_of, import_problem, one_line
+from kepler_core.messages import one_line
+from kepler_core.plugins.entries import PluginEntry, installed_plugins
+from kepler_core.plugins.loading import load_entry
+from kepler_core.plugins.problems import import_problem
 
 if TYPE_CHECKING:
     import click
@@ -36,12 +37,12 @@ if TYPE_CHECKING:
 GROUP = "kepler.hooks"
 
 NEVER_STRICT = frozenset({"kepler_model_selected", "kepler_prediction_failed", "kepler_register_commands"})
-"""Events at which nothing is stopped by a strict listener: an answer is not withheld for it."""
+"""Hooks in which `strict` has no effect: a listener cannot withhold an answer from a client."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 hookspec = pluggy.HookspecMarker("kepler")
-_mark = pluggy.HookimplMarker("kepler")
+_pluggy_hookimpl = pluggy.HookimplMarker("kepler")
 
 log = logging.getLogger(__name__)
 
@@ -51,55 +52,40 @@ def hookimpl(function: F) -> F: ...
 @overload
 def hookimpl(*, strict: bool = False, tryfirst: bool = False, trylast: bool = False) -> Callable[[F], F]: ...
 def hookimpl(function: Any = None, *, strict: bool = False, tryfirst: bool = False, trylast: bool = False) -> Any:
-    """Marks a function that listens to the event of its name.
+    """Mark a function as the implementation of the hook of its name.
 
-    `strict`: what it raises stops what it listens to. `tryfirst`, `trylast`: called before or after
-    the other listeners.
+    `strict`: an exception of the function becomes a `HookError` that ends the caller of the hook.
+    `tryfirst`, `trylast`: call the function before or after those of the other listeners.
     """
 
-    def marked(found: F) -> F:
-        found.kepler_strict = strict  # type: ignore[attr-defined]
-        return _mark(tryfirst=tryfirst, trylast=trylast)(found)
+    def mark(implementation: F) -> F:
+        implementation.kepler_strict = strict  # type: ignore[attr-defined]
+        return _pluggy_hookimpl(tryfirst=tryfirst, trylast=trylast)(implementation)
 
-    return marked if function is None else marked(function)
-
-
-@attrs.frozen
-class HookCall:
-    """One call of one listener."""
-
-    event: str
-    listener: str
-    """`distribution:name`, or the class of a listener that the program itself registered."""
-    seconds: float
-    failure: str | None
-    """What it raised, one line."""
-
-
-def hook_entries() -> list[PluginEntry]:
-    """The installed listeners, those that are refused included; none is imported for it."""
-    return sorted(entry_of(claim) for claim in installed().claims(GROUP))
+    return mark if function is None else mark(function)
 
 
 class HookSpecs:
-    """What can be listened to. Listeners may leave out arguments that they do not use."""
+    """All hooks with their arguments. Listeners may leave out arguments that they do not use."""
 
     @hookspec
     def kepler_recording_loaded(self, recording: Recording) -> None:
-        """A recording was read."""
+        """Called after a recording was read."""
 
     @hookspec
     def kepler_dataset_ready(self, dataset: Dataset) -> None:
-        """A data set is about to be trained on."""
+        """Called before models are trained on a data set."""
 
     @hookspec
     def kepler_training_started(self, models: int) -> None:
-        """So many models are going to be trained."""
+        """Called before a training fits its models; `models` is their number."""
 
     @hookspec
     def kepler_model_trained(self, model: Mapping[str, Any]) -> None:
-        """One model is trained and validated (`model` as in `train --json`), or it failed (it has
-        a `reason`)."""
+        """Called after a model was trained and validated, or failed.
+
+        `model` has the keys of a model in `train --json`; a failed one has the key `reason`.
+        """
 
     @hookspec
     def kepler_publishing(
@@ -112,60 +98,109 @@ class HookSpecs:
         machine_spec: Mapping[str, Any],
         profile: Mapping[str, Any] | None,
     ) -> None:
-        """A pipeline is about to be published: put files of your own into `files` (empty), by path below
-        the pipeline. `profile` is the node type's, as it was given or stored before."""
+        """Called before a pipeline is published.
+
+        `files` is empty. A listener adds files to it, by path below the pipeline. `profile` is the
+        profile of the node type: the one passed to the training, or else the stored one.
+        """
 
     @hookspec
     def kepler_model_published(self, pipeline: str, version: int, path: str) -> None:
-        """A pipeline's models are in the store."""
+        """Called after a pipeline's models were published."""
 
     @hookspec
     def kepler_store_changed(self, store: str, pipeline: str, action: str, version: int) -> None:
-        """Another version of a pipeline is the current one; `action` is "publish" or "roll back"."""
+        """Called after another version of a pipeline became the current one.
+
+        `action` is "publish" or "roll back".
+        """
 
     @hookspec
     def kepler_model_selected(self, model: Mapping[str, Any]) -> None:
-        """A model was chosen for use."""
+        """Called after a model was selected for use; `model` is its metadata."""
 
     @hookspec
     def kepler_prediction_failed(self, reason: str) -> None:
-        """A request for watts could not be answered."""
+        """Called after the estimator could not answer a request for watts."""
 
     @hookspec
     def kepler_register_commands(self, cli: click.Group) -> None:
-        """Add commands to `kepler-model`."""
+        """Called before the commands of `kepler-model` are listed; add yours to `cli`."""
 
 
-class Events:
-    """Calls the listeners of one event after the other; none of them can break the caller."""
+@attrs.frozen
+class HookCall:
+    """One call of one listener."""
+
+    hook: str
+    listener: str
+    """`distribution:name`, or the class of a listener that the program itself registered."""
+    seconds: float
+    failure: str | None
+    """The exception that the listener raised, on one line."""
+
+
+class Hooks:
+    """Calls hooks. A listener that fails cannot break the caller."""
 
     def __init__(self, only: str | None = None) -> None:
-        """With the installed listeners, or `only` the one of that full name."""
+        """Register the installed listeners, or only the one with the full name `only`."""
         self.manager = pluggy.PluginManager("kepler")
         self.manager.add_hookspecs(HookSpecs)
         self.broken: dict[str, str] = {}
+        """Full name of a listener that cannot be used -> the reason."""
         self.trace: Callable[[HookCall], None] | None = None
-        """Told of every call after it; for `--trace-hooks`."""
-        self._said: set[str] = set()
-        self._load(only)
+        """Receives every call of a listener after the call, for `--trace-hooks`."""
+        self._reported: set[str] = set()
+        self._register_installed(only)
 
-    def _load(self, only: str | None) -> None:
-        known = [entry.full_name for entry in hook_entries()]
-        if only is not None and only not in known:
-            raise PluginError(f"no hook {only!r}; {close_matches(only, known)}")
-        for claim in installed().claims(GROUP):
-            entry = entry_of(claim)
+    def call(self, hook: str, **arguments: Any) -> None:
+        """Call all listeners of a hook.
+
+        Logs the exception of a listener once, with the listener's name. Raises `HookError` for the first
+        strict listener that failed, after all listeners were called.
+        """
+        errors: list[HookError] = getattr(self.manager.hook, hook)(**arguments)
+        for error in errors:
+            raise error
+
+    def has_listeners(self, hook: str) -> bool:
+        """Return whether any listener implements a hook."""
+        return bool(getattr(self.manager.hook, hook).get_hookimpls())
+
+    def listen(self, listener: object) -> None:
+        """Register a listener of the program itself; raise `PluginError` if it is not one."""
+        try:
+            self._register(listener)
+        except (ValueError, pluggy.PluginValidationError) as error:
+            raise PluginError(f"{listener!r} cannot listen: {one_line(error)}") from error
+
+    def listeners(self) -> list[str]:
+        """Return the full names of the installed listeners that are registered, sorted."""
+        return sorted(name for name, plugin in self.manager.list_name_plugin() if plugin is not None and ":" in name)
+
+    def hooks_of(self, name: str) -> dict[str, bool]:
+        """Return the hooks that a listener implements, each with whether it is strict there."""
+        return {
+            caller_name: bool(getattr(implementation.function, "kepler_strict", False))
+            for caller_name, implementation in self._implementations(self.manager.get_plugin(name))
+        }
+
+    def _register_installed(self, only: str | None) -> None:
+        entries = hook_entries()
+        names = [entry.full_name for entry in entries]
+        if only is not None and only not in names:
+            raise PluginError(f"no hook {only!r}; {close_matches(only, names)}")
+        for entry in entries:
             name = entry.full_name
             if entry.turned_off or only not in (None, name):
                 continue
             try:
-                if entry.refused:
-                    raise PluginError(entry.refused)
-                with exits_are_errors():
-                    listener = claim.entry_point.load()
-                self._register(listener, name)
-            except (Exception, SystemExit) as error:  # somebody else's code
-                reason = str(error) if isinstance(error, PluginError) else None
+                if entry.refusal is not None:
+                    raise PluginError(str(entry.refusal))
+                self._register(load_entry(entry), name)
+            except (Exception, SystemExit) as error:  # third-party code
+                reason = str(error) if isinstance(error, PluginError) else ""
                 self.broken[name] = reason or import_problem(error, name, entry.distribution)
                 log.warning("hook %s cannot be used: %s", name, self.broken[name])
 
@@ -175,72 +210,65 @@ class Events:
         self.manager.register(listener, name)
         try:
             self.manager.check_pending()
-            for caller in self.manager.get_hookcallers(listener) or ():
-                for implementation in caller.get_hookimpls():
-                    if implementation.plugin is listener and (implementation.wrapper or implementation.hookwrapper):
-                        raise PluginError(f"{caller.name}: wrappers are not supported, listeners only")
+            for hook, implementation in self._implementations(listener):
+                if implementation.wrapper or implementation.hookwrapper:
+                    raise PluginError(f"{hook}: wrappers are not supported, listeners only")
+                # pluggy stops at the first implementation that raises. So each function is replaced by
+                # one that does not raise; all else is pluggy's own call.
+                implementation.function = self._isolated(hook, implementation)  # type: ignore[misc]
         except Exception:
-            # or every later check would find it and blame another listener
+            # otherwise check_pending would fail for every later listener, too
             self.manager.unregister(listener)
             raise
 
-    def listen(self, listener: object) -> None:
-        """Register a listener for the life of these events; `PluginError` if it cannot listen."""
-        try:
-            self._register(listener)
-        except (ValueError, pluggy.PluginValidationError) as error:
-            raise PluginError(f"{listener!r} cannot listen: {one_line(error)}") from error
+    def _implementations(self, listener: object) -> Iterator[tuple[str, pluggy.HookImpl]]:
+        """Yield the hooks of a registered listener with its implementations."""
+        for caller in self.manager.get_hookcallers(listener) or ():
+            for implementation in caller.get_hookimpls():
+                if implementation.plugin is listener:
+                    yield caller.name, implementation
 
-    def send(self, event: str, **arguments: Any) -> None:
-        """Tell all listeners; what one of them raises is logged once, with its name.
+    def _isolated(self, hook: str, implementation: pluggy.HookImpl) -> Callable[..., HookError | None]:
+        """Return a listener's function that logs its exceptions instead of raising them.
 
-        `HookError` if one that raises is strict; the others were told all the same.
+        If the function is strict it returns the `HookError`, which pluggy puts into the results of the
+        call. It returns None otherwise, and pluggy drops that.
         """
-        strict: HookError | None = None
-        # pluggy keeps them in the reverse of the order in which they are to be called
-        for implementation in reversed(getattr(self.manager.hook, event).get_hookimpls()):
-            name = self._name(implementation)
+        function = implementation.function
+        # pluggy names a listener that the program registered by a number
+        number = implementation.plugin_name.isdigit()
+        listener = type(implementation.plugin).__name__ if number else implementation.plugin_name
+        strict = bool(getattr(function, "kepler_strict", False))
+
+        def isolated(*arguments: Any, **keywords: Any) -> HookError | None:
             started = time.perf_counter()
             failure = None
             try:
-                implementation.function(*[arguments[argument] for argument in implementation.argnames])
-            except (Exception, SystemExit) as error:  # somebody else's code
+                function(*arguments, **keywords)
+            except (Exception, SystemExit) as error:  # third-party code
                 failure = one_line(error)
-                said = f"hook {name}: {event} failed: {failure}"
-                if getattr(implementation.function, "kepler_strict", False) and event not in NEVER_STRICT:
-                    strict = strict or HookError(said)
-                elif said not in self._said:
-                    self._said.add(said)
-                    log.warning("%s", said)
             if self.trace is not None:
-                self.trace(HookCall(event, name, time.perf_counter() - started, failure))
-        if strict is not None:
-            raise strict
+                self.trace(HookCall(hook, listener, time.perf_counter() - started, failure))
+            if failure is None:
+                return None
+            message = f"hook {listener}: {hook} failed: {failure}"
+            if strict and hook not in NEVER_STRICT:
+                return HookError(message)
+            if message not in self._reported:
+                self._reported.add(message)
+                log.warning("%s", message)
+            return None
 
-    def heard(self, event: str) -> bool:
-        """Whether anybody listens to an event."""
-        return bool(getattr(self.manager.hook, event).get_hookimpls())
+        isolated.kepler_strict = strict  # type: ignore[attr-defined]
+        return isolated
 
-    def listeners(self) -> list[str]:
-        """The names of the installed listeners that are in use, sorted."""
-        return sorted(name for name, plugin in self.manager.list_name_plugin() if plugin is not None and ":" in name)
 
-    def events_of(self, name: str) -> dict[str, bool]:
-        """The events that a listener listens to -> whether it is strict there."""
-        found = {}
-        for caller in self.manager.get_hookcallers(self.manager.get_plugin(name)) or ():
-            for implementation in caller.get_hookimpls():
-                if implementation.plugin_name == name:
-                    found[caller.name] = bool(getattr(implementation.function, "kepler_strict", False))
-        return found
-
-    def _name(self, implementation: pluggy.HookImpl) -> str:
-        # one that the program registered has no name but a number
-        name = implementation.plugin_name
-        return type(implementation.plugin).__name__ if name.isdigit() else name
+def hook_entries() -> tuple[PluginEntry, ...]:
+    """Return the installed listeners, refused ones included, sorted by name."""
+    return installed_plugins().of(GROUP)
 
 
 @lru_cache(maxsize=1)
-def events() -> Events:
-    """The events of this process, with the installed listeners."""
-    return Events()
+def hooks() -> Hooks:
+    """Return the hooks of this process, with the installed listeners."""
+    return Hooks()

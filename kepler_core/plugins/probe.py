@@ -1,87 +1,81 @@
-"""Importing plugins in a process of their own, and what that does: `plugins doctor` and the checks use it.
+"""Import modules in a process of their own and report what the imports did.
 
-Run as a program (`python -m kepler_core.plugins.probe FD`) it reads one request as JSON from standard
-input and answers with JSON on a descriptor that what is imported does not print to.
+A parent calls `run_probe`, which starts a program and reads its results. `import_alone` uses the program
+in this module (`python -m kepler_core.plugins.probe FD`): it reads a JSON list of module names from
+standard input and writes JSON to the descriptor FD, to which the imported modules do not print.
+`kepler_core.cli.plugin_probe` is the program of `plugins doctor`; it runs the checks, too.
 """
 
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
 import attrs
 import msgspec
 
-from kepler_core.plugins.entries import OWN, PluginEntry
+from kepler_core.errors import PluginError
+from kepler_core.messages import one_line
 
-TIMEOUT = 120.0
-"""Seconds after which an import counts as hanging."""
+TIMEOUT_SECONDS = 120.0
+"""An import that takes longer counts as hanging."""
 
-# what well-known libraries set for themselves when they are imported
-_USUAL_VARIABLES = ("KMP_", "OMP_", "OPENBLAS_", "MKL_", "NUMEXPR_", "XGBOOST_", "LIGHTGBM_", "JOBLIB_", "TF_")
+# variables that well-known libraries set for themselves when they are imported
+_LIBRARY_VARIABLES = ("KMP_", "OMP_", "OPENBLAS_", "MKL_", "NUMEXPR_", "XGBOOST_", "LIGHTGBM_", "JOBLIB_", "TF_")
 
 
 @attrs.frozen
-class Imported:
-    """What an import did."""
+class ImportResult:
+    """What an import did, and which checks failed after it."""
 
     problem: str = ""
-    """Why it failed, one line."""
+    """Why the import failed, on one line; "" if it did not."""
     missing: str = ""
     """The module that is not installed, if that is the problem."""
     seconds: float = 0.0
-    """Of the import alone, without kepler-core and NumPy, and without waiting for a busy processor."""
+    """Duration of the import, without that of kepler-core and NumPy."""
     megabytes: float = 0.0
-    """Memory that it added."""
+    """Memory that the import added to the process."""
     side_effects: tuple[str, ...] = ()
-    """What it did besides."""
+    """Changes of the process besides the import, as verb phrases: "starts a thread"."""
     failures: tuple[str, ...] = ()
-    """Checks of its contract that failed."""
+    """Checks of the plugin's contract that failed."""
     notes: tuple[str, ...] = ()
-    """What could not be looked at."""
-    no_answer: bool = False
-    """The process ended, or had to be ended, before it could say anything."""
+    """Remarks, for example that the checks could not run."""
+    ending: str = ""
+    """How the process ended without a result: "exit code 9", "signal 9", "timeout"; "" if it has one."""
 
 
 @lru_cache(maxsize=256)
-def import_alone(module: str) -> Imported:
+def import_alone(module: str) -> ImportResult:
     """Import a module in a fresh interpreter."""
-    return _run({"modules": [module]}, TIMEOUT)[0]
+    return run_probe("kepler_core.plugins.probe", [module])[0]
 
 
-def import_entries(entries: Sequence[PluginEntry], *, checks: bool, timeout: float = TIMEOUT) -> list[Imported]:
-    """Load plugins of one module in a fresh interpreter, and run the checks of their contracts there.
+def run_probe(program: str, request: Any, timeout: float = TIMEOUT_SECONDS) -> list[ImportResult]:
+    """Run a probe program in a fresh interpreter and return its results.
 
-    If that process ends early, each plugin is given one of its own.
+    If the program ends early or takes longer than `timeout` seconds, the list holds one result with
+    its `ending`.
     """
-    request = {"entries": [attrs.asdict(entry) for entry in entries], "checks": checks}
-    found = _run(request, timeout)
-    if len(entries) > 1 and len(found) != len(entries):
-        return [import_entries([entry], checks=checks, timeout=timeout)[0] for entry in entries]
-    if checks and found[0].no_answer:
-        alone = import_entries(entries, checks=False, timeout=timeout)[0]
-        if not alone.problem:  # then it was not the import
-            return [attrs.evolve(alone, failures=(found[0].problem.replace("imports", "checks"),))]
-    return found
-
-
-def _run(request: dict[str, Any], timeout: float) -> list[Imported]:
-    # a file, not a pipe: nobody has to read while the other process writes
-    with tempfile.TemporaryFile() as answers:
+    # a file, because a pipe would need a reader while the program runs
+    with tempfile.TemporaryFile() as results:
         with subprocess.Popen(
-            [sys.executable, "-m", "kepler_core.plugins.probe", str(answers.fileno())],
+            [sys.executable, "-m", program, str(results.fileno())],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            pass_fds=(answers.fileno(),),
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)},
+            pass_fds=(results.fileno(),),
+            env=probe_environment(),
             start_new_session=True,
         ) as process:
             try:
@@ -89,143 +83,82 @@ def _run(request: dict[str, Any], timeout: float) -> list[Imported]:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.communicate()
-                return [Imported(f"does not end within {timeout:g} s", no_answer=True)]
-        answers.seek(0)
-        answer = answers.read()
-    if not answer:
+                return [ImportResult(f"does not end within {timeout:g} s", ending="timeout")]
+        results.seek(0)
+        content = results.read()
+    if not content:
         code = process.returncode
-        how = f"signal {-code}" if code < 0 else f"exit code {code}"
-        return [Imported(f"ends the process that imports it ({how})", no_answer=True)]
-    return msgspec.json.decode(answer, type=list[Imported])
+        ending = f"signal {-code}" if code < 0 else f"exit code {code}"
+        return [ImportResult(f"ends the process that imports it ({ending})", ending=ending)]
+    return msgspec.json.decode(content, type=list[ImportResult])
+
+
+def probe_environment() -> dict[str, str]:
+    """Return the environment of a process that imports from where this process imports."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
 
 
 # --- in the other process ---------------------------------------------------------------------------
 
 
-def main() -> None:
-    """Answer one request, and end without anybody's exit handlers."""
-    import kepler_core.plugins.hooks  # noqa: F401 - what every plugin may expect to be there
+def observe_import(load: Callable[[], Any]) -> tuple[Any, ImportResult]:
+    """Call `load`, which imports something, and return its result with what the import did."""
+    out, err = io.StringIO(), io.StringIO()
+    problem = missing = ""
+    loaded: Any = None
+    state, megabytes, started = _process_state(), _peak_megabytes(), time.perf_counter()
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            loaded = load()
+    except PluginError as error:
+        # the cause of a registry's error is the reason without the plugin's name
+        reason = error.__cause__ if isinstance(error.__cause__, PluginError) else error
+        problem, missing = str(reason), _missing_module(reason.__cause__)
+    except (Exception, SystemExit) as error:  # third-party code
+        problem, missing = one_line(error), _missing_module(error)
+    seconds = time.perf_counter() - started
+    new_state = _process_state()
+    side_effects = [change for change, value in state.items() if new_state[change] != value]
+    if out.tell() or err.tell():
+        side_effects.append("prints")
+    return loaded, ImportResult(
+        problem=problem,
+        missing=missing,
+        seconds=round(seconds, 3),
+        megabytes=round(max(_peak_megabytes() - megabytes, 0.0), 1),
+        side_effects=tuple(side_effects),
+    )
 
-    answers = int(sys.argv[1])
+
+def answer_request(probe: Callable[[Any], Sequence[ImportResult]]) -> None:
+    """Read a request from standard input, write the results of `probe`, and end the process.
+
+    The results are written in one piece at the end: a process that ends before that has no result. Exit
+    handlers of the imported modules do not run.
+    """
+    import kepler_core.plugins.hooks  # noqa: F401 - imported before any plugin, so that no plugin bears its time
+
+    descriptor = int(sys.argv[1])
     request = json.loads(sys.stdin.buffer.read())
-    wanted = request.get("modules") or [
-        PluginEntry(**{**entry, "aliases": tuple(entry["aliases"])}) for entry in request["entries"]
-    ]
-    # in one piece at the end: a process that ends before it has nothing said
-    content = msgspec.json.encode([_imported(one, request.get("checks", False)) for one in wanted])
-    with open(answers, "wb", closefd=False) as file:
+    content = msgspec.json.encode(list(probe(request)))
+    with open(descriptor, "wb", closefd=False) as file:
         file.write(content)
     os._exit(0)
 
 
-def _imported(wanted: PluginEntry | str, checks: bool) -> Imported:
-    """Import one plugin, look at what that did, and run its checks if asked to."""
-    import io
-    import time
-
-    from kepler_core.errors import PluginError
-    from kepler_core.plugins import registry
-
-    out, err = io.StringIO(), io.StringIO()
-    problem = missing = ""
-    loaded: Any = None
-    before, memory, started = _state(), _memory(), time.perf_counter() - _waited()
-    try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            loaded = _load(wanted)
-    except PluginError as error:
-        # the cause is the reason without the plugin's name, which is known here
-        reason = error.__cause__ if isinstance(error.__cause__, PluginError) else error
-        problem = str(reason)
-        cause = reason.__cause__
-        missing = (cause.name or "") if isinstance(cause, ModuleNotFoundError) else ""
-    except (Exception, SystemExit) as error:  # somebody else's code
-        problem = registry.one_line(error)
-        missing = (error.name or "") if isinstance(error, ModuleNotFoundError) else ""
-    seconds = round(max(time.perf_counter() - _waited() - started, 0.0), 3)
-    after = _state()
-    side_effects = [what for what, value in before.items() if after[what] != value]
-    if out.tell() or err.tell():
-        side_effects.append("prints")
-    failures: list[str] = []
-    notes: list[str] = []
-    if isinstance(loaded, type) and isinstance(wanted, PluginEntry):
-        if needed := registry.missing_modules(loaded):
-            missing = needed[0]
-            needs = f"needs {', '.join(needed)}: pip install 'kepler-core[{loaded.extra}]'"  # type: ignore[attr-defined]
-            if wanted.distribution == OWN:  # what comes with kepler-core need not all be wanted
-                notes.append(needs)
-            else:
-                problem = needs
-        elif checks:
-            failures, notes, missing = _check(loaded, wanted)
-    return Imported(
-        problem=problem,
-        missing=missing,
-        seconds=seconds,
-        megabytes=round(max(_memory() - memory, 0.0), 1),
-        side_effects=tuple(side_effects),
-        failures=tuple(failures),
-        notes=tuple(notes),
-    )
-
-
-def _load(wanted: PluginEntry | str) -> Any:
+def _import_modules(modules: Sequence[str]) -> list[ImportResult]:
     import importlib
+    from functools import partial
 
-    from kepler_core.errors import PluginError
-    from kepler_core.plugins import registry
-    from kepler_core.plugins.hooks import GROUP, Events
-
-    if isinstance(wanted, str):
-        return importlib.import_module(wanted)
-    if wanted.namespace != GROUP:
-        return registry.REGISTRIES[wanted.namespace].load(wanted)
-    for reason in Events(only=wanted.full_name).broken.values():
-        raise PluginError(reason)
-    return None
+    return [observe_import(partial(importlib.import_module, module))[1] for module in modules]
 
 
-def _check(plugin: type[Any], entry: PluginEntry) -> tuple[list[str], list[str], str]:
-    """What the checks of its contract find, what could not be checked, and the module that is missing."""
-    import io
-
-    from kepler_core.plugins import registry
-
-    try:
-        from kepler_core.testing import CheckError, checks_of
-    except ModuleNotFoundError as error:
-        note = f"not checked against its contract: that needs {error.name}: pip install 'kepler-core[train]'"
-        return [], [note], ""
-    required = [argument.name for argument in registry.arguments_of(plugin) if argument.required]
-    if required:
-        note = f"not checked against its contract: it needs the argument {required[0]!r}; its own tests must"
-        return [], [note], ""
-    found: dict[str, list[str]] = {}
-    for check in checks_of(plugin):
-        if check.name == "import_has_no_side_effects":
-            continue  # seen at the import
-        try:
-            with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-                check()
-        except CheckError as error:
-            cause = error.__cause__
-            if isinstance(cause, ModuleNotFoundError):
-                return [registry.import_problem(cause, entry.name, entry.distribution)], [], cause.name or ""
-            # after the plugin's name and the check's
-            reason = " ".join(str(error).split(": ", 2)[-1].split())[:500]
-            found.setdefault(reason, []).append(check.name)
-    return (
-        [
-            f"{names[0]}: {reason}" if len(names) == 1 else f"{reason} ({len(names)} checks: {', '.join(names)})"
-            for reason, names in found.items()
-        ],
-        [],
-        "",
-    )
+def _missing_module(error: BaseException | None) -> str:
+    return (error.name or "") if isinstance(error, ModuleNotFoundError) else ""
 
 
-def _state() -> dict[str, Any]:
+def _process_state() -> dict[str, Any]:
+    """Return what an import should leave alone, by the side effect that a difference means."""
     import logging
     import signal
     import threading
@@ -235,7 +168,7 @@ def _state() -> dict[str, Any]:
     return {
         "changes the working directory": os.getcwd(),
         "changes environment variables": {
-            key: value for key, value in os.environ.items() if not key.startswith(_USUAL_VARIABLES)
+            key: value for key, value in os.environ.items() if not key.startswith(_LIBRARY_VARIABLES)
         },
         "changes sys.path": list(sys.path),
         "changes signal handlers": {int(number): signal.getsignal(number) for number in numbers},
@@ -246,17 +179,8 @@ def _state() -> dict[str, Any]:
     }
 
 
-def _waited() -> float:
-    """Seconds that this thread was ready to run while others had the processor; 0 where nobody counts."""
-    try:
-        with open("/proc/thread-self/schedstat") as file:
-            return int(file.read().split()[1]) / 1e9
-    except (OSError, IndexError, ValueError):
-        return 0.0
-
-
-def _memory() -> float:
-    """The most megabytes of memory that this process has had."""
+def _peak_megabytes() -> float:
+    """Return the peak memory of this process so far; 0 if the kernel does not report it."""
     with open("/proc/self/status") as status:
         for line in status:
             if line.startswith("VmHWM:"):
@@ -265,4 +189,4 @@ def _memory() -> float:
 
 
 if __name__ == "__main__":
-    main()
+    answer_request(_import_modules)

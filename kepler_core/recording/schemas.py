@@ -10,6 +10,7 @@ from kepler_core.contracts import MetricMapping, MetricSchema
 from kepler_core.errors import PluginError
 from kepler_core.messages import one_line
 from kepler_core.plugins import registry
+from kepler_core.plugins.arguments import create
 from kepler_core.plugins.entries import PluginEntry
 
 log = logging.getLogger(__name__)
@@ -23,7 +24,7 @@ def _instances(entries: tuple[PluginEntry, ...]) -> tuple[tuple[str, MetricSchem
     schemas = []
     for name, plugin in sorted(registry.metric_schemas.load_all()[0].items()):
         try:
-            schemas.append((name, registry.create(plugin, name, {})))
+            schemas.append((name, create(plugin, name, {})))
         except PluginError as error:
             log.warning("metric schema %s is not used: %s", name, error)
     return tuple(schemas)
@@ -62,13 +63,13 @@ def map_metric(schema: MetricSchema, metric: str) -> MetricMapping | None:
     unreadable. The first error of each schema is logged.
     """
     try:
-        mapping = schema.meaning(metric)
+        mapping = schema.mapping(metric)
         if mapping is not None and not isinstance(mapping, MetricMapping):
             raise TypeError(f"{mapping!r} is no MetricMapping")
     except Exception as error:  # a plugin may raise anything
         if type(schema) not in _reported:
             _reported.add(type(schema))
             name = registry.metric_schemas.full_name(type(schema))
-            log.warning("metric schema %s: meaning(%.40r) failed: %s", name, metric, one_line(error))
+            log.warning("metric schema %s: mapping(%.40r) failed: %s", name, metric, one_line(error))
         return None
     return mapping

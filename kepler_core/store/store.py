@@ -74,9 +74,9 @@ class Store(ABC):
         self._notify(pipeline, "roll back", version)
 
     def _notify(self, pipeline: str, action: str, version: int) -> None:
-        from kepler_core.plugins.hooks import events
+        from kepler_core.plugins.hooks import hooks
 
-        events().send(
+        hooks().call(
             "kepler_store_changed", store=shown_url(self.location), pipeline=pipeline, action=action, version=version
         )
 

@@ -1,4 +1,4 @@
-"""Checks of plugins against their contracts, for the tests of whoever writes a plugin.
+"""Check plugins against their contracts, for the tests of plugin authors.
 
     from kepler_core.testing import parametrize_with_checks
 
@@ -6,12 +6,13 @@
     def test_contract(check):
         check()
 
-Every check has a name, and its failure says what to do. `check_trainer` and its siblings run all
-checks of one contract at once and need no pytest. Installing kepler-core also gives pytest the
-fixtures of `kepler_core.testing.pytest_plugin`.
+Every check has a name, and its error says how to correct the plugin. `check_trainer` and the other
+`check_` functions run all checks of one contract without pytest. `kepler_core.testing.pytest_plugin`
+has the fixtures that pytest finds where kepler-core is installed.
 """
 
-from kepler_core.testing.checks import Check, CheckError, check_all, checks_of, parametrize_with_checks
+from kepler_core.testing.checks import Check, CheckError
+from kepler_core.testing.collection import check_all, checks_of, parametrize_with_checks
 from kepler_core.testing.contracts import (
     check_energy_source,
     check_extractor,

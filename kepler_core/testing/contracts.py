@@ -1,4 +1,4 @@
-"""`check_trainer` and its siblings: all checks of one contract at once."""
+"""One function per contract that runs all its checks; pytest is not needed."""
 
 from __future__ import annotations
 
@@ -17,23 +17,15 @@ from kepler_core.contracts import (
     Trainer,
 )
 from kepler_core.errors import PluginError
-from kepler_core.testing import energy_sources, extractors, isolators, metric_schemas, model_formats, plugins, trainers
-from kepler_core.testing.checks import Check, check_all, checks_of
-
-GIVEN: dict[type[Plugin], tuple[str, ...]] = {
-    Isolator: ("context",),
-    ModelFormat: ("regressor",),
-    MetricSchema: ("metrics",),
-}
-"""What can be given for the checks of a contract."""
-
-# whose import registers the checks
-_MODULES = (plugins, trainers, isolators, extractors, energy_sources, metric_schemas, model_formats)
+from kepler_core.testing.collection import check_all, checks_of
 
 
 def check_trainer(plugin: type[Trainer] | str, arguments: Mapping[str, Any] | None = None) -> None:
-    """Fits data of all kinds with it, exports and loads what it made; `CheckError` says what is wrong."""
-    check_all(_checks(Trainer, plugin, arguments))
+    """Check a trainer: fit its regressor on many kinds of data, store the model, load it again.
+
+    Raises `CheckError` with all failures, as all functions of this module.
+    """
+    _check(Trainer, plugin, arguments)
 
 
 def check_isolator(
@@ -42,43 +34,46 @@ def check_isolator(
     *,
     context: IsolationContext | None = None,
 ) -> None:
-    """Isolates a small data set; `context` is for one that needs more than observations."""
-    check_all(_checks(Isolator, plugin, arguments, **({} if context is None else {"context": context})))
+    """Check an isolator on a small data set.
+
+    `context` replaces the default one, for an isolator that needs more than observations.
+    """
+    _check(Isolator, plugin, arguments, context=context)
 
 
 def check_extractor(plugin: type[Extractor] | str, arguments: Mapping[str, Any] | None = None) -> None:
-    """Makes data sets of small observations, by node and by container."""
-    check_all(_checks(Extractor, plugin, arguments))
+    """Check an extractor on small observations, by node and by container."""
+    _check(Extractor, plugin, arguments)
 
 
 def check_energy_source(plugin: type[EnergySource] | str) -> None:
-    """Looks at what the meter says of itself, and at what others say."""
-    check_all(_checks(EnergySource, plugin))
+    """Check the attributes of an energy source, also against those of the installed ones."""
+    _check(EnergySource, plugin)
 
 
 def check_metric_schema(plugin: type[MetricSchema] | str, *, metrics: Mapping[str, str] | None = None) -> None:
-    """Asks for metrics of all kinds, and reads a recording of known power in its spelling.
+    """Check a metric schema with many metric names, and with a recording of known power in its spelling.
 
-    `metrics` are names of metrics with what they mean in our vocabulary, e.g.
-    `{"host_power_microwatts": "platform"}`; by default what `spelling` says.
+    `metrics` maps metric names to words of our vocabulary, for example
+    `{"host_power_microwatts": "platform"}`. The default is what `spelling` returns.
     """
-    check_all(_checks(MetricSchema, plugin, None, **({} if metrics is None else {"metrics": metrics})))
+    _check(MetricSchema, plugin, metrics=metrics)
 
 
 def check_model_format(plugin: type[ModelFormat] | str, *, regressor: Regressor | None = None) -> None:
-    """Writes and reads regressors back; `regressor` is an unfitted one that the format can write, by
-    default linear regression or gradient boosting."""
-    given: dict[str, Any] = {} if regressor is None else {"regressor": regressor}
-    check_all(_checks(ModelFormat, plugin, None, **given))
+    """Check that a model format writes regressors and reads them back.
+
+    `regressor` is an unfitted regressor that the format supports. The default is linear regression or
+    gradient boosting.
+    """
+    _check(ModelFormat, plugin, regressor=regressor)
 
 
-def _checks(
-    contract: type[Plugin], plugin: type[Any] | str, arguments: Mapping[str, Any] | None = None, **given: Any
-) -> list[Check]:
-    found = checks_of(plugin, arguments, **given)
-    if not issubclass(found[0].subject.plugin, contract):
-        raise PluginError(f"{found[0].subject.name} is no {contract.__name__}; there is a function for each contract")
-    return found
-
-
-assert all(_MODULES)
+def _check(
+    contract: type[Plugin], plugin: type[Any] | str, arguments: Mapping[str, Any] | None = None, **extras: Any
+) -> None:
+    checks = checks_of(plugin, arguments, **{key: value for key, value in extras.items() if value is not None})
+    subject = checks[0].subject
+    if not issubclass(subject.plugin, contract):
+        raise PluginError(f"{subject.name} is no {contract.__name__}; call the function of its contract")
+    check_all(checks)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import attrs
 import numpy as np
 
 from kepler_core.arrays import FloatArray
-from kepler_core.contracts import Extractor
 from kepler_core.dataset import Dataset
 from kepler_core.frames import node_dataset
 from kepler_core.recording import Observations
-from kepler_core.testing.checks import Subject, check_of, require
+from kepler_core.testing.checks import CheckFunction, Subject, require
 from kepler_core.testing.samples import FEATURES, SOURCE, small_observations
 
 
@@ -20,19 +20,20 @@ def _extract(
     features: tuple[str, ...] = FEATURES,
     components: tuple[str, ...] | None = None,
 ) -> Dataset:
-    found = small_observations() if observations is None else observations
-    wanted = found.sources[SOURCE] if components is None else components
-    made = subject.make().extract(found, features, SOURCE, wanted, by_container=by_container)
+    if observations is None:
+        observations = small_observations()
+    if components is None:
+        components = observations.sources[SOURCE]
+    result = subject.make().extract(observations, features, SOURCE, components, by_container=by_container)
     require(
-        isinstance(made, Dataset), f"extract() returned {type(made).__name__}; return a kepler_core.dataset.Dataset"
+        isinstance(result, Dataset), f"extract() returned {type(result).__name__}; return a kepler_core.dataset.Dataset"
     )
-    dataset: Dataset = made
+    dataset: Dataset = result
     return dataset
 
 
-@check_of(Extractor)
-def says_how_far_back_it_looks(subject: Subject) -> None:
-    """Validation keeps a gap of so many timestamps."""
+def has_a_memory(subject: Subject) -> None:
+    """`memory` is a number of timestamps; validation keeps a gap of that length."""
     memory = subject.make().memory
     require(
         isinstance(memory, int) and memory >= 1,
@@ -40,79 +41,75 @@ def says_how_far_back_it_looks(subject: Subject) -> None:
     )
 
 
-@check_of(Extractor)
-def memory_is_true(subject: Subject) -> None:
-    """A row does not know of what is further away than `memory` timestamps."""
-    reach = subject.make().memory
+def memory_is_large_enough(subject: Subject) -> None:
+    """A row does not change with values that are more than `memory` timestamps away."""
+    memory = subject.make().memory
     whole = small_observations(nodes=1)
     cut = len(whole.sample_time) // 2
-    early = _until(whole, cut)
+    first_half = _until(whole, cut)
     for by_container in (False, True):
-        full, part = _extract(subject, by_container, whole), _extract(subject, by_container, early)
-        before = whole.sample_time[max(cut - reach, 0)]
-        old = full.frame[_time(full) < before]
-        same = part.frame[_time(part) < before]
+        from_whole, from_half = (_extract(subject, by_container, part) for part in (whole, first_half))
+        end = whole.sample_time[max(cut - memory, 0)]
+        rows = from_whole.frame[_time(from_whole) < end]
+        expected = from_half.frame[_time(from_half) < end]
         require(
-            len(old) == len(same) and np.allclose(old.to_numpy(), same.to_numpy(), rtol=1e-9),
-            f"rows change with what is recorded more than {reach} timestamps later; raise memory or look back only: "
-            f"validation would test on what was trained on",
+            len(rows) == len(expected) and np.allclose(rows.to_numpy(), expected.to_numpy(), rtol=1e-9),
+            f"rows change with values more than {memory} timestamps later; raise memory or use earlier timestamps "
+            f"only: otherwise validation would test on training data",
         )
 
 
 def _time(dataset: Dataset) -> FloatArray:
-    found: FloatArray = dataset.index.get_level_values("timestamp").to_numpy(dtype=np.float64)
-    return found
+    seconds: FloatArray = dataset.index.get_level_values("timestamp").to_numpy(dtype=np.float64)
+    return seconds
 
 
-def _until(observations: Observations, cut: int) -> Observations:
-    """The first instants of observations of one node."""
-    import attrs
-
-    rows = observations.row_sample < cut
+def _until(observations: Observations, end: int) -> Observations:
+    """Return the first `end` timestamps of the observations of one node."""
+    rows = observations.row_sample < end
     return attrs.evolve(
         observations,
-        sample_stream=observations.sample_stream[:cut],
-        sample_time=observations.sample_time[:cut],
+        sample_stream=observations.sample_stream[:end],
+        sample_time=observations.sample_time[:end],
         row_sample=observations.row_sample[rows],
         row_container=observations.row_container[rows],
         container_features={name: values[rows] for name, values in observations.container_features.items()},
-        node_features={name: values[:cut] for name, values in observations.node_features.items()},
-        power={key: values[:cut] for key, values in observations.power.items()},
+        node_features={name: values[:end] for name, values in observations.node_features.items()},
+        power={key: values[:end] for key, values in observations.power.items()},
     )
 
 
-@check_of(Extractor)
-def gives_what_was_asked_for(subject: Subject) -> None:
-    """By node or by container, features and components in their order."""
+def returns_what_was_requested(subject: Subject) -> None:
+    """Rows by node or by container; features and components in the requested order."""
     for by_container in (False, True):
-        found = _extract(subject, by_container)
-        where = "by container" if by_container else "by node"
-        require(found.by_container == by_container, f"asked for rows {where}, it gave the other kind")
-        require(len(found.frame), f"no row, asked {where} of observations that have all features and power")
-        require(found.features == FEATURES, f"features are {found.features}; asked for {FEATURES}, in this order")
-        require(found.source == SOURCE, f"source is {found.source!r}, asked for {SOURCE!r}")
-        require(found.components == small_observations().sources[SOURCE], f"components are {found.components}")
+        dataset = _extract(subject, by_container)
+        rows = "by container" if by_container else "by node"
+        require(dataset.by_container == by_container, f"requested were rows {rows}, but the result has the other kind")
+        require(len(dataset.frame), f"no row {rows} from observations that have all features and power")
+        require(dataset.features == FEATURES, f"features are {dataset.features}; requested were {FEATURES}")
+        require(dataset.source == SOURCE, f"source is {dataset.source!r}, requested was {SOURCE!r}")
+        require(dataset.components == small_observations().sources[SOURCE], f"components are {dataset.components}")
         require(
-            found.output_type == "AbsPower", f"output type is {found.output_type}; power that was measured is AbsPower"
+            dataset.output_type == "AbsPower",
+            f"output type is {dataset.output_type}; measured power is AbsPower",
         )
-        columns = [*found.features, *found.power_columns]
-        require(list(found.frame.columns) == columns, f"columns are {list(found.frame.columns)}, not {columns}")
+        columns = [*dataset.features, *dataset.power_columns]
+        require(list(dataset.frame.columns) == columns, f"columns are {list(dataset.frame.columns)}, not {columns}")
 
 
-@check_of(Extractor)
 def takes_features_in_any_order(subject: Subject) -> None:
-    """The order of the features is the user's."""
-    straight = _extract(subject, False)
-    turned = _extract(subject, False, features=FEATURES[::-1])
-    require(turned.features == FEATURES[::-1], "the features are not in the order that was asked for")
+    """The features keep the user's order, and each keeps its values."""
+    dataset = _extract(subject, False)
+    reversed_dataset = _extract(subject, False, features=FEATURES[::-1])
+    require(reversed_dataset.features == FEATURES[::-1], "the features are not in the requested order")
     require(
-        np.allclose(straight.X, turned.X[:, ::-1]), "a feature has other values when it is asked for in another order"
+        np.allclose(dataset.X, reversed_dataset.X[:, ::-1]),
+        "a feature has other values when the features are requested in another order",
     )
 
 
-@check_of(Extractor)
-def gives_finite_numbers(subject: Subject) -> None:
-    """Rows with something unknown are left out."""
+def returns_finite_numbers(subject: Subject) -> None:
+    """Rows with an unknown feature or power are left out."""
     for by_container in (False, True):
         values = _extract(subject, by_container).frame.to_numpy()
         require(
@@ -121,72 +118,82 @@ def gives_finite_numbers(subject: Subject) -> None:
         require((values >= 0).all(), f"a row holds {values.min():.3g}; rates and watts are not negative")
 
 
-@check_of(Extractor)
 def shares_add_up(subject: Subject) -> None:
-    """The containers' power is the node's."""
+    """The power of a node's containers adds up to the node's power."""
     by_node, by_container = _extract(subject, False), _extract(subject, True)
     sums = by_container.node_power()
-    both = sums.index.intersection(by_node.frame.index)
-    require(len(both), "no timestamp has rows by node and by container")
-    off = np.abs(sums.loc[both].to_numpy() - by_node.frame.loc[both, by_node.power_columns].to_numpy())
+    common = sums.index.intersection(by_node.frame.index)
+    require(len(common), "no timestamp has rows by node and by container")
+    difference = np.abs(sums.loc[common].to_numpy() - by_node.frame.loc[common, by_node.power_columns].to_numpy())
     require(
-        off.max() <= 1e-6 * sums.to_numpy().max(),
-        f"at some timestamp the containers' power is {off.max():.3g} W from the node's; "
-        f"kepler_core.frames.container_dataset shares it out",
+        difference.max() <= 1e-6 * sums.to_numpy().max(),
+        f"at some timestamp the containers' power differs by {difference.max():.3g} W from the node's; "
+        f"kepler_core.frames.container_dataset shares the node's power",
     )
 
 
-@check_of(Extractor)
 def keeps_units(subject: Subject) -> None:
-    """Rates per second and watts: over all, what was observed."""
+    """Averages stay near those of the observations: rates per second and watts."""
     observations = small_observations()
-    found = _extract(subject, False)
-    power = {component: observations.power[SOURCE, component] for component in found.components}
-    plain = node_dataset(observations, observations.node_features, power, FEATURES, SOURCE)
-    for column in plain.frame.columns:
-        ours, seen = found.frame[column].mean(), plain.frame[column].mean()
+    dataset = _extract(subject, False)
+    power = {component: observations.power[SOURCE, component] for component in dataset.components}
+    expected = node_dataset(observations, observations.node_features, power, FEATURES, SOURCE)
+    for column in expected.frame.columns:
+        mean, expected_mean = dataset.frame[column].mean(), expected.frame[column].mean()
         require(
-            0.5 * seen <= ours <= 2 * seen,
-            f"{column} is {ours:.4g} on average, observed was {seen:.4g}; features are per second, power in watts",
+            0.5 * expected_mean <= mean <= 2 * expected_mean,
+            f"{column} is {mean:.4g} on average, but {expected_mean:.4g} in the observations; features are per second, "
+            f"power in watts",
         )
 
 
-@check_of(Extractor)
 def works_without_power(subject: Subject) -> None:
-    """`estimate` asks for features alone."""
+    """With no components it returns rows of features, which `estimate` needs."""
     for by_container in (False, True):
-        found = _extract(subject, by_container, components=())
-        require(len(found.frame), "no row when no component is asked for; `kepler-model estimate` does that")
+        dataset = _extract(subject, by_container, components=())
+        require(len(dataset.frame), "no row if components is empty, as in `kepler-model estimate`")
 
 
-@check_of(Extractor)
-def leaves_its_data_alone(subject: Subject) -> None:
-    """Observations are shared by all data sets."""
+def does_not_change_its_data(subject: Subject) -> None:
+    """The observations stay unchanged, because all data sets share them."""
     observations = small_observations()
     arrays = [
         *observations.node_features.values(),
         *observations.container_features.values(),
         *observations.power.values(),
     ]
-    before = [array.copy() for array in arrays]
+    copies = [array.copy() for array in arrays]
     for by_container in (False, True):
         _extract(subject, by_container)
-    for old, new in zip(before, arrays, strict=True):
-        require(np.array_equal(old, new, equal_nan=True), "extract() changed the observations; work on a copy")
+    for copy, array in zip(copies, arrays, strict=True):
+        require(np.array_equal(copy, array, equal_nan=True), "extract() changed the observations; work on a copy")
 
 
-@check_of(Extractor)
 def is_deterministic(subject: Subject) -> None:
     """The same observations give the same rows."""
     for by_container in (False, True):
         first, second = (_extract(subject, by_container) for _ in range(2))
-        require(first.frame.equals(second.frame), "twice the same observations gave two data sets")
+        require(first.frame.equals(second.frame), "the same observations gave two different data sets")
 
 
-@check_of(Extractor)
 def survives_one_timestamp(subject: Subject) -> None:
-    """One timestamp gives its row, or none."""
-    one = _until(small_observations(nodes=1), 2)
+    """A very short recording gives finite numbers or no row."""
+    observations = _until(small_observations(nodes=1), 2)
     for by_container in (False, True):
-        values = _extract(subject, by_container, one).frame.to_numpy()
+        values = _extract(subject, by_container, observations).frame.to_numpy()
         require(np.isfinite(values).all(), "a very short recording gives NaN or infinity")
+
+
+CHECKS: tuple[CheckFunction, ...] = (
+    has_a_memory,
+    memory_is_large_enough,
+    returns_what_was_requested,
+    takes_features_in_any_order,
+    returns_finite_numbers,
+    shares_add_up,
+    keeps_units,
+    works_without_power,
+    does_not_change_its_data,
+    is_deterministic,
+    survives_one_timestamp,
+)

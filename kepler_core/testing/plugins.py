@@ -6,35 +6,36 @@ import inspect
 import pickle
 import typing
 
-from kepler_core.contracts import Plugin
 from kepler_core.errors import PluginError
-from kepler_core.plugins import registry
+from kepler_core.messages import one_line
+from kepler_core.plugins.arguments import arguments_of, convert_argument
 from kepler_core.plugins.probe import import_alone
-from kepler_core.testing.checks import CheckError, Subject, check_of, require
+from kepler_core.testing.checks import CheckError, CheckFunction, Subject, require
 
 
-@check_of(Plugin)
 def has_a_description(subject: Subject) -> None:
-    """`plugins info` shows it."""
-    own = subject.plugin.__dict__.get("__doc__")
-    require(own and own.strip(), "no docstring; say in one line what it does: `plugins info` shows it")
+    """The class has a docstring, which `plugins info` shows."""
+    docstring = subject.plugin.__dict__.get("__doc__")
+    require(
+        docstring and docstring.strip(), "no docstring; describe the plugin in one line, which `plugins info` shows"
+    )
 
 
-@check_of(Plugin)
 def is_complete(subject: Subject) -> None:
-    """All that the contract wants is there."""
+    """The class has all methods and attributes of its contract."""
     missing = sorted(getattr(subject.plugin, "__abstractmethods__", ()))
     require(not missing, f"not implemented: {', '.join(missing)}; see kepler_core.contracts")
     for contract in subject.plugin.__mro__:
         if contract.__module__ == "kepler_core.contracts":
             for attribute in contract.__annotations__:
-                require(hasattr(subject.plugin, attribute), f"no class attribute {attribute!r}; its contract wants one")
+                require(
+                    hasattr(subject.plugin, attribute), f"no class attribute {attribute!r}; its contract requires it"
+                )
 
 
-@check_of(Plugin)
 def arguments_are_typed(subject: Subject) -> None:
-    """Users write arguments in YAML; annotations are what they are checked by."""
-    arguments = registry.arguments_of(subject.plugin)
+    """Every argument has an annotation, because Kepler Core checks the arguments in YAML against it."""
+    arguments = arguments_of(subject.plugin)
     if not arguments:
         return
     try:
@@ -46,8 +47,8 @@ def arguments_are_typed(subject: Subject) -> None:
     for argument in arguments:
         require(
             argument.name in hints,
-            f"argument {argument.name!r} has no annotation; write e.g. {argument.name}: float = 1.0, so that what "
-            f"users write is checked",
+            f"argument {argument.name!r} has no annotation; write e.g. {argument.name}: float = 1.0, so that "
+            f"Kepler Core can check the values of users",
         )
     kinds = [parameter.kind for parameter in inspect.signature(subject.plugin.__init__).parameters.values()]
     require(
@@ -56,37 +57,44 @@ def arguments_are_typed(subject: Subject) -> None:
     )
 
 
-@check_of(Plugin)
 def defaults_can_be_written_in_yaml(subject: Subject) -> None:
-    """`plugins info` shows an example with the defaults."""
-    for argument in registry.arguments_of(subject.plugin):
+    """Every default fits its annotation; the example of `plugins info` has the defaults."""
+    for argument in arguments_of(subject.plugin):
         if argument.required:
             continue
         try:
-            registry.structured(subject.plugin, subject.name, argument.name, argument.default)
+            convert_argument(subject.plugin, subject.name, argument.name, argument.default)
         except PluginError as error:
             raise CheckError(f"the default is not of the annotated type: {error}") from error
 
 
-@check_of(Plugin)
 def is_picklable(subject: Subject) -> None:
-    """Backends send work to other processes and machines."""
+    """Instances can be pickled, because backends send them to other processes and machines."""
     try:
         content = pickle.dumps(subject.make())
     except Exception as error:
         raise CheckError(
-            f"an instance cannot be pickled ({registry.one_line(error)}); the backends loky and dask need that: keep "
+            f"an instance cannot be pickled ({one_line(error)}); the backends loky and dask need that: keep "
             f"open files, locks and lambdas out of it, and classes at the top level of a module"
         ) from error
-    pickle.loads(content)  # noqa: S301 - its own
+    pickle.loads(content)  # noqa: S301 - written above
 
 
-@check_of(Plugin)
 def import_has_no_side_effects(subject: Subject) -> None:
-    """A program imports plugins that its user never asked for."""
-    done = import_alone(subject.plugin.__module__)
-    if done.missing:
-        return  # defined in a test or a single file: nothing is imported by name
-    require(not done.problem, f"cannot be imported in a fresh process: {done.problem}")
-    for effect in done.side_effects:
+    """Importing the module changes nothing else, because programs also import plugins that they do not use."""
+    result = import_alone(subject.plugin.__module__)
+    if result.missing:
+        return  # the class is defined in a test, so its module cannot be imported by name
+    require(not result.problem, f"cannot be imported in a fresh process: {result.problem}")
+    for effect in result.side_effects:
         raise CheckError(f"importing its module {effect}; do that in the method that needs it")
+
+
+CHECKS: tuple[CheckFunction, ...] = (
+    has_a_description,
+    is_complete,
+    arguments_are_typed,
+    defaults_can_be_written_in_yaml,
+    is_picklable,
+    import_has_no_side_effects,
+)

@@ -1,12 +1,12 @@
 """Fixtures for tests of plugins; pytest finds them where kepler-core is installed.
 
-kepler_recording        a simulated Recording, 6 containers on a machine, 80 timestamps
-kepler_recording_file   the same as a .json.gz file, for the command line
-kepler_observations     what it says: rates and watts
-kepler_dataset          an AbsPower data set of it, by node
-kepler_container_dataset   the same by container
-kepler_store            an empty model store in a temporary folder
-kepler_run              runs `kepler-model` with arguments, gives the finished process
+kepler_recording           a simulated recording: 6 containers on a machine, 80 timestamps
+kepler_recording_file      that recording as a .json.gz file, for the command line
+kepler_observations        its observations: rates and watts
+kepler_dataset             an AbsPower data set of the observations, by node
+kepler_container_dataset   an AbsPower data set of the observations, by container
+kepler_store               an empty model store in a temporary folder
+kepler_run                 a function that runs `kepler-model` and returns the finished process
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from kepler_core.recording import Observations, Recording
     from kepler_core.store import Store
 
-# Nothing of the framework is imported before a fixture is used: every run of pytest loads this module.
+# Every run of pytest loads this module, so it imports the framework only when a fixture is used.
 
 
 @pytest.fixture(scope="session")
 def kepler_recording() -> Recording:
-    """A simulated recording: 6 containers on a machine, 80 timestamps, 3 s apart."""
+    """Return a simulated recording: 6 containers on a machine, 80 timestamps, 3 s apart."""
     from kepler_core.testing.samples import small_recording
 
     return small_recording()
@@ -37,7 +37,7 @@ def kepler_recording() -> Recording:
 
 @pytest.fixture(scope="session")
 def kepler_recording_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same recording as a file."""
+    """Write the recording to a .json.gz file and return its path."""
     from kepler_core.simulate import Simulation, write
 
     path: Path = tmp_path_factory.mktemp("kepler") / "recording.json.gz"
@@ -47,7 +47,7 @@ def kepler_recording_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def kepler_observations(kepler_recording: Recording) -> Observations:
-    """Rates and watts of the recording."""
+    """Return the observations of the recording: rates and watts."""
     from kepler_core.recording import observe
 
     return observe([kepler_recording])
@@ -55,7 +55,7 @@ def kepler_observations(kepler_recording: Recording) -> Observations:
 
 @pytest.fixture
 def kepler_dataset(kepler_observations: Observations) -> Dataset:
-    """An AbsPower data set by node: features of CounterOnly, power of rapl-sysfs."""
+    """Return an AbsPower data set by node: features of CounterOnly, power of rapl-sysfs."""
     from kepler_core.testing.samples import small_dataset
 
     return small_dataset(observations=kepler_observations)
@@ -63,7 +63,7 @@ def kepler_dataset(kepler_observations: Observations) -> Dataset:
 
 @pytest.fixture
 def kepler_container_dataset(kepler_observations: Observations) -> Dataset:
-    """The same by container."""
+    """Return an AbsPower data set by container: features of CounterOnly, power of rapl-sysfs."""
     from kepler_core.testing.samples import small_dataset
 
     return small_dataset(by_container=True, observations=kepler_observations)
@@ -71,7 +71,7 @@ def kepler_container_dataset(kepler_observations: Observations) -> Dataset:
 
 @pytest.fixture
 def kepler_store(tmp_path: Path) -> Store:
-    """An empty model store."""
+    """Return an empty model store."""
     from kepler_core.store import open_store
 
     return open_store(str(tmp_path / "kepler-store"))
@@ -79,7 +79,7 @@ def kepler_store(tmp_path: Path) -> Store:
 
 @pytest.fixture
 def kepler_run(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """`kepler_run("train", path, "-s", "models")`: runs kepler-model in a temporary folder."""
+    """Return a function that runs `kepler-model` in a temporary folder: `kepler_run("train", path, "-s", "models")`."""
 
     def run(*arguments: object) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

@@ -1,4 +1,4 @@
-"""Small data for checks and fixtures: simulated, always the same."""
+"""Small simulated data for checks and fixtures. The same arguments give the same data."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ SOURCE = "rapl-sysfs"
 
 
 def small_recording(**simulation: Any) -> Recording:
-    """A recording of a simulated machine: 6 containers, 80 timestamps, 3 s apart.
+    """Return a recording of a simulated machine: 6 containers, 80 timestamps, 3 s apart.
 
     Keyword arguments are those of `kepler_core.simulate.Simulation`.
     """
-    asked = Simulation(**{"containers": 6, "timestamps": 80, **simulation})
-    return read_recording(recording(asked), name=f"simulation-{asked.seed}")
+    parameters = Simulation(**{"containers": 6, "timestamps": 80, **simulation})
+    return read_recording(recording(parameters), name=f"simulation-{parameters.seed}")
 
 
 @lru_cache(maxsize=8)
@@ -37,36 +37,42 @@ def _observations(timestamps: int, nodes: int, seed: int) -> Observations:
 
 
 def small_observations(timestamps: int = 80, nodes: int = 2, seed: int = 0) -> Observations:
-    """What such recordings say, in our vocabulary."""
+    """Return the observations of a small recording."""
     return _observations(timestamps, nodes, seed)
 
 
 def small_dataset(*, by_container: bool = False, observations: Observations | None = None) -> Dataset:
-    """An AbsPower data set of CounterOnly features and RAPL power, by node or by container."""
+    """Return an AbsPower data set of CounterOnly features and RAPL power, by node or by container."""
     from kepler_core.frames import container_dataset, node_dataset
 
-    found = small_observations() if observations is None else observations
-    power = {component: found.power[SOURCE, component] for component in found.sources[SOURCE]}
+    if observations is None:
+        observations = small_observations()
+    power = {component: observations.power[SOURCE, component] for component in observations.sources[SOURCE]}
+    node_features = observations.node_features
     if by_container:
-        return container_dataset(found, found.container_features, found.node_features, power, FEATURES, SOURCE)
-    return node_dataset(found, found.node_features, power, FEATURES, SOURCE)
+        container_features = observations.container_features
+        return container_dataset(observations, container_features, node_features, power, FEATURES, SOURCE)
+    return node_dataset(observations, node_features, power, FEATURES, SOURCE)
 
 
 def small_context() -> IsolationContext:
-    """What an isolator may use besides `small_dataset`: observations, a recording of an idle machine, and
-    an AbsPower model. No profile of the node type: not everybody has one."""
+    """Return the context of an isolator of `small_dataset`.
+
+    It has observations, a recording of an idle machine and an AbsPower model, but no profile of the node
+    type, which many users do not have.
+    """
     return IsolationContext(small_observations(), idle=_idle_observations(), abs_model=_abs_model)
 
 
 @lru_cache(maxsize=1)
 def _idle_observations() -> Observations:
-    """One container, which runs in `small_observations`, too."""
+    """Observations of an idle machine with one container, which runs in `small_observations`, too."""
     content = recording(Simulation(containers=1, timestamps=40, nodes=2, churn=0.0, seed=1))
     return observe([read_recording(content, name="idle")])
 
 
 def _abs_model(dataset: Dataset) -> PowerModel:
-    """A linear model of the data set's power."""
+    """Return a linear model of the data set's power."""
     from sklearn.linear_model import LinearRegression
 
     from kepler_core.models.export import FittedComponent, export
@@ -89,13 +95,15 @@ def fit_task(
     output_type: OutputType = "AbsPower",
     seed: int = 0,
 ) -> FitTask:
-    """What a trainer is told."""
+    """Return a task for a trainer."""
     return FitTask(component, features, main_feature(features, component), output_type, seed)
 
 
 def load_and_power(rows: int = 150, seed: int = 0, idle: float = 40.0) -> tuple[FloatArray, FloatArray]:
-    """Features of CounterOnly as trainers get them, shape (rows, 3), in [0, 1]; and power in watts that
-    goes with them: `idle` at no load, about 125 W more at full load, noise of 1.5 W."""
+    """Return scaled CounterOnly features, shape (rows, 3), in [0, 1], and power in watts, shape (rows,).
+
+    The power is `idle` at no load and about 125 W more at full load, with noise of 1.5 W.
+    """
     rng = np.random.default_rng(seed)
     busy = rng.uniform(0, 1, rows)
     X = np.column_stack([busy**2 * rng.uniform(0.3, 1, rows), busy, busy * rng.uniform(0.8, 1, rows)])

@@ -1,1 +1,1 @@
-"""The built-in plugins, found through the same entry points as anybody's."""
+"""The built-in plugins. They are found by entry points, as third-party plugins are."""

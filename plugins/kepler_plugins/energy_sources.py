@@ -15,7 +15,7 @@ class RaplSysfs(EnergySource):
 
 
 class RaplMsr(EnergySource):
-    """Intel RAPL, read from model-specific registers."""
+    """Intel RAPL, read from model-specific registers: package, core, uncore and DRAM."""
 
     components = RAPL_COMPONENTS
     sent_as = "intel_rapl"
@@ -47,7 +47,7 @@ class Redfish(EnergySource):
 
 
 class TrainedPowerModel(EnergySource):
-    """Not a meter but an earlier model's estimate, as Kepler reports it."""
+    """Power that Kepler estimated with a model instead of measuring it."""
 
     components = RAPL_COMPONENTS
     sent_as = "trained_power_model"

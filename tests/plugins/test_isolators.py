@@ -1,4 +1,4 @@
-"""Isolators: what they take away, that nothing is lost, and that it can be put together again."""
+"""Isolators: the power that they take away, that none is lost, and that `reconstruct` adds it again."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ ISOLATORS = ("none", "min", "profile", "trainer")
 
 
 class HalfModel:
-    """Stands in for an AbsPower model: 20 W and a part of the instructions."""
+    """An AbsPower model that predicts 20 W and a part of the instructions."""
 
     name = "HalfModel_0"
 
@@ -58,12 +58,12 @@ def by_container(observations: Observations, source: str = "rapl-sysfs", feature
     return extractor.extract(observations, features, source, observations.sources[source], by_container=True)
 
 
-def context(observations: Observations, **more: Any) -> IsolationContext:
-    return IsolationContext(observations, machine_spec=SPEC, abs_model=lambda _: HalfModel(), **more)  # type: ignore[arg-type, return-value]
+def context(observations: Observations, **attributes: Any) -> IsolationContext:
+    return IsolationContext(observations, machine_spec=SPEC, abs_model=lambda _: HalfModel(), **attributes)  # type: ignore[arg-type, return-value]
 
 
 def check_conserved(before: Dataset, after: Dataset) -> None:
-    """Background + dynamic = measured, per timestamp and component; neither is negative."""
+    """Check that background + dynamic = measured per timestamp and component, and that neither is negative."""
     assert after.output_type == "DynPower"
     assert after.background is not None
     measured = before.node_power().loc[after.node_power().index]
@@ -74,19 +74,19 @@ def check_conserved(before: Dataset, after: Dataset) -> None:
 
 
 def check_round_trip(before: Dataset, after: Dataset, isolator: Any) -> None:
-    again = isolator.reconstruct(after)
-    assert again.output_type == "AbsPower"
-    assert again.background is None
-    measured = before.node_power().loc[again.node_power().index]
-    np.testing.assert_allclose(again.node_power().to_numpy(), measured.to_numpy(), atol=1e-9)
+    reconstructed = isolator.reconstruct(after)
+    assert reconstructed.output_type == "AbsPower"
+    assert reconstructed.background is None
+    measured = before.node_power().loc[reconstructed.node_power().index]
+    np.testing.assert_allclose(reconstructed.node_power().to_numpy(), measured.to_numpy(), atol=1e-9)
 
 
-# --- all of them ----------------------------------------------------------------------------------
+# --- all isolators --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("source", ["rapl-sysfs", "acpi"])
 @pytest.mark.parametrize("name", ISOLATORS)
-def test_nothing_is_lost(name: str, source: str, observations: Observations) -> None:
+def test_no_power_is_lost(name: str, source: str, observations: Observations) -> None:
     isolator, before = registry.isolators.create(name), by_container(observations, source)
     after = isolator.isolate(before, context(observations))
     check_conserved(before, after)
@@ -99,14 +99,14 @@ def test_nothing_is_lost(name: str, source: str, observations: Observations) -> 
 @pytest.mark.parametrize(
     ("name", "args"), [("profile", {}), ("trainer", {}), ("trainer", {"background_hints": ["app-1"]})]
 )
-def test_background_containers_go(name: str, args: dict[str, Any], observations: Observations) -> None:
+def test_background_containers_are_dropped(name: str, args: dict[str, Any], observations: Observations) -> None:
     isolator, before = registry.isolators.create(name, args), by_container(observations)
-    ran = {n for n in map(workload, observations.container_names) if n.endswith("app-1")}
-    after = isolator.isolate(before, context(observations, background=frozenset() if args else frozenset(ran)))
+    background = {n for n in map(workload, observations.container_names) if n.endswith("app-1")}
+    after = isolator.isolate(before, context(observations, background=frozenset() if args else frozenset(background)))
     names = dict(zip(observations.containers, observations.container_names, strict=True))
-    left = {names[container] for container in after.index.get_level_values("container")}
-    assert left
-    assert not any(container.endswith("app-1") for container in left)
+    remaining = {names[container] for container in after.index.get_level_values("container")}
+    assert remaining
+    assert not any(container.endswith("app-1") for container in remaining)
     check_conserved(before, after)
     check_round_trip(before, after, isolator)
     assert any("2 of 12 containers are background" in note for note in after.notes)
@@ -115,7 +115,7 @@ def test_background_containers_go(name: str, args: dict[str, Any], observations:
 
 
 @pytest.mark.parametrize("name", ["profile", "trainer"])
-def test_all_containers_are_background(name: str, observations: Observations) -> None:
+def test_an_error_if_all_containers_are_background(name: str, observations: Observations) -> None:
     everything = frozenset(map(workload, observations.container_names))
     with pytest.raises((PluginError, ProfileError), match="nothing is left to train on"):
         registry.isolators.create(name).isolate(
@@ -123,29 +123,28 @@ def test_all_containers_are_background(name: str, observations: Observations) ->
         )
 
 
-def test_a_node_feature_in_the_rows_of_all_containers(observations: Observations) -> None:
-    """It does not add up over containers: the model sees it once."""
+def test_a_node_feature_is_not_added_up_over_containers(observations: Observations) -> None:
     features = (*FEATURES, "cpu_scaling_frequency_hertz")
     if "cpu_scaling_frequency_hertz" not in observations.features:
         pytest.skip("the simulation has no frequency")
-    seen = []
+    inputs = []
 
-    class Watching(HalfModel):
+    class RecordingModel(HalfModel):
         def predict(self, X: Any, features: Any = None) -> dict[str, Any]:
-            seen.append(X)
+            inputs.append(X)
             return super().predict(X)
 
     before = by_container(observations, features=features)
     assert "cpu_scaling_frequency_hertz" in before.repeated
-    here = attrs.evolve(context(observations), abs_model=lambda _: Watching())
-    after = registry.isolators.create("trainer", {"background_hints": ["app-1"]}).isolate(before, here)
+    recording_context = attrs.evolve(context(observations), abs_model=lambda _: RecordingModel())
+    after = registry.isolators.create("trainer", {"background_hints": ["app-1"]}).isolate(before, recording_context)
     check_conserved(before, after)
     column = before.frame["cpu_scaling_frequency_hertz"].to_numpy()[before.first_rows]
-    np.testing.assert_array_equal(seen[0][:, 3], column)
+    np.testing.assert_array_equal(inputs[0][:, 3], column)
 
 
-def frame(watts: list[float], usage: list[float], per: int) -> Dataset:
-    """`per` containers at each timestamp."""
+def small(watts: list[float], usage: list[float], per: int) -> Dataset:
+    """Return a data set with `per` containers at each timestamp."""
     n = len(watts) // per
     index = pd.MultiIndex.from_tuples(
         [("r", "n", float(t), f"c{c}") for t in range(n) for c in range(per)],
@@ -160,10 +159,10 @@ watts = st.floats(0, 1e4).map(lambda value: round(value, 3))
 
 @given(data=st.data(), per=st.integers(1, 4), n=st.integers(1, 5))
 def test_any_background(data: st.DataObject, per: int, n: int) -> None:
-    """Also where the background is more than there is, negative, or dynamic power is 0."""
+    """Background may be larger than the measured power, or negative, and dynamic power may be 0."""
     values = data.draw(st.lists(watts, min_size=per * n, max_size=per * n))
     usage = data.draw(st.lists(st.sampled_from([0.0, 1.0, 1e9]), min_size=per * n, max_size=per * n))
-    before = frame(values, usage, per)
+    before = small(values, usage, per)
     taken = np.array(data.draw(st.lists(st.booleans(), min_size=per * n, max_size=per * n)))
     background = before.node_power()
     background["package_power"] = data.draw(st.lists(st.floats(-10, 4e4), min_size=n, max_size=n))
@@ -172,25 +171,25 @@ def test_any_background(data: st.DataObject, per: int, n: int) -> None:
         assert taken.all()
         return
     check_conserved(before, after)
-    again = after.reconstructed()
-    measured = before.node_power().loc[again.node_power().index]
-    np.testing.assert_allclose(again.node_power().to_numpy(), measured.to_numpy(), rtol=1e-9, atol=1e-6)
-    assert (again.y("package") >= 0).all()
+    reconstructed = after.reconstructed()
+    measured = before.node_power().loc[reconstructed.node_power().index]
+    np.testing.assert_allclose(reconstructed.node_power().to_numpy(), measured.to_numpy(), rtol=1e-9, atol=1e-6)
+    assert (reconstructed.y("package") >= 0).all()
 
 
-def test_a_background_that_is_not_known() -> None:
-    before = frame([1.0, 2.0], [1.0, 1.0], 1)
+def test_an_unknown_background_is_an_error() -> None:
+    before = small([1.0, 2.0], [1.0, 1.0], 1)
     with pytest.raises(ValueError, match="not known at all timestamps"):
         before.isolated(before.node_power() * np.nan)
     with pytest.raises(ValueError, match="nothing was taken away"):
         before.reconstructed()
 
 
-# --- names ----------------------------------------------------------------------------------------
+# --- names of containers --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("name", "same"),
+    ("name", "workload_name"),
     [
         ("kube-system/coredns-5d78c9869d-x2x4z/coredns", "kube-system/coredns/coredns"),
         ("monitoring/node-exporter-x2x4z/exporter", "monitoring/node-exporter/exporter"),
@@ -200,22 +199,22 @@ def test_a_background_that_is_not_known() -> None:
         ("0123abcd", "0123abcd"),
     ],
 )
-def test_workloads(name: str, same: str) -> None:
-    assert workload(name) == same
-    assert workload(same) == same
+def test_workload_drops_the_generated_parts_of_names(name: str, workload_name: str) -> None:
+    assert workload(name) == workload_name
+    assert workload(workload_name) == workload_name
 
 
-def test_hints() -> None:
+def test_hints_match_names_and_patterns() -> None:
     names = ["kube-system/coredns-5d78c9869d-x2x4z/coredns", "default/web-7c9d8f6b5d-bcdfg/nginx", "default/batch/job"]
-    for hint, fits in (
+    for hint, matches in (
         ("kube-system", [True, False, False]), ("coredns", [True, False, False]), ("web", [False, True, False]),
         ("nginx", [False, True, False]), ("default/*", [False, True, True]), ("*/job", [False, False, True]),
         ("default/web-bbbbbbbbbb-zzzzz/nginx", [False, True, False]), ("def", [False, False, False]),
     ):  # fmt: skip
-        assert matching(names, [hint]) == fits, hint
+        assert matching(names, [hint]) == matches, hint
 
 
-def test_hints_that_exclude_each_other_or_name_nothing(observations: Observations) -> None:
+def test_contradicting_or_unmatched_hints_are_errors(observations: Observations) -> None:
     with pytest.raises(PluginError, match="exclude each other"):
         registry.isolators.create("trainer", {"background_hints": ["a"], "target_hints": ["b"]})
     for key in ("background_hints", "target_hints"):
@@ -227,62 +226,62 @@ def test_hints_that_exclude_each_other_or_name_nothing(observations: Observation
         registry.isolators.create("trainer").isolate(by_container(observations), IsolationContext(observations))
 
 
-def test_targets_are_what_is_left(observations: Observations) -> None:
+def test_target_hints_are_the_complement_of_background_hints(observations: Observations) -> None:
     before = by_container(observations)
-    one, other = (
+    by_target, by_background = (
         registry.isolators.create("trainer", {key: hints}).isolate(before, context(observations))
         for key, hints in (("target_hints", ["app-0"]), ("background_hints", [f"app-{n}" for n in range(1, 6)]))
     )
-    pd.testing.assert_frame_equal(one.frame, other.frame)
+    pd.testing.assert_frame_equal(by_target.frame, by_background.frame)
 
 
 # --- profiles -------------------------------------------------------------------------------------
 
 
-def profile_of(observations: Observations, spec: Any = SPEC, times: float = 1.0) -> dict[str, Any]:
+def profile_of(observations: Observations, spec: Any = SPEC, factor: float = 1.0) -> dict[str, Any]:
     document = json.loads(write_profile(build_profile(observations, machine_spec=spec)))
     for components in document["power"].values():
-        for found in components.values():
-            found["idle"] *= times
+        for power in components.values():
+            power["idle"] *= factor
     return dict(document)
 
 
-def test_the_idle_power_of_a_profile_is_taken(observations: Observations) -> None:
-    before, given_ = by_container(observations), profile_of(observations, times=0.5)
-    after = registry.isolators.create("profile").isolate(before, context(observations, profile=given_))
+def test_the_profile_isolator_takes_the_idle_power_of_the_profile(observations: Observations) -> None:
+    before, profile = by_container(observations), profile_of(observations, factor=0.5)
+    after = registry.isolators.create("profile").isolate(before, context(observations, profile=profile))
     assert after.background is not None
     for component in ("package", "dram"):
         np.testing.assert_allclose(
-            after.background[f"{component}_power"], given_["power"]["rapl-sysfs"][component]["idle"]
+            after.background[f"{component}_power"], profile["power"]["rapl-sysfs"][component]["idle"]
         )
 
 
-def test_profiles_that_are_refused(observations: Observations) -> None:
+def test_unsuitable_profiles_are_errors(observations: Observations) -> None:
     isolator, before = registry.isolators.create("profile"), by_container(observations)
     without = profile_of(observations)
     del without["power"]["rapl-sysfs"]
-    part = profile_of(observations)
-    del part["power"]["rapl-sysfs"]["dram"]
-    for profile, words in (
+    without_dram = profile_of(observations)
+    del without_dram["power"]["rapl-sysfs"]["dram"]
+    for profile, message in (
         (without, r"no power of rapl-sysfs \(there: acpi\)"),
-        (part, "no idle power of rapl-sysfs dram"),
-        (profile_of(observations, times=3.0), "of another machine"),
+        (without_dram, "no idle power of rapl-sysfs dram"),
+        (profile_of(observations, factor=3.0), "of another machine"),
         (profile_of(observations, {"processor": "amd_z", "cores": 32}), "processor amd_z, not x_y"),
         ({"0": {}}, "not a node-type profile"),
     ):
-        with pytest.raises(ProfileError, match=words):
+        with pytest.raises(ProfileError, match=message):
             isolator.isolate(before, context(observations, profile=profile))
 
 
-def test_a_profile_that_is_a_little_too_high_is_said(observations: Observations) -> None:
-    high = profile_of(observations, times=1.06)
+def test_a_profile_with_slightly_too_much_power_gets_a_note(observations: Observations) -> None:
+    high = profile_of(observations, factor=1.06)
     after = registry.isolators.create("profile").isolate(
         by_container(observations, "acpi"), context(observations, profile=high)
     )
     assert any("dynamic power is 0 there" in note for note in after.notes)
 
 
-# --- through training -----------------------------------------------------------------------------
+# --- in a training --------------------------------------------------------------------------------
 
 PIPELINE = """
 feature_groups: [CounterOnly]
@@ -292,12 +291,12 @@ validation: {folds: 3}
 """
 
 
-def of_an_agent(document: Document) -> Document:
-    """The same of a container that the busy recording does not have."""
-    for series in document.values():
-        for one in series:
-            if "pod_name" in one["metric"]:
-                one["metric"]["pod_name"] = "agent"
+def renamed_to_agent(document: Document) -> Document:
+    """Rename the containers to one that the busy recording does not have."""
+    for metric in document.values():
+        for series in metric:
+            if "pod_name" in series["metric"]:
+                series["metric"]["pod_name"] = "agent"
     return document
 
 
@@ -306,7 +305,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("isolators")
     busy = recording(Simulation(containers=6, timestamps=150, churn=0.0))
     (folder / "busy.json").write_text(json.dumps(busy))
-    (folder / "idle.json").write_text(json.dumps(of_an_agent(steady(np.full(40, 0.001)))))
+    (folder / "idle.json").write_text(json.dumps(renamed_to_agent(steady(np.full(40, 0.001)))))
     (folder / "p.yaml").write_text(PIPELINE)
     (folder / "spec.json").write_text(json.dumps(SPEC))
     return folder
@@ -315,7 +314,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def train(
     folder: Path, store: Path, *settings: str, idle: Path | None = None, profile: Path | None = None
 ) -> dict[str, Any]:
-    """What the command does, without a process of its own."""
+    """Run the command `train` in this process and return its report."""
     report = train_command(
         str(folder / "p.yaml"),
         (str(folder / "busy.json"),),
@@ -340,53 +339,57 @@ def train(
     ],
 )  # fmt: skip
 def test_trained_and_estimated(settings: list[str], idle: bool, folder: Path, tmp_path: Path) -> None:
-    """What estimate compares with is what training took: the error is near the validated one. And an AbsPower
-    request for the same rows is the idle power and the containers' power, within the models' errors."""
+    """`estimate` takes away the same power as the training did, so its error is near the validated one.
+
+    An AbsPower estimate is the sum of idle power and the containers' power, within the errors of the models.
+    """
     train(folder, tmp_path, *settings, idle=folder / "idle.json" if idle else None)
     snapshot = open_store(str(tmp_path)).snapshot("p")
     models = {(m.source, m.output_type): m for m in read_models(snapshot) if m.trainer == "LinearRegressionTrainer"}
     observations = observe([read_recording(folder / "busy.json")])
     for source in ("rapl-sysfs", "acpi"):
         entry = models[source, "DynPower"]
-        found = estimate(entry, observations)
-        for component, figures in found.components.items():
-            assert figures["compared"] > 100
-            assert figures["mae"] < 1.5 * entry.metadata[f"{component}_mae"] + 0.5, component
+        dynamic_estimate = estimate(entry, observations)
+        for component, scores in dynamic_estimate.components.items():
+            assert scores["compared"] > 100
+            assert scores["mae"] < 1.5 * entry.metadata[f"{component}_mae"] + 0.5, component
         if idle or len(settings) > 1:
-            continue  # containers that are in the background are not in the sum
+            continue  # the sum lacks the background containers
         node = estimate(models[source, "AbsPower"], observations)
-        for component in found.components:
+        for component in dynamic_estimate.components:
             absolute = node.frame[f"{component}_predicted"]
-            dynamic = found.frame[f"{component}_predicted"].groupby(level=["recording", "node", "timestamp"]).sum()
-            away = (absolute - dynamic).mean()
+            dynamic = (
+                dynamic_estimate.frame[f"{component}_predicted"].groupby(level=["recording", "node", "timestamp"]).sum()
+            )
+            difference = (absolute - dynamic).mean()
             measured = node.frame[f"{component}_measured"].mean()
-            taken = measured - found.components[component]["measured_mean"]
-            within = node.components[component]["mae"] + found.components[component]["mae"] + 0.5
-            assert away == pytest.approx(taken, abs=within), component
+            background = measured - dynamic_estimate.components[component]["measured_mean"]
+            tolerance = node.components[component]["mae"] + dynamic_estimate.components[component]["mae"] + 0.5
+            assert difference == pytest.approx(background, abs=tolerance), component
 
 
-def test_the_profile_that_is_used_is_the_one_that_is_published(folder: Path, tmp_path: Path) -> None:
-    given_ = profile_of(observe([read_recording(folder / "busy.json")]), times=0.5)
-    (tmp_path / "profile.json").write_text(json.dumps(given_))
+def test_the_profile_of_the_training_is_published_and_used_again(folder: Path, tmp_path: Path) -> None:
+    profile = profile_of(observe([read_recording(folder / "busy.json")]), factor=0.5)
+    (tmp_path / "profile.json").write_text(json.dumps(profile))
     store = tmp_path / "store"
     train(folder, store, "isolator=profile", profile=tmp_path / "profile.json")
     stored = open_store(str(store)).snapshot("p").read_json("profiles/0.json")
-    assert stored["power"] == given_["power"]
+    assert stored["power"] == profile["power"]
     assert stored["node_type"] == 0
-    # and is used again the next time
+    # without --profile the next training uses the stored one
     train(folder, store, "isolator=profile")
-    assert open_store(str(store)).snapshot("p").read_json("profiles/0.json")["power"] == given_["power"]
+    assert open_store(str(store)).snapshot("p").read_json("profiles/0.json")["power"] == profile["power"]
 
 
-def test_an_idle_recording_that_is_not_idle_is_said(folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "loud.json").write_text(json.dumps(of_an_agent(steady(np.full(40, 0.1)))))
+def test_an_idle_recording_with_load_gets_a_note(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "loud.json").write_text(json.dumps(renamed_to_agent(steady(np.full(40, 0.1)))))
     report = train(folder, tmp_path / "s", "isolator=min", idle=tmp_path / "loud.json")
     (published,) = (tmp_path / "s" / report["pipeline"] / "profiles").iterdir()
     notes = json.loads(published.read_text())["notes"]
     assert any("the idle recording is not idle" in note and "10%" in note for note in notes)
 
 
-def test_bad_files(folder: Path, tmp_path: Path) -> None:
+def test_bad_profiles_idle_recordings_and_hints_are_errors(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text("[]")
     for option in ("--profile", "--idle"):
         done = kepler("train", folder / "p.yaml", "-i", folder / "busy.json", "-s", tmp_path / "s", option,
@@ -420,7 +423,7 @@ def kepler_publishing(files, pipeline, node_type, observations):
 """
 
 
-def test_a_listener_adds_files(folder: Path, tmp_path: Path) -> None:
+def test_a_listener_adds_files_below_the_pipeline_only(folder: Path, tmp_path: Path) -> None:
     site = tmp_path / "site"
     info = site / "adder-1.0.dist-info"
     info.mkdir(parents=True)
@@ -440,5 +443,5 @@ def test_a_listener_adds_files(folder: Path, tmp_path: Path) -> None:
     assert snapshot.problems() == {}
     assert not list(tmp_path.rglob("outside.txt"))
     assert not list(tmp_path.rglob("b.txt"))
-    for refused in ("metadata.json", "../outside.txt", "/absolute.txt", "a/../b.txt"):
-        assert f"the file {refused!r}, which is not a free path" in done.stderr
+    for path in ("metadata.json", "../outside.txt", "/absolute.txt", "a/../b.txt"):
+        assert f"the file {path!r}, which is not a free path" in done.stderr

@@ -1,7 +1,8 @@
-"""`kepler_core.testing`: the built-in plugins pass all checks, and every check finds what it is for."""
+"""`kepler_core.testing`: the built-in plugins pass all checks, and every check finds its error."""
 
 from __future__ import annotations
 
+import inspect
 import os
 import random
 import time
@@ -18,20 +19,33 @@ from kepler_core.contracts import EnergySource, Extractor, Isolator, MetricMappi
 from kepler_core.errors import PluginError
 from kepler_core.frames import node_dataset
 from kepler_core.plugins import registry
-from kepler_core.testing import CheckError, check_all, checks_of, parametrize_with_checks
+from kepler_core.plugins.problems import missing_modules
+from kepler_core.testing import (
+    CheckError,
+    check_all,
+    checks_of,
+    energy_sources,
+    extractors,
+    isolators,
+    metric_schemas,
+    model_formats,
+    parametrize_with_checks,
+    plugins,
+    trainers,
+)
 
-OWN = [
-    pytest.param(found, entry.full_name, id=f"{entry.namespace.removeprefix('kepler.')}-{entry.name}")
-    for found in registry.REGISTRIES.values()
-    for entry in found.entries
+BUILT_IN = [
+    pytest.param(plugins, entry.full_name, id=f"{entry.namespace.removeprefix('kepler.')}-{entry.name}")
+    for plugins in registry.REGISTRIES.values()
+    for entry in plugins.entries
     if entry.distribution == "kepler-core"
 ]
 
 
-@pytest.mark.parametrize(("found", "name"), OWN)
-def test_built_in_plugins_pass(found, name):
-    plugin = found.get(name)
-    if missing := registry.missing_modules(plugin):
+@pytest.mark.parametrize(("plugins", "name"), BUILT_IN)
+def test_built_in_plugins_pass(plugins, name):
+    plugin = plugins.get(name)
+    if missing := missing_modules(plugin):
         pytest.skip(f"{missing[0]} is not installed")
     check_all(checks_of(plugin))
 
@@ -40,7 +54,7 @@ def test_built_in_plugins_pass(found, name):
 
 
 class Fits(RegressorMixin, BaseEstimator):
-    """A straight line in whose fit or predict something can be done wrong."""
+    """A straight line; subclasses make an error in `fit` or `predict`."""
 
     def fit(self, X, y):
         self.line_ = LinearRegression().fit(np.nan_to_num(X), y)
@@ -52,10 +66,10 @@ class Fits(RegressorMixin, BaseEstimator):
 
 
 def trainer(regressor, **attributes):
-    """A trainer that gives what a function makes."""
+    """Return a trainer class whose `regressor` calls a function."""
 
     class Given(Trainer):
-        """Gives a regressor."""
+        """Returns a regressor."""
 
         def regressor(self, task):
             return regressor(task)
@@ -144,13 +158,13 @@ class Mean(Fits):
 BAD_TRAINERS = {
     "returns_an_unfitted_regressor": (lambda task: KEPT, "make a new one at each call"),
     "predicts_a_number_per_row": (lambda task: None, "return an unfitted object"),
-    "learns": (lambda task: Mean(), "on rows that were not trained on"),
+    "learns": (lambda task: Mean(), "on held-out rows the error is"),
     "takes_columns_in_any_order": (lambda task: FirstColumn(), "task.features"),
     "predicts_in_watts": (lambda task: Mean(), "ten times the power"),
     "survives_a_constant_target": (lambda task: Divides(), "do not divide by the spread of y"),
-    "survives_one_row": (lambda task: Together(), "may only depend on its row"),
-    "refuses_nan_or_copes": (lambda task: Spreads(), "raise ValueError in fit"),
-    "leaves_its_data_alone": (lambda task: Writes(), "work on a copy"),
+    "survives_one_row": (lambda task: Together(), "may depend on its row only"),
+    "handles_nan": (lambda task: Spreads(), "raise ValueError in fit"),
+    "does_not_change_its_data": (lambda task: Writes(), "work on a copy"),
     "is_deterministic": (lambda task: Noisy(), "random_state=task.seed"),
     "regressor_is_picklable": (lambda task: Locked(), "keep lambdas and open files out of it"),
     "portable_export_agrees": (lambda task: Stores(), "differs from the fitted one"),
@@ -159,19 +173,19 @@ BAD_TRAINERS = {
 }
 
 
-def only(plugin, name, **given):
-    """Run one check."""
-    (found,) = [check for check in checks_of(plugin, **given) if check.name == name]
-    found()
+def run_check(plugin, name, **extras):
+    """Run one check of a plugin."""
+    (check,) = [check for check in checks_of(plugin, **extras) if check.name == name]
+    check()
 
 
 @pytest.mark.parametrize("name", BAD_TRAINERS)
 def test_bad_trainers_are_told_what_to_do(name):
-    make, said = BAD_TRAINERS[name]
+    make, message = BAD_TRAINERS[name]
     with pytest.raises(CheckError) as error:
-        only(trainer(make), name)
+        run_check(trainer(make), name)
     assert str(error.value).startswith(f"Given: {name}: ")
-    assert said in str(error.value)
+    assert message in str(error.value)
 
 
 def lightgbm_of_close_thresholds():
@@ -187,23 +201,26 @@ def histogram_trees_of_close_thresholds():
 
 @pytest.mark.parametrize(
     ("make", "n"),
-    [(lightgbm_of_close_thresholds, 200), (histogram_trees_of_close_thresholds, 100)],  # the latter knows 255 values
+    [
+        (lightgbm_of_close_thresholds, 200),
+        (histogram_trees_of_close_thresholds, 100),
+    ],  # 255 bins at most
 )
 def test_trees_compare_in_single_precision_as_they_were_fitted(make, n):
-    # they cut halfway between readings; rounded to the nearest number of single precision that would
-    # be the upper one of two neighbours, half of the time
+    # the trees split halfway between two neighbours of single precision; a threshold that is rounded to
+    # the nearest number of single precision would be the upper neighbour half of the time
     readings = np.linspace(0.1, 0.9, n, dtype=np.float32)
     X = np.concatenate([readings, np.nextafter(readings, np.float32(1))])[:, None]
     y = np.concatenate([np.zeros(n), np.full(n, 100.0)])
     fitted = make().fit(X.astype(np.float64), y)
-    form = registry.model_formats.create("onnx", {})
-    loaded = form.load(form.dump(fitted, ("cpu_cycles",), X), ("cpu_cycles",))
-    wanted = fitted.predict(X.astype(np.float64))
-    assert np.ptp(wanted) > 10
-    assert np.abs(loaded.predict(X) - wanted).max() < 1e-3
+    model_format = registry.model_formats.create("onnx", {})
+    loaded = model_format.load(model_format.dump(fitted, ("cpu_cycles",), X), ("cpu_cycles",))
+    expected = fitted.predict(X.astype(np.float64))
+    assert np.ptp(expected) > 10
+    assert np.abs(loaded.predict(X) - expected).max() < 1e-3
 
 
-# --- what every plugin owes -----------------------------------------------------------------------
+# --- checks of every plugin -----------------------------------------------------------------------
 
 
 def undocumented():
@@ -215,7 +232,7 @@ def undocumented():
 
 def untyped():
     class Untyped(Trainer):
-        """Its argument is not annotated."""
+        """Has an argument without annotation."""
 
         def __init__(self, alpha=1.0): ...
 
@@ -226,7 +243,7 @@ def untyped():
 
 def wrong_default():
     class Wrong(Trainer):
-        """Its default is not what it says."""
+        """Has a default that does not fit the annotation."""
 
         def __init__(self, alpha: int = "one"): ...
 
@@ -243,7 +260,7 @@ def abstract():
 
 
 @pytest.mark.parametrize(
-    ("plugin", "name", "said"),
+    ("plugin", "name", "message"),
     [
         (undocumented(), "has_a_description", "no docstring"),
         (untyped(), "arguments_are_typed", "'alpha' has no annotation"),
@@ -252,12 +269,12 @@ def abstract():
         (undocumented(), "is_picklable", "classes at the top level"),
     ],
 )
-def test_what_every_plugin_owes(plugin, name, said):
-    with pytest.raises(CheckError, match=said):
-        only(plugin, name)
+def test_checks_of_every_plugin_find_errors(plugin, name, message):
+    with pytest.raises(CheckError, match=message):
+        run_check(plugin, name)
 
 
-def test_side_effects_of_an_import_are_seen(tmp_path, monkeypatch):
+def test_side_effects_of_an_import_are_reported(tmp_path, monkeypatch):
     (tmp_path / "plugin_with_effects.py").write_text(
         "import os\n"
         "from kepler_core.contracts import EnergySource\n"
@@ -271,24 +288,24 @@ def test_side_effects_of_an_import_are_seen(tmp_path, monkeypatch):
     monkeypatch.setenv("PLUGIN_WAS_HERE", os.environ.pop("PLUGIN_WAS_HERE"))
     monkeypatch.delenv("PLUGIN_WAS_HERE")
     with pytest.raises(CheckError, match="importing its module changes environment variables"):
-        only(Meter, "import_has_no_side_effects")
+        run_check(Meter, "import_has_no_side_effects")
 
 
 # --- the other contracts --------------------------------------------------------------------------
 
 
 class TakesTooMuch(Isolator):
-    """Leaves a negative rest."""
+    """Leaves negative dynamic power."""
 
     def isolate(self, dataset, context):
-        found = dataset.isolated(dataset.node_power() * 0.5)
-        frame = found.frame.copy()
-        frame[found.power_columns] -= 1000.0
-        return attrs.evolve(found, frame=frame)
+        isolated = dataset.isolated(dataset.node_power() * 0.5)
+        frame = isolated.frame.copy()
+        frame[isolated.power_columns] -= 1000.0
+        return attrs.evolve(isolated, frame=frame)
 
 
 class ChangesFeatures(Isolator):
-    """Changes more than power, and in its data set."""
+    """Changes a feature, in place."""
 
     def isolate(self, dataset, context):
         dataset.frame[dataset.features[0]] *= 2
@@ -296,33 +313,33 @@ class ChangesFeatures(Isolator):
 
 
 class Forgets(Isolator):
-    """Loses a tenth."""
+    """Loses a tenth of the power."""
 
     def isolate(self, dataset, context):
-        found = dataset.isolated(dataset.node_power() * 0.1)
-        return attrs.evolve(found, background=found.background * 0)
+        isolated = dataset.isolated(dataset.node_power() * 0.1)
+        return attrs.evolve(isolated, background=isolated.background * 0)
 
 
-class Throws(Isolator):
-    """Is another each time."""
+class Random(Isolator):
+    """Takes away another part of the power each time."""
 
     def isolate(self, dataset, context):
         return dataset.isolated(dataset.node_power() * random.random())
 
 
 class Passes(Isolator):
-    """Isolates nothing at all."""
+    """Returns its input."""
 
     def isolate(self, dataset, context):
         return dataset
 
 
 class OtherOrder(Extractor):
-    """Sorts what it was asked for."""
+    """Sorts the features, and returns rows by node only."""
 
     def extract(self, observations, features, source, components, *, by_container):
-        chosen = {component: observations.power[source, component] for component in components}
-        return node_dataset(observations, observations.node_features, chosen, tuple(sorted(features)), source)
+        power = {component: observations.power[source, component] for component in components}
+        return node_dataset(observations, observations.node_features, power, tuple(sorted(features)), source)
 
 
 class Watch(EnergySource):
@@ -333,12 +350,14 @@ class Watch(EnergySource):
     reads = ("rapl-sysfs",)
 
 
-def schema(meaning, **attributes):
-    class Given(MetricSchema):
-        """Knows what a function knows."""
+def schema(mapping):
+    """Return a metric schema class whose `mapping` calls a function."""
 
-        def meaning(self, metric):
-            return meaning(metric)
+    class Given(MetricSchema):
+        """Maps metrics with a function."""
+
+        def mapping(self, metric):
+            return mapping(metric)
 
         def spelling(self, level, name):
             return {"bpf_cpu_time_ms": "a_cpu", "platform": "a_power"}.get(name, name)
@@ -351,8 +370,8 @@ def greedy(metric):
 
 
 def slow(metric):
-    until = time.process_time() + 0.01
-    while time.process_time() < until:
+    end = time.process_time() + 0.01
+    while time.process_time() < end:
         pass
     return greedy(metric) if metric == "a_cpu" else None
 
@@ -361,12 +380,8 @@ def stranger(metric):
     return MetricMapping("feature", "heartbeats", "container", ()) if metric == "a_cpu" else None
 
 
-def sourceless(metric):
-    return MetricMapping("power", "platform", "node") if metric == "a_power" else None
-
-
 class Pickles(ModelFormat):
-    """Does what no format may."""
+    """Stores pickles, which no format may do."""
 
     suffix = "pickle"
 
@@ -385,50 +400,64 @@ class Pickles(ModelFormat):
 
 
 @pytest.mark.parametrize(
-    ("plugin", "name", "said"),
+    ("plugin", "name", "message"),
     [
-        (TakesTooMuch, "is_never_negative", "take away no more than there is"),
-        (ChangesFeatures, "leaves_its_data_alone", "work on a copy"),
-        (Forgets, "loses_no_power", "from what was measured"),
-        (Forgets, "can_be_undone", "from what was measured"),
-        (Throws, "is_deterministic", "twice the same data set gave two results"),
-        (Passes, "gives_dynamic_power", "return dataset.isolated"),
-        (OtherOrder, "gives_what_was_asked_for", "asked for rows by container"),
-        (OtherOrder, "takes_features_in_any_order", "not in the order that was asked for"),
+        (TakesTooMuch, "is_never_negative", "take away no more than the measured power"),
+        (ChangesFeatures, "does_not_change_its_data", "work on a copy"),
+        (Forgets, "loses_no_power", "from the measured power"),
+        (Forgets, "can_be_undone", "from the measured power"),
+        (Random, "is_deterministic", "the same data set gave two different results"),
+        (Passes, "returns_dynamic_power", "return dataset.isolated"),
+        (OtherOrder, "returns_what_was_requested", "requested were rows by container"),
+        (OtherOrder, "takes_features_in_any_order", "not in the requested order"),
         (Watch, "measures_known_components", "hours"),
-        (Watch, "has_a_name_on_the_wire", "write the name that Kepler asks for"),
-        (Watch, "takes_nobodys_label", "rapl-sysfs is read by rapl-sysfs, too"),
+        (Watch, "has_a_name_on_the_wire", "write the name that Kepler uses"),
+        (Watch, "reads_no_other_sources_labels", "rapl-sysfs also reads rapl-sysfs"),
         (schema(lambda metric: None), "knows_metrics", "let spelling"),
-        (schema(greedy), "ignores_what_is_not_its_own", "return None for a metric of somebody else"),
-        (schema(slow), "answers_quickly", "look names up"),
-        (schema(stranger), "uses_our_words", "'heartbeats' is no feature"),
+        (schema(greedy), "ignores_other_metrics", "return None for a metric of another exporter"),
+        (schema(slow), "mapping_is_quick", "look names up"),
+        (schema(stranger), "uses_known_words", "'heartbeats' is no feature"),
         (Pickles, "has_a_suffix", "write it with its dot"),
-        (Pickles, "supports_only_what_it_knows", "no regressor"),
-        (Pickles, "refuses_what_is_no_model", "raise ModelError"),
-        (Pickles, "refuses_other_features", "raise ModelError in load"),
+        (Pickles, "supports_only_regressors", "no regressor"),
+        (Pickles, "rejects_other_bytes", "raise ModelError"),
+        (Pickles, "rejects_other_features", "raise ModelError in load"),
     ],
 )
-def test_what_is_wrong_is_found(plugin, name, said):
+def test_checks_find_errors(plugin, name, message):
     with pytest.raises(CheckError) as error:
-        only(plugin, name)
-    assert said in str(error.value)
+        run_check(plugin, name)
+    assert message in str(error.value)
 
 
-def test_every_check_of_a_contract_is_named_once():
+def test_check_names_of_a_contract_are_unique():
     for plugin in (Forgets, OtherOrder, Watch, schema(greedy), Pickles, trainer(lambda task: None)):
         names = [check.name for check in checks_of(plugin)]
         assert len(set(names)) == len(names) > 8
 
 
-# --- how they are used ----------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "module",
+    [plugins, trainers, isolators, extractors, energy_sources, metric_schemas, model_formats],
+    ids=lambda module: module.__name__.rpartition(".")[2],
+)
+def test_every_check_function_is_listed(module):
+    functions = {
+        function
+        for name, function in vars(module).items()
+        if inspect.isfunction(function) and function.__module__ == module.__name__ and not name.startswith("_")
+    }
+    assert functions == set(module.CHECKS)
 
 
-def test_all_failures_are_said_at_once():
+# --- running checks -------------------------------------------------------------------------------
+
+
+def test_all_failures_are_reported_together():
     with pytest.raises(CheckError) as error:
         testing.check_energy_source(Watch)
     lines = str(error.value).splitlines()
     assert [line.split(": ")[1] for line in lines] == [
-        "measures_known_components", "has_a_name_on_the_wire", "takes_nobodys_label"
+        "measures_known_components", "has_a_name_on_the_wire", "reads_no_other_sources_labels"
     ]  # fmt: skip
 
 
@@ -437,20 +466,20 @@ def test_a_check_of_another_contract_is_refused():
         testing.check_trainer(Forgets)
 
 
-def test_expected_failures_are_checked_too():
-    marked = parametrize_with_checks(Watch, expected_failures={"takes_nobodys_label": "it is the same meter"})
-    (given,) = [found for found in marked.args[1] if found.id == "takes_nobodys_label"]
-    assert given.marks[0].kwargs["strict"]
-    with pytest.raises(PluginError, match="did you mean takes_nobodys_label"):
-        parametrize_with_checks(Watch, expected_failures={"takes_nobodys_labels": "a slip"})
+def test_expected_failures_are_strict():
+    marked = parametrize_with_checks(Watch, expected_failures={"reads_no_other_sources_labels": "it is the same meter"})
+    (parameter,) = [parameter for parameter in marked.args[1] if parameter.id == "reads_no_other_sources_labels"]
+    assert parameter.marks[0].kwargs["strict"]
+    with pytest.raises(PluginError, match="did you mean reads_no_other_sources_labels"):
+        parametrize_with_checks(Watch, expected_failures={"reads_no_other_sources_label": "a slip"})
 
 
-def test_what_cannot_be_given_is_named():
-    with pytest.raises(PluginError, match="nothing can be given"):
+def test_an_unknown_extra_is_an_error():
+    with pytest.raises(PluginError, match="no extra objects are accepted"):
         checks_of(Watch, regressor=Ridge())
 
 
-def test_fixtures_are_there_without_a_word(kepler_recording, kepler_dataset, kepler_container_dataset, kepler_store):
+def test_pytest_finds_the_fixtures(kepler_recording, kepler_dataset, kepler_container_dataset, kepler_store):
     assert len(kepler_recording.metrics) > 5
     assert kepler_dataset.output_type == "AbsPower"
     assert kepler_container_dataset.by_container

@@ -1,7 +1,7 @@
-"""Distributions of others, installed by pip from wheels into fresh environments.
+"""Third-party distributions, installed by pip from wheels into fresh environments.
 
-The examples, what the documentation shows, and what `plugins new` makes pass their own tests there.
-A trainer's models outlive the trainer. A set of broken distributions harms nobody but who asks for them.
+The examples, the distributions of the documentation's pages, and those of `plugins new` pass their own
+tests there. A trainer's models are served without the trainer. Broken distributions do not harm others.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ BROKEN = sorted(path.name for path in (EXAMPLES / "broken").iterdir() if path.is
 DOCS = ROOT / "docs" / "plugins"
 PAGES = sorted(path.name for path in DOCS.glob("*.md") if "`pyproject.toml`:" in path.read_text())
 NEW = "some-demo"
+"""Name of the distributions that `plugins new` makes."""
 
 PIPELINE = """
 energy_sources: [kepler-core:acpi]
@@ -49,7 +50,7 @@ def workshop(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def wheels(workshop):
-    """Wheels of the project, the examples, the pages of the documentation, and of each new kind."""
+    """Wheels of the project, the examples, the documentation's pages, and each kind of `plugins new`."""
     sources = workshop / "sources"
     sources.mkdir()
     folders = [copy_of_project(sources / "project")]
@@ -59,9 +60,9 @@ def wheels(workshop):
         folders.append(written(files_of(page), sources / Path(page).stem))
     for kind in KINDS:
         folders.append(written(distribution_files(kind, NEW), sources / f"kepler-{kind}-{NEW}"))
-    found = build_wheels(folders, workshop / "wheels")
-    assert len(found) == len(folders)
-    return found
+    wheels = build_wheels(folders, workshop / "wheels")
+    assert len(wheels) == len(folders)
+    return wheels
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +73,7 @@ def recording(workshop):
 
 
 def files_of(page):
-    """The files that a page of the documentation shows in full: a name in backquotes, then the content."""
+    """Return the files that a page shows in full: a name in backquotes, then the content."""
     text = (DOCS / page).read_text()
     return dict(re.findall(r"^`([\w./-]+\.\w+)`:\n\n```\w+\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL))
 
@@ -98,12 +99,12 @@ def request(source, output_type="AbsPower", trainer=""):
     }
 
 
-# --- what passes ----------------------------------------------------------------------------------
+# --- good distributions ---------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def good_site(workshop, wheels):
-    """All that should work, together; LightGBM has an environment of its own below."""
+def good_environment(workshop, wheels):
+    """All good distributions in one environment; LightGBM has its own in a test below."""
     broken = {*BROKEN, "kepler-trainer-lightgbm"}
     return make_site(workshop / "good", [path for name, path in wheels.items() if name not in broken])
 
@@ -125,8 +126,7 @@ def test_every_contract_has_a_page_with_an_example():
     ]
 
 
-def test_their_own_tests_pass(good_site, workshop):
-    """As they are: of the examples, of the documentation's pages, of what `plugins new` makes."""
+def test_their_own_tests_pass(good_environment, workshop):
     sources = workshop / "sources"
     folders = [
         *(f"{name}/tests" for name in GOOD if name != "kepler-trainer-lightgbm"),
@@ -134,27 +134,29 @@ def test_their_own_tests_pass(good_site, workshop):
         *(f"kepler-{kind}-{NEW}/tests" for kind in KINDS),
     ]
     (sources / "pytest.ini").write_text("[pytest]\n")
-    # -P: what is installed is tested, not what lies here
+    # -P: import the installed modules, not those in the current folder
     options = ("-q", "-rA", "-p", "no:cacheprovider", "--import-mode=importlib")
-    done = good_site.run("-P", "-m", "pytest", *options, *folders, cwd=sources)
+    done = good_environment.run("-P", "-m", "pytest", *options, *folders, cwd=sources)
     passed = [line for line in done.stdout.splitlines() if line.startswith("PASSED")]
     for folder in folders:
         assert any(f" {folder}" in line for line in passed), folder
     assert re.search(r"^(\d+) passed in", done.stdout, re.MULTILINE), done.stdout[-500:]
 
 
-def test_the_doctor_finds_nothing_wrong_with_them(good_site, tmp_path):
+def test_the_doctor_finds_nothing_wrong_with_them(good_environment, tmp_path):
     names = [f"kepler-{kind}-{NEW}" for kind in KINDS if kind != "trainer"]
-    done = good_site.kepler("plugins", "doctor", "--strict", "--json", *names, "kepler-hook-webhook", cwd=tmp_path)
+    done = good_environment.kepler(
+        "plugins", "doctor", "--strict", "--json", *names, "kepler-hook-webhook", cwd=tmp_path
+    )
     report = json.loads(done.stdout)
     assert report["checked"] == len(names) + 1
     assert (report["problems"], report["warnings"]) == ([], [])
 
 
-# --- models outlive their trainer -----------------------------------------------------------------
+# --- models without their trainer -----------------------------------------------------------------
 
 
-def test_a_trainer_is_installed_trained_with_served_and_removed(workshop, wheels, recording, tmp_path):
+def test_models_are_served_after_their_trainer_was_removed(workshop, wheels, recording, tmp_path):
     site = make_site(workshop / "lightgbm", [wheels["kepler-core"], wheels["kepler-trainer-lightgbm"]])
     pipeline = tmp_path / "mine.yaml"
     pipeline.write_text(PIPELINE + "abs_trainers: [lightgbm]\n")
@@ -167,10 +169,10 @@ def test_a_trainer_is_installed_trained_with_served_and_removed(workshop, wheels
     store = tmp_path / "models"
     frozen = ("plugins", "freeze", "mine", "--store", store)
     assert "kepler-trainer-lightgbm==1.0.0" in site.kepler(*frozen, cwd=tmp_path).stdout.splitlines()
-    before = served(site, store, tmp_path)
+    answers = served(site, store, tmp_path)
     site.pip("uninstall", "--yes", "kepler-trainer-lightgbm")
     assert "lightgbm" not in site.kepler("plugins", "list", cwd=tmp_path).stdout
-    assert served(site, store, tmp_path) == before
+    assert served(site, store, tmp_path) == answers
 
     line = site.kepler(*command, cwd=inner, check=1).stderr.strip()
     assert "unknown trainer 'lightgbm'" in line
@@ -180,9 +182,9 @@ def test_a_trainer_is_installed_trained_with_served_and_removed(workshop, wheels
 
 
 def served(site, store, folder):
-    """What a model server and an estimator of its own answer from a store: the zip's files, and watts."""
+    """Return the files of a model server's zip and the reply of an estimator that uses this server."""
     port, path = free_port(), folder / "estimator.sock"
-    asked = request("acpi", trainer="LightGBMRegressorTrainer")
+    model_request = request("acpi", trainer="LightGBMRegressorTrainer")
     where = ("--host", "127.0.0.1", "--port", port)
     with (
         site.serving("model-server", "-s", store, *where, log=folder / "server.log") as server,
@@ -190,8 +192,8 @@ def served(site, store, folder):
             *("estimator", "--model-server", f"http://127.0.0.1:{port}", "--socket", path), log=folder / "estimator.log"
         ) as estimator,
     ):
-        content = ask_model_server(port, asked, server)
-        reply = ask_estimator(path, asked, estimator)
+        content = ask_model_server(port, model_request, server)
+        reply = ask_estimator(path, model_request, estimator)
     assert not reply["msg"], reply
     idle, busy = reply["powers"]["platform"]
     assert 0 < idle < busy
@@ -199,60 +201,60 @@ def served(site, store, folder):
         return archive.namelist(), reply
 
 
-# --- the broken set -------------------------------------------------------------------------------
+# --- broken distributions -------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def broken_site(workshop, wheels):
-    """All that is broken beside what works."""
+def broken_environment(workshop, wheels):
+    """All broken distributions beside good ones."""
     good = ("kepler-core", "kepler-trainer-ridge")
     return make_site(workshop / "broken-site", [wheels[name] for name in (*good, *BROKEN)])
 
 
-def test_list_shows_the_broken_ones_and_imports_none(broken_site, tmp_path):
-    done = broken_site.kepler("plugins", "list", "--json", cwd=tmp_path)
+def test_list_shows_the_broken_ones_and_imports_none(broken_environment, tmp_path):
+    done = broken_environment.kepler("plugins", "list", "--json", cwd=tmp_path)
     assert done.stderr == ""
     status = {f"{entry['distribution']}:{entry['name']}": entry["status"] for entry in json.loads(done.stdout)}
-    # what can be known without an import; kepler-broken-exit would have ended the command
+    # without an import; that of kepler-broken-exit would have ended the command
     assert status["kepler-broken-exit:BrokenExitTrainer"] == "ok"
     assert status["kepler-trainer-ridge:RidgeRegressorTrainer"] == "ok"
     assert "written for plugin API 99.0" in status["kepler-broken-api:BrokenApiTrainer"]
     assert "clashes with kepler-core:LinearRegressionTrainer" in status["kepler-broken-clash:LinearRegressionTrainer"]
 
 
-def test_doctor_says_what_is_wrong_with_each(broken_site, tmp_path):
-    done = broken_site.kepler("plugins", "doctor", "--json", "--slow", "2", *BROKEN, cwd=tmp_path, check=3)
+def test_doctor_reports_the_problem_of_each(broken_environment, tmp_path):
+    done = broken_environment.kepler("plugins", "doctor", "--json", "--slow", "2", *BROKEN, cwd=tmp_path, check=3)
     report = json.loads(done.stdout)
     problems = {}
     for problem in report["problems"]:
         problems.setdefault(problem["plugin"], []).append(problem["problem"])
-    said = {
+    reasons = {
         "kepler-broken-api:BrokenApiTrainer": "written for plugin API 99.0",
         "kepler-broken-base:BrokenBaseIsolator": "not a class that derives from kepler_core.contracts.Isolator",
-        "kepler-broken-exit:BrokenExitTrainer": "SystemExit: 7",
+        "kepler-broken-exit:BrokenExitTrainer": "ends the process that imports it (exit code 7)",
         "kepler-broken-fit:BrokenFitTrainer": "the matrix is not to my liking (14 checks: ",
         "kepler-broken-fit:BrokenProcessTrainer": "ends the process that checks it (exit code 9)",
         "kepler-broken-import:BrokenImportTrainer": "No module named 'a_module_that_nobody_has'",
-        "kepler-broken-schema:broken-schema": "meaning('') raises LookupError",
+        "kepler-broken-schema:broken-schema": "mapping('') raises LookupError",
         "LinearRegressionTrainer": "kepler-core:LinearRegressionTrainer",
         "acpi": "kepler-broken-clash:acpi",
     }
-    assert set(problems) == set(said)
-    for plugin, what in said.items():
-        assert any(what in problem for problem in problems[plugin]), problems[plugin]
+    assert set(problems) == set(reasons)
+    for plugin, reason in reasons.items():
+        assert any(reason in problem for problem in problems[plugin]), problems[plugin]
     (warning,) = report["warnings"]
     assert warning["plugin"] == "kepler-broken-slow:BrokenSlowTrainer"
     assert "slow: importing it takes 3" in warning["problem"]
 
 
-def test_what_works_trains_and_is_served_beside_them(broken_site, recording, tmp_path):
+def test_good_plugins_train_and_serve_beside_broken_ones(broken_environment, recording, tmp_path):
     pipeline = tmp_path / "mine.yaml"
     pipeline.write_text(PIPELINE + "abs_trainers: [BrokenFitTrainer, BrokenProcessTrainer, ridge]\n")
     store = tmp_path / "models"
     command = ("train", pipeline, "--input", recording, "--store", store, "--json", "--trace-hooks")
-    # one fit at a time, and two: another way to the processes that fit
+    # one fit at a time and two take different ways to the processes that fit
     for jobs in (1, 2):
-        done = broken_site.kepler(*command, "--jobs", jobs, cwd=tmp_path, check=3)
+        done = broken_environment.kepler(*command, "--jobs", jobs, cwd=tmp_path, check=3)
         report = json.loads(done.stdout)
         assert [model["trainer"] for model in report["models"]] == ["RidgeRegressorTrainer"]
         failed = {failure["trainer"]: failure["reason"] for failure in report["failed"]}
@@ -260,7 +262,7 @@ def test_what_works_trains_and_is_served_beside_them(broken_site, recording, tmp
             "BrokenFitTrainer": "RuntimeError: the matrix is not to my liking",
             "BrokenProcessTrainer": "it ended the process in which it was fitted",
         }
-    assert "metric schema kepler-broken-schema:broken-schema: meaning(" in done.stderr
+    assert "metric schema kepler-broken-schema:broken-schema: mapping(" in done.stderr
     assert "hook kepler-broken-hook:ill: kepler_dataset_ready failed: RuntimeError: ill at data" in done.stderr
     traced = [line for line in done.stderr.splitlines() if re.match(r" +\d+\.\d+ s  kepler_", line)]
     assert any("kepler_publishing" in line and "kepler-core:profiler" in line for line in traced)
@@ -271,29 +273,30 @@ def test_what_works_trains_and_is_served_beside_them(broken_site, recording, tmp
     server_log, estimator_log = tmp_path / "server.log", tmp_path / "estimator.log"
     where = ("--host", "127.0.0.1", "--port", port)
     with (
-        broken_site.serving("model-server", "-s", store, *where, log=server_log) as server,
-        broken_site.serving("estimator", "-s", store, "--socket", path, log=estimator_log) as estimator,
+        broken_environment.serving("model-server", "-s", store, *where, log=server_log) as server,
+        broken_environment.serving("estimator", "-s", store, "--socket", path, log=estimator_log) as estimator,
     ):
         assert ask_model_server(port, request("acpi"), server)[:2] == b"PK"
         reply = ask_estimator(path, request("acpi"), estimator)
         assert not reply["msg"], reply
     for log in (server_log, estimator_log):
-        said = log.read_text()
-        assert "hook kepler-broken-hook:ill: kepler_model_selected failed: RuntimeError: ill at selecting" in said
+        lines = log.read_text()
+        assert "hook kepler-broken-hook:ill: kepler_model_selected failed: RuntimeError: ill at selecting" in lines
 
 
 @pytest.mark.parametrize(
-    ("key", "name", "said"),
+    ("key", "name", "message"),
     [
         ("abs_trainers", "BrokenApiTrainer", "kepler-broken-api 1.0.0): was written for plugin API 99.0"),
-        ("abs_trainers", "BrokenExitTrainer", "kepler-broken-exit 1.0.0): cannot be imported: SystemExit: 7"),
         ("isolator", "BrokenBaseIsolator", "kepler-broken-base 1.0.0): breaks its contract"),
     ],
 )  # fmt: skip
-def test_who_asks_for_a_broken_one_is_told_in_one_line(broken_site, recording, tmp_path, key, name, said):
+def test_the_error_of_a_pipeline_with_a_broken_plugin_is_one_line(
+    broken_environment, recording, tmp_path, key, name, message
+):
     pipeline = tmp_path / "mine.yaml"
     pipeline.write_text(PIPELINE + (f"abs_trainers: [{name}]\n" if key == "abs_trainers" else f"{key}: {name}\n"))
-    done = broken_site.kepler("train", pipeline, "-i", recording, "-s", "models", cwd=tmp_path, check=1)
+    done = broken_environment.kepler("train", pipeline, "-i", recording, "-s", "models", cwd=tmp_path, check=1)
     (line,) = done.stderr.strip().splitlines()
-    assert said in line
+    assert message in line
     assert not (tmp_path / "models").exists()

@@ -14,6 +14,7 @@ from kepler_core.cli.plugin_doctor import doctor
 from kepler_core.contracts import CONTRACTS, Plugin
 from kepler_core.errors import PluginError
 from kepler_core.plugins import registry
+from kepler_core.plugins.arguments import arguments_of, create
 
 TRAINERS = {
     "PolynomialRegressionTrainer",
@@ -30,9 +31,9 @@ TRAINERS = {
 RAPL = ("package", "core", "uncore", "dram")
 
 
-def own(found: registry.Registry[Plugin]) -> set[str]:
-    """The built-in names; the environment may hold other distributions' plugins."""
-    return {entry.name for entry in found.entries if entry.distribution == "kepler-core"}
+def built_in(plugins: registry.Registry[Plugin]) -> set[str]:
+    """Return the built-in names; the environment may hold plugins of other distributions."""
+    return {entry.name for entry in plugins.entries if entry.distribution == "kepler-core"}
 
 
 def run_python(code: str) -> object:
@@ -41,11 +42,11 @@ def run_python(code: str) -> object:
     return json.loads(done.stdout)
 
 
-# --- what is built in -----------------------------------------------------------------------------
+# --- built-in plugins -----------------------------------------------------------------------------
 
 
 def test_the_ten_trainers():
-    assert own(registry.trainers) == TRAINERS
+    assert built_in(registry.trainers) == TRAINERS
 
 
 def test_every_contract_has_its_registry():
@@ -53,7 +54,7 @@ def test_every_contract_has_its_registry():
 
 
 @pytest.mark.parametrize(
-    ("found", "alias", "name"),
+    ("plugins", "alias", "name"),
     [
         (registry.isolators, "none", "NoneIsolator"),
         (registry.isolators, "min", "MinIdleIsolator"),
@@ -66,10 +67,10 @@ def test_every_contract_has_its_registry():
         (registry.model_formats, "weights", "weights"),
     ],
 )
-def test_built_in_names_and_aliases(found, alias, name):
-    assert found.canonical(alias) == name
-    assert found.get(alias) is found.get(name)
-    assert issubclass(found.get(alias), found.contract)
+def test_built_in_names_and_aliases(plugins, alias, name):
+    assert plugins.canonical(alias) == name
+    assert plugins.get(alias) is plugins.get(name)
+    assert issubclass(plugins.get(alias), plugins.contract)
 
 
 @pytest.mark.parametrize(
@@ -91,24 +92,24 @@ def test_energy_sources_measure_and_are_sent_as_on_the_wire(name, components, se
 
 @pytest.mark.parametrize("namespace", sorted(CONTRACTS))
 def test_every_built_in_plugin_loads(namespace):
-    found = registry.REGISTRIES[namespace]
-    loaded, broken = found.load_all()
+    plugins = registry.REGISTRIES[namespace]
+    loaded, broken = plugins.load_all()
     assert not [str(plugin) for plugin in broken if plugin.entry.distribution == "kepler-core"]
-    assert own(found) <= set(loaded)
+    assert built_in(plugins) <= set(loaded)
 
 
-def test_doctor_finds_nothing_wrong_with_what_is_built_in():
+def test_doctor_finds_nothing_wrong_with_the_built_in_plugins():
     done = CliRunner().invoke(doctor, ["--json", "--no-checks"], standalone_mode=False)
     report = json.loads(done.stdout)
-    assert report["checked"] >= sum(len(own(found)) for found in registry.REGISTRIES.values())
+    assert report["checked"] >= sum(len(built_in(plugins)) for plugins in registry.REGISTRIES.values())
     assert not [p for p in report["problems"] if p["plugin"].startswith("kepler-core:")]
-    assert done.return_value == (3 if report["problems"] else 0)  # others' plugins may be installed here
+    assert done.return_value == (3 if report["problems"] else 0)  # plugins of other distributions may be installed here
 
 
-# --- what is imported -----------------------------------------------------------------------------
+# --- imports --------------------------------------------------------------------------------------
 
 
-def test_listing_names_aliases_and_resolving_imports_no_plugin():
+def test_listing_and_resolving_names_and_aliases_imports_no_plugin():
     seen = run_python("""if True:
         import json, sys
         from kepler_core.plugins import registry
@@ -127,7 +128,7 @@ def test_listing_names_aliases_and_resolving_imports_no_plugin():
     assert seen["canonical"] == "rapl-sysfs"
 
 
-def test_a_plugin_is_imported_when_it_is_asked_for_and_no_other_is():
+def test_the_first_use_of_a_plugin_imports_no_other():
     seen = run_python("""if True:
         import json, sys
         from kepler_core.plugins import registry
@@ -141,9 +142,10 @@ def test_xgboost_is_not_imported_by_describing_its_trainer():
     seen = run_python("""if True:
         import json, sys
         from kepler_core.plugins import registry
+        from kepler_core.plugins.arguments import arguments_of
         trainer = registry.trainers.get("XgboostFitTrainer")
         print(json.dumps({"extra": trainer.extra, "imported": "xgboost" in sys.modules,
-                          "arguments": [a.name for a in registry.arguments_of(trainer)]}))
+                          "arguments": [a.name for a in arguments_of(trainer)]}))
     """)
     assert seen["extra"] == "xgboost"
     assert not seen["imported"]
@@ -154,7 +156,7 @@ def test_xgboost_is_not_imported_by_describing_its_trainer():
 
 
 @pytest.mark.parametrize(
-    ("found", "wrong", "right"),
+    ("plugins", "wrong", "right"),
     [
         (registry.trainers, "GradientBoostRegressorTrainer", "GradientBoostingRegressorTrainer"),
         (registry.trainers, "sgdregressortrainer", "SGDRegressorTrainer"),
@@ -166,16 +168,16 @@ def test_xgboost_is_not_imported_by_describing_its_trainer():
         (registry.model_formats, "weight", "weights"),
     ],
 )
-def test_an_unknown_name_gets_the_close_matches(found, wrong, right):
+def test_an_unknown_name_gets_the_close_matches(plugins, wrong, right):
     with pytest.raises(PluginError) as error:
-        found.get(wrong)
+        plugins.get(wrong)
     message = str(error.value)
-    assert message.startswith(f"unknown {found.kind} {wrong!r}; did you mean ")
+    assert message.startswith(f"unknown {plugins.kind} {wrong!r}; did you mean ")
     assert right in message.partition("did you mean ")[2].rstrip("?").split(" or ")
 
 
 @pytest.mark.parametrize("wrong", ["", ":", "kepler-core:", "qqqqqqqq"])
-def test_a_name_that_resembles_nothing_gets_all_names(wrong):
+def test_an_unknown_name_without_close_matches_gets_all_names(wrong):
     with pytest.raises(PluginError) as error:
         registry.isolators.get(wrong)
     assert "MinIdleIsolator" in str(error.value)
@@ -202,10 +204,10 @@ def test_entries_named_finds_every_namespace():
     assert list(registry.entries_named("onyx")) == []
 
 
-def test_what_is_forgotten_is_found_again():
-    before = registry.trainers.entries
+def test_entries_are_read_again_after_they_were_dropped():
+    entries = registry.trainers.entries
     registry.forget_entry_points()
-    assert registry.trainers.entries == before
+    assert registry.trainers.entries == entries
     assert registry.trainers.get("SGDRegressorTrainer").__name__ == "SGDRegressorTrainer"
 
 
@@ -227,7 +229,7 @@ class Sample(Plugin):
     ) -> None:
         if count < 1:
             raise ValueError("count must be at least 1")
-        self.given = (count, rate, name, fast, window, levels, kernel)
+        self.values = (count, rate, name, fast, window, levels, kernel)
 
 
 class Bare(Plugin):
@@ -235,27 +237,27 @@ class Bare(Plugin):
 
 
 def test_arguments_are_read_from_the_signature():
-    found = {a.name: (a.type, a.default, a.required) for a in registry.arguments_of(Sample)}
-    assert list(found) == ["count", "rate", "name", "fast", "window", "levels", "kernel"]
-    assert found["count"] == ("int", None, True)
-    assert found["rate"] == ("float", 0.5, False)
-    assert found["window"] == ("int | None", None, False)
-    assert registry.arguments_of(Bare) == []
+    arguments = {a.name: (a.type, a.default, a.required) for a in arguments_of(Sample)}
+    assert list(arguments) == ["count", "rate", "name", "fast", "window", "levels", "kernel"]
+    assert arguments["count"] == ("int", None, True)
+    assert arguments["rate"] == ("float", 0.5, False)
+    assert arguments["window"] == ("int | None", None, False)
+    assert arguments_of(Bare) == []
 
 
 def test_arguments_reach_the_plugin():
-    made = registry.create(
+    plugin = create(
         Sample,
         "sample",
         {"count": 3, "rate": 2, "fast": True, "window": 4, "levels": [1, 2], "kernel": "linear"},
     )
-    assert made.given == (3, 2.0, "x", True, 4, [1, 2], "linear")
-    assert isinstance(made.given[1], float)  # YAML's 2 is a float where a float is taken
-    assert registry.create(Sample, "sample", {"count": 1, "window": None}).given[4] is None
+    assert plugin.values == (3, 2.0, "x", True, 4, [1, 2], "linear")
+    assert isinstance(plugin.values[1], float)  # YAML's 2 is a float where a float is taken
+    assert create(Sample, "sample", {"count": 1, "window": None}).values[4] is None
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "parts"),
     [
         ({"count": 1, "rat": 0.1}, ["unknown argument 'rat'", "did you mean rate"]),
         ({"count": 1, "zzzzzz": 0.1}, ["unknown argument 'zzzzzz'", "known: count, "]),
@@ -275,23 +277,23 @@ def test_arguments_reach_the_plugin():
         ({"count": 0}, ["count must be at least 1"]),
     ],
 )
-def test_wrong_arguments_are_named(arguments, said):
+def test_wrong_arguments_are_named(arguments, parts):
     with pytest.raises(PluginError) as error:
-        registry.create(Sample, "sample", arguments)
+        create(Sample, "sample", arguments)
     message = str(error.value)
     assert message.startswith("sample: ")
     assert "\n" not in message
-    for part in said:
+    for part in parts:
         assert part in message
 
 
-def test_a_plugin_without_arguments_says_so():
+def test_an_argument_of_a_plugin_without_arguments_is_an_error():
     with pytest.raises(PluginError, match="bare: unknown argument 'x'; it takes none"):
-        registry.create(Bare, "bare", {"x": 1})
+        create(Bare, "bare", {"x": 1})
 
 
 @pytest.mark.parametrize(
-    ("name", "arguments", "said"),
+    ("name", "arguments", "message"),
     [
         ("KNeighborsRegressorTrainer", {"n_neighbours": 3}, "did you mean n_neighbors?"),
         ("PolynomialRegressionTrainer", {"degree": "2"}, "degree: '2' is not a whole number"),
@@ -299,16 +301,16 @@ def test_a_plugin_without_arguments_says_so():
         ("LinearRegressionTrainer", {"positive": False}, "it takes none"),
     ],
 )
-def test_arguments_of_built_in_trainers_are_checked(name, arguments, said):
+def test_arguments_of_built_in_trainers_are_checked(name, arguments, message):
     with pytest.raises(PluginError) as error:
         registry.trainers.create(name, arguments)
     assert name in str(error.value)
-    assert said in str(error.value)
+    assert message in str(error.value)
 
 
-def test_defaults_that_the_issue_names():
-    def defaults(found: registry.Registry[Plugin], name: str) -> dict[str, object]:
-        return {a.name: a.default for a in registry.arguments_of(found.get(name))}
+def test_defaults_of_built_in_plugins():
+    def defaults(plugins: registry.Registry[Plugin], name: str) -> dict[str, object]:
+        return {a.name: a.default for a in arguments_of(plugins.get(name))}
 
     assert defaults(registry.trainers, "PolynomialRegressionTrainer")["degree"] == 2
     assert defaults(registry.trainers, "KNeighborsRegressorTrainer")["n_neighbors"] == 6
@@ -316,29 +318,29 @@ def test_defaults_that_the_issue_names():
 
 
 class Unresolvable(Plugin):
-    """Its annotation names a type that exists for type checkers only, as many do."""
+    """Has an annotation with a type that only type checkers import."""
 
     def __init__(self, alpha: float = 1.0, kind: NotImported = None) -> None:  # noqa: F821
         self.alpha = alpha
 
 
-def test_an_annotation_that_cannot_be_resolved_is_no_crash():
-    # either the argument goes unchecked or the error names the plugin; a NameError is neither
+def test_an_unresolvable_annotation_is_no_crash():
+    # the argument is either unchecked or the error names the plugin, but NameError does not reach the caller
     try:
-        made = registry.create(Unresolvable, "unresolvable", {"alpha": 2})
+        plugin = create(Unresolvable, "unresolvable", {"alpha": 2})
     except PluginError as error:
         assert "unresolvable" in str(error)  # noqa: PT017
     else:
-        assert made.alpha == 2
+        assert plugin.alpha == 2
 
 
 class Stumbles(Plugin):
-    """Raises something of its own from `__init__`."""
+    """Raises `KeyError` in `__init__`."""
 
     def __init__(self, path: str = "") -> None:
         raise KeyError("no such table")
 
 
-def test_whatever_a_plugin_raises_when_it_is_made_is_a_plugin_error():
+def test_an_exception_of_init_becomes_a_plugin_error():
     with pytest.raises(PluginError, match="stumbles: KeyError: 'no such table'"):
-        registry.create(Stumbles, "stumbles", {"path": "x"})
+        create(Stumbles, "stumbles", {"path": "x"})

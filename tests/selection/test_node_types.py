@@ -19,7 +19,7 @@ from kepler_core.machine import ATTRIBUTES, IDENTIFYING, Machine, MachineSpec, i
 from kepler_core.pipeline.load import load_pipeline
 from kepler_core.pipeline.node_types import matching_type
 from kepler_core.pipeline.train import train
-from kepler_core.plugins.hooks import Events, hookimpl
+from kepler_core.plugins.hooks import Hooks, hookimpl
 from kepler_core.recording import observe, read_recording
 from kepler_core.selection import read_catalogue
 from kepler_core.simulate import Simulation, write
@@ -451,7 +451,7 @@ def test_concurrent_trainings_of_two_machines(simulated: Path, tmp_path: Path) -
                 train(spec, observations, store, jobs=1, backend="threading", machine=self.other)
 
     for machine, other, numbers in ((first, second, {0, 1}), (first, third, {0, 1, 2})):
-        listeners = Events()
+        listeners = Hooks()
         listeners.listen(TrainsMeanwhile(other))
         report = train(spec, observations, store, jobs=1, backend="threading", machine=machine, listeners=listeners)
         assert report.node_type == 0
@@ -462,7 +462,7 @@ def test_concurrent_trainings_of_two_machines(simulated: Path, tmp_path: Path) -
 
     # two new node types claim the same number: the later training fails and must be repeated
     machine, other = (Machine(MachineSpec(processor="x_y", cores=cores), None) for cores in (1, 2))
-    listeners = Events()
+    listeners = Hooks()
     listeners.listen(TrainsMeanwhile(other))
     with pytest.raises(StoreError, match=r"node type 3 with it: train again"):
         train(spec, observations, store, jobs=1, backend="threading", machine=machine, listeners=listeners)

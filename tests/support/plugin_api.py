@@ -1,61 +1,100 @@
-"""The public contract of plugins, written down: run to write `plugin_api.json` anew after a version bump.
+"""The public API of plugins, as data for a snapshot.
 
-python tests/support/plugin_api.py
+After a step of `PLUGIN_API`, write the snapshot `tests/plugins/plugin_api.json` again:
+
+    python tests/support/plugin_api.py
 """
 
 from __future__ import annotations
 
 import inspect
 import json
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import attrs
 
-from kepler_core import contracts
+from kepler_core import contracts, testing
 from kepler_core.contracts import CONTRACTS, PLUGIN_API, FitTask, IsolationContext, MetricMapping, Plugin
+from kepler_core.dataset import Dataset
+from kepler_core.frames import container_dataset, node_dataset
+from kepler_core.models.power_model import PowerModel
 from kepler_core.plugins import hooks
+from kepler_core.plugins.registry import Registry
+from kepler_core.recording import Observations
 
-WRITTEN = Path(__file__).parents[1] / "plugins" / "plugin_api.json"
+INTERNAL_FIELDS = ("counts", "memos")
+"""Fields of data classes that plugins have no use for."""
+
+SNAPSHOT = Path(__file__).parents[1] / "plugins" / "plugin_api.json"
 
 
-def contract() -> dict[str, Any]:
-    """Everything that a plugin may rely on: classes with their attributes and methods, and the events."""
-    classes = [Plugin, *CONTRACTS.values(), contracts.Regressor, contracts.Predictor]
-    found: dict[str, Any] = {
+def public_api() -> dict[str, Any]:
+    """Return all that a plugin may rely on, as names, types and signatures."""
+    classes = [Plugin, *CONTRACTS.values(), contracts.Regressor, contracts.Predictor, contracts.JointPredictor]
+    return {
         "namespaces": {namespace: plugin.__name__ for namespace, plugin in CONTRACTS.items()},
-        "classes": {plugin.__name__: _described(plugin) for plugin in classes},
-        "values": {
-            kind.__name__: {field.name: _field(field) for field in attrs.fields(kind)}
-            for kind in (FitTask, IsolationContext, MetricMapping)
+        "classes": {plugin.__name__: _class(plugin) for plugin in classes},
+        "values": {kind.__name__: _fields(kind) for kind in (FitTask, IsolationContext, MetricMapping)},
+        "data": {kind.__name__: {**_fields(kind), **_members(kind)} for kind in (Dataset, Observations)},
+        "functions": {
+            "node_dataset": _signature(node_dataset),
+            "container_dataset": _signature(container_dataset),
+            "PowerModel.predict": _signature(PowerModel.predict),
+            "Registry.get": _signature(Registry.get),
+            "Registry.create": _signature(Registry.create),
+            "Hooks.call": _signature(hooks.Hooks.call),
+            "Hooks.hooks_of": _signature(hooks.Hooks.hooks_of),
         },
-        "events": {name: _parameters(event) for name, event in _public(hooks.HookSpecs)},
+        "hooks": {name: _parameters(hook) for name, hook in _methods(hooks.HookSpecs)},
+        "hookimpl": list(inspect.signature(hooks.hookimpl).parameters),
+        "testing": sorted(testing.__all__),
     }
-    return found
 
 
-def _public(kind: type) -> list[tuple[str, Any]]:
+def _class(kind: type) -> dict[str, Any]:
+    return {
+        "attributes": {name: str(annotation) for name, annotation in sorted(inspect.get_annotations(kind).items())},
+        "abstract": sorted(getattr(kind, "__abstractmethods__", ())),
+        "methods": {name: _signature(method) for name, method in _methods(kind)},
+    }
+
+
+def _methods(kind: type) -> list[tuple[str, Any]]:
     return sorted((name, value) for name, value in vars(kind).items() if inspect.isfunction(value) and name[0] != "_")
 
 
-def _described(kind: type) -> dict[str, Any]:
+def _fields(kind: type) -> dict[str, str]:
     return {
-        "attributes": {name: str(found) for name, found in sorted(inspect.get_annotations(kind).items())},
-        "abstract": sorted(getattr(kind, "__abstractmethods__", ())),
-        "methods": {name: str(inspect.signature(value)) for name, value in _public(kind)},
+        field.name: f"{field.type}{'' if field.default is attrs.NOTHING else ' (optional)'}"
+        for field in attrs.fields(kind)
+        if not field.name.startswith("_") and field.name not in INTERNAL_FIELDS
     }
 
 
-def _field(field: Any) -> str:
-    return f"{field.type}{'' if field.default is attrs.NOTHING else ' (optional)'}"
+def _members(kind: type) -> dict[str, str]:
+    """Return the public methods with their signatures and the properties with their types."""
+    members = {name: _signature(method) for name, method in _methods(kind)}
+    for name, value in vars(kind).items():
+        function = getattr(value, "fget", None) or getattr(value, "func", None)  # property or cached_property
+        if function is not None and not name.startswith("_"):
+            members[name] = f"property {inspect.signature(function).return_annotation}"
+    return dict(sorted(members.items()))
 
 
-def _parameters(event: Any) -> list[str]:
-    return list(inspect.signature(event).parameters)[1:]
+def _signature(function: Callable[..., Any]) -> str:
+    # the array types are aliases, whose expansion differs between releases of NumPy
+    return re.sub(r"numpy\.ndarray\[.*?\]\]", "ndarray", str(inspect.signature(function)))
+
+
+def _parameters(hook: Any) -> list[str]:
+    return list(inspect.signature(hook).parameters)[1:]
 
 
 def flat(value: Any, path: str = "") -> dict[str, str]:
-    """A line per thing that can be added, taken away or changed."""
+    """Return the API as one line per part that can be added, removed or changed."""
     if isinstance(value, dict):
         lines: dict[str, str] = {}
         for key, inner in value.items():
@@ -67,4 +106,4 @@ def flat(value: Any, path: str = "") -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    WRITTEN.write_text(json.dumps({"version": list(PLUGIN_API), "contract": contract()}, indent=1) + "\n")
+    SNAPSHOT.write_text(json.dumps({"version": list(PLUGIN_API), "api": public_api()}, indent=1) + "\n")

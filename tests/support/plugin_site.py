@@ -1,6 +1,6 @@
 """Wheels of this project and of other distributions, and fresh virtual environments to install them into.
 
-What the project needs is not installed again: the environment sees it in that of the tests.
+The environments see the requirements of the project in the environment of the tests.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import signal
 import socket
 import subprocess
 import sys
-import sysconfig
 import time
 import urllib.error
 import urllib.request
@@ -27,14 +26,14 @@ import attrs
 from support.paths import ROOT
 
 EXAMPLES = ROOT / "examples"
-PATIENCE = 60.0
-"""Seconds until a test gives up: not what anything is expected to take."""
+TIMEOUT_SECONDS = 60.0
+"""Time after which a test fails; far above the usual time of any step."""
 
 _FOLDERS = ("config", "kepler_core", "plugins", "profiler", "servers")
 _FILES = ("LICENSE", "README.md", "pyproject.toml", "setup.cfg")
 _BUILT = shutil.ignore_patterns("build", "*.egg-info", "__pycache__", ".pytest_cache")
 
-# A build as pip asks for it, in a process of its own, but without importing setuptools each time.
+# Builds each wheel as pip does, in a process of its own, but imports setuptools only once.
 _BUILD = """
 import json, os, sys
 from setuptools import build_meta
@@ -50,7 +49,7 @@ for source in json.loads(sys.argv[2]):
 
 
 def copy_of_project(folder: Path) -> Path:
-    """The sources that go into the wheel: a build leaves files behind."""
+    """Copy the sources of the wheel, because a build leaves files behind."""
     folder.mkdir()
     for name in _FOLDERS:
         shutil.copytree(ROOT / name, folder / name, ignore=_BUILT)
@@ -60,12 +59,12 @@ def copy_of_project(folder: Path) -> Path:
 
 
 def copy_of(source: Path, folder: Path) -> Path:
-    """A distribution's sources, without what builds and tests have left there."""
+    """Copy the sources of a distribution without files of earlier builds and tests."""
     return Path(shutil.copytree(source, folder / source.name, ignore=_BUILT))
 
 
 def build_wheels(sources: Sequence[Path], folder: Path) -> dict[str, Path]:
-    """A wheel of each, by the distribution's name."""
+    """Build the wheels of distributions and return them by name."""
     folder.mkdir(exist_ok=True)
     done = subprocess.run(
         [sys.executable, "-c", _BUILD, str(folder), json.dumps([str(source) for source in sources])],
@@ -84,7 +83,7 @@ class Site:
     python: Path
 
     def pip(self, *arguments: object) -> None:
-        """Run pip for it; no index is asked."""
+        """Run pip for the environment, without an index."""
         command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", "--python", self.python]
         done = subprocess.run(list(map(str, [*command, *arguments])), capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
@@ -93,7 +92,7 @@ class Site:
         self.pip("install", "--no-deps", "--no-index", "--force-reinstall", *wheels)
 
     def run(self, *arguments: object, cwd: Path, check: int = 0) -> subprocess.CompletedProcess[str]:
-        """Run its Python."""
+        """Run the environment's Python and check its exit code."""
         done = subprocess.run(
             [str(self.python), *map(str, arguments)],
             capture_output=True,
@@ -106,12 +105,12 @@ class Site:
         return done
 
     def kepler(self, *arguments: object, cwd: Path, check: int = 0) -> subprocess.CompletedProcess[str]:
-        """Run its `kepler-model`."""
+        """Run the environment's `kepler-model` and check its exit code."""
         return self.run("-m", "kepler_core", *arguments, cwd=cwd, check=check)
 
     @contextmanager
     def serving(self, *arguments: object, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-        """A server of it; it must end without an error when it is told to."""
+        """Run a server of the environment. It must exit with code 0 after SIGTERM."""
         command = [str(self.python), "-m", "kepler_core", "serve", *map(str, arguments)]
         with (
             log.open("wb") as file,
@@ -122,7 +121,7 @@ class Site:
             finally:
                 process.send_signal(signal.SIGTERM)
                 try:
-                    process.wait(PATIENCE)
+                    process.wait(TIMEOUT_SECONDS)
                 except subprocess.TimeoutExpired:
                     process.kill()
                     raise
@@ -130,36 +129,37 @@ class Site:
 
 
 def make_site(folder: Path, wheels: Sequence[Path]) -> Site:
-    """An environment with these wheels and nothing else but what the tests' own environment has."""
+    """Make an environment with these wheels and the packages of the tests' environment."""
     venv.create(folder, with_pip=False)
     (site_packages,) = folder.glob("lib/python*/site-packages")
-    own = dict.fromkeys((sysconfig.get_paths()["purelib"], sysconfig.get_paths()["platlib"]))
-    # what is installed here comes first, and an editable installation there is not active here
-    (site_packages / "zz_dependencies.pth").write_text("".join(f"{path}\n" for path in own))
+    # the environment of the tests may itself see packages of another one
+    packages = dict.fromkeys(path for path in sys.path if Path(path).name == "site-packages")
+    # packages of this environment come first, and editable installations of the other are not active
+    (site_packages / "zz_dependencies.pth").write_text("".join(f"{path}\n" for path in packages))
     site = Site(folder / "bin" / "python")
     site.install(wheels)
     return site
 
 
 def environment() -> dict[str, str]:
-    """This process' environment without what would change which plugins and settings there are."""
+    """Return this process' environment without variables that change plugins and settings."""
     changing = ("KEPLER_", "MODEL_", "PYTHONPATH")
     return {key: value for key, value in os.environ.items() if not key.startswith(changing)}
 
 
 def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
 
 
 def ask_model_server(port: int, request: Mapping[str, Any], process: subprocess.Popen[bytes]) -> bytes:
-    """Its answer to a request for a model, as soon as it listens."""
-    deadline = time.monotonic() + PATIENCE
+    """Wait until a model server listens, and return its answer to a request for a model."""
+    deadline = time.monotonic() + TIMEOUT_SECONDS
     body = json.dumps(request).encode()
     while True:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/model", body, timeout=PATIENCE) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/model", body, timeout=TIMEOUT_SECONDS) as answer:
                 content: bytes = answer.read()
                 return content
         except urllib.error.HTTPError as error:
@@ -171,8 +171,8 @@ def ask_model_server(port: int, request: Mapping[str, Any], process: subprocess.
 
 
 def ask_estimator(path: Path, request: Mapping[str, Any], process: subprocess.Popen[bytes]) -> dict[str, Any]:
-    """Its reply, as soon as it has a model for the request."""
-    deadline = time.monotonic() + PATIENCE
+    """Wait until an estimator has a model for a request, and return its reply."""
+    deadline = time.monotonic() + TIMEOUT_SECONDS
     while True:
         assert process.poll() is None, "the estimator has ended"
         with socket.socket(socket.AF_UNIX) as client:
@@ -185,6 +185,6 @@ def ask_estimator(path: Path, request: Mapping[str, Any], process: subprocess.Po
             client.sendall(json.dumps(request).encode())
             reply = json.loads(b"".join(iter(lambda: client.recv(4096), b"")))
         if not reply["msg"] or time.monotonic() > deadline:
-            found: dict[str, Any] = reply
-            return found
+            document: dict[str, Any] = reply
+            return document
         time.sleep(0.05)

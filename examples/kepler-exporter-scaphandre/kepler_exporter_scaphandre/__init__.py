@@ -1,4 +1,4 @@
-"""What the metrics of Scaphandre 1.x mean, and the meter behind them."""
+"""The metrics of Scaphandre 1.x, and the power meter behind them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 from kepler_core.contracts import EnergySource, MetricMapping, MetricSchema
 
 CORES = "KEPLER_SCAPHANDRE_CORES"
-"""Environment variable: logical CPUs of the machines that were recorded."""
+"""Environment variable with the number of logical CPUs of the recorded machines."""
 
 _SOCKET_POWER = "scaph_socket_power_microwatts"
 _CPU_USAGE = "scaph_process_cpu_usage_percentage"
@@ -24,9 +24,10 @@ class ScaphandreRapl(EnergySource):
 class Scaphandre1(MetricSchema):
     """Metric names of Scaphandre 1.x: power of sockets, CPU usage of processes.
 
-    Scaphandre gives CPU usage in per cent of all cores, and a recording does not say how many there
-    are. With KEPLER_SCAPHANDRE_CORES in the environment it is the feature bpf_cpu_time_ms; without,
-    it is not used, because it would be a wrong number on any other machine.
+    Scaphandre reports CPU usage in per cent of all cores, but not the number of cores. If the
+    environment variable KEPLER_SCAPHANDRE_CORES has that number, CPU usage becomes the feature
+    bpf_cpu_time_ms. Without it CPU usage is left out, because the values of two machines could not be
+    compared.
     """
 
     node_label = "instance"
@@ -36,14 +37,14 @@ class Scaphandre1(MetricSchema):
         cores = os.environ.get(CORES, "")
         self.cores = int(cores) if cores.isdecimal() else 0
 
-    def meaning(self, metric: str) -> MetricMapping | None:
+    def mapping(self, metric: str) -> MetricMapping | None:
         if metric == _SOCKET_POWER:
             return MetricMapping("power", "package", "node", ("socket_id",), scale=1e-6, source="scaphandre")
         if metric == _CPU_USAGE and self.cores:
-            # one per cent of all cores is 10 ms per second of each
-            per_cent = 10.0 * self.cores
+            # one per cent of a core is 10 ms per second
+            milliseconds = 10.0 * self.cores
             return MetricMapping(
-                "feature", "bpf_cpu_time_ms", "process", self.container_labels, counter=False, scale=per_cent
+                "feature", "bpf_cpu_time_ms", "process", self.container_labels, counter=False, scale=milliseconds
             )
         return None
 

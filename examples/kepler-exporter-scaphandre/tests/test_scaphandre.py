@@ -1,4 +1,4 @@
-"""Run with the distribution installed: what is tested is what a recording would get."""
+"""Install the distribution before you run these tests: recordings find the plugins by entry points."""
 
 import json
 
@@ -28,7 +28,7 @@ def test_energy_source(check):
 
 
 def document():
-    """Two sockets and three processes: 30 W and 1.5 W per per cent of CPU."""
+    """Return a recording, its power and its CPU usage: two sockets, three processes, 30 W + 1.5 W per per cent."""
     rng = np.random.default_rng(0)
     busy = np.abs(rng.uniform(0, 20, (3, N)))
     watts = 30 + 1.5 * busy.sum(axis=0)
@@ -55,23 +55,23 @@ def document():
 
 def test_power_and_usage_are_read_in_our_units():
     content, watts, busy = document()
-    seen = observe([read_recording(content, name="scaphandre")])
-    assert seen.schemas == ("scaphandre-1",)
-    np.testing.assert_allclose(seen.power["scaphandre", "package"], watts, rtol=1e-5)
-    np.testing.assert_allclose(seen.node_features["bpf_cpu_time_ms"], busy.sum(axis=0) * 10 * CORES, rtol=1e-4)
+    observations = observe([read_recording(content, name="scaphandre")])
+    assert observations.schemas == ("scaphandre-1",)
+    np.testing.assert_allclose(observations.power["scaphandre", "package"], watts, rtol=1e-5)
+    np.testing.assert_allclose(observations.node_features["bpf_cpu_time_ms"], busy.sum(axis=0) * 10 * CORES, rtol=1e-4)
 
 
 def test_without_the_number_of_cores_usage_is_no_feature(monkeypatch):
     monkeypatch.delenv("KEPLER_SCAPHANDRE_CORES")
     from kepler_exporter_scaphandre import Scaphandre1
 
-    assert Scaphandre1().meaning("scaph_process_cpu_usage_percentage") is None
-    assert Scaphandre1().meaning("scaph_socket_power_microwatts").name == "package"
+    assert Scaphandre1().mapping("scaph_process_cpu_usage_percentage") is None
+    assert Scaphandre1().mapping("scaph_socket_power_microwatts").name == "package"
 
 
 def test_a_model_is_trained_from_it(kepler_run, tmp_path):
     recording, _, _ = document()
     (tmp_path / "recording.json").write_text(json.dumps(recording))
     done = kepler_run("validate", tmp_path / "recording.json", "--json")
-    found = json.loads(done.stdout)
-    assert found["schema"] == "scaphandre-1"
+    report = json.loads(done.stdout)
+    assert report["schema"] == "scaphandre-1"

@@ -1,4 +1,4 @@
-"""Run with the distribution installed: what is tested is what `kepler-model` calls."""
+"""Install the distribution before you run these tests: they call the listener as `kepler-model` does."""
 
 import json
 import threading
@@ -6,14 +6,14 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from kepler_core.plugins.hooks import Events
+from kepler_core.plugins.hooks import Hooks
 
 NAME = "kepler-hook-webhook:webhook"
 
 
 @pytest.fixture
 def webhook(monkeypatch):
-    """A real HTTP server; what it was sent."""
+    """Start an HTTP server and return the list of content types and documents that it receives."""
     received = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -36,15 +36,15 @@ def webhook(monkeypatch):
     server.server_close()
 
 
-def test_it_listens_to_three_events():
-    assert set(Events(only=NAME).events_of(NAME)) == {
+def test_it_implements_three_hooks():
+    assert set(Hooks(only=NAME).hooks_of(NAME)) == {
         "kepler_training_started",
         "kepler_model_trained",
         "kepler_model_published",
     }
 
 
-def test_a_training_is_summed_up(webhook, kepler_run, kepler_recording_file, tmp_path):
+def test_a_training_posts_a_summary(webhook, kepler_run, kepler_recording_file, tmp_path):
     pipeline = tmp_path / "mine.yaml"
     pipeline.write_text(
         "energy_sources: [acpi]\nfeature_groups: [CounterOnly]\n"
@@ -61,13 +61,13 @@ def test_a_training_is_summed_up(webhook, kepler_run, kepler_recording_file, tmp
     assert failed["trainer"] == "KNeighborsRegressorTrainer"
 
 
-def test_a_dead_webhook_costs_a_warning(monkeypatch, caplog):
+def test_a_webhook_that_does_not_answer_is_logged(monkeypatch, caplog):
     monkeypatch.setenv("KEPLER_WEBHOOK_URL", "http://127.0.0.1:9/nobody")
-    Events(only=NAME).send("kepler_model_published", pipeline="mine", version=1, path="models/mine")
+    Hooks(only=NAME).call("kepler_model_published", pipeline="mine", version=1, path="models/mine")
     assert "kepler-hook-webhook:webhook" in caplog.text
 
 
 def test_without_a_url_nothing_is_sent(monkeypatch, caplog):
     monkeypatch.delenv("KEPLER_WEBHOOK_URL", raising=False)
-    Events(only=NAME).send("kepler_model_published", pipeline="mine", version=1, path="models/mine")
+    Hooks(only=NAME).call("kepler_model_published", pipeline="mine", version=1, path="models/mine")
     assert caplog.text == ""

@@ -10,7 +10,7 @@ from kepler_core.contracts import FitTask, Regressor, Trainer
 class LightGBMRegressorTrainer(Trainer):
     """LightGBM's gradient boosted trees, on one thread.
 
-    Stored as ONNX: whoever serves the models needs neither LightGBM nor this distribution.
+    The models are stored as ONNX. A server needs neither LightGBM nor this distribution.
     """
 
     def __init__(
@@ -30,7 +30,7 @@ class LightGBMRegressorTrainer(Trainer):
         }
 
     def regressor(self, task: FitTask) -> Regressor:
-        # a second of import that listing and describing plugins should not cost
+        # imported here: it takes a second, which `plugins info` need not spend
         from lightgbm import LGBMRegressor
 
         return LGBMRegressor(  # type: ignore[no-any-return]

@@ -1,4 +1,4 @@
-"""Run with the distribution installed: what is tested is what a pipeline would get by name."""
+"""Install the distribution before you run these tests: they find the trainer by its name."""
 
 import json
 
@@ -14,7 +14,7 @@ def test_contract(check):
     check()
 
 
-def test_wrong_arguments_are_refused():
+def test_wrong_arguments_are_errors():
     with pytest.raises(PluginError, match="at least 2"):
         registry.trainers.create("lightgbm", {"num_leaves": 1})
 

@@ -1,4 +1,4 @@
-"""A trainer of its own distribution: kepler-core knows nothing of it."""
+"""Ridge regression as a trainer of Kepler Core."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from kepler_core.contracts import FitTask, Regressor, Trainer
 class RidgeRegressorTrainer(Trainer):
     """Least squares with a penalty on the squared weights (scikit-learn's Ridge).
 
-    A container that does nothing has no dynamic power, so DynPower models have no intercept.
+    An idle container has no dynamic power, so DynPower models have no intercept.
     """
 
     def __init__(self, alpha: float = 1.0) -> None:

@@ -1,4 +1,4 @@
-"""Run with the distribution installed: what is tested is what a pipeline would get by name."""
+"""Install the distribution before you run these tests: they find the trainer by its name."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def rows():
     return X, 40 + 30 * X[:, 0] / SCALE[0] + 60 * X[:, 1] / SCALE[1]
 
 
-def test_found_by_name_and_alias():
+def test_it_is_found_by_name_and_alias():
     assert registry.trainers.canonical("ridge") == "RidgeRegressorTrainer"
     assert registry.trainers.entry("ridge").distribution == "kepler-trainer-ridge"
 
@@ -47,15 +47,15 @@ def test_dynamic_power_has_no_intercept(rows):
     assert fitted.predict(np.zeros((1, 2))) == [0.0]
 
 
-@pytest.mark.parametrize(("arguments", "said"), [({"alpha": -1.0}, "negative"), ({"alhpa": 1.0}, "alpha")])
-def test_wrong_arguments(arguments, said):
-    with pytest.raises(PluginError, match=said):
+@pytest.mark.parametrize(("arguments", "message"), [({"alpha": -1.0}, "negative"), ({"alhpa": 1.0}, "alpha")])
+def test_wrong_arguments(arguments, message):
+    with pytest.raises(PluginError, match=message):
         registry.trainers.create("ridge", arguments)
 
 
-def test_a_stored_model_predicts_what_was_fitted(rows):
+def test_a_stored_model_predicts_what_the_regressor_does(rows):
     X, watts = rows
-    X32 = scaled(X, SCALE).astype(np.float64)
-    fitted = registry.trainers.create("ridge", {"alpha": 0.5}).regressor(task()).fit(X32, watts)
+    single = scaled(X, SCALE).astype(np.float64)
+    fitted = registry.trainers.create("ridge", {"alpha": 0.5}).regressor(task()).fit(single, watts)
     files = export(FEATURES, SCALE, X, {"package": FittedComponent(fitted, None, watts)}, {"model_name": "ridge_0"})
-    np.testing.assert_allclose(load_model(files).predict(X)["package"], fitted.predict(X32), atol=1e-3)
+    np.testing.assert_allclose(load_model(files).predict(X)["package"], fitted.predict(single), atol=1e-3)

@@ -1,1 +1,1 @@
-"""From observations to data sets."""
+"""The built-in extractors."""

@@ -1,4 +1,4 @@
-"""Observations as they are."""
+"""The extractor that takes observations without smoothing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kepler_core.recording.observations import Observations
 
 
 class DefaultExtractor(Extractor):
-    """Every timestamp at which all features and all power are known, unsmoothed."""
+    """All timestamps at which every feature and all power are known, unsmoothed."""
 
     def extract(
         self,

@@ -1,4 +1,4 @@
-"""Observations, smoothed."""
+"""The extractor that smooths observations."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from kepler_core.recording.observations import Observations
 
 
 def rolling_mean(values: FloatArray, group: IntArray, window: int) -> FloatArray:
-    """Mean of the known ones among the last `window` values of the same group, the own one included.
+    """Return for each value the mean of the known ones among the last `window` values of its group.
 
-    `values` and `group` have shape (n,); values of a group follow each other in time. Where the own
-    value is NaN the mean is NaN too: a row that was never seen is not made up.
+    `values` and `group` have shape (n,). The values of a group are contiguous and in order of time. The
+    mean of a NaN is NaN, so that no row is invented.
     """
     n = len(values)
     if n == 0:
@@ -25,10 +25,11 @@ def rolling_mean(values: FloatArray, group: IntArray, window: int) -> FloatArray
     known = np.isfinite(values)
     total = np.concatenate([[0.0], np.cumsum(np.where(known, values, 0.0))])
     count = np.concatenate([[0], np.cumsum(known)])
-    at = np.arange(n)
-    starts = np.maximum.accumulate(np.where(np.concatenate([[True], group[1:] != group[:-1]]), at, 0))
-    first = np.maximum(starts, at - window + 1)
-    means = (total[at + 1] - total[first]) / np.maximum(count[at + 1] - count[first], 1)
+    position = np.arange(n)
+    starts_group = np.concatenate([[True], group[1:] != group[:-1]])
+    group_start = np.maximum.accumulate(np.where(starts_group, position, 0))
+    first = np.maximum(group_start, position - window + 1)
+    means = (total[position + 1] - total[first]) / np.maximum(count[position + 1] - count[first], 1)
     return np.where(known, means, np.nan)
 
 

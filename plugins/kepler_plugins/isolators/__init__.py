@@ -1,1 +1,1 @@
-"""What is taken away from measured power before it is dynamic power."""
+"""The built-in isolators."""

@@ -1,4 +1,4 @@
-"""The lowest power seen is taken for the idle power."""
+"""The isolator that takes the lowest power for the idle power."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from kepler_core.dataset import Dataset
 
 
 class MinIdleIsolator(Isolator):
-    """Takes away the lowest power that was seen of each node and component.
+    """Takes away the lowest power of each node and component in the recording.
 
-    Right where the recording holds a quiet moment; elsewhere it takes away too much.
+    If the recording has no moment without load, that is more than the idle power.
     """
 
     def isolate(self, dataset: Dataset, context: IsolationContext) -> Dataset:

@@ -1,4 +1,4 @@
-"""Nothing is taken away."""
+"""The isolator that takes nothing away."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from kepler_core.dataset import Dataset
 
 
 class NoneIsolator(Isolator):
-    """Takes nothing away: dynamic power is all power. For recordings that hold dynamic power only."""
+    """Takes nothing away. For recordings whose power is dynamic power only."""
 
     def isolate(self, dataset: Dataset, context: IsolationContext) -> Dataset:
         return dataset.isolated(dataset.node_power() * 0.0)

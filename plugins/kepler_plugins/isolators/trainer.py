@@ -1,4 +1,4 @@
-"""What the background draws is estimated by a model of the node's power."""
+"""The isolator that estimates background power with an AbsPower model."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ from kepler_core.grouping import sum_by
 
 
 class TrainIsolator(Isolator):
-    """Takes away the power that an AbsPower model predicts for the background containers' usage.
+    """Takes away the power that an AbsPower model predicts for the usage of the background containers.
 
     The model is the one with the lowest validation error among the pipeline's AbsPower models of the
-    same energy source and features. Background are the containers that `background_hints` name, or all
-    that `target_hints` do not name, or those that ran in the recording of the idle machine. A hint is a
+    same energy source and features. The background containers are those that `background_hints` name,
+    or those that `target_hints` do not name, or those of the recording of the idle machine. A hint is a
     namespace, pod, workload or container, or a pattern such as "kube-system/*". Without background
-    containers, what the model predicts for no usage at all is taken away: the idle power.
+    containers the isolator takes away the prediction for no usage, which is the idle power.
     """
 
     def __init__(self, background_hints: list[str] | None = None, target_hints: list[str] | None = None) -> None:
         if background_hints and target_hints:
-            raise ValueError("background_hints and target_hints exclude each other: one says what the other is not")
+            raise ValueError("background_hints and target_hints exclude each other; give one of them")
         self.background_hints = background_hints or []
         self.target_hints = target_hints or []
 
     def isolate(self, dataset: Dataset, context: IsolationContext) -> Dataset:
         if context.abs_model is None:
-            raise PluginError("no AbsPower model can be had here")
-        taken = self._background(dataset, context)
+            raise PluginError("no AbsPower model is available here")
+        background_rows = self._background_rows(dataset, context)
         model = context.abs_model(dataset)
         n = len(dataset.first_rows)
         usage = np.empty((n, len(dataset.features)))
-        for at, feature in enumerate(dataset.features):
-            column = dataset.frame[feature].to_numpy(dtype=np.float64)
+        for number, feature in enumerate(dataset.features):
+            values = dataset.frame[feature].to_numpy(dtype=np.float64)
             if feature in dataset.repeated:
-                usage[:, at] = column[dataset.first_rows]
+                usage[:, number] = values[dataset.first_rows]
             else:
-                usage[:, at] = sum_by(np.where(taken, column, 0.0), dataset.sample, n)
+                usage[:, number] = sum_by(np.where(background_rows, values, 0.0), dataset.sample, n)
         predicted = model.predict(usage, dataset.features)
         background = pd.DataFrame(
             {power_column(component): predicted[component] for component in dataset.components},
@@ -50,21 +50,21 @@ class TrainIsolator(Isolator):
         )
         codes = np.asarray(dataset.index.codes[3])
         note = (
-            f"{len(np.unique(codes[taken]))} of {len(np.unique(codes))} containers are background, "
+            f"{len(np.unique(codes[background_rows]))} of {len(np.unique(codes))} containers are background, "
             f"whose power {model.name} estimates"
         )
-        return attrs.evolve(dataset.isolated(background, taken), notes=(*dataset.notes, note))
+        return attrs.evolve(dataset.isolated(background, background_rows), notes=(*dataset.notes, note))
 
-    def _background(self, dataset: Dataset, context: IsolationContext) -> BoolArray:
-        """Shape (rows,): whether the row is a background container's."""
+    def _background_rows(self, dataset: Dataset, context: IsolationContext) -> BoolArray:
+        """Return for each row whether it belongs to a background container; shape (rows,)."""
         if self.target_hints:
             targets = container_rows(dataset, context.observations, self.target_hints)
             if not targets.any():
                 raise PluginError(f"target_hints: no container is {' or '.join(self.target_hints)}")
             return np.asarray(~targets)
-        taken = container_rows(dataset, context.observations, self.background_hints or context.background)
-        if self.background_hints and not taken.any():
+        rows = container_rows(dataset, context.observations, self.background_hints or context.background)
+        if self.background_hints and not rows.any():
             raise PluginError(f"background_hints: no container is {' or '.join(self.background_hints)}")
-        if taken.all():
+        if rows.all():
             raise PluginError("all containers are background: nothing is left to train on")
-        return taken
+        return rows

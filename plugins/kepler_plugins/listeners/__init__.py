@@ -1,1 +1,1 @@
-"""Listeners that ship with Kepler Core: each is off until a setting says where to write."""
+"""The built-in listeners. Each is off until a setting names its output."""

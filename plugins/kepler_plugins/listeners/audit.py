@@ -1,6 +1,7 @@
 """The audit log: a line of JSON for every change of a store.
 
-KEPLER_AUDIT_LOG (environment or configuration folder) names the file; without it nothing is written.
+The setting KEPLER_AUDIT_LOG (environment or configuration folder) is the path of the file. Without it
+nothing is written.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ LOG = "KEPLER_AUDIT_LOG"
 
 @hookimpl
 def kepler_store_changed(store: str, pipeline: str, action: str, version: int) -> None:
-    """Appends who made which version of which pipeline the current one, and when (UTC)."""
+    """Append the user, the time (UTC) and the version that became the current one of a pipeline."""
     path = Configuration().text(LOG)
     if path is None:
         return
@@ -33,7 +34,7 @@ def kepler_store_changed(store: str, pipeline: str, action: str, version: int) -
         "action": action,
         "version": version,
     }
-    # one write of one line to a file that is only appended to: lines of several processes do not mix
+    # one write in append mode, so that lines of several processes do not mix
     line = (json.dumps(entry) + "\n").encode()
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
     try:
@@ -46,5 +47,5 @@ def kepler_store_changed(store: str, pipeline: str, action: str, version: int) -
 def _user() -> str:
     try:
         return getpass.getuser()
-    except (KeyError, OSError):  # a container's user without a name
+    except (KeyError, OSError):  # in a container the user may have no name
         return str(os.getuid())

@@ -1,8 +1,8 @@
-"""Figures of trainings for Prometheus, as a file for node exporter's textfile collector.
+"""Metrics of trainings for Prometheus, in a file for node exporter's textfile collector.
 
-KEPLER_METRICS_FILE (environment or configuration folder) names the file, e.g.
-/var/lib/node_exporter/kepler.prom; without it nothing is written. Each publication replaces it as a
-whole.
+The setting KEPLER_METRICS_FILE (environment or configuration folder) is the path of the file, for
+example /var/lib/node_exporter/kepler.prom. Without it nothing is written. Each publication replaces the
+whole file.
 """
 
 from __future__ import annotations
@@ -14,35 +14,36 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from kepler_core.atomic_files import whole_file
 from kepler_core.configuration import Configuration
 from kepler_core.plugins.hooks import hookimpl
 
 FILE = "KEPLER_METRICS_FILE"
 
-# events of one training come on one thread; a server may train on several
-_of_training = threading.local()
+# the hooks of one training are called on one thread; a server may run several trainings
+_training = threading.local()
 
 
 @hookimpl
 def kepler_training_started(models: int) -> None:
-    """Begins to count."""
-    _of_training.models = []
-    _of_training.started = time.time()
+    """Start to collect the models of a training."""
+    _training.models = []
+    _training.started = time.time()
 
 
 @hookimpl
 def kepler_model_trained(model: Mapping[str, Any]) -> None:
-    """Remembers a model's figures."""
-    if hasattr(_of_training, "models"):
-        _of_training.models.append(model)
+    """Collect a trained or failed model."""
+    if hasattr(_training, "models"):
+        _training.models.append(model)
 
 
 @hookimpl
 def kepler_model_published(pipeline: str, version: int) -> None:
-    """Writes the file."""
-    models = getattr(_of_training, "models", [])
-    started = getattr(_of_training, "started", time.time())
-    _of_training.models = []
+    """Write the metrics of the training."""
+    models = getattr(_training, "models", [])
+    started = getattr(_training, "started", time.time())
+    _training.models = []
     path = Configuration().text(FILE)
     if path is None:
         return
@@ -50,8 +51,8 @@ def kepler_model_published(pipeline: str, version: int) -> None:
 
     registry = CollectorRegistry()
 
-    def gauge(name: str, what: str, *labels: str) -> Gauge:
-        return Gauge(name, what, ["pipeline", *labels], registry=registry)
+    def gauge(name: str, description: str, *labels: str) -> Gauge:
+        return Gauge(name, description, ["pipeline", *labels], registry=registry)
 
     gauge("kepler_pipeline_version", "Version that was published last").labels(pipeline).set(version)
     gauge("kepler_pipeline_published_timestamp_seconds", "When, Unix time").labels(pipeline).set_to_current_time()
@@ -66,11 +67,6 @@ def kepler_model_published(pipeline: str, version: int) -> None:
         if "reason" not in model:
             key = (model[name] for name in ("source", "output_type", "feature_group", "trainer"))
             errors.labels(pipeline, *key).set(model["mae"])
-    target = Path(path)
-    staged = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        staged.write_bytes(generate_latest(registry))
-        staged.chmod(0o644)
-        staged.replace(target)
-    finally:
-        staged.unlink(missing_ok=True)
+    with whole_file(Path(path), f".{os.getpid()}") as file:
+        os.fchmod(file.fileno(), 0o644)
+        file.write(generate_latest(registry))

@@ -1,7 +1,7 @@
-"""A page in the pipeline that shows what its models are worth.
+"""A page in the published pipeline with the errors of its models.
 
-KEPLER_REPORT=true (environment or configuration folder) adds report.html to what a training publishes: the
-error of every model beside those of a constant and of a straight line.
+The setting KEPLER_REPORT=true (environment or configuration folder) adds report.html to published
+pipelines: the error of every model beside those of a constant and of a straight line.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from kepler_core.plugins.hooks import hookimpl
 SETTING = "KEPLER_REPORT"
 FILE = "report.html"
 
-# events of one training come on one thread; a server may train on several
-_of_training = threading.local()
+# the hooks of one training are called on one thread; a server may run several trainings
+_training = threading.local()
 
 _STYLE = """body{font:15px system-ui,sans-serif;margin:2rem auto;max-width:72rem;padding:0 1rem;color:#222}
 table{border-collapse:collapse;width:100%}th,td{padding:.35rem .6rem;border-bottom:1px solid #ddd;text-align:left}
@@ -28,34 +28,34 @@ td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}.bad{color:#a30}
 
 @hookimpl
 def kepler_training_started(models: int) -> None:
-    """Begins a new page."""
-    _of_training.models = []
+    """Start to collect the models of a training."""
+    _training.models = []
 
 
 @hookimpl
 def kepler_model_trained(model: Mapping[str, Any]) -> None:
-    """Remembers a model."""
-    if hasattr(_of_training, "models"):
-        _of_training.models.append(model)
+    """Collect a trained or failed model."""
+    if hasattr(_training, "models"):
+        _training.models.append(model)
 
 
 @hookimpl
 def kepler_publishing(pipeline: str, files: dict[str, bytes]) -> None:
-    """Adds the page."""
-    models = getattr(_of_training, "models", [])
+    """Add the page to the published files."""
+    models = getattr(_training, "models", [])
     if Configuration().flag(SETTING):
         files[FILE] = page(pipeline, models).encode()
 
 
 def page(pipeline: str, models: Sequence[Mapping[str, Any]]) -> str:
-    """The page: models by energy source, type and error, then what failed."""
-    done = sorted(
+    """Return the page: the models by energy source, type and error, then the failed ones."""
+    trained = sorted(
         (model for model in models if "reason" not in model),
         key=lambda model: (model["source"], model["output_type"], model["mae"]),
     )
     failed = [model for model in models if "reason" in model]
     title = html.escape(f"Pipeline {pipeline}")
-    rows = "".join(_row(model) for model in done)
+    rows = "".join(_row(model) for model in trained)
     failures = "".join(
         f"<li>{html.escape(model['trainer'])} ({html.escape(_where(model))}): {html.escape(str(model['reason']))}</li>"
         for model in failed
@@ -63,9 +63,9 @@ def page(pipeline: str, models: Sequence[Mapping[str, Any]]) -> str:
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         f"<title>{title}</title><style>{_STYLE}</style><h1>{title}</h1>"
-        f"<p>{len(done)} models. Errors are in watts, on data held out in blocks of time, of the component with the "
-        f"largest; beside them the errors of a constant and of a straight line through the main feature. Red: no "
-        f"better than the line.</p>"
+        f"<p>{len(trained)} models. Errors are in watts, on data held out in blocks of time, for the component with "
+        f"the largest error. Beside them are the errors of a constant and of a straight line through the main feature. "
+        f"Red: the error is not below that of the line.</p>"
         f"<table><tr><th>source<th>type<th>features<th>trainer<th>component"
         f'<th class="n">MAE W<th class="n">MAPE %<th class="n">constant<th class="n">line</tr>{rows}</table>'
         + (f"<h2>Failed</h2><ul>{failures}</ul>" if failed else "")

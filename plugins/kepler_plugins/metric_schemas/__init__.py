@@ -1,1 +1,1 @@
-"""How exporters spell their metrics."""
+"""The built-in metric schemas."""

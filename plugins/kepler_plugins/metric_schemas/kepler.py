@@ -1,4 +1,4 @@
-"""Kepler 0.4–0.9, older spellings included."""
+"""The metrics of Kepler 0.4–0.9, with their older spellings."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _PROCESS_LABELS = ("pid", "container_id", "command")
 
 _COUNTED = (*COUNTER_FEATURES, *BPF_FEATURES, *IRQ_FEATURES)
 
-# Feature names of Kepler before 0.7. The counter called microseconds was filled with milliseconds.
+# Feature names before Kepler 0.7, which counted milliseconds under a name that ends in us (microseconds).
 _OLD_FEATURES = {
     "cpu_cpu_time_us": "bpf_cpu_time_ms",
     "cpu_time_us": "bpf_cpu_time_ms",
@@ -28,13 +28,13 @@ _JOULES = re.compile(r"(package|core|uncore|dram|platform)_joules(?:_total)?")
 
 
 @lru_cache(maxsize=1024)
-def _meaning(metric: str) -> MetricMapping | None:
-    found = _NAME.fullmatch(metric)
-    if found is None:
+def _mapping(metric: str) -> MetricMapping | None:
+    match = _NAME.fullmatch(metric)
+    if match is None:
         return None
-    level, rest = found.groups()
+    level, rest = match.groups()
     if level in ("container", "process"):
-        return _usage(level, rest)
+        return _usage_mapping(level, rest)
     if joules := _JOULES.fullmatch(rest):
         component = joules[1]
         source = "rapl-sysfs" if component in RAPL_COMPONENTS else "acpi"
@@ -42,11 +42,11 @@ def _meaning(metric: str) -> MetricMapping | None:
             return MetricMapping("energy", component, "vm", ("vm_id", "mode"), source=source)
         return MetricMapping("energy", component, "node", ("package", "mode"), source=source)
     if level == "node":
-        return _NODE.get(rest)
+        return _NODE_FEATURES.get(rest)
     return None
 
 
-def _usage(level: str, rest: str) -> MetricMapping | None:
+def _usage_mapping(level: str, rest: str) -> MetricMapping | None:
     old = rest.removesuffix("_total")
     feature = _OLD_FEATURES.get(old, old)
     if feature not in _COUNTED or (old == feature and not rest.endswith("_total")):
@@ -61,7 +61,7 @@ def _usage(level: str, rest: str) -> MetricMapping | None:
     return MetricMapping("feature", feature, "process", _PROCESS_LABELS, note=note)
 
 
-_NODE = {
+_NODE_FEATURES = {
     "accelerator_intel_qat": MetricMapping("feature", "accelerator_intel_qat", "node", ("type", "device", "qatDevID")),
     "accelerator_intel_qat_total": MetricMapping(
         "feature", "accelerator_intel_qat", "node", ("type", "device", "qatDevID")
@@ -82,8 +82,8 @@ class Kepler07(MetricSchema):
     source_label = "source"
     mode_label = "mode"
 
-    def meaning(self, metric: str) -> MetricMapping | None:
-        return _meaning(metric)
+    def mapping(self, metric: str) -> MetricMapping | None:
+        return _mapping(metric)
 
     def spelling(self, level: str, name: str) -> str:
         if name in (*RAPL_COMPONENTS, *PLATFORM_COMPONENTS):

@@ -1,1 +1,1 @@
-"""The ten trainers."""
+"""The built-in trainers."""

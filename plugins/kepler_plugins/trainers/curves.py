@@ -1,10 +1,11 @@
-"""Curves over the group's main feature, as Kepler evaluates them.
+"""Curves over the main feature, which Kepler evaluates itself.
 
-The formulas are Kepler's (WIRE contract of `CurveFit_Weights`): logarithmic a·ln(b·x+1)+c,
-exponential a·e^(b·x)+c, logistic A/(1+e^(−k(x−x0)))+off. Bounds keep power from falling as load
-rises, and from being negative at no load. Fitting is separable: for given inner parameters the outer
-two are a least-squares line, so a coarse grid of inner parameters finds the start, whatever the
-target looks like, and a bounded least-squares solver refines it.
+The formulas are those of Kepler's `CurveFit_Weights`: logarithmic a·ln(b·x+1)+c, exponential
+a·e^(b·x)+c, logistic A/(1+e^(−k(x−x0)))+off. Bounds on the parameters make sure that power does not fall
+as load rises, and that it is not negative at no load.
+
+Fitting is separable: for fixed inner parameters the outer two are a least-squares line. A coarse grid of
+inner parameters finds the start for any target, and a bounded least-squares solver refines it.
 """
 
 from __future__ import annotations
@@ -25,14 +26,14 @@ from kepler_core.contracts import FitTask, Regressor, Trainer
 class CurveRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
     """A rising curve over one column of X.
 
-    After `fit`: `inner_` and the line `slope_` ≥ 0, `offset_`, with
-    predict(X) = slope_ · shape(x, *inner_) + offset_. `curve_weights_` are they in Kepler's order.
+    `fit` sets the inner parameters `inner_` and the line `slope_` ≥ 0, `offset_`, such that
+    predict(X) = slope_ · shape(x, *inner_) + offset_.
     """
 
     curve: ClassVar[str]
-    """Kepler's name of the formula."""
+    """The name of the formula."""
     inner_grid: ClassVar[tuple[tuple[float, ...], ...]]
-    """Per inner parameter the values to start from; the first and last bound it."""
+    """For each inner parameter the values of the grid. The first and the last are its bounds."""
 
     def __init__(self, column: int = 0) -> None:
         self.column = column
@@ -40,11 +41,11 @@ class CurveRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
     @staticmethod
     @abstractmethod
     def shape(x: FloatArray, *inner: float) -> FloatArray:
-        """The curve without its outer factor and offset; rises with x."""
+        """Return the curve without slope and offset. It rises with x."""
 
     @abstractmethod
     def weights(self, scale: float) -> list[float]:
-        """Kepler's `CurveFit_Weights` for x in its own unit, x_scaled = x / scale."""
+        """Return Kepler's `CurveFit_Weights` for x in its own unit: the scaled x is x / scale."""
 
     def fit(self, X: FloatArray, y: FloatArray) -> CurveRegressor:
         x, y = np.asarray(X, dtype=np.float64)[:, self.column], np.asarray(y, dtype=np.float64)
@@ -53,7 +54,7 @@ class CurveRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
             slope, offset, error = self._line(x, y, inner)
             if best is None or error < best[0]:
                 best = error, inner, slope, offset
-        assert best is not None  # the grid is not empty
+        assert best is not None  # no grid is empty
         self.inner_, self.slope_, self.offset_ = best[1], best[2], best[3]
         if self.slope_ > 0:
             self._refine(x, y)
@@ -83,9 +84,11 @@ class CurveRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
 
 
 def _rising_line(s: FloatArray, s_idle: float, y: FloatArray) -> tuple[float, float, float]:
-    """Least squares of y ≈ slope·s + offset with slope ≥ 0 and no negative power at `s_idle`, the
-    shape's value at no load; and the sum of squared errors. (Kepler evaluates curves itself, and a
-    negative result wraps to an enormous one there.)"""
+    """Return slope, offset and sum of squared errors of the least-squares line y ≈ slope·s + offset.
+
+    The slope is ≥ 0, and the power at `s_idle`, the shape's value at no load, is not negative: Kepler
+    stores power in an unsigned integer, where a negative number becomes an enormous one.
+    """
     s_mean, y_mean = float(s.mean()), float(y.mean())
     ds = s - s_mean
     spread = float(ds @ ds)
@@ -121,7 +124,7 @@ class ExponentialRegressor(CurveRegressor):
 
     @staticmethod
     def shape(x: FloatArray, *inner: float) -> FloatArray:
-        # an exponent of 50 is far outside of any machine, and finite
+        # e^50 is finite, and no machine reaches it
         return np.exp(np.minimum(inner[0] * x, 50.0))
 
     def weights(self, scale: float) -> list[float]:

@@ -1,4 +1,4 @@
-"""Trees, many of them."""
+"""Trainers of tree ensembles."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from kepler_core.contracts import FitTask, Regressor, Trainer
 class LinearRegressionTrainer(Trainer):
     """Least squares with coefficients that are not negative.
 
-    A container that does nothing has no dynamic power, so DynPower models have no intercept.
+    An idle container has no dynamic power, so DynPower models have no intercept.
     """
 
     def regressor(self, task: FitTask) -> Regressor:
@@ -26,8 +26,8 @@ class LinearRegressionTrainer(Trainer):
 class PolynomialRegressionTrainer(Trainer):
     """Least squares over all products of features up to a degree.
 
-    A ridge penalty too small to change the fit keeps nearly equal features from getting huge
-    coefficients of opposite sign, which single precision could not evaluate.
+    Without a penalty, nearly equal features would get huge coefficients of opposite sign, which single
+    precision cannot evaluate. The ridge penalty `alpha` prevents that and is too small to change the fit.
     """
 
     def __init__(self, degree: int = 2, alpha: float = 1e-4) -> None:
@@ -44,7 +44,7 @@ class PolynomialRegressionTrainer(Trainer):
 class NonNegativeLeastSquares(RegressorMixin, BaseEstimator):  # type: ignore[misc]
     """min ‖Xw + b − y‖² subject to w ≥ 0 and b ≥ 0 (Lawson and Hanson 1974, through SciPy).
 
-    Attributes after `fit`: `coef_`, shape (features,), and `intercept_`.
+    `fit` sets `coef_`, shape (features,), and `intercept_`.
     """
 
     def __init__(self, fit_intercept: bool = True) -> None:
@@ -53,7 +53,7 @@ class NonNegativeLeastSquares(RegressorMixin, BaseEstimator):  # type: ignore[mi
     def fit(self, X: FloatArray, y: FloatArray) -> NonNegativeLeastSquares:
         X = np.asarray(X, dtype=np.float64)
         A = np.column_stack([X, np.ones(len(X))]) if self.fit_intercept else X
-        # the normal equations' triangular factor has the same solution and few rows
+        # the triangular factor of the QR decomposition has the same solution and few rows
         r: FloatArray = np.linalg.qr(np.column_stack([A, np.asarray(y, dtype=np.float64)]), mode="r")  # type: ignore[assignment]
         solution, _ = nnls(r[:, :-1], r[:, -1], maxiter=100 * A.shape[1])
         self.coef_ = solution[: X.shape[1]]
@@ -66,9 +66,10 @@ class NonNegativeLeastSquares(RegressorMixin, BaseEstimator):  # type: ignore[mi
 
 
 class SGDRegressorTrainer(Trainer):
-    """The linear weights that Kepler evaluates itself: neither weights nor bias are negative.
+    """Non-negative least squares: neither the weights nor the bias are negative.
 
-    The name is what Kepler asks for; the solver is exact (non-negative least squares).
+    Kepler evaluates the linear weights itself. It requests them by this name, although the solver is
+    exact and not stochastic gradient descent.
     """
 
     def regressor(self, task: FitTask) -> Regressor:

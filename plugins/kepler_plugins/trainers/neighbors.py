@@ -1,4 +1,4 @@
-"""Trainers that compare with what was seen."""
+"""Trainers that compare a row with training rows."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ from kepler_core.arrays import FloatArray
 from kepler_core.contracts import FitTask, Regressor, Trainer
 
 NEAR = 1e-4
-"""Rows that agree to this part of every feature's scale are copies of one state of the machine."""
+"""Rows whose features agree to this part of the scale count as one state of the machine."""
 
 
-class CalmNeighborsRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
-    """Nearest neighbours whose answer does not hang on the order of equally near rows.
+class StableNeighborsRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
+    """Nearest neighbours whose predictions do not depend on rounding errors.
 
-    An idle machine gives many rows that differ in the last digits only. Which of them are the
-    nearest is then a matter of rounding, and differs between scikit-learn's releases and the stored
-    model. So rows that are near copies are given their common mean, features and target; and states
-    that are exactly as far from a third, as counters in whole numbers make them, are told apart by a
-    seeded displacement a thousand times smaller than what counts as a copy.
+    An idle machine gives many rows that differ only in the last digits. Rounding would decide which of
+    them are nearest, and scikit-learn and the stored model round differently. So the rows of one state
+    (see `NEAR`) get the mean of their features and of their power. Two states can also have exactly the
+    same distance from a third, because counters are whole numbers. A seeded displacement of the states,
+    a thousandth of `NEAR`, makes their distances differ.
     """
 
     def __init__(self, n_neighbors: int = 6, seed: int = 0) -> None:
         self.n_neighbors = n_neighbors
         self.seed = seed
 
-    def fit(self, X: FloatArray, y: FloatArray) -> CalmNeighborsRegressor:
+    def fit(self, X: FloatArray, y: FloatArray) -> StableNeighborsRegressor:
         X, y = np.asarray(X, dtype=np.float64), np.asarray(y, dtype=np.float64)
         _, state = np.unique(np.round(X / NEAR), axis=0, return_inverse=True)
         state = state.reshape(len(X))
         count = np.bincount(state)
         means = np.column_stack([np.bincount(state, weights=column) / count for column in X.T])
         means += NEAR * 1e-3 * np.random.default_rng(self.seed).uniform(-1, 1, means.shape)
-        calm_X = means[state]
-        calm_y = (np.bincount(state, weights=y) / count)[state]
-        self.portable_ = make_pipeline(StandardScaler(), KNeighborsRegressor(self.n_neighbors)).fit(calm_X, calm_y)
+        mean_X = means[state]
+        mean_y = (np.bincount(state, weights=y) / count)[state]
+        self.portable_ = make_pipeline(StandardScaler(), KNeighborsRegressor(self.n_neighbors)).fit(mean_X, mean_y)
         self.n_features_in_ = X.shape[1]
         return self
 
@@ -55,14 +55,14 @@ class KNeighborsRegressorTrainer(Trainer):
         self.n_neighbors = n_neighbors
 
     def regressor(self, task: FitTask) -> Regressor:
-        return CalmNeighborsRegressor(self.n_neighbors, task.seed)
+        return StableNeighborsRegressor(self.n_neighbors, task.seed)
 
 
 class SVRRegressorTrainer(Trainer):
     """Support vector regression (RBF kernel) on standardised features and power.
 
-    `C` and `epsilon` are in standard deviations of the power. A DynPower model's errors add up over a
-    node's containers, so its `epsilon` is a tenth.
+    `C` and `epsilon` are in standard deviations of the power. The errors of a DynPower model add up over
+    the containers of a node, so a DynPower model uses a tenth of `epsilon`.
     """
 
     def __init__(self, C: float = 10.0, epsilon: float = 0.1) -> None:

@@ -16,7 +16,7 @@ import attrs
 from kepler_core.errors import KeplerError, ModelError, NoModelError
 from kepler_core.messages import printable, quoted
 from kepler_core.models.power_model import PowerModel
-from kepler_core.plugins.hooks import events
+from kepler_core.plugins.hooks import hooks
 from kepler_core.selection import ModelRequest
 from kepler_core.selection.filters import parse_filter
 from kepler_servers.estimator.model_providers import ModelOffer, ModelProvider, StillRunningError
@@ -272,8 +272,8 @@ class ModelCache:
             return
         before = "" if entry.loaded is None else f" in place of {entry.loaded.offer.name}"
         log.info("%s: %s from %s%s", _described(key), printable(loaded.offer.name), loaded.offer.provider, before)
-        if events().heard("kepler_model_selected"):
-            events().send("kepler_model_selected", model=loaded.model.metadata)
+        if hooks().has_listeners("kepler_model_selected"):
+            hooks().call("kepler_model_selected", model=loaded.model.metadata)
         # The event loop reads this attribute without a lock: it sees the old model or the new one.
         entry.loaded = loaded
         self._drop_unused_models()

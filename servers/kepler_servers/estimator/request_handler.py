@@ -14,7 +14,7 @@ from kepler_core import __version__
 from kepler_core.errors import KeplerError, RequestError
 from kepler_core.messages import quoted
 from kepler_core.plugins import registry
-from kepler_core.plugins.hooks import events
+from kepler_core.plugins.hooks import hooks
 from kepler_core.selection.sources import matching_sources
 from kepler_servers.estimator.counters import Counters
 from kepler_servers.estimator.model_cache import CacheEntry, ModelCache
@@ -115,8 +115,8 @@ class RequestHandler:
         """Return the safest reply to a request that cannot be answered. Log and count the reason."""
         self._counters.requests["failed"] += 1
         self._request_log.log(f"a request was not answered: {reason}")
-        if events().heard("kepler_prediction_failed"):
-            events().send("kepler_prediction_failed", reason=reason)
+        if hooks().has_listeners("kepler_prediction_failed"):
+            hooks().call("kepler_prediction_failed", reason=reason)
         return self._count(failure_reply(reason, output_type, rows, self._components_of(source), limit=self._limit))
 
     def _count(self, reply: Reply) -> bytes:

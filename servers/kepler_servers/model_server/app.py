@@ -10,7 +10,7 @@ from msgspec import Meta
 
 from kepler_core import __version__
 from kepler_core.errors import KeplerError, NoModelError, StoreError
-from kepler_core.plugins.hooks import events
+from kepler_core.plugins.hooks import hooks
 from kepler_core.selection import Selection
 from kepler_core.selection.filters import parse_filter
 from kepler_core.store.models import StoredModel
@@ -170,8 +170,8 @@ class ModelServer:
 
     def _count(self, output_type: str, selection: Selection) -> None:
         self.metrics.selected(output_type, selection.node_type.match)
-        if events().heard("kepler_model_selected"):
-            events().send("kepler_model_selected", model=selection.model.metadata)
+        if hooks().has_listeners("kepler_model_selected"):
+            hooks().call("kepler_model_selected", model=selection.model.metadata)
 
     # --- GET ---
 

@@ -14,7 +14,7 @@ from kepler_core.atomic_files import flush_folder, whole_file
 from kepler_core.errors import RecordingError, StoreError, TrainingError
 from kepler_core.pipeline.observing import observe_for, read_for
 from kepler_core.pipeline.train import train
-from kepler_core.plugins.hooks import Events
+from kepler_core.plugins.hooks import Hooks
 from kepler_core.recording import Observations, Recording, check
 from kepler_core.store import Store
 from kepler_core.store.archive import archive_bytes
@@ -56,7 +56,7 @@ def _train(
     command: Train, request: TrainRequest, channel: Channel, progress: ProgressReporter, store: Store
 ) -> Mapping[str, Any]:
     spec = request.pipeline
-    listeners = Events()
+    listeners = Hooks()
     listeners.listen(progress)
     listeners.listen(PublishMarker(command.job))
     observations, idle = _observe(request, channel, listeners)
@@ -87,7 +87,7 @@ def _train(
         return {**report, "notes": [*report["notes"], f"it is published, but: {error}"]}
 
 
-def _observe(request: TrainRequest, channel: Channel, listeners: Events) -> tuple[Observations, Observations | None]:
+def _observe(request: TrainRequest, channel: Channel, listeners: Hooks) -> tuple[Observations, Observations | None]:
     """Return the observations of the recording and of the idle recording.
 
     Each recording is deleted before the next one is read, because both may not fit into memory.
@@ -95,7 +95,7 @@ def _observe(request: TrainRequest, channel: Channel, listeners: Events) -> tupl
     spec = request.pipeline
     try:
         recording = _read(request.recording, RECORDING_KEY, request)
-        listeners.send("kepler_recording_loaded", recording=recording)
+        listeners.call("kepler_recording_loaded", recording=recording)
         channel.send(StageStarted("preparing"))
         observations = observe_for(spec, [recording])
         del recording

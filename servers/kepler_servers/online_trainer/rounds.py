@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from kepler_core.errors import KeplerError, PrometheusError, StoreError
 from kepler_core.pipeline.load import as_document
-from kepler_core.plugins.hooks import events
+from kepler_core.plugins.hooks import hooks
 from kepler_core.recording.preflight import utc
 from kepler_core.store import Store
 from kepler_servers.online_trainer.drift import DriftMonitor
@@ -257,7 +257,7 @@ class Rounds:
             version = decision["version"]
             log.info("published version %s (%s): %s", version, decision["trigger"], decision["reason"])
             name, location = self.fetcher.spec.name, self.store.location.rstrip("/")
-            events().send("kepler_model_published", pipeline=name, version=version, path=f"{location}/{name}")
+            hooks().call("kepler_model_published", pipeline=name, version=version, path=f"{location}/{name}")
         else:
             if trigger == "drift":
                 self._skip_rounds()

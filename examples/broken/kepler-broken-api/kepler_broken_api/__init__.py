@@ -1,7 +1,7 @@
-"""Is from a future in which the contracts are others: importing it here would fail."""
+"""Declares a plugin API version of the future. Importing this module would fail."""
 
 from kepler_core.contracts import ATrainerOfTheFuture
 
 
 class BrokenApiTrainer(ATrainerOfTheFuture):
-    """Cannot be known yet."""
+    """Derives from a class that does not exist."""

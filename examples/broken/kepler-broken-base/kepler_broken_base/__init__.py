@@ -1,8 +1,8 @@
-"""Has the right method and the wrong base class."""
+"""Has a class with the right method and the wrong base class."""
 
 
 class BrokenBaseIsolator:
-    """An isolator by its looks."""
+    """Does not derive from `Isolator`."""
 
     def isolate(self, dataset, context):
         return dataset

@@ -1,10 +1,10 @@
-"""Claims names that are taken."""
+"""Uses two names of built-in plugins."""
 
 from kepler_core.contracts import EnergySource, FitTask, Regressor, Trainer
 
 
 class LinearRegressionTrainer(Trainer):
-    """Another linear regression of the same name."""
+    """A linear regression with the name of the built-in one."""
 
     def regressor(self, task: FitTask) -> Regressor:
         from sklearn.linear_model import LinearRegression
@@ -13,7 +13,7 @@ class LinearRegressionTrainer(Trainer):
 
 
 class Acpi(EnergySource):
-    """Another meter of the same name."""
+    """A meter with the name of the built-in one."""
 
     components = ("platform",)
     sent_as = "acpi"

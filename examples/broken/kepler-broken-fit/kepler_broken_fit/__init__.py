@@ -1,4 +1,4 @@
-"""Is imported and made without a complaint, and then does its worst."""
+"""Has trainers that fail in `fit` only."""
 
 import os
 
@@ -6,7 +6,7 @@ from kepler_core.contracts import FitTask, Regressor, Trainer
 
 
 class Raises:
-    """Cannot be fitted."""
+    """Raises in `fit`."""
 
     def fit(self, X, y):
         raise RuntimeError("the matrix is not to my liking")
@@ -16,21 +16,21 @@ class Raises:
 
 
 class EndsTheProcess(Raises):
-    """Takes its process with it."""
+    """Ends its process in `fit`."""
 
     def fit(self, X, y):
         os._exit(9)
 
 
 class BrokenFitTrainer(Trainer):
-    """Raises in fit."""
+    """Returns a regressor that raises in `fit`."""
 
     def regressor(self, task: FitTask) -> Regressor:
         return Raises()
 
 
 class BrokenProcessTrainer(Trainer):
-    """Ends the process in fit."""
+    """Returns a regressor that ends its process in `fit`."""
 
     def regressor(self, task: FitTask) -> Regressor:
         return EndsTheProcess()

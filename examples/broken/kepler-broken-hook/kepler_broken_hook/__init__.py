@@ -1,4 +1,4 @@
-"""Raises at every event."""
+"""Raises in every hook."""
 
 from kepler_core.plugins.hooks import hookimpl
 

@@ -1,4 +1,4 @@
-"""Cannot be imported."""
+"""Imports a module that does not exist."""
 
 import a_module_that_nobody_has
 

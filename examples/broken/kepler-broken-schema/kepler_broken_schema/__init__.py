@@ -1,10 +1,10 @@
-"""Fails for every metric that it is asked for."""
+"""Has a metric schema that raises for every metric."""
 
 from kepler_core.contracts import MetricMapping, MetricSchema
 
 
 class BrokenSchema(MetricSchema):
-    """Knows nothing and says so loudly."""
+    """Raises `LookupError` in `mapping`."""
 
-    def meaning(self, metric: str) -> MetricMapping | None:
+    def mapping(self, metric: str) -> MetricMapping | None:
         raise LookupError(f"no idea of {metric}")

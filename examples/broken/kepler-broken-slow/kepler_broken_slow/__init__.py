@@ -1,4 +1,4 @@
-"""Takes its time to be imported."""
+"""Takes 3 seconds to import."""
 
 import time
 
@@ -8,7 +8,7 @@ time.sleep(3)
 
 
 class BrokenSlowTrainer(Trainer):
-    """Works, once it is there."""
+    """Works after its slow import."""
 
     def regressor(self, task: FitTask) -> Regressor:
         from sklearn.linear_model import LinearRegression

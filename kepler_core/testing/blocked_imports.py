@@ -1,0 +1,30 @@
+"""Run code in a fresh interpreter in which some modules cannot be imported."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+
+from kepler_core.plugins.probe import probe_environment
+
+TRAINING_LIBRARIES = ("sklearn", "pandas", "scipy", "xgboost", "lightgbm")
+
+_BLOCK = "import sys\nfor name in {modules!r}:\n    sys.modules[name] = None  # makes an import of it fail\n"
+
+
+def error_without(modules: Sequence[str], code: str, *arguments: str) -> str:
+    """Run code without some modules and return the last line of its traceback, or "" if it ends well.
+
+    `arguments` are in `sys.argv[1:]`.
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", _BLOCK.format(modules=tuple(modules)) + code, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=probe_environment(),
+    )
+    if done.returncode == 0:
+        return ""
+    return (done.stderr.strip().splitlines() or ["no message"])[-1]

@@ -1,0 +1,115 @@
+"""Collect the checks of a plugin, run them, or pass them to pytest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from kepler_core.contracts import (
+    CONTRACTS,
+    EnergySource,
+    Extractor,
+    Isolator,
+    MetricSchema,
+    ModelFormat,
+    Plugin,
+    Trainer,
+)
+from kepler_core.errors import PluginError, close_matches
+from kepler_core.plugins import registry
+from kepler_core.testing import energy_sources, extractors, isolators, metric_schemas, model_formats, plugins, trainers
+from kepler_core.testing.checks import Check, CheckError, CheckFunction, Subject
+
+CHECKS: dict[type[Plugin], tuple[CheckFunction, ...]] = {
+    Trainer: trainers.CHECKS,
+    Isolator: isolators.CHECKS,
+    Extractor: extractors.CHECKS,
+    EnergySource: energy_sources.CHECKS,
+    MetricSchema: metric_schemas.CHECKS,
+    ModelFormat: model_formats.CHECKS,
+}
+"""Contract -> its checks, which run after those of every plugin (`plugins.CHECKS`)."""
+
+EXTRAS: dict[type[Plugin], tuple[str, ...]] = {
+    Isolator: ("context",),
+    ModelFormat: ("regressor",),
+    MetricSchema: ("metrics",),
+}
+"""Contract -> the names of the extra objects that its checks accept."""
+
+
+def checks_of(plugin: type[Any] | str, arguments: Mapping[str, Any] | None = None, **extras: Any) -> list[Check]:
+    """Return the checks of a plugin: a class, or the name, alias or `distribution:name` of an installed one.
+
+    `arguments` are those of the plugin's `__init__`, as users write them. `extras` are additional objects
+    for the checks of some contracts: `context` for an isolator, `regressor` for a model format, `metrics`
+    for a metric schema.
+    """
+    plugin_class, name = _resolved(plugin)
+    contract = next((contract for contract in CONTRACTS.values() if issubclass(plugin_class, contract)), None)
+    if contract is None:
+        contracts = ", ".join(sorted(contract.__name__ for contract in CONTRACTS.values()))
+        raise PluginError(f"{plugin_class.__name__} derives from no contract of kepler_core.contracts: {contracts}")
+    accepted = EXTRAS.get(contract, ())
+    for key in extras:
+        if key not in accepted:
+            hint = close_matches(key, accepted) if accepted else "no extra objects are accepted"
+            raise PluginError(f"checks of a {contract.__name__}: unknown {key!r}; {hint}")
+    subject = Subject(plugin_class, name, dict(arguments or {}), extras)
+    return [Check(function.__name__, subject, function) for function in (*plugins.CHECKS, *CHECKS[contract])]
+
+
+def check_all(checks: Sequence[Check]) -> None:
+    """Run checks and raise one `CheckError` with a line for each that failed."""
+    failures = []
+    for check in checks:
+        try:
+            check()
+        except CheckError as error:
+            failures.append(str(error))
+    if failures:
+        raise CheckError("\n".join(failures))
+
+
+def parametrize_with_checks(
+    plugin: type[Any] | str,
+    arguments: Mapping[str, Any] | None = None,
+    *,
+    expected_failures: Mapping[str, str] | None = None,
+    **extras: Any,
+) -> Any:
+    """Return a decorator that runs a test once per check of the plugin, passed as `check`.
+
+    `expected_failures` maps names of checks that fail today to the reason. If such a check passes, its
+    test fails.
+    """
+    import pytest
+
+    checks = checks_of(plugin, arguments, **extras)
+    reasons = dict(expected_failures or {})
+    for name in reasons:
+        if name not in {check.name for check in checks}:
+            raise PluginError(f"no check {name!r}; {close_matches(name, [check.name for check in checks])}")
+
+    def marks(check: Check) -> list[Any]:
+        if check.name not in reasons:
+            return []
+        return [pytest.mark.xfail(reason=reasons[check.name], raises=CheckError, strict=True)]
+
+    return pytest.mark.parametrize(
+        "check", [pytest.param(check, id=check.name, marks=marks(check)) for check in checks]
+    )
+
+
+def _resolved(plugin: type[Any] | str) -> tuple[type[Any], str]:
+    """Return the class of a plugin and the name for messages."""
+    if isinstance(plugin, type):
+        return plugin, plugin.__name__
+    entries = list(registry.entries_named(plugin))
+    if not entries:
+        words = [word for r in registry.REGISTRIES.values() for e in r.entries for word in (e.name, *e.aliases)]
+        raise PluginError(f"no plugin {plugin!r} is installed; {close_matches(plugin, words)}")
+    if len(entries) > 1:
+        names = " or ".join(f"{entry.full_name} ({entry.namespace})" for entry in entries)
+        raise PluginError(f"{plugin!r} stands for several plugins: {names}; give the class")
+    return registry.REGISTRIES[entries[0].namespace].get(entries[0].full_name), entries[0].name

@@ -1,0 +1,52 @@
+"""No circles of imports between the modules of any package.
+
+The contract `acyclic_siblings` of import-linter (`pyproject.toml`) compares modules and packages that are
+siblings. It misses a module that imports its own package, which the test below finds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import pytest
+
+PACKAGES = ("kepler_core", "kepler_plugins", "kepler_profiler", "kepler_servers", "kepler_config")
+
+
+def circles(modules: Iterable[str], imports: Callable[[str], set[str]]) -> list[list[str]]:
+    """Return the strongly connected components of more than one module, found with Tarjan's algorithm."""
+    index: dict[str, int] = {}
+    lowest: dict[str, int] = {}
+    path: list[str] = []
+    components: list[list[str]] = []
+
+    def visit(module: str) -> None:
+        index[module] = lowest[module] = len(index)
+        path.append(module)
+        for imported in sorted(imports(module)):
+            if imported not in index:
+                visit(imported)
+                lowest[module] = min(lowest[module], lowest[imported])
+            elif imported in path:
+                lowest[module] = min(lowest[module], index[imported])
+        if lowest[module] == index[module]:
+            start = path.index(module)
+            components.append(sorted(path[start:]))
+            del path[start:]
+
+    for module in sorted(modules):
+        if module not in index:
+            visit(module)
+    return sorted(component for component in components if len(component) > 1)
+
+
+def test_circles_are_found():
+    imports = {"a": {"b"}, "b": {"c"}, "c": {"b", "d"}, "d": set(), "e": {"a"}}
+    assert circles(imports, imports.__getitem__) == [["b", "c"]]
+
+
+def test_no_module_imports_itself_through_others():
+    grimp = pytest.importorskip("grimp", reason="grimp comes with import-linter")
+    # imports inside of functions count, imports for type checkers only do not
+    graph = grimp.build_graph(*PACKAGES, exclude_type_checking_imports=True, cache_dir=None)
+    assert circles(graph.modules, graph.find_modules_directly_imported_by) == []
