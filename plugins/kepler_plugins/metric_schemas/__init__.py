@@ -1,1 +1,1 @@
-"""How exporters spell their metrics."""
+"""Metric schemas: the metrics and labels of exporters."""

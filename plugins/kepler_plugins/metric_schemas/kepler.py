@@ -1,4 +1,4 @@
-"""Kepler 0.4–0.9, older spellings included."""
+"""Metrics of Kepler 0.4 to 0.9, with the older names."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _PROCESS_LABELS = ("pid", "container_id", "command")
 
 _COUNTED = (*COUNTER_FEATURES, *BPF_FEATURES, *IRQ_FEATURES)
 
-# Feature names of Kepler before 0.7. The counter called microseconds was filled with milliseconds.
+# Feature names of Kepler before 0.7. The counters named "us" (microseconds) counted milliseconds.
 _OLD_FEATURES = {
     "cpu_cpu_time_us": "bpf_cpu_time_ms",
     "cpu_time_us": "bpf_cpu_time_ms",
@@ -28,13 +28,13 @@ _JOULES = re.compile(r"(package|core|uncore|dram|platform)_joules(?:_total)?")
 
 
 @lru_cache(maxsize=1024)
-def _meaning(metric: str) -> MetricMapping | None:
-    found = _NAME.fullmatch(metric)
-    if found is None:
+def _mapping(metric: str) -> MetricMapping | None:
+    match = _NAME.fullmatch(metric)
+    if match is None:
         return None
-    level, rest = found.groups()
+    level, rest = match.groups()
     if level in ("container", "process"):
-        return _usage(level, rest)
+        return _usage_mapping(level, rest)
     if joules := _JOULES.fullmatch(rest):
         component = joules[1]
         source = "rapl-sysfs" if component in RAPL_COMPONENTS else "acpi"
@@ -46,15 +46,16 @@ def _meaning(metric: str) -> MetricMapping | None:
     return None
 
 
-def _usage(level: str, rest: str) -> MetricMapping | None:
-    old = rest.removesuffix("_total")
-    feature = _OLD_FEATURES.get(old, old)
-    if feature not in _COUNTED or (old == feature and not rest.endswith("_total")):
+def _usage_mapping(level: str, rest: str) -> MetricMapping | None:
+    """Return the mapping of a counter of containers or processes. `rest` is the name without its prefix."""
+    name = rest.removesuffix("_total")
+    feature = _OLD_FEATURES.get(name, name)
+    if feature not in _COUNTED or (name == feature and not rest.endswith("_total")):
         return None
     note = ""
-    if old.endswith("_us"):
+    if name.endswith("_us"):
         note = "an old name: counts milliseconds, although its name says us"
-    elif old != feature:
+    elif name != feature:
         note = f"an old name of {feature}"
     if level == "container":
         return MetricMapping("feature", feature, "container", _CONTAINER_LABELS, note=note)
@@ -74,7 +75,7 @@ _NODE = {
 
 
 class Kepler07(MetricSchema):
-    """Metric names of Kepler 0.7 (`kepler_container_*_total`, `kepler_node_*_joules_total`)."""
+    """Schema of Kepler 0.7 (`kepler_container_*_total`, `kepler_node_*_joules_total`) and the older names."""
 
     node_label = "instance"
     node_alias_labels = ("exported_instance",)
@@ -83,7 +84,7 @@ class Kepler07(MetricSchema):
     mode_label = "mode"
 
     def meaning(self, metric: str) -> MetricMapping | None:
-        return _meaning(metric)
+        return _mapping(metric)
 
     def spelling(self, level: str, name: str) -> str:
         if name in (*RAPL_COMPONENTS, *PLATFORM_COMPONENTS):
