@@ -16,7 +16,7 @@ _decode_results = msgspec.json.Decoder(list[_Series])
 
 
 def joined_series(results: Iterable[bytes]) -> bytes:
-    """Return the series of several results of one metric as one JSON list, in which each series is once.
+    """Return the series of several results of one metric as one JSON list, each series once.
 
     The results must be in order of time. A sample that ends one result and begins the next is kept once.
     """

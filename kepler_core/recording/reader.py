@@ -174,7 +174,7 @@ class _Answer(msgspec.Struct):
 
 
 def _api_answer(raw: bytes | msgspec.Raw) -> dict[str, list[_Series]] | None:
-    """Return the series of a response of Prometheus' HTTP API by metric name; None if it is none."""
+    """Return the series of a response of Prometheus' HTTP API by metric name; None for other JSON."""
     try:
         answer = msgspec.json.decode(raw, type=_Answer)
     except msgspec.ValidationError:
@@ -246,7 +246,7 @@ def _decode_each(raw: bytes, metric: str, index: int, name: str) -> FloatArray:
 
 
 def _number(value: str | float | None) -> float:
-    """Return a timestamp or value as a number. Raises `ValueError` for text that is none."""
+    """Return a timestamp or value as a number. Raises `ValueError` for other text."""
     if value is None:  # JSON encoders of other languages write NaN as null
         return float("nan")
     if isinstance(value, str):

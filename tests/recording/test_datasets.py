@@ -82,8 +82,8 @@ def test_rows_with_an_unknown_value_are_left_out(small: Document) -> None:
     data = extracted(observations, BASIC_FEATURES, "rapl-sysfs", by_container=False)
     columns = [observations.node_features[feature] for feature in BASIC_FEATURES]
     columns += [observations.power["rapl-sysfs", component] for component in RAPL_COMPONENTS]
-    known = np.isfinite(np.array(columns)).all(axis=0)
-    assert not known.all()
-    np.testing.assert_array_equal(data.timestamps, observations.sample_time[known])
+    is_known = np.isfinite(np.array(columns)).all(axis=0)
+    assert not is_known.all()
+    np.testing.assert_array_equal(data.timestamps, observations.sample_time[is_known])
     assert list(data.frame.columns) == [*BASIC_FEATURES, *data.power_columns]
     assert not extracted(observations, BASIC_FEATURES, "rapl-sysfs", by_container=True).frame.isna().any(axis=None)

@@ -25,8 +25,8 @@ def test_power_is_unknown_in_the_interval_of_a_restart() -> None:
     # the counter only has the energy since the restart, which is less than that since the last sample
     power = observations.power["acpi", "platform"]
     assert np.flatnonzero(np.isnan(power)).tolist() == [0, 20]
-    known = np.isfinite(power)
-    np.testing.assert_allclose(power[known], 120 * variation(TIMES)[known], rtol=1e-6)
+    is_known = np.isfinite(power)
+    np.testing.assert_allclose(power[is_known], 120 * variation(TIMES)[is_known], rtol=1e-6)
 
 
 @pytest.mark.parametrize("label", ["pod", "pod_name", "command"])
@@ -43,8 +43,8 @@ def test_a_container_whose_labels_change_stays_one_container(label: str) -> None
     assert observations.counts.duplicates == {}
     rates = observations.node_features["bpf_cpu_time_ms"]
     assert np.flatnonzero(np.isnan(rates)).tolist() == [0, 20]  # a new series has no rate at first
-    known = np.isfinite(rates)
-    np.testing.assert_allclose(rates[known], 4.5 * variation(TIMES)[known], rtol=1e-9)
+    is_known = np.isfinite(rates)
+    np.testing.assert_allclose(rates[is_known], 4.5 * variation(TIMES)[is_known], rtol=1e-9)
 
 
 def test_gaps_are_left_out_and_counted() -> None:
@@ -63,9 +63,9 @@ def test_old_and_new_feature_names_in_one_recording_are_one_feature() -> None:
     document[old] = [{"metric": series["metric"], "values": series["values"][:20]} for series in document[new]]
     document[new] = [{"metric": series["metric"], "values": series["values"][20:]} for series in document[new]]
     rates = observed(document).node_features["bpf_cpu_time_ms"]
-    known = np.isfinite(rates)
-    assert np.flatnonzero(~known).tolist() == [0, 20]
-    np.testing.assert_allclose(rates[known], 4.5 * variation(TIMES)[known], rtol=1e-9)
+    is_known = np.isfinite(rates)
+    assert np.flatnonzero(~is_known).tolist() == [0, 20]
+    np.testing.assert_allclose(rates[is_known], 4.5 * variation(TIMES)[is_known], rtol=1e-9)
 
 
 def test_old_and_new_energy_names_in_one_recording_are_one_component() -> None:
@@ -74,6 +74,6 @@ def test_old_and_new_energy_names_in_one_recording_are_one_component() -> None:
     document[old] = [{"metric": series["metric"], "values": series["values"][:20]} for series in document[new]]
     document[new] = [{"metric": series["metric"], "values": series["values"][20:]} for series in document[new]]
     watts = observed(document).power["acpi", "platform"]
-    known = np.isfinite(watts)
-    assert np.flatnonzero(~known).tolist() == [0, 20]
-    np.testing.assert_allclose(watts[known], 120 * variation(TIMES)[known], rtol=1e-9)
+    is_known = np.isfinite(watts)
+    assert np.flatnonzero(~is_known).tolist() == [0, 20]
+    np.testing.assert_allclose(watts[is_known], 120 * variation(TIMES)[is_known], rtol=1e-9)

@@ -74,8 +74,8 @@ def test_power_is_unknown_where_a_package_is_missing() -> None:
         if series["metric"]["package"] == "1":
             series["values"] = series["values"][:10] + series["values"][14:]
     observations = observed(document)
-    known = np.isfinite(observations.power["rapl-sysfs", "package"])
-    assert np.flatnonzero(~known).tolist() == [0, 10, 11, 12, 13]
+    is_known = np.isfinite(observations.power["rapl-sysfs", "package"])
+    assert np.flatnonzero(~is_known).tolist() == [0, 10, 11, 12, 13]
     assert observations.counts.incomplete["rapl-sysfs package"] == 4
     assert np.isfinite(observations.power["rapl-sysfs", "dram"])[1:].all()
 
@@ -85,8 +85,8 @@ def test_a_sum_is_unknown_where_most_containers_have_no_rate() -> None:
     late = machine(times=times, containers={f"late-{at:060d}": 1.0 for at in range(5)})
     document = merged(machine(), {name: late[name] for name in late if "container" in name})
     observations = observed(document)
-    known = np.isfinite(observations.node_features["cpu_instructions"])
-    assert np.flatnonzero(~known).tolist() == [0, 20]  # at 20, only 3 of 8 containers have a rate
+    is_known = np.isfinite(observations.node_features["cpu_instructions"])
+    assert np.flatnonzero(~is_known).tolist() == [0, 20]  # at 20, only 3 of 8 containers have a rate
     assert observations.counts.incomplete["cpu_instructions"] == 1
 
 
@@ -101,10 +101,10 @@ def test_a_sum_is_unknown_where_a_busy_container_has_no_rate_yet() -> None:
             document[name] += all_series
     observations = observe([read_recording(document)])
     for feature in FEATURES:
-        known = np.isfinite(observations.node_features[feature])
-        assert not known[begins], feature
-        assert known[1:begins].all()
-        assert known[begins + 1 :].all()
+        is_known = np.isfinite(observations.node_features[feature])
+        assert not is_known[begins], feature
+        assert is_known[1:begins].all()
+        assert is_known[begins + 1 :].all()
     assert observations.counts.incomplete["cpu_instructions"] == 1
 
 

@@ -49,11 +49,13 @@ def test_the_exporter_with_most_samples_is_kept_in_any_order() -> None:
 def test_a_second_exporter_continues_where_the_first_ends() -> None:
     first, second = machine(times=TIMES[:30]), machine(times=TIMES[20:], start=5.0, pod="kepler-2")
     observations = observed(merged(first, second))
-    known = np.isfinite(observations.power["acpi", "platform"])
-    assert np.flatnonzero(~known).tolist() == [0, 30]
-    np.testing.assert_allclose(observations.power["acpi", "platform"][known], 120 * variation(TIMES)[known], rtol=1e-9)
+    is_known = np.isfinite(observations.power["acpi", "platform"])
+    assert np.flatnonzero(~is_known).tolist() == [0, 30]
     np.testing.assert_allclose(
-        observations.node_features["cpu_instructions"][known], 4.5e6 * variation(TIMES)[known], rtol=1e-9
+        observations.power["acpi", "platform"][is_known], 120 * variation(TIMES)[is_known], rtol=1e-9
+    )
+    np.testing.assert_allclose(
+        observations.node_features["cpu_instructions"][is_known], 4.5e6 * variation(TIMES)[is_known], rtol=1e-9
     )
 
 
@@ -112,8 +114,8 @@ def test_a_label_that_follows_another_in_time_is_no_duplicate() -> None:
     first = machine("10.0.0.1:9102", times=TIMES[:20], containers=NODE_A, exported_instance="node-a")
     second = machine("10.0.0.2:9102", times=TIMES[20:], containers=NODE_A, exported_instance="node-a", start=0.0)
     observations = observed(merged(first, second))
-    known = np.isfinite(observations.power["acpi", "platform"])
-    assert observations.sample_time[known].tolist() == [*TIMES[1:20], *TIMES[21:]]
+    is_known = np.isfinite(observations.power["acpi", "platform"])
+    assert observations.sample_time[is_known].tolist() == [*TIMES[1:20], *TIMES[21:]]
 
 
 def test_a_series_given_twice_is_counted_once() -> None:

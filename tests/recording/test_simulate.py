@@ -93,11 +93,11 @@ def test_churn_and_restarts_do_not_change_the_formula() -> None:
     assert observations.counts.resets["kepler_node_platform_joules_total"] == 2 * 2 * 2  # nodes, modes, restarts
     assert [stream.node for stream in observations.streams] == ["node-0", "node-1"]
     measured, expected = observations.power["acpi", "platform"], expected_power(observations, 2)["platform"]
-    known = np.isfinite(measured) & np.isfinite(expected)
+    is_known = np.isfinite(measured) & np.isfinite(expected)
     # the sum of a node is unknown where a busy container begins
-    assert np.count_nonzero(known) > 750
-    assert np.median(np.abs(measured[known] / expected[known] - 1)) < 1e-3
-    assert np.mean(np.abs(measured[known] / expected[known] - 1) > 0.02) < 0.05
+    assert np.count_nonzero(is_known) > 750
+    assert np.median(np.abs(measured[is_known] / expected[is_known] - 1)) < 1e-3
+    assert np.mean(np.abs(measured[is_known] / expected[is_known] - 1) > 0.02) < 0.05
 
 
 def test_the_load_ranges_from_idle_to_busy(small: dict[str, Any]) -> None:
