@@ -160,8 +160,8 @@ def simulate(minutes: int, step: int) -> dict[str, Any]:
             resets=2,
             accelerator=False,
             workloads=WORKLOADS,
-            law_change=SHIFT_AT,
-            law_gain=SHIFT_FACTOR,
+            shift_at=SHIFT_AT,
+            shift_gain=SHIFT_FACTOR,
             seed=3,
         )
     )

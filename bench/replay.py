@@ -49,8 +49,8 @@ class Replay:
         schema = named_schema[1]
         self.series: list[Series] = []
         for metric in recording.metrics.values():
-            meaning = schema.mapping(metric.name)
-            counter = meaning.counter if meaning is not None else metric.name.endswith("_total")
+            mapping = schema.mapping(metric.name)
+            counter = mapping.counter if mapping is not None else metric.name.endswith("_total")
             ends = np.cumsum(metric.lengths)
             for index, labels in enumerate(metric.labels):
                 part = slice(int(ends[index] - metric.lengths[index]), int(ends[index]))

@@ -34,8 +34,8 @@ def node_dataset(
     (samples,). NaN stands for "not known".
     """
     columns = {**{name: node_features[name] for name in features}, **power}
-    known = np.logical_and.reduce([np.isfinite(column) for column in columns.values()])
-    kept = np.flatnonzero(known)
+    is_known = np.logical_and.reduce([np.isfinite(column) for column in columns.values()])
+    kept = np.flatnonzero(is_known)
     block = _Block(list(columns), len(kept))
     for name, column in columns.items():
         block.fill(name, column, kept)
@@ -69,10 +69,10 @@ def container_dataset(
     known_samples = np.logical_and.reduce(
         [np.isfinite(node_features[name]) for name in features] + [np.isfinite(watts) for watts in power.values()]
     )
-    known = known_samples[row_sample]
+    is_known = known_samples[row_sample]
     for name in own:
-        known &= np.isfinite(container_features[name])
-    kept = np.flatnonzero(known)
+        is_known &= np.isfinite(container_features[name])
+    kept = np.flatnonzero(is_known)
     sample = row_sample[kept]
     block = _Block([*features, *power], len(kept))
     for name in own:

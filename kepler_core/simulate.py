@@ -1,8 +1,8 @@
-"""A recording that nobody recorded: containers on nodes with a known power law.
+"""Simulated recordings: containers on nodes whose power follows a known formula.
 
-The power law, per node with `sockets` sockets and `cores` = 16 · sockets logical CPUs at 3 GHz:
+The formula, for a node with `sockets` sockets and 16 · sockets logical CPUs at 3 GHz:
 
-    u        = busy share of the node's CPUs, 0 … 1 (sum over containers)
+    u        = busy fraction of the node's CPUs, 0 … 1 (sum over containers)
     m        = cache misses per second / 1e9
     package  = 18·sockets + 65·sockets · u^0.8 + 4·m                       W
     core     = 0.7 · (package − 14·sockets)                                W
@@ -10,18 +10,17 @@ The power law, per node with `sockets` sockets and `cores` = 16 · sockets logic
     dram     = 9·sockets + 7·m                                             W
     platform = 60 + 1.08 · (package + dram)                                W
 
-each with noise of 1.5 % (normal, per sample). u^0.8 falls off like a processor that lowers its clock
-under load; the frequency reported falls by a fifth from idle to full load, with noise. Containers
-come and go, their load moves between idle, steady and bursts; counters are reset where the exporter
-restarts. On request the law changes in the middle (a new kernel),
-and kinds of work come one after another. Metric names and labels are Kepler 0.7's.
+Each component has normal noise of 1.5 % per sample. u^0.8 grows more slowly at high load, as on a processor
+that lowers its clock; the reported frequency falls by a fifth from idle to full load, with noise. Containers
+come and go, their load changes between idle, steady and bursts, and counters are reset where the exporter
+restarts. Optionally, the formula's power is multiplied by a factor from some time on (as a new kernel may
+do), and different workloads follow each other. Metric names and labels are those of Kepler 0.7.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -29,6 +28,7 @@ import msgspec
 import numpy as np
 
 from kepler_core.arrays import BoolArray, FloatArray, IntArray
+from kepler_core.atomic_files import whole_file
 from kepler_core.errors import UsageError
 from kepler_core.gzip_files import compressed_by_name
 
@@ -37,29 +37,39 @@ HERTZ = 3.0e9
 START = 1_700_000_000
 """Unix seconds of the first sample."""
 
+Series = tuple[str, dict[str, str], list[int], list[str]]
+"""Metric name, labels, timestamps (Unix seconds) and values of one series."""
+
 
 @attrs.frozen
 class Simulation:
-    """What to simulate; `recording` makes it."""
+    """Parameters of a simulated recording. Raises `UsageError` if one is out of its range."""
 
     containers: int = 20
+    """Containers per node."""
     timestamps: int = 200
+    """Samples of each node."""
     step: int = 3
     """Seconds between samples."""
     sockets: int = 2
+    """Processor sockets per node."""
     nodes: int = 1
     churn: float = 0.3
-    """Part of the containers that do not live from start to end."""
+    """Fraction of the containers that start late or end early."""
     resets: int = 1
-    """Exporter restarts per node."""
+    """Restarts of the exporter per node."""
     noise: float = 0.015
+    """Standard deviation of the power, as a fraction of the power."""
     accelerator: bool = True
+    """Whether the node has counters of an accelerator (Intel QAT)."""
     seed: int = 0
+    """Seed of all random numbers."""
     workloads: int = 0
-    """Kinds of work that come one after another, twice; 0: all at once, each container its own."""
-    law_change: float | None = None
-    """From this part of the time on (0 … 1) the machine needs `law_gain` times the power of the law."""
-    law_gain: float = 1.15
+    """Number of workloads that follow each other, twice. With 0, all containers run throughout, each with
+    an instruction mix of its own."""
+    shift_at: float | None = None
+    """Fraction of the time (0 … 1) after which the power is `shift_gain` times that of the formula."""
+    shift_gain: float = 1.15
 
     def __attrs_post_init__(self) -> None:
         for name, least in (
@@ -70,14 +80,17 @@ class Simulation:
                 raise UsageError(f"{name} must be at least {least}, not {getattr(self, name)}")
         if not 0 <= self.churn <= 1:
             raise UsageError(f"churn must be between 0 and 1, not {self.churn}")
-        if self.law_change is not None and not 0 <= self.law_change <= 1:
-            raise UsageError(f"law_change must be between 0 and 1, not {self.law_change}")
-        if not 0 < self.law_gain < 100:
-            raise UsageError(f"law_gain must be above 0 and below 100, not {self.law_gain}")
+        if self.shift_at is not None and not 0 <= self.shift_at <= 1:
+            raise UsageError(f"shift_at must be between 0 and 1, not {self.shift_at}")
+        if not 0 < self.shift_gain < 100:
+            raise UsageError(f"shift_gain must be above 0 and below 100, not {self.shift_gain}")
 
 
-def power_law(u: FloatArray, misses: FloatArray, sockets: int) -> dict[str, FloatArray]:
-    """Watts by component for a busy share and cache misses per second (see the module)."""
+def true_power(u: FloatArray, misses: FloatArray, sockets: int) -> dict[str, FloatArray]:
+    """Return the formula's watts by component (see the module).
+
+    `u` is the busy fraction of the node's CPUs, `misses` the cache misses per second.
+    """
     m = misses / 1e9
     package = 18.0 * sockets + 65.0 * sockets * u**0.8 + 4.0 * m
     dram = 9.0 * sockets + 7.0 * m
@@ -91,39 +104,76 @@ def power_law(u: FloatArray, misses: FloatArray, sockets: int) -> dict[str, Floa
 
 
 def recording(simulation: Simulation) -> dict[str, list[dict[str, Any]]]:
-    """The simulated recording, in the shape that `read_recording` takes."""
+    """Return the simulated recording as a JSON object for `read_recording`."""
     result: dict[str, list[dict[str, Any]]] = {}
-    rng = np.random.default_rng(simulation.seed)
-    for node in range(simulation.nodes):
-        for metric, labels, times, values in _node(simulation, f"node-{node}", rng):
-            result.setdefault(metric, []).append(
-                {"metric": {"__name__": metric, **labels}, "values": list(zip(times, values, strict=True))}
-            )
+    for metric, labels, times, values in _all_series(simulation):
+        result.setdefault(metric, []).append(
+            {"metric": {"__name__": metric, **labels}, "values": list(zip(times, values, strict=True))}
+        )
     return result
 
 
-def _node(
-    simulation: Simulation, node: str, rng: np.random.Generator
-) -> Iterator[tuple[str, dict[str, str], list[int], list[str]]]:
-    n, t = simulation.containers, simulation.timestamps
-    cpus = CORES_PER_SOCKET * simulation.sockets
+def write(simulation: Simulation, path: str) -> None:
+    """Write the simulated recording as JSON, gzipped if the name ends in .gz.
+
+    Equal simulations give equal bytes. Raises `UsageError` if the file cannot be written.
+    """
+    series_of: dict[str, list[bytes]] = {}
+    for metric, labels, times, values in _all_series(simulation):
+        content = {"metric": {"__name__": metric, **labels}, "values": list(zip(times, values, strict=True))}
+        series_of.setdefault(metric, []).append(msgspec.json.encode(content))
+    try:
+        with whole_file(Path(path)) as raw, compressed_by_name(raw, path) as file:
+            for at, (metric, series) in enumerate(series_of.items()):
+                file.write((b"{\n" if at == 0 else b",\n") + msgspec.json.encode(metric) + b":[\n")
+                file.write(b",\n".join(series) + b"]")
+            file.write(b"\n}\n")
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _all_series(simulation: Simulation) -> Iterator[Series]:
+    # one generator for all nodes: the order of its calls is part of what a seed means
+    rng = np.random.default_rng(simulation.seed)
+    for node in range(simulation.nodes):
+        yield from _node(simulation, f"node-{node}", rng)
+
+
+def _node(simulation: Simulation, node: str, rng: np.random.Generator) -> Iterator[Series]:
+    n_times = simulation.timestamps
     busy, alive = _load(simulation, rng)
-    # an instruction mix of its own for every container
+    rates = _container_rates(simulation, busy, rng)
+    n_restarts = min(simulation.resets, n_times - 1)
+    restarts = np.sort(rng.choice(np.arange(1, n_times), size=n_restarts, replace=False))
+    times = START + simulation.step * np.arange(n_times)
+    exporter = {"instance": node, "job": "kepler-exporter", "namespace": "kepler", "endpoint": "http"}
+    yield from _container_series(simulation, node, exporter, rates, alive, times, restarts)
+    u = np.minimum(busy.sum(axis=0), 1.0)
+    power = true_power(u, rates["cache_miss"].sum(axis=0), simulation.sockets)
+    if simulation.shift_at is not None:
+        power = {name: watts * _gain(simulation) for name, watts in power.items()}
+    yield from _power_series(simulation, exporter, power, times, restarts, rng)
+    yield from _system_series(simulation, exporter, u, times, restarts, rng)
+
+
+def _container_rates(simulation: Simulation, busy: FloatArray, rng: np.random.Generator) -> dict[str, FloatArray]:
+    """Return the rates per second by feature, shape (containers, timestamps)."""
+    n = simulation.containers
+    # each container has an instruction mix of its own
     per_cycle = rng.uniform(0.5, 2.0, n)
     misses_per_cycle = rng.uniform(0.0005, 0.004, n)
     irqs = rng.uniform(5, 200, (3, n))
     if simulation.workloads:
-        kind = np.arange(n) % simulation.workloads
-        # from one kind to the next: more instructions per cycle, and fewer misses
-        per_cycle = np.geomspace(0.5, 2.0, simulation.workloads)[kind] * (1 + 0.05 * (per_cycle - 1.25))
-        misses_per_cycle = np.geomspace(0.03, 0.0005, simulation.workloads)[kind] * (
+        workload = np.arange(n) % simulation.workloads
+        # from one workload to the next: more instructions per cycle, and fewer misses
+        per_cycle = np.geomspace(0.5, 2.0, simulation.workloads)[workload] * (1 + 0.05 * (per_cycle - 1.25))
+        misses_per_cycle = np.geomspace(0.03, 0.0005, simulation.workloads)[workload] * (
             1 + 20 * (misses_per_cycle - 0.002)
         )
-    times = START + simulation.step * np.arange(t)
-    cpu_seconds = busy * cpus  # CPU seconds per second, shape (n, t)
+    cpu_seconds = busy * (CORES_PER_SOCKET * simulation.sockets)  # per second
     cycles = cpu_seconds * HERTZ
     misses = cycles * misses_per_cycle[:, None]
-    rates = {
+    return {
         "bpf_cpu_time_ms": cpu_seconds * 1e3,
         "bpf_page_cache_hit": misses * 1e-4,
         "cpu_cycles": cycles,
@@ -133,10 +183,20 @@ def _node(
         "bpf_net_rx_irq": irqs[1][:, None] * (0.05 + busy * n),
         "bpf_net_tx_irq": irqs[2][:, None] * (0.05 + busy * n),
     }
-    restarts = np.sort(rng.choice(np.arange(1, t), size=min(simulation.resets, t - 1), replace=False))
-    exporter = {"instance": node, "job": "kepler-exporter", "namespace": "kepler", "endpoint": "http"}
-    for container in range(n):
-        here = np.flatnonzero(alive[container])
+
+
+def _container_series(
+    simulation: Simulation,
+    node: str,
+    exporter: dict[str, str],
+    rates: dict[str, FloatArray],
+    alive: BoolArray,
+    times: IntArray,
+    restarts: IntArray,
+) -> Iterator[Series]:
+    """Yield the counters of all containers, each with samples only while the container exists."""
+    for container in range(simulation.containers):
+        exists = np.flatnonzero(alive[container])
         labels = {
             **exporter,
             "container_id": f"{node}-{container:060x}",
@@ -145,16 +205,24 @@ def _node(
             "container_namespace": "default",
         }
         for feature, rate in rates.items():
-            counted = _counter(rate[container, here], simulation.step, np.searchsorted(here, restarts))
-            yield f"kepler_container_{feature}_total", labels, times[here].tolist(), [f"{v:.0f}" for v in counted]
-    share = np.minimum(busy.sum(axis=0), 1.0)
-    watts = power_law(share, misses.sum(axis=0), simulation.sockets)
-    if simulation.law_change is not None:
-        watts = {name: law * _law_gain(simulation) for name, law in watts.items()}
-    for component, law in watts.items():
+            counter = _counter(rate[container, exists], simulation.step, np.searchsorted(exists, restarts))
+            yield f"kepler_container_{feature}_total", labels, times[exists].tolist(), [f"{v:.0f}" for v in counter]
+
+
+def _power_series(
+    simulation: Simulation,
+    exporter: dict[str, str],
+    power: dict[str, FloatArray],
+    times: IntArray,
+    restarts: IntArray,
+    rng: np.random.Generator,
+) -> Iterator[Series]:
+    """Yield the energy counters of all components, split into idle and dynamic energy and into sockets."""
+    n_times = len(times)
+    for component, watts in power.items():
         source = "acpi" if component == "platform" else "rapl-sysfs"
-        noisy = np.maximum(law * (1 + simulation.noise * rng.standard_normal(t)), 0.0)
-        idle = np.full(t, float(law.min()) * 0.9)
+        noisy = np.maximum(watts * (1 + simulation.noise * rng.standard_normal(n_times)), 0.0)
+        idle = np.full(n_times, float(watts.min()) * 0.9)
         packages = [""] if component == "platform" else [str(socket) for socket in range(simulation.sockets)]
         for package in packages:
             for mode, part in (("idle", np.minimum(idle, noisy)), ("dynamic", np.maximum(noisy - idle, 0.0))):
@@ -162,85 +230,81 @@ def _node(
                 labels = {**exporter, "source": source, "mode": mode, **({"package": package} if package else {})}
                 metric = f"kepler_node_{component}_joules_total"
                 yield metric, labels, times.tolist(), [f"{value:.3f}" for value in joules]
+
+
+def _system_series(
+    simulation: Simulation,
+    exporter: dict[str, str],
+    u: FloatArray,
+    times: IntArray,
+    restarts: IntArray,
+    rng: np.random.Generator,
+) -> Iterator[Series]:
+    """Yield the accelerator's counter, the frequencies and the node's information. `u`: busy fraction."""
+    n_times = len(times)
     if simulation.accelerator:
-        offloads = (50.0 + 2000.0 * share) * rng.uniform(0.5, 1.5, t)
-        qat = _counter(offloads, simulation.step, restarts)
+        offloads = (50.0 + 2000.0 * u) * rng.uniform(0.5, 1.5, n_times)
+        counter = _counter(offloads, simulation.step, restarts)
         labels = {**exporter, "type": "cpu0"}
-        yield "kepler_node_accelerator_intel_qat", labels, times.tolist(), [f"{value:.0f}" for value in qat]
-    hertz = HERTZ * (1.0 - 0.2 * share + 0.03 * rng.standard_normal(t))
+        yield "kepler_node_accelerator_intel_qat", labels, times.tolist(), [f"{value:.0f}" for value in counter]
+    hertz = HERTZ * (1.0 - 0.2 * u + 0.03 * rng.standard_normal(n_times))
     for cpu in range(simulation.sockets):
         labels = {**exporter, "cpu": str(cpu)}
         yield "kepler_node_cpu_scaling_frequency_hertz", labels, times.tolist(), [f"{value:.0f}" for value in hertz]
     labels = {**exporter, "cpu_architecture": "Simulated"}
-    yield "kepler_node_node_info", labels, times.tolist(), ["1"] * t
+    yield "kepler_node_node_info", labels, times.tolist(), ["1"] * n_times
 
 
 def _load(simulation: Simulation, rng: np.random.Generator) -> tuple[FloatArray, BoolArray]:
-    """Busy share of the node per container and time, and when each container exists."""
-    n, t = simulation.containers, simulation.timestamps
-    at = np.arange(t)
-    # what the node as a whole does: idle, then phases of 5 to 40 samples at changing levels
-    level = np.zeros(t)
-    start = min(max(t // 10, 1), t)
-    while start < t:
+    """Return the fraction of the node's CPUs that each container uses, and whether the container exists.
+
+    Both have shape (containers, timestamps).
+    """
+    n, n_times = simulation.containers, simulation.timestamps
+    at = np.arange(n_times)
+    # the node: idle at first, then phases of 5 to 40 samples at changing levels
+    level = np.zeros(n_times)
+    start = min(max(n_times // 10, 1), n_times)
+    while start < n_times:
         length = int(rng.integers(5, 41))
         level[start : start + length] = 0.0 if rng.random() < 0.15 else rng.uniform(0.05, 1.0)
         start += length
-    # who does it: a few do most
+    # the containers: a few do most of the work
     weight = rng.pareto(1.2, n) + 0.05
     phase, period = rng.uniform(0, 2 * np.pi, n), rng.uniform(10, 80, n)
     activity = weight[:, None] * (1.0 + 0.8 * np.sin(2 * np.pi * at / period[:, None] + phase[:, None]))
-    alive = np.ones((n, t), dtype=bool)
+    alive = np.ones((n, n_times), dtype=bool)
     for container in np.flatnonzero(rng.random(n) < simulation.churn):
-        born, gone = np.sort(rng.integers(0, t + 1, 2))
-        if gone - born < min(3, t):
-            born, gone = 0, max(t // 2, 2)
-        alive[container] = (at >= born) & (at < gone)
+        first, end = np.sort(rng.integers(0, n_times + 1, 2))
+        if end - first < min(3, n_times):
+            first, end = 0, max(n_times // 2, 2)
+        alive[container] = (at >= first) & (at < end)
     if simulation.workloads:
-        phase_of = np.minimum(at * 2 * simulation.workloads // t, 2 * simulation.workloads - 1)
-        of_phase = (np.arange(n) % simulation.workloads)[:, None] == (phase_of % simulation.workloads)[None, :]
-        activity = np.where(of_phase, activity, 0.001 * activity)
+        n_phases = 2 * simulation.workloads
+        workload_at = np.minimum(at * n_phases // n_times, n_phases - 1) % simulation.workloads
+        active = (np.arange(n) % simulation.workloads)[:, None] == workload_at[None, :]
+        activity = np.where(active, activity, 0.001 * activity)
     activity = np.where(alive, activity, 0.0)
     total = activity.sum(axis=0)
     busy = activity / np.where(total > 0, total, 1.0) * level
-    jitter = 1 + 0.05 * rng.standard_normal((n, t))
+    jitter = 1 + 0.05 * rng.standard_normal((n, n_times))
     return np.clip(busy * jitter, 0.0, 1.0) + np.where(alive, 1e-5, 0.0), alive
 
 
-def _law_gain(simulation: Simulation) -> FloatArray:
-    """Per sample, the factor of the power law."""
-    assert simulation.law_change is not None
+def _gain(simulation: Simulation) -> FloatArray:
+    """Return the factor of the formula's power at each timestamp."""
+    assert simulation.shift_at is not None
     at = np.arange(simulation.timestamps)
-    return np.where(at >= simulation.law_change * simulation.timestamps, simulation.law_gain, 1.0)
+    return np.where(at >= simulation.shift_at * simulation.timestamps, simulation.shift_gain, 1.0)
 
 
 def _counter(rate: FloatArray, step: int, restarts: IntArray) -> FloatArray:
-    """The counter of a rate (whose value at i is over the step that ends at i), reset at restarts."""
+    """Return the counter of a rate, reset at the indices `restarts`.
+
+    The rate at index i is that over the step that ends at i.
+    """
     total = np.cumsum(rate * step)
     for restart in restarts:
         if 0 < restart < len(total):
             total[restart:] -= total[restart - 1]
     return np.maximum(total, 0.0)
-
-
-def write(simulation: Simulation, path: str) -> None:
-    """Write the simulated recording as JSON, gzipped if the name ends in .gz. The same simulation
-    gives the same bytes."""
-    series: dict[str, list[bytes]] = {}
-    rng = np.random.default_rng(simulation.seed)
-    for node in range(simulation.nodes):
-        for metric, labels, times, values in _node(simulation, f"node-{node}", rng):
-            content = {"metric": {"__name__": metric, **labels}, "values": list(zip(times, values, strict=True))}
-            series.setdefault(metric, []).append(msgspec.json.encode(content))
-    temporary = f"{path}.part"
-    try:
-        with open(temporary, "wb") as raw, compressed_by_name(raw, path) as file:
-            for at, (metric, items) in enumerate(series.items()):
-                file.write((b"{\n" if at == 0 else b",\n") + msgspec.json.encode(metric) + b":[\n")
-                file.write(b",\n".join(items) + b"]")
-            file.write(b"\n}\n")
-        os.replace(temporary, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise UsageError(f"cannot write {path}: {error.strerror or error}") from error

@@ -1,4 +1,4 @@
-"""cattrs as YAML and HTTP input need it: nothing is converted silently, every error has a path."""
+"""Structure YAML and HTTP input with cattrs, without silent conversions and with a path in every error."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ import cattrs
 from cattrs.errors import AttributeValidationNote, ForbiddenExtraKeysError, IterableValidationNote
 
 from kepler_core.errors import close_matches, path_text
+from kepler_core.messages import QUOTED_CHARACTERS, shortened
 
 T = TypeVar("T")
 Path = tuple[str | int, ...]
+"""Keys and list indices that lead to a value."""
 
 _NONE: Any = type(None)
 _WORDS: dict[Any, str] = {
@@ -29,27 +31,26 @@ _WORDS: dict[Any, str] = {
 
 
 class WrongValueError(ValueError):
-    """A value that is not what the key takes."""
+    """A value does not have the type of its key."""
 
-    def __init__(self, found: Any, expected: str) -> None:
-        super().__init__(f"{_shown(found)} is not {expected}")
+    def __init__(self, value: Any, expected: str) -> None:
+        super().__init__(f"{shortened(repr(value), QUOTED_CHARACTERS)} is not {expected}")
 
 
 class WrongFieldError(ValueError):
-    """What an attrs validator raises, so that the message can name the key: attrs itself does not."""
+    """A value violates a rule of its key. Validators of attrs classes raise it.
+
+    cattrs does not note the key on errors of validators, so that the error must name it.
+    """
 
     def __init__(self, message: str, *path: str | int) -> None:
         super().__init__(message)
         self.path = path
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+        """Path to the wrong value, from the object that has the validator."""
 
 
 def describe(kind: Any) -> str:
-    """A type in words: "a whole number", "one of 'a', 'b'"."""
+    """Return a type in words: "a whole number", "one of 'a', 'b'"."""
     origin = get_origin(kind)
     if origin is Literal:
         return "one of " + ", ".join(repr(choice) for choice in get_args(kind))
@@ -89,70 +90,78 @@ def _is_sequence(kind: Any) -> bool:
     return origin in (list, tuple)
 
 
+def _union(value: Any, kind: Any) -> Any:
+    """Structure a value as the first member of a union that accepts it."""
+    for part in get_args(kind):
+        if part is _NONE:
+            if value is None:
+                return None
+            continue
+        try:
+            return structure(value, part)
+        except (cattrs.BaseValidationError, ValueError, TypeError):
+            continue
+    raise WrongValueError(value, describe(kind))
+
+
+def _sequence(kind: Any, inner: cattrs.BaseConverter) -> Any:
+    """Return a hook for lists and tuples that rejects strings, which cattrs would split into letters."""
+    origin = get_origin(kind) or kind
+    item_kind = next((part for part in get_args(kind) if part is not Ellipsis), Any)
+
+    def hook(value: Any, _: Any) -> Any:
+        if not isinstance(value, list | tuple):
+            raise WrongValueError(value, "a list")
+        items: list[Any] = []
+        errors: list[Exception] = []
+        for index, item in enumerate(value):
+            try:
+                items.append(inner.structure(item, item_kind))
+            except Exception as error:
+                note = IterableValidationNote(f"at index {index}", index, item_kind)
+                error.__notes__ = [*getattr(error, "__notes__", ()), note]
+                errors.append(error)
+        if errors:
+            raise cattrs.IterableValidationError("in a list", errors, kind)
+        return origin(items)
+
+    return hook
+
+
 @lru_cache(maxsize=1)
 def converter() -> cattrs.Converter:
-    """The one converter: unknown keys are errors, "5" is no number, 5.0 no whole number."""
-    made = cattrs.Converter(forbid_extra_keys=True, detailed_validation=True)
+    """Return the converter: it rejects unknown keys, "5" for a number and 5.0 for a whole number."""
+    strict = cattrs.Converter(forbid_extra_keys=True, detailed_validation=True)
     for kind in (int, float, str, bool):
-        made.register_structure_hook(kind, _plain(kind))
-
-    def union(value: Any, kind: Any) -> Any:
-        for part in get_args(kind):
-            if part is _NONE:
-                if value is None:
-                    return None
-                continue
-            try:
-                return made.structure(value, part)
-            except (cattrs.BaseValidationError, ValueError, TypeError):
-                continue
-        raise WrongValueError(value, describe(kind))
-
-    made.register_structure_hook_func(_is_literal, _literal)
-    made.register_structure_hook_func(_is_plain_union, union)
-
-    # cattrs iterates whatever it is given: a string would become a list of letters
-    def sequence(kind: Any, inner: cattrs.BaseConverter) -> Any:
-        origin = get_origin(kind) or kind
-        parts = [part for part in get_args(kind) if part is not Ellipsis] or [Any]
-
-        def hook(value: Any, _: Any) -> Any:
-            if not isinstance(value, list | tuple):
-                raise WrongValueError(value, "a list")
-            items: list[Any] = []
-            errors: list[Exception] = []
-            for index, item in enumerate(value):
-                try:
-                    items.append(inner.structure(item, parts[0]))
-                except Exception as error:
-                    error.__notes__ = [
-                        *getattr(error, "__notes__", ()),
-                        IterableValidationNote(f"at index {index}", index, parts[0]),
-                    ]
-                    errors.append(error)
-            if errors:
-                raise cattrs.IterableValidationError("in a list", errors, kind)
-            return origin(items)
-
-        return hook
-
-    made.register_structure_hook_factory(_is_sequence, sequence)
-    return made
+        strict.register_structure_hook(kind, _plain(kind))
+    strict.register_structure_hook_func(_is_literal, _literal)
+    strict.register_structure_hook_func(_is_plain_union, _union)
+    strict.register_structure_hook_factory(_is_sequence, _sequence)
+    return strict
 
 
 def structure(value: Any, kind: type[T] | Any) -> T:
-    """`value` as `kind`; raises what `structuring_error` puts into words."""
+    """Return a decoded value as an instance of a type.
+
+    `structuring_error` and `structuring_problem` describe the exceptions that it raises.
+    """
     return converter().structure(value, kind)  # type: ignore[no-any-return]
 
 
 def structuring_error(error: BaseException, *path: str | int) -> str:
-    """Return the first problem on one line: `path: what was found, what would be right`."""
+    """Return the first problem that `structure` found on one line: path, wrong value, expected value.
+
+    `path` leads to the structured value in its document.
+    """
     path, message = structuring_problem(error, path)
     return f"{path_text(path)}: {message}" if path else message
 
 
 def structuring_problem(error: BaseException, path: Path = ()) -> tuple[Path, str]:
-    """Return the first problem of what `structure` raised: the path to the wrong value, and the message."""
+    """Return the path and the message of the first problem that `structure` found.
+
+    `path` leads to the structured value in its document.
+    """
     if isinstance(error, BaseExceptionGroup):
         for inner in error.exceptions:
             return structuring_problem(inner, (*path, *_steps(inner)))

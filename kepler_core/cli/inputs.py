@@ -1,4 +1,4 @@
-"""Options and steps that several commands share: which recordings to read."""
+"""Options that several commands have, and the files that they name."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def input_option() -> Callable[[F], F]:
-    """`--input FILE`, several times."""
+    """Return the option `--input FILE`, which may be given several times."""
     return click.option(
         "-i",
         "--input",
@@ -29,7 +29,7 @@ def input_option() -> Callable[[F], F]:
 
 
 def store_option() -> Callable[[F], F]:
-    """`--store DIR|URL`."""
+    """Return the option `--store DIR|URL`."""
     return click.option(
         "-s",
         "--store",
@@ -40,7 +40,7 @@ def store_option() -> Callable[[F], F]:
 
 
 def read_object(path: str) -> dict[str, Any]:
-    """A JSON object from a file; `UsageError` if it is none."""
+    """Return the JSON object in a file. Raises `UsageError` if the file cannot be read or holds something else."""
     import msgspec
 
     try:
@@ -53,7 +53,10 @@ def read_object(path: str) -> dict[str, Any]:
 
 
 def read_all(inputs: Sequence[str], third_party: Collection[str] = ()) -> list[Recording]:
-    """Read recordings, only the metrics that any installed schema knows and those named."""
+    """Return recordings with the samples of the metrics that an installed schema or `third_party` names.
+
+    Sends the hook `kepler_recording_loaded` for each.
+    """
     from kepler_core.pipeline.observing import read_known
     from kepler_core.plugins.hooks import hooks
 

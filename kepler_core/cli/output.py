@@ -1,4 +1,4 @@
-"""How commands print: tables for people, JSON for programs."""
+"""Output of commands: tables for people, JSON for programs."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, 
 
 
 def print_json(content: Any) -> None:
-    """One JSON document on standard output. Numbers that JSON does not have are null."""
+    """Print a JSON document on standard output. NaN and infinity become null."""
     click.echo(msgspec.json.format(msgspec.json.encode(content), indent=1).decode())
 
 
 def print_table(rows: Sequence[Sequence[Any]], headers: Sequence[str], indent: str = "") -> None:
-    """A plain table, printed as given; columns of numbers are aligned to the right."""
+    """Print a table. Columns of numbers are aligned to the right; None is printed as "-"."""
     from tabulate import tabulate
 
     cells = [["-" if cell is None else str(cell) for cell in row] for row in rows]
@@ -31,5 +31,5 @@ def _numeric(column: Sequence[str]) -> bool:
 
 
 def watts(value: float | None) -> str:
-    """Watts or percent in a table."""
+    """Return watts (or percent) as a table cell; None becomes "-"."""
     return "-" if value is None else f"{value:.2f}"

@@ -1,4 +1,4 @@
-"""The progress bar: a listener to events, like anybody's."""
+"""The progress bar of a training, a listener on the hooks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kepler_core.plugins.hooks import hookimpl
 
 
 class ProgressBar:
-    """Shows on a terminal how many models are trained."""
+    """Progress bar on standard error: the number of trained models."""
 
     def __init__(self) -> None:
         self._stack = ExitStack()
@@ -21,6 +21,7 @@ class ProgressBar:
 
     @hookimpl
     def kepler_training_started(self, models: int) -> None:
+        """Show the bar for this number of models."""
         bar: Any = click.progressbar(
             length=models,
             label="training",
@@ -32,9 +33,11 @@ class ProgressBar:
 
     @hookimpl
     def kepler_model_trained(self, model: Mapping[str, Any]) -> None:
+        """Advance the bar and show the model's name."""
         if self._bar is not None:
             self._bar.update(1, f"{model['source']} {model['output_type']} {model['trainer']}")
 
     def close(self) -> None:
+        """Remove the bar."""
         self._bar = None
         self._stack.close()

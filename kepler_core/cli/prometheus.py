@@ -1,4 +1,4 @@
-"""Options that name a Prometheus server, and the times to ask it for."""
+"""Options of the commands that query a Prometheus server: access, times and durations."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from kepler_core.errors import UsageError
+from kepler_core.messages import quoted
 
 if TYPE_CHECKING:
     from kepler_core.prometheus import PrometheusClient
@@ -22,19 +23,19 @@ _DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)d)?(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\
 
 
 def access_options(command: F) -> F:
-    """How to be let in by a Prometheus server."""
+    """Add the options for access to a Prometheus server and for the choice of series."""
     for option in reversed(
         (
-            click.option("--user", "username", metavar="NAME", help="Basic authentication: the user."),
-            click.option("--password-file", metavar="FILE", help="Basic authentication: a file with the password."),
-            click.option("--token-file", metavar="FILE", help="A file with a bearer token."),
-            click.option("--ca-file", metavar="FILE", help="Certificates to check the server's against (PEM)."),
+            click.option("--user", "username", metavar="NAME", help="User for basic authentication."),
+            click.option("--password-file", metavar="FILE", help="File with the password for basic authentication."),
+            click.option("--token-file", metavar="FILE", help="File with a bearer token."),
+            click.option("--ca-file", metavar="FILE", help="File of certificates (PEM) to verify the server's with."),
             click.option(
                 "--insecure/--secure",
                 default=None,
-                help="Do not check the server's certificate.  [key: PROM_SSL_DISABLE]",
+                help="Do not verify the server's certificate.  [key: PROM_SSL_DISABLE]",
             ),
-            click.option("--instance", metavar="RE", help="Only nodes whose instance label matches as a whole."),
+            click.option("--instance", metavar="RE", help="Only nodes whose whole instance label matches."),
             click.option(
                 "--selector", metavar="MATCHERS", help="Further label matchers of every series, e.g. 'cluster=\"a\"'."
             ),
@@ -55,7 +56,7 @@ def open_client(
     patience: float,
     stop: threading.Event | None = None,
 ) -> PrometheusClient:
-    """A client of the server; nothing is asked yet."""
+    """Return a client of the server. No request is sent yet. `patience` is in seconds."""
     from kepler_core.prometheus import PrometheusClient, Server
 
     if password_file is not None and username is None:
@@ -72,7 +73,7 @@ def open_client(
 
 
 def matchers_of(selector: str | None) -> tuple[str, ...]:
-    """`--selector` as label matchers; braces around them are allowed."""
+    """Return the value of `--selector` as label matchers. Braces around it are allowed."""
     text = (selector or "").strip()
     if text.startswith("{") and text.endswith("}"):
         text = text[1:-1]
@@ -80,26 +81,26 @@ def matchers_of(selector: str | None) -> tuple[str, ...]:
 
 
 def seconds_of(text: str, option: str) -> float:
-    """A duration such as 90s, 15m, 2h, 1h30m or 1d."""
-    found = _DURATION.fullmatch(text.strip())
-    if found is None or not any(found.groups()):
-        raise UsageError(f"{option}: {text[:40]!r} is not a duration (e.g. 90s, 15m, 2h, 1h30m, 1d)")
-    return sum(float(part or 0) * unit for part, unit in zip(found.groups(), (86400, 3600, 60, 1), strict=True))
+    """Return the seconds of a duration such as 90s, 15m, 2h, 1h30m or 1d."""
+    match = _DURATION.fullmatch(text.strip())
+    if match is None or not any(match.groups()):
+        raise UsageError(f"{option}: {quoted(text, 40)} is not a duration (e.g. 90s, 15m, 2h, 1h30m, 1d)")
+    return sum(float(part or 0) * unit for part, unit in zip(match.groups(), (86400, 3600, 60, 1), strict=True))
 
 
 def unix_time(text: str, option: str) -> float:
-    """A time: Unix seconds, or ISO 8601 (UTC where it has no zone)."""
+    """Return the Unix seconds of a time in Unix seconds or ISO 8601 (UTC if it has no zone)."""
     try:
         return float(text)
     except ValueError:
         pass
     try:
-        found = datetime.datetime.fromisoformat(text)
+        time = datetime.datetime.fromisoformat(text)
     except ValueError:
         raise UsageError(
-            f"{option}: {text[:40]!r} is not a time (Unix seconds, or e.g. 2026-03-01T12:00:00Z)"
+            f"{option}: {quoted(text, 40)} is not a time (Unix seconds, or e.g. 2026-03-01T12:00:00Z)"
         ) from None
-    return (found if found.tzinfo else found.replace(tzinfo=datetime.UTC)).timestamp()
+    return (time if time.tzinfo else time.replace(tzinfo=datetime.UTC)).timestamp()
 
 
 def _secret(name: str) -> str:

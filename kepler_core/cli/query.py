@@ -1,22 +1,40 @@
-"""`query`: a recording from a Prometheus server."""
+"""The command `query`: a recording from a Prometheus server."""
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import attrs
 import click
 
 from kepler_core.cli.output import json_option, print_json
 from kepler_core.cli.pipelines import set_option
 from kepler_core.cli.prometheus import access_options, matchers_of, open_client, seconds_of, unix_time
-from kepler_core.errors import PrometheusError, RecordingError, UsageError
+from kepler_core.errors import PrometheusError, RecordingError, UsageError, missing_extra
 
 if TYPE_CHECKING:
     from kepler_core.prometheus import PrometheusClient, Query
+    from kepler_core.prometheus.spool import Spool
+
+
+@attrs.frozen
+class _Request:
+    """Options that decide which samples are queried. A command resumes another one if these are equal."""
+
+    start: str | None
+    end: str | None
+    last: str | None
+    step: float | None
+    pipeline: str | None
+    settings: list[str]
+    """A list and no tuple, because the stored arguments are compared after decoding."""
+    instance: str | None
+    selector: str | None
 
 
 @click.command()
@@ -27,27 +45,27 @@ if TYPE_CHECKING:
     required=True,
     help="The Prometheus server.  [variable: PROM_SERVER]",
 )
-@click.option("--start", metavar="TIME", help="From then: Unix seconds or ISO 8601 (UTC).")
-@click.option("--end", metavar="TIME", help="Until then, by default now.")
-@click.option("--last", metavar="DURATION", help="In place of --start: so long before the end, e.g. 2h.")
+@click.option("--start", metavar="TIME", help="First time: Unix seconds or ISO 8601 (UTC).")
+@click.option("--end", metavar="TIME", help="Last time, by default now.")
+@click.option("--last", metavar="DURATION", help="Instead of --start: duration before the end, e.g. 2h.")
 @click.option(
     "--step",
     metavar="SECONDS",
     type=click.FloatRange(0.001),
-    help="One sample per step; by default all samples as they were scraped.",
+    help="Query one sample per step; by default all samples as they were scraped.",
 )
 @click.option(
-    "--pipeline", metavar="P", help="Only the metrics that this pipeline needs; by default all that are known."
+    "--pipeline", metavar="P", help="Query only the metrics that this pipeline needs; by default all known metrics."
 )
 @access_options
 @click.option("-o", "--output", metavar="FILE", required=True, help="Where to write (.json or .json.gz).")
-@click.option("-j", "--jobs", type=click.IntRange(1, 64), default=4, show_default=True, help="Questions at a time.")
+@click.option("-j", "--jobs", type=click.IntRange(1, 64), default=4, show_default=True, help="Requests at a time.")
 @click.option(
     "--patience",
     metavar="DURATION",
     default="1m",
     show_default=True,
-    help="How long a server that does not answer is asked again.",
+    help="How long to retry while the server does not answer.",
 )
 @set_option
 @json_option
@@ -73,15 +91,11 @@ def query(
 ) -> None:
     """Write a recording from a Prometheus server, for `validate`, `train` and `estimate`.
 
-    Only known metrics are asked for. What is answered is kept in FILE.part until all is there: the
-    same command resumes after an interruption.
+    Queries known metrics only. Keeps the answers in FILE.part until all have arrived: after an
+    interruption, the same command resumes.
     """
-    if (start is None) == (last is None):
-        raise UsageError("give either --start or --last")
-    if settings and pipeline is None:
-        raise UsageError("--set goes with --pipeline")
-    if not Path(output).resolve().parent.is_dir():
-        raise UsageError(f"cannot write {output}: there is no folder {Path(output).parent}")
+    request = _Request(start, end, last, step, pipeline, list(settings), instance, selector)
+    _check_usage(request, output)
     try:
         client = open_client(
             server,
@@ -93,21 +107,43 @@ def query(
             patience=seconds_of(patience, "--patience"),
         )
     except ModuleNotFoundError as error:
-        from kepler_core.errors import missing_extra
-
         raise missing_extra(error, "query") or error from error
-    asked = {
-        "server": client.location, "start": start, "end": end, "last": last, "step": step, "pipeline": pipeline,
-        "settings": list(settings), "instance": instance, "selector": selector,
-    }  # fmt: skip
+    summary = _run(client, request, output, jobs)
+    if as_json:
+        print_json(summary)
+    else:
+        click.echo(
+            f"{output}: {summary['metrics']} metrics, {summary['queries']} queries, {summary['bytes']} bytes, "
+            f"in {summary['seconds']:.1f} s"
+        )
+
+
+def _check_usage(request: _Request, output: str) -> None:
+    if (request.start is None) == (request.last is None):
+        raise UsageError("give either --start or --last")
+    if request.settings and request.pipeline is None:
+        raise UsageError("--set goes with --pipeline")
+    if not Path(output).resolve().parent.is_dir():
+        raise UsageError(f"cannot write {output}: there is no folder {Path(output).parent}")
+
+
+def _insecure(option: bool | None) -> bool:
+    if option is not None:
+        return option
+    return os.environ.get("PROM_SSL_DISABLE", "").strip().casefold() == "true"
+
+
+def _run(client: PrometheusClient, request: _Request, output: str, jobs: int) -> dict[str, Any]:
+    """Write the recording; return the output of `--json`."""
     from kepler_core.prometheus.spool import Spool
 
     spool = Spool(output)
-    queries = spool.resume(asked)
+    arguments = {"server": client.location, **attrs.asdict(request)}
+    queries = spool.resume(arguments)
     resumed = queries is not None
     if queries is None:
-        queries = _plan(client, start, end, last, step, pipeline, settings, instance, selector)
-        spool.begin(asked, queries)
+        queries = _plan(client, request)
+        spool.begin(arguments, queries)
     missing = [index for index in range(len(queries)) if not spool.has(index)]
     if resumed:
         click.echo(
@@ -117,12 +153,12 @@ def query(
     try:
         _fetch(client, spool, queries, missing, jobs)
     except PrometheusError as error:
-        there = sum(spool.has(index) for index in range(len(queries)))
+        n_kept = sum(spool.has(index) for index in range(len(queries)))
         raise PrometheusError(
-            f"{error}; {there} of {len(queries)} answers are in {spool.folder}, the same command resumes", error.kind
+            f"{error}; {n_kept} of {len(queries)} answers are in {spool.folder}, the same command resumes", error.kind
         ) from error
     spool.finish(queries)
-    summary = {
+    return {
         "output": output,
         "server": client.location,
         "start": min(q.start for q in queries) / 1000,
@@ -133,54 +169,33 @@ def query(
         "bytes": Path(output).stat().st_size,
         "seconds": round(time.perf_counter() - started, 3),
     }
-    if as_json:
-        print_json(summary)
-    else:
-        click.echo(
-            f"{output}: {summary['metrics']} metrics, {summary['queries']} queries, {summary['bytes']} bytes, "
-            f"in {summary['seconds']:.1f} s"
-        )
 
 
-def _insecure(given: bool | None) -> bool:
-    import os
-
-    return given if given is not None else os.environ.get("PROM_SSL_DISABLE", "").strip().casefold() == "true"
-
-
-def _plan(
-    client: PrometheusClient,
-    start: str | None,
-    end: str | None,
-    last: str | None,
-    step: float | None,
-    pipeline: str | None,
-    settings: tuple[str, ...],
-    instance: str | None,
-    selector: str | None,
-) -> list[Query]:
+def _plan(client: PrometheusClient, request: _Request) -> list[Query]:
+    """Return the queries for the metrics that the server has and the pipeline needs."""
     from kepler_core.prometheus import plan_queries, select_metrics
 
     spec = None
-    if pipeline is not None:
+    if request.pipeline is not None:
         from kepler_core.pipeline.load import load_pipeline
 
-        spec = load_pipeline(pipeline, settings=settings)
-    since, until = _window(client, start, end, last)
-    matchers = matchers_of(selector)
+        spec = load_pipeline(request.pipeline, settings=request.settings)
+    since, until = _window(client, request)
+    matchers = matchers_of(request.selector)
     names = client.metric_names(since, until, matchers)
-    selections = select_metrics(names, spec=spec, instance=instance, matchers=matchers)
+    selections = select_metrics(names, spec=spec, instance=request.instance, matchers=matchers)
     if not selections:
-        what = f"{len(names)} metrics, but none that is needed" if names else "no metric at all"
-        raise RecordingError(f"{client.location} has {what} between these times")
-    return plan_queries(selections, since, until, step)
+        contents = f"{len(names)} metrics, but none that is needed" if names else "no metric at all"
+        raise RecordingError(f"{client.location} has {contents} between these times")
+    return plan_queries(selections, since, until, request.step)
 
 
-def _window(client: PrometheusClient, start: str | None, end: str | None, last: str | None) -> tuple[float, float]:
-    # all that can be wrong is said before the server is asked for its clock
-    since = unix_time(start, "--start") if start is not None else None
-    length = seconds_of(last, "--last") if last is not None else 0.0
-    until = unix_time(end, "--end") if end is not None else client.now()
+def _window(client: PrometheusClient, request: _Request) -> tuple[float, float]:
+    """Return the first and the last time in Unix seconds."""
+    # the options are checked before the server is queried for its time
+    since = unix_time(request.start, "--start") if request.start is not None else None
+    length = seconds_of(request.last, "--last") if request.last is not None else 0.0
+    until = unix_time(request.end, "--end") if request.end is not None else client.now()
     if since is None:
         since = until - length
     if not 0 <= since < 1e11 or not 0 <= until < 1e11:
@@ -190,7 +205,8 @@ def _window(client: PrometheusClient, start: str | None, end: str | None, last: 
     return since, until
 
 
-def _fetch(client: PrometheusClient, spool: Any, queries: list[Query], missing: list[int], jobs: int) -> None:
+def _fetch(client: PrometheusClient, spool: Spool, queries: list[Query], missing: list[int], jobs: int) -> None:
+    """Fetch the missing answers, with a progress bar on a terminal."""
     from kepler_core.prometheus import answers
 
     index_of = {queries[index]: index for index in missing}

@@ -1,9 +1,9 @@
-"""Recordings from a Prometheus server.
+"""Query recordings from a Prometheus server.
 
-PrometheusClient(Server("http://prometheus:9090"))      one server's HTTP API
-select_metrics(names, ...)          -> [Selection]      what to ask for, and by which labels
-plan_queries(selections, ...)       -> [Query]          queries that are small enough for the server
-answers(client, queries)            -> (Query, result)  several at a time
+PrometheusClient(Server("http://prometheus:9090"))      client of one server's HTTP API
+select_metrics(names, ...)          -> [Selection]      the metrics to query, and their labels
+plan_queries(selections, ...)       -> [Query]          queries that the server accepts
+answers(client, queries)            -> (Query, results) the series, from several requests at a time
 """
 
 from kepler_core.prometheus.client import PrometheusClient, Server

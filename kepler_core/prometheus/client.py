@@ -1,4 +1,4 @@
-"""One Prometheus server's HTTP API: authentication, TLS, retries, errors in one line."""
+"""Client of one Prometheus server's HTTP API: authentication, TLS, retries, errors on one line."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlencode, urlsplit, urlunsplit
+from urllib.parse import SplitResult, unquote, urlencode, urlsplit, urlunsplit
 
 import attrs
 import msgspec
@@ -16,34 +16,38 @@ import urllib3
 from urllib3.exceptions import HTTPError, LocationValueError, MaxRetryError, SSLError
 
 from kepler_core.errors import PrometheusError, UsageError
+from kepler_core.messages import shortened, single_line
 
-CONNECT_SECONDS = 5.0
-READ_SECONDS = 60.0
-"""Without a byte from the server."""
-MAX_ANSWER = 512 * 2**20
-"""Bytes of one answer, unpacked."""
+CONNECT_TIMEOUT_SECONDS = 5.0
+READ_TIMEOUT_SECONDS = 60.0
+"""Longest time in which the server may send nothing."""
+MAX_ANSWER_BYTES = 512 * 2**20
+"""Largest answer, unpacked."""
 
-_FIRST_PAUSE = 0.5
-_LONGEST_PAUSE = 15.0
-_CHUNK = 2**20
-_TRY_AGAIN = (408, 425, 429, 500, 502, 503, 504)
+_FIRST_PAUSE_SECONDS = 0.5
+_LONGEST_PAUSE_SECONDS = 15.0
+_BLOCK_BYTES = 2**20
+_TEMPORARY_STATUS = (408, 425, 429, 500, 502, 503, 504)
 _TOO_LARGE = ("too many samples", "maximum resolution", "exceeds the limit", "exceeded maximum")
+"""Parts of Prometheus' error messages (2.x and 3.x) for queries that are too large; they have no code."""
+_MESSAGE_CHARACTERS = 300
+_URL_CHARACTERS = 200
 
 
 @attrs.frozen
 class Server:
-    """Where a Prometheus server is, and how to be let in."""
+    """Address of a Prometheus server and the credentials for it."""
 
     url: str
-    """http(s)://host:port/path; user:password@ before the host is taken as basic authentication."""
+    """http(s)://host:port/path; "user:password@" before the host is used as basic authentication."""
     username: str | None = None
     password: str | None = attrs.field(default=None, repr=False)
     token: str | None = attrs.field(default=None, repr=False)
-    """Sent as a bearer token."""
+    """Bearer token."""
     ca_file: str | None = None
-    """Certificates that the server's is checked against, in place of the system's."""
+    """File of the certificates (PEM) that may sign the server's; by default the system's."""
     verify: bool = True
-    """Whether the server's certificate is checked."""
+    """Whether the server's certificate is verified."""
 
 
 class _Data(msgspec.Struct):
@@ -63,26 +67,21 @@ _decode_answer = msgspec.json.Decoder(_Answer)
 _decode_data = msgspec.json.Decoder(_Data)
 _decode_names = msgspec.json.Decoder(list[str])
 _decode_vector = msgspec.json.Decoder(tuple[float, str])
+_DECODE_ERRORS = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
 
 
 class PrometheusClient:
-    """Asks one server; may be used by several threads."""
+    """Client of one server. Several threads may use it."""
 
     def __init__(self, server: Server, *, patience: float = 30.0, stop: threading.Event | None = None) -> None:
-        """A question that fails for a reason that may pass is asked again for `patience` seconds, or
-        until `stop` is set. `UsageError` for a URL, a file or a combination that cannot be right."""
-        parts = urlsplit(server.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise UsageError(f"{_shown(server.url)!r} is not the URL of a Prometheus server (http://host:port)")
-        if parts.query or parts.fragment:
-            raise UsageError(f"{_shown(server.url)!r}: a server's URL has neither ? nor #")
-        try:
-            host = parts.hostname if ":" not in parts.hostname else f"[{parts.hostname}]"
-            place = host if parts.port is None else f"{host}:{parts.port}"
-        except ValueError as error:
-            raise UsageError(f"{_shown(server.url)!r}: {error}") from error
-        self.location = urlunsplit((parts.scheme, place, parts.path.rstrip("/"), "", ""))
-        """The URL without what may be secret."""
+        """Create a client. No request is sent yet.
+
+        A request that fails for a temporary reason is repeated for `patience` seconds, or until `stop` is
+        set. Raises `UsageError` for a wrong URL, a missing file or credentials that exclude each other.
+        """
+        parts = _split_url(server.url)
+        self.location = _location(server.url, parts)
+        """The URL without credentials."""
         self.patience = patience
         self._stop = stop or threading.Event()
         self._headers = _headers(server, parts.username, parts.password)
@@ -96,28 +95,32 @@ class PrometheusClient:
             if not server.verify:
                 urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
         self._pool = urllib3.PoolManager(
-            maxsize=16, timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS), **options
+            maxsize=16, timeout=urllib3.Timeout(connect=CONNECT_TIMEOUT_SECONDS, read=READ_TIMEOUT_SECONDS), **options
         )
 
     def close(self) -> None:
+        """Close the connections."""
         self._pool.clear()
 
     def now(self) -> float:
-        """The server's clock, Unix seconds."""
-        result = _result(self._ask("/api/v1/query", {"query": "time()"}), "scalar", self.location)
+        """Return the server's time in Unix seconds."""
+        result = _result(self._request("/api/v1/query", {"query": "time()"}), "scalar", self.location)
         try:
             return float(_decode_vector.decode(result)[1])
         except (msgspec.DecodeError, ValueError) as error:
             raise PrometheusError(f"{self.location}: time() has no time: {error}", "answer") from error
 
     def metric_names(self, start: float, end: float, matchers: Sequence[str] = ()) -> list[str]:
-        """Names of the metrics that have samples between two times, in series of these labels."""
+        """Return the names of the metrics with samples between two times (Unix seconds).
+
+        `matchers` are PromQL label matchers that their series must satisfy.
+        """
         parameters = {
             "match[]": "{" + ",".join(['__name__=~".+"', *matchers]) + "}",
             "start": f"{start:.3f}",
             "end": f"{end:.3f}",
         }
-        data = self._ask("/api/v1/label/__name__/values", parameters)
+        data = self._request("/api/v1/label/__name__/values", parameters)
         if bytes(data) == b"null":
             return []
         try:
@@ -126,22 +129,23 @@ class PrometheusClient:
             raise PrometheusError(f"{self.location}: no list of metric names: {error}", "answer") from error
 
     def matrix(self, path: str, parameters: Mapping[str, str]) -> bytes:
-        """The series of a query, as JSON: `[{"metric": {…}, "values": [[time, "number"], …]}, …]`."""
-        return _result(self._ask(path, parameters), "matrix", self.location)
+        """Return the series of a query as JSON: `[{"metric": {…}, "values": [[time, "number"], …]}, …]`."""
+        return _result(self._request(path, parameters), "matrix", self.location)
 
-    def _ask(self, path: str, parameters: Mapping[str, str]) -> bytes:
+    def _request(self, path: str, parameters: Mapping[str, str]) -> bytes:
+        """Return the `data` of an answer as JSON; repeat the request while it fails temporarily."""
         deadline = time.monotonic() + self.patience
-        pause = _FIRST_PAUSE
+        pause = _FIRST_PAUSE_SECONDS
         while True:
             try:
-                return self._ask_once(path, parameters)
+                return self._request_once(path, parameters)
             except PrometheusError as error:
                 wait = max(pause * random.uniform(0.75, 1.25), error.retry_after or 0.0)  # noqa: S311
                 if not error.may_pass or time.monotonic() + wait > deadline or self._stop.wait(wait):
                     raise
-                pause = min(2 * pause, _LONGEST_PAUSE)
+                pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
 
-    def _ask_once(self, path: str, parameters: Mapping[str, str]) -> bytes:
+    def _request_once(self, path: str, parameters: Mapping[str, str]) -> bytes:
         url = f"{self.location}{path}?{urlencode(parameters)}"
         redirects = urllib3.Retry(total=3, connect=0, read=0, redirect=3, status=0, other=0)
         try:
@@ -155,58 +159,84 @@ class PrometheusClient:
         except PrometheusError:
             raise
         except (HTTPError, LocationValueError, OSError) as error:
-            raise self._unreachable(error) from error
+            raise self._connection_error(error) from error
         if response.status == 200:
             return self._data(body)
-        raise self._refused(response.status, body, response.headers)
+        raise self._status_error(response.status, body, response.headers)
 
     def _body(self, response: urllib3.BaseHTTPResponse) -> bytes:
         parts, size = [], 0
-        while part := response.read(_CHUNK, decode_content=True):
+        while part := response.read(_BLOCK_BYTES, decode_content=True):
             size += len(part)
-            if size > MAX_ANSWER:
+            if size > MAX_ANSWER_BYTES:
                 response.close()
-                raise PrometheusError(f"{self.location}: an answer of more than {MAX_ANSWER} bytes", "too large")
+                raise PrometheusError(f"{self.location}: an answer of more than {MAX_ANSWER_BYTES} bytes", "too large")
             parts.append(part)
         return b"".join(parts)
 
     def _data(self, body: bytes) -> bytes:
         try:
             answer = _decode_answer.decode(body)
-        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-            raise PrometheusError(f"{self.location} is no Prometheus server: {error}", "answer") from error
+        except _DECODE_ERRORS as error:
+            raise PrometheusError(f"{self.location} is not a Prometheus server: {error}", "answer") from error
         if answer.status != "success":
-            raise PrometheusError(f"{self.location}: {answer.errorType}: {_one_line(answer.error)}", "refused")
+            raise PrometheusError(f"{self.location}: {answer.errorType}: {_line(answer.error)}", "refused")
         if answer.warnings:
-            # a store behind it did not answer: what came is only a part
-            raise PrometheusError(f"{self.location}: half an answer: {_one_line(answer.warnings[0])}", "partial")
+            # a warning means that a store behind the server did not answer, so that series may be missing
+            raise PrometheusError(f"{self.location}: incomplete answer: {_line(answer.warnings[0])}", "partial")
         return bytes(answer.data)
 
-    def _unreachable(self, error: Exception) -> PrometheusError:
+    def _connection_error(self, error: Exception) -> PrometheusError:
+        """Return the error for a request that urllib3 or the operating system ended.
+
+        The text of urllib3's errors (2.x) begins with the repr of a connection; the reason follows the last
+        colon and is in no field.
+        """
         reason = error.reason if isinstance(error, MaxRetryError) and error.reason is not None else error
-        text = _one_line(str(reason).rpartition(": ")[2] or type(reason).__name__)
         if isinstance(reason, SSLError):
-            return PrometheusError(f"{self.location}: TLS: {_one_line(str(reason))}", "TLS")
+            return PrometheusError(f"{self.location}: TLS: {_line(str(reason))}", "TLS")
+        text = _line(str(reason).rpartition(": ")[2] or type(reason).__name__)
         return PrometheusError(f"{self.location} does not answer: {text}", "unreachable")
 
-    def _refused(self, status: int, body: bytes, headers: Mapping[str, str]) -> PrometheusError:
+    def _status_error(self, status: int, body: bytes, headers: Mapping[str, str]) -> PrometheusError:
+        """Return the error for an answer whose status is not 200."""
         try:
-            answer = _decode_answer.decode(body)
-            why = _one_line(answer.error)
-        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
-            why = ""
+            reason = _line(_decode_answer.decode(body).error)
+        except _DECODE_ERRORS:
+            reason = ""
         if status in (401, 403):
-            return PrometheusError(f"{self.location}: not let in (status {status}): check user or token", "access")
-        if any(words in why for words in _TOO_LARGE):
-            return PrometheusError(f"{self.location}: {why}", "too large")
-        kind = "unavailable" if status in _TRY_AGAIN else "refused"
-        error = PrometheusError(f"{self.location}: status {status}{': ' if why else ''}{why}", kind)
+            return PrometheusError(f"{self.location}: access denied (status {status}): check user or token", "access")
+        if any(words in reason for words in _TOO_LARGE):
+            return PrometheusError(f"{self.location}: {reason}", "too large")
+        kind = "unavailable" if status in _TEMPORARY_STATUS else "refused"
+        error = PrometheusError(f"{self.location}: status {status}{': ' if reason else ''}{reason}", kind)
         after = headers.get("Retry-After", "")
-        error.retry_after = min(float(after), _LONGEST_PAUSE) if after.isdecimal() else None
+        error.retry_after = min(float(after), _LONGEST_PAUSE_SECONDS) if after.isdecimal() else None
         return error
 
 
+def _split_url(url: str) -> SplitResult:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise UsageError(f"{_without_credentials(url)!r} is not the URL of a Prometheus server (http://host:port)")
+    if parts.query or parts.fragment:
+        raise UsageError(f"{_without_credentials(url)!r}: a server's URL has neither ? nor #")
+    return parts
+
+
+def _location(url: str, parts: SplitResult) -> str:
+    """Return a server's URL without credentials and without a slash at the end."""
+    hostname = parts.hostname or ""
+    try:
+        host = hostname if ":" not in hostname else f"[{hostname}]"
+        address = host if parts.port is None else f"{host}:{parts.port}"
+    except ValueError as error:
+        raise UsageError(f"{_without_credentials(url)!r}: {error}") from error
+    return urlunsplit((parts.scheme, address, parts.path.rstrip("/"), "", ""))
+
+
 def _headers(server: Server, user: str | None, password: str | None) -> dict[str, str]:
+    """Return the headers of every request. `user` and `password` are those of the URL."""
     headers = urllib3.make_headers(user_agent="kepler-model", accept_encoding="gzip")
     username = server.username if server.username is not None else (unquote(user) if user else None)
     if server.token is not None and username is not None:
@@ -221,20 +251,22 @@ def _headers(server: Server, user: str | None, password: str | None) -> dict[str
     return headers
 
 
-def _result(data: bytes, kind: str, where: str) -> bytes:
+def _result(data: bytes, kind: str, location: str) -> bytes:
+    """Return the result in the `data` of an answer as JSON; raise `PrometheusError` if it is of another kind."""
     try:
-        found = _decode_data.decode(data)
+        content = _decode_data.decode(data)
     except msgspec.DecodeError as error:
-        raise PrometheusError(f"{where}: an answer without a result: {error}", "answer") from error
-    if found.resultType != kind:
-        raise PrometheusError(f"{where}: the result is a {found.resultType[:20] or 'nothing'}, not a {kind}", "answer")
-    return bytes(found.result)
+        raise PrometheusError(f"{location}: an answer without a result: {error}", "answer") from error
+    if content.resultType != kind:
+        result_kind = shortened(content.resultType, 20) or "nothing"
+        raise PrometheusError(f"{location}: the result is a {result_kind}, not a {kind}", "answer")
+    return bytes(content.result)
 
 
-def _one_line(text: str) -> str:
-    return " ".join(text.split())[:300]
+def _line(text: str) -> str:
+    return single_line(text, _MESSAGE_CHARACTERS)
 
 
-def _shown(url: str) -> str:
+def _without_credentials(url: str) -> str:
     scheme, slashes, rest = url.partition("://")
-    return (scheme + slashes + rest.rpartition("@")[2])[:200] if slashes else url[:200]
+    return shortened(scheme + slashes + rest.rpartition("@")[2] if slashes else url, _URL_CHARACTERS)

@@ -1,4 +1,4 @@
-"""Answers put together: a recording in the shape that `read_recording` takes."""
+"""Join the answers of several queries to one recording."""
 
 from __future__ import annotations
 
@@ -16,31 +16,37 @@ _decode_results = msgspec.json.Decoder(list[_Series])
 
 
 def joined_series(results: Iterable[bytes]) -> bytes:
-    """Results of one metric in order of time, as one list: each series once, its samples one after the
-    other. A sample that ends one result and begins the next is there once."""
+    """Return the series of several results of one metric as one JSON list, each series once.
+
+    The results must be in order of time. A sample that ends one result and begins the next is kept once.
+    """
     labels: dict[frozenset[tuple[str, str]], dict[str, str]] = {}
-    parts: dict[frozenset[tuple[str, str]], list[bytes]] = {}
+    parts_of: dict[frozenset[tuple[str, str]], list[bytes]] = {}
     for result in results:
         for series in _decode_results.decode(result):
-            inner = bytes(series.values).strip()[1:-1].strip()
-            if not inner:
+            samples = bytes(series.values).strip()[1:-1].strip()
+            if not samples:
                 continue
             key = frozenset(series.metric.items())
             labels.setdefault(key, series.metric)
-            known = parts.setdefault(key, [])
-            if known and inner.startswith(known[-1][known[-1].rindex(b"[") :]):
-                inner = inner[inner.index(b"]") + 1 :].lstrip(b", ")
-                if not inner:
+            parts = parts_of.setdefault(key, [])
+            if parts and samples.startswith(_last_sample(parts[-1])):
+                samples = samples[samples.index(b"]") + 1 :].lstrip(b", ")
+                if not samples:
                     continue
-            known.append(inner)
+            parts.append(samples)
     lines = [
-        b'{"metric":' + msgspec.json.encode(labels[key]) + b',"values":[' + b",".join(found) + b"]}"
-        for key, found in parts.items()
+        b'{"metric":' + msgspec.json.encode(labels[key]) + b',"values":[' + b",".join(parts) + b"]}"
+        for key, parts in parts_of.items()
     ]
     return b"[" + b",\n".join(lines) + b"]"
 
 
+def _last_sample(samples: bytes) -> bytes:
+    return samples[samples.rindex(b"[") :]
+
+
 def recording_bytes(results: Mapping[str, Iterable[bytes]]) -> bytes:
-    """A recording from the results of each metric."""
-    metrics = [msgspec.json.encode(metric) + b":" + joined_series(found) for metric, found in results.items()]
+    """Return a recording, as `read_recording` takes it, from the results by metric."""
+    metrics = [msgspec.json.encode(metric) + b":" + joined_series(parts) for metric, parts in results.items()]
     return b"{" + b",\n".join(metrics) + b"}\n"

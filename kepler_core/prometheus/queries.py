@@ -1,8 +1,10 @@
-"""Queries that are small enough for a server, and their answers, several at a time.
+"""Queries that a server accepts, and their answers.
 
-Samples are asked for in one of two ways. As they were scraped: `metric{…}[…]`, each at its own time.
-Or at a step: `last_over_time(metric{…}[step])` at every multiple, the last sample of each step. A plain
-range query would repeat a sample for five minutes after its series has ended; this does not.
+Samples are queried in one of two ways:
+
+- As scraped: `metric{…}[…]` returns each sample at its own time.
+- At a step: `last_over_time(metric{…}[step])` at every multiple of the step returns the last sample in each
+  step. A plain range query would repeat a sample for five minutes after its series has ended.
 """
 
 from __future__ import annotations
@@ -18,35 +20,39 @@ from kepler_core.prometheus.client import PrometheusClient
 from kepler_core.prometheus.selections import Selection
 
 MAX_POINTS = 11_000
-"""Prometheus answers no range query of more points per series."""
+"""Most points per series that Prometheus returns for a range query."""
 SCRAPED_SECONDS = 3600.0
-"""Samples as they were scraped are asked for by the hour."""
+"""Length of a query for samples as scraped."""
 JOBS = 4
+"""Default number of requests at a time."""
 
 
 @attrs.frozen
 class Query:
-    """One metric between two times, both included; in Unix milliseconds, as Prometheus counts."""
+    """Query for one metric between two times, both included."""
 
     selection: Selection
     start: int
+    """Unix milliseconds, Prometheus' resolution."""
     end: int
+    """Unix milliseconds."""
     step: int | None
-    """Milliseconds; None: as scraped."""
+    """Milliseconds between samples; None for samples as scraped."""
 
     @property
     def metric(self) -> str:
+        """Name of the metric."""
         return self.selection.metric
 
     def request(self) -> tuple[str, dict[str, str]]:
-        """Path and parameters."""
+        """Return the path and the parameters of the HTTP request."""
         selector = self.selection.selector()
         if self.step is None:
-            # newer servers leave out the start of a range, older ones do not: one millisecond more, and
-            # what then comes twice is dropped when the answers are put together
+            # Prometheus 3 leaves out the start of a range, Prometheus 2 includes it. The range is therefore a
+            # millisecond longer, and a sample that two answers hold is dropped when they are joined.
             window = self.end - self.start + 1
             return "/api/v1/query", {"query": f"{selector}[{window}ms]", "time": _seconds(self.end)}
-        # one millisecond less, or older servers would count a sample on the edge for two steps
+        # a millisecond less than the step, or Prometheus 2 would return a sample on the edge for two steps
         query = f"last_over_time({selector}[{max(self.step - 1, 1)}ms])"
         return "/api/v1/query_range", {
             "query": query,
@@ -56,7 +62,7 @@ class Query:
         }
 
     def halves(self) -> tuple[Query, Query] | None:
-        """The same in two parts; None if it cannot be parted."""
+        """Return two queries for the first and the second half of the time; None if it is too short."""
         if self.step is None:
             if self.end - self.start < 2:
                 return None
@@ -74,8 +80,11 @@ def _seconds(milliseconds: int) -> str:
 
 
 def plan_queries(selections: Sequence[Selection], start: float, end: float, step: float | None) -> list[Query]:
-    """Queries for all samples between two times (Unix seconds, both included), metric by metric in
-    order of time. `step` in seconds; None: as scraped."""
+    """Return queries for all samples between two times, by metric and time.
+
+    `start` and `end` are in Unix seconds and both included. `step` is in seconds; None queries samples as
+    scraped.
+    """
     first, last = round(start * 1000), round(end * 1000)
     if step is None:
         length, apart = round(SCRAPED_SECONDS * 1000) - 1, 1
@@ -94,9 +103,12 @@ def plan_queries(selections: Sequence[Selection], start: float, end: float, step
 def answers(
     client: PrometheusClient, queries: Sequence[Query], *, jobs: int = JOBS, stop: threading.Event | None = None
 ) -> Iterator[tuple[Query, list[bytes]]]:
-    """Queries with their results as they come; each result is a list of series as JSON, and a query
-    that the server found too large has several. `jobs` are asked at a time. The first `PrometheusError`
-    that does not pass ends it."""
+    """Yield queries with their results, in the order in which the answers arrive.
+
+    A result is a JSON list of series. A query that is too large for the server is split and has several
+    results. At most `jobs` requests run at a time. Raises `PrometheusError` for the first query that fails,
+    or when `stop` is set.
+    """
     pending: set[Future[list[bytes]]] = set()
     query_of: dict[Future[list[bytes]], Query] = {}
     waiting = iter(queries)
@@ -122,6 +134,7 @@ def answers(
 
 
 def _answer(client: PrometheusClient, query: Query) -> list[bytes]:
+    """Return the results of a query, in order of time; split it as often as the server finds it too large."""
     try:
         return [client.matrix(*query.request())]
     except PrometheusError as error:

@@ -1,9 +1,8 @@
-"""Answers on the disk while a recording is being fetched, so that an interrupted one is resumed."""
+"""Answers on disk while a recording is fetched, so that an interrupted command can be resumed."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from kepler_core.prometheus.selections import Selection
 
 _PLAN = "plan.json"
 _LAYOUT = 1
+"""Version of the folder's layout."""
 
 
 class _PlannedQuery(msgspec.Struct):
@@ -37,24 +37,25 @@ class _Plan(msgspec.Struct):
 
 
 class Spool:
-    """A folder beside the recording, `FILE.part`: the plan, and one file per query that is answered."""
+    """The folder `FILE.part` beside a recording: the plan of its queries, and a file for each answer."""
 
     def __init__(self, target: str) -> None:
+        """Use the folder of the recording `target`. Nothing is written yet."""
         self.target = Path(target)
         self.folder = self.target.with_name(self.target.name + ".part")
 
-    def resume(self, asked: dict[str, Any]) -> list[Query] | None:
-        """The queries of an earlier run that was asked for the same; None if there is none."""
+    def resume(self, arguments: dict[str, Any]) -> list[Query] | None:
+        """Return the queries of an earlier run with the same arguments; None if there is none."""
         try:
             plan = msgspec.json.decode((self.folder / _PLAN).read_bytes(), type=_Plan)
         except (OSError, msgspec.DecodeError):
             return None
-        if plan.layout != _LAYOUT or plan.asked != asked:
+        if plan.layout != _LAYOUT or plan.asked != arguments:
             return None
         return [Query(Selection(q.metric, tuple(q.matchers)), q.start, q.end, q.step) for q in plan.queries]
 
-    def begin(self, asked: dict[str, Any], queries: Sequence[Query]) -> None:
-        """A new plan; what an earlier run of another plan left is removed."""
+    def begin(self, arguments: dict[str, Any], queries: Sequence[Query]) -> None:
+        """Write a new plan. The answers of an earlier run are removed."""
         planned = [_PlannedQuery(q.metric, list(q.selection.matchers), q.start, q.end, q.step) for q in queries]
         with self._errors():
             if self.folder.exists():
@@ -62,38 +63,32 @@ class Spool:
                     raise UsageError(f"{self.folder} is in the way: it was not made by kepler-model query")
                 shutil.rmtree(self.folder)
             self.folder.mkdir()
-            _write(self.folder / _PLAN, msgspec.json.encode(_Plan(_LAYOUT, asked, planned)))
+            _write(self.folder / _PLAN, msgspec.json.encode(_Plan(_LAYOUT, arguments, planned)))
 
     def has(self, index: int) -> bool:
-        """Whether a query of the plan is answered."""
+        """Return whether the answer to a query of the plan is on disk."""
         return (self.folder / f"{index}.json").exists()
 
     def keep(self, index: int, results: Sequence[bytes]) -> None:
-        """A query's answer."""
+        """Write the answer to a query of the plan."""
         with self._errors():
             _write(self.folder / f"{index}.json", b"[" + b",".join(results) + b"]")
 
     def finish(self, queries: Sequence[Query]) -> None:
-        """Put all answers together and write the recording: there as a whole or not at all."""
+        """Join all answers to the recording, write it atomically, and remove the folder."""
         by_metric: dict[str, list[int]] = {}
         for index, query in enumerate(queries):
             by_metric.setdefault(query.metric, []).append(index)
-        part = self.folder / "recording"
         with self._errors():
-            with part.open("wb") as raw:
-                with compressed_by_name(raw, self.target.name) as file:
-                    begun = False
-                    for metric, indices in by_metric.items():
-                        ordered = sorted(indices, key=lambda index: queries[index].start)
-                        series = joined_series(result for index in ordered for result in self._results(index))
-                        if series == b"[]":
-                            continue
-                        file.write((b",\n" if begun else b"{\n") + msgspec.json.encode(metric) + b":" + series)
-                        begun = True
-                    file.write(b"\n}\n" if begun else b"{}\n")
-                raw.flush()
-                os.fsync(raw.fileno())
-            os.replace(part, self.target)
+            with whole_file(self.target) as raw, compressed_by_name(raw, self.target.name) as file:
+                separator = b"{\n"
+                for metric, indices in by_metric.items():
+                    ordered = sorted(indices, key=lambda index: queries[index].start)
+                    series = joined_series(result for index in ordered for result in self._results(index))
+                    if series != b"[]":
+                        file.write(separator + msgspec.json.encode(metric) + b":" + series)
+                        separator = b",\n"
+                file.write(b"{}\n" if separator == b"{\n" else b"\n}\n")
             shutil.rmtree(self.folder)
 
     def _results(self, index: int) -> list[bytes]:
@@ -102,6 +97,7 @@ class Spool:
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
+        """Turn errors of the file system into `UsageError`."""
         try:
             yield
         except OSError as error:

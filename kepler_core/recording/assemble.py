@@ -57,7 +57,7 @@ def observe(
         raise RecordingError("no recording given")
     names = Counter(recording.name for recording in recordings)
     if repeated := [name for name, times in names.items() if times > 1]:
-        raise RecordingError(f"{repeated[0]}: given twice; its samples would count double")
+        raise RecordingError("given twice; its samples would count double", document=repeated[0])
     digests = Counter(recording.digest for recording in recordings)
     if max(digests.values()) > 1:
         same = [r.name for r in recordings if digests[r.digest] > 1]
@@ -114,10 +114,9 @@ def _schema_of(recording: Recording) -> tuple[str, MetricSchema]:
         if metrics:
             shown = ", ".join(printable(metric, METRIC_NAME_CHARACTERS) for metric in metrics[:3])
             contents = f"found only {shown}{', …' if len(metrics) > 3 else ''}"
-        raise RecordingError(
-            f"{recording.name}: no metric that an installed metric schema knows "
-            f"({', '.join(installed_schema_names())}); {contents}"
-        )
+        schemas = ", ".join(installed_schema_names())
+        problem = f"no metric that an installed metric schema knows ({schemas}); {contents}"
+        raise RecordingError(problem, document=recording.name)
     return schema
 
 
@@ -136,8 +135,9 @@ def _map_metrics(
         if metric.name in third_party:
             if mapping is not None:
                 raise RecordingError(
-                    f"third_party: {metric.name} is no third-party metric but {schema_name}'s {mapping.name}; "
-                    "it is in the feature groups already"
+                    f"{metric.name} is no third-party metric but {schema_name}'s {mapping.name}; "
+                    "it is in the feature groups already",
+                    path=("third_party",),
                 )
             named.append(metric)
         elif mapping is not None:

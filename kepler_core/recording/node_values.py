@@ -38,9 +38,9 @@ def sum_of_containers(
     sum is NaN where too few containers have a rate, or where a busy one has none yet.
     """
     n = len(upcoming)
-    known = np.isfinite(values)
-    totals = sum_by(values[known], row_sample[known], n)
-    n_known = np.bincount(row_sample[known], minlength=n)
+    is_known = np.isfinite(values)
+    totals = sum_by(values[is_known], row_sample[is_known], n)
+    n_known = np.bincount(row_sample[is_known], minlength=n)
     n_rows = np.bincount(row_sample, minlength=n)
     complete = (n_known > 0) & (n_known >= COVERAGE * n_rows) & (upcoming <= NEGLIGIBLE_FRACTION * (totals + upcoming))
     counts.incomplete[name] += int(np.count_nonzero((n_known > 0) & ~complete))
@@ -49,9 +49,9 @@ def sum_of_containers(
 
 def value_of_node(points: Points, n_samples: int) -> FloatArray:
     """Return a node's own feature for each sample: the sum or mean over its units, shape (samples,)."""
-    known = np.isfinite(points.values)
-    sample = points.position.sample[known]
-    totals = sum_by(points.values[known], sample, n_samples)
+    is_known = np.isfinite(points.values)
+    sample = points.position.sample[is_known]
+    totals = sum_by(points.values[is_known], sample, n_samples)
     n_known = np.bincount(sample, minlength=n_samples)
     if points.mapping.aggregate == "mean":
         totals = totals / np.maximum(n_known, 1)
@@ -77,9 +77,9 @@ def node_power(
         if component not in meter.components:
             continue
         of_meter = np.array([source == label for source in item.source], dtype=bool)
-        known = of_meter[item.metric.series] & np.isfinite(points.values) & ~points.reset
-        sample = points.position.sample[known]
-        totals = sum_by(points.values[known], sample, n)
+        is_known = of_meter[item.metric.series] & np.isfinite(points.values) & ~points.reset
+        sample = points.position.sample[is_known]
+        totals = sum_by(points.values[is_known], sample, n)
         n_known = np.bincount(sample, minlength=n)
         complete = (n_known > 0) & (n_known >= _units_of_streams(points, of_meter, sample_stream)[sample_stream])
         counts.incomplete[f"{meter.source} {component}"] += int(np.count_nonzero((n_known > 0) & ~complete))

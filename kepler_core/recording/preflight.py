@@ -185,11 +185,11 @@ def _power(observations: Observations) -> list[PowerSummary]:
 
 def _groups(observations: Observations, schema: MetricSchema) -> list[GroupSummary]:
     summaries = []
-    known = set(observations.features)
+    known_features = set(observations.features)
     for source, components in observations.sources.items():
         watts = [observations.power[source, component] for component in components]
         for group, features in FEATURE_GROUPS.items():
-            missing = tuple(schema.spelling("container", f) for f in features if f not in known)
+            missing = tuple(schema.spelling("container", f) for f in features if f not in known_features)
             if missing:
                 summaries.append(GroupSummary(source, group, False, 0, "missing: " + ", ".join(missing), missing))
                 continue

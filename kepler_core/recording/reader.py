@@ -67,7 +67,7 @@ def read_recording(
         try:
             source = msgspec.json.encode(source)
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
-            raise RecordingError(f"{name or description}: not a recording: {error}") from error
+            raise RecordingError(f"not a recording: {error}", document=name or description) from error
     elif isinstance(source, bytes):
         description = "bytes"
     else:
@@ -77,7 +77,7 @@ def read_recording(
     if raw[:2] == _GZIP_MAGIC:
         raw = _gunzip(raw, name)
     elif description.endswith(".gz"):
-        raise RecordingError(f"{name}: not gzip, though its name ends in .gz")
+        raise RecordingError("not gzip, though its name ends in .gz", document=name)
     return _parse(raw, name, wanted or (lambda metric: True))
 
 
@@ -91,9 +91,9 @@ def _read_file(path: Path) -> bytes:
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
     except OSError as error:
-        raise RecordingError(f"{path}: {error.strerror or error}") from error
+        raise RecordingError(error.strerror or str(error), document=str(path)) from error
     if len(content) > MAX_BYTES:
-        raise RecordingError(f"{path}: larger than {MAX_BYTES} bytes")
+        raise RecordingError(f"larger than {MAX_BYTES} bytes", document=str(path))
     return content
 
 
@@ -174,7 +174,7 @@ class _Answer(msgspec.Struct):
 
 
 def _api_answer(raw: bytes | msgspec.Raw) -> dict[str, list[_Series]] | None:
-    """Return the series of a response of Prometheus' HTTP API by metric name; None if it is none."""
+    """Return the series of a response of Prometheus' HTTP API by metric name; None for other JSON."""
     try:
         answer = msgspec.json.decode(raw, type=_Answer)
     except msgspec.ValidationError:
@@ -219,8 +219,8 @@ def _check_times(timestamps: FloatArray, metric: str, name: str) -> None:
     if len(finite) and not (finite.min() >= 0 and finite.max() < LATEST_UNIX_SECONDS):
         wrong = finite.max() if finite.max() >= LATEST_UNIX_SECONDS else finite.min()
         hint = " (milliseconds?)" if wrong >= LATEST_UNIX_SECONDS else ""
-        message = f"timestamp {wrong:.15g} is not in Unix seconds{hint}"
-        raise RecordingError(message, path=(_shown(metric),), document=name)
+        problem = f"timestamp {wrong:.15g} is not in Unix seconds{hint}"
+        raise RecordingError(problem, path=(_shown(metric),), document=name)
 
 
 def _decode_each(raw: bytes, metric: str, index: int, name: str) -> FloatArray:
@@ -232,17 +232,21 @@ def _decode_each(raw: bytes, metric: str, index: int, name: str) -> FloatArray:
     try:
         pairs = _decode_pairs.decode(raw)
     except msgspec.ValidationError as error:
-        raise RecordingError(f'{error}; expected [[unix_seconds, "number"], ...]', path=path, document=name) from error
+        problem = f'{error}; expected [[unix_seconds, "number"], ...]'
+        raise RecordingError(problem, path=path, document=name) from error
     except UnicodeDecodeError as error:
         raise RecordingError(f"not JSON: {error}", path=path, document=name) from error
     flat = np.empty(2 * len(pairs))
-    for at, (timestamp, value) in enumerate(pairs):
-        flat[2 * at] = _number(timestamp, (*path, at), name)
-        flat[2 * at + 1] = _number(value, (*path, at), name)
+    for at, pair in enumerate(pairs):
+        try:
+            flat[2 * at : 2 * at + 2] = _number(pair[0]), _number(pair[1])
+        except ValueError as error:
+            raise RecordingError(str(error), path=(*path, at), document=name) from None
     return flat
 
 
-def _number(value: str | float | None, path: tuple[str | int, ...], name: str) -> float:
+def _number(value: str | float | None) -> float:
+    """Return a timestamp or value as a number. Raises `ValueError` for other text."""
     if value is None:  # JSON encoders of other languages write NaN as null
         return float("nan")
     if isinstance(value, str):
@@ -251,5 +255,5 @@ def _number(value: str | float | None, path: tuple[str | int, ...], name: str) -
                 raise ValueError
             return float(value)
         except ValueError:
-            raise RecordingError(f"{quoted(value, 40)} is not a number", path=path, document=name) from None
+            raise ValueError(f"{quoted(value, 40)} is not a number") from None
     return value

@@ -30,7 +30,7 @@ def test_a_new_workload_is_no_power_shift(simulation: Simulation) -> None:
 
 
 def test_a_power_shift_is_found_and_older_samples_follow() -> None:
-    content = recording(Simulation(containers=6, timestamps=800, sockets=1, law_change=0.8, accelerator=False, seed=1))
+    content = recording(Simulation(containers=6, timestamps=800, sockets=1, shift_at=0.8, accelerator=False, seed=1))
     observations = observe_part(content, 0, 2400)
     (shift,) = find_shifts(observations)
     assert abs(shift.since - START - 0.8 * 2400) <= 30

@@ -13,13 +13,13 @@ from support.command import kepler
 from support.steady_load import Document, steady
 
 from kepler_core.recording import Observations, observe, read_recording
-from kepler_core.simulate import Simulation, power_law, write
+from kepler_core.simulate import Simulation, true_power, write
 from kepler_profiler.profile import NodeProfile, build_profile, read_profile, write_profile
 from kepler_profiler.profile.document import ProfileError, json_schema
 from kepler_profiler.profile.quiet import blocks, quiet_times
 
 CORES = {"cores": 32}
-IDLE_LAW = {name: float(watts[0]) for name, watts in power_law(np.zeros(1), np.zeros(1), 2).items()}
+IDLE_LAW = {name: float(watts[0]) for name, watts in true_power(np.zeros(1), np.zeros(1), 2).items()}
 
 
 def seen(document: Document) -> Observations:
@@ -36,7 +36,7 @@ def test_idle_power_of_a_known_law() -> None:
     profile = build_profile(seen(steady(LOAD)), machine_spec=CORES)
     assert profile.quiet.idle
     assert (profile.quiet.feature, profile.quiet.capacity, profile.quiet.block_steps) == ("bpf_cpu_time_ms", 32000.0, 5)
-    law = power_law(np.array([0.002]), np.zeros(1), 2)
+    law = true_power(np.array([0.002]), np.zeros(1), 2)
     for source, components in profile.power.items():
         for component, found in components.items():
             assert found.idle == pytest.approx(law[component][0], rel=0.02), (source, component)

@@ -1,4 +1,4 @@
-"""The client of Prometheus' HTTP API: what is sent, and what becomes of answers of all kinds."""
+"""The client of Prometheus' HTTP API: requests, answers and errors; queries and their joined answers."""
 
 from __future__ import annotations
 
@@ -41,20 +41,20 @@ def parameters(path: str) -> dict[str, str]:
     return dict(urllib.parse.parse_qsl(urllib.parse.urlsplit(path).query))
 
 
-def ask(url: str, patience: float = 0.0, **more: Any) -> bytes:
+def query_up(url: str, patience: float = 0.0, **more: Any) -> bytes:
     return PrometheusClient(Server(url, **more), patience=patience).matrix("/api/v1/query", {"query": "up"})
 
 
 @pytest.mark.parametrize(
     "url", ["prometheus:9090", "ftp://host", "http://", "http://host:port", "http://h?x=1", "http://h/#a", ""]
 )
-def test_wrong_urls(url: str) -> None:
+def test_wrong_urls_are_rejected(url: str) -> None:
     with pytest.raises(UsageError) as caught:
         PrometheusClient(Server(url))
     check_one_line(caught.value)
 
 
-def test_a_url_with_a_password_is_never_shown() -> None:
+def test_errors_do_not_show_the_password_of_the_url() -> None:
     client = PrometheusClient(Server("http://me:secret@127.0.0.1:1/prefix/"), patience=0)
     assert client.location == "http://127.0.0.1:1/prefix"
     with pytest.raises(PrometheusError) as caught:
@@ -72,29 +72,29 @@ def basic(user_and_password: bytes) -> str:
 
 
 @pytest.mark.parametrize(
-    ("given_url", "arguments", "sent"),
+    ("credentials", "arguments", "sent"),
     [
-        ("{}", {}, None),
-        ("{}", {"username": "me", "password": "pä:ss"}, basic("me:pä:ss".encode("latin-1"))),
+        ("", {}, None),
+        ("", {"username": "me", "password": "pä:ss"}, basic("me:pä:ss".encode("latin-1"))),
         ("me:p%40ss@", {}, basic(b"me:p@ss")),
-        ("{}", {"token": "abc.def"}, "Bearer abc.def"),
+        ("", {"token": "abc.def"}, "Bearer abc.def"),
     ],
 )  # fmt: skip
-def test_authentication(given_url: str, arguments: dict[str, str], sent: str | None) -> None:
-    seen: list[str | None] = []
+def test_authentication(credentials: str, arguments: dict[str, str], sent: str | None) -> None:
+    received: list[str | None] = []
 
     def reply(path: str, headers: Mapping[str, str]) -> Reply:
-        found = {name.casefold(): value for name, value in headers.items()}
-        seen.append(found.get("authorization"))
+        lowercase = {name.casefold(): value for name, value in headers.items()}
+        received.append(lowercase.get("authorization"))
         return ok()
 
     with answering(reply) as url:
-        place = url if given_url == "{}" else url.replace("://", "://" + given_url)
-        assert json.loads(ask(place, **arguments)) == []
-    assert seen == [sent]
+        address = url.replace("://", "://" + credentials)
+        assert json.loads(query_up(address, **arguments)) == []
+    assert received == [sent]
 
 
-def test_a_token_and_a_user_do_not_go_together() -> None:
+def test_wrong_credentials_are_rejected() -> None:
     with pytest.raises(UsageError):
         PrometheusClient(Server("http://h", username="a", token="b"))
     with pytest.raises(UsageError, match="token"):
@@ -121,9 +121,9 @@ def test_a_token_and_a_user_do_not_go_together() -> None:
         ((200, {"Content-Encoding": "gzip"}, EMPTY), "unreachable"),
     ],
 )
-def test_answers_that_are_none(reply: Reply, kind: str) -> None:
+def test_errors_have_a_kind(reply: Reply, kind: str) -> None:
     with answering(lambda path, headers: reply) as url, pytest.raises(PrometheusError) as caught:
-        ask(url)
+        query_up(url)
     assert caught.value.kind == kind
     check_one_line(caught.value)
 
@@ -137,25 +137,25 @@ def test_any_bytes_are_an_answer_or_an_error(body: bytes) -> None:
         check_one_line(error)
 
 
-def test_what_may_pass_is_asked_again_and_what_may_not_is_not() -> None:
+def test_only_temporary_errors_are_retried() -> None:
     replies = [failing(503), (200, {"Content-Length": "500"}, b"{"), failing(429, headers={"Retry-After": "0"}), ok()]
-    seen: list[str] = []
+    requests: list[str] = []
 
     def reply(path: str, headers: Mapping[str, str]) -> Reply:
-        seen.append(path)
-        return replies[len(seen) - 1]
+        requests.append(path)
+        return replies[len(requests) - 1]
 
     with answering(reply) as url:
-        assert json.loads(ask(url, patience=60)) == []
-        assert len(seen) == 4
+        assert json.loads(query_up(url, patience=60)) == []
+        assert len(requests) == 4
         replies[:] = [failing(400, "wrong")]
-        seen.clear()
+        requests.clear()
         with pytest.raises(PrometheusError):
-            ask(url, patience=60)
-        assert len(seen) == 1
+            query_up(url, patience=60)
+        assert len(requests) == 1
 
 
-def test_waiting_ends_when_it_is_told_to_stop() -> None:
+def test_the_stop_event_ends_the_retries() -> None:
     stop = threading.Event()
     client = PrometheusClient(Server("http://127.0.0.1:1"), patience=3600, stop=stop)
     threading.Timer(0.2, stop.set).start()
@@ -163,12 +163,12 @@ def test_waiting_ends_when_it_is_told_to_stop() -> None:
         client.now()
 
 
-def test_a_query_that_is_too_large_is_parted_until_it_is_not() -> None:
+def test_a_query_that_is_too_large_is_split() -> None:
     spans: list[tuple[float, float]] = []
 
     def reply(path: str, headers: Mapping[str, str]) -> Reply:
-        found = parameters(path)
-        start, end = float(found["start"]), float(found["end"])
+        query = parameters(path)
+        start, end = float(query["start"]), float(query["end"])
         if end - start > 100:
             return failing(422, "query processing would load too many samples into memory in query execution")
         spans.append((start, end))
@@ -183,39 +183,39 @@ def test_a_query_that_is_too_large_is_parted_until_it_is_not() -> None:
     assert points == list(range(0, 1000, 3))
 
 
-def test_several_are_asked_at_a_time_but_not_more() -> None:
+def test_jobs_limits_the_requests_at_a_time() -> None:
     lock, most, now = threading.Lock(), [0], [0]
-    together = threading.Event()
+    all_running = threading.Event()
 
     def reply(path: str, headers: Mapping[str, str]) -> Reply:
         with lock:
             now[0] += 1
             most[0] = max(most[0], now[0])
             if now[0] == 3:
-                together.set()
-        together.wait(5)
+                all_running.set()
+        all_running.wait(5)
         with lock:
             now[0] -= 1
         return ok()
 
     with answering(reply) as url:
         queries = plan_queries([Selection(f"m{n}") for n in range(20)], 0, 10, 1)
-        found = [query.metric for query, _ in answers(PrometheusClient(Server(url)), queries, jobs=3)]
-    assert sorted(found) == sorted(f"m{n}" for n in range(20))
+        metrics = [query.metric for query, _ in answers(PrometheusClient(Server(url)), queries, jobs=3)]
+    assert sorted(metrics) == sorted(f"m{n}" for n in range(20))
     assert most[0] == 3
 
 
-def test_no_query_has_more_points_than_the_server_answers() -> None:
+def test_queries_are_planned_within_the_server_limits() -> None:
     queries = plan_queries([Selection("m")], 1_000_000.5, 1_000_000.5 + 100_000, 3)
     assert [(q.end - q.start) // 3000 + 1 for q in queries] == [11_000, 11_000, 11_000, 334]
     assert all(b.start - a.end == 3000 for a, b in itertools.pairwise(queries))
     raw = plan_queries([Selection("m")], 0, 7200, None)
     assert [(q.start, q.end) for q in raw] == [(0, 3_599_999), (3_600_000, 7_199_999), (7_200_000, 7_200_000)]
-    path, found = raw[0].request()
-    assert (path, found) == ("/api/v1/query", {"query": "m[3600000ms]", "time": "3599.999"})
-    path, found = Query(Selection("a b", ('x="y"',)), 0, 6000, 3000).request()
+    path, query = raw[0].request()
+    assert (path, query) == ("/api/v1/query", {"query": "m[3600000ms]", "time": "3599.999"})
+    path, query = Query(Selection("a b", ('x="y"',)), 0, 6000, 3000).request()
     assert path == "/api/v1/query_range"
-    assert found["query"] == 'last_over_time({__name__="a b",x="y"}[2999ms])'
+    assert query["query"] == 'last_over_time({__name__="a b",x="y"}[2999ms])'
 
 
 @given(
@@ -224,8 +224,8 @@ def test_no_query_has_more_points_than_the_server_answers() -> None:
     ),
     st.lists(st.integers(0, 50), max_size=5),
 )
-def test_parts_join_to_what_they_were_cut_from(series: list[list[tuple[int, int]]], cuts: list[int]) -> None:
-    """Also where a server repeats in one part the sample that ended the one before."""
+def test_joined_parts_equal_the_whole(series: list[list[tuple[int, int]]], cuts: list[int]) -> None:
+    """A server may return the sample on an edge in both parts."""
     whole = {n: sorted([t, str(v)] for t, v in samples) for n, samples in enumerate(series)}
     edges = [-1, *sorted(set(cuts)), 50]
     results = []
@@ -235,8 +235,8 @@ def test_parts_join_to_what_they_were_cut_from(series: list[list[tuple[int, int]
             for n, samples in whole.items()
         ]
         results.append(json.dumps([p for p in part if p["values"]]).encode())
-    found = {int(s["metric"]["n"]): s["values"] for s in json.loads(joined_series(results))}
-    assert found == {n: samples for n, samples in whole.items() if samples}
+    joined = {int(s["metric"]["n"]): s["values"] for s in json.loads(joined_series(results))}
+    assert joined == {n: samples for n, samples in whole.items() if samples}
 
 
 NAMES = [
@@ -247,7 +247,7 @@ NAMES = [
 ]  # fmt: skip
 
 
-def test_only_what_a_pipeline_needs_is_asked_for(tmp_path: Path) -> None:
+def test_only_metrics_that_a_pipeline_needs_are_selected(tmp_path: Path) -> None:
     pytest.importorskip("sklearn")
     path = tmp_path / "p.yaml"
     path.write_text(
@@ -255,28 +255,29 @@ def test_only_what_a_pipeline_needs_is_asked_for(tmp_path: Path) -> None:
         "abs_trainers: [LinearRegressionTrainer]\n"
     )
     spec = load_pipeline(path)
-    found = {s.metric: s.matchers for s in select_metrics(NAMES, spec=spec, instance="a.*", matchers=('c="1"',))}
+    selections = select_metrics(NAMES, spec=spec, instance="a.*", matchers=('c="1"',))
+    selected = {s.metric: s.matchers for s in selections}
     node = 'instance=~"a.*"'
-    assert found == {
+    assert selected == {
         "kepler_container_bpf_cpu_time_ms_total": (node, 'c="1"'),
         "kepler_container_bpf_page_cache_hit_total": (node, 'c="1"'),
-        "kepler_node_package_joules_total": (found["kepler_node_package_joules_total"][0], node, 'c="1"'),
+        "kepler_node_package_joules_total": (selected["kepler_node_package_joules_total"][0], node, 'c="1"'),
         "node_load1": ('c="1"',),
     }
-    assert found["kepler_node_package_joules_total"][0].startswith('source=~"')
-    assert "rapl\\\\-sysfs" in found["kepler_node_package_joules_total"][0]
+    assert selected["kepler_node_package_joules_total"][0].startswith('source=~"')
+    assert "rapl\\\\-sysfs" in selected["kepler_node_package_joules_total"][0]
     vm = load_pipeline(path, settings=["use_vm_metrics=true", "feature_groups=[BPFOnly]", "third_party=[]"])
     assert {s.metric: s.matchers for s in select_metrics(NAMES, spec=vm)} == {
         "kepler_process_bpf_cpu_time_ms_total": ('job="vm"',),
         "kepler_process_bpf_page_cache_hit_total": ('job="vm"',),
-        "kepler_vm_package_joules_total": (found["kepler_node_package_joules_total"][0],),
+        "kepler_vm_package_joules_total": (selected["kepler_node_package_joules_total"][0],),
     }
     assert {s.metric for s in select_metrics(NAMES)} == {n for n in NAMES if n.startswith("kepler_")}
     assert select_metrics(["up"]) == []
 
 
 def certificate(folder: Path) -> tuple[Path, Path]:
-    """A self-signed certificate for 127.0.0.1, and its key."""
+    """Write a self-signed certificate for 127.0.0.1 and its key; return both paths."""
     x509 = pytest.importorskip("cryptography.x509")
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
@@ -284,7 +285,7 @@ def certificate(folder: Path) -> tuple[Path, Path]:
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "test")])
     now = datetime.datetime.now(datetime.UTC)
-    made = (
+    signed = (
         x509.CertificateBuilder()
         .subject_name(name)
         .issuer_name(name)
@@ -296,14 +297,14 @@ def certificate(folder: Path) -> tuple[Path, Path]:
         .sign(key, hashes.SHA256())
     )
     pem, private = folder / "cert.pem", folder / "key.pem"
-    pem.write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    pem.write_bytes(signed.public_bytes(serialization.Encoding.PEM))
     private.write_bytes(
         key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )
     return pem, private
 
 
-def test_tls(tmp_path: Path) -> None:
+def test_tls_certificates_are_verified(tmp_path: Path) -> None:
     pem, key = certificate(tmp_path)
 
     class Handler(BaseHTTPRequestHandler):
@@ -323,13 +324,13 @@ def test_tls(tmp_path: Path) -> None:
     url = f"https://127.0.0.1:{server.server_port}"
     try:
         with pytest.raises(PrometheusError) as caught:
-            ask(url, patience=60)  # it does not pass, so it is not waited for
+            query_up(url, patience=60)  # no retry: the error is not temporary
         assert caught.value.kind == "TLS"
         check_one_line(caught.value)
-        assert json.loads(ask(url, ca_file=str(pem))) == []
-        assert json.loads(ask(url, verify=False)) == []
+        assert json.loads(query_up(url, ca_file=str(pem))) == []
+        assert json.loads(query_up(url, verify=False)) == []
         with pytest.raises(UsageError, match="no such file"):
-            ask(url, ca_file=str(tmp_path / "none.pem"))
+            query_up(url, ca_file=str(tmp_path / "none.pem"))
     finally:
         server.shutdown()
         server.server_close()

@@ -1,4 +1,4 @@
-"""Simulated recordings: the same every time, and true to the documented power law."""
+"""Simulated recordings: equal for equal seeds, and with the power of the documented formula."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def written(path: Path, **arguments: Any) -> bytes:
     return path.read_bytes()
 
 
-def law(observations: Observations, sockets: int) -> dict[str, np.ndarray]:
-    """The documented power law, of what can be read back from the recording."""
+def expected_power(observations: Observations, sockets: int) -> dict[str, np.ndarray]:
+    """Return the watts of the documented formula for the load that was observed."""
     cpus = CORES_PER_SOCKET * sockets
     u = np.minimum(observations.node_features["bpf_cpu_time_ms"] / (1000 * cpus), 1)
     m = observations.node_features["cache_miss"] / 1e9
@@ -52,21 +52,21 @@ def test_the_same_seed_gives_the_same_bytes(suffix: str, tmp_path: Path) -> None
     first = written(tmp_path / f"first.{suffix}", seed=7)
     assert written(tmp_path / f"second.{suffix}", seed=7) == first
     assert written(tmp_path / f"third.{suffix}", seed=8) != first
-    assert len(list(tmp_path.iterdir())) == 3  # and nothing else is left there
+    assert len(list(tmp_path.iterdir())) == 3  # no temporary file is left
 
 
-def test_written_packed_and_as_a_dict_it_is_the_same(tmp_path: Path) -> None:
+def test_file_gzip_file_and_dict_have_the_same_content(tmp_path: Path) -> None:
     plain = written(tmp_path / "r.json")
     assert gzip.decompress(written(tmp_path / "r.json.gz")) == plain
     assert json.loads(plain) == json.loads(json.dumps(recording(Simulation(containers=4, timestamps=50))))
 
 
 @pytest.mark.parametrize(("sockets", "seed"), [(1, 0), (2, 1), (4, 2)])
-def test_read_back_the_watts_follow_the_documented_law(sockets: int, seed: int) -> None:
+def test_observed_watts_follow_the_formula_with_noise(sockets: int, seed: int) -> None:
     document = recording(Simulation(containers=8, timestamps=600, sockets=sockets, churn=0, resets=0, seed=seed))
     observations = observe([read_recording(document)])
     assert observations.counts.as_dict() == {}
-    for component, expected in law(observations, sockets).items():
+    for component, expected in expected_power(observations, sockets).items():
         source = "acpi" if component == "platform" else "rapl-sysfs"
         measured = observations.power[source, component]
         assert np.flatnonzero(np.isnan(measured)).tolist() == [0]
@@ -76,15 +76,15 @@ def test_read_back_the_watts_follow_the_documented_law(sockets: int, seed: int) 
         assert abs(deviation.mean()) < 5 / np.sqrt(len(deviation))
 
 
-def test_without_noise_the_law_is_exact() -> None:
+def test_observed_watts_without_noise_equal_the_formula() -> None:
     document = recording(Simulation(containers=8, timestamps=100, churn=0, resets=0, noise=0))
     observations = observe([read_recording(document)])
     for (_, component), measured in observations.power.items():
-        expected = law(observations, 2)[component]
+        expected = expected_power(observations, 2)[component]
         np.testing.assert_allclose(measured[1:], expected[1:], rtol=1e-3)
 
 
-def test_churn_and_restarts_are_there_and_leave_the_law() -> None:
+def test_churn_and_restarts_do_not_change_the_formula() -> None:
     document = recording(Simulation(containers=30, timestamps=400, churn=0.6, resets=2, noise=0, nodes=2))
     observations = observe([read_recording(document)])
     lives = [len(one["values"]) for one in document["kepler_container_cpu_cycles_total"]]
@@ -92,15 +92,15 @@ def test_churn_and_restarts_are_there_and_leave_the_law() -> None:
     assert max(lives) == 400
     assert observations.counts.resets["kepler_node_platform_joules_total"] == 2 * 2 * 2  # nodes, modes, restarts
     assert [stream.node for stream in observations.streams] == ["node-0", "node-1"]
-    measured, expected = observations.power["acpi", "platform"], law(observations, 2)["platform"]
-    known = np.isfinite(measured) & np.isfinite(expected)
-    # where a busy container begins, the node's sum is not known
-    assert np.count_nonzero(known) > 750
-    assert np.median(np.abs(measured[known] / expected[known] - 1)) < 1e-3
-    assert np.mean(np.abs(measured[known] / expected[known] - 1) > 0.02) < 0.05
+    measured, expected = observations.power["acpi", "platform"], expected_power(observations, 2)["platform"]
+    is_known = np.isfinite(measured) & np.isfinite(expected)
+    # the sum of a node is unknown where a busy container begins
+    assert np.count_nonzero(is_known) > 750
+    assert np.median(np.abs(measured[is_known] / expected[is_known] - 1)) < 1e-3
+    assert np.mean(np.abs(measured[is_known] / expected[is_known] - 1) > 0.02) < 0.05
 
 
-def test_load_covers_idle_and_busy(small: dict[str, Any]) -> None:
+def test_the_load_ranges_from_idle_to_busy(small: dict[str, Any]) -> None:
     watts = observe([read_recording(small)]).power["rapl-sysfs", "package"]
     assert np.nanmin(watts) < 45
     assert np.nanmax(watts) > 100
@@ -108,10 +108,10 @@ def test_load_covers_idle_and_busy(small: dict[str, Any]) -> None:
 
 def test_the_bundled_sample_is_what_simulate_writes(tmp_path: Path) -> None:
     path = tmp_path / "quickstart.json.gz"
-    done = simulate("-o", str(path), "--containers", "12", "--minutes", "15", "--seed", "1")
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    process = simulate("-o", str(path), "--containers", "12", "--minutes", "15", "--seed", "1")
+    assert (process.returncode, process.stdout, process.stderr) == (0, "", "")
     bundled = importlib.resources.files("kepler_config") / "samples" / "quickstart.json.gz"
-    # packed, it may differ: not every Python packs with the same zlib
+    # the gzipped bytes may differ, because Python versions compress with different zlibs
     assert gzip.decompress(bundled.read_bytes()) == gzip.decompress(path.read_bytes())
 
 
@@ -129,7 +129,7 @@ def test_the_bundled_sample_is_what_simulate_writes(tmp_path: Path) -> None:
         ({"churn": float("nan")}, "churn"),
     ],
 )
-def test_arguments_that_cannot_be_are_refused(arguments: dict[str, Any], named: str) -> None:
+def test_arguments_out_of_range_are_rejected(arguments: dict[str, Any], named: str) -> None:
     with pytest.raises(UsageError, match=named):
         Simulation(**arguments)
 
@@ -149,7 +149,7 @@ def test_the_smallest_simulations_can_be_read(arguments: dict[str, Any]) -> None
     assert ("kepler_node_accelerator_intel_qat" in document) == arguments.get("accelerator", True)
 
 
-def test_an_unwritable_place_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
+def test_an_unwritable_path_is_reported_and_leaves_no_file(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"^cannot write .*none/r\.json: No such file or directory$"):
         write(Simulation(containers=1, timestamps=2), str(tmp_path / "none" / "r.json"))
     (tmp_path / "folder.json").mkdir()
@@ -161,9 +161,9 @@ def test_an_unwritable_place_is_one_line_and_leaves_nothing(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     "arguments", [["--containers", "0"], ["--minutes", "0"], ["--minutes", "nan"], ["--step", "0"], []]
 )
-def test_wrong_usage_of_the_command(arguments: list[str], tmp_path: Path) -> None:
+def test_wrong_options_are_usage_errors(arguments: list[str], tmp_path: Path) -> None:
     path = tmp_path / "r.json"
-    done = simulate(*(["-o", str(path)] if arguments else []), *arguments)
-    assert done.returncode == 2
-    assert "Traceback" not in done.stderr
+    process = simulate(*(["-o", str(path)] if arguments else []), *arguments)
+    assert process.returncode == 2
+    assert "Traceback" not in process.stderr
     assert not path.exists()

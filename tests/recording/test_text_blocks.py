@@ -1,4 +1,4 @@
-"""Texts that are kept together come out as they went in."""
+"""Texts that are packed together."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from kepler_core.text_blocks import Packer
 
 
 @given(st.lists(st.binary(max_size=40), max_size=70))
-def test_texts_come_out_as_they_went_in(texts: list[bytes]) -> None:
+def test_texts_are_unpacked_unchanged(texts: list[bytes]) -> None:
     pack = Packer()
     packed = []
     for text in texts:
@@ -18,9 +18,9 @@ def test_texts_come_out_as_they_went_in(texts: list[bytes]) -> None:
     assert [text.unpack() for text in packed] == texts
 
 
-def test_they_are_smaller() -> None:
+def test_packed_texts_take_less_memory() -> None:
     texts = [b'{"model_name":"SGDRegressorTrainer_%d","features":["bpf_cpu_time_ms"]}' % number for number in range(64)]
     pack = Packer()
     packed = [pack(text) for text in texts]
-    kept = {id(text._block): len(text._block.packed) + sum(map(len, text._block.texts)) for text in packed}
-    assert sum(kept.values()) < sum(map(len, texts)) / 3
+    sizes = {id(text._block): len(text._block.packed) + sum(map(len, text._block.texts)) for text in packed}
+    assert sum(sizes.values()) < sum(map(len, texts)) / 3

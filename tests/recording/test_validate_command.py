@@ -1,4 +1,4 @@
-"""`kepler-model validate`, as its user calls it."""
+"""The command `kepler-model validate`."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ def validate(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def findings(*arguments: str | Path) -> tuple[int, Any]:
-    """The exit code and what `--json` says."""
-    done = validate("--json", *arguments)
-    assert done.stderr == ""
-    return done.returncode, json.loads(done.stdout)
+def report_of(*arguments: str | Path) -> tuple[int, Any]:
+    """Return the exit code and the output of `--json`."""
+    process = validate("--json", *arguments)
+    assert process.stderr == ""
+    return process.returncode, json.loads(process.stdout)
 
 
-def trainable(found: dict[str, Any]) -> set[tuple[str, str]]:
-    return {(group["source"], group["feature_group"]) for group in found["groups"] if group["trainable"]}
+def trainable(report: dict[str, Any]) -> set[tuple[str, str]]:
+    return {(group["source"], group["feature_group"]) for group in report["groups"] if group["trainable"]}
 
 
 @pytest.fixture(scope="module")
@@ -45,96 +45,96 @@ def simulated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # --- what can be trained --------------------------------------------------------------------------
 
 
-def test_a_good_recording(simulated: Path) -> None:
-    done = validate(simulated)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert str(simulated) in done.stdout
-    assert "node-0" in done.stdout
-    assert "2023-11-14 22:13:20" in done.stdout
+def test_a_complete_recording_can_be_trained(simulated: Path) -> None:
+    process = validate(simulated)
+    assert (process.returncode, process.stderr) == (0, "")
+    assert str(simulated) in process.stdout
+    assert "node-0" in process.stdout
+    assert "2023-11-14 22:13:20" in process.stdout
     for group in FEATURE_GROUPS:
-        assert group in done.stdout
-    assert "counter resets" in done.stdout
-    assert done.stdout.endswith("\nCan be trained.\n")
+        assert group in process.stdout
+    assert "counter resets" in process.stdout
+    assert process.stdout.endswith("\nCan be trained.\n")
 
 
-def test_json_for_programs(simulated: Path) -> None:
-    code, found = findings(simulated)
+def test_json_output(simulated: Path) -> None:
+    code, report = report_of(simulated)
     assert code == 0
-    assert found["recording"] == str(simulated)
-    assert found["trainable"] is True
-    assert trainable(found) == {(source, group) for source in ("acpi", "rapl-sysfs") for group in FEATURE_GROUPS}
-    assert found["nodes"][0]["step"] == 3
+    assert report["recording"] == str(simulated)
+    assert report["trainable"] is True
+    assert trainable(report) == {(source, group) for source in ("acpi", "rapl-sysfs") for group in FEATURE_GROUPS}
+    assert report["nodes"][0]["step"] == 3
 
 
-def test_several_recordings(simulated: Path, tmp_path: Path) -> None:
+def test_several_files_are_all_reported(simulated: Path, tmp_path: Path) -> None:
     bare = tmp_path / "bare.json"
     content = json.loads(gzip.decompress(simulated.read_bytes()))
-    bare.write_text(json.dumps({metric: items for metric, items in content.items() if "joules" not in metric}))
-    code, found = findings(simulated, bare)
-    assert code == 1  # not from every one
-    assert [one["trainable"] for one in found] == [True, False]
-    done = validate(simulated, bare)
-    assert done.returncode == 1
-    assert done.stdout.index("Can be trained.") < done.stdout.index("Nothing can be trained from this recording.")
+    bare.write_text(json.dumps({metric: series for metric, series in content.items() if "joules" not in metric}))
+    code, reports = report_of(simulated, bare)
+    assert code == 1  # not every file can be trained
+    assert [report["trainable"] for report in reports] == [True, False]
+    process = validate(simulated, bare)
+    assert process.returncode == 1
+    assert process.stdout.index("Can be trained.") < process.stdout.index("Nothing can be trained from this recording.")
 
 
 # --- the real recordings --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["kepler_coremark.json", "kepler_stressng.json.gz"])
-def test_real_recordings_without_page_cache_hits(recordings: Path, name: str) -> None:
-    code, found = findings(recordings / name)
+def test_real_recordings_lack_page_cache_hits(recordings: Path, name: str) -> None:
+    code, report = report_of(recordings / name)
     assert code == 0
-    assert trainable(found) == {
+    assert trainable(report) == {
         (source, group) for source in ("acpi", "rapl-sysfs") for group in ("CounterOnly", "CounterIRQCombined")
     }
     missing = "kepler_container_bpf_page_cache_hit_total"
-    for group in found["groups"]:
+    for group in report["groups"]:
         if not group["trainable"] and group["feature_group"] != "AcceleratorOnly":
             assert missing in group["missing"]
             assert missing in group["reason"]
-    by_component = {power["component"]: power for power in found["power"]}
+    by_component = {power["component"]: power for power in report["power"]}
     assert by_component["core"]["highest"] == by_component["uncore"]["highest"] == 0
     assert 150 < by_component["platform"]["lowest"] < by_component["platform"]["highest"] < 450
-    (node,) = found["nodes"]
+    (node,) = report["nodes"]
     assert node["step"] == 3
-    assert "duplicates" not in found["counts"]
-    assert "duplicate_nodes" not in found["counts"]
+    assert "duplicates" not in report["counts"]
+    assert "duplicate_nodes" not in report["counts"]
 
 
-def test_what_stands_out_in_the_coremark_recording(recordings: Path) -> None:
-    _, found = findings(recordings / "kepler_coremark.json")
-    (node,) = found["nodes"]
+def test_irregularities_of_the_coremark_recording(recordings: Path) -> None:
+    _, report = report_of(recordings / "kepler_coremark.json")
+    (node,) = report["nodes"]
     assert 105 < node["timestamps"] < 120
     assert node["containers"] > 40  # pods come and go
-    assert found["counts"]["one_sample_series"]
-    done = validate(recordings / "kepler_coremark.json")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "missing: kepler_container_bpf_page_cache_hit_total" in done.stdout
-    assert "constant" in done.stdout
+    assert report["counts"]["one_sample_series"]
+    process = validate(recordings / "kepler_coremark.json")
+    assert (process.returncode, process.stderr) == (0, "")
+    assert "missing: kepler_container_bpf_page_cache_hit_total" in process.stdout
+    assert "constant" in process.stdout
 
 
-def test_the_stressng_recording(recordings: Path) -> None:
-    _, found = findings(recordings / "kepler_stressng.json.gz")
-    (node,) = found["nodes"]
+def test_the_stressng_recording_has_no_irregularities(recordings: Path) -> None:
+    _, report = report_of(recordings / "kepler_stressng.json.gz")
+    (node,) = report["nodes"]
     assert (node["timestamps"], node["containers"]) == (1542, 1)
-    assert found["counts"] == {}
+    assert report["counts"] == {}
 
 
-def test_the_idle_recording(recordings: Path) -> None:
-    code, found = findings(recordings / "kepler_idle.json")
+def test_the_idle_recording_is_too_short(recordings: Path) -> None:
+    code, report = report_of(recordings / "kepler_idle.json")
     assert code == 1
-    assert trainable(found) == set()
-    assert found["counts"]["repeated_scrapes"] == 1
-    (node,) = found["nodes"]
+    assert trainable(report) == set()
+    assert report["counts"]["repeated_scrapes"] == 1
+    (node,) = report["nodes"]
     assert (node["timestamps"], node["containers"]) == (6, 51)
-    for group in found["groups"]:
+    for group in report["groups"]:
         if group["feature_group"] in ("CounterOnly", "BPFOnly", "BPFIRQ", "CounterIRQCombined", "Basic"):
             assert group["reason"] == "only 5 usable timestamps, 20 needed"
-    done = validate(recordings / "kepler_idle.json")
-    assert done.returncode == 1
-    assert "1 timestamps repeat the scrape before" in done.stdout
-    assert done.stdout.endswith("Nothing can be trained from this recording.\n")
+    process = validate(recordings / "kepler_idle.json")
+    assert process.returncode == 1
+    assert "1 timestamps repeat the scrape before" in process.stdout
+    assert process.stdout.endswith("Nothing can be trained from this recording.\n")
 
 
 # --- what cannot be trained -----------------------------------------------------------------------
@@ -160,14 +160,14 @@ NOTHING_TO_TRAIN = {
 }
 
 
-@pytest.mark.parametrize(("content", "said"), NOTHING_TO_TRAIN.values(), ids=NOTHING_TO_TRAIN)
-def test_nothing_can_be_trained(content: bytes, said: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("content", "message"), NOTHING_TO_TRAIN.values(), ids=NOTHING_TO_TRAIN)
+def test_reasons_why_nothing_can_be_trained(content: bytes, message: str, tmp_path: Path) -> None:
     path = tmp_path / "r.json"
     path.write_bytes(content)
-    done = validate(path)
-    assert (done.returncode, done.stderr) == (1, "")
-    assert said in done.stdout
-    assert done.stdout.endswith("Nothing can be trained from this recording.\n")
+    process = validate(path)
+    assert (process.returncode, process.stderr) == (1, "")
+    assert message in process.stdout
+    assert process.stdout.endswith("Nothing can be trained from this recording.\n")
 
 
 BAD_FILES = {
@@ -184,28 +184,28 @@ BAD_FILES = {
 }
 
 
-@pytest.mark.parametrize(("content", "said"), BAD_FILES.values(), ids=BAD_FILES)
-def test_a_bad_file_is_one_line(content: bytes, said: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("content", "message"), BAD_FILES.values(), ids=BAD_FILES)
+def test_an_unreadable_file_is_reported_on_one_line(content: bytes, message: str, tmp_path: Path) -> None:
     path = tmp_path / "r.json"
     path.write_bytes(content)
-    done = validate("--json", path)
-    assert done.returncode == 1
-    assert done.stdout == ""
-    assert len(done.stderr.splitlines()) == 1, done.stderr
-    assert done.stderr.startswith(f"kepler-model: error: {path}: ")
-    assert said in done.stderr
+    process = validate("--json", path)
+    assert process.returncode == 1
+    assert process.stdout == ""
+    assert len(process.stderr.splitlines()) == 1, process.stderr
+    assert process.stderr.startswith(f"kepler-model: error: {path}: ")
+    assert message in process.stderr
 
 
-def test_a_file_that_is_not_gzip_or_not_there(tmp_path: Path) -> None:
+def test_a_gz_file_that_is_not_gzip_and_a_missing_file(tmp_path: Path) -> None:
     path = tmp_path / "r.json.gz"
     path.write_bytes(power_only())
     assert validate(path).stderr == f"kepler-model: error: {path}: not gzip, though its name ends in .gz\n"
-    done = validate(tmp_path / "none.json")
-    assert done.returncode == 1
-    assert done.stderr == f"kepler-model: error: {tmp_path / 'none.json'}: No such file or directory\n"
+    process = validate(tmp_path / "none.json")
+    assert process.returncode == 1
+    assert process.stderr == f"kepler-model: error: {tmp_path / 'none.json'}: No such file or directory\n"
 
 
-def test_wrong_usage() -> None:
-    done = validate()
-    assert done.returncode == 2
-    assert "FILE" in done.stderr
+def test_the_command_needs_a_file() -> None:
+    process = validate()
+    assert process.returncode == 2
+    assert "FILE" in process.stderr

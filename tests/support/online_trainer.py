@@ -48,7 +48,7 @@ def shifting_recording() -> Content:
             churn=0.2,
             resets=2,
             accelerator=False,
-            law_change=SHIFT_SECONDS / STEP_SECONDS / TIMESTAMPS,
+            shift_at=SHIFT_SECONDS / STEP_SECONDS / TIMESTAMPS,
             seed=5,
         )
     )

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from kepler_core.simulate import Simulation, power_law, recording
+from kepler_core.simulate import Simulation, recording, true_power
 
 Document = dict[str, list[dict[str, Any]]]
 """A recording, decoded."""
@@ -28,7 +28,7 @@ def steady(busy: Any, **options: Any) -> Document:
         return [[1_700_000_000 + 3 * at, f"{value:.3f}"] for at, value in enumerate(total)]
 
     rates = {"bpf_cpu_time_ms": busy * 32000, "cpu_cycles": busy * 96e9, "cpu_instructions": busy * 96e9}
-    watts = power_law(busy, np.zeros(len(busy)), 2)
+    watts = true_power(busy, np.zeros(len(busy)), 2)
     for metric, series in document.items():
         for item in series:
             name = metric.removeprefix("kepler_container_").removesuffix("_total")

@@ -1,1 +1,1 @@
-"""The built-in metric schemas."""
+"""Metric schemas: the metrics and labels of exporters."""

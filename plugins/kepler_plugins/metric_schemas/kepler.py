@@ -1,4 +1,4 @@
-"""The metrics of Kepler 0.4–0.9, with their older spellings."""
+"""Metrics of Kepler 0.4 to 0.9, with the older names."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _PROCESS_LABELS = ("pid", "container_id", "command")
 
 _COUNTED = (*COUNTER_FEATURES, *BPF_FEATURES, *IRQ_FEATURES)
 
-# Feature names before Kepler 0.7, which counted milliseconds under a name that ends in us (microseconds).
+# Feature names of Kepler before 0.7. The counters named "us" (microseconds) counted milliseconds.
 _OLD_FEATURES = {
     "cpu_cpu_time_us": "bpf_cpu_time_ms",
     "cpu_time_us": "bpf_cpu_time_ms",
@@ -42,26 +42,27 @@ def _mapping(metric: str) -> MetricMapping | None:
             return MetricMapping("energy", component, "vm", ("vm_id", "mode"), source=source)
         return MetricMapping("energy", component, "node", ("package", "mode"), source=source)
     if level == "node":
-        return _NODE_FEATURES.get(rest)
+        return _NODE.get(rest)
     return None
 
 
 def _usage_mapping(level: str, rest: str) -> MetricMapping | None:
-    old = rest.removesuffix("_total")
-    feature = _OLD_FEATURES.get(old, old)
-    if feature not in _COUNTED or (old == feature and not rest.endswith("_total")):
+    """Return the mapping of a counter of containers or processes. `rest` is the name without its prefix."""
+    name = rest.removesuffix("_total")
+    feature = _OLD_FEATURES.get(name, name)
+    if feature not in _COUNTED or (name == feature and not rest.endswith("_total")):
         return None
     note = ""
-    if old.endswith("_us"):
+    if name.endswith("_us"):
         note = "an old name: counts milliseconds, although its name says us"
-    elif old != feature:
+    elif name != feature:
         note = f"an old name of {feature}"
     if level == "container":
         return MetricMapping("feature", feature, "container", _CONTAINER_LABELS, note=note)
     return MetricMapping("feature", feature, "process", _PROCESS_LABELS, note=note)
 
 
-_NODE_FEATURES = {
+_NODE = {
     "accelerator_intel_qat": MetricMapping("feature", "accelerator_intel_qat", "node", ("type", "device", "qatDevID")),
     "accelerator_intel_qat_total": MetricMapping(
         "feature", "accelerator_intel_qat", "node", ("type", "device", "qatDevID")
@@ -74,7 +75,7 @@ _NODE_FEATURES = {
 
 
 class Kepler07(MetricSchema):
-    """Metric names of Kepler 0.7 (`kepler_container_*_total`, `kepler_node_*_joules_total`)."""
+    """Schema of Kepler 0.7 (`kepler_container_*_total`, `kepler_node_*_joules_total`) and the older names."""
 
     node_label = "instance"
     node_alias_labels = ("exported_instance",)

@@ -1,0 +1,76 @@
+"""A small recording as JSON, and its samples as lists."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+from kepler_core.recording import Recording
+
+Samples = list[tuple[dict[str, str], list[tuple[float, float]]]]
+"""The labels and the (timestamp, value) pairs of each series of a metric."""
+
+DOCUMENT = {
+    "cpu": [
+        {"metric": {"id": "a"}, "values": [[1, "10"], [2, "12.5"], [3, "1e3"]]},
+        {"metric": {"id": "b"}, "values": [[2, "7"]]},
+    ],
+    "joules": [{"metric": {}, "values": [[1, "0.001"], [2.5, "-4"]]}],
+}
+SAMPLES = {
+    "cpu": [({"id": "a"}, [(1.0, 10.0), (2.0, 12.5), (3.0, 1000.0)]), ({"id": "b"}, [(2.0, 7.0)])],
+    "joules": [({}, [(1.0, 0.001), (2.5, -4.0)])],
+}
+"""The samples of `DOCUMENT`."""
+ENCODED = json.dumps(DOCUMENT).encode()
+
+
+def samples_of(recording: Recording, name: str) -> Samples:
+    """Return the samples of a metric, series by series."""
+    metric = recording.metrics[name]
+    assert len(metric.timestamps) == len(metric.values) == len(metric.series) == metric.n_samples
+    return [
+        (
+            dict(labels),
+            list(
+                zip(
+                    metric.timestamps[metric.series == index].tolist(),
+                    metric.values[metric.series == index].tolist(),
+                    strict=True,
+                )
+            ),
+        )
+        for index, labels in enumerate(metric.labels)
+    ]
+
+
+def all_samples(recording: Recording) -> dict[str, Samples]:
+    """Return the samples of all metrics."""
+    return {name: samples_of(recording, name) for name in recording.metrics}
+
+
+def one_series(*pairs: Any) -> bytes:
+    """Return a recording of the metric "m" with one series of these samples."""
+    return json.dumps({"m": [{"metric": {}, "values": list(pairs)}]}).encode()
+
+
+def plain_reading(content: bytes) -> tuple[dict[str, Samples], dict[str, int], dict[str, int]]:
+    """Return the samples, and the numbers of not-finite and repeated samples, read with a plain loop."""
+    samples: dict[str, Samples] = {}
+    not_finite: dict[str, int] = {}
+    repeated: dict[str, int] = {}
+    for name, all_series in json.loads(content).items():
+        samples[name], not_finite[name], repeated[name] = [], 0, 0
+        for series in all_series:
+            value_at: dict[float, float] = {}
+            for timestamp, text in series["values"]:
+                value = math.nan if text is None else float(text)
+                if not math.isfinite(value):
+                    not_finite[name] += 1
+                elif float(timestamp) in value_at:
+                    repeated[name] += 1
+                else:
+                    value_at[float(timestamp)] = value
+            samples[name].append((series["metric"], sorted(value_at.items())))
+    return samples, not_finite, repeated
