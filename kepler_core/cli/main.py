@@ -32,7 +32,7 @@ _COMMANDS = {
     "train": LazyCommand("kepler_core.cli.train:train", "Train, validate and publish the models of a pipeline."),
     "estimate": LazyCommand(
         "kepler_core.cli.estimate:estimate",
-        "Apply the best fitting model of a store to a recording, and compare with what was measured.",
+        "Apply the best matching model of a store to a recording, and compare it with the measured power.",
     ),
     "ask": LazyCommand("kepler_core.cli.ask:ask", "Ask a running estimator for watts, as Kepler does."),
     "store": LazyCommand(

@@ -20,7 +20,7 @@ _COMMANDS = {
     ),
     "build": LazyCommand(
         "kepler_profiler.commands.profiles:build",
-        "Make the profile of a machine from recordings of it, idle or not.",
+        "Build the profile of a machine from recordings of it.",
     ),
     "show": LazyCommand(
         "kepler_profiler.commands.profiles:show",
@@ -33,7 +33,7 @@ _COMMANDS = {
     "schema": LazyCommand("kepler_profiler.commands.profiles:schema", "Print the JSON Schema of a profile."),
     "node-types": LazyCommand(
         "kepler_profiler.commands.node_types:node_types",
-        "The kinds of machines that models are of: list them, match a machine, add one.",
+        "List node types, match a machine with them, or add a machine to them.",
     ),
 }
 
