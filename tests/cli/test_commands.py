@@ -6,9 +6,11 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import click
 import pytest
+from support.training import kepler
 
 from kepler_core.cli.lazy import LazyGroup
 from kepler_core.cli.main import cli
@@ -101,3 +103,18 @@ def test_listing_imports_no_command() -> None:
     modules = done.stdout.splitlines()[-1].split()
     assert "kepler_core.cli.lazy" in modules
     assert not {"kepler_core.cli.train", "kepler_core.cli.store", "kepler_servers.commands.model_server"} & set(modules)
+
+
+def test_an_unknown_command_has_close_matches() -> None:
+    done = kepler("tarin")
+    assert done.returncode == 2
+    assert "did you mean train" in done.stderr
+
+
+def test_quickstart_needs_a_fresh_store(tmp_path: Path) -> None:
+    """The rest of the command is tested with the installed wheel (`tests/from_wheel.py`)."""
+    (tmp_path / "q" / "quickstart").mkdir(parents=True)
+    (tmp_path / "q" / "quickstart" / "metadata.json").write_text("{}")
+    done = kepler("quickstart", "--store", tmp_path / "q")
+    assert done.returncode == 1
+    assert "fresh" in done.stderr
