@@ -29,7 +29,7 @@ SLOW = (
     "offline_trainer/*",
     "online_trainer/*",
     "estimator/*",
-    "model_server/test_model_server*",
+    "model_server/*",
     "plugins/test_registry*",
     "recording/test_query*",
     "store/test_remote_store*",
