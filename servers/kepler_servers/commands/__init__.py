@@ -10,11 +10,11 @@ from kepler_core.plugins.hooks import hookimpl
 _SERVERS = {
     "model-server": LazyCommand(
         "kepler_servers.commands.model_server:model_server",
-        "Give every Kepler node the power model that fits its machine (POST /model).",
+        "Serve every Kepler node the power model that fits its machine (POST /model).",
     ),
     "online-trainer": LazyCommand(
         "kepler_servers.commands.online_trainer:online_trainer",
-        "Keep the models of a pipeline up with the machines that a Prometheus server knows.",
+        "Keep the models of a pipeline up to date with the nodes that a Prometheus server scrapes.",
     ),
     "estimator": LazyCommand(
         "kepler_servers.commands.estimator:estimator",
@@ -22,13 +22,13 @@ _SERVERS = {
     ),
     "offline-trainer": LazyCommand(
         "kepler_servers.commands.offline_trainer:offline_trainer",
-        "Train pipelines from recordings that are sent to it (POST /train), and publish them.",
+        "Train pipelines from recordings that clients send (POST /train), and publish them.",
     ),
 }
 _COMMANDS = {
     "select": LazyCommand(
         "kepler_servers.commands.select:select",
-        "Say which model of a store the model server would choose, and why.",
+        "Show which model of a store the model server would choose, and why.",
     ),
     "submit": LazyCommand(
         "kepler_servers.commands.submit:submit",
@@ -37,7 +37,7 @@ _COMMANDS = {
     "estimator": LazyCommand("kepler_servers.commands.estimator:estimator_commands", "Look at a running estimator."),
     "samples": LazyCommand(
         "kepler_servers.commands.samples:samples",
-        "x",
+        "Look into the sample store of an online trainer.",
     ),
 }
 
