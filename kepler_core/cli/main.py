@@ -27,7 +27,7 @@ _COMMANDS = {
     ),
     "validate": LazyCommand(
         "kepler_core.cli.recordings:validate",
-        "Say what can be trained from a recording, and why the rest cannot.",
+        "Report what can be trained from a recording, and why the rest cannot.",
     ),
     "train": LazyCommand("kepler_core.cli.train:train", "Train, validate and publish the models of a pipeline."),
     "estimate": LazyCommand(
@@ -49,7 +49,7 @@ _COMMANDS = {
     ),
     "simulate": LazyCommand(
         "kepler_core.cli.recordings:simulate",
-        "Write a simulated recording: a known power law, noise, containers that come and go, resets.",
+        "Write a simulated recording of nodes whose power follows a known formula.",
     ),
 }
 
@@ -73,7 +73,7 @@ class Commands(LazyGroup):
     def _call_hooks(self) -> None:
         if not self._hooks_called:
             self._hooks_called = True
-            from kepler_core.plugins.hooks import events
+            from kepler_core.plugins.hooks import hooks
 
             hooks().call("kepler_register_commands", cli=self)
 

@@ -20,11 +20,11 @@ from kepler_core.plugins.problems import BrokenPlugin
 _COMMANDS = {
     "doctor": LazyCommand(
         "kepler_core.cli.plugin_doctor:doctor",
-        "Import every plugin (or those named) in a process of its own, and say what is wrong.",
+        "Import every plugin, or the NAMEs, in a process of its own and report problems.",
     ),
     "new": LazyCommand(
         "kepler_core.cli.plugin_new:new",
-        "Make a distribution with a plugin of a KIND, its tests, tox and CI, that passes as it is.",
+        "Write a distribution with a plugin of a KIND, its tests, tox and CI.",
     ),
 }
 

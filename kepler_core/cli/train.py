@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from kepler_core.pipeline.parallel import Backend
     from kepler_core.pipeline.report import Report
     from kepler_core.pipeline.spec import PipelineSpec
-    from kepler_core.plugins.hooks import Events, HookCall
+    from kepler_core.plugins.hooks import HookCall, Hooks
 
 
 @click.command()
@@ -120,7 +120,7 @@ def run(
     from kepler_core.store import open_store
 
     spec = _load_pipeline(pipeline, settings, name, store)
-    listeners = events()
+    listeners = hooks()
     with _shown(listeners, trace_hooks):
         stored_profile = None if profile is None else read_object(profile)
         started = time.perf_counter()
@@ -163,7 +163,7 @@ def _load_pipeline(pipeline: str, settings: tuple[str, ...], name: str | None, s
 
 
 @contextmanager
-def _shown(listeners: Events, trace_hooks: bool) -> Iterator[None]:
+def _shown(listeners: Hooks, trace_hooks: bool) -> Iterator[None]:
     """Show the progress on a terminal, and the calls of listeners if wanted."""
     from kepler_core.cli.progress import ProgressBar
 
