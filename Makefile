@@ -1,12 +1,12 @@
-# Everything a user or developer runs. Nothing but Python 3.11+, git and make is needed beforehand.
+# Commands for users and developers. They need Python 3.11+, git and make, and install the rest into .venv and .tox.
 
 PYTHON ?= $(firstword $(foreach p,python3.13 python3.12 python3.11 python3,$(shell $(p) -c 'import sys; sys.version_info >= (3, 11) and print("$(p)")' 2>/dev/null)))
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help quickstart test test-all lint bench clean
+.PHONY: help quickstart quick test test-all lint bench clean
 
-help:  ## This list
+help:  ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
 $(BIN)/python:
@@ -21,25 +21,28 @@ $(VENV)/tox: $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'tox >= 4.21'
 	@touch $@
 
-quickstart: $(VENV)/installed  ## Set up .venv, then train, reload and apply models on a bundled sample
+quickstart: $(VENV)/installed  ## Set up .venv, then train and apply models on a bundled sample
 	rm -rf quickstart-store
 	$(BIN)/kepler-model quickstart --store quickstart-store
 
-test: $(VENV)/tox  ## Set up what is needed and run all checks and tests on this interpreter
+quick: $(VENV)/tox  ## Lint, types and the tests that need neither a training nor a server (about 2 minutes)
+	$(BIN)/tox run -e quick
+
+test: $(VENV)/tox  ## All checks and tests, on this interpreter
 	$(BIN)/tox run -e check,wheel
 
-test-all: $(VENV)/tox  ## The whole matrix: every interpreter, latest and lowest dependencies
+test-all: $(VENV)/tox  ## All tests on every interpreter, with the latest and the lowest dependencies
 	$(BIN)/tox run
 
 lint: $(VENV)/tox  ## Format, lint, types and import rules
 	$(BIN)/tox run -e lint
 
-bench: $(VENV)/installed  ## Figures for speed and memory
+bench: $(VENV)/installed  ## Measure speed and memory
 	$(BIN)/python bench/extract.py
 	$(BIN)/python bench/train.py
 	$(BIN)/python bench/model_server.py
 	$(BIN)/python bench/estimator.py
 	$(BIN)/python bench/plugins.py
 
-clean:  ## Remove what the other targets made
+clean:  ## Remove everything that the other targets created
 	rm -rf $(VENV) .tox build dist *.egg-info quickstart-store

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -11,32 +12,49 @@ from support.paths import SHARED
 
 from kepler_core.simulate import Simulation, recording
 
-# The same examples on every run, and no time limit on a busy machine.
+# the same examples in each run, and no time limit on a busy machine
 settings.register_profile("kepler", deadline=None, derandomize=True, database=None)
 settings.load_profile("kepler")
 
-_LONGEST = (
-    "test_training_interruptions.py",
-    "test_training_requests.py",
-    "test_training_jobs.py",
-    "test_train.py",
-    "test_retraining.py",
-    "test_kills.py",
-    "test_plugin_distributions.py",
-    "test_third_party_plugins.py",
-    "test_plugin_checks.py",
+SLOW = (
+    "offline_trainer/test_training_interruptions*",
+    "offline_trainer/test_training_requests*",
+    "offline_trainer/test_training_jobs*",
+    "pipeline/test_train*",
+    "online_trainer/test_retraining*",
+    "online_trainer/test_kills*",
+    "plugins/test_plugin_distributions*",
+    "plugins/test_third_party_plugins*",
+    "plugins/test_plugin_checks*",
+    "offline_trainer/*",
+    "online_trainer/*",
+    "estimator/*",
+    "model_server/*",
+    "plugins/test_registry*",
+    "recording/test_query*",
+    "store/test_remote_store*",
+    "store/test_store_commands*",
 )
+"""Files that `make quick` leaves out: they train, start servers or install packages. Longest first."""
+
+
+def slow_rank(item: pytest.Item) -> int:
+    """Return the position of a test's file in `SLOW`; `len(SLOW)` for a quick one."""
+    path = item.path.relative_to(Path(__file__).parent).as_posix()
+    return next((rank for rank, pattern in enumerate(SLOW) if fnmatch(path, pattern)), len(SLOW))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the users of `recordings`, and start with the files that take longest.
+    """Mark tests as `shared_data` and `slow`, and start with the files that take longest.
 
     If a long file came last, one worker would run it alone while the others are idle.
     """
     for item in items:
         if "recordings" in getattr(item, "fixturenames", ()):
             item.add_marker("shared_data")
-    items.sort(key=lambda item: _LONGEST.index(item.path.name) if item.path.name in _LONGEST else len(_LONGEST))
+        if slow_rank(item) < len(SLOW):
+            item.add_marker("slow")
+    items.sort(key=slow_rank)
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
@@ -56,14 +74,14 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 
 @pytest.fixture(scope="session")
 def recordings() -> Path:
-    """The folder of real recordings; they are not part of the project."""
+    """The folder of real recordings, which are not part of the repository."""
     folder = SHARED / "data" / "recordings"
     if not folder.is_dir():
-        pytest.skip("the real recordings (../shared/data/recordings) are not here")
+        pytest.skip("the real recordings (../shared/data/recordings) are missing")
     return folder
 
 
 @pytest.fixture
 def small() -> dict[str, list[dict[str, Any]]]:
-    """A small simulated recording, new for every test: it may be changed."""
+    """A small simulated recording. Each test gets its own and may change it."""
     return recording(Simulation(containers=6, timestamps=120))

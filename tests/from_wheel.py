@@ -1,4 +1,4 @@
-"""Run by tox outside of the checkout: the installed wheel has all that it needs."""
+"""Check that the installed wheel is complete. tox runs this outside of the checkout."""
 
 from __future__ import annotations
 

@@ -1,22 +1,35 @@
-"""Groups of commands that are imported when they are called."""
+"""Command groups that import a command only when it runs."""
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
+from click.shell_completion import CompletionItem
 
 from kepler_core.errors import close_matches
 
 
-class LazyGroup(click.Group):
-    """A group whose commands are named as "module:object", so that one command's imports are not
-    every command's start-up time."""
+class LazyCommand(NamedTuple):
+    """A command that is not imported yet."""
 
-    def __init__(self, *arguments: Any, lazy: Mapping[str, str] | None = None, **more: Any) -> None:
-        super().__init__(*arguments, **more)
+    target: str
+    """"module:object"."""
+    short_help: str
+    """The first sentence of the command's help, as lists of commands show it."""
+
+
+class LazyGroup(click.Group):
+    """A group that lists its commands without importing them.
+
+    The start of one command does not wait for the imports of the others, and the list of commands is
+    available when an extra that some of them need is not installed.
+    """
+
+    def __init__(self, *arguments: Any, lazy: Mapping[str, LazyCommand] | None = None, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
         self.lazy = dict(lazy or {})
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -24,15 +37,40 @@ class LazyGroup(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name in self.lazy:
-            module, _, name = self.lazy[cmd_name].partition(":")
-            found: click.Command = getattr(importlib.import_module(module), name)
-            return found
+            module, _, name = self.lazy[cmd_name].target.partition(":")
+            command: click.Command = getattr(importlib.import_module(module), name)
+            return command
         return super().get_command(ctx, cmd_name)
+
+    def short_helps(self, ctx: click.Context) -> dict[str, str]:
+        """Return the short help of each command that is not hidden; import none of them."""
+        texts = {}
+        for name in self.list_commands(ctx):
+            if name in self.lazy:
+                texts[name] = self.lazy[name].short_help
+            elif (command := self.get_command(ctx, name)) is not None and not command.hidden:
+                texts[name] = command.get_short_help_str(limit=200)
+        return texts
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        # in place of click's own, which imports every command for its short help
+        if texts := self.short_helps(ctx):
+            with formatter.section("Commands"):
+                formatter.write_dl(list(texts.items()))
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        # click.Group's own imports every command, so this skips it and continues with that of click.Command
+        names = [
+            CompletionItem(name, help=text)
+            for name, text in self.short_helps(ctx).items()
+            if name.startswith(incomplete)
+        ]
+        return [*names, *super(click.Group, self).shell_complete(ctx, incomplete)]
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name = args[0] if args else ""
-        if not name.startswith("-") and self.get_command(ctx, name) is None:
+        if not name.startswith("-") and name not in self.lazy and self.get_command(ctx, name) is None:
             ctx.fail(f"no command {name!r}; {close_matches(name, self.list_commands(ctx))}")
         return super().resolve_command(ctx, args)

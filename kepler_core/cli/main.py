@@ -1,4 +1,4 @@
-"""`kepler-model`: the commands, and what becomes of errors."""
+"""`kepler-model`: its commands, and how errors end it."""
 
 from __future__ import annotations
 
@@ -10,44 +10,69 @@ from typing import Any
 import click
 
 from kepler_core import __version__
-from kepler_core.cli.lazy import LazyGroup
+from kepler_core.cli.lazy import LazyCommand, LazyGroup
 from kepler_core.errors import KeplerError, missing_extra
+from kepler_core.logs import COMMAND_FORMAT, configure_logging
 
 EXIT_INTERRUPTED = 130
 
 _COMMANDS = {
-    "quickstart": "kepler_core.cli.quickstart:quickstart",
-    "query": "kepler_core.cli.query:query",
-    "validate": "kepler_core.cli.recordings:validate",
-    "train": "kepler_core.cli.train:train",
-    "estimate": "kepler_core.cli.estimate:estimate",
-    "ask": "kepler_core.cli.ask:ask",
-    "store": "kepler_core.cli.store:store",
-    "pipelines": "kepler_core.cli.pipelines:pipelines",
-    "plugins": "kepler_core.cli.plugins:plugins",
-    "simulate": "kepler_core.cli.recordings:simulate",
+    "quickstart": LazyCommand(
+        "kepler_core.cli.quickstart:quickstart",
+        "Train and apply models on a bundled sample, as a first look.",
+    ),
+    "query": LazyCommand(
+        "kepler_core.cli.query:query",
+        "Write a recording from a Prometheus server, for `validate`, `train` and `estimate`.",
+    ),
+    "validate": LazyCommand(
+        "kepler_core.cli.recordings:validate",
+        "Report what can be trained from a recording, and why the rest cannot.",
+    ),
+    "train": LazyCommand("kepler_core.cli.train:train", "Train, validate and publish the models of a pipeline."),
+    "estimate": LazyCommand(
+        "kepler_core.cli.estimate:estimate",
+        "Apply the best matching model of a store to a recording, and compare it with the measured power.",
+    ),
+    "ask": LazyCommand("kepler_core.cli.ask:ask", "Ask a running estimator for watts, as Kepler does."),
+    "store": LazyCommand(
+        "kepler_core.cli.store:store",
+        "List, check, move and roll back the pipelines of a model store.",
+    ),
+    "pipelines": LazyCommand(
+        "kepler_core.cli.pipelines:pipelines",
+        "List, check and show pipelines, the YAML files that describe a training.",
+    ),
+    "plugins": LazyCommand(
+        "kepler_core.cli.plugins:plugins",
+        "Trainers, isolators, extractors, energy sources, metric schemas, model formats and hooks.",
+    ),
+    "simulate": LazyCommand(
+        "kepler_core.cli.recordings:simulate",
+        "Write a simulated recording of nodes whose power follows a known formula.",
+    ),
 }
 
 
 class Commands(LazyGroup):
-    """Our commands, and those that hooks add."""
+    """The commands of this package, and those that listeners of the hook `kepler_register_commands` add."""
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(lazy=_COMMANDS, **arguments)
-        self._asked_hooks = False
+        self._hooks_called = False
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        self._ask_hooks()
+        self._call_hooks()
         return super().list_commands(ctx)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
-            self._ask_hooks()
+            self._call_hooks()
         return super().get_command(ctx, cmd_name)
 
-    def _ask_hooks(self) -> None:
-        if not self._asked_hooks:
-            self._asked_hooks = True
+    def _call_hooks(self) -> None:
+        if not self._hooks_called:
+            self._hooks_called = True
             from kepler_core.plugins.hooks import hooks
 
             hooks().call("kepler_register_commands", cli=self)
@@ -55,25 +80,23 @@ class Commands(LazyGroup):
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="kepler-model")
-@click.option("-v", "--verbose", is_flag=True, help="Log what is done, and show tracebacks of errors.")
+@click.option("-v", "--verbose", is_flag=True, help="Log each step, and show the tracebacks of errors.")
 def cli(verbose: bool) -> None:
     """Train, check and apply power models for machines whose power cannot be measured.
 
     \b
     First steps:
-      kepler-model quickstart                   the whole way on a bundled sample
+      kepler-model quickstart                   train and apply models on a bundled sample
       kepler-model validate recording.json      what can be trained from your data
       kepler-model train default --input recording.json --store models
 
     Exit codes: 0 done, 1 failed, 2 wrong usage, 3 trained, but some models failed.
     """
-    logging.basicConfig(
-        level=logging.DEBUG if verbose else logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
-    )
+    configure_logging(logging.DEBUG if verbose else logging.WARNING, format=COMMAND_FORMAT)
 
 
 def main() -> None:
-    """Run the command line; the process ends with its exit code."""
+    """Run the command line and end the process with its exit code."""
     verbose = any(argument in ("-v", "--verbose") for argument in sys.argv[1:])
     try:
         code = cli.main(prog_name="kepler-model", standalone_mode=False)
@@ -86,7 +109,7 @@ def main() -> None:
     except (KeyboardInterrupt, click.Abort):
         fail("interrupted; a store that was being written is as it was", EXIT_INTERRUPTED)
     except BrokenPipeError:
-        # whoever read our output has gone, as `head` does; nothing is left to say
+        # the reader of the output has closed it, as `head` does; a message would have no reader either
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
@@ -106,6 +129,6 @@ def main() -> None:
 
 
 def fail(message: str, code: int) -> None:
-    """Say what is wrong on one line, and end."""
+    """Print an error on one line and end the process."""
     click.echo(f"kepler-model: error: {message}", err=True)
     sys.exit(code)

@@ -1,4 +1,4 @@
-"""`pipelines`: what can be trained by name, and checks of one's own files."""
+"""`pipelines`: list the shipped pipelines, check and show pipeline files."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ set_option = click.option(
     "settings",
     metavar="PATH=VALUE",
     multiple=True,
-    help="Change one key of the pipeline, e.g. validation.folds=3 or dyn_trainers=[].",
+    help="Set one key of the pipeline, e.g. validation.folds=3 or dyn_trainers=[]. Can be repeated.",
 )
 
 
 @click.group()
 def pipelines() -> None:
-    """List, check and show pipelines (YAML files that say what is trained)."""
+    """List, check and show pipelines, the YAML files that describe a training."""
 
 
 @pipelines.command("list")
 @json_option
 def list_(as_json: bool) -> None:
-    """The pipelines that come with the package."""
-    found = [load_pipeline(name, resolve=False) for name in shipped_pipelines()]
+    """List the pipelines that come with Kepler Core."""
+    specs = [load_pipeline(name, resolve=False) for name in shipped_pipelines()]
     if as_json:
-        print_json([{"name": spec.name, "description": spec.description} for spec in found])
+        print_json([{"name": spec.name, "description": spec.description} for spec in specs])
     else:
-        print_table([(spec.name, spec.description) for spec in found], ("pipeline", "what it trains"))
+        print_table([(spec.name, spec.description) for spec in specs], ("pipeline", "what it trains"))
 
 
 @pipelines.command()
@@ -51,7 +51,7 @@ def check(file: str, settings: tuple[str, ...], as_json: bool) -> None:
 @set_option
 @json_option
 def show(name: str, settings: tuple[str, ...], as_json: bool) -> None:
-    """A pipeline with all defaults filled in, as YAML."""
+    """Show a pipeline as YAML, with all defaults filled in."""
     spec = load_pipeline(name, settings=settings)
     if as_json:
         print_json(as_document(spec))
@@ -61,5 +61,5 @@ def show(name: str, settings: tuple[str, ...], as_json: bool) -> None:
 
 @pipelines.command()
 def schema() -> None:
-    """JSON Schema of pipeline files, for editors."""
+    """Print the JSON Schema of pipeline files, for editors."""
     print_json(json_schema())

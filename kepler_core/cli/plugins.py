@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 import click
 
-from kepler_core.cli.lazy import LazyGroup
+from kepler_core.cli.lazy import LazyCommand, LazyGroup
 from kepler_core.cli.output import json_option, print_json, print_table
 from kepler_core.errors import PluginError, StoreError, close_matches
 from kepler_core.plugins import registry
@@ -18,8 +18,14 @@ from kepler_core.plugins.hooks import GROUP, Hooks, hook_entries
 from kepler_core.plugins.problems import BrokenPlugin
 
 _COMMANDS = {
-    "doctor": "kepler_core.cli.plugin_doctor:doctor",
-    "new": "kepler_core.cli.plugin_new:new",
+    "doctor": LazyCommand(
+        "kepler_core.cli.plugin_doctor:doctor",
+        "Import every plugin, or the NAMEs, in a process of its own and report problems.",
+    ),
+    "new": LazyCommand(
+        "kepler_core.cli.plugin_new:new",
+        "Write a distribution with a plugin of a KIND, its tests, tox and CI.",
+    ),
 }
 
 

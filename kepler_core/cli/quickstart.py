@@ -1,14 +1,20 @@
-"""`quickstart`: the whole way, on a bundled sample."""
+"""`quickstart`: train and apply models on a bundled sample."""
 
 from __future__ import annotations
 
 import importlib.resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from kepler_core.cli.output import json_option, print_json, print_table, watts
 from kepler_core.errors import EXIT_SOME_FAILED, ModelError, StoreError
 from kepler_core.vocabulary import OUTPUT_TYPES
+
+if TYPE_CHECKING:
+    from kepler_core.pipeline.report import Report
+    from kepler_core.recording import Observations
 
 SAMPLE = "samples/quickstart.json.gz"
 
@@ -20,19 +26,18 @@ SAMPLE = "samples/quickstart.json.gz"
     metavar="DIR",
     default="quickstart-store",
     show_default=True,
-    help="A folder that is not there yet.",
+    help="Folder for the model store; it must be new or empty.",
 )
 @json_option
 def quickstart(store: str, as_json: bool) -> int:
-    """Train on the bundled sample, load the models back, estimate, and say what to do next."""
-    from pathlib import Path
+    """Train and apply models on a bundled sample, as a first look.
 
+    Trains the pipeline `quickstart`, loads the models back from the store, applies the best of them to
+    the sample and prints the commands to try next.
+    """
     from kepler_core.cli.train import print_report, run
-    from kepler_core.estimate import estimate
     from kepler_core.pipeline.load import load_pipeline
     from kepler_core.pipeline.observing import observe_for, read_for
-    from kepler_core.selection import ModelRequest, read_catalogue
-    from kepler_core.store import open_store
 
     if Path(store).exists() and not (Path(store).is_dir() and not any(Path(store).iterdir())):
         raise StoreError(f"{store} is there already; quickstart wants a fresh one: --store OTHER, or remove it")
@@ -42,21 +47,12 @@ def quickstart(store: str, as_json: bool) -> int:
         report = run("quickstart", (str(sample),), store)
         spec = load_pipeline("quickstart", resolve=False)
         observations = observe_for(spec, [read_for(spec, sample, name="the bundled sample")])
-    catalogue = read_catalogue(open_store(store), pipelines=["quickstart"])
-    models = catalogue.models
-    if len(models) != len(report.models):
-        raise ModelError(f"{len(report.models)} models were published, {len(models)} can be read back")
-    for entry in models:
-        entry.load()
-    estimates = []
-    for output_type in OUTPUT_TYPES:
-        chosen = catalogue.select(ModelRequest(output_type, tuple(observations.features), portable=True))
-        estimates.append(estimate(chosen.model, observations).summary())
+    estimates = _estimates(store, report, observations)
     if as_json:
         print_json({**report.as_dict(), "estimates": estimates})
         return EXIT_SOME_FAILED if report.failed else 0
     print_report(report)
-    click.echo(f"\n2. All {len(models)} models were loaded back from {store}/quickstart, without pickle.")
+    click.echo(f"\n2. All {len(report.models)} models were loaded back from {store}/quickstart, without pickle.")
     click.echo("\n3. The best of them applied to the sample (which they were fitted on: see the errors above):\n")
     print_table(
         [
@@ -73,6 +69,24 @@ def quickstart(store: str, as_json: bool) -> int:
         "  kepler-model train default -i recording.json -s models\n"
         "  kepler-model estimate -s models -i other.json        predicted against measured\n"
         "  kepler-model plugins list                            what can be named in a pipeline\n"
-        f"The models are in {store}; remove the folder when you have seen enough."
+        f"The models are in {store}; remove the folder when you no longer need it."
     )
     return EXIT_SOME_FAILED if report.failed else 0
+
+
+def _estimates(store: str, report: Report, observations: Observations) -> list[dict[str, Any]]:
+    """Load every published model, and return what the best of each output type estimates for the sample."""
+    from kepler_core.estimate import estimate
+    from kepler_core.selection import ModelRequest, read_catalogue
+    from kepler_core.store import open_store
+
+    catalogue = read_catalogue(open_store(store), pipelines=["quickstart"])
+    if len(catalogue.models) != len(report.models):
+        raise ModelError(f"{len(report.models)} models were published, {len(catalogue.models)} can be read back")
+    for entry in catalogue.models:
+        entry.load()
+    estimates = []
+    for output_type in OUTPUT_TYPES:
+        chosen = catalogue.select(ModelRequest(output_type, tuple(observations.features), portable=True))
+        estimates.append(estimate(chosen.model, observations).summary())
+    return estimates

@@ -1,11 +1,12 @@
-"""`train`: recordings and a pipeline in, published models out."""
+"""`train`: train the models of a pipeline on recordings and publish them."""
 
 from __future__ import annotations
 
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,31 +14,36 @@ from kepler_core.cli.inputs import input_option, read_all, read_object, store_op
 from kepler_core.cli.output import json_option, print_json, print_table, watts
 from kepler_core.cli.pipelines import set_option
 from kepler_core.errors import EXIT_SOME_FAILED, PipelineError, UnknownPluginError, UsageError
-from kepler_core.machine import Machine, read_machine_spec
-from kepler_core.pipeline.parallel import Backend
-from kepler_core.pipeline.report import Report
-from kepler_core.plugins.hooks import HookCall
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from kepler_core.machine import Machine
+    from kepler_core.pipeline.parallel import Backend
+    from kepler_core.pipeline.report import Report
+    from kepler_core.pipeline.spec import PipelineSpec
+    from kepler_core.plugins.hooks import HookCall, Hooks
 
 
 @click.command()
 @click.argument("pipeline")
 @input_option()
 @store_option()
-@click.option("--name", help="Name of the pipeline in the store (default: its own).")
+@click.option("--name", help="Name of the pipeline in the store (default: the one in its file).")
 @click.option(
     "--backend",
     type=click.Choice(["loky", "threading", "dask"]),
     default="loky",
     show_default=True,
-    help="Where models are fitted: processes, threads, or a Dask cluster.",
+    help="Where models are fitted: in processes, in threads, or on a Dask cluster.",
 )
-@click.option("--scheduler", metavar="ADDR", help="Dask scheduler, e.g. tcp://host:8786 (default: one of its own).")
-@click.option("-j", "--jobs", type=click.IntRange(1), help="Fits at a time (default: one per core).")
-@click.option("--machine-spec", metavar="FILE", help="What the machine is (see `kepler-model profile machine`).")
-@click.option("--machine-id", metavar="ID", help="What the machine is called in its node type (default: its nodes).")
+@click.option("--scheduler", metavar="ADDR", help="Dask scheduler, e.g. tcp://host:8786 (default: start a local one).")
+@click.option("-j", "--jobs", type=click.IntRange(1), help="Number of fits at a time (default: one per core).")
+@click.option("--machine-spec", metavar="FILE", help="Description of the machine (see `kepler-model profile machine`).")
+@click.option("--machine-id", metavar="ID", help="Name of the machine in its node type (default: names of its nodes).")
 @click.option("--idle", metavar="FILE", multiple=True, help="A recording of the idle machine, for isolators.")
-@click.option("--profile", metavar="FILE", help="The profile of its node type (default: the one in the store).")
-@click.option("--trace-hooks", is_flag=True, help="Show every call of a listener, with its time, on standard error.")
+@click.option("--profile", metavar="FILE", help="Profile of the node type (default: the one in the store).")
+@click.option("--trace-hooks", is_flag=True, help="Print each call of a listener with its time to standard error.")
 @set_option
 @json_option
 def train(
@@ -56,14 +62,18 @@ def train(
     settings: tuple[str, ...],
     as_json: bool,
 ) -> int:
-    """Train, validate and publish the models of a PIPELINE (a shipped one's name, or a YAML file).
+    """Train, validate and publish the models of a pipeline.
 
-    The errors are of data that the models were not fitted on: contiguous blocks of time in turn, not
-    shuffled rows. Exit code 3: models were published, but at least one trainer failed (see "failed").
+    PIPELINE is the name of a shipped pipeline or a YAML file.
 
-    With --machine-spec the models are of that machine's node type, beside those of other node types that
-    the pipeline has in the store already.
+    The errors are measured on data that the models were not fitted on: contiguous blocks of time in turn,
+    not shuffled rows. Exit code 3: models were published, but at least one trainer failed (see "failed").
+
+    With --machine-spec the models belong to that machine's node type. The pipeline's models of other node
+    types stay in the store.
     """
+    from kepler_core.machine import Machine, read_machine_spec
+
     if machine_id is not None and machine_spec is None:
         raise UsageError("--machine-id goes with --machine-spec")
     machine = None if machine_spec is None else Machine(read_machine_spec(machine_spec), machine_id)
@@ -103,34 +113,20 @@ def run(
     profile: str | None = None,
     trace_hooks: bool = False,
 ) -> Report:
-    """Read, train and publish, with a progress bar on a terminal."""
-    from kepler_core.cli.progress import ProgressBar
-    from kepler_core.pipeline.load import load_pipeline
+    """Read, train and publish, with a progress bar if standard error is a terminal."""
     from kepler_core.pipeline.observing import observe_for
-    from kepler_core.pipeline.plugins import where_it_was
     from kepler_core.pipeline.train import train as train_pipeline
     from kepler_core.plugins.hooks import hooks
     from kepler_core.store import open_store
 
-    try:
-        spec = load_pipeline(pipeline, settings=settings, name=name)
-    except PipelineError as error:
-        if isinstance(error.__cause__, UnknownPluginError):
-            hint = where_it_was(error.__cause__, open_store(store))
-            raise PipelineError(error.message + hint, path=error.path, document=error.document) from error
-        raise
+    spec = _load_pipeline(pipeline, settings, name, store)
     listeners = hooks()
-    if trace_hooks:
-        listeners.trace = _print_call(time.perf_counter())
-    known_profile = None if profile is None else read_object(profile)
-    started = time.perf_counter()
-    observations = observe_for(spec, read_all(inputs, spec.third_party))
-    idle_observations = observe_for(spec, read_all(idle, spec.third_party)) if idle else None
-    read_seconds = time.perf_counter() - started
-    progress = ProgressBar() if sys.stderr.isatty() else None
-    if progress is not None:
-        listeners.listen(progress)
-    try:
+    with _shown(listeners, trace_hooks):
+        stored_profile = None if profile is None else read_object(profile)
+        started = time.perf_counter()
+        observations = observe_for(spec, read_all(inputs, spec.third_party))
+        idle_observations = observe_for(spec, read_all(idle, spec.third_party)) if idle else None
+        read_seconds = time.perf_counter() - started
         report = train_pipeline(
             spec,
             observations,
@@ -141,12 +137,8 @@ def run(
             listeners=listeners,
             machine=machine,
             idle=idle_observations,
-            profile=known_profile,
+            profile=stored_profile,
         )
-    finally:
-        listeners.trace = None
-        if progress is not None:
-            progress.close()
     report.seconds = {
         "read": round(read_seconds, 3),
         **report.seconds,
@@ -155,36 +147,54 @@ def run(
     return report
 
 
-def _print_call(started: float) -> Callable[[HookCall], None]:
-    """Prints a line per call: when, what, who, how long, how it went."""
+def _load_pipeline(pipeline: str, settings: tuple[str, ...], name: str | None, store: str) -> PipelineSpec:
+    """Load a pipeline. If a plugin is missing that the store's pipelines were trained with, name its distribution."""
+    from kepler_core.pipeline.load import load_pipeline
+    from kepler_core.pipeline.plugins import where_it_was
+    from kepler_core.store import open_store
 
-    def printed(call: HookCall) -> None:
+    try:
+        return load_pipeline(pipeline, settings=settings, name=name)
+    except PipelineError as error:
+        if isinstance(error.__cause__, UnknownPluginError):
+            hint = where_it_was(error.__cause__, open_store(store))
+            raise PipelineError(error.message + hint, path=error.path, document=error.document) from error
+        raise
+
+
+@contextmanager
+def _shown(listeners: Hooks, trace_hooks: bool) -> Iterator[None]:
+    """Show the progress on a terminal, and the calls of listeners if wanted."""
+    from kepler_core.cli.progress import ProgressBar
+
+    if trace_hooks:
+        listeners.trace = _print_call(time.perf_counter())
+    progress = ProgressBar() if sys.stderr.isatty() else None
+    if progress is not None:
+        listeners.listen(progress)
+    try:
+        yield
+    finally:
+        listeners.trace = None
+        if progress is not None:
+            progress.close()
+
+
+def _print_call(started: float) -> Callable[[HookCall], None]:
+    """Return a function that prints a line per call: time, hook, listener, duration, failure."""
+
+    def print_call(call: HookCall) -> None:
         at = time.perf_counter() - started - call.seconds
         failed = "" if call.failure is None else f"  failed: {call.failure}"
         click.echo(f"{at:9.3f} s  {call.hook:<24} {call.listener:<40} {1000 * call.seconds:9.2f} ms{failed}", err=True)
 
-    return printed
+    return print_call
 
 
 def print_report(report: Report) -> None:
-    """The table of models with their errors, then what failed and what was skipped."""
+    """Print a table of the models with their errors, then notes, skipped data sets and failures."""
     print_table(
-        [
-            (
-                model["source"],
-                model["output_type"],
-                model["feature_group"],
-                model["trainer"],
-                watts(model["mae"]),
-                watts(model["mape"]),
-                ", ".join(f"{c} {v['mae']:.2f}" for c, v in model["components"].items() if v["mae"] >= 0.005),
-                ", ".join(
-                    f"{b['constant_mae']:.1f}/{b['line_mae']:.1f}"
-                    for b in [model["baselines"][_worst(model["components"])]]
-                ),
-            )
-            for model in report.models
-        ],
+        [_model_row(model) for model in report.models],
         ("source", "type", "feature group", "trainer", "MAE W", "MAPE %", "MAE by component", "constant/line"),
     )
     click.echo(
@@ -194,10 +204,10 @@ def print_report(report: Report) -> None:
     )
     if report.notes:
         click.echo("\nNoticed:")
-        _print_together(report.notes, "note")
+        _print_grouped(report.notes, "note")
     if report.skipped:
         click.echo("\nNot trained, because the data does not allow it:")
-        _print_together(report.skipped, "reason")
+        _print_grouped(report.skipped, "reason")
     if report.failed:
         click.echo("\nFailed:")
         for failure in report.failed:
@@ -209,15 +219,27 @@ def print_report(report: Report) -> None:
     )
 
 
-def _print_together(found: list[dict[str, Any]], key: str) -> None:
-    """What is said of several data sets, once, with the data sets."""
-    seen: dict[str, list[str]] = {}
-    for one in found:
-        seen.setdefault(one[key], []).append(f"{one['source']} {one['output_type']} {one['feature_group']}")
-    for said, which in seen.items():
-        more = f" and {len(which) - 3} more" if len(which) > 3 else ""
-        click.echo(f"  {said}: {', '.join(which[:3])}{more}")
+def _model_row(model: dict[str, Any]) -> tuple[str, ...]:
+    components = model["components"]
+    worst = max(components, key=lambda component: components[component]["mae"])
+    baselines = model["baselines"][worst]
+    return (
+        model["source"],
+        model["output_type"],
+        model["feature_group"],
+        model["trainer"],
+        watts(model["mae"]),
+        watts(model["mape"]),
+        ", ".join(f"{c} {scores['mae']:.2f}" for c, scores in components.items() if scores["mae"] >= 0.005),
+        f"{baselines['constant_mae']:.1f}/{baselines['line_mae']:.1f}",
+    )
 
 
-def _worst(components: dict[str, dict[str, float]]) -> str:
-    return max(components, key=lambda component: components[component]["mae"])
+def _print_grouped(entries: list[dict[str, Any]], key: str) -> None:
+    """Print each distinct text once, with the data sets that it is about."""
+    datasets: dict[str, list[str]] = {}
+    for entry in entries:
+        datasets.setdefault(entry[key], []).append(f"{entry['source']} {entry['output_type']} {entry['feature_group']}")
+    for text, names in datasets.items():
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        click.echo(f"  {text}: {', '.join(names[:3])}{more}")

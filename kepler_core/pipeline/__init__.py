@@ -1,7 +1,8 @@
-"""Pipelines: what is trained from which data, how it is validated, and the training itself.
+"""Pipelines: which models are trained from which data, how they are validated, and the training itself.
 
-load_pipeline("default") -> PipelineSpec            YAML to attrs classes
-train(spec, observations, store, ...) -> Report      data to published, validated models
+load_pipeline("default") -> PipelineSpec             YAML to attrs classes
+observe_for(spec, recordings) -> Observations        recordings as the pipeline uses them
+train(spec, observations, store, ...) -> Report      observations to validated, published models
 """
 
 from kepler_core.pipeline.load import load_pipeline, shipped_pipelines

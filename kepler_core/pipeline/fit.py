@@ -1,4 +1,7 @@
-"""One model: fitted, validated, exported. Runs in a worker; takes and returns plain data."""
+"""The fit of one model: validated on held-out data, fitted on all data, exported.
+
+Fits run in worker processes, so jobs and results are plain data.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from kepler_core.arrays import FloatArray
 from kepler_core.contracts import FitTask, Regressor, Trainer
 from kepler_core.errors import KeplerError, ModelError, TrainingError
 from kepler_core.grouping import sum_by
+from kepler_core.messages import one_line
 from kepler_core.models.export import FittedComponent, export
 from kepler_core.models.power_model import scaled
 from kepler_core.pipeline.rows import TrainingRows
@@ -25,7 +29,7 @@ from kepler_core.vocabulary import is_constant, main_feature
 
 @attrs.frozen(eq=False)
 class FitJob:
-    """Everything a worker needs for one model."""
+    """The data, trainer and settings of one fit."""
 
     rows: TrainingRows
     folds: Sequence[Fold]
@@ -40,6 +44,7 @@ class FitJob:
 
     @property
     def key(self) -> dict[str, str]:
+        """What tells this fit from the others of its training."""
         return {
             "source": self.rows.source,
             "output_type": self.rows.output_type,
@@ -50,7 +55,7 @@ class FitJob:
 
 @attrs.frozen(eq=False)
 class FitResult:
-    """A model's files, or the reason why there are none."""
+    """The files of a trained model, or the reason why the fit failed."""
 
     key: Mapping[str, str]
     files: Mapping[str, bytes] | None
@@ -58,21 +63,20 @@ class FitResult:
     reason: str | None
 
 
-def all_baselines(rows: TrainingRows, made: Sequence[Fold]) -> dict[str, dict[str, float]]:
-    """Component -> errors of the trivial models."""
+def all_baselines(rows: TrainingRows, held_out: Sequence[Fold]) -> dict[str, dict[str, float]]:
+    """Return the errors of the trivial models by component."""
     return {
-        component: baselines(made, rows.tested, rows.node_load[component], rows.node_watts[component])
+        component: baselines(held_out, rows.tested, rows.node_load[component], rows.node_watts[component])
         for component in rows.components
     }
 
 
 def fit(job: FitJob) -> FitResult:
-    """Fit, validate and export one model. Whatever a trainer raises becomes the reason."""
+    """Fit, validate and export one model. An exception of the trainer becomes the result's reason."""
     from threadpoolctl import threadpool_limits
 
     try:
-        # one thread: the same sums in the same order on every machine, and workers that do not
-        # fight over the cores
+        # one thread: sums are added in the same order on every machine, and workers do not compete for cores
         with threadpool_limits(1), np.errstate(all="ignore"):
             files, metadata = _fit(job)
         return FitResult(job.key, files, metadata, None)
@@ -81,15 +85,15 @@ def fit(job: FitJob) -> FitResult:
     except ModuleNotFoundError as error:
         distribution = registry.trainers.entry(job.trainer).distribution
         return FitResult(job.key, None, {}, import_problem(error, job.key["trainer"], distribution))
-    except (Exception, SystemExit) as error:  # a trainer's own code: it fails alone
-        return FitResult(job.key, None, {}, f"{type(error).__name__}: {' '.join(str(error).split())}")
+    except (Exception, SystemExit) as error:  # a trainer that raises must not end the other fits
+        return FitResult(job.key, None, {}, one_line(error))
 
 
 def _fit(job: FitJob) -> tuple[dict[str, bytes], dict[str, Any]]:
     rows = job.rows
     trainer = registry.trainers.create(job.trainer, job.args)
     X = _single(rows.fit_X, rows.scale)
-    X.setflags(write=False)  # predict must not write into it either
+    X.setflags(write=False)  # a regressor that writes into it when it predicts fails, too
     test_X = _single(rows.test_X, rows.scale)
     fitted: dict[str, FittedComponent] = {}
     scores: dict[str, Score] = {}
@@ -103,7 +107,7 @@ def _fit(job: FitJob) -> tuple[dict[str, bytes], dict[str, Any]]:
         task = FitTask(component, rows.features, main_feature(rows.features, component), rows.output_type, job.seed)
         scores[component] = _cross_validate(job, trainer, task, X, test_X)
         regressor = _fitted(trainer, task, X, watts)
-        _predicted(regressor, X, component)  # refuses what is not finite
+        _predicted(regressor, X, component)  # raises if a prediction is not finite
         fitted[component] = FittedComponent(regressor, None, watts)
     metadata = _metadata(job, scores, trainer)
     files = export(rows.features, rows.scale, rows.fit_X, fitted, metadata, model_format=trainer.model_format)
@@ -111,10 +115,12 @@ def _fit(job: FitJob) -> tuple[dict[str, bytes], dict[str, Any]]:
 
 
 def _single(X: FloatArray, scale: FloatArray) -> FloatArray:
+    """Return scaled features with the rounding to single precision that the stored model sees."""
     return scaled(X, scale).astype(np.float64)
 
 
 def _fitted(trainer: Trainer, task: FitTask, X: FloatArray, y: FloatArray) -> Regressor:
+    """Return a fitted regressor; raise `ModelError` if `fit` changes its data, which other fits use too."""
     regressor = trainer.regressor(task)
     if regressor is None or not (hasattr(regressor, "fit") and hasattr(regressor, "predict")):
         raise ModelError(f"regressor() returned {regressor!r}, which has no fit and predict")
@@ -126,6 +132,7 @@ def _fitted(trainer: Trainer, task: FitTask, X: FloatArray, y: FloatArray) -> Re
 
 
 def _predicted(regressor: Regressor, X: FloatArray, component: str) -> FloatArray:
+    """Return the predicted watts, shape (rows,), at least 0; raise `ModelError` if they are not usable."""
     if len(X) == 0:
         return np.empty(0)
     predicted = np.asarray(regressor.predict(X), dtype=np.float64)
@@ -139,16 +146,17 @@ def _predicted(regressor: Regressor, X: FloatArray, component: str) -> FloatArra
 
 def _cross_validate(job: FitJob, trainer: Trainer, task: FitTask, X: FloatArray, test_X: FloatArray) -> Score:
     rows = job.rows
+    """Return the error on the held-out timestamps: each fold is predicted by a model that did not see it."""
     predicted, measured, load = [], [], []
     for fold in job.folds:
-        train = fold.train[rows.fit_instant]
+        train = fold.train[rows.fit_sample]
         tested = fold.test & rows.tested
         if not tested.any():
             continue
         regressor = _fitted(trainer, task, X[train], rows.fit_watts[task.component][train])
-        of_fold = tested[rows.test_instant]
-        answers = _predicted(regressor, test_X[of_fold], task.component)
-        sums = sum_by(answers, rows.test_instant[of_fold], len(tested))
+        test_rows = tested[rows.test_sample]
+        watts = _predicted(regressor, test_X[test_rows], task.component)
+        sums = sum_by(watts, rows.test_sample[test_rows], len(tested))
         predicted.append(sums[tested])
         measured.append(rows.node_watts[task.component][tested])
         load.append(rows.node_load[task.component][tested])
@@ -158,28 +166,30 @@ def _cross_validate(job: FitJob, trainer: Trainer, task: FitTask, X: FloatArray,
 
 
 def _score_constant(rows: TrainingRows, folds: Sequence[Fold], component: str, constant: float) -> Score:
+    """Return the error of a constant model; for DynPower, every container is predicted to draw the constant."""
     tested = np.logical_or.reduce([fold.test for fold in folds]) & rows.tested
-    parts = 1
+    containers = 1
     if rows.output_type == "DynPower":
-        parts = np.bincount(rows.test_instant, minlength=len(tested))[tested]
+        containers = np.bincount(rows.test_sample, minlength=len(tested))[tested]
     return score(
-        np.broadcast_to(constant * np.asarray(parts, dtype=np.float64), (int(tested.sum()),)),
+        np.broadcast_to(constant * np.asarray(containers, dtype=np.float64), (int(tested.sum()),)),
         rows.node_watts[component][tested],
         rows.node_load[component][tested],
     )
 
 
 def _metadata(job: FitJob, scores: Mapping[str, Score], trainer: Trainer) -> dict[str, Any]:
+    """Return the content of the model's `metadata.json`, without what the export adds."""
     key = job.key
     components = {
         component: {
-            **{name: _rounded(value) for name, value in attrs.asdict(found).items()},
+            **{name: _rounded(value) for name, value in attrs.asdict(error).items()},
             **{name: _rounded(value) for name, value in job.baselines[component].items()},
         }
-        for component, found in scores.items()
+        for component, error in scores.items()
     }
-    worst_mae = max(found.mae for found in scores.values())
-    mapes = [found.mape for found in scores.values() if found.mape is not None]
+    worst_mae = max(error.mae for error in scores.values())
+    mapes = [error.mape for error in scores.values() if error.mape is not None]
     worst_mape = max(mapes) if mapes else None
     metadata: dict[str, Any] = {
         "model_name": f"{key['trainer']}_{job.node_type}",
@@ -191,9 +201,9 @@ def _metadata(job: FitJob, scores: Mapping[str, Score], trainer: Trainer) -> dic
         "mae": _rounded(worst_mae),
         "mape": _rounded(worst_mape),
     }
-    for component, found in components.items():
-        metadata[f"{component}_mae"] = found["mae"]
-        metadata[f"{component}_mape"] = found["mape"]
+    for component, errors in components.items():
+        metadata[f"{component}_mae"] = errors["mae"]
+        metadata[f"{component}_mape"] = errors["mape"]
     metadata["validation"] = {**job.validation, "components": components}
     metadata["arguments"] = dict(job.args)
     metadata["lineage"] = {**job.lineage, "versions": _versions(type(trainer))}
@@ -205,7 +215,7 @@ def _rounded(value: float | int | None) -> float | int | None:
 
 
 def _versions(trainer: type[Trainer]) -> dict[str, str]:
-    """Versions of what had a part in the model."""
+    """Return the versions of the libraries and the plugin that the model was fitted with."""
     versions = {"kepler-core": __version__}
     for name in ("numpy", "scikit-learn", "scipy", "skl2onnx", "xgboost", "xgboost-cpu"):
         if name.startswith("xgboost") and trainer.extra != "xgboost":

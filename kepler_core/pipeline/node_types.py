@@ -1,4 +1,8 @@
-"""Which node type of a pipeline a machine is, and what other machines' training left there."""
+"""The node type that a training's models belong to, and the files of the pipeline's other node types.
+
+A training replaces the models of its own node type only. A new version of a pipeline therefore takes over
+the models, profiles and index entries of the other node types from the version before.
+"""
 
 from __future__ import annotations
 
@@ -18,62 +22,61 @@ PROFILES = "profiles"
 
 
 def profile_file(node_type: int) -> str:
-    """Where a node type's profile is, below its pipeline."""
+    """Return the path of a node type's profile below its pipeline."""
     return f"{PROFILES}/{node_type}.json"
 
 
 @attrs.frozen(eq=False)
 class NodeTypeSlot:
-    """Where in a pipeline a training's models go."""
+    """The place of a training's models in a pipeline."""
 
     node_type: int
     spec: MachineSpec
-    others: Mapping[int, NodeType]
-    """The node types that were there before."""
+    stored: Mapping[int, NodeType]
+    """Node types of the current version, by number."""
     snapshot: Snapshot | None
-    """The pipeline as it was before."""
+    """The current version of the pipeline; None if there is none yet."""
     next_version: int
-    """The version that builds on that."""
+    """Number of the version to publish on top of the current one."""
 
     def index(self, members: Collection[str]) -> dict[str, Any]:
-        """`node_type_index.json` with this machine in it."""
-        found = dict(self.others)
-        found[self.node_type] = with_members(found.get(self.node_type), self.node_type, self.spec, members)
-        return node_type_index(found)
+        """Return the content of `node_type_index.json` with `members` added to this node type."""
+        types = dict(self.stored)
+        types[self.node_type] = with_members(types.get(self.node_type), self.node_type, self.spec, members)
+        return node_type_index(types)
 
     def kept_models(self) -> list[tuple[dict[str, Any], dict[str, bytes]]]:
-        """Models of the other node types, since a training replaces only its own: metadata, and files by
-        path below the pipeline, as they are."""
+        """Return metadata and files (by path below the pipeline) of each model of the other node types."""
         if self.snapshot is None:
             return []
         kept = []
         for model in read_models(self.snapshot):
             if model.node_type != self.node_type:
-                whole = (f"{model.path}.zip", f"{model.path}.json")
-                names = [name for name in self.snapshot.names if name.startswith(model.path + "/") or name in whole]
+                single = (f"{model.path}.zip", f"{model.path}.json")
+                names = [name for name in self.snapshot.names if name.startswith(model.path + "/") or name in single]
                 files = {name: self.snapshot.read(name) for name in sorted(names)}
-                place = {"source": model.source, "output_type": model.output_type, "feature_group": model.feature_group}
-                row = {**place, "trainer": model.trainer, "node_type": model.node_type, "model_name": model.name}
+                key = {"source": model.source, "output_type": model.output_type, "feature_group": model.feature_group}
+                row = {**key, "trainer": model.trainer, "node_type": model.node_type, "model_name": model.name}
                 kept.append(({**model.metadata, **row}, files))
         return kept
 
     def kept_isolation(self) -> dict[str, Any]:
-        """How the DynPower models of the other node types were isolated, from `metadata.json`."""
+        """Return how the DynPower models of the other node types were isolated, from `metadata.json`."""
         if self.snapshot is None:
             return {}
-        found = self.snapshot.read_json(METADATA_FILE).get("isolation")
-        numbers = {str(number) for number in self.others if number != self.node_type}
-        return {n: how for n, how in found.items() if n in numbers} if isinstance(found, dict) else {}
+        isolation = self.snapshot.read_json(METADATA_FILE).get("isolation")
+        numbers = {str(number) for number in self.stored if number != self.node_type}
+        return {n: how for n, how in isolation.items() if n in numbers} if isinstance(isolation, dict) else {}
 
     def kept_profiles(self) -> dict[str, bytes]:
-        """Profiles of the other node types."""
+        """Return the profile files of the other node types."""
         if self.snapshot is None:
             return {}
         names = [name for name in self.snapshot.names if name.startswith(PROFILES + "/")]
         return {name: self.snapshot.read(name) for name in names if name != profile_file(self.node_type)}
 
     def profile(self) -> dict[str, Any] | None:
-        """This node type's profile, as it was stored before."""
+        """Return the stored profile of this node type, if there is one."""
         name = profile_file(self.node_type)
         if self.snapshot is None or name not in self.snapshot.names:
             return None
@@ -81,9 +84,9 @@ class NodeTypeSlot:
 
 
 def find_slot(store: Store, pipeline: str, machine: Machine | None) -> NodeTypeSlot:
-    """The node type of a machine in a pipeline: the one that its description equals, else a new one.
+    """Return the node type whose attributes equal the machine's description, or a new one.
 
-    A machine that nobody describes equals the node type without attributes.
+    Without a machine, that is the node type without attributes.
     """
     spec = MachineSpec() if machine is None else machine.spec
     snapshot = None
@@ -94,7 +97,7 @@ def find_slot(store: Store, pipeline: str, machine: Machine | None) -> NodeTypeS
             types = read_node_types(snapshot)
         except StoreError:
             if machine is not None:
-                raise  # what other machines' training left there would be lost
+                raise  # a new version would lose the models of other machines
             snapshot, types = None, {}
     else:
         types = {}
@@ -102,22 +105,22 @@ def find_slot(store: Store, pipeline: str, machine: Machine | None) -> NodeTypeS
 
 
 def matching_type(types: Mapping[int, NodeType], spec: Mapping[str, Any]) -> int:
-    """The number of the node type that a description equals, or the first free one."""
+    """Return the number of the node type whose attributes equal a description, or the next free number."""
     wanted = identity(spec)
-    same = [number for number, found in sorted(types.items()) if identity(found.spec) == wanted]
+    same = [number for number, node_type in sorted(types.items()) if identity(node_type.spec) == wanted]
     return same[0] if same else max(types, default=-1) + 1
 
 
 def with_members(before: NodeType | None, number: int, spec: MachineSpec, members: Collection[str]) -> NodeType:
-    """A node type with more members; one that is there keeps its attributes as somebody wrote them."""
+    """Return a node type with more members; keep the attributes of a stored one, which a user may have edited."""
     if before is None:
         return NodeType(number, spec.identity, tuple(sorted(members)))
     return NodeType(number, before.spec, tuple(sorted({*before.members, *members})))
 
 
 def node_type_index(types: Mapping[int, NodeType]) -> dict[str, Any]:
-    """The content of `node_type_index.json`."""
+    """Return the content of `node_type_index.json`."""
     return {
-        str(number): {"attrs": dict(found.spec), "members": list(found.members)}
-        for number, found in sorted(types.items())
+        str(number): {"attrs": dict(node_type.spec), "members": list(node_type.members)}
+        for number, node_type in sorted(types.items())
     }

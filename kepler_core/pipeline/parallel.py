@@ -1,4 +1,4 @@
-"""Fits at the same time: on threads, processes or a Dask cluster."""
+"""Fits in parallel: on threads, processes or a Dask cluster."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def _numbered(index: int, job: FitJob) -> tuple[int, FitResult]:
 def fit_all(
     work: Sequence[FitJob], backend: Backend, scheduler: str | None, jobs: int | None
 ) -> Iterator[tuple[int, FitResult]]:
-    """Fit all; results as they come, with the index of their job."""
-    # the limit is the whole process': a thread that sets it for itself would lift it for the others
+    """Fit all jobs and yield each result, when it is ready, with the index of its job."""
+    # threadpoolctl's limit counts for the whole process: a thread that ends its own would end that of the others
     if backend == "threading" or jobs == 1:
         with threadpool_limits(1):
             yield from _results(work, backend, scheduler, jobs)
@@ -43,7 +43,7 @@ def _results(
     calls = (joblib.delayed(_numbered)(index, job) for index, job in enumerate(work))
     with _backend(backend, scheduler, jobs):
         if backend == "dask":
-            # joblib's dask backend returns all at once
+            # joblib's Dask backend has no return_as="generator_unordered"
             yield from joblib.Parallel(n_jobs=-1)(calls)
             return
         n_jobs = min(jobs or os.cpu_count() or 1, len(work))
@@ -53,32 +53,33 @@ def _results(
         if n_jobs == 1:
             yield from (_numbered(index, job) for index, job in enumerate(work))
             return
-        left = dict(enumerate(work))
+        remaining = dict(enumerate(work))
         try:
             for index, result in joblib.Parallel(n_jobs=n_jobs, return_as="generator_unordered", max_nbytes=None)(
                 calls
             ):
-                del left[index]
+                del remaining[index]
                 yield index, result
         except BrokenExecutor:
-            # one of those that are left has ended its process, and nobody knows which
-            numbers = list(left)
-            for index, result in _in_another_process(list(left.values())):
+            # one of the remaining fits ended its process; joblib does not report which
+            numbers = list(remaining)
+            for index, result in _in_another_process(list(remaining.values())):
                 yield numbers[index], result
 
 
 def _is_own(job: FitJob) -> bool:
+    """Return whether the trainer is one of Kepler Core's, which do not end their process."""
     return registry.trainers.entry(job.trainer).distribution == OWN
 
 
 def _in_another_process(work: Sequence[FitJob]) -> Iterator[tuple[int, FitResult]]:
-    """One fit after the other, in another process than this one: one that ends it fails alone."""
-    left = list(enumerate(work))
-    while left:
+    """Run one fit after the other in a separate process, and replace the process if a fit ends it."""
+    remaining = list(enumerate(work))
+    while remaining:
         processes = ProcessPoolExecutor(max_workers=1)
         try:
-            while left:
-                index, job = left.pop(0)
+            while remaining:
+                index, job = remaining.pop(0)
                 try:
                     result = processes.submit(fit, job).result()
                 except BrokenExecutor:
@@ -86,11 +87,12 @@ def _in_another_process(work: Sequence[FitJob]) -> Iterator[tuple[int, FitResult
                     break
                 yield index, result
         finally:
-            processes.shutdown(kill_workers=True)  # whoever interrupts does not wait for a fit
+            processes.shutdown(kill_workers=True)  # so that Ctrl-C does not wait for a running fit
 
 
 @contextlib.contextmanager
 def _backend(backend: Backend, scheduler: str | None, jobs: int | None) -> Iterator[None]:
+    """Configure joblib; for Dask, connect to the scheduler or start a local cluster."""
     if backend != "dask":
         with joblib.parallel_config(backend=backend):
             yield
@@ -105,7 +107,7 @@ def _backend(backend: Backend, scheduler: str | None, jobs: int | None) -> Itera
                 n_workers=jobs or os.cpu_count() or 1,
                 threads_per_worker=1,
                 processes=True,
-                dashboard_address=":0",  # any free port: 8787 may be another cluster's
+                dashboard_address=":0",  # any free port: Dask's default may be in use by another cluster
                 silence_logs=logging.ERROR,
             ) as cluster,
             distributed.Client(cluster),

@@ -1,4 +1,4 @@
-"""Which data sets a pipeline makes of observations, and the data sets."""
+"""The data sets that a pipeline trains on."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from kepler_core.vocabulary import FEATURE_GROUPS, THIRD_PARTY_GROUP, OutputType
 
 @attrs.frozen
 class Skipped:
-    """A data set that cannot be made, and why."""
+    """A data set, or a node in it, that is not trained on, and the reason."""
 
     source: str
     output_type: str
     feature_group: str
     reason: str
     failed: bool = False
-    """Not what the data allows, but something that went wrong or was asked for by name."""
+    """Whether to report it as a failure: an error, or a source or group that the pipeline names explicitly."""
 
     def as_dict(self) -> dict[str, Any]:
         return attrs.asdict(self, filter=lambda field, _: field.name != "failed")
@@ -38,7 +38,7 @@ Wanted = tuple[str, OutputType, str, tuple[str, ...]]
 
 @attrs.frozen
 class Plan:
-    """Which data sets a pipeline makes of observations."""
+    """The data sets that a pipeline can extract from observations, and those that it cannot."""
 
     wanted: tuple[Wanted, ...]
     skipped: tuple[Skipped, ...]
@@ -49,7 +49,7 @@ class Plan:
 
 
 def plan(spec: PipelineSpec, observations: Observations) -> Plan:
-    """Which energy sources and feature groups can be trained; what cannot, with the reason."""
+    """Return which energy sources and feature groups can be trained, and the reasons why others cannot."""
     available = observations.sources
     if not available and spec.energy_sources == "auto":
         return Plan((), (Skipped("", "", "", "no power of any energy source in the data"),))
@@ -61,7 +61,7 @@ def plan(spec: PipelineSpec, observations: Observations) -> Plan:
         ("AbsPower", spec.abs_trainers),
         ("DynPower", spec.dyn_trainers),
     ]
-    known = set(observations.features)
+    available_features = set(observations.features)
     wanted, skipped = [], []
     for source in sources:
         for output_type, trainers in types:
@@ -69,7 +69,7 @@ def plan(spec: PipelineSpec, observations: Observations) -> Plan:
                 continue
             for group in groups:
                 features = group_features(group, spec.third_party)
-                missing = [feature for feature in features if feature not in known]
+                missing = [feature for feature in features if feature not in available_features]
                 if source not in available:
                     reason = f"no power of {source} in the data"
                 elif missing:
@@ -91,7 +91,7 @@ def plan(spec: PipelineSpec, observations: Observations) -> Plan:
 def datasets(
     extractor: Extractor, isolator: Isolator, planned: Plan, context: IsolationContext
 ) -> Iterator[tuple[Wanted, Dataset | PluginError]]:
-    """The data sets of a plan, one after the other, ready to train on; or why one cannot be made."""
+    """Yield the data sets of a plan, extracted and isolated, or the error that an extractor or isolator raised."""
     for wanted in planned.wanted:
         try:
             yield wanted, _dataset_of(wanted, extractor, isolator, context)
@@ -100,36 +100,36 @@ def datasets(
 
 
 def _dataset_of(wanted: Wanted, extractor: Extractor, isolator: Isolator, context: IsolationContext) -> Dataset:
-    """One data set; `PluginError` names the extractor or isolator that raised."""
+    """Return one data set; raise `PluginError` with the name of an extractor or isolator that raised."""
     source, output_type, group, features = wanted
     observations = context.observations
     dynamic = output_type == "DynPower"
     components = observations.sources[source]
-    at: Extractor | Isolator = extractor
+    plugin: Extractor | Isolator = extractor
     try:
         dataset = extractor.extract(observations, features, source, components, by_container=dynamic)
         dataset = attrs.evolve(dataset, feature_group=group)
         if dynamic and not dataset.frame.empty:
-            at = isolator
+            plugin = isolator
             dataset = isolator.isolate(dataset, context)
     except KeplerError as error:
-        raise PluginError(f"{type(at).__name__}: {error}") from error
-    except Exception as error:  # somebody else's code
-        raise PluginError(f"{type(at).__name__} failed: {one_line(error)}") from error
+        raise PluginError(f"{type(plugin).__name__}: {error}") from error
+    except Exception as error:  # a plugin's defect must not end the other data sets
+        raise PluginError(f"{type(plugin).__name__} failed: {one_line(error)}") from error
     return attrs.evolve(dataset, output_type=output_type)
 
 
 def unused_nodes(dataset: Dataset, observations: Observations) -> list[str]:
-    """Nodes of which no row is in a data set, and what they lack."""
+    """Return a message for each node that has no row in a data set, with what it lacks."""
     used = {(row[0], row[1]) for row in dataset.index[dataset.first_rows].droplevel(2).unique()}
     reasons = []
     for code, stream in enumerate(observations.streams):
         if (stream.recording, stream.node) in used:
             continue
-        mine = observations.sample_stream == code
+        of_stream = observations.sample_stream == code
         columns = {name: observations.node_features[name] for name in dataset.features}
         columns |= {component: observations.power[dataset.source, component] for component in dataset.components}
-        lacking = [name for name, column in columns.items() if not np.isfinite(column[mine]).any()]
+        lacking = [name for name, column in columns.items() if not np.isfinite(column[of_stream]).any()]
         why = f"no {', '.join(lacking)}" if lacking else "no timestamp at which all is known"
         reasons.append(f"node {stream.node!r} of {stream.recording} is not used: {why}")
     return reasons

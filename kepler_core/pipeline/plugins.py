@@ -1,4 +1,4 @@
-"""Which plugins a pipeline was trained with, and where to get one that is not installed any more."""
+"""The plugins that a pipeline was trained with, and the distributions that install them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from kepler_core.store.store import Store
 
 
 def used_plugins(spec: PipelineSpec, observations: Observations, listeners: Sequence[str]) -> list[dict[str, Any]]:
-    """Namespace, name, aliases, distribution and version of every plugin that has a part in a training."""
+    """Return a description of every plugin and listener that takes part in a training."""
     wanted: list[tuple[registry.Registry[Any], str]] = [
         *((registry.trainers, trainer.name) for trainer in (*spec.abs_trainers, *spec.dyn_trainers)),
         (registry.extractors, spec.extractor.name),
@@ -26,10 +26,11 @@ def used_plugins(spec: PipelineSpec, observations: Observations, listeners: Sequ
         *((registry.metric_schemas, schema) for schema in observations.schemas),
     ]
     entries: set[PluginEntry] = set()
-    for found, name in wanted:
+    for plugins, name in wanted:
         bare, distribution = name.rpartition(":")[2], name.rpartition(":")[0]
-        claims = found.claims(bare, distribution)
-        # of a schema or source that two claim, kepler-core's own is used; remembered data may be of one that is gone
+        claims = plugins.claims(bare, distribution)
+        # if two distributions have a schema or source of this name, Kepler Core's own is used; there may be no
+        # claim at all, since the online trainer's samples outlive the schema that they were read with
         own = [entry for entry in claims if entry.distribution == OWN]
         entries.update((own or list(claims))[:1])
     entries |= {entry for entry in hook_entries() if entry.full_name in listeners}
@@ -37,7 +38,7 @@ def used_plugins(spec: PipelineSpec, observations: Observations, listeners: Sequ
 
 
 def described(entry: PluginEntry) -> dict[str, Any]:
-    """A plugin in a pipeline's metadata."""
+    """Return a plugin's description, as it is stored in a pipeline's metadata."""
     return {
         "namespace": entry.namespace,
         "name": entry.name,
@@ -48,17 +49,15 @@ def described(entry: PluginEntry) -> dict[str, Any]:
 
 
 def requirements(plugins: Iterable[Mapping[str, Any]]) -> list[str]:
-    """`distribution==version` of plugins, sorted."""
-    found = set()
-    for plugin in plugins:
-        distribution, version = plugin["distribution"], plugin["version"]
-        found.add(f"{distribution}=={version}")
-    return sorted(found)
+    """Return pip requirements (`distribution==version`) for plugins, sorted."""
+    return sorted({f"{plugin['distribution']}=={plugin['version']}" for plugin in plugins})
 
 
 def where_it_was(error: UnknownPluginError, store: Store) -> str:
-    """The end of a sentence with the pip command, if a pipeline in the store was trained with a plugin
-    that is not installed any more; else empty."""
+    """Return the pip command for a missing plugin, as the end of a message.
+
+    Look the plugin up in the metadata of the store's pipelines; return "" if none of them was trained with it.
+    """
     bare = error.name.rpartition(":")[2]
     for pipeline in _pipelines(store):
         try:

@@ -1,4 +1,4 @@
-"""What a training did, for people and programs."""
+"""The report of a training."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kepler_core.store.layout import model_path
 
 @attrs.define
 class Report:
-    """What a training did; `as_dict` is `train --json`."""
+    """What a training published, what failed and what was skipped; `as_dict` is what `train --json` prints."""
 
     pipeline: str
     store: str
@@ -21,7 +21,7 @@ class Report:
     failed: list[dict[str, Any]] = attrs.field(factory=list)
     skipped: list[dict[str, Any]] = attrs.field(factory=list)
     notes: list[dict[str, Any]] = attrs.field(factory=list)
-    """What isolators had to say of a data set."""
+    """Notes of isolators on data sets."""
     node_type: int = 0
     seconds: dict[str, float] = attrs.field(factory=dict)
 
@@ -30,6 +30,7 @@ class Report:
 
 
 def described(result: FitResult) -> dict[str, Any]:
+    """Return the report's entry for a fit: the model with its errors, or the reason why there is none."""
     if result.files is None:
         return {**result.key, "reason": result.reason}
     metadata = result.metadata
@@ -42,11 +43,11 @@ def described(result: FitResult) -> dict[str, Any]:
         "mae": metadata["mae"],
         "mape": metadata["mape"],
         "components": {
-            component: {k: v for k, v in found.items() if k not in ("constant_mae", "line_mae")}
-            for component, found in components.items()
+            component: {k: v for k, v in scores.items() if k not in ("constant_mae", "line_mae")}
+            for component, scores in components.items()
         },
         "baselines": {
-            component: {"constant_mae": found["constant_mae"], "line_mae": found["line_mae"]}
-            for component, found in components.items()
+            component: {"constant_mae": scores["constant_mae"], "line_mae": scores["line_mae"]}
+            for component, scores in components.items()
         },
     }

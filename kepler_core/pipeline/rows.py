@@ -1,8 +1,9 @@
-"""A data set as plain arrays: what is fitted on, and what is tested on.
+"""The rows of a data set that models are fitted on and tested on, as plain arrays.
 
-AbsPower models are fitted and tested on nodes. A DynPower model is asked about containers (and
-about a node as if it were one), so it is fitted on both kinds of rows; it is tested by what can be
-measured: the sum of its answers for a node's containers against the node's dynamic power.
+AbsPower models are fitted and tested on nodes. DynPower models estimate containers, and a node as if it
+were one container, so they are fitted on both kinds of rows. A container's power cannot be measured.
+DynPower models are therefore tested on a node's: the sum of the estimates for its containers is compared
+with its dynamic power.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ from kepler_core.dataset import Dataset
 from kepler_core.grouping import sum_by
 from kepler_core.vocabulary import OutputType, main_feature
 
-LEAST_TESTED = 100
-"""Timestamps that DynPower models are tested on at least, however many containers there are."""
+MIN_TESTED_SAMPLES = 100
+"""DynPower models are tested on at least this number of samples, however many containers each has."""
 
 
 @attrs.frozen(eq=False)
 class TrainingRows:
-    """Arrays of one data set. An instant is a (node, timestamp)."""
+    """Arrays of one data set. A sample is a node at a timestamp; it has a row for each of its containers."""
 
     source: str
     output_type: OutputType
@@ -31,52 +32,57 @@ class TrainingRows:
     scale: FloatArray
     """Largest absolute value of each feature over the rows to fit on; 1 where that is 0."""
     fit_X: FloatArray
-    """Shape (fit rows, features), in the features' own units."""
+    """Features to fit on, unscaled, shape (fit rows, features)."""
     fit_watts: dict[str, FloatArray]
-    fit_instant: IntArray
-    """Instant of each row, shape (fit rows,)."""
+    """Watts to fit by component, each of shape (fit rows,)."""
+    fit_sample: IntArray
+    """Number of each fit row's sample, shape (fit rows,)."""
     test_X: FloatArray
-    test_instant: IntArray
+    """Features to test on, unscaled, shape (test rows, features)."""
+    test_sample: IntArray
+    """Number of each test row's sample, shape (test rows,)."""
     tested: BoolArray
-    """Whether an instant has test rows, shape (instants,)."""
+    """Whether a sample has test rows, shape (samples,)."""
     node_watts: dict[str, FloatArray]
-    """Component -> shape (instants,)."""
+    """Measured watts of the node by component, each of shape (samples,)."""
     node_load: dict[str, FloatArray]
-    """Component -> its main feature, shape (instants,)."""
+    """The component's main feature, summed over the node, by component; each of shape (samples,)."""
     stream: IntArray
+    """Number of each sample's stream (a node in a recording), shape (samples,)."""
     time: FloatArray
+    """Unix seconds of each sample, shape (samples,)."""
 
 
 def training_rows(dataset: Dataset, max_rows: int, max_test_rows: int, seed: int) -> TrainingRows:
-    """Choose the rows of a data set."""
-    instant = dataset.sample
+    """Choose the rows to fit on (at most `max_rows`) and to test on (about `max_test_rows` for DynPower)."""
+    sample = dataset.sample
     n = len(dataset.first_rows)
     X, watts = dataset.X, {component: dataset.y(component) for component in dataset.components}
     if dataset.by_container:
-        count = np.bincount(instant, minlength=n)
-        node_X = np.column_stack([sum_by(column, instant, n) for column in X.T])
+        count = np.bincount(sample, minlength=n)
+        node_X = np.column_stack([sum_by(column, sample, n) for column in X.T])
         for at, feature in enumerate(dataset.features):
             if feature in dataset.repeated:
                 node_X[:, at] /= count
-        node_watts = {c: sum_by(w, instant, n) for c, w in watts.items()}
+        node_watts = {c: sum_by(w, sample, n) for c, w in watts.items()}
     else:
         node_X, node_watts = X, watts
-    fit_X, fit_watts, fit_instant = node_X, node_watts, np.arange(n)
-    test_X, test_instant, tested = node_X, np.arange(n), np.ones(n, dtype=bool)
-    several = dataset.by_container and len(instant) > n
+    fit_X, fit_watts, fit_sample = node_X, node_watts, np.arange(n)
+    test_X, test_sample, tested = node_X, np.arange(n), np.ones(n, dtype=bool)
+    several = dataset.by_container and len(sample) > n
     node_rows = _evenly(n, max_rows // 2 if several else max_rows)
-    fit_X, fit_instant = fit_X[node_rows], fit_instant[node_rows]
+    fit_X, fit_sample = fit_X[node_rows], fit_sample[node_rows]
     fit_watts = {c: w[node_rows] for c, w in fit_watts.items()}
     if several:
         load = X[:, dataset.features.index(main_feature(dataset.features, "package"))]
         chosen = _over_load(load, max_rows - len(node_rows), seed)
         fit_X = np.concatenate([fit_X, X[chosen]])
-        fit_instant = np.concatenate([fit_instant, instant[chosen]])
+        fit_sample = np.concatenate([fit_sample, sample[chosen]])
         fit_watts = {c: np.concatenate([w, watts[c][chosen]]) for c, w in fit_watts.items()}
         tested = np.zeros(n, dtype=bool)
-        tested[_evenly(n, max(int(n * max_test_rows / len(instant)), LEAST_TESTED))] = True
-        of_tested = tested[instant]
-        test_X, test_instant = X[of_tested], instant[of_tested]
+        tested[_evenly(n, max(int(n * max_test_rows / len(sample)), MIN_TESTED_SAMPLES))] = True
+        test_rows = tested[sample]
+        test_X, test_sample = X[test_rows], sample[test_rows]
     scale = np.abs(fit_X).max(axis=0, initial=0.0)
     mains = {c: dataset.features.index(main_feature(dataset.features, c)) for c in dataset.components}
     return TrainingRows(
@@ -88,9 +94,9 @@ def training_rows(dataset: Dataset, max_rows: int, max_test_rows: int, seed: int
         scale=np.where(scale > 0, scale, 1.0),
         fit_X=fit_X,
         fit_watts=fit_watts,
-        fit_instant=fit_instant,
+        fit_sample=fit_sample,
         test_X=test_X,
-        test_instant=test_instant,
+        test_sample=test_sample,
         tested=tested,
         node_watts=node_watts,
         node_load={component: node_X[:, column] for component, column in mains.items()},
@@ -100,15 +106,18 @@ def training_rows(dataset: Dataset, max_rows: int, max_test_rows: int, seed: int
 
 
 def _evenly(n: int, most: int) -> IntArray:
-    """At most `most` of 0 … n−1, evenly spaced."""
+    """Return at most `most` of the numbers 0 … n−1, evenly spaced."""
     if n <= most:
         return np.arange(n)
     return np.asarray(np.floor(np.arange(most) * (n / most)), dtype=np.int64)
 
 
 def _over_load(load: FloatArray, most: int, seed: int) -> IntArray:
-    """At most `most` rows: half of them by number, half by load, so that the many idle containers
-    do not crowd out the few busy ones. Systematic sampling from a seeded start."""
+    """Return at most `most` row numbers, by systematic sampling from a seeded start.
+
+    Half of the weight is equal for all rows, and half is proportional to load. With equal weights alone, the
+    many idle containers would leave few rows of busy ones.
+    """
     if len(load) <= most:
         return np.arange(len(load))
     total = float(load.sum())

@@ -1,4 +1,4 @@
-"""The classes behind a pipeline's YAML (and the offline trainer's request)."""
+"""The keys of a pipeline, in YAML files and in requests to the offline trainer."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _third_party(_: Any, attribute: Any, names: list[str]) -> None:
 
 @attrs.frozen
 class PluginSpec:
-    """A plugin by name, with arguments. In YAML its name alone, or `{name: ..., args: {...}}`."""
+    """A plugin's name and arguments. In YAML: the name alone, or `{name: ..., args: {...}}`."""
 
     name: str
     args: dict[str, Any] = attrs.field(factory=dict[str, Any])
@@ -67,35 +67,38 @@ class PluginSpec:
 
 @attrs.frozen
 class ValidationSpec:
-    """How errors are measured (never on shuffled rows: neighbours in time are nearly copies)."""
+    """How errors are measured: on held-out blocks of time or recordings.
+
+    Shuffled rows are not offered: samples next to each other in time are nearly copies.
+    """
 
     scheme: Literal["blocks", "last", "recordings"] = "blocks"
     """blocks: contiguous blocks of time in turn, with a gap; last: the end of each recording;
     recordings: each recording (and node) in turn."""
     folds: int = attrs.field(default=5, validator=_at_least(2, 1000))
     block_seconds: float | None = attrs.field(default=None, validator=_at_least(1e-3))
-    """Length of a block; null: 120 s or 20 steps, shorter where a recording has no 3 blocks a fold, but
-    at least 6 steps."""
+    """Length of a block. null: 120 s or 20 steps, whichever is longer; shorter if a recording would have
+    fewer than 3 blocks per fold, but at least 6 steps."""
     gap_seconds: float | None = attrs.field(default=None, validator=_at_least(0))
-    """Rows this near to what is tested on are not trained on; null: a quarter of a block, at least 2
-    steps. Never less than the extractor's memory (the window of SmoothExtractor)."""
+    """Distance in time between training and test rows. null: a quarter of a block, at least 2 steps. Always
+    at least the extractor's memory (the window of SmoothExtractor)."""
     last_fraction: float = attrs.field(default=0.3, validator=_fraction)
-    """Part of each recording that scheme `last` tests on."""
+    """Part of each recording, at its end, that the scheme `last` tests on."""
 
 
 @attrs.frozen
 class PipelineSpec:
-    """What to train."""
+    """All keys of a pipeline."""
 
     name: str = attrs.field(validator=_name)
     description: str = ""
     energy_sources: list[str] | Literal["auto"] = "auto"
-    """auto: all that the data holds."""
+    """auto: all sources that the data contains."""
     feature_groups: list[str] | Literal["auto"] = attrs.field(default="auto", validator=_known_groups)
-    """auto: all whose features the data holds."""
+    """auto: all groups whose features the data contains."""
     third_party: list[str] = attrs.field(factory=list[str], validator=_third_party)
-    """Metrics of other exporters to use as features: the group ThirdParty, and part of WorkloadOnly and
-    Full. Named as in the recording; those that end in _total are counters."""
+    """Metrics of other exporters to use as features, named as in the recording. They form the group
+    ThirdParty and are part of WorkloadOnly and Full. Names that end in _total are counters."""
     extractor: PluginSpec = PluginSpec("DefaultExtractor")
     isolator: PluginSpec = PluginSpec("MinIdleIsolator")
     abs_trainers: list[PluginSpec] = attrs.field(factory=list[PluginSpec])
@@ -103,25 +106,26 @@ class PipelineSpec:
     dyn_trainers: list[PluginSpec] = attrs.field(factory=list[PluginSpec])
     """Trainers of DynPower models (a container's power)."""
     use_vm_metrics: bool = False
-    """Train from a virtual machine's process-level metrics (job="vm")."""
+    """Train on a virtual machine's process-level metrics (job="vm") and its energy."""
     max_rows: int = attrs.field(default=2000, validator=_at_least(100))
-    """Rows to fit on at most; of more, a sample spread evenly over time and load is taken."""
+    """Largest number of rows to fit on. If there are more, rows are sampled evenly over time and load."""
     max_test_rows: int = attrs.field(default=10000, validator=_at_least(100))
-    """Container rows to test DynPower models on (whole timestamps, evenly spaced, at least 100 of them)."""
+    """Largest number of container rows to test DynPower models on. Timestamps are sampled evenly, as a whole,
+    and at least 100 of them."""
     seed: int = attrs.field(default=0, validator=_at_least(0))
-    """For every random choice."""
+    """Seed of every random choice."""
     validation: ValidationSpec = ValidationSpec()
 
 
 def json_schema() -> dict[str, Any]:
-    """JSON Schema (2020-12) of a pipeline file, from the same classes, for editors."""
+    """Return the JSON Schema (2020-12) of pipeline files, generated from these classes."""
     schema = msgspec.json.schema(PipelineSpec)
     plugin = schema["$defs"]["PluginSpec"]
     plugin["additionalProperties"] = False
     schema["$defs"]["PluginSpec"] = {"anyOf": [{"type": "string"}, plugin]}
     for name in ("PipelineSpec", "ValidationSpec"):
         schema["$defs"][name]["additionalProperties"] = False
-    del schema["$defs"]["PipelineSpec"]["required"]  # the name is the file's where it is not given
+    del schema["$defs"]["PipelineSpec"]["required"]  # `name` is optional in a file: its default is the file's name
     groups = schema["$defs"]["PipelineSpec"]["properties"]["feature_groups"]
     for choice in groups["anyOf"]:
         if choice.get("type") == "array":

@@ -1,7 +1,7 @@
-"""Honest errors: which rows are held out, and how predictions on them are scored.
+"""Validation: which samples are held out, and how predictions on them are scored.
 
-Samples next to each other in time are nearly copies. So what is tested on is contiguous in time,
-and what is near to it is not trained on.
+Samples next to each other in time are nearly copies. Test samples are therefore contiguous in time, and
+samples near to them are not trained on.
 """
 
 from __future__ import annotations
@@ -16,35 +16,37 @@ from kepler_core.errors import TrainingError
 from kepler_core.pipeline.spec import ValidationSpec
 from kepler_core.vocabulary import MIN_TIMESTAMPS
 
-USUAL_BLOCK_SECONDS = 120.0
-USUAL_BLOCK_STEPS = 20
+DEFAULT_BLOCK_SECONDS = 120.0
+DEFAULT_BLOCK_STEPS = 20
 BLOCKS_PER_FOLD = 3
-SHORTEST_BLOCK_STEPS = 6
-SHORTEST_GAP_STEPS = 2
+MIN_BLOCK_STEPS = 6
+MIN_GAP_STEPS = 2
 
-IDLE_PART = 0.1
-"""The error at idle is measured on this part of the rows: those with least load."""
-MAPE_FLOOR_PART = 0.05
-"""MAPE is taken over the rows above this part of the highest power (and above 0.1 W)."""
+IDLE_FRACTION = 0.1
+"""The error at idle is measured on this part of the rows, those with the least load."""
+MAPE_FLOOR_FRACTION = 0.05
+"""MAPE is measured on rows above this part of the highest power, and above `MIN_MAPE_WATTS`."""
+MIN_MAPE_WATTS = 0.1
 
 
 @attrs.frozen(eq=False)
 class Fold:
-    """Which timestamps are trained on, and which are tested on; shape (instants,)."""
+    """The samples to train on and to test on, as masks of shape (samples,)."""
 
     train: BoolArray
     test: BoolArray
 
 
 def folds(spec: ValidationSpec, stream: IntArray, time: FloatArray, memory: int = 1) -> list[Fold]:
-    """The folds of a data set whose instants are at `time` of `stream`, both of shape (instants,).
+    """Return the folds of a data set; raise `TrainingError` if nothing can be held out.
 
-    `memory` is how many timestamps go into one row (an extractor's): no gap is shorter.
+    `stream` and `time` are the stream's number and the time of each sample, of shape (samples,). `memory` is
+    the number of timestamps that the extractor combines into one row; gaps are at least as long.
     """
     if len(time) < MIN_TIMESTAMPS:
         raise TrainingError(f"only {len(time)} usable timestamps; at least {MIN_TIMESTAMPS} are needed to validate")
-    made = {"blocks": _blocks, "last": _last, "recordings": _streams}[spec.scheme](spec, stream, time, memory)
-    usable = [fold for fold in made if fold.test.any() and fold.train.sum() >= MIN_TIMESTAMPS // 4]
+    candidates = {"blocks": _blocks, "last": _last, "recordings": _streams}[spec.scheme](spec, stream, time, memory)
+    usable = [fold for fold in candidates if fold.test.any() and fold.train.sum() >= MIN_TIMESTAMPS // 4]
     if not usable:
         raise TrainingError(f"no part of the data can be held out by scheme {spec.scheme!r}")
     return usable
@@ -71,7 +73,10 @@ def _blocks(spec: ValidationSpec, stream: IntArray, time: FloatArray, memory: in
 def _distance_to(
     k: int, first_block: int, number: IntArray, since: FloatArray, block: float, n_folds: int
 ) -> FloatArray:
-    """Seconds from each row to the nearest block that fold `k` tests on, before or after it."""
+    """Return the seconds from each sample to the nearest test block of fold `k`; infinity inside of such a block.
+
+    `number` is the block's number of each sample, `since` its seconds since the start of the stream.
+    """
     blocks = np.arange(int(number.max()) + 1)
     tested = blocks[(first_block + blocks) % n_folds == k]
     if len(tested) == 0:
@@ -80,20 +85,23 @@ def _distance_to(
     before = np.searchsorted(tested, number, side="right") - 1
     until = np.where(after < len(tested), tested[np.minimum(after, len(tested) - 1)] * block - since, np.inf)
     passed = np.where(before >= 0, since - (tested[np.maximum(before, 0)] + 1) * block, np.inf)
-    # a row that is itself tested has negative distances: it is no neighbour but the block
+    # samples inside of a test block would have negative distances
     return np.where(np.isin(number, tested), np.inf, np.minimum(until, passed))
 
 
 def _gap(spec: ValidationSpec, block: float, step: float, memory: int) -> float:
-    """Seconds between training and test: never so few that two rows share a counter's sample."""
-    wanted = max(block / 4, SHORTEST_GAP_STEPS * step) if spec.gap_seconds is None else spec.gap_seconds
+    """Return the least time between training and test samples, in seconds.
+
+    It is at least `memory` steps, so that no scrape contributes to a row on either side.
+    """
+    wanted = max(block / 4, MIN_GAP_STEPS * step) if spec.gap_seconds is None else spec.gap_seconds
     return max(wanted, memory * step)
 
 
 def block_length(duration: float, step: float, n_folds: int) -> float:
-    """Seconds of a block where the pipeline does not say: see `ValidationSpec.block_seconds`."""
-    usual = max(USUAL_BLOCK_SECONDS, USUAL_BLOCK_STEPS * step)
-    return float(max(min(usual, duration / (BLOCKS_PER_FOLD * n_folds)), SHORTEST_BLOCK_STEPS * step))
+    """Return the default length of a block in seconds (see `ValidationSpec.block_seconds`)."""
+    longest = max(DEFAULT_BLOCK_SECONDS, DEFAULT_BLOCK_STEPS * step)
+    return float(max(min(longest, duration / (BLOCKS_PER_FOLD * n_folds)), MIN_BLOCK_STEPS * step))
 
 
 def _last(spec: ValidationSpec, stream: IntArray, time: FloatArray, memory: int) -> list[Fold]:
@@ -118,26 +126,29 @@ def _streams(spec: ValidationSpec, stream: IntArray, time: FloatArray, memory: i
 
 @attrs.frozen
 class Score:
-    """How wrong predictions are, in watts (MAPE in percent)."""
+    """Errors of predictions, in watts if not stated otherwise."""
 
     mae: float
+    """Mean absolute error."""
     mape: float | None
-    """Mean absolute error in percent of the measured power, over rows above `mape_floor`; None if
-    there are none."""
+    """Mean absolute error in percent of the measured power, over rows above `mape_floor`; None if there are
+    no such rows."""
     mape_floor: float
+    """Lowest measured power of the rows that `mape` includes."""
     idle_error: float
-    """Mean of predicted − measured over the rows with least load."""
+    """Mean of predicted − measured over the rows with the least load."""
     r2: float | None
-    """None where the measured power is constant."""
+    """Coefficient of determination; None if the measured power is constant."""
     rows: int
+    """Number of rows that were compared."""
 
 
 def score(predicted: FloatArray, measured: FloatArray, load: FloatArray) -> Score:
-    """Score predictions; `load` is the main feature, all of shape (rows,)."""
+    """Score predictions; `load` is the main feature; all three are of shape (rows,)."""
     error = predicted - measured
-    floor = max(MAPE_FLOOR_PART * float(measured.max()), 0.1)
+    floor = max(MAPE_FLOOR_FRACTION * float(measured.max()), MIN_MAPE_WATTS)
     above = measured > floor
-    idle = load <= np.quantile(load, IDLE_PART)
+    idle = load <= np.quantile(load, IDLE_FRACTION)
     spread = float(np.sum((measured - measured.mean()) ** 2))
     return Score(
         mae=float(np.mean(np.abs(error))),
@@ -150,7 +161,7 @@ def score(predicted: FloatArray, measured: FloatArray, load: FloatArray) -> Scor
 
 
 def line(x: FloatArray, y: FloatArray) -> tuple[float, float]:
-    """Slope and offset of the least-squares line; a level line where x does not vary."""
+    """Return slope and offset of the least-squares line; the slope is 0 if x is constant."""
     dx = x - x.mean()
     spread = float(dx @ dx)
     slope = float(dx @ (y - y.mean())) / spread if spread > 0 else 0.0
@@ -158,12 +169,14 @@ def line(x: FloatArray, y: FloatArray) -> tuple[float, float]:
 
 
 def baselines(
-    made: Sequence[Fold], tested: BoolArray, node_load: FloatArray, node_watts: FloatArray
+    held_out: Sequence[Fold], tested: BoolArray, node_load: FloatArray, node_watts: FloatArray
 ) -> dict[str, float]:
-    """MAE of the trivial models on the held-out timestamps that models are `tested` on: a constant
-    (the median of the training rows), and a straight line through the main feature."""
+    """Return the MAE of two trivial models: a constant (the median) and a straight line through the main feature.
+
+    They are measured on the same held-out samples as the models: those of `tested`.
+    """
     constant, straight, measured = [], [], []
-    for fold in made:
+    for fold in held_out:
         x, y = node_load[fold.train], node_watts[fold.train]
         test = fold.test & tested
         constant.append(np.full(int(test.sum()), np.median(y)))

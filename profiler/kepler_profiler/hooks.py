@@ -7,19 +7,34 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kepler_core.cli.lazy import LazyGroup
+from kepler_core.cli.lazy import LazyCommand, LazyGroup
 from kepler_core.plugins.hooks import hookimpl
 
 if TYPE_CHECKING:
     from kepler_core.recording.observations import Observations
 
 _COMMANDS = {
-    "machine": "kepler_profiler.commands.machine:machine",
-    "build": "kepler_profiler.commands.profiles:build",
-    "show": "kepler_profiler.commands.profiles:show",
-    "compare": "kepler_profiler.commands.profiles:compare",
-    "schema": "kepler_profiler.commands.profiles:schema",
-    "node-types": "kepler_profiler.commands.node_types:node_types",
+    "machine": LazyCommand(
+        "kepler_profiler.commands.machine:machine",
+        "Describe this machine: processor, cores, chips, memory, frequency.",
+    ),
+    "build": LazyCommand(
+        "kepler_profiler.commands.profiles:build",
+        "Build the profile of a machine from recordings of it.",
+    ),
+    "show": LazyCommand(
+        "kepler_profiler.commands.profiles:show",
+        "Show a profile: a file, a folder of `profile build`, or STORE/PIPELINE[#NODE_TYPE].",
+    ),
+    "compare": LazyCommand(
+        "kepler_profiler.commands.profiles:compare",
+        "Compare two profiles: idle and highest power, feature scales, machines.",
+    ),
+    "schema": LazyCommand("kepler_profiler.commands.profiles:schema", "Print the JSON Schema of a profile."),
+    "node-types": LazyCommand(
+        "kepler_profiler.commands.node_types:node_types",
+        "List node types, match a machine with them, or add a machine to them.",
+    ),
 }
 
 

@@ -1,4 +1,4 @@
-"""Pipeline files: what is accepted, and what is said about the rest."""
+"""Pipeline files: accepted ones, and the errors about others."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def test_shipped_pipelines_are_good(name: str) -> None:
     jsonschema.validate(yaml.safe_load(shipped_pipelines()[name].read_text()), json_schema())
 
 
-def test_plugins_of_remembered_data_may_be_gone(small: dict[str, list[dict[str, Any]]]) -> None:
-    """A training memory names the schema that its data was read with, whatever is installed now."""
+def test_the_schema_of_stored_samples_may_be_uninstalled(small: dict[str, list[dict[str, Any]]]) -> None:
+    """The online trainer's samples name the schema that they were read with, installed or not."""
     observations = observe([read_recording(small, name="x")])
     spec = pipeline_from({"name": "mine", **yaml.safe_load(GOOD)}, "mine")
-    known = used_plugins(spec, observations, ())
-    assert {plugin["name"] for plugin in known} >= {"LinearRegressionTrainer", *observations.schemas}
+    plugins = used_plugins(spec, observations, ())
+    assert {plugin["name"] for plugin in plugins} >= {"LinearRegressionTrainer", *observations.schemas}
     gone = attrs.evolve(observations, schemas=(*observations.schemas, "uninstalled"))
-    assert used_plugins(spec, gone, ()) == known
+    assert used_plugins(spec, gone, ()) == plugins
 
 
 def test_default_has_all_ten_trainers() -> None:
@@ -143,7 +143,7 @@ def test_unknown_pipeline_has_close_match() -> None:
         load_pipeline("defautl")
 
 
-def test_missing_and_strange_files(tmp_path: Path) -> None:
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(PipelineError, match="No such file"):
         load_pipeline(str(tmp_path / "no.yaml"))
     binary = tmp_path / "b.yaml"
@@ -154,7 +154,7 @@ def test_missing_and_strange_files(tmp_path: Path) -> None:
         load_pipeline(str(tmp_path) + "/")
 
 
-def refusal(document: dict[str, object]) -> str | None:
+def problem_of(document: dict[str, object]) -> str | None:
     try:
         pipeline_from(document, "here")
     except PipelineError as error:
@@ -174,7 +174,7 @@ def test_any_document_is_accepted_or_refused_in_one_line(value: object) -> None:
     for candidate in (document, {**document, "validation": {}, "isolator": value}, value):
         if not isinstance(candidate, dict):
             continue
-        message = refusal(candidate)
+        message = problem_of(candidate)
         assert message is None or (message.startswith("here: ") and "\n" not in message)
 
 

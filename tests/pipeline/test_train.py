@@ -1,58 +1,26 @@
-"""The main job, on simulated and real recordings, through the command line as users call it."""
+"""Trainings of simulated and real recordings, through the command line as users call it."""
 
 from __future__ import annotations
 
 import csv
 import json
-import os
-import signal
 import subprocess
 import sys
 import textwrap
-import time
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from support.training import kepler, only_metrics, only_model, train
 
 from kepler_core.models.loading import load_model
 from kepler_core.recording import observe, read_recording
 from kepler_core.selection import read_catalogue
-from kepler_core.simulate import Simulation, recording, write
 from kepler_core.store import open_store
 
 ALL_TRAINERS = 10
-QUICK = "abs_trainers: [LinearRegressionTrainer, SGDRegressorTrainer]\ndyn_trainers: [SGDRegressorTrainer]\n"
-
-
-def kepler(*arguments: str | Path, **settings: Any) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "kepler_core", *map(str, arguments)]
-    return subprocess.run(command, check=False, capture_output=True, text=True, **settings)
-
-
-def train(*arguments: str | Path) -> dict[str, Any]:
-    # processes of its own take longer to start than a small pipeline's fits
-    alone = () if {"--jobs", "--backend"} & set(arguments) else ("--jobs", "1")
-    done = kepler("train", *arguments, *alone, "--json")
-    assert done.returncode == 0, done.stderr
-    report: dict[str, Any] = json.loads(done.stdout)
-    return report
-
-
-@pytest.fixture(scope="module")
-def simulated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("data") / "simulated.json.gz"
-    write(Simulation(containers=5, timestamps=150, nodes=2), str(path))
-    return path
-
-
-@pytest.fixture(scope="module")
-def quick(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("pipeline") / "quick.yaml"
-    path.write_text(QUICK)
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -60,12 +28,6 @@ def stressng(recordings: Path, tmp_path_factory: pytest.TempPathFactory) -> tupl
     store = tmp_path_factory.mktemp("store")
     settings = ["--jobs", "2", "--set", "validation.folds=3"]
     return store, train("default", "--input", recordings / "kepler_stressng.json.gz", "--store", store, *settings)
-
-
-def find(report: dict[str, Any], **wanted: str) -> dict[str, Any]:
-    found = [model for model in report["models"] if all(model[key] == value for key, value in wanted.items())]
-    assert len(found) == 1, f"{len(found)} models of {wanted}"
-    return dict(found[0])
 
 
 def test_honest_errors_on_a_real_recording(stressng: tuple[Path, dict[str, Any]]) -> None:
@@ -78,7 +40,9 @@ def test_honest_errors_on_a_real_recording(stressng: tuple[Path, dict[str, Any]]
         ("LinearRegressionTrainer", 9.0, 12.0),
         ("KNeighborsRegressorTrainer", 6.0, 10.0),
     ):
-        model = find(report, source="rapl-sysfs", output_type="AbsPower", feature_group="CounterOnly", trainer=trainer)
+        model = only_model(
+            report, source="rapl-sysfs", output_type="AbsPower", feature_group="CounterOnly", trainer=trainer
+        )
         package = model["components"]["package"]
         assert low < package["mae"] < high, trainer
         assert model["mae"] == max(component["mae"] for component in model["components"].values())
@@ -89,7 +53,7 @@ def test_honest_errors_on_a_real_recording(stressng: tuple[Path, dict[str, Any]]
             assert model["components"][component]["mae"] == 0
 
 
-def test_what_the_data_does_not_allow_is_said(stressng: tuple[Path, dict[str, Any]]) -> None:
+def test_what_the_data_does_not_allow_is_skipped_with_the_reason(stressng: tuple[Path, dict[str, Any]]) -> None:
     _, report = stressng
     reasons = {(skip["source"], skip["feature_group"]): skip["reason"] for skip in report["skipped"]}
     assert "bpf_page_cache_hit" in reasons["acpi", "BPFOnly"]
@@ -145,9 +109,9 @@ def test_weights_are_safe_for_kepler(stressng: tuple[Path, dict[str, Any]]) -> N
         weights = json.loads((store / "default" / f"{model['path']}.json").read_text())
         assert weights["model_name"] == model["model_name"]
         for component in model["components"]:
-            found = weights[component]["All_Weights"]
-            assert found["Bias_Weight"] >= 0
-            for weight in found["Numerical_Variables"].values():
+            linear = weights[component]["All_Weights"]
+            assert linear["Bias_Weight"] >= 0
+            for weight in linear["Numerical_Variables"].values():
                 assert weight["weight"] >= 0
                 assert weight["scale"] > 0
 
@@ -259,145 +223,30 @@ def test_held_out_recordings(quick: Path, recordings: Path, tmp_path: Path) -> N
 
 
 def test_dask_gives_the_same_models(quick: Path, simulated: Path, tmp_path: Path) -> None:
-    """On a real scheduler with two worker processes, its own and one that is there already."""
+    """On a real scheduler with two worker processes: one that the command starts, and a running one."""
     distributed = pytest.importorskip("distributed")
     settings = ["--set", "energy_sources=[acpi]", "--set", "feature_groups=[CounterOnly, BPFOnly]"]
     local = train(quick, "-i", simulated, "-s", tmp_path / "a", *settings)
     own = train(quick, "-i", simulated, "-s", tmp_path / "b", *settings, "--backend", "dask", "--jobs", "2")
     with distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
-        given = train(
+        running = train(
             quick, "-i", simulated, "-s", tmp_path / "c", *settings,
             "--backend", "dask", "--scheduler", cluster.scheduler_address,
         )  # fmt: skip
-    assert local["models"] == own["models"] == given["models"]
+    assert local["models"] == own["models"] == running["models"]
     for model in local["models"]:
         archives = [(tmp_path / name / "quick" / f"{model['path']}.zip").read_bytes() for name in "abc"]
         assert archives[0] == archives[1] == archives[2]
 
 
-def test_no_scheduler_there(quick: Path, simulated: Path, tmp_path: Path) -> None:
-    pytest.importorskip("distributed")
-    done = kepler("train", quick, "-i", simulated, "-s", tmp_path, "--scheduler", "tcp://127.0.0.1:1")
-    assert (done.returncode, "--scheduler goes with --backend dask" in done.stderr) == (2, True)
-    assert not (tmp_path / "quick").exists()
-
-
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        (b"", "not JSON"),
-        (b"hello", "not JSON"),
-        (b"[1, 2]", "not a recording"),
-        (b'{"a": 1}', "not a recording"),
-        (b"\x1f\x8bgarbage", "gzip"),
-        (b"{}", "it is empty"),
-        (b'{"up": []}', "no metric that an installed metric schema knows"),
-    ],
-)
-def test_bad_recordings_leave_the_store_alone(quick: Path, tmp_path: Path, content: bytes, words: str) -> None:
-    bad = tmp_path / "bad.json"
-    bad.write_bytes(content)
-    done = kepler("train", quick, "-i", bad, "-s", tmp_path / "store")
-    assert done.returncode == 1
-    assert done.stdout == ""
-    assert done.stderr.startswith("kepler-model: error: ")
-    assert done.stderr.count("\n") == 1
-    assert words in done.stderr
-    assert "bad.json" in done.stderr
-    assert not (tmp_path / "store").exists()
-
-
-def parts(small: dict[str, Any], keep: str) -> dict[str, Any]:
-    return {name: series for name, series in small.items() if keep in name}
-
-
-@pytest.mark.parametrize(
-    ("what", "words"),
-    [
-        ("no power", "nothing can be trained"),
-        ("no features", "no cache_miss, cpu_cycles, cpu_instructions in the data"),
-        ("one timestamp", "nothing can be trained"),
-        ("few timestamps", "at least 20 are needed"),
-    ],
-)
-def test_recordings_that_train_nothing(
-    quick: Path, small: dict[str, Any], tmp_path: Path, what: str, words: str
-) -> None:
-    if what == "no power":
-        small = parts(small, "container")
-    elif what == "no features":
-        small = parts(small, "joules")
-    else:
-        n = 1 if what == "one timestamp" else 10
-        for series in small.values():
-            for item in series:
-                item["values"] = item["values"][:n]
-    (tmp_path / "r.json").write_text(json.dumps(small))
-    done = kepler("train", quick, "-i", tmp_path / "r.json", "-s", tmp_path / "store")
-    assert done.returncode == 1
-    assert done.stderr.count("\n") == 1
-    assert words in done.stderr
-    assert open_store(str(tmp_path / "store")).pipelines() == []
-
-
-def test_the_same_recording_twice_is_refused(quick: Path, simulated: Path, tmp_path: Path) -> None:
-    done = kepler("train", quick, "-i", simulated, "-i", simulated, "-s", tmp_path / "s")
-    assert done.returncode == 1
-    assert "given twice" in done.stderr
-    (tmp_path / "copy.json.gz").write_bytes(simulated.read_bytes())
-    done = kepler("train", quick, "-i", simulated, "-i", tmp_path / "copy.json.gz", "-s", tmp_path / "s")
-    assert done.returncode == 1
-    assert "hold the same data" in done.stderr
-
-
-def test_unwritable_store_is_said_before_training(quick: Path, simulated: Path, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    done = kepler("train", quick, "-i", simulated, "-s", tmp_path / "file")
-    assert done.returncode == 1
-    assert "cannot write the store" in done.stderr
-    assert done.stderr.count("\n") == 1
-
-
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
-def test_interrupted_training_publishes_nothing(simulated: Path, tmp_path: Path, how: signal.Signals) -> None:
-    command = [sys.executable, "-m", "kepler_core", "train", "default", "-i", str(simulated), "-s", str(tmp_path)]
-    running = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-    time.sleep(4)
-    assert running.poll() is None, "it ended before it could be interrupted"
-    os.killpg(running.pid, how) if how is signal.SIGKILL else running.send_signal(how)
-    _, errors = running.communicate(timeout=60)
-    assert running.returncode == (130 if how is signal.SIGINT else -signal.SIGKILL)
-    if how is signal.SIGINT:
-        assert "interrupted; a store that was being written is as it was" in errors
-        assert "Traceback" not in errors
-    assert open_store(str(tmp_path)).pipelines() == []
-
-
 def test_names_and_versions(quick: Path, simulated: Path, tmp_path: Path) -> None:
     settings = ["--set", "feature_groups=[BPFOnly]", "--set", "energy_sources=[acpi]", "--set", "dyn_trainers=[]"]
-    assert train(quick, "-i", simulated, "-s", tmp_path, "--name", "mine", *settings)["version"] == 1
-    assert train(quick, "-i", simulated, "-s", tmp_path, "--name", "mine", *settings)["version"] == 2
-    assert open_store(str(tmp_path)).pipelines() == ["mine"]
+    assert train(quick, "-i", simulated, "-s", tmp_path, "--name", "other", *settings)["version"] == 1
+    assert train(quick, "-i", simulated, "-s", tmp_path, "--name", "other", *settings)["version"] == 2
+    assert open_store(str(tmp_path)).pipelines() == ["other"]
     done = kepler("train", quick, "-i", simulated, "-s", tmp_path, "--name", "../evil")
     assert done.returncode == 1
     assert "'../evil' is not a name" in done.stderr
-
-
-def test_an_unknown_command_has_close_matches() -> None:
-    done = kepler("tarin")
-    assert done.returncode == 2
-    assert "did you mean train" in done.stderr
-
-
-def test_quickstart_needs_a_fresh_store(tmp_path: Path) -> None:
-    """(What it does with one is checked with the wheel.)"""
-    (tmp_path / "q" / "quickstart").mkdir(parents=True)
-    (tmp_path / "q" / "quickstart" / "metadata.json").write_text("{}")
-    done = kepler("quickstart", "--store", tmp_path / "q")
-    assert done.returncode == 1
-    assert "fresh" in done.stderr
 
 
 def test_third_party_metrics(small: dict[str, Any], tmp_path: Path) -> None:
@@ -409,21 +258,21 @@ def test_third_party_metrics(small: dict[str, Any], tmp_path: Path) -> None:
     times = [when for when, _ in small["kepler_node_platform_joules_total"][0]["values"]]
     fans = [[when, str(1000 + 10 * (at % 7))] for at, when in enumerate(times)]
     small["fan_speed_rpm"] = [{"metric": {"instance": "node-0", "fan": fan}, "values": fans} for fan in "ab"]
-    (tmp_path / "r.json").write_text(json.dumps(small))
+    (tmp_path / "recording.json").write_text(json.dumps(small))
     (tmp_path / "p.yaml").write_text(
         "third_party: [gpu_ops_total, fan_speed_rpm]\nfeature_groups: [ThirdParty, WorkloadOnly, CounterOnly]\n"
         "energy_sources: [acpi]\nabs_trainers: [SGDRegressorTrainer]\ndyn_trainers: [SGDRegressorTrainer]\n"
     )
-    report = train(tmp_path / "p.yaml", "-i", tmp_path / "r.json", "-s", tmp_path / "s")
+    report = train(tmp_path / "p.yaml", "-i", tmp_path / "recording.json", "-s", tmp_path / "s")
     assert len(report["models"]) == 6
-    found = find(report, feature_group="ThirdParty", output_type="AbsPower")
-    model = load_model(tmp_path / "s" / "p" / found["path"])
+    third_party = only_model(report, feature_group="ThirdParty", output_type="AbsPower")
+    model = load_model(tmp_path / "s" / "p" / third_party["path"])
     assert model.features == ("gpu_ops_total", "fan_speed_rpm")
-    assert found["mae"] < found["baselines"]["platform"]["constant_mae"] / 2
-    workload = find(report, feature_group="WorkloadOnly", output_type="DynPower")
+    assert third_party["mae"] < third_party["baselines"]["platform"]["constant_mae"] / 2
+    workload = only_model(report, feature_group="WorkloadOnly", output_type="DynPower")
     assert load_model(tmp_path / "s" / "p" / workload["path"]).features[-2:] == ("gpu_ops_total", "fan_speed_rpm")
     for output_type in ("AbsPower", "DynPower"):
-        done = kepler("estimate", "-s", tmp_path / "s", "-i", tmp_path / "r.json", "--source", "acpi", "--json",
+        done = kepler("estimate", "-s", tmp_path / "s", "-i", tmp_path / "recording.json", "--source", "acpi", "--json",
                       "--output-type", output_type, "--feature-group", "ThirdParty")  # fmt: skip
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout)["components"]["platform"]["compared"] > 100
@@ -432,51 +281,9 @@ def test_third_party_metrics(small: dict[str, Any], tmp_path: Path) -> None:
 def test_estimate_without_power(quick: Path, small: dict[str, Any], simulated: Path, tmp_path: Path) -> None:
     """What models are for: a recording of a machine whose power is not measured."""
     train(quick, "-i", simulated, "-s", tmp_path / "s")
-    (tmp_path / "r.json").write_text(json.dumps(parts(small, "container")))
-    done = kepler("estimate", "-s", tmp_path / "s", "-i", tmp_path / "r.json", "--json")
+    (tmp_path / "recording.json").write_text(json.dumps(only_metrics(small, "container")))
+    done = kepler("estimate", "-s", tmp_path / "s", "-i", tmp_path / "recording.json", "--json")
     assert done.returncode == 0, done.stderr
     package = json.loads(done.stdout)["components"]["package"]
     assert package["measured_mean"] is None
     assert 30 < package["predicted_mean"] < 200
-
-
-def test_what_is_named_and_absent_is_a_failure(quick: Path, small: dict[str, Any], tmp_path: Path) -> None:
-    del small["kepler_container_bpf_page_cache_hit_total"]
-    (tmp_path / "r.json").write_text(json.dumps(small))
-    arguments = ["train", quick, "-i", tmp_path / "r.json", "-s", tmp_path / "s", "--json", "--set", "dyn_trainers=[]"]
-    arguments += ["--set", "energy_sources=[acpi, hmc]", "--set", "feature_groups=[CounterOnly, BPFOnly]"]
-    done = kepler(*arguments)
-    assert done.returncode == 3, done.stderr
-    report = json.loads(done.stdout)
-    assert len(report["models"]) == 2
-    reasons = {(failure["source"], failure["feature_group"]): failure["reason"] for failure in report["failed"]}
-    assert reasons["hmc", "CounterOnly"] == "no power of hmc in the data"
-    assert reasons["acpi", "BPFOnly"] == "no bpf_page_cache_hit in the data"
-
-
-def test_a_node_that_lacks_something_is_named(quick: Path, tmp_path: Path) -> None:
-    data = recording(Simulation(containers=4, timestamps=120, nodes=2))
-    dram = data["kepler_node_dram_joules_total"]
-    data["kepler_node_dram_joules_total"] = [one for one in dram if one["metric"]["instance"] == "node-0"]
-    (tmp_path / "r.json").write_text(json.dumps(data))
-    settings = ["--set", "feature_groups=[CounterOnly]", "--set", "dyn_trainers=[]"]
-    report = train(quick, "-i", tmp_path / "r.json", "-s", tmp_path / "s", *settings)
-    (skip,) = report["skipped"]
-    assert skip["source"] == "rapl-sysfs"
-    assert "node 'node-1'" in skip["reason"]
-    assert "is not used: no dram" in skip["reason"]
-
-
-def test_a_foreign_folder_is_found_before_training(quick: Path, simulated: Path, tmp_path: Path) -> None:
-    (tmp_path / "quick").mkdir()
-    done = kepler("train", quick, "-i", simulated, "-s", tmp_path)
-    assert done.returncode == 1
-    assert "was not published by kepler-model" in done.stderr
-    assert list(tmp_path.iterdir()) == [tmp_path / "quick"]
-
-
-def test_a_url_of_an_unknown_kind(quick: Path, simulated: Path, tmp_path: Path) -> None:
-    done = kepler("train", quick, "-i", simulated, "-s", "nope://bucket/store", cwd=tmp_path)
-    assert done.returncode == 1
-    assert "nope:// is not known; a store is a folder, s3://bucket/folder" in done.stderr
-    assert list(tmp_path.iterdir()) == []

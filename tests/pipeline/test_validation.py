@@ -25,29 +25,29 @@ def test_blocks_are_apart_in_time(n: int, step: float, n_folds: int, streams: in
     stream = np.sort(rng.integers(0, streams, n))
     time = 1e9 + np.arange(n) * step
     spec = ValidationSpec(folds=n_folds)
-    made = folds(spec, stream, time)
-    assert not np.any([fold.train & fold.test for fold in made])
-    tested = np.sum([fold.test for fold in made], axis=0)
+    held_out = folds(spec, stream, time)
+    assert not np.any([fold.train & fold.test for fold in held_out])
+    tested = np.sum([fold.test for fold in held_out], axis=0)
     assert tested.max() == 1
     for code in np.unique(stream):
-        mine = stream == code
-        length = time[mine].max() - time[mine].min() + step
-        if mine.sum() < 2:
+        rows = stream == code
+        length = time[rows].max() - time[rows].min() + step
+        if rows.sum() < 2:
             continue
-        gap = block_length(length, float(np.median(np.diff(time[mine]))), n_folds) / 4
-        for fold in made:
-            train, test = time[mine & fold.train], time[mine & fold.test]
+        gap = block_length(length, float(np.median(np.diff(time[rows]))), n_folds) / 4
+        for fold in held_out:
+            train, test = time[rows & fold.train], time[rows & fold.test]
             if len(train) and len(test):
                 nearest = np.min(np.abs(train[:, None] - test[None, :]))
-                # rows on the two sides of a border are never neighbours in time
+                # training and test rows are never neighbours in time
                 assert nearest >= min(gap, step) - 1e-6
 
 
 def test_every_timestamp_is_tested_once() -> None:
     time = 1e9 + 3.0 * np.arange(1500)
-    made = folds(ValidationSpec(), np.zeros(1500, dtype=np.int64), time)
-    assert len(made) == 5
-    assert (np.sum([fold.test for fold in made], axis=0) == 1).all()
+    held_out = folds(ValidationSpec(), np.zeros(1500, dtype=np.int64), time)
+    assert len(held_out) == 5
+    assert (np.sum([fold.test for fold in held_out], axis=0) == 1).all()
 
 
 def test_a_shuffled_copy_gives_the_same_folds() -> None:
@@ -72,8 +72,8 @@ def test_last_is_the_end_of_each_recording() -> None:
 def test_recordings_are_held_out_whole() -> None:
     time = np.concatenate([np.arange(30.0), np.arange(40.0)])
     stream = np.repeat([0, 1], [30, 40])
-    made = folds(ValidationSpec(scheme="recordings"), stream, time)
-    assert [int(fold.test.sum()) for fold in made] == [30, 40]
+    held_out = folds(ValidationSpec(scheme="recordings"), stream, time)
+    assert [int(fold.test.sum()) for fold in held_out] == [30, 40]
     with pytest.raises(TrainingError, match="two recordings"):
         folds(ValidationSpec(scheme="recordings"), np.zeros(30, dtype=np.int64), np.arange(30.0))
 
@@ -87,17 +87,17 @@ def test_score_by_hand() -> None:
     measured = np.array([0.0, 10.0, 20.0, 40.0] * 5)
     predicted = measured + np.array([1.0, 2.0, -2.0, 4.0] * 5)
     load = np.array([0.0, 1.0, 2.0, 3.0] * 5)
-    found = score(predicted, measured, load)
-    assert found.mae == pytest.approx(2.25)
-    assert found.mape_floor == pytest.approx(2.0)
-    assert found.mape == pytest.approx(100 * (0.2 + 0.1 + 0.1) / 3)  # the row of 0 W is below the floor
-    assert found.idle_error == pytest.approx(1.0)
-    assert found.r2 == pytest.approx(1 - (1 + 4 + 4 + 16) / np.sum((measured[:4] - 17.5) ** 2))
+    errors = score(predicted, measured, load)
+    assert errors.mae == pytest.approx(2.25)
+    assert errors.mape_floor == pytest.approx(2.0)
+    assert errors.mape == pytest.approx(100 * (0.2 + 0.1 + 0.1) / 3)  # the row of 0 W is below the floor
+    assert errors.idle_error == pytest.approx(1.0)
+    assert errors.r2 == pytest.approx(1 - (1 + 4 + 4 + 16) / np.sum((measured[:4] - 17.5) ** 2))
 
 
 def test_score_of_a_constant_component() -> None:
-    found = score(np.zeros(10), np.zeros(10), np.zeros(10))
-    assert attrs.asdict(found) == {
+    errors = score(np.zeros(10), np.zeros(10), np.zeros(10))
+    assert attrs.asdict(errors) == {
         "mae": 0.0,
         "mape": None,
         "mape_floor": 0.1,
@@ -111,16 +111,16 @@ def test_baselines_of_a_line_and_of_noise() -> None:
     rng = np.random.default_rng(1)
     x = rng.uniform(0, 10, 200)
     stream, time = np.zeros(200, dtype=np.int64), np.arange(200.0)
-    made = folds(ValidationSpec(), stream, time)
-    on_a_line = baselines(made, np.ones(200, dtype=bool), x, 3 * x + 5)
+    held_out = folds(ValidationSpec(), stream, time)
+    on_a_line = baselines(held_out, np.ones(200, dtype=bool), x, 3 * x + 5)
     assert on_a_line["line_mae"] == pytest.approx(0, abs=1e-9)
     assert on_a_line["constant_mae"] > 5
-    level = baselines(made, np.ones(200, dtype=bool), np.zeros(200), np.full(200, 7.0))
+    level = baselines(held_out, np.ones(200, dtype=bool), np.zeros(200), np.full(200, 7.0))
     assert level == {"constant_mae": 0.0, "line_mae": 0.0}
 
 
 @pytest.mark.parametrize("scheme", ["blocks", "last"])
-def test_no_gap_is_shorter_than_what_a_row_is_made_of(scheme: str) -> None:
+def test_gaps_are_at_least_as_long_as_the_memory_of_the_extractor(scheme: str) -> None:
     time = 1e9 + 3.0 * np.arange(1500)
     spec = ValidationSpec(scheme=scheme, gap_seconds=0)  # type: ignore[arg-type]
     for memory in (1, 20):

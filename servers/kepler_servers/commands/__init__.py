@@ -4,20 +4,41 @@ from __future__ import annotations
 
 import click
 
-from kepler_core.cli.lazy import LazyGroup
+from kepler_core.cli.lazy import LazyCommand, LazyGroup
 from kepler_core.plugins.hooks import hookimpl
 
 _SERVERS = {
-    "model-server": "kepler_servers.commands.model_server:model_server",
-    "online-trainer": "kepler_servers.commands.online_trainer:online_trainer",
-    "estimator": "kepler_servers.commands.estimator:estimator",
-    "offline-trainer": "kepler_servers.commands.offline_trainer:offline_trainer",
+    "model-server": LazyCommand(
+        "kepler_servers.commands.model_server:model_server",
+        "Serve every Kepler node the power model that fits its machine (POST /model).",
+    ),
+    "online-trainer": LazyCommand(
+        "kepler_servers.commands.online_trainer:online_trainer",
+        "Keep the models of a pipeline up to date with the nodes that a Prometheus server scrapes.",
+    ),
+    "estimator": LazyCommand(
+        "kepler_servers.commands.estimator:estimator",
+        "Answer Kepler's requests for watts over a unix socket.",
+    ),
+    "offline-trainer": LazyCommand(
+        "kepler_servers.commands.offline_trainer:offline_trainer",
+        "Train pipelines from recordings that clients send (POST /train), and publish them.",
+    ),
 }
 _COMMANDS = {
-    "select": "kepler_servers.commands.select:select",
-    "submit": "kepler_servers.commands.submit:submit",
-    "estimator": "kepler_servers.commands.estimator:estimator_commands",
-    "samples": "kepler_servers.commands.samples:samples",
+    "select": LazyCommand(
+        "kepler_servers.commands.select:select",
+        "Show which model of a store the model server would choose, and why.",
+    ),
+    "submit": LazyCommand(
+        "kepler_servers.commands.submit:submit",
+        "Have an offline trainer train a PIPELINE (a shipped one's name, or a YAML file).",
+    ),
+    "estimator": LazyCommand("kepler_servers.commands.estimator:estimator_commands", "Look at a running estimator."),
+    "samples": LazyCommand(
+        "kepler_servers.commands.samples:samples",
+        "Look into the sample store of an online trainer.",
+    ),
 }
 
 

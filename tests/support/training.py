@@ -1,0 +1,42 @@
+"""`kepler-model train` as users call it, in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+QUICK_PIPELINE = """
+abs_trainers: [LinearRegressionTrainer, SGDRegressorTrainer]
+dyn_trainers: [SGDRegressorTrainer]
+"""
+
+
+def kepler(*arguments: str | Path, **settings: Any) -> subprocess.CompletedProcess[str]:
+    """Run `kepler-model` and return what it printed, and its exit code."""
+    command = [sys.executable, "-m", "kepler_core", *map(str, arguments)]
+    return subprocess.run(command, check=False, capture_output=True, text=True, **settings)
+
+
+def train(*arguments: str | Path) -> dict[str, Any]:
+    """Train and return the report; the training must succeed."""
+    # starting worker processes takes longer than the fits of a small pipeline
+    jobs = () if {"--jobs", "--backend"} & set(arguments) else ("--jobs", "1")
+    done = kepler("train", *arguments, *jobs, "--json")
+    assert done.returncode == 0, done.stderr
+    report: dict[str, Any] = json.loads(done.stdout)
+    return report
+
+
+def only_model(report: dict[str, Any], **keys: str) -> dict[str, Any]:
+    """Return the one model of a report that has these keys."""
+    models = [model for model in report["models"] if all(model[key] == value for key, value in keys.items())]
+    assert len(models) == 1, f"{len(models)} models of {keys}"
+    return dict(models[0])
+
+
+def only_metrics(document: dict[str, Any], word: str) -> dict[str, Any]:
+    """Return the metrics of a recording whose name contains a word."""
+    return {name: series for name, series in document.items() if word in name}
