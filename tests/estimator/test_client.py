@@ -18,7 +18,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from support.estimator_clients import DYN_WATTS, watts_request
 from support.estimator_process import EstimatorProcess, running_estimator
 from support.linear_models import ABS, ALL, DYN, publish
-from support.server_process import BPF, free_port
+from support.server_process import free_port
+from support.small_pipelines import BPF
 
 from kepler_core.client import EstimatorClient, EstimatorError
 

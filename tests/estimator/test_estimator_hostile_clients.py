@@ -21,7 +21,7 @@ from support.estimator_clients import CheckingClient, ask, ask_as_kepler, checke
 from support.estimator_process import EstimatorProcess
 from support.linear_models import ALL, publish
 from support.process import PATIENCE, wait_for
-from support.server_process import BPF
+from support.small_pipelines import BPF
 
 REQUEST = watts_request([[100, 200], [0, 0]])
 WATTS = {"package": [51.2, 50.0], "dram": [8.4, 8.0]}

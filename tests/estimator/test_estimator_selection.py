@@ -14,7 +14,7 @@ from support.estimator_clients import REQUEST, watts_request
 from support.estimator_process import EstimatorProcess, running_estimator
 from support.linear_models import ALL, PLATFORM, LinearModel, publish
 from support.process import PATIENCE
-from support.server_process import BPF
+from support.small_pipelines import BPF
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.process import wait_for
 from support.prometheus_process import PrometheusProcess, need_prometheus, prometheus, write_blocks
-from support.server_process import wait_for
 
 from kepler_core.cli.main import cli
 from kepler_core.errors import UsageError

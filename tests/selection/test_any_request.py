@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.selection import ALL_METRICS, EPYC, HASWELL, ICELAKE, MACHINES, catalogue_of_machines, request_for
-from support.server_process import BPF, COUNTERS, Made, check_one_line, curve, linear, pipeline
-from support.server_process import catalogue as make_catalogue
+from support.server_process import check_one_line
+from support.small_pipelines import BPF, COUNTERS, SmallModel, curve, linear, pipeline
+from support.small_pipelines import catalogue as make_catalogue
 
 from kepler_core.errors import NoModelError, RequestError
 from kepler_core.models.kepler_weights import KEPLER_CURVES, LINEAR_TRAINER
@@ -23,7 +24,7 @@ TRAINERS = ("SGDRegressorTrainer", "LinearRegressionTrainer", "XgboostFitTrainer
 
 
 @st.composite
-def made_up_models(draw: st.DrawFn) -> Made:
+def made_up_models(draw: st.DrawFn) -> SmallModel:
     trainer = draw(st.sampled_from(TRAINERS))
     weights: Mapping[str, Any] | None = {"package": linear(draw(st.sampled_from([10.0, -1.0])))}
     if trainer in KEPLER_CURVES:
@@ -31,7 +32,7 @@ def made_up_models(draw: st.DrawFn) -> Made:
         weights = {"package": curve([2.0, 0.001, 30.0], over)}
     elif trainer == "XgboostFitTrainer":
         weights = None
-    return Made(
+    return SmallModel(
         trainer,
         draw(st.sampled_from([0, 1, 2, 7])),
         draw(st.sampled_from(["rapl-sysfs", "rapl-sysfs", "rapl-msr", "acpi", "hmc"])),
@@ -189,7 +190,7 @@ def check_error(model: StoredModel, fitting: list[StoredModel]) -> None:
 
 @settings(max_examples=500)
 @given(stores, st.lists(requests, min_size=1, max_size=6))
-def test_any_requests_to_one_catalogue(store: dict[str, list[Made]], several: list[ModelRequest]) -> None:
+def test_any_requests_to_one_catalogue(store: dict[str, list[SmallModel]], several: list[ModelRequest]) -> None:
     """What the catalogue keeps of one request must not change the next one."""
     files = {name: pipeline(*models, node_types=MACHINES) for name, models in store.items()}
     catalogue = make_catalogue(**files)

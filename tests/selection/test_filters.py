@@ -6,18 +6,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.selection import chosen_path, no_model_message, request_error
-from support.server_process import Made, check_one_line
-from support.server_process import catalogue as make_catalogue
+from support.server_process import check_one_line
+from support.small_pipelines import SmallModel
+from support.small_pipelines import catalogue as make_catalogue
 
 from kepler_core.errors import RequestError
 from kepler_core.selection.filters import MAX_CONDITIONS, Filter, Threshold, parse_filter
 
 
-def measured(mae: float, **more: float) -> Made:
+def measured(mae: float, **more: float) -> SmallModel:
     """Return a model with a validation of the component package."""
     r2 = more.pop("r2", None)
     validation = {"components": {"package": {"mae": mae, **({} if r2 is None else {"r2": r2})}}}
-    return Made(f"T{mae:g}Trainer", mae=mae, more={**more, "validation": validation})
+    return SmallModel(f"T{mae:g}Trainer", mae=mae, more={**more, "validation": validation})
 
 
 def test_conditions_of_each_kind() -> None:
@@ -52,12 +53,12 @@ def test_the_error_names_the_nearest_model_if_none_meets_the_filter() -> None:
 
 def test_a_model_with_an_unknown_score_does_not_meet_the_condition() -> None:
     """The public model database writes -1 for an unknown error."""
-    catalogue = make_catalogue(Made(more={"core_mape": -1}))
+    catalogue = make_catalogue(SmallModel(more={"core_mape": -1}))
     assert "unknown" in no_model_message(catalogue, filter="core_mape:5")
 
 
 def test_unknown_keys() -> None:
-    catalogue = make_catalogue(Made())
+    catalogue = make_catalogue(SmallModel())
     assert "filter: unknown attribute 'maee'; did you mean mae" in request_error(catalogue, filter="maee:5")
     assert "package_mae" in request_error(catalogue, filter="packagemae:5")
     for key in ("../../x", "x" * 10_000, "a\0b", "lineage", "features2", "model_name", "node_type"):

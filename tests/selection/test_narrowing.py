@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 from support.selection import ALL_METRICS, chosen_path, no_model_message, request_error, request_for
-from support.server_process import BPF, COUNTERS, Made, pipeline
-from support.server_process import catalogue as make_catalogue
+from support.small_pipelines import BPF, COUNTERS, SmallModel, pipeline
+from support.small_pipelines import catalogue as make_catalogue
 
 from kepler_core.selection import Catalogue
 from kepler_core.selection.filters import parse_filter
@@ -13,13 +13,15 @@ from kepler_profiler.similarity import SpecTable
 
 
 def test_output_type() -> None:
-    catalogue = make_catalogue(Made(mae=1), Made(mae=0.1, output_type="DynPower"))
+    catalogue = make_catalogue(SmallModel(mae=1), SmallModel(mae=0.1, output_type="DynPower"))
     assert catalogue.select(request_for()).model.output_type == "AbsPower"
     assert catalogue.select(request_for(output_type="DynPower")).model.output_type == "DynPower"
-    assert "output type 'DynPower'" in no_model_message(make_catalogue(Made()), output_type="DynPower")
+    assert "output type 'DynPower'" in no_model_message(make_catalogue(SmallModel()), output_type="DynPower")
 
 
-SOURCES = [Made(source=source, mae=index + 1) for index, source in enumerate(("rapl-sysfs", "rapl-msr", "acpi", "hmc"))]
+SOURCES = [
+    SmallModel(source=source, mae=index + 1) for index, source in enumerate(("rapl-sysfs", "rapl-msr", "acpi", "hmc"))
+]
 
 
 @pytest.mark.parametrize(
@@ -32,24 +34,33 @@ def test_source(name: str, expected: str) -> None:
 
 
 def test_one_source_name_of_kepler_stands_for_several_sources() -> None:
-    assert make_catalogue(Made(source="hmc")).select(request_for(source="acpi")).model.source == "hmc"
-    assert make_catalogue(Made(source="redfish")).select(request_for(source="acpi")).model.source == "redfish"
-    assert make_catalogue(Made(source="rapl-msr")).select(request_for(source="intel_rapl")).model.source == "rapl-msr"
-    assert "source 'hmc'" in no_model_message(make_catalogue(Made(source="acpi")), source="hmc")
+    assert make_catalogue(SmallModel(source="hmc")).select(request_for(source="acpi")).model.source == "hmc"
+    assert make_catalogue(SmallModel(source="redfish")).select(request_for(source="acpi")).model.source == "redfish"
     assert (
-        make_catalogue(Made(source="acpi", mae=2), Made(source="hmc", mae=1)).select(request_for(source="acpi")).model
+        make_catalogue(SmallModel(source="rapl-msr")).select(request_for(source="intel_rapl")).model.source
+        == "rapl-msr"
+    )
+    assert "source 'hmc'" in no_model_message(make_catalogue(SmallModel(source="acpi")), source="hmc")
+    assert (
+        make_catalogue(SmallModel(source="acpi", mae=2), SmallModel(source="hmc", mae=1))
+        .select(request_for(source="acpi"))
+        .model
     )
 
 
 def test_unknown_source() -> None:
-    assert "did you mean rapl" in request_error(make_catalogue(Made()), source="rapl-sysf")
-    assert "unknown energy source" in request_error(make_catalogue(Made()), source="../../etc")
+    assert "did you mean rapl" in request_error(make_catalogue(SmallModel()), source="rapl-sysf")
+    assert "unknown energy source" in request_error(make_catalogue(SmallModel()), source="../../etc")
     # models of a source whose plugin is not installed are selected too
-    assert make_catalogue(Made(source="my-meter")).select(request_for(source="my-meter")).model.source == "my-meter"
+    assert (
+        make_catalogue(SmallModel(source="my-meter")).select(request_for(source="my-meter")).model.source == "my-meter"
+    )
 
 
 def test_models_need_only_the_metrics_of_the_request_in_any_order() -> None:
-    catalogue = make_catalogue(Made(mae=3), Made(group="CounterOnly", mae=2), Made(group="Basic", mae=1))
+    catalogue = make_catalogue(
+        SmallModel(mae=3), SmallModel(group="CounterOnly", mae=2), SmallModel(group="Basic", mae=1)
+    )
     assert chosen_path(catalogue) == "Basic/SGDRegressorTrainer_0"
     assert chosen_path(catalogue, metrics=ALL_METRICS[::-1]) == "Basic/SGDRegressorTrainer_0"
     assert (
@@ -63,7 +74,7 @@ def test_models_need_only_the_metrics_of_the_request_in_any_order() -> None:
 
 def test_trainer() -> None:
     catalogue = make_catalogue(
-        Made("LinearRegressionTrainer", mae=2), Made("XgboostFitTrainer", mae=1, weights=None), Made()
+        SmallModel("LinearRegressionTrainer", mae=2), SmallModel("XgboostFitTrainer", mae=1, weights=None), SmallModel()
     )
     assert chosen_path(catalogue, trainer="LinearRegressionTrainer") == "LinearRegressionTrainer_0"
     assert chosen_path(catalogue, trainer="XgboostFitTrainer") == "XgboostFitTrainer_0"
@@ -73,7 +84,7 @@ def test_trainer() -> None:
 
 
 def test_pipeline() -> None:
-    catalogue = make_catalogue(one=pipeline(Made(mae=2)), two=pipeline(Made(mae=1)))
+    catalogue = make_catalogue(one=pipeline(SmallModel(mae=2)), two=pipeline(SmallModel(mae=1)))
     assert catalogue.select(request_for()).model.pipeline == "two"
     assert catalogue.select(request_for(pipeline="one")).model.pipeline == "one"
     assert "did you mean one?" in no_model_message(catalogue, pipeline="onee")
@@ -86,8 +97,8 @@ def test_an_empty_store() -> None:
 
 def test_find_lists_models_by_their_error() -> None:
     catalogue = make_catalogue(
-        Made(mae=3), Made("LinearRegressionTrainer", mae=2), Made(mae=1, output_type="DynPower", node_type=4),
-        Made(source="acpi", group="CounterOnly", mae=9),
+        SmallModel(mae=3), SmallModel("LinearRegressionTrainer", mae=2), SmallModel(mae=1, output_type="DynPower", node_type=4),
+        SmallModel(source="acpi", group="CounterOnly", mae=9),
     )  # fmt: skip
     assert [model.metadata["mae"] for model in catalogue.find()] == [1, 2, 3, 9]
     assert [model.metadata["mae"] for model in catalogue.find(source="intel_rapl", output_type="AbsPower")] == [2, 3]

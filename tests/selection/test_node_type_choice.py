@@ -14,8 +14,8 @@ from support.selection import (
     node_type_match,
     request_for,
 )
-from support.server_process import CAPTURED, COUNTERS, Made, pipeline
-from support.server_process import catalogue as make_catalogue
+from support.small_pipelines import CAPTURED, COUNTERS, SmallModel, pipeline
+from support.small_pipelines import catalogue as make_catalogue
 
 from kepler_core.models.kepler_weights import LINEAR_TRAINER
 from kepler_core.selection import Catalogue, read_catalogue
@@ -72,17 +72,20 @@ def test_a_request_without_a_machine() -> None:
 
 
 def test_models_without_a_known_machine() -> None:
-    catalogue = make_catalogue(Made())
+    catalogue = make_catalogue(SmallModel())
     assert node_type_match(catalogue, machine_spec=HASWELL) == ("unknown", 0)
     assert "not known" in no_model_message(catalogue, machine_spec=HASWELL, loose_node_type=False)
     # a known machine comes first, however different
-    catalogue = make_catalogue(one=pipeline(Made(mae=1)), two=pipeline(Made(mae=9), node_types={0: ICELAKE}))
+    catalogue = make_catalogue(
+        one=pipeline(SmallModel(mae=1)), two=pipeline(SmallModel(mae=9), node_types={0: ICELAKE})
+    )
     assert catalogue.select(request_for(machine_spec=HASWELL)).model.pipeline == "two"
 
 
 def test_order_of_filter_node_type_and_error() -> None:
     catalogue = make_catalogue(
-        near=pipeline(Made(mae=50), node_types={0: HASWELL}), far=pipeline(Made(mae=0.1), node_types={0: EPYC})
+        near=pipeline(SmallModel(mae=50), node_types={0: HASWELL}),
+        far=pipeline(SmallModel(mae=0.1), node_types={0: EPYC}),
     )
     assert catalogue.select(request_for(machine_spec={**HASWELL, "memory": 63})).model.pipeline == "near"
     # the filter is applied before the node type is chosen
@@ -92,8 +95,8 @@ def test_order_of_filter_node_type_and_error() -> None:
 
 def test_equal_machines_in_two_pipelines() -> None:
     catalogue = make_catalogue(
-        one=pipeline(Made(mae=2), node_types={0: HASWELL}),
-        two=pipeline(Made(node_type=5, mae=1), node_types={5: HASWELL}),
+        one=pipeline(SmallModel(mae=2), node_types={0: HASWELL}),
+        two=pipeline(SmallModel(node_type=5, mae=1), node_types={5: HASWELL}),
     )
     selection = catalogue.select(request_for(machine_spec=HASWELL))
     assert (selection.model.pipeline, selection.model.node_type) == ("two", 5)

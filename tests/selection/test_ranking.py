@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from support.selection import request_for
-from support.server_process import Made, pipeline
-from support.server_process import catalogue as make_catalogue
+from support.small_pipelines import SmallModel, pipeline
+from support.small_pipelines import catalogue as make_catalogue
 
 from kepler_core.selection import Catalogue
 
 
 def test_errors_on_the_same_data() -> None:
     catalogue = make_catalogue(
-        Made("A", mae=3, data="x", constant_mae=10), Made("B", mae=2, data="x", constant_mae=10),
-        Made("C", mae=2.5, data="x", constant_mae=100), Made("D", mae=float("1e9"), data="x", constant_mae=1),
+        SmallModel("A", mae=3, data="x", constant_mae=10), SmallModel("B", mae=2, data="x", constant_mae=10),
+        SmallModel("C", mae=2.5, data="x", constant_mae=100), SmallModel("D", mae=float("1e9"), data="x", constant_mae=1),
     )  # fmt: skip
     explanation = catalogue.select(request_for()).explain()
     assert explanation["trainer"] == "B"
@@ -24,8 +24,8 @@ def catalogue_of_unlike_data(**constants: float | None) -> Catalogue:
     """Return models of an easy and of a hard recording. The hard one has the higher error, but the lower one
     in relation to `constant_mae`."""
     models = {
-        "easy": Made(mae=2, data="easy", constant_mae=constants.get("easy", 2.5)),
-        "hard": Made(mae=5, data="hard", constant_mae=constants.get("hard", 100)),
+        "easy": SmallModel(mae=2, data="easy", constant_mae=constants.get("easy", 2.5)),
+        "hard": SmallModel(mae=5, data="hard", constant_mae=constants.get("hard", 100)),
     }
     return make_catalogue(**{name: pipeline(model) for name, model in models.items()})
 
@@ -47,19 +47,21 @@ def test_errors_on_unlike_data_without_a_constant_mae() -> None:
 def test_only_the_best_model_of_each_data_competes() -> None:
     """The relative error of a model that is not the best on its own data is ignored."""
     catalogue = make_catalogue(
-        a=pipeline(Made("A", mae=4, data="a", constant_mae=8), Made("B", mae=5, data="a", constant_mae=500)),
-        b=pipeline(Made("C", mae=6, data="b", constant_mae=20)),
+        a=pipeline(
+            SmallModel("A", mae=4, data="a", constant_mae=8), SmallModel("B", mae=5, data="a", constant_mae=500)
+        ),
+        b=pipeline(SmallModel("C", mae=6, data="b", constant_mae=20)),
     )
     assert catalogue.select(request_for()).model.trainer == "C"
 
 
 def test_another_error_key() -> None:
-    models = [Made("A", mae=1, more={"mape": 50}), Made("B", mae=2, more={"mape": 5})]
+    models = [SmallModel("A", mae=1, more={"mape": 50}), SmallModel("B", mae=2, more={"mape": 5})]
     assert make_catalogue(*models, error_key="mape").select(request_for()).model.trainer == "B"
     assert make_catalogue(*models).select(request_for()).model.trainer == "A"
 
 
 def test_a_model_without_the_error_comes_last() -> None:
-    catalogue = make_catalogue(Made("A", mae=-1), Made("B", mae=99))
+    catalogue = make_catalogue(SmallModel("A", mae=-1), SmallModel("B", mae=99))
     assert catalogue.select(request_for()).model.trainer == "B"
     assert catalogue.select(request_for(trainer="A")).explain()["error"]["mae"] is None

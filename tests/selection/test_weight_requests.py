@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from support.selection import chosen_path, no_model_message, request_for
-from support.server_process import BPF, Made, curve, linear
-from support.server_process import catalogue as make_catalogue
+from support.small_pipelines import BPF, SmallModel, curve, linear
+from support.small_pipelines import catalogue as make_catalogue
 
 from kepler_core.models.kepler_weights import LINEAR_TRAINER
 
 
 def test_the_best_linear_weights_have_the_trainer_name_that_kepler_knows() -> None:
     catalogue = make_catalogue(
-        Made(mae=3), Made("LinearRegressionTrainer", mae=2), Made("XgboostFitTrainer", mae=1, weights=None)
+        SmallModel(mae=3),
+        SmallModel("LinearRegressionTrainer", mae=2),
+        SmallModel("XgboostFitTrainer", mae=1, weights=None),
     )
     for trainer in (None, LINEAR_TRAINER):
         model = catalogue.select(request_for(weights=True, trainer=trainer)).model
@@ -23,17 +25,19 @@ def test_the_best_linear_weights_have_the_trainer_name_that_kepler_knows() -> No
 
 
 def test_unsafe_weights_are_never_chosen() -> None:
-    catalogue = make_catalogue(Made(mae=1, weights={"package": linear(-1)}), Made("LinearRegressionTrainer", mae=9))
+    catalogue = make_catalogue(
+        SmallModel(mae=1, weights={"package": linear(-1)}), SmallModel("LinearRegressionTrainer", mae=9)
+    )
     assert chosen_path(catalogue) == "SGDRegressorTrainer_0"
     assert chosen_path(catalogue, weights=True) == "LinearRegressionTrainer_0"
-    assert "W at idle" in no_model_message(make_catalogue(Made(weights={"package": linear(-1)})), weights=True)
+    assert "W at idle" in no_model_message(make_catalogue(SmallModel(weights={"package": linear(-1)})), weights=True)
 
 
-CURVE = Made("ExponentialRegressionTrainer", mae=0.1, weights={"package": curve([2.0, 0.001, 30.0])})
+CURVE = SmallModel("ExponentialRegressionTrainer", mae=0.1, weights={"package": curve([2.0, 0.001, 30.0])})
 
 
 def test_curves_are_selected_only_by_their_trainer_name() -> None:
-    catalogue = make_catalogue(CURVE, Made(mae=5))
+    catalogue = make_catalogue(CURVE, SmallModel(mae=5))
     assert chosen_path(catalogue, weights=True, metrics=BPF) == "SGDRegressorTrainer_0"
     assert chosen_path(catalogue, weights=True, metrics=BPF, trainer=LINEAR_TRAINER) == "SGDRegressorTrainer_0"
     assert chosen_path(catalogue, weights=True, metrics=BPF, trainer=CURVE.trainer) == "ExponentialRegressionTrainer_0"
@@ -54,7 +58,7 @@ def test_curves_are_selected_only_if_their_feature_is_the_first_metric() -> None
 
 def test_curves_of_components_over_different_features() -> None:
     weights = {"package": curve([2.0, 0.001, 30.0]), "dram": curve([2.0, 0.001, 3.0], "bpf_page_cache_hit")}
-    catalogue = make_catalogue(Made("ExponentialRegressionTrainer", weights=weights))
+    catalogue = make_catalogue(SmallModel("ExponentialRegressionTrainer", weights=weights))
     assert "a curve over bpf_cpu_time_ms and bpf_page_cache_hit" in no_model_message(
         catalogue, weights=True, metrics=BPF, trainer=CURVE.trainer
     )

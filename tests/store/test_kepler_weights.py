@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.paths import SHARED
-from support.server_process import BPF, COUNTERS, check_one_line, curve, evaluate, linear
+from support.server_process import check_one_line
+from support.small_pipelines import BPF, COUNTERS, curve, evaluate, linear
 
 from kepler_core.errors import ModelError
 from kepler_core.models.kepler_weights import KEPLER_CURVES, KeplerWeights, read_weights

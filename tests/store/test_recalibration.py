@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("sklearn")
 
-from support.server_process import evaluate
+from support.small_pipelines import evaluate
 
 from kepler_core.errors import ModelError
 from kepler_core.models.loading import load_model

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from support.process import PATIENCE, wait_for
-from support.server_process import BPF
+from support.small_pipelines import BPF
 
 KEPLERS_READ = 4096
 """Bytes that Kepler reads of a reply, in one call."""

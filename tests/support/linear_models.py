@@ -11,7 +11,7 @@ import attrs
 
 from kepler_core.store.layout import pipeline_files
 from kepler_core.store.local import LocalStore
-from support.server_process import BPF
+from support.small_pipelines import BPF
 
 MACHINE: dict[str, Any] = {"vendor": "genuineintel", "processor": "made_up", "cores": 32, "chips": 2, "memory": 128}
 

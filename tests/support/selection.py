@@ -9,8 +9,8 @@ import pytest
 from kepler_core.errors import NoModelError, RequestError
 from kepler_core.selection import Catalogue, ModelRequest
 from kepler_core.selection.filters import parse_filter
-from support.server_process import BPF, COUNTERS, Made, pipeline
-from support.server_process import catalogue as make_catalogue
+from support.small_pipelines import BPF, COUNTERS, SmallModel, pipeline
+from support.small_pipelines import catalogue as make_catalogue
 
 ALL_METRICS = (*COUNTERS, *BPF)
 
@@ -57,7 +57,7 @@ def request_error(catalogue: Catalogue, **keys: Any) -> str:
 
 def catalogue_of_machines(**more: Any) -> Catalogue:
     """Return a catalogue with one model for each of `MACHINES`, the lowest error for the last one."""
-    models = (Made(node_type=number, mae=3 - number, **more) for number in MACHINES)
+    models = (SmallModel(node_type=number, mae=3 - number, **more) for number in MACHINES)
     return make_catalogue(made=pipeline(*models, node_types=MACHINES))
 
 

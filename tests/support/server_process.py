@@ -13,17 +13,7 @@ from typing import Any
 import attrs
 from prometheus_client.parser import text_string_to_metric_families
 
-from support.process import PATIENCE, ProcessUnderTest, wait_for
-
-# until all tests import them from where they are
-from support.small_pipelines import BPF, CAPTURED, COUNTERS, SmallModel, catalogue, curve, evaluate, linear, pipeline
-
-Made = SmallModel
-
-__all__ = [
-    "BPF", "CAPTURED", "COUNTERS", "PATIENCE", "Answer", "Made", "ServerProcess", "ask", "catalogue", "check_one_line",
-    "curve", "evaluate", "free_port", "linear", "pipeline", "serving", "wait_for",
-]  # fmt: skip
+from support.process import PATIENCE, ProcessUnderTest
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 """Samples of /metrics by their name and labels."""
