@@ -97,9 +97,11 @@ def test_an_empty_store() -> None:
 
 def test_find_lists_models_by_their_error() -> None:
     catalogue = make_catalogue(
-        SmallModel(mae=3), SmallModel("LinearRegressionTrainer", mae=2), SmallModel(mae=1, output_type="DynPower", node_type=4),
+        SmallModel(mae=3),
+        SmallModel("LinearRegressionTrainer", mae=2),
+        SmallModel(mae=1, output_type="DynPower", node_type=4),
         SmallModel(source="acpi", group="CounterOnly", mae=9),
-    )  # fmt: skip
+    )
     assert [model.metadata["mae"] for model in catalogue.find()] == [1, 2, 3, 9]
     assert [model.metadata["mae"] for model in catalogue.find(source="intel_rapl", output_type="AbsPower")] == [2, 3]
     assert [

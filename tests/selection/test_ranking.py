@@ -11,9 +11,11 @@ from kepler_core.selection import Catalogue
 
 def test_errors_on_the_same_data() -> None:
     catalogue = make_catalogue(
-        SmallModel("A", mae=3, data="x", constant_mae=10), SmallModel("B", mae=2, data="x", constant_mae=10),
-        SmallModel("C", mae=2.5, data="x", constant_mae=100), SmallModel("D", mae=float("1e9"), data="x", constant_mae=1),
-    )  # fmt: skip
+        SmallModel("A", mae=3, data="x", constant_mae=10),
+        SmallModel("B", mae=2, data="x", constant_mae=10),
+        SmallModel("C", mae=2.5, data="x", constant_mae=100),
+        SmallModel("D", mae=float("1e9"), data="x", constant_mae=1),
+    )
     explanation = catalogue.select(request_for()).explain()
     assert explanation["trainer"] == "B"
     assert explanation["error"] == {"mae": 2, "compared_by": "mae on the same data"}
