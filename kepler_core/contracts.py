@@ -37,7 +37,6 @@ from kepler_core.vocabulary import OutputType
 
 if TYPE_CHECKING:
     from kepler_core.dataset import Dataset
-    from kepler_core.models.power_model import PowerModel
     from kepler_core.recording.observations import Observations
 
 PLUGIN_API = (1, 0)
@@ -114,6 +113,20 @@ class Trainer(Plugin, ABC):
 # --- kepler.isolators -----------------------------------------------------------------------------
 
 
+class AbsModel(Protocol):
+    """A trained AbsPower model as isolators use it (`kepler_core.models.power_model.PowerModel` is one)."""
+
+    @property
+    def name(self) -> str:
+        """The name of the model in its pipeline."""
+
+    def predict(self, values: Any, features: Sequence[str] | None = None) -> Mapping[str, FloatArray]:
+        """Return watts by component, each of shape (rows,).
+
+        `values` has shape (rows, columns), in the features' own units. `features` names the columns.
+        """
+
+
 @attrs.frozen(eq=False)
 class IsolationContext:
     """The information that an isolator may use besides the data set."""
@@ -128,7 +141,7 @@ class IsolationContext:
     """The profile of the machine's node type (`profiles/<node type>.json`), if there is one."""
     machine_spec: Mapping[str, Any] = attrs.field(factory=dict)
     """The specification of the machine, as far as it is known."""
-    abs_model: Callable[[Dataset], PowerModel] | None = None
+    abs_model: Callable[[Dataset], AbsModel] | None = None
     """Returns the AbsPower model of the data set's source and features with the lowest validation
     error, and raises `PluginError` if there is none. None where no models are available."""
     applying: bool = False
