@@ -20,7 +20,7 @@ is a defect of Kepler Core or of a plugin, and keeps its traceback.
     ├── PrometheusError             failed or unusable answer of a Prometheus server
     └── MissingExtraError           optional dependency that is not installed
 
-A package that needs an error of its own derives it from one of these, beside the code that raises it.
+Packages define further errors beside the code that raises them, derived from one of these.
 
 Code that handles an error reads its fields (`message`, `path`, `document`, `key`, `kind` …). It never
 cuts or searches the text.
@@ -109,7 +109,7 @@ class VersionTakenError(StoreError):
     """Another process published the same version first."""
 
     def __init__(self, pipeline: str, version: int) -> None:
-        super().__init__(f"version {version} of pipeline {pipeline!r} was published by somebody else meanwhile")
+        super().__init__(f"version {version} of pipeline {pipeline!r} was published by another process meanwhile")
 
 
 class NoModelError(StoreError):

@@ -1,1 +1,1 @@
-"""Pipelines and settings that ship with the package: data, no logic."""
+"""Pipelines and the sample that Kepler Core ships: data, no logic."""

@@ -40,7 +40,7 @@ def quickstart(store: str, as_json: bool) -> int:
     from kepler_core.pipeline.observing import observe_for, read_for
 
     if Path(store).exists() and not (Path(store).is_dir() and not any(Path(store).iterdir())):
-        raise StoreError(f"{store} is there already; quickstart wants a fresh one: --store OTHER, or remove it")
+        raise StoreError(f"{store} already exists; quickstart needs a new or empty folder: --store OTHER, or remove it")
     with importlib.resources.as_file(importlib.resources.files("kepler_config") / SAMPLE) as sample:
         if not as_json:
             click.echo("1. Train the pipeline 'quickstart' on the bundled sample (a simulated machine):\n")

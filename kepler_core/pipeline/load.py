@@ -127,7 +127,7 @@ def _resolved_sources(sources: list[str] | str, where: str) -> list[str] | Any:
         except PluginError as error:
             raise PipelineError(str(error), path=path, document=where) from error
         if name in resolved:
-            raise PipelineError(f"{name} is there twice", path=path, document=where)
+            raise PipelineError(f"{name} appears twice", path=path, document=where)
         resolved.append(name)
     return resolved
 

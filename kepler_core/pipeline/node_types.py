@@ -1,7 +1,7 @@
 """The node type that a training's models belong to, and the files of the pipeline's other node types.
 
-A training replaces the models of its own node type only. A new version of a pipeline therefore takes over
-the models, profiles and index entries of the other node types from the version before.
+A training replaces the models of one node type. The version that it publishes takes over the models,
+profiles and index entries of all other node types from the version before.
 """
 
 from __future__ import annotations

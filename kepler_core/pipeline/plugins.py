@@ -38,7 +38,7 @@ def used_plugins(spec: PipelineSpec, observations: Observations, listeners: Sequ
 
 
 def described(entry: PluginEntry) -> dict[str, Any]:
-    """Return a plugin's description, as it is stored in a pipeline's metadata."""
+    """Return the description of a plugin for a pipeline's metadata."""
     return {
         "namespace": entry.namespace,
         "name": entry.name,

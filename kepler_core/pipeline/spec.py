@@ -43,7 +43,7 @@ def _known_groups(spec: PipelineSpec, attribute: Any, groups: list[str] | str) -
             hint = close_matches(group, GROUP_NAMES)
             raise WrongFieldError(f"unknown feature group {group!r}; {hint}", attribute.name, index)
         if group in groups[:index]:
-            raise WrongFieldError(f"{group} is there twice", attribute.name, index)
+            raise WrongFieldError(f"{group} appears twice", attribute.name, index)
     if THIRD_PARTY_GROUP in groups and not spec.third_party:
         raise WrongFieldError(f"{THIRD_PARTY_GROUP} needs its features named in third_party", attribute.name)
 
@@ -54,7 +54,7 @@ def _third_party(_: Any, attribute: Any, names: list[str]) -> None:
             message = f"{name!r} is one of our own features; it is in the feature groups already"
             raise WrongFieldError(message, attribute.name, index)
         if name in names[:index]:
-            raise WrongFieldError(f"{name!r} is there twice", attribute.name, index)
+            raise WrongFieldError(f"{name!r} appears twice", attribute.name, index)
 
 
 @attrs.frozen

@@ -117,4 +117,4 @@ def test_quickstart_needs_a_fresh_store(tmp_path: Path) -> None:
     (tmp_path / "q" / "quickstart" / "metadata.json").write_text("{}")
     done = kepler("quickstart", "--store", tmp_path / "q")
     assert done.returncode == 1
-    assert "fresh" in done.stderr
+    assert "already exists; quickstart needs a new or empty folder" in done.stderr

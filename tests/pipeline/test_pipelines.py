@@ -100,7 +100,7 @@ def test_aliases_become_names(tmp_path: Path) -> None:
         ("description: nothing", ["names no trainer"]),
         ("- a list", ["mapping"]),
         ("a: [1, 2", ["line 2, column 1"]),
-        ("seed: 1\nseed: 2", ["'seed' is there twice"]),
+        ("seed: 1\nseed: 2", ["'seed' appears twice"]),
         ("1: 2", ["key 1 is not text"]),
         ("&a [*a]", ["nested too deeply"]),
         ("!!python/object/apply:os.system ['true']", ["line 1"]),
