@@ -1,4 +1,4 @@
-"""What machine this is: trees of /proc and /sys as kernels write them, descriptions as people write them."""
+"""Machine discovery from /proc and /sys, and machine descriptions in files."""
 
 from __future__ import annotations
 
@@ -42,8 +42,10 @@ def x86(
     flags: str = "fpu sse2",
     topology: bool = True,
 ) -> Path:
-    """A tree of a machine with `sockets` x `cores` x `threads` CPUs, numbered as Linux numbers them:
-    first threads of all cores, then the second ones."""
+    """Write /proc and /sys of a machine with `sockets` x `cores` x `threads` CPUs below `root`.
+
+    CPUs are numbered as Linux does: the first threads of all cores, then the second threads.
+    """
     physical = sockets * cores
     blocks = []
     for cpu in range(physical * threads):
@@ -79,26 +81,26 @@ def arm(root: Path, *, implementer: str = "0x41", parts: tuple[str, ...] = ("0xd
     return root
 
 
-def says_why(found: Discovery) -> None:
-    """Every attribute has a value and where it is from, or a reason why not."""
+def check_reasons(machine: Discovery) -> None:
+    """Check that every attribute has a value and its origin, or a reason why it is not known."""
     for name in ATTRIBUTES:
-        if getattr(found.spec, name) is None:
-            assert found.unknown[name]
-            assert name not in found.found_in
+        if getattr(machine.spec, name) is None:
+            assert machine.unknown[name]
+            assert name not in machine.found_in
         else:
-            assert found.found_in[name]
-            assert name not in found.unknown
+            assert machine.found_in[name]
+            assert name not in machine.unknown
 
 
 # --- machines -------------------------------------------------------------------------------------
 
 
 def test_bare_metal(tmp_path: Path) -> None:
-    found = discover(x86(tmp_path, cores=24))
-    assert found.spec == MachineSpec("intel_xeon_platinum_8259cl", 96, 2, 376, 3500, "genuineintel", 2)
-    assert found.virtual is None
-    assert found.unknown == {}
-    says_why(found)
+    machine = discover(x86(tmp_path, cores=24))
+    assert machine.spec == MachineSpec("intel_xeon_platinum_8259cl", 96, 2, 376, 3500, "genuineintel", 2)
+    assert machine.virtual is None
+    assert machine.unknown == {}
+    check_reasons(machine)
 
 
 @pytest.mark.parametrize(
@@ -116,8 +118,8 @@ def test_bare_metal(tmp_path: Path) -> None:
         ("Intel Xeon Processor (Skylake, IBRS)", "intel_xeon_skylake"),
     ],
 )
-def test_names_of_processors(model: str, name: str, tmp_path: Path) -> None:
-    """The first five are those of the public database's machines."""
+def test_processor_names(model: str, name: str, tmp_path: Path) -> None:
+    """The first five are the processors of the public model database."""
     assert processor_name(model) == name
     assert discover(x86(tmp_path, model=model)).spec.processor == name
 
@@ -127,29 +129,29 @@ def test_names_of_processors(model: str, name: str, tmp_path: Path) -> None:
 )
 def test_names_that_name_no_processor(model: str, tmp_path: Path) -> None:
     assert processor_name(model) is None
-    found = discover(x86(tmp_path, model=model))
-    assert found.spec.processor is None
-    says_why(found)
+    machine = discover(x86(tmp_path, model=model))
+    assert machine.spec.processor is None
+    check_reasons(machine)
 
 
 def test_amd(tmp_path: Path) -> None:
-    found = discover(
+    machine = discover(
         x86(tmp_path, model="AMD EPYC 7763 64-Core Processor", vendor="AuthenticAMD", sockets=1, khz=3_529_052)
     )
-    assert (found.spec.processor, found.spec.vendor) == ("amd_epyc_7763", "authenticamd")
-    assert (found.spec.chips, found.spec.frequency) == (1, 3500)
+    assert (machine.spec.processor, machine.spec.vendor) == ("amd_epyc_7763", "authenticamd")
+    assert (machine.spec.chips, machine.spec.frequency) == (1, 3500)
 
 
 def test_a_virtual_machine_with_a_socket_for_every_cpu(tmp_path: Path) -> None:
-    found = discover(x86(tmp_path, sockets=4, cores=1, threads=1, khz=None, flags="fpu hypervisor"))
-    assert found.virtual is not None
-    assert (found.spec.cores, found.spec.chips, found.spec.frequency) == (4, None, None)
-    assert "socket for each of its 4 CPUs" in found.unknown["chips"]
-    assert "2500.011" in found.unknown["frequency"]
-    says_why(found)
+    machine = discover(x86(tmp_path, sockets=4, cores=1, threads=1, khz=None, flags="fpu hypervisor"))
+    assert machine.virtual is not None
+    assert (machine.spec.cores, machine.spec.chips, machine.spec.frequency) == (4, None, None)
+    assert "socket for each of its 4 CPUs" in machine.unknown["chips"]
+    assert "2500.011" in machine.unknown["frequency"]
+    check_reasons(machine)
 
 
-def test_sockets_of_bare_metal_are_believed(tmp_path: Path) -> None:
+def test_bare_metal_may_have_a_socket_for_every_cpu(tmp_path: Path) -> None:
     assert discover(x86(tmp_path, sockets=2, cores=1, threads=1)).spec.chips == 2
 
 
@@ -164,84 +166,84 @@ def test_sockets_of_bare_metal_are_believed(tmp_path: Path) -> None:
         ({"sys/firmware/devicetree/base/hypervisor/compatible": "linux,kvm"}, True),
     ],
 )
-def test_what_says_that_it_is_virtual(files: dict[str, str], virtual: bool, tmp_path: Path) -> None:
+def test_evidence_of_a_virtual_machine(files: dict[str, str], virtual: bool, tmp_path: Path) -> None:
     for path, text in files.items():
         put(tmp_path, path, text + "\n")
     assert (discover(x86(tmp_path)).virtual is not None) == virtual
 
 
 def test_a_container_without_sys(tmp_path: Path) -> None:
-    """Only /proc: cores and chips are from there, what shares a core nobody says."""
-    found = discover(x86(tmp_path, topology=False, khz=None))
+    """/proc alone has cores and chips, but not which CPUs share a core."""
+    x86(tmp_path, topology=False, khz=None)
     (tmp_path / "sys/devices/system/cpu/online").unlink()
-    found = discover(tmp_path)
-    assert (found.spec.cores, found.spec.chips) == (8, 2)
-    assert (found.spec.threads_per_core, found.spec.frequency) == (None, None)
-    assert "no cpufreq driver" in found.unknown["frequency"]
-    says_why(found)
+    machine = discover(tmp_path)
+    assert (machine.spec.cores, machine.spec.chips) == (8, 2)
+    assert (machine.spec.threads_per_core, machine.spec.frequency) == (None, None)
+    assert "no cpufreq driver" in machine.unknown["frequency"]
+    check_reasons(machine)
 
 
-def test_cpus_that_are_offline_do_not_count(tmp_path: Path) -> None:
+def test_offline_cpus_are_not_counted(tmp_path: Path) -> None:
     x86(tmp_path, sockets=1, cores=4, threads=1)
     put(tmp_path, "sys/devices/system/cpu/online", "0-1,3\n")
     assert discover(tmp_path).spec.cores == 3
 
 
 def test_hybrid_cores(tmp_path: Path) -> None:
-    """Two cores with two threads and two with one."""
+    """Two cores with two threads each and two cores with one thread each."""
     x86(tmp_path, model="12th Gen Intel(R) Core(TM) i5-1240P", sockets=1, cores=6, threads=1)
     for cpu, siblings, khz in ((0, "0-1", 4_400_000), (1, "0-1", 4_400_000), (2, "2-3", 4_400_000), (3, "2-3", 1)):
         put(tmp_path, f"sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list", siblings + "\n")
         put(tmp_path, f"sys/devices/system/cpu/cpu{cpu}/cpufreq/cpuinfo_max_freq", f"{khz}\n")
-    found = discover(tmp_path)
-    assert found.spec.threads_per_core is None
-    assert found.unknown["threads_per_core"] == "hybrid: cores with 1 and 2 threads"
-    assert (found.spec.cores, found.spec.frequency) == (6, 4400)
+    machine = discover(tmp_path)
+    assert machine.spec.threads_per_core is None
+    assert machine.unknown["threads_per_core"] == "hybrid: cores with 1 and 2 threads"
+    assert (machine.spec.cores, machine.spec.frequency) == (6, 4400)
 
 
 def test_arm(tmp_path: Path) -> None:
-    found = discover(arm(tmp_path))
-    assert found.spec == MachineSpec("arm_neoverse_n1", 4, 1, 31, None, "arm", 1)
-    says_why(found)
+    machine = discover(arm(tmp_path))
+    assert machine.spec == MachineSpec("arm_neoverse_n1", 4, 1, 31, None, "arm", 1)
+    check_reasons(machine)
 
 
-def test_arm_that_is_not_known(tmp_path: Path) -> None:
-    found = discover(arm(tmp_path, implementer="0x99", parts=("0xfff",)))
-    assert (found.spec.processor, found.spec.vendor) == (None, None)
-    assert "0x99" in found.unknown["processor"]
+def test_unknown_arm_processor(tmp_path: Path) -> None:
+    machine = discover(arm(tmp_path, implementer="0x99", parts=("0xfff",)))
+    assert (machine.spec.processor, machine.spec.vendor) == (None, None)
+    assert "0x99" in machine.unknown["processor"]
     assert arm_processor_name(0x41, 0xFFF) is None
-    says_why(found)
+    check_reasons(machine)
 
 
 def test_arm_with_two_kinds_of_cores(tmp_path: Path) -> None:
-    found = discover(arm(tmp_path, parts=("0xd08", "0xd03", "0xd03")))
-    assert found.spec.processor is None
-    assert "0xd03, 0xd08" in found.unknown["processor"]
-    assert found.spec.vendor == "arm"
+    machine = discover(arm(tmp_path, parts=("0xd08", "0xd03", "0xd03")))
+    assert machine.spec.processor is None
+    assert "0xd03, 0xd08" in machine.unknown["processor"]
+    assert machine.spec.vendor == "arm"
 
 
 @pytest.mark.parametrize(
     ("kib", "gib"), [(0, None), (1023 * 1024, None), (1024 * 1024, 1), (int(15.6 * 2**20), 15), (2**40, 2**20)]
 )
 def test_memory(kib: int, gib: int | None, tmp_path: Path) -> None:
-    found = discover(x86(tmp_path, kib=kib))
-    assert found.spec.memory == gib
-    says_why(found)
+    machine = discover(x86(tmp_path, kib=kib))
+    assert machine.spec.memory == gib
+    check_reasons(machine)
 
 
 @pytest.mark.parametrize(("khz", "mhz"), [(0, None), (-5, None), (49_000, None), (2_950_001, 3000), (3_449_999, 3400)])
 def test_frequency(khz: int, mhz: int | None, tmp_path: Path) -> None:
-    found = discover(x86(tmp_path, khz=khz))
-    assert found.spec.frequency == mhz
-    says_why(found)
+    machine = discover(x86(tmp_path, khz=khz))
+    assert machine.spec.frequency == mhz
+    check_reasons(machine)
 
 
-def test_nothing_can_be_read(tmp_path: Path) -> None:
+def test_unreadable_files(tmp_path: Path) -> None:
     for root in (tmp_path, tmp_path / "absent"):
-        found = discover(root)
-        assert found.spec == MachineSpec()
-        assert set(found.unknown) == set(ATTRIBUTES)
-        assert found.virtual is None
+        machine = discover(root)
+        assert machine.spec == MachineSpec()
+        assert set(machine.unknown) == set(ATTRIBUTES)
+        assert machine.virtual is None
 
 
 NASTY = st.one_of(
@@ -262,7 +264,7 @@ NASTY = st.one_of(
 
 
 @given(cpuinfo=NASTY, meminfo=NASTY, online=NASTY, package=NASTY, siblings=NASTY, frequency=NASTY)
-def test_whatever_the_files_hold(
+def test_any_content_of_the_files(
     tmp_path_factory: pytest.TempPathFactory,
     cpuinfo: bytes,
     meminfo: bytes,
@@ -278,10 +280,10 @@ def test_whatever_the_files_hold(
     put(root, "sys/devices/system/cpu/cpu0/topology/physical_package_id", package)
     put(root, "sys/devices/system/cpu/cpu0/topology/thread_siblings_list", siblings)
     put(root, "sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq", frequency)
-    found = discover(root)
-    says_why(found)
-    # what was found can be written and read again
-    assert machine_spec_from(json.loads(json.dumps(found.spec.as_dict())), "found") == found.spec
+    machine = discover(root)
+    check_reasons(machine)
+    # the description can be written and read again
+    assert machine_spec_from(json.loads(json.dumps(machine.spec.as_dict())), "x") == machine.spec
     shutil.rmtree(root)
 
 
@@ -311,7 +313,7 @@ def test_any_model_name(model: str) -> None:
         (None, ["object", "NoneType"]),
     ],
 )
-def test_descriptions_that_are_wrong(document: Any, words: list[str], tmp_path: Path) -> None:
+def test_wrong_descriptions(document: Any, words: list[str], tmp_path: Path) -> None:
     path = tmp_path / "spec.json"
     path.write_text(json.dumps(document))
     with pytest.raises(UsageError) as raised:
@@ -324,14 +326,14 @@ def test_descriptions_that_are_wrong(document: Any, words: list[str], tmp_path: 
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[" * 100_000])
-def test_files_that_are_no_json(content: bytes, tmp_path: Path) -> None:
+def test_files_that_are_not_json(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "spec.json"
     path.write_bytes(content)
     with pytest.raises(UsageError, match=r"not JSON"):
         read_machine_spec(path)
 
 
-def test_standard_input(tmp_path: Path) -> None:
+def test_a_description_on_standard_input(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "kepler_core", "profile", "node-types", "add", "--spec", "-", "--index"]
     document = json.dumps({"processor": "x_y", "cores": 4})
     done = subprocess.run([*command, tmp_path / "i.json"], input=document, text=True, check=False, capture_output=True)
@@ -339,7 +341,7 @@ def test_standard_input(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "i.json").read_text())["0"]["attrs"] == {"processor": "x_y", "cores": 4}
 
 
-def test_what_is_not_stated() -> None:
+def test_empty_values_are_absent() -> None:
     document = {"processor": " ", "cores": 0, "chips": None, "memory": 3, "vendor": ""}
     assert machine_spec_from(document, "x") == MachineSpec(memory=3)
     assert machine_spec_from({}, "x").as_dict() == {}

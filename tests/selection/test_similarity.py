@@ -1,4 +1,4 @@
-"""How alike two machines are."""
+"""The similarity of machines."""
 
 from __future__ import annotations
 
@@ -34,104 +34,103 @@ specs = st.fixed_dictionaries(
 
 
 def stated(spec: dict[str, Any]) -> dict[str, Any]:
-    """What of a spec says anything."""
-    found = {key: spec.get(key) for key in ATTRIBUTES}
-    if found["processor"] is not None:
-        found["processor"] = found["processor"].strip().casefold()
-    return {key: value for key, value in found.items() if value}
+    """Return the attributes that a spec has, normalised."""
+    attributes = {key: spec.get(key) for key in ATTRIBUTES}
+    if attributes["processor"] is not None:
+        attributes["processor"] = attributes["processor"].strip().casefold()
+    return {key: value for key, value in attributes.items() if value}
 
 
 @given(specs, specs)
-def test_symmetric_and_in_bounds(one: dict[str, Any], other: dict[str, Any]) -> None:
-    found, reverse = compare(one, other), compare(other, one)
-    assert found.similarity == pytest.approx(reverse.similarity, abs=1e-12)
-    for value in (found.similarity, found.looseness, found.uncertainty):
+def test_similarity_is_symmetric_and_in_bounds(one: dict[str, Any], other: dict[str, Any]) -> None:
+    result, reverse = compare(one, other), compare(other, one)
+    assert result.similarity == pytest.approx(reverse.similarity, abs=1e-12)
+    for value in (result.similarity, result.looseness, result.uncertainty):
         assert -1e-12 <= value <= 1 + 1e-12
-    assert (found.similarity == 1.0) == (stated(one) == stated(other))
-    assert set(found.attributes) == set(stated(one)) | set(stated(other))
+    assert (result.similarity == 1.0) == (stated(one) == stated(other))
+    assert set(result.attributes) == set(stated(one)) | set(stated(other))
     both = set(stated(one)) & set(stated(other))
-    for name, likeness in found.attributes.items():
+    for name, likeness in result.attributes.items():
         assert (likeness is not None) == (name in both)
         assert likeness is None or 0 <= likeness <= 1
 
 
 @given(specs, st.lists(specs, max_size=5))
-def test_a_table_says_the_same_as_each_pair(spec: dict[str, Any], others: list[dict[str, Any]]) -> None:
-    found = SpecTable(others).similarities(spec)
-    assert found.shape == (len(others),)
-    np.testing.assert_allclose(found, [compare(spec, other).similarity for other in others], atol=1e-12)
+def test_a_table_agrees_with_each_pair(spec: dict[str, Any], others: list[dict[str, Any]]) -> None:
+    similarities = SpecTable(others).similarities(spec)
+    assert similarities.shape == (len(others),)
+    np.testing.assert_allclose(similarities, [compare(spec, other).similarity for other in others], atol=1e-12)
 
 
 @given(st.sampled_from(PROCESSORS), st.sampled_from(PROCESSORS))
-def test_processors(one: str, other: str) -> None:
+def test_processor_likeness_is_symmetric(one: str, other: str) -> None:
     assert processor_likeness(one, other) == processor_likeness(other, one)
     assert (processor_likeness(one, other) == 1.0) == (one == other)
 
 
-def test_the_weights_are_one_in_all() -> None:
+def test_weights_add_up_to_1() -> None:
     assert sum(WEIGHTS.values()) == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("attribute", ATTRIBUTES)
 def test_one_attribute_changed(attribute: str) -> None:
     other = {**BASE, attribute: "amd_epyc_7763" if attribute == "processor" else BASE[attribute] / 2}  # type: ignore[operator]
-    found = compare(BASE, other)
+    result = compare(BASE, other)
     lost = WEIGHTS[attribute] * (1.0 if attribute == "processor" else 0.5)
-    assert found.similarity == pytest.approx(1 - lost)
-    assert found.looseness == pytest.approx(lost)
-    assert found.uncertainty == 0.0
+    assert result.similarity == pytest.approx(1 - lost)
+    assert result.looseness == pytest.approx(lost)
+    assert result.uncertainty == 0.0
 
 
 @pytest.mark.parametrize("attribute", ATTRIBUTES)
 @pytest.mark.parametrize("absent", [None, "", 0, "missing"])
-def test_an_attribute_that_one_does_not_state(attribute: str, absent: Any) -> None:
+def test_an_attribute_that_only_one_spec_has(attribute: str, absent: Any) -> None:
     other = {key: value for key, value in BASE.items() if key != attribute}
     if absent != "missing":
         other[attribute] = absent
-    found = compare(BASE, other)
-    assert found.uncertainty == pytest.approx(WEIGHTS[attribute])
-    assert found.looseness == pytest.approx(0.0)
-    assert found.similarity == pytest.approx(1 - WEIGHTS[attribute] * (1 - EXPECTED))
-    assert found.attributes[attribute] is None
+    result = compare(BASE, other)
+    assert result.uncertainty == pytest.approx(WEIGHTS[attribute])
+    assert result.looseness == pytest.approx(0.0)
+    assert result.similarity == pytest.approx(1 - WEIGHTS[attribute] * (1 - EXPECTED))
+    assert result.attributes[attribute] is None
 
 
-def test_an_attribute_that_neither_states_counts_for_nothing() -> None:
+def test_an_attribute_that_neither_spec_has_is_ignored() -> None:
     without = {key: value for key, value in BASE.items() if key != "memory"}
     assert compare(without, dict(without)).similarity == 1.0
-    found = compare(without, {**without, "cores": 48})
-    assert found.looseness == pytest.approx(0.5 * WEIGHTS["cores"] / (1 - WEIGHTS["memory"]))
-    assert "memory" not in found.attributes
+    result = compare(without, {**without, "cores": 48})
+    assert result.looseness == pytest.approx(0.5 * WEIGHTS["cores"] / (1 - WEIGHTS["memory"]))
+    assert "memory" not in result.attributes
 
 
-def test_of_nothing_is_known() -> None:
+def test_empty_specs() -> None:
     assert compare({}, {}).similarity == 1.0
     assert compare({}, BASE).similarity == pytest.approx(EXPECTED)
     assert SpecTable([]).similarities(BASE).shape == (0,)
 
 
-def test_a_relative_is_nearer() -> None:
-    """A newer stepping, another family, another vendor: ever farther."""
+def test_related_processors_are_more_similar() -> None:
+    """The similarity falls from a newer stepping over another family to another vendor."""
     order = ["intel_xeon_platinum_8259cl", "intel_xeon_platinum_8275cl", "intel_core_i7", "amd_epyc_7763"]
-    found = [compare(BASE, {**BASE, "processor": processor}).similarity for processor in order]
-    assert found == sorted(found, reverse=True)
-    assert len(set(found)) == 4
+    similarities = [compare(BASE, {**BASE, "processor": processor}).similarity for processor in order]
+    assert similarities == sorted(similarities, reverse=True)
+    assert len(set(similarities)) == 4
 
 
 @given(st.integers(1, 512), st.integers(1, 512), st.integers(1, 512))
-def test_nearer_in_cores_is_more_alike(cores: int, one: int, other: int) -> None:
-    mine = {**BASE, "cores": cores}
-    likeness = {n: compare(mine, {**BASE, "cores": n}).similarity for n in (one, other)}
+def test_a_nearer_number_of_cores_is_more_similar(cores: int, one: int, other: int) -> None:
+    machine = {**BASE, "cores": cores}
+    likeness = {n: compare(machine, {**BASE, "cores": n}).similarity for n in (one, other)}
     ratio = {n: min(cores, n) / max(cores, n) for n in (one, other)}
     if ratio[one] > ratio[other] + 1e-9:
         assert likeness[one] > likeness[other]
 
 
-def test_case_and_blanks_of_a_name_do_not_matter() -> None:
+def test_case_and_blanks_of_a_name_are_ignored() -> None:
     assert compare(BASE, {**BASE, "processor": " Intel_Xeon_Platinum_8259CL "}).similarity == 1.0
     assert compare(BASE, {**BASE, "vendor": "x", "threads_per_core": 9}).similarity == 1.0
 
 
 @pytest.mark.parametrize("value", [-1, float("nan"), float("inf"), "96", [], True])
-def test_values_that_are_no_number(value: Any) -> None:
-    found = compare({**BASE, "cores": value}, BASE)
-    assert 0 <= found.similarity < 1
+def test_values_that_are_not_numbers(value: Any) -> None:
+    assert 0 <= compare({**BASE, "cores": value}, BASE).similarity < 1
