@@ -387,10 +387,10 @@ def test_this_machine(tmp_path: Path) -> None:
     path = tmp_path / "spec.json"
     done = kepler("--json", "-o", path)
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    spec = found["machine_spec"]
+    document = json.loads(done.stdout)
+    spec = document["machine_spec"]
     assert read_machine_spec(path).as_dict() == spec
-    assert set(spec) | set(found["unknown"]) == set(ATTRIBUTES)
+    assert set(spec) | set(document["unknown"]) == set(ATTRIBUTES)
     online = os.sysconf("SC_NPROCESSORS_ONLN")
     assert spec["cores"] == online
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -409,7 +409,7 @@ def test_this_machine(tmp_path: Path) -> None:
     for key, name in (("Thread(s) per core", "threads_per_core"), ("Socket(s)", "chips")):
         if name in spec and (flat.get(key) or "").isdecimal():
             assert spec[name] == int(flat[key])
-    assert (found["virtual"] is not None) >= ("Hypervisor vendor" in flat)
+    assert (document["virtual"] is not None) >= ("Hypervisor vendor" in flat)
 
 
 def test_the_table(tmp_path: Path) -> None:

@@ -38,20 +38,20 @@ def test_idle_power_of_a_known_law() -> None:
     assert (profile.quiet.feature, profile.quiet.capacity, profile.quiet.block_steps) == ("bpf_cpu_time_ms", 32000.0, 5)
     law = true_power(np.array([0.002]), np.zeros(1), 2)
     for source, components in profile.power.items():
-        for component, found in components.items():
-            assert found.idle == pytest.approx(law[component][0], rel=0.02), (source, component)
-            assert found.idle == pytest.approx(IDLE_LAW[component], rel=0.05, abs=1.0)
-            assert 0 < found.idle_spread < 0.03 * found.idle
-            assert not found.upper_bound
-            assert 20 <= found.idle_samples <= 30
-            assert found.maximum > found.idle or component == "uncore"
+        for component, power in components.items():
+            assert power.idle == pytest.approx(law[component][0], rel=0.02), (source, component)
+            assert power.idle == pytest.approx(IDLE_LAW[component], rel=0.05, abs=1.0)
+            assert 0 < power.idle_spread < 0.03 * power.idle
+            assert not power.upper_bound
+            assert 20 <= power.idle_samples <= 30
+            assert power.maximum > power.idle or component == "uncore"
     assert profile.notes == []
 
 
 def test_an_upper_bound_where_it_never_is_idle() -> None:
     profile = build_profile(seen(steady(np.tile([0.4, 0.8], 40))), machine_spec=CORES)
     assert not profile.quiet.idle
-    assert all(found.upper_bound for components in profile.power.values() for found in components.values())
+    assert all(power.upper_bound for components in profile.power.values() for power in components.values())
     assert "never is idle" in profile.notes[0]
     # blocks of five of 0.4 and 0.8 in turn are 56 % or 64 % busy
     assert "% of the capacity of all CPUs (5% would be idle)" in profile.notes[0]
@@ -83,13 +83,13 @@ def test_blocks_do_not_reach_over_a_gap() -> None:
     for series in document.values():
         for one in series:
             one["values"] = one["values"][:12] + one["values"][20:]
-    found = seen(document)
-    number = blocks(found, np.ones(len(found.sample_time), dtype=bool), 5)
+    observations = seen(document)
+    number = blocks(observations, np.ones(len(observations.sample_time), dtype=bool), 5)
     for block in range(number.max() + 1):
-        times = found.sample_time[number == block]
+        times = observations.sample_time[number == block]
         assert 1 <= len(times) <= 5
         assert np.diff(times).max(initial=0) < 7.5
-    assert build_profile(found).recordings[0].gaps == 1
+    assert build_profile(observations).recordings[0].gaps == 1
     assert build_profile(seen(steady(np.full(40, 0.5)))).recordings[0].gaps == 0
 
 
@@ -165,10 +165,10 @@ def with_modes(document: Document, idle: float | None) -> Document:
 
 @pytest.mark.parametrize(("idle", "twice", "only"), [(1.0, True, False), (0.3, False, False), (None, False, True)])
 def test_idle_and_dynamic_energy(idle: float | None, twice: bool, only: bool) -> None:
-    found = seen(with_modes(steady(LOAD), idle))
-    assert bool(found.counts.counted_twice["rapl-sysfs package"]) == twice
-    assert bool(found.counts.dynamic_only["rapl-sysfs package"]) == only
-    profile = build_profile(found, machine_spec=CORES)
+    observations = seen(with_modes(steady(LOAD), idle))
+    assert bool(observations.counts.counted_twice["rapl-sysfs package"]) == twice
+    assert bool(observations.counts.dynamic_only["rapl-sysfs package"]) == only
+    profile = build_profile(observations, machine_spec=CORES)
     assert profile.power["rapl-sysfs"]["package"].counted_twice == twice
     assert any("counts twice" in note for note in profile.notes) == twice
 
@@ -276,11 +276,11 @@ def test_show_and_compare(built: Path, tmp_path: Path) -> None:
     compared = kepler("profile", "compare", built / "a", built / "b", "-o", tmp_path / "c.png")
     assert compared.returncode == 0, compared.stderr
     assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
-    found = json.loads(kepler("profile", "compare", built / "a", built / "b", "--json").stdout)
-    platform = next(p for p in found["power"] if p["component"] == "platform")
+    comparison = json.loads(kepler("profile", "compare", built / "a", built / "b", "--json").stdout)
+    platform = next(p for p in comparison["power"] if p["component"] == "platform")
     assert (platform["idle_a_bound"], platform["idle_b_bound"]) == (False, True)
     assert platform["idle_a"] == pytest.approx(platform["idle_b"], rel=0.05)
-    assert all(note.startswith("B: ") for note in found["notes"])
+    assert all(note.startswith("B: ") for note in comparison["notes"])
 
 
 @pytest.mark.parametrize(

@@ -184,11 +184,11 @@ def test_mutated_zips(data: st.DataObject) -> None:
     for _ in range(data.draw(st.integers(1, 6))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     try:
-        found = read_zip(bytes(content), "x.zip", max_total_bytes=1000)
+        files = read_zip(bytes(content), "x.zip", max_total_bytes=1000)
     except StoreError as error:
         one_line(error)
     else:
-        assert all(part not in ("", "..") for name in found for part in name.split("/"))
+        assert all(part not in ("", "..") for name in files for part in name.split("/"))
 
 
 @given(st.data())
@@ -333,11 +333,11 @@ Answer = Callable[[http.server.BaseHTTPRequestHandler], None]
 @pytest.fixture
 def answers() -> Iterator[tuple[str, dict[str, Answer]]]:
     """A web server and what it answers, by path."""
-    found: dict[str, Answer] = {}
+    answers_by_path: dict[str, Answer] = {}
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            answer = found.get(self.path.partition("?")[0])
+            answer = answers_by_path.get(self.path.partition("?")[0])
             if answer is None:
                 self.send_error(404)
             else:
@@ -349,7 +349,7 @@ def answers() -> Iterator[tuple[str, dict[str, Answer]]]:
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    yield f"http://127.0.0.1:{server.server_port}", found
+    yield f"http://127.0.0.1:{server.server_port}", answers_by_path
     server.shutdown()
     thread.join()
     server.server_close()
@@ -376,16 +376,16 @@ def redirects(target: str) -> Answer:
 
 
 def test_download(answers: tuple[str, dict[str, Answer]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    url, found = answers
+    url, answers_by_path = answers
     content = zip_bytes({**PIPELINE, "metadata.json": b"{}"})
-    found["/p-1.0.zip"] = sends(content)
-    found["/moved"] = redirects("/p-1.0.zip")
-    found["/loop"] = redirects("/loop")
+    answers_by_path["/p-1.0.zip"] = sends(content)
+    answers_by_path["/moved"] = redirects("/p-1.0.zip")
+    answers_by_path["/loop"] = redirects("/loop")
     (tmp_path / "local.zip").write_bytes(content)
-    found["/inside"] = redirects((tmp_path / "local.zip").as_uri())
-    found["/ftp"] = redirects("ftp://127.0.0.1/x.zip?secret")
-    found["/cut"] = sends(content[:-50], len(content))
-    found["/no-zip"] = sends(b"<html>")
+    answers_by_path["/inside"] = redirects((tmp_path / "local.zip").as_uri())
+    answers_by_path["/ftp"] = redirects("ftp://127.0.0.1/x.zip?secret")
+    answers_by_path["/cut"] = sends(content[:-50], len(content))
+    answers_by_path["/no-zip"] = sends(b"<html>")
     assert read_pipeline(f"{url}/p-1.0.zip?signature=secret")[0] == "p-1.0"
     assert read_pipeline(f"{url}/moved")[0] == "moved"
     for path, why in {

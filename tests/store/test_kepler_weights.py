@@ -24,13 +24,13 @@ def read(document: Any, trainer: str = "SGDRegressorTrainer", features: tuple[st
     return read_weights(json.dumps(document).encode(), trainer, features)
 
 
-def served(found: KeplerWeights) -> dict[str, Any]:
-    answer: dict[str, Any] = json.loads(b"{" + found.encoded + b"}")
-    return {"model_name": found.model_name(0), **answer}
+def served(weights: KeplerWeights) -> dict[str, Any]:
+    answer: dict[str, Any] = json.loads(b"{" + weights.encoded + b"}")
+    return {"model_name": weights.model_name(0), **answer}
 
 
-def check_safe(found: KeplerWeights, features: tuple[str, ...]) -> None:
-    answer = served(found)
+def check_safe(weights: KeplerWeights, features: tuple[str, ...]) -> None:
+    answer = served(weights)
     text = json.dumps(answer, allow_nan=False)
     assert json.loads(text) == answer
     # whatever the client lists first
@@ -89,11 +89,11 @@ documents = st.dictionaries(
 @given(documents, st.sampled_from(TRAINERS), st.sampled_from([BPF, COUNTERS, (*COUNTERS, *BPF), (), ("x",)]))
 def test_whatever_is_let_through_is_safe(document: Any, trainer: str, features: tuple[str, ...]) -> None:
     try:
-        found = read(document, trainer, features)
+        weights = read(document, trainer, features)
     except ModelError as error:
         check_one_line(error)
         return
-    check_safe(found, features)
+    check_safe(weights, features)
 
 
 @given(st.sampled_from(TRAINERS), st.data())
@@ -105,22 +105,22 @@ def test_bounds_are_met_where_they_are_near(trainer: str, data: st.DataObject) -
     if size is not None:
         component = curve(data.draw(st.lists(near, min_size=size, max_size=size)))
     try:
-        found = read({"package": component}, trainer)
+        weights = read({"package": component}, trainer)
     except ModelError:
         return
-    check_safe(found, BPF)
+    check_safe(weights, BPF)
 
 
 @settings(max_examples=300)
-@given(st.binary(max_size=200) | documents.map(lambda found: json.dumps(found).encode()).map(lambda b: b[:-1]))
+@given(st.binary(max_size=200) | documents.map(lambda weights: json.dumps(weights).encode()).map(lambda b: b[:-1]))
 def test_bytes(content: bytes) -> None:
     for trainer in TRAINERS[:1] + TRAINERS[3:4]:
         try:
-            found = read_weights(content, trainer, BPF)
+            weights = read_weights(content, trainer, BPF)
         except ModelError as error:
             check_one_line(error)
         else:
-            check_safe(found, BPF)
+            check_safe(weights, BPF)
 
 
 @pytest.mark.parametrize("content", [b"[" * 100_000, b'{"package":' + b'{"a":' * 50_000, b"null", b"[]", b"{}", b""])
@@ -131,11 +131,11 @@ def test_hostile_json(content: bytes) -> None:
 
 def test_linear_weights_of_any_trainer_have_the_name_that_the_client_knows() -> None:
     for trainer in ("SGDRegressorTrainer", "LinearRegressionTrainer", "MyOwnTrainer"):
-        found = read({"package": linear()}, trainer)
-        assert found.linear
-        assert not found.drawn_over
-        assert found.model_name(3) == "SGDRegressorTrainer_3"
-        assert found.components["package"].Bias_Weight == 10.0
+        weights = read({"package": linear()}, trainer)
+        assert weights.linear
+        assert not weights.drawn_over
+        assert weights.model_name(3) == "SGDRegressorTrainer_3"
+        assert weights.components["package"].Bias_Weight == 10.0
 
 
 LINEAR_FAULTS: list[tuple[dict[str, Any], str]] = [
@@ -187,11 +187,11 @@ def test_curves() -> None:
         ("ExponentialRegressionTrainer", [2.0, 0.001, 30.0], 32.0),
         ("LogisticRegressionTrainer", [10.0, 50.0, 0.1, 30.0], 30 + 10 / (1 + math.exp(5))),
     ):
-        found = read({"package": curve(weights)}, trainer)
-        assert not found.linear
-        assert found.model_name(2) == f"{trainer}_2"
-        assert found.drawn_over == {"bpf_cpu_time_ms"}
-        watts = evaluate(served(found), columns, "bpf_cpu_time_ms")["package"]
+        kepler_weights = read({"package": curve(weights)}, trainer)
+        assert not kepler_weights.linear
+        assert kepler_weights.model_name(2) == f"{trainer}_2"
+        assert kepler_weights.drawn_over == {"bpf_cpu_time_ms"}
+        watts = evaluate(served(kepler_weights), columns, "bpf_cpu_time_ms")["package"]
         assert watts[0] == pytest.approx(idle)
         assert watts[1] > watts[0]
 
@@ -231,10 +231,10 @@ def test_curves_that_are_right_only_at_idle(trainer: str, weights: list[float]) 
     document = {"package": curve([5.0, 0.001, 30.0] if len(weights) == 3 else [5.0, 50.0, 0.1, 30.0])}
     document["core"] = curve(weights)
     try:
-        found = read(document, trainer)
+        weights = read(document, trainer)
     except ModelError:
         return
-    busy = evaluate(served(found), {"bpf_cpu_time_ms": [1000.0, 4000.0]}, "bpf_cpu_time_ms")
+    busy = evaluate(served(weights), {"bpf_cpu_time_ms": [1000.0, 4000.0]}, "bpf_cpu_time_ms")
     assert all(math.isfinite(value) and value >= 0 for watts in busy.values() for value in watts)
 
 
@@ -244,11 +244,11 @@ def test_components_drawn_over_different_features() -> None:
 
 
 def test_a_component_that_is_constant_needs_no_feature() -> None:
-    found = read(
+    weights = read(
         {"package": curve([2, 1, 3]), "core": curve([0.0, 1.0, 0.0], "bpf_page_cache_hit", 9.0)},
         "LogarithmicRegressionTrainer",
     )
-    assert found.drawn_over == {"bpf_cpu_time_ms"}
+    assert weights.drawn_over == {"bpf_cpu_time_ms"}
     constant = read({"core": curve([0.0, 1.0, 4.0], "x", 9.0)}, "LogarithmicRegressionTrainer", ())
     assert not constant.drawn_over
 
@@ -264,14 +264,14 @@ def test_the_public_database() -> None:
         features = BPF if path.parent.name == "BPFOnly" else COUNTERS
         seen += 1
         try:
-            found = read_weights(path.read_bytes(), trainer, features)
+            weights = read_weights(path.read_bytes(), trainer, features)
         except ModelError as error:
             refused.append(str(error))
             continue
-        check_safe(found, features)
-        assert found.model_name(int(number)) == path.stem
-        assert json.loads(b"{" + found.encoded + b"}") == json.loads(path.read_bytes())
-        if found.linear:
+        check_safe(weights, features)
+        assert weights.model_name(int(number)) == path.stem
+        assert json.loads(b"{" + weights.encoded + b"}") == json.loads(path.read_bytes())
+        if weights.linear:
             linear_types.add(int(number))
     assert seen > 20
     assert linear_types == set(range(6))

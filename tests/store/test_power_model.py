@@ -47,10 +47,10 @@ def test_several_components_together(names: list[str], count: int, constant: set
     components = {name: None if name in constant else LINES[name] for name in names[:count]}
     X = np.array(values, dtype=np.float64).reshape(-1, 3)
     expected = model(components, resident=False).predict(X)
-    found = model(components, resident=True)
-    watts = found.watts(X)
+    resident = model(components, resident=True)
+    watts = resident.watts(X)
     assert watts.shape == (count, len(X))
-    for at, (name, one) in enumerate(found.predict(X).items()):
+    for at, (name, one) in enumerate(resident.predict(X).items()):
         assert name == names[at]
         assert one.tolist() == watts[at].tolist()
         np.testing.assert_allclose(one, expected[name], rtol=1e-12, atol=1e-12)
@@ -59,14 +59,14 @@ def test_several_components_together(names: list[str], count: int, constant: set
 
 
 def test_any_order_of_columns_and_more_of_them() -> None:
-    found = model(LINES, resident=True)
+    resident = model(LINES, resident=True)
     X = np.random.default_rng(0).uniform(0, 100, (5, 3))
-    expected = found.watts(X).tolist()
+    expected = resident.watts(X).tolist()
     table = {"a": X[:, 0], "b": X[:, 1], "c": X[:, 2], "d": np.ones(5), **{f"x{n}": np.ones(5) for n in range(40)}}
     for seed in range(100):  # more orders than are kept
         names = [str(name) for name in np.random.default_rng(seed).permutation(sorted(table))]
         for _ in range(2):
-            assert found.watts(np.column_stack([table[name] for name in names]), names).tolist() == expected
+            assert resident.watts(np.column_stack([table[name] for name in names]), names).tolist() == expected
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_any_order_of_columns_and_more_of_them() -> None:
     ],
 )
 def test_what_cannot_be_predicted(names: list[str], values: Any, message: str) -> None:
-    found = model(LINES, resident=True)
+    resident = model(LINES, resident=True)
     for _ in range(2):
         with pytest.raises(ModelError, match=message):
-            found.watts(values, names)
+            resident.watts(values, names)

@@ -79,8 +79,8 @@ def s3(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
 def url(request: pytest.FixtureRequest) -> str:
     if request.param == "memory":
         return f"memory://{uuid.uuid4().hex}/models"
-    found: str = request.getfixturevalue("s3")
-    return found if request.param == "s3" else found.removesuffix("/models")
+    url: str = request.getfixturevalue("s3")
+    return url if request.param == "s3" else url.removesuffix("/models")
 
 
 def put(url: str, name: str, content: bytes) -> None:

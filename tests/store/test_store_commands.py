@@ -53,13 +53,13 @@ def store(tmp_path: Path) -> Path:
 
 def test_list(store: Path, tmp_path: Path) -> None:
     (store / "broken").mkdir()
-    found = answer("list", "-s", store)
-    assert isinstance(found, list)
-    assert [(row["pipeline"], row["version"], row["models"], row["updated"]) for row in found] == [
+    rows = answer("list", "-s", store)
+    assert isinstance(rows, list)
+    assert [(row["pipeline"], row["version"], row["models"], row["updated"]) for row in rows] == [
         ("broken", None, None, None),
         ("mine", 2, 2, "2024-08-14 07:12:37"),
     ]
-    assert "no metadata.json" in found[0]["problem"]
+    assert "no metadata.json" in rows[0]["problem"]
     shown = run("list", "-s", store).stdout.decode()
     assert "no metadata.json" in shown
     assert "2024-08-14 07:12:37" in shown
@@ -70,9 +70,9 @@ def test_list(store: Path, tmp_path: Path) -> None:
 
 def test_history_and_rollback(store: Path) -> None:
     def history() -> list[tuple[int, bool, int]]:
-        found = answer("history", "mine", "-s", store)["versions"]
-        assert isinstance(found, list)
-        return [(row["version"], row["current"], row["models"]) for row in found]
+        versions = answer("history", "mine", "-s", store)["versions"]
+        assert isinstance(versions, list)
+        return [(row["version"], row["current"], row["models"]) for row in versions]
 
     assert history() == [(1, False, 1), (2, True, 2)]
     assert b"current" in run("history", "mine", "-s", store).stdout
@@ -146,9 +146,9 @@ def test_verify(store: Path) -> None:
     run("verify", "mine", "-s", store)
     done = run("verify", "mine", "--all-versions", "-s", store, code=1)
     assert MODEL in done.stdout.decode()
-    found = answer("verify", "--all-versions", "-s", store, code=1)
-    assert isinstance(found, list)
-    assert [(row["version"], row["state"], row["files"]) for row in found] == [(1, "damaged", [MODEL]), (2, "ok", [])]
+    rows = answer("verify", "--all-versions", "-s", store, code=1)
+    assert isinstance(rows, list)
+    assert [(row["version"], row["state"], row["files"]) for row in rows] == [(1, "damaged", [MODEL]), (2, "ok", [])]
     run("verify", "nobody", "-s", store, code=1, text="there: mine")
     (store / "mine" / "manifest.json").write_bytes(b"")
     assert b"damaged" in run("verify", "-s", store, code=1).stdout
@@ -160,9 +160,9 @@ def test_public_models(tmp_path: Path) -> None:
     if not folder.is_dir():
         pytest.skip("the public models (../shared/data/model_db) are not here")
     first, second = tmp_path / "first", tmp_path / "second"
-    found = answer("import", folder, "-s", first)
-    assert isinstance(found, dict)
-    assert found["models"] == len(list(folder.rglob("*_?.zip")))
+    report = answer("import", folder, "-s", first)
+    assert isinstance(report, dict)
+    assert report["models"] == len(list(folder.rglob("*_?.zip")))
     run("export", "ec2-0.7.11", "-s", first, "-o", tmp_path / "x.zip")
     run("import", tmp_path / "x.zip", "-s", second)
     left, right = LocalStore(first).snapshot("ec2-0.7.11"), LocalStore(second).snapshot("ec2-0.7.11")
