@@ -95,24 +95,36 @@ def names(url: str) -> set[str]:
     return {name.removeprefix(root + "/") for name in filesystem.find(root)}
 
 
-def test_publish_read_and_roll_back(url: str) -> None:
+SECOND = {"metadata.json": b'{"name":"second"}'}
+
+
+def test_a_check_of_a_new_store_writes_nothing_that_stays(url: str) -> None:
     store = open_store(url)
     assert isinstance(store, RemoteStore)
     assert store.pipelines() == []
     store.check_writable("p")
-    assert names(url) == set(), "a check leaves nothing"
+    assert names(url) == set()
+
+
+def test_publish_and_read(url: str) -> None:
+    store = open_store(url)
     assert store.publish("p", FILES) == 1
-    reading = store.snapshot("p")
-    first = store.signature("p")
-    second = {"metadata.json": b'{"name":"second"}'}
-    assert store.publish("p", second) == 2
-    assert {name: reading.read(name) for name in FILES} == FILES, "a reader keeps its version"
-    assert reading.names == {*FILES, "manifest.json"}
-    assert open_store(url).snapshot("p").read("metadata.json") == second["metadata.json"]
+    snapshot, signature = store.snapshot("p"), store.signature("p")
+    assert store.publish("p", SECOND) == 2
+    assert {name: snapshot.read(name) for name in FILES} == FILES, "a reader keeps its version"
+    assert snapshot.names == {*FILES, "manifest.json"}
+    assert open_store(url).snapshot("p").read("metadata.json") == SECOND["metadata.json"]
     assert (store.pipelines(), store.versions("p"), store.current_version("p")) == (["p"], [1, 2], 2)
-    assert store.signature("p") != first
+    assert store.signature("p") != signature
+
+
+def test_roll_back(url: str) -> None:
+    store = open_store(url)
+    assert store.publish("p", FILES) == 1
+    signature = store.signature("p")
+    assert store.publish("p", SECOND) == 2
     store.roll_back("p", 1)
-    assert (store.current_version("p"), store.signature("p")) == (1, first)
+    assert (store.current_version("p"), store.signature("p")) == (1, signature)
     assert dict(store.snapshot("p").read_many(sorted(FILES))) == FILES
     assert store.snapshot("p", 2).read_json("metadata.json") == {"name": "second"}
     assert store.publish("p", FILES) == 3, "a number is never used again"
