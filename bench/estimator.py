@@ -32,7 +32,7 @@ from typing import Any
 
 import numpy as np
 from load import KEPLER_READS
-from model_server import megabytes, memory_folder, say
+from model_server import megabytes, memory_folder, progress
 
 from kepler_core.client import EstimatorClient
 from kepler_core.models.loading import load_model
@@ -234,14 +234,14 @@ class Load:
 
 def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     store = str(folder / "store")
-    say("training")
+    progress("training")
     train(store, folder, arguments.features)
     starts = {}
     for trainer in TRAINERS:
         first = CheckedRequests(store, trainer, "AbsPower", 1)
         seconds = []
         for run in range(arguments.starts):
-            say(f"start {run + 1}: {TRAINERS[trainer]}")
+            progress(f"start {run + 1}: {TRAINERS[trainer]}")
             estimator = RunningEstimator(store, folder, first)
             estimator.stop()
             seconds.append(estimator.first_answer)
@@ -266,14 +266,14 @@ def measure_memory(
     load = Load(estimator, folder, "all", *(CheckedRequests(store, *kind) for kind in kinds))
     sent: float = len(TRAINERS) * len(OUTPUT_TYPES) * len(ROWS) * DISTINCT_REQUESTS
     while sent < FIRST_REQUESTS:
-        say(f"memory: {sent:.0f} requests")
+        progress(f"memory: {sent:.0f} requests")
         sent += load.run(CLIENTS[-1], 0.5, arguments.processes)["answered"]
     memory["10,000 requests"] = estimator.memory()
     memory["requests"] = sent
     memory["load"] = []
     for sample in range(SAMPLES):
         minutes = arguments.minutes / SAMPLES
-        say(f"memory: {minutes * sample:.1f} of {arguments.minutes:g} minutes")
+        progress(f"memory: {minutes * sample:.1f} of {arguments.minutes:g} minutes")
         result = load.run(CLIENTS[-1], 60 * minutes, arguments.processes)
         sent += result["answered"]
         memory["load"].append({"requests": sent, "mb": estimator.memory(), "errors": result["errors"]})
@@ -293,7 +293,7 @@ def measure_loads(
         for clients in CLIENTS:
             if more and clients != CLIENTS[-1]:
                 continue
-            say(f"load: {TRAINERS[trainer]}, {output_type}, {rows} rows, {clients} clients")
+            progress(f"load: {TRAINERS[trainer]}, {output_type}, {rows} rows, {clients} clients")
             tries = [load.run(clients, arguments.seconds, arguments.processes) for _ in range(arguments.runs)]
             median = {key: statistics.median(t[key] for t in tries) for key in tries[0]}
             median["errors"] = sum(t["errors"] for t in tries)
@@ -362,7 +362,7 @@ def main() -> None:
     began = time.perf_counter()
     with tempfile.TemporaryDirectory(dir=memory_folder()) as folder:
         results = measure(Path(folder), arguments) | {"features": arguments.features, "load_average": busy}
-    say("")
+    progress("")
     if arguments.json:
         print(json.dumps(results, indent=1))
         return
