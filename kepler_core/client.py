@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from kepler_core.documents import DocumentError, decode_object
 from kepler_core.errors import KeplerError
 
 DEFAULT_SOCKET = "/tmp/estimator.sock"  # noqa: S108 - Kepler dials this path
@@ -97,6 +98,6 @@ class EstimatorClient:
             hint = "; is `kepler-model serve estimator` running?" if not_listening else ""
             raise EstimatorError(f"{self.path}: {error.strerror or error}{hint}") from error
         try:
-            return msgspec.json.decode(content, type=dict[str, Any])
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            return decode_object(content)
+        except DocumentError as error:
             raise EstimatorError(f"{self.path}: not a reply of an estimator: {error}") from error

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-import msgspec
 
+from kepler_core.documents import DocumentError, decode_json
 from kepler_core.errors import UsageError, close_matches
 from kepler_core.messages import quoted
 
@@ -98,8 +98,8 @@ def read_machine_spec(path: str | Path) -> MachineSpec:
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror or error}") from error
     try:
-        document = msgspec.json.decode(content)
-    except (msgspec.DecodeError, RecursionError) as error:
+        document = decode_json(content, Any)
+    except DocumentError as error:
         raise UsageError(f"{path}: not JSON: {error}") from error
     return machine_spec_from(document, str(path))
 

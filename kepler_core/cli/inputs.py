@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from kepler_core.documents import DocumentError, decode_object
 from kepler_core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -41,14 +42,13 @@ def store_option() -> Callable[[F], F]:
 
 def read_object(path: str) -> dict[str, Any]:
     """Return the JSON object in a file. Raises `UsageError` if the file cannot be read or holds something else."""
-    import msgspec
 
     try:
         with open(path, "rb") as file:
-            return msgspec.json.decode(file.read(), type=dict[str, Any])
+            return decode_object(file.read())
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror or error}") from error
-    except (msgspec.DecodeError, RecursionError) as error:
+    except DocumentError as error:
         raise UsageError(f"{path}: not a JSON object: {error}") from error
 
 

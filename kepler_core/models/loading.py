@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
-import msgspec
 import numpy as np
 
 from kepler_core.arrays import FloatArray
 from kepler_core.contracts import Predictor
+from kepler_core.documents import DocumentError, decode_json, decode_object
 from kepler_core.errors import ModelError, PluginError, close_matches
 from kepler_core.models.power_model import (
     LAYOUT_VERSION,
@@ -34,18 +33,22 @@ def load_model(source: Path | str | Mapping[str, bytes], where: str = "model", *
     """Load a model from its folder, or from its files by name. `where` names the model in errors.
 
     With `resident`, model formats may take longer to load so that later predictions of a few rows are
-    faster: for a process that keeps the model. Raises `ModelError` if a file is missing or wrong.
+    faster: for a process that keeps the model. Raises `ModelError` if a file is missing or wrong, or if
+    the model cannot be evaluated on a row of zeros and on the row of its scales.
     """
     files, where = (source, where) if isinstance(source, Mapping) else (_Folder(Path(source)), str(source))
     try:
-        metadata = msgspec.json.decode(_file(files, METADATA_FILE), type=dict[str, Any])
-        layout = msgspec.json.decode(_file(files, MODEL_FILE), type=ModelFile)
+        metadata = decode_object(_file(files, METADATA_FILE))
+        layout = decode_json(_file(files, MODEL_FILE), ModelFile)
         scale = _checked_scale(layout)
         predictors = _load_predictors(layout, files, resident)
-        return PowerModel(metadata, tuple(layout.features), scale, dict(layout.components), predictors)
+        model = PowerModel(metadata, tuple(layout.features), scale, dict(layout.components), predictors)
+        # A file may load and still fail when it is evaluated: on an idle machine, and at the training's largest values.
+        model.watts(np.vstack([np.zeros(len(scale)), scale]))
+        return model
     except (ModelError, PluginError) as error:
         raise ModelError(f"{where}: {error}") from error
-    except msgspec.DecodeError as error:
+    except DocumentError as error:
         raise ModelError(f"{where}: damaged metadata.json or model.json: {error}") from error
 
 

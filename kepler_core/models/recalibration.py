@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import attrs
-import msgspec
 
+from kepler_core.documents import DocumentError, decode_json, decode_object
 from kepler_core.errors import ModelError
 from kepler_core.json_files import indented_json
 from kepler_core.models.kepler_weights import KEPLER_CURVES, read_weights
@@ -33,9 +32,9 @@ def recalibrated(files: Mapping[str, bytes], corrections: Mapping[str, Correctio
         if not correction.gain > 0:
             raise ModelError(f"{component}: a gain of {correction.gain:g} is not above 0")
     try:
-        layout = msgspec.json.decode(files[MODEL_FILE], type=ModelFile)
-        metadata = msgspec.json.decode(files[METADATA_FILE], type=dict[str, Any])
-    except (KeyError, msgspec.DecodeError) as error:
+        layout = decode_json(files[MODEL_FILE], ModelFile)
+        metadata = decode_object(files[METADATA_FILE])
+    except (KeyError, DocumentError) as error:
         raise ModelError(f"not a model: {error}") from error
     layout.components = {
         component: _corrected_part(part, corrections[component]) if component in corrections else part
@@ -69,7 +68,7 @@ def _corrected_part(part: ComponentPart, correction: Correction) -> ComponentPar
 
 
 def _corrected_weights(content: bytes, trainer: str, corrections: Mapping[str, Correction]) -> bytes:
-    document = msgspec.json.decode(content, type=dict[str, Any])
+    document = decode_object(content)
     for component, correction in corrections.items():
         if component not in document:
             continue

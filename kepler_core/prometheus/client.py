@@ -15,6 +15,7 @@ import msgspec
 import urllib3
 from urllib3.exceptions import HTTPError, LocationValueError, MaxRetryError, SSLError
 
+from kepler_core.documents import DocumentError, decode_json
 from kepler_core.errors import PrometheusError, UsageError
 from kepler_core.messages import shortened, single_line
 
@@ -67,7 +68,6 @@ _decode_answer = msgspec.json.Decoder(_Answer)
 _decode_data = msgspec.json.Decoder(_Data)
 _decode_names = msgspec.json.Decoder(list[str])
 _decode_vector = msgspec.json.Decoder(tuple[float, str])
-_DECODE_ERRORS = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
 
 
 class PrometheusClient:
@@ -106,8 +106,8 @@ class PrometheusClient:
         """Return the server's time in Unix seconds."""
         result = _result(self._request("/api/v1/query", {"query": "time()"}), "scalar", self.location)
         try:
-            return float(_decode_vector.decode(result)[1])
-        except (msgspec.DecodeError, ValueError) as error:
+            return float(decode_json(result, _decode_vector)[1])
+        except (ValueError, DocumentError) as error:
             raise PrometheusError(f"{self.location}: time() has no time: {error}", "answer") from error
 
     def metric_names(self, start: float, end: float, matchers: Sequence[str] = ()) -> list[str]:
@@ -124,8 +124,8 @@ class PrometheusClient:
         if bytes(data) == b"null":
             return []
         try:
-            return _decode_names.decode(data)
-        except msgspec.DecodeError as error:
+            return decode_json(data, _decode_names)
+        except DocumentError as error:
             raise PrometheusError(f"{self.location}: no list of metric names: {error}", "answer") from error
 
     def matrix(self, path: str, parameters: Mapping[str, str]) -> bytes:
@@ -176,8 +176,8 @@ class PrometheusClient:
 
     def _data(self, body: bytes) -> bytes:
         try:
-            answer = _decode_answer.decode(body)
-        except _DECODE_ERRORS as error:
+            answer = decode_json(body, _decode_answer)
+        except DocumentError as error:
             raise PrometheusError(f"{self.location} is not a Prometheus server: {error}", "answer") from error
         if answer.status != "success":
             raise PrometheusError(f"{self.location}: {answer.errorType}: {_line(answer.error)}", "refused")
@@ -201,8 +201,8 @@ class PrometheusClient:
     def _status_error(self, status: int, body: bytes, headers: Mapping[str, str]) -> PrometheusError:
         """Return the error for an answer whose status is not 200."""
         try:
-            reason = _line(_decode_answer.decode(body).error)
-        except _DECODE_ERRORS:
+            reason = _line(decode_json(body, _decode_answer).error)
+        except DocumentError:
             reason = ""
         if status in (401, 403):
             return PrometheusError(f"{self.location}: access denied (status {status}): check user or token", "access")
@@ -254,8 +254,8 @@ def _headers(server: Server, user: str | None, password: str | None) -> dict[str
 def _result(data: bytes, kind: str, location: str) -> bytes:
     """Return the result in the `data` of an answer as JSON; raise `PrometheusError` if it is of another kind."""
     try:
-        content = _decode_data.decode(data)
-    except msgspec.DecodeError as error:
+        content = decode_json(data, _decode_data)
+    except DocumentError as error:
         raise PrometheusError(f"{location}: an answer without a result: {error}", "answer") from error
     if content.resultType != kind:
         result_kind = shortened(content.resultType, 20) or "nothing"

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
+from kepler_core.documents import decode_json
+
 
 class _Series(msgspec.Struct):
     metric: dict[str, str]
@@ -23,7 +25,7 @@ def joined_series(results: Iterable[bytes]) -> bytes:
     labels: dict[frozenset[tuple[str, str]], dict[str, str]] = {}
     parts_of: dict[frozenset[tuple[str, str]], list[bytes]] = {}
     for result in results:
-        for series in _decode_results.decode(result):
+        for series in decode_json(result, _decode_results):
             samples = bytes(series.values).strip()[1:-1].strip()
             if not samples:
                 continue

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from kepler_core.atomic_files import whole_file
+from kepler_core.documents import DocumentError, decode_json
 from kepler_core.errors import UsageError
 from kepler_core.gzip_files import compressed_by_name
 from kepler_core.prometheus.joining import joined_series
@@ -47,8 +48,8 @@ class Spool:
     def resume(self, arguments: dict[str, Any]) -> list[Query] | None:
         """Return the queries of an earlier run with the same arguments; None if there is none."""
         try:
-            plan = msgspec.json.decode((self.folder / _PLAN).read_bytes(), type=_Plan)
-        except (OSError, msgspec.DecodeError):
+            plan = decode_json((self.folder / _PLAN).read_bytes(), _Plan)
+        except (OSError, DocumentError):
             return None
         if plan.layout != _LAYOUT or plan.asked != arguments:
             return None
@@ -93,7 +94,7 @@ class Spool:
 
     def _results(self, index: int) -> list[bytes]:
         content = (self.folder / f"{index}.json").read_bytes()
-        return [bytes(raw) for raw in msgspec.json.decode(content, type=list[msgspec.Raw])]
+        return [bytes(raw) for raw in decode_json(content, list[msgspec.Raw])]
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:

@@ -8,14 +8,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote
 
-import msgspec
-
+from kepler_core.documents import decode_object
 from kepler_core.errors import StoreError
 from kepler_core.models.power_model import MAX_FILE_BYTES, METADATA_FILE
 from kepler_core.names import is_name
+from kepler_core.store.documents import check_documents
 from kepler_core.store.download import download
 from kepler_core.store.layout import zip_bytes
 from kepler_core.store.manifest import MANIFEST_FILE, make_manifest, read_manifest
@@ -101,13 +100,13 @@ def _checked(files: dict[str, bytes], where: str) -> dict[str, bytes]:
             f"{where}: not a pipeline: no model, "
             "<source>/<AbsPower or DynPower>/<feature group>/<Trainer>_<node type>.zip"
         )
-    snapshot.read_json(METADATA_FILE)
+    check_documents({name: data for name, data in files.items() if name != MANIFEST_FILE}, where)
     return {name: data for name, data in files.items() if name != MANIFEST_FILE}
 
 
 def _own_name(where: str, folder: str | None, file_name: str, files: dict[str, bytes]) -> str:
     """Return the first usable name: the archive's folder, `name` of the metadata, the file or folder."""
-    in_metadata = msgspec.json.decode(files[METADATA_FILE], type=dict[str, Any]).get("name")
+    in_metadata = decode_object(files[METADATA_FILE]).get("name")
     for name in (folder, in_metadata, file_name):
         if isinstance(name, str) and is_name(name):
             return name

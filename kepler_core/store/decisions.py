@@ -7,7 +7,7 @@ import time
 import uuid
 from typing import Any
 
-import msgspec
+from kepler_core.documents import DocumentError, decode_object
 
 DECISIONS = ".decisions"
 """Folder of a store that holds the decisions of each pipeline."""
@@ -30,6 +30,6 @@ def is_decision(name: str) -> bool:
 def read_decision(content: bytes) -> dict[str, Any] | None:
     """Return the decision in a file's content; None if the content is damaged."""
     try:
-        return msgspec.json.decode(content, type=dict[str, Any])
-    except (msgspec.DecodeError, RecursionError):
+        return decode_object(content)
+    except DocumentError:
         return None

@@ -58,7 +58,7 @@ class LocalStore(Store):
         except OSError as error:
             raise StoreError(f"{self.root}: {error.strerror}") from error
         # an incomplete pipeline is listed too: reading it raises an error with the reason
-        return [e.name for e in entries if is_name(e.name) and (e.is_dir() or e.is_symlink())]
+        return [entry.name for entry in entries if is_name(entry.name) and _is_folder_or_link(entry)]
 
     def exists(self) -> bool:
         return self.root.is_dir()
@@ -219,6 +219,14 @@ class LocalStore(Store):
         os.symlink(_link_target(pipeline, version), staging / "link")
         os.replace(staging / "link", self.root / pipeline)
         flush_folder(self.root)
+
+
+def _is_folder_or_link(path: Path) -> bool:
+    try:
+        # links first: following one fails if its target's name is too long
+        return path.is_symlink() or path.is_dir()
+    except OSError:
+        return False
 
 
 def _link_target(pipeline: str, version: int) -> str:

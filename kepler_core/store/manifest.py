@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import msgspec
 
+from kepler_core.documents import DocumentError, decode_json
 from kepler_core.errors import StoreError
 from kepler_core.json_files import indented_json
 
@@ -54,8 +55,8 @@ def make_record(content: bytes) -> FileRecord:
 def read_manifest(content: bytes, where: str) -> Manifest:
     """Return the manifest in a file's content; `StoreError` if the content is not a manifest."""
     try:
-        manifest = msgspec.json.decode(content, type=Manifest)
-    except (msgspec.DecodeError, RecursionError) as error:
+        manifest = decode_json(content, Manifest)
+    except DocumentError as error:
         raise StoreError(f"{where}: damaged {MANIFEST_FILE}: {error}") from error
     if manifest.layout != LAYOUT_VERSION:
         raise StoreError(

@@ -11,11 +11,12 @@ from typing import Any
 import attrs
 import msgspec
 
+from kepler_core.documents import decode_object
 from kepler_core.errors import ModelError, StoreError
-from kepler_core.messages import quoted
 from kepler_core.models.kepler_weights import KeplerWeights, read_weights
 from kepler_core.models.loading import load_model
 from kepler_core.models.power_model import METADATA_FILE, MODEL_FILE, PowerModel
+from kepler_core.store.documents import decode_model, decode_node_types
 from kepler_core.store.layout import NODE_TYPE_INDEX
 from kepler_core.store.manifest import FileRecord, make_record
 from kepler_core.store.safe_zip import read_zip
@@ -77,7 +78,7 @@ class StoredModel:
 
     @property
     def metadata(self) -> dict[str, Any]:
-        return msgspec.json.decode(self._packed.unpack(), type=dict[str, Any])
+        return decode_object(self._packed.unpack())
 
     def load(self, *, resident: bool = False) -> PowerModel:
         """Load the model. See `kepler_core.models.loading.load_model` for `resident`.
@@ -126,14 +127,10 @@ def read_node_types(snapshot: Snapshot) -> dict[int, NodeType]:
     """Return the pipeline's node types by number; `StoreError` if the index is malformed."""
     if NODE_TYPE_INDEX not in snapshot.names:
         return {}
-    types = {}
-    for number, entry in snapshot.read_json(NODE_TYPE_INDEX).items():
-        if not (number.isdecimal() and isinstance(entry, dict) and isinstance(entry.get("attrs", {}), dict)):
-            shown = quoted(number, 40)
-            raise StoreError(f"{snapshot.where}: {NODE_TYPE_INDEX}: {shown} is not a node type with attrs")
-        members = entry.get("members") or ()
-        types[int(number)] = NodeType(int(number), entry.get("attrs", {}), tuple(map(str, members)))
-    return types
+    entries = decode_node_types(snapshot.read(NODE_TYPE_INDEX), f"{snapshot.where}: {NODE_TYPE_INDEX}")
+    return {
+        number: NodeType(number, entry.attrs, tuple(map(str, entry.members or ()))) for number, entry in entries.items()
+    }
 
 
 def read_models(snapshot: Snapshot, *, serving: bool = False) -> list[StoredModel]:
@@ -185,11 +182,7 @@ def _read_model(
     encoded = files.get(f"{path}/{METADATA_FILE}")
     if encoded is None:
         encoded = _metadata_in_archive(files[zip_name], f"{where}.zip")
-    try:
-        metadata = msgspec.json.decode(encoded, type=dict[str, Any])
-        head = msgspec.convert(metadata, _Head)
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise StoreError(f"{where}: damaged {METADATA_FILE}: {error}") from error
+    metadata, head = decode_model(encoded, f"{where}: damaged {METADATA_FILE}")
     node_type = int(number)
     spec = node_types[node_type].spec if node_type in node_types else head.machine_spec
     weights, no_weights = None, "no weights are stored"
@@ -218,13 +211,6 @@ def _read_model(
         packed=packers[0](encoded),
         archive_record=record,
     )
-
-
-class _Head(msgspec.Struct):
-    """The members of a model's metadata that selection needs."""
-
-    features: list[str]
-    machine_spec: dict[str, Any] = {}
 
 
 def _metadata_in_archive(content: bytes, where: str) -> bytes:

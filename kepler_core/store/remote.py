@@ -27,6 +27,7 @@ from typing import Any
 
 import msgspec
 
+from kepler_core.documents import DocumentError, decode_json
 from kepler_core.errors import KeplerError, MissingExtraError, StoreError, VersionTakenError
 from kepler_core.messages import quoted, reason_of, shortened
 from kepler_core.models.power_model import MAX_FILE_BYTES, METADATA_FILE
@@ -252,8 +253,8 @@ class RemoteStore(Store):
             self._check_bucket(error)
             return None
         try:
-            version = msgspec.json.decode(content, type=_Version)
-        except (msgspec.DecodeError, RecursionError) as error:
+            version = decode_json(content, _Version)
+        except DocumentError as error:
             raise StoreError(f"{self.location}/{name} is damaged: {error}") from error
         if not _FOLDER.fullmatch(version.folder):
             raise StoreError(f"{self.location}/{name} is damaged: {quoted(version.folder)} is not a folder of versions")

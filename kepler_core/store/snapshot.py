@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-import msgspec
 
+from kepler_core.documents import DocumentError, decode_object
 from kepler_core.errors import StoreError
+from kepler_core.store.documents import check_document
 from kepler_core.store.manifest import MANIFEST_FILE, FileRecord, Manifest
 
 _READER_THREADS = 16
@@ -69,11 +70,16 @@ class Snapshot:
                 yield from zip(window, pool.map(self.read, window), strict=True)
 
     def problems(self) -> dict[str, str]:
-        """Read every file of the pipeline and of its manifest, and return the problems by file name."""
+        """Read every file of the pipeline and of its manifest; return the problems by file name.
+
+        A document that does not fit its schema is a problem, too, even if it equals the manifest's record.
+        """
 
         def problem(name: str) -> str | None:
             try:
-                self.read(name)
+                content = self.read(name)
+                if name != MANIFEST_FILE:
+                    check_document(name, content, self.where)
             except StoreError as error:
                 return str(error)
             return None
@@ -85,8 +91,8 @@ class Snapshot:
     def read_json(self, name: str) -> dict[str, Any]:
         """Return the JSON object in a file; `StoreError` if the file is missing, damaged, or not an object."""
         try:
-            return msgspec.json.decode(self.read(name), type=dict[str, Any])
-        except (msgspec.DecodeError, RecursionError) as error:
+            return decode_object(self.read(name))
+        except DocumentError as error:
             raise StoreError(f"{self.where}: {name} is damaged: {error}") from error
 
     def check_complete(self) -> None:

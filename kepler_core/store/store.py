@@ -16,6 +16,7 @@ from typing import Any
 
 from kepler_core.errors import StoreError
 from kepler_core.names import check_name
+from kepler_core.store.documents import check_documents
 from kepler_core.store.snapshot import Snapshot
 from kepler_core.store.urls import shown_url
 
@@ -62,8 +63,10 @@ class Store(ABC):
 
         A manifest of the files is added. On any error the store stays as it was. If the files build on
         an earlier version, pass as `version` what `next_version` returned before that version was read:
-        `VersionTakenError` is raised if another publisher has taken the number since.
+        `VersionTakenError` is raised if another publisher has taken the number since. `StoreError` is raised
+        for a document that a reader would reject.
         """
+        check_documents(files, f"cannot publish {pipeline}")
         number = self._publish(pipeline, files, version)
         self._notify(pipeline, "publish", number)
         return number

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-import msgspec
 
 from kepler_core.atomic_files import whole_file
+from kepler_core.documents import DocumentError, decode_json
 from kepler_core.errors import UsageError
 from kepler_core.json_files import indented_json
 from kepler_core.machine import MachineSpec, machine_spec_from
@@ -48,10 +48,10 @@ def add(types: Mapping[int, NodeType], spec: MachineSpec, member: str | None) ->
 def read_index(path: str | Path) -> dict[int, NodeType]:
     """Return the node types in an index file; `UsageError` if the file is not an index."""
     try:
-        document = msgspec.json.decode(Path(path).read_bytes())
+        document = decode_json(Path(path).read_bytes(), Any)
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror or error}") from error
-    except (msgspec.DecodeError, RecursionError) as error:
+    except DocumentError as error:
         raise UsageError(f"{path}: not a node-type index: {error}") from error
     if not isinstance(document, dict):
         raise UsageError(f"{path}: a node-type index is an object of numbers, not {type(document).__name__}")

@@ -65,7 +65,7 @@ class LiveCatalogue:
         """Unix time of the last successful look at the store; 0 before the first one."""
         self.changed_at: float = 0.0
         """Unix time of the last change of `current`."""
-        self.current = self._catalogue()
+        self.current = self._catalogue({})
 
     @property
     def broken(self) -> dict[str, str]:
@@ -100,7 +100,7 @@ class LiveCatalogue:
             for name in names:
                 changed |= self._refresh_pipeline(name)
             if changed:
-                self.current = self._catalogue()
+                self._rebuild()
                 self.changed_at = time.time()
             self.looked_at = time.time()
             return changed
@@ -115,7 +115,7 @@ class LiveCatalogue:
             pipeline.models = [other for other in pipeline.models if other is not model]
             pipeline.problem = problem
             pipeline.signature = ""  # no signature equals this: the pipeline is read again
-            self.current = self._catalogue()
+            self._rebuild()
 
     def watch(self) -> None:
         """Refresh every `REFRESH_SECONDS`, in a thread of its own, until `stop`."""
@@ -171,8 +171,24 @@ class LiveCatalogue:
         pipeline.problem = problem
         return True
 
-    def _catalogue(self) -> Catalogue:
-        pipelines = dict(sorted(self._pipelines.items()))
+    def _rebuild(self) -> None:
+        """Build the catalogue; leave out a pipeline that makes this impossible."""
+        try:
+            self.current = self._catalogue(self._pipelines)
+        except Exception:
+            # a defect of ours with one pipeline must not end the service of the others
+            log.exception("building the catalogue failed; each pipeline is tried alone")
+            for name, pipeline in list(self._pipelines.items()):
+                try:
+                    self._catalogue({name: pipeline})
+                except Exception as error:
+                    problem = f"a defect of the server: {type(error).__name__}"
+                    log.error("pipeline %s is skipped: %s", name, problem)
+                    self._pipelines[name] = _Pipeline(pipeline.signature, version=pipeline.version, problem=problem)
+            self.current = self._catalogue(self._pipelines)
+
+    def _catalogue(self, pipelines: Mapping[str, _Pipeline]) -> Catalogue:
+        pipelines = dict(sorted(pipelines.items()))
         return Catalogue(
             [model for pipeline in pipelines.values() for model in pipeline.models],
             {name: pipeline.node_types for name, pipeline in pipelines.items() if pipeline.signature is not None},

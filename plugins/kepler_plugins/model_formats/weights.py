@@ -11,6 +11,7 @@ import numpy as np
 
 from kepler_core.arrays import FloatArray, SingleArray
 from kepler_core.contracts import JointPredictor, ModelFormat, Predictor, Regressor
+from kepler_core.documents import DocumentError, decode_json
 from kepler_core.errors import ModelError
 
 
@@ -156,8 +157,8 @@ class WeightsFormat(ModelFormat):
 
     def _decoded(self, content: bytes, features: Sequence[str]) -> Linear | Curve:
         try:
-            weights = msgspec.json.decode(content, type=Linear | Curve)
-        except msgspec.DecodeError as error:
+            weights = decode_json(content, Linear | Curve)
+        except DocumentError as error:
             raise ModelError(f"not a weights file: {error}") from error
         if isinstance(weights, Curve):
             if weights.curve not in CURVES or len(weights.weights) != CURVES[weights.curve][0]:

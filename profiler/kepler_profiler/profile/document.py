@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from kepler_core.documents import DocumentError, decode_json
 from kepler_core.errors import KeplerError
 from kepler_core.json_files import indented_json
 from kepler_core.machine import machine_spec_from
@@ -112,10 +113,10 @@ def read_profile(content: bytes | Mapping[str, Any], where: str) -> NodeProfile:
     """Return the profile in JSON text or in a decoded document; `ProfileError` if it is not a profile."""
     try:
         if isinstance(content, bytes):
-            profile = msgspec.json.decode(content, type=NodeProfile)
+            profile = decode_json(content, NodeProfile)
         else:
             profile = msgspec.convert(content, NodeProfile)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (DocumentError, msgspec.ValidationError) as error:
         raise ProfileError(f"{where}: not a node-type profile: {error}") from error
     if profile.layout != LAYOUT_VERSION:
         raise ProfileError(f"{where}: layout {profile.layout}; this kepler-core reads {LAYOUT_VERSION}")

@@ -14,6 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 import msgspec
 
+from kepler_core.documents import DocumentError, decode_object
 from kepler_core.errors import KeplerError, NoModelError, StoreError
 from kepler_core.messages import printable
 from kepler_core.models.power_model import METADATA_FILE
@@ -49,11 +50,11 @@ class ModelServerProvider:
         try:
             files = _flat(read_zip(archive, self.name))
             archive_spec = _machine_spec_of(files)
-        except (KeplerError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        except KeplerError as error:
             raise UnreachableError(f"{self.name}: its answer is not a model: {error}") from None
         try:
-            selection = msgspec.json.decode(headers.get("X-Kepler-Selection") or "{}", type=dict[str, Any])
-        except (msgspec.DecodeError, RecursionError):
+            selection = decode_object((headers.get("X-Kepler-Selection") or "{}").encode())
+        except DocumentError:
             selection = {}
         node_type = selection.get("node_type")
         machine_spec = node_type.get("machine_spec") if isinstance(node_type, dict) else None
@@ -122,7 +123,7 @@ class UrlProvider:
         if (url, source) not in self._catalogues:
             try:
                 self._catalogues[url, source] = _catalogue_of_archive(_fetch(url), url, source)
-            except (KeplerError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            except KeplerError as error:
                 raise UnreachableError(f"{url}: {error}") from error
         return offer_of(self._catalogues[url, source].select(request), f"URL {url}")
 
@@ -149,7 +150,7 @@ def _measure_platform(sources: Collection[str]) -> bool:
 def _catalogue_of_archive(content: bytes, url: str, requested_source: str) -> Catalogue:
     """Return a catalogue of the one model in a zip file, so that requests can be matched with its metadata."""
     files = _flat(read_zip(content, url))
-    metadata = msgspec.json.decode(files[METADATA_FILE], type=dict[str, Any])
+    metadata = decode_object(files[METADATA_FILE])
     name, output_type = str(metadata.get("model_name", "")), str(metadata.get("output_type", ""))
     source = str(metadata.get("source") or requested_source)
     path = f"{source}/{output_type}/{metadata.get('feature_group') or 'unknown'}/{name}"
@@ -171,15 +172,15 @@ def _flat(files: Mapping[str, bytes]) -> dict[str, bytes]:
 
 
 def _machine_spec_of(files: Mapping[str, bytes]) -> Mapping[str, Any]:
-    spec = msgspec.json.decode(files[METADATA_FILE], type=dict[str, Any]).get("machine_spec")
+    spec = decode_object(files[METADATA_FILE]).get("machine_spec")
     return spec if isinstance(spec, dict) else {}
 
 
 def _error_message(answer: urllib.error.HTTPError) -> str:
     """Return the `msg` of a model server's error answer."""
     try:
-        message = msgspec.json.decode(answer.read(_PIECE_BYTES), type=dict[str, Any]).get("msg", "")
-    except (msgspec.DecodeError, RecursionError, OSError, http.client.HTTPException):
+        message = decode_object(answer.read(_PIECE_BYTES)).get("msg", "")
+    except (OSError, http.client.HTTPException, DocumentError):
         message = ""
     return printable(str(message), 300).strip() or "no reason given"
 

@@ -19,6 +19,7 @@ import numpy as np
 import orjson
 
 from kepler_core.arrays import FloatArray, IndexArray
+from kepler_core.documents import DocumentError, decode_json
 from kepler_core.errors import RequestError
 from kepler_core.messages import printable, quoted
 from kepler_core.selection.request import DEFAULT_SOURCE
@@ -111,8 +112,8 @@ def read_watts_request(body: bytes | bytearray | memoryview) -> WattsRequest | C
 def decode_strictly(body: bytes | bytearray | memoryview) -> WattsRequest | Command | None:
     """Decode a request quickly. Return None for bytes that are not one JSON object of the right types."""
     try:
-        document = _decoder.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        document = decode_json(body, _decoder)
+    except DocumentError:
         return None
     if document.command is not None:
         return Command(document.command)

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import attrs
 import msgspec
 
+from kepler_core.documents import DocumentError, decode_object
 from kepler_core.errors import KeplerError, UsageError
 from kepler_core.messages import quoted
 
@@ -217,6 +218,6 @@ class TrainerClient:
 def _json_object(content: bytes) -> dict[str, Any]:
     """Return a JSON object, or an empty one if the content is anything else."""
     try:
-        return msgspec.json.decode(content, type=dict[str, Any])
-    except (msgspec.DecodeError, RecursionError):
+        return decode_object(content)
+    except DocumentError:
         return {}

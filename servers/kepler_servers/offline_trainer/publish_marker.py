@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from kepler_core.documents import DocumentError, decode_json
 from kepler_core.errors import StoreError
 from kepler_core.plugins.hooks import hookimpl
 from kepler_core.store import Store
@@ -59,8 +60,8 @@ def recovered_report(store: Store, pipeline: str, version: int) -> Mapping[str, 
 
 def _job_in(content: bytes) -> str | None:
     try:
-        return msgspec.json.decode(content, type=_MarkerContent).job
-    except (msgspec.DecodeError, RecursionError):
+        return decode_json(content, _MarkerContent).job
+    except DocumentError:
         return None
 
 

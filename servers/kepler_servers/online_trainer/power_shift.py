@@ -20,6 +20,7 @@ import numpy as np
 
 from kepler_core.arrays import FloatArray
 from kepler_core.atomic_files import whole_file
+from kepler_core.documents import DocumentError, decode_json
 from kepler_core.errors import KeplerError
 from kepler_core.recording.observations import Observations
 
@@ -103,10 +104,10 @@ class ShiftLog:
     def shifts(self) -> list[PowerShift]:
         """Read the file; an absent file has no shifts. `KeplerError` if it cannot be read."""
         try:
-            return msgspec.json.decode(self.path.read_bytes(), type=_LogFile).changes
+            return decode_json(self.path.read_bytes(), _LogFile).changes
         except FileNotFoundError:
             return []
-        except (OSError, msgspec.DecodeError) as error:
+        except (OSError, DocumentError) as error:
             raise KeplerError(f"{self.path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
     def add(self, shifts: Sequence[PowerShift]) -> None:

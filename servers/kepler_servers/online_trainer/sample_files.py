@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from kepler_core.atomic_files import flush_folder, whole_file
+from kepler_core.documents import decode_json
 from kepler_core.errors import KeplerError
 
 LAYOUT = 1
@@ -85,7 +86,7 @@ def list_folder(folder: Path) -> list[Path]:
 def read_header(path: Path) -> FileHeader:
     """Read a file's header; `SampleStoreError` for an unknown layout."""
     metadata: dict[bytes, bytes] | None = pq.read_schema(path).metadata
-    header = msgspec.json.decode((metadata or {}).get(_HEADER_KEY, b""), type=FileHeader)
+    header = decode_json((metadata or {}).get(_HEADER_KEY, b""), FileHeader)
     if header.layout != LAYOUT:
         raise SampleStoreError(f"{path}: layout {header.layout}; this kepler-core reads {LAYOUT}")
     return header

@@ -13,12 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import attrs
-import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from kepler_core.arrays import IntArray
+from kepler_core.documents import DocumentError
 from kepler_core.messages import one_line
 from kepler_core.recording.observations import Observations
 from kepler_servers.online_trainer import sample_table
@@ -138,7 +138,7 @@ class SampleStore:
                 pass  # the process that owns the store has just merged this file
             except PermissionError:
                 raise
-            except (pa.ArrowException, OSError, msgspec.DecodeError) as error:
+            except (pa.ArrowException, OSError, DocumentError) as error:
                 self._set_aside(path, error)
                 lost.append(name.number)
         return files, keys, lost

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
-import msgspec
 
+from kepler_core.documents import decode_object
 from kepler_core.errors import ModelError, TrainingError
 from kepler_core.machine import Machine
 from kepler_core.models.loading import load_model
@@ -145,7 +145,7 @@ def _recalibrate(
         except ModelError as error:
             log.warning("%s cannot be recalibrated: %s", path, error)
             continue
-        metadata = msgspec.json.decode(files[METADATA_FILE], type=dict[str, Any])
+        metadata = decode_object(files[METADATA_FILE])
         candidates[path] = Candidate("recalibrated", metadata, files, newest_time(training))
     return candidates
 
