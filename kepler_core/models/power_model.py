@@ -18,6 +18,7 @@ import numpy as np
 from kepler_core.arrays import FloatArray, IndexArray, SingleArray
 from kepler_core.contracts import JointPredictor, Predictor
 from kepler_core.errors import ModelError, close_matches
+from kepler_core.messages import one_line
 from kepler_core.models.predictors import ComponentPredictor
 
 MODEL_FILE = "model.json"
@@ -119,9 +120,14 @@ class PowerModel:
 
         `values` has shape (rows, columns), in the features' own units (per second). `features` names
         the columns, by default the model's own features. Their order is free and extra columns are
-        allowed. Raises `ModelError` if a feature is missing or named twice, or a value is not finite.
+        allowed. Raises `ModelError` if a feature is missing or named twice, a value is not finite, or the
+        model cannot be evaluated.
         """
-        watts = self._unlimited(self._matrix(values, self.features if features is None else features))
+        X = self._matrix(values, self.features if features is None else features)
+        try:
+            watts = self._unlimited(X)
+        except Exception as error:  # code of a model format, or of a library that it uses
+            raise ModelError(f"{self.name} cannot be evaluated: {one_line(error, 200)}") from error
         # np.maximum and np.minimum instead of np.clip, which has more overhead; NaN stays NaN
         np.maximum(watts, 0.0, out=watts)
         if self._corrections is not None:
@@ -136,7 +142,7 @@ class PowerModel:
     def _unlimited(self, X: SingleArray) -> FloatArray:
         """Return what the predictors return, before any limit."""
         if self._joint is not None and len(X):
-            return self._joint.predict(X)
+            return self._joint.predict(X).reshape(len(self.parts), len(X))
         watts = np.empty((len(self.parts), len(X)))
         for row, part in enumerate(self.parts.values()):
             if part.constant is not None:
