@@ -14,7 +14,7 @@ from typing import Any
 import attrs
 
 from kepler_core.errors import KeplerError, ModelError, NoModelError
-from kepler_core.messages import printable, quoted
+from kepler_core.messages import one_line, printable, quoted
 from kepler_core.models.power_model import PowerModel
 from kepler_core.plugins.hooks import hooks
 from kepler_core.selection import ModelRequest
@@ -152,8 +152,7 @@ class ModelCache:
     # --- the background thread ---
 
     def _run(self) -> None:
-        for provider in self._providers:
-            provider.changed()  # reads a store before the first request needs it
+        self._any_changed()  # reads a store before the first request needs it
         while True:
             with self._wake:
                 if not self._queue and not self._stopped:
@@ -174,10 +173,20 @@ class ModelCache:
             if key is not None:
                 self._on_search_end()
 
-    def _refresh_entries(self) -> None:
+    def _any_changed(self) -> bool:
+        """Return whether the models of any provider may have changed."""
         changed = False
         for provider in self._providers:
-            changed |= provider.changed()
+            try:
+                changed |= provider.changed()
+            except Exception as error:
+                # a defect with one provider must not keep the others from being asked
+                log.debug("%s failed", provider.name, exc_info=True)
+                self._search_log.log(f"{provider.name}: a defect: {one_line(error, 200)}", logging.ERROR)
+        return changed
+
+    def _refresh_entries(self) -> None:
+        changed = self._any_changed()
         now = time.monotonic()
         for key, entry in self.entries():
             if changed or now >= entry.search_again_at:
@@ -232,10 +241,15 @@ class ModelCache:
                 return result
             except NoModelError as error:
                 result.reasons.append(str(error))
-            except KeplerError as error:
+            except Exception as error:
                 result.unreachable = True
-                result.still_running |= isinstance(error, StillRunningError)
-                result.reasons.append(str(error))
+                if isinstance(error, KeplerError):
+                    result.still_running |= isinstance(error, StillRunningError)
+                    result.reasons.append(str(error))
+                else:
+                    # A defect with one provider, or in a model format's code: the other providers may have a model.
+                    log.debug("%s failed", provider.name, exc_info=True)
+                    result.reasons.append(f"{provider.name}: a defect: {one_line(error, 200)}")
                 if current is not None and current.provider == provider.name:
                     result.loaded = current
                     return result

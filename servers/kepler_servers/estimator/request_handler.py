@@ -12,7 +12,7 @@ import msgspec
 
 from kepler_core import __version__
 from kepler_core.errors import KeplerError, RequestError
-from kepler_core.messages import quoted
+from kepler_core.messages import one_line, quoted
 from kepler_core.plugins import registry
 from kepler_core.plugins.hooks import hooks
 from kepler_core.selection.sources import matching_sources
@@ -81,7 +81,18 @@ class RequestHandler:
         return PendingRequest(request, entry) if entry.searching else self.finish(request, entry)
 
     def finish(self, request: WattsRequest, entry: CacheEntry) -> bytes:
-        """Return the reply to a request with what its cache entry holds now."""
+        """Return the reply to a request with what its cache entry holds now.
+
+        Whatever goes wrong, a DynPower request gets a zero for each row: Kepler panics on fewer.
+        """
+        try:
+            return self._finish(request, entry)
+        except Exception as error:
+            log.debug("a request failed", exc_info=True)
+            reason = f"a defect of the estimator: {one_line(error, 200)}"
+            return self.refuse(reason, request.key.output_type, len(request.values), request.key.source)
+
+    def _finish(self, request: WattsRequest, entry: CacheEntry) -> bytes:
         key, loaded = request.key, entry.loaded
         rows = len(request.values)
         if loaded is None:
