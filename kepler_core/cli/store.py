@@ -217,7 +217,7 @@ def _summary(read: Callable[[], Snapshot]) -> dict[str, Any]:
 
 
 def _verify(opened: Store, name: str, number: int | None) -> dict[str, Any]:
-    """Check the files of one version; None: of the current one."""
+    """Check the files of a version, by default the current one, and return the result for the table."""
     try:
         snapshot = opened.snapshot(name, number)
     except StoreError as error:

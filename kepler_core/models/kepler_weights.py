@@ -35,7 +35,7 @@ KEPLER_CURVES = {
 }
 """Trainers whose weights Kepler evaluates as a curve -> number of weights of that curve."""
 
-_MAX_EXPONENT = 700.0  # exp of more overflows
+_MAX_EXPONENT = 700.0  # math.exp overflows above about 709
 
 
 class Variable(msgspec.Struct, omit_defaults=True):

@@ -26,7 +26,7 @@ class _Machine:
 
 
 class NodeTypeChooser:
-    """Chooses node types for requests, and keeps the similarities to the machines of earlier requests."""
+    """The choice of node types for requests, with the kept similarities to machines of earlier requests."""
 
     def __init__(self, columns: ModelColumns, table: SpecTable | None) -> None:
         """`table` holds the machine of each node type, by code; without it any node type is chosen."""

@@ -45,7 +45,7 @@ def download(url: str) -> bytes:
 
 
 class _HttpRedirects(urllib.request.HTTPRedirectHandler):
-    """Follows redirects to http(s) only."""
+    """A handler that follows redirects to http(s) only."""
 
     def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
         if split_url(newurl).scheme.lower() not in ("http", "https"):

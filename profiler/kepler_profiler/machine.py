@@ -25,7 +25,7 @@ _CLOUDS = re.compile(
     r"|firecracker",
     re.IGNORECASE,
 )
-# products of clouds that are whole machines, not virtual ones
+# cloud products that are bare metal
 _METAL = re.compile(r"\.metal", re.IGNORECASE)
 
 
@@ -48,7 +48,7 @@ def discover(root: str | Path = "/") -> Discovery:
 
 
 class _Reader:
-    """Reads the attributes of a machine, and records where each was found or why it is not known."""
+    """A reader of a machine's attributes, which records the origin of each or why it is not known."""
 
     def __init__(self, root: Path) -> None:
         self._root = root

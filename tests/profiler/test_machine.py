@@ -246,7 +246,7 @@ def test_unreadable_files(tmp_path: Path) -> None:
         assert machine.virtual is None
 
 
-NASTY = st.one_of(
+ANY_CONTENT = st.one_of(
     st.binary(max_size=200),
     st.lists(
         st.sampled_from(
@@ -263,7 +263,14 @@ NASTY = st.one_of(
 )  # fmt: skip
 
 
-@given(cpuinfo=NASTY, meminfo=NASTY, online=NASTY, package=NASTY, siblings=NASTY, frequency=NASTY)
+@given(
+    cpuinfo=ANY_CONTENT,
+    meminfo=ANY_CONTENT,
+    online=ANY_CONTENT,
+    package=ANY_CONTENT,
+    siblings=ANY_CONTENT,
+    frequency=ANY_CONTENT,
+)
 def test_any_content_of_the_files(
     tmp_path_factory: pytest.TempPathFactory,
     cpuinfo: bytes,
@@ -377,22 +384,21 @@ def test_differences() -> None:
 # --- this machine ---------------------------------------------------------------------------------
 
 
-def kepler(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+def profile_machine(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "kepler_core", "profile", "machine", *map(str, arguments)]
     return subprocess.run(command, check=False, capture_output=True, text=True)
 
 
 def test_this_machine(tmp_path: Path) -> None:
-    """Compared with what the system's own tools say."""
+    """The description agrees with the system's own tools."""
     path = tmp_path / "spec.json"
-    done = kepler("--json", "-o", path)
+    done = profile_machine("--json", "-o", path)
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     spec = document["machine_spec"]
     assert read_machine_spec(path).as_dict() == spec
     assert set(spec) | set(document["unknown"]) == set(ATTRIBUTES)
-    online = os.sysconf("SC_NPROCESSORS_ONLN")
-    assert spec["cores"] == online
+    assert spec["cores"] == os.sysconf("SC_NPROCESSORS_ONLN")
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     assert spec["memory"] == total // 2**30
     cpuinfo = Path("/proc/cpuinfo").read_text()
@@ -412,15 +418,15 @@ def test_this_machine(tmp_path: Path) -> None:
     assert (document["virtual"] is not None) >= ("Hypervisor vendor" in flat)
 
 
-def test_the_table(tmp_path: Path) -> None:
-    done = kepler()
+def test_the_table_has_every_attribute(tmp_path: Path) -> None:
+    done = profile_machine()
     assert done.returncode == 0, done.stderr
     for name in ATTRIBUTES:
         assert f"\n{name} " in done.stdout
 
 
 def test_a_file_that_cannot_be_written(tmp_path: Path) -> None:
-    done = kepler("-o", tmp_path / "absent" / "spec.json")
+    done = profile_machine("-o", tmp_path / "absent" / "spec.json")
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "cannot write" in done.stderr

@@ -1,4 +1,4 @@
-"""Profiles of node types: idle power against a known power law and against independent measurements."""
+"""Node-type profiles: idle power compared with a known power formula and with independent measurements."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from kepler_profiler.profile.document import ProfileError, json_schema
 from kepler_profiler.profile.quiet import blocks, quiet_times
 
 CORES = {"cores": 32}
-IDLE_LAW = {name: float(watts[0]) for name, watts in true_power(np.zeros(1), np.zeros(1), 2).items()}
+IDLE_WATTS = {name: float(watts[0]) for name, watts in true_power(np.zeros(1), np.zeros(1), 2).items()}
 
 
-def seen(document: Document) -> Observations:
+def observed(document: Document) -> Observations:
     return observe([read_recording(document)])
 
 
@@ -32,15 +32,15 @@ LOAD = np.concatenate([np.full(60, 0.6), np.full(30, 0.002), np.tile([0.3, 0.9],
 # --- idle power -----------------------------------------------------------------------------------
 
 
-def test_idle_power_of_a_known_law() -> None:
-    profile = build_profile(seen(steady(LOAD)), machine_spec=CORES)
+def test_idle_power_of_a_simulated_machine() -> None:
+    profile = build_profile(observed(steady(LOAD)), machine_spec=CORES)
     assert profile.quiet.idle
     assert (profile.quiet.feature, profile.quiet.capacity, profile.quiet.block_steps) == ("bpf_cpu_time_ms", 32000.0, 5)
-    law = true_power(np.array([0.002]), np.zeros(1), 2)
+    expected = true_power(np.array([0.002]), np.zeros(1), 2)
     for source, components in profile.power.items():
         for component, power in components.items():
-            assert power.idle == pytest.approx(law[component][0], rel=0.02), (source, component)
-            assert power.idle == pytest.approx(IDLE_LAW[component], rel=0.05, abs=1.0)
+            assert power.idle == pytest.approx(expected[component][0], rel=0.02), (source, component)
+            assert power.idle == pytest.approx(IDLE_WATTS[component], rel=0.05, abs=1.0)
             assert 0 < power.idle_spread < 0.03 * power.idle
             assert not power.upper_bound
             assert 20 <= power.idle_samples <= 30
@@ -48,68 +48,68 @@ def test_idle_power_of_a_known_law() -> None:
     assert profile.notes == []
 
 
-def test_an_upper_bound_where_it_never_is_idle() -> None:
-    profile = build_profile(seen(steady(np.tile([0.4, 0.8], 40))), machine_spec=CORES)
+def test_idle_power_is_an_upper_bound_if_the_machine_is_never_idle() -> None:
+    profile = build_profile(observed(steady(np.tile([0.4, 0.8], 40))), machine_spec=CORES)
     assert not profile.quiet.idle
     assert all(power.upper_bound for components in profile.power.values() for power in components.values())
     assert "never is idle" in profile.notes[0]
-    # blocks of five of 0.4 and 0.8 in turn are 56 % or 64 % busy
+    # blocks of five alternating loads of 0.4 and 0.8 are 56 % or 64 % busy
     assert "% of the capacity of all CPUs (5% would be idle)" in profile.notes[0]
 
 
-def test_the_number_of_cores_tells_what_idle_is() -> None:
-    quiet_only = seen(steady(np.full(40, 0.01)))
-    unknown, known = build_profile(quiet_only), build_profile(quiet_only, machine_spec=CORES)
-    assert not unknown.quiet.idle
-    assert "with the machine's number of cores it could be known" in unknown.notes[0]
-    assert known.quiet.idle
-    assert known.quiet.level == pytest.approx(320, rel=0.01)
+def test_the_number_of_cores_shows_whether_a_recording_is_idle() -> None:
+    quiet_only = observed(steady(np.full(40, 0.01)))
+    without, with_cores = build_profile(quiet_only), build_profile(quiet_only, machine_spec=CORES)
+    assert not without.quiet.idle
+    assert "with the machine's number of cores it could be known" in without.notes[0]
+    assert with_cores.quiet.idle
+    assert with_cores.quiet.level == pytest.approx(320, rel=0.01)
     busy = build_profile(quiet_only, machine_spec={"cores": 2})  # 16 % of two
     assert not busy.quiet.idle
 
 
 @pytest.mark.parametrize(("length", "steps"), [(12, 5), (6, 3), (1, 1)])
-def test_shorter_blocks_where_it_is_quiet_for_less_long(length: int, steps: int) -> None:
+def test_shorter_blocks_for_shorter_quiet_times(length: int, steps: int) -> None:
     load = np.full(61, 0.6)
     load[32 : 32 + length] = 0.0
-    profile = build_profile(seen(steady(load)), machine_spec=CORES)
+    profile = build_profile(observed(steady(load)), machine_spec=CORES)
     assert profile.quiet.idle
     assert profile.quiet.block_steps == steps
     assert any("single intervals only" in note for note in profile.notes) == (steps == 1)
 
 
-def test_blocks_do_not_reach_over_a_gap() -> None:
+def test_blocks_do_not_span_a_gap() -> None:
     document = steady(np.full(40, 0.5))
     for series in document.values():
-        for one in series:
-            one["values"] = one["values"][:12] + one["values"][20:]
-    observations = seen(document)
+        for entry in series:
+            entry["values"] = entry["values"][:12] + entry["values"][20:]
+    observations = observed(document)
     number = blocks(observations, np.ones(len(observations.sample_time), dtype=bool), 5)
     for block in range(number.max() + 1):
         times = observations.sample_time[number == block]
         assert 1 <= len(times) <= 5
         assert np.diff(times).max(initial=0) < 7.5
     assert build_profile(observations).recordings[0].gaps == 1
-    assert build_profile(seen(steady(np.full(40, 0.5)))).recordings[0].gaps == 0
+    assert build_profile(observed(steady(np.full(40, 0.5)))).recordings[0].gaps == 0
 
 
-def test_a_component_that_is_not_measured_while_it_is_quiet() -> None:
+def test_a_component_without_samples_in_the_quiet_blocks() -> None:
     document = steady(np.concatenate([np.full(30, 0.0), np.full(30, 0.7)]))
-    for one in document["kepler_node_platform_joules_total"]:
-        one["values"] = one["values"][40:]
-    profile = build_profile(seen(document), machine_spec=CORES)
+    for entry in document["kepler_node_platform_joules_total"]:
+        entry["values"] = entry["values"][40:]
+    profile = build_profile(observed(document), machine_spec=CORES)
     assert profile.power["acpi"]["platform"].upper_bound
     assert not profile.power["rapl-sysfs"]["package"].upper_bound
     assert any("acpi: platform was not measured while the machine was quiet" in note for note in profile.notes)
 
 
-def test_no_power_and_no_load() -> None:
+def test_recordings_without_power_or_load() -> None:
     document = steady(LOAD)
     with pytest.raises(ProfileError, match="no power"):
-        build_profile(seen({m: s for m, s in document.items() if "_node_" not in m}))
+        build_profile(observed({m: s for m, s in document.items() if "_node_" not in m}))
     with pytest.raises(ProfileError, match="no recording"):
         build_profile(None)
-    profile = build_profile(seen({m: s for m, s in document.items() if "_node_" in m}), machine_spec=CORES)
+    profile = build_profile(observed({m: s for m, s in document.items() if "_node_" in m}), machine_spec=CORES)
     assert profile.quiet.feature is None
     assert not profile.quiet.idle
     assert "no CPU time, cycles or instructions" in profile.notes[0]
@@ -119,30 +119,30 @@ def test_no_power_and_no_load() -> None:
 
 
 def test_an_idle_recording() -> None:
-    busy, idle = seen(steady(np.full(50, 0.7))), seen(steady(np.full(50, 0.001)))
+    busy, idle = observed(steady(np.full(50, 0.7))), observed(steady(np.full(50, 0.001)))
     profile = build_profile(busy, idle, machine_spec=CORES)
-    assert profile.power["rapl-sysfs"]["package"].idle == pytest.approx(IDLE_LAW["package"], rel=0.03)
+    assert profile.power["rapl-sysfs"]["package"].idle == pytest.approx(IDLE_WATTS["package"], rel=0.03)
     assert profile.power["rapl-sysfs"]["package"].maximum > 100
-    assert [one.idle for one in profile.recordings] == [False, True]
+    assert [entry.idle for entry in profile.recordings] == [False, True]
     assert len(profile.background) == 1
     assert profile.notes == []
 
 
 def test_an_idle_recording_that_is_not_idle() -> None:
-    profile = build_profile(seen(steady(np.full(50, 0.9))), seen(steady(np.full(50, 0.5))), machine_spec=CORES)
+    profile = build_profile(observed(steady(np.full(50, 0.9))), observed(steady(np.full(50, 0.5))), machine_spec=CORES)
     assert not profile.quiet.idle
     assert "the idle recording is not idle" in profile.notes[0]
     assert "50% of the capacity" in profile.notes[0]
 
 
 def test_an_idle_recording_of_another_machine() -> None:
-    """Its idle power is above what the busy recording ever shows."""
+    """The idle recording has a higher power than the busy one."""
     other = steady(np.full(50, 0.001))
     for metric, series in other.items():
         if "joules" in metric:
-            for one in series:
-                one["values"] = [[at, f"{3 * float(value):.3f}"] for at, value in one["values"]]
-    profile = build_profile(seen(steady(np.full(50, 0.1))), seen(other), machine_spec=CORES)
+            for entry in series:
+                entry["values"] = [[at, f"{3 * float(value):.3f}"] for at, value in entry["values"]]
+    profile = build_profile(observed(steady(np.full(50, 0.1))), observed(other), machine_spec=CORES)
     assert any("another machine, or not idle" in note for note in profile.notes)
 
 
@@ -150,22 +150,22 @@ def test_an_idle_recording_of_another_machine() -> None:
 
 
 def with_modes(document: Document, idle: float | None) -> Document:
-    """Dynamic energy, and of it this part as idle energy too."""
+    """Add idle energy series with this part of the dynamic energy."""
     for metric, series in document.items():
         if "joules" in metric and idle is not None:
             document[metric] = series + [
                 {
-                    "metric": {**one["metric"], "mode": "idle"},
-                    "values": [[at, f"{idle * float(value):.3f}"] for at, value in one["values"]],
+                    "metric": {**entry["metric"], "mode": "idle"},
+                    "values": [[at, f"{idle * float(value):.3f}"] for at, value in entry["values"]],
                 }
-                for one in series
+                for entry in series
             ]
     return document
 
 
 @pytest.mark.parametrize(("idle", "twice", "only"), [(1.0, True, False), (0.3, False, False), (None, False, True)])
 def test_idle_and_dynamic_energy(idle: float | None, twice: bool, only: bool) -> None:
-    observations = seen(with_modes(steady(LOAD), idle))
+    observations = observed(with_modes(steady(LOAD), idle))
     assert bool(observations.counts.counted_twice["rapl-sysfs package"]) == twice
     assert bool(observations.counts.dynamic_only["rapl-sysfs package"]) == only
     profile = build_profile(observations, machine_spec=CORES)
@@ -173,10 +173,10 @@ def test_idle_and_dynamic_energy(idle: float | None, twice: bool, only: bool) ->
     assert any("counts twice" in note for note in profile.notes) == twice
 
 
-# --- the real recordings --------------------------------------------------------------------------
+# --- real recordings --------------------------------------------------------------------------
 
 
-def test_stressng(recordings: Path) -> None:
+def test_the_stressng_recording(recordings: Path) -> None:
     profile = build_profile(observe([read_recording(recordings / "kepler_stressng.json.gz")]))
     assert profile.power["rapl-sysfs"]["package"].idle == pytest.approx(32, abs=1.5)
     assert profile.power["rapl-sysfs"]["dram"].idle == pytest.approx(39, abs=1.5)
@@ -185,7 +185,7 @@ def test_stressng(recordings: Path) -> None:
     assert {"CounterOnly", "CounterIRQCombined"} == set(profile.feature_groups)
 
 
-def test_the_idle_node(recordings: Path) -> None:
+def test_the_idle_recording(recordings: Path) -> None:
     observations = observe([read_recording(recordings / "kepler_idle.json")])
     profile = build_profile(None, observations)
     platform, package = profile.power["acpi"]["platform"], profile.power["rapl-sysfs"]["package"]
@@ -200,29 +200,29 @@ def test_the_idle_node(recordings: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def made() -> NodeProfile:
-    return build_profile(seen(steady(LOAD)), machine_spec=CORES, node_type=3)
+def profile() -> NodeProfile:
+    return build_profile(observed(steady(LOAD)), machine_spec=CORES, node_type=3)
 
 
-def test_written_and_read(made: NodeProfile) -> None:
-    assert read_profile(write_profile(made), "x") == made
-    assert read_profile(json.loads(write_profile(made)), "x") == made
+def test_profiles_round_trip(profile: NodeProfile) -> None:
+    assert read_profile(write_profile(profile), "x") == profile
+    assert read_profile(json.loads(write_profile(profile)), "x") == profile
     jsonschema.Draft202012Validator.check_schema(json_schema())
-    jsonschema.validate(json.loads(write_profile(made)), json_schema())
+    jsonschema.validate(json.loads(write_profile(profile)), json_schema())
 
 
 @pytest.mark.parametrize(
     "content",
     [b"", b"{}", b"[]", b"\xff", b"[" * 50_000, b'{"layout": 1}', b'{"0": {"attrs": {}}}'],
 )
-def test_documents_that_are_no_profile(content: bytes) -> None:
+def test_documents_that_are_not_a_profile(content: bytes) -> None:
     with pytest.raises(ProfileError, match=r"^x: not a node-type profile") as raised:
         read_profile(content, "x")
     assert "\n" not in str(raised.value)
 
 
-def test_parts_that_are_wrong(made: NodeProfile) -> None:
-    document = json.loads(write_profile(made))
+def test_wrong_members_of_a_profile(profile: NodeProfile) -> None:
+    document = json.loads(write_profile(profile))
     for key, value, words in (
         ("layout", 2, "layout 2"), ("power", [], "power"), ("more", 1, "more"),
         ("machine_spec", {"cores": 4.5}, "cores: 4.5"),
@@ -250,7 +250,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_what_is_built(built: Path) -> None:
+def test_written_profiles_and_plots(built: Path) -> None:
     schema = json.loads(kepler("profile", "schema").stdout)
     for name in ("a", "b"):
         jsonschema.validate(json.loads((built / name / "profile.json").read_text()), schema)
@@ -277,7 +277,7 @@ def test_show_and_compare(built: Path, tmp_path: Path) -> None:
     assert compared.returncode == 0, compared.stderr
     assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
     comparison = json.loads(kepler("profile", "compare", built / "a", built / "b", "--json").stdout)
-    platform = next(p for p in comparison["power"] if p["component"] == "platform")
+    platform = next(entry for entry in comparison["power"] if entry["component"] == "platform")
     assert (platform["idle_a_bound"], platform["idle_b_bound"]) == (False, True)
     assert platform["idle_a"] == pytest.approx(platform["idle_b"], rel=0.05)
     assert all(note.startswith("B: ") for note in comparison["notes"])
@@ -296,7 +296,7 @@ def test_show_and_compare(built: Path, tmp_path: Path) -> None:
         (["build", "busy.json", "-o", "spec.json"], "cannot write"),
     ],
 )
-def test_one_clear_line(arguments: list[str], words: str, built: Path) -> None:
+def test_wrong_arguments_give_one_line(arguments: list[str], words: str, built: Path) -> None:
     done = kepler("profile", *arguments, cwd=built)
     assert done.returncode in (1, 2)
     assert done.stdout == ""
@@ -309,6 +309,6 @@ def test_a_simulated_recording(tmp_path: Path) -> None:
     path = tmp_path / "r.json.gz"
     write(Simulation(containers=4, timestamps=80, nodes=2), str(path))
     profile = build_profile(observe([read_recording(path)]), machine_spec=CORES)
-    assert [one.node for one in profile.recordings] == ["node-0", "node-1"]
+    assert [entry.node for entry in profile.recordings] == ["node-0", "node-1"]
     assert set(profile.power) == {"acpi", "rapl-sysfs"}
     assert quiet_times(observe([read_recording(path)]), CORES).capacity == 32000.0

@@ -1,4 +1,4 @@
-"""Weights that the client evaluates itself: what is let through is safe there."""
+"""Weights that Kepler evaluates itself: every accepted weight file is safe."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ def read(document: Any, trainer: str = "SGDRegressorTrainer", features: tuple[st
     return read_weights(json.dumps(document).encode(), trainer, features)
 
 
-def served(weights: KeplerWeights) -> dict[str, Any]:
+def as_answered(weights: KeplerWeights) -> dict[str, Any]:
     answer: dict[str, Any] = json.loads(b"{" + weights.encoded + b"}")
     return {"model_name": weights.model_name(0), **answer}
 
 
 def check_safe(weights: KeplerWeights, features: tuple[str, ...]) -> None:
-    answer = served(weights)
+    answer = as_answered(weights)
     text = json.dumps(answer, allow_nan=False)
     assert json.loads(text) == answer
-    # whatever the client lists first
+    # the client may list any feature first
     for first in features or ("bpf_cpu_time_ms",):
         idle = evaluate(answer, {name: [0.0] for name in {*features, first}}, first)
         assert idle
@@ -87,7 +87,7 @@ documents = st.dictionaries(
 
 @settings(max_examples=600)
 @given(documents, st.sampled_from(TRAINERS), st.sampled_from([BPF, COUNTERS, (*COUNTERS, *BPF), (), ("x",)]))
-def test_whatever_is_let_through_is_safe(document: Any, trainer: str, features: tuple[str, ...]) -> None:
+def test_accepted_weights_are_safe(document: Any, trainer: str, features: tuple[str, ...]) -> None:
     try:
         weights = read(document, trainer, features)
     except ModelError as error:
@@ -97,8 +97,8 @@ def test_whatever_is_let_through_is_safe(document: Any, trainer: str, features: 
 
 
 @given(st.sampled_from(TRAINERS), st.data())
-def test_bounds_are_met_where_they_are_near(trainer: str, data: st.DataObject) -> None:
-    """Weights of the right shape, so that enough of them pass."""
+def test_accepted_weights_near_the_bounds_are_safe(trainer: str, data: st.DataObject) -> None:
+    """The weights have the right shape, so that many of them are accepted."""
     size = KEPLER_CURVES.get(trainer)
     near = st.floats(-2, 2)
     component = linear(data.draw(near), {"bpf_cpu_time_ms": data.draw(near)})
@@ -112,8 +112,8 @@ def test_bounds_are_met_where_they_are_near(trainer: str, data: st.DataObject) -
 
 
 @settings(max_examples=300)
-@given(st.binary(max_size=200) | documents.map(lambda weights: json.dumps(weights).encode()).map(lambda b: b[:-1]))
-def test_bytes(content: bytes) -> None:
+@given(st.binary(max_size=200) | documents.map(lambda document: json.dumps(document).encode()[:-1]))
+def test_any_bytes(content: bytes) -> None:
     for trainer in TRAINERS[:1] + TRAINERS[3:4]:
         try:
             weights = read_weights(content, trainer, BPF)
@@ -129,7 +129,7 @@ def test_hostile_json(content: bytes) -> None:
         read_weights(content, "SGDRegressorTrainer", BPF)
 
 
-def test_linear_weights_of_any_trainer_have_the_name_that_the_client_knows() -> None:
+def test_linear_weights_of_any_trainer_get_the_name_that_kepler_knows() -> None:
     for trainer in ("SGDRegressorTrainer", "LinearRegressionTrainer", "MyOwnTrainer"):
         weights = read({"package": linear()}, trainer)
         assert weights.linear
@@ -162,13 +162,13 @@ LINEAR_FAULTS: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("document", "why"), LINEAR_FAULTS)
-def test_linear_weights_that_are_refused(document: dict[str, Any], why: str) -> None:
+def test_unsafe_linear_weights(document: dict[str, Any], why: str) -> None:
     with pytest.raises(ModelError, match=why):
         read(document)
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
-def test_numbers_that_json_does_not_have(number: str) -> None:
+def test_numbers_that_are_not_json(number: str) -> None:
     content = json.dumps({"package": linear()}).replace("10.0", number).encode()
     with pytest.raises(ModelError):
         read_weights(content, "SGDRegressorTrainer", BPF)
@@ -177,7 +177,7 @@ def test_numbers_that_json_does_not_have(number: str) -> None:
 def test_a_scale_of_zero_drops_the_feature() -> None:
     document = {"package": linear(1.0, {"x": -5.0})}
     document["package"]["All_Weights"]["Numerical_Variables"]["x"]["scale"] = 0
-    assert evaluate(served(read(document)), {"x": [1e9]}, "x") == {"package": [1.0]}
+    assert evaluate(as_answered(read(document)), {"x": [1e9]}, "x") == {"package": [1.0]}
 
 
 def test_curves() -> None:
@@ -191,7 +191,7 @@ def test_curves() -> None:
         assert not kepler_weights.linear
         assert kepler_weights.model_name(2) == f"{trainer}_2"
         assert kepler_weights.drawn_over == {"bpf_cpu_time_ms"}
-        watts = evaluate(served(kepler_weights), columns, "bpf_cpu_time_ms")["package"]
+        watts = evaluate(as_answered(kepler_weights), columns, "bpf_cpu_time_ms")["package"]
         assert watts[0] == pytest.approx(idle)
         assert watts[1] > watts[0]
 
@@ -208,7 +208,7 @@ CURVE_FAULTS: list[tuple[str, dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("trainer", "document", "why"), CURVE_FAULTS)
-def test_curves_that_are_refused(trainer: str, document: dict[str, Any], why: str) -> None:
+def test_unsafe_curves(trainer: str, document: dict[str, Any], why: str) -> None:
     with pytest.raises(ModelError, match=why):
         read(document, trainer)
 
@@ -216,25 +216,25 @@ def test_curves_that_are_refused(trainer: str, document: dict[str, Any], why: st
 UNSAFE_UNDER_LOAD = [
     # ln of a negative number is NaN
     ("LogarithmicRegressionTrainer", [2.0, -0.5, 30.0]),
-    # falls for ever
+    # falls without limit
     ("LogarithmicRegressionTrainer", [-20.0, 0.5, 30.0]),
     ("ExponentialRegressionTrainer", [-1.0, 0.5, 30.0]),
-    # 0 · ∞ is NaN: what the public database has for a component that is always 0
+    # 0 · ∞ is NaN; the public model database has such weights for components that are always 0
     ("ExponentialRegressionTrainer", [0.0, 1.0, 0.0]),
     ("LogisticRegressionTrainer", [-40.0, 50.0, 0.1, 30.0]),
 ]
 
 
 @pytest.mark.parametrize(("trainer", "weights"), UNSAFE_UNDER_LOAD)
-def test_curves_that_are_right_only_at_idle(trainer: str, weights: list[float]) -> None:
-    """A busy CPU is thousands of ms per second: there too the client must get a number that is ≥ 0."""
+def test_curves_that_are_valid_only_at_idle(trainer: str, weights: list[float]) -> None:
+    """The power must be ≥ 0 also for a busy CPU, which is thousands of ms per second."""
     document = {"package": curve([5.0, 0.001, 30.0] if len(weights) == 3 else [5.0, 50.0, 0.1, 30.0])}
     document["core"] = curve(weights)
     try:
-        weights = read(document, trainer)
+        accepted = read(document, trainer)
     except ModelError:
         return
-    busy = evaluate(served(weights), {"bpf_cpu_time_ms": [1000.0, 4000.0]}, "bpf_cpu_time_ms")
+    busy = evaluate(as_answered(accepted), {"bpf_cpu_time_ms": [1000.0, 4000.0]}, "bpf_cpu_time_ms")
     assert all(math.isfinite(value) and value >= 0 for watts in busy.values() for value in watts)
 
 
@@ -243,7 +243,7 @@ def test_components_drawn_over_different_features() -> None:
     assert read(document, "ExponentialRegressionTrainer").drawn_over == set(BPF)
 
 
-def test_a_component_that_is_constant_needs_no_feature() -> None:
+def test_a_constant_component_needs_no_feature() -> None:
     weights = read(
         {"package": curve([2, 1, 3]), "core": curve([0.0, 1.0, 0.0], "bpf_page_cache_hit", 9.0)},
         "LogarithmicRegressionTrainer",
@@ -253,16 +253,17 @@ def test_a_component_that_is_constant_needs_no_feature() -> None:
     assert not constant.drawn_over
 
 
+@pytest.mark.shared_data
 @pytest.mark.skipif(not DATABASE.is_dir(), reason="the public database (../shared/data/model_db) is not here")
 def test_the_public_database() -> None:
-    """Whatever is accepted of it is safe; each of its six node types has linear weights that are."""
+    """All accepted weights are safe, and each of the six node types has accepted linear weights."""
     linear_types: set[int] = set()
     refused: list[str] = []
-    seen = 0
+    count = 0
     for path in sorted(DATABASE.glob("rapl-sysfs/*/*/*.json")):
         trainer, _, number = path.stem.rpartition("_")
         features = BPF if path.parent.name == "BPFOnly" else COUNTERS
-        seen += 1
+        count += 1
         try:
             weights = read_weights(path.read_bytes(), trainer, features)
         except ModelError as error:
@@ -273,6 +274,6 @@ def test_the_public_database() -> None:
         assert json.loads(b"{" + weights.encoded + b"}") == json.loads(path.read_bytes())
         if weights.linear:
             linear_types.add(int(number))
-    assert seen > 20
+    assert count > 20
     assert linear_types == set(range(6))
     assert all("W at idle" in why or "does not divide" in why for why in refused), refused

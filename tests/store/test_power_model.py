@@ -1,4 +1,4 @@
-"""A model that is loaded to stay says what it says otherwise."""
+"""Power models: predictions of resident models, columns and errors."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CONSTANT = 1.25
 
 
 def model(components: Mapping[str, Any], *, resident: bool) -> PowerModel:
-    """None: a component that is constant."""
+    """Return a model of components with these weights. A component with None is constant."""
     parts: dict[str, Any] = {}
     files = {"metadata.json": b'{"model_name":"Lines_0"}'}
     for name, weights in components.items():
@@ -43,27 +43,27 @@ _values = st.lists(st.lists(st.floats(0, 1e16), min_size=3, max_size=3), max_siz
 
 
 @given(st.permutations(sorted(LINES)), st.integers(1, 4), st.sets(st.sampled_from(sorted(LINES))), _values)
-def test_several_components_together(names: list[str], count: int, constant: set[str], values: Any) -> None:
+def test_resident_models_predict_the_same(names: list[str], count: int, constant: set[str], values: Any) -> None:
     components = {name: None if name in constant else LINES[name] for name in names[:count]}
     X = np.array(values, dtype=np.float64).reshape(-1, 3)
     expected = model(components, resident=False).predict(X)
     resident = model(components, resident=True)
     watts = resident.watts(X)
     assert watts.shape == (count, len(X))
-    for at, (name, one) in enumerate(resident.predict(X).items()):
-        assert name == names[at]
-        assert one.tolist() == watts[at].tolist()
-        np.testing.assert_allclose(one, expected[name], rtol=1e-12, atol=1e-12)
+    for row, (name, power) in enumerate(resident.predict(X).items()):
+        assert name == names[row]
+        assert power.tolist() == watts[row].tolist()
+        np.testing.assert_allclose(power, expected[name], rtol=1e-12, atol=1e-12)
         if name in constant:
-            assert (one == CONSTANT).all()
+            assert (power == CONSTANT).all()
 
 
-def test_any_order_of_columns_and_more_of_them() -> None:
+def test_columns_in_any_order_with_extra_ones() -> None:
     resident = model(LINES, resident=True)
     X = np.random.default_rng(0).uniform(0, 100, (5, 3))
     expected = resident.watts(X).tolist()
     table = {"a": X[:, 0], "b": X[:, 1], "c": X[:, 2], "d": np.ones(5), **{f"x{n}": np.ones(5) for n in range(40)}}
-    for seed in range(100):  # more orders than are kept
+    for seed in range(100):  # more orders than the model keeps
         names = [str(name) for name in np.random.default_rng(seed).permutation(sorted(table))]
         for _ in range(2):
             assert resident.watts(np.column_stack([table[name] for name in names]), names).tolist() == expected
@@ -79,7 +79,7 @@ def test_any_order_of_columns_and_more_of_them() -> None:
         (["c", "b", "a"], [[1, 2, float("inf")]], "NaN or infinite"),
     ],
 )
-def test_what_cannot_be_predicted(names: list[str], values: Any, message: str) -> None:
+def test_wrong_features_and_values(names: list[str], values: Any, message: str) -> None:
     resident = model(LINES, resident=True)
     for _ in range(2):
         with pytest.raises(ModelError, match=message):

@@ -1,7 +1,8 @@
-"""A stored model that follows a line: whatever format it is in, and for Kepler's own weights."""
+"""Recalibrated models of every model format, and their weights for Kepler."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +44,7 @@ def files_of(entry: StoredModel) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_every_kind_of_model_follows(models: list[StoredModel]) -> None:
+def test_models_of_every_format_are_corrected(models: list[StoredModel]) -> None:
     X = np.array([[0.0, 0.0], [4000.0, 2000.0], [12000.0, 9000.0]])
     for entry in models:
         before = entry.load().predict(X)
@@ -56,8 +57,6 @@ def test_every_kind_of_model_follows(models: list[StoredModel]) -> None:
         np.testing.assert_allclose(again["package"], 0.5 * after["package"] + 1.0, rtol=1e-5)
         assert model.metadata["recalibration"] == {"package": {"gain": 1.15, "shift": 2.0}}
         if entry.weights is not None:
-            import json
-
             weights = json.loads(files["weight.json"])
             assert weights["model_name"] == entry.metadata["model_name"]
             if entry.trainer == "SGDRegressorTrainer":
@@ -70,7 +69,7 @@ def test_every_kind_of_model_follows(models: list[StoredModel]) -> None:
                 np.testing.assert_allclose(watts["package"], after["package"], rtol=1e-4)
 
 
-def test_weights_that_would_not_be_safe_are_left_out(models: list[StoredModel]) -> None:
+def test_weights_that_become_unsafe_are_left_out(models: list[StoredModel]) -> None:
     entry = next(entry for entry in models if entry.trainer == "SGDRegressorTrainer")
     files = recalibrated(files_of(entry), {"package": Correction(1.0, -500.0)})
     assert "weight.json" not in files

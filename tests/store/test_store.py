@@ -1,4 +1,4 @@
-"""Publishing: all or nothing, versions kept, whatever happens."""
+"""Local stores: atomic publishing, versions, and damage."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def test_publish_read_and_roll_back(tmp_path: Path) -> None:
     store = LocalStore(tmp_path / "new" / "store")
     assert store.pipelines() == []
     assert store.publish("p", FILES) == 1
-    reading = store.path("p")
+    folder = store.path("p")
     assert store.publish("p", {"metadata.json": b'{"name":"second"}'}) == 2
-    assert (reading / "a/b/c.json").read_bytes() == b"1", "a reader keeps the version that it began with"
+    assert (folder / "a/b/c.json").read_bytes() == b"1", "a reader keeps its version"
     assert not (store.path("p") / "a").exists()
     assert (store.versions("p"), store.current_version("p")) == ([1, 2], 2)
     store.roll_back("p", 1)
@@ -46,7 +46,7 @@ def test_unsafe_names(tmp_path: Path, name: str) -> None:
     assert not (tmp_path / "s").exists()
 
 
-def test_files_stay_inside(tmp_path: Path) -> None:
+def test_files_outside_of_the_pipeline_are_refused(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="outside"):
         LocalStore(tmp_path).publish("p", {"../../../evil": b"x"})
     assert LocalStore(tmp_path).pipelines() == []
@@ -61,13 +61,13 @@ def test_foreign_folder_is_not_replaced(tmp_path: Path) -> None:
     assert (tmp_path / "p" / "metadata.json").read_text() == "{}"
 
 
-def test_unknown_pipeline_says_what_is_there(tmp_path: Path) -> None:
+def test_the_error_for_an_unknown_pipeline_lists_the_others(tmp_path: Path) -> None:
     LocalStore(tmp_path).publish("mine", FILES)
     with pytest.raises(StoreError, match="there: mine"):
         LocalStore(tmp_path).path("yours")
 
 
-def test_unwritable(tmp_path: Path) -> None:
+def test_places_that_cannot_be_written(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("")
     with pytest.raises(StoreError, match="cannot write the store"):
@@ -76,7 +76,7 @@ def test_unwritable(tmp_path: Path) -> None:
         LocalStore("/proc/no/store").check_writable("p")
 
 
-def test_zip_is_the_same_bytes(tmp_path: Path) -> None:
+def test_zips_are_reproducible(tmp_path: Path) -> None:
     first = zip_bytes({"b": b"2" * 999, "a": b"1"})
     time.sleep(0.01)
     assert first == zip_bytes({"a": b"1", "b": b"2" * 999})
@@ -84,7 +84,7 @@ def test_zip_is_the_same_bytes(tmp_path: Path) -> None:
     assert zipfile.ZipFile(tmp_path / "z").read("b") == b"2" * 999
 
 
-def test_two_writers_get_two_versions(tmp_path: Path) -> None:
+def test_concurrent_writers_get_different_versions(tmp_path: Path) -> None:
     numbers: list[int] = []
     threads = [
         threading.Thread(target=lambda: numbers.append(LocalStore(tmp_path).publish("p", FILES))) for _ in range(8)
@@ -112,9 +112,9 @@ PUBLISH = textwrap.dedent(
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_killed_while_publishing(tmp_path: Path, how: signal.Signals) -> None:
-    """At many moments: the current version is always whole, and the next writer is not disturbed."""
-    whole = 0
-    # however slow this machine is: the last two are killed after the first version, in the next ones
+    """At any moment: the current version is complete, and the next writer succeeds."""
+    published = 0
+    # the last two are killed after their first version, so that a slow machine publishes too
     for delay, after_the_first in ((0.01, False), (0.1, False), (0.3, False), (0.01, True), (0.2, True)):
         folder = tmp_path / f"{delay}-{after_the_first}"
         writer = subprocess.Popen(
@@ -130,9 +130,9 @@ def test_killed_while_publishing(tmp_path: Path, how: signal.Signals) -> None:
         writer.wait()
         store = LocalStore(folder)
         if store.pipelines():
-            whole += 1
+            published += 1
             files = list(store.path("p").iterdir())
-            assert len(files) == 202, "the manifest is one"
+            assert len(files) == 202, "one of them is the manifest"
             assert store.snapshot("p").problems() == {}
         before = store.current_version("p") if store.pipelines() else 0
         assert before is not None
@@ -143,11 +143,11 @@ def test_killed_while_publishing(tmp_path: Path, how: signal.Signals) -> None:
             "manifest.json",
         }
         assert not (folder / ".staging").exists()
-    assert whole >= 2, "no writer came as far as publishing: the test shows nothing"
+    assert published >= 2, "no writer was killed after a version: the test shows nothing"
 
 
 def test_full_disk(tmp_path: Path) -> None:
-    """On a real file system without room: the earlier version stays, and nothing is left behind."""
+    """On a small file system: the earlier version stays, and no other files are left."""
     script = tmp_path / "fill.py"
     script.write_text(
         textwrap.dedent(
@@ -186,7 +186,7 @@ def test_full_disk(tmp_path: Path) -> None:
 
 
 def damaged(tmp_path: Path, change: str) -> LocalStore:
-    """A store with a pipeline whose file a/b/c.json was changed behind its back."""
+    """Return a store with a pipeline whose file a/b/c.json was changed without the store."""
     store = LocalStore(tmp_path)
     store.publish("p", {"metadata.json": b"{}", "a/b/c.json": b"0123456789"})
     file = store.path("p") / "a/b/c.json"
@@ -201,7 +201,7 @@ def damaged(tmp_path: Path, change: str) -> LocalStore:
     return store
 
 
-def test_whole(tmp_path: Path) -> None:
+def test_undamaged_files(tmp_path: Path) -> None:
     snapshot = damaged(tmp_path, "").snapshot("p")
     snapshot.check_complete()
     assert snapshot.problems() == {}
@@ -217,13 +217,13 @@ def test_whole(tmp_path: Path) -> None:
         ("extra", "a/b/d.json", "is not in the manifest"),
     ],
 )
-def test_damage_is_found(tmp_path: Path, change: str, name: str, why: str) -> None:
+def test_damaged_files_are_reported(tmp_path: Path, change: str, name: str, why: str) -> None:
     snapshot = damaged(tmp_path, change).snapshot("p")
     with pytest.raises(StoreError, match=why) as caught:
         snapshot.read(name)
     assert "\n" not in str(caught.value)
     assert list(snapshot.problems()) == [name]
-    assert snapshot.read("metadata.json") == b"{}", "the rest can be read"
+    assert snapshot.read("metadata.json") == b"{}", "other files can be read"
     if change == "missing":
         with pytest.raises(StoreError, match="half copied"):
             snapshot.check_complete()
@@ -239,14 +239,14 @@ def test_damaged_manifest(tmp_path: Path, manifest: bytes) -> None:
         store.snapshot("p")
 
 
-def test_a_published_version_has_a_manifest(tmp_path: Path) -> None:
+def test_a_published_version_without_a_manifest_is_damaged(tmp_path: Path) -> None:
     store = damaged(tmp_path, "")
     (store.path("p") / "manifest.json").unlink()
     with pytest.raises(StoreError, match=r"no manifest\.json"):
         store.snapshot("p")
 
 
-def test_a_version_that_is_kept(tmp_path: Path) -> None:
+def test_snapshots_of_earlier_versions(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     for number in (b"1", b"2"):
         store.publish("p", {"metadata.json": b"{}", "n": number})
@@ -256,7 +256,7 @@ def test_a_version_that_is_kept(tmp_path: Path) -> None:
         store.snapshot("p", 3)
 
 
-def test_signature_changes_with_what_is_current(tmp_path: Path) -> None:
+def test_the_signature_changes_with_the_current_version(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     store.publish("p", FILES)
     first = store.signature("p")
@@ -272,18 +272,18 @@ def test_file_url(tmp_path: Path) -> None:
     assert open_store(f"file://{tmp_path}/a%20b").pipelines() == ["p"]
 
 
-def test_interrupted_when_just_current(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After the last rename the version is current: what cleans up must not take it away."""
+def test_an_interruption_just_after_a_version_became_current(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cleanup must not remove a version that is current."""
     store = LocalStore(tmp_path)
     store.publish("p", FILES)
     flush = local.flush_folder
 
-    def interrupted(folder: Path) -> None:
+    def interrupted_flush(folder: Path) -> None:
         flush(folder)
         if folder == tmp_path:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(local, "flush_folder", interrupted)
+    monkeypatch.setattr(local, "flush_folder", interrupted_flush)
     with pytest.raises(KeyboardInterrupt):
         store.publish("p", FILES)
     assert store.current_version("p") == 2

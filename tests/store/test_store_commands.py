@@ -1,4 +1,4 @@
-"""`kepler-model store …`, as a user calls it."""
+"""The commands `kepler-model store …`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from kepler_core.store.local import LocalStore
 
 MODEL = "rapl-sysfs/AbsPower/BPFOnly/SGDRegressorTrainer_0.zip"
 FILES = {
-    "metadata.json": b'{"name":"mine","last_update_time":"2024-08-14 07:12:37"}',
+    "metadata.json": b'{"name":"own","last_update_time":"2024-08-14 07:12:37"}',
     MODEL: zip_bytes({"metadata.json": b"{}"}),
 }
 
@@ -45,9 +45,9 @@ def answer(*arguments: str | Path, code: int = 0) -> object:
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
     """A store with two versions of one pipeline."""
-    made = LocalStore(tmp_path / "store")
-    made.publish("mine", FILES)
-    made.publish("mine", {**FILES, MODEL.replace("_0", "_1"): b"x"})
+    store = LocalStore(tmp_path / "store")
+    store.publish("own", FILES)
+    store.publish("own", {**FILES, MODEL.replace("_0", "_1"): b"x"})
     return tmp_path / "store"
 
 
@@ -57,7 +57,7 @@ def test_list(store: Path, tmp_path: Path) -> None:
     assert isinstance(rows, list)
     assert [(row["pipeline"], row["version"], row["models"], row["updated"]) for row in rows] == [
         ("broken", None, None, None),
-        ("mine", 2, 2, "2024-08-14 07:12:37"),
+        ("own", 2, 2, "2024-08-14 07:12:37"),
     ]
     assert "no metadata.json" in rows[0]["problem"]
     shown = run("list", "-s", store).stdout.decode()
@@ -65,34 +65,34 @@ def test_list(store: Path, tmp_path: Path) -> None:
     assert "2024-08-14 07:12:37" in shown
     assert answer("list", "-s", tmp_path / "absent") == []
     assert b"no pipelines" in run("list", "-s", tmp_path / "absent").stdout
-    assert not (tmp_path / "absent").exists(), "looking makes nothing"
+    assert not (tmp_path / "absent").exists(), "list creates no files"
 
 
 def test_history_and_rollback(store: Path) -> None:
     def history() -> list[tuple[int, bool, int]]:
-        versions = answer("history", "mine", "-s", store)["versions"]
+        versions = answer("history", "own", "-s", store)["versions"]
         assert isinstance(versions, list)
         return [(row["version"], row["current"], row["models"]) for row in versions]
 
     assert history() == [(1, False, 1), (2, True, 2)]
-    assert b"current" in run("history", "mine", "-s", store).stdout
-    assert answer("rollback", "mine", "-s", store) == {"pipeline": "mine", "version": 1, "before": 2}
+    assert b"current" in run("history", "own", "-s", store).stdout
+    assert answer("rollback", "own", "-s", store) == {"pipeline": "own", "version": 1, "before": 2}
     assert history() == [(1, True, 1), (2, False, 2)]
-    run("rollback", "mine", "-s", store, code=1, text="no version before 1")
-    run("rollback", "mine", "7", "-s", store, code=1, text="no version 7 (kept: 1, 2)")
-    run("rollback", "mine", "0", "-s", store, code=2)
-    run("rollback", "mine", "2", "-s", store)
+    run("rollback", "own", "-s", store, code=1, text="no version before 1")
+    run("rollback", "own", "7", "-s", store, code=1, text="no version 7 (kept: 1, 2)")
+    run("rollback", "own", "0", "-s", store, code=2)
+    run("rollback", "own", "2", "-s", store)
     assert history() == [(1, False, 1), (2, True, 2)]
-    run("history", "other", "-s", store, code=1, text="there: mine")
+    run("history", "other", "-s", store, code=1, text="there: own")
 
 
 def test_no_rollback_to_a_damaged_version(store: Path) -> None:
-    (store / ".versions" / "mine" / "1" / MODEL).unlink()
-    run("rollback", "mine", "-s", store, code=1, text="half copied")
-    assert LocalStore(store).current_version("mine") == 2
+    (store / ".versions" / "own" / "1" / MODEL).unlink()
+    run("rollback", "own", "-s", store, code=1, text="half copied")
+    assert LocalStore(store).current_version("own") == 2
 
 
-def test_foreign(store: Path) -> None:
+def test_a_pipeline_that_kepler_model_did_not_publish(store: Path) -> None:
     (store / "theirs").mkdir()
     (store / "theirs" / "metadata.json").write_bytes(b"{}")
     assert b"no versions" in run("history", "theirs", "-s", store).stdout
@@ -101,27 +101,30 @@ def test_foreign(store: Path) -> None:
     assert b"theirs: no manifest" in run("verify", "theirs", "-s", store).stdout
 
 
-def test_out_and_in(store: Path, tmp_path: Path) -> None:
+def test_export(store: Path, tmp_path: Path) -> None:
     file = tmp_path / "out.zip"
-    run("export", "mine", "-s", store, "-o", file)
+    run("export", "own", "-s", store, "-o", file)
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
     with zipfile.ZipFile(file) as archive:
-        assert f"mine/{MODEL}" in archive.namelist()
-        assert "mine/manifest.json" in archive.namelist()
+        assert f"own/{MODEL}" in archive.namelist()
+        assert "own/manifest.json" in archive.namelist()
     before = file.read_bytes()
-    run("export", "mine", "--version", "1", "-s", store, "-o", file, code=2, text="--force replaces it")
+    run("export", "own", "--version", "1", "-s", store, "-o", file, code=2, text="--force replaces it")
     assert file.read_bytes() == before
-    assert run("export", "mine", "-s", store, "-o", "-").stdout == before
-    run("export", "mine", "--version", "1", "-s", store, "-o", file, "--force")
+    assert run("export", "own", "-s", store, "-o", "-").stdout == before
+    run("export", "own", "--version", "1", "-s", store, "-o", file, "--force")
     assert file.read_bytes() != before
-    run("export", "mine", "--version", "9", "-s", store, "-o", tmp_path / "no.zip", code=1, text="no version 9")
+    run("export", "own", "--version", "9", "-s", store, "-o", tmp_path / "no.zip", code=1, text="no version 9")
     assert not (tmp_path / "no.zip").exists()
-    run("export", "mine", "-s", store, "-o", tmp_path / "no" / "no.zip", code=1, text="No such file")
+    run("export", "own", "-s", store, "-o", tmp_path / "no" / "no.zip", code=1, text="No such file")
 
-    other = tmp_path / "other"
-    assert answer("import", file, "-s", other) == {"pipeline": "mine", "version": 1, "models": 1}
+
+def test_import(store: Path, tmp_path: Path) -> None:
+    file, other = tmp_path / "out.zip", tmp_path / "other"
+    run("export", "own", "--version", "1", "-s", store, "-o", file)
+    assert answer("import", file, "-s", other) == {"pipeline": "own", "version": 1, "models": 1}
     assert b"yours: version 1 with 1 models" in run("import", file, "--name", "yours", "-s", other).stdout
-    assert answer("import", store / "mine", "-s", other) == {"pipeline": "mine", "version": 2, "models": 2}
+    assert answer("import", store / "own", "-s", other) == {"pipeline": "own", "version": 2, "models": 2}
     snapshot = LocalStore(other).snapshot("yours")
     assert {name: snapshot.read(name) for name in FILES} == FILES
     run("import", file, "--name", "../x", "-s", other, code=2, text="--name")
@@ -137,24 +140,25 @@ def test_import_is_all_or_nothing(store: Path, tmp_path: Path) -> None:
 
 
 def test_verify(store: Path) -> None:
-    assert b"mine version 2: ok" in run("verify", "-s", store).stdout
+    assert b"own version 2: ok" in run("verify", "-s", store).stdout
     assert run("verify", "--all-versions", "-s", store).stdout.count(b": ok") == 2
-    file = store / ".versions" / "mine" / "1" / MODEL
+    file = store / ".versions" / "own" / "1" / MODEL
     content = bytearray(file.read_bytes())
     content[20] ^= 1
     file.write_bytes(content)
-    run("verify", "mine", "-s", store)
-    done = run("verify", "mine", "--all-versions", "-s", store, code=1)
+    run("verify", "own", "-s", store)
+    done = run("verify", "own", "--all-versions", "-s", store, code=1)
     assert MODEL in done.stdout.decode()
     rows = answer("verify", "--all-versions", "-s", store, code=1)
     assert isinstance(rows, list)
     assert [(row["version"], row["state"], row["files"]) for row in rows] == [(1, "damaged", [MODEL]), (2, "ok", [])]
-    run("verify", "nobody", "-s", store, code=1, text="there: mine")
-    (store / "mine" / "manifest.json").write_bytes(b"")
+    run("verify", "nobody", "-s", store, code=1, text="there: own")
+    (store / "own" / "manifest.json").write_bytes(b"")
     assert b"damaged" in run("verify", "-s", store, code=1).stdout
     assert "manifest.json" in run("list", "-s", store).stdout.decode()
 
 
+@pytest.mark.shared_data
 def test_public_models(tmp_path: Path) -> None:
     folder = SHARED / "data" / "model_db" / "ec2-0.7.11"
     if not folder.is_dir():
