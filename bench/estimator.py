@@ -31,8 +31,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from generated_stores import memory_folder
 from load import KEPLER_READS
-from model_server import megabytes, memory_folder, progress
+from model_server import megabytes, progress
 
 from kepler_core.client import EstimatorClient
 from kepler_core.models.loading import load_model

@@ -31,6 +31,7 @@ from urllib.parse import urlsplit
 
 STALL_TIMEOUT_SECONDS = 5.0
 """Longest time without any answer, after which a run ends."""
+_STALL_TIMEVAL = struct.pack("ll", int(STALL_TIMEOUT_SECONDS), 0)
 
 _RECEIVE_BYTES = 1 << 18
 KEPLER_READS = 4096
@@ -128,12 +129,12 @@ def load(
         open_client()
     started = clock()
     counted_from = started + warm_up
-    deadline = now = counted_from + seconds
-    while True:
+    now, deadline = started, counted_from + seconds
+    while now < deadline:
         ready = selector.select(STALL_TIMEOUT_SECONDS)
         if not ready:
             errors += clients
-            break
+            now = deadline
         for key, _ in ready:
             client = key.data
             part = receive(client.socket, _RECEIVE_BYTES)
@@ -152,12 +153,10 @@ def load(
                 errors += not client.ok
             client.sent_at = now
             client.socket.sendall(next(upcoming))
-        if now >= deadline:
-            break
-    counts = {"errors": errors, "answered": answered, "load_cpu": (time.process_time() - cpu) / (clock() - started)}
+    load_cpu = (time.process_time() - cpu) / (clock() - started)
     for key in list(selector.get_map().values()):
         key.data.socket.close()
-    return statistics(latencies, now - counted_from) | counts
+    return statistics(latencies, now - counted_from) | {"errors": errors, "answered": answered, "load_cpu": load_cpu}
 
 
 def load_connections(
@@ -180,7 +179,6 @@ def load_connections(
     pending: dict[int, tuple[socket.socket, float, bytes]] = {}
     latencies: list[float] = []
     errors = answered = 0
-    stalled = struct.pack("ll", int(STALL_TIMEOUT_SECONDS), 0)
 
     def open_connection() -> socket.socket:
         request, reply = next(upcoming)
@@ -188,24 +186,23 @@ def load_connections(
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         connection.connect(path)
         connection.sendall(request)
-        number = connection.fileno()
-        pending[number] = connection, opened_at, reply
+        pending[connection.fileno()] = connection, opened_at, reply
         if clients > 1:
-            poller.register(number, select.EPOLLIN)
+            poller.register(connection, select.EPOLLIN)
         else:  # a blocking read
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, stalled)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _STALL_TIMEVAL)
         return connection
 
     cpu = time.process_time()
     started = clock()
     counted_from = started + warm_up
-    deadline = now = counted_from + seconds
+    now, deadline = started, counted_from + seconds
     alone = [(open_connection().fileno(), 0) for _ in range(clients)]
-    while True:
+    while now < deadline:
         ready = poller.poll(STALL_TIMEOUT_SECONDS) if clients > 1 else alone
         if not ready:
             errors += len(pending)
-            break
+            now = deadline
         for number, _ in ready:
             connection, opened_at, expected = pending.pop(number)
             reply = receive(connection, KEPLER_READS)
@@ -216,15 +213,12 @@ def load_connections(
                 latencies.append(now - opened_at)
                 errors += reply != expected if expected else not reply
             alone = [(open_connection().fileno(), 0)]
-        if now >= deadline:
-            break
     load_cpu = (time.process_time() - cpu) / (clock() - started)
     for connection, _, _ in pending.values():
         connection.close()
     poller.close()
-    return latencies, {
-        "errors": errors, "answered": answered, "seconds": now - counted_from, "load_cpu": load_cpu
-    }  # fmt: skip
+    counts = {"errors": errors, "answered": answered, "seconds": now - counted_from, "load_cpu": load_cpu}
+    return latencies, counts
 
 
 def load_from_processes(count: int, path: str, *rest: Any, clients: int, **more: Any) -> dict[str, float]:
