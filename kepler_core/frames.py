@@ -99,7 +99,7 @@ def container_dataset(
 def _memoized(
     observations: Observations, name: str, arrays: tuple[NDArray[Any], ...], calculate: Callable[[], Any]
 ) -> Any:
-    """Return a result that the data sets of the same observations share if it depends on equal arrays."""
+    """Return the result of `calculate`. Data sets of the same observations share it if their `arrays` are equal."""
     return observations.memos.setdefault(name, ArrayMemo()).get(arrays, calculate)
 
 

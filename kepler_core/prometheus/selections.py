@@ -92,7 +92,7 @@ def _needed_power(spec: PipelineSpec, mapping: MetricMapping, schema: MetricSche
     source_labels = [label for name in spec.energy_sources for label in _source_labels(name, mapping.name)]
     if not source_labels:
         return None
-    # the empty alternative matches series without the label, which belong to the mapping's own source
+    # series without the label match the empty alternative: they count as the mapping's own source
     words = [re.escape(label) for label in source_labels] + ([""] if mapping.source in source_labels else [])
     return [f"{schema.source_label}=~{promql_string('|'.join(words))}"]
 
