@@ -109,8 +109,8 @@ def load(
 ) -> dict[str, float]:
     """Put load on a server for `warm_up` + `seconds`; return the `statistics` of the latter.
 
-    `answer` returns the size of an answer from its beginning, and whether the answer is a success. Other
-    answers and closed connections count as errors.
+    `answer` takes the first bytes of an answer. It returns the size of the whole answer, and whether the
+    answer is a success. Other answers and closed connections count as errors.
     """
     selector = selectors.DefaultSelector()
     clock = time.perf_counter
@@ -289,7 +289,7 @@ def main() -> None:
         parser.error(f"{arguments.bodies} is empty")
     kind, _, path = arguments.url.partition(":")
     if arguments.clients % arguments.processes or (kind != "unix" and arguments.processes > 1):
-        parser.error("--processes: only for unix sockets, and each gets as many clients")
+        parser.error("--processes needs a unix socket, and --clients must be a multiple of it")
     if kind == "unix":
         replies = arguments.replies.read_bytes().splitlines() if arguments.replies else []
         result = load_from_processes(

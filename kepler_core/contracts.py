@@ -145,7 +145,8 @@ class IsolationContext:
     """Returns the AbsPower model of the data set's source and features with the lowest validation
     error, and raises `PluginError` if there is none. None where no models are available."""
     applying: bool = False
-    """True if a trained model is applied: take away the same power as in its training."""
+    """True if a trained model is being applied. The isolator must then subtract the same power from the data
+    set as it did when the model was trained."""
 
 
 class Isolator(Plugin, ABC):

@@ -51,7 +51,7 @@ class KeplerError(Exception):
         self.path = tuple(path)
         """Keys and list indices that lead to the wrong value in its document; empty for the whole of it."""
         self.document = document
-        """Name of the file or request that is wrong; empty if the error is of no document."""
+        """Name of the file or request that is wrong; empty if the error concerns neither."""
 
     def __str__(self) -> str:
         return ": ".join(part for part in (self.document, path_text(self.path), self.message) if part)

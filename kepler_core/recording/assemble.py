@@ -142,7 +142,7 @@ def _map_metrics(
             named.append(metric)
         elif mapping is not None:
             mapped.append(map_series(metric, mapping, schema, codes, counts))
-    # after the others, because their nodes must be known by now
+    # Third-party metrics come last: their node labels are matched with the nodes of the metrics before.
     for metric in named:
         mapping = third_party_mapping(metric, schema)
         mapped.append(map_series(metric, mapping, schema, codes, counts, third_party=True))

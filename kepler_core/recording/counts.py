@@ -30,7 +30,7 @@ class Counts:
     resets: Counter[str] = attrs.field(factory=Counter)
     """Samples at which a counter fell."""
     duplicates: Counter[str] = attrs.field(factory=Counter)
-    """Samples left out because another exporter reports the same thing at the same time."""
+    """Samples left out because another exporter reports the same series at the same time."""
     duplicate_nodes: list[str] = attrs.field(factory=list)
     """Nodes left out because they are another node under a second label; one sentence for each."""
     unknown_sources: Counter[str] = attrs.field(factory=Counter)

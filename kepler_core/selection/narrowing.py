@@ -105,7 +105,10 @@ class _Narrowing:
         self.dropped: list[Drop] = []
 
     def keep(self, criterion: str, wanted: str, mask: BoolArray, why: Callable[[IndexArray], str]) -> None:
-        """Keep the candidates in `mask`; `why` makes the reason from the rows of the others."""
+        """Keep the candidates in `mask` and drop the rest.
+
+        `why` is called with the rows of the dropped candidates and returns the reason for dropping them.
+        """
         dropped = self.rows[~mask[self.rows]]
         if len(dropped):
             self.dropped.append(Drop(criterion, len(dropped), why(dropped)))

@@ -28,7 +28,7 @@ class ModelRequest:
     trainer: str | None = None
     filter: Filter = attrs.field(factory=Filter)
     node_type: int | None = None
-    """Number of a node type, in any pipeline."""
+    """Number of the requested node type. It selects the models of that number in every pipeline."""
     machine_spec: Mapping[str, Any] = attrs.field(factory=dict)
     loose_node_type: bool = True
     """Accept the most similar node type if none is equal to the machine."""

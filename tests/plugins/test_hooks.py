@@ -47,7 +47,7 @@ class Veto:
 
 
 class Ill:
-    """Raises, and is not strict."""
+    """A listener whose hook functions raise, and which is not marked as strict."""
 
     @hookimpl
     def kepler_publishing(self, pipeline):

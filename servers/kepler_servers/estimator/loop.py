@@ -81,7 +81,7 @@ class Loop:
         self._connections: dict[int, _Connection] = {}
         """Watched connections by file descriptor, oldest first."""
         self._pending: deque[_Connection] = deque()
-        """Connections whose model is searched, oldest first. Some may have been answered since."""
+        """Connections that wait for the search for their model, oldest first. Some may already have been answered."""
         self._held = 0
         self._held_pending = 0
         self._stop_at: float | None = None

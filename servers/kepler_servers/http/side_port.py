@@ -65,7 +65,7 @@ class _BoundedServer(WSGIServer):
         super().__init__((str(info[4][0]), port), _Handler)
 
     def server_bind(self) -> None:
-        # that of HTTPServer asks the DNS for this machine's name, which may take long
+        # not `HTTPServer.server_bind`: it asks the DNS for this machine's name, which may take long
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
         self.setup_environ()
