@@ -4,7 +4,7 @@ PYTHON ?= $(firstword $(foreach p,python3.13 python3.12 python3.11 python3,$(she
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help quickstart quick test test-all lint bench clean
+.PHONY: help quickstart quick test test-all fuzz lint bench chaos clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -34,6 +34,9 @@ test: $(VENV)/tox  ## All checks and tests, on this interpreter
 test-all: $(VENV)/tox  ## All tests on every interpreter, with the latest and the lowest dependencies
 	$(BIN)/tox run
 
+fuzz: $(VENV)/tox  ## Fuzz for an hour in all (KEPLER_FUZZ_SECONDS=N: for N seconds per target)
+	$(BIN)/tox run -e fuzz
+
 lint: $(VENV)/tox  ## Format, lint, types and import rules
 	$(BIN)/tox run -e lint
 
@@ -43,6 +46,10 @@ bench: $(VENV)/installed  ## Measure speed and memory
 	$(BIN)/python bench/model_server.py
 	$(BIN)/python bench/estimator.py
 	$(BIN)/python bench/plugins.py
+
+chaos: $(VENV)/installed  ## Run all servers for 10 minutes beside hostile clients, kills and full disks
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'pytest >= 8'
+	$(BIN)/python bench/chaos.py --minutes 10
 
 clean:  ## Remove everything that the other targets created
 	rm -rf $(VENV) .tox build dist *.egg-info quickstart-store

@@ -1,13 +1,15 @@
-"""Measures the estimator: requests per second, latencies, memory and the time to the first answer.
+"""Measure the estimator: requests per second, latencies, memory and the time to the first answer.
 
-The benchmark trains a pipeline on a simulated recording and starts `kepler-model serve estimator` with
-its store. bench/load.py then sends requests as Kepler does: a new connection for each, no delimiter, one
-read of 4096 bytes. Requests have 1, 100 or 500 rows with columns in a random order. Every reply is
-checked with the model itself, which is evaluated here by ONNX Runtime instead of a table.
+The benchmark trains a pipeline on a simulated recording and starts `kepler-model serve estimator` with the
+pipeline's store. bench/load.py then sends requests as Kepler does: it opens a new connection for each
+request, sends no delimiter, and reads the reply with one call of at most 4096 bytes. A request has 1, 100 or
+500 rows, with columns in a random order. The benchmark compares every reply with the watts that the model
+itself predicts. To predict them, it evaluates tree ensembles with ONNX Runtime, whereas the estimator
+evaluates them as tables.
 
     python bench/estimator.py [--runs 3] [--seconds 0.5] [--minutes 0.5] [--features GROUP] [--quick] [--json]
 
-`--minutes 10` shows whether memory grows.
+With `--minutes 10`, the load lasts long enough to show whether the estimator's memory grows.
 """
 
 from __future__ import annotations
@@ -42,23 +44,23 @@ from kepler_core.vocabulary import FEATURE_GROUPS, OUTPUT_TYPES
 
 PIPELINE, SOURCE = "bench", "rapl-sysfs"
 GROUP = "BPFOnly"
-"""The feature group that the targets are for."""
+"""Default feature group. `TARGETS` applies only to this feature group."""
 BOOSTING, LINEAR = "GradientBoostingRegressorTrainer", "LinearRegressionTrainer"
 TRAINERS = {BOOSTING: "boosting", LINEAR: "linear"}
 ROWS = (1, 100, 500)
 CLIENTS = (1, 8)
 DISTINCT_REQUESTS = 16
-"""Different requests of each kind, sent in turn."""
+"""Number of different requests for each trainer, output type and number of rows. They are sent in turn."""
 KEPLER_METRICS = ("bpf_cpu_time_ms", "bpf_net_tx_irq", "bpf_net_rx_irq", "bpf_block_irq", "bpf_page_cache_hit")
-"""The metrics that Kepler 0.7 sends without hardware counters. The model needs two of them."""
+"""The metrics that Kepler 0.7 sends if a machine has no hardware counters. The models need only two of them."""
 STARTS = 5
 FIRST_REQUESTS = 10_000
 SAMPLES = 5
-"""Measurements of memory during the load."""
+"""Number of measurements of memory during the load."""
 START_TIMEOUT_SECONDS = 60.0
 
 TARGETS = {BOOSTING: (6000, 3000, 1000), LINEAR: (6000, 4000, 2500)}
-"""Requests per second by number of rows, with 8 clients."""
+"""Trainer -> target for the requests per second with 8 clients, for each number of rows in `ROWS`."""
 EXISTING = {BOOSTING: (736, 648, 435), LINEAR: (934, 771, 582)}
 P99 = "≤ 5 ms at 1 and 100 rows"
 EXISTING_P99 = "20–34 ms"
@@ -68,7 +70,7 @@ EXISTING_P99 = "20–34 ms"
 
 
 def train(store: str, folder: Path, group: str) -> None:
-    """Train and publish the pipeline."""
+    """Train the benchmark's pipeline on a simulated recording, and publish it in a store."""
     from kepler_core.simulate import Simulation, write
 
     recording = str(folder / "simulated.json")
@@ -87,7 +89,7 @@ def train(store: str, folder: Path, group: str) -> None:
 
 
 class CheckedRequests:
-    """Requests of one kind, and the watts that the model predicts for them."""
+    """Requests with the same trainer, output type and number of rows, and the watts that the model predicts."""
 
     def __init__(
         self, store: str, trainer: str, output_type: str, rows: int, metrics: tuple[str, ...] | None = None
@@ -102,7 +104,8 @@ class CheckedRequests:
         scales = dict(zip(self.model.features, self.model.scale, strict=True))
         for _ in range(DISTINCT_REQUESTS):
             names = list(rng.permutation(list(metrics or self.model.features)))
-            # A container has only a small share of what its node has.
+            # If a request has many rows, each row is a container, which uses only a small share of its node's
+            # resources.
             share = 1.0 if rows == 1 else 4.0 / rows
             values = rng.uniform(0.0, share, (rows, len(names))) * [scales.get(name, 1e4) for name in names]
             values = np.round(values, 6)
@@ -120,19 +123,20 @@ class CheckedRequests:
             self.watts.append(self.model.predict(values, names))
 
     def check(self, number: int, reply: bytes) -> None:
-        """Check that Kepler can read a reply, and that its watts are the model's."""
+        """Check that Kepler can read a reply, and that the reply has the watts that the model predicts."""
         assert len(reply) <= KEPLER_READS, f"{len(reply)} bytes"
         document = json.loads(reply)
         powers, expected = document["powers"], self.watts[number]
         assert powers, document
         assert "package" in powers, document["msg"]
         for component, watts in powers.items():
-            # Replies with many rows have fewer decimals, in the end none.
+            # The more rows a reply has, the fewer decimals its watts have. With very many rows, watts are whole
+            # numbers.
             whole = all(isinstance(number, int) for number in watts)
             decimals = 0 if whole else max((len(repr(number).partition(".")[2]) for number in watts), default=0)
             difference = np.abs(np.array(watts) - expected[component]).max()
-            # The rounding error of a row is carried to the next one. Besides, sums in single precision depend on
-            # their order, so that a value can be rounded the other way.
+            # The estimator adds the rounding error of a row to the next row. In addition, a sum in single precision
+            # depends on the order of its terms. So the last decimal of a value may differ by one from the expected one.
             unit = 10.0**-decimals
             assert difference <= unit + 1e-4, (component, difference, decimals)
             total_difference = abs(sum(watts) - expected[component].sum())
@@ -144,11 +148,11 @@ class CheckedRequests:
             assert zero or component in document["msg"], f"{component} is missing"
 
 
-# --- a server ---
+# --- the estimator's process ---
 
 
 class RunningEstimator:
-    """An estimator process that has given its first right answer."""
+    """An estimator process that has already given a correct answer."""
 
     def __init__(self, store: str, folder: Path, first: CheckedRequests) -> None:
         self.path = str(folder / "e.sock")
@@ -161,7 +165,7 @@ class RunningEstimator:
         try:
             first.check(0, self._first_reply(first.requests[0]))
             self.first_answer = time.perf_counter() - started
-            """Seconds from the start of the process to the first answer."""
+            """Seconds from the start of the process to its first correct answer."""
         except BaseException:
             self.stop()
             raise
@@ -183,11 +187,11 @@ class RunningEstimator:
             return connection.recv(KEPLER_READS)
 
     def memory(self) -> float:
-        """Return the resident memory in MB."""
+        """Return the resident memory of the estimator's process in MB."""
         return megabytes(self.process.pid, "VmRSS")
 
     def cpu(self) -> float:
-        """Return the CPU seconds that the process has used."""
+        """Return the CPU seconds that the estimator's process has used so far."""
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
         ticks = int(fields[11]) + int(fields[12])
         return ticks / os.sysconf("SC_CLK_TCK")
@@ -202,7 +206,7 @@ class RunningEstimator:
 
 
 class Load:
-    """Requests with their checked replies, as files for bench/load.py."""
+    """Requests and their expected replies, in files that bench/load.py reads."""
 
     def __init__(self, estimator: RunningEstimator, folder: Path, name: str, *kinds: CheckedRequests) -> None:
         self._estimator = estimator
@@ -219,7 +223,10 @@ class Load:
         self.reply_bytes = max(map(len, replies))
 
     def run(self, clients: int, seconds: float, processes: int) -> dict[str, float]:
-        """Send the requests for some seconds, and compare every reply with the checked one."""
+        """Run bench/load.py, which sends the requests for some seconds and compares every reply with the expected one.
+
+        Return the measurements of bench/load.py, and the estimator's CPU time per request in µs.
+        """
         processes = min(processes, clients)
         command = [sys.executable, str(Path(__file__).with_name("load.py")), f"unix:{self._estimator.path}"]
         command += [str(self._bodies), "--replies", str(self._replies), "--json"]
@@ -261,7 +268,11 @@ def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
 def measure_memory(
     estimator: RunningEstimator, store: str, folder: Path, arguments: argparse.Namespace
 ) -> dict[str, Any]:
-    """Measure MB after the first answer, after 10,000 requests, and during some minutes of load."""
+    """Measure the estimator's memory in MB.
+
+    The measurements are made after the first answer, after 10,000 requests, and several times during the
+    minutes of load.
+    """
     memory: dict[str, Any] = {"first answer": estimator.memory()}
     kinds = itertools.product(TRAINERS, OUTPUT_TYPES, ROWS)
     load = Load(estimator, folder, "all", *(CheckedRequests(store, *kind) for kind in kinds))
@@ -339,16 +350,18 @@ def show(results: dict[str, Any]) -> None:
     for trainer, r in results["starts"].items():
         every = " ".join(f"{seconds:.2f}" for seconds in r["all"])
         print(f"  {TRAINERS[trainer]:>9} {r['first_answer']:.2f} (median of {every})")
-    print("\n* the existing estimator, on the same class of machine")
+    print("\n* existing: the estimator that this one replaces, on the same class of machine")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=3, help="runs, of which the median is reported (%(default)s)")
-    parser.add_argument("--seconds", type=float, default=0.5, help="load in each run (%(default)s)")
-    parser.add_argument("--minutes", type=float, default=0.5, help="load that shows whether memory grows (%(default)s)")
+    parser.add_argument("--runs", type=int, default=3, help="number of runs; medians are reported (%(default)s)")
+    parser.add_argument("--seconds", type=float, default=0.5, help="seconds of load in each run (%(default)s)")
     parser.add_argument(
-        "--processes", type=int, default=1, help="processes of the load, which share 8 clients (%(default)s)"
+        "--minutes", type=float, default=0.5, help="minutes of load to see if memory grows (%(default)s)"
+    )
+    parser.add_argument(
+        "--processes", type=int, default=1, help="number of load generators, which share 8 clients (%(default)s)"
     )
     parser.add_argument(
         "--features", metavar="GROUP", default=GROUP, choices=FEATURE_GROUPS, help="feature group (%(default)s)"

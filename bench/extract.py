@@ -1,9 +1,9 @@
-"""Time and memory from a recording's bytes to the data sets of all feature groups.
+"""Measure the time and memory for reading a recording and extracting the data sets of all feature groups.
 
-Data: simulated recordings of 50 x 200, 200 x 600 and 1000 x 600 containers x timestamps. Each run is a
-separate process. It reads the JSON, computes rates, and extracts the AbsPower and DynPower data sets of
-each feature group and both energy sources. The output has medians, and the ratio of the cost per sample
-at 1000 containers to that at 200.
+The recordings are simulated, with 50 containers x 200 timestamps, 200 x 600 and 1000 x 600. Each run is a
+separate process. The run reads the recording's JSON, calculates rates, and extracts the AbsPower and DynPower
+data sets of each feature group and of each energy source (rapl-sysfs and acpi). The output shows the medians of
+the runs, and the time per sample with 1000 containers divided by the time per sample with 200 containers.
 
     python bench/extract.py [--runs 5] [--json]
 """
@@ -23,11 +23,17 @@ from typing import Any
 
 SIZES = ((50, 200), (200, 600), (1000, 600))
 EXISTING_SECONDS = {(50, 200): 0.08 + 0.24, (200, 600): 1.1 + 3.8, (1000, 600): 7.6 + 51.0}
-"""Time of the existing system for one feature group and one output type: parsing + extraction."""
+"""(containers, timestamps) -> seconds that the predecessor of Kepler Core takes.
+
+The seconds are the sum of parsing and extraction, for a single feature group and a single output type.
+"""
 
 
 def measure(path: str) -> dict[str, Any]:
-    """Measure one run in this process."""
+    """Read a recording and extract all data sets.
+
+    Return the seconds of each step, numbers of samples and rows, and the peak memory of this process in MB.
+    """
     import numpy as np
     import pandas as pd  # noqa: F401 - its import is not measured
 
@@ -39,7 +45,7 @@ def measure(path: str) -> dict[str, Any]:
     from kepler_core.recording.schemas import is_known_metric
 
     spec = load_pipeline("default")
-    is_known_metric("")  # loads the metric schemas, whose import is not measured
+    is_known_metric("")  # loads the metric schemas, so that the measured time does not include their import
     started = time.perf_counter()
     recording = read_recording(path, wanted=is_known_metric)
     read = time.perf_counter()
@@ -84,7 +90,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for containers, timestamps in SIZES:
             path = str(Path(folder) / f"{containers}.json")
-            # Without churn, the number of samples is containers x timestamps per metric.
+            # With churn=0.0, every container exists at all timestamps: each metric has containers x timestamps
+            # samples.
             write(Simulation(containers=containers, timestamps=timestamps, churn=0.0), path)
             runs = [
                 json.loads(subprocess.check_output([sys.executable, __file__, "--one", path]))
@@ -110,7 +117,7 @@ def main() -> None:
             f"{r['peak_mb']:8.0f} {EXISTING_SECONDS[r['containers'], r['timestamps']]:10.2f}"
         )
     print(f"cost per sample at 1000 containers / at 200: {ratio:.2f}")
-    print("* the existing system, one feature group and one output type only, on the same class of machine")
+    print("* existing: Kepler Core's predecessor, one feature group and output type only, on the same class of machine")
 
 
 if __name__ == "__main__":

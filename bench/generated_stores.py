@@ -1,8 +1,9 @@
-"""Stores for benchmarks: generated ones of any size, and a trained one.
+"""Make model stores for benchmarks: made-up stores of any size, and a store with trained models.
 
     python bench/generated_stores.py STORE MODELS NODE_TYPES
 
-Generated models are small linear ones, with the files and metadata of trained models.
+The command publishes a pipeline with MODELS small linear models of NODE_TYPES node types in the folder STORE.
+The models are made up, but have the same files and the same metadata keys as trained models.
 """
 
 from __future__ import annotations
@@ -33,14 +34,17 @@ CAPTURED: dict[str, Any] = {
 
 
 def memory_folder() -> str | None:
-    """Return a folder in memory with enough room, if there is one: publishing flushes 78,000 files to the disk."""
+    """Return the RAM file system /dev/shm; None if it is not writable or has less than 1 GiB free.
+
+    On a disk, publishing the largest store would be slow, because it flushes 78,000 files.
+    """
     folder = "/dev/shm"
     roomy = os.access(folder, os.W_OK) and shutil.disk_usage(folder).free > 2**30
     return folder if roomy else None
 
 
 def machines(count: int) -> list[dict[str, Any]]:
-    """Return the specs of `count` different machines; the first is the one of the captured request."""
+    """Return the specs of `count` different machines. The first spec is the one in the request `CAPTURED`."""
     captured = CAPTURED["machine_spec"]
     specs = [{key: captured[key] for key in ("processor", "cores", "chips", "memory", "frequency")}]
     rng = random.Random(0)
@@ -59,7 +63,7 @@ def machines(count: int) -> list[dict[str, Any]]:
 
 
 def publish(root: str, models: int, node_types: int) -> None:
-    """Publish a pipeline of linear models."""
+    """Publish a pipeline with `models` made-up linear models of `node_types` node types."""
     from kepler_core.store.layout import pipeline_files
     from kepler_core.store.local import LocalStore
     from kepler_core.vocabulary import FEATURE_GROUPS, OUTPUT_TYPES, PLATFORM_COMPONENTS, RAPL_COMPONENTS
@@ -93,7 +97,7 @@ def linear_model(
     spec: dict[str, Any],
     rng: random.Random,
 ) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """Return metadata and files of a model, as `kepler-model train` writes them."""
+    """Return the metadata and the files of a made-up linear model, in the form that `kepler-model train` writes."""
     name = f"{trainer}_{node_type}"
     scales = {feature: rng.uniform(1e3, 1e9) for feature in features}
     measured = {c: {"mae": rng.uniform(1, 5), "mape": rng.uniform(2, 15)} for c in components}
@@ -144,7 +148,7 @@ def linear_model(
 
 
 def train(root: str, folder: Path) -> None:
-    """Train the quickstart pipeline into a store."""
+    """Train the quickstart pipeline on a simulated recording, and publish it in the store `root`."""
     from kepler_core.simulate import Simulation, write
 
     recording = str(folder / "simulated.json")
@@ -154,7 +158,7 @@ def train(root: str, folder: Path) -> None:
 
 
 def main() -> None:
-    """Publish a generated pipeline into a store."""
+    """Publish a made-up pipeline, whose store and size the command line names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("store")
     parser.add_argument("models", type=int)

@@ -1,15 +1,17 @@
-"""Put load on a server: each of N clients sends its next request when its answer is complete.
+"""Put load on a server: each of N clients sends a request, waits for the whole answer, and sends its next request.
 
-One thread of one process sends requests that were prepared before, so the load generator takes little
-of the CPU that it shares with the server. Without `--json` it prints requests per second and latencies.
+The requests are prepared before the measurement. By default, one thread of one process sends them, so the
+load generator takes little of the CPU that it shares with the server. Without `--json`, the program prints
+requests per second and latencies.
 
     python bench/load.py http://127.0.0.1:8100/model BODIES [--clients 16] [--seconds 3] [--json]
     python bench/load.py unix:/tmp/estimator.sock BODIES [--replies REPLIES] [--processes 8] [...]
 
-BODIES is a file with one request body per line, which are sent in turn. HTTP clients keep their
-connection. Clients of a unix socket behave like Kepler: they open a connection for each request, send
-no delimiter after it, and read once, up to 4096 bytes. REPLIES is a file with the expected reply to
-each body; any other reply counts as an error.
+BODIES is a file with one request body per line. The bodies are sent in turn. After the last body,
+the first body is sent again. An HTTP client sends all its requests on one connection. A client of a unix socket behaves
+like Kepler: it opens a connection for each request, sends no delimiter after the request, and reads the reply
+with a single call of at most 4096 bytes. REPLIES is a file with the expected reply to each body, one reply
+per line. Any other reply counts as an error.
 """
 
 from __future__ import annotations
@@ -30,16 +32,16 @@ from typing import Any
 from urllib.parse import urlsplit
 
 STALL_TIMEOUT_SECONDS = 5.0
-"""Longest time without any answer, after which a run ends."""
+"""Seconds after which a run ends if no client has received an answer."""
 _STALL_TIMEVAL = struct.pack("ll", int(STALL_TIMEOUT_SECONDS), 0)
 
 _RECEIVE_BYTES = 1 << 18
 KEPLER_READS = 4096
-"""Bytes that Kepler reads of a reply."""
+"""Kepler reads at most this number of bytes of a reply."""
 
 
 def post(host: str, path: str, body: bytes) -> bytes:
-    """Return an HTTP request as Kepler's Go client sends it."""
+    """Return a POST request with the headers that Kepler's Go client sends."""
     return (
         f"POST {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: Go-http-client/1.1\r\nContent-Length: {len(body)}\r\n"
         "Content-Type: application/json\r\nAccept-Encoding: gzip\r\n\r\n"
@@ -47,21 +49,24 @@ def post(host: str, path: str, body: bytes) -> bytes:
 
 
 def http_answer(received: bytes | bytearray) -> tuple[int, bool]:
-    """Return the size of an answer from its beginning, 0 if its head is incomplete; and whether its status is 200."""
+    """Return the size in bytes of a whole HTTP answer, and whether its status is 200.
+
+    `received` is the beginning of the answer. The size is 0 if the head of the answer is incomplete.
+    """
     end = received.find(b"\r\n\r\n")
     if end < 0:
         return 0, False
     head = received[:end].lower()
     at = head.find(b"\r\ncontent-length:")
     if at < 0:
-        raise ValueError(f"an answer without Content-Length: {bytes(head[:200])!r}")
+        raise ValueError(f"the answer has no Content-Length: {bytes(head[:200])!r}")
     line_end = head.find(b"\r\n", at + 2)
     size = int(head[at + 17 : line_end if line_end > 0 else end])
     return end + 4 + size, head[9:12] == b"200"
 
 
 class Client:
-    """A connection that waits for at most one answer."""
+    """A client's connection, on which at most one request waits for its answer."""
 
     __slots__ = ("ok", "received", "sent_at", "size", "socket")
 
@@ -73,7 +78,7 @@ class Client:
         self.sent_at = 0.0
 
     def complete(self, part: bytes, answer: Callable[[bytes | bytearray], tuple[int, bool]]) -> bool:
-        """Take the next part of an answer; return whether the answer is complete."""
+        """Add received bytes to the current answer, and return whether the answer is now complete."""
         if self.received or self.size:
             self.received += part
             if not self.size:
@@ -91,7 +96,10 @@ class Client:
 
 
 def receive(connection: socket.socket, most: int) -> bytes:
-    """Return what a connection has received; nothing if it is closed, or a blocking read has timed out."""
+    """Return the bytes that a connection has received, at most `most`.
+
+    The result is empty if the connection is closed, or if a blocking read has timed out.
+    """
     try:
         return connection.recv(most)
     except (ConnectionError, BlockingIOError):
@@ -107,10 +115,11 @@ def load(
     warm_up: float = 0.0,
     answer: Callable[[bytes | bytearray], tuple[int, bool]] = http_answer,
 ) -> dict[str, float]:
-    """Put load on a server for `warm_up` + `seconds`; return the `statistics` of the latter.
+    """Put load on a server for `warm_up` + `seconds`, and return the `statistics` of the time after the warm-up.
 
-    `answer` takes the first bytes of an answer. It returns the size of the whole answer, and whether the
-    answer is a success. Other answers and closed connections count as errors.
+    `answer` is called with the beginning of an answer. It returns the size of the whole answer (0 if the size
+    is not known yet), and whether the answer is a success. An answer that is not a success counts as
+    an error. So does a connection that the server closes.
     """
     selector = selectors.DefaultSelector()
     clock = time.perf_counter
@@ -170,8 +179,9 @@ def load_connections(
 ) -> tuple[list[float], dict[str, float]]:
     """Put load on a unix socket, with a new connection for each request.
 
-    Return the latencies of `seconds` after `warm_up`, each from before connecting to the reply, and the
-    counters. Without `replies`, any reply counts as a success.
+    Return the latencies in seconds of all replies that arrive during `seconds` after `warm_up`, and the
+    numbers of errors and of answers. A latency begins before the client connects and ends with the reply.
+    Without `replies`, any reply that is not empty counts as a success.
     """
     clock = time.perf_counter
     upcoming = itertools.cycle(zip(requests, replies or [b""] * len(requests), strict=True))
@@ -189,7 +199,7 @@ def load_connections(
         pending[connection.fileno()] = connection, opened_at, reply
         if clients > 1:
             poller.register(connection, select.EPOLLIN)
-        else:  # a blocking read
+        else:  # a single client reads with blocking calls
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _STALL_TIMEVAL)
         return connection
 
@@ -222,13 +232,14 @@ def load_connections(
 
 
 def load_from_processes(count: int, path: str, *rest: Any, clients: int, **more: Any) -> dict[str, float]:
-    """Run `load_connections` in several processes, which share the clients; return the `statistics` of all.
+    """Run `load_connections` in `count` processes, which share the clients; return the `statistics` of all replies.
 
-    One process takes the least CPU per request (about 40 µs; eight take 45 to 60, with more context
-    switches), so it leaves the most to the server. On a machine with much other load, eight processes get
-    a larger share of it than one, and show more requests per second.
+    With one process, the load takes the least CPU per request (about 40 µs), so the server can use most of
+    the CPU. With eight processes, a request takes 45 to 60 µs, because there are more context switches. But
+    if other programs use the CPU too, eight processes get a larger share of it than one process, and so reach
+    more requests per second.
     """
-    gc.disable()  # there are no reference cycles here, and a collection would add to a latency
+    gc.disable()  # the load makes no reference cycles; a garbage collection would lengthen a latency
     if count == 1:
         results = [load_connections(path, *rest, clients=clients, **more)]
     else:
@@ -245,7 +256,7 @@ def load_from_processes(count: int, path: str, *rest: Any, clients: int, **more:
 
 
 def statistics(latencies: Sequence[float], seconds: float) -> dict[str, float]:
-    """Return the requests per second, and latencies in ms."""
+    """Return the number of requests, the requests per second, and percentiles of the latencies in milliseconds."""
     ordered = sorted(latencies)
     if not ordered:
         return {"requests": 0, "rate": 0.0, "p50": float("inf"), "p99": float("inf"), "max": float("inf")}
@@ -269,7 +280,7 @@ def load_http(address: str, bodies: Sequence[bytes], clients: int, seconds: floa
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return connection
 
-    gc.disable()  # there are no reference cycles here, and a collection would add to a latency
+    gc.disable()  # the load makes no reference cycles; a garbage collection would lengthen a latency
     return load(connect, requests, clients=clients, seconds=seconds, warm_up=warm_up)
 
 
@@ -281,7 +292,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--warm-up", type=float, default=0.2)
     parser.add_argument("--replies", type=Path)
-    parser.add_argument("--processes", type=int, default=1, help="processes that share the clients of a unix socket")
+    parser.add_argument("--processes", type=int, default=1, help="number of processes for a unix socket's clients")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     bodies = arguments.bodies.read_bytes().splitlines()
@@ -289,7 +300,7 @@ def main() -> None:
         parser.error(f"{arguments.bodies} is empty")
     kind, _, path = arguments.url.partition(":")
     if arguments.clients % arguments.processes or (kind != "unix" and arguments.processes > 1):
-        parser.error("--processes needs a unix socket, and --clients must be a multiple of it")
+        parser.error("--processes needs a unix socket, and --clients must be a multiple of --processes")
     if kind == "unix":
         replies = arguments.replies.read_bytes().splitlines() if arguments.replies else []
         result = load_from_processes(

@@ -1,14 +1,15 @@
-"""Measure the start, the answers and the memory of the model server, on small and large stores.
+"""Measure the model server with small and large stores: time to start, requests per second, latencies, memory.
 
-There are three stores: a pipeline trained on a simulated recording, 100 models of 3 node types, and
-10,000 models of 300 node types in one pipeline. The latter two are generated: small linear models with
-the files and metadata of real ones. Each store has a server of its own (`kepler-model serve
-model-server`). All run on this machine at the same time; bench/load.py puts load on one after the
-other, in a process of its own. Kinds of request:
+There are three stores. The trained store holds a pipeline that is trained on a simulated recording. The small
+store holds 100 models of 3 node types, and the large store holds 10,000 models of 300 node types, each store
+in one pipeline. The models of the small and the large store are made up by bench/generated_stores.py. A
+separate server process (`kepler-model serve model-server`) serves each store. The three servers run on this
+machine at the same time. bench/load.py, in a process of its own, puts load on one server after another. There
+are three kinds of requests:
 
-    captured   the same bytes each time, as Kepler 0.7 has sent them
-    300 specs  300 machines in turn: the node types of the large store
-    distinct   another machine in every request, so that no cache can help
+    captured   always the same bytes, which Kepler 0.7 has sent
+    300 specs  the machines of the large store's 300 node types, in turn
+    distinct   a different machine in every request, so that no cache can help
 
     python bench/model_server.py [--runs 3] [--seconds 0.8] [--workers 1] [--quick] [--json]
 """
@@ -39,14 +40,14 @@ from generated_stores import CAPTURED, machines, memory_folder, publish, train
 
 TRAINED, SMALL, LARGE = "trained", "100 models", "10,000 models"
 SIZES = {SMALL: (100, 3), LARGE: (10_000, 300)}
-"""Models and node types of the generated stores."""
+"""Name of a made-up store -> its number of models, and its number of node types."""
 CLIENTS = (1, 16)
 KINDS = ("captured", "300 specs", "distinct")
 DISTINCT = 20_000
 MAX_COST_RATIO = 1.3
-"""Target: highest ratio of the time of a request to the large store to that of one to the small store."""
+"""Target: a request to the large store takes at most this many times as long as a request to the small store."""
 PREDECESSOR = {1: "925", 16: "411 (p99 65 ms)"}
-"""Requests per second of the Kepler model server that this one replaces, by number of clients."""
+"""Number of clients -> requests per second of the Kepler model server that this model server replaces."""
 START_TIMEOUT_SECONDS = 60.0
 
 
@@ -54,7 +55,7 @@ START_TIMEOUT_SECONDS = 60.0
 
 
 def bodies(kind: str, weights: bool) -> Iterator[bytes]:
-    """Yield the request bodies of a kind, which are sent in turn."""
+    """Yield the request bodies of a kind: "captured", "300 specs" or "distinct"."""
     request = CAPTURED | {"weight": weights}
     captured = CAPTURED["machine_spec"]
     specs: Iterator[dict[str, Any]]
@@ -68,11 +69,11 @@ def bodies(kind: str, weights: bool) -> Iterator[bytes]:
         yield json.dumps(request | {"machine_spec": spec}, separators=(",", ":")).encode()
 
 
-# --- a server ---
+# --- a model server's process ---
 
 
 class RunningServer:
-    """A server process over a store."""
+    """A model server's process, which serves a store and is ready to answer."""
 
     def __init__(self, store: str, workers: int, log: Path) -> None:
         with socket.create_server(("127.0.0.1", 0)) as probe:
@@ -86,10 +87,10 @@ class RunningServer:
         try:
             self._until_200("GET", "/readyz", None)
             self.ready = time.perf_counter() - started
-            """Seconds until `GET /readyz` was a 200."""
+            """Seconds from the start of the process until it answered `GET /readyz` with status 200."""
             answer = self._until_200("POST", "/model", next(bodies("captured", True)))
             self.first_answer = time.perf_counter() - started
-            """Seconds until the captured request got its weights."""
+            """Seconds from the start of the process until it answered the captured request with weights."""
             check_weights(answer)
         except BaseException:
             self.stop()
@@ -119,7 +120,7 @@ class RunningServer:
             connection.close()
 
     def memory(self) -> dict[str, Any]:
-        """Return the MB of the parent, and of the workers now and at their peak."""
+        """Return the memory in MB of the parent process, of each worker process, and of each worker at its peak."""
         children = [pid for pid, parent in processes() if parent == self.process.pid]
         return {
             "parent": megabytes(self.process.pid, "VmRSS"),
@@ -128,7 +129,7 @@ class RunningServer:
         }
 
     def cpu(self) -> float:
-        """Return the CPU seconds of all its processes so far."""
+        """Return the CPU seconds that the server's processes have used so far."""
         pids = [self.process.pid, *(pid for pid, parent in processes() if parent == self.process.pid)]
         ticks = 0
         for pid in pids:
@@ -146,9 +147,9 @@ class RunningServer:
 
 
 def processes() -> Iterator[tuple[int, int]]:
-    """Yield the ids of each process and its parent."""
+    """Yield the id of each process on this machine, and the id of its parent process."""
     for status in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):  # the process has ended
+        with contextlib.suppress(OSError):  # the process has ended meanwhile
             yield int(status.parent.name), int(status.read_text().rpartition(")")[2].split()[1])
 
 
@@ -158,7 +159,7 @@ def megabytes(pid: int, field: str) -> float:
 
 
 def check_weights(body: bytes) -> dict[str, Any]:
-    """Return the answer; fail unless it holds what Kepler needs."""
+    """Decode an answer of the model server; fail unless it has the weights that Kepler needs."""
     answer: dict[str, Any] = json.loads(body)
     assert answer["model_name"].startswith("SGDRegressorTrainer_"), answer
     for component in ("package", "dram"):
@@ -167,7 +168,7 @@ def check_weights(body: bytes) -> dict[str, Any]:
 
 
 def check_node_types(server: RunningServer, count: int) -> None:
-    """Check that the machine of each node type gets a model of that node type."""
+    """Check that the server answers a request from the machine of each node type with a model of that node type."""
     for number, body in enumerate(itertools.islice(bodies("300 specs", True), count)):
         status, answer = server.ask("POST", "/model", body)
         assert status == 200, answer
@@ -228,11 +229,11 @@ def measure_loads(
     results = []
     for weights, kind, clients in itertools.product((True, False), KINDS, CLIENTS):
         progress(f"load: {'weights' if weights else 'zip'}, {kind}, {clients} clients")
-        # the trained store has one node type only: there is nothing to choose
+        # The trained store has a single node type, so it gets only the captured request.
         asked = [name for name in servers if name != TRAINED or kind == "captured"]
         results_of: dict[str, list[dict[str, float]]] = {name: [] for name in asked}
         for _ in range(runs):
-            # in turn, so that other load on this machine affects all of them
+            # Put load on the servers in turn, so that other programs on this machine affect all servers alike.
             for name in asked:
                 results_of[name].append(run_load(servers[name], files[kind, weights], clients, seconds))
         for name, tries in results_of.items():
@@ -244,7 +245,11 @@ def measure_loads(
 
 
 def ratios(loads: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return time and server CPU per request of the large store, divided by those of the small one."""
+    """Compare the large store with the small store.
+
+    Return, for each kind of request, the time and the server's CPU time per request to the large store,
+    divided by those of the small store.
+    """
     at = {(r["store"], r["kind"], r["answer"], r["clients"]): r for r in loads}
     return [
         {"kind": kind, "answer": answer, "clients": clients}
@@ -292,10 +297,12 @@ def show(results: dict[str, Any]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=3, help="runs, of which the medians are shown (%(default)s)")
+    parser.add_argument("--runs", type=int, default=3, help="number of runs; medians are shown (%(default)s)")
     parser.add_argument("--seconds", type=float, default=0.8, help="seconds of load in each run (%(default)s)")
-    parser.add_argument("--workers", type=int, default=1, help="worker processes of the server (%(default)s)")
-    parser.add_argument("--quick", action="store_true", help="one short run, without the trained store")
+    parser.add_argument(
+        "--workers", type=int, default=1, help="number of worker processes of each server (%(default)s)"
+    )
+    parser.add_argument("--quick", action="store_true", help="make one short run, and leave out the trained store")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     runs, seconds = (1, 0.5) if arguments.quick else (arguments.runs, arguments.seconds)

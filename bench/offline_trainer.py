@@ -1,12 +1,16 @@
-"""Overhead of `POST /train` over `kepler-model train`, and load of concurrent clients.
+"""Compare `POST /train` of the offline trainer with `kepler-model train`, and measure concurrent clients.
 
-1. `kepler-model train` and `POST /train` train the same pipeline (2 + 2 trainers on one energy source)
-   from the same recording, alternately. Measured: seconds from the start to the models, medians.
-2. Several clients post a request at the same time to a server with a bounded number of trainings.
-   Measured: seconds until all clients have their zip, memory of all processes of the server (PSS,
-   sampled), number of concurrent trainings, and latency of `/healthz` meanwhile.
+Part 1: `kepler-model train` and `POST /train` alternately train the same pipeline from the same recording.
+The pipeline has two AbsPower trainers and two DynPower trainers for one energy source. The benchmark measures
+the median number of seconds from the start of a training until its models are available.
 
-Data: kepler_coremark.json with kepler_idle.json from ../shared/data, or simulated recordings without it.
+Part 2: several clients post a training request at the same time to a server that limits the number of
+concurrent trainings. The benchmark measures the seconds until all clients have received their zip file, the
+memory of all processes of the server (proportional set size, sampled during the trainings), the number of
+concurrent trainings, and the latency of `/healthz` during the trainings.
+
+The recordings are kepler_coremark.json and kepler_idle.json from ../shared/data. If these files do not exist,
+the recordings are simulated.
 
     python bench/offline_trainer.py [--runs 5] [--clients 8] [--jobs 2] [--json]
 """
@@ -37,14 +41,20 @@ DATA = Path(__file__).parents[2] / "shared" / "data" / "recordings"
 TRAINERS = ["GradientBoostingRegressorTrainer", "SGDRegressorTrainer"]
 SOURCE = "rapl-sysfs"
 EXISTING_SECONDS = 7.1
-"""Time of the existing system on kepler_coremark.json with 2 + 2 trainers, without validation."""
+"""Seconds that the predecessor of Kepler Core takes for the training of part 1.
+
+It trains on kepler_coremark.json, without validation.
+"""
 
 HEALTH_INTERVAL_SECONDS = 0.05
 MEMORY_INTERVAL_SECONDS = 0.25
 
 
 def inputs(folder: Path) -> tuple[Path, Path]:
-    """Return the files of the recording and of the idle recording."""
+    """Return the paths of a recording and of a recording of the idle machine.
+
+    Both are simulated if the real recordings do not exist.
+    """
     real = DATA / "kepler_coremark.json", DATA / "kepler_idle.json"
     if all(path.is_file() for path in real):
         return real
@@ -55,7 +65,7 @@ def inputs(folder: Path) -> tuple[Path, Path]:
 
 
 def request(name: str, data: Path, idle: Path) -> bytes:
-    """Return the body of `POST /train` for a pipeline's name and the two recordings."""
+    """Return the body of a `POST /train` request with the pipeline's name and the two recordings."""
     trainer = {
         "abs_trainers": TRAINERS,
         "dyn_trainers": TRAINERS,
@@ -72,7 +82,7 @@ def request(name: str, data: Path, idle: Path) -> bytes:
 
 
 class Server:
-    """An offline trainer as a separate process."""
+    """An offline trainer that runs as a separate process."""
 
     def __init__(self, folder: Path, jobs: int) -> None:
         with socket.socket() as probe:
@@ -118,7 +128,7 @@ def serving(folder: Path, jobs: int) -> Iterator[Server]:
 
 
 def train(folder: Path, data: Path, idle: Path) -> float:
-    """Train with the command line and return the seconds."""
+    """Train with `kepler-model train`, and return the seconds that the training took."""
     pipeline = folder / "compared.yaml"
     members = {"energy_sources": [SOURCE], "abs_trainers": TRAINERS, "dyn_trainers": TRAINERS}
     pipeline.write_text(json.dumps(members))
@@ -129,7 +139,7 @@ def train(folder: Path, data: Path, idle: Path) -> float:
 
 
 def overhead(data: Path, idle: Path, runs: int) -> dict[str, Any]:
-    """Train alternately with the command and with the server."""
+    """Train alternately with `kepler-model train` and with `POST /train`, and return the seconds of both."""
     by_command, by_server = [], []
     with tempfile.TemporaryDirectory() as name, serving(Path(name), 1) as server:
         folder = Path(name)
@@ -141,7 +151,7 @@ def overhead(data: Path, idle: Path, runs: int) -> dict[str, Any]:
             status, answer = server.request("POST", "/train", body)
             served = time.perf_counter() - started
             assert status == 200, answer[:500]
-            if number >= 0:  # the first run fills the page cache
+            if number >= 0:  # run -1 only fills the page cache
                 by_command.append(seconds)
                 by_server.append(served)
     command, served = statistics.median(by_command), statistics.median(by_server)
@@ -152,7 +162,10 @@ def overhead(data: Path, idle: Path, runs: int) -> dict[str, Any]:
 
 
 def concurrent(data: Path, idle: Path, clients: int, jobs: int) -> dict[str, Any]:
-    """Post requests from several clients at the same time, and watch the server meanwhile."""
+    """Post requests from several clients at the same time.
+
+    Return the seconds until all are answered, the memory, and latencies of `/healthz`.
+    """
     ended = threading.Event()
     health: list[float] = []
     memory: list[float] = []
@@ -197,7 +210,7 @@ def concurrent(data: Path, idle: Path, clients: int, jobs: int) -> dict[str, Any
 
 
 def children(parent: int) -> list[int]:
-    """Return the child processes of a process."""
+    """Return the ids of the child processes of a process."""
     pids = []
     for name in filter(str.isdecimal, os.listdir("/proc")):
         with contextlib.suppress(OSError):
@@ -207,7 +220,7 @@ def children(parent: int) -> list[int]:
 
 
 def processes_of(server: Server) -> list[int]:
-    """Return the processes of a server, its training processes, and everything that those started."""
+    """Return the ids of a server's processes, of its training processes, and of all processes started by these."""
     variable = f"KEPLER_OFFLINE_TRAINER_OF={server.state.resolve()}".encode()
     pids = [server.process.pid, *children(server.process.pid)]
     for name in filter(str.isdecimal, os.listdir("/proc")):
@@ -218,7 +231,7 @@ def processes_of(server: Server) -> list[int]:
 
 
 def megabytes(pids: list[int]) -> float:
-    """Return the memory of several processes. Shared pages count once (PSS)."""
+    """Return the memory of several processes in MB. Memory that the processes share counts only once (PSS)."""
     total = 0
     for pid in pids:
         with contextlib.suppress(OSError):
@@ -229,7 +242,7 @@ def megabytes(pids: list[int]) -> float:
 
 
 def show(progress: str) -> None:
-    """Replace the terminal's last line."""
+    """Show a progress message in place of the terminal's last line."""
     if sys.stderr.isatty():
         print(f"\r\033[K{progress}", end="", file=sys.stderr, flush=True)
 
@@ -238,7 +251,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--clients", type=int, default=8)
-    parser.add_argument("--jobs", type=int, default=2, help="concurrent trainings in the second part")
+    parser.add_argument("--jobs", type=int, default=2, help="maximum number of concurrent trainings in part 2")
     parser.add_argument("--only", choices=("overhead", "clients"))
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
@@ -259,7 +272,7 @@ def main() -> None:
         print(
             f"{result['recording']}, 2 + 2 trainers, medians of {result['runs']}: kepler-model train "
             f"{result['train_median_s']:.2f} s, POST /train {result['post_median_s']:.2f} s "
-            f"({result['overhead_percent']:+.1f} %); the existing system without validation {EXISTING_SECONDS} s"
+            f"({result['overhead_percent']:+.1f} %); Kepler Core's predecessor without validation {EXISTING_SECONDS} s"
         )
     if "clients" in report:
         result = report["clients"]

@@ -1,17 +1,18 @@
-"""The online trainer over a day of a simulated machine: the error of the served models, and the cost.
+"""Measure the online trainer on a simulated machine: the errors of its models, or (`--cost`) its memory and CPU time.
 
     python bench/online_trainer.py [--minutes 240] [--plot FILE.png] [--json]
     python bench/online_trainer.py --cost [--minutes 60] [--speed 10]
 
-Without --cost: a real Prometheus server (Debian's package) holds a simulated recording. Three kinds of
-workload follow each other, twice, and after 60 % of the time the power of the machine shifts by 15 % (as
-after a kernel update). The trainer runs a round in every five minutes of the recording. The models that
-are served at the beginning of an interval are evaluated on the power measured during the interval, and
-compared with models that are retrained on the last interval only.
+Without `--cost`, a real Prometheus server (Debian's package) holds a simulated recording. In the recording,
+three kinds of workload follow each other, twice. After 60 % of the time, the power of the machine shifts by
+15 %, as it may after a kernel update. The online trainer runs a round every five minutes of the recording.
+The time between two rounds is an interval. For each interval, the benchmark takes the models that are served when
+the interval begins. It compares their estimates with the power that is measured during the interval. It does the
+same with other models, which are retrained on the previous interval only.
 
-With --cost: the trainer runs as a process beside a Prometheus server that scrapes a replay of such a
-recording at a higher speed. The output is its memory, its CPU time and the size of its sample store,
-every few seconds.
+With `--cost`, the online trainer runs as a process beside a Prometheus server. The Prometheus server scrapes
+a replay of a simulated recording at a higher speed. Every few seconds, the benchmark prints the online
+trainer's memory, its CPU time and the size of its sample store.
 """
 
 from __future__ import annotations
@@ -64,15 +65,15 @@ INTERVAL_SECONDS = 300
 OVERLAP_SECONDS = 60.0
 WORKLOADS = 3
 SHIFT_AT = 0.6
-"""When the power shifts, as a fraction of the recording."""
+"""Time of the power shift, as a fraction of the recording's length."""
 SHIFT_FACTOR = 1.15
 
 Row = dict[str, Any]
-"""The result of one interval."""
+"""The results of one interval of five minutes: name of the result -> value."""
 
 
 class ManualClock(PrometheusClient):
-    """A client of a server whose clock is at some time of the recording."""
+    """A Prometheus client that takes the value of its attribute `time` as the current time."""
 
     time = 0.0
 
@@ -82,7 +83,7 @@ class ManualClock(PrometheusClient):
 
 @attrs.define
 class Bench:
-    """A trainer, and models that are retrained on the last interval only."""
+    """The online trainer to measure, and a store of models that are retrained on the previous interval only."""
 
     content: dict[str, Any]
     minutes: int
@@ -92,7 +93,7 @@ class Bench:
     last_interval_store: Store
 
     def run_interval(self, at: int) -> Row:
-        """Run a round at this time (Unix seconds) and evaluate the models on the interval that follows."""
+        """Run a round at the Unix time `at`, and evaluate the served models on the next interval."""
         self.client.time = float(at)
         started = time.perf_counter()
         if not self.rounds.try_round():
@@ -121,14 +122,14 @@ class Bench:
         fetcher = self.rounds.fetcher
         observations = fetcher.fetch(at - INTERVAL_SECONDS, at, threading.Event())
         if observations is not None:
-            # with too few samples, the models of the interval before stay
+            # with too few samples, training fails and the earlier models stay in the store
             with contextlib.suppress(KeplerError):
                 train(fetcher.spec, observations, self.last_interval_store, jobs=1)
 
 
 @contextlib.contextmanager
 def bench(minutes: int, step: int) -> Iterator[Bench]:
-    """Start a Prometheus server with a recording, and make a trainer for it."""
+    """Start a Prometheus server that holds a simulated recording, and make an online trainer that queries it."""
     content = simulate(minutes, step)
     with tempfile.TemporaryDirectory() as name, prometheus(Path(name) / "prometheus", content) as server:
         folder = Path(name)
@@ -149,7 +150,7 @@ def bench(minutes: int, step: int) -> Iterator[Bench]:
 
 
 def simulate(minutes: int, step: int) -> dict[str, Any]:
-    """Return a recording with changing workloads and a power shift."""
+    """Return a simulated recording of `minutes` minutes with changing workloads and a power shift."""
     return recording(
         Simulation(
             containers=9,
@@ -168,7 +169,7 @@ def simulate(minutes: int, step: int) -> dict[str, Any]:
 
 
 def observe_between(content: dict[str, Any], since: float, until: float) -> Observations:
-    """Return the observations of a part of a recording, in Unix seconds."""
+    """Return the observations in a recording from `since` to `until`, both in Unix seconds."""
     part = {
         metric: [{"metric": s["metric"], "values": [v for v in s["values"] if since <= v[0] <= until]} for s in series]
         for metric, series in content.items()
@@ -177,7 +178,11 @@ def observe_between(content: dict[str, Any], since: float, until: float) -> Obse
 
 
 def served_error(store: Store, name: str, observations: Observations) -> float | None:
-    """Return the mean absolute error of package power of the best served model, in watts; None without models."""
+    """Return the error in watts with which a store's best AbsPower model estimates package power.
+
+    The best model has the lowest validation error. The result is its mean absolute error on `observations`; None if
+    the store does not have the pipeline yet.
+    """
     if name not in store.pipelines():
         return None
     entries = [entry for entry in read_models(store.snapshot(name)) if entry.output_type == "AbsPower"]
@@ -189,7 +194,7 @@ def served_error(store: Store, name: str, observations: Observations) -> float |
 
 
 def run_intervals(minutes: int, step: int) -> list[Row]:
-    """Run all intervals of a recording, and print a line for each."""
+    """Run the benchmark over all intervals of a recording, and print one line of results for each interval."""
     rows = []
     with bench(minutes, step) as trainer:
         last = START + minutes * 60 - INTERVAL_SECONDS
@@ -210,7 +215,7 @@ def _watts(value: float | None) -> str:
 
 
 def summarise_phases(rows: list[Row]) -> list[Row]:
-    """Return the means over consecutive intervals with the same workload and power."""
+    """Return the mean results of each phase: intervals with one workload, before or after the power shift."""
     groups: list[list[Row]] = []
     for row in rows:
         if row["online"] is None or row["last_interval"] is None:
@@ -230,7 +235,11 @@ def summarise_phases(rows: list[Row]) -> list[Row]:
 
 
 def recovery(rows: list[Row]) -> int | None:
-    """Return the number of intervals after the shift until the error is at most twice its median before."""
+    """Return the number of intervals from the power shift until the error is at most twice the usual error.
+
+    The usual error is the median over the second half of the intervals before the shift. The result is None
+    if the error stays higher until the end.
+    """
     before = [row["online"] for row in rows if row["power"] == 1.0 and row["online"] is not None]
     usual = float(np.median(before[len(before) // 2 :]))
     after = [row["online"] for row in rows if row["power"] != 1.0]
@@ -238,7 +247,7 @@ def recovery(rows: list[Row]) -> int | None:
 
 
 def plot(rows: list[Row], path: str) -> None:
-    """Draw the errors over time."""
+    """Plot over time the errors of the online trainer's models, and of the models retrained on the last interval."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -266,7 +275,7 @@ def plot(rows: list[Row], path: str) -> None:
 
 
 def memory_and_cpu(pid: int) -> tuple[float, float]:
-    """Return a process's resident memory in MiB, and its CPU seconds with those of its ended children."""
+    """Return a process's resident memory in MiB, and the CPU seconds of the process and of its ended children."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     ticks = os.sysconf("SC_CLK_TCK")
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
@@ -275,7 +284,7 @@ def memory_and_cpu(pid: int) -> tuple[float, float]:
 
 @contextlib.contextmanager
 def running_trainer(folder: Path, minutes: int, speed: float) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a trainer beside a Prometheus server that scrapes a replay."""
+    """Run an online trainer as a process, beside a Prometheus server that scrapes the replay of a recording."""
     (folder / "recording.json").write_text(json.dumps(simulate(minutes, 3)))
     (folder / "bench.yaml").write_text(PIPELINE)
     with socket.socket() as probe:
@@ -308,7 +317,7 @@ def running_trainer(folder: Path, minutes: int, speed: float) -> Iterator[subpro
 
 
 def measure_cost(minutes: int, speed: float) -> list[dict[str, float]]:
-    """Return memory, CPU time and disk space of a trainer over time, and print a line for each."""
+    """Measure the memory, CPU time and disk space of an online trainer at regular times, and print each."""
     rows = []
     with tempfile.TemporaryDirectory() as name, running_trainer(Path(name), minutes, speed) as trainer:
         samples = StateFolder(Path(name) / "state").samples
@@ -324,7 +333,7 @@ def measure_cost(minutes: int, speed: float) -> list[dict[str, float]]:
 
 
 def main() -> None:
-    """Run the benchmark of the command line."""
+    """Run the benchmark with the options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=int)
     parser.add_argument("--step", type=int, default=3)

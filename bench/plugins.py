@@ -1,8 +1,9 @@
-"""Time of `kepler-model plugins list` with 0, 10, 50 and 200 installed dummy plugins.
+"""Measure the time of `kepler-model plugins list` with 0, 10, 50 and 200 installed dummy plugins.
 
-Each dummy is a distribution with a trainer and an alias, in a folder on PYTHONPATH. Importing one
-raises, because listing must not import plugins. The numbers of plugins alternate from run to run, so
-that other load on the machine affects all of them. The output has medians of processor and wall time.
+Each dummy plugin is a distribution with a trainer and an alias of the trainer, in a folder on PYTHONPATH. Its
+module raises an error when it is imported, because `plugins list` must not import plugins. Each run of the
+benchmark lists first 0 plugins, then 10, 50 and 200. So other programs on the machine affect all four
+measurements alike. The output shows the medians of CPU time and elapsed time.
 
     python bench/plugins.py [--runs 15] [--json]
 """
@@ -24,7 +25,7 @@ from typing import Any
 
 COUNTS = (0, 10, 50, 200)
 MAX_DIFFERENCE_MS = 100.0
-"""Largest difference between listing 50 plugins and listing 10, in milliseconds."""
+"""Target: listing 50 plugins takes less than this number of milliseconds longer than listing 10 plugins."""
 
 
 def main() -> int:
@@ -38,7 +39,7 @@ def main() -> int:
         for run in range(arguments.runs + 1):
             for count in COUNTS:
                 milliseconds = list_plugins(sites[count], count)
-                if run:  # the first run writes byte code and fills caches
+                if run:  # run 0 is not measured: it writes byte code and fills caches
                     times[count].append(milliseconds)
     processor = {count: statistics.median(cpu for cpu, _ in times[count]) for count in COUNTS}
     wall = {count: statistics.median(wall_ms for _, wall_ms in times[count]) for count in COUNTS}
@@ -67,7 +68,7 @@ def main() -> int:
 
 
 def site(folder: Path, count: int) -> Path:
-    """Create a folder with `count` installed distributions."""
+    """Create a folder for PYTHONPATH in which `count` dummy plugins are installed."""
     folder.mkdir()
     for number in range(count):
         name = f"kepler_dummy_{number}"
@@ -86,7 +87,7 @@ def site(folder: Path, count: int) -> Path:
 
 
 def list_plugins(folder: Path, count: int) -> tuple[float, float]:
-    """Run `plugins list` once and return its processor and wall milliseconds."""
+    """Run `plugins list` once, and return its CPU time and its elapsed time in milliseconds."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     started = time.perf_counter()
     process = subprocess.run(

@@ -1,7 +1,9 @@
-"""Times the ways of evaluating tree ensembles: tables or leaf masks, joint or separate, and ONNX Runtime.
+"""Compare the speed of three ways to evaluate the tree ensembles of four components.
 
-The models are those of the shipped boosting trainer: 100 trees per component and four components, fitted
-on random data. One process, one thread. Prints microseconds per prediction of all components.
+The three ways are: ONNX Runtime; a separate step table or separate leaf masks for each component; and a joint
+predictor of all components. The models are like those of the built-in trainer
+GradientBoostingRegressorTrainer, with 100 trees per component, and are fitted on random data. The benchmark
+uses one process and one thread. It prints the microseconds per prediction of all components.
 
     python bench/predictors.py [--repeat 200] [--json]
 """
@@ -21,13 +23,13 @@ from kepler_core.contracts import Predictor
 from kepler_core.plugins import registry
 
 FEATURES = (2, 5)
-"""Two features: tables. Five features: leaf masks."""
+"""Numbers of features. Models of two features are evaluated with step tables, and models of five with leaf masks."""
 COMPONENTS = 4
 ROWS = (1, 100, 500)
 
 
 def fitted_models(features: int) -> list[bytes]:
-    """Return an ONNX graph per component."""
+    """Fit a tree ensemble for each component, and return the ensembles as ONNX files."""
     random = np.random.default_rng(features)
     model_format = registry.model_formats.create("onnx")
     X = random.uniform(0.0, 1.0, (300, features)).astype(np.float32)
@@ -41,7 +43,7 @@ def fitted_models(features: int) -> list[bytes]:
 
 
 def measure(features: int, repeat: int) -> list[dict[str, Any]]:
-    """Return the time per prediction of each way of evaluation and number of rows."""
+    """Return the time per prediction in µs, for each way of evaluation and each number of rows."""
     model_format = registry.model_formats.create("onnx")
     graphs = fitted_models(features)
     runtime = [model_format.load(graph, _names(features)) for graph in graphs]
@@ -76,7 +78,7 @@ def _predict_each(predictors: Sequence[Predictor], X: Any) -> Any:
 
 
 def _microseconds(call: Callable[[], object], repeat: int) -> float:
-    """Return the median time of a call."""
+    """Return the median time of `repeat` calls, in microseconds."""
     times = []
     for _ in range(repeat):
         started = time.perf_counter()
@@ -87,7 +89,7 @@ def _microseconds(call: Callable[[], object], repeat: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeat", type=int, default=200, help="calls, of which the median is reported (%(default)s)")
+    parser.add_argument("--repeat", type=int, default=200, help="number of calls; the median is reported (%(default)s)")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     results = [result for features in FEATURES for result in measure(features, arguments.repeat)]

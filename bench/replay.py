@@ -1,10 +1,10 @@
-"""An exporter that replays a recording for a Prometheus server to scrape.
+"""Replay a recording: export its series over HTTP, so that a Prometheus server can scrape them.
 
     python bench/replay.py recording.json.gz --port 9102 [--speed 10] [--loop]
 
-At speed 10 a minute of the recording takes six seconds. Counters rise more slowly by the same factor, so
-that rates (and watts) are those of the recording at any speed. A series is exported from its first value
-to its last. `/progress` reports the position of the replay.
+At speed 10, a minute of the recording takes six seconds. The values of counters are divided by the speed, so
+that rates (and watts) are the same as in the recording at any speed. Each series is exported from its first
+value to its last value. `GET /progress` returns the current position in the recording.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from kepler_core.recording import Recording, read_recording
 from kepler_core.recording.schemas import find_schema
 
 MAX_GAP_STEPS = 5
-"""Values farther apart than this number of steps are not interpolated."""
+"""Values are not interpolated between two samples that are more than this number of steps apart."""
 
 
 @attrs.frozen
@@ -32,15 +32,15 @@ class Series:
 
     name: str
     labels: str
-    """In the exposition format, without braces."""
+    """Labels in the text exposition format, without braces."""
     times: list[float]
     """Unix seconds, ascending."""
     values: list[float]
-    """Those of a counter are divided by the speed; its resets are kept."""
+    """Values at `times`. The values of a counter are divided by the speed, and its resets are kept."""
 
 
 class Replay:
-    """The series of a recording as a function of time."""
+    """The series of a recording, from which a value can be read for any time of the recording."""
 
     def __init__(self, recording: Recording, speed: float) -> None:
         named_schema = find_schema(recording.metrics)
@@ -64,14 +64,14 @@ class Replay:
         self.speed = speed
 
     def lines(self, at: float) -> Iterator[str]:
-        """Yield the lines of the exposition at a time of the recording."""
+        """Yield the lines of the text exposition format for a time of the recording, in Unix seconds."""
         for series in self.series:
             following = bisect.bisect_right(series.times, at)
             if following == 0 or at > series.times[-1] + self.step:
                 continue
             value = series.values[following - 1]
             if following < len(series.times):
-                # interpolate, but not across a reset or a gap
+                # interpolate between the two samples, but not across a counter reset or a gap
                 start, end = series.times[following - 1], series.times[following]
                 next_value = series.values[following]
                 if next_value >= value and end - start <= MAX_GAP_STEPS * self.step:
@@ -80,7 +80,7 @@ class Replay:
 
 
 def serve(replay: Replay, port: int, loop: bool) -> None:
-    """Serve the replay until the process is killed."""
+    """Serve the replayed series over HTTP until the process is killed."""
     started = time.monotonic()
 
     def now() -> float:
@@ -114,7 +114,7 @@ def main() -> None:
     parser.add_argument("recording")
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--speed", type=float, default=1.0)
-    parser.add_argument("--loop", action="store_true", help="start again at the end, with a counter reset")
+    parser.add_argument("--loop", action="store_true", help="at the end of the recording, start again (counters reset)")
     arguments = parser.parse_args()
     serve(Replay(read_recording(arguments.recording), arguments.speed), arguments.port, arguments.loop)
 

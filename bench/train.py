@@ -1,8 +1,8 @@
-"""Time of a complete training: all ten trainers, all feature groups, both sources, both output types.
+"""Measure the time of a complete training: all trainers, feature groups, energy sources and output types.
 
-Each run is the command `kepler-model train default --json`, with cross-validation on blocks of time.
-Data: kepler_coremark.json (from ../shared/data, skipped where absent) and a simulated recording of
-200 containers x 600 timestamps.
+Each run is the command `kepler-model train default --json`, with cross-validation on blocks of time. There
+are two recordings: kepler_coremark.json from ../shared/data, which is skipped if it does not exist, and a
+simulated recording of 200 containers x 600 timestamps.
 
     python bench/train.py [--runs 3] [--jobs N] [--json]
 """
@@ -20,11 +20,18 @@ from pathlib import Path
 from typing import Any
 
 EXISTING_SECONDS = {"kepler_coremark.json": 22.0, "simulated 200x600": 148.0}
-"""Time of the existing system, with a single shuffled split."""
+"""Recording -> seconds that the predecessor of Kepler Core takes.
+
+The predecessor does not cross-validate: it shuffles the data and splits it once.
+"""
 
 
 def run(path: str, jobs: int | None) -> dict[str, Any]:
-    """Train once and return the seconds of each phase and the numbers of models."""
+    """Train once.
+
+    Return the seconds of the whole process and of each phase, and the numbers of trained and of failed
+    models.
+    """
     with tempfile.TemporaryDirectory() as store:
         command = [sys.executable, "-m", "kepler_core", "train", "default", "--input", path, "--store", store, "--json"]
         command += ["--jobs", str(jobs)] if jobs else []
@@ -66,7 +73,7 @@ def main() -> None:
             f"{name:>22} {r['models']:7.0f} {r['failed']:7.0f} {r['read']:6.2f} {r['extract']:8.2f} {r['fit']:7.1f} "
             f"{r['wall']:7.1f} {EXISTING_SECONDS[name]:10.0f} {r['wall'] / EXISTING_SECONDS[name]:5.2f}"
         )
-    print("* the existing system with a single shuffled split instead of cross-validation")
+    print("* existing: the predecessor of Kepler Core, with a single shuffled split instead of cross-validation")
 
 
 if __name__ == "__main__":

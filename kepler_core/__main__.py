@@ -1,4 +1,4 @@
-"""`python -m kepler_core` is the command `kepler-model`."""
+"""Entry point of `python -m kepler_core`, which runs the command line `kepler-model`."""
 
 from kepler_core.cli.main import main
 

@@ -1,8 +1,9 @@
-"""Atomic writes: a file has its complete new content or its old one, whenever the process is killed."""
+"""Atomic writes: if the process is killed, the file has either its old content or its complete new content."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,8 +14,9 @@ from typing import BinaryIO
 def whole_file(path: Path, mark: str = "") -> Iterator[BinaryIO]:
     """Open a file that replaces `path` when the block ends. On any error, `path` stays unchanged.
 
-    The content is written to `.<name><mark>.part` beside it, flushed to the disk and renamed. If several
-    processes may write the same file, each needs a `mark` of its own. Raises `OSError`.
+    The content is written to the file `.<name><mark>.part` in the folder of `path`. When the block ends, that
+    file is flushed to the disk and renamed to `path`. If several processes may write the same file at the
+    same time, each process needs a different `mark`. Raises `OSError`.
     """
     part = path.with_name(f".{path.name[:100]}{mark}.part")
     try:
@@ -29,8 +31,31 @@ def whole_file(path: Path, mark: str = "") -> Iterator[BinaryIO]:
         raise
 
 
+def make_folders(folder: Path, mode: int = 0o777) -> None:
+    """Create a folder and its missing parents, so that they survive a power failure.
+
+    A new folder is an entry in the list of its parent's contents, and this list is flushed to the disk. Without
+    that, a power failure may remove the new folder with all its files, even if the files were flushed.
+
+    `mode` sets the permissions of `folder`. New parents get the default permissions. Raises `OSError`.
+    """
+    missing = []
+    parent = folder
+    while not parent.exists():
+        missing.append(parent)
+        parent = parent.parent
+    for new in reversed(missing):
+        new.mkdir(mode=mode if new == folder else 0o777, exist_ok=True)
+        # To flush the parent, this process must open it, which needs the permission to list the parent's contents.
+        # A process without this permission may still be allowed to create files there, so the error is ignored.
+        with contextlib.suppress(PermissionError):
+            flush_folder(new.parent)
+    if not folder.is_dir():
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(folder))
+
+
 def flush_folder(folder: Path) -> None:
-    """Write a folder's entries to the disk, so that renamed files survive a power failure."""
+    """Flush the list of a folder's files to the disk, so that renamed files survive a power failure."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

@@ -22,7 +22,10 @@ class EstimatorClient:
     """Sends requests to an estimator on this machine. Like Kepler, it opens a connection for each request."""
 
     def __init__(self, path: str = DEFAULT_SOCKET, *, timeout: float = 10.0) -> None:
-        """`timeout` in seconds, for each operation on the socket."""
+        """Create a client for the estimator that listens at the unix socket `path`.
+
+        `timeout` is the time limit of each operation on the socket, in seconds.
+        """
         self.path = path
         self.timeout = timeout
 
@@ -36,9 +39,10 @@ class EstimatorClient:
         trainer_name: str = "",
         filter: str = "",
     ) -> dict[str, list[float]]:
-        """Return watts per component, one per row of `values` (shape (rows, metrics), per second).
+        """Return the estimated watts by component, with one number for each row of `values`.
 
-        A component that is missing in the result is 0 W. Raises `EstimatorError`.
+        `values` has shape (rows, metrics) and contains the metrics' rates per second. A component that is missing
+        in the result has 0 W. Raises `EstimatorError`.
         """
         reply = self.reply(
             metrics, values, output_type=output_type, source=source, trainer_name=trainer_name, filter=filter
@@ -56,7 +60,11 @@ class EstimatorClient:
         trainer_name: str = "",
         filter: str = "",
     ) -> dict[str, Any]:
-        """Return the whole reply to such a request: `powers`, `msg` and, if known, `core_ratio`."""
+        """Return the estimator's whole reply: `powers`, `msg` and, if known, `core_ratio`.
+
+        `core_ratio` is the number of cores of the estimator's machine, divided by the number of cores of the
+        machine that the model was trained for. The arguments are those of the method `watts`. Raises `EstimatorError`.
+        """
         reply = self.ask(
             {
                 "metrics": list(metrics),
@@ -75,10 +83,10 @@ class EstimatorClient:
         return reply
 
     def status(self) -> dict[str, Any]:
-        """Return the estimator's status. Raises `EstimatorError`, also if another program answers."""
+        """Return the estimator's status. Raises `EstimatorError`, e.g. if another program than an estimator replies."""
         reply = self.ask({"command": "status"})
         if "requests" not in reply or "models" not in reply:
-            raise EstimatorError(f"{self.path}: not the status of an estimator")
+            raise EstimatorError(f"{self.path}: the reply is not the status of an estimator")
         return reply
 
     def ask(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -100,4 +108,4 @@ class EstimatorClient:
         try:
             return decode_object(content)
         except DocumentError as error:
-            raise EstimatorError(f"{self.path}: not a reply of an estimator: {error}") from error
+            raise EstimatorError(f"{self.path}: the reply is not that of an estimator: {error}") from error

@@ -1,8 +1,12 @@
 """Settings from the sources that existing deployments use.
 
-The first source that has a key decides: the command's option, the environment variable, the file of
-that name in the configuration folder (a mounted ConfigMap: one file per key), a line `KEY=VALUE` of the
-key MODEL_CONFIG, the default.
+The value of a setting comes from the first of these sources that contains the setting's key:
+
+1. the command's option
+2. the environment variable whose name is the key
+3. in the configuration folder, the file whose name is the key (a mounted ConfigMap has one file per key)
+4. a line `KEY=VALUE` in the value of the key MODEL_CONFIG, which itself comes from source 2 or 3
+5. the default
 """
 
 from __future__ import annotations
@@ -23,14 +27,14 @@ _MAX_FILE_BYTES = 2**20
 
 
 class Configuration:
-    """The settings of one process. Each call reads the sources anew."""
+    """The settings of one process. Each call of a method reads the sources again."""
 
     def __init__(self, folder: str | None = None, environ: Mapping[str, str] | None = None) -> None:
         self._environ = os.environ if environ is None else environ
         self.folder = Path(folder or self._environ.get(FOLDER_KEY) or DEFAULT_FOLDER)
 
     def text(self, key: str, option: str | None = None) -> str | None:
-        """Return a setting without surrounding blanks; None if it is not set or empty.
+        """Return a setting without surrounding blanks; None if it is empty or not set.
 
         `option` is the value of the command's option, if the user passed one. Raises `UsageError` if a
         file cannot be read.
@@ -41,7 +45,7 @@ class Configuration:
         return (value or "").strip() or None
 
     def flag(self, key: str, option: bool | None = None) -> bool | None:
-        """Return a setting that is true or false: "true" in any case is true, other texts are false."""
+        """Return a setting that is true or false. "true" (in upper or lower case) is true; other texts are false."""
         if option is not None:
             return option
         text = self.text(key)
@@ -63,7 +67,7 @@ class Configuration:
         return number
 
     def _read(self, key: str) -> str | None:
-        """Return a key's value from the environment, else from its file."""
+        """Return a key's value from the environment variable or else from the file; None if neither exists."""
         if (value := self._environ.get(key)) is not None:
             return value
         try:
@@ -75,6 +79,6 @@ class Configuration:
             raise UsageError(f"{self.folder / key}: {getattr(error, 'strerror', None) or error}") from error
 
     def _lines(self) -> dict[str, str]:
-        """Return the settings in MODEL_CONFIG. Like Kepler, it splits them at blanks, not only at line ends."""
+        """Return the settings in MODEL_CONFIG. As in Kepler, a line may hold several settings, separated by blanks."""
         pairs = (word.partition("=") for word in (self._read(LINES_KEY) or "").split() if "=" in word)
         return {key: value for key, _, value in pairs}

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from kepler_core.dataset import Dataset
     from kepler_core.recording.observations import Observations
 
-# the alphabet of Kubernetes' random suffixes (k8s.io/apimachinery, util/rand)
+# the letters and digits in Kubernetes' random suffixes (k8s.io/apimachinery, util/rand)
 _RANDOM = "[bcdfghjklmnpqrstvwxz2456789]"
-# The hash of a pod template uses the same alphabet (SafeEncodeString). The jobs of a CronJob end in the
-# time in minutes, as eight digits.
+# The hash of a pod template consists of the same letters and digits (SafeEncodeString). The name of a job that
+# a CronJob creates ends in the scheduled time in minutes, a number of eight digits.
 _POD = re.compile(rf"(?P<workload>.+?)(?:-(?:{_RANDOM}{{6,10}}|[0-9]{{8}}))?-{_RANDOM}{{5}}")
 
 
@@ -59,9 +59,9 @@ def matching(names: Iterable[str], wanted: Collection[str]) -> list[bool]:
 
 
 def container_rows(dataset: Dataset, observations: Observations, wanted: Collection[str]) -> BoolArray:
-    """Return which rows of a data set by container belong to wanted containers, shape (rows,).
+    """Return which rows of a data set with one row per container belong to wanted containers, shape (rows,).
 
-    `wanted` holds names and patterns as for `matching`.
+    `wanted` contains names and patterns, which are compared as in `matching`.
     """
     names = dict(zip(observations.containers, observations.container_names, strict=True))
     containers = [str(container) for container in dataset.index.levels[3]]

@@ -1,4 +1,4 @@
-"""The contracts of plugins: the classes that they derive from.
+"""The contracts of plugins: the base classes that plugins derive from.
 
 A plugin is a class that an entry point of a distribution names (here in setup.cfg;
 examples/kepler-trainer-ridge does it in pyproject.toml):
@@ -12,16 +12,17 @@ examples/kepler-trainer-ridge does it in pyproject.toml):
         1.0 = my_package
 
 After `pip install`, `kepler-model plugins list` shows the plugin and pipelines can name it. The left
-side is the name that users write. An alias is a second name of the same class, in the group that ends
-with `.aliases`; so names and aliases are listed without an import. `kepler.plugin_api` declares the
-version of these contracts that the distribution was written for.
+side of an entry (`MyTrainer`) is the name that users write. An alias (`mine`) is a second name of the same
+class; it is declared in the group whose name ends with `.aliases`. Kepler Core reads names and aliases from
+the entry points, so that listing plugins does not import them. `kepler.plugin_api` declares the version of
+these contracts that the distribution was written for.
 
-The keyword arguments of `__init__` are the arguments that users may write in YAML. Kepler Core checks
-them against their annotations; `**kwargs` cannot be set. `kepler-model plugins info MyTrainer` shows
-them with their defaults.
+The keyword arguments of the class's `__init__` are the arguments that users can set in YAML. Kepler Core
+checks the users' values against the annotations of these arguments; `**kwargs` cannot be set.
+`kepler-model plugins info MyTrainer` shows the arguments with their defaults.
 
 Plugins do not scale features, fit components one by one, split data for validation, export models or
-write metadata. The framework does that.
+write metadata. Kepler Core does all of this.
 """
 
 from __future__ import annotations
@@ -40,18 +41,18 @@ if TYPE_CHECKING:
     from kepler_core.recording.observations import Observations
 
 PLUGIN_API = (1, 0)
-"""Version of these contracts: (major, minor). A minor step only adds; a major step may break plugins.
+"""Version of these contracts: (major, minor). A new minor version only adds; a new major one may break plugins.
 
 A distribution declares the version that it was written for in the entry-point group
-`kepler.plugin_api`. "1.2" means from 1.2 up to, but without, 2.0. Distributions for other versions are
-not imported."""
+`kepler.plugin_api`. "1.2" means that its plugins work with versions ≥ 1.2 and < 2.0 of these contracts.
+Distributions that were written for other versions are not imported."""
 
 
 class Plugin:
     """Base class of all plugins."""
 
     extra: ClassVar[str | None] = None
-    """The extra of kepler-core that the plugin needs, for example "xgboost"; None if it needs none."""
+    """The optional-dependency extra of kepler-core that the plugin needs, for example "xgboost"; None: no extra."""
 
 
 # --- kepler.trainers ------------------------------------------------------------------------------
@@ -60,12 +61,13 @@ class Plugin:
 class Regressor(Protocol):
     """A regressor with scikit-learn's `fit` and `predict`.
 
-    If no model format supports your regressor, set `self.portable_` in `fit` to an equivalent supported
-    one. Kepler Core stores that one and checks that both predict the same.
+    If no model format supports your regressor, set `self.portable_` in `fit` to an equivalent regressor that a
+    model format supports. Kepler Core then stores this equivalent regressor instead of yours, and checks that
+    both predict the same.
     """
 
     def fit(self, X: FloatArray, y: FloatArray) -> Any:
-        """Fit to X, shape (samples, features), and y, shape (samples,), in watts."""
+        """Fit the regressor to the features X, shape (samples, features), and the watts y, shape (samples,)."""
 
     def predict(self, X: FloatArray) -> FloatArray:
         """Return watts, shape (samples,), for X, shape (samples, features)."""
@@ -73,48 +75,51 @@ class Regressor(Protocol):
 
 @attrs.frozen
 class FitTask:
-    """The component for which a trainer returns a regressor, and the columns of its data."""
+    """The component for which a trainer returns a regressor, and the features that the regressor gets."""
 
     component: str
-    """"package", "core", "uncore", "dram" or "platform"."""
+    """Name of the component: "package", "core", "uncore", "dram" or "platform"."""
     features: tuple[str, ...]
-    """The columns of X, in order."""
+    """Names of the features in X, in the order of its columns."""
     main_feature: str
-    """The feature for a regressor that uses only one (see `kepler_core.vocabulary`)."""
+    """The feature to use if the regressor uses only one feature (see `kepler_core.vocabulary.main_feature`)."""
     output_type: OutputType
     seed: int
-    """Seed for every random choice: the same seed and data must give the same fit."""
+    """Seed for the regressor's random choices: the same seed and data must give the same fitted regressor."""
 
     @property
     def main_column(self) -> int:
-        """The column of X that holds the main feature."""
+        """Index of the column of X that holds the main feature."""
         return self.features.index(self.main_feature)
 
 
 class Trainer(Plugin, ABC):
-    """Returns the regressor of one component, which predicts watts from features.
+    """Plugin that provides regressors: each predicts the watts of one component from features.
 
-    The framework fits a regressor once per validation fold and once on all data. X has shape (samples,
-    features); each column is divided by its largest absolute value, so that 0 stays 0 and usual values
-    are in [0, 1]. y has shape (samples,), in watts, ≥ 0. Several trainers share X and y, so a regressor
-    must not change them in place. Components with constant power never reach a trainer. Predictions
-    below 0 W are replaced by 0 W.
+    For each component, Kepler Core fits one regressor per validation fold and one on all data. X holds the
+    features, shape (samples, features). Kepler Core has divided each column by its largest absolute value,
+    so that 0 stays 0 and usual values are in [0, 1]. y holds watts ≥ 0, shape (samples,). Several trainers
+    share X and y, so a regressor must not change X or y in place. Kepler Core calls no trainer for a
+    component with constant power, and replaces predictions below 0 W by 0 W.
     """
 
     model_format: ClassVar[str | None] = None
-    """Name of the model format: "distribution:name", or the name alone for one of kepler-core. None means
-    "weights" if the regressor has a flat `coef_` and one `intercept_`, else "onnx"."""
+    """Name of the model format: "distribution:name", or the name alone for a model format of kepler-core. None
+    means "weights" if the regressor has a one-dimensional `coef_` and one `intercept_`, and "onnx" otherwise."""
 
     @abstractmethod
     def regressor(self, task: FitTask) -> Regressor:
-        """Return a new unfitted regressor that scikit-learn can clone."""
+        """Return a new unfitted regressor that `sklearn.base.clone` can copy."""
 
 
 # --- kepler.isolators -----------------------------------------------------------------------------
 
 
 class AbsModel(Protocol):
-    """A trained AbsPower model as isolators use it (`kepler_core.models.power_model.PowerModel` is one)."""
+    """Interface of the trained AbsPower models that isolators can use.
+
+    `kepler_core.models.power_model.PowerModel` implements this interface.
+    """
 
     @property
     def name(self) -> str:
@@ -123,7 +128,7 @@ class AbsModel(Protocol):
     def predict(self, values: Any, features: Sequence[str] | None = None) -> Mapping[str, FloatArray]:
         """Return watts by component, each of shape (rows,).
 
-        `values` has shape (rows, columns), in the features' own units. `features` names the columns.
+        `values` holds unscaled features, shape (rows, columns). `features` names the columns of `values`.
         """
 
 
@@ -134,35 +139,36 @@ class IsolationContext:
     observations: Observations
     """The observations that the data set was extracted from."""
     idle: Observations | None = None
-    """Observations of the idle machine, if the user recorded it."""
+    """Observations of the idle machine; None if the user gave no recording of it."""
     background: frozenset[str] = frozenset()
-    """Names of the containers that ran on the idle machine (`kepler_core.containers`)."""
+    """Names of the containers that ran on the idle machine, as `kepler_core.containers.workload` returns them."""
     profile: Mapping[str, Any] | None = None
-    """The profile of the machine's node type (`profiles/<node type>.json`), if there is one."""
+    """The profile of the machine's node type (`profiles/<node type>.json`); None if there is no profile."""
     machine_spec: Mapping[str, Any] = attrs.field(factory=dict)
-    """The specification of the machine, as far as it is known."""
+    """The known attributes of the machine (see `kepler_core.machine`); empty if none is known."""
     abs_model: Callable[[Dataset], AbsModel] | None = None
-    """Returns the AbsPower model of the data set's source and features with the lowest validation
-    error, and raises `PluginError` if there is none. None where no models are available."""
+    """Function that returns the best AbsPower model for the energy source and the features of a data set: the
+    one with the lowest validation error. It raises `PluginError` if there is no such model. The attribute is
+    None if the isolator has no access to models."""
     applying: bool = False
-    """True if a trained model is being applied. The isolator must then subtract the same power from the data
-    set as it did when the model was trained."""
+    """True if a trained model is applied, False during a training. If it is True, the isolator must determine
+    background power as in the training of the model, e.g. with the same idle power."""
 
 
 class Isolator(Plugin, ABC):
-    """Takes idle and background power away from an AbsPower data set and returns a DynPower data set.
+    """Plugin that subtracts idle and background power from a data set; what remains is dynamic power.
 
-    The data set has a row per timestamp and container. The power of a node's containers at a timestamp
-    adds up to the node's power (`Dataset.node_power`). `Dataset.isolated` takes power away such that
-    dynamic power is never negative and dynamic + background = measured.
+    The data set has one row per container and (node, timestamp) sample. The power of all containers in a
+    sample adds up to the node's power (`Dataset.node_power`). Use `Dataset.isolated` to subtract power: it
+    ensures that dynamic power is never negative, and that dynamic + background power = measured power.
     """
 
     @abstractmethod
     def isolate(self, dataset: Dataset, context: IsolationContext) -> Dataset:
-        """Return the data set with dynamic power only and the power that was taken away as `background`."""
+        """Return the data set with dynamic power as its power, and the subtracted power as `background`."""
 
     def reconstruct(self, dataset: Dataset) -> Dataset:
-        """Return the inverse of `isolate`: dynamic power, measured or estimated, plus `background`."""
+        """Undo `isolate`: return the data set with its dynamic power (measured or estimated) plus `background`."""
         return dataset.reconstructed()
 
 
@@ -170,11 +176,11 @@ class Isolator(Plugin, ABC):
 
 
 class Extractor(Plugin, ABC):
-    """Makes data sets of features and power from observations: chooses the rows and smooths the values."""
+    """Plugin that makes data sets from observations. It chooses the rows, and may smooth the values."""
 
     memory: int = 1
-    """Number of timestamps that go into one row. Validation keeps a gap of at least that length between
-    training rows and test rows."""
+    """Number of consecutive timestamps whose values go into one row. Validation leaves out at least this number
+    of timestamps between training rows and test rows."""
 
     @abstractmethod
     def extract(
@@ -186,11 +192,12 @@ class Extractor(Plugin, ABC):
         *,
         by_container: bool,
     ) -> Dataset:
-        """Return a data set with a row per node and timestamp, or per container of them.
+        """Return a data set with one row per sample, or one row per container and sample.
 
-        With `by_container` there is a row per node, timestamp and container. Power is in watts: that of
-        the node or, `by_container`, the container's share in proportion to the component's main feature.
-        Rows with an unknown feature or power are left out. `components` may be empty.
+        A sample is a node at a timestamp. Without `by_container`, a row has the node's watts. With
+        `by_container`, a row has the watts of one container: for each component, the node's watts are divided
+        among the containers in proportion to the component's main feature. Rows with an unknown feature or
+        power are left out. `components` may be empty.
         """
 
 
@@ -198,16 +205,16 @@ class Extractor(Plugin, ABC):
 
 
 class EnergySource(Plugin, ABC):
-    """A power meter whose energy or power a recording may hold."""
+    """Plugin that describes a power meter: its components, and the names it has in recordings and requests."""
 
     components: ClassVar[tuple[str, ...]]
-    """The measured components, for example ("package", "core", "uncore", "dram") or ("platform",)."""
+    """The components that the meter measures, e.g. ("package", "core", "uncore", "dram") or ("platform",)."""
 
     sent_as: ClassVar[str]
-    """The source's name in Kepler's requests for models: "intel_rapl" or "acpi"."""
+    """Name of the energy source in Kepler's requests for models: "intel_rapl" or "acpi"."""
 
     reads: ClassVar[tuple[str, ...]]
-    """Values of a recording's source label that mean this meter, for example ("rapl-sysfs", "rapl")."""
+    """Values of a series' source label that stand for this meter, for example ("rapl-sysfs", "rapl")."""
 
 
 # --- kepler.metric_schemas ------------------------------------------------------------------------
@@ -218,25 +225,26 @@ class MetricMapping:
     """The feature or component that one metric of an exporter measures."""
 
     kind: Literal["feature", "energy", "power"]
-    """"feature": `name` is a feature. "energy" (a counter of joules) or "power" (a gauge of watts):
-    `name` is a component."""
+    """What the metric measures. "feature": the feature `name`. "energy": the energy of the component `name`, as a
+    counter of joules. "power": the power of the component `name`, as a gauge of watts."""
     name: str
-    """A feature or component of `kepler_core.vocabulary`."""
+    """Name of a feature or component from `kepler_core.vocabulary`."""
     level: Literal["container", "process", "vm", "node"]
-    """What one series belongs to."""
+    """Whether each series of the metric belongs to a container, a process, a virtual machine or a node."""
     unit_labels: tuple[str, ...] = ()
-    """Labels that distinguish the units to be added up, for example containers, or packages and modes.
-    If two series of a node have the same values of these labels at one time, one of them is left out."""
+    """Labels that distinguish the units of a node. A unit is e.g. a container, or a CPU package in the mode "idle"
+    or "dynamic". The attribute `aggregate` tells how the values of the units become the node's value. If two
+    series of a node have equal values of these labels at the same time, one of the two series is left out."""
     counter: bool = attrs.field()
-    """Whether the metric is a counter, used as a rate per second. By default all but power is one."""
+    """Whether the metric is a counter, which is used as a rate per second. Default: True, except for power."""
     scale: float = 1.0
-    """Factor from the metric's unit to the unit of `kepler_core.vocabulary`."""
+    """Factor that converts the metric's unit to the unit that `kepler_core.vocabulary` defines."""
     aggregate: Literal["sum", "mean"] = "sum"
-    """How the values of several units become the node's value."""
+    """How the values of several units (see `unit_labels`) become the node's value."""
     source: str | None = None
-    """The energy source of series without a source label."""
+    """Name of the energy source for series without a source label; None: series without the label are not used."""
     note: str = ""
-    """A remark for the user, for example that the metric's name is an old one."""
+    """A remark for the user, for example that newer exporters use another name for the metric."""
 
     @counter.default
     def _is_counter(self) -> bool:
@@ -244,20 +252,21 @@ class MetricMapping:
 
 
 class MetricSchema(Plugin, ABC):
-    """The metric names and labels of one exporter, in one range of its versions."""
+    """Plugin that describes the metric names and labels of one exporter, or of a range of its versions."""
 
     node_label: ClassVar[str] = "instance"
-    """Label that distinguishes nodes."""
+    """Name of the label that distinguishes nodes."""
     node_alias_labels: ClassVar[tuple[str, ...]] = ()
-    """Labels that name the machine itself. Two values of `node_label` with the same alias are two
-    exporters on one machine."""
+    """Names of labels whose value identifies the machine. Two series with different values of `node_label`, but
+    equal values of one of these labels, come from two exporters on one machine."""
     container_labels: ClassVar[tuple[str, ...]] = ("container_id",)
-    """Labels that name a container: its id, then the labels that replace a missing id."""
+    """Labels that identify a container: first the label of its id, then labels to use if the id is missing."""
     source_label: ClassVar[str] = "source"
-    """Label of an energy metric that names its meter."""
+    """Name of the label that tells which meter an energy metric comes from."""
     mode_label: ClassVar[str | None] = None
-    """Label of an energy metric that distinguishes "idle" from "dynamic" energy, which add up. With a
-    label, Kepler Core detects energy that is counted twice; None turns that off."""
+    """Name of the label whose value is "idle" or "dynamic", for exporters that split energy into these two parts.
+    Such an exporter may report the whole energy in both modes, so that the sum of both is twice the true energy.
+    Kepler Core uses the label to detect this. None: the exporter does not split energy."""
 
     @abstractmethod
     def mapping(self, metric: str) -> MetricMapping | None:
@@ -267,7 +276,7 @@ class MetricSchema(Plugin, ABC):
         """
 
     def spelling(self, level: str, name: str) -> str:
-        """Return the metric name of a feature or component, for messages about missing metrics."""
+        """Return the exporter's metric name for a feature or component, for messages about missing metrics."""
         return name
 
 
@@ -275,28 +284,28 @@ class MetricSchema(Plugin, ABC):
 
 
 class Predictor(Protocol):
-    """A loaded model of one component."""
+    """Interface of a loaded model that predicts the watts of one component."""
 
     def predict(self, X: SingleArray) -> FloatArray:
-        """Return watts, shape (samples,), for features divided by their scale, shape (samples, features)."""
+        """Return watts, shape (samples,). X holds features divided by their scale, shape (samples, features)."""
 
 
 class JointPredictor(Protocol):
-    """Loaded models of several components that are evaluated in one call."""
+    """Interface of a loaded model that predicts the watts of several components in one call."""
 
     def predict(self, X: SingleArray) -> FloatArray:
-        """Return watts, shape (components, samples), for features as `Predictor` takes them."""
+        """Return watts, shape (components, samples). X is the same as for `Predictor.predict`."""
 
 
 class ModelFormat(Plugin, ABC):
-    """Writes fitted regressors to bytes and loads models from bytes.
+    """Plugin that writes fitted regressors to bytes, and loads models from these bytes.
 
-    The bytes hold no pickle, and loading runs no code from them. Loading and predicting must not import
-    scikit-learn, pandas or the library that fitted the regressor.
+    The bytes must not contain a pickle, and loading them must not run code that they contain. Loading and
+    predicting must not import scikit-learn, pandas or the library that fitted the regressor.
     """
 
     suffix: ClassVar[str]
-    """Suffix of file names, for example ".onnx"."""
+    """Suffix of the names of model files in this format, for example ".onnx"."""
 
     @abstractmethod
     def supports(self, regressor: Regressor) -> bool:
@@ -304,36 +313,36 @@ class ModelFormat(Plugin, ABC):
 
     @abstractmethod
     def dump(self, regressor: Regressor, features: Sequence[str], X: SingleArray) -> bytes:
-        """Return a fitted regressor as bytes. X are some of its training rows.
+        """Return a fitted regressor as bytes. X holds some of the rows that the regressor was fitted to.
 
         Raises `ModelError` if the regressor cannot be written.
         """
 
     @abstractmethod
     def load(self, content: bytes, features: Sequence[str]) -> Predictor:
-        """Return the model that `dump` wrote.
+        """Load a model from the bytes that `dump` returned.
 
-        Raises `ModelError` for bytes that are not such a model of these features.
+        Raises `ModelError` if the bytes are not a model of this format, or not a model of `features`.
         """
 
     def load_resident(self, content: bytes, features: Sequence[str]) -> Predictor:
         """Load a model for a long-running process that predicts a few rows at a time.
 
-        May take longer than `load` if predictions are quicker then.
+        This method may take longer than `load` if that makes the model's predictions quicker.
         """
         return self.load(content, features)
 
     def join(self, predictors: Sequence[Predictor]) -> JointPredictor | None:
-        """Return one quicker predictor for those of several components, or None if there is none.
+        """Return one predictor that replaces those of several components, or None if that would not be quicker.
 
         `predictors` come from `load_resident`, one per component.
         """
         return None
 
     def weights(self, content: bytes, features: Sequence[str], scale: Mapping[str, float]) -> dict[str, Any] | None:
-        """Return the `All_Weights` object that Kepler evaluates itself, in the features' own units.
+        """Return the model as an `All_Weights` object, from which Kepler itself calculates watts.
 
-        Returns None if the model has no such weights.
+        The weights are for unscaled features. Returns None if the model cannot be written as weights.
         """
         return None
 
@@ -346,4 +355,4 @@ CONTRACTS: dict[str, type[Plugin]] = {
     "kepler.metric_schemas": MetricSchema,
     "kepler.model_formats": ModelFormat,
 }
-"""Entry-point group -> the class that its plugins derive from."""
+"""Maps each entry-point group to the class that the plugins of this group derive from."""

@@ -1,4 +1,4 @@
-"""Features and power in one pandas frame, with their energy source and components."""
+"""Data sets: features and power in one pandas frame, with the energy source and the components."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Dataset:
     node_type: int = 0
     """Node type in the pipeline."""
     repeated: tuple[str, ...] = ()
-    """Features of the node that are repeated in the rows of all of its containers and do not add up."""
+    """Features of the whole node, whose values are repeated in the rows of all its containers. Do not add them up."""
     background: pd.DataFrame | None = None
     """Watts that an isolator subtracted, one row per sample and one power column per component."""
     notes: tuple[str, ...] = ()
@@ -56,7 +56,7 @@ class Dataset:
 
     @property
     def by_container(self) -> bool:
-        """Whether rows are containers in a sample; otherwise they are samples."""
+        """Whether each row is a container in a sample. Otherwise each row is a sample."""
         return "container" in self.frame.index.names
 
     @property
@@ -123,7 +123,7 @@ class Dataset:
         sums = {}
         for column in columns:
             values = self.frame[column].to_numpy()
-            # the rows of a sample usually follow each other, and adding up runs is much faster
+            # the rows of a sample are usually contiguous, and adding up contiguous rows is much faster
             sums[column] = np.add.reduceat(values, starts) if contiguous else sum_by(values, self.sample, len(starts))
         return pd.DataFrame(sums, index=self.index[self.first_rows].droplevel(["container"]))
 
@@ -138,17 +138,17 @@ class Dataset:
     def isolated(self, background: pd.DataFrame, taken: BoolArray | None = None) -> Dataset:
         """Return the DynPower data set that remains when background power is subtracted.
 
-        `background` holds the watts to subtract: the rows and columns of `node_power()`. They are clipped to
+        `background` holds the watts to subtract, in the same rows and columns as `node_power()`. They are clipped to
         [0, node power], so that dynamic + background = measured. `taken`, shape (rows,), marks rows of
         containers that belong to the background and are dropped. The other rows share the remaining power
-        in the same proportions as before. A sample without any other row is dropped as a whole.
+        in the same proportions as before. A sample in which all rows are marked is dropped.
 
         Raises `ValueError` if a background power is not finite.
         """
         measured = self.node_power()
         watts = np.clip(background[self.power_columns].to_numpy(), 0.0, measured.to_numpy())
         if not np.isfinite(watts).all():
-            raise ValueError("the background's power is not known at all timestamps")
+            raise ValueError("the background power is unknown at some timestamps")
         frame, sample = self.frame, self.sample
         if taken is not None and taken.any():
             frame, sample = frame[~taken], sample[~taken]
@@ -159,19 +159,21 @@ class Dataset:
         return attrs.evolve(shared, background=subtracted)
 
     def reconstructed(self) -> Dataset:
-        """Return the AbsPower data set: `background` added again, and shared in the proportions of the rows.
+        """Return the AbsPower data set, in which `background` is added to the dynamic power again.
 
-        Raises `ValueError` if the data set has no background.
+        The rows of a sample share the sum in the proportions of their dynamic power. Raises `ValueError` if the
+        data set has no background.
         """
         if self.background is None:
-            raise ValueError("nothing was taken away from this data set")
+            raise ValueError("no background power was subtracted from this data set")
         watts = self.node_power().to_numpy() + self.background[self.power_columns].to_numpy()
         return attrs.evolve(self._sharing(watts), output_type="AbsPower", background=None)
 
     def _sharing(self, watts: FloatArray) -> Dataset:
-        """Return the same rows with another node power, shape (samples, components).
+        """Return a data set with the same rows and the node power `watts`, shape (samples, components).
 
-        Each row keeps its share. Where no row of a sample had any power, the main feature decides.
+        Each row keeps its share of its sample's power. If no row of a sample had any power, the rows share the
+        new power in the proportions of the component's main feature.
         """
         earlier = self.node_power()
         frame = self.frame.copy(deep=False)
@@ -189,7 +191,7 @@ class Dataset:
     def _usage_shares(self, component: str) -> FloatArray:
         """Return each row's share of its sample's usage, measured by the component's main feature; shape (rows,).
 
-        Shares are equal in a sample in which no container used anything.
+        If the main feature is 0 in all rows of a sample, their shares are equal.
         """
         n = len(self.first_rows)
         own = [name for name in self.features if name not in self.repeated] or list(self.features)

@@ -1,8 +1,8 @@
 """The errors that a user can correct.
 
-Every one of them derives from `KeplerError`. Its text is one line: what is wrong, where, and what would
-be right. The command line prints that line and exits with the class's `exit_code`. Any other exception
-is a defect of Kepler Core or of a plugin, and keeps its traceback.
+Each of these errors derives from `KeplerError`. The text of an error is one line: what is wrong, where, and
+what would be right. The command line prints that line and exits with the class's `exit_code`. Any other
+exception is a defect of Kepler Core or of a plugin; the command line shows its traceback.
 
     KeplerError                     base class
     ├── UsageError                  wrong arguments of a command
@@ -20,10 +20,10 @@ is a defect of Kepler Core or of a plugin, and keeps its traceback.
     ├── PrometheusError             failed or unusable answer of a Prometheus server
     └── MissingExtraError           optional dependency that is not installed
 
-Packages define further errors beside the code that raises them, derived from one of these.
+Packages define further errors in the modules that raise them, derived from one of the classes above.
 
-Code that handles an error reads its fields (`message`, `path`, `document`, `key`, `kind` …). It never
-cuts or searches the text.
+Code that handles an error reads the error's fields (`message`, `path`, `document`, `key`, `kind` …). It
+never cuts or searches the error's text.
 """
 
 from __future__ import annotations
@@ -32,6 +32,10 @@ import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from kepler_core.messages import printable
+
+MAX_KEY_CHARACTERS = 200
+"""Maximum number of characters of a key in an error message. Longer keys are cut."""
 EXIT_SOME_FAILED = 3
 """Exit code of a training that published models, but in which at least one trainer failed."""
 
@@ -45,13 +49,14 @@ class KeplerError(Exception):
     exit_code = 1
 
     def __init__(self, message: str, *, path: Sequence[str | int] = (), document: str = "") -> None:
-        # Exception.__init__ is not called: `args` stay the constructor's own, so that pickle can call it again
+        # Exception.__init__ is not called: it would replace `args`, the arguments that pickle passes to this
+        # constructor when it restores the error.
         self.message = message
-        """What is wrong, without the place."""
+        """What is wrong, without the document and the path."""
         self.path = tuple(path)
-        """Keys and list indices that lead to the wrong value in its document; empty for the whole of it."""
+        """Keys and list indices that lead to the wrong value in the document; empty for the whole document."""
         self.document = document
-        """Name of the file or request that is wrong; empty if the error concerns neither."""
+        """Name of the file or request that is wrong; empty if the error concerns no file and no request."""
 
     def __str__(self) -> str:
         return ": ".join(part for part in (self.document, path_text(self.path), self.message) if part)
@@ -69,15 +74,15 @@ class RequestError(UsageError):
     def __init__(self, key: str, message: str) -> None:
         super().__init__(message, path=(key,))
         self.key = key
-        """The wrong key with the keys above it, e.g. "trainer.isolator_args"; "body" for the whole request."""
+        """Path of the wrong key, e.g. "trainer.isolator_args"; "body" if the whole request is wrong."""
 
 
 class RecordingError(KeplerError):
-    """A recording cannot be read, or holds nothing that can be used."""
+    """A recording cannot be read, or contains no usable samples."""
 
 
 class PipelineError(KeplerError):
-    """A pipeline file is wrong. `document` names the file, `path` the key."""
+    """A pipeline file is wrong. `document` is the name of the file, `path` the path of the wrong key."""
 
 
 class PluginError(KeplerError):
@@ -85,7 +90,7 @@ class PluginError(KeplerError):
 
 
 class UnknownPluginError(PluginError):
-    """No installed plugin has the name."""
+    """A pipeline or command names a plugin that is not installed."""
 
     def __init__(self, namespace: str, name: str, message: str) -> None:
         super().__init__(message)
@@ -94,7 +99,7 @@ class UnknownPluginError(PluginError):
 
 
 class HookError(PluginError):
-    """A listener that is marked strict raised."""
+    """A listener that is marked as strict raised an exception."""
 
 
 class ModelError(KeplerError):
@@ -113,7 +118,7 @@ class VersionTakenError(StoreError):
 
 
 class NoModelError(StoreError):
-    """No model in the store fits a request. `explanation` lists the models that were considered."""
+    """No model in the store fits a request for a model. `explanation` lists the models that were considered."""
 
     def __init__(self, message: str, explanation: Mapping[str, Any]) -> None:
         super().__init__(message)
@@ -130,20 +135,22 @@ class PrometheusError(KeplerError):
     def __init__(self, message: str, kind: str) -> None:
         super().__init__(message)
         self.kind = kind
-        """"unreachable", "unavailable" (a server error that may pass), "partial" (an incomplete answer),
-        "TLS", "access", "too large" (query less at a time), "refused", "answer" (not a Prometheus server's)
-        or "stopped" (the caller gave the signal to stop)."""
+        """"unreachable", "unavailable" (a temporary error of the server), "partial" (an incomplete answer),
+        "TLS" (a TLS error), "access" (access denied), "too large" (the query asks for too many samples),
+        "timeout" (the query exceeded the server's own time limit), "refused" (the server rejects the query),
+        "answer" (the answer is not that of a Prometheus server) or "stopped" (the caller told the client to
+        stop)."""
         self.retry_after: float | None = None
-        """Seconds that the server wants the client to wait before it sends the query again."""
+        """Seconds to wait before the query is sent again, as the server demands; None if it demands nothing."""
 
     @property
     def may_pass(self) -> bool:
-        """Whether the same query may succeed later."""
+        """Whether the error may be temporary, so that the same query may succeed later."""
         return self.kind in ("unreachable", "unavailable", "partial")
 
 
 class MissingExtraError(KeplerError):
-    """A feature needs an optional dependency that is not installed."""
+    """A function of Kepler Core needs an optional dependency that is not installed."""
 
     def __init__(self, what: str, extra: str, missing: str) -> None:
         super().__init__(f"{what} needs {missing}: pip install 'kepler-core[{extra}]'")
@@ -151,11 +158,12 @@ class MissingExtraError(KeplerError):
 
 
 def path_text(path: Iterable[str | int]) -> str:
-    """Return a path as messages show it: `abs_trainers[0].args.n_estimators`."""
+    """Return a path of keys and list indices as text, e.g. `abs_trainers[0].args.n_estimators`."""
     text = ""
     for step in path:
         if isinstance(step, str):
-            text += f".{step}" if text else step
+            key = printable(step, MAX_KEY_CHARACTERS)
+            text += f".{key}" if text else key
         else:
             text += f"[{step}]"
     return text
@@ -177,7 +185,7 @@ _EXTRA_OF = {
 
 
 def missing_extra(error: ModuleNotFoundError, what: str) -> MissingExtraError | None:
-    """Return an error that names the extra to install for a missing module.
+    """Return the error for a missing module; it names the extra of Kepler Core that contains the module.
 
     Return None if no extra of Kepler Core contains the module.
     """
@@ -195,7 +203,7 @@ _MOST_NAMES_SHOWN = 20
 
 
 def close_matches(name: str, known: Iterable[str]) -> str:
-    """Return the end of a message about an unknown name: the close matches, or all known names."""
+    """Return the end of an error message about an unknown name: similar known names, or all known names."""
     names = sorted(set(known))
     if not names:
         return "there are none"

@@ -1,4 +1,4 @@
-"""Applies a stored model to observations and compares the result with the measured power."""
+"""Apply a stored model to observations, and compare the estimates with the measured power."""
 
 from __future__ import annotations
 
@@ -20,23 +20,24 @@ from kepler_core.pipeline.validation import score
 from kepler_core.plugins import registry
 from kepler_core.recording.observations import Observations
 from kepler_core.store.models import StoredModel, read_models
-from kepler_core.vocabulary import main_feature
+from kepler_core.vocabulary import load_feature
 
 
 @attrs.frozen(eq=False)
 class Estimate:
-    """The estimates of one model."""
+    """The power that one model estimates for observations, and its comparison with the measured power."""
 
     model: StoredModel
     frame: pd.DataFrame
-    """Watts, with the index of a `Dataset`. Each component has a column `<component>_predicted` and, if it
-    was measured, a column `<component>_measured` (for a container, its share)."""
+    """Watts, with the index of a `Dataset`. Each component has a column `<component>_predicted` and, if its
+    power was measured, a column `<component>_measured`. If the rows are containers, the measured column holds
+    each container's share of the node's dynamic power."""
     components: dict[str, dict[str, Any]]
-    """Means and errors per component, as `estimate --json` prints them."""
+    """Mean power and errors by component, in the form that `kepler-model estimate --json` prints."""
     timestamps: int
 
     def summary(self) -> dict[str, Any]:
-        """Return what `estimate --json` prints."""
+        """Return the JSON object that `kepler-model estimate --json` prints."""
         metadata = self.model.metadata
         return {
             "pipeline": self.model.pipeline,
@@ -53,9 +54,9 @@ class Estimate:
 
 
 def estimate(stored: StoredModel, observations: Observations) -> Estimate:
-    """Apply a stored model to all rows of observations that have its features.
+    """Apply a stored model to all timestamps of the observations at which the model's features are known.
 
-    Raises `RecordingError` if there is no such row.
+    Raises `RecordingError` if there is no such timestamp.
     """
     model = stored.load()
     by_container = stored.output_type == "DynPower"
@@ -89,11 +90,11 @@ def estimate(stored: StoredModel, observations: Observations) -> Estimate:
 
 
 def _comparison(measured: Dataset, component: str, predicted: FloatArray) -> dict[str, Any]:
-    """Return means and errors of the predictions for the measured rows, summed by timestamp."""
+    """Return mean power and errors. The watts of a sample's rows are added up before they are compared."""
     predicted_sums = _sums_by_timestamp(measured, predicted)
     measured_sums = _sums_by_timestamp(measured, measured.y(component))
-    main = measured.features.index(main_feature(measured.features, component))
-    scores = score(predicted_sums, measured_sums, _sums_by_timestamp(measured, measured.X[:, main]))
+    load = measured.features.index(load_feature(measured.features))
+    scores = score(predicted_sums, measured_sums, _sums_by_timestamp(measured, measured.X[:, load]))
     return {
         "predicted_mean": float(predicted_sums.mean()),
         "measured_mean": float(measured_sums.mean()),
@@ -112,9 +113,10 @@ def _sums_by_timestamp(rows: Dataset, values: Any) -> FloatArray:
 def _measured(
     stored: StoredModel, observations: Observations, features: tuple[str, ...], components: tuple[str, ...]
 ) -> Dataset | None:
-    """Return the measured power of a model's components, not smoothed; None if none of them was measured.
+    """Return the measured power of a model's components; None if no component was measured.
 
-    For a DynPower model, the isolator that its training used subtracts the idle and background power.
+    The power is not smoothed over time. For a DynPower model, idle power and background power are subtracted
+    by the isolator that was used to train the model.
     """
     measured_components = tuple(c for c in components if c in observations.sources.get(stored.source, ()))
     if not measured_components:
@@ -136,14 +138,17 @@ class _Isolator(msgspec.Struct):
 
 
 class _Isolation(msgspec.Struct):
-    """How the DynPower models of a node type were isolated."""
+    """The isolator and the background containers with which the DynPower models of a node type were trained."""
 
     isolator: _Isolator
     background: list[str] = []
 
 
 def _read_isolation(stored: StoredModel) -> _Isolation:
-    """Read how a model was isolated from its pipeline's metadata. Raises `StoreError`."""
+    """Return the isolator and background containers of a model's training, read from the pipeline's metadata.
+
+    Raises `StoreError` if the metadata does not contain them.
+    """
     where = f"{stored.snapshot.where}/{METADATA_FILE}"
     isolations = stored.snapshot.read_json(METADATA_FILE).get("isolation")
     if not isinstance(isolations, dict) or (isolation := isolations.get(str(stored.node_type))) is None:
@@ -155,7 +160,11 @@ def _read_isolation(stored: StoredModel) -> _Isolation:
 
 
 def _isolation_context(stored: StoredModel, observations: Observations, isolation: _Isolation) -> IsolationContext:
-    """Return the context that the isolator had in the training, as far as the pipeline stores it."""
+    """Return the context for an isolator that subtracts background power from the observations.
+
+    The context has what the pipeline stores for the node type of the model: the background containers, the
+    profile, the machine description and the AbsPower model.
+    """
     snapshot = stored.snapshot
     profile = profile_file(stored.node_type)
 
@@ -168,7 +177,9 @@ def _isolation_context(stored: StoredModel, observations: Observations, isolatio
             and other.features == dataset.features
         ]
         if not candidates:
-            raise PluginError(f"{snapshot.where}: no AbsPower model from {', '.join(dataset.features)} to isolate with")
+            raise PluginError(
+                f"{snapshot.where}: no AbsPower model of the features {', '.join(dataset.features)} for the isolator"
+            )
         return min(candidates, key=lambda other: float(other.metadata["mae"])).load()
 
     return IsolationContext(

@@ -1,7 +1,7 @@
-"""Build data sets of observations. Extractors use these functions.
+"""Build data sets from observations. Extractors use these functions.
 
 `node_dataset` and `container_dataset` take the arrays of `Observations`, or arrays of the same shapes that an
-extractor calculated from them, and build the frame of a `Dataset` without a Python loop over rows.
+extractor calculated from these arrays. They build the pandas frame of a `Dataset` without a Python loop over rows.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def node_dataset(
     `node_features` (rates per second or gauges, by feature) and `power` (watts, by component) have shape
     (samples,). NaN stands for "not known".
     """
-    columns = {**{name: node_features[name] for name in features}, **power}
+    columns = {**{name: _over_windows(observations, node_features[name], source) for name in features}, **power}
     is_known = np.logical_and.reduce([np.isfinite(column) for column in columns.values()])
     kept = np.flatnonzero(is_known)
     block = _Block(list(columns), len(kept))
@@ -56,9 +56,10 @@ def container_dataset(
     node's watts, by component) have shape (samples,). A row is left out if a feature or a component is not
     known (NaN) for the container or its node.
 
-    A container's share of a component is its share of the component's main feature, as Kepler attributes
-    power; shares are equal in a sample in which no container used anything. Counters that a node has only
-    once (accelerators) are shared like package power. A node's gauges are repeated in every row.
+    A container's share of a component's power equals its share of the component's main feature; Kepler
+    attributes power in the same way. If the main feature is 0 for all containers of a sample, their shares are
+    equal. Counters that exist only for the whole node, e.g. of an accelerator, are divided among the containers
+    like package power. The values of a node's gauges are repeated in the row of each container.
 
     Raises `ValueError` if none of the features is counted by container.
     """
@@ -69,6 +70,10 @@ def container_dataset(
     known_samples = np.logical_and.reduce(
         [np.isfinite(node_features[name]) for name in features] + [np.isfinite(watts) for watts in power.values()]
     )
+    if source in observations.windows:
+        # The meter is renewed seldom. Keep only samples whose power was measured since the previous sample: in a
+        # longer time, containers may have come and gone.
+        known_samples &= np.arange(len(known_samples)) - observations.windows[source] == 1
     is_known = known_samples[row_sample]
     for name in own:
         is_known &= np.isfinite(container_features[name])
@@ -96,16 +101,37 @@ def container_dataset(
     return _dataset(observations, block, features, source, sample, observations.row_container[kept])
 
 
+def _over_windows(observations: Observations, values: FloatArray, source: str) -> FloatArray:
+    """Return the mean of a feature over the time in which each sample's power was measured, shape (samples,).
+
+    `Observations.windows` tells the begin of this time. A mean is NaN if it is not known.
+    """
+    begins = observations.windows.get(source)
+    if begins is None:
+        return values
+    ends = np.arange(1, len(values) + 1)
+    known = np.isfinite(values)
+    sums = np.concatenate([[0.0], np.cumsum(np.where(known, values, 0.0))])
+    n_known = np.concatenate([[0], np.cumsum(known)])
+    lengths = ends - begins - 1
+    means = (sums[ends] - sums[begins + 1]) / np.maximum(lengths, 1)
+    is_whole = (begins >= 0) & (n_known[ends] - n_known[begins + 1] == lengths)
+    return np.where(is_whole, means, np.nan)
+
+
 def _memoized(
     observations: Observations, name: str, arrays: tuple[NDArray[Any], ...], calculate: Callable[[], Any]
 ) -> Any:
-    """Return the result of `calculate`. Data sets of the same observations share it if their `arrays` are equal."""
+    """Return the result of `calculate`, which depends on `arrays` only.
+
+    The observations cache the result under `name`. A later call with equal `arrays` returns the cached result.
+    """
     return observations.memos.setdefault(name, ArrayMemo()).get(arrays, calculate)
 
 
 def _shares(usage: FloatArray, sample: IntArray, n: int) -> FloatArray:
-    """Return each row's share of the usage of its sample, shape (rows,)."""
-    usage = np.maximum(usage, 0.0)  # a gauge may be negative, a share may not
+    """Return each row's usage divided by the sum of the usage in the row's sample, shape (rows,)."""
+    usage = np.maximum(usage, 0.0)  # values of gauges can be negative, but shares must not be
     total = sum_by(usage, sample, n)
     count = np.bincount(sample, minlength=n)
     busy = total > 0
@@ -115,9 +141,9 @@ def _shares(usage: FloatArray, sample: IntArray, n: int) -> FloatArray:
 
 
 class _Block:
-    """Columns in one array, filled in place, which pandas then uses without a copy.
+    """The columns of a frame in one array; they are filled in place, and pandas uses the array without a copy.
 
-    For a million rows, allocating copies of the columns would take longer than the calculations.
+    For a million rows, copying the columns would take longer than the calculations.
     """
 
     def __init__(self, names: Sequence[str], rows: int) -> None:
@@ -126,13 +152,13 @@ class _Block:
         self._at = {name: at for at, name in enumerate(names)}
 
     def column(self, name: str) -> FloatArray:
-        """Return a column as a view."""
+        """Return a column as a view of the array, so that writing into it fills the column."""
         view: FloatArray = self.array[self._at[name]]
         return view
 
     def fill(self, name: str, values: FloatArray, indices: IntArray) -> FloatArray:
         """Fill a column with `values[indices]` and return it."""
-        # with the default mode, NumPy writes into a copy first in case an index is out of range
+        # With the default mode="raise" of np.take, NumPy would write into a copy of `out` first, which is slower.
         return np.take(values, indices, out=self.column(name), mode="clip")
 
 
@@ -144,7 +170,11 @@ def _dataset(
     sample: IntArray,
     container: IntArray | None,
 ) -> Dataset:
-    """Return the data set of a block; `sample` and `container` have shape (rows,)."""
+    """Return the data set with the columns of a block.
+
+    `sample` and `container` hold the number of each row's sample and container, shape (rows,). `container` is
+    None if a row stands for a whole node.
+    """
     arrays = (sample,) if container is None else (sample, container)
     name = "node index" if container is None else "container index"
     index = _memoized(observations, name, arrays, lambda: _index(observations, sample, container))
@@ -156,7 +186,8 @@ def _dataset(
 
 
 def _index(observations: Observations, sample: IntArray, container: IntArray | None) -> pd.MultiIndex:
-    # built from codes, because building it from a million labels takes longer than everything else
+    # The index is built from level codes. For a million rows, building it from labels would take longer than all
+    # other steps together.
     stream = observations.sample_stream[sample]
     recordings, recording = np.unique([s.recording for s in observations.streams], return_inverse=True)
     nodes, node = np.unique([s.node for s in observations.streams], return_inverse=True)

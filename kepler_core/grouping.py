@@ -1,4 +1,4 @@
-"""Sums by group, without a Python loop over rows."""
+"""Calculate sums and medians by group, without a Python loop over rows."""
 
 from __future__ import annotations
 
@@ -8,8 +8,23 @@ from kepler_core.arrays import FloatArray, IntArray
 
 
 def sum_by(values: FloatArray, group: IntArray, n: int) -> FloatArray:
-    """Return the sums of `values` in each of `n` groups, shape (n,).
+    """Return the sum of the `values` in each of `n` groups, shape (n,).
 
     `group` holds the group of each value, 0 to n − 1, and has the shape of `values`.
     """
     return np.bincount(group, weights=values, minlength=n).astype(np.float64, copy=False)
+
+
+def median_by(values: FloatArray, group: IntArray, n: int) -> FloatArray:
+    """Return the median of the `values` in each of `n` groups, shape (n,); NaN for a group without values.
+
+    `group` holds the group of each value, 0 to n − 1, and has the shape of `values`.
+    """
+    medians = np.full(n, np.nan)
+    if len(values):
+        ordered = values[np.lexsort((values, group))]
+        sizes = np.bincount(group, minlength=n)
+        used = np.flatnonzero(sizes)
+        starts, sizes = (np.cumsum(sizes) - sizes)[used], sizes[used]
+        medians[used] = (ordered[starts + (sizes - 1) // 2] + ordered[starts + sizes // 2]) / 2
+    return medians

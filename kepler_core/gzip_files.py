@@ -1,18 +1,35 @@
-"""Gzip files that have the same bytes whenever they are written."""
+"""Gzip: write files whose bytes depend on their content only, and unpack gzip from outside safely."""
 
 from __future__ import annotations
 
 import contextlib
 import gzip
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
+from kepler_core.deadlines import TooLargeError
+from kepler_core.errors import KeplerError
+
+MAGIC = b"\x1f\x8b"
+
+MAX_OVERHEAD_BYTES = 2**20
+"""Maximum number of bytes by which gzip data may be larger than its content. Gzip makes JSON smaller, not larger."""
+MIN_MEMBER_BYTES = 4096
+"""Minimum of unpacked bytes, on average, for each gzip member beyond the first `MAX_SMALL_MEMBERS`. Even an empty
+member costs time."""
+MAX_SMALL_MEMBERS = 1024
+"""Number of gzip members that are accepted whatever their size."""
+
 _LEVEL = 6
+_WBITS = 16 + zlib.MAX_WBITS
+_INPUT_BYTES = 2**14
+_OUTPUT_BYTES = 2**20
 
 
 @contextlib.contextmanager
 def compressed_by_name(raw: BinaryIO, name: str) -> Iterator[BinaryIO | gzip.GzipFile]:
-    """Open a file for writing that is compressed if `name` ends in .gz, and plain otherwise.
+    """Yield a file to write to: it writes gzip to `raw` if `name` ends in .gz, and is `raw` itself otherwise.
 
     The gzip header holds neither a name nor a time, so that equal content gives equal bytes.
     """
@@ -21,3 +38,90 @@ def compressed_by_name(raw: BinaryIO, name: str) -> Iterator[BinaryIO | gzip.Gzi
         return
     with gzip.GzipFile("", "wb", _LEVEL, raw, mtime=0) as file:
         yield file
+
+
+class GzipError(KeplerError):
+    """Bytes are not valid gzip, or contain too little content for the time that unpacking takes."""
+
+
+class Gunzip:
+    """Unpacks gzip from outside, block by block.
+
+    Unpacking takes time in proportion to the unpacked bytes. The caller must limit the total number of unpacked
+    bytes; `unpack` yields them in pieces of at most 1 MiB.
+    """
+
+    def __init__(self) -> None:
+        self._decompressor = zlib.decompressobj(_WBITS)
+        self._packed = 0
+        self._unpacked = 0
+        self._members = 1
+        self._started = False
+        """Whether a part of the current gzip member was read."""
+
+    def unpack(self, block: bytes) -> Iterator[bytes]:
+        """Unpack the next block and yield its content in pieces; raise `GzipError` if it is damaged or over a limit."""
+        view = memoryview(block)
+        for start in range(0, len(view), _INPUT_BYTES):
+            # At the end of each gzip member, zlib copies its remaining input. Small parts keep these copies small.
+            part = view[start : start + _INPUT_BYTES]
+            self._packed += len(part)
+            try:
+                yield from self._unpack_part(bytes(part))
+            except zlib.error as error:
+                raise GzipError(str(error)) from None
+            if self._packed - self._unpacked > MAX_OVERHEAD_BYTES:
+                raise GzipError(f"{self._packed} packed bytes hold only {self._unpacked} unpacked bytes")
+
+    def finish(self) -> None:
+        """Raise `GzipError` if the input is empty or ends in the middle of a gzip member."""
+        if self._started and not self._decompressor.eof:
+            raise GzipError("the gzip data ends too early")
+        if not self._packed:
+            raise GzipError("the gzip data is empty")
+
+    def _unpack_part(self, part: bytes) -> Iterator[bytes]:
+        more_output = False
+        while part or more_output:
+            if self._decompressor.eof or not self._started:
+                part = self._next_member(part)
+                if not part:
+                    return
+            piece = self._decompressor.decompress(part, _OUTPUT_BYTES)
+            self._unpacked += len(piece)
+            if piece:
+                yield piece
+            eof = self._decompressor.eof
+            # a full piece may be followed by more output even if all input was consumed
+            more_output = len(piece) == _OUTPUT_BYTES and not eof
+            part = self._decompressor.unused_data if eof else self._decompressor.unconsumed_tail
+
+    def _next_member(self, part: bytes) -> bytes:
+        """Begin another gzip member, and return the input without the zero bytes that may precede the member."""
+        if self._decompressor.eof:
+            part = part.lstrip(b"\0")
+            self._started = False
+            if not part:
+                return part
+            self._decompressor = zlib.decompressobj(_WBITS)
+            self._members += 1
+            if (self._members - MAX_SMALL_MEMBERS) * MIN_MEMBER_BYTES > self._unpacked:
+                raise GzipError(f"{self._members} members hold only {self._unpacked} bytes")
+        self._started = True
+        return part
+
+
+def unpacked(pieces: Iterable[bytes], max_bytes: int) -> Iterator[bytes]:
+    """Unpack gzip that arrives in pieces, and yield its content in blocks of at most 1 MiB.
+
+    Raises `TooLargeError` as soon as the content exceeds `max_bytes`, and `GzipError` for damaged gzip.
+    """
+    gunzip = Gunzip()
+    size = 0
+    for piece in pieces:
+        for block in gunzip.unpack(piece):
+            size += len(block)
+            if size > max_bytes:
+                raise TooLargeError(f"unpacks to more than {max_bytes} bytes")
+            yield block
+    gunzip.finish()

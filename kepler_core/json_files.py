@@ -1,4 +1,4 @@
-"""JSON text as it is written to files."""
+"""Format of the JSON text that Kepler Core writes to files."""
 
 from __future__ import annotations
 

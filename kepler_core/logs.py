@@ -9,5 +9,5 @@ SERVER_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 
 
 def configure_logging(level: int, *, format: str = SERVER_FORMAT) -> None:
-    """Send log records of at least `level` to standard error. Replaces any earlier set-up."""
+    """Send log records of at least `level` to standard error. Replace any earlier logging configuration."""
     logging.basicConfig(level=level, format=format, force=True)

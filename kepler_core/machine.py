@@ -1,6 +1,7 @@
 """Descriptions of machines, and the attributes that distinguish node types.
 
-A description is a JSON object with these optional keys. An unknown attribute is absent, 0 or empty:
+A description is a JSON object with the optional keys below. A key that is absent, or whose value is 0 or
+empty, means that the attribute is not known.
 
     {"processor": "intel_xeon_platinum_8259cl", "cores": 96, "chips": 2, "memory": 377,
      "frequency": 3500, "vendor": "genuineintel", "threads_per_core": 2}
@@ -19,9 +20,10 @@ import attrs
 from kepler_core.documents import DocumentError, decode_json
 from kepler_core.errors import UsageError, close_matches
 from kepler_core.messages import quoted
+from kepler_core.processor_names import comparable_processor, processor_name
 
 IDENTIFYING = ("processor", "cores", "chips", "memory", "frequency")
-"""Attributes that two machines of the same node type must share, as in public model databases."""
+"""Attributes that are equal for all machines of a node type. Public databases of Kepler models use them too."""
 
 _MAX_NUMBER = 10**12
 _MAX_CHARACTERS = 1000
@@ -32,7 +34,7 @@ class MachineSpec:
     """Description of a machine. An attribute that is not known is None."""
 
     processor: str | None = None
-    """Vendor, family and model in one word: "intel_xeon_platinum_8259cl"."""
+    """Vendor, family and model of the CPU in one word, e.g. "intel_xeon_platinum_8259cl"."""
     cores: int | None = None
     """Logical CPUs."""
     chips: int | None = None
@@ -42,17 +44,20 @@ class MachineSpec:
     frequency: int | None = None
     """Highest CPU frequency in MHz."""
     vendor: str | None = None
-    """The CPU's vendor ID in lower case: "genuineintel"."""
+    """The CPU's vendor ID in lower case, e.g. "genuineintel"."""
     threads_per_core: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the known attributes."""
+        """Return the known attributes of the machine, by name."""
         return attrs.asdict(self, filter=lambda _, value: value is not None)
 
     @property
     def identity(self) -> dict[str, Any]:
-        """The known attributes that identify the node type."""
-        return identity(self.as_dict())
+        """The known attributes that identify the node type, as a pipeline's `node_type_index.json` has them."""
+        attributes = identity(self.as_dict())
+        if "processor" in attributes:
+            attributes["processor"] = processor_name(self.processor or "")
+        return attributes
 
 
 ATTRIBUTES = tuple(field.name for field in attrs.fields(MachineSpec))
@@ -65,34 +70,37 @@ class Machine:
 
     spec: MachineSpec
     id: str | None = None
-    """Its name in the node type's list of members. None: the names of its nodes in the recordings."""
+    """Name under which `node_type_index.json` lists the machine as a member of its node type. None: the node names
+    in the recordings."""
 
 
 def identity(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the known identifying attributes. Two machines are of the same node type if they are equal.
+    """Return the known identifying attributes, which are equal for two machines of the same node type.
 
-    A value that is neither a name nor a positive number counts as unknown, as it does for the similarity
-    of machines.
+    The function `kepler_core.processor_names.comparable_processor` gives the processor's name. An attribute is
+    left out as unknown if its value is neither a name nor a positive number, or if the processor's name fits
+    several generations of processors. The search for similar machines ignores the left-out
+    attributes, too.
     """
     attributes: dict[str, Any] = {}
     for name in IDENTIFYING:
         value = spec.get(name)
-        if name in _TEXTS:
-            if isinstance(value, str) and (text := value.strip().casefold()):
-                attributes[name] = text
+        if name == "processor":
+            if processor := comparable_processor(value):
+                attributes[name] = processor
         elif isinstance(value, int | float) and 0 < value < math.inf:
             attributes[name] = value
     return attributes
 
 
 def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    """Describe the identifying attributes that two descriptions know but disagree on, e.g. "cores 8, not 96"."""
+    """Describe the identifying attributes in which two machines differ: "cores 8, not 96". Skip unknown attributes."""
     first, second = identity(one), identity(other)
     return [f"{name} {value}, not {second[name]}" for name, value in first.items() if second.get(name, value) != value]
 
 
 def read_machine_spec(path: str | Path) -> MachineSpec:
-    """Read a description from a JSON file; "-" is standard input. Raises `UsageError`."""
+    """Read a machine's description from a JSON file; "-" is standard input. Raises `UsageError`."""
     try:
         content = sys.stdin.buffer.read() if str(path) == "-" else Path(path).read_bytes()
     except OSError as error:
@@ -105,15 +113,15 @@ def read_machine_spec(path: str | Path) -> MachineSpec:
 
 
 def machine_spec_from(document: Any, where: str) -> MachineSpec:
-    """Check a decoded JSON document and return it as a description.
+    """Check a decoded JSON document and return it as a machine's description.
 
-    Raises `UsageError` with `where` as its document and the wrong key as its path.
+    `where` is the name of the document. Raises `UsageError` with this name and, if one value is wrong, its key.
     """
     if not isinstance(document, dict):
         raise UsageError(f"a machine's description is an object, not {type(document).__name__}", document=where)
     if isinstance(document.get("attrs"), dict):
         raise UsageError(
-            'this is an entry of a node-type index; the description is what is under "attrs"', document=where
+            'this is an entry of a node-type index; the description is the object under "attrs"', document=where
         )
     if document and all(key.isdecimal() and isinstance(value, dict) for key, value in document.items()):
         raise UsageError("this is a node-type index, not the description of one machine", document=where)
@@ -131,8 +139,10 @@ def _checked(key: str, value: Any, where: str) -> str | int:
         if not isinstance(value, str) or len(value) > _MAX_CHARACTERS:
             raise UsageError(f"{quoted(value)} is not a name", path=(key,), document=where)
         return value.strip()
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # Some tools write whole numbers as 96.0.
     if type(value) is not int:
         raise UsageError(f"{quoted(value)} is not a whole number", path=(key,), document=where)
     if not 0 <= value <= _MAX_NUMBER:
-        raise UsageError(f"{quoted(value)} cannot be right", path=(key,), document=where)
+        raise UsageError(f"{quoted(value)} is not between 0 and {_MAX_NUMBER}", path=(key,), document=where)
     return value

@@ -34,8 +34,10 @@ def printable(text: str, limit: int = LINE_CHARACTERS) -> str:
 
 
 def reason_of(error: object, limit: int | None = None) -> str:
-    """Return why an operation failed, without the error's type: the system's text of an `OSError`, else
-    the error's first line, cut after `limit` characters."""
+    """Return why an operation failed, without the error's type, cut after `limit` characters.
+
+    For an `OSError`, return the operating system's description of it; for any other error, its first line.
+    """
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     lines = text.strip().splitlines()
     text = lines[0] if lines and lines[0].strip() else type(error).__name__

@@ -1,4 +1,4 @@
-"""Names that become folders in a store."""
+"""Names that become names of folders in a model store."""
 
 from __future__ import annotations
 

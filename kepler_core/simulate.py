@@ -10,11 +10,14 @@ The formula, for a node with `sockets` sockets and 16 · sockets logical CPUs at
     dram     = 9·sockets + 7·m                                             W
     platform = 60 + 1.08 · (package + dram)                                W
 
-Each component has normal noise of 1.5 % per sample. u^0.8 grows more slowly at high load, as on a processor
-that lowers its clock; the reported frequency falls by a fifth from idle to full load, with noise. Containers
-come and go, their load changes between idle, steady and bursts, and counters are reset where the exporter
-restarts. Optionally, the formula's power is multiplied by a factor from some time on (as a new kernel may
-do), and different workloads follow each other. Metric names and labels are those of Kepler 0.7.
+Normally distributed noise of 1.5 % is added to the power of each component in each sample. u^0.8 grows more
+slowly at high load, as on a processor that lowers its clock under load; the reported frequency falls by a
+fifth from idle to full load, with noise. Containers come and go, and their load alternates between idle,
+steady and bursts. Counters start again at 0 when the exporter restarts. Metric names and labels are those of
+Kepler 0.7.
+
+Two attributes of `Simulation` add changes. With `shift_at`, the formula's power is multiplied by a factor from
+some time on, as after an update of the kernel. With `workloads`, different workloads follow each other.
 """
 
 from __future__ import annotations
@@ -30,7 +33,9 @@ import numpy as np
 from kepler_core.arrays import BoolArray, FloatArray, IntArray
 from kepler_core.atomic_files import whole_file
 from kepler_core.errors import UsageError
+from kepler_core.faults import check_faults, scrape_seconds, with_faults
 from kepler_core.gzip_files import compressed_by_name
+from kepler_core.simulated_counter import Counter
 
 CORES_PER_SOCKET = 16
 HERTZ = 3.0e9
@@ -48,28 +53,33 @@ class Simulation:
     containers: int = 20
     """Containers per node."""
     timestamps: int = 200
-    """Samples of each node."""
+    """Number of samples of each node."""
     step: int = 3
     """Seconds between samples."""
     sockets: int = 2
-    """Processor sockets per node."""
+    """Number of processor sockets per node."""
     nodes: int = 1
     churn: float = 0.3
     """Fraction of the containers that start late or end early."""
     resets: int = 1
-    """Restarts of the exporter per node."""
+    """Number of restarts of the exporter on each node; each restart resets the counters."""
     noise: float = 0.015
-    """Standard deviation of the power, as a fraction of the power."""
+    """Standard deviation of the noise in the power, as a fraction of the power."""
     accelerator: bool = True
-    """Whether the node has counters of an accelerator (Intel QAT)."""
+    """Whether each node has a counter of an accelerator (Intel QAT)."""
     seed: int = 0
     """Seed of all random numbers."""
     workloads: int = 0
-    """Number of workloads that follow each other, twice. With 0, all containers run throughout, each with
-    an instruction mix of its own."""
+    """Number of different workloads. The simulated time has a phase for each workload, and then the same phases
+    again. 0: there are no phases, and each container has an instruction mix of its own."""
     shift_at: float | None = None
-    """Fraction of the time (0 … 1) after which the power is `shift_gain` times that of the formula."""
+    """Fraction of the simulated time (0 … 1) after which the formula's power is multiplied by `shift_gain`. None: the
+    power is never multiplied."""
     shift_gain: float = 1.15
+    faults: tuple[str, ...] = ()
+    """Kinds of faults of each node (`kepler_core.faults.FAULTS`)."""
+    severity: int = 1
+    """Severity of the faults: 1, 2 or 3."""
 
     def __attrs_post_init__(self) -> None:
         for name, least in (
@@ -84,10 +94,11 @@ class Simulation:
             raise UsageError(f"shift_at must be between 0 and 1, not {self.shift_at}")
         if not 0 < self.shift_gain < 100:
             raise UsageError(f"shift_gain must be above 0 and below 100, not {self.shift_gain}")
+        check_faults(self.faults, self.severity)
 
 
 def true_power(u: FloatArray, misses: FloatArray, sockets: int) -> dict[str, FloatArray]:
-    """Return the formula's watts by component (see the module).
+    """Return watts by component, calculated with the formula in the module docstring.
 
     `u` is the busy fraction of the node's CPUs, `misses` the cache misses per second.
     """
@@ -104,7 +115,7 @@ def true_power(u: FloatArray, misses: FloatArray, sockets: int) -> dict[str, Flo
 
 
 def recording(simulation: Simulation) -> dict[str, list[dict[str, Any]]]:
-    """Return the simulated recording as a JSON object for `read_recording`."""
+    """Return the simulated recording as a JSON object, as `read_recording` accepts it."""
     result: dict[str, list[dict[str, Any]]] = {}
     for metric, labels, times, values in _all_series(simulation):
         result.setdefault(metric, []).append(
@@ -114,7 +125,7 @@ def recording(simulation: Simulation) -> dict[str, list[dict[str, Any]]]:
 
 
 def write(simulation: Simulation, path: str) -> None:
-    """Write the simulated recording as JSON, gzipped if the name ends in .gz.
+    """Write the simulated recording to a JSON file, gzipped if the name ends in .gz.
 
     Equal simulations give equal bytes. Raises `UsageError` if the file cannot be written.
     """
@@ -133,10 +144,26 @@ def write(simulation: Simulation, path: str) -> None:
 
 
 def _all_series(simulation: Simulation) -> Iterator[Series]:
-    # one generator for all nodes: the order of its calls is part of what a seed means
+    # All nodes share one random generator. A change in the order of its calls would change the recording of each seed.
     rng = np.random.default_rng(simulation.seed)
+    seconds = scrape_seconds(simulation.faults, simulation.severity, simulation.step)
+    simulation = attrs.evolve(simulation, step=seconds)
     for node in range(simulation.nodes):
-        yield from _node(simulation, f"node-{node}", rng)
+        series = _node(simulation, f"node-{node}", rng)
+        if simulation.faults:
+            series = _with_faults(simulation, series, node)
+        yield from series
+
+
+def _with_faults(simulation: Simulation, series: Iterator[Series], node: int) -> Iterator[Series]:
+    """Yield the series of a node with the faults of the simulation."""
+    counters = [
+        Counter(metric, labels, np.array(times), np.array(values, dtype=np.float64), 3 if "." in values[0] else 0)
+        for metric, labels, times, values in series
+        if values
+    ]
+    for one in with_faults(counters, simulation.faults, simulation.severity, simulation.seed + node):
+        yield one.metric, one.labels, one.times.tolist(), [f"{value:.{one.decimals}f}" for value in one.values]
 
 
 def _node(simulation: Simulation, node: str, rng: np.random.Generator) -> Iterator[Series]:
@@ -157,7 +184,7 @@ def _node(simulation: Simulation, node: str, rng: np.random.Generator) -> Iterat
 
 
 def _container_rates(simulation: Simulation, busy: FloatArray, rng: np.random.Generator) -> dict[str, FloatArray]:
-    """Return the rates per second by feature, shape (containers, timestamps)."""
+    """Return the containers' rates per second by feature, each of shape (containers, timestamps)."""
     n = simulation.containers
     # each container has an instruction mix of its own
     per_cycle = rng.uniform(0.5, 2.0, n)
@@ -165,7 +192,7 @@ def _container_rates(simulation: Simulation, busy: FloatArray, rng: np.random.Ge
     irqs = rng.uniform(5, 200, (3, n))
     if simulation.workloads:
         workload = np.arange(n) % simulation.workloads
-        # from one workload to the next: more instructions per cycle, and fewer misses
+        # each workload has more instructions per cycle, and fewer cache misses, than the workload before
         per_cycle = np.geomspace(0.5, 2.0, simulation.workloads)[workload] * (1 + 0.05 * (per_cycle - 1.25))
         misses_per_cycle = np.geomspace(0.03, 0.0005, simulation.workloads)[workload] * (
             1 + 20 * (misses_per_cycle - 0.002)
@@ -194,7 +221,7 @@ def _container_series(
     times: IntArray,
     restarts: IntArray,
 ) -> Iterator[Series]:
-    """Yield the counters of all containers, each with samples only while the container exists."""
+    """Yield the counters of all containers. A container's series have samples only while the container exists."""
     for container in range(simulation.containers):
         exists = np.flatnonzero(alive[container])
         labels = {
@@ -217,7 +244,10 @@ def _power_series(
     restarts: IntArray,
     rng: np.random.Generator,
 ) -> Iterator[Series]:
-    """Yield the energy counters of all components, split into idle and dynamic energy and into sockets."""
+    """Yield the energy counters of all components. Idle energy and dynamic energy are separate series.
+
+    Each socket has its own series, except that the platform's energy is not divided among sockets.
+    """
     n_times = len(times)
     for component, watts in power.items():
         source = "acpi" if component == "platform" else "rapl-sysfs"
@@ -240,7 +270,7 @@ def _system_series(
     restarts: IntArray,
     rng: np.random.Generator,
 ) -> Iterator[Series]:
-    """Yield the accelerator's counter, the frequencies and the node's information. `u`: busy fraction."""
+    """Yield the accelerator's counter, the CPU frequencies and `node_info`. `u` is the node's busy fraction."""
     n_times = len(times)
     if simulation.accelerator:
         offloads = (50.0 + 2000.0 * u) * rng.uniform(0.5, 1.5, n_times)
@@ -262,14 +292,14 @@ def _load(simulation: Simulation, rng: np.random.Generator) -> tuple[FloatArray,
     """
     n, n_times = simulation.containers, simulation.timestamps
     at = np.arange(n_times)
-    # the node: idle at first, then phases of 5 to 40 samples at changing levels
+    # load level of the node: idle at first, then phases of 5 to 40 samples at changing levels
     level = np.zeros(n_times)
     start = min(max(n_times // 10, 1), n_times)
     while start < n_times:
         length = int(rng.integers(5, 41))
         level[start : start + length] = 0.0 if rng.random() < 0.15 else rng.uniform(0.05, 1.0)
         start += length
-    # the containers: a few do most of the work
+    # activity of the containers: a few containers do most of the work
     weight = rng.pareto(1.2, n) + 0.05
     phase, period = rng.uniform(0, 2 * np.pi, n), rng.uniform(10, 80, n)
     activity = weight[:, None] * (1.0 + 0.8 * np.sin(2 * np.pi * at / period[:, None] + phase[:, None]))
@@ -292,16 +322,16 @@ def _load(simulation: Simulation, rng: np.random.Generator) -> tuple[FloatArray,
 
 
 def _gain(simulation: Simulation) -> FloatArray:
-    """Return the factor of the formula's power at each timestamp."""
+    """Return the factor that the formula's power is multiplied by, shape (timestamps,)."""
     assert simulation.shift_at is not None
     at = np.arange(simulation.timestamps)
     return np.where(at >= simulation.shift_at * simulation.timestamps, simulation.shift_gain, 1.0)
 
 
 def _counter(rate: FloatArray, step: int, restarts: IntArray) -> FloatArray:
-    """Return the counter of a rate, reset at the indices `restarts`.
+    """Return the counter that grows by a rate per second, and is reset at the indices `restarts`.
 
-    The rate at index i is that over the step that ends at i.
+    `rate[i]` is the mean rate in the step that ends at index i. `step` is in seconds.
     """
     total = np.cumsum(rate * step)
     for restart in restarts:

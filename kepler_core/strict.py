@@ -1,4 +1,4 @@
-"""Structure YAML and HTTP input with cattrs, without silent conversions and with a path in every error."""
+"""Convert decoded YAML and JSON to attrs classes: no silent conversions, and each error has a path."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import attrs
 import cattrs
 from cattrs.errors import AttributeValidationNote, ForbiddenExtraKeysError, IterableValidationNote
 
-from kepler_core.errors import close_matches, path_text
+from kepler_core.errors import close_matches
 from kepler_core.messages import QUOTED_CHARACTERS, shortened
 
 T = TypeVar("T")
 Path = tuple[str | int, ...]
-"""Keys and list indices that lead to a value."""
+"""Keys and list indices that lead to a value in a document."""
 
 _NONE: Any = type(None)
 _WORDS: dict[Any, str] = {
@@ -31,26 +31,26 @@ _WORDS: dict[Any, str] = {
 
 
 class WrongValueError(ValueError):
-    """A value does not have the type of its key."""
+    """A value does not have the type that its key requires."""
 
     def __init__(self, value: Any, expected: str) -> None:
         super().__init__(f"{shortened(repr(value), QUOTED_CHARACTERS)} is not {expected}")
 
 
 class WrongFieldError(ValueError):
-    """A value violates a rule of its key. Validators of attrs classes raise it.
+    """A value has the right type, but violates a rule of its key. Validators of attrs classes raise this error.
 
-    cattrs does not note the key on errors of validators, so that the error must name it.
+    cattrs does not record the key in errors that validators raise; therefore this error has a path.
     """
 
     def __init__(self, message: str, *path: str | int) -> None:
         super().__init__(message)
         self.path = path
-        """Path to the wrong value, from the object that has the validator."""
+        """Path to the wrong value, relative to the attrs object whose validator raised the error."""
 
 
 def describe(kind: Any) -> str:
-    """Return a type in words: "a whole number", "one of 'a', 'b'"."""
+    """Return a type in words, such as "a whole number" or "one of 'a', 'b'"."""
     origin = get_origin(kind)
     if origin is Literal:
         return "one of " + ", ".join(repr(choice) for choice in get_args(kind))
@@ -91,7 +91,7 @@ def _is_sequence(kind: Any) -> bool:
 
 
 def _union(value: Any, kind: Any) -> Any:
-    """Structure a value as the first member of a union that accepts it."""
+    """Convert a value to the first member type of a union that accepts the value."""
     for part in get_args(kind):
         if part is _NONE:
             if value is None:
@@ -105,7 +105,7 @@ def _union(value: Any, kind: Any) -> Any:
 
 
 def _sequence(kind: Any, inner: cattrs.BaseConverter) -> Any:
-    """Return a hook for lists and tuples that rejects strings, which cattrs would split into letters."""
+    """Return cattrs' hook for a list or tuple type. It rejects strings; cattrs would split them into letters."""
     origin = get_origin(kind) or kind
     item_kind = next((part for part in get_args(kind) if part is not Ellipsis), Any)
 
@@ -113,16 +113,14 @@ def _sequence(kind: Any, inner: cattrs.BaseConverter) -> Any:
         if not isinstance(value, list | tuple):
             raise WrongValueError(value, "a list")
         items: list[Any] = []
-        errors: list[Exception] = []
         for index, item in enumerate(value):
             try:
                 items.append(inner.structure(item, item_kind))
             except Exception as error:
                 note = IterableValidationNote(f"at index {index}", index, item_kind)
                 error.__notes__ = [*getattr(error, "__notes__", ()), note]
-                errors.append(error)
-        if errors:
-            raise cattrs.IterableValidationError("in a list", errors, kind)
+                # stop at the first wrong item: only the first problem is reported, and the list may be long
+                raise cattrs.IterableValidationError("in a list", [error], kind) from None
         return origin(items)
 
     return hook
@@ -130,7 +128,7 @@ def _sequence(kind: Any, inner: cattrs.BaseConverter) -> Any:
 
 @lru_cache(maxsize=1)
 def converter() -> cattrs.Converter:
-    """Return the converter: it rejects unknown keys, "5" for a number and 5.0 for a whole number."""
+    """Return the strict converter, which rejects unknown keys, "5" as a number and 5.0 as a whole number."""
     strict = cattrs.Converter(forbid_extra_keys=True, detailed_validation=True)
     for kind in (int, float, str, bool):
         strict.register_structure_hook(kind, _plain(kind))
@@ -141,26 +139,17 @@ def converter() -> cattrs.Converter:
 
 
 def structure(value: Any, kind: type[T] | Any) -> T:
-    """Return a decoded value as an instance of a type.
+    """Convert decoded YAML or JSON to the type `kind`.
 
-    `structuring_error` and `structuring_problem` describe the exceptions that it raises.
+    `structuring_problem` describes the exceptions that this function raises.
     """
     return converter().structure(value, kind)  # type: ignore[no-any-return]
-
-
-def structuring_error(error: BaseException, *path: str | int) -> str:
-    """Return the first problem that `structure` found on one line: path, wrong value, expected value.
-
-    `path` leads to the structured value in its document.
-    """
-    path, message = structuring_problem(error, path)
-    return f"{path_text(path)}: {message}" if path else message
 
 
 def structuring_problem(error: BaseException, path: Path = ()) -> tuple[Path, str]:
     """Return the path and the message of the first problem that `structure` found.
 
-    `path` leads to the structured value in its document.
+    `structure` converted a value of a document. `path` is the path of this value in the document.
     """
     if isinstance(error, BaseExceptionGroup):
         for inner in error.exceptions:
@@ -179,7 +168,7 @@ def structuring_problem(error: BaseException, path: Path = ()) -> tuple[Path, st
 
 
 def _steps(error: BaseException) -> Path:
-    """Return the key or index that cattrs noted on an error, if any."""
+    """Return the key or list index that cattrs recorded in an error's notes; empty if there is none."""
     for note in getattr(error, "__notes__", ()):
         if isinstance(note, AttributeValidationNote):
             return (note.name,)

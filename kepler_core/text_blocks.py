@@ -1,7 +1,7 @@
-"""Compressed blocks of similar texts.
+"""Similar texts, compressed together to save memory.
 
-A store may have the metadata of ten thousand models in memory. Compressed together with its neighbours,
-such a text takes a fraction of its size.
+A model store may keep the metadata of ten thousand models in memory. Several such texts that are compressed
+together take a fraction of the memory.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ import attrs
 
 _COMPRESSION_LEVEL = 1
 _TEXTS_PER_BLOCK = 8
-"""More texts per block would take less memory, but reading one of them would take longer."""
+"""Number of texts that are compressed together. More texts would save memory, but slow down reading one."""
 
 
 @attrs.define(eq=False)
 class _Block:
-    """Texts that are compressed together, once the block is full."""
+    """Texts that are compressed together as soon as the block has `_TEXTS_PER_BLOCK` texts."""
 
     texts: list[bytes] = attrs.field(factory=list)
     packed: bytes = b""
     ends: tuple[int, ...] = ()
 
     def add(self, text: bytes) -> int:
-        """Add a text and return its number in the block."""
+        """Add a text and return its index in the block."""
         self.texts.append(text)
         return len(self.texts) - 1
 
@@ -50,7 +50,7 @@ class _Block:
 
 @attrs.frozen(eq=False)
 class PackedText:
-    """A text in a compressed block."""
+    """Handle of a text that a `Packer` has packed; `unpack` returns the text."""
 
     _block: _Block
     _number: int
@@ -61,13 +61,13 @@ class PackedText:
 
 
 class Packer:
-    """Packs texts into blocks, in the order in which they are added."""
+    """Packs texts into compressed blocks, in the order in which the texts are added."""
 
     def __init__(self) -> None:
         self._block = _Block()
 
     def __call__(self, text: bytes) -> PackedText:
-        """Add a text. Until its block is full, it is stored uncompressed."""
+        """Add a text and return its handle. The text is stored uncompressed until its block is full."""
         block = self._block
         packed_text = PackedText(block, block.add(text))
         if block.full:

@@ -1,17 +1,17 @@
-"""The vocabulary of Kepler Core: features, feature groups, components and output types.
+"""The vocabulary of Kepler Core: names of features, feature groups, components and output types.
 
-A metric schema (`kepler_core.contracts.MetricSchema`) maps an exporter's metrics to these words. Features
-that are counters are used as rates per second: `bpf_cpu_time_ms` is in milliseconds per second. Power is in
-watts, energy in joules, time in Unix seconds.
+A metric schema (`kepler_core.contracts.MetricSchema`) maps an exporter's metrics to these names. Features
+that are counters are used as rates per second: `bpf_cpu_time_ms` is in milliseconds of CPU time per second.
+Power is in watts, energy in joules, time in Unix seconds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, get_args
 
 OutputType = Literal["AbsPower", "DynPower"]
-"""AbsPower: the whole power of a node. DynPower: the power of a container without the node's idle power."""
+"""AbsPower: the whole power of a node. DynPower: a container's power, without the node's background power."""
 
 OUTPUT_TYPES: tuple[OutputType, ...] = get_args(OutputType)
 
@@ -21,7 +21,7 @@ COMPONENTS = RAPL_COMPONENTS + PLATFORM_COMPONENTS
 
 
 def in_component_order(components: Iterable[str]) -> tuple[str, ...]:
-    """Return components in the order of `COMPONENTS`; any others follow in the order given."""
+    """Return components in the order of `COMPONENTS`. Unknown components come last, in the order of the argument."""
     position = {component: at for at, component in enumerate(COMPONENTS)}
     return tuple(sorted(components, key=lambda component: position.get(component, len(position))))
 
@@ -31,8 +31,14 @@ BPF_FEATURES = ("bpf_cpu_time_ms", "bpf_page_cache_hit")
 IRQ_FEATURES = ("bpf_block_irq", "bpf_net_rx_irq", "bpf_net_tx_irq")
 ACCELERATOR_FEATURES = ("accelerator_intel_qat",)
 SYSTEM_FEATURES = ("cpu_scaling_frequency_hertz", "node_info")
+UNGROUPED_FEATURES = ("cpu_ref_cycles", "task_clock_ms")
+"""Features that some exporters report and no feature group contains.
 
-FEATURES = COUNTER_FEATURES + BPF_FEATURES + IRQ_FEATURES + ACCELERATOR_FEATURES + SYSTEM_FEATURES
+Some releases of Kepler report the values of cpu_cycles as cpu_ref_cycles. task_clock_ms is CPU time like
+bpf_cpu_time_ms, but measured with another counter.
+"""
+
+FEATURES = COUNTER_FEATURES + BPF_FEATURES + IRQ_FEATURES + ACCELERATOR_FEATURES + SYSTEM_FEATURES + UNGROUPED_FEATURES
 
 BASIC_FEATURES = COUNTER_FEATURES + BPF_FEATURES
 WORKLOAD_FEATURES = BASIC_FEATURES + IRQ_FEATURES + ACCELERATOR_FEATURES
@@ -49,24 +55,25 @@ FEATURE_GROUPS: dict[str, tuple[str, ...]] = {
     "Full": WORKLOAD_FEATURES + SYSTEM_FEATURES,
     "AcceleratorOnly": ACCELERATOR_FEATURES,
 }
-"""Feature group -> its features. `ThirdParty` is missing because the user names its features."""
+"""Maps each feature group to its features. `ThirdParty` is missing because the user names its features."""
 
 GROUP_NAMES = (*FEATURE_GROUPS, THIRD_PARTY_GROUP)
 
 MIN_TIMESTAMPS = 20
-"""Fewest usable timestamps to train on. Of fewer, too few could be held out for validation."""
+"""Minimum number of usable timestamps to train on. With fewer, validation would have too few to test models on."""
 
 CONSTANT_WATTS = 1e-3
-"""Resolution of power in Kepler's protocol."""
+"""Power that varies by at most this number of watts is constant: Kepler's protocol resolves 1 mW."""
 CONSTANT_FRACTION = 1e-4
-"""Smallest variation that a model in single precision can reproduce, as a fraction of the power."""
+"""Power that varies by at most this fraction of its highest value is constant: a model in single precision cannot
+reproduce smaller variations."""
 
 
 def is_constant(lowest: float, highest: float) -> bool:
     """Return whether a component's power counts as constant.
 
-    `lowest` and `highest` are the limits of the measured power in watts. They may differ by `CONSTANT_WATTS`
-    or by `CONSTANT_FRACTION` of the highest power, whichever is more.
+    `lowest` and `highest` are the lowest and the highest measured power in watts. Power is constant if their
+    difference is at most `CONSTANT_WATTS`, or at most `CONSTANT_FRACTION` of `highest`.
     """
     return highest - lowest <= max(CONSTANT_WATTS, CONSTANT_FRACTION * highest)
 
@@ -76,12 +83,12 @@ _MAIN_DRAM = ("cache_miss", "bpf_page_cache_hit")
 
 
 def main_feature(features: Sequence[str], component: str) -> str:
-    """Return the feature that says most about a component's power.
+    """Return the main feature of a component: the one that determines its power most.
 
-    Models of one feature use it, and containers share a component's power in proportion to it. It is
-    the first of cpu_instructions and bpf_cpu_time_ms that `features` has; for dram, cache_miss and
-    bpf_page_cache_hit come before these. If `features` has none of them, it is the first feature. Raises
-    `ValueError` if `features` is empty.
+    Models with a single feature use the main feature, and a component's power is divided among containers in
+    proportion to it. The main feature is cpu_instructions or, if `features` lacks it, bpf_cpu_time_ms. For
+    dram, cache_miss and then bpf_page_cache_hit are preferred to these two. If `features` has none of these
+    names, the main feature is the first of `features`. Raises `ValueError` if `features` is empty.
     """
     if not features:
         raise ValueError("a feature group without features has no main feature")
@@ -90,6 +97,47 @@ def main_feature(features: Sequence[str], component: str) -> str:
         if feature in features:
             return feature
     return features[0]
+
+
+_LOAD = (*_MAIN, "cpu_cycles")
+
+
+def load_feature(features: Sequence[str]) -> str:
+    """Return the feature that says most about a node's load, whichever component is estimated.
+
+    It is the first of cpu_instructions, bpf_cpu_time_ms and cpu_cycles that `features` has, or else the first
+    feature. A component's main feature may say little about load: the page cache hits of an idle machine can
+    exceed those of a busy one. Raises `ValueError` if `features` is empty.
+    """
+    if not features:
+        raise ValueError("a feature group without features has no load feature")
+    return next((feature for feature in _LOAD if feature in features), features[0])
+
+
+_EBPF = BPF_FEATURES + IRQ_FEATURES
+_DECISIVE = {_EBPF: ("bpf_cpu_time_ms",), COUNTER_FEATURES: ("cpu_cycles", "cpu_instructions")}
+"""All features that one part of Kepler measures (eBPF programs, or hardware counters) -> the features of this part
+that are above 0 whenever a CPU runs."""
+
+
+def dead_features(moves: Mapping[str, bool]) -> tuple[str, ...]:
+    """Return the features that are always 0 because a part of Kepler measures nothing.
+
+    `moves` maps each known feature to whether any of its values is above 0. A CPU that runs uses cycles,
+    instructions and CPU time. So if one of these features is above 0 and another is 0 at all times, the part of
+    Kepler that measures the other does not work: the eBPF programs were not loaded (e.g. on real-time kernels), or
+    there are no hardware counters (e.g. in virtual machines). Then the zeros of this part mean nothing.
+    """
+    runs = any(moves.get(feature, False) for features in (*_DECISIVE.values(), ("cache_miss",)) for feature in features)
+    if not runs:
+        return ()
+    return tuple(
+        feature
+        for features, decisive in _DECISIVE.items()
+        if any(not moves.get(feature, True) for feature in decisive)
+        for feature in features
+        if not moves.get(feature, True)
+    )
 
 
 def group_features(group: str, third_party: Iterable[str] = ()) -> tuple[str, ...]:

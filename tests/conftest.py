@@ -12,7 +12,7 @@ from support.paths import SHARED
 
 from kepler_core.simulate import Simulation, recording
 
-# the same examples in each run, and no time limit on a busy machine
+# derandomize: Hypothesis tries the same examples in each run. deadline=None: a busy machine must not fail a test.
 settings.register_profile("kepler", deadline=None, derandomize=True, database=None)
 settings.load_profile("kepler")
 
@@ -23,6 +23,7 @@ SLOW = (
     "pipeline/test_train*",
     "online_trainer/test_retraining*",
     "online_trainer/test_kills*",
+    "cli/test_chaos*",
     "plugins/test_plugin_distributions*",
     "plugins/test_third_party_plugins*",
     "plugins/test_plugin_checks*",
@@ -32,22 +33,27 @@ SLOW = (
     "model_server/*",
     "plugins/test_registry*",
     "recording/test_query*",
+    "cli/test_planted_secrets*",
+    "plugins/test_broken_plugins*",
+    "plugins/test_third_party_trainer*",
+    "plugins/test_clashing_names*",
+    "fuzz/*",
     "store/test_remote_store*",
     "store/test_store_commands*",
 )
-"""Files that `make quick` leaves out: they train, start servers or install packages. Longest first."""
+"""Test files that `make quick` leaves out: they train, start servers or install packages. Slowest first."""
 
 
 def slow_rank(item: pytest.Item) -> int:
-    """Return the position of a test's file in `SLOW`; `len(SLOW)` for a quick one."""
+    """Return the index of a test's file in `SLOW`, or `len(SLOW)` if the file is not listed there."""
     path = item.path.relative_to(Path(__file__).parent).as_posix()
     return next((rank for rank, pattern in enumerate(SLOW) if fnmatch(path, pattern)), len(SLOW))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests as `shared_data` and `slow`, and start with the files that take longest.
+    """Mark tests as `shared_data` and `slow`, and sort them so that the slowest test files run first.
 
-    If a long file came last, one worker would run it alone while the others are idle.
+    If a slow file ran last, one pytest-xdist worker would run it while all other workers are idle.
     """
     for item in items:
         if "recordings" in getattr(item, "fixturenames", ()):
@@ -58,7 +64,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Report how many of the tests that need `../shared/data` ran."""
+    """Report how many tests that need the folder `../shared/data` ran, and how many were skipped."""
     ran, skipped = (
         {
             report.nodeid
@@ -74,7 +80,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 
 @pytest.fixture(scope="session")
 def recordings() -> Path:
-    """The folder of real recordings, which are not part of the repository."""
+    """Folder of real recordings, which are not part of the repository. Without them, the test is skipped."""
     folder = SHARED / "data" / "recordings"
     if not folder.is_dir():
         pytest.skip("the real recordings (../shared/data/recordings) are missing")
@@ -83,5 +89,5 @@ def recordings() -> Path:
 
 @pytest.fixture
 def small() -> dict[str, list[dict[str, Any]]]:
-    """A small simulated recording. Each test gets its own and may change it."""
+    """A small simulated recording. Each test gets a new copy, so that it can change the recording."""
     return recording(Simulation(containers=6, timestamps=120))

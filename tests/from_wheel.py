@@ -1,4 +1,4 @@
-"""Check that the installed wheel is complete. tox runs this outside of the checkout."""
+"""Check that the installed wheel is complete. tox runs this script outside of the source checkout."""
 
 from __future__ import annotations
 

@@ -1,12 +1,14 @@
-"""No circles of imports between the modules of any package.
+"""Test that the modules of the packages have no import cycles, and that no two test files have the same name.
 
 The contract `acyclic_siblings` of import-linter (`pyproject.toml`) compares modules and packages that are
-siblings. It misses a module that imports its own package, which the test below finds.
+siblings. It misses a cycle between a package and one of the package's own modules. The test below finds such cycles.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import pytest
 
@@ -14,7 +16,7 @@ PACKAGES = ("kepler_core", "kepler_plugins", "kepler_profiler", "kepler_servers"
 
 
 def circles(modules: Iterable[str], imports: Callable[[str], set[str]]) -> list[list[str]]:
-    """Return the strongly connected components of more than one module, found with Tarjan's algorithm."""
+    """Return the import cycles: strongly connected components of more than one module (Tarjan's algorithm)."""
     index: dict[str, int] = {}
     lowest: dict[str, int] = {}
     path: list[str] = []
@@ -47,6 +49,12 @@ def test_circles_are_found():
 
 def test_no_module_imports_itself_through_others():
     grimp = pytest.importorskip("grimp", reason="grimp comes with import-linter")
-    # imports inside of functions count, imports for type checkers only do not
+    # The graph has imports inside of functions, too, but no imports under `if TYPE_CHECKING`.
     graph = grimp.build_graph(*PACKAGES, exclude_type_checking_imports=True, cache_dir=None)
     assert circles(graph.modules, graph.find_modules_directly_imported_by) == []
+
+
+def test_no_two_test_files_have_the_same_name():
+    """pytest imports test files by their names alone, so that a second file of a name cannot be collected."""
+    names = Counter(path.name for path in Path(__file__).parent.rglob("test_*.py"))
+    assert [name for name, number in names.items() if number > 1] == []

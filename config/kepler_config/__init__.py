@@ -1,1 +1,1 @@
-"""Pipelines and the sample that Kepler Core ships: data, no logic."""
+"""The pipelines and the sample recording that Kepler Core ships: data, no logic."""

@@ -1,1 +1,1 @@
-"""The command `kepler-model`; a module per group of commands, imported when it is called."""
+"""The program `kepler-model`. Each group of commands has a module, which is imported when the group is called."""

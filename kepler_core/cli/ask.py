@@ -1,4 +1,4 @@
-"""`ask`: send a request to a running estimator."""
+"""The command `ask`, which sends a request to a running estimator."""
 
 from __future__ import annotations
 
@@ -12,15 +12,29 @@ from kepler_core.vocabulary import OUTPUT_TYPES
 
 
 @click.command()
-@click.option("--metrics", metavar="A,B", required=True, help="Names of the features, per second.")
 @click.option(
-    "--values", metavar="1,2", required=True, multiple=True, help="One row of numbers. Repeat it for more rows."
+    "--metrics", metavar="A,B", required=True, help="Names of the features, whose values are rates per second."
 )
-@click.option("--socket", "path", default=DEFAULT_SOCKET, show_default=True, help="The estimator's socket.")
+@click.option(
+    "--values",
+    metavar="1,2",
+    required=True,
+    multiple=True,
+    help="Feature values of one row, in the order of --metrics. Can be repeated for more rows.",
+)
+@click.option(
+    "--socket", "path", default=DEFAULT_SOCKET, show_default=True, help="Path of the estimator's unix socket."
+)
 @click.option("--output-type", type=click.Choice(OUTPUT_TYPES), default="AbsPower", show_default=True)
-@click.option("--source", default="rapl-sysfs", show_default=True, help="Energy source, or an alias of it.")
-@click.option("--trainer", default="", help="Only models of this trainer.")
-@click.option("--filter", "filter_", default="", metavar="mae:5;…", help="Only models within these limits.")
+@click.option("--source", default="rapl-sysfs", show_default=True, help="Name of the energy source, or its alias.")
+@click.option("--trainer", default="", help="Use only models of this trainer.")
+@click.option(
+    "--filter",
+    "filter_",
+    default="",
+    metavar="mae:5;…",
+    help="Use only models that meet all conditions, e.g. mae:5 for a mean absolute error of at most 5 W.",
+)
 @json_option
 def ask(
     metrics: str,
@@ -32,7 +46,7 @@ def ask(
     filter_: str,
     as_json: bool,
 ) -> None:
-    """Ask a running estimator for watts, as Kepler does."""
+    """Send a request for watts to a running estimator over its unix socket, as Kepler does."""
     names = [name.strip() for name in metrics.split(",")]
     rows = [_row(text, len(names)) for text in values]
     reply = EstimatorClient(path).reply(

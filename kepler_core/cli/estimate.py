@@ -1,4 +1,4 @@
-"""`estimate`: apply a stored model to a recording."""
+"""The command `estimate`, which applies a stored model to a recording."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kepler_core.cli.inputs import input_option, read_all, store_option
+from kepler_core.cli.inputs import input_option, parse_vm_guests, read_all, store_option, vm_guest_option
 from kepler_core.cli.output import json_option, print_json, print_table, watts
 from kepler_core.errors import RecordingError, UsageError
 from kepler_core.vocabulary import FEATURES, OUTPUT_TYPES, OutputType
@@ -18,13 +18,21 @@ if TYPE_CHECKING:
 @click.command()
 @store_option()
 @input_option()
-@click.option("--source", default="rapl-sysfs", show_default=True, help="Energy source, or an alias of it.")
+@click.option("--source", default="rapl-sysfs", show_default=True, help="Name of the energy source, or its alias.")
 @click.option("--output-type", type=click.Choice(OUTPUT_TYPES), default="AbsPower", show_default=True)
-@click.option("--feature-group", help="Only models of this feature group.")
-@click.option("--trainer", help="Only models of this trainer.")
-@click.option("--pipeline", help="Only models of this pipeline.")
-@click.option("--vm", "use_vm_metrics", is_flag=True, help='Use a VM\'s process-level metrics (job="vm").')
-@click.option("-o", "--output", metavar="FILE", help="Write all estimates as CSV (- for standard output).")
+@click.option("--feature-group", help="Use only models of this feature group.")
+@click.option("--trainer", help="Use only models of this trainer.")
+@click.option("--pipeline", help="Use only models of this pipeline.")
+@click.option(
+    "--vm",
+    "use_vm_metrics",
+    is_flag=True,
+    help='Estimate the power of a VM from its process-level metrics (series with the label job="vm").',
+)
+@vm_guest_option()
+@click.option(
+    "-o", "--output", metavar="FILE", help="Write all estimates to a CSV file; - writes them to standard output."
+)
 @json_option
 def estimate(
     store: str,
@@ -35,14 +43,17 @@ def estimate(
     trainer: str | None,
     pipeline: str | None,
     use_vm_metrics: bool,
+    vm_guests: tuple[str, ...],
     output: str | None,
     as_json: bool,
 ) -> None:
-    """Apply the best matching model of a store to a recording, and compare it with the measured power.
+    """Apply the best matching model of a store to a recording, and compare the estimates with the measured power.
 
-    AbsPower estimates the power of a node, DynPower the power of each container. Containers are compared
-    by their sum.
+    AbsPower models estimate the power of a node. DynPower models estimate the power of each container; the
+    estimates of a node's containers are added up before they are compared with the measured power.
+    --vm-guest implies --vm.
     """
+    guests = parse_vm_guests(vm_guests)
     if output == "-" and as_json:
         raise UsageError("-o - and --json both write to standard output")
     from kepler_core.estimate import estimate as apply
@@ -55,9 +66,14 @@ def estimate(
     named = {feature for model in catalogue.models for feature in model.features}
     third_party = sorted(named - set(FEATURES))
     recordings = read_all(inputs, third_party)
-    observations = observe(recordings, use_vm_metrics=use_vm_metrics, third_party=third_party)
+    observations = observe(
+        recordings, use_vm_metrics=use_vm_metrics or bool(guests), third_party=third_party, vm_guests=guests
+    )
+    for feature in sorted(observations.counts.dead_features):
+        message = f"{feature} is 0 at all times of a node although its CPUs run; it is not used there"
+        click.echo(f"kepler-model: warning: {message}", err=True)
     if not observations.features:
-        raise RecordingError(f"{inputs[0]}: no feature in it (see kepler-model validate)")
+        raise RecordingError(f"{inputs[0]}: the recording has no feature (see kepler-model validate)")
     request = ModelRequest(
         output_type,
         tuple(observations.features),
@@ -84,7 +100,8 @@ def _write(estimated: Estimate, output: str) -> None:
     import sys
 
     try:
-        # Kepler's resolution is a milliwatt. The timestamps are in the index, which is not rounded.
+        # Three decimals, because Kepler's resolution is a milliwatt. `round` leaves the index, which holds the
+        # timestamps, unchanged.
         estimated.frame.round(3).to_csv(sys.stdout if output == "-" else output)
     except OSError as error:
         if isinstance(error, BrokenPipeError):

@@ -1,4 +1,4 @@
-"""Options that several commands have, and the files that they name."""
+"""Command-line options that several commands share, and functions that read the files that users pass."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def input_option() -> Callable[[F], F]:
-    """Return the option `--input FILE`, which may be given several times."""
+    """Return the click option `--input FILE`, which users can repeat."""
     return click.option(
         "-i",
         "--input",
@@ -25,12 +25,12 @@ def input_option() -> Callable[[F], F]:
         metavar="FILE",
         multiple=True,
         required=True,
-        help="Prometheus range-query results (.json or .json.gz); several times for several recordings.",
+        help="A recording: Prometheus range-query results (.json or .json.gz). Can be repeated.",
     )
 
 
 def store_option() -> Callable[[F], F]:
-    """Return the option `--store DIR|URL`."""
+    """Return the click option `--store DIR|URL`."""
     return click.option(
         "-s",
         "--store",
@@ -40,9 +40,40 @@ def store_option() -> Callable[[F], F]:
     )
 
 
-def read_object(path: str) -> dict[str, Any]:
-    """Return the JSON object in a file. Raises `UsageError` if the file cannot be read or holds something else."""
+def vm_guest_option() -> Callable[[F], F]:
+    """Return the click option `--vm-guest INSTANCE=VM_ID`, which users can repeat."""
+    return click.option(
+        "--vm-guest",
+        "vm_guests",
+        metavar="INSTANCE=VM_ID",
+        multiple=True,
+        help="Treat a virtual machine as one node. Its usage comes from the series with the label instance=INSTANCE "
+        "(from the exporter inside the virtual machine). Its energy comes from the series with the label vm_id=VM_ID "
+        "(from the exporter on the host). Can be repeated.",
+    )
 
+
+def parse_vm_guests(pairs: Sequence[str]) -> dict[str, str]:
+    """Return guest -> id of its virtual machine, from the values of `--vm-guest`.
+
+    Raises `UsageError` if a value is malformed, or if a guest or a virtual machine occurs twice.
+    """
+    guests: dict[str, str] = {}
+    for pair in pairs:
+        guest, _, vm = pair.partition("=")
+        if not guest or not vm:
+            raise UsageError(f"--vm-guest {pair}: expected INSTANCE=VM_ID, e.g. vm-1:9100=machine-qemu-1-vm")
+        if guest in guests or vm in guests.values():
+            raise UsageError(f"--vm-guest {pair}: the guest or the virtual machine is named twice")
+        guests[guest] = vm
+    return guests
+
+
+def read_object(path: str) -> dict[str, Any]:
+    """Return the JSON object in a file.
+
+    Raises `UsageError` if the file cannot be read or does not hold a JSON object.
+    """
     try:
         with open(path, "rb") as file:
             return decode_object(file.read())
@@ -53,9 +84,9 @@ def read_object(path: str) -> dict[str, Any]:
 
 
 def read_all(inputs: Sequence[str], third_party: Collection[str] = ()) -> list[Recording]:
-    """Return recordings with the samples of the metrics that an installed schema or `third_party` names.
+    """Read the recordings in files and call the hook `kepler_recording_loaded` for each recording.
 
-    Sends the hook `kepler_recording_loaded` for each.
+    The function reads only metrics that an installed metric schema knows, and the metrics named in `third_party`.
     """
     from kepler_core.pipeline.observing import read_known
     from kepler_core.plugins.hooks import hooks

@@ -1,4 +1,4 @@
-"""Command groups that import a command only when it runs."""
+"""A group of commands that imports the module of a command only when the command runs."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from kepler_core.errors import close_matches
 
 
 class LazyCommand(NamedTuple):
-    """A command that is not imported yet."""
+    """Where to import a command from, and its short help for lists of commands."""
 
     target: str
-    """"module:object"."""
+    """The click command as `module:object`."""
     short_help: str
-    """The first sentence of the command's help, as lists of commands show it."""
+    """The first sentence of the command's help text."""
 
 
 class LazyGroup(click.Group):
-    """A group that lists its commands without importing them.
+    """A group that lists its commands without importing their modules.
 
-    The start of one command does not wait for the imports of the others, and the list of commands is
-    available when an extra that some of them need is not installed.
+    Starting one command does not import the other commands. The list of commands is available even if an
+    extra that some commands need is not installed.
     """
 
     def __init__(self, *arguments: Any, lazy: Mapping[str, LazyCommand] | None = None, **settings: Any) -> None:
@@ -43,7 +43,10 @@ class LazyGroup(click.Group):
         return super().get_command(ctx, cmd_name)
 
     def short_helps(self, ctx: click.Context) -> dict[str, str]:
-        """Return the short help of each command that is not hidden; import none of them."""
+        """Return command name -> short help, for all commands that are not hidden.
+
+        The modules of the commands in `lazy` are not imported.
+        """
         texts = {}
         for name in self.list_commands(ctx):
             if name in self.lazy:
@@ -53,13 +56,13 @@ class LazyGroup(click.Group):
         return texts
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        # in place of click's own, which imports every command for its short help
+        # click.Group.format_commands would import every command to get its short help
         if texts := self.short_helps(ctx):
             with formatter.section("Commands"):
                 formatter.write_dl(list(texts.items()))
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        # click.Group's own imports every command, so this skips it and continues with that of click.Command
+        # `super(click.Group, self)` skips click.Group.shell_complete, which would import every command
         names = [
             CompletionItem(name, help=text)
             for name, text in self.short_helps(ctx).items()

@@ -1,4 +1,4 @@
-"""`kepler-model`: its commands, and how errors end it."""
+"""The program `kepler-model`: its commands, and its messages and exit codes after errors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ EXIT_INTERRUPTED = 130
 _COMMANDS = {
     "quickstart": LazyCommand(
         "kepler_core.cli.quickstart:quickstart",
-        "Train and apply models on a bundled sample, as a first look.",
+        "Train and apply models on a bundled sample recording, as a first look at Kepler Core.",
     ),
     "query": LazyCommand(
         "kepler_core.cli.query:query",
@@ -27,17 +27,20 @@ _COMMANDS = {
     ),
     "validate": LazyCommand(
         "kepler_core.cli.recordings:validate",
-        "Report what can be trained from a recording, and why the rest cannot.",
+        "Report which models can be trained from a recording, and why other models cannot.",
     ),
     "train": LazyCommand("kepler_core.cli.train:train", "Train, validate and publish the models of a pipeline."),
     "estimate": LazyCommand(
         "kepler_core.cli.estimate:estimate",
-        "Apply the best matching model of a store to a recording, and compare it with the measured power.",
+        "Apply the best matching model of a store to a recording, and compare the estimates with the measured power.",
     ),
-    "ask": LazyCommand("kepler_core.cli.ask:ask", "Ask a running estimator for watts, as Kepler does."),
+    "ask": LazyCommand(
+        "kepler_core.cli.ask:ask",
+        "Send a request for watts to a running estimator over its unix socket, as Kepler does.",
+    ),
     "store": LazyCommand(
         "kepler_core.cli.store:store",
-        "List, check, move and roll back the pipelines of a model store.",
+        "List, check, import, export, prune and roll back the pipelines of a model store.",
     ),
     "pipelines": LazyCommand(
         "kepler_core.cli.pipelines:pipelines",
@@ -45,7 +48,7 @@ _COMMANDS = {
     ),
     "plugins": LazyCommand(
         "kepler_core.cli.plugins:plugins",
-        "Trainers, isolators, extractors, energy sources, metric schemas, model formats and hooks.",
+        "List, describe, check and create plugins, such as trainers, isolators and metric schemas.",
     ),
     "simulate": LazyCommand(
         "kepler_core.cli.recordings:simulate",
@@ -55,7 +58,7 @@ _COMMANDS = {
 
 
 class Commands(LazyGroup):
-    """The commands of this package, and those that listeners of the hook `kepler_register_commands` add."""
+    """The commands of this package, and the commands that listeners of the hook `kepler_register_commands` add."""
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(lazy=_COMMANDS, **arguments)
@@ -86,11 +89,12 @@ def cli(verbose: bool) -> None:
 
     \b
     First steps:
-      kepler-model quickstart                   train and apply models on a bundled sample
-      kepler-model validate recording.json      what can be trained from your data
+      kepler-model quickstart                   train and apply models on a bundled sample recording
+      kepler-model validate recording.json      show what can be trained from your data
       kepler-model train default --input recording.json --store models
 
-    Exit codes: 0 done, 1 failed, 2 wrong usage, 3 trained, but some models failed.
+    Exit codes: 0 success, 1 failure, 2 wrong usage, 3 partial failure (some models failed to train, or
+    `plugins doctor` found a problem), 130 interrupted.
     """
     configure_logging(logging.DEBUG if verbose else logging.WARNING, format=COMMAND_FORMAT)
 
@@ -109,7 +113,7 @@ def main() -> None:
     except (KeyboardInterrupt, click.Abort):
         fail("interrupted; a store that was being written is as it was", EXIT_INTERRUPTED)
     except BrokenPipeError:
-        # the reader of the output has closed it, as `head` does; a message would have no reader either
+        # the program that reads standard output, e.g. `head`, has closed the pipe; end without an error message
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
@@ -129,6 +133,6 @@ def main() -> None:
 
 
 def fail(message: str, code: int) -> None:
-    """Print an error on one line and end the process."""
+    """Print an error message on one line and end the process with an exit code."""
     click.echo(f"kepler-model: error: {message}", err=True)
     sys.exit(code)

@@ -1,4 +1,4 @@
-"""Output of commands: tables for people, JSON for programs."""
+"""Output of commands: tables for human readers, JSON for programs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import click
 import msgspec
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, for programs.")
 
 
 def print_json(content: Any) -> None:
@@ -17,7 +17,7 @@ def print_json(content: Any) -> None:
 
 
 def print_table(rows: Sequence[Sequence[Any]], headers: Sequence[str], indent: str = "") -> None:
-    """Print a table. Columns of numbers are aligned to the right; None is printed as "-"."""
+    """Print a table. Columns of numbers are aligned to the right, and None is printed as "-"."""
     from tabulate import tabulate
 
     cells = [["-" if cell is None else str(cell) for cell in row] for row in rows]
@@ -31,5 +31,5 @@ def _numeric(column: Sequence[str]) -> bool:
 
 
 def watts(value: float | None) -> str:
-    """Return watts (or percent) as a table cell; None becomes "-"."""
+    """Return a number of watts or percent as a table cell with two decimals; None becomes "-"."""
     return "-" if value is None else f"{value:.2f}"

@@ -1,4 +1,4 @@
-"""`pipelines`: list the shipped pipelines, check and show pipeline files."""
+"""The commands `pipelines …`, which list the shipped pipelines and check and show pipeline files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ set_option = click.option(
     "settings",
     metavar="PATH=VALUE",
     multiple=True,
-    help="Set one key of the pipeline, e.g. validation.folds=3 or dyn_trainers=[]. Can be repeated.",
+    help="Override one key of the pipeline, e.g. validation.folds=3 or dyn_trainers=[]. Can be repeated.",
 )
 
 
@@ -38,7 +38,7 @@ def list_(as_json: bool) -> None:
 @set_option
 @json_option
 def check(file: str, settings: tuple[str, ...], as_json: bool) -> None:
-    """Check a pipeline FILE: keys, types, names of plugins and their arguments."""
+    """Check the keys, types, plugin names and plugin arguments in a pipeline FILE."""
     spec = load_pipeline(file, settings=settings)
     if as_json:
         print_json({"name": spec.name, "ok": True})
@@ -51,7 +51,7 @@ def check(file: str, settings: tuple[str, ...], as_json: bool) -> None:
 @set_option
 @json_option
 def show(name: str, settings: tuple[str, ...], as_json: bool) -> None:
-    """Show a pipeline as YAML, with all defaults filled in."""
+    """Show the pipeline NAME as YAML, with the default of every key that it does not set."""
     spec = load_pipeline(name, settings=settings)
     if as_json:
         print_json(as_document(spec))
@@ -61,5 +61,5 @@ def show(name: str, settings: tuple[str, ...], as_json: bool) -> None:
 
 @pipelines.command()
 def schema() -> None:
-    """Print the JSON Schema of pipeline files, for editors."""
+    """Print the JSON Schema of pipeline files, with which editors can check them."""
     print_json(json_schema())

@@ -1,4 +1,4 @@
-"""`plugins doctor`: import every plugin in a process of its own and report problems."""
+"""The command `plugins doctor`, which imports plugins in separate processes and reports problems."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from kepler_core.plugins.settings import OWN
 
 @attrs.frozen
 class Finding:
-    """A problem of a plugin, or a warning."""
+    """A problem with a plugin, or a warning about it."""
 
     namespace: str
     plugin: str
@@ -34,25 +34,31 @@ class Finding:
 @click.command()
 @click.argument("names", nargs=-1, metavar="[NAME…]")
 @click.option("--strict", is_flag=True, help="Also check kepler-core's own plugins, and fail on warnings.")
-@click.option("--no-checks", is_flag=True, help="Import only.")
-@click.option("--slow", type=float, default=5.0, show_default=True, help="Warn if an import takes more seconds.")
+@click.option("--no-checks", is_flag=True, help="Only import the plugins; do not check them against their contracts.")
+@click.option(
+    "--slow",
+    type=float,
+    default=5.0,
+    show_default=True,
+    help="Warn if the import of a plugin takes more than this number of seconds.",
+)
 @click.option(
     "--timeout",
     type=float,
     default=TIMEOUT_SECONDS,
     show_default=True,
-    help="Seconds until a module's plugins count as hanging.",
+    help="Seconds after which the process that imports and checks a module's plugins is stopped.",
 )
 @json_option
 def doctor(names: tuple[str, ...], strict: bool, no_checks: bool, slow: float, timeout: float, as_json: bool) -> int:
-    """Import every plugin, or the NAMEs, in a process of its own and report problems.
+    """Import all plugins, or only the NAMEs, in separate processes and report problems.
 
-    Plugins of other distributions are also checked against their contracts, as by kepler_core.testing.
-    Exit code 3 if there are problems.
+    Third-party plugins are also checked against their contracts, with the checks of kepler_core.testing.
+    The exit code is 3 if there are problems, or, with --strict, warnings.
     """
     entries = _selected(names)
     results = _probe_all(entries, strict, no_checks, timeout, show_progress=not as_json and sys.stderr.isatty())
-    problems, warnings = _incompatible(names), _undeclared(entries)
+    problems, warnings = [*_unreadable(names), *_incompatible(names)], _undeclared(entries)
     for entry, result in results.items():
         problem_texts, warning_texts = _judge(result, slow)
         problems += [Finding(entry.namespace, entry.full_name, text) for text in problem_texts]
@@ -73,13 +79,15 @@ def doctor(names: tuple[str, ...], strict: bool, no_checks: bool, slow: float, t
 
 
 def _selected(names: Sequence[str]) -> list[PluginEntry]:
-    """Return the plugins that may be loaded and that the names select; all of them without names."""
+    """Return the plugins that may be loaded and have one of the names; without names, all that may be loaded."""
     entries = [entry for entry in all_entries() if entry.refusal is None]
     if not names:
         return entries
     selected: list[PluginEntry] = []
     for name in names:
         named = [entry for entry in entries if name in _names(entry) and entry not in selected]
+        if name in installed_plugins().unreadable:
+            continue
         if not named and not any(name in _names(entry) for entry in all_entries()):
             words = [word for entry in entries for word in (entry.name, entry.distribution, *entry.aliases)]
             raise PluginError(f"no plugin or distribution {name!r}; {close_matches(name, words)}")
@@ -88,14 +96,14 @@ def _selected(names: Sequence[str]) -> list[PluginEntry]:
 
 
 def _names(entry: PluginEntry) -> tuple[str, ...]:
-    """Return the names that select a plugin on the command line."""
+    """Return the names by which users can select a plugin on the command line."""
     return (entry.name, entry.full_name, entry.distribution, *entry.aliases)
 
 
 def _probe_all(
     entries: Sequence[PluginEntry], strict: bool, no_checks: bool, timeout: float, *, show_progress: bool
 ) -> dict[PluginEntry, ImportResult]:
-    """Return the results by plugin. The plugins of one module share a process."""
+    """Import plugins in separate processes, one process per module, and return plugin -> result."""
     modules: dict[tuple[str, str], list[PluginEntry]] = {}
     for entry in entries:
         module = entry.target.rpartition(":")[0] or entry.target
@@ -117,7 +125,7 @@ def _probe_all(
 
 
 def _judge(result: ImportResult, slow: float) -> tuple[list[str], list[str]]:
-    """Return the problems and the warnings of a result."""
+    """Return the problems and the warnings that follow from the result of importing one plugin."""
     if result.problem:
         return [result.problem], []
     warnings = [f"importing it {effect}" for effect in result.side_effects]
@@ -126,8 +134,23 @@ def _judge(result: ImportResult, slow: float) -> tuple[list[str], list[str]]:
     return list(result.failures), [*warnings, *result.notes]
 
 
+def _unreadable(names: Sequence[str]) -> list[Finding]:
+    """Return a problem for each distribution whose entry points cannot be read.
+
+    Without `names`, all distributions are examined.
+    """
+    return [
+        Finding("entry points", distribution, reason)
+        for distribution, reason in sorted(installed_plugins().unreadable.items())
+        if not names or distribution in names
+    ]
+
+
 def _incompatible(names: Sequence[str]) -> list[Finding]:
-    """Return the plugins that are refused although no setting turns them off."""
+    """Return a problem for each plugin that was written for an incompatible plugin API version.
+
+    Without `names`, all plugins are examined.
+    """
     return [
         Finding(entry.namespace, entry.full_name, str(entry.refusal))
         for entry in all_entries()
@@ -148,7 +171,7 @@ def _undeclared(entries: Sequence[PluginEntry]) -> list[Finding]:
 
 
 def _clashes(entries: Sequence[PluginEntry]) -> list[Finding]:
-    """Return the names and aliases that several plugins claim, with the full name of each."""
+    """Return a problem for each name or alias that several plugins of one namespace have."""
     findings = []
     for namespace, plugins in registry.REGISTRIES.items():
         of_namespace = [entry for entry in entries if entry.namespace == namespace]

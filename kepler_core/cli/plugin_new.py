@@ -1,4 +1,4 @@
-"""`plugins new`: write a new distribution with a plugin, its tests, tox and CI."""
+"""The command `plugins new`, which writes a new distribution with a plugin, its tests, tox and CI."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ from kepler_core.plugins import registry
 
 @attrs.frozen
 class Kind:
-    """The differences between the kinds of plugins."""
+    """What `plugins new` needs to know about one kind of plugin."""
 
     group: str
-    """The entry-point group."""
+    """The entry-point group of plugins of this kind."""
     noun: str
-    """The kind with its article, for descriptions."""
+    """The kind with its article, e.g. "An isolator", for the description of the distribution."""
     class_suffix: str
-    """Suffix of the class's name; "" if the plugin is a module."""
+    """Suffix of the plugin class's name; "" if the plugin is a module without a class."""
     named_by_class: bool = False
-    """Whether users write the name of the class, or an alias of it."""
+    """True: the plugin's name is the name of its class, and the argument NAME of `plugins new` becomes an alias.
+    False: the plugin's name is NAME."""
 
 
 KINDS = {
@@ -45,25 +46,26 @@ _USAGE = {
     "isolator": "In a pipeline: `isolator: {name}`.",
     "extractor": "In a pipeline: `extractor: {name}`.",
     "energy-source": "In a pipeline: `energy_sources: [{name}]`.",
-    "metric-schema": "Recordings of the exporter find it; `kepler-model validate FILE` shows their features and power.",
-    "hook": "It is called wherever it is installed; `kepler-model train --trace-hooks …` shows its calls.",
+    "metric-schema": "Kepler Core reads the exporter's recordings with it; try `kepler-model validate FILE`.",
+    "hook": "Kepler Core calls it once it is installed; `kepler-model train --trace-hooks …` shows its calls.",
 }
 
 
 @click.command()
 @click.argument("kind", type=click.Choice(list(KINDS)))
 @click.argument("name")
-@click.option("-o", "--output", metavar="DIR", help="The new folder.  [default: kepler-KIND-NAME]")
+@click.option("-o", "--output", metavar="DIR", help="Folder for the new distribution.  [default: kepler-KIND-NAME]")
 def new(kind: str, name: str, output: str | None) -> None:
-    """Write a distribution with a plugin of a KIND, its tests, tox and CI. All its tests pass.
+    """Write a distribution with a plugin of the KIND, and with tests, a tox configuration and a CI workflow.
 
-    NAME is the name that users will write: small letters, digits and dashes.
+    The plugin works and passes its tests; replace its code with your own. NAME is the name by which users
+    will refer to the plugin: small letters, digits and dashes.
     """
     if _NAME.fullmatch(name) is None:
-        raise UsageError(f"{name!r} is no name for a plugin: small letters, digits and dashes, e.g. my-{kind}")
+        raise UsageError(f"{name!r} is not a valid plugin name; use small letters, digits and dashes, e.g. my-{kind}")
     folder = Path(output or f"kepler-{kind}-{name}")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(f"{folder} is there already")
+        raise UsageError(f"{folder} already exists and is not an empty folder")
     _refuse_taken(kind, name)
     files = distribution_files(kind, name)
     for path, content in files.items():
@@ -79,16 +81,17 @@ def new(kind: str, name: str, output: str | None) -> None:
 
 
 def _refuse_taken(kind: str, name: str) -> None:
-    """Raise `UsageError` if a plugin of another distribution has one of the names."""
+    """Raise `UsageError` if a plugin of another distribution already has the new plugin's name or alias."""
     if KINDS[kind].group not in registry.REGISTRIES:
-        return  # the distribution distinguishes listeners
+        return  # listeners of different distributions may have the same name
     plugins = registry.REGISTRIES[KINDS[kind].group]
     names = [_class_name(kind, name), name] if KINDS[kind].named_by_class else [name]
     for name_or_alias in names:
         for entry in plugins.claims(name_or_alias):
             if entry.distribution != f"kepler-{kind}-{name}":
                 raise UsageError(
-                    f"{entry.full_name} is called {name_or_alias!r} already: users could not write the bare name"
+                    f"{entry.full_name} is called {name_or_alias!r} already, so this name alone would not "
+                    f"choose the new plugin; use another name"
                 )
 
 
@@ -97,7 +100,7 @@ def _class_name(kind: str, name: str) -> str:
 
 
 def distribution_files(kind: str, name: str) -> dict[str, str]:
-    """Return the files of a new distribution, by path."""
+    """Return the files of a new distribution: path -> content."""
     distribution = f"kepler-{kind}-{name}"
     module = distribution.replace("-", "_")
     class_name = _class_name(kind, name)

@@ -1,7 +1,7 @@
-"""Import plugins in a process of their own and run the checks of their contracts there.
+"""Import plugins in a separate process and run the checks of their contracts there.
 
-`plugins doctor` calls `probe_plugins`. Run as a program, the module does the work in the other process;
-see `kepler_core.plugins.probe`.
+`plugins doctor` calls `probe_plugins`, which starts this module as a program in the separate process. The
+program imports and checks the plugins and sends the results back; see `kepler_core.plugins.probe`.
 """
 
 from __future__ import annotations
@@ -31,9 +31,10 @@ _REASON_CHARACTERS = 500
 def probe_plugins(
     entries: Sequence[PluginEntry], *, checks: bool, timeout: float = TIMEOUT_SECONDS
 ) -> list[ImportResult]:
-    """Import the plugins of one module in a fresh interpreter and, with `checks`, check them there.
+    """Import the plugins of one module in a fresh interpreter and, if `checks` is true, check them there.
 
-    If that process ends early, each plugin gets a process of its own.
+    If the fresh interpreter ends before it has returned the results of all plugins, each plugin is imported (and
+    checked) again in an interpreter of its own.
     """
     request = {"entries": [attrs.asdict(entry) for entry in entries], "checks": checks}
     results = run_probe(_PROGRAM, request, timeout)
@@ -42,14 +43,14 @@ def probe_plugins(
     ended = results[0]
     if checks and ended.ending:
         imported = probe_plugins(entries, checks=False, timeout=timeout)[0]
-        if not imported.problem:  # so a check ended the process, not the import
+        if not imported.problem:  # without checks, the import succeeds, so a check ended the first process
             timed_out = ended.ending == "timeout"
             failure = ended.problem if timed_out else f"ends the process that checks it ({ended.ending})"
             return [attrs.evolve(imported, failures=(failure,))]
     return results
 
 
-# --- in the other process ---------------------------------------------------------------------------
+# --- functions of the program in the separate process -----------------------------------------------
 
 
 def _probe(request: dict[str, Any]) -> list[ImportResult]:
@@ -59,11 +60,12 @@ def _probe(request: dict[str, Any]) -> list[ImportResult]:
 
 def _probe_entry(entry: PluginEntry, *, checks: bool) -> ImportResult:
     plugin, result = observe_import(partial(_load, entry))
-    if not isinstance(plugin, type):  # a listener, or a failed import
+    if not isinstance(plugin, type):  # None: the plugin is a listener, or its import failed
         return result
     if missing := missing_modules(plugin):
         needs = f"needs {', '.join(missing)}: pip install 'kepler-core[{plugin.extra}]'"  # type: ignore[attr-defined]
-        if entry.distribution == OWN:  # a user need not install every extra of kepler-core
+        # users need not install every extra of kepler-core, so a missing extra is a note and not a problem
+        if entry.distribution == OWN:
             return attrs.evolve(result, missing=missing[0], notes=(needs,))
         return attrs.evolve(result, missing=missing[0], problem=needs)
     return _check(plugin, entry, result) if checks else result
@@ -78,20 +80,20 @@ def _load(entry: PluginEntry) -> Any:
 
 
 def _check(plugin: type[Any], entry: PluginEntry, result: ImportResult) -> ImportResult:
-    """Return the result of the import with the failures of the checks, or with a note why none ran."""
+    """Check a plugin and return `result` with the failed checks, or with a note if the checks cannot run."""
     try:
         from kepler_core.testing import CheckError, checks_of
     except ModuleNotFoundError as error:
-        note = f"not checked against its contract: that needs {error.name}: pip install 'kepler-core[train]'"
+        note = f"not checked against its contract, because {error.name} is missing: pip install 'kepler-core[train]'"
         return attrs.evolve(result, notes=(note,))
     required = [argument.name for argument in arguments_of(plugin) if argument.required]
     if required:
-        note = f"not checked against its contract: it needs the argument {required[0]!r}; its own tests must"
+        note = f"not checked against its contract, because it needs the argument {required[0]!r}; check it in its tests"
         return attrs.evolve(result, notes=(note,))
     checks_by_reason: dict[str, list[str]] = {}
     for check in checks_of(plugin):
         if check.name == "import_has_no_side_effects":
-            continue  # `result` has the side effects
+            continue  # `_probe_entry` has imported the plugin already and put the side effects into `result`
         try:
             with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
                 check()

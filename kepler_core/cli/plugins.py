@@ -1,4 +1,4 @@
-"""`plugins`: list and describe the installed plugins, and freeze their versions."""
+"""The commands `plugins …`, which list and describe the installed plugins and print their versions."""
 
 from __future__ import annotations
 
@@ -16,39 +16,43 @@ from kepler_core.plugins.arguments import Argument, arguments_of
 from kepler_core.plugins.entries import PluginEntry, installed_plugins
 from kepler_core.plugins.hooks import GROUP, Hooks, hook_entries
 from kepler_core.plugins.problems import BrokenPlugin
+from kepler_core.urls import shown_location
 
 _COMMANDS = {
     "doctor": LazyCommand(
         "kepler_core.cli.plugin_doctor:doctor",
-        "Import every plugin, or the NAMEs, in a process of its own and report problems.",
+        "Import all plugins, or only the NAMEs, in separate processes and report problems.",
     ),
     "new": LazyCommand(
         "kepler_core.cli.plugin_new:new",
-        "Write a distribution with a plugin of a KIND, its tests, tox and CI.",
+        "Write a distribution with a plugin of the KIND, and with tests, a tox configuration and a CI workflow.",
     ),
 }
 
 
 @click.group(cls=LazyGroup, lazy=_COMMANDS)
 def plugins() -> None:
-    """Trainers, isolators, extractors, energy sources, metric schemas, model formats and hooks.
+    """List, describe, check and create plugins, such as trainers, isolators and metric schemas.
 
     \b
     Settings, from the environment or the configuration folder:
-      KEPLER_DISABLE_PLUGIN_AUTOLOAD  1: load kepler-core's own plugins and those that ALLOW names
-      KEPLER_PLUGINS_ALLOW            besides kepler-core, load these distributions (or distribution:name) only
-      KEPLER_PLUGINS_DENY             never load these
+      KEPLER_DISABLE_PLUGIN_AUTOLOAD  if 1, load third-party plugins only if KEPLER_PLUGINS_ALLOW names them
+      KEPLER_PLUGINS_ALLOW            third-party plugins that may be loaded: distributions or distribution:name
+      KEPLER_PLUGINS_DENY             plugins that are never loaded: distributions or distribution:name
     """
 
 
 def all_entries() -> list[PluginEntry]:
-    """Return all installed plugins, refused ones included, by namespace."""
+    """Return the entries of all installed plugins and listeners, ordered by namespace, refused plugins included."""
     entries = [entry for namespace in registry.REGISTRIES.values() for entry in namespace.installed]
     return [*entries, *hook_entries()]
 
 
 def status(entry: PluginEntry) -> str:
-    """Return what is wrong with a plugin as far as it is known without an import, or ""."""
+    """Return the reason why a plugin is refused, or else a message if its name clashes with another plugin's.
+
+    Returns "" if the plugin is not refused and its name does not clash. Imports no plugin.
+    """
     if entry.refusal is not None:
         return str(entry.refusal)
     if entry.namespace not in registry.REGISTRIES:
@@ -59,10 +63,10 @@ def status(entry: PluginEntry) -> str:
 
 
 @plugins.command("list")
-@click.option("--namespace", help="Only one kind, e.g. kepler.trainers or trainers.")
+@click.option("--namespace", help="List only the plugins of one namespace, e.g. kepler.trainers or trainers.")
 @json_option
 def list_(namespace: str | None, as_json: bool) -> None:
-    """List all installed plugins, by namespace, without importing them."""
+    """List all installed plugins, sorted by namespace, without importing them."""
     entries = all_entries()
     if namespace is not None:
         full = namespace if namespace.startswith("kepler.") else f"kepler.{namespace.replace('-', '_')}"
@@ -87,7 +91,7 @@ def list_(namespace: str | None, as_json: bool) -> None:
 @click.argument("name")
 @json_option
 def info(name: str, as_json: bool) -> None:
-    """Describe the plugin NAME and the arguments that it takes in YAML."""
+    """Describe the plugin NAME and the arguments that a pipeline file can pass to it."""
     listeners = [entry for entry in hook_entries() if name in (entry.name, entry.full_name)]
     entries = [*registry.entries_named(name), *listeners]
     if not entries:
@@ -107,24 +111,27 @@ def info(name: str, as_json: bool) -> None:
 
 @plugins.command()
 @click.argument("pipeline", required=False)
-@click.option("-s", "--store", metavar="DIR|URL", help="The model store of the pipeline.")
+@click.option("-s", "--store", metavar="DIR|URL", help="The model store that holds the PIPELINE.")
 @json_option
 def freeze(pipeline: str | None, store: str | None, as_json: bool) -> None:
     """Print the distributions of the installed plugins as pip requirements.
 
-    With a PIPELINE of a --store: the distributions that it was trained with.
+    With a PIPELINE and its --store, print the distributions of the plugins that the pipeline was trained with.
     """
     from kepler_core.pipeline.plugins import described, requirements
 
     if (pipeline is None) != (store is None):
-        raise click.UsageError("a pipeline goes with --store, and --store with a pipeline")
+        raise click.UsageError("the argument PIPELINE and the option --store must be used together")
     if pipeline is not None and store is not None:
         from kepler_core.models.power_model import METADATA_FILE
         from kepler_core.store import open_store
 
         used = open_store(store).snapshot(pipeline).read_json(METADATA_FILE).get("plugins")
         if not isinstance(used, list):
-            raise StoreError(f"{store}: {pipeline!r} does not say which plugins it was trained with")
+            raise StoreError(
+                f"{shown_location(store)}: the metadata of {pipeline!r} does not list the plugins "
+                "that it was trained with"
+            )
     else:
         used = [described(entry) for entry in all_entries() if entry.refusal is None]
     if as_json:
@@ -180,23 +187,21 @@ def _plugin_apis(entry: PluginEntry) -> list[str]:
 
 
 def _example(entry: PluginEntry, arguments: list[Argument]) -> str:
-    """Return YAML that names the plugin with its defaults, or "" if pipelines do not name such plugins."""
+    """Return an example of pipeline YAML that names the plugin and its default arguments.
+
+    Returns "" if pipeline files do not name plugins of this namespace.
+    """
     keys = {"kepler.trainers": "abs_trainers", "kepler.isolators": "isolator", "kepler.extractors": "extractor"}
     if entry.namespace == "kepler.energy_sources":
         return f"energy_sources: [{entry.name}]"
     if entry.namespace not in keys:
         return ""
+    from kepler_core.yaml_documents import encode_yaml
+
     key = keys[entry.namespace]
-    values = [f"{a.name}: {'…' if a.required else _yaml(a.default)}" for a in arguments]
+    values = [f"{a.name}: {'…' if a.required else encode_yaml(a.default, flow=True)}" for a in arguments]
     plugin = f"{{name: {entry.name}, args: {{{', '.join(values)}}}}}" if values else entry.name
     return f"{key}:\n  - {plugin}" if key == "abs_trainers" else f"{key}: {plugin}"
-
-
-def _yaml(value: Any) -> str:
-    import yaml
-
-    text = yaml.safe_dump(list(value) if isinstance(value, tuple) else value, default_flow_style=True, width=1000)
-    return text.removesuffix("\n").removesuffix("\n...")
 
 
 def _print(description: dict[str, Any]) -> None:

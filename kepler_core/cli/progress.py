@@ -1,4 +1,4 @@
-"""The progress bar of a training, a listener on the hooks."""
+"""The progress bar of a training, implemented as a listener of hooks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kepler_core.plugins.hooks import hookimpl
 
 
 class ProgressBar:
-    """Progress bar on standard error: the number of trained models."""
+    """Progress bar on standard error that shows the number of trained models."""
 
     def __init__(self) -> None:
         self._stack = ExitStack()
@@ -21,7 +21,7 @@ class ProgressBar:
 
     @hookimpl
     def kepler_training_started(self, models: int) -> None:
-        """Show the bar for this number of models."""
+        """Show the progress bar; `models` is the number of models that will be trained."""
         bar: Any = click.progressbar(
             length=models,
             label="training",
@@ -33,7 +33,7 @@ class ProgressBar:
 
     @hookimpl
     def kepler_model_trained(self, model: Mapping[str, Any]) -> None:
-        """Advance the bar and show the model's name."""
+        """Advance the bar by one model and show the model's source, output type and trainer."""
         if self._bar is not None:
             self._bar.update(1, f"{model['source']} {model['output_type']} {model['trainer']}")
 

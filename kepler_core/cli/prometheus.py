@@ -1,11 +1,11 @@
-"""Options of the commands that query a Prometheus server: access, times and durations."""
+"""Command-line options for queries of a Prometheus server, and functions that parse times and durations."""
 
 from __future__ import annotations
 
 import datetime
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,7 +15,15 @@ from kepler_core.errors import UsageError
 from kepler_core.messages import quoted
 
 if TYPE_CHECKING:
+    from kepler_core.configuration import Configuration
     from kepler_core.prometheus import PrometheusClient
+
+HEADERS_KEY = "PROM_HEADERS"
+"""Configuration key of HTTP headers to add to each request, one per line. Old deployments of
+kepler-model-server use this key."""
+
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
+_OWN_HEADERS = ("accept-encoding", "connection", "content-length", "host", "transfer-encoding")
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -23,21 +31,37 @@ _DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)d)?(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\
 
 
 def access_options(command: F) -> F:
-    """Add the options for access to a Prometheus server and for the choice of series."""
+    """Add options to a command: how to access a Prometheus server, and which series to query."""
     for option in reversed(
         (
-            click.option("--user", "username", metavar="NAME", help="User for basic authentication."),
-            click.option("--password-file", metavar="FILE", help="File with the password for basic authentication."),
-            click.option("--token-file", metavar="FILE", help="File with a bearer token."),
-            click.option("--ca-file", metavar="FILE", help="File of certificates (PEM) to verify the server's with."),
+            click.option("--user", "username", metavar="NAME", help="User name for HTTP basic authentication."),
+            click.option("--password-file", metavar="FILE", help="File with the password of --user."),
+            click.option("--token-file", metavar="FILE", help="File with a bearer token for authentication."),
+            click.option(
+                "--header",
+                "headers",
+                metavar="'NAME: VALUE'",
+                multiple=True,
+                help="Header to send with each request, e.g. a tenant: 'X-Scope-OrgID: team-a'. May be repeated.  "
+                "[key: PROM_HEADERS, one header in each line]",
+            ),
+            click.option(
+                "--ca-file", metavar="FILE", help="PEM file of the CA certificates that the server is verified with."
+            ),
             click.option(
                 "--insecure/--secure",
                 default=None,
                 help="Do not verify the server's certificate.  [key: PROM_SSL_DISABLE]",
             ),
-            click.option("--instance", metavar="RE", help="Only nodes whose whole instance label matches."),
             click.option(
-                "--selector", metavar="MATCHERS", help="Further label matchers of every series, e.g. 'cluster=\"a\"'."
+                "--instance",
+                metavar="RE",
+                help="Query only nodes whose whole instance label matches this regular expression.",
+            ),
+            click.option(
+                "--selector",
+                metavar="MATCHERS",
+                help="Query only series that also match these label matchers, e.g. 'cluster=\"a\"'.",
             ),
         )
     ):
@@ -53,14 +77,19 @@ def open_client(
     token_file: str | None,
     ca_file: str | None,
     insecure: bool,
+    headers: Mapping[str, str],
     patience: float,
     stop: threading.Event | None = None,
 ) -> PrometheusClient:
-    """Return a client of the server. No request is sent yet. `patience` is in seconds."""
+    """Return a client of the Prometheus server at `url`, without sending a request.
+
+    `headers` are added to the client's own headers (see `headers_of`). If the server does not answer, the
+    client repeats a request for at most `patience` seconds.
+    """
     from kepler_core.prometheus import PrometheusClient, Server
 
     if password_file is not None and username is None:
-        raise UsageError("--password-file goes with --user")
+        raise UsageError("--password-file needs --user")
     server = Server(
         url if "://" in url else f"http://{url}",
         username=username,
@@ -68,12 +97,42 @@ def open_client(
         token=None if token_file is None else _secret(token_file),
         ca_file=ca_file,
         verify=not insecure,
+        headers=headers,
     )
     return PrometheusClient(server, patience=patience, stop=stop)
 
 
+def headers_of(options: Sequence[str], configuration: Configuration) -> dict[str, str]:
+    """Return the headers from the option `--header` and the configuration key PROM_HEADERS: name -> value.
+
+    An option replaces a configured header of the same name. Error messages never contain a header's
+    value, because it may be a secret.
+    """
+    lines = (configuration.text(HEADERS_KEY) or "").splitlines()
+    configured = _parsed_headers([line for line in lines if line.strip()], HEADERS_KEY)
+    given = _parsed_headers(options, "--header")
+    names = {name.lower() for name in given}
+    return {**{name: value for name, value in configured.items() if name.lower() not in names}, **given}
+
+
+def _parsed_headers(lines: Sequence[str], origin: str) -> dict[str, str]:
+    headers: dict[str, str] = {}
+    for number, line in enumerate(lines, 1):
+        name, colon, value = (part.strip() for part in line.partition(":"))
+        if not colon or not _HEADER_NAME.fullmatch(name):
+            raise UsageError(f"{origin}: header {number} is not 'Name: value'")
+        if name.lower() in _OWN_HEADERS:
+            raise UsageError(f"{origin}: {name} cannot be set; the client sets this header itself")
+        if any(name.lower() == other.lower() for other in headers):
+            raise UsageError(f"{origin}: {name} is given twice")
+        if not value or not all(" " <= character <= "~" or character == "\t" for character in value):
+            raise UsageError(f"{origin}: the value of {name} is empty, or contains a control or non-ASCII character")
+        headers[name] = value
+    return headers
+
+
 def matchers_of(selector: str | None) -> tuple[str, ...]:
-    """Return the value of `--selector` as label matchers. Braces around it are allowed."""
+    """Return the label matchers of the option `--selector`, without braces around them; () if it has none."""
     text = (selector or "").strip()
     if text.startswith("{") and text.endswith("}"):
         text = text[1:-1]
@@ -81,7 +140,7 @@ def matchers_of(selector: str | None) -> tuple[str, ...]:
 
 
 def seconds_of(text: str, option: str) -> float:
-    """Return the seconds of a duration such as 90s, 15m, 2h, 1h30m or 1d."""
+    """Return the number of seconds in a duration such as 90s, 15m, 2h, 1h30m or 1d."""
     match = _DURATION.fullmatch(text.strip())
     if match is None or not any(match.groups()):
         raise UsageError(f"{option}: {quoted(text, 40)} is not a duration (e.g. 90s, 15m, 2h, 1h30m, 1d)")
@@ -89,7 +148,7 @@ def seconds_of(text: str, option: str) -> float:
 
 
 def unix_time(text: str, option: str) -> float:
-    """Return the Unix seconds of a time in Unix seconds or ISO 8601 (UTC if it has no zone)."""
+    """Parse a time in Unix seconds or ISO 8601 and return Unix seconds; a time without a time zone is in UTC."""
     try:
         return float(text)
     except ValueError:

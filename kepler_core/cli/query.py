@@ -1,10 +1,12 @@
-"""The command `query`: a recording from a Prometheus server."""
+"""The command `query`, which writes a recording from the samples of a Prometheus server."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +16,7 @@ import click
 
 from kepler_core.cli.output import json_option, print_json
 from kepler_core.cli.pipelines import set_option
-from kepler_core.cli.prometheus import access_options, matchers_of, open_client, seconds_of, unix_time
+from kepler_core.cli.prometheus import access_options, headers_of, matchers_of, open_client, seconds_of, unix_time
 from kepler_core.errors import PrometheusError, RecordingError, UsageError, missing_extra
 
 if TYPE_CHECKING:
@@ -22,9 +24,25 @@ if TYPE_CHECKING:
     from kepler_core.prometheus.spool import Spool
 
 
+_QUERY_LESS = "but the same command would fail again; query fewer series with --selector or --instance"
+_ADVICE = {
+    "too large": _QUERY_LESS,
+    "timeout": _QUERY_LESS,
+    "refused": "but the same command would fail again",
+    "answer": "but the same command would probably fail again",
+}
+"""Kind of a `PrometheusError` -> advice to the user.
+
+After an error of a kind that is not listed here, the user can run the same command again to resume.
+"""
+
+
 @attrs.frozen
 class _Request:
-    """Options that decide which samples are queried. A command resumes another one if these are equal."""
+    """Options that decide which samples are queried.
+
+    A command resumes an interrupted command only if all of these options are equal.
+    """
 
     start: str | None
     end: str | None
@@ -32,9 +50,12 @@ class _Request:
     step: float | None
     pipeline: str | None
     settings: list[str]
-    """A list and no tuple, because the stored arguments are compared after decoding."""
+    """Values of `--set`, as a list instead of a tuple: they are compared with a list decoded from JSON."""
     instance: str | None
     selector: str | None
+    headers: str | None
+    """Digest of the headers. They belong to these options, because a header may select the tenant whose samples
+    the server returns. None: no headers."""
 
 
 @click.command()
@@ -43,29 +64,32 @@ class _Request:
     metavar="URL",
     envvar="PROM_SERVER",
     required=True,
-    help="The Prometheus server.  [variable: PROM_SERVER]",
+    help="URL of the Prometheus server.  [variable: PROM_SERVER]",
 )
-@click.option("--start", metavar="TIME", help="First time: Unix seconds or ISO 8601 (UTC).")
-@click.option("--end", metavar="TIME", help="Last time, by default now.")
-@click.option("--last", metavar="DURATION", help="Instead of --start: duration before the end, e.g. 2h.")
+@click.option("--start", metavar="TIME", help="Start of the time range: Unix seconds or ISO 8601 (UTC).")
+@click.option("--end", metavar="TIME", help="End of the time range, by default now.")
+@click.option("--last", metavar="DURATION", help="Length of the time range, e.g. 2h, instead of --start.")
 @click.option(
     "--step",
     metavar="SECONDS",
     type=click.FloatRange(0.001),
-    help="Query one sample per step; by default all samples as they were scraped.",
+    help="Query one sample every SECONDS, rounded to a multiple of the scrape interval; by default all samples as "
+    "they were scraped.",
 )
 @click.option(
     "--pipeline", metavar="P", help="Query only the metrics that this pipeline needs; by default all known metrics."
 )
 @access_options
-@click.option("-o", "--output", metavar="FILE", required=True, help="Where to write (.json or .json.gz).")
-@click.option("-j", "--jobs", type=click.IntRange(1, 64), default=4, show_default=True, help="Requests at a time.")
+@click.option("-o", "--output", metavar="FILE", required=True, help="Recording to write (.json or .json.gz).")
+@click.option(
+    "-j", "--jobs", type=click.IntRange(1, 64), default=4, show_default=True, help="Number of parallel requests."
+)
 @click.option(
     "--patience",
     metavar="DURATION",
     default="1m",
     show_default=True,
-    help="How long to retry while the server does not answer.",
+    help="How long to retry if the server does not answer.",
 )
 @set_option
 @json_option
@@ -79,6 +103,7 @@ def query(
     username: str | None,
     password_file: str | None,
     token_file: str | None,
+    headers: tuple[str, ...],
     ca_file: str | None,
     insecure: bool | None,
     instance: str | None,
@@ -91,10 +116,13 @@ def query(
 ) -> None:
     """Write a recording from a Prometheus server, for `validate`, `train` and `estimate`.
 
-    Queries known metrics only. Keeps the answers in FILE.part until all have arrived: after an
-    interruption, the same command resumes.
+    Only metrics that an installed metric schema knows are queried. The server's answers are kept in the
+    folder FILE.part until all have arrived. After an interruption, run the same command again to resume.
     """
-    request = _Request(start, end, last, step, pipeline, list(settings), instance, selector)
+    from kepler_core.configuration import Configuration
+
+    own_headers = headers_of(headers, Configuration())
+    request = _Request(start, end, last, step, pipeline, list(settings), instance, selector, _digest(own_headers))
     _check_usage(request, output)
     try:
         client = open_client(
@@ -104,6 +132,7 @@ def query(
             token_file=token_file,
             ca_file=ca_file,
             insecure=_insecure(insecure),
+            headers=own_headers,
             patience=seconds_of(patience, "--patience"),
         )
     except ModuleNotFoundError as error:
@@ -118,11 +147,17 @@ def query(
         )
 
 
+def _digest(headers: Mapping[str, str]) -> str | None:
+    if not headers:
+        return None
+    return hashlib.sha256(repr(sorted(headers.items())).encode()).hexdigest()[:16]
+
+
 def _check_usage(request: _Request, output: str) -> None:
     if (request.start is None) == (request.last is None):
         raise UsageError("give either --start or --last")
     if request.settings and request.pipeline is None:
-        raise UsageError("--set goes with --pipeline")
+        raise UsageError("--set needs --pipeline")
     if not Path(output).resolve().parent.is_dir():
         raise UsageError(f"cannot write {output}: there is no folder {Path(output).parent}")
 
@@ -134,7 +169,7 @@ def _insecure(option: bool | None) -> bool:
 
 
 def _run(client: PrometheusClient, request: _Request, output: str, jobs: int) -> dict[str, Any]:
-    """Write the recording; return the output of `--json`."""
+    """Write the recording and return the summary that `--json` prints."""
     from kepler_core.prometheus.spool import Spool
 
     spool = Spool(output)
@@ -154,8 +189,9 @@ def _run(client: PrometheusClient, request: _Request, output: str, jobs: int) ->
         _fetch(client, spool, queries, missing, jobs)
     except PrometheusError as error:
         n_kept = sum(spool.has(index) for index in range(len(queries)))
+        advice = _ADVICE.get(error.kind, "the same command resumes")
         raise PrometheusError(
-            f"{error}; {n_kept} of {len(queries)} answers are in {spool.folder}, the same command resumes", error.kind
+            f"{error}; {n_kept} of {len(queries)} answers are in {spool.folder}, {advice}", error.kind
         ) from error
     spool.finish(queries)
     return {
@@ -163,6 +199,7 @@ def _run(client: PrometheusClient, request: _Request, output: str, jobs: int) ->
         "server": client.location,
         "start": min(q.start for q in queries) / 1000,
         "end": max(q.end for q in queries) / 1000,
+        "step": None if queries[0].step is None else queries[0].step / 1000,
         "metrics": len({q.metric for q in queries}),
         "queries": len(queries),
         "resumed": resumed,
@@ -172,8 +209,9 @@ def _run(client: PrometheusClient, request: _Request, output: str, jobs: int) ->
 
 
 def _plan(client: PrometheusClient, request: _Request) -> list[Query]:
-    """Return the queries for the metrics that the server has and the pipeline needs."""
+    """Return the queries for all metrics that the server has and that the pipeline needs."""
     from kepler_core.prometheus import plan_queries, select_metrics
+    from kepler_core.prometheus.scrape_interval import rounded_step, scrape_interval
 
     spec = None
     if request.pipeline is not None:
@@ -186,27 +224,38 @@ def _plan(client: PrometheusClient, request: _Request) -> list[Query]:
     selections = select_metrics(names, spec=spec, instance=request.instance, matchers=matchers)
     if not selections:
         contents = f"{len(names)} metrics, but none that is needed" if names else "no metric at all"
-        raise RecordingError(f"{client.location} has {contents} between these times")
-    return plan_queries(selections, since, until, request.step)
+        raise RecordingError(f"{client.location} has {contents} in the queried time range")
+    step = request.step
+    if step is not None:
+        interval = scrape_interval(client, selections, since, until)
+        if interval is None:
+            click.echo(f"--step {step:g}: the scrape interval is unknown; make sure it divides the step", err=True)
+        elif (rounded := rounded_step(step, interval)) != step:
+            click.echo(f"--step {step:g} is changed to {rounded:g}: samples are scraped every {interval:g} s", err=True)
+            step = rounded
+    return plan_queries(selections, since, until, step)
 
 
 def _window(client: PrometheusClient, request: _Request) -> tuple[float, float]:
-    """Return the first and the last time in Unix seconds."""
-    # the options are checked before the server is queried for its time
+    """Return the start and the end of the queried time range in Unix seconds."""
+    # check all options before requesting the current time from the server
     since = unix_time(request.start, "--start") if request.start is not None else None
     length = seconds_of(request.last, "--last") if request.last is not None else 0.0
     until = unix_time(request.end, "--end") if request.end is not None else client.now()
     if since is None:
         since = until - length
     if not 0 <= since < 1e11 or not 0 <= until < 1e11:
-        raise UsageError("a time is not in Unix seconds (milliseconds?)")
+        raise UsageError("the start or the end is not in Unix seconds (is it in milliseconds?)")
     if not since < until:
         raise UsageError("the start is not before the end")
     return since, until
 
 
 def _fetch(client: PrometheusClient, spool: Spool, queries: list[Query], missing: list[int], jobs: int) -> None:
-    """Fetch the missing answers, with a progress bar on a terminal."""
+    """Fetch the missing answers into the spool; show a progress bar if stderr is a terminal.
+
+    `missing` holds the indices of the queries in `queries` whose answers are not on disk yet.
+    """
     from kepler_core.prometheus import answers
 
     index_of = {queries[index]: index for index in missing}

@@ -1,4 +1,4 @@
-"""`quickstart`: train and apply models on a bundled sample."""
+"""The command `quickstart`, which trains and applies models on a bundled sample recording."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ SAMPLE = "samples/quickstart.json.gz"
 )
 @json_option
 def quickstart(store: str, as_json: bool) -> int:
-    """Train and apply models on a bundled sample, as a first look.
+    """Train and apply models on a bundled sample recording, as a first look at Kepler Core.
 
-    Trains the pipeline `quickstart`, loads the models back from the store, applies the best of them to
-    the sample and prints the commands to try next.
+    The command trains the pipeline `quickstart`, loads the models back from the store, applies the best
+    AbsPower model and the best DynPower model to the same recording, and prints the commands to try next.
     """
     from kepler_core.cli.train import print_report, run
     from kepler_core.pipeline.load import load_pipeline
     from kepler_core.pipeline.observing import observe_for, read_for
 
     if Path(store).exists() and not (Path(store).is_dir() and not any(Path(store).iterdir())):
-        raise StoreError(f"{store} already exists; quickstart needs a new or empty folder: --store OTHER, or remove it")
+        raise StoreError(f"{store} already exists; quickstart needs a new or empty folder: use --store OTHER")
     with importlib.resources.as_file(importlib.resources.files("kepler_config") / SAMPLE) as sample:
         if not as_json:
             click.echo("1. Train the pipeline 'quickstart' on the bundled sample (a simulated machine):\n")
@@ -75,14 +75,14 @@ def quickstart(store: str, as_json: bool) -> int:
 
 
 def _estimates(store: str, report: Report, observations: Observations) -> list[dict[str, Any]]:
-    """Load every published model, and return what the best of each output type estimates for the sample."""
+    """Load every published model; return a summary of the estimates of each output type's best model."""
     from kepler_core.estimate import estimate
     from kepler_core.selection import ModelRequest, read_catalogue
     from kepler_core.store import open_store
 
     catalogue = read_catalogue(open_store(store), pipelines=["quickstart"])
     if len(catalogue.models) != len(report.models):
-        raise ModelError(f"{len(report.models)} models were published, {len(catalogue.models)} can be read back")
+        raise ModelError(f"{len(report.models)} models were published, but {len(catalogue.models)} can be read back")
     for entry in catalogue.models:
         entry.load()
     estimates = []

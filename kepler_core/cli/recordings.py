@@ -1,52 +1,44 @@
-"""The commands `validate` and `simulate`."""
+"""The commands `validate` and `simulate`, which check and create recordings."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
-from typing import Any
 
 import click
 
-from kepler_core.cli.inputs import read_all
+from kepler_core.cli.findings import print_findings
+from kepler_core.cli.inputs import parse_vm_guests, read_all, vm_guest_option
 from kepler_core.cli.output import json_option, print_json, print_table
 from kepler_core.errors import RecordingError
-from kepler_core.recording.preflight import Preflight, check, utc
-
-_FINDINGS = {
-    "not_finite": "samples that are NaN or infinite, left out",
-    "repeated_timestamps": "samples at a timestamp that their series already had, left out",
-    "empty_series": "series without a sample",
-    "one_sample_series": "series of one sample (it has no rate)",
-    "missing_labels": "series without a label that tells them apart",
-    "gaps": "intervals longer than five times the usual step, left out",
-    "resets": "counter resets (the value after the fall is the increase; power over such an interval is left out)",
-    "unknown_sources": "energy series of a source that no installed plugin reads, left out",
-    "duplicates": "samples that a second exporter reported again, left out",
-    "counted_twice": "intervals in which idle and dynamic energy rise alike: their sum may count all power twice",
-    "dynamic_only": "series of dynamic energy without idle energy: used as the whole power",
-    "incomplete": "timestamps at which too few series had a value, left out",
-}
+from kepler_core.faults import FAULTS
+from kepler_core.recording.preflight import Preflight, check
+from kepler_core.recording.times import utc
 
 
 @click.command()
 @click.argument("files", metavar="FILE...", nargs=-1, required=True)
-@click.option("--vm", "use_vm_metrics", is_flag=True, help='Look at a VM\'s process-level metrics (job="vm").')
+@click.option("--vm", "use_vm_metrics", is_flag=True, help='Check the metrics of a VM and of its processes (job="vm").')
+@vm_guest_option()
+@click.option("--strict", is_flag=True, help="Exit with code 1 if a recording has any finding.")
 @json_option
-def validate(files: tuple[str, ...], use_vm_metrics: bool, as_json: bool) -> int:
-    """Report what can be trained from a recording, and why the rest cannot.
+def validate(
+    files: tuple[str, ...], use_vm_metrics: bool, vm_guests: tuple[str, ...], strict: bool, as_json: bool
+) -> int:
+    """Report which models can be trained from a recording, and why other models cannot.
 
     Reads Prometheus range-query results (JSON, plain or gzipped). The exit code is 0 if a model can
-    be trained from every FILE, else 1.
+    be trained from every FILE, else 1. With --strict, it is also 1 if a recording has any finding.
+    --vm-guest implies --vm.
     """
+    guests = parse_vm_guests(vm_guests)
     reports: list[Preflight] = []
     for file in files:
         try:
-            reports.append(check(read_all([file])[0], use_vm_metrics=use_vm_metrics))
+            reports.append(check(read_all([file])[0], use_vm_metrics=use_vm_metrics or bool(guests), vm_guests=guests))
         except RecordingError as error:
             if len(files) == 1:
                 raise
-            # go on with the other files
+            # report this error, then check the remaining files
             click.echo(f"kepler-model: error: {error}", err=True)
     if as_json:
         print_json(reports[0].as_dict() if len(files) == 1 else [report.as_dict() for report in reports])
@@ -55,7 +47,8 @@ def validate(files: tuple[str, ...], use_vm_metrics: bool, as_json: bool) -> int
             if index:
                 click.echo()
             _print(report)
-    return 0 if len(reports) == len(files) and all(report.trainable for report in reports) else 1
+    usable = all(report.trainable and not (strict and report.findings) for report in reports)
+    return 0 if usable and len(reports) == len(files) else 1
 
 
 def _print(report: Preflight) -> None:
@@ -75,9 +68,7 @@ def _print(report: Preflight) -> None:
         ("node", "timestamps", "from (UTC)", "to (UTC)", "step s", "longest s", "containers"),
         "  ",
     )  # fmt: skip
-    click.echo("\nFindings")
-    for line in _finding_lines(report.counts) or ["nothing unusual"]:
-        click.echo(f"  - {line}")
+    print_findings(report.findings)
     _print_power(report)
     _print_groups(report)
     verdict = "Can be trained." if report.trainable else "Nothing can be trained from this recording."
@@ -101,7 +92,7 @@ def _print_power(report: Preflight) -> None:
 
 
 def _print_groups(report: Preflight) -> None:
-    """Print a row per feature group; sources with the same result share a row."""
+    """Print a table of feature groups. Energy sources with equal results for a group share a row."""
     if not report.groups:
         return
     click.echo("\nFeature groups")
@@ -118,43 +109,51 @@ def _print_groups(report: Preflight) -> None:
     )
 
 
-def _finding_lines(counts: Mapping[str, Any]) -> list[str]:
-    """Return a line for each kind of irregularity, with up to four of the metrics."""
-    lines = [
-        f"node {node} under a second label: its samples are left out, not added up"
-        for node in counts.get("duplicate_nodes", ())
-    ]
-    if scrapes := counts.get("repeated_scrapes"):
-        lines.append(f"{scrapes} timestamps repeat the scrape before (no energy counter moved), left out")
-    for key, text in _FINDINGS.items():
-        by_metric = counts.get(key)
-        if by_metric:
-            where = ", ".join(f"{metric} {n}" for metric, n in sorted(by_metric.items())[:4])
-            more = f", and {len(by_metric) - 4} more" if len(by_metric) > 4 else ""
-            lines.append(f"{sum(by_metric.values())} {text}: {where}{more}")
-    return lines
+_KINDS_OF_FAULTS = "\b\nKinds of faults:\n" + "\n".join(f"  {name:24}{kind.summary}" for name, kind in FAULTS.items())
 
 
-@click.command()
-@click.option("-o", "--output", metavar="FILE", required=True, help="Where to write (.json or .json.gz).")
-@click.option("--containers", default=20, show_default=True, help="Containers per node.")
-@click.option("--minutes", type=float, default=10.0, show_default=True, help="Duration.")
-@click.option("--step", default=3, show_default=True, help="Seconds between samples.")
-@click.option("--sockets", default=2, show_default=True, help="Processor sockets per node.")
-@click.option("--nodes", default=1, show_default=True, help="Nodes.")
-@click.option("--churn", default=0.3, show_default=True, help="Fraction of the containers that come and go (0 … 1).")
-@click.option("--resets", default=1, show_default=True, help="Exporter restarts per node.")
-@click.option("--accelerator/--no-accelerator", default=True, help="With Intel QAT counters.")
-@click.option("--workloads", default=0, show_default=True, help="Workloads that follow each other, twice; 0: none.")
+@click.command(epilog=_KINDS_OF_FAULTS)
+@click.option("-o", "--output", metavar="FILE", required=True, help="Recording to write (.json or .json.gz).")
+@click.option("--containers", default=20, show_default=True, help="Number of containers per node.")
+@click.option("--minutes", type=float, default=10.0, show_default=True, help="Duration of the recording in minutes.")
+@click.option("--step", default=3, show_default=True, help="Seconds between two samples of a series.")
+@click.option("--sockets", default=2, show_default=True, help="Number of processor sockets per node.")
+@click.option("--nodes", default=1, show_default=True, help="Number of nodes.")
+@click.option(
+    "--churn", default=0.3, show_default=True, help="Fraction of containers that start late or end early (0 … 1)."
+)
+@click.option("--resets", default=1, show_default=True, help="Number of exporter restarts per node.")
+@click.option("--accelerator/--no-accelerator", default=True, help="Include counters of an Intel QAT accelerator.")
+@click.option(
+    "--workloads",
+    default=0,
+    show_default=True,
+    help="Number of workloads among which the containers are divided. The workloads run one after another, and this "
+    "sequence runs twice. 0: all containers run throughout.",
+)
 @click.option(
     "--law-change",
     "shift_at",
     type=float,
     metavar="PART",
-    help="Multiply the power by --law-gain after this fraction of the time (0 … 1).",
+    help="Fraction of the duration (0 … 1) after which the power is multiplied by --law-gain.",
 )
 @click.option(
-    "--law-gain", "shift_gain", default=1.15, show_default=True, help="Factor of the power after --law-change."
+    "--law-gain",
+    "shift_gain",
+    default=1.15,
+    show_default=True,
+    help="Factor by which --law-change multiplies the power.",
+)
+@click.option(
+    "--fault",
+    "faults",
+    multiple=True,
+    metavar="KIND",
+    help="Fault of exporters, meters or Prometheus (see below); may be repeated.",
+)
+@click.option(
+    "--severity", type=click.IntRange(1, 3), default=1, show_default=True, help="Severity of the faults, 1 to 3."
 )
 @click.option("--seed", default=0, show_default=True, help="Seed of the random numbers.")
 def simulate(
@@ -170,12 +169,14 @@ def simulate(
     workloads: int,
     shift_at: float | None,
     shift_gain: float,
+    faults: tuple[str, ...],
+    severity: int,
     seed: int,
 ) -> None:
     """Write a simulated recording of nodes whose power follows a known formula.
 
-    With noise, containers that come and go, and counter resets. docs/simulation.md has the formula. Equal
-    options give equal files.
+    The recording has noise, containers that start late or end early, and counter resets.
+    docs/simulation.md explains the formula and the faults. Equal options write equal files.
     """
     from kepler_core.errors import UsageError
     from kepler_core.simulate import Simulation, write
@@ -195,6 +196,8 @@ def simulate(
         workloads=workloads,
         shift_at=shift_at,
         shift_gain=shift_gain,
+        faults=faults,
+        severity=severity,
     )
     write(simulation, output)
     if sys.stderr.isatty():

@@ -1,4 +1,4 @@
-"""`store`: commands that list, check, import, export and roll back the pipelines of a model store."""
+"""The commands `store …`, which list, check, import, export, prune and roll back the pipelines of a model store."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from kepler_core.atomic_files import whole_file
 from kepler_core.cli.inputs import store_option
 from kepler_core.cli.output import json_option, print_json, print_table
 from kepler_core.errors import StoreError, UsageError
+from kepler_core.urls import shown_location
 
 if TYPE_CHECKING:
     from kepler_core.store import Snapshot, Store
@@ -25,7 +26,7 @@ _UPDATED = ("last_update_time", "export_time", "init_time")
 
 @click.group()
 def store() -> None:
-    """List, check, move and roll back the pipelines of a model store."""
+    """List, check, import, export, prune and roll back the pipelines of a model store."""
 
 
 @store.command("list")
@@ -39,7 +40,7 @@ def list_(store: str, as_json: bool) -> None:
         print_json(summaries)
         return
     if not summaries:
-        click.echo(f"{store}: no pipelines")
+        click.echo(f"{shown_location(store)}: no pipelines")
         return
     columns = ("pipeline", "version", "models", "updated", "problem")
     _print_rows([[summary[key] for key in columns] for summary in summaries], columns)
@@ -48,7 +49,14 @@ def list_(store: str, as_json: bool) -> None:
 @store.command()
 @click.argument("pipeline")
 @store_option()
-@click.option("--decisions", "most", type=click.IntRange(0), default=20, show_default=True, help="Number to show.")
+@click.option(
+    "--decisions",
+    "most",
+    type=click.IntRange(0),
+    default=20,
+    show_default=True,
+    help="Show at most this number of decisions, the latest ones.",
+)
 @json_option
 def history(pipeline: str, store: str, most: int, as_json: bool) -> None:
     """List the stored versions of a PIPELINE and the decisions of the online trainer, oldest first."""
@@ -88,16 +96,23 @@ def history(pipeline: str, store: str, most: int, as_json: bool) -> None:
 @store_option()
 @json_option
 def rollback(pipeline: str, version: int | None, store: str, as_json: bool) -> None:
-    """Make VERSION of a PIPELINE the current one. By default, VERSION is the one before the current one."""
+    """Make VERSION of a PIPELINE the current version.
+
+    The default is the newest version that is older than the current version.
+    """
     opened = _open(store)
     before = opened.current_version(pipeline)
     if before is None:
-        raise StoreError(f"{store}: {pipeline!r} was not published by kepler-model, so it has no versions")
+        raise StoreError(
+            f"{shown_location(store)}: {pipeline!r} was not published by kepler-model, so it has no versions"
+        )
     if version is None:
         version = max((number for number in opened.versions(pipeline) if number < before), default=None)
         if version is None:
-            raise StoreError(f"{store}: {pipeline!r} has no version before {before}, the current one")
-    # do not replace a readable version with an incomplete one
+            raise StoreError(
+                f"{shown_location(store)}: {pipeline!r} has no version before the current version, {before}"
+            )
+    # check first, so that an incomplete version does not become the current version
     opened.snapshot(pipeline, version).check_complete()
     opened.roll_back(pipeline, version)
     if as_json:
@@ -108,14 +123,14 @@ def rollback(pipeline: str, version: int | None, store: str, as_json: bool) -> N
 
 @store.command("import")
 @click.argument("location")
-@click.option("--name", metavar="NAME", help="Name in the store.  [default: the pipeline's own]")
+@click.option("--name", metavar="NAME", help="Name of the pipeline in the store.  [default: its present name]")
 @store_option()
 @json_option
 def import_(location: str, name: str | None, store: str, as_json: bool) -> None:
     """Import a pipeline from LOCATION: a zip file, a folder, or an http(s) URL of a zip file.
 
     The pipeline must be complete and must match its manifest, if it has one. Otherwise nothing is
-    imported. If the store has a pipeline of the same name, the import becomes its next version.
+    imported. If the store already has a pipeline of this name, the imported files become its next version.
     """
     from kepler_core.names import check_name
     from kepler_core.store.archive import read_pipeline
@@ -137,17 +152,17 @@ def import_(location: str, name: str | None, store: str, as_json: bool) -> None:
 
 @store.command()
 @click.argument("pipeline")
-@click.option("--version", type=click.IntRange(min=1), help="Version to export.  [default: the current one]")
-@click.option("-o", "--output", metavar="FILE.zip", required=True, help="File to write; - for standard output.")
-@click.option("--force", is_flag=True, help="Replace an existing file.")
+@click.option("--version", type=click.IntRange(min=1), help="Version to export.  [default: the current version]")
+@click.option("-o", "--output", metavar="FILE.zip", required=True, help="Zip file to write, or - for standard output.")
+@click.option("--force", is_flag=True, help="Replace the output file if it exists.")
 @store_option()
 def export(pipeline: str, version: int | None, output: str, force: bool, store: str) -> None:
-    """Write a PIPELINE to a zip file with a manifest, for `store import`."""
+    """Write a PIPELINE to a zip file with a manifest, which `store import` can read."""
     from kepler_core.store.archive import archive_bytes
 
     target = Path(output)
     if output != "-" and not force and os.path.lexists(target):
-        raise UsageError(f"{output} is there already; --force replaces it")
+        raise UsageError(f"{output} already exists; --force replaces it")
     content = archive_bytes(_open(store).snapshot(pipeline, version))
     if output == "-":
         sys.stdout.buffer.write(content)
@@ -159,14 +174,16 @@ def export(pipeline: str, version: int | None, output: str, force: bool, store: 
 
 @store.command()
 @click.argument("pipelines", nargs=-1, metavar="[PIPELINE]...")
-@click.option("--all-versions", is_flag=True, help="Check all stored versions, not only the current ones.")
+@click.option(
+    "--all-versions", is_flag=True, help="Check all stored versions of each pipeline, not only the current version."
+)
 @store_option()
 @json_option
 def verify(pipelines: tuple[str, ...], all_versions: bool, store: str, as_json: bool) -> None:
-    """Compare every file of the PIPELINEs (by default all) with its manifest.
+    """Read every file of the PIPELINEs (default: all) and compare it with the pipeline's manifest.
 
-    The exit code is 1 if a file is damaged. A pipeline that was not published by kepler-model may have no
-    manifest.
+    The exit code is 1 if a file is damaged. A pipeline without a manifest, e.g. one that was not published
+    by kepler-model, is not an error.
     """
     opened = _open(store)
     stored = opened.pipelines()
@@ -188,15 +205,47 @@ def verify(pipelines: tuple[str, ...], all_versions: bool, store: str, as_json: 
         raise click.exceptions.Exit(1)
 
 
+@store.command()
+@click.argument("pipelines", nargs=-1, metavar="[PIPELINE]...")
+@click.option(
+    "--keep",
+    type=click.IntRange(min=1),
+    required=True,
+    metavar="N",
+    help="Number of versions to keep of each pipeline.",
+)
+@click.option("-n", "--dry-run", is_flag=True, help="Only list the versions that would be removed.")
+@store_option()
+@json_option
+def prune(pipelines: tuple[str, ...], keep: int, dry_run: bool, store: str, as_json: bool) -> None:
+    """Remove all but the newest N versions of the PIPELINEs (default: all).
+
+    The current version is kept even if it is older. A version that a process is reading is kept, too. The
+    exit code is 1 if the versions of a pipeline cannot be removed. The store must be in a local folder.
+    """
+    opened = _open(store)
+    stored = opened.pipelines()
+    if unknown := [name for name in pipelines if name not in stored]:
+        raise opened.no_such_pipeline(unknown[0])
+    results = [_prune(opened, name, keep, dry_run) for name in pipelines or stored]
+    if as_json:
+        print_json(results)
+    else:
+        for result in results:
+            click.echo(f"{result['pipeline']}: {_pruned_text(result)}")
+    if any(result["problem"] is not None for result in results):
+        raise click.exceptions.Exit(1)
+
+
 def _open(location: str) -> Store:
-    # imported late, so that --help is fast
+    # imported when a command runs, so that `--help` does not wait for the import
     from kepler_core.store import open_store
 
     return open_store(location)
 
 
 def _summary(read: Callable[[], Snapshot]) -> dict[str, Any]:
-    """Return the summary of a version for tables; if it cannot be read, with the problem."""
+    """Return number, model count and update time of the version that `read` reads, or why it cannot be read."""
     from kepler_core.models.power_model import METADATA_FILE
     from kepler_core.store.models import count_models
 
@@ -217,7 +266,7 @@ def _summary(read: Callable[[], Snapshot]) -> dict[str, Any]:
 
 
 def _verify(opened: Store, name: str, number: int | None) -> dict[str, Any]:
-    """Check the files of a version, by default the current one, and return the result for the table."""
+    """Check the files of version `number` of a pipeline, or of the current version if `number` is None."""
     try:
         snapshot = opened.snapshot(name, number)
     except StoreError as error:
@@ -233,8 +282,27 @@ def _verify(opened: Store, name: str, number: int | None) -> dict[str, Any]:
     }
 
 
+def _prune(opened: Store, name: str, keep: int, dry_run: bool) -> dict[str, Any]:
+    """Remove versions of a pipeline and return the result. An error is part of the result."""
+    try:
+        pruned = opened.prune(name, keep, dry_run=dry_run)
+    except StoreError as error:
+        lists: dict[str, Any] = {"removed": [], "kept": [], "in_use": []}
+        return {"pipeline": name, "dry_run": dry_run, **lists, "problem": str(error)}
+    lists = {"removed": pruned.removed, "kept": pruned.kept, "in_use": pruned.in_use}
+    return {"pipeline": name, "dry_run": dry_run, **lists, "problem": None}
+
+
+def _pruned_text(result: dict[str, Any]) -> str:
+    if result["problem"] is not None:
+        return str(result["problem"])
+    removed, kept, in_use = (", ".join(map(str, result[key])) or "none" for key in ("removed", "kept", "in_use"))
+    verb = "would remove" if result["dry_run"] else "removed"
+    return f"{verb} {removed}; kept {kept}" + (f" (being read: {in_use})" if result["in_use"] else "")
+
+
 def _print_rows(rows: list[list[Any]], headers: tuple[str, ...]) -> None:
-    # omit the column of problems if there are none
+    # the last column holds problems: omit it if no row has a problem
     if all(row[-1] is None for row in rows):
         rows, headers = [row[:-1] for row in rows], headers[:-1]
     print_table(rows, headers)

@@ -1,19 +1,28 @@
-"""`train`: train the models of a pipeline on recordings and publish them."""
+"""The command `train`, which trains the models of a pipeline on recordings and publishes them."""
 
 from __future__ import annotations
 
+import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from kepler_core.cli.inputs import input_option, read_all, read_object, store_option
+from kepler_core.cli.findings import finding_lines
+from kepler_core.cli.inputs import input_option, parse_vm_guests, read_all, read_object, store_option, vm_guest_option
 from kepler_core.cli.output import json_option, print_json, print_table, watts
 from kepler_core.cli.pipelines import set_option
-from kepler_core.errors import EXIT_SOME_FAILED, PipelineError, UnknownPluginError, UsageError
+from kepler_core.errors import (
+    EXIT_SOME_FAILED,
+    KeplerError,
+    PipelineError,
+    RecordingError,
+    UnknownPluginError,
+    UsageError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,27 +32,53 @@ if TYPE_CHECKING:
     from kepler_core.pipeline.report import Report
     from kepler_core.pipeline.spec import PipelineSpec
     from kepler_core.plugins.hooks import HookCall, Hooks
+    from kepler_core.recording.findings import Finding
 
 
 @click.command()
 @click.argument("pipeline")
 @input_option()
 @store_option()
-@click.option("--name", help="Name of the pipeline in the store (default: the one in its file).")
+@click.option("--name", help="Name of the pipeline in the store (default: the name in the pipeline file).")
 @click.option(
     "--backend",
     type=click.Choice(["loky", "threading", "dask"]),
     default="loky",
     show_default=True,
-    help="Where models are fitted: in processes, in threads, or on a Dask cluster.",
+    help="Where models are fitted: in processes (loky), in threads, or on a Dask cluster.",
 )
-@click.option("--scheduler", metavar="ADDR", help="Dask scheduler, e.g. tcp://host:8786 (default: start a local one).")
-@click.option("-j", "--jobs", type=click.IntRange(1), help="Number of fits at a time (default: one per core).")
-@click.option("--machine-spec", metavar="FILE", help="Description of the machine (see `kepler-model profile machine`).")
-@click.option("--machine-id", metavar="ID", help="Name of the machine in its node type (default: names of its nodes).")
-@click.option("--idle", metavar="FILE", multiple=True, help="A recording of the idle machine, for isolators.")
-@click.option("--profile", metavar="FILE", help="Profile of the node type (default: the one in the store).")
-@click.option("--trace-hooks", is_flag=True, help="Print each call of a listener with its time to standard error.")
+@click.option(
+    "--scheduler",
+    metavar="ADDR",
+    help="Address of a Dask scheduler, e.g. tcp://host:8786 (default: start a local Dask cluster).",
+)
+@click.option("-j", "--jobs", type=click.IntRange(1), help="Number of simultaneous fits (default: one per core).")
+@click.option(
+    "--machine-spec",
+    metavar="FILE",
+    help="JSON file with the description of the machine, as `kepler-model profile machine` writes it.",
+)
+@click.option(
+    "--machine-id",
+    metavar="ID",
+    help="Name under which the store lists the machine as a member of its node type (default: the node names in "
+    "the recordings).",
+)
+@click.option(
+    "--idle", metavar="FILE", multiple=True, help="A recording of the idle machine, for isolators. Can be repeated."
+)
+@click.option(
+    "--profile",
+    metavar="FILE",
+    help="JSON file with the profile of the machine's node type (default: the profile in the store).",
+)
+@click.option(
+    "--trace-hooks",
+    is_flag=True,
+    help="Print each call of a listener to standard error, with its start time and duration.",
+)
+@click.option("--strict", is_flag=True, help="Train nothing if the recordings have any finding, and exit with code 1.")
+@vm_guest_option()
 @set_option
 @json_option
 def train(
@@ -59,6 +94,8 @@ def train(
     idle: tuple[str, ...],
     profile: str | None,
     trace_hooks: bool,
+    strict: bool,
+    vm_guests: tuple[str, ...],
     settings: tuple[str, ...],
     as_json: bool,
 ) -> int:
@@ -66,11 +103,17 @@ def train(
 
     PIPELINE is the name of a shipped pipeline or a YAML file.
 
-    The errors are measured on data that the models were not fitted on: contiguous blocks of time in turn,
-    not shuffled rows. Exit code 3: models were published, but at least one trainer failed (see "failed").
+    The reported errors are measured on data that the models were not fitted on. The pipeline's validation
+    scheme holds out blocks of time, the end of each recording, or whole nodes. It never holds out single
+    rows at random.
 
-    With --machine-spec the models belong to that machine's node type. The pipeline's models of other node
-    types stay in the store.
+    Exit code 3 means that models were published, but at least one trainer failed; the report lists the
+    failures.
+
+    With --machine-spec, the models belong to the node type of the described machine. The pipeline's models
+    of other node types stay in the store.
+
+    --vm-guest sets the keys use_vm_metrics and vm_guests of the pipeline.
     """
     from kepler_core.machine import Machine, read_machine_spec
 
@@ -85,17 +128,24 @@ def train(
         backend=backend,
         scheduler=scheduler,
         jobs=jobs,
-        settings=settings,
+        settings=(*settings, *_vm_settings(vm_guests)),
         machine=machine,
         idle=idle,
         profile=profile,
         trace_hooks=trace_hooks,
+        strict=strict,
     )
     if as_json:
         print_json(report.as_dict())
     else:
         print_report(report)
     return EXIT_SOME_FAILED if report.failed else 0
+
+
+def _vm_settings(pairs: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the settings of the pipeline that the option --vm-guest stands for."""
+    guests = parse_vm_guests(pairs)
+    return ("use_vm_metrics=true", f"vm_guests={json.dumps(guests)}") if guests else ()
 
 
 def run(
@@ -112,11 +162,16 @@ def run(
     idle: tuple[str, ...] = (),
     profile: str | None = None,
     trace_hooks: bool = False,
+    strict: bool = False,
 ) -> Report:
-    """Read, train and publish, with a progress bar if standard error is a terminal."""
+    """Read recordings, train a pipeline's models on them and publish the models.
+
+    Shows a progress bar if standard error is a terminal.
+    """
     from kepler_core.pipeline.observing import observe_for
     from kepler_core.pipeline.train import train as train_pipeline
     from kepler_core.plugins.hooks import hooks
+    from kepler_core.recording.findings import findings
     from kepler_core.store import open_store
 
     spec = _load_pipeline(pipeline, settings, name, store)
@@ -124,21 +179,27 @@ def run(
     with _shown(listeners, trace_hooks):
         stored_profile = None if profile is None else read_object(profile)
         started = time.perf_counter()
-        observations = observe_for(spec, read_all(inputs, spec.third_party))
-        idle_observations = observe_for(spec, read_all(idle, spec.third_party)) if idle else None
+        observations = observe_for(spec, read_all(inputs, spec.third_party), machine)
+        if strict and (lines := finding_lines(findings(observations.counts))):
+            raise RecordingError(f"--strict: {len(lines)} kinds of findings; {' | '.join(lines)}")
+        idle_observations = observe_for(spec, read_all(idle, spec.third_party), machine) if idle else None
         read_seconds = time.perf_counter() - started
-        report = train_pipeline(
-            spec,
-            observations,
-            open_store(store),
-            backend=backend,
-            scheduler=scheduler,
-            jobs=jobs,
-            listeners=listeners,
-            machine=machine,
-            idle=idle_observations,
-            profile=stored_profile,
-        )
+        try:
+            report = train_pipeline(
+                spec,
+                observations,
+                open_store(store),
+                backend=backend,
+                scheduler=scheduler,
+                jobs=jobs,
+                listeners=listeners,
+                machine=machine,
+                idle=idle_observations,
+                profile=stored_profile,
+            )
+        except KeplerError:
+            _print_severe(findings(observations.counts))
+            raise
     report.seconds = {
         "read": round(read_seconds, 3),
         **report.seconds,
@@ -147,8 +208,18 @@ def run(
     return report
 
 
+def _print_severe(all_findings: Sequence[Finding]) -> None:
+    """Print the findings that are errors to standard error, because they may be why a training failed."""
+    for line in finding_lines([finding for finding in all_findings if finding.severity == "error"]):
+        click.echo(f"kepler-model: {line}", err=True)
+
+
 def _load_pipeline(pipeline: str, settings: tuple[str, ...], name: str | None, store: str) -> PipelineSpec:
-    """Load a pipeline. If a plugin is missing that the store's pipelines were trained with, name its distribution."""
+    """Load a pipeline.
+
+    If the pipeline names an unknown plugin that a pipeline in the store was trained with, the error ends
+    with the pip command for the plugin's distribution.
+    """
     from kepler_core.pipeline.load import load_pipeline
     from kepler_core.pipeline.plugins import where_it_was
     from kepler_core.store import open_store
@@ -164,7 +235,7 @@ def _load_pipeline(pipeline: str, settings: tuple[str, ...], name: str | None, s
 
 @contextmanager
 def _shown(listeners: Hooks, trace_hooks: bool) -> Iterator[None]:
-    """Show the progress on a terminal, and the calls of listeners if wanted."""
+    """Show a progress bar if standard error is a terminal, and print listener calls if `trace_hooks` is true."""
     from kepler_core.cli.progress import ProgressBar
 
     if trace_hooks:
@@ -181,7 +252,7 @@ def _shown(listeners: Hooks, trace_hooks: bool) -> Iterator[None]:
 
 
 def _print_call(started: float) -> Callable[[HookCall], None]:
-    """Return a function that prints a line per call: time, hook, listener, duration, failure."""
+    """Return a function that prints one line about a listener call, with the seconds since `started`."""
 
     def print_call(call: HookCall) -> None:
         at = time.perf_counter() - started - call.seconds
@@ -192,16 +263,23 @@ def _print_call(started: float) -> Callable[[HookCall], None]:
 
 
 def print_report(report: Report) -> None:
-    """Print a table of the models with their errors, then notes, skipped data sets and failures."""
+    """Print a table of the models with their errors, then findings, notes, skipped data sets and failures."""
+    from kepler_core.recording.findings import Finding
+
     print_table(
         [_model_row(model) for model in report.models],
         ("source", "type", "feature group", "trainer", "MAE W", "MAPE %", "MAE by component", "constant/line"),
     )
+    measured_on = " or ".join(dict.fromkeys(model["held_out"] for model in report.models))
     click.echo(
-        "\nErrors on data held out in blocks of time; MAE and MAPE are those of the worst component, "
-        "DynPower's\nare of the sum over a node's containers. constant/line: MAE of a constant and of a "
-        "straight line through\nthe main feature, for that component."
+        f"\nErrors are measured on {measured_on}.\nMAE and MAPE are those of the worst component, DynPower's are "
+        "of the sum over a node's containers.\nconstant/line: MAE of a constant and of a straight line through the "
+        "main feature, for that component."
     )
+    if report.findings:
+        click.echo("\nFindings in the recordings:")
+        for line in finding_lines([Finding(**finding) for finding in report.findings]):
+            click.echo(f"  - {line}")
     if report.notes:
         click.echo("\nNoticed:")
         _print_grouped(report.notes, "note")
@@ -236,7 +314,7 @@ def _model_row(model: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _print_grouped(entries: list[dict[str, Any]], key: str) -> None:
-    """Print each distinct text once, with the data sets that it is about."""
+    """Print each distinct text `entry[key]` once, followed by the data sets of the entries with this text."""
     datasets: dict[str, list[str]] = {}
     for entry in entries:
         datasets.setdefault(entry[key], []).append(f"{entry['source']} {entry['output_type']} {entry['feature_group']}")

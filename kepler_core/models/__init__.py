@@ -1,1 +1,1 @@
-"""Portable power models: stored without pickle, applied without the library that fitted them."""
+"""Power models that are stored without pickle and make predictions without the library that fitted them."""

@@ -1,4 +1,4 @@
-"""Export fitted regressors as the files of a power model, and check that both predict the same."""
+"""Export fitted regressors as the files of a power model, and check that the exported model predicts the same watts."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from kepler_core.models.kepler_weights import KEPLER_CURVES, read_weights
 from kepler_core.models.loading import format_name, load_model
 from kepler_core.models.power_model import (
     LAYOUT_VERSION,
+    MAX_COMPONENT_BYTES,
     METADATA_FILE,
     MODEL_FILE,
     WEIGHT_FILE,
@@ -30,22 +31,24 @@ from kepler_core.vocabulary import main_feature
 log = logging.getLogger(__name__)
 
 TOLERANCE = 0.001
-"""Allowed difference between the stored and the fitted model on any row, as a part of the power range."""
+"""Largest allowed difference between the predictions of the exported and the fitted model on a row, as a fraction of
+the range of the measured power (maximum − minimum)."""
 
 CEILING_FACTOR = 10.0
-"""Predictions are limited to this many times the highest measured power."""
+"""A component's predictions are limited to this multiple of its highest measured power. If that power is below 1 W,
+the limit is this multiple of 1 W."""
 
 _DEFAULT_FORMATS = ("weights", "onnx")
 
 
 @attrs.frozen(eq=False)
 class FittedComponent:
-    """A component's fitted regressor, or its constant power in watts."""
+    """A component's fitted regressor or its constant power in watts, and the power that was measured."""
 
     regressor: Regressor | None
     constant: float | None
     watts: FloatArray
-    """Measured power, shape (rows,)."""
+    """Measured power of the component in watts, shape (rows,)."""
 
 
 def export(
@@ -59,8 +62,9 @@ def export(
 ) -> dict[str, bytes]:
     """Export a model and return its files by name.
 
-    `X` holds the training rows in the features' own units. Raises `ModelError` if no format supports a
-    regressor, or if the exported model predicts something else than the fitted one.
+    `X` holds the training rows in the features' own units. Raises `ModelError` if no model format supports
+    a regressor, or if the predictions of the exported and the fitted model for `X` differ by more than
+    `TOLERANCE`.
     """
     files: dict[str, bytes] = {}
     parts: dict[str, ComponentPart] = {}
@@ -76,6 +80,11 @@ def export(
         name, chosen = _format_for(entry.regressor, formats)
         file = component + chosen.suffix
         files[file] = chosen.dump(entry.regressor, features, X32)
+        if len(files[file]) > MAX_COMPONENT_BYTES:
+            raise ModelError(
+                f"{component}: the exported model has {len(files[file])} bytes, more than {MAX_COMPONENT_BYTES}; "
+                "train a smaller model, e.g. with fewer or less deep trees"
+            )
         parts[component] = ComponentPart(ceiling, format=name, file=file)
         if (kepler_weights := chosen.weights(files[file], features, by_feature)) is not None:
             weights[component] = kepler_weights
@@ -126,13 +135,13 @@ def _format_for(regressor: Regressor, formats: list[tuple[str, ModelFormat]]) ->
         if model_format.supports(regressor):
             return name, model_format
     tried = " or ".join(name for name, _ in formats)
-    raise ModelError(f"{type(regressor).__name__} cannot be written as {tried}")
+    raise ModelError(f"{type(regressor).__name__} cannot be written in the model format {tried}")
 
 
 def _constant_weights(
     watts: float, features: Sequence[str], scale: Mapping[str, float], trainer: str
 ) -> dict[str, Any]:
-    """Return a constant power as weights of the formula that Kepler picks by the trainer's name."""
+    """Return weights with which the formula that Kepler picks for `trainer` always gives `watts`."""
     if trainer in KEPLER_CURVES:
         return {
             "All_Weights": {
@@ -153,7 +162,7 @@ def _constant_weights(
 def _check_export(
     files: Mapping[str, bytes], X: FloatArray, X32: SingleArray, fitted: Mapping[str, FittedComponent]
 ) -> None:
-    """Raise `ModelError` if the exported model predicts something else than the fitted regressors."""
+    """Raise `ModelError` if the exported model and the fitted regressors predict watts that differ too much."""
     watts = load_model(files).predict(X)
     for component, entry in fitted.items():
         if entry.regressor is None:
@@ -163,6 +172,6 @@ def _check_export(
         difference = float(np.max(np.abs(watts[component] - expected), initial=0.0))
         if not difference <= TOLERANCE * spread:
             raise ModelError(
-                f"{component}: the stored model differs from the fitted one by {difference:.3g} W, more than "
-                f"{TOLERANCE:.1%} of the power range ({spread:.3g} W)"
+                f"{component}: the stored model's prediction differs from the fitted one by {difference:.3g} W, "
+                f"more than {TOLERANCE:.1%} of the power range ({spread:.3g} W)"
             )

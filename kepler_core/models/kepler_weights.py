@@ -1,15 +1,19 @@
-"""Weights that Kepler evaluates itself, and the checks that it is safe for Kepler to do so.
+"""The format of weights that Kepler evaluates itself, and functions that check whether Kepler can do so safely.
 
-Kepler picks the formula by the trainer in `model_name`, and fails if name and weights disagree:
+Kepler picks the formula by the trainer's name: Kepler receives it as the first part of `model_name`, which is
+`<trainer>_<node type>`. Kepler fails if the weights do not have the form that the formula needs:
 
-    linear (SGDRegressorTrainer)   Bias_Weight + Σ weight · x / scale, over the features it has
+    linear (SGDRegressorTrainer)   Bias_Weight + Σ weight · x / scale
     LogarithmicRegressionTrainer   a · ln(b·x + 1) + c
     ExponentialRegressionTrainer   a · e^(b·x) + c
     LogisticRegressionTrainer      A / (1 + e^(-k·(x - x0))) + off
 
-For a curve, Kepler takes as x the first feature that it lists, unscaled, for every component. Kepler
-stores power as an unsigned number, so a result below 0 W becomes an enormous one. Weights are safe
-if neither can give a wrong result.
+In the linear formula, x is the value of a feature, and the sum includes the features that Kepler has. In
+the other formulas (curves), a, b, c, A, k, x0 and off are the numbers in `CurveFit_Weights`. For the curves
+of all components, Kepler takes as x the unscaled value of one feature: the first in Kepler's own list.
+
+Kepler stores power as an unsigned number, so that a result below 0 W becomes an enormous number. Weights
+are safe if neither the choice of x nor a result below 0 W can make Kepler report a wrong power.
 """
 
 from __future__ import annotations
@@ -21,32 +25,39 @@ from typing import Any
 import attrs
 import msgspec
 
+from kepler_core.documents import DocumentError, decode_json
 from kepler_core.errors import ModelError
 from kepler_core.text_blocks import PackedText, Packer
 from kepler_core.vocabulary import COMPONENTS, PLATFORM_COMPONENTS, RAPL_COMPONENTS, main_feature
 
 LINEAR_TRAINER = "SGDRegressorTrainer"
-"""Kepler's name for a linear model, whichever trainer fitted it."""
+"""Trainer name by which Kepler recognises every linear model, whichever trainer fitted the model."""
 
 KEPLER_CURVES = {
     "LogarithmicRegressionTrainer": 3,
     "ExponentialRegressionTrainer": 3,
     "LogisticRegressionTrainer": 4,
 }
-"""Trainers whose weights Kepler evaluates as a curve -> number of weights of that curve."""
+"""Name of a trainer whose weights Kepler evaluates as a curve -> number of weights of the curve."""
 
 _MAX_EXPONENT = 700.0  # math.exp overflows above about 709
 
+_MAX_FACTOR = 1e30
+"""Assumed maximum of a feature divided by its scale. Larger quotients do not occur in Kepler."""
+
 
 class Variable(msgspec.Struct, omit_defaults=True):
-    """A numerical feature, divided by `scale` and multiplied by `weight` (W). A scale of 0 drops it."""
+    """A feature of the formula: its value is divided by `scale`, then multiplied by `weight` (watts).
+
+    A feature whose scale is 0 is left out of the formula.
+    """
 
     scale: float
     weight: float | None = None
 
 
 class AllWeights(msgspec.Struct):
-    """The weights of one component."""
+    """The weights of one component: the member `All_Weights` of a weight file."""
 
     Categorical_Variables: dict[str, Any] = {}
     Numerical_Variables: dict[str, Variable] = {}
@@ -59,7 +70,7 @@ class _Component(msgspec.Struct):
 
 
 class _Document(msgspec.Struct):
-    """A weight file. Members other than the components are ignored."""
+    """The content of a weight file: weights by component. Other members of the JSON object are ignored."""
 
     package: _Component | msgspec.UnsetType = msgspec.UNSET
     core: _Component | msgspec.UnsetType = msgspec.UNSET
@@ -78,14 +89,14 @@ _encoder = msgspec.json.Encoder()
 
 @attrs.frozen(eq=False)
 class KeplerWeights:
-    """Weights that are safe for Kepler to evaluate."""
+    """The weights of a model, which are safe for Kepler to evaluate."""
 
     trainer: str
-    """Trainer name that makes Kepler pick the right formula: `LINEAR_TRAINER` or a curve's trainer."""
+    """Trainer name that makes Kepler pick the right formula: `LINEAR_TRAINER`, or a name in `KEPLER_CURVES`."""
     _packed: PackedText
     drawn_over: frozenset[str] = frozenset()
-    """Features that the curves take as x. Kepler evaluates the curves correctly only if it lists this
-    feature first."""
+    """Names of the features that the components' curves take as x; empty for linear weights. Kepler evaluates
+    the curves correctly only if there is no more than one such feature and Kepler lists it first."""
 
     @property
     def linear(self) -> bool:
@@ -93,42 +104,54 @@ class KeplerWeights:
 
     @property
     def encoded(self) -> bytes:
-        """The components as JSON members, without the surrounding braces."""
+        """The weights of all components as members of a JSON object, without the surrounding braces."""
         return self._packed.unpack()
 
     @property
     def components(self) -> dict[str, AllWeights]:
-        """The weights of each component."""
+        """The weights by component name."""
         return _decoder.decode(b"{" + self.encoded + b"}").components()
 
     def model_name(self, node_type: int) -> str:
-        """Return `<Trainer>_<node type>`, the name by which Kepler picks the formula."""
+        """Return `<Trainer>_<node type>`, the model name from which Kepler picks the formula."""
         return f"{self.trainer}_{node_type}"
 
 
 def read_weights(content: bytes, trainer: str, features: Sequence[str], pack: Packer | None = None) -> KeplerWeights:
     """Read the weights of a model from its weight file, and check that Kepler can evaluate them safely.
 
-    `trainer` and `features` are those of the model. `pack` compresses the weights together with those
-    of other models. Raises `ModelError` with the reason if the weights are not safe.
+    `trainer` and `features` are the model's trainer name and feature names. `pack` compresses
+    the weights in memory, together with the weights of other models that use the same packer. Raises
+    `ModelError` with the reason if the weights are not safe.
     """
     try:
-        document = _decoder.decode(content)
-    except (msgspec.DecodeError, RecursionError) as error:
+        document = decode_json(content, _decoder)
+    except DocumentError as error:
         raise ModelError(f"damaged weights: {error}") from error
     components = document.components()
     packed = (pack or Packer())(_encoder.encode(document)[1:-1])
     if not components:
         raise ModelError(f"no weights for any of {', '.join(COMPONENTS)}")
     if (PLATFORM_COMPONENTS[0] in components) and any(c in components for c in RAPL_COMPONENTS):
-        raise ModelError("weights for platform and for its parts: the client would use platform only")
+        raise ModelError("weights for platform and for package, core, uncore or dram: Kepler would use platform only")
+    for component, weights in components.items():
+        _check_sum(component, weights)
     if trainer in KEPLER_CURVES:
         return KeplerWeights(trainer, packed, _drawn_over(components, trainer, features))
     for component, weights in components.items():
         if weights.CurveFit_Weights is not msgspec.UNSET:
-            raise ModelError(f"{component}: curve weights, but the client knows no curve named {trainer}")
+            raise ModelError(f"{component}: curve weights, but Kepler knows no curve named {trainer}")
         _check_linear(component, weights)
     return KeplerWeights(LINEAR_TRAINER, packed)
+
+
+def _check_sum(component: str, weights: AllWeights) -> None:
+    """Raise `ModelError` if the watts that Kepler computes may overflow to an infinite number."""
+    numbers = [variable.weight or 0.0 for variable in weights.Numerical_Variables.values()]
+    numbers += weights.CurveFit_Weights or []
+    numbers.append(weights.Bias_Weight or 0.0)
+    if not math.isfinite(sum(map(abs, numbers)) * _MAX_FACTOR):
+        raise ModelError(f"{component}: the weights are so large that their sum may overflow")
 
 
 def _check_linear(component: str, weights: AllWeights) -> None:
@@ -146,51 +169,56 @@ def _check_linear(component: str, weights: AllWeights) -> None:
         if variable.scale > 0:
             lowest += min(variable.weight, 0.0)
     if bias < 0:
-        raise ModelError(f"{component}: {bias:.3g} W at idle; below 0 W the client's number wraps")
-    # the lowest power while every feature is between 0 and its scale, the highest value in training
+        raise ModelError(f"{component}: {bias:.3g} W at idle; below 0 W Kepler's unsigned number wraps around")
+    # `lowest` is the lowest power while each feature is between 0 and its scale (its highest value in training)
     if lowest < 0:
-        raise ModelError(f"{component}: down to {lowest:.3g} W for usual values; below 0 W the client's number wraps")
+        raise ModelError(
+            f"{component}: down to {lowest:.3g} W for usual values; below 0 W Kepler's unsigned number wraps around"
+        )
 
 
 def _drawn_over(components: Mapping[str, AllWeights], trainer: str, features: Sequence[str]) -> frozenset[str]:
-    """Return the features that the curves take as x; `ModelError` if a curve is not safe."""
+    """Return the features that the curves take as x, or raise `ModelError` if a curve is not safe."""
     needed: set[str] = set()
     for component, weights in components.items():
         curve = weights.CurveFit_Weights
         expected = KEPLER_CURVES[trainer]
         if curve is msgspec.UNSET or len(curve) != expected:
             count = "no curve weights" if curve is msgspec.UNSET else f"{len(curve)} curve weights"
-            raise ModelError(f"{component}: {count}, the client takes {expected} for {trainer}")
+            raise ModelError(f"{component}: {count}, Kepler takes {expected} for {trainer}")
         lowest = _lowest(trainer, curve)
         if not lowest >= 0:
             idle = _at_idle(trainer, curve)
             problem = f"{idle:.3g} W at idle" if idle < 0 else f"down to {lowest:.3g} W under load"
-            problem = "not a number for all loads" if math.isnan(lowest) else problem
-            raise ModelError(f"{component}: {problem}; below 0 W the client's number wraps")
+            problem = "NaN under some load" if math.isnan(lowest) else problem
+            raise ModelError(f"{component}: {problem}; below 0 W Kepler's unsigned number wraps around")
         if curve[0] == 0.0:
-            continue  # a constant does not depend on x
+            continue  # a curve of height 0 is constant: it needs no feature as x
         variables = weights.Numerical_Variables
         if not (features or variables):
-            raise ModelError(f"{component}: the file does not say which feature the curve is drawn over")
+            raise ModelError(f"{component}: the weight file does not name the feature that the curve takes as x")
         feature = next(iter(variables)) if len(variables) == 1 else main_feature(features, component)
         variable = variables.get(feature)
         if variable is not None and variable.scale != 1.0:
-            raise ModelError(f"{component}: a curve over {feature} / {variable.scale:.6g}; the client does not divide")
+            raise ModelError(
+                f"{component}: the curve is over {feature} divided by {variable.scale:.6g}, but Kepler does not divide "
+                "a curve's x"
+            )
         needed.add(feature)
     return frozenset(needed)
 
 
 def _lowest(trainer: str, curve: Sequence[float]) -> float:
-    """Return the lowest value of a curve for x ≥ 0, in watts; NaN if the curve is not a number for all x."""
+    """Return the lowest value of a curve for x ≥ 0, in watts; NaN if the curve is NaN for some x."""
     if trainer == "LogarithmicRegressionTrainer":
         a, b, c = curve
         if b < 0:
-            return math.nan  # the logarithm of a negative number for a large x
+            return math.nan  # for a large x, b·x + 1 is negative and has no logarithm
         return c if a * b >= 0 else -math.inf
     if trainer == "ExponentialRegressionTrainer":
         a, b, c = curve
         if a == 0:
-            return c if b <= 0 else math.nan  # 0 · ∞ for a large x
+            return c if b <= 0 else math.nan  # for a large x, e^(b·x) is ∞, and 0 · ∞ is NaN
         if b <= 0:
             return min(a + c, c if b < 0 else a + c)
         return a + c if a > 0 else -math.inf

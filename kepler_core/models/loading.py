@@ -1,7 +1,7 @@
 """Load a power model from its files.
 
-Only model formats (`kepler_core.contracts.ModelFormat`) read component files. Nothing from a file is
-ever executed.
+Only model formats (`kepler_core.contracts.ModelFormat`) read the files of components. The content of a
+file is never executed as code.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from kepler_core.documents import DocumentError, decode_json, decode_object
 from kepler_core.errors import ModelError, PluginError, close_matches
 from kepler_core.models.power_model import (
     LAYOUT_VERSION,
-    MAX_FILE_BYTES,
     METADATA_FILE,
     MODEL_FILE,
     ComponentPart,
     ModelFile,
     PowerModel,
+    max_bytes_to_load,
 )
 from kepler_core.models.predictors import ComponentPredictor
 from kepler_core.plugins import registry
@@ -30,11 +30,13 @@ from kepler_core.vocabulary import COMPONENTS
 
 
 def load_model(source: Path | str | Mapping[str, bytes], where: str = "model", *, resident: bool = False) -> PowerModel:
-    """Load a model from its folder, or from its files by name. `where` names the model in errors.
+    """Load a model from its folder, or from a mapping of its file names to contents.
 
-    With `resident`, model formats may take longer to load so that later predictions of a few rows are
-    faster: for a process that keeps the model. Raises `ModelError` if a file is missing or wrong, or if
-    the model cannot be evaluated on a row of zeros and on the row of its scales.
+    Only `metadata.json`, `model.json` and the files that `model.json` names are read from the folder or the
+    mapping, each up to `max_bytes_to_load`. `where` names the model in errors. A process that keeps the model
+    passes `resident=True`: then model formats may take longer to load the model, so that later predictions of
+    a few rows are faster. Raises `ModelError` if a file is missing, wrong or too large, or if the model cannot
+    predict the power of an idle machine (all features 0) and of a fully loaded one (each feature at its scale).
     """
     files, where = (source, where) if isinstance(source, Mapping) else (_Folder(Path(source)), str(source))
     try:
@@ -43,7 +45,8 @@ def load_model(source: Path | str | Mapping[str, bytes], where: str = "model", *
         scale = _checked_scale(layout)
         predictors = _load_predictors(layout, files, resident)
         model = PowerModel(metadata, tuple(layout.features), scale, dict(layout.components), predictors)
-        # A file may load and still fail when it is evaluated: on an idle machine, and at the training's largest values.
+        # A model may load and still fail when it predicts. So predict the power of an idle machine, and of a machine
+        # whose features all have the largest values of the training.
         model.watts(np.vstack([np.zeros(len(scale)), scale]))
         return model
     except (ModelError, PluginError) as error:
@@ -53,13 +56,16 @@ def load_model(source: Path | str | Mapping[str, bytes], where: str = "model", *
 
 
 def format_name(stored: str) -> str:
-    """Return the registry's name of a format. A name without a distribution is one of kepler-core's own
-    formats, whichever other distributions also use that name."""
+    """Return the name under which the registry has a stored model's format.
+
+    A stored name without a distribution, e.g. `onnx`, means the format of the distribution kepler-core, even
+    if another distribution has a format of the same name.
+    """
     return stored if ":" in stored else f"kepler-core:{stored}"
 
 
 class _Folder(Mapping[str, bytes]):
-    """The files of a model's folder, read when they are accessed."""
+    """The files of a model's folder by name. Each file is read when it is accessed."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -67,12 +73,9 @@ class _Folder(Mapping[str, bytes]):
     def __getitem__(self, name: str) -> bytes:
         try:
             with (self.path / name).open("rb") as file:
-                content = file.read(MAX_FILE_BYTES + 1)
+                return file.read(max_bytes_to_load(name) + 1)
         except OSError as error:
             raise KeyError(error.strerror) from error
-        if len(content) > MAX_FILE_BYTES:
-            raise ModelError(f"{name} is larger than {MAX_FILE_BYTES} bytes")
-        return content
 
     def __iter__(self) -> Iterator[str]:
         return iter(sorted(entry.name for entry in self.path.iterdir()))
@@ -83,19 +86,22 @@ class _Folder(Mapping[str, bytes]):
 
 def _file(files: Mapping[str, bytes], name: str) -> bytes:
     try:
-        return files[name]
+        content = files[name]
     except KeyError:
         hint = "; not a model of Kepler Core" if name == MODEL_FILE else ""
         raise ModelError(f"no file {name}{hint}") from None
+    if len(content) > (limit := max_bytes_to_load(name)):
+        raise ModelError(f"{name} is larger than {limit} bytes")
+    return content
 
 
 def _checked_scale(layout: ModelFile) -> FloatArray:
-    """Return the scale of the features; `ModelError` if layout, features or scale are wrong."""
+    """Return the scales of the features, or raise `ModelError` if the layout, the features or the scales are wrong."""
     if layout.layout != LAYOUT_VERSION:
         raise ModelError(f"layout {layout.layout} of model.json; this kepler-core reads {LAYOUT_VERSION}")
     scale = np.array(layout.scale, dtype=np.float64)
     if not layout.features or len(set(layout.features)) != len(layout.features):
-        raise ModelError("features are missing or named twice")
+        raise ModelError("no feature is named, or a feature is named twice")
     if len(scale) != len(layout.features) or not (np.isfinite(scale).all() and (scale > 0).all()):
         raise ModelError("every feature needs one scale, finite and above 0")
     return scale
@@ -131,11 +137,11 @@ def _check_part(component: str, part: ComponentPart) -> None:
     if not (np.isfinite(part.ceiling) and part.ceiling >= 0):
         raise ModelError(f"{component}: the ceiling must be finite and not negative")
     if not (np.isfinite(part.gain) and part.gain > 0 and np.isfinite(part.shift)):
-        raise ModelError(f"{component}: gain must be finite and above 0, shift finite")
+        raise ModelError(f"{component}: gain must be finite and above 0, and shift must be finite")
     if part.constant is not None:
         if not 0 <= part.constant <= part.ceiling:
             raise ModelError(f"{component}: a constant must be between 0 and the ceiling")
     elif part.format is None or part.file is None:
-        raise ModelError(f"{component}: neither a constant nor a file in a format")
+        raise ModelError(f"{component}: it has neither a constant power nor a file in a model format")
     elif part.file != Path(part.file).name or part.file in ("", ".", ".."):
         raise ModelError(f"{component}: {part.file!r} is not a file name")

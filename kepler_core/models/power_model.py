@@ -1,4 +1,4 @@
-"""A power model: features in, watts per component out.
+"""A power model predicts the watts of each component of a machine from the machine's features.
 
 A stored model is a set of files: `metadata.json` (see docs/models-and-store.md), `model.json`
 (`ModelFile`), one file for each component that is not constant, and `weight.json` if Kepler can
@@ -27,30 +27,54 @@ WEIGHT_FILE = "weight.json"
 LAYOUT_VERSION = 1
 
 MAX_FILE_BYTES = 256 * 2**20
+"""Maximum size of a file of a pipeline. Documents and the files of components have lower limits."""
+MAX_DOCUMENT_BYTES = 2 * 2**20
+"""Maximum size of `metadata.json`, `model.json` and `weight.json`."""
+MAX_COMPONENT_BYTES = 32 * 2**20
+"""Maximum size of the file of one component, because a process that uses the model has to load it into memory."""
 MAX_SCALED_FEATURE = 1e6
-"""Limit of a scaled feature, a million times the largest value seen in training. Products of features
-at this limit stay finite in single precision."""
+"""Limit of a feature after division by its scale: a million times the largest value seen in training. Products
+of several features at this limit stay finite in single precision."""
 
 _MAX_COLUMN_ORDERS = 32
+_MAX_CACHED_NAMES = 64
+_MAX_CACHED_CHARACTERS = 2000
+"""The cache of column orders has at most `_MAX_COLUMN_ORDERS` orders. An order is cached only if it has at most
+`_MAX_CACHED_NAMES` names with at most `_MAX_CACHED_CHARACTERS` characters in total. Clients choose the names, so a
+cache without limits could fill the memory."""
+
+
+def max_bytes_of(path: str) -> int:
+    """Return the maximum size of a file of a pipeline, in bytes. For a component's file, use `max_bytes_to_load`."""
+    is_document = path.rpartition("/")[2] in (METADATA_FILE, MODEL_FILE, WEIGHT_FILE)
+    return MAX_DOCUMENT_BYTES if is_document else MAX_FILE_BYTES
+
+
+def max_bytes_to_load(name: str) -> int:
+    """Return the maximum size, in bytes, of a file from which a model is loaded: a document or a component's file."""
+    return min(max_bytes_of(name), MAX_COMPONENT_BYTES)
 
 
 class ComponentPart(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """How one component is computed: from a file in a model format, or as a constant."""
+    """How the power of one component is computed: by a file in a model format, or as a constant."""
 
     ceiling: float
-    """Upper limit of predictions in watts: ten times the highest measured power."""
+    """Upper limit of the component's predictions in watts: ten times its highest measured power, but at least 10 W."""
     format: str | None = None
     file: str | None = None
     constant: float | None = None
     gain: float = 1.0
     shift: float = 0.0
-    """Predictions are cut at 0 W, then multiplied by `gain`, then `shift` (W) is added. The online trainer
-    uses this to follow a power shift of the machine (`kepler_core.models.recalibration`)."""
+    """A prediction below 0 W becomes 0 W. Then the prediction is multiplied by `gain`, and `shift` (watts) is added.
+    The online trainer sets both numbers after a power shift of the machine (`kepler_core.models.recalibration`)."""
 
 
 class ModelFile(msgspec.Struct, forbid_unknown_fields=True):
-    """`model.json`. Features are divided by `scale` and rounded to single precision. Each component's
-    file takes them in the order of `features`."""
+    """The content of `model.json`.
+
+    Features are divided by `scale` and rounded to single precision. Each component's file takes the features
+    in the order of `features`.
+    """
 
     layout: int
     features: list[str]
@@ -67,16 +91,17 @@ class PowerModel:
     scale: FloatArray
     parts: Mapping[str, ComponentPart]
     predictors: Sequence[ComponentPredictor]
-    """Predictors of all components that are not constant."""
+    """The predictors of the components whose power is not constant."""
     _limits: tuple[FloatArray, FloatArray] = attrs.field(init=False)
     _ceilings: FloatArray = attrs.field(init=False)
     _rows: list[tuple[list[int], Predictor | JointPredictor]] = attrs.field(init=False)
-    """Each predictor with the rows of the result that it fills."""
+    """For each predictor: (the rows that it fills in the result of `watts`, the predictor). Each row is a component."""
     _joint: JointPredictor | None = attrs.field(init=False)
-    """A predictor of all components in their order, if there is one."""
+    """The predictor that predicts all components together, in the order of `parts`; None if no predictor does so."""
     _columns: dict[tuple[str, ...], IndexArray] = attrs.field(init=False, factory=dict)
     _corrections: tuple[FloatArray, FloatArray] | None = attrs.field(init=False)
-    """Gains and shifts as columns; None if no component has any, as in most models."""
+    """`gain` and `shift` of each component, as two arrays of shape (components, 1). None if no component has a gain
+    other than 1 or a shift other than 0, as in most models."""
 
     @_limits.default
     def _limits_of_the_scale(self) -> tuple[FloatArray, FloatArray]:
@@ -112,23 +137,23 @@ class PowerModel:
         return tuple(self.parts)
 
     def predict(self, values: Any, features: Sequence[str] | None = None) -> dict[str, FloatArray]:
-        """Return watts by component, each of shape (rows,). See `watts` for the arguments."""
+        """Return the predicted watts by component, each of shape (rows,). See `watts` for the arguments."""
         return dict(zip(self.parts, self.watts(values, features), strict=True))
 
     def watts(self, values: Any, features: Sequence[str] | None = None) -> FloatArray:
-        """Return watts, shape (components, rows), finite and ≥ 0.
+        """Return the predicted watts, shape (components, rows). All of them are finite and not negative.
 
         `values` has shape (rows, columns), in the features' own units (per second). `features` names
-        the columns, by default the model's own features. Their order is free and extra columns are
-        allowed. Raises `ModelError` if a feature is missing or named twice, a value is not finite, or the
-        model cannot be evaluated.
+        the columns; by default they are the model's features. The columns may be in any order, and there
+        may be columns that the model does not need. Raises `ModelError` if a feature is missing or named
+        twice, a value is not finite, or the model cannot be evaluated.
         """
         X = self._matrix(values, self.features if features is None else features)
         try:
             watts = self._unlimited(X)
-        except Exception as error:  # code of a model format, or of a library that it uses
+        except Exception as error:  # model formats and their libraries raise exceptions of any class
             raise ModelError(f"{self.name} cannot be evaluated: {one_line(error, 200)}") from error
-        # np.maximum and np.minimum instead of np.clip, which has more overhead; NaN stays NaN
+        # np.clip has more overhead than np.maximum and np.minimum. NaN stays NaN and is reported below.
         np.maximum(watts, 0.0, out=watts)
         if self._corrections is not None:
             gains, shifts = self._corrections
@@ -136,11 +161,11 @@ class PowerModel:
         np.minimum(watts, self._ceilings, out=watts)
         if not _all_finite(watts):
             component = next(c for c, row in zip(self.parts, watts, strict=True) if not np.isfinite(row).all())
-            raise ModelError(f"{self.name}: {component} is not a number for these features")
+            raise ModelError(f"{self.name}: the prediction for {component} is NaN or infinite for these features")
         return watts
 
     def _unlimited(self, X: SingleArray) -> FloatArray:
-        """Return what the predictors return, before any limit."""
+        """Return the watts from the predictors and constants, before limits and corrections are applied."""
         if self._joint is not None and len(X):
             return self._joint.predict(X).reshape(len(self.parts), len(X))
         watts = np.empty((len(self.parts), len(X)))
@@ -166,8 +191,10 @@ class PowerModel:
         return scaled(X, self.scale, self._limits)
 
     def _columns_of(self, names: tuple[str, ...]) -> IndexArray:
-        """Return the columns of the model's features among `names`. A client keeps its order of columns,
-        so the result is kept."""
+        """Return the position in `names` of each feature of the model.
+
+        The result is cached, because a client usually sends its columns in the same order again.
+        """
         columns = self._columns.get(names)
         if columns is None:
             index_of = {name: index for index, name in enumerate(names)}
@@ -176,20 +203,23 @@ class PowerModel:
                 raise ModelError(f"{self.name}: feature {twice!r} is given twice")
             if missing := [name for name in self.features if name not in index_of]:
                 raise ModelError(f"{self.name} needs {', '.join(missing)}; {close_matches(missing[0], names)}")
-            if len(self._columns) >= _MAX_COLUMN_ORDERS:
-                self._columns.clear()
-            columns = self._columns[names] = np.array([index_of[name] for name in self.features], dtype=np.intp)
+            columns = np.array([index_of[name] for name in self.features], dtype=np.intp)
+            if len(names) <= _MAX_CACHED_NAMES and sum(map(len, names)) <= _MAX_CACHED_CHARACTERS:
+                if len(self._columns) >= _MAX_COLUMN_ORDERS:
+                    self._columns.clear()
+                self._columns[names] = columns
         return columns
 
 
 def _all_finite(numbers: FloatArray) -> bool:
-    # The sum of squares is one fast call. It may overflow for large finite numbers: then check each.
+    # If the sum of squares is finite, all numbers are, and the sum is fast to compute. If the sum is not finite, it
+    # may have overflowed: then check each number.
     return math.isfinite(np.vdot(numbers, numbers)) or bool(np.isfinite(numbers).all())
 
 
 def feature_limits(scale: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Return the lowest and the highest value of each feature (see `MAX_SCALED_FEATURE`)."""
-    with np.errstate(over="ignore"):  # an infinite limit is no limit
+    """Return the lowest and the highest allowed value of each feature before scaling (see `MAX_SCALED_FEATURE`)."""
+    with np.errstate(over="ignore"):  # a limit that overflows to infinity does not limit the feature
         highest: FloatArray = scale * MAX_SCALED_FEATURE
     return -highest, highest
 
@@ -197,9 +227,10 @@ def feature_limits(scale: FloatArray) -> tuple[FloatArray, FloatArray]:
 def scaled(X: FloatArray, scale: FloatArray, limits: tuple[FloatArray, FloatArray] | None = None) -> SingleArray:
     """Return features as component files take them: divided by their scale, in single precision.
 
-    Models are fitted on these rounded numbers, so that a tree compares the same numbers with its
-    thresholds later. The memory order is fixed because NumPy rounds sums differently in another order.
-    Pass `limits` (`feature_limits(scale)`) to avoid computing them again.
+    Models are fitted on these rounded numbers, so that a decision tree compares its thresholds with the same
+    numbers in training and in prediction. The result always has C memory order, because NumPy may round sums
+    differently in another memory order. Pass the result of `feature_limits(scale)` as `limits` if you have it,
+    so that it is not computed again.
     """
     lowest, highest = limits or feature_limits(scale)
     ratio = np.maximum(X, lowest)

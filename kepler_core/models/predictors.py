@@ -1,4 +1,4 @@
-"""Loaded models of one component, or of several together."""
+"""Predictors that are loaded from a model's files, and the components that each predicts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from kepler_core.contracts import JointPredictor, Predictor
 
 @attrs.frozen(eq=False)
 class ComponentPredictor:
-    """A predictor and the components that it predicts, in the order of its rows."""
+    """A predictor, and the components that it predicts, in the order of the rows of its result."""
 
     components: tuple[str, ...]
     predictor: Predictor | JointPredictor

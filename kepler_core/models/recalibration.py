@@ -1,4 +1,4 @@
-"""Recalibrate a stored model after a power shift: correct each component's watts by a line."""
+"""Recalibrate a stored model after a power shift: correct the predicted watts with a gain and a shift."""
 
 from __future__ import annotations
 
@@ -15,18 +15,20 @@ from kepler_core.models.power_model import METADATA_FILE, MODEL_FILE, WEIGHT_FIL
 
 @attrs.frozen
 class Correction:
-    """A line through predictions: corrected watts = gain · predicted watts + shift."""
+    """A correction of predictions: corrected watts = gain · predicted watts + shift (watts)."""
 
     gain: float
     shift: float = 0.0
 
 
 def recalibrated(files: Mapping[str, bytes], corrections: Mapping[str, Correction]) -> dict[str, bytes]:
-    """Return the files of a model with the given components corrected, whatever their model format.
+    """Return a model's files with corrected predictions: file name -> content. This works for every model format.
 
-    Kepler's weights are corrected too, and left out if Kepler could no longer evaluate them safely.
-    `metadata.json` lists the corrections under `recalibration`. Its errors stay those of the model
-    before the correction. Raises `ModelError` if the files are not a model, or a gain is not above 0.
+    `files` are the model's files: file name -> content. `corrections` maps components to corrections. The
+    weights for Kepler are corrected too. They are left out if Kepler could no longer evaluate them safely.
+    `metadata.json` lists the corrections under `recalibration`. The errors in `metadata.json` do not change, so
+    they still describe the uncorrected predictions. Raises `ModelError` if the files are not a model, or a gain
+    is not above 0.
     """
     for component, correction in corrections.items():
         if not correction.gain > 0:
@@ -52,7 +54,7 @@ def recalibrated(files: Mapping[str, bytes], corrections: Mapping[str, Correctio
         try:
             read_weights(weights, trainer, layout.features)
         except ModelError:
-            pass  # for example below 0 W at idle: Kepler may not evaluate them, but the model can be used
+            pass  # Kepler cannot evaluate these weights safely, e.g. below 0 W at idle: store the model without them
         else:
             changed[WEIGHT_FILE] = weights
     return changed
@@ -75,7 +77,7 @@ def _corrected_weights(content: bytes, trainer: str, corrections: Mapping[str, C
         weights = document[component]["All_Weights"]
         curve = weights.get("CurveFit_Weights")
         if curve is not None and trainer in KEPLER_CURVES:
-            # all three formulas have the height first and the offset last
+            # in all three curve formulas, the first weight is the curve's height and the last weight its offset
             weights["CurveFit_Weights"] = [
                 correction.gain * curve[0], *curve[1:-1], correction.gain * curve[-1] + correction.shift
             ]  # fmt: skip

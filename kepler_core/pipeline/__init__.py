@@ -1,8 +1,8 @@
-"""Pipelines: which models are trained from which data, how they are validated, and the training itself.
+"""Pipelines: they define which models are trained, on which data, and how the models are validated.
 
-load_pipeline("default") -> PipelineSpec             YAML to attrs classes
-observe_for(spec, recordings) -> Observations        recordings as the pipeline uses them
-train(spec, observations, store, ...) -> Report      observations to validated, published models
+load_pipeline("default") -> PipelineSpec             load a pipeline file
+observe_for(spec, recordings) -> Observations        get the pipeline's observations from recordings
+train(spec, observations, store, ...) -> Report      train, validate and publish the pipeline's models
 """
 
 from kepler_core.pipeline.load import load_pipeline, shipped_pipelines

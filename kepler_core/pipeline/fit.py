@@ -1,6 +1,6 @@
-"""The fit of one model: validated on held-out data, fitted on all data, exported.
+"""Fit one model: validate it on held-out data, fit it to all data, and export it.
 
-Fits run in worker processes, so jobs and results are plain data.
+Fits run in worker processes, so `FitJob` and `FitResult` contain plain data that can be pickled.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from kepler_core.vocabulary import is_constant, main_feature
 
 @attrs.frozen(eq=False)
 class FitJob:
-    """The data, trainer and settings of one fit."""
+    """The data, trainer and settings for the fit of one model."""
 
     rows: TrainingRows
     folds: Sequence[Fold]
@@ -44,7 +44,7 @@ class FitJob:
 
     @property
     def key(self) -> dict[str, str]:
-        """What tells this fit from the others of its training."""
+        """Source, output type, feature group and trainer, which identify this fit among all fits of a training."""
         return {
             "source": self.rows.source,
             "output_type": self.rows.output_type,
@@ -64,7 +64,7 @@ class FitResult:
 
 
 def all_baselines(rows: TrainingRows, held_out: Sequence[Fold]) -> dict[str, dict[str, float]]:
-    """Return the errors of the trivial models by component."""
+    """Return, by component, the errors of the trivial models that `baselines` evaluates."""
     return {
         component: baselines(held_out, rows.tested, rows.node_load[component], rows.node_watts[component])
         for component in rows.components
@@ -72,11 +72,11 @@ def all_baselines(rows: TrainingRows, held_out: Sequence[Fold]) -> dict[str, dic
 
 
 def fit(job: FitJob) -> FitResult:
-    """Fit, validate and export one model. An exception of the trainer becomes the result's reason."""
+    """Fit, validate and export one model. If the trainer raises an exception, return it as `FitResult.reason`."""
     from threadpoolctl import threadpool_limits
 
     try:
-        # one thread: sums are added in the same order on every machine, and workers do not compete for cores
+        # With one thread, NumPy adds sums in the same order on every machine, and workers do not compete for cores.
         with threadpool_limits(1), np.errstate(all="ignore"):
             files, metadata = _fit(job)
         return FitResult(job.key, files, metadata, None)
@@ -93,7 +93,7 @@ def _fit(job: FitJob) -> tuple[dict[str, bytes], dict[str, Any]]:
     rows = job.rows
     trainer = registry.trainers.create(job.trainer, job.args)
     X = _single(rows.fit_X, rows.scale)
-    X.setflags(write=False)  # a regressor that writes into it when it predicts fails, too
+    X.setflags(write=False)  # NumPy raises if a regressor writes into X in `predict`
     test_X = _single(rows.test_X, rows.scale)
     fitted: dict[str, FittedComponent] = {}
     scores: dict[str, Score] = {}
@@ -107,7 +107,7 @@ def _fit(job: FitJob) -> tuple[dict[str, bytes], dict[str, Any]]:
         task = FitTask(component, rows.features, main_feature(rows.features, component), rows.output_type, job.seed)
         scores[component] = _cross_validate(job, trainer, task, X, test_X)
         regressor = _fitted(trainer, task, X, watts)
-        _predicted(regressor, X, component)  # raises if a prediction is not finite
+        _predicted(regressor, X, component)  # only to raise if a prediction is not finite
         fitted[component] = FittedComponent(regressor, None, watts)
     metadata = _metadata(job, scores, trainer)
     files = export(rows.features, rows.scale, rows.fit_X, fitted, metadata, model_format=trainer.model_format)
@@ -115,24 +115,24 @@ def _fit(job: FitJob) -> tuple[dict[str, bytes], dict[str, Any]]:
 
 
 def _single(X: FloatArray, scale: FloatArray) -> FloatArray:
-    """Return scaled features with the rounding to single precision that the stored model sees."""
+    """Return scaled features, rounded to single precision, because the stored model gets them in this precision."""
     return scaled(X, scale).astype(np.float64)
 
 
 def _fitted(trainer: Trainer, task: FitTask, X: FloatArray, y: FloatArray) -> Regressor:
-    """Return a fitted regressor; raise `ModelError` if `fit` changes its data, which other fits use too."""
+    """Return a fitted regressor; raise `ModelError` if its `fit` changes X or y, which other fits also use."""
     regressor = trainer.regressor(task)
     if regressor is None or not (hasattr(regressor, "fit") and hasattr(regressor, "predict")):
         raise ModelError(f"regressor() returned {regressor!r}, which has no fit and predict")
     own_X, own_y = X.copy(order="K"), y.copy()
     fitted = regressor.fit(own_X, own_y)
     if not (np.array_equal(own_X, X, equal_nan=True) and np.array_equal(own_y, y, equal_nan=True)):
-        raise ModelError("fit writes into X or y, which others read too; let it work on a copy")
+        raise ModelError("fit writes into X or y, and a trainer must not change its data; let it work on a copy")
     return regressor if fitted is None else fitted
 
 
 def _predicted(regressor: Regressor, X: FloatArray, component: str) -> FloatArray:
-    """Return the predicted watts, shape (rows,), at least 0; raise `ModelError` if they are not usable."""
+    """Return the predicted watts ≥ 0, shape (rows,); raise `ModelError` if one is NaN or infinite, or missing."""
     if len(X) == 0:
         return np.empty(0)
     predicted = np.asarray(regressor.predict(X), dtype=np.float64)
@@ -145,8 +145,8 @@ def _predicted(regressor: Regressor, X: FloatArray, component: str) -> FloatArra
 
 
 def _cross_validate(job: FitJob, trainer: Trainer, task: FitTask, X: FloatArray, test_X: FloatArray) -> Score:
+    """Return the errors on the test samples of all folds; fit a new regressor to each fold's training samples."""
     rows = job.rows
-    """Return the error on the held-out timestamps: each fold is predicted by a model that did not see it."""
     predicted, measured, load = [], [], []
     for fold in job.folds:
         train = fold.train[rows.fit_sample]
@@ -159,14 +159,14 @@ def _cross_validate(job: FitJob, trainer: Trainer, task: FitTask, X: FloatArray,
         sums = sum_by(watts, rows.test_sample[test_rows], len(tested))
         predicted.append(sums[tested])
         measured.append(rows.node_watts[task.component][tested])
-        load.append(rows.node_load[task.component][tested])
+        load.append(rows.load[tested])
     if not predicted:
-        raise TrainingError("no held-out timestamp has test rows; raise max_test_rows")
+        raise TrainingError("no timestamp is held out, because max_test_rows is too low; increase max_test_rows")
     return score(np.concatenate(predicted), np.concatenate(measured), np.concatenate(load))
 
 
 def _score_constant(rows: TrainingRows, folds: Sequence[Fold], component: str, constant: float) -> Score:
-    """Return the error of a constant model; for DynPower, every container is predicted to draw the constant."""
+    """Return the errors of predicting a constant power (watts): per node or, for DynPower, per container."""
     tested = np.logical_or.reduce([fold.test for fold in folds]) & rows.tested
     containers = 1
     if rows.output_type == "DynPower":
@@ -174,12 +174,12 @@ def _score_constant(rows: TrainingRows, folds: Sequence[Fold], component: str, c
     return score(
         np.broadcast_to(constant * np.asarray(containers, dtype=np.float64), (int(tested.sum()),)),
         rows.node_watts[component][tested],
-        rows.node_load[component][tested],
+        rows.load[tested],
     )
 
 
 def _metadata(job: FitJob, scores: Mapping[str, Score], trainer: Trainer) -> dict[str, Any]:
-    """Return the content of the model's `metadata.json`, without what the export adds."""
+    """Return the content of the model's `metadata.json`, without the keys that `export` adds."""
     key = job.key
     components = {
         component: {
@@ -215,7 +215,7 @@ def _rounded(value: float | int | None) -> float | int | None:
 
 
 def _versions(trainer: type[Trainer]) -> dict[str, str]:
-    """Return the versions of the libraries and the plugin that the model was fitted with."""
+    """Return versions by distribution: Kepler Core, libraries, the trainer's distribution and its requirements."""
     versions = {"kepler-core": __version__}
     for name in ("numpy", "scikit-learn", "scipy", "skl2onnx", "xgboost", "xgboost-cpu"):
         if name.startswith("xgboost") and trainer.extra != "xgboost":

@@ -1,4 +1,4 @@
-"""The fits of one training, and the AbsPower models that isolators can ask it for."""
+"""The fits of one training, and access to its AbsPower models for isolators."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from kepler_core.plugins.hooks import Hooks
 
 
 class Fits:
-    """Runs the fits of one training and tells the listeners about each.
+    """Runs the fits of one training and calls the listeners after each fit.
 
-    `run` fits jobs and yields each result with the index of its job, in any order.
+    `run` is a function that fits jobs, and yields each result with the index of its job, in any order.
     """
 
     def __init__(
@@ -32,7 +32,8 @@ class Fits:
     def results(self, jobs: Sequence[FitJob], later: int = 0) -> list[FitResult]:
         """Fit all jobs and return their results in the order of the jobs.
 
-        `later` is the number of fits that are planned after these, for the listeners' progress bars.
+        `later` is the number of further fits that the training plans after these jobs; listeners that show
+        progress need the total number of fits.
         """
         if not jobs:
             return []
@@ -47,7 +48,7 @@ class Fits:
 
 
 class AbsModels:
-    """Looks up the AbsPower model with the lowest validation error by energy source and features."""
+    """Finds the AbsPower model with the lowest validation error for an energy source and a tuple of features."""
 
     def __init__(self, jobs: Sequence[FitJob], results: Sequence[FitResult]) -> None:
         self._results: dict[tuple[str, tuple[str, ...]], list[FitResult]] = {}
@@ -55,7 +56,7 @@ class AbsModels:
             self._results.setdefault((job.rows.source, job.rows.features), []).append(result)
 
     def __call__(self, dataset: Dataset) -> PowerModel:
-        """Return the best model of the data set's source and features; raise `PluginError` if there is none."""
+        """Return the best model for a data set's source and features; raise `PluginError` if there is no such model."""
         results = self._results.get((dataset.source, dataset.features))
         if not results:
             raise PluginError(
@@ -76,6 +77,6 @@ def best_model(results: Sequence[FitResult]) -> PowerModel:
 
 
 def reasons(failures: Sequence[Mapping[str, Any]]) -> str:
-    """Return the distinct reasons of failures, at most three, for a message."""
+    """Return the distinct reasons of failed fits, at most three, as one text for an error message."""
     distinct = list(dict.fromkeys(str(failure["reason"]) for failure in failures))
     return "; ".join(distinct[:3]) + ("; …" if len(distinct) > 3 else "") or "the pipeline names nothing"

@@ -1,4 +1,4 @@
-"""From a pipeline file to a `PipelineSpec`, with errors that name the file and the key."""
+"""Load a pipeline file as a `PipelineSpec`. Errors name the file and the wrong key."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ from typing import Any
 import attrs
 import cattrs
 import msgspec
-import yaml
 
 from kepler_core.errors import PipelineError, PluginError
+from kepler_core.messages import quoted
+from kepler_core.pipeline.pipeline_files import read_document, shipped_pipelines
 from kepler_core.pipeline.settings import apply_setting
 from kepler_core.pipeline.spec import PipelineSpec, PluginSpec
-from kepler_core.pipeline.yaml_document import read_document, shipped_pipelines
 from kepler_core.plugins import registry
+from kepler_core.plugins.arguments import ArgumentError
 from kepler_core.strict import converter, structure, structuring_problem
+from kepler_core.yaml_documents import encode_yaml
 
 __all__ = [
     "as_document",
@@ -29,13 +31,17 @@ __all__ = [
     "to_yaml",
 ]
 
+MAX_ARGUMENT_DEPTH = 16
+"""Maximum nesting depth of a plugin's arguments that is accepted. Arguments are stored in JSON files, whose depth is
+also limited."""
+
 
 def load_pipeline(
     source: str | Path, *, settings: Sequence[str] = (), name: str | None = None, resolve: bool = True
 ) -> PipelineSpec:
-    """Load a shipped pipeline by its name, or a file by its path, and apply `settings` (`path=value`).
+    """Load a shipped pipeline by its name, or a pipeline file by its path, and apply `settings` (`path=value`).
 
-    Without `resolve`, plugins are neither looked up nor imported.
+    Without `resolve`, the plugins that the pipeline names are neither looked up nor imported.
     """
     path = str(source)
     document = read_document(path)
@@ -48,9 +54,9 @@ def load_pipeline(
 
 
 def pipeline_from(document: Mapping[str, Any], where: str, *, resolve: bool = True) -> PipelineSpec:
-    """Return the pipeline in a decoded document, which errors call `where`.
+    """Return the pipeline in a decoded document. `where` is the document's name in error messages.
 
-    Raise `PipelineError` with the path of the wrong key.
+    Raise `PipelineError` with the path of the wrong key if the document is not a valid pipeline.
     """
     try:
         spec: PipelineSpec = structure(document, PipelineSpec)
@@ -61,7 +67,7 @@ def pipeline_from(document: Mapping[str, Any], where: str, *, resolve: bool = Tr
 
 
 def resolved(spec: PipelineSpec, where: str) -> PipelineSpec:
-    """Return the pipeline with the full names of its plugins.
+    """Return a copy of the pipeline in which aliases of plugins are replaced by the plugins' names.
 
     Raise `PipelineError` if a plugin does not exist or does not accept its arguments.
     """
@@ -92,7 +98,7 @@ def pipeline_digest(spec: PipelineSpec) -> str:
 
 def to_yaml(spec: PipelineSpec) -> str:
     """Return the pipeline as YAML, with all defaults filled in."""
-    return yaml.safe_dump(as_document(spec), sort_keys=False, allow_unicode=True, width=100)
+    return encode_yaml(as_document(spec))
 
 
 def _resolved_plugin(plugins: registry.Registry[Any], plugin: PluginSpec, where: str, *path: str | int) -> PluginSpec:
@@ -100,20 +106,22 @@ def _resolved_plugin(plugins: registry.Registry[Any], plugin: PluginSpec, where:
         entry = plugins.entry(plugin.name)
         plugins.create(entry.full_name, plugin.args)
     except PluginError as error:
-        raise PipelineError(str(error), path=path, document=where) from error
+        below = ("args", *error.argument_path) if isinstance(error, ArgumentError) else ()
+        raise PipelineError(str(error), path=(*path, *below), document=where) from error
     distribution = plugin.name.rpartition(":")[0]
     return attrs.evolve(plugin, name=f"{distribution}:{entry.name}" if distribution else entry.name)
 
 
 def _resolved_trainers(trainers: list[PluginSpec], where: str, key: str) -> list[PluginSpec]:
-    resolved = [
-        _resolved_plugin(registry.trainers, trainer, where, key, index) for index, trainer in enumerate(trainers)
-    ]
-    names = [trainer.name.rpartition(":")[2] for trainer in resolved]
-    if repeated := [name for name in names if names.count(name) > 1]:
-        message = f"{repeated[0]} is named twice; models of one name would collide"
-        raise PipelineError(message, path=(key,), document=where)
-    return resolved
+    resolved: dict[str, PluginSpec] = {}
+    for index, trainer in enumerate(trainers):
+        plugin = _resolved_plugin(registry.trainers, trainer, where, key, index)
+        name = plugin.name.rpartition(":")[2]
+        if name in resolved:
+            message = f"{name} is named twice; models of one name would collide"
+            raise PipelineError(message, path=(key,), document=where)
+        resolved[name] = plugin
+    return list(resolved.values())
 
 
 def _resolved_sources(sources: list[str] | str, where: str) -> list[str] | Any:
@@ -133,20 +141,31 @@ def _resolved_sources(sources: list[str] | str, where: str) -> list[str] | Any:
 
 
 def _plugin_spec(value: Any, _: Any) -> PluginSpec:
-    """Structure hook of cattrs: accept a name as well as a mapping of `name` and `args`."""
+    """Convert a plugin's name, or a mapping of `name` and `args`, to a `PluginSpec`; called by cattrs."""
     if isinstance(value, str):
         return PluginSpec(value)
     if not isinstance(value, Mapping):
-        raise ValueError(f"{value!r} is neither a plugin's name nor {{name: ..., args: {{...}}}}")
+        raise ValueError(f"{quoted(value)} is neither a plugin's name nor {{name: ..., args: {{...}}}}")
     for key in value:
         if key not in ("name", "args"):
-            raise ValueError(f"unknown key {key!r} of a plugin; known: name, args (arguments go under args)")
+            raise ValueError(f"unknown key {quoted(key)} of a plugin; known: name, args (arguments go under args)")
     if not isinstance(value.get("name"), str):
         raise ValueError("a plugin needs a name")
     args = value.get("args") or {}
     if not isinstance(args, Mapping):
-        raise ValueError(f"args: {args!r} is not a mapping")
+        raise ValueError(f"args: {quoted(args)} is not a mapping")
+    if _is_deeper(args, MAX_ARGUMENT_DEPTH):
+        raise ValueError(f"args are nested deeper than {MAX_ARGUMENT_DEPTH} levels")
     return PluginSpec(value["name"], dict(args))
+
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    """Return whether dicts and lists in a value are nested more than `levels` deep."""
+    layer = [value]
+    for _ in range(levels):
+        items = [item for parent in layer for item in (parent.values() if isinstance(parent, Mapping) else parent)]
+        layer = [item for item in items if isinstance(item, Mapping | list)]
+    return bool(layer)
 
 
 converter().register_structure_hook(PluginSpec, _plugin_spec)

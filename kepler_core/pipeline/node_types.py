@@ -1,7 +1,7 @@
 """The node type that a training's models belong to, and the files of the pipeline's other node types.
 
-A training replaces the models of one node type. The version that it publishes takes over the models,
-profiles and index entries of all other node types from the version before.
+A training replaces the models of one node type. The version that the training publishes also contains the
+models, profiles and index entries of all other node types, copied from the current version.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ PROFILES = "profiles"
 
 
 def profile_file(node_type: int) -> str:
-    """Return the path of a node type's profile below its pipeline."""
+    """Return the path of a node type's profile, relative to the pipeline's folder."""
     return f"{PROFILES}/{node_type}.json"
 
 
 @attrs.frozen(eq=False)
 class NodeTypeSlot:
-    """The place of a training's models in a pipeline."""
+    """The node type that a training's models belong to, and the pipeline version that they are added to."""
 
     node_type: int
     spec: MachineSpec
@@ -40,13 +40,13 @@ class NodeTypeSlot:
     """Number of the version to publish on top of the current one."""
 
     def index(self, members: Collection[str]) -> dict[str, Any]:
-        """Return the content of `node_type_index.json` with `members` added to this node type."""
+        """Return the content of `node_type_index.json`, with the machines `members` added to this node type."""
         types = dict(self.stored)
         types[self.node_type] = with_members(types.get(self.node_type), self.node_type, self.spec, members)
         return node_type_index(types)
 
     def kept_models(self) -> list[tuple[dict[str, Any], dict[str, bytes]]]:
-        """Return metadata and files (by path below the pipeline) of each model of the other node types."""
+        """Return metadata and files (content by path in the pipeline) of each model of the other node types."""
         if self.snapshot is None:
             return []
         kept = []
@@ -61,7 +61,7 @@ class NodeTypeSlot:
         return kept
 
     def kept_isolation(self) -> dict[str, Any]:
-        """Return how the DynPower models of the other node types were isolated, from `metadata.json`."""
+        """Return the entries of `isolation` in `metadata.json` (isolator, background) for the other node types."""
         if self.snapshot is None:
             return {}
         isolation = self.snapshot.read_json(METADATA_FILE).get("isolation")
@@ -69,14 +69,14 @@ class NodeTypeSlot:
         return {n: how for n, how in isolation.items() if n in numbers} if isinstance(isolation, dict) else {}
 
     def kept_profiles(self) -> dict[str, bytes]:
-        """Return the profile files of the other node types."""
+        """Return the profile files of the other node types: content by path in the pipeline."""
         if self.snapshot is None:
             return {}
         names = [name for name in self.snapshot.names if name.startswith(PROFILES + "/")]
         return {name: self.snapshot.read(name) for name in names if name != profile_file(self.node_type)}
 
     def profile(self) -> dict[str, Any] | None:
-        """Return the stored profile of this node type, if there is one."""
+        """Return the stored profile of this node type, or None if the store has no profile of it."""
         name = profile_file(self.node_type)
         if self.snapshot is None or name not in self.snapshot.names:
             return None
@@ -84,9 +84,9 @@ class NodeTypeSlot:
 
 
 def find_slot(store: Store, pipeline: str, machine: Machine | None) -> NodeTypeSlot:
-    """Return the node type whose attributes equal the machine's description, or a new one.
+    """Return the slot of the node type with the machine's attributes, which may be a new node type.
 
-    Without a machine, that is the node type without attributes.
+    Without a machine, return the slot of the node type that has no attributes.
     """
     spec = MachineSpec() if machine is None else machine.spec
     snapshot = None
@@ -97,7 +97,7 @@ def find_slot(store: Store, pipeline: str, machine: Machine | None) -> NodeTypeS
             types = read_node_types(snapshot)
         except StoreError:
             if machine is not None:
-                raise  # a new version would lose the models of other machines
+                raise  # node types that cannot be read cannot be copied: the new version would lose their models
             snapshot, types = None, {}
     else:
         types = {}
@@ -112,7 +112,10 @@ def matching_type(types: Mapping[int, NodeType], spec: Mapping[str, Any]) -> int
 
 
 def with_members(before: NodeType | None, number: int, spec: MachineSpec, members: Collection[str]) -> NodeType:
-    """Return a node type with more members; keep the attributes of a stored one, which a user may have edited."""
+    """Return a node type with `members` added.
+
+    A stored node type (`before`) keeps its attributes, because a user may have edited them.
+    """
     if before is None:
         return NodeType(number, spec.identity, tuple(sorted(members)))
     return NodeType(number, before.spec, tuple(sorted({*before.members, *members})))

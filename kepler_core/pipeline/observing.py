@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from kepler_core.machine import Machine
 from kepler_core.pipeline.spec import PipelineSpec
 from kepler_core.recording import Observations, Recording, observe, read_recording
 from kepler_core.recording.schemas import is_known_metric
@@ -14,21 +15,30 @@ from kepler_core.recording.schemas import is_known_metric
 def read_for(
     spec: PipelineSpec, source: str | Path | bytes | Mapping[str, Any], *, name: str | None = None
 ) -> Recording:
-    """Read a recording with the samples of all metrics that the pipeline can use."""
+    """Read a recording; keep the samples of all metrics that the pipeline can use."""
     return read_known(source, spec.third_party, name=name)
 
 
-def observe_for(spec: PipelineSpec, recordings: Sequence[Recording]) -> Observations:
-    """Return the observations in recordings, taken at the level and with the metrics that the pipeline names.
+def observe_for(spec: PipelineSpec, recordings: Sequence[Recording], machine: Machine | None = None) -> Observations:
+    """Return the observations in recordings, according to `use_vm_metrics` and `third_party` of the pipeline.
 
-    Observe an idle recording with this function too: its power is comparable with that of the other
-    recordings only if both are taken at the same level, a virtual machine's or its node's.
+    Use this function for recordings of the idle machine, too. With `use_vm_metrics`, power is the power of
+    virtual machines, otherwise the power of nodes. Idle power is comparable only with power of the same kind.
+    CPU time that exceeds the CPUs of `machine` is left out.
     """
-    return observe(recordings, use_vm_metrics=spec.use_vm_metrics, third_party=spec.third_party)
+    # `machine` describes the host. Its number of CPUs is no bound for a virtual machine, which has CPUs of its own.
+    cpus = None if machine is None or spec.use_vm_metrics else machine.spec.cores
+    return observe(
+        recordings,
+        use_vm_metrics=spec.use_vm_metrics,
+        third_party=spec.third_party,
+        cpus=cpus,
+        vm_guests=spec.vm_guests,
+    )
 
 
 def read_known(
     source: str | Path | bytes | Mapping[str, Any], third_party: Collection[str] = (), *, name: str | None = None
 ) -> Recording:
-    """Read a recording with the samples of all metrics that an installed schema or `third_party` names."""
+    """Read a recording; keep the samples of the metrics in `third_party` and in the installed metric schemas."""
     return read_recording(source, name=name, wanted=lambda metric: metric in third_party or is_known_metric(metric))

@@ -1,4 +1,4 @@
-"""Fits in parallel: on threads, processes or a Dask cluster."""
+"""Run fits in parallel: in threads, in processes or on a Dask cluster."""
 
 from __future__ import annotations
 
@@ -28,8 +28,12 @@ def _numbered(index: int, job: FitJob) -> tuple[int, FitResult]:
 def fit_all(
     work: Sequence[FitJob], backend: Backend, scheduler: str | None, jobs: int | None
 ) -> Iterator[tuple[int, FitResult]]:
-    """Fit all jobs and yield each result, when it is ready, with the index of its job."""
-    # threadpoolctl's limit counts for the whole process: a thread that ends its own would end that of the others
+    """Fit all jobs of `work`; yield each result as soon as it is ready, with the index of its job.
+
+    `jobs` is the number of fits that run at the same time; None means one per CPU.
+    """
+    # A limit of threadpoolctl applies to the whole process. If each thread set its own limit, the first thread to
+    # finish would remove the limit for the other threads.
     if backend == "threading" or jobs == 1:
         with threadpool_limits(1):
             yield from _results(work, backend, scheduler, jobs)
@@ -43,7 +47,7 @@ def _results(
     calls = (joblib.delayed(_numbered)(index, job) for index, job in enumerate(work))
     with _backend(backend, scheduler, jobs):
         if backend == "dask":
-            # joblib's Dask backend has no return_as="generator_unordered"
+            # joblib's Dask backend does not support return_as="generator_unordered"
             yield from joblib.Parallel(n_jobs=-1)(calls)
             return
         n_jobs = min(jobs or os.cpu_count() or 1, len(work))
@@ -61,19 +65,19 @@ def _results(
                 del remaining[index]
                 yield index, result
         except BrokenExecutor:
-            # one of the remaining fits ended its process; joblib does not report which
+            # One of the remaining fits made its worker process exit, but joblib does not report which fit did.
             numbers = list(remaining)
             for index, result in _in_another_process(list(remaining.values())):
                 yield numbers[index], result
 
 
 def _is_own(job: FitJob) -> bool:
-    """Return whether the trainer is one of Kepler Core's, which do not end their process."""
+    """Return whether the trainer belongs to Kepler Core. Such a trainer never makes its process exit."""
     return registry.trainers.entry(job.trainer).distribution == OWN
 
 
 def _in_another_process(work: Sequence[FitJob]) -> Iterator[tuple[int, FitResult]]:
-    """Run one fit after the other in a separate process, and replace the process if a fit ends it."""
+    """Run the fits one by one in a separate process; start a new process if a fit makes the process exit."""
     remaining = list(enumerate(work))
     while remaining:
         processes = ProcessPoolExecutor(max_workers=1)
@@ -87,12 +91,12 @@ def _in_another_process(work: Sequence[FitJob]) -> Iterator[tuple[int, FitResult
                     break
                 yield index, result
         finally:
-            processes.shutdown(kill_workers=True)  # so that Ctrl-C does not wait for a running fit
+            processes.shutdown(kill_workers=True)  # otherwise, Ctrl-C would wait for the running fit
 
 
 @contextlib.contextmanager
 def _backend(backend: Backend, scheduler: str | None, jobs: int | None) -> Iterator[None]:
-    """Configure joblib; for Dask, connect to the scheduler or start a local cluster."""
+    """Configure joblib for a backend; for Dask, connect to the scheduler or start a local cluster."""
     if backend != "dask":
         with joblib.parallel_config(backend=backend):
             yield

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import attrs
@@ -19,40 +19,41 @@ from kepler_core.vocabulary import FEATURE_GROUPS, THIRD_PARTY_GROUP, OutputType
 
 @attrs.frozen
 class Skipped:
-    """A data set, or a node in it, that is not trained on, and the reason."""
+    """A data set that is not trained on, or a node that is left out of a data set, with the reason."""
 
     source: str
     output_type: str
     feature_group: str
     reason: str
     failed: bool = False
-    """Whether to report it as a failure: an error, or a source or group that the pipeline names explicitly."""
+    """Whether this counts as a failure: a plugin failed, or the data lack a source or group that the pipeline names."""
 
     def as_dict(self) -> dict[str, Any]:
         return attrs.asdict(self, filter=lambda field, _: field.name != "failed")
 
 
 Wanted = tuple[str, OutputType, str, tuple[str, ...]]
-"""(source, output type, feature group, features) of a data set."""
+"""Description of a data set to train on: (source, output type, feature group, features)."""
 
 
 @attrs.frozen
 class Plan:
-    """The data sets that a pipeline can extract from observations, and those that it cannot."""
+    """The data sets that a pipeline can extract from observations, and the data sets that it must skip."""
 
     wanted: tuple[Wanted, ...]
     skipped: tuple[Skipped, ...]
 
     def only(self, output_type: str) -> Plan:
-        """Return the plan with the data sets of one output type, and nothing skipped."""
+        """Return a plan with the data sets of one output type only; its list of skipped data sets is empty."""
         return Plan(tuple(wanted for wanted in self.wanted if wanted[1] == output_type), ())
 
 
 def plan(spec: PipelineSpec, observations: Observations) -> Plan:
-    """Return which energy sources and feature groups can be trained, and the reasons why others cannot."""
+    """Return the plan: which data sets the observations suffice for, and why the other data sets are skipped."""
     available = observations.sources
     if not available and spec.energy_sources == "auto":
-        return Plan((), (Skipped("", "", "", "no power of any energy source in the data"),))
+        reason = f"no power of any energy source in the data{_idle_only(observations)}"
+        return Plan((), (Skipped("", "", "", reason),))
     sources = list(available) if spec.energy_sources == "auto" else list(spec.energy_sources)
     groups = spec.feature_groups
     if groups == "auto":
@@ -71,9 +72,9 @@ def plan(spec: PipelineSpec, observations: Observations) -> Plan:
                 features = group_features(group, spec.third_party)
                 missing = [feature for feature in features if feature not in available_features]
                 if source not in available:
-                    reason = f"no power of {source} in the data"
+                    reason = f"no power of {source} in the data{_idle_only(observations)}"
                 elif missing:
-                    reason = f"no {', '.join(missing)} in the data"
+                    reason = _why_missing(missing, observations)
                 elif output_type == "DynPower" and not any(
                     feature in observations.container_features for feature in features
                 ):
@@ -88,10 +89,26 @@ def plan(spec: PipelineSpec, observations: Observations) -> Plan:
     return Plan(tuple(wanted), tuple(skipped))
 
 
+def _why_missing(features: Sequence[str], observations: Observations) -> str:
+    """Return why no value of the features is known: they are not in the data, or 0 although the CPUs run."""
+    dead = [feature for feature in features if feature in observations.counts.dead_features]
+    absent = [feature for feature in features if feature not in dead]
+    reasons = [f"no {', '.join(absent)} in the data"] if absent else []
+    if dead:
+        reasons.append(f"{', '.join(dead)}: 0 at all times although the CPUs run")
+    return "; ".join(reasons)
+
+
+def _idle_only(observations: Observations) -> str:
+    """Return the end of a message: the meters that have idle energy only; "" if there are no such meters."""
+    meters = ", ".join(sorted(observations.counts.idle_only))
+    return f": only idle energy of {meters}, which is not the whole power" if meters else ""
+
+
 def datasets(
     extractor: Extractor, isolator: Isolator, planned: Plan, context: IsolationContext
 ) -> Iterator[tuple[Wanted, Dataset | PluginError]]:
-    """Yield the data sets of a plan, extracted and isolated, or the error that an extractor or isolator raised."""
+    """Yield each data set of a plan, or the error that the extractor or isolator raised instead."""
     for wanted in planned.wanted:
         try:
             yield wanted, _dataset_of(wanted, extractor, isolator, context)
@@ -100,7 +117,7 @@ def datasets(
 
 
 def _dataset_of(wanted: Wanted, extractor: Extractor, isolator: Isolator, context: IsolationContext) -> Dataset:
-    """Return one data set; raise `PluginError` with the name of an extractor or isolator that raised."""
+    """Extract and isolate one data set. If a plugin raises, raise `PluginError` with the plugin's name."""
     source, output_type, group, features = wanted
     observations = context.observations
     dynamic = output_type == "DynPower"
@@ -114,13 +131,13 @@ def _dataset_of(wanted: Wanted, extractor: Extractor, isolator: Isolator, contex
             dataset = isolator.isolate(dataset, context)
     except KeplerError as error:
         raise PluginError(f"{type(plugin).__name__}: {error}") from error
-    except Exception as error:  # a plugin's defect must not end the other data sets
+    except Exception as error:  # a plugin's defect must not prevent the other data sets
         raise PluginError(f"{type(plugin).__name__} failed: {one_line(error)}") from error
     return attrs.evolve(dataset, output_type=output_type)
 
 
 def unused_nodes(dataset: Dataset, observations: Observations) -> list[str]:
-    """Return a message for each node that has no row in a data set, with what it lacks."""
+    """Return a message for each node without rows in a data set; it names the features and power that are missing."""
     used = {(row[0], row[1]) for row in dataset.index[dataset.first_rows].droplevel(2).unique()}
     reasons = []
     for code, stream in enumerate(observations.streams):

@@ -17,7 +17,7 @@ from kepler_core.store.store import Store
 
 
 def used_plugins(spec: PipelineSpec, observations: Observations, listeners: Sequence[str]) -> list[dict[str, Any]]:
-    """Return a description of every plugin and listener that takes part in a training."""
+    """Return a description of each plugin and each listener that takes part in a training."""
     wanted: list[tuple[registry.Registry[Any], str]] = [
         *((registry.trainers, trainer.name) for trainer in (*spec.abs_trainers, *spec.dyn_trainers)),
         (registry.extractors, spec.extractor.name),
@@ -29,8 +29,9 @@ def used_plugins(spec: PipelineSpec, observations: Observations, listeners: Sequ
     for plugins, name in wanted:
         bare, distribution = name.rpartition(":")[2], name.rpartition(":")[0]
         claims = plugins.claims(bare, distribution)
-        # if two distributions have a schema or source of this name, Kepler Core's own is used; there may be no
-        # claim at all, since the online trainer's samples outlive the schema that they were read with
+        # If several distributions have a metric schema or energy source with this name, Kepler Core's own is used.
+        # `claims` is empty if the plugin is no longer installed. Only a metric schema can be missing: the online
+        # trainer stores samples with the name of their schema, and the schema may be uninstalled afterwards.
         own = [entry for entry in claims if entry.distribution == OWN]
         entries.update((own or list(claims))[:1])
     entries |= {entry for entry in hook_entries() if entry.full_name in listeners}
@@ -38,7 +39,7 @@ def used_plugins(spec: PipelineSpec, observations: Observations, listeners: Sequ
 
 
 def described(entry: PluginEntry) -> dict[str, Any]:
-    """Return the description of a plugin for a pipeline's metadata."""
+    """Return the description of a plugin in a pipeline's `metadata.json`."""
     return {
         "namespace": entry.namespace,
         "name": entry.name,
@@ -49,14 +50,15 @@ def described(entry: PluginEntry) -> dict[str, Any]:
 
 
 def requirements(plugins: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Return pip requirements (`distribution==version`) for plugins, sorted."""
+    """Return sorted pip requirements (`distribution==version`) for plugins in a pipeline's metadata."""
     return sorted({f"{plugin['distribution']}=={plugin['version']}" for plugin in plugins})
 
 
 def where_it_was(error: UnknownPluginError, store: Store) -> str:
     """Return the pip command for a missing plugin, as the end of a message.
 
-    Look the plugin up in the metadata of the store's pipelines; return "" if none of them was trained with it.
+    The command installs the distribution with which a pipeline in the store was trained. Return "" if no pipeline
+    in the store was trained with the plugin.
     """
     bare = error.name.rpartition(":")[2]
     for pipeline in _pipelines(store):

@@ -1,4 +1,4 @@
-"""From data sets to fit jobs."""
+"""Prepare the data sets of a training, and make fit jobs from them."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from kepler_core.vocabulary import OutputType
 
 @attrs.define
 class Prepared:
-    """What became of one data set of the plan."""
+    """Fit jobs, notes and skipped nodes that result from preparing one data set of the plan."""
 
     jobs: list[FitJob] = attrs.field(factory=list)
-    """One for each trainer; empty if the data set cannot be trained on."""
+    """One fit job per trainer; empty if the data set cannot be trained on."""
     notes: list[dict[str, Any]] = attrs.field(factory=list)
     skipped: list[Skipped] = attrs.field(factory=list)
 
 
 class Preparation:
-    """Extracts, isolates and samples the data sets of a training."""
+    """Extracts and isolates the data sets of a training, and chooses the rows to fit on and to test on."""
 
     def __init__(self, spec: PipelineSpec, context: IsolationContext, slot: NodeTypeSlot, listeners: Hooks) -> None:
         self._spec = spec
@@ -44,11 +44,11 @@ class Preparation:
         self._lineage = _lineage(spec, context)
 
     def expected(self, planned: Plan) -> int:
-        """Return the number of fit jobs of a plan whose data sets can all be trained on."""
+        """Return the number of fit jobs of a plan, provided that all of its data sets can be trained on."""
         return sum(len(trainers_of(self._spec, output_type)) for _, output_type, _, _ in planned.wanted)
 
     def prepare(self, planned: Plan, context: IsolationContext) -> Iterator[tuple[Wanted, Prepared]]:
-        """Yield the fit jobs of each data set of the plan, in the plan's order."""
+        """Prepare each data set of the plan, in the plan's order, and yield its fit jobs."""
         for wanted, dataset in datasets(self._extractor, self._isolator, planned, context):
             if isinstance(dataset, PluginError):
                 yield wanted, Prepared(skipped=[Skipped(*wanted[:3], str(dataset), failed=True)])
@@ -73,7 +73,7 @@ class Preparation:
         return prepared
 
     def _jobs(self, dataset: Dataset) -> list[FitJob]:
-        """Return a job for each trainer; raise `TrainingError` if nothing can be held out for validation."""
+        """Return a fit job for each trainer; raise `TrainingError` if no samples can be held out for validation."""
         spec = self._spec
         rows = training_rows(dataset, spec.max_rows, spec.max_test_rows, spec.seed)
         held_out = folds(spec.validation, rows.stream, rows.time, self._extractor.memory)
@@ -107,7 +107,7 @@ def trainers_of(spec: PipelineSpec, output_type: OutputType) -> list[PluginSpec]
 
 
 def _lineage(spec: PipelineSpec, context: IsolationContext) -> Mapping[str, Any]:
-    """Return what a model's metadata records of its origin."""
+    """Return the key `lineage` of a model's metadata: digests of its data and pipeline, and plugin names."""
     idle = {} if context.idle is None else {"idle": context.idle.digest}
     return {
         "data": context.observations.digest,

@@ -1,4 +1,4 @@
-"""From the results of a training to a published version of the pipeline."""
+"""Publish the results of a training as a new version of the pipeline."""
 
 from __future__ import annotations
 
@@ -38,10 +38,11 @@ class Publication:
     listeners: Hooks
 
     def publish(self, slot: NodeTypeSlot, results: Sequence[FitResult], report: Report) -> int:
-        """Publish the trained models beside those of other node types, and return the version.
+        """Publish the trained models together with the models of other node types, and return the version.
 
-        If another process publishes the pipeline meanwhile, take over its models of other node types and
-        try again. Raise `StoreError` if that process took the node type's number.
+        If another process publishes a version of the pipeline at the same time, take over the models of other
+        node types from that version, and try again. Raise `StoreError` if that version uses this training's
+        node type number for other machines.
         """
         while True:
             files = self._files(slot, results, report)
@@ -51,7 +52,8 @@ class Publication:
             except VersionTakenError as error:
                 slot = find_slot(self.store, self.spec.name, self.machine)
                 if slot.node_type != report.node_type:
-                    raise StoreError(f"{error}, and node type {report.node_type} with it: train again") from error
+                    message = f"{error}, with other machines as node type {report.node_type}: train again"
+                    raise StoreError(message) from error
 
     def _files(self, slot: NodeTypeSlot, results: Sequence[FitResult], report: Report) -> dict[str, bytes]:
         nodes = {stream.node for stream in self.context.observations.streams}
@@ -75,6 +77,7 @@ class Publication:
             "last_update_time": now,
             "pipeline": document,
             "recordings": [attrs.asdict(stream) for stream in observations.streams],
+            "findings": report.findings,
             "idle_recordings": [] if idle is None else [attrs.asdict(stream) for stream in idle.streams],
             "isolation": {
                 **slot.kept_isolation(),
@@ -91,7 +94,7 @@ class Publication:
         }
 
     def _files_of_listeners(self, files: Mapping[str, bytes], slot: NodeTypeSlot) -> dict[str, bytes]:
-        """Return the files that listeners add to the pipeline; leave out those with an unusable path."""
+        """Return the files that listeners add to the pipeline; leave out files with an unusable path or content."""
         additions: dict[str, bytes] = {}
         self.listeners.call(
             "kepler_publishing",
@@ -107,12 +110,12 @@ class Publication:
 
 
 def _is_usable(name: Any, content: Any, files: Mapping[str, bytes]) -> bool:
-    """Return whether a listener's file can be published: bytes, at a free path below the pipeline."""
+    """Return whether a listener's file can be published: bytes at a free path in the pipeline's folder."""
     if not (isinstance(name, str) and isinstance(content, bytes)):
-        log.warning("a listener added %s, which is not a path with bytes: left out", quoted(name))
+        log.warning("left out the file %s of a listener: the path must be text, the content bytes", quoted(name))
         return False
     path = PurePosixPath(name)
     if name in files or path.is_absolute() or ".." in path.parts or str(path) != name:
-        log.warning("a listener added the file %s, which is not a free path below the pipeline: left out", quoted(name))
+        log.warning("left out the file %s of a listener: it exists already or is outside of the pipeline", quoted(name))
         return False
     return True

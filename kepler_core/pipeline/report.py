@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import attrs
@@ -12,7 +13,10 @@ from kepler_core.store.layout import model_path
 
 @attrs.define
 class Report:
-    """What a training published, what failed and what was skipped; `as_dict` is what `train --json` prints."""
+    """The models that a training published, and its failures and skipped data sets.
+
+    The command `train --json` prints the result of `as_dict`.
+    """
 
     pipeline: str
     store: str
@@ -21,7 +25,9 @@ class Report:
     failed: list[dict[str, Any]] = attrs.field(factory=list)
     skipped: list[dict[str, Any]] = attrs.field(factory=list)
     notes: list[dict[str, Any]] = attrs.field(factory=list)
-    """Notes of isolators on data sets."""
+    """Notes that isolators wrote about data sets."""
+    findings: list[dict[str, Any]] = attrs.field(factory=list)
+    """Irregularities of the recordings, each in the form of `Finding.as_dict`; the severe irregularities come first."""
     node_type: int = 0
     seconds: dict[str, float] = attrs.field(factory=dict)
 
@@ -29,8 +35,21 @@ class Report:
         return attrs.asdict(self)
 
 
+def held_out(validation: Mapping[str, Any]) -> str:
+    """Return in words which data the errors of a model were measured on, from the `validation` of its metadata."""
+    match validation["scheme"]:
+        case "blocks":
+            return f"blocks of time, held out in {validation['folds']} folds"
+        case "last":
+            return f"the last {100 * validation['last_fraction']:g} % of each node's time"
+        case "recordings":
+            return "whole nodes of recordings, held out one after the other"
+        case other:
+            return f"data held out by the scheme {other}"
+
+
 def described(result: FitResult) -> dict[str, Any]:
-    """Return the report's entry for a fit: the model with its errors, or the reason why there is none."""
+    """Return the report's entry for a fit: the model and its errors, or the reason why the fit failed."""
     if result.files is None:
         return {**result.key, "reason": result.reason}
     metadata = result.metadata
@@ -40,6 +59,7 @@ def described(result: FitResult) -> dict[str, Any]:
         "model_name": metadata["model_name"],
         "node_type": metadata["node_type"],
         "path": model_path(metadata),
+        "held_out": held_out(metadata["validation"]),
         "mae": metadata["mae"],
         "mape": metadata["mape"],
         "components": {

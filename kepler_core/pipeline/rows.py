@@ -1,9 +1,9 @@
 """The rows of a data set that models are fitted on and tested on, as plain arrays.
 
-AbsPower models are fitted and tested on nodes. DynPower models estimate containers, and a node as if it
-were one container, so they are fitted on both kinds of rows. A container's power cannot be measured.
-DynPower models are therefore tested on a node's: the sum of the estimates for its containers is compared
-with its dynamic power.
+AbsPower models are fitted and tested on rows of nodes. DynPower models estimate the power of containers, and of
+a whole node as if it were one container. Therefore they are fitted on rows of containers and on rows of nodes.
+Nobody can measure a container's power. DynPower models are therefore tested on the dynamic power of nodes: the sum
+of the estimates for a node's containers is compared with the node's dynamic power.
 """
 
 from __future__ import annotations
@@ -14,15 +14,19 @@ import numpy as np
 from kepler_core.arrays import BoolArray, FloatArray, IntArray
 from kepler_core.dataset import Dataset
 from kepler_core.grouping import sum_by
-from kepler_core.vocabulary import OutputType, main_feature
+from kepler_core.vocabulary import OutputType, load_feature, main_feature
 
 MIN_TESTED_SAMPLES = 100
-"""DynPower models are tested on at least this number of samples, however many containers each has."""
+"""Minimum number of samples to test DynPower models on, even if these samples have more than `max_test_rows` rows."""
 
 
 @attrs.frozen(eq=False)
 class TrainingRows:
-    """Arrays of one data set. A sample is a node at a timestamp; it has a row for each of its containers."""
+    """Arrays of one data set: rows to fit models on, rows to test models on, and values of each sample.
+
+    A sample is a node at a timestamp. A row holds the features of a whole sample or, for DynPower, of one container
+    in a sample.
+    """
 
     source: str
     output_type: OutputType
@@ -30,31 +34,33 @@ class TrainingRows:
     features: tuple[str, ...]
     components: tuple[str, ...]
     scale: FloatArray
-    """Largest absolute value of each feature over the rows to fit on; 1 where that is 0."""
+    """Largest absolute value of each feature in the rows to fit on; 1 for a feature that is always 0."""
     fit_X: FloatArray
-    """Features to fit on, unscaled, shape (fit rows, features)."""
+    """Unscaled features of the rows to fit on, shape (fit rows, features)."""
     fit_watts: dict[str, FloatArray]
-    """Watts to fit by component, each of shape (fit rows,)."""
+    """Watts of the rows to fit on, by component; each array has the shape (fit rows,)."""
     fit_sample: IntArray
-    """Number of each fit row's sample, shape (fit rows,)."""
+    """Index of the sample that each row to fit on belongs to, shape (fit rows,)."""
     test_X: FloatArray
-    """Features to test on, unscaled, shape (test rows, features)."""
+    """Unscaled features of the rows to test on, shape (test rows, features)."""
     test_sample: IntArray
-    """Number of each test row's sample, shape (test rows,)."""
+    """Index of the sample that each row to test on belongs to, shape (test rows,)."""
     tested: BoolArray
-    """Whether a sample has test rows, shape (samples,)."""
+    """Whether each sample has rows to test on, shape (samples,)."""
     node_watts: dict[str, FloatArray]
-    """Measured watts of the node by component, each of shape (samples,)."""
+    """The node's watts in each sample, by component (dynamic power for DynPower); each of shape (samples,)."""
     node_load: dict[str, FloatArray]
-    """The component's main feature, summed over the node, by component; each of shape (samples,)."""
+    """Whole node's value of the main feature (`vocabulary.main_feature`), by component; each of shape (samples,)."""
+    load: FloatArray
+    """Value of the load feature (`vocabulary.load_feature`) for the whole node in each sample, shape (samples,)."""
     stream: IntArray
-    """Number of each sample's stream (a node in a recording), shape (samples,)."""
+    """Index of the stream (a node in a recording) that each sample belongs to, shape (samples,)."""
     time: FloatArray
-    """Unix seconds of each sample, shape (samples,)."""
+    """Timestamp of each sample in Unix seconds, shape (samples,)."""
 
 
 def training_rows(dataset: Dataset, max_rows: int, max_test_rows: int, seed: int) -> TrainingRows:
-    """Choose the rows to fit on (at most `max_rows`) and to test on (about `max_test_rows` for DynPower)."""
+    """Choose the rows to fit on (at most `max_rows`) and, for DynPower, to test on (about `max_test_rows`)."""
     sample = dataset.sample
     n = len(dataset.first_rows)
     X, watts = dataset.X, {component: dataset.y(component) for component in dataset.components}
@@ -100,23 +106,24 @@ def training_rows(dataset: Dataset, max_rows: int, max_test_rows: int, seed: int
         tested=tested,
         node_watts=node_watts,
         node_load={component: node_X[:, column] for component, column in mains.items()},
+        load=node_X[:, dataset.features.index(load_feature(dataset.features))],
         stream=dataset.stream[dataset.first_rows],
         time=dataset.timestamps[dataset.first_rows],
     )
 
 
 def _evenly(n: int, most: int) -> IntArray:
-    """Return at most `most` of the numbers 0 … n−1, evenly spaced."""
+    """Return at most `most` evenly spaced integers from 0 to n − 1."""
     if n <= most:
         return np.arange(n)
     return np.asarray(np.floor(np.arange(most) * (n / most)), dtype=np.int64)
 
 
 def _over_load(load: FloatArray, most: int, seed: int) -> IntArray:
-    """Return at most `most` row numbers, by systematic sampling from a seeded start.
+    """Return the indices of at most `most` rows, chosen by weighted systematic sampling with a random start.
 
-    Half of the weight is equal for all rows, and half is proportional to load. With equal weights alone, the
-    many idle containers would leave few rows of busy ones.
+    A row's weight has two parts: one is equal for all rows, the other is proportional to the row's load. With
+    equal weights alone, most of the chosen rows would be of idle containers.
     """
     if len(load) <= most:
         return np.arange(len(load))

@@ -8,9 +8,13 @@ import attrs
 import msgspec
 
 from kepler_core.errors import close_matches
+from kepler_core.messages import quoted
 from kepler_core.names import check_name
 from kepler_core.strict import WrongFieldError
 from kepler_core.vocabulary import FEATURES, GROUP_NAMES, THIRD_PARTY_GROUP
+
+MAX_THIRD_PARTY = 500
+"""Maximum number of metrics in `third_party`. A stored model can have at most 1000 features."""
 
 
 def _name(_: Any, attribute: Any, value: str) -> None:
@@ -41,7 +45,7 @@ def _known_groups(spec: PipelineSpec, attribute: Any, groups: list[str] | str) -
     for index, group in enumerate(groups):
         if group not in GROUP_NAMES:
             hint = close_matches(group, GROUP_NAMES)
-            raise WrongFieldError(f"unknown feature group {group!r}; {hint}", attribute.name, index)
+            raise WrongFieldError(f"unknown feature group {quoted(group)}; {hint}", attribute.name, index)
         if group in groups[:index]:
             raise WrongFieldError(f"{group} appears twice", attribute.name, index)
     if THIRD_PARTY_GROUP in groups and not spec.third_party:
@@ -49,12 +53,25 @@ def _known_groups(spec: PipelineSpec, attribute: Any, groups: list[str] | str) -
 
 
 def _third_party(_: Any, attribute: Any, names: list[str]) -> None:
+    if len(names) > MAX_THIRD_PARTY:
+        raise WrongFieldError(f"more than {MAX_THIRD_PARTY} metrics", attribute.name)
     for index, name in enumerate(names):
         if name in FEATURES:
-            message = f"{name!r} is one of our own features; it is in the feature groups already"
+            message = f"{quoted(name)} is one of our own features; it is in the feature groups already"
             raise WrongFieldError(message, attribute.name, index)
         if name in names[:index]:
-            raise WrongFieldError(f"{name!r} appears twice", attribute.name, index)
+            raise WrongFieldError(f"{quoted(name)} appears twice", attribute.name, index)
+
+
+def _vm_guests(spec: PipelineSpec, attribute: Any, guests: dict[str, str]) -> None:
+    if guests and not spec.use_vm_metrics:
+        raise WrongFieldError("this key needs use_vm_metrics: true", attribute.name)
+    vms = list(guests.values())
+    for guest, vm in guests.items():
+        if not guest or not vm:
+            raise WrongFieldError("a guest or the id of its virtual machine is empty", attribute.name, guest)
+        if vms.count(vm) > 1:
+            raise WrongFieldError(f"the virtual machine {quoted(vm)} belongs to two guests", attribute.name, guest)
 
 
 @attrs.frozen
@@ -67,23 +84,26 @@ class PluginSpec:
 
 @attrs.frozen
 class ValidationSpec:
-    """How errors are measured: on held-out blocks of time or recordings.
+    """Settings of the validation, which measures a model's errors on held-out blocks of time or recordings.
 
-    Shuffled rows are not offered: samples next to each other in time are nearly copies.
+    There is no scheme that shuffles rows: samples next to each other in time are nearly equal, so that errors
+    on shuffled rows would be too small.
     """
 
     scheme: Literal["blocks", "last", "recordings"] = "blocks"
-    """blocks: contiguous blocks of time in turn, with a gap; last: the end of each recording;
-    recordings: each recording (and node) in turn."""
+    """blocks: each recording is divided into contiguous blocks of time, which are held out in turn, with gaps
+    around them. last: the end of each recording is held out. recordings: each node in each recording is held
+    out in turn."""
     folds: int = attrs.field(default=5, validator=_at_least(2, 1000))
     block_seconds: float | None = attrs.field(default=None, validator=_at_least(1e-3))
-    """Length of a block. null: 120 s or 20 steps, whichever is longer; shorter if a recording would have
-    fewer than 3 blocks per fold, but at least 6 steps."""
+    """Length of a block in seconds. null: 120 s or 20 steps (sampling intervals), whichever is longer. If a
+    recording would then have fewer than 3 blocks per fold, blocks are shorter, but at least 6 steps long."""
     gap_seconds: float | None = attrs.field(default=None, validator=_at_least(0))
-    """Distance in time between training and test rows. null: a quarter of a block, at least 2 steps. Always
-    at least the extractor's memory (the window of SmoothExtractor)."""
+    """Smallest time between training rows and test rows, in seconds. null: a quarter of a block, but at least 2
+    steps (sampling intervals). The gap is never shorter than the time span that the extractor combines into
+    one row (e.g. the window of SmoothExtractor)."""
     last_fraction: float = attrs.field(default=0.3, validator=_fraction)
-    """Part of each recording, at its end, that the scheme `last` tests on."""
+    """Fraction of each recording, at its end, that the scheme `last` holds out for the test."""
 
 
 @attrs.frozen
@@ -93,39 +113,42 @@ class PipelineSpec:
     name: str = attrs.field(validator=_name)
     description: str = ""
     energy_sources: list[str] | Literal["auto"] = "auto"
-    """auto: all sources that the data contains."""
+    """Energy sources to train from. auto: all energy sources in the recordings."""
     feature_groups: list[str] | Literal["auto"] = attrs.field(default="auto", validator=_known_groups)
-    """auto: all groups whose features the data contains."""
+    """Feature groups to train models for. auto: all groups whose features are in the recordings."""
     third_party: list[str] = attrs.field(factory=list[str], validator=_third_party)
-    """Metrics of other exporters to use as features, named as in the recording. They form the group
-    ThirdParty and are part of WorkloadOnly and Full. Names that end in _total are counters."""
+    """Metrics of other exporters to use as features, named as in the recording. These metrics form the feature
+    group ThirdParty, and are added to WorkloadOnly and Full. Metrics whose name ends in _total are counters."""
     extractor: PluginSpec = PluginSpec("DefaultExtractor")
     isolator: PluginSpec = PluginSpec("MinIdleIsolator")
     abs_trainers: list[PluginSpec] = attrs.field(factory=list[PluginSpec])
-    """Trainers of AbsPower models (a node's power)."""
+    """Trainers of AbsPower models, which estimate the whole power of a node."""
     dyn_trainers: list[PluginSpec] = attrs.field(factory=list[PluginSpec])
-    """Trainers of DynPower models (a container's power)."""
+    """Trainers of DynPower models, which estimate the power of a container."""
     use_vm_metrics: bool = False
-    """Train on a virtual machine's process-level metrics (job="vm") and its energy."""
+    """Whether to train on virtual machines: on metrics of their processes (job="vm"), and on their energy."""
+    vm_guests: dict[str, str] = attrs.field(factory=dict[str, str], validator=_vm_guests)
+    """Label `instance` of a guest's exporter -> label `vm_id` of the guest's virtual machine on its host. These
+    pairs join the usage that the guest's exporter reports with the energy that the host's exporter reports."""
     max_rows: int = attrs.field(default=2000, validator=_at_least(100))
-    """Largest number of rows to fit on. If there are more, rows are sampled evenly over time and load."""
+    """Largest number of rows to fit a model on. If there are more, rows are chosen evenly over time and load."""
     max_test_rows: int = attrs.field(default=10000, validator=_at_least(100))
-    """Largest number of container rows to test DynPower models on. Timestamps are sampled evenly, as a whole,
-    and at least 100 of them."""
+    """Approximate maximum number of container rows to test DynPower models on. If there are more rows, the models
+    are tested on evenly spaced timestamps, at least 100, and on all containers at each of these timestamps."""
     seed: int = attrs.field(default=0, validator=_at_least(0))
-    """Seed of every random choice."""
+    """Seed of all random choices in the training."""
     validation: ValidationSpec = ValidationSpec()
 
 
 def json_schema() -> dict[str, Any]:
-    """Return the JSON Schema (2020-12) of pipeline files, generated from these classes."""
+    """Return the JSON Schema (2020-12) of pipeline files, generated from `PipelineSpec`."""
     schema = msgspec.json.schema(PipelineSpec)
     plugin = schema["$defs"]["PluginSpec"]
     plugin["additionalProperties"] = False
     schema["$defs"]["PluginSpec"] = {"anyOf": [{"type": "string"}, plugin]}
     for name in ("PipelineSpec", "ValidationSpec"):
         schema["$defs"][name]["additionalProperties"] = False
-    del schema["$defs"]["PipelineSpec"]["required"]  # `name` is optional in a file: its default is the file's name
+    del schema["$defs"]["PipelineSpec"]["required"]  # a file needs no `name`: its default is the file's name
     groups = schema["$defs"]["PipelineSpec"]["properties"]["feature_groups"]
     for choice in groups["anyOf"]:
         if choice.get("type") == "array":

@@ -1,4 +1,4 @@
-"""The training: from observations to published models."""
+"""Train a pipeline: make models from observations, validate them and publish them."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from kepler_core.pipeline.publication import Publication
 from kepler_core.pipeline.report import Report, described
 from kepler_core.pipeline.spec import PipelineSpec
 from kepler_core.plugins.hooks import Hooks, hooks
+from kepler_core.recording.findings import findings
 from kepler_core.recording.observations import Observations
 from kepler_core.store.store import Store
 
@@ -40,14 +41,15 @@ def train(
     idle: Observations | None = None,
     profile: Mapping[str, Any] | None = None,
 ) -> Report:
-    """Train, validate and publish the models that the pipeline names and the data allows.
+    """Train, validate and publish all models of the pipeline for which the observations suffice.
 
     The models belong to the node type of `machine`. The pipeline's models of other node types stay in the
-    store. Isolators may use `idle` (a recording of the idle machine) and `profile` (the profile of its node
-    type; default: the one in the store).
+    store. `idle` (observations of the idle machine) and `profile` (the profile of the node type; default: its
+    profile in the store) are passed to the isolators.
 
-    A trainer that fails on a data set is listed in `Report.failed`; the other models are published. Raise
-    `TrainingError` if nothing can be published. The store is written to only at the end.
+    If a trainer fails on a data set, the failure is listed in `Report.failed`, and the other models are
+    published. Raise `TrainingError` if no model can be published. The store is not changed before all fits
+    have ended.
     """
     if scheduler is not None and backend != "dask":
         raise UsageError("--scheduler goes with --backend dask")
@@ -56,6 +58,7 @@ def train(
     store.check_writable(spec.name)
     slot = find_slot(store, spec.name, machine)
     report.node_type = slot.node_type
+    report.findings = [finding.as_dict() for finding in findings(observations.counts)]
     planned = plan(spec, observations)
     context = _context(observations, idle, profile, slot)
     fits = Fits(partial(fit_all, backend=backend, scheduler=scheduler, jobs=jobs), listeners)
@@ -96,7 +99,7 @@ def _prepare_and_fit(
 ) -> tuple[list[Prepared], list[FitResult]]:
     """Prepare and fit the AbsPower data sets, then the DynPower ones, whose isolators may use AbsPower models.
 
-    Return both lists in the order of the plan.
+    Return the prepared data sets and the results of the fits, both in the order of the plan.
     """
     prepared: dict[Wanted, Prepared] = {}
     results: dict[Wanted, list[FitResult]] = {}
@@ -121,7 +124,7 @@ def _prepare_and_fit(
 
 
 def _fill(report: Report, planned: Plan, prepared: list[Prepared], results: list[FitResult]) -> None:
-    """Enter into the report what was trained, what failed and what was skipped."""
+    """Add the trained models, the failures, the skipped data sets and the notes to the report."""
     skips: list[Skipped] = [*planned.skipped, *(skip for one in prepared for skip in one.skipped)]
     report.notes = [note for one in prepared for note in one.notes]
     report.skipped = [skip.as_dict() for skip in skips if not skip.failed]

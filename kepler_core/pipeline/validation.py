@@ -1,7 +1,7 @@
-"""Validation: which samples are held out, and how predictions on them are scored.
+"""Validation: choose the samples to hold out, and score the predictions for these samples.
 
-Samples next to each other in time are nearly copies. Test samples are therefore contiguous in time, and
-samples near to them are not trained on.
+Samples next to each other in time are nearly equal. Test samples are therefore contiguous in time, and no model
+is fitted to samples shortly before or after its test samples.
 """
 
 from __future__ import annotations
@@ -23,25 +23,26 @@ MIN_BLOCK_STEPS = 6
 MIN_GAP_STEPS = 2
 
 IDLE_FRACTION = 0.1
-"""The error at idle is measured on this part of the rows, those with the least load."""
+"""The error at idle (`Score.idle_error`) is measured on this fraction of the rows: those with the least load."""
 MAPE_FLOOR_FRACTION = 0.05
-"""MAPE is measured on rows above this part of the highest power, and above `MIN_MAPE_WATTS`."""
+"""MAPE is measured on rows whose power exceeds both `MIN_MAPE_WATTS` and this fraction of the highest power."""
 MIN_MAPE_WATTS = 0.1
 
 
 @attrs.frozen(eq=False)
 class Fold:
-    """The samples to train on and to test on, as masks of shape (samples,)."""
+    """One division of the samples: boolean masks of the samples to train on and to test on, shape (samples,)."""
 
     train: BoolArray
     test: BoolArray
 
 
 def folds(spec: ValidationSpec, stream: IntArray, time: FloatArray, memory: int = 1) -> list[Fold]:
-    """Return the folds of a data set; raise `TrainingError` if nothing can be held out.
+    """Return the folds of a data set; raise `TrainingError` if no samples can be held out.
 
-    `stream` and `time` are the stream's number and the time of each sample, of shape (samples,). `memory` is
-    the number of timestamps that the extractor combines into one row; gaps are at least as long.
+    `stream` is the index of each sample's stream (a node in a recording), `time` its timestamp in Unix seconds;
+    both have the shape (samples,). `memory` is the number of timestamps that the extractor combines into one
+    row; the gap between training and test samples has at least this number of timestamps.
     """
     if len(time) < MIN_TIMESTAMPS:
         raise TrainingError(f"only {len(time)} usable timestamps; at least {MIN_TIMESTAMPS} are needed to validate")
@@ -73,9 +74,11 @@ def _blocks(spec: ValidationSpec, stream: IntArray, time: FloatArray, memory: in
 def _distance_to(
     k: int, first_block: int, number: IntArray, since: FloatArray, block: float, n_folds: int
 ) -> FloatArray:
-    """Return the seconds from each sample to the nearest test block of fold `k`; infinity inside of such a block.
+    """Return the seconds from each sample to the nearest test block of fold `k`; infinity inside of a test block.
 
-    `number` is the block's number of each sample, `since` its seconds since the start of the stream.
+    The samples belong to one stream. `number` is the number of each sample's block in the stream, `since` the
+    seconds from the start of the stream to the sample, and `block` the length of a block in seconds. Block 0
+    of the stream is block `first_block` of the data set; every `n_folds`-th block is a test block of fold `k`.
     """
     blocks = np.arange(int(number.max()) + 1)
     tested = blocks[(first_block + blocks) % n_folds == k]
@@ -85,14 +88,14 @@ def _distance_to(
     before = np.searchsorted(tested, number, side="right") - 1
     until = np.where(after < len(tested), tested[np.minimum(after, len(tested) - 1)] * block - since, np.inf)
     passed = np.where(before >= 0, since - (tested[np.maximum(before, 0)] + 1) * block, np.inf)
-    # samples inside of a test block would have negative distances
+    # inside of a test block, the calculated distances are negative and have no meaning
     return np.where(np.isin(number, tested), np.inf, np.minimum(until, passed))
 
 
 def _gap(spec: ValidationSpec, block: float, step: float, memory: int) -> float:
-    """Return the least time between training and test samples, in seconds.
+    """Return the smallest allowed time between training and test samples, in seconds.
 
-    It is at least `memory` steps, so that no scrape contributes to a row on either side.
+    The gap is at least `memory` steps, so that no scrape contributes to both a training row and a test row.
     """
     wanted = max(block / 4, MIN_GAP_STEPS * step) if spec.gap_seconds is None else spec.gap_seconds
     return max(wanted, memory * step)
@@ -126,25 +129,28 @@ def _streams(spec: ValidationSpec, stream: IntArray, time: FloatArray, memory: i
 
 @attrs.frozen
 class Score:
-    """Errors of predictions, in watts if not stated otherwise."""
+    """Errors of a model's predictions. Their unit is watts, except for `mape`, `r2` and `rows`."""
 
     mae: float
     """Mean absolute error."""
     mape: float | None
-    """Mean absolute error in percent of the measured power, over rows above `mape_floor`; None if there are
+    """Mean absolute percentage error of the rows whose measured power exceeds `mape_floor`; None if there are
     no such rows."""
     mape_floor: float
-    """Lowest measured power of the rows that `mape` includes."""
+    """Rows with a measured power up to this number of watts are left out of `mape`."""
     idle_error: float
-    """Mean of predicted − measured over the rows with the least load."""
+    """Mean of (predicted − measured) power in the rows with the least load (see `IDLE_FRACTION`)."""
     r2: float | None
-    """Coefficient of determination; None if the measured power is constant."""
+    """Coefficient of determination (R²) of the predictions; None if the measured power is constant."""
     rows: int
-    """Number of rows that were compared."""
+    """Number of rows in which predicted and measured power were compared."""
 
 
 def score(predicted: FloatArray, measured: FloatArray, load: FloatArray) -> Score:
-    """Score predictions; `load` is the main feature; all three are of shape (rows,)."""
+    """Score predicted against measured watts. All arrays have the shape (rows,).
+
+    `load` is the value of the load feature (`vocabulary.load_feature`) for the whole node.
+    """
     error = predicted - measured
     floor = max(MAPE_FLOOR_FRACTION * float(measured.max()), MIN_MAPE_WATTS)
     above = measured > floor
@@ -161,7 +167,7 @@ def score(predicted: FloatArray, measured: FloatArray, load: FloatArray) -> Scor
 
 
 def line(x: FloatArray, y: FloatArray) -> tuple[float, float]:
-    """Return slope and offset of the least-squares line; the slope is 0 if x is constant."""
+    """Return slope and offset of the least-squares line through the points (x, y); slope 0 if x is constant."""
     dx = x - x.mean()
     spread = float(dx @ dx)
     slope = float(dx @ (y - y.mean())) / spread if spread > 0 else 0.0
@@ -171,9 +177,11 @@ def line(x: FloatArray, y: FloatArray) -> tuple[float, float]:
 def baselines(
     held_out: Sequence[Fold], tested: BoolArray, node_load: FloatArray, node_watts: FloatArray
 ) -> dict[str, float]:
-    """Return the MAE of two trivial models: a constant (the median) and a straight line through the main feature.
+    """Return the mean absolute errors of two trivial models: a constant and a line.
 
-    They are measured on the same held-out samples as the models: those of `tested`.
+    The constant is the median power. The line estimates power from the component's main feature (`node_load`).
+    The errors are measured on the same samples as the errors of the trained models: the test samples of each fold
+    for which `tested` is true.
     """
     constant, straight, measured = [], [], []
     for fold in held_out:

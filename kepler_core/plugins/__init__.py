@@ -1,1 +1,1 @@
-"""Plugins: find them in the metadata of installed distributions, load them by name, call their hooks."""
+"""Plugins: functions that find them in installed distributions, load them by name and call listeners of hooks."""

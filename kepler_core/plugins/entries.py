@@ -1,11 +1,12 @@
-"""The installed plugins, as the metadata of their distributions describes them.
+"""Descriptions of the installed plugins, read from the metadata of their distributions.
 
-Nothing is imported. One scan of the metadata serves a process.
+No plugin is imported. A process scans the metadata once and keeps the result.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 import re
 from collections.abc import Iterable
 from functools import lru_cache
@@ -14,22 +15,25 @@ from typing import Any, Literal
 import attrs
 
 from kepler_core.contracts import PLUGIN_API
+from kepler_core.messages import one_line
 from kepler_core.plugins.settings import normalised, read_settings
+
+log = logging.getLogger(__name__)
 
 API_GROUP = "kepler.plugin_api"
 """Entry-point group whose names are the plugin API versions that a distribution was written for."""
 UNDECLARED_API = "1.0"
-"""The plugin API version of a distribution that declares none."""
+"""Plugin API version that is assumed for a distribution that declares no plugin API version."""
 
 _ALIASES = ".aliases"
 
 
 @attrs.frozen
 class Refusal:
-    """Why an installed plugin is not loaded."""
+    """The reason why an installed plugin is not loaded."""
 
     kind: Literal["turned off", "plugin API"]
-    """"turned off": a setting forbids it. "plugin API": it was written for another version."""
+    """"turned off" if a setting forbids the plugin, "plugin API" if it was written for an incompatible version."""
     reason: str
 
     def __str__(self) -> str:
@@ -46,41 +50,43 @@ class PluginEntry:
     distribution: str
     version: str
     target: str
-    """`module:attribute`, or a module for a listener."""
+    """What the entry point names: `module:attribute`. For a listener, it can also be only `module`."""
     refusal: Refusal | None = attrs.field(default=None, order=False)
-    """None if the plugin may be loaded."""
+    """Why the plugin is not loaded; None if it may be loaded."""
 
     @property
     def full_name(self) -> str:
-        """`distribution:name`."""
+        """The unambiguous name of the plugin: `distribution:name`."""
         return f"{self.distribution}:{self.name}"
 
     @property
     def turned_off(self) -> bool:
-        """Whether a setting forbids the plugin; such a plugin is not broken."""
+        """True if a setting forbids the plugin. A plugin that is turned off is not reported as broken."""
         return self.refusal is not None and self.refusal.kind == "turned off"
 
     @property
     def entry_point(self) -> importlib.metadata.EntryPoint:
-        """The entry point, under the full name, so that two distributions may use one name."""
+        """The plugin's entry point. Its name is the plugin's full name, because two plugins may have the same name."""
         return importlib.metadata.EntryPoint(self.full_name, self.target, self.namespace)
 
 
 @attrs.frozen(eq=False)
 class InstalledPlugins:
-    """The result of one scan."""
+    """The plugins that one scan of the installed distributions found."""
 
     namespaces: dict[str, tuple[PluginEntry, ...]]
-    """Namespace -> its plugins, refused ones included, sorted."""
+    """Namespace -> sorted entries of its plugins, including refused plugins."""
     plugin_apis: dict[str, tuple[str, ...]]
     """Distribution -> the plugin API versions that it declares."""
+    unreadable: dict[str, str]
+    """Distribution whose `entry_points.txt` cannot be read -> the reason. Its plugins are not known."""
 
     def of(self, namespace: str) -> tuple[PluginEntry, ...]:
-        """Return the plugins of a namespace, refused ones included."""
+        """Return the sorted entries of a namespace's plugins, including refused plugins."""
         return self.namespaces.get(namespace, ())
 
     def has_distribution(self, distribution: str) -> bool:
-        """Return whether a distribution of this name is installed, with or without plugins."""
+        """Return whether a distribution with this name is installed, with or without plugins."""
         if any(entry.distribution == distribution for entries in self.namespaces.values() for entry in entries):
             return True
         try:
@@ -92,7 +98,7 @@ class InstalledPlugins:
 
 @attrs.frozen
 class _Declaration:
-    """One line of a distribution's `entry_points.txt`."""
+    """One entry point, as a line of a distribution's `entry_points.txt` declares it."""
 
     group: str
     name: str
@@ -103,8 +109,11 @@ class _Declaration:
 
 @lru_cache(maxsize=1)
 def installed_plugins() -> InstalledPlugins:
-    """Scan the installed distributions, at the first call in a process."""
-    declarations = _declarations()
+    """Return the installed plugins. The first call in a process scans the metadata of all distributions."""
+    unreadable: dict[str, str] = {}
+    declarations = _declarations(unreadable)
+    for distribution, reason in sorted(unreadable.items()):
+        log.warning("the plugins of distribution %s cannot be used: %s", distribution, reason)
     apis: dict[str, tuple[str, ...]] = {}
     aliases: dict[tuple[str, str, str], list[str]] = {}
     plugins = []
@@ -130,31 +139,55 @@ def installed_plugins() -> InstalledPlugins:
                 plugin.group, plugin.name, own_aliases, plugin.distribution, plugin.version, plugin.target, refusal
             )
         )
-    return InstalledPlugins({group: tuple(sorted(entries)) for group, entries in namespaces.items()}, apis)
+    return InstalledPlugins({group: tuple(sorted(entries)) for group, entries in namespaces.items()}, apis, unreadable)
 
 
-def _declarations() -> list[_Declaration]:
+def _declarations(unreadable: dict[str, str]) -> list[_Declaration]:
+    """Return the entry points of all distributions.
+
+    A distribution whose `entry_points.txt` cannot be read is added to `unreadable`, with the reason.
+    """
     declarations: dict[_Declaration, None] = {}
     scanned: set[str] = set()
     for dist in importlib.metadata.distributions():
-        # parsing the metadata of every distribution would take longer than all else here
-        if "[kepler." not in (dist.read_text("entry_points.txt") or ""):
+        try:
+            distribution, of_distribution = _declarations_of(dist)
+        # importlib.metadata (Python 3.11 to 3.13) raises errors of many types for files that are no INI files
+        except Exception as error:
+            reason = f"its entry_points.txt cannot be read ({one_line(error, 100)})"
+            unreadable.setdefault(_folder_name(dist), f"{reason}; reinstall the distribution")
             continue
-        distribution, version = _name_and_version(dist)
-        if distribution in scanned:
-            continue  # installed twice: Python imports the one that is first on sys.path
+        if not of_distribution or distribution in scanned:
+            continue  # no plugins, or a second copy of a distribution: Python imports the first copy on sys.path
         scanned.add(distribution)
-        for entry_point in dist.entry_points:
-            if entry_point.group.startswith("kepler."):
-                declaration = _Declaration(
-                    entry_point.group, entry_point.name, entry_point.value, distribution, version
-                )
-                declarations[declaration] = None
+        declarations |= dict.fromkeys(of_distribution)
     return list(declarations)
 
 
+def _declarations_of(dist: importlib.metadata.Distribution) -> tuple[str, list[_Declaration]]:
+    """Return a distribution's name and its entry points for Kepler Core. Without entry points, the name is ""."""
+    # skip distributions without plugins before their metadata is parsed, which is the slow part of the scan
+    if "[kepler." not in (dist.read_text("entry_points.txt") or ""):
+        return "", []
+    distribution, version = _name_and_version(dist)
+    return distribution, [
+        _Declaration(entry_point.group, entry_point.name, entry_point.value, distribution, version)
+        for entry_point in dist.entry_points
+        if entry_point.group.startswith("kepler.")
+    ]
+
+
+def _folder_name(dist: importlib.metadata.Distribution) -> str:
+    """Return a distribution's name, taken from the name of its metadata folder.
+
+    The metadata is not read, because it may be damaged.
+    """
+    folder = getattr(dist, "_path", None)
+    return normalised(re.split(r"-\d|\.(?:dist|egg)-info", folder.name)[0]) if folder is not None else "unknown"
+
+
 def _name_and_version(dist: importlib.metadata.Distribution) -> tuple[str, str]:
-    # an interrupted uninstall leaves metadata without a name
+    # if an uninstall was interrupted, the metadata that it left behind may have no name
     metadata: Any = dist.metadata
     name = None if metadata is None else metadata["Name"]
     return (normalised(name), metadata["Version"] or "") if name else ("unknown", "")
@@ -163,8 +196,8 @@ def _name_and_version(dist: importlib.metadata.Distribution) -> tuple[str, str]:
 def api_problem(declared: Iterable[str]) -> str:
     """Return why a distribution that declares these plugin API versions cannot be used, or "" if it can.
 
-    "1.2" means from 1.2 up to, but without, 2.0. A distribution that works with several major versions
-    declares one version of each.
+    A plugin that declares "1.2" works with the plugin API versions from 1.2 up to, but not including, 2.0. A
+    distribution that works with several major versions declares one version for each major version.
     """
     versions = sorted(declared)
     for version in versions:

@@ -1,13 +1,13 @@
-"""The hooks that listeners implement, on pluggy.
+"""The hooks of Kepler Core and the calls of their listeners, implemented with pluggy.
 
 A listener is a module or an object (not a class) with functions that are named like hooks and marked
-with `hookimpl`. An entry point in the group `kepler.hooks` names it:
+with `hookimpl`. An entry point in the group `kepler.hooks` names the listener:
 
     kepler.hooks =
         audit = my_package.audit
 
-The progress bar, the audit log, the metrics and the report are listeners. A listener that raises is
-reported in the log and stops nothing, unless its function is marked with `hookimpl(strict=True)`.
+For example, the progress bar and the audit log are listeners. If a listener's function raises an exception,
+the exception is logged and the program continues, unless the function is marked with `hookimpl(strict=True)`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,10 @@ if TYPE_CHECKING:
 GROUP = "kepler.hooks"
 
 NEVER_STRICT = frozenset({"kepler_model_selected", "kepler_prediction_failed", "kepler_register_commands"})
-"""Hooks in which `strict` has no effect: a listener cannot withhold an answer from a client."""
+"""Hooks in which `strict` has no effect.
+
+A listener must prevent neither the answer to a client nor the use of `kepler-model`.
+"""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -52,10 +55,10 @@ def hookimpl(function: F) -> F: ...
 @overload
 def hookimpl(*, strict: bool = False, tryfirst: bool = False, trylast: bool = False) -> Callable[[F], F]: ...
 def hookimpl(function: Any = None, *, strict: bool = False, tryfirst: bool = False, trylast: bool = False) -> Any:
-    """Mark a function as the implementation of the hook of its name.
+    """Mark a function as a listener's implementation of the hook that has the function's name.
 
-    `strict`: an exception of the function becomes a `HookError` that ends the caller of the hook.
-    `tryfirst`, `trylast`: call the function before or after those of the other listeners.
+    `strict`: if the function raises an exception, the code that called the hook gets a `HookError`.
+    `tryfirst`, `trylast`: call the function before or after the functions of the other listeners.
     """
 
     def mark(implementation: F) -> F:
@@ -66,11 +69,11 @@ def hookimpl(function: Any = None, *, strict: bool = False, tryfirst: bool = Fal
 
 
 class HookSpecs:
-    """All hooks with their arguments. Listeners may leave out arguments that they do not use."""
+    """All hooks with their arguments. A listener's function can leave out arguments that it does not use."""
 
     @hookspec
     def kepler_recording_loaded(self, recording: Recording) -> None:
-        """Called after a recording was read."""
+        """Called after each recording was read."""
 
     @hookspec
     def kepler_dataset_ready(self, dataset: Dataset) -> None:
@@ -78,13 +81,14 @@ class HookSpecs:
 
     @hookspec
     def kepler_training_started(self, models: int) -> None:
-        """Called before a training fits its models; `models` is their number."""
+        """Called before a training fits its models; `models` is the number of models."""
 
     @hookspec
     def kepler_model_trained(self, model: Mapping[str, Any]) -> None:
-        """Called after a model was trained and validated, or failed.
+        """Called after a model was trained and validated, or after its training failed.
 
-        `model` has the keys of a model in `train --json`; a failed one has the key `reason`.
+        `model` has the keys of a model in the report of `train --json`. If the training failed, it has
+        the keys of a failure in that report, among them `reason`.
         """
 
     @hookspec
@@ -100,24 +104,28 @@ class HookSpecs:
     ) -> None:
         """Called before a pipeline is published.
 
-        `files` is empty. A listener adds files to it, by path below the pipeline. `profile` is the
-        profile of the node type: the one passed to the training, or else the stored one.
+        `files` is empty at first, and listeners can add files to it. Each key is a path below the pipeline's
+        folder, and the value is the content of the file. `profile` is the profile of the node type: the profile
+        that the user passed to the training, or else the profile in the store.
         """
 
     @hookspec
     def kepler_model_published(self, pipeline: str, version: int, path: str) -> None:
-        """Called after a pipeline's models were published."""
+        """Called after a pipeline's models were published as version `version`.
+
+        `path` is the location of the store, followed by "/" and the name of the pipeline.
+        """
 
     @hookspec
     def kepler_store_changed(self, store: str, pipeline: str, action: str, version: int) -> None:
-        """Called after another version of a pipeline became the current one.
+        """Called after another version of a pipeline became its current version.
 
         `action` is "publish" or "roll back".
         """
 
     @hookspec
     def kepler_model_selected(self, model: Mapping[str, Any]) -> None:
-        """Called after a model was selected for use; `model` is its metadata."""
+        """Called after a model was selected for a request; `model` is the model's metadata."""
 
     @hookspec
     def kepler_prediction_failed(self, reason: str) -> None:
@@ -125,51 +133,55 @@ class HookSpecs:
 
     @hookspec
     def kepler_register_commands(self, cli: click.Group) -> None:
-        """Called before the commands of `kepler-model` are listed; add yours to `cli`."""
+        """Called before the commands of `kepler-model` are listed. Listeners can add commands to the group `cli`."""
 
 
 @attrs.frozen
 class HookCall:
-    """One call of one listener."""
+    """One call of one listener's function, as `Hooks.trace` receives it."""
 
     hook: str
     listener: str
-    """`distribution:name`, or the class of a listener that the program itself registered."""
+    """`distribution:name` of an installed listener, or the class name of a listener that `Hooks.listen` registered."""
     seconds: float
     failure: str | None
-    """The exception that the listener raised, on one line."""
+    """The exception that the listener raised, on one line; None if it raised none."""
 
 
 class Hooks:
-    """Calls hooks. A listener that fails cannot break the caller."""
+    """The registered listeners. A listener that raises an exception does not break the caller, unless it is strict."""
 
     def __init__(self, only: str | None = None) -> None:
-        """Register the installed listeners, or only the one with the full name `only`."""
+        """Register all installed listeners, or only the listener whose full name is `only`."""
         self.manager = pluggy.PluginManager("kepler")
         self.manager.add_hookspecs(HookSpecs)
         self.broken: dict[str, str] = {}
-        """Full name of a listener that cannot be used -> the reason."""
+        """Full name of each listener that cannot be used -> the reason."""
         self.trace: Callable[[HookCall], None] | None = None
-        """Receives every call of a listener after the call, for `--trace-hooks`."""
+        """Function that is called after each call of a listener, e.g. for `--trace-hooks`; None for no function."""
         self._reported: set[str] = set()
         self._register_installed(only)
 
     def call(self, hook: str, **arguments: Any) -> None:
         """Call all listeners of a hook.
 
-        Logs the exception of a listener once, with the listener's name. Raises `HookError` for the first
-        strict listener that failed, after all listeners were called.
+        If a listener that is not strict raises an exception, the exception is logged with the listener's name.
+        Equal messages are logged only once. If a strict listener raises an exception, the other listeners are
+        still called, and then the exception is raised as `HookError`. Of several such exceptions, the first is raised.
         """
         errors: list[HookError] = getattr(self.manager.hook, hook)(**arguments)
         for error in errors:
             raise error
 
     def has_listeners(self, hook: str) -> bool:
-        """Return whether any listener implements a hook."""
+        """Return whether at least one registered listener implements a hook."""
         return bool(getattr(self.manager.hook, hook).get_hookimpls())
 
     def listen(self, listener: object) -> None:
-        """Register a listener of the program itself; raise `PluginError` if it is not one."""
+        """Register a listener that is not an installed plugin, such as the progress bar.
+
+        Raises `PluginError` if the object is no listener, or is already registered.
+        """
         try:
             self._register(listener)
         except (ValueError, pluggy.PluginValidationError) as error:
@@ -180,7 +192,7 @@ class Hooks:
         return sorted(name for name, plugin in self.manager.list_name_plugin() if plugin is not None and ":" in name)
 
     def hooks_of(self, name: str) -> dict[str, bool]:
-        """Return the hooks that a listener implements, each with whether it is strict there."""
+        """Return the hooks that a listener implements: hook -> whether the listener's function is strict."""
         return {
             caller_name: bool(getattr(implementation.function, "kepler_strict", False))
             for caller_name, implementation in self._implementations(self.manager.get_plugin(name))
@@ -206,36 +218,36 @@ class Hooks:
 
     def _register(self, listener: object, name: str | None = None) -> None:
         if isinstance(listener, type):
-            raise PluginError(f"{listener.__name__} is a class; name a module or an object")
+            raise PluginError(f"{listener.__name__} is a class; a listener must be a module or an object")
         self.manager.register(listener, name)
         try:
             self.manager.check_pending()
             for hook, implementation in self._implementations(listener):
                 if implementation.wrapper or implementation.hookwrapper:
-                    raise PluginError(f"{hook}: wrappers are not supported, listeners only")
-                # pluggy stops at the first implementation that raises. So each function is replaced by
-                # one that does not raise; all else is pluggy's own call.
+                    raise PluginError(f"{hook}: hook wrappers of pluggy are not supported")
+                # pluggy stops calling listeners at the first function that raises an exception, so each
+                # function is replaced by a function that raises none
                 implementation.function = self._isolated(hook, implementation)  # type: ignore[misc]
         except Exception:
-            # otherwise check_pending would fail for every later listener, too
+            # without this, pluggy's check_pending would also fail for every listener that is registered later
             self.manager.unregister(listener)
             raise
 
     def _implementations(self, listener: object) -> Iterator[tuple[str, pluggy.HookImpl]]:
-        """Yield the hooks of a registered listener with its implementations."""
+        """Yield the name of each hook that a registered listener implements, with pluggy's record of the function."""
         for caller in self.manager.get_hookcallers(listener) or ():
             for implementation in caller.get_hookimpls():
                 if implementation.plugin is listener:
                     yield caller.name, implementation
 
     def _isolated(self, hook: str, implementation: pluggy.HookImpl) -> Callable[..., HookError | None]:
-        """Return a listener's function that logs its exceptions instead of raising them.
+        """Return a function that calls a listener's function and catches its exceptions.
 
-        If the function is strict it returns the `HookError`, which pluggy puts into the results of the
-        call. It returns None otherwise, and pluggy drops that.
+        If the listener's function is strict, the exception is returned as `HookError`, which pluggy puts into
+        the results of the call. Otherwise it is logged and the result is None, which pluggy leaves out.
         """
         function = implementation.function
-        # pluggy names a listener that the program registered by a number
+        # if a listener was registered without a name, pluggy uses a number as its name
         number = implementation.plugin_name.isdigit()
         listener = type(implementation.plugin).__name__ if number else implementation.plugin_name
         strict = bool(getattr(function, "kepler_strict", False))
@@ -264,11 +276,11 @@ class Hooks:
 
 
 def hook_entries() -> tuple[PluginEntry, ...]:
-    """Return the installed listeners, refused ones included, sorted by name."""
+    """Return the entries of the installed listeners, including refused listeners, sorted by name."""
     return installed_plugins().of(GROUP)
 
 
 @lru_cache(maxsize=1)
 def hooks() -> Hooks:
-    """Return the hooks of this process, with the installed listeners."""
+    """Return the `Hooks` of this process, in which all installed listeners are registered."""
     return Hooks()

@@ -1,4 +1,4 @@
-"""Import one plugin, with stevedore."""
+"""The import of a plugin, with stevedore."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from kepler_core.plugins.entries import PluginEntry, installed_plugins
 if TYPE_CHECKING:
     _DriverManager = DriverManager[Any]
 else:
-    _DriverManager = DriverManager  # the class of older versions is not generic
+    _DriverManager = DriverManager  # in older versions of stevedore, the class is not generic
 
 
 class PluginDriver(_DriverManager):
-    """stevedore's `DriverManager`, which imports one plugin by its name.
+    """Variant of stevedore's `DriverManager` that imports a plugin by its full name, `distribution:name`.
 
-    Only the list of entry points is ours. stevedore (5.10) lists them from a cache that drops the
-    distribution, which decides before any import whether a plugin may be loaded and which of two
-    plugins with one name is meant. The names here are full names, `distribution:name`.
+    The distribution decides whether a plugin may be loaded, and which of two plugins with the same name is
+    meant. stevedore (5.10) lists entry points from a cache without the distributions, so this class
+    overrides the list of entry points.
     """
 
     def list_entry_points(self) -> list[importlib.metadata.EntryPoint]:
-        """Return the entry points of the namespace that may be loaded."""
+        """Return the entry points of those plugins of the namespace that may be loaded."""
         return [entry.entry_point for entry in installed_plugins().of(self.namespace) if entry.refusal is None]
 
 
 def load_entry(entry: PluginEntry) -> Any:
-    """Import a plugin and return what its entry point names.
+    """Import a plugin and return the class, module or other object that its entry point names.
 
-    Raises whatever the plugin's module raises, `SystemExit` included.
+    Exceptions of the plugin's module are not caught, not even `SystemExit`.
     """
     return PluginDriver(entry.namespace, entry.full_name).driver

@@ -1,9 +1,10 @@
-"""Import modules in a process of their own and report what the imports did.
+"""Import modules in a separate process and report the effects of the imports.
 
-A parent calls `run_probe`, which starts a program and reads its results. `import_alone` uses the program
-in this module (`python -m kepler_core.plugins.probe FD`): it reads a JSON list of module names from
-standard input and writes JSON to the descriptor FD, to which the imported modules do not print.
-`kepler_core.cli.plugin_probe` is the program of `plugins doctor`; it runs the checks, too.
+`run_probe` starts a program in a separate process and reads the program's results. This module is such a
+program: `python -m kepler_core.plugins.probe FD` reads a JSON list of module names from standard input,
+imports the modules, and writes the results as JSON to the file descriptor FD. FD is not standard output,
+because the imported modules may print. `plugins doctor` runs another program,
+`kepler_core.cli.plugin_probe`, which also checks plugins against their contracts.
 """
 
 from __future__ import annotations
@@ -27,47 +28,47 @@ from kepler_core.errors import PluginError
 from kepler_core.messages import one_line
 
 TIMEOUT_SECONDS = 120.0
-"""An import that takes longer counts as hanging."""
+"""Default time after which a probe program is stopped, in seconds."""
 
-# variables that well-known libraries set for themselves when they are imported
+# prefixes of environment variables that well-known libraries set when they are imported
 _LIBRARY_VARIABLES = ("KMP_", "OMP_", "OPENBLAS_", "MKL_", "NUMEXPR_", "XGBOOST_", "LIGHTGBM_", "JOBLIB_", "TF_")
 
 
 @attrs.frozen
 class ImportResult:
-    """What an import did, and which checks failed after it."""
+    """The result of importing a plugin or module, and of the checks that ran after the import."""
 
     problem: str = ""
-    """Why the import failed, on one line; "" if it did not."""
+    """Why the import failed, on one line; "" if it succeeded."""
     missing: str = ""
-    """The module that is not installed, if that is the problem."""
+    """Name of the missing module, if a module is not installed; otherwise ""."""
     seconds: float = 0.0
-    """Duration of the import, without that of kepler-core and NumPy."""
+    """Duration of the import in seconds, without the imports of kepler-core and NumPy."""
     megabytes: float = 0.0
-    """Memory that the import added to the process."""
+    """Increase of the process's peak memory during the import, in MiB."""
     side_effects: tuple[str, ...] = ()
-    """Changes of the process besides the import, as verb phrases: "starts a thread"."""
+    """Side effects of the import, as verb phrases, e.g. "starts a thread"."""
     failures: tuple[str, ...] = ()
-    """Checks of the plugin's contract that failed."""
+    """Messages of the failed checks of the plugin's contract."""
     notes: tuple[str, ...] = ()
-    """Remarks, for example that the checks could not run."""
+    """Remarks that are not problems, for example why the checks could not run."""
     ending: str = ""
-    """How the process ended without a result: "exit code 9", "signal 9", "timeout"; "" if it has one."""
+    """How the process ended before it wrote its results, e.g. "exit code 9" or "timeout"; "" if it wrote them."""
 
 
 @lru_cache(maxsize=256)
 def import_alone(module: str) -> ImportResult:
-    """Import a module in a fresh interpreter."""
+    """Import a module in a fresh interpreter and return the result."""
     return run_probe("kepler_core.plugins.probe", [module])[0]
 
 
 def run_probe(program: str, request: Any, timeout: float = TIMEOUT_SECONDS) -> list[ImportResult]:
     """Run a probe program in a fresh interpreter and return its results.
 
-    If the program ends early or takes longer than `timeout` seconds, the list holds one result with
-    its `ending`.
+    If the program ends early or takes longer than `timeout` seconds, the list has a single result, whose
+    `ending` says how the program ended.
     """
-    # a file, because a pipe would need a reader while the program runs
+    # the program writes to a file, because a pipe would have to be read while the program runs
     with tempfile.TemporaryFile() as results:
         with subprocess.Popen(
             [sys.executable, "-m", program, str(results.fileno())],
@@ -94,15 +95,19 @@ def run_probe(program: str, request: Any, timeout: float = TIMEOUT_SECONDS) -> l
 
 
 def probe_environment() -> dict[str, str]:
-    """Return the environment of a process that imports from where this process imports."""
+    """Return environment variables with which a new process imports modules from the folders in `sys.path`."""
     return {**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
 
 
-# --- in the other process ---------------------------------------------------------------------------
+# --- functions of the program in the separate process -----------------------------------------------
 
 
 def observe_import(load: Callable[[], Any]) -> tuple[Any, ImportResult]:
-    """Call `load`, which imports something, and return its result with what the import did."""
+    """Call `load`, which imports a plugin or module, and return its return value and the result of the import."""
+    from kepler_core.plugins.entries import installed_plugins
+
+    # scan before the import: what the scan logs about other distributions must not count as output of the import
+    installed_plugins()
     out, err = io.StringIO(), io.StringIO()
     problem = missing = ""
     loaded: Any = None
@@ -111,7 +116,7 @@ def observe_import(load: Callable[[], Any]) -> tuple[Any, ImportResult]:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             loaded = load()
     except PluginError as error:
-        # the cause of a registry's error is the reason without the plugin's name
+        # the PluginError of `Registry.load` names the plugin; its __cause__ is a PluginError with only the reason
         reason = error.__cause__ if isinstance(error.__cause__, PluginError) else error
         problem, missing = str(reason), _missing_module(reason.__cause__)
     except (Exception, SystemExit) as error:  # third-party code
@@ -131,12 +136,12 @@ def observe_import(load: Callable[[], Any]) -> tuple[Any, ImportResult]:
 
 
 def answer_request(probe: Callable[[Any], Sequence[ImportResult]]) -> None:
-    """Read a request from standard input, write the results of `probe`, and end the process.
+    """Read a request from standard input, pass it to `probe`, write the results, and end the process.
 
-    The results are written in one piece at the end: a process that ends before that has no result. Exit
-    handlers of the imported modules do not run.
+    The results go to the file descriptor in `sys.argv[1]`. They are written together at the end, so a process
+    that ends earlier writes no results. Exit handlers of the imported modules do not run.
     """
-    import kepler_core.plugins.hooks  # noqa: F401 - imported before any plugin, so that no plugin bears its time
+    import kepler_core.plugins.hooks  # noqa: F401 - imported now, so that its time is not added to a plugin's
 
     descriptor = int(sys.argv[1])
     request = json.loads(sys.stdin.buffer.read())
@@ -158,7 +163,7 @@ def _missing_module(error: BaseException | None) -> str:
 
 
 def _process_state() -> dict[str, Any]:
-    """Return what an import should leave alone, by the side effect that a difference means."""
+    """Return side effect -> part of this process's state. An import that changes this part has the side effect."""
     import logging
     import signal
     import threading
@@ -180,7 +185,7 @@ def _process_state() -> dict[str, Any]:
 
 
 def _peak_megabytes() -> float:
-    """Return the peak memory of this process so far; 0 if the kernel does not report it."""
+    """Return the peak memory of this process so far, in MiB; 0 if the kernel does not report it."""
     with open("/proc/self/status") as status:
         for line in status:
             if line.startswith("VmHWM:"):

@@ -1,4 +1,4 @@
-"""Describe plugins that cannot be used, with the pip command where something is not installed."""
+"""Descriptions of plugins that cannot be used, with the pip command if a module is not installed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _REQUIRED_NAME = re.compile(r"[A-Za-z0-9._-]+")
 
 @attrs.frozen
 class BrokenPlugin:
-    """A plugin that cannot be used, and the reason."""
+    """An installed plugin that cannot be used, and the reason."""
 
     entry: PluginEntry
     reason: str
@@ -34,10 +34,10 @@ class BrokenPlugin:
 
 
 def import_problem(error: BaseException, plugin: str, distribution: str = "") -> str:
-    """Return on one line why a plugin's code failed.
+    """Return one line that says why a plugin's code raised an error.
 
-    For a missing module the line ends with the pip command, if an extra of kepler-core or a requirement
-    of the plugin's distribution brings that module.
+    If the error is a missing module, and an extra of kepler-core or a requirement of the plugin's
+    distribution installs this module, the line ends with the pip command.
     """
     if isinstance(error, ModuleNotFoundError):
         extra = missing_extra(error, plugin)
@@ -49,16 +49,16 @@ def import_problem(error: BaseException, plugin: str, distribution: str = "") ->
 
 
 def missing_modules(plugin: type[Plugin]) -> list[str]:
-    """Return the modules of the plugin's extra (`Plugin.extra`) that are not installed."""
+    """Return the modules that the plugin's extra (`Plugin.extra`) would install and that are missing."""
     if plugin.extra is None:
         return []
     return [module for module in modules_of_extra(plugin.extra) if importlib.util.find_spec(module) is None]
 
 
 def required_versions(distribution: str) -> dict[str, str]:
-    """Return the installed versions of the requirements of a distribution other than kepler-core.
+    """Return the installed version of each distribution that a third-party distribution requires.
 
-    Optional requirements (extras) and kepler-core itself are left out.
+    Optional requirements (extras) and kepler-core are left out. For kepler-core itself, the result is empty.
     """
     versions: dict[str, str] = {}
     if distribution == OWN:
@@ -72,7 +72,7 @@ def required_versions(distribution: str) -> dict[str, str]:
 
 
 def _pip_command(module: str, distribution: str) -> str:
-    """Return the pip command for a module that a distribution requires, or "" if it does not require it."""
+    """Return the pip command that installs a missing module, or "" if the distribution does not require it."""
     missing = normalised(module.partition(".")[0])
     for name, specifier, marker in _requirements(distribution):
         if normalised(name) != missing:
@@ -83,7 +83,7 @@ def _pip_command(module: str, distribution: str) -> str:
 
 
 def _requirements(distribution: str) -> Iterator[tuple[str, str, str]]:
-    """Yield the requirements of a distribution: the name, the name with its version, the marker."""
+    """Yield each requirement of a distribution: name, name with version specifier, and environment marker."""
     try:
         requirements = importlib.metadata.requires(distribution) if distribution else None
     except importlib.metadata.PackageNotFoundError:

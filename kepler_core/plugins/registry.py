@@ -1,10 +1,10 @@
-"""Plugins by name: one registry per entry-point namespace.
+"""Registries, which find and load plugins by name: one registry per entry-point namespace.
 
     trainers.names()                 list the names; imports no plugin
     trainers.get("min")              import a plugin at its first use and return its class
     trainers.create("X", {"a": 1})   return an instance, with checked arguments
 
-If two distributions use one name, that name is an error until the user writes `distribution:name`.
+If plugins of two distributions have the same name, users must write `distribution:name` instead of the name alone.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from kepler_core.contracts import (
     Trainer,
 )
 from kepler_core.errors import PluginError, UnknownPluginError, close_matches
+from kepler_core.messages import quoted
 from kepler_core.plugins.arguments import create
 from kepler_core.plugins.entries import PluginEntry, installed_plugins
 from kepler_core.plugins.loading import load_entry
@@ -35,7 +36,7 @@ P = TypeVar("P", bound=Plugin)
 
 
 class Registry(Generic[P]):
-    """The plugins of one namespace."""
+    """The plugins of one namespace, found and loaded by name."""
 
     def __init__(self, namespace: str, contract: type[P]) -> None:
         self.namespace = namespace
@@ -44,7 +45,7 @@ class Registry(Generic[P]):
         self._broken: dict[str, BrokenPlugin] = {}
 
     def forget(self) -> None:
-        """Drop the entries and the loaded classes, so that the next use reads them again."""
+        """Forget the plugins' entries and classes, so that the next use of the registry looks them up again."""
         for attribute in ("installed", "entries"):
             self.__dict__.pop(attribute, None)
         self._loaded.clear()
@@ -52,37 +53,38 @@ class Registry(Generic[P]):
 
     @property
     def kind(self) -> str:
-        """The kind of plugin, for messages: "trainer", "energy source"."""
+        """The kind of the plugins, for messages, e.g. "trainer" or "energy source"."""
         return self.namespace.removeprefix("kepler.").removesuffix("s").replace("_", " ")
 
     @cached_property
     def installed(self) -> tuple[PluginEntry, ...]:
-        """All installed plugins, refused ones included, sorted by name."""
+        """The entries of all installed plugins, including refused plugins, sorted by name."""
         return installed_plugins().of(self.namespace)
 
     @cached_property
     def entries(self) -> tuple[PluginEntry, ...]:
-        """The plugins that may be loaded, sorted by name."""
+        """The entries of the plugins that may be loaded, sorted by name."""
         return tuple(entry for entry in self.installed if entry.refusal is None)
 
     def names(self) -> list[str]:
-        """Return the sorted names, without aliases."""
+        """Return the sorted names of the plugins that may be loaded, without aliases."""
         return sorted({entry.name for entry in self.entries})
 
     def claims(self, name_or_alias: str, distribution: str = "") -> list[PluginEntry]:
-        """Return the entries that a name or an alias stands for.
+        """Return the entries of the plugins whose name or alias is `name_or_alias`.
 
-        A name takes precedence over another plugin's alias of the same spelling.
+        If it is the name of at least one plugin, plugins with this alias are left out. If `distribution` is not
+        empty, only plugins of this distribution are considered.
         """
         return _claims(self.entries, name_or_alias, distribution)
 
     def entry(self, name: str) -> PluginEntry:
-        """Return the entry of a name, an alias or `distribution:name`.
+        """Return the entry of the plugin that has this name, alias or full name (`distribution:name`).
 
-        Raises `PluginError` if the plugin is unknown, refused, or one of several with that name.
+        Raises `PluginError` if no plugin or more than one plugin has this name, or if the plugin is refused.
         """
         if not isinstance(name, str):
-            raise PluginError(f"a {self.kind} is named by a string, not {name!r}")
+            raise PluginError(f"{self.kind}: the name must be a string, not {name!r}")
         prefix, _, bare = name.rpartition(":")
         distribution = normalised(prefix)
         claims = self.claims(bare, distribution)
@@ -99,21 +101,24 @@ class Registry(Generic[P]):
         hint = close_matches(bare, [word for entry in self.entries for word in (entry.name, *entry.aliases)])
         if distribution and not installed_plugins().has_distribution(distribution):
             hint = f"{distribution} is not installed: pip install {distribution}"
-        return UnknownPluginError(self.namespace, name, f"unknown {self.kind} {name!r}; {hint}")
+        return UnknownPluginError(self.namespace, name, f"unknown {self.kind} {quoted(name)}; {hint}")
 
     def canonical(self, name: str) -> str:
-        """Return the name of the plugin that a name or an alias stands for."""
+        """Return the name of the plugin that has this name, alias or full name (`distribution:name`)."""
         return self.entry(name).name
 
     def get(self, name: str) -> type[P]:
-        """Return a plugin's class, imported at the first call.
+        """Return the class of the plugin with this name or alias; the first call imports the plugin.
 
         Raises `PluginError` with the distribution and the reason if the plugin cannot be used.
         """
         return self.load(self.entry(name))
 
     def load(self, entry: PluginEntry) -> type[P]:
-        """Return the class of an entry, as `get`."""
+        """Return the class of the plugin that an entry describes; the first call imports the plugin.
+
+        Raises `PluginError` with the distribution and the reason if the plugin cannot be used.
+        """
         key = entry.full_name
         if key in self._broken:
             raise PluginError(str(self._broken[key]))
@@ -126,14 +131,15 @@ class Registry(Generic[P]):
         return self._loaded[key]
 
     def create(self, name: str, arguments: Mapping[str, Any] | None = None) -> P:
-        """Return an instance, with the arguments checked against the signature and its annotations."""
+        """Return an instance of a plugin, made with arguments that were checked against its `__init__`."""
         return create(self.get(name), name, arguments or {})
 
     def load_all(self) -> tuple[dict[str, type[P]], list[BrokenPlugin]]:
-        """Return every plugin that can be loaded, by name, and the broken ones.
+        """Load all plugins; return name -> class of those that can be loaded, and a list of the broken plugins.
 
-        Of several plugins with one name the result holds kepler-core's own. Plugins that a setting
-        turns off count neither as loaded nor as broken.
+        If several loaded plugins have the same name, the class of kepler-core's plugin is returned. If none of
+        them is kepler-core's, the class of the first one in `entries` is returned. Plugins that a setting turns
+        off count neither as loaded nor as broken.
         """
         loaded: dict[str, type[P]] = {}
         broken = [
@@ -153,12 +159,17 @@ class Registry(Generic[P]):
         return loaded, broken
 
     def full_name(self, plugin: type[Plugin]) -> str:
-        """Return `distribution:name` of a class, or the name of a class that no entry point names."""
+        """Return `distribution:name` of a plugin class, or the class name if no entry point names the class."""
         target = f"{plugin.__module__}:{plugin.__qualname__}"
         return next((entry.full_name for entry in self.entries if entry.target == target), plugin.__name__)
 
     def preferred(self, name: str) -> type[P]:
-        """Return the class of a plugin's name where no user can choose: of several, kepler-core's own."""
+        """Return the class of the plugin with a name; kepler-core's own plugin is preferred.
+
+        If several plugins have the name, but none of them is kepler-core's, the first one in `entries` is taken.
+        The user cannot choose, because the estimator's requests and stored models name energy sources without
+        a distribution.
+        """
         claims = [entry for entry in self.entries if entry.name == name]
         if len(claims) < 2:
             return self.get(name)
@@ -167,7 +178,7 @@ class Registry(Generic[P]):
     def _imported(self, entry: PluginEntry) -> Any:
         try:
             return load_entry(entry)
-        except (Exception, SystemExit) as error:  # third-party code; it must not end the program that loads it
+        except (Exception, SystemExit) as error:  # third-party code must not end the program
             problem = import_problem(error, entry.name, entry.distribution)
             raise PluginError(f"cannot be imported: {problem}") from error
 
@@ -193,7 +204,10 @@ class Registry(Generic[P]):
 
 
 def _has_type(value: object, expected: Any) -> bool:
-    """Return whether a class attribute has the type of its contract: str, str | None, or tuple[str, ...]."""
+    """Return whether the value of a class attribute has the type that the plugin's contract declares.
+
+    The declared types are str, str | None and tuple[str, ...].
+    """
     if typing.get_origin(expected) is tuple:
         return isinstance(value, tuple) and all(isinstance(word, str) for word in value)
     return isinstance(value, expected)
@@ -223,7 +237,7 @@ assert REGISTRIES.keys() == CONTRACTS.keys()
 
 
 def entries_named(name: str) -> Iterator[PluginEntry]:
-    """Yield the entries, refused ones included, that a name, an alias or `distribution:name` stands for."""
+    """Yield the entries of all plugins, including refused plugins, that have a name, alias or full name."""
     prefix, _, bare = name.rpartition(":")
     distribution = normalised(prefix)
     for registry in REGISTRIES.values():
@@ -233,7 +247,7 @@ def entries_named(name: str) -> Iterator[PluginEntry]:
 
 
 def forget_entry_points() -> None:
-    """Scan the metadata again at the next use, after distributions were installed or removed."""
+    """Forget all installed plugins, so that the next use finds distributions that were installed in the meantime."""
     installed_plugins.cache_clear()
     for registry in REGISTRIES.values():
         registry.forget()

@@ -1,12 +1,12 @@
-"""The settings that say which plugins may be loaded.
+"""The settings that decide which plugins may be loaded.
 
 They come from the environment or from the configuration folder (`kepler_core.configuration`):
 
-    KEPLER_DISABLE_PLUGIN_AUTOLOAD=1   load kepler-core's own plugins and those that ALLOW names
-    KEPLER_PLUGINS_ALLOW=a b           besides kepler-core, load the distributions a and b only
-    KEPLER_PLUGINS_DENY=a b:Name       never load distribution a, nor the plugin Name of b
+    KEPLER_DISABLE_PLUGIN_AUTOLOAD=1   load third-party plugins only if KEPLER_PLUGINS_ALLOW names them
+    KEPLER_PLUGINS_ALLOW=a b           load third-party plugins only of the distributions a and b
+    KEPLER_PLUGINS_DENY=a b:Name       never load plugins of distribution a, nor the plugin Name of b
 
-DENY takes precedence over the other two.
+KEPLER_PLUGINS_DENY takes precedence over the other two settings.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import attrs
 from kepler_core.configuration import Configuration
 
 OWN = "kepler-core"
-"""The distribution of the built-in plugins."""
+"""Name of the distribution that contains the built-in plugins."""
 
 AUTOLOAD = "KEPLER_DISABLE_PLUGIN_AUTOLOAD"
 ALLOW = "KEPLER_PLUGINS_ALLOW"
@@ -29,11 +29,14 @@ DENY = "KEPLER_PLUGINS_DENY"
 
 @attrs.frozen
 class PluginSettings:
-    """Which plugins may be loaded."""
+    """Settings that decide which plugins may be loaded."""
 
     autoload: bool = True
     allow: tuple[str, ...] | None = None
-    """Patterns of distributions or of `distribution:name`; None if the setting is absent."""
+    """Patterns of the third-party plugins that may be loaded; None if the setting is absent.
+
+    A pattern matches a distribution or `distribution:name`, with wildcards as in `fnmatch`.
+    """
     deny: tuple[str, ...] = ()
 
     def reason_against(self, distribution: str, name: str) -> str:
@@ -50,7 +53,7 @@ class PluginSettings:
 
 
 def read_settings(configuration: Configuration | None = None) -> PluginSettings:
-    """Read the settings of this process."""
+    """Read the plugin settings from the environment or the configuration folder."""
     source = configuration or Configuration()
 
     def patterns(key: str) -> tuple[str, ...] | None:
@@ -62,7 +65,7 @@ def read_settings(configuration: Configuration | None = None) -> PluginSettings:
 
 
 def normalised(distribution: str) -> str:
-    """Return the one spelling of a distribution's name that PEP 503 defines for all its spellings."""
+    """Return a distribution's name in the normalised spelling of PEP 503, e.g. `my-plugin` for `My_Plugin`."""
     return re.sub(r"[-_.]+", "-", distribution).lower()
 
 

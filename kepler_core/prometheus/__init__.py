@@ -1,9 +1,9 @@
 """Query recordings from a Prometheus server.
 
-PrometheusClient(Server("http://prometheus:9090"))      client of one server's HTTP API
-select_metrics(names, ...)          -> [Selection]      the metrics to query, and their labels
-plan_queries(selections, ...)       -> [Query]          queries that the server accepts
-answers(client, queries)            -> (Query, results) the series, from several requests at a time
+PrometheusClient(Server("http://prometheus:9090"))      client of a server's HTTP API
+select_metrics(names, ...)          -> [Selection]      the metrics to query, with their label matchers
+plan_queries(selections, ...)       -> [Query]          queries small enough for the server to accept
+answers(client, queries)            -> (Query, results) each query with its series; runs several requests at a time
 """
 
 from kepler_core.prometheus.client import PrometheusClient, Server

@@ -1,36 +1,53 @@
-"""Client of one Prometheus server's HTTP API: authentication, TLS, retries, errors on one line."""
+"""A client of a Prometheus server's HTTP API, with authentication, retries and one-line error messages."""
 
 from __future__ import annotations
 
+import email.utils
 import random
+import re
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 from urllib.parse import SplitResult, unquote, urlencode, urlsplit, urlunsplit
 
 import attrs
-import msgspec
 import urllib3
-from urllib3.exceptions import HTTPError, LocationValueError, MaxRetryError, SSLError
+from urllib3.exceptions import MaxRetryError, SSLError
 
-from kepler_core.documents import DocumentError, decode_json
+from kepler_core.deadlines import Deadline, DeadlineError, TooLargeError
+from kepler_core.documents import DocumentError
 from kepler_core.errors import PrometheusError, UsageError
-from kepler_core.messages import shortened, single_line
+from kepler_core.messages import quoted, single_line
+from kepler_core.prometheus.replies import decode_answer, decode_names, decode_time, matrix_result
+from kepler_core.prometheus.transport import ANSWER_ERRORS, Reply, Transport
+from kepler_core.urls import secrets_of, shown_url, without_secrets
 
-CONNECT_TIMEOUT_SECONDS = 5.0
-READ_TIMEOUT_SECONDS = 60.0
-"""Longest time in which the server may send nothing."""
-MAX_ANSWER_BYTES = 512 * 2**20
-"""Largest answer, unpacked."""
+T = TypeVar("T")
+
+REQUEST_SECONDS = 300.0
+"""Default time limit of a request, from sending it to the end of its answer.
+
+Prometheus itself ends a query after two minutes by default.
+"""
 
 _FIRST_PAUSE_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 15.0
-_BLOCK_BYTES = 2**20
 _TEMPORARY_STATUS = (408, 425, 429, 500, 502, 503, 504)
-_TOO_LARGE = ("too many samples", "maximum resolution", "exceeds the limit", "exceeded maximum")
-"""Parts of Prometheus' error messages (2.x and 3.x) for queries that are too large; they have no code."""
+_TOO_LARGE = re.compile(
+    r"too many samples|maximum resolution|exceed\w* (the )?max|exceed\w* .{0,60}\blimit"
+    r"|the max(imum)? number of|-search\.max(?!ConcurrentRequests|Queue|QueryDuration)"
+)
+"""Recognises the error texts by which servers reject a query as too large: Prometheus (2.x and 3.x), VictoriaMetrics
+(-search.max…), Mimir, Cortex and Thanos. The servers have no separate error code for such queries."""
+_TIMEOUT = re.compile(r"timed out|timeout|deadline exceeded|-search\.maxQueryDuration")
+"""Recognises errors about the server's own time limit for a query."""
+_TIMEOUT_STATUS = (408, 422, 500, 502, 503, 504)
+_TOO_LARGE_STATUS = 413
+_TOO_MANY_REQUESTS_STATUS = 429
+_GATEWAY_TIMEOUT_STATUS = 504
+_NO_TENANT = "no org id"
+"""Part of the error of Mimir, Cortex and Loki for requests without a tenant."""
 _MESSAGE_CHARACTERS = 300
 _URL_CHARACTERS = 200
 
@@ -40,80 +57,64 @@ class Server:
     """Address of a Prometheus server and the credentials for it."""
 
     url: str
-    """http(s)://host:port/path; "user:password@" before the host is used as basic authentication."""
+    """http(s)://host:port/path. If the host has the prefix "user:password@", it is used for basic authentication."""
     username: str | None = None
     password: str | None = attrs.field(default=None, repr=False)
     token: str | None = attrs.field(default=None, repr=False)
-    """Bearer token."""
+    """Bearer token; None if no token is sent."""
     ca_file: str | None = None
-    """File of the certificates (PEM) that may sign the server's; by default the system's."""
+    """PEM file of the CA certificates to trust; None means the CA certificates of the system."""
     verify: bool = True
-    """Whether the server's certificate is verified."""
-
-
-class _Data(msgspec.Struct):
-    resultType: str = ""
-    result: msgspec.Raw = msgspec.Raw(b"[]")
-
-
-class _Answer(msgspec.Struct):
-    status: str
-    data: msgspec.Raw = msgspec.Raw(b"null")
-    errorType: str = ""
-    error: str = ""
-    warnings: list[str] = []
-
-
-_decode_answer = msgspec.json.Decoder(_Answer)
-_decode_data = msgspec.json.Decoder(_Data)
-_decode_names = msgspec.json.Decoder(list[str])
-_decode_vector = msgspec.json.Decoder(tuple[float, str])
+    """Whether the client verifies the server's TLS certificate."""
+    headers: Mapping[str, str] = attrs.field(factory=dict[str, str], repr=False)
+    """Further headers of each request, for example the tenant of a server for several tenants."""
 
 
 class PrometheusClient:
-    """Client of one server. Several threads may use it."""
+    """A client of one Prometheus server, which several threads can use at the same time."""
 
-    def __init__(self, server: Server, *, patience: float = 30.0, stop: threading.Event | None = None) -> None:
-        """Create a client. No request is sent yet.
+    def __init__(
+        self,
+        server: Server,
+        *,
+        patience: float = 30.0,
+        request_seconds: float = REQUEST_SECONDS,
+        stop: threading.Event | None = None,
+    ) -> None:
+        """Create a client without sending a request yet.
 
-        A request that fails for a temporary reason is repeated for `patience` seconds, or until `stop` is
-        set. Raises `UsageError` for a wrong URL, a missing file or credentials that exclude each other.
+        A request that fails for a temporary reason is repeated for up to `patience` seconds. Each attempt
+        must have its whole answer within `request_seconds`. Setting `stop` ends all running requests and
+        all pauses between attempts: the methods that wait for them raise `PrometheusError` of the kind
+        "stopped".
+
+        Raises `UsageError` for a wrong URL, for a missing CA file, and if a token and a user are both given.
         """
         parts = _split_url(server.url)
         self.location = _location(server.url, parts)
-        """The URL without credentials."""
+        """The server's URL without credentials."""
         self.patience = patience
+        self.request_seconds = request_seconds
         self._stop = stop or threading.Event()
         self._headers = _headers(server, parts.username, parts.password)
-        options: dict[str, Any] = {}
-        if parts.scheme == "https":
-            options = {"cert_reqs": "CERT_REQUIRED" if server.verify else "CERT_NONE"}
-            if server.ca_file is not None:
-                if not Path(server.ca_file).is_file():
-                    raise UsageError(f"{server.ca_file}: no such file")
-                options["ca_certs"] = server.ca_file
-            if not server.verify:
-                urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
-        self._pool = urllib3.PoolManager(
-            maxsize=16, timeout=urllib3.Timeout(connect=CONNECT_TIMEOUT_SECONDS, read=READ_TIMEOUT_SECONDS), **options
-        )
+        credentials = self._headers.get("authorization", "").partition(" ")[2]
+        values = [text for value in server.headers.values() for text in (value, *value.split())]
+        self._secrets = [*secrets_of(server.url), server.password or "", server.token or "", credentials, *values]
+        self._transport = Transport(verify=server.verify, ca_file=server.ca_file, own_headers=server.headers)
 
     def close(self) -> None:
         """Close the connections."""
-        self._pool.clear()
+        self._transport.close()
 
     def now(self) -> float:
-        """Return the server's time in Unix seconds."""
-        result = _result(self._request("/api/v1/query", {"query": "time()"}), "scalar", self.location)
-        try:
-            return float(decode_json(result, _decode_vector)[1])
-        except (ValueError, DocumentError) as error:
-            raise PrometheusError(f"{self.location}: time() has no time: {error}", "answer") from error
+        """Return the current time of the server's clock in Unix seconds."""
+        data = self._request("/api/v1/query", {"query": "time()"})
+        return self._decoded(decode_time, data, "time() has no time")
 
     def metric_names(self, start: float, end: float, matchers: Sequence[str] = ()) -> list[str]:
-        """Return the names of the metrics with samples between two times (Unix seconds).
+        """Return the names of all metrics with samples between `start` and `end` (Unix seconds).
 
-        `matchers` are PromQL label matchers that their series must satisfy.
+        Only series that satisfy all PromQL label matchers in `matchers` count.
         """
         parameters = {
             "match[]": "{" + ",".join(['__name__=~".+"', *matchers]) + "}",
@@ -121,152 +122,204 @@ class PrometheusClient:
             "end": f"{end:.3f}",
         }
         data = self._request("/api/v1/label/__name__/values", parameters)
-        if bytes(data) == b"null":
-            return []
+        return self._decoded(decode_names, data, "no list of metric names")
+
+    def matrix(
+        self,
+        path: str,
+        parameters: Mapping[str, str],
+        stop: threading.Event | None = None,
+        *,
+        retry_timeouts: bool = True,
+    ) -> bytes:
+        """Return the series of a query as JSON: `[{"metric": {…}, "values": [[time, "number"], …]}, …]`.
+
+        Setting `stop` ends this request only. Without `retry_timeouts`, a query that exceeds the server's own
+        time limit is not repeated, because the next attempt would exceed the limit, too. The samples are not
+        checked here: call `replies.check_matrix` to check them.
+        """
+        data = self._request(path, parameters, stop, retry_timeouts)
+        return self._decoded(matrix_result, data, "unusable answer")
+
+    def _decoded(self, decode: Callable[[bytes], T], data: bytes, problem: str) -> T:
         try:
-            return decode_json(data, _decode_names)
+            return decode(data)
         except DocumentError as error:
-            raise PrometheusError(f"{self.location}: no list of metric names: {error}", "answer") from error
+            raise PrometheusError(f"{self.location}: {problem}: {error}", "answer") from error
 
-    def matrix(self, path: str, parameters: Mapping[str, str]) -> bytes:
-        """Return the series of a query as JSON: `[{"metric": {…}, "values": [[time, "number"], …]}, …]`."""
-        return _result(self._request(path, parameters), "matrix", self.location)
-
-    def _request(self, path: str, parameters: Mapping[str, str]) -> bytes:
-        """Return the `data` of an answer as JSON; repeat the request while it fails temporarily."""
-        deadline = time.monotonic() + self.patience
+    def _request(
+        self,
+        path: str,
+        parameters: Mapping[str, str],
+        stop: threading.Event | None = None,
+        retry_timeouts: bool = True,
+    ) -> bytes:
+        """Return the JSON of `data` in the answer; repeat the request while it fails for a temporary reason."""
+        stops = (self._stop,) if stop is None else (self._stop, stop)
+        patience = Deadline(self.patience, stop=stops)
         pause = _FIRST_PAUSE_SECONDS
         while True:
             try:
-                return self._request_once(path, parameters)
+                return self._request_once(path, parameters, stops)
             except PrometheusError as error:
                 wait = max(pause * random.uniform(0.75, 1.25), error.retry_after or 0.0)  # noqa: S311
-                if not error.may_pass or time.monotonic() + wait > deadline or self._stop.wait(wait):
+                may_pass = error.may_pass or (retry_timeouts and error.kind == "timeout")
+                if not may_pass or wait > patience.remaining:
                     raise
-                pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
-
-    def _request_once(self, path: str, parameters: Mapping[str, str]) -> bytes:
-        url = f"{self.location}{path}?{urlencode(parameters)}"
-        redirects = urllib3.Retry(total=3, connect=0, read=0, redirect=3, status=0, other=0)
-        try:
-            response = self._pool.request(
-                "GET", url, headers=self._headers, retries=redirects, preload_content=False, redirect=True
-            )
             try:
-                body = self._body(response)
-            finally:
-                response.drain_conn() if response.status != 200 else response.release_conn()
-        except PrometheusError:
-            raise
-        except (HTTPError, LocationValueError, OSError) as error:
-            raise self._connection_error(error) from error
-        if response.status == 200:
-            return self._data(body)
-        raise self._status_error(response.status, body, response.headers)
+                patience.wait(wait)
+            except DeadlineError as error:
+                raise self._overdue(error) from error
+            pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
 
-    def _body(self, response: urllib3.BaseHTTPResponse) -> bytes:
-        parts, size = [], 0
-        while part := response.read(_BLOCK_BYTES, decode_content=True):
-            size += len(part)
-            if size > MAX_ANSWER_BYTES:
-                response.close()
-                raise PrometheusError(f"{self.location}: an answer of more than {MAX_ANSWER_BYTES} bytes", "too large")
-            parts.append(part)
-        return b"".join(parts)
+    def _request_once(self, path: str, parameters: Mapping[str, str], stops: Sequence[threading.Event]) -> bytes:
+        url = f"{self.location}{path}?{urlencode(parameters)}"
+        try:
+            reply = self._transport.get(url, self._headers, Deadline(self.request_seconds, stop=stops))
+        except DeadlineError as error:
+            raise self._overdue(error) from error
+        except TooLargeError as error:
+            raise PrometheusError(f"{self.location}: the answer is too large: {error}", "too large") from error
+        except ANSWER_ERRORS as error:
+            raise self._connection_error(error) from error
+        if reply.status == 200:
+            return self._data(reply.body)
+        raise self._status_error(reply)
 
     def _data(self, body: bytes) -> bytes:
         try:
-            answer = decode_json(body, _decode_answer)
+            answer = decode_answer(body)
         except DocumentError as error:
             raise PrometheusError(f"{self.location} is not a Prometheus server: {error}", "answer") from error
         if answer.status != "success":
-            raise PrometheusError(f"{self.location}: {answer.errorType}: {_line(answer.error)}", "refused")
-        if answer.warnings:
-            # a warning means that a store behind the server did not answer, so that series may be missing
-            raise PrometheusError(f"{self.location}: incomplete answer: {_line(answer.warnings[0])}", "partial")
+            reason = self._line(f"{answer.errorType}: {answer.error}")
+            raise PrometheusError(f"{self.location}: {reason}", _kind_of_reason(reason) or "refused")
+        if answer.warnings or answer.isPartial:
+            # a warning means that one of the stores behind the server did not answer, so that series may be missing
+            reason = answer.warnings[0] if answer.warnings else "isPartial"
+            raise PrometheusError(f"{self.location}: incomplete answer: {self._line(reason)}", "partial")
         return bytes(answer.data)
 
-    def _connection_error(self, error: Exception) -> PrometheusError:
-        """Return the error for a request that urllib3 or the operating system ended.
+    def _overdue(self, error: DeadlineError) -> PrometheusError:
+        if error.stopped:
+            return PrometheusError(f"{self.location}: {error}", "stopped")
+        return PrometheusError(f"{self.location} does not answer: {error}", "unreachable")
 
-        The text of urllib3's errors (2.x) begins with the repr of a connection; the reason follows the last
-        colon and is in no field.
+    def _connection_error(self, error: Exception) -> PrometheusError:
+        """Return a `PrometheusError` for an exception of urllib3 or of the operating system.
+
+        The text of an exception of urllib3 (2.x) begins with the repr of a connection. The reason is only
+        in that text, after the last colon, and in no attribute of the exception.
         """
         reason = error.reason if isinstance(error, MaxRetryError) and error.reason is not None else error
         if isinstance(reason, SSLError):
-            return PrometheusError(f"{self.location}: TLS: {_line(str(reason))}", "TLS")
-        text = _line(str(reason).rpartition(": ")[2] or type(reason).__name__)
+            return PrometheusError(f"{self.location}: TLS: {self._line(str(reason))}", "TLS")
+        text = self._line(str(reason).rpartition(": ")[2] or type(reason).__name__)
         return PrometheusError(f"{self.location} does not answer: {text}", "unreachable")
 
-    def _status_error(self, status: int, body: bytes, headers: Mapping[str, str]) -> PrometheusError:
-        """Return the error for an answer whose status is not 200."""
-        try:
-            reason = _line(decode_json(body, _decode_answer).error)
-        except DocumentError:
-            reason = ""
+    def _status_error(self, reply: Reply) -> PrometheusError:
+        """Return a `PrometheusError` for an answer whose HTTP status is not 200."""
+        status = reply.status
+        reason = self._line(_reason(reply.body))
+        if _NO_TENANT in reason:
+            problem = "the server needs a tenant: give --header 'X-Scope-OrgID: TENANT'"
+            return PrometheusError(f"{self.location}: status {status}: {reason}: {problem}", "access")
         if status in (401, 403):
-            return PrometheusError(f"{self.location}: access denied (status {status}): check user or token", "access")
-        if any(words in reason for words in _TOO_LARGE):
-            return PrometheusError(f"{self.location}: {reason}", "too large")
+            advice = f"{reason}: " if reason else ""
+            return PrometheusError(
+                f"{self.location}: access denied (status {status}): {advice}check user, token or headers", "access"
+            )
+        kind = None if status == _TOO_MANY_REQUESTS_STATUS else _kind_of_reason(reason)
+        if status == _TOO_LARGE_STATUS or kind == "too large":
+            return PrometheusError(f"{self.location}: {reason or f'status {status}'}", "too large")
+        if status == _GATEWAY_TIMEOUT_STATUS or (kind == "timeout" and status in _TIMEOUT_STATUS):
+            return PrometheusError(f"{self.location}: {reason or f'status {status}'}", "timeout")
         kind = "unavailable" if status in _TEMPORARY_STATUS else "refused"
         error = PrometheusError(f"{self.location}: status {status}{': ' if reason else ''}{reason}", kind)
-        after = headers.get("Retry-After", "")
-        error.retry_after = min(float(after), _LONGEST_PAUSE_SECONDS) if after.isdecimal() else None
+        error.retry_after = _retry_after(reply.headers)
         return error
+
+    def _line(self, text: str) -> str:
+        """Return a text of a server or a library as one line without the credentials of this client."""
+        return single_line(without_secrets(text, self._secrets), _MESSAGE_CHARACTERS)
+
+
+def _reason(body: bytes) -> str:
+    """Return the error that the body of an answer states; empty if the body is a web page."""
+    try:
+        return decode_answer(body).error
+    except DocumentError:
+        text = body.decode(errors="replace").strip()
+        return "" if text.startswith(("<", "{")) else "".join(c if c.isprintable() else " " for c in text)
+
+
+def _kind_of_reason(reason: str) -> str | None:
+    """Return "too large" or "timeout" if an error means that less should be queried at a time, else None."""
+    if _TOO_LARGE.search(reason):
+        return "too large"
+    return "timeout" if _TIMEOUT.search(reason) else None
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """Return the seconds to wait according to the header Retry-After; None if it is absent or malformed."""
+    value = headers.get("Retry-After", "").strip()
+    if value.isascii() and value.isdecimal():
+        return float(value)
+    try:
+        until = email.utils.parsedate_to_datetime(value).timestamp()
+    except (ValueError, TypeError, OverflowError):
+        return None
+    return max(until - time.time(), 0.0)
 
 
 def _split_url(url: str) -> SplitResult:
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:  # this text may contain the password: do not show it
+        raise UsageError(f"{_shown(url)} is not a URL") from error
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise UsageError(f"{_without_credentials(url)!r} is not the URL of a Prometheus server (http://host:port)")
+        raise UsageError(f"{_shown(url)} is not the URL of a Prometheus server (http://host:port)")
     if parts.query or parts.fragment:
-        raise UsageError(f"{_without_credentials(url)!r}: a server's URL has neither ? nor #")
+        raise UsageError(f"{_shown(url)}: a server's URL has neither ? nor #")
     return parts
 
 
 def _location(url: str, parts: SplitResult) -> str:
-    """Return a server's URL without credentials and without a slash at the end."""
+    """Return the URL of a server without its credentials and without a slash at its end."""
     hostname = parts.hostname or ""
     try:
         host = hostname if ":" not in hostname else f"[{hostname}]"
         address = host if parts.port is None else f"{host}:{parts.port}"
     except ValueError as error:
-        raise UsageError(f"{_without_credentials(url)!r}: {error}") from error
+        # The message does not quote the text of the error, which may contain the beginning of a password.
+        raise UsageError(f"{_shown(url)}: the port is not a number from 0 to 65535") from error
     return urlunsplit((parts.scheme, address, parts.path.rstrip("/"), "", ""))
 
 
 def _headers(server: Server, user: str | None, password: str | None) -> dict[str, str]:
-    """Return the headers of every request. `user` and `password` are those of the URL."""
+    """Return the headers to send with every request.
+
+    `user` and `password` come from the server's URL. The credentials in `server` take precedence.
+    """
     headers = urllib3.make_headers(user_agent="kepler-model", accept_encoding="gzip")
+    if (server.token or server.username or user) and any(name.lower() == "authorization" for name in server.headers):
+        raise UsageError(
+            "the header Authorization is given together with a token or a user; only one of the two can be used"
+        )
     username = server.username if server.username is not None else (unquote(user) if user else None)
     if server.token is not None and username is not None:
-        raise UsageError("both a token and a user are given for the Prometheus server; only one can be used")
+        raise UsageError("both a token and a user are given for the Prometheus server; only one of them can be used")
     if username is not None:
         secret = server.password if server.password is not None else unquote(password or "")
         headers |= urllib3.make_headers(basic_auth=f"{username}:{secret}")
     elif server.token is not None:
         if any(not (33 <= ord(c) < 127) for c in server.token):
-            raise UsageError("the token for the Prometheus server has a blank or a control character in it")
+            raise UsageError(
+                "the token for the Prometheus server contains a blank, a control character or a non-ASCII character"
+            )
         headers["authorization"] = f"Bearer {server.token}"
-    return headers
+    return headers | dict(server.headers)
 
 
-def _result(data: bytes, kind: str, location: str) -> bytes:
-    """Return the result in the `data` of an answer as JSON; raise `PrometheusError` if it is of another kind."""
-    try:
-        content = decode_json(data, _decode_data)
-    except DocumentError as error:
-        raise PrometheusError(f"{location}: an answer without a result: {error}", "answer") from error
-    if content.resultType != kind:
-        result_kind = shortened(content.resultType, 20) or "nothing"
-        raise PrometheusError(f"{location}: the result is a {result_kind}, not a {kind}", "answer")
-    return bytes(content.result)
-
-
-def _line(text: str) -> str:
-    return single_line(text, _MESSAGE_CHARACTERS)
-
-
-def _without_credentials(url: str) -> str:
-    scheme, slashes, rest = url.partition("://")
-    return shortened(scheme + slashes + rest.rpartition("@")[2] if slashes else url, _URL_CHARACTERS)
+def _shown(url: str) -> str:
+    return quoted(shown_url(url), _URL_CHARACTERS)

@@ -1,4 +1,4 @@
-"""Join the answers of several queries to one recording."""
+"""Join the results of several queries into one recording."""
 
 from __future__ import annotations
 
@@ -6,26 +6,20 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from kepler_core.documents import decode_json
-
-
-class _Series(msgspec.Struct):
-    metric: dict[str, str]
-    values: msgspec.Raw = msgspec.Raw(b"[]")
-
-
-_decode_results = msgspec.json.Decoder(list[_Series])
+from kepler_core.prometheus.replies import decode_series
 
 
 def joined_series(results: Iterable[bytes]) -> bytes:
-    """Return the series of several results of one metric as one JSON list, each series once.
+    """Join query results for consecutive time ranges of one metric into one JSON list of series.
 
-    The results must be in order of time. A sample that ends one result and begins the next is kept once.
+    Each series occurs once in the list, with its samples of all results. The results must be in order of
+    time and must have passed `replies.check_matrix`. If the last sample of a series in one result is also
+    its first sample in the next result, it is kept once.
     """
     labels: dict[frozenset[tuple[str, str]], dict[str, str]] = {}
     parts_of: dict[frozenset[tuple[str, str]], list[bytes]] = {}
     for result in results:
-        for series in decode_json(result, _decode_results):
+        for series in decode_series(result):
             samples = bytes(series.values).strip()[1:-1].strip()
             if not samples:
                 continue
@@ -33,7 +27,7 @@ def joined_series(results: Iterable[bytes]) -> bytes:
             labels.setdefault(key, series.metric)
             parts = parts_of.setdefault(key, [])
             if parts and samples.startswith(_last_sample(parts[-1])):
-                samples = samples[samples.index(b"]") + 1 :].lstrip(b", ")
+                samples = samples[samples.index(b"]") + 1 :].lstrip(b", \t\r\n")
                 if not samples:
                     continue
             parts.append(samples)
@@ -49,6 +43,6 @@ def _last_sample(samples: bytes) -> bytes:
 
 
 def recording_bytes(results: Mapping[str, Iterable[bytes]]) -> bytes:
-    """Return a recording, as `read_recording` takes it, from the results by metric."""
+    """Return a recording in the JSON that `read_recording` reads; `results` maps each metric to its query results."""
     metrics = [msgspec.json.encode(metric) + b":" + joined_series(parts) for metric, parts in results.items()]
     return b"{" + b",\n".join(metrics) + b"}\n"

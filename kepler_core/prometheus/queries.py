@@ -1,10 +1,10 @@
-"""Queries that a server accepts, and their answers.
+"""Divide a time range into queries that a Prometheus server accepts, and fetch their answers.
 
 Samples are queried in one of two ways:
 
 - As scraped: `metric{…}[…]` returns each sample at its own time.
-- At a step: `last_over_time(metric{…}[step])` at every multiple of the step returns the last sample in each
-  step. A plain range query would repeat a sample for five minutes after its series has ended.
+- At a step: `last_over_time(metric{…}[step])` returns the last sample of each step. A range query for
+  `metric{…}` alone would repeat the last sample of a series for five minutes after the series has ended.
 """
 
 from __future__ import annotations
@@ -15,27 +15,43 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
 import attrs
 
+from kepler_core.documents import DocumentError
 from kepler_core.errors import PrometheusError
+from kepler_core.messages import printable
 from kepler_core.prometheus.client import PrometheusClient
+from kepler_core.prometheus.replies import check_matrix
 from kepler_core.prometheus.selections import Selection
+from kepler_core.recording.columns import METRIC_NAME_CHARACTERS
 
 MAX_POINTS = 11_000
-"""Most points per series that Prometheus returns for a range query."""
+"""Largest number of samples per series that Prometheus returns for a range query."""
 SCRAPED_SECONDS = 3600.0
-"""Length of a query for samples as scraped."""
+"""Length of the time range of each query for samples as scraped."""
 JOBS = 4
-"""Default number of requests at a time."""
+"""Default number of parallel requests."""
+
+_ROUNDING_SECONDS = 1.0
+"""Tolerance for samples outside the queried time range, in addition to one step: servers round times differently."""
+_POLL_SECONDS = 0.1
+_SHORTEST_TIMEOUT_MS = 60_000
+"""A query that exceeds the server's time limit is split only if its time range is at least this long.
+
+If a shorter query takes too long, the cause is the number of series, or an overloaded server. Splitting does not
+help then, and each further query may take minutes.
+"""
+_OF_ONE_METRIC = ("answer", "partial", "refused", "too large", "timeout")
+"""Kinds of errors that concern the queried metric only, so that messages name it; other kinds concern the server."""
 
 
 @attrs.frozen
 class Query:
-    """Query for one metric between two times, both included."""
+    """A query for the samples of one metric from `start` to `end`, both included."""
 
     selection: Selection
     start: int
-    """Unix milliseconds, Prometheus' resolution."""
+    """Start in Unix milliseconds, the resolution of Prometheus' timestamps."""
     end: int
-    """Unix milliseconds."""
+    """End in Unix milliseconds."""
     step: int | None
     """Milliseconds between samples; None for samples as scraped."""
 
@@ -48,11 +64,12 @@ class Query:
         """Return the path and the parameters of the HTTP request."""
         selector = self.selection.selector()
         if self.step is None:
-            # Prometheus 3 leaves out the start of a range, Prometheus 2 includes it. The range is therefore a
-            # millisecond longer, and a sample that two answers hold is dropped when they are joined.
+            # Prometheus 3 excludes a sample at the very start of a range, Prometheus 2 includes it. The range
+            # therefore starts a millisecond earlier. `joining` drops a sample that two answers contain.
             window = self.end - self.start + 1
             return "/api/v1/query", {"query": f"{selector}[{window}ms]", "time": _seconds(self.end)}
-        # a millisecond less than the step, or Prometheus 2 would return a sample on the edge for two steps
+        # The window is a millisecond shorter than the step. Prometheus 2 includes both ends of a window, so it would
+        # return a sample at the boundary of two steps for both steps.
         query = f"last_over_time({selector}[{max(self.step - 1, 1)}ms])"
         return "/api/v1/query_range", {
             "query": query,
@@ -62,7 +79,7 @@ class Query:
         }
 
     def halves(self) -> tuple[Query, Query] | None:
-        """Return two queries for the first and the second half of the time; None if it is too short."""
+        """Return queries for the first and second half of the time range; None if the range is too short to halve."""
         if self.step is None:
             if self.end - self.start < 2:
                 return None
@@ -80,10 +97,10 @@ def _seconds(milliseconds: int) -> str:
 
 
 def plan_queries(selections: Sequence[Selection], start: float, end: float, step: float | None) -> list[Query]:
-    """Return queries for all samples between two times, by metric and time.
+    """Return queries for all samples from `start` to `end`, sorted by metric and then by time.
 
-    `start` and `end` are in Unix seconds and both included. `step` is in seconds; None queries samples as
-    scraped.
+    `start` and `end` are in Unix seconds, and both are included. `step` is in seconds; None queries the
+    samples as they were scraped.
     """
     first, last = round(start * 1000), round(end * 1000)
     if step is None:
@@ -103,41 +120,78 @@ def plan_queries(selections: Sequence[Selection], start: float, end: float, step
 def answers(
     client: PrometheusClient, queries: Sequence[Query], *, jobs: int = JOBS, stop: threading.Event | None = None
 ) -> Iterator[tuple[Query, list[bytes]]]:
-    """Yield queries with their results, in the order in which the answers arrive.
+    """Send the queries and yield each with its results, in the order in which the answers arrive.
 
-    A result is a JSON list of series. A query that is too large for the server is split and has several
-    results. At most `jobs` requests run at a time. Raises `PrometheusError` for the first query that fails,
-    or when `stop` is set.
+    A result is a JSON list of series. A query that is too large for the server is split, and then has
+    several results. At most `jobs` requests run at a time. Raises `PrometheusError` if a query fails or
+    `stop` is set. If the caller stops iterating, e.g. because of `KeyboardInterrupt`, all requests end.
     """
     pending: set[Future[list[bytes]]] = set()
     query_of: dict[Future[list[bytes]], Query] = {}
     waiting = iter(queries)
+    ended = threading.Event()
+    refused: dict[str, int] = {}
     with ThreadPoolExecutor(jobs, thread_name_prefix="prometheus") as pool:
         try:
             while True:
                 for query in waiting:
-                    future = pool.submit(_answer, client, query)
+                    future = pool.submit(_answer, client, query, ended, refused)
                     query_of[future] = query
                     pending.add(future)
                     if len(pending) >= 2 * jobs:
                         break
                 if not pending:
                     return
-                done, pending = wait(pending, return_when=FIRST_COMPLETED)
-                for future in done:
+                done: set[Future[list[bytes]]] = set()
+                while not done:
                     if stop is not None and stop.is_set():
-                        raise PrometheusError(f"{client.location}: told to stop", "stopped")
+                        raise PrometheusError(f"{client.location}: the queries were stopped", "stopped")
+                    done, pending = wait(pending, _POLL_SECONDS, return_when=FIRST_COMPLETED)
+                for future in done:
                     yield query_of.pop(future), future.result()
         finally:
+            ended.set()
             for future in pending:
                 future.cancel()
 
 
-def _answer(client: PrometheusClient, query: Query) -> list[bytes]:
-    """Return the results of a query, in order of time; split it as often as the server finds it too large."""
+def _answer(client: PrometheusClient, query: Query, stop: threading.Event, refused: dict[str, int]) -> list[bytes]:
+    """Return the results of a query in order of time; halve the query as long as the server finds it too large.
+
+    `refused` maps each metric to the length in milliseconds of the shortest query that the server found too
+    large. A query of that length is halved without sending it.
+    """
+    length = query.end - query.start
+    halves = query.halves()
+    if halves is None or length < refused.get(query.metric, length + 1):
+        try:
+            return [_checked(client, query, stop)]
+        except PrometheusError as error:
+            if halves is None or not _splits(error, query):
+                if error.kind not in _OF_ONE_METRIC:
+                    raise
+                named = PrometheusError(f"{printable(query.metric, METRIC_NAME_CHARACTERS)}: {error}", error.kind)
+                raise named from error
+        refused[query.metric] = min(length, refused.get(query.metric, length))
+    return [result for half in halves for result in _answer(client, half, stop, refused)]
+
+
+def _splits(error: PrometheusError, query: Query) -> bool:
+    """Return whether the halves of a query may succeed although the query failed with an error."""
+    return error.kind == "too large" or (error.kind == "timeout" and not _is_short(query))
+
+
+def _is_short(query: Query) -> bool:
+    return query.end - query.start < _SHORTEST_TIMEOUT_MS
+
+
+def _checked(client: PrometheusClient, query: Query, stop: threading.Event) -> bytes:
+    """Return the result of a query, checked; raise `PrometheusError` if the result is malformed or incomplete."""
+    retry_timeouts = _is_short(query) or query.halves() is None
+    result = client.matrix(*query.request(), stop, retry_timeouts=retry_timeouts)
+    margin = _ROUNDING_SECONDS + (query.step or 0) / 1000
     try:
-        return [client.matrix(*query.request())]
-    except PrometheusError as error:
-        if error.kind != "too large" or (halves := query.halves()) is None:
-            raise
-    return [result for half in halves for result in _answer(client, half)]
+        check_matrix(result, query.start / 1000 - margin, query.end / 1000 + margin)
+    except DocumentError as error:
+        raise PrometheusError(f"{client.location}: {error}", "answer") from error
+    return result

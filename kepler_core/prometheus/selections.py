@@ -1,4 +1,4 @@
-"""Select the metrics to query from a Prometheus server, and the labels of their series."""
+"""Select the metrics to query from a Prometheus server, and the label matchers that choose their series."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PLAIN_NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
 
 @attrs.frozen
 class Selection:
-    """The series of one metric whose labels match."""
+    """The series of one metric whose labels satisfy all matchers."""
 
     metric: str
     matchers: tuple[str, ...] = ()
@@ -35,7 +35,7 @@ class Selection:
 
 
 def promql_string(text: str) -> str:
-    """Return a text as a PromQL string literal."""
+    """Return a text as a PromQL string literal, quoted and escaped."""
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
 
 
@@ -46,10 +46,11 @@ def select_metrics(
     instance: str | None = None,
     matchers: Sequence[str] = (),
 ) -> list[Selection]:
-    """Return selections of the metrics that a pipeline needs, out of the names of a server's metrics.
+    """Return a selection for each metric in `names` that the pipeline `spec` needs.
 
-    Without a pipeline, all metrics that the installed metric schema knows are selected. `instance` is a
-    regular expression that must match the whole node label. `matchers` apply to every metric.
+    `names` are the metrics that a server has. Without a pipeline, every metric that the server's metric
+    schema knows is selected. `instance` is a regular expression that must match the whole node label.
+    `matchers` are PromQL label matchers to add to every selection.
     """
     named_schema = find_schema(names)
     if named_schema is None:
@@ -66,13 +67,14 @@ def select_metrics(
             if own is not None:
                 selections.append(Selection(name, (*own, *of_node, *matchers)))
         elif name in third_party:
-            # no matcher for the node: another exporter's node label differs in the port
+            # A third-party metric comes from another exporter, which has another port in its node label. So the
+            # regular expression `instance` is not applied to this metric.
             selections.append(Selection(name, tuple(matchers)))
     return selections
 
 
 def _needed(spec: PipelineSpec, mapping: MetricMapping, schema: MetricSchema, by_container: bool) -> list[str] | None:
-    """Return label matchers for the series of a metric that a pipeline needs; None if it needs none of them."""
+    """Return label matchers for the series that a pipeline needs of a metric; None if the pipeline needs no series."""
     if mapping.kind != "feature":
         return _needed_power(spec, mapping, schema)
     if mapping.name not in _features(spec):
@@ -80,7 +82,9 @@ def _needed(spec: PipelineSpec, mapping: MetricMapping, schema: MetricSchema, by
     if mapping.level == "node":
         return []
     if spec.use_vm_metrics:
-        return ['job="vm"'] if mapping.level == "process" else None
+        if mapping.level != "process":
+            return None
+        return [] if spec.vm_guests else ['job="vm"']
     return [] if mapping.level == ("container" if by_container else "process") else None
 
 
@@ -92,13 +96,14 @@ def _needed_power(spec: PipelineSpec, mapping: MetricMapping, schema: MetricSche
     source_labels = [label for name in spec.energy_sources for label in _source_labels(name, mapping.name)]
     if not source_labels:
         return None
-    # series without the label match the empty alternative: they count as the mapping's own source
+    # An empty alternative in the regular expression matches series without a source label. Such series belong to
+    # the energy source that the mapping names.
     words = [re.escape(label) for label in source_labels] + ([""] if mapping.source in source_labels else [])
     return [f"{schema.source_label}=~{promql_string('|'.join(words))}"]
 
 
 def _source_labels(source: str, component: str) -> Collection[str]:
-    """Return the source labels that an energy source reads, if it measures the component."""
+    """Return the source labels that an energy source reads; empty if the source does not measure the component."""
     plugin = registry.energy_sources.get(source)
     return plugin.reads if component in plugin.components else ()
 

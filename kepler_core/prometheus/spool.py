@@ -1,4 +1,4 @@
-"""Answers on disk while a recording is fetched, so that an interrupted command can be resumed."""
+"""Storage of a server's answers on disk while a recording is fetched, to resume after an interruption."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from kepler_core.prometheus.selections import Selection
 
 _PLAN = "plan.json"
 _LAYOUT = 1
-"""Version of the folder's layout."""
+"""Version of the file layout in the spool's folder."""
 
 
 class _PlannedQuery(msgspec.Struct):
@@ -38,15 +38,15 @@ class _Plan(msgspec.Struct):
 
 
 class Spool:
-    """The folder `FILE.part` beside a recording: the plan of its queries, and a file for each answer."""
+    """The folder `FILE.part` beside the recording FILE, with the planned queries and a file for each answer."""
 
     def __init__(self, target: str) -> None:
-        """Use the folder of the recording `target`. Nothing is written yet."""
+        """Create a spool for the recording to be written to `target`. Nothing is written to disk yet."""
         self.target = Path(target)
         self.folder = self.target.with_name(self.target.name + ".part")
 
     def resume(self, arguments: dict[str, Any]) -> list[Query] | None:
-        """Return the queries of an earlier run with the same arguments; None if there is none."""
+        """Return the planned queries of an interrupted command with the same arguments; None if there was none."""
         try:
             plan = decode_json((self.folder / _PLAN).read_bytes(), _Plan)
         except (OSError, DocumentError):
@@ -56,27 +56,27 @@ class Spool:
         return [Query(Selection(q.metric, tuple(q.matchers)), q.start, q.end, q.step) for q in plan.queries]
 
     def begin(self, arguments: dict[str, Any], queries: Sequence[Query]) -> None:
-        """Write a new plan. The answers of an earlier run are removed."""
+        """Write the planned queries, after removing the plan and the answers of an earlier command."""
         planned = [_PlannedQuery(q.metric, list(q.selection.matchers), q.start, q.end, q.step) for q in queries]
         with self._errors():
             if self.folder.exists():
                 if not (self.folder / _PLAN).exists() and any(self.folder.iterdir()):
-                    raise UsageError(f"{self.folder} is in the way: it was not made by kepler-model query")
+                    raise UsageError(f"{self.folder} is in the way: kepler-model query did not create this folder")
                 shutil.rmtree(self.folder)
             self.folder.mkdir()
             _write(self.folder / _PLAN, msgspec.json.encode(_Plan(_LAYOUT, arguments, planned)))
 
     def has(self, index: int) -> bool:
-        """Return whether the answer to a query of the plan is on disk."""
+        """Return whether the answer to the planned query with this index is on disk."""
         return (self.folder / f"{index}.json").exists()
 
     def keep(self, index: int, results: Sequence[bytes]) -> None:
-        """Write the answer to a query of the plan."""
+        """Write the answer to the planned query with this index to disk."""
         with self._errors():
             _write(self.folder / f"{index}.json", b"[" + b",".join(results) + b"]")
 
     def finish(self, queries: Sequence[Query]) -> None:
-        """Join all answers to the recording, write it atomically, and remove the folder."""
+        """Join all answers into the recording, write it atomically, and remove the spool's folder."""
         by_metric: dict[str, list[int]] = {}
         for index, query in enumerate(queries):
             by_metric.setdefault(query.metric, []).append(index)
@@ -93,12 +93,15 @@ class Spool:
             shutil.rmtree(self.folder)
 
     def _results(self, index: int) -> list[bytes]:
-        content = (self.folder / f"{index}.json").read_bytes()
-        return [bytes(raw) for raw in decode_json(content, list[msgspec.Raw])]
+        path = self.folder / f"{index}.json"
+        try:
+            return [bytes(raw) for raw in decode_json(path.read_bytes(), list[msgspec.Raw])]
+        except DocumentError as error:
+            raise UsageError(f"{path} is damaged; remove {self.folder} and run the command again: {error}") from error
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
-        """Turn errors of the file system into `UsageError`."""
+        """Raise `UsageError` for every `OSError` in the block."""
         try:
             yield
         except OSError as error:

@@ -1,8 +1,8 @@
-"""Recordings of Prometheus in columns, and their contents in Kepler Core's vocabulary.
+"""Read recordings into columns, and express their contents in Kepler Core's vocabulary.
 
-read_recording(file or bytes) -> Recording       samples by metric, as Prometheus returned them
-observe([Recording, ...])     -> Observations    rates and watts by node and container
-check(Recording)              -> Preflight       what can be trained, and why the rest cannot
+read_recording(file or bytes) -> Recording       samples by metric, with Prometheus' names and units
+observe([Recording, ...])     -> Observations    rates by container, rates and watts by node
+check(Recording)              -> Preflight       what can be trained, and why other models cannot
 """
 
 from kepler_core.recording.assemble import observe

@@ -1,4 +1,4 @@
-"""Results of calculations on arrays, kept for further calls with equal arrays."""
+"""A cache for calculations on arrays: a calculation on equal arrays is done only once."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ T = TypeVar("T")
 
 
 class ArrayMemo(Generic[T]):
-    """Results by the arrays that they were calculated from.
+    """A cache of results, with the arrays that each result was calculated from as its key.
 
-    The metrics of one exporter usually have the same series and timestamps. What is calculated from these
-    for the first metric is reused for the others. Arrays are compared by identity first, then by content.
+    The metrics of one exporter usually have the same series and timestamps. A result that was calculated
+    from the series and timestamps of one metric is therefore reused for the other metrics. Arrays are
+    compared by identity first, then by content.
     """
 
     def __init__(self) -> None:
         self._entries: list[tuple[tuple[NDArray[Any], ...], T]] = []
 
     def get(self, arrays: tuple[NDArray[Any], ...], calculate: Callable[[], T]) -> T:
-        """Return the result for these arrays; call `calculate` if there is none yet."""
+        """Return the result for these arrays; call `calculate` if there is no result for equal arrays yet."""
         for earlier, result in self._entries:
             if all(len(a) == len(b) and (a is b or np.array_equal(a, b)) for a, b in zip(earlier, arrays, strict=True)):
                 return result
@@ -32,5 +33,5 @@ class ArrayMemo(Generic[T]):
 
     @property
     def results(self) -> list[T]:
-        """All results, in the order of their calculation."""
+        """All cached results, in the order in which they were calculated."""
         return [result for _, result in self._entries]

@@ -1,9 +1,15 @@
-"""Make observations of recordings.
+"""Make observations from recordings.
 
-For each recording, the metric schema maps the metrics to the vocabulary (`schemas`, `metric_mapping`),
-repetitions are left out (`repeats`), and the metrics are laid out by node, time and container (`layout`),
-where counters become rates (`points`, `rates`) and containers are added up (`node_values`). The
-observations of several recordings are then concatenated.
+The steps for each recording, with the modules that contain them:
+
+1. A metric schema maps the metrics to the vocabulary (`schemas`, `metric_mapping`).
+2. Machines that share a node label are told apart (`node_identity`). If the usage and the energy of a machine
+   have different node labels, they are joined (`separated_nodes`, `vm_guests`). Nodes, units and scrapes that the
+   recording reports twice are left out (`repeats`).
+3. The samples are laid out by node, time and container (`layout`). Counters become rates (`points`,
+   `rates`), and the rates of a node's containers are added up (`node_values`).
+
+Finally, the observations of all recordings are concatenated.
 """
 
 from __future__ import annotations
@@ -19,7 +25,9 @@ from kepler_core.errors import RecordingError
 from kepler_core.messages import printable
 from kepler_core.recording.columns import METRIC_NAME_CHARACTERS, Recording
 from kepler_core.recording.counts import Counts
+from kepler_core.recording.dead_features import without_dead_features
 from kepler_core.recording.layout import lay_out
+from kepler_core.recording.malformed import without_malformed_energy
 from kepler_core.recording.meters import Meter, installed_meters
 from kepler_core.recording.metric_mapping import (
     Codes,
@@ -29,7 +37,8 @@ from kepler_core.recording.metric_mapping import (
     select_level,
     third_party_mapping,
 )
-from kepler_core.recording.modes import compare_modes
+from kepler_core.recording.modes import check_modes
+from kepler_core.recording.node_identity import tell_nodes_apart
 from kepler_core.recording.observations import Observations
 from kepler_core.recording.rates import spacing
 from kepler_core.recording.repeats import (
@@ -39,45 +48,60 @@ from kepler_core.recording.repeats import (
     without_repeated_scrapes,
 )
 from kepler_core.recording.schemas import find_schema, installed_schema_names, map_metric
+from kepler_core.recording.scrape_times import with_scrape_times
+from kepler_core.recording.separated_nodes import join_separated_nodes
+from kepler_core.recording.vm_guests import count_unnamed_guests, join_vm_guests
 
 
 def observe(
-    recordings: Sequence[Recording], *, use_vm_metrics: bool = False, third_party: Sequence[str] = ()
+    recordings: Sequence[Recording],
+    *,
+    use_vm_metrics: bool = False,
+    third_party: Sequence[str] = (),
+    cpus: int | None = None,
+    vm_guests: Mapping[str, str] | None = None,
 ) -> Observations:
-    """Return the observations in recordings, in the order given.
+    """Return the observations that recordings contain, in the order of the recordings.
 
-    With `use_vm_metrics`, power is that of virtual machines and features are those of their processes.
-    `third_party` names metrics to use as features although no schema knows them. The installed metric
-    schemas and energy sources are used.
+    The installed metric schemas and energy sources interpret the metrics. With `use_vm_metrics`, power is
+    the power of virtual machines, and features are the features of the processes in virtual machines.
+    `third_party` names metrics to use as features although no metric schema knows them. `cpus` is the number
+    of CPUs of each node; None if it is not known. CPU time that exceeds this number of CPUs is left out.
 
-    Raises `RecordingError` if a recording has no metric that a schema knows, or if two recordings hold
+    `vm_guests` maps the node label of each guest to the id of its virtual machine. It is used only with
+    `use_vm_metrics`, if usage and energy come from different exporters: one in the guest, one on the host.
+
+    Raises `RecordingError` if a recording has no metric that a schema knows, or if two recordings contain
     the same data or the same node at the same time.
     """
     if not recordings:
         raise RecordingError("no recording given")
     names = Counter(recording.name for recording in recordings)
     if repeated := [name for name, times in names.items() if times > 1]:
-        raise RecordingError("given twice; its samples would count double", document=repeated[0])
+        raise RecordingError("the recording is given twice; its samples would count double", document=repeated[0])
     digests = Counter(recording.digest for recording in recordings)
     if max(digests.values()) > 1:
         same = [r.name for r in recordings if digests[r.digest] > 1]
         raise RecordingError(f"{same[0]} and {same[1]} hold the same data; it would count double")
     meters = installed_meters()
-    parts = [_observe_one(recording, meters, use_vm_metrics, third_party) for recording in recordings]
+    parts = [
+        _observe_one(recording, meters, use_vm_metrics, third_party, cpus, vm_guests or {}) for recording in recordings
+    ]
     _refuse_overlaps(parts)
     return _concatenate(parts)
 
 
 def _refuse_overlaps(parts: Sequence[Observations]) -> None:
-    """Raise `RecordingError` if two recordings hold the same node at the same time.
+    """Raise `RecordingError` if two recordings contain the same node at the same time.
 
-    Models would be trained and tested on the same data.
+    Otherwise models would be trained and tested on the same data.
     """
     spans: dict[str, list[tuple[float, float, str]]] = {}
     for part in parts:
-        for code, stream in enumerate(part.streams):
-            times = part.sample_time[part.sample_stream == code]
-            first, last = float(times.min()), float(times.max())
+        firsts, lasts = np.full(len(part.streams), np.inf), np.full(len(part.streams), -np.inf)
+        np.minimum.at(firsts, part.sample_stream, part.sample_time)
+        np.maximum.at(lasts, part.sample_stream, part.sample_time)
+        for stream, first, last in zip(part.streams, firsts.tolist(), lasts.tolist(), strict=True):
             for start, end, other in spans.setdefault(stream.node, []):
                 if first <= end and start <= last:
                     raise RecordingError(
@@ -88,25 +112,42 @@ def _refuse_overlaps(parts: Sequence[Observations]) -> None:
 
 
 def _observe_one(
-    recording: Recording, meters: Mapping[str, Meter], use_vm_metrics: bool, third_party: Sequence[str]
+    recording: Recording,
+    meters: Mapping[str, Meter],
+    use_vm_metrics: bool,
+    third_party: Sequence[str],
+    cpus: int | None,
+    vm_guests: Mapping[str, str],
 ) -> Observations:
     schema_name, schema = _schema_of(recording)
     counts = Counts()
     counts.empty_series.update(recording.empty_series)
+    recording = without_malformed_energy(recording, schema, counts)
     codes = SeriesCodes()
     mapped = _map_metrics(recording, schema_name, schema, third_party, codes, counts)
-    mapped = select_level(mapped, use_vm_metrics)
-    aliases = node_aliases(recording, schema)
+    mapped = tell_nodes_apart(mapped, schema, codes, counts)
+    aliases = node_aliases(mapped, schema, codes.nodes)
+    if vm_guests:
+        mapped = join_vm_guests(mapped, vm_guests, codes.nodes, counts)
+    elif use_vm_metrics:
+        count_unnamed_guests(mapped, codes.nodes, counts)
+    mapped = select_level(mapped, use_vm_metrics, any_job=bool(vm_guests))
     mapped = without_duplicate_nodes(mapped, codes.nodes, codes.units, aliases, counts)
+    if not use_vm_metrics:
+        mapped = join_separated_nodes(mapped, codes.nodes, counts)
     mapped = [without_duplicates(item, counts) for item in mapped]
-    mapped = without_repeated_scrapes(mapped, len(codes.nodes), counts)
+    mapped, repeated = without_repeated_scrapes(mapped, codes.nodes, counts)
+    mapped = with_scrape_times(mapped, repeated, codes.nodes, counts)
     if schema.mode_label is not None:
-        compare_modes(mapped, schema.mode_label, counts)
-    return lay_out(recording, schema_name, mapped, codes, meters, _usual_step(mapped), counts)
+        mapped = check_modes(mapped, schema.mode_label, counts)
+    laid_out = lay_out(
+        recording, schema_name, mapped, codes, meters, _usual_step(mapped), schema.mode_label, cpus, counts
+    )
+    return without_dead_features(laid_out)
 
 
 def _schema_of(recording: Recording) -> tuple[str, MetricSchema]:
-    """Return the schema that a recording follows, with its name."""
+    """Return the name of the metric schema that a recording follows, and the schema itself."""
     schema = find_schema(recording.metrics)
     if schema is None:
         metrics = sorted([*recording.metrics, *recording.other_metrics])
@@ -128,21 +169,21 @@ def _map_metrics(
     codes: SeriesCodes,
     counts: Counts,
 ) -> list[MappedMetric]:
-    """Map the metrics that the schema knows, then those that only the user names."""
+    """Map the metrics that the schema knows, and then the user's third-party metrics, to the vocabulary."""
     mapped, named = [], []
     for metric in recording.metrics.values():
         mapping = map_metric(schema, metric.name)
         if metric.name in third_party:
             if mapping is not None:
                 raise RecordingError(
-                    f"{metric.name} is no third-party metric but {schema_name}'s {mapping.name}; "
-                    "it is in the feature groups already",
+                    f"{metric.name} is no third-party metric: the schema {schema_name} maps it to {mapping.name}, "
+                    "which is in the feature groups already",
                     path=("third_party",),
                 )
             named.append(metric)
         elif mapping is not None:
             mapped.append(map_series(metric, mapping, schema, codes, counts))
-    # Third-party metrics come last: their node labels are matched with the nodes of the metrics before.
+    # Third-party metrics come last, because their node labels are matched with the nodes of all other metrics.
     for metric in named:
         mapping = third_party_mapping(metric, schema)
         mapped.append(map_series(metric, mapping, schema, codes, counts, third_party=True))
@@ -150,7 +191,7 @@ def _map_metrics(
 
 
 def _usual_step(mapped: Sequence[MappedMetric]) -> float:
-    """Return the usual interval in seconds of the energy counters, or of all metrics if there are none."""
+    """Return the usual seconds between samples of the energy counters, or of all metrics if there is no counter."""
     energy = [item for item in mapped if item.mapping.kind != "feature"]
     steps = [spacing(item.metric.timestamps, item.metric.series, item.node).usual_step for item in energy or mapped]
     return _nanmedian(steps)
@@ -161,7 +202,7 @@ def _nanmedian(values: Sequence[float]) -> float:
 
 
 def _concatenate(parts: list[Observations]) -> Observations:
-    """Return the observations of several recordings one after the other."""
+    """Concatenate the observations of several recordings into one object."""
     if len(parts) == 1:
         return parts[0]
     counts = Counts()
@@ -185,6 +226,7 @@ def _concatenate(parts: list[Observations]) -> Observations:
         node_features=_joined([part.node_features for part in parts], n_samples),
         node_gauges=frozenset().union(*(part.node_gauges for part in parts)),
         power={key: _joined_column([part.power.get(key) for part in parts], n_samples) for key in power_keys},
+        windows={source: _joined_windows(parts, source, first_sample) for source in _windowed_sources(parts)},
         step=_nanmedian([part.step for part in parts]),
         counts=counts,
         schemas=tuple(sorted({schema for part in parts for schema in part.schemas})),
@@ -192,8 +234,21 @@ def _concatenate(parts: list[Observations]) -> Observations:
     )
 
 
+def _windowed_sources(parts: Sequence[Observations]) -> list[str]:
+    return sorted({source for part in parts for source in part.windows})
+
+
+def _joined_windows(parts: Sequence[Observations], source: str, first_sample: IntArray) -> IntArray:
+    """Return the windows of an energy source (`Observations.windows`) in all observations `parts`, concatenated."""
+    joined = []
+    for part, first in zip(parts, first_sample.tolist(), strict=True):
+        begins = part.windows.get(source, np.arange(-1, len(part.sample_time) - 1))
+        joined.append(np.where(begins >= 0, begins + first, -1))
+    return np.concatenate(joined)
+
+
 def _common_containers(parts: Sequence[Observations]) -> tuple[tuple[str, ...], tuple[str, ...], IntArray]:
-    """Return the containers of all parts, their names, and the number of each row's container."""
+    """Return the container ids of all observations, their readable names, and each row's index in the ids."""
     codes = Codes()
     names: dict[str, str] = {}
     rows = []
@@ -206,13 +261,16 @@ def _common_containers(parts: Sequence[Observations]) -> tuple[tuple[str, ...], 
 
 
 def _joined(columns: Sequence[Mapping[str, FloatArray]], lengths: Sequence[int]) -> dict[str, FloatArray]:
-    """Return the columns of several parts one after the other, by name."""
+    """Concatenate the columns with equal names in several mappings from name to column.
+
+    A column that a mapping lacks counts as NaN; `lengths` are the numbers of rows of the mappings.
+    """
     names = sorted({name for part in columns for name in part})
     return {name: _joined_column([part.get(name) for part in columns], lengths) for name in names}
 
 
 def _joined_column(parts: Sequence[FloatArray | None], lengths: Sequence[int]) -> FloatArray:
-    """Return parts one after the other, with NaN for the length of a part that is None."""
+    """Concatenate the parts of a column; `lengths[i]` values of NaN replace `parts[i]` if it is None."""
     return np.concatenate(
         [np.full(n, np.nan) if part is None else part for part, n in zip(parts, lengths, strict=True)]
     )

@@ -1,11 +1,11 @@
-"""A recording in columns: arrays of samples per metric, and the labels once per series.
+"""A recording in columns: for each metric, arrays of its samples and a list of its series' labels.
 
-A *sample* is a sample of Prometheus here: one value of one series at one time.
+In this module, a *sample* is what Prometheus calls a sample: one value of one series at one time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 
 import attrs
@@ -14,26 +14,33 @@ import numpy as np
 from kepler_core.arrays import FloatArray, IntArray
 
 METRIC_NAME_CHARACTERS = 200
-"""Length to which messages cut a metric's name."""
+"""Number of characters after which messages cut off a metric's name."""
+NAMELESS = "(no __name__)"
+"""Stands for the metric of a series without a metric name in counts of malformed series."""
+LARGEST_VALUE = 2.0**64
+"""Maximum absolute value of a sample: larger values are cut to it. Counters have at most 64 bits.
+
+Sums and squares of values up to this limit are finite.
+"""
 
 
 @attrs.frozen(eq=False, slots=False)
 class Metric:
     """The samples of one metric, sorted by series and time. The arrays are read-only.
 
-    Samples that are not finite (NaN, infinity, Prometheus' staleness marker) and samples at a timestamp
-    that their series already has are left out and counted.
+    Some samples are left out and counted: samples that are not finite (NaN, infinity, Prometheus' staleness
+    marker), and repeated samples at a timestamp that their series already has.
     """
 
     name: str
     timestamps: FloatArray
-    """Unix seconds, shape (samples,)."""
+    """Time of each sample in Unix seconds, shape (samples,)."""
     values: FloatArray
-    """Values in the exporter's unit, shape (samples,)."""
+    """Value of each sample in the unit that the exporter uses, shape (samples,)."""
     series: IntArray
     """Index of each sample's series in `labels`, shape (samples,)."""
     labels: tuple[Mapping[str, str], ...]
-    """The labels of each series; a series may have no samples."""
+    """The labels of each series, including series without samples."""
     not_finite: int = 0
     """Number of samples left out because they are not finite."""
     repeated: int = 0
@@ -46,7 +53,7 @@ class Metric:
 
     @property
     def n_series(self) -> int:
-        """Number of series, with those that have no samples."""
+        """Number of series, including series without samples."""
         return len(self.labels)
 
     @cached_property
@@ -58,14 +65,18 @@ class Metric:
 def metric_from_columns(
     name: str, timestamps: FloatArray, values: FloatArray, series: IntArray, labels: tuple[Mapping[str, str], ...]
 ) -> Metric:
-    """Return a metric of samples in any order, without those that are not finite or repeat a timestamp.
+    """Make a metric from samples in any order.
 
+    Samples that are not finite, or that repeat a timestamp of their series, are left out and counted.
     Arrays that need neither sorting nor filtering are used without a copy and become read-only.
     """
     finite = np.isfinite(values) & np.isfinite(timestamps)
     not_finite = int(len(finite) - np.count_nonzero(finite))
     if not_finite:
         timestamps, values, series = timestamps[finite], values[finite], series[finite]
+    if len(values) and max(values.max(), -values.min()) > LARGEST_VALUE:
+        # Too large values are cut, not left out: otherwise, a node's sum would lack a container unnoticed.
+        values = np.clip(values, -LARGEST_VALUE, LARGEST_VALUE)
     repeated = 0
     if len(values) > 1:
         same_series = series[1:] == series[:-1]
@@ -84,18 +95,29 @@ def metric_from_columns(
 
 @attrs.frozen(eq=False)
 class Recording:
-    """The result of a Prometheus range query. Only the metrics chosen when it was read have samples."""
+    """The results of Prometheus range queries, read from a file.
+
+    Only the metrics that were chosen for reading (`read_recording(wanted=…)`) have samples.
+    """
 
     name: str
-    """Where the recording comes from, for messages: usually the file."""
+    """Name of the recording in messages, usually the path of its file."""
     metrics: Mapping[str, Metric]
-    """The chosen metrics by name."""
+    """Metric name -> metric, for all metrics that were chosen for reading."""
     digest: str
-    """SHA-256 of the JSON, unpacked: a plain and a gzipped file of the same content have the same digest."""
+    """SHA-256 of the unpacked JSON, so that a plain and a gzipped file with the same content have the same digest."""
     other_metrics: tuple[str, ...] = ()
-    """Names of the metrics that were not chosen, sorted."""
+    """Sorted names of the metrics that were not chosen for reading."""
     empty_series: Mapping[str, int] = attrs.field(factory=dict[str, int])
-    """Number of series without samples, by metric name."""
+    """Metric name -> number of its series without samples."""
+    malformed_series: Mapping[str, int] = attrs.field(factory=dict[str, int])
+    """Metric name -> number of its series that were left out because they are malformed."""
+    malformed_examples: Mapping[str, str] = attrs.field(factory=dict[str, str])
+    """Metric name -> the place and the problem of its first malformed series."""
+    malformed_labels: Mapping[str, Sequence[Mapping[str, str]]] = attrs.field(
+        factory=dict[str, Sequence[Mapping[str, str]]]
+    )
+    """Metric name -> the labels of those malformed series of which only the samples are malformed."""
 
     @property
     def n_samples(self) -> int:

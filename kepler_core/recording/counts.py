@@ -1,4 +1,4 @@
-"""Irregularities of recordings, counted."""
+"""The numbers of irregularities that were found in recordings."""
 
 from __future__ import annotations
 
@@ -10,56 +10,138 @@ import attrs
 
 @attrs.define
 class Counts:
-    """Irregularities of recordings and what was left out because of them.
+    """Numbers of irregularities in recordings, and of the samples and series left out because of them.
 
-    A `Counter` counts by metric name unless its description says otherwise.
+    The keys of a `Counter` are metric names unless the docstring of the field names other keys.
     """
 
     not_finite: Counter[str] = attrs.field(factory=Counter)
-    """Samples left out because they are NaN or infinite."""
+    """Number of samples that were left out because their value is NaN or infinite."""
     repeated_timestamps: Counter[str] = attrs.field(factory=Counter)
-    """Samples left out because their series already has the timestamp."""
+    """Number of samples that were left out because their series already has a sample at that timestamp."""
+    malformed_series: Counter[str] = attrs.field(factory=Counter)
+    """Number of series that were left out because they cannot be read."""
     empty_series: Counter[str] = attrs.field(factory=Counter)
     """Series without samples."""
     one_sample_series: Counter[str] = attrs.field(factory=Counter)
-    """Series of one sample, which have no rate."""
+    """Number of series with a single sample, from which no rate can be calculated."""
     missing_labels: Counter[str] = attrs.field(factory=Counter)
-    """Series without a label that should tell them apart, by "metric label"."""
+    """Number of series without a label that should identify their node or unit; keys are "<metric> <label>"."""
     gaps: Counter[str] = attrs.field(factory=Counter)
-    """Intervals too long for a rate (`rates.GAP_FACTOR`)."""
+    """Number of intervals between samples that are too long to calculate a rate (`rates.GAP_FACTOR`)."""
     resets: Counter[str] = attrs.field(factory=Counter)
-    """Samples at which a counter fell."""
+    """Number of samples whose value is lower than the counter's previous value."""
     duplicates: Counter[str] = attrs.field(factory=Counter)
-    """Samples left out because another exporter reports the same series at the same time."""
-    duplicate_nodes: list[str] = attrs.field(factory=list)
-    """Nodes left out because they are another node under a second label; one sentence for each."""
+    """Number of samples left out because another series reports the same node, unit and source at that time."""
+    duplicate_nodes: Counter[str] = attrs.field(factory=Counter)
+    """Node labels that were left out because another label of the machine is kept; keys are the labels left out."""
+    nodes_told_apart: Counter[str] = attrs.field(factory=Counter)
+    """Nodes that share their node label with another machine; keys are the names that the nodes get."""
+    joined_nodes: Counter[str] = attrs.field(factory=Counter)
+    """Node labels whose energy was joined with the usage of another node label; keys are the labels of the energy."""
+    nodes_without_energy: Counter[str] = attrs.field(factory=Counter)
+    """Nodes with usage only, in recordings that also have nodes with energy only; keys are node labels."""
+    nodes_without_usage: Counter[str] = attrs.field(factory=Counter)
+    """Nodes with energy only, in recordings that also have nodes with usage only; keys are node labels."""
+    guests_without_vm: Counter[str] = attrs.field(factory=Counter)
+    """Guests and virtual machines that are not joined; keys are node labels of guests and ids of virtual machines."""
     unknown_sources: Counter[str] = attrs.field(factory=Counter)
-    """Energy series left out because no installed energy source reads their source label, by that label."""
-    repeated_scrapes: int = 0
-    """Times left out because no energy counter of the node had moved: the server repeated the last scrape."""
+    """Number of energy series left out because no installed energy source reads their source label; keys are labels."""
+    repeated_scrapes: Counter[str] = attrs.field(factory=Counter)
+    """Number of timestamps left out because no energy counter of the node had moved; keys are node labels.
+
+    At such a timestamp the Prometheus server repeated the values of the previous scrape.
+    """
     counted_twice: Counter[str] = attrs.field(factory=Counter)
-    """Intervals in which idle and dynamic energy rise alike, by "source component"."""
+    """Number of intervals in which idle and dynamic energy rise alike; keys are "<source label> <component>"."""
     dynamic_only: Counter[str] = attrs.field(factory=Counter)
-    """Series of dynamic energy without a series of idle energy, by "source component"."""
+    """Number of dynamic energy series without an idle energy series; keys are "<source label> <component>"."""
+    idle_only: Counter[str] = attrs.field(factory=Counter)
+    """Number of idle energy series without a dynamic energy series; keys are "<source label> <component>"."""
     incomplete: Counter[str] = attrs.field(factory=Counter)
-    """Times at which too few series have a value for the node's sum, by feature or "source component"."""
+    """Number of samples for which too few series have a value to calculate the node's sum.
+
+    This includes times at which a container's series has no sample, though it has samples before and after.
+
+    Keys are features, or "<energy source> <component>" for power.
+    """
+
+    power_jumps: Counter[str] = attrs.field(factory=Counter)
+    """Number of samples at which the power jumps far above its other values, but the usage does not.
+
+    Keys are "<energy source> <component>".
+    """
+    usage_jumps: Counter[str] = attrs.field(factory=Counter)
+    """Number of samples at which the usage jumps far above its other values, but the power does not.
+
+    Keys are features.
+    """
+    contradictions: Counter[str] = attrs.field(factory=Counter)
+    """Number of samples at which usage and power contradict each other.
+
+    Keys are features, or "<energy source> <component>" if the power contradicts all kinds of usage.
+    """
+    impossible_power: Counter[str] = attrs.field(factory=Counter)
+    """Number of samples with more power than `screening.CEILING_WATTS`; keys are "<energy source> <component>"."""
+    contradicting_power: Counter[str] = attrs.field(factory=Counter)
+    """Number of samples at which the platform draws less than the package, or the package less than the core.
+
+    Keys are "<energy source> <component>".
+    """
+    impossible_cpu_time: Counter[str] = attrs.field(factory=Counter)
+    """Number of samples with more CPU time than the node has CPUs; keys are features."""
+    frozen_usage: Counter[str] = attrs.field(factory=Counter)
+    """Feature -> number of samples at which the feature is left out, because no usage counter of the node moved.
+
+    The feature is also left out at the sample after each of these samples.
+    """
+    stuck_units: Counter[str] = attrs.field(factory=Counter)
+    """Number of samples at which a socket's energy stands still while another socket's energy moves.
+
+    The sample after such a sample is counted, too. Keys are "<energy source> <component>".
+    """
+    unreadable: Counter[str] = attrs.field(factory=Counter)
+    """Number of samples whose value is so large that its rounding hides the increase of the counter."""
+    impossible_values: Counter[str] = attrs.field(factory=Counter)
+    """Number of samples with values that no counter or meter has: negative, 2^64 and above, or a meter's error code."""
+    corrected_times: Counter[str] = attrs.field(factory=Counter)
+    """Number of scrapes whose times were corrected, because the scrape interval is no multiple of the query's step.
+
+    Keys are node labels.
+    """
+    frozen_meters: Counter[str] = attrs.field(factory=Counter)
+    """Number of samples left out because the meter stood still or lost energy.
+
+    Keys are "<energy source> <component>".
+    """
+    dead_features: Counter[str] = attrs.field(factory=Counter)
+    """Number of samples of features that are 0 at all times of a node although its CPUs run; keys are features."""
+    examples: dict[tuple[str, str], str] = attrs.field(factory=dict)
+    """(field of `Counts`, key) -> one series and time with the irregularity, for messages."""
+
+    def count(self, kind: str, key: str, number: int, example: str = "") -> None:
+        """Add a number of irregularities of a kind. The first example of a kind and key is kept."""
+        if number > 0:
+            counter: Counter[str] = getattr(self, kind)
+            counter[key] += number
+            if example:
+                self.examples.setdefault((kind, key), example)
+
+    def of(self, kind: str) -> Counter[str]:
+        """Return the numbers of a kind of irregularity that are above 0, by key."""
+        counter: Counter[str] = getattr(self, kind)
+        return +counter
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the counts that are not zero, for JSON."""
-        counts: dict[str, Any] = {}
-        for field in attrs.fields(Counts):
-            value = getattr(self, field.name)
-            if isinstance(value, Counter):
-                value = dict(+value)
-            if value:
-                counts[field.name] = value
-        return counts
+        """Return all counts that are above 0, in a form that can be written as JSON."""
+        return {kind: dict(counts) for kind in KIND_NAMES if (counts := self.of(kind))}
 
     def add(self, other: Counts) -> None:
         """Add the counts of another recording."""
-        for field in attrs.fields(Counts):
-            own, added = getattr(self, field.name), getattr(other, field.name)
-            if isinstance(own, Counter):
-                own.update(added)
-            else:
-                setattr(self, field.name, own + added)
+        for kind in KIND_NAMES:
+            getattr(self, kind).update(getattr(other, kind))
+        self.examples = {**other.examples, **self.examples}
+
+
+KIND_NAMES = tuple(field.name for field in attrs.fields(Counts) if field.name != "examples")
+"""Names of the fields that count irregularities."""

@@ -1,7 +1,7 @@
 """Lay out the metrics of a recording by node, time and container.
 
-A *point* is here what Prometheus calls a sample: one value of one series at one time. A *sample* is a
-node at a timestamp, and a *row* a container in a sample, as in `Observations`.
+In this module, a *point* is what Prometheus calls a sample: one value of one series at one time. As in
+`Observations`, a *sample* is a node at a timestamp, and a *row* is a container in a sample.
 """
 
 from __future__ import annotations
@@ -16,33 +16,49 @@ from kepler_core.grouping import sum_by
 from kepler_core.recording.array_memo import ArrayMemo
 from kepler_core.recording.columns import Recording
 from kepler_core.recording.counts import Counts
+from kepler_core.recording.frozen_meters import find_windows
 from kepler_core.recording.meters import Meter
 from kepler_core.recording.metric_mapping import MappedMetric, SeriesCodes
-from kepler_core.recording.node_values import known_first, node_power, sum_of_containers, value_of_node
+from kepler_core.recording.node_values import (
+    forget_uncounted,
+    known_first,
+    node_power,
+    sum_of_containers,
+    value_of_node,
+)
 from kepler_core.recording.observations import Observations, Stream
 from kepler_core.recording.points import Points, Position, points_of
+from kepler_core.recording.screening import LaidOut, screen
+
+_DENSE_CELLS = 2**22
+_DENSE_FACTOR = 8
+"""A dense array with a cell for each node and timestamp may have up to this many cells per point.
+
+If nodes have no timestamps in common, the array would have far more cells than there are points. Then
+`_number_samples` sorts the points instead.
+"""
 
 
 @attrs.frozen(eq=False)
 class _Samples:
-    """The samples that have at least one point."""
+    """All samples (node × timestamp) that have at least one point."""
 
     stream: IntArray
     """Index of each sample's stream, shape (samples,)."""
     node: IntArray
-    """Number of each stream's node, shape (streams,)."""
+    """Number of each stream's node in `SeriesCodes.nodes`, shape (streams,)."""
     time: FloatArray
-    """Unix seconds, shape (samples,)."""
+    """Time of each sample in Unix seconds, shape (samples,)."""
 
 
 @attrs.frozen(eq=False)
 class _Rows:
-    """The rows that have at least one point."""
+    """All rows (container × sample) that have at least one point."""
 
     sample: IntArray
     """Index of each row's sample, shape (rows,), ascending."""
     unit: IntArray
-    """Number of each row's container, shape (rows,)."""
+    """Number of each row's container in `SeriesCodes.units`, shape (rows,)."""
 
 
 def lay_out(
@@ -52,9 +68,15 @@ def lay_out(
     codes: SeriesCodes,
     meters: Mapping[str, Meter],
     step: float,
+    mode_label: str | None,
+    cpus: int | None,
     counts: Counts,
 ) -> Observations:
-    """Return the observations of one recording. `step` is the usual interval in seconds."""
+    """Return the observations of one recording from its mapped metrics.
+
+    `step` is the usual number of seconds between two samples of a node. `meters` maps source labels to meters.
+    `mode_label` is the label that tells idle from dynamic energy. `cpus` is the number of CPUs of each node.
+    """
     grid = _time_grid(mapped)
     positions: ArrayMemo[Position] = ArrayMemo()
     points = [points_of(item, grid, positions, counts) for item in mapped if item.metric.n_samples]
@@ -62,34 +84,38 @@ def lay_out(
     by_container = [p for p in points if p.is_feature and p.mapping.level != "node"]
     rows = _number_rows(by_container, max(len(codes.units), 1))
     container_features, upcoming = _container_features(by_container, len(rows.sample), len(samples.time))
-    node_features = {
-        name: sum_of_containers(values, rows.sample, upcoming[name], name, counts)
-        for name, values in container_features.items()
-    }
+    node_features = _sums_of_containers(by_container, container_features, upcoming, rows, samples, counts)
     of_node = [p for p in points if p.is_feature and p.mapping.level == "node"]
     for p in of_node:
         values = value_of_node(p, len(samples.time))
         node_features[p.mapping.name] = known_first(node_features.get(p.mapping.name), values)
     power: dict[tuple[str, str], FloatArray] = {}
-    for p in points:
-        if not p.is_feature:
-            for key, watts in node_power(p, samples.stream, meters, counts).items():
-                power[key] = known_first(power.get(key), watts)
-    used_units = np.unique(rows.unit)
+    for p in (p for p in points if not p.is_feature):
+        for key, watts in node_power(p, samples.stream, meters, mode_label, counts).items():
+            power[key] = known_first(power.get(key), watts)
+    gauges = frozenset(p.mapping.name for p in of_node if not p.mapping.counter)
     nodes, units = codes.nodes.words, codes.units.words
+    labels = tuple(nodes[code] for code in samples.node)
+    laid_out = LaidOut(
+        labels, samples.stream, samples.time, rows.sample, container_features, node_features, power, gauges, counts
+    )
+    windows = find_windows(laid_out)
+    screen(laid_out, cpus)
+    used_units = np.unique(rows.unit)
     containers = [units[code] for code in used_units]
     return Observations(
-        streams=tuple(Stream(recording.name, nodes[code]) for code in samples.node),
+        streams=tuple(Stream(recording.name, node) for node in labels),
         sample_stream=samples.stream,
         sample_time=samples.time,
         containers=tuple(containers),
         container_names=tuple(codes.unit_names.get(container) or container for container in containers),
         row_sample=rows.sample,
         row_container=np.searchsorted(used_units, rows.unit),
-        container_features=container_features,
-        node_features=node_features,
-        node_gauges=frozenset(p.mapping.name for p in of_node if not p.mapping.counter),
-        power=power,
+        container_features=laid_out.container_features,
+        node_features=laid_out.node_features,
+        node_gauges=gauges,
+        power=laid_out.power,
+        windows=windows,
         step=step,
         counts=counts,
         schemas=(schema_name,),
@@ -98,10 +124,10 @@ def lay_out(
 
 
 def _time_grid(mapped: list[MappedMetric]) -> FloatArray:
-    """Return all timestamps, sorted.
+    """Return all distinct timestamps of the metrics, sorted.
 
-    The metrics with the fewest samples come first: series of a range query have the same timestamps, so
-    that the long metrics seldom add any.
+    Metrics with few samples are processed first. They usually contain all timestamps, because all series of a
+    range query have the same timestamps. The large metrics then add no timestamp, which saves sorting them.
     """
     grid = np.empty(0)
     seen: ArrayMemo[None] = ArrayMemo()
@@ -122,15 +148,21 @@ def _time_grid(mapped: list[MappedMetric]) -> FloatArray:
 def _number_samples(
     points: Sequence[Points], positions: Sequence[Position], grid: FloatArray, n_nodes: int
 ) -> _Samples:
-    """Number the samples that have points, and write the numbers into the positions."""
+    """Number all samples that have points, and replace the grid cells in `Position.sample` by these numbers."""
     n_times = max(len(grid), 1)
-    present: BoolArray = np.zeros(n_nodes * n_times, dtype=bool)
-    for p in points:
-        present[p.position.sample] = True
-    cells = np.flatnonzero(present)
-    number_of_cell = np.cumsum(present) - 1
-    for position in positions:
-        position.sample = number_of_cell[position.sample]
+    n_points = sum(len(position.sample) for position in positions)
+    if n_nodes * n_times <= max(_DENSE_CELLS, _DENSE_FACTOR * n_points):
+        present: BoolArray = np.zeros(n_nodes * n_times, dtype=bool)
+        for p in points:
+            present[p.position.sample] = True
+        cells = np.flatnonzero(present)
+        number_of_cell = np.cumsum(present) - 1
+        for position in positions:
+            position.sample = number_of_cell[position.sample]
+    else:
+        cells = np.unique(np.concatenate([p.position.sample for p in points]))
+        for position in positions:
+            position.sample = np.searchsorted(cells, position.sample)
     node_of_sample, time_of_sample = np.divmod(cells, n_times)
     nodes, stream = np.unique(node_of_sample, return_inverse=True)
     time = grid[time_of_sample] if len(grid) else np.empty(0)
@@ -138,7 +170,7 @@ def _number_samples(
 
 
 def _number_rows(by_container: Sequence[Points], n_units: int) -> _Rows:
-    """Number the rows that have points, and write the numbers into the positions."""
+    """Number all rows that have points, and write each point's row number into `Position.row`."""
     positions = {id(p.position): p.position for p in by_container}.values()
     keys = [position.sample * n_units + position.unit for position in positions]
     rows = _union(keys)
@@ -161,7 +193,7 @@ def _union(keys: Sequence[IntArray]) -> IntArray:
 def _container_features(
     by_container: Sequence[Points], n_rows: int, n_samples: int
 ) -> tuple[dict[str, FloatArray], dict[str, FloatArray]]:
-    """Return the features by row, and the sums of the upcoming rates (`Points.upcoming`) by sample."""
+    """Return feature -> rate of each row, and feature -> each sample's sum of `Points.upcoming`."""
     features: dict[str, FloatArray] = {}
     upcoming: dict[str, FloatArray] = {}
     for p in by_container:
@@ -175,8 +207,64 @@ def _container_features(
     return features, upcoming
 
 
+def _sums_of_containers(
+    by_container: Sequence[Points],
+    container_features: Mapping[str, FloatArray],
+    upcoming: Mapping[str, FloatArray],
+    rows: _Rows,
+    samples: _Samples,
+    counts: Counts,
+) -> dict[str, FloatArray]:
+    """Return feature -> sum over the containers of each sample, NaN where the sum would not be the node's usage.
+
+    `by_container` are the points of the features that are measured per container. `container_features` and
+    `upcoming` are the results of `_container_features`.
+    """
+    sums = {
+        name: sum_of_containers(values, rows.sample, upcoming[name], name, counts)
+        for name, values in container_features.items()
+    }
+    of_kepler = {p.mapping.name for p in by_container if not p.item.third_party}
+    forget_uncounted(container_features, sums, rows.sample, of_kepler, counts)
+    _forget_unreadable(by_container, sums)
+    _forget_interrupted(by_container, sums, samples.stream, counts)
+    return sums
+
+
+def _forget_unreadable(by_container: Sequence[Points], node_features: dict[str, FloatArray]) -> None:
+    """Set a node's sum to NaN where the rate of one of its containers is unreadable."""
+    for p in by_container:
+        if p.unreadable is not None:
+            node_features[p.mapping.name][p.position.sample[p.unreadable]] = np.nan
+
+
+def _forget_interrupted(
+    by_container: Sequence[Points], node_features: dict[str, FloatArray], sample_stream: IntArray, counts: Counts
+) -> None:
+    """Set a node's sum to NaN where a container's series has no sample, though it has samples before and after.
+
+    The container worked at that time, too. `sample_stream` has shape (samples,).
+    """
+    for p in by_container:
+        name, metric = p.mapping.name, p.item.metric
+        is_scraped = np.zeros(len(sample_stream), dtype=bool)
+        is_scraped[p.position.sample] = True
+        at = (np.cumsum(is_scraped) - 1)[p.position.sample]
+        skips = np.flatnonzero((metric.series[1:] == metric.series[:-1]) & (at[1:] - at[:-1] > 1))
+        if not len(skips):
+            continue
+        scraped = np.flatnonzero(is_scraped)
+        change = np.zeros(len(scraped) + 1, dtype=np.int64)
+        np.add.at(change, at[skips] + 1, 1)
+        np.add.at(change, at[skips + 1], -1)
+        incomplete = scraped[np.cumsum(change[:-1]) > 0]
+        incomplete = incomplete[np.isfinite(node_features[name][incomplete])]
+        counts.incomplete[name] += len(incomplete)
+        node_features[name][incomplete] = np.nan
+
+
 def _spread(n: int, at: IntArray, values: FloatArray) -> FloatArray:
-    """Return an array of `n` values: `values` at the indices `at`, NaN elsewhere."""
+    """Return an array of length `n` with `values` at the indices `at` and NaN at all other indices."""
     column = np.empty(n) if len(at) == n else np.full(n, np.nan)
     column[at] = values
     return column

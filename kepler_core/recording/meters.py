@@ -1,4 +1,4 @@
-"""The installed energy sources, as the meters that a recording may have energy counters of."""
+"""The installed energy sources: power meters whose energy counters a recording may contain."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from kepler_core.plugins import registry
 
 @attrs.frozen
 class Meter:
-    """An energy source and what it measures."""
+    """An energy source and the components whose power it measures."""
 
     source: str
     """Name of the energy source plugin."""
     components: tuple[str, ...]
-    """The components that the plugin declares."""
+    """The components that the energy source plugin declares, in its order."""
 
 
 def installed_meters() -> dict[str, Meter]:
-    """Return the meters of the installed energy sources by the source labels that they read."""
+    """Return source label -> meter of the installed energy source that reads this label."""
     plugins = registry.energy_sources.load_all()[0]
     return {label: Meter(name, plugin.components) for name, plugin in plugins.items() for label in plugin.reads}

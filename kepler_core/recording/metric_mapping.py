@@ -1,7 +1,8 @@
-"""Metrics with their mapping to Kepler Core's vocabulary, and the node, unit and exporter of each series."""
+"""Assign each metric to Kepler Core's vocabulary, and each of its series to a node, a unit and an exporter."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -13,12 +14,18 @@ from kepler_core.contracts import MetricMapping, MetricSchema
 from kepler_core.recording.columns import Metric, metric_from_columns
 from kepler_core.recording.counts import Counts
 
-_EXPORTER_LABELS = ("job", "instance", "pod", "namespace", "service", "endpoint", "container")
-"""Labels that Prometheus adds for the scraped target: together they tell exporters apart."""
+EXPORTER_LABELS = ("job", "instance", "pod", "namespace", "service", "endpoint", "container")
+"""Labels that Prometheus adds to identify the scraped target. Together they distinguish exporters."""
+
+UNIQUE_ID = re.compile(r"(?:[a-z-]+://)?[0-9a-f]{12,64}")
+"""Container ids that a container runtime draws at random, so that no two nodes have the same id.
+
+Units with other names, such as "system_processes", exist on every node.
+"""
 
 
 class Codes:
-    """Numbers for strings, in order of appearance."""
+    """A numbering of strings in the order in which they first occur, starting at 0."""
 
     def __init__(self) -> None:
         self.by_word: dict[str, int] = {}
@@ -27,57 +34,58 @@ class Codes:
         return len(self.by_word)
 
     def code(self, word: str) -> int:
-        """Return the number of a string; a new string gets the next number."""
+        """Return the number of a string; a string that has no number yet gets the next free number."""
         return self.by_word.setdefault(word, len(self.by_word))
 
     @property
     def words(self) -> tuple[str, ...]:
-        """The strings in the order of their numbers."""
+        """All strings, in the order of their numbers."""
         return tuple(self.by_word)
 
 
 @attrs.define(eq=False)
 class SeriesCodes:
-    """Numbers for the nodes, units and exporters that the series of a recording belong to.
+    """Numberings of the nodes, units and exporters that the series of a recording belong to.
 
-    A *unit* is one of the things that are added up to a node's value: a container, a process, a socket.
+    A *unit* is a part of a node whose values are added up to the node's value: a container, a process or a
+    socket.
     """
 
     nodes: Codes = attrs.field(factory=Codes)
     units: Codes = attrs.field(factory=Codes)
     exporters: Codes = attrs.field(factory=Codes)
     unit_names: dict[str, str] = attrs.field(factory=dict[str, str])
-    """Unit -> its readable name; empty where it has none."""
+    """Unit -> its readable name; "" for a unit without a name."""
 
 
 @attrs.define(eq=False)
 class MappedMetric:
-    """A metric, its mapping, and what each of its series belongs to."""
+    """A metric, its mapping to the vocabulary, and the node, unit, exporter and energy source of each series."""
 
     metric: Metric
     mapping: MetricMapping
     node: IntArray
-    """Number of each series' node, shape (series,)."""
+    """Number of each series' node in `SeriesCodes.nodes`, shape (series,)."""
     unit: IntArray
-    """Number of each series' unit, shape (series,)."""
+    """Number of each series' unit in `SeriesCodes.units`, shape (series,)."""
     exporter: IntArray
-    """Number of each series' exporter, shape (series,)."""
+    """Number of each series' exporter in `SeriesCodes.exporters`, shape (series,)."""
     source: tuple[str | None, ...]
-    """Value of each series' source label; the mapping's source where there is no label."""
+    """Value of each series' source label, or `mapping.source` for a series without that label."""
     third_party: bool = False
-    """Whether the user names the metric as a feature and the schema does not know it."""
+    """Whether this is a metric that the user names as a feature although the metric schema does not know it."""
 
 
 def third_party_mapping(metric: Metric, schema: MetricSchema) -> MetricMapping:
-    """Return the mapping of a metric that only the user names.
+    """Return the mapping of a third-party metric, which no metric schema knows.
 
-    Its values belong to containers if any of its series names a container, else to the node. It is a
-    counter if its name ends in "_total", Prometheus' convention.
+    The metric's values belong to containers if any of its series has a container label, else to the node.
+    The metric is a counter if its name ends in "_total", as Prometheus' naming convention demands.
     """
     counter = metric.name.endswith("_total")
     if any(schema.container_labels[0] in labels for labels in metric.labels):
         return MetricMapping("feature", metric.name, "container", schema.container_labels, counter=counter)
-    # which labels tell units apart is not known, so every series of a node is a unit of its own
+    # all labels identify the unit, because it is unknown which of them matter: every series is a unit of its own
     units = sorted({label for labels in metric.labels for label in labels} - {schema.node_label, "__name__"})
     aggregate: Literal["sum", "mean"] = "sum" if counter else "mean"
     return MetricMapping("feature", metric.name, "node", tuple(units), counter=counter, aggregate=aggregate)
@@ -92,26 +100,27 @@ def map_series(
     *,
     third_party: bool = False,
 ) -> MappedMetric:
-    """Return a metric with the node, unit, exporter and energy source of each series.
+    """Return a metric with the node, unit, exporter and energy source of each of its series.
 
-    New nodes, units and exporters are added to `codes`, irregular samples and labels to `counts`.
+    New nodes, units and exporters get numbers in `codes`. The metric's irregular samples and missing labels
+    are added to `counts`.
     """
     n = metric.n_series
     node, unit, exporter = (np.zeros(n, dtype=np.int64) for _ in range(3))
     sources: list[str | None] = []
-    earlier_nodes = codes.nodes.words
+    same_host = _SameHost(codes.nodes.words) if third_party else None
     for index, labels in enumerate(metric.labels):
         if schema.node_label not in labels:
             counts.missing_labels[f"{metric.name} {schema.node_label}"] += 1
         label = labels.get(schema.node_label, "")
-        node[index] = codes.nodes.code(_same_host(label, earlier_nodes) if third_party else label)
+        node[index] = codes.nodes.code(label if same_host is None else same_host.node_of(label))
         word, missing = _unit(mapping, labels)
         if missing:
             counts.missing_labels[f"{metric.name} {missing}"] += 1
         unit[index] = codes.units.code(word)
         if word not in codes.unit_names:
             codes.unit_names[word] = _unit_name(mapping, labels)
-        exporter[index] = codes.exporters.code("\0".join(labels.get(label, "") for label in _EXPORTER_LABELS))
+        exporter[index] = codes.exporters.code("\0".join(labels.get(label, "") for label in EXPORTER_LABELS))
         sources.append(labels.get(schema.source_label, mapping.source))
     counts.not_finite.update({metric.name: metric.not_finite})
     counts.repeated_timestamps.update({metric.name: metric.repeated})
@@ -119,20 +128,30 @@ def map_series(
     return MappedMetric(metric, mapping, node, unit, exporter, tuple(sources), third_party)
 
 
-def _same_host(label: str, nodes: Sequence[str]) -> str:
-    """Return the node label that Kepler's exporter has on the machine of another exporter.
+class _SameHost:
+    """Finds the node label of Kepler's exporter from the node label of another exporter on the same machine."""
 
-    Labels of one machine differ in the port. The label itself is returned unless exactly one node matches.
-    """
-    if label in nodes:
-        return label
-    host = label.rpartition(":")[0] or label
-    matches = [node for node in nodes if host in (node, node.rpartition(":")[0])]
-    return matches[0] if len(matches) == 1 else label
+    def __init__(self, nodes: Sequence[str]) -> None:
+        self._nodes = set(nodes)
+        self._nodes_of_host: dict[str, set[str]] = {}
+        for node in nodes:
+            for host in (node, node.rpartition(":")[0]):
+                self._nodes_of_host.setdefault(host, set()).add(node)
+
+    def node_of(self, label: str) -> str:
+        """Return the node label of Kepler's exporter on the machine where another exporter has the node label `label`.
+
+        Two exporters on one machine have node labels with the same host and different ports. If several
+        known nodes have the host of `label`, or none has it, `label` itself is returned.
+        """
+        if label in self._nodes:
+            return label
+        matches = self._nodes_of_host.get(label.rpartition(":")[0] or label, ())
+        return next(iter(matches)) if len(matches) == 1 else label
 
 
 def _unit(mapping: MetricMapping, labels: Mapping[str, str]) -> tuple[str, str | None]:
-    """Return the unit of a series, and the label that should name it but is missing."""
+    """Return the unit of a series, and the identifying label that it lacks, or None if it lacks none."""
     if mapping.level in ("node", "vm"):
         return "/".join(labels.get(label, "") for label in mapping.unit_labels), None
     if not mapping.unit_labels:
@@ -144,15 +163,16 @@ def _unit(mapping: MetricMapping, labels: Mapping[str, str]) -> tuple[str, str |
 
 
 def _unit_name(mapping: MetricMapping, labels: Mapping[str, str]) -> str:
-    """Return the readable name of a unit that has an id: for a container, namespace/pod/container."""
+    """Return the readable name of a series' unit; for a container it is "namespace/pod/container"."""
     return "/".join(word for label in mapping.unit_labels[1:] if (word := labels.get(label, "")))
 
 
-def select_level(mapped: list[MappedMetric], use_vm_metrics: bool) -> list[MappedMetric]:
-    """Return the metrics of one level only: containers and processes report the same work.
+def select_level(mapped: list[MappedMetric], use_vm_metrics: bool, *, any_job: bool = False) -> list[MappedMetric]:
+    """Return only the metrics of one level, because metrics of containers and of processes report the same work.
 
-    With `use_vm_metrics`, features come from processes with the label `job="vm"` and power from virtual
-    machines. Otherwise features come from containers, or from processes if no container has samples.
+    With `use_vm_metrics`, features come from processes and power from virtual machines; the processes need the
+    label `job="vm"`, unless `any_job`. Otherwise features come from containers, or from processes if no
+    container has samples.
     """
     if use_vm_metrics:
         kept = []
@@ -161,7 +181,7 @@ def select_level(mapped: list[MappedMetric], use_vm_metrics: bool) -> list[Mappe
             if item.third_party or mapping.level == "vm" or (mapping.kind == "feature" and mapping.level == "node"):
                 kept.append(item)
             elif mapping.level == "process":
-                is_vm = np.array([labels.get("job") == "vm" for labels in item.metric.labels], dtype=bool)
+                is_vm = np.array([any_job or labels.get("job") == "vm" for labels in item.metric.labels], dtype=bool)
                 kept.append(keep_series(item, is_vm))
         return kept
     levels = {
@@ -174,15 +194,15 @@ def select_level(mapped: list[MappedMetric], use_vm_metrics: bool) -> list[Mappe
 
 
 def keep_series(item: MappedMetric, kept: BoolArray) -> MappedMetric:
-    """Return a metric with the samples of some series only; `kept` has shape (series,).
+    """Return a metric without the samples of the series for which `kept` (shape (series,)) is false.
 
-    The labels of the other series stay, so that the numbers of series do not change.
+    The labels of all series stay, so that the numbers of the series do not change.
     """
     return item if kept.all() else keep_samples(item, kept[item.metric.series])
 
 
 def keep_samples(item: MappedMetric, kept: BoolArray) -> MappedMetric:
-    """Return a metric with some of its samples only; `kept` has shape (samples,)."""
+    """Return a metric without the samples for which `kept` (shape (samples,)) is false."""
     if kept.all():
         return item
     metric = item.metric

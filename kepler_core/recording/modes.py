@@ -1,55 +1,89 @@
-"""Check whether the idle and the dynamic energy of a meter can be added up.
+"""Check whether the idle and the dynamic energy that an exporter reports add up to the whole energy.
 
-An exporter that cannot tell idle from dynamic power may report the whole energy in both modes. Both
-counters then rise alike, and their sum is twice the true energy. An exporter that was configured to
-report dynamic energy only reports less than the whole energy.
+An exporter that cannot distinguish idle from dynamic power may report the whole energy in both modes. The
+idle and the dynamic counter then rise alike, and their sum is twice the true energy. An exporter that was
+configured to report dynamic energy only reports less than the whole energy.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from kepler_core.messages import printable
 from kepler_core.recording.columns import Metric
 from kepler_core.recording.counts import Counts
-from kepler_core.recording.metric_mapping import MappedMetric
+from kepler_core.recording.metric_mapping import MappedMetric, keep_series
 
 INCREASE_TOLERANCE = 0.05
-"""Idle and dynamic energy rise alike in an interval if their increases differ by at most this fraction."""
+"""Largest difference of two increases that count as alike in an interval, as a fraction of the larger increase."""
 TOTAL_TOLERANCE = 0.1
-"""Highest fraction by which their increases over the whole recording may differ."""
+"""Largest difference of two total increases that count as alike, as a fraction of the larger total.
+
+A total increase is the increase over the whole recording.
+"""
 FEWEST_INTERVALS = 3
-"""Fewer intervals in which energy was used allow no conclusion."""
+"""With fewer intervals in which the energy increased, it is not decided whether two counters rise alike."""
 
 
-def compare_modes(mapped: Sequence[MappedMetric], mode_label: str, counts: Counts) -> None:
-    """Count intervals of energy that is reported in both modes, and series without idle energy.
+def check_modes(mapped: Sequence[MappedMetric], mode_label: str, counts: Counts) -> list[MappedMetric]:
+    """Return the metrics without the energy of meters that lack dynamic energy; count doubtful energy.
 
-    The samples are not changed.
+    If a unit of a node (e.g. a socket) has idle energy and no dynamic energy, the unit is counted in
+    `counts.idle_only`. All of the node's series of this metric and energy source are then left out. The other two
+    cases change no samples: intervals in which idle and dynamic energy rise alike are counted in
+    `counts.counted_twice`, and series of dynamic energy without idle energy in `counts.dynamic_only`.
     """
-    for item in mapped:
-        if item.mapping.kind != "energy" or item.metric.n_samples == 0:
-            continue
-        meters: dict[tuple[int, str, str], dict[str, int]] = {}
-        lengths = item.metric.lengths
-        for index, labels in enumerate(item.metric.labels):
-            if mode_label in labels and lengths[index]:
-                others = "\0".join(f"{k}={v}" for k, v in sorted(labels.items()) if k != mode_label)
-                meter = int(item.node[index]), item.source[index] or "", others
-                meters.setdefault(meter, {})[labels[mode_label]] = index
-        for (_, source, _), series_of_mode in meters.items():
-            key = f"{source} {item.mapping.name}"
-            if set(series_of_mode) == {"dynamic"}:
-                counts.dynamic_only[key] += 1
-            elif {"idle", "dynamic"} <= set(series_of_mode):
-                alike = _intervals_alike(item.metric, series_of_mode["idle"], series_of_mode["dynamic"])
-                if alike:
-                    counts.counted_twice[key] += alike
+    return [
+        _check_metric(item, mode_label, counts) if item.mapping.kind == "energy" and item.metric.n_samples else item
+        for item in mapped
+    ]
+
+
+def _check_metric(item: MappedMetric, mode_label: str, counts: Counts) -> MappedMetric:
+    series_of_meter: dict[tuple[int, str, str], dict[str, int]] = {}
+    modes_of_unit: dict[tuple[int, str, tuple[str, ...]], dict[str, int]] = {}
+    unit_labels = [label for label in item.mapping.unit_labels if label != mode_label]
+    lengths = item.metric.lengths
+    for index, labels in enumerate(item.metric.labels):
+        if mode_label in labels and lengths[index]:
+            node, source, mode = int(item.node[index]), item.source[index] or "", labels[mode_label]
+            others = "\0".join(f"{k}={v}" for k, v in sorted(labels.items()) if k != mode_label)
+            series_of_meter.setdefault((node, source, others), {})[mode] = index
+            unit = tuple(labels.get(label, "") for label in unit_labels)
+            modes_of_unit.setdefault((node, source, unit), {})[mode] = index
+    for (_, source, _), series_of_mode in series_of_meter.items():
+        key = f"{source} {item.mapping.name}"
+        if set(series_of_mode) == {"dynamic"}:
+            counts.dynamic_only[key] += 1
+        elif {"idle", "dynamic"} <= set(series_of_mode):
+            alike = _intervals_alike(item.metric, series_of_mode["idle"], series_of_mode["dynamic"])
+            if alike:
+                counts.counted_twice[key] += alike
+    without_dynamic: set[tuple[int, str]] = set()
+    for (node, source, _), series_of_mode in modes_of_unit.items():
+        if set(series_of_mode) == {"idle"}:
+            example = _labels_text(item.metric.labels[series_of_mode["idle"]])
+            counts.count("idle_only", f"{source} {item.mapping.name}", 1, example)
+            without_dynamic.add((node, source))
+    if not without_dynamic:
+        return item
+    meters = zip(item.node.tolist(), item.source, strict=True)
+    return keep_series(item, np.array([(node, source or "") not in without_dynamic for node, source in meters]))
+
+
+def _labels_text(labels: Mapping[str, str]) -> str:
+    """Return the labels of a series for messages, without the metric's name."""
+    return printable(", ".join(f"{label}={value}" for label, value in labels.items() if label != "__name__"), 100)
 
 
 def _intervals_alike(metric: Metric, first: int, second: int) -> int:
-    """Return the number of intervals in which two series rise alike; 0 unless they do so most of the time."""
+    """Return the number of intervals in which two series of a metric rise alike.
+
+    The result is 0 if the series rise alike in less than half of the intervals, or if their total increases
+    differ by more than `TOTAL_TOLERANCE`.
+    """
     starts = np.cumsum(metric.lengths) - metric.lengths
     of_first, of_second = (slice(starts[i], starts[i] + metric.lengths[i]) for i in (first, second))
     _, at_first, at_second = np.intersect1d(

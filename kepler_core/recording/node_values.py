@@ -1,8 +1,8 @@
-"""Features and power of a node: sums over its containers, CPUs, sockets and modes."""
+"""Calculate the features and the power of a node as sums over its containers, CPUs, sockets and modes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
 import numpy as np
 
@@ -13,18 +13,28 @@ from kepler_core.recording.meters import Meter
 from kepler_core.recording.points import Points
 
 NEGLIGIBLE_FRACTION = 0.05
-"""A node's feature is known although some containers have no rate yet, if their next rates are together
-at most this fraction of the node's sum."""
+"""Largest fraction of a node's feature that may be missing because containers have no rate of the feature.
+
+Containers that have just started have no rate. Their next rates, added up, estimate the missing part. If it
+is a larger fraction of the node's sum, the feature is unknown (NaN).
+"""
+
+_WORK = ("bpf_cpu_time_ms", "cpu_cycles", "cpu_instructions")
+"""Features that measure how much work a container does, in the order in which they are used."""
 
 COVERAGE = 0.5
-"""A node's feature is known if at least this fraction of its containers have a rate. After a restart of
-the exporter most series are new and have none: their sum would be far too low."""
+"""Smallest fraction of a node's containers that must have a rate; otherwise the node's feature is unknown (NaN).
+
+After a restart of the exporter, most series are new and have no rate yet. The sum over the few containers
+that have a rate would be far too low.
+"""
 
 
 def known_first(first: FloatArray | None, second: FloatArray) -> FloatArray:
-    """Return the values of `first` where they are known, else those of `second`.
+    """Return the values of `first`, but the values of `second` where `first` is NaN.
 
-    Merges two metrics with the same mapping, as in a recording that spans an exporter's upgrade.
+    This merges two metrics with the same mapping, e.g. the old and the new name of a metric in a recording
+    during which the exporter was upgraded.
     """
     return second if first is None else np.where(np.isfinite(first), first, second)
 
@@ -32,10 +42,11 @@ def known_first(first: FloatArray | None, second: FloatArray) -> FloatArray:
 def sum_of_containers(
     values: FloatArray, row_sample: IntArray, upcoming: FloatArray, name: str, counts: Counts
 ) -> FloatArray:
-    """Return a feature's sum over the containers of each sample, shape (samples,).
+    """Return the sum of a feature over the containers of each sample, shape (samples,).
 
-    `values` and `row_sample` have shape (rows,), `upcoming` (`Points.upcoming`) has shape (samples,). The
-    sum is NaN where too few containers have a rate, or where a busy one has none yet.
+    `values` and `row_sample` have shape (rows,). `upcoming` holds the sums of `Points.upcoming`, shape
+    (samples,). The sum is NaN for a sample in which fewer than `COVERAGE` of the containers have a rate, or
+    in which a busy container has no rate yet.
     """
     n = len(upcoming)
     is_known = np.isfinite(values)
@@ -47,8 +58,42 @@ def sum_of_containers(
     return np.where(complete, totals, np.nan)
 
 
+def forget_uncounted(
+    container_features: Mapping[str, FloatArray],
+    node_features: Mapping[str, FloatArray],
+    row_sample: IntArray,
+    names: Container[str],
+    counts: Counts,
+) -> None:
+    """Set a node's sum of a feature to NaN where busy containers have no value of this feature.
+
+    Kepler reports all features of each container. If a feature in `names` has no value for containers that do more
+    than `NEGLIGIBLE_FRACTION` of the node's work, the sum over the other containers would be too low. The work is
+    measured by the first feature of `_WORK` that the recording has, or by the second one if the first one is the
+    feature itself. `container_features` have shape (rows,), `node_features` shape (samples,).
+    """
+    for name, values in container_features.items():
+        work = next((feature for feature in _WORK if feature != name and feature in container_features), None)
+        if work is None or name not in names:
+            continue
+        done = container_features[work]
+        uncounted = np.isnan(values) & (done > 0)
+        if not uncounted.any():
+            continue
+        sums = node_features[name]
+        missing = sum_by(done[uncounted], row_sample[uncounted], len(sums))
+        is_known = np.isfinite(done)
+        total = sum_by(done[is_known], row_sample[is_known], len(sums))
+        incomplete = (missing > NEGLIGIBLE_FRACTION * total) & np.isfinite(sums)
+        counts.incomplete[name] += int(np.count_nonzero(incomplete))
+        sums[incomplete] = np.nan
+
+
 def value_of_node(points: Points, n_samples: int) -> FloatArray:
-    """Return a node's own feature for each sample: the sum or mean over its units, shape (samples,)."""
+    """Return a feature that is measured per node, not per container, for each sample, shape (samples,).
+
+    It is the sum or the mean (`MetricMapping.aggregate`) over the node's units, e.g. its CPUs.
+    """
     is_known = np.isfinite(points.values)
     sample = points.position.sample[is_known]
     totals = sum_by(points.values[is_known], sample, n_samples)
@@ -59,12 +104,13 @@ def value_of_node(points: Points, n_samples: int) -> FloatArray:
 
 
 def node_power(
-    points: Points, sample_stream: IntArray, meters: Mapping[str, Meter], counts: Counts
+    points: Points, sample_stream: IntArray, meters: Mapping[str, Meter], mode_label: str | None, counts: Counts
 ) -> dict[tuple[str, str], FloatArray]:
-    """Return watts for each sample by (energy source, component).
+    """Return (energy source, component) -> watts of each sample.
 
-    `sample_stream` and the watts have shape (samples,). Watts are NaN where a socket or mode is missing,
-    and where a counter was reset: the increase over that interval is only a lower bound.
+    `sample_stream` and the watts have shape (samples,). Watts are NaN for a sample that lacks a socket or
+    mode. They are also NaN where a counter was reset, because the counter then shows only a part of the
+    energy of that interval.
     """
     power: dict[tuple[str, str], FloatArray] = {}
     item, n = points.item, len(sample_stream)
@@ -84,14 +130,18 @@ def node_power(
         complete = (n_known > 0) & (n_known >= _units_of_streams(points, of_meter, sample_stream)[sample_stream])
         counts.incomplete[f"{meter.source} {component}"] += int(np.count_nonzero((n_known > 0) & ~complete))
         key = meter.source, component
+        stuck = _samples_with_stuck_units(points, is_known, sample_stream, mode_label) & complete
+        counts.count("stuck_units", " ".join(key), int(np.count_nonzero(stuck)))
+        complete &= ~stuck
         power[key] = known_first(power.get(key), np.where(complete, totals, np.nan))
     return power
 
 
 def _units_of_streams(points: Points, of_meter: BoolArray, sample_stream: IntArray) -> IntArray:
-    """Return how many units (sockets and modes) of a meter each stream has, shape (streams,).
+    """Return the number of units (sockets and modes) that each stream has of one meter, shape (streams,).
 
-    `of_meter` has shape (series,). A unit counts if any of its series has a rate.
+    `of_meter` is a mask of the meter's series, shape (series,). A unit counts if it has a series of at least
+    two samples.
     """
     item, metric = points.item, points.item.metric
     n_units = np.zeros(int(sample_stream.max(initial=-1)) + 1, dtype=np.int64)
@@ -105,3 +155,29 @@ def _units_of_streams(points: Points, of_meter: BoolArray, sample_stream: IntArr
             counted.add((node, unit))
             n_units[stream] += 1
     return n_units
+
+
+def _samples_with_stuck_units(
+    points: Points, is_known: BoolArray, sample_stream: IntArray, mode_label: str | None
+) -> BoolArray:
+    """Return the samples at which a socket's energy stands still while the energy of another socket moves.
+
+    A socket uses energy all the time, so a counter that stands still is faulty, and the sum over the sockets is too
+    low. Whether the next interval contains the missing energy is not known: the sample after such a sample is
+    returned, too. `is_known` is a mask of the meter's points that have a rate, shape (points,). The result has shape
+    (samples,).
+    """
+    item, metric, n = points.item, points.item.metric, len(sample_stream)
+    sockets: dict[tuple[str, ...], int] = {}
+    names = [label for label in item.mapping.unit_labels if label != mode_label]
+    of_series = np.array(
+        [sockets.setdefault(tuple(labels.get(name, "") for name in names), len(sockets)) for labels in metric.labels]
+    )
+    if len(sockets) < 2:
+        return np.zeros(n, dtype=bool)
+    at = points.position.sample[is_known] * len(sockets) + of_series[metric.series[is_known]]
+    exists = np.bincount(at, minlength=n * len(sockets)).reshape(n, -1) > 0
+    moves = sum_by(points.values[is_known], at, n * len(sockets)).reshape(n, -1) > 0
+    stuck: BoolArray = np.any(exists & ~moves, axis=1) & np.any(moves, axis=1)
+    stuck[1:] |= stuck[:-1] & (sample_stream[1:] == sample_stream[:-1])
+    return stuck

@@ -1,4 +1,4 @@
-"""The contents of recordings in Kepler Core's vocabulary: rates of containers and nodes, watts of nodes."""
+"""The contents of recordings in Kepler Core's vocabulary: rates of containers and nodes, and watts of nodes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from kepler_core.vocabulary import in_component_order
 
 @attrs.frozen(order=True)
 class Stream:
-    """One node in one recording."""
+    """A stream: identifies the samples of one node in one recording."""
 
     recording: str
     """Name of the recording."""
@@ -26,23 +26,23 @@ class Stream:
 
 @attrs.frozen(eq=False)
 class Observations:
-    """Features and power of one or several recordings, as arrays.
+    """Features and power from one or several recordings, as arrays.
 
     A *sample* is a node at a timestamp: a pair of stream and time. A *row* is a container in a sample.
-    Samples are sorted by stream and time, rows by sample and container. NaN stands for "not known".
+    Samples are sorted by stream and time, rows by sample and container. NaN stands for an unknown value.
     Extractors read these arrays and must not change them.
     """
 
     streams: tuple[Stream, ...]
-    """The nodes of all recordings."""
+    """All streams; a node that occurs in two recordings has two streams."""
     sample_stream: IntArray
     """Index of each sample's stream in `streams`, shape (samples,), ascending."""
     sample_time: FloatArray
     """Unix seconds of each sample, shape (samples,), ascending within a stream."""
     containers: tuple[str, ...]
-    """Container ids, or whatever else the metric schema uses to tell containers apart."""
+    """Ids of all containers: the values of the label by which the metric schema distinguishes containers."""
     container_names: tuple[str, ...]
-    """Readable names in the order of `containers`: namespace/pod/container; the id where there is no name."""
+    """Readable name of each container in `containers`: "namespace/pod/container", or its id if it has no name."""
     row_sample: IntArray
     """Index of each row's sample, shape (rows,), ascending."""
     row_container: IntArray
@@ -50,26 +50,35 @@ class Observations:
     container_features: Mapping[str, FloatArray]
     """Feature -> its rate per second for each row, shape (rows,)."""
     node_features: Mapping[str, FloatArray]
-    """Feature -> its value for each sample, shape (samples,): the sum over the containers in units per
-    second, or the node's own rate or gauge."""
+    """Feature -> its value for each sample, shape (samples,).
+
+    The value of a container feature is the sum of its containers' rates per second. A feature that is
+    measured per node is a rate per second or the value of a gauge.
+    """
     node_gauges: frozenset[str]
-    """Names of the node features that are gauges: they hold for every container and do not add up."""
+    """Names of the node features that are gauges. A gauge's value holds for the node and for each of its containers."""
     power: Mapping[tuple[str, str], FloatArray]
     """(energy source, component) -> watts of the node for each sample, shape (samples,)."""
     step: float
-    """Usual interval between two samples of a node, in seconds; NaN if there is none."""
+    """Usual seconds between two samples of a node; NaN if no node has two samples."""
     counts: Counts
-    """Irregularities of the recordings."""
+    """Numbers of irregularities in the recordings."""
     schemas: tuple[str, ...]
     """Names of the metric schemas that the recordings follow, sorted."""
     digest: str
-    """Identifies the data: the digests of the recordings, joined by "+"."""
+    """Identifier of the data: the digests of all recordings, joined by "+"."""
+    windows: Mapping[str, IntArray] = attrs.field(factory=dict[str, IntArray])
+    """Energy source whose meter is renewed seldom -> index of the sample at which each sample's window begins.
+
+    A sample's power is the mean over its window, which ends at this sample. Shape (samples,); -1 if the window
+    is not known. For all other energy sources, the window begins at the previous sample.
+    """
     memos: dict[str, ArrayMemo[Any]] = attrs.field(factory=dict[str, Any], init=False, repr=False)
-    """Intermediate results that the data sets of these observations share (`kepler_core.frames`)."""
+    """Caches of intermediate results that all data sets from these observations share (see `kepler_core.frames`)."""
 
     @property
     def sources(self) -> dict[str, tuple[str, ...]]:
-        """Energy source -> the components with known power, in the order of `vocabulary.COMPONENTS`."""
+        """Energy source -> components whose power is known in any sample, in the order of `vocabulary.COMPONENTS`."""
         components: dict[str, list[str]] = {}
         for (source, component), watts in self.power.items():
             if np.isfinite(watts).any():

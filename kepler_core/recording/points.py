@@ -1,4 +1,7 @@
-"""The points of a metric as rates or gauge values, with the sample and unit that each belongs to."""
+"""The points of a metric as rates or gauge values, with the sample and the unit of each point.
+
+Point, sample and row have the meanings that `layout` explains.
+"""
 
 from __future__ import annotations
 
@@ -7,42 +10,68 @@ import numpy as np
 
 from kepler_core.arrays import BoolArray, FloatArray, IntArray
 from kepler_core.contracts import MetricMapping
+from kepler_core.grouping import median_by
+from kepler_core.messages import printable
 from kepler_core.recording.array_memo import ArrayMemo
+from kepler_core.recording.columns import Metric
 from kepler_core.recording.counts import Counts
+from kepler_core.recording.impossible import impossible_values
 from kepler_core.recording.metric_mapping import MappedMetric
-from kepler_core.recording.rates import Spacing, rates, spacing
+from kepler_core.recording.rates import GAP_FACTOR, Spacing, rates, spacing
+from kepler_core.recording.times import utc
+
+_EXACT = 2.0**40
+"""Prometheus stores counters below this value (in double precision) with an error of less than 0.001."""
+MAX_FIRST_RATE = 3.0
+"""A new counter is believed to have begun at 0 if its first rate is at most this multiple of its second rate."""
+_LARGEST_ROUNDING = 0.01
+"""Maximum rounding of a counter's value, as a fraction of the counter's usual increase."""
 
 
 @attrs.define(eq=False)
 class Position:
-    """What the points of a metric belong to.
+    """The sample, unit and row that each point of a metric belongs to.
 
-    Metrics whose series have the same timestamps, nodes and units share one position.
+    Metrics whose series have the same timestamps, nodes and units share one `Position` object.
     """
 
     spacing: Spacing
     sample: IntArray
-    """Index of each point's sample, shape (points,). Before the samples are numbered: node times the
-    length of the time grid, plus the index in the grid."""
+    """Index of each point's sample, shape (points,).
+
+    At first, this is an index into a grid that has a row for each node and a column for each timestamp:
+    row · columns + column. `layout` then replaces this index by the index of the sample.
+    """
     unit: IntArray
-    """Number of each point's unit, shape (points,)."""
+    """Number of each point's unit in `SeriesCodes.units`, shape (points,)."""
     row: IntArray | None = None
-    """Index of each point's row, shape (points,), if the points belong to containers."""
+    """Index of each point's row, shape (points,); None if the points do not belong to containers."""
+    scrapes: IntArray | None = None
+    """Distinct indices of the grid in `sample`, sorted; None if they were not needed yet."""
 
 
 @attrs.frozen(eq=False)
 class Points:
-    """The points of a metric, in the unit of the vocabulary."""
+    """The points of a metric, converted to the unit that the vocabulary defines for it."""
 
     item: MappedMetric
     values: FloatArray
-    """Rates per second or gauge values, shape (points,); NaN where there is no rate."""
+    """Rate per second or gauge value of each point, shape (points,); NaN for a point without a rate."""
     reset: BoolArray
-    """Whether the counter fell, shape (points,)."""
+    """Whether the counter fell from the previous point to this point, shape (points,)."""
     position: Position
     upcoming: FloatArray | None = None
-    """At the first point of a counter's series the series' next rate, elsewhere 0; shape (points,). It
-    stands for the work before the first point, of which nothing is known but that it was hardly less."""
+    """Estimate of the unknown rate at each point without a rate; 0 for a point without an estimate.
+
+    Shape (points,); None for a gauge. A counter's series may begin with a point without a rate. The estimate is
+    the rate at the next point, or the largest possible rate of a new series, whichever is higher.
+    """
+
+    unreadable: BoolArray | None = None
+    """Whether the rate is left out because the counter's value is impossible or rounded, shape (points,).
+
+    None if no rate is left out.
+    """
 
     @property
     def mapping(self) -> MetricMapping:
@@ -51,12 +80,16 @@ class Points:
 
     @property
     def is_feature(self) -> bool:
-        """Whether the values are a feature; otherwise they are watts."""
+        """Whether the values belong to a feature; otherwise they are watts."""
         return self.mapping.kind == "feature"
 
 
 def points_of(item: MappedMetric, grid: FloatArray, positions: ArrayMemo[Position], counts: Counts) -> Points:
-    """Return the points of a metric. `grid` holds all timestamps of the recording, sorted."""
+    """Return the points of a metric.
+
+    `grid` holds all timestamps of the recording, sorted. `positions` caches the positions, and irregular
+    intervals are added to `counts`.
+    """
     metric, mapping = item.metric, item.mapping
 
     def locate() -> Position:
@@ -67,13 +100,96 @@ def points_of(item: MappedMetric, grid: FloatArray, positions: ArrayMemo[Positio
         )
 
     position = positions.get((metric.timestamps, metric.series, item.node, item.unit), locate)
+    impossible = impossible_values(item, counts)
     if not mapping.counter:
-        return Points(item, metric.values * mapping.scale, np.zeros(metric.n_samples, dtype=bool), position)
+        values = metric.values * mapping.scale
+        if impossible is not None:
+            values[impossible] = np.nan
+        return Points(item, values, np.zeros(metric.n_samples, dtype=bool), position)
     rate = rates(metric, position.spacing)
     counts.gaps[metric.name] += position.spacing.gaps
     counts.resets[metric.name] += int(np.count_nonzero(rate.reset))
-    values = rate.values * mapping.scale if mapping.scale != 1.0 else rate.values
+    values = rate.values
+    possible = None
+    if mapping.kind == "feature" and mapping.level != "node" and not item.third_party:
+        possible = _start_new_series(metric, values, position, grid)
+    if impossible is not None:
+        impossible[1:] |= impossible[:-1] & (metric.series[1:] == metric.series[:-1])
+        values[impossible] = np.nan
+    unreadable = _unreadable(metric, values, position.spacing)
+    if unreadable is not None:
+        values[unreadable] = np.nan
+        counts.count("unreadable", metric.name, int(np.count_nonzero(unreadable)), _example(item, unreadable))
+    if mapping.scale != 1.0:
+        values = values * mapping.scale
     upcoming = np.zeros(len(values))
     begins = np.isnan(values[:-1]) & np.isfinite(values[1:]) & (metric.series[1:] == metric.series[:-1])
     upcoming[:-1][begins] = values[1:][begins]
-    return Points(item, values, rate.reset, position, upcoming)
+    if possible is not None:
+        first, highest = possible
+        upcoming[first] = np.maximum(upcoming[first], highest * mapping.scale)
+    masks = [mask for mask in (impossible, unreadable) if mask is not None]
+    return Points(item, values, rate.reset, position, upcoming, np.logical_or.reduce(masks) if masks else None)
+
+
+def _start_new_series(
+    metric: Metric, values: FloatArray, position: Position, grid: FloatArray
+) -> tuple[IntArray, FloatArray]:
+    """Set the rate of the first point of a series that appears while its node is already being scraped.
+
+    An exporter counts a new container from 0. So the counter's first value is its increase since the
+    previous scrape of the node. Without it, a container that lives for one scrape would have no usage at all,
+    although the node's power contains its work. If the first value is much larger than the next increase, a
+    part of it may have been counted earlier. The rate of such a first point is not set.
+
+    `grid` holds all timestamps of the recording, sorted. Return the indices of the first points whose rate is not
+    set for this reason, and the largest possible rate of each of these points.
+    """
+    at = (np.cumsum(metric.lengths) - metric.lengths)[metric.lengths > 0]
+    if position.scrapes is None:
+        position.scrapes = np.unique(position.sample)
+    scrapes = position.scrapes
+    before = np.searchsorted(scrapes, position.sample[at]) - 1
+    at, before = at[before >= 0], before[before >= 0]
+    same_node = scrapes[before] // len(grid) == position.sample[at] // len(grid)
+    at, before = at[same_node], before[same_node]
+    seconds = metric.timestamps[at] - grid[scrapes[before] % len(grid)]
+    usable = (seconds > 0) & (seconds <= GAP_FACTOR * position.spacing.usual_step) & (metric.values[at] >= 0)
+    at = at[usable]
+    rate = metric.values[at] / seconds[usable]
+    following = np.minimum(at + 1, len(values) - 1)
+    has_next = (following > at) & (metric.series[following] == metric.series[at]) & np.isfinite(values[following])
+    likely = ~has_next | (rate <= MAX_FIRST_RATE * values[following])
+    values[at[likely]] = rate[likely]
+    return at[~likely], rate[~likely]
+
+
+def _unreadable(metric: Metric, values: FloatArray, spaced: Spacing) -> BoolArray | None:
+    """Return which rates are lost in the rounding of the counter; None if there are none.
+
+    Prometheus stores numbers in double precision. A counter near 2^64 can only change in steps of 2048, so that
+    the work of most intervals is rounded away.
+    """
+    if not metric.n_samples or float(metric.values.max()) < _EXACT:
+        return None
+    steps = np.where(spaced.usable, values * spaced.seconds, 0.0)
+    moved = steps > 0
+    series, n = metric.series[moved], metric.n_series
+    # Medians take long. A median is lower than the highest rounding of its series only if half of the steps are.
+    highest = np.zeros(n)
+    used = np.flatnonzero(metric.lengths)
+    highest[used] = np.maximum.reduceat(metric.values, (np.cumsum(metric.lengths) - metric.lengths)[used])
+    is_low = steps[moved] < np.spacing(highest)[series] / _LARGEST_ROUNDING
+    if not (2 * np.bincount(series[is_low], minlength=n) >= np.maximum(np.bincount(series, minlength=n), 1)).any():
+        return None
+    usual = median_by(steps[moved], series, n)[metric.series]
+    unreadable: BoolArray = np.spacing(metric.values) > _LARGEST_ROUNDING * usual
+    return unreadable if unreadable.any() else None
+
+
+def _example(item: MappedMetric, mask: BoolArray) -> str:
+    """Return the labels and the time of the first point in `mask`, for messages."""
+    at = int(np.flatnonzero(mask)[0])
+    labels = item.metric.labels[item.metric.series[at]]
+    words = [labels[label] for label in (*item.mapping.unit_labels, "instance") if labels.get(label)]
+    return f"{printable(' '.join(words[:1] + words[-1:]), 100)} at {utc(float(item.metric.timestamps[at]))}"

@@ -1,8 +1,8 @@
-"""Find out before a training what can be trained from a recording, and why the rest cannot."""
+"""Find out before a training which models can be trained from a recording, and why other models cannot."""
 
 from __future__ import annotations
 
-import datetime
+from collections.abc import Mapping
 from typing import Any
 
 import attrs
@@ -12,6 +12,7 @@ from kepler_core.contracts import MetricSchema
 from kepler_core.plugins import registry
 from kepler_core.recording.assemble import observe
 from kepler_core.recording.columns import Recording
+from kepler_core.recording.findings import Finding, findings
 from kepler_core.recording.observations import Observations
 from kepler_core.recording.schemas import find_schema, map_metric
 from kepler_core.vocabulary import FEATURE_GROUPS, MIN_TIMESTAMPS, is_constant
@@ -19,32 +20,32 @@ from kepler_core.vocabulary import FEATURE_GROUPS, MIN_TIMESTAMPS, is_constant
 
 @attrs.frozen
 class NodeSummary:
-    """One node of a recording."""
+    """Summary of one node in a recording."""
 
     node: str
     """Value of the node label."""
     timestamps: int
     """Number of timestamps."""
     start: float
-    """First timestamp, in Unix seconds."""
+    """The node's earliest timestamp, in Unix seconds."""
     end: float
-    """Last timestamp, in Unix seconds."""
+    """The node's latest timestamp, in Unix seconds."""
     step: float
-    """Median interval between timestamps, in seconds; NaN if there is none."""
+    """Median interval between two successive timestamps, in seconds; NaN if there is only one timestamp."""
     longest_interval: float
-    """Longest interval between timestamps, in seconds; NaN if there is none."""
+    """Longest interval between two successive timestamps, in seconds; NaN if there is only one timestamp."""
     containers: int
     """Number of containers."""
 
 
 @attrs.frozen
 class PowerSummary:
-    """Power of one component of an energy source, over all nodes."""
+    """Summary of the power of one component and energy source on all nodes together."""
 
     source: str
     component: str
     timestamps: int
-    """Number of samples with known power."""
+    """Number of samples in which the component's power is known."""
     lowest: float
     """Watts."""
     median: float
@@ -52,72 +53,69 @@ class PowerSummary:
     highest: float
     """Watts."""
     constant: bool
-    """Whether the power counts as constant (`vocabulary.is_constant`)."""
+    """Whether the power counts as constant, see `vocabulary.is_constant`."""
 
 
 @attrs.frozen
 class GroupSummary:
-    """Whether a feature group can be trained with an energy source."""
+    """Report on whether models of a feature group can be trained with an energy source."""
 
     source: str
     feature_group: str
     trainable: bool
     timestamps: int
-    """Number of samples at which all features and all components are known."""
+    """Number of samples in which all features of the group and the power of all components are known."""
     reason: str
-    """Why the group cannot be trained; empty if it can."""
+    """Why no model of the group can be trained; empty if `trainable`."""
     missing: tuple[str, ...] = ()
-    """Names of the metrics that the recording lacks."""
+    """Names of the metrics that the group needs and the recording lacks."""
 
 
 @attrs.frozen
 class Preflight:
-    """What can be trained from a recording. `as_dict` is the output of `validate --json`."""
+    """Report on which models can be trained from a recording.
+
+    `validate --json` prints the result of `as_dict`.
+    """
 
     recording: str
     digest: str
     schema: str
     """Name of the metric schema that the recording follows."""
     metrics: dict[str, int]
-    """Metric that the schema knows -> number of samples."""
+    """Name of each metric that the schema knows -> number of its samples."""
     other_metrics: tuple[str, ...]
-    """Names of the other metrics, sorted."""
+    """Sorted names of the metrics that the schema does not know."""
     notes: dict[str, str]
-    """Metric -> what the user should know about it, e.g. that its name is an old one."""
+    """Metric name -> note for the user about the metric, e.g. that an old version of Kepler used this name."""
     nodes: list[NodeSummary]
     power: list[PowerSummary]
     groups: list[GroupSummary]
     missing_sources: dict[str, str]
-    """Energy source -> why it cannot be trained."""
-    counts: dict[str, Any]
-    """Irregularities (`Counts.as_dict`)."""
+    """Energy source without any power in the recording -> explanation for the user."""
+    findings: tuple[Finding, ...]
+    """The irregularities of the recording, the severe ones first."""
 
     @property
     def trainable(self) -> bool:
-        """Whether any feature group can be trained with any energy source."""
+        """Whether models of at least one feature group can be trained with at least one energy source."""
         return any(group.trainable for group in self.groups)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the report for JSON."""
+        """Return the report in a form that can be written as JSON."""
         return {**attrs.asdict(self), "trainable": self.trainable}
 
 
-def utc(seconds: float) -> str:
-    """Return a time in Unix seconds as "YYYY-MM-DD hh:mm:ss" in UTC."""
-    try:
-        return datetime.datetime.fromtimestamp(seconds, datetime.UTC).strftime("%Y-%m-%d %H:%M:%S")
-    except (OverflowError, ValueError, OSError):
-        return f"{seconds:g} s"
+def check(
+    recording: Recording, *, use_vm_metrics: bool = False, vm_guests: Mapping[str, str] | None = None
+) -> Preflight:
+    """Return a report on which models can be trained from a recording.
 
-
-def check(recording: Recording, *, use_vm_metrics: bool = False) -> Preflight:
-    """Return what can be trained from a recording.
-
-    Raises `RecordingError` only if no installed schema knows any of its metrics.
+    Raises `RecordingError` only if no installed metric schema knows any metric of the recording.
     """
-    observations = observe([recording], use_vm_metrics=use_vm_metrics)
+    observations = observe([recording], use_vm_metrics=use_vm_metrics, vm_guests=vm_guests)
     named_schema = find_schema(recording.metrics)
-    assert named_schema is not None  # else `observe` has raised
+    assert named_schema is not None  # `observe` raises if no schema is found
     schema_name, schema = named_schema
     mappings = {name: mapping for name in recording.metrics if (mapping := map_metric(schema, name)) is not None}
     missing_sources = {
@@ -137,7 +135,7 @@ def check(recording: Recording, *, use_vm_metrics: bool = False) -> Preflight:
         power=_power(observations),
         groups=_groups(observations, schema),
         missing_sources=missing_sources,
-        counts=observations.counts.as_dict(),
+        findings=findings(observations.counts),
     )
 
 

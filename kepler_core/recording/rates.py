@@ -1,4 +1,7 @@
-"""Counters to rates per second, for all series of a metric at once."""
+"""Convert counters to rates per second, for all series of a metric at once.
+
+In this module, a *sample* is what Prometheus calls a sample: one value of one series at one time.
+"""
 
 from __future__ import annotations
 
@@ -6,34 +9,35 @@ import attrs
 import numpy as np
 
 from kepler_core.arrays import BoolArray, FloatArray, IntArray
+from kepler_core.grouping import median_by
 from kepler_core.recording.columns import Metric
 
 GAP_FACTOR = 5.0
-"""An interval longer than this multiple of the usual step is a gap and has no rate."""
+"""An interval between samples is a gap, and has no rate, if it is longer than this multiple of the usual step."""
 
 
 @attrs.frozen(eq=False)
 class Spacing:
-    """The intervals between the samples of a metric. Each interval belongs to the sample at its end.
+    """The intervals between the samples of a metric; each interval belongs to the sample at its end.
 
     Metrics with the same timestamps, series and nodes have the same spacing.
     """
 
     seconds: FloatArray
-    """Seconds since the series' previous sample, shape (samples,)."""
+    """Seconds from the series' previous sample to this sample, shape (samples,)."""
     usable: BoolArray
-    """Whether the series has a previous sample and no gap since, shape (samples,)."""
+    """Whether the series has a previous sample, and the interval from it is no gap, shape (samples,)."""
     usual_step: float
-    """Median interval in seconds over all nodes; NaN if there is none."""
+    """Median interval of the samples of all nodes, in seconds; NaN if no series has two samples."""
     gaps: int
-    """Number of intervals longer than `GAP_FACTOR` usual steps of their node."""
+    """Number of gaps: intervals longer than `GAP_FACTOR` times the usual step of their node."""
 
 
 def spacing(timestamps: FloatArray, series: IntArray, node: IntArray) -> Spacing:
-    """Return the spacing of samples that are sorted by series and time.
+    """Return the intervals between samples that are sorted by series and time.
 
-    `timestamps` and `series` have shape (samples,), `node` has shape (series,). Gaps are judged by the
-    usual step of each node, because nodes may be scraped at different intervals.
+    `timestamps` and `series` have shape (samples,), `node` has shape (series,). An interval is compared with
+    the usual step of its own node, because nodes may be scraped at different intervals.
     """
     n = len(timestamps)
     seconds = np.zeros(n)
@@ -43,13 +47,10 @@ def spacing(timestamps: FloatArray, series: IntArray, node: IntArray) -> Spacing
         np.equal(series[1:], series[:-1], out=usable[1:])
     usual = float(np.median(seconds[usable])) if usable.any() else float("nan")
     limit: float | FloatArray = GAP_FACTOR * usual
-    if len(nodes := np.unique(node)) > 1:
-        usual_of_node = np.full(int(nodes.max()) + 1, np.nan)
+    if len(np.unique(node)) > 1:
         node_of_sample = node[series]
-        for code in nodes:
-            intervals = seconds[usable & (node_of_sample == code)]
-            usual_of_node[code] = np.median(intervals) if len(intervals) else np.nan
-        limit = GAP_FACTOR * usual_of_node[node_of_sample]
+        medians = median_by(seconds[usable], node_of_sample[usable], int(node.max()) + 1)
+        limit = GAP_FACTOR * medians[node_of_sample]
     gap = seconds > limit
     gap &= usable
     usable &= ~gap
@@ -58,17 +59,19 @@ def spacing(timestamps: FloatArray, series: IntArray, node: IntArray) -> Spacing
 
 @attrs.frozen(eq=False)
 class Rates:
-    """The rates of a counter. Each rate belongs to the sample at the end of its interval."""
+    """The rates of a counter metric; each rate belongs to the sample at the end of its interval."""
 
     values: FloatArray
     """Rate per second, shape (samples,); NaN for the first sample of a series and after a gap."""
     reset: BoolArray
-    """Whether the counter fell, shape (samples,). The value after the fall then counts as the increase, as
-    in PromQL."""
+    """Whether the counter fell from the previous sample to this sample, shape (samples,).
+
+    If so, the counter was reset, and its value after the reset counts as the increase, as in PromQL.
+    """
 
 
 def rates(metric: Metric, spaced: Spacing) -> Rates:
-    """Return the rates of a counter, each over the true length of its interval."""
+    """Return the rates of a counter metric; each rate is the increase divided by the interval's actual length."""
     increase = np.zeros(metric.n_samples)
     if metric.n_samples > 1:
         np.subtract(metric.values[1:], metric.values[:-1], out=increase[1:])

@@ -1,41 +1,39 @@
-"""Leave out what a recording reports twice: nodes, units and scrapes. Repetitions are never added up."""
+"""Leave out nodes, units and scrapes that a recording reports twice, so that they are not added up."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import numpy as np
 
 from kepler_core.arrays import BoolArray, FloatArray, IntArray
 from kepler_core.contracts import MetricSchema
 from kepler_core.grouping import sum_by
-from kepler_core.recording.columns import Recording
 from kepler_core.recording.counts import Counts
-from kepler_core.recording.metric_mapping import Codes, MappedMetric, keep_samples, keep_series
-
-_UNIQUE_ID = re.compile(r"(?:[a-z-]+://)?[0-9a-f]{12,64}")
-"""Ids that a container runtime draws at random. Other units ("system_processes") are on every node."""
+from kepler_core.recording.metric_mapping import UNIQUE_ID, Codes, MappedMetric, keep_samples, keep_series
 
 
-def node_aliases(recording: Recording, schema: MetricSchema) -> dict[str, set[str]]:
-    """Return the node labels under which each machine name appears."""
+def node_aliases(mapped: Iterable[MappedMetric], schema: MetricSchema, nodes: Codes) -> dict[str, set[str]]:
+    """Return machine name -> node labels of all series that have this machine name in an alias label."""
     aliases: dict[str, set[str]] = {}
-    for metric in recording.metrics.values():
-        for labels in metric.labels:
+    if not schema.node_alias_labels:
+        return aliases
+    words = nodes.words
+    for item in mapped:
+        for node, labels in zip(item.node.tolist(), item.metric.labels, strict=True):
             for label in schema.node_alias_labels:
                 if labels.get(label):
-                    aliases.setdefault(labels[label], set()).add(labels.get(schema.node_label, ""))
+                    aliases.setdefault(labels[label], set()).add(words[node])
     return aliases
 
 
 def without_duplicate_nodes(
     mapped: list[MappedMetric], nodes: Codes, units: Codes, aliases: dict[str, set[str]], counts: Counts
 ) -> list[MappedMetric]:
-    """Return the metrics without nodes that are another node under a second label at the same time.
+    """Return the metrics with only one node label for each machine.
 
-    Two labels are one machine if exporters give both the same machine name (`aliases`), or if both report
-    the same container. Of the labels of one machine, the one with most samples stays.
+    Two node labels belong to one machine if they overlap in time and have the same machine name
+    (`aliases`), or report the same container. Of the labels of a machine, the one with the most samples stays.
     """
     n = len(nodes)
     if n < 2:
@@ -50,23 +48,24 @@ def without_duplicate_nodes(
         _add_spans(item, node_spans, container_spans)
     pairs: set[tuple[int, int]] = set()
     for unit, word in enumerate(units.words):
-        if unit in container_spans and _UNIQUE_ID.fullmatch(word):
-            pairs.update(container_spans[unit].overlapping(range(n)))
+        if unit in container_spans and UNIQUE_ID.fullmatch(word):
+            pairs.update(container_spans[unit].overlapping())
     for labels in aliases.values():
-        pairs.update(node_spans.overlapping([nodes.by_word[label] for label in labels if label in nodes.by_word]))
+        pairs.update(node_spans.overlapping({nodes.by_word[label] for label in labels if label in nodes.by_word}))
     duplicates: list[int] = []
+    words = nodes.words
     for machine in _connected(pairs):
         kept = max(machine, key=lambda node: (n_samples[node], -node))
         for node in sorted(machine - {kept}):
             duplicates.append(node)
-            counts.duplicate_nodes.append(f"{nodes.words[node]!r} is the machine {nodes.words[kept]!r} again")
+            counts.count("duplicate_nodes", words[node], 1, f"the same machine as {words[kept]!r}")
     if not duplicates:
         return mapped
     return [keep_series(item, ~np.isin(item.node, duplicates)) for item in mapped]
 
 
 def _add_spans(item: MappedMetric, node_spans: _Spans, container_spans: dict[int, _Spans]) -> None:
-    """Add the time spans of a metric's series, by node and by container and node."""
+    """Add the time spans of a metric's series to the spans of their nodes, and of their containers on each node."""
     metric = item.metric
     ends = np.cumsum(metric.lengths)
     for index in np.flatnonzero(metric.lengths):
@@ -79,39 +78,52 @@ def _add_spans(item: MappedMetric, node_spans: _Spans, container_spans: dict[int
 
 
 class _Spans:
-    """The time span in which each node reports something: first and last time."""
+    """The time span in which each node has samples: the first and the last of their timestamps."""
 
     def __init__(self) -> None:
         self._of_node: dict[int, tuple[float, float]] = {}
 
     def add(self, node: int, start: float, end: float) -> None:
-        """Extend a node's span to include another one."""
+        """Extend the span of a node to include the times from `start` to `end`."""
         first, last = self._of_node.get(node, (start, end))
         self._of_node[node] = min(first, start), max(last, end)
 
-    def overlapping(self, nodes: Iterable[int]) -> list[tuple[int, int]]:
-        """Return the pairs of these nodes whose spans overlap."""
-        spans = {node: self._of_node[node] for node in sorted(nodes) if node in self._of_node}
-        return [
-            (a, b)
-            for a, (a_start, a_end) in spans.items()
-            for b, (b_start, b_end) in spans.items()
-            if a < b and a_start <= b_end and b_start <= a_end
-        ]
+    def overlapping(self, nodes: Collection[int] | None = None) -> list[tuple[int, int]]:
+        """Return pairs of nodes with overlapping spans, just enough to connect the nodes of each group.
+
+        `nodes` are the nodes to compare; None means all nodes. If node a overlaps b, and b overlaps c, then
+        a, b and c are one group. A group of n nodes has n - 1 pairs. Thousands of nodes may report the same
+        container, so that a list of all overlapping pairs would be too long.
+        """
+        spans = sorted((*span, node) for node, span in self._of_node.items() if nodes is None or node in nodes)
+        pairs = []
+        last_end, last_node = -np.inf, -1
+        for start, end, node in spans:
+            if start <= last_end:
+                pairs.append((last_node, node))
+            if end > last_end:
+                last_end, last_node = end, node
+        return pairs
 
 
 def _connected(pairs: Iterable[tuple[int, int]]) -> list[set[int]]:
-    """Return the connected components of a graph with these edges."""
-    groups: list[set[int]] = []
-    for a, b in sorted(pairs):
-        touched = [group for group in groups if a in group or b in group]
-        groups = [group for group in groups if group not in touched]
-        groups.append({a, b}.union(*touched))
-    return groups
+    """Return the connected components of a graph, whose edges are `pairs` of node numbers."""
+    group_of: dict[int, set[int]] = {}
+    for a, b in pairs:
+        first, second = (group_of.setdefault(node, {node}) for node in (a, b))
+        if first is second:
+            continue
+        larger, smaller = (first, second) if len(first) >= len(second) else (second, first)
+        larger |= smaller
+        group_of.update(dict.fromkeys(smaller, larger))
+    return sorted({id(group): group for group in group_of.values()}.values(), key=min)
 
 
 def without_duplicates(item: MappedMetric, counts: Counts) -> MappedMetric:
-    """Return a metric with one sample per node, unit, source and time: that of the exporter with most samples."""
+    """Return a metric with one sample per node, unit, source and time.
+
+    Of several samples, the sample from the exporter with the most samples is kept.
+    """
     metric = item.metric
     reported = list(zip(item.node.tolist(), item.unit.tolist(), item.source, strict=True))
     if len(set(reported)) == metric.n_series:
@@ -119,7 +131,8 @@ def without_duplicates(item: MappedMetric, counts: Counts) -> MappedMetric:
     codes: dict[tuple[int, int, str | None], int] = {}
     thing = np.array([codes.setdefault(key, len(codes)) for key in reported])
     by_exporter = sum_by(metric.lengths.astype(np.float64), item.exporter, int(item.exporter.max()) + 1)
-    # rank: exporters by samples, then series by samples, so that one exporter is preferred throughout
+    # Series of the exporter with the most samples rank first, then series with more samples. So all samples that
+    # are kept come from a single exporter where possible.
     order = np.lexsort((-metric.lengths, item.exporter, -by_exporter[item.exporter]))
     rank = np.empty(metric.n_series, dtype=np.int64)
     rank[order] = np.arange(metric.n_series)
@@ -133,49 +146,68 @@ def without_duplicates(item: MappedMetric, counts: Counts) -> MappedMetric:
     return keep_samples(item, ~repeated)
 
 
-def without_repeated_scrapes(mapped: list[MappedMetric], n_nodes: int, counts: Counts) -> list[MappedMetric]:
-    """Return the metrics without the times at which none of a node's energy counters had moved.
+def without_repeated_scrapes(
+    mapped: list[MappedMetric], nodes: Codes, counts: Counts
+) -> tuple[list[MappedMetric], dict[int, FloatArray]]:
+    """Return the metrics without each node's samples at times when none of its energy counters had moved.
 
-    A range query whose step is shorter than the scrape interval repeats the last scrape. That would give
-    0 W, which nothing measured, and then twice the true power. A running machine always uses energy.
+    Return those times of each node, too.
+
+    A range query repeats the last scrape if its step is shorter than the scrape interval. The repeated
+    samples would give a power of 0 W, and the next new sample twice the true power. A running machine always
+    uses energy, so unchanged counters show that the scrape is repeated.
     """
-    stale_times: dict[int, FloatArray] = {}
-    for node in range(n_nodes):
-        times = _times_without_energy(mapped, node)
-        if len(times):
-            stale_times[node] = times
-    if not stale_times:
-        return mapped
-    counts.repeated_scrapes += sum(len(times) for times in stale_times.values())
+    node, time = _times_without_energy(mapped, len(nodes))
+    if not len(node):
+        return mapped, {}
+    words = nodes.words
+    for number, n_times in enumerate(np.bincount(node).tolist()):
+        counts.count("repeated_scrapes", words[number], n_times)
+    times, position = np.unique(time, return_inverse=True)
+    stale_keys = node * len(times) + position
     kept = []
     for item in mapped:
-        stale = np.zeros(item.metric.n_samples, dtype=bool)
-        node_of_sample: IntArray = item.node[item.metric.series]
-        for node, times in stale_times.items():
-            stale |= (node_of_sample == node) & np.isin(item.metric.timestamps, times)
+        metric = item.metric
+        at = np.minimum(np.searchsorted(times, metric.timestamps), len(times) - 1)
+        keys = item.node[metric.series] * len(times) + at
+        stale = (times[at] == metric.timestamps) & np.isin(keys, stale_keys)
         kept.append(keep_samples(item, ~stale))
-    return kept
+    return kept, {number: time[node == number] for number in np.unique(node).tolist()}
 
 
-def _times_without_energy(mapped: list[MappedMetric], node: int) -> FloatArray:
-    """Return the times at which no energy counter of a node had moved; empty if none ever moves."""
+def _times_without_energy(mapped: list[MappedMetric], n_nodes: int) -> tuple[IntArray, FloatArray]:
+    """Return the (node, time) pairs at which no energy counter of the node had moved since the previous time.
+
+    The result is an array of nodes and an array of times. It leaves out nodes whose energy counters never move.
+    """
+    nodes: list[IntArray] = []
     times: list[FloatArray] = []
     moved: list[BoolArray] = []
     for item in mapped:
         if item.mapping.kind != "energy":
             continue
         metric = item.metric
-        of_node = item.node[metric.series] == node
         change = np.ones(metric.n_samples, dtype=bool)
         if metric.n_samples > 1:
             change[1:] = (metric.values[1:] != metric.values[:-1]) | (metric.series[1:] != metric.series[:-1])
-        times.append(metric.timestamps[of_node])
-        moved.append(change[of_node])
-    if not times:
-        return np.empty(0)
-    all_times, position = np.unique(np.concatenate(times), return_inverse=True)
-    any_moved = np.zeros(len(all_times), dtype=bool)
-    np.logical_or.at(any_moved, position, np.concatenate(moved))
-    if np.count_nonzero(any_moved) <= 1:  # the first sample counts as a move
-        return np.empty(0)
-    return all_times[~any_moved]
+        nodes.append(item.node[metric.series])
+        times.append(metric.timestamps)
+        moved.append(change)
+    if not nodes:
+        return np.empty(0, dtype=np.int64), np.empty(0)
+    node, time, any_moved = _by_node_and_time(np.concatenate(nodes), np.concatenate(times), np.concatenate(moved))
+    n_moves = np.bincount(node, weights=any_moved, minlength=n_nodes)
+    stale = ~any_moved & (n_moves[node] > 1)  # the first sample of a node counts as a move
+    return node[stale], time[stale]
+
+
+def _by_node_and_time(node: IntArray, time: FloatArray, moved: BoolArray) -> tuple[IntArray, FloatArray, BoolArray]:
+    """Return the distinct (node, time) pairs, and for each pair whether any energy counter had moved."""
+    if not len(node):
+        return node, time, moved
+    order = np.lexsort((time, node))
+    node, time, moved = node[order], time[order], moved[order]
+    begins = np.ones(len(node), dtype=bool)
+    begins[1:] = (node[1:] != node[:-1]) | (time[1:] != time[:-1])
+    starts = np.flatnonzero(begins)
+    return node[starts], time[starts], np.logical_or.reduceat(moved, starts)

@@ -1,4 +1,4 @@
-"""The installed metric schemas: which one a recording follows, and how it maps a metric."""
+"""Find the installed metric schema that a recording follows, and map metrics with it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from kepler_core.plugins.entries import PluginEntry
 log = logging.getLogger(__name__)
 
 _reported: set[type[MetricSchema]] = set()
-"""Schemas whose first error was logged."""
+"""Metric schema classes whose first error has been logged; further errors of these classes are not logged."""
 
 
 @lru_cache(maxsize=1)
@@ -26,22 +26,25 @@ def _instances(entries: tuple[PluginEntry, ...]) -> tuple[tuple[str, MetricSchem
         try:
             schemas.append((name, create(plugin, name, {})))
         except PluginError as error:
-            log.warning("metric schema %s is not used: %s", name, error)
+            log.warning("metric schema %s cannot be used: %s", name, error)
     return tuple(schemas)
 
 
 def _installed_schemas() -> tuple[tuple[str, MetricSchema], ...]:
-    """Return the installed schemas that can be instantiated, with their names and sorted by them."""
+    """Return (name, schema) for each installed metric schema that can be instantiated, sorted by name."""
     return _instances(registry.metric_schemas.entries)
 
 
 def installed_schema_names() -> list[str]:
-    """Return the names of all installed schemas, with those that cannot be instantiated."""
+    """Return the names of all installed metric schemas, including schemas that cannot be instantiated."""
     return registry.metric_schemas.names()
 
 
 def find_schema(metrics: Iterable[str]) -> tuple[str, MetricSchema] | None:
-    """Return the installed schema that knows most of the metric names, with its name; None if none knows any."""
+    """Return the name and the instance of the installed metric schema that knows the most of the given metrics.
+
+    Returns None if no schema knows any of the metrics.
+    """
     metric_names = list(metrics)
     best: tuple[int, str, MetricSchema] | None = None
     for name, schema in _installed_schemas():
@@ -52,12 +55,12 @@ def find_schema(metrics: Iterable[str]) -> tuple[str, MetricSchema] | None:
 
 
 def is_known_metric(metric: str) -> bool:
-    """Return whether any installed schema knows the metric. The samples of other metrics need not be read."""
+    """Return whether any installed metric schema knows the metric, so that its samples must be read."""
     return any(map_metric(schema, metric) is not None for _, schema in _installed_schemas())
 
 
 def map_metric(schema: MetricSchema, metric: str) -> MetricMapping | None:
-    """Return how a schema maps a metric, or None for a metric that it does not know.
+    """Return the mapping that a schema has for a metric; None if the schema does not know the metric.
 
     A schema that raises counts as not knowing the metric: a broken plugin must not make recordings
     unreadable. The first error of each schema is logged.
@@ -66,7 +69,7 @@ def map_metric(schema: MetricSchema, metric: str) -> MetricMapping | None:
         mapping = schema.mapping(metric)
         if mapping is not None and not isinstance(mapping, MetricMapping):
             raise TypeError(f"{mapping!r} is no MetricMapping")
-    except Exception as error:  # a plugin may raise anything
+    except Exception as error:  # a plugin may raise any exception
         if type(schema) not in _reported:
             _reported.add(type(schema))
             name = registry.metric_schemas.full_name(type(schema))

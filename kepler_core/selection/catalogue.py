@@ -1,10 +1,12 @@
-"""All models of a store in memory, and the selection of one of them.
+"""All models of a store in memory, and the selection of one model for a request.
 
-A selection has three steps. Criteria (`narrowing`) and the filter (`filtering`) exclude models. Then
-the most similar node types are chosen (`node_type_choice`). Then the lowest error decides (`ranking`).
+A selection has three steps. First, criteria (module `narrowing`) and the request's filter (`filtering`)
+exclude models. Second, the node types that are most similar to the request's machine are chosen
+(`node_type_choice`). Third, the models of these node types are ranked by their errors, and the best model is
+chosen (`ranking`).
 
-Results that depend on few properties of a request are kept, so that a request takes the same time in a
-store of a hundred models as in one of ten thousand.
+Results that depend on only a few properties of a request are cached, so that a request takes the same time
+in a store of ten thousand models as in a store of a hundred models.
 """
 
 from __future__ import annotations
@@ -30,10 +32,10 @@ from kepler_core.selection.sources import matching_sources
 from kepler_core.store.models import NodeType, StoredModel
 
 ERROR_KEY = "mae"
-"""The score by which models are ranked, unless the user sets another one."""
+"""The score by which models are ranked, unless the user sets another score."""
 
 _MAX_CANDIDATES = 512
-"""Results of `narrow` that are kept, and rankings that are kept of each."""
+"""Maximum number of cached results of `narrow`, and of cached rankings for each of these results."""
 
 
 class Catalogue:
@@ -49,11 +51,12 @@ class Catalogue:
         error_key: str = ERROR_KEY,
         location: str = "",
     ) -> None:
-        """Build the columns of the models.
+        """Build the columns of the models' properties.
 
-        `node_types` are those of each pipeline, `broken` the pipelines that cannot be read and why.
-        `compare` makes the table that machines are compared with; without it machines are ignored.
-        `location` names the store in errors.
+        `node_types` maps each pipeline to its node types by number. `broken` maps each pipeline that cannot be
+        read to the reason. `compare` is called with the machines of all node types. It returns a table that
+        compares the machine of a request with them. Without `compare`, the machine of a request is ignored.
+        `error_key` is the score by which models are ranked. `location` names the store in error messages.
         """
         self.models = tuple(models)
         self.node_types = node_types
@@ -73,8 +76,8 @@ class Catalogue:
     def select(self, request: ModelRequest) -> Selection:
         """Select the best model for a request.
 
-        Raises `NoModelError` if no model fits, with the nearest match in its message, and `RequestError`
-        if the request itself is wrong.
+        Raises `NoModelError` if no model fits; the message names the nearest match. Raises `RequestError` if the
+        request itself is wrong.
         """
         check_filter(self._columns, request.filter)
         candidates = self._candidates(request)
@@ -119,7 +122,7 @@ class Catalogue:
         node_type: int | None = None,
         filter: Filter | None = None,
     ) -> list[StoredModel]:
-        """Return all models that meet the conditions, the lowest error first."""
+        """Return all models that meet the conditions, sorted by error, the lowest first. None means no condition."""
         columns = self._columns
         mask = np.ones(len(self.models), dtype=bool)
         for name, value in (
@@ -141,11 +144,14 @@ class Catalogue:
         return [self.models[row] for row in rows[np.argsort(unknown_last(self._error[rows]), kind="stable")]]
 
     def by_path(self, pipeline: str, path: str) -> StoredModel | None:
-        """Return the model at a path below a pipeline; None if there is none."""
+        """Return the model at a path below a pipeline; None if no model has this path."""
         return self._by_path.get((pipeline, path))
 
     def _candidates(self, request: ModelRequest) -> Candidates:
-        """Return the result of `narrow`, kept by the properties of the request that it depends on."""
+        """Return the result of `narrow` for a request, from the cache if possible.
+
+        The cache's key consists of the properties of the request that the result depends on.
+        """
         usable = usable_feature_sets(self._columns, request.metrics)
         first = request.metrics[0] if request.weights and request.trainer in KEPLER_CURVES and request.metrics else None
         sources = self._matching_sources(request.source)
@@ -153,7 +159,7 @@ class Catalogue:
         key = (request.output_type, sources, names, usable, request.weights, request.portable, first)
         candidates = self._candidates_of.get(key)
         if candidates is None:
-            # errors are not kept, because their messages contain more of the request than the key
+            # `narrow` may raise an error, which is not cached: its message names properties that are not in the key
             candidates = narrow(self._columns, request, sources, usable, self.broken, self.location)
             if len(self._candidates_of) > _MAX_CANDIDATES:
                 self._candidates_of.clear()

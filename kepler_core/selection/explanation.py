@@ -1,4 +1,4 @@
-"""The result of a selection, and its explanation."""
+"""The result of a selection, and the explanation of the choice."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from kepler_core.store.models import StoredModel
 
 @attrs.frozen
 class Drop:
-    """The number of candidates that one criterion excluded."""
+    """A criterion of a request, the number of candidate models that it excluded, and why."""
 
     criterion: str
     count: int
     why: str
 
     def explain(self) -> dict[str, Any]:
-        """Return the entry of `candidates.dropped` in answers."""
+        """Return this exclusion as an entry of `candidates.dropped` in a selection's JSON explanation."""
         return {"by": self.criterion, "count": self.count, "why": self.why}
 
 
@@ -32,14 +32,20 @@ class NodeTypeMatch:
     """How the node type of the chosen model was found."""
 
     match: Literal["given", "exact", "nearest", "unknown", "any"]
-    """given: by the request's number. exact, nearest: by the request's machine_spec. unknown: the machine
-    of the models is not known. any: the request names no machine."""
+    """How the node type was chosen.
+
+    - given: the request contains the node type's number
+    - exact: the node type's machine is equal to the machine_spec in the request
+    - nearest: the node type's machine is the most similar to the machine_spec, but not equal
+    - unknown: the machines of the node types are not known
+    - any: machines were not compared, e.g. because the request describes no machine
+    """
     number: int | None = None
     spec: Mapping[str, Any] = attrs.field(factory=dict)
     likeness: SpecLikeness | None = None
 
     def explain(self, model: StoredModel) -> dict[str, Any]:
-        """Return the `node_type` member of answers."""
+        """Return the member `node_type` of a selection's JSON explanation."""
         answer: dict[str, Any] = {
             "match": self.match,
             "number": model.node_type,
@@ -55,7 +61,7 @@ class NodeTypeMatch:
 
 @attrs.frozen(eq=False)
 class Selection:
-    """A chosen model, and why it was chosen."""
+    """The model that was chosen for a request, and the reasons for the choice."""
 
     model: StoredModel
     node_type: NodeTypeMatch
@@ -69,7 +75,7 @@ class Selection:
     _runner_up_row: int | None
 
     def explain(self) -> dict[str, Any]:
-        """Return the `selection` member of answers."""
+        """Return the JSON explanation of the choice: the member `selection` of answers to the request."""
         model = self.model
         answer: dict[str, Any] = {
             "pipeline": model.pipeline,
@@ -94,7 +100,7 @@ class Selection:
 
 
 def no_model(message: str, considered: int, dropped: Iterable[Drop]) -> NoModelError:
-    """Return the error for a request that no model fits. Its explanation lists what each criterion excluded."""
+    """Return the error for a request that no model fits, with the number of models that each criterion excluded."""
     return NoModelError(message, {"candidates": _explain_candidates(considered, dropped)})
 
 

@@ -14,7 +14,7 @@ from kepler_core.selection.ranking import unknown_last
 
 
 def check_filter(columns: ModelColumns, conditions: Filter) -> None:
-    """Raise `RequestError` if the filter names a score that no model has."""
+    """Raise `RequestError` if the filter names an unknown score (see `ScoreTable.known_names`)."""
     for threshold in conditions.thresholds:
         if (key := threshold.key) not in columns.scores.known_names:
             close = close_matches(key[:60], columns.scores.known_names)
@@ -22,7 +22,7 @@ def check_filter(columns: ModelColumns, conditions: Filter) -> None:
 
 
 def meets_filter(columns: ModelColumns, conditions: Filter, rows: IndexArray) -> BoolArray:
-    """Return which of the models in `rows` meet all conditions."""
+    """Return which of the models in `rows` meet all conditions of the filter, as a mask."""
     mask = np.ones(len(rows), dtype=bool)
     for threshold in conditions.thresholds:
         values = columns.scores.column(threshold.key)[rows]
@@ -43,10 +43,10 @@ def apply_filter(
     error: FloatArray,
     error_key: str,
 ) -> tuple[IndexArray, Drop]:
-    """Return the models of `rows` that meet the filter, and the number of the others.
+    """Return the models of `rows` that meet the filter, and the number of models that the filter excludes.
 
-    Raises `NoModelError` with the scores of the model with the lowest error if none meets the filter.
-    `error` is the column `error_key` of all models.
+    `error` contains the score `error_key` of all models. Raises `NoModelError` if no model meets the filter.
+    Of the models in `rows`, the error message names the one whose error is lowest, and shows this model's scores.
     """
     mask = meets_filter(columns, conditions, rows)
     texts = [str(threshold) for threshold in conditions.thresholds]

@@ -1,8 +1,8 @@
 """The filter language of requests: `mae:5;mape:10;features:cpu_cycles,cache_miss`.
 
-Conditions are separated by `;`, and a model must meet all of them. An error must be at most the given
-number, a correlation (`r2`, `abs_max_corr`, `<component>_r2`) at least the number. `features` lists
-the features that a model may use.
+Conditions are separated by `;`, and a model must meet all of them. A model's error, e.g. `mae`, must be at
+most the given number. A model's correlation (`r2`, `abs_max_corr`, `<component>_r2`) must be at least the
+given number. `features` lists the only features that a model may use.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ MAX_CONDITIONS = 50
 
 @attrs.frozen
 class Threshold:
-    """A limit of one score."""
+    """A condition of a filter that limits one score."""
 
     key: str
     limit: float
 
     @property
     def at_least(self) -> bool:
-        """Whether the score must be at least the limit, instead of at most."""
+        """Whether the score must be at least the limit. Otherwise the score must be at most the limit."""
         return self.key.endswith(("r2", "corr"))
 
     def __str__(self) -> str:
@@ -40,14 +40,17 @@ class Filter:
     thresholds: tuple[Threshold, ...] = ()
     features: frozenset[str] | None = None
     text: str = attrs.field(default="", eq=False)
-    """The filter as the request has it."""
+    """The filter's text in the request."""
 
     def __bool__(self) -> bool:
         return bool(self.thresholds) or self.features is not None
 
 
 def parse_filter(text: str) -> Filter:
-    """Parse the filter of a request; `RequestError` names the wrong condition. An empty text is no filter."""
+    """Parse the filter of a request. An empty text gives a filter without conditions.
+
+    Raises `RequestError`, whose message names the malformed condition.
+    """
     thresholds: list[Threshold] = []
     features: frozenset[str] | None = None
     conditions = [part for part in (piece.strip() for piece in text.split(";")) if part]

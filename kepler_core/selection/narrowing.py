@@ -1,7 +1,7 @@
 """Narrow the models of a catalogue to those that fit a request, criterion by criterion.
 
 The criteria are applied in a fixed order: output type, pipeline, feature group, energy source, trainer,
-features, model format, weights. The criterion that excludes the last model is the reason in the error.
+features, model format, weights. If no model is left after a criterion, the error names this criterion.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ _METRICS_CHARACTERS = 300
 
 @attrs.define(eq=False)
 class Candidates:
-    """The models that fit all criteria of a request but the filter and the machine."""
+    """The models that fit a request when its filter and its machine are not considered."""
 
     rows: IndexArray
     node_types: IndexArray
-    """Codes of the node types of `rows`."""
+    """Codes of the node types of the models in `rows`."""
     dropped: tuple[Drop, ...]
     rankings: dict[tuple[int, ...], Ranking] = attrs.field(factory=dict)
-    """Node type codes -> the best candidates of these node types, for requests without a filter."""
+    """Cache for requests without a filter: codes of node types -> ranking of the models of these node types."""
 
 
 def usable_feature_sets(columns: ModelColumns, metrics: Collection[str] | None) -> tuple[int, ...]:
-    """Return the codes of the feature sets that need only these metrics; None: all feature sets."""
+    """Return the codes of the feature sets that contain only features in `metrics`; None allows all feature sets."""
     sets = columns.feature_sets.values
     if metrics is None:
         return tuple(range(len(sets)))
@@ -56,10 +56,12 @@ def narrow(
     broken: Mapping[str, str],
     location: str,
 ) -> Candidates:
-    """Return the models that fit a request; `NoModelError` names the criterion that excludes the last one.
+    """Return the models that fit a request when its filter and its machine are not considered.
 
-    `sources` are the energy sources that the request's source stands for, `usable` the feature sets that
-    its metrics cover. `broken` and `location` appear in the error of an empty catalogue.
+    `sources` are the energy sources that the source name in the request stands for. `usable` are the codes
+    of the feature sets that contain only features in the request's metrics. `broken` and `location` appear
+    in the error message of an empty catalogue. Raises `NoModelError` if no model is left; its message names
+    the criterion that excluded the last model.
     """
     if not columns.models:
         problem = "".join(f"; {name} is broken: {why}" for name, why in sorted(broken.items())[:1])
@@ -97,7 +99,7 @@ def narrow(
 
 
 class _Narrowing:
-    """The candidates that are left, and what each criterion excluded."""
+    """The models that are left after the criteria applied so far, and the number that each criterion excluded."""
 
     def __init__(self, columns: ModelColumns) -> None:
         self.columns = columns
@@ -105,9 +107,11 @@ class _Narrowing:
         self.dropped: list[Drop] = []
 
     def keep(self, criterion: str, wanted: str, mask: BoolArray, why: Callable[[IndexArray], str]) -> None:
-        """Keep the candidates in `mask` and drop the rest.
+        """Keep the models that `mask` marks, and drop all other models.
 
-        `why` is called with the rows of the dropped candidates and returns the reason for dropping them.
+        `criterion` is the name of the criterion, `wanted` the value that the request has for it. `why` is called
+        with the rows of the dropped models and returns the reason for dropping them. Raises `NoModelError` if
+        no model is left.
         """
         dropped = self.rows[~mask[self.rows]]
         if len(dropped):
@@ -124,7 +128,7 @@ class _Narrowing:
             fewest = min((sorted(needed - set(wanted.split(", "))) for needed in sets), key=len)
             available = shortened(wanted, _METRICS_CHARACTERS) or "none"
             return no_model(
-                f"no model fits the features that there are; missing: {', '.join(fewest)} (there: {available})",
+                f"no model fits the features that there are; missing: {', '.join(fewest)} (available: {available})",
                 considered,
                 self.dropped,
             )
@@ -148,7 +152,7 @@ def _canonical_trainer(name: str) -> str:
     try:
         return registry.trainers.canonical(name)
     except PluginError:
-        return name  # models of a trainer that is not installed can be used too
+        return name  # the trainer is not installed, but its stored models can be used
 
 
 def _missing_features(columns: ModelColumns, rows: IndexArray, metrics: Collection[str]) -> str:
@@ -164,7 +168,7 @@ def _joined(names: Sequence[str]) -> str:
 
 
 def _with_usable_weights(columns: ModelColumns, request: ModelRequest) -> BoolArray:
-    """Return which models have weights that Kepler evaluates correctly for this request."""
+    """Return which models have weights that Kepler evaluates correctly for this request, as a mask."""
     if request.trainer not in KEPLER_CURVES:
         return columns.linear
     first = request.metrics[0] if request.metrics else None
@@ -174,7 +178,7 @@ def _with_usable_weights(columns: ModelColumns, request: ModelRequest) -> BoolAr
 
 
 def _why_no_weights(columns: ModelColumns, rows: IndexArray) -> str:
-    """Return the most frequent reasons why models have no usable weights."""
+    """Return the most frequent reasons why the models in `rows` have no usable weights."""
     counts: dict[str, int] = {}
     for row in rows:
         model = columns.models[row]

@@ -19,17 +19,21 @@ _SAME_SIMILARITY = 1e-9
 
 @attrs.define(eq=False)
 class _Machine:
-    """The similarities of all node types to one machine of earlier requests."""
+    """The similarities between the machine of an earlier request and the machines of all node types."""
 
     similarities: FloatArray
     likeness: dict[int, SpecLikeness] = attrs.field(factory=dict)
 
 
 class NodeTypeChooser:
-    """The choice of node types for requests, with the kept similarities to machines of earlier requests."""
+    """Chooses node types for requests, and caches the similarities to the machines of earlier requests."""
 
     def __init__(self, columns: ModelColumns, table: SpecTable | None) -> None:
-        """`table` holds the machine of each node type, by code; without it any node type is chosen."""
+        """Create a chooser for the node types of `columns`.
+
+        `table` contains the machine of each node type in the order of the node types' codes. If it is None,
+        machines are not compared.
+        """
         self._columns = columns
         self._table = table
         self._machines: dict[Any, _Machine] = {}
@@ -37,9 +41,9 @@ class NodeTypeChooser:
     def choose(
         self, request: ModelRequest, types: IndexArray, dropped: tuple[Drop, ...]
     ) -> tuple[IndexArray, NodeTypeMatch]:
-        """Return the codes of the best of the node types `types`, and how they match the request.
+        """Return the codes of those node types in `types` that fit the request best, and how they match the request.
 
-        Raises `NoModelError` if the request requires a node type that no candidate has.
+        Raises `NoModelError` if the request requires a node type that is not in `types`.
         """
         numbers = self._columns.node_type_numbers
         spec = {key: value for key, value in request.machine_spec.items() if value not in (0, "", None)}
@@ -49,7 +53,7 @@ class NodeTypeChooser:
                 return of_number, NodeTypeMatch("given", number=request.node_type)
             if not (spec and request.loose_node_type):
                 available = ", ".join(map(str, sorted(set(numbers[types].tolist()))))
-                raise self._no_model(f"no model of node type {request.node_type} (there: {available})", dropped)
+                raise self._no_model(f"no model of node type {request.node_type} (available: {available})", dropped)
         if not spec or self._table is None:
             return types, NodeTypeMatch("any")
         return self._most_similar(spec, request.loose_node_type, types, dropped)
@@ -67,7 +71,7 @@ class NodeTypeChooser:
             likeness = machine.likeness[code] = self._table.likeness(spec, code)
         number = int(self._columns.node_type_numbers[code])
         exact = likeness.similarity == 1.0
-        if likeness.uncertainty == 1.0:
+        if likeness.uncertainty == 1.0 or not likeness.attributes:
             if not loose:
                 raise self._no_model("the machine of these models is not known, so it cannot be the same", dropped)
             return best, NodeTypeMatch("unknown", number=number)

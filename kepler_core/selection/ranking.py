@@ -1,8 +1,10 @@
 """Rank models by their errors.
 
-Errors measured on the same data are compared directly. Errors measured on different data are not
-comparable: there, the best model of each data set competes with its error divided by the error of
-always predicting the mean, if that is known for all of them.
+Models that were validated on the same data are compared by their errors. If the models were validated on
+several data sets, the best model of each data set is a candidate, and the candidates are compared by their
+relative errors. A relative error is a model's mae, divided by the mae of always predicting the mean. The
+candidates are compared by their errors if the relative error of any candidate is unknown, or if models are
+ranked by another score than the mae.
 """
 
 from __future__ import annotations
@@ -16,17 +18,17 @@ from kepler_core.selection.scores import ScoreTable
 
 
 class Ranking(NamedTuple):
-    """The two best models of a set."""
+    """The two best of the compared models."""
 
     best: int
-    """Row of the model with the lowest error."""
+    """Row of the best model."""
     runner_up: int | None
     compared_by: str
-    """How the errors were compared, for the explanation."""
+    """How the errors were compared, as a text for the explanation."""
 
 
 def rank_by_error(rows: IndexArray, error: FloatArray, error_key: str, scores: ScoreTable) -> Ranking:
-    """Return the two best of the models in `rows`. `error` is the column `error_key` of all models."""
+    """Return the two best of the models in `rows`. `error` contains the score `error_key` of all models."""
     order = np.argsort(unknown_last(error[rows]), kind="stable")
     data = scores.measured_on[rows]
     if len(rows) == 1 or (data == data[0]).all():
@@ -40,7 +42,7 @@ def rank_by_error(rows: IndexArray, error: FloatArray, error_key: str, scores: S
             compared_by = "mae on unlike data, whose difficulty is not known"
         else:
             ranked = winners[np.argsort(relative, kind="stable")]
-            compared_by = "mae on unlike data, each relative to that of always answering the mean"
+            compared_by = "mae on unlike data, each relative to that of always answering the median"
             return Ranking(int(rows[ranked[0]]), int(rows[ranked[1]]), compared_by)
     return Ranking(int(rows[order[0]]), int(rows[order[1]]) if len(rows) > 1 else None, compared_by)
 

@@ -1,4 +1,4 @@
-"""Read catalogues from stores."""
+"""Read the catalogue of a store's models."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ def read_catalogue(
     compare: Callable[[Sequence[Spec]], SpecTable] | None = None,
     error_key: str = ERROR_KEY,
 ) -> Catalogue:
-    """Read all pipelines of a store, or the given ones, into a catalogue.
+    """Read a catalogue with the models of all pipelines of a store, or only of the pipelines in `pipelines`.
 
-    Without `pipelines`, those that cannot be read are left out and listed in `Catalogue.broken`. A given
-    pipeline that cannot be read raises `StoreError`.
+    If `pipelines` is None, a pipeline that cannot be read is left out and listed in `Catalogue.broken`.
+    Otherwise `StoreError` is raised if one of `pipelines` cannot be read. See `Catalogue` for `compare` and
+    `error_key`.
     """
     models: list[StoredModel] = []
     node_types: dict[str, Mapping[int, NodeType]] = {}
@@ -41,5 +42,5 @@ def read_catalogue(
 
 
 def read_pipeline_models(snapshot: Snapshot, *, serving: bool = False) -> tuple[list[StoredModel], dict[int, NodeType]]:
-    """Read the models and node types of one pipeline. See `kepler_core.store.models.read_models`."""
+    """Read the models and node types of one pipeline. See `store.models.read_models` for `serving`."""
     return read_models(snapshot, serving=serving), read_node_types(snapshot)

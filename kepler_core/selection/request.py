@@ -1,4 +1,4 @@
-"""The request for a model."""
+"""A request for a model."""
 
 from __future__ import annotations
 
@@ -15,24 +15,28 @@ DEFAULT_SOURCE = "rapl-sysfs"
 
 @attrs.frozen
 class ModelRequest:
-    """The properties that a model must have. All but the output type are optional."""
+    """A request for a model: the properties that the model must have. Only the output type is required."""
 
     output_type: OutputType
     metrics: tuple[str, ...] | None = None
-    """The features that the client can provide, in the client's order. A model may need no other. None:
-    any feature."""
+    """The features that the client can provide, in the client's order. Models that need another feature do not
+    fit. If `metrics` is None, models may need any features."""
     source: str = DEFAULT_SOURCE
-    """Energy source: a name, an alias, or the name under which Kepler requests several sources."""
+    """Name of an energy source, an alias, or a name by which Kepler requests several sources, e.g. `intel_rapl`."""
     pipeline: str | None = None
     feature_group: str | None = None
     trainer: str | None = None
     filter: Filter = attrs.field(factory=Filter)
     node_type: int | None = None
-    """Number of the requested node type. It selects the models of that number in every pipeline."""
+    """Number of the requested node type. In every pipeline, models of the node type with this number fit.
+
+    If there are no such models, node types are compared with `machine_spec`. But if `machine_spec` is empty or
+    `loose_node_type` is False, no model fits.
+    """
     machine_spec: Mapping[str, Any] = attrs.field(factory=dict)
     loose_node_type: bool = True
-    """Accept the most similar node type if none is equal to the machine."""
+    """Whether the most similar node type is accepted if no node type is equal to the requested machine."""
     weights: bool = False
-    """Accept only models whose weights Kepler may evaluate itself."""
+    """Whether the model must have weights that Kepler may evaluate itself."""
     portable: bool = False
-    """Accept only models that Kepler Core can load."""
+    """Whether the model must be in the form that Kepler Core stores. Kepler Core cannot load other models."""

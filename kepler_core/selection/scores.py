@@ -23,9 +23,9 @@ class ScoreTable:
 
     columns: dict[str, FloatArray]
     measured_on: IndexArray
-    """A number for each model; models with the same number were measured on the same data."""
+    """A number for each model. Models with the same number were measured on the same data."""
     relative_mae: FloatArray
-    """Each model's mae divided by the mae of always predicting the mean of the training data."""
+    """Each model's mae divided by the mae of always predicting the mean of the training data; NaN if unknown."""
 
     @property
     def known_names(self) -> frozenset[str]:
@@ -39,7 +39,7 @@ class ScoreTable:
 
 
 def score_table(models: Sequence[StoredModel]) -> ScoreTable:
-    """Return the scores of models as columns."""
+    """Return the scores of models as a table, in the order of `models`."""
     rows_of: dict[tuple[str, ...], list[int]] = {}
     numbers: dict[tuple[object, ...], int] = {}
     measured_on = np.empty(len(models), dtype=np.intp)

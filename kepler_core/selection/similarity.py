@@ -1,7 +1,7 @@
-"""The similarity of machines as selection uses it.
+"""Protocols for the similarity of machines, by which selection chooses node types.
 
-`kepler_profiler.similarity` implements these protocols. The servers and commands pass it in, because
-`kepler_core` does not import the profiler.
+`kepler_profiler.similarity` implements these protocols. Servers and commands pass the implementation to
+`Catalogue`, because `kepler_core` does not import `kepler_profiler`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from kepler_core.arrays import FloatArray
 
 Spec = Mapping[str, Any]
-"""The attributes of a machine: processor, cores, chips, memory, frequency."""
+"""The attributes of a machine: processor, cores, chips, memory (GiB), frequency (MHz)."""
 
 
 class SpecLikeness(Protocol):
@@ -30,16 +30,16 @@ class SpecLikeness(Protocol):
 
 
 class SpecTable(Protocol):
-    """Machine specs to compare other machines with (`kepler_profiler.similarity.SpecTable`)."""
+    """A table of specs, with which another spec is compared (`kepler_profiler.similarity.SpecTable`)."""
 
     def similarities(self, spec: Spec) -> FloatArray:
         """Return the similarity of each spec in the table to `spec`, shape (specs,)."""
 
     def likeness(self, spec: Spec, row: int) -> SpecLikeness:
-        """Return how similar one spec of the table is to `spec`, by attribute."""
+        """Return how similar the spec in one row of the table is to `spec`, in total and for each attribute."""
 
 
 def rounded_down(similarity: float, digits: int) -> float:
-    """Round a similarity down for display, so that only equal machines show 1."""
+    """Round a similarity down for display, so that only equal machines have the similarity 1."""
     steps: int = 10**digits
     return math.floor(similarity * steps) / steps

@@ -1,4 +1,4 @@
-"""Which energy sources the name in a request stands for."""
+"""Find the energy sources that the source name in a request stands for."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from kepler_core.plugins import registry
 def matching_sources(name: str, model_sources: Collection[str]) -> frozenset[str]:
     """Return the energy sources that a name stands for.
 
-    The name is a source's own name, an alias, or the name under which Kepler requests several sources.
-    `model_sources` are the sources of stored models, which need not be installed as plugins. Raises
+    The name is a source's own name, an alias, or a name by which Kepler requests several sources.
+    `model_sources` are the energy sources of the stored models; their plugins need not be installed. Raises
     `RequestError` if the name is unknown.
     """
     matching = {name} & {*model_sources, *registry.energy_sources.names()}

@@ -1,4 +1,4 @@
-"""The model store: publishes pipelines of models atomically and keeps their versions."""
+"""The model store, which publishes pipelines of models atomically and keeps their versions."""
 
 from kepler_core.store.opening import open_store
 from kepler_core.store.snapshot import Snapshot

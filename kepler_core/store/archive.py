@@ -1,6 +1,6 @@
 """Import pipelines from zip archives, folders and URLs; export them as zip archives.
 
-Imported content is untrusted: see `safe_zip` for the checks of archives. No file is run or unpickled.
+Imported content is untrusted: see `safe_zip` for the checks of archives. No imported file is run or unpickled.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from kepler_core.store.manifest import MANIFEST_FILE, make_manifest, read_manife
 from kepler_core.store.models import count_models
 from kepler_core.store.safe_zip import read_archive_file, read_up_to, read_zip
 from kepler_core.store.snapshot import Snapshot
-from kepler_core.store.urls import is_url, shown_url, split_url
+from kepler_core.urls import file_path, is_file_url, is_url, shown_url, split_url
 
 MAX_PIPELINE_BYTES = 2**30
-"""Limit of all files of a pipeline together, unpacked."""
+"""Maximum size of all files of a pipeline together, after unpacking."""
 MAX_PIPELINE_FILES = 200_000
 
 
 def read_pipeline(location: str, name: str | None = None) -> tuple[str, dict[str, bytes]]:
     """Read a pipeline from a zip file, a folder, or an http(s) or file URL; return its name and files.
 
-    `name` replaces the pipeline's own name. Raises `StoreError` if the location cannot be read, is not
-    a pipeline, or differs from its manifest.
+    `name` replaces the pipeline's own name. Raises `StoreError` if the location cannot be read, does not
+    contain a pipeline, or if the pipeline's files differ from its manifest.
     """
-    if is_url(location) and not location.lower().startswith("file://"):
+    if is_url(location) and not is_file_url(location):
         scheme = split_url(location).scheme.lower()
         if scheme not in ("http", "https"):
             raise StoreError(
@@ -43,7 +43,7 @@ def read_pipeline(location: str, name: str | None = None) -> tuple[str, dict[str
         where = shown_url(location)
         folder, files = _unpack(download(location), where)
         return name or _own_name(where, folder, Path(unquote(split_url(location).path)).stem, files), files
-    path = Path(unquote(split_url(location).path) if is_url(location) else location)
+    path = Path(file_path(location) if is_file_url(location) else location)
     if path.is_dir():
         files = _checked(_read_folder(path), str(path))
         return name or _own_name(str(path), None, path.resolve().name, files), files
@@ -59,14 +59,17 @@ def read_pipeline(location: str, name: str | None = None) -> tuple[str, dict[str
 
 
 def read_archive(content: bytes, where: str) -> dict[str, bytes]:
-    """Return the files of a pipeline from its zip archive, which may hold the pipeline in one folder."""
+    """Return the files of the pipeline in a zip archive.
+
+    The pipeline must be at the top of the archive, or in the archive's only folder.
+    """
     return _unpack(content, where)[1]
 
 
 def archive_bytes(snapshot: Snapshot) -> bytes:
-    """Return a pipeline as a zip archive with its manifest, in a folder of the pipeline's name.
+    """Return a zip archive of a pipeline and its manifest, in a folder that is named after the pipeline.
 
-    Equal files give equal bytes. Raises `StoreError` if a file is missing or damaged.
+    Archives of equal files have equal bytes. Raises `StoreError` if a file is missing or damaged.
     """
     snapshot.check_complete()
     names = snapshot.names if snapshot.manifest is None else snapshot.manifest.files
@@ -76,7 +79,10 @@ def archive_bytes(snapshot: Snapshot) -> bytes:
 
 
 def _unpack(content: bytes, where: str) -> tuple[str | None, dict[str, bytes]]:
-    """Return the name of the folder around the pipeline, if there is one, and the pipeline's files."""
+    """Return the name of the archive's folder that contains the pipeline, and the pipeline's files.
+
+    The name is None if the pipeline is at the top of the archive.
+    """
     files = read_zip(content, where, max_files=MAX_PIPELINE_FILES, max_total_bytes=MAX_PIPELINE_BYTES)
     folder = None
     tops = {name.partition("/")[0] for name in files}
@@ -87,17 +93,20 @@ def _unpack(content: bytes, where: str) -> tuple[str | None, dict[str, bytes]]:
 
 
 def _checked(files: dict[str, bytes], where: str) -> dict[str, bytes]:
-    """Return the files without the manifest; `StoreError` if they are not a pipeline or differ from it."""
+    """Return the files without the manifest.
+
+    Raises `StoreError` if the files are not a pipeline, or if they differ from the manifest.
+    """
     if METADATA_FILE not in files:
         raise StoreError(f"{where}: not a pipeline: no {METADATA_FILE} at its top or in its only folder")
     manifest = read_manifest(files[MANIFEST_FILE], where) if MANIFEST_FILE in files else None
-    snapshot = Snapshot("", None, where, manifest, frozenset(files), files.__getitem__)
+    snapshot = Snapshot("", None, where, manifest, frozenset(files), lambda name, _: files[name])
     snapshot.check_complete()
     for name in sorted(files):
         snapshot.read(name)
     if not count_models(snapshot):
         raise StoreError(
-            f"{where}: not a pipeline: no model, "
+            f"{where}: not a pipeline: no model file "
             "<source>/<AbsPower or DynPower>/<feature group>/<Trainer>_<node type>.zip"
         )
     check_documents({name: data for name, data in files.items() if name != MANIFEST_FILE}, where)
@@ -105,12 +114,16 @@ def _checked(files: dict[str, bytes], where: str) -> dict[str, bytes]:
 
 
 def _own_name(where: str, folder: str | None, file_name: str, files: dict[str, bytes]) -> str:
-    """Return the first usable name: the archive's folder, `name` of the metadata, the file or folder."""
+    """Return the name of an imported pipeline.
+
+    This is the first name that is allowed for a pipeline among: the name of the folder in the archive, `name`
+    in the pipeline's metadata, and the name of the imported file or folder.
+    """
     in_metadata = decode_object(files[METADATA_FILE]).get("name")
     for name in (folder, in_metadata, file_name):
         if isinstance(name, str) and is_name(name):
             return name
-    raise StoreError(f"{where}: it has no name that a pipeline can have; give it one (--name)")
+    raise StoreError(f"{where}: it has no name that is allowed for a pipeline; pass a name with --name")
 
 
 def _read_folder(folder: Path) -> dict[str, bytes]:
@@ -127,7 +140,10 @@ def _read_folder(folder: Path) -> dict[str, bytes]:
             with path.open("rb") as file:
                 data = read_up_to(file, limit + 1)
             if len(data) > limit:
-                raise StoreError(f"{path}: larger than {MAX_FILE_BYTES} bytes, or the folder than {MAX_PIPELINE_BYTES}")
+                raise StoreError(
+                    f"{path}: the file is larger than {MAX_FILE_BYTES} bytes, or the whole folder is larger than "
+                    f"{MAX_PIPELINE_BYTES} bytes"
+                )
             left -= len(data)
             files[name] = data
     except OSError as error:

@@ -12,18 +12,18 @@ from kepler_core.documents import DocumentError, decode_object
 DECISIONS = ".decisions"
 """Folder of a store that holds the decisions of each pipeline."""
 MAX_DECISIONS = 500
-"""Decisions that a store keeps for each pipeline; older ones are removed."""
+"""Maximum number of decisions that a store keeps for each pipeline. Older decisions are removed."""
 
 _FILE_NAME = re.compile(r"[0-9]{14}-[0-9a-f]{8}\.json")
 
 
 def decision_name() -> str:
-    """Return a new file name for a decision made now. Names sort by time."""
+    """Return a new name for the file of a decision made now. Sorting such names sorts the decisions by time."""
     return f"{time.time_ns() // 1_000_000:014d}-{uuid.uuid4().hex[:8]}.json"
 
 
 def is_decision(name: str) -> bool:
-    """Return whether a file name is one of `decision_name`."""
+    """Return whether a file name has the form that `decision_name` returns."""
     return _FILE_NAME.fullmatch(name) is not None
 
 

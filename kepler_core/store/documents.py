@@ -1,4 +1,4 @@
-"""The documents of a pipeline: one schema with bounds for each, used by import, publish, verify and reading."""
+"""The schemas of a pipeline's JSON documents, by which import, publish, verify and all readers check them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,14 @@ import msgspec
 
 from kepler_core.documents import DocumentError, Scalar, Text, decode_json, decode_object
 from kepler_core.errors import StoreError
-from kepler_core.models.power_model import METADATA_FILE, MODEL_FILE, WEIGHT_FILE, ModelFile
+from kepler_core.models.power_model import (
+    MAX_COMPONENT_BYTES,
+    MAX_DOCUMENT_BYTES,
+    METADATA_FILE,
+    MODEL_FILE,
+    WEIGHT_FILE,
+    ModelFile,
+)
 from kepler_core.store.layout import NODE_TYPE_INDEX
 
 MAX_FEATURES = 1000
@@ -23,7 +30,7 @@ Spec = Annotated[dict[Text, Scalar], msgspec.Meta(max_length=MAX_ATTRIBUTES)]
 
 
 class NodeTypeEntry(msgspec.Struct):
-    """An entry of `node_type_index.json`."""
+    """The entry of a node type in `node_type_index.json`: attributes and names of the machines that belong to it."""
 
     attrs: Spec = {}
     members: Annotated[list[Scalar], msgspec.Meta(max_length=MAX_MEMBERS)] | None = None
@@ -33,20 +40,23 @@ NodeTypeIndex = Annotated[dict[Text, NodeTypeEntry], msgspec.Meta(max_length=MAX
 
 
 class ModelHead(msgspec.Struct):
-    """The members of a model's `metadata.json` that a choice among models needs."""
+    """The members of a model's `metadata.json` that are needed to select a model."""
 
     features: Annotated[list[Text], msgspec.Meta(max_length=MAX_FEATURES)]
     machine_spec: Spec = {}
 
 
 _OBJECT_FILES = re.compile(rf"profiles/[^/]+\.json|(?:[^/]+/){{4}}{re.escape(WEIGHT_FILE)}|(?:[^/]+/){{3}}[^/]+\.json")
-"""Profiles, and the weights in a model's folder and beside it."""
+"""Paths of files that must contain a JSON object: profiles and weight files.
+
+A weight file is in a model's folder, or beside a model's zip file.
+"""
 
 _node_types = msgspec.json.Decoder(NodeTypeIndex)
 
 
 def decode_node_types(content: bytes, where: str) -> dict[int, NodeTypeEntry]:
-    """Return the entries of `node_type_index.json` by number; `StoreError` if the index is malformed."""
+    """Return the entries of `node_type_index.json` by number, or raise `StoreError` if the index is malformed."""
     try:
         entries = decode_json(content, _node_types)
     except DocumentError as error:
@@ -58,7 +68,10 @@ def decode_node_types(content: bytes, where: str) -> dict[int, NodeTypeEntry]:
 
 
 def decode_model(content: bytes, where: str) -> tuple[dict[str, Any], ModelHead]:
-    """Return a model's metadata, and its typed members; `StoreError` if the document is malformed."""
+    """Return a model's metadata as a dict, and its members that `ModelHead` lists.
+
+    Raises `StoreError` if the metadata is malformed.
+    """
     try:
         metadata = decode_object(content)
         return metadata, msgspec.convert(metadata, ModelHead)
@@ -69,9 +82,12 @@ def decode_model(content: bytes, where: str) -> tuple[dict[str, Any], ModelHead]
 def check_document(name: str, content: bytes, where: str) -> None:
     """Raise `StoreError` if a file of a pipeline is a document that does not fit its schema.
 
-    `name` is the file's path below the pipeline. Files of model formats and of listeners have no schema.
+    `name` is the file's path below the pipeline. Files that model formats and listeners write have no schema
+    and are not checked.
     """
     base_name = name.rpartition("/")[2]
+    if base_name in (METADATA_FILE, MODEL_FILE, WEIGHT_FILE) and len(content) > MAX_DOCUMENT_BYTES:
+        raise StoreError(f"{where}: {name} has {len(content)} bytes, at most {MAX_DOCUMENT_BYTES} are allowed")
     if name == NODE_TYPE_INDEX:
         decode_node_types(content, f"{where}: {name}")
     elif base_name == METADATA_FILE and base_name != name:
@@ -87,6 +103,23 @@ def check_document(name: str, content: bytes, where: str) -> None:
 
 
 def check_documents(files: Mapping[str, bytes], where: str) -> None:
-    """Raise `StoreError` for the first document of a pipeline, by name, that does not fit its schema."""
+    """Raise `StoreError` if a document in `files`, which maps paths to contents, does not fit its schema.
+
+    The error is also raised if a file with the model of one component is larger than `MAX_COMPONENT_BYTES`. Loading
+    such a model would fail.
+    """
     for name in sorted(files):
         check_document(name, files[name], where)
+        folder, _, base_name = name.rpartition("/")
+        if base_name == MODEL_FILE:
+            _check_components(folder, decode_json(files[name], ModelFile), files, where)
+
+
+def _check_components(folder: str, layout: ModelFile, files: Mapping[str, bytes], where: str) -> None:
+    for part in layout.components.values():
+        path = f"{folder}/{part.file}"
+        if len(files.get(path, b"")) > MAX_COMPONENT_BYTES:
+            raise StoreError(
+                f"{where}: {path} has {len(files[path])} bytes, at most {MAX_COMPONENT_BYTES} are allowed for the "
+                "model of a component"
+            )

@@ -3,66 +3,50 @@
 from __future__ import annotations
 
 import http.client
-import urllib.error
-import urllib.request
-from typing import Any
 
+from kepler_core.deadlines import Deadline, DeadlineError, TooLargeError
 from kepler_core.errors import StoreError
-from kepler_core.messages import reason_of
-from kepler_core.store.safe_zip import read_archive_file
-from kepler_core.store.urls import shown_url, split_url
+from kepler_core.messages import reason_of, shortened
+from kepler_core.store import safe_zip
+from kepler_core.store.http_exchange import exchange
+from kepler_core.urls import secrets_of, shown_url, split_url, without_secrets
 
 SOCKET_TIMEOUT_SECONDS = 30
-"""Longest wait for the next bytes."""
+"""Maximum time to wait for the next bytes of a response."""
 DOWNLOAD_TIMEOUT_SECONDS = 900
-"""Longest time for a whole download."""
+"""Maximum time for a whole download."""
 
 _REASON_CHARACTERS = 200
 
 
-def download(url: str) -> bytes:
-    """Return the content at an http(s) URL; `StoreError` if it cannot be downloaded completely."""
+def download(url: str, *, seconds: float | None = None, max_bytes: int | None = None) -> bytes:
+    """Return the content at an http(s) URL, or raise `StoreError` if it cannot be downloaded completely.
+
+    `seconds` is the time limit of the whole download, by default `DOWNLOAD_TIMEOUT_SECONDS`. `max_bytes` is
+    the maximum size of the content, by default `safe_zip.MAX_ARCHIVE_BYTES`.
+    """
     where = shown_url(url)
     if "@" in split_url(url).netloc:
         raise StoreError(f"{where}: user and password in a URL are not supported")
+    deadline = Deadline(DOWNLOAD_TIMEOUT_SECONDS if seconds is None else seconds)
+    limit = safe_zip.MAX_ARCHIVE_BYTES if max_bytes is None else max_bytes
     try:
-        with _opener().open(url, timeout=SOCKET_TIMEOUT_SECONDS) as response:
-            content = read_archive_file(response, where, DOWNLOAD_TIMEOUT_SECONDS)
-            length = response.headers.get("Content-Length", "")
-            if length.isdecimal() and int(length) != len(content):
-                raise StoreError(f"{where}: {len(content)} of {length} bytes came")
-            return content
-    except urllib.error.HTTPError as error:
-        error.close()
-        if 300 <= error.code < 400:
-            raise StoreError(f"{where}: redirects in a circle, or to a URL that is not http(s)") from error
-        reason = reason_of(error.reason, _REASON_CHARACTERS)
-        raise StoreError(f"{where}: the server answers {error.code} {reason}") from error
-    except urllib.error.URLError as error:
-        raise StoreError(f"{where}: {reason_of(error.reason, _REASON_CHARACTERS)}") from error
+        answer = exchange(url, deadline, max_bytes=limit, socket_timeout=SOCKET_TIMEOUT_SECONDS)
+    except DeadlineError as error:
+        raise StoreError(f"{where}: the download is {error.message}") from error
+    except TooLargeError as error:
+        raise StoreError(f"{where}: larger than {limit} bytes") from error
     except (OSError, http.client.HTTPException, ValueError) as error:
-        raise StoreError(f"{where}: {reason_of(error, _REASON_CHARACTERS)}") from error
+        raise StoreError(f"{where}: {_reason(getattr(error, 'reason', error), url)}") from error
+    if 300 <= answer.status < 400:
+        raise StoreError(f"{where}: the server redirects in a circle, or to a URL that is not http(s)")
+    if answer.status >= 400:
+        raise StoreError(f"{where}: the server answers {answer.status} {_reason(answer.reason, url)}")
+    length = answer.headers.get("Content-Length", "")
+    if length.isdecimal() and int(length) != len(answer.body):
+        raise StoreError(f"{where}: {len(answer.body)} of {length} bytes came")
+    return answer.body
 
 
-class _HttpRedirects(urllib.request.HTTPRedirectHandler):
-    """A handler that follows redirects to http(s) only."""
-
-    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
-        if split_url(newurl).scheme.lower() not in ("http", "https"):
-            raise urllib.error.HTTPError(req.full_url, code, "not http(s)", headers, fp)
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
-def _opener() -> urllib.request.OpenerDirector:
-    """Return an opener with the handlers for http(s) only: urllib's default opener also reads local files."""
-    opener = urllib.request.OpenerDirector()
-    for handler in (
-        urllib.request.ProxyHandler(),
-        urllib.request.HTTPHandler(),
-        urllib.request.HTTPSHandler(),
-        urllib.request.HTTPDefaultErrorHandler(),
-        urllib.request.HTTPErrorProcessor(),
-        _HttpRedirects(),
-    ):
-        opener.add_handler(handler)
-    return opener
+def _reason(error: object, url: str) -> str:
+    return shortened(without_secrets(reason_of(error), secrets_of(url)), _REASON_CHARACTERS)

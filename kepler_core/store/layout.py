@@ -14,7 +14,7 @@ from kepler_core.models.power_model import METADATA_FILE, WEIGHT_FILE
 NODE_TYPE_INDEX = "node_type_index.json"
 
 _ZIP_DATE = (1980, 1, 1, 0, 0, 0)
-"""Date of all files in archives, so that equal files give equal archives."""
+"""Modification date of all files in archives. It never changes, so that archives of equal files are equal."""
 
 _CSV_FIRST = ("model_name", "trainer", "feature_group", "node_type", "mae", "mape")
 
@@ -63,7 +63,7 @@ def model_path(model: Mapping[str, Any]) -> str:
 
 
 def zip_bytes(files: Mapping[str, bytes]) -> bytes:
-    """Return a zip archive of files by path. Equal files give equal bytes."""
+    """Return a zip archive of `files`, which maps paths to contents. Archives of equal files have equal bytes."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for name in sorted(files):

@@ -4,10 +4,11 @@
     <store>/.versions/<pipeline>/<n>/   the files of version n
     <store>/.decisions/<pipeline>/      the decisions about the pipeline, one file each
     <store>/.staging/                   the version that is being written
+    <store>/.readers                    the locks of versions that are being read (`version_locks`)
 
-Publishing writes a version to `.staging`, flushes it to the disk, renames it into `.versions`, and
-then renames a new link over the old one. A reader resolves the link once and reads one version. If a
-writer is killed, the current version stays as it was.
+Publishing writes a version to `.staging`, flushes it to the disk, renames it into `.versions`, and then
+renames a new link over the pipeline's old link. A reader resolves the link once, and then reads all
+files from this version. If a writer is killed, the current version stays as it was.
 """
 
 from __future__ import annotations
@@ -25,18 +26,23 @@ from typing import Any
 
 import msgspec
 
-from kepler_core.atomic_files import flush_folder
+from kepler_core.atomic_files import flush_folder, make_folders
 from kepler_core.errors import StoreError, VersionTakenError
 from kepler_core.models.power_model import MAX_FILE_BYTES, METADATA_FILE
 from kepler_core.names import is_name
 from kepler_core.store.decisions import DECISIONS, MAX_DECISIONS, decision_name, is_decision, read_decision
 from kepler_core.store.manifest import MANIFEST_FILE, make_manifest, read_manifest
 from kepler_core.store.snapshot import Snapshot
-from kepler_core.store.store import Store, checked_name
+from kepler_core.store.store import Pruned, Store, checked_name
+from kepler_core.store.version_locks import VersionLock, VersionLocks
 
 VERSIONS = ".versions"
 STAGING = ".staging"
 LOCK = ".lock"
+READERS = ".readers"
+
+_READ_ATTEMPTS = 10
+"""Maximum number of attempts to lock the current version. An attempt fails if the version is removed meanwhile."""
 
 _NUMBER = re.compile(r"[1-9][0-9]{0,8}")
 
@@ -47,6 +53,7 @@ class LocalStore(Store):
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self.root = Path(root)
         self.location = str(root)
+        self._locks = VersionLocks(self.root / READERS)
 
     # --- reading ---
 
@@ -68,44 +75,56 @@ class LocalStore(Store):
         link = self.root / checked_name(pipeline)
         try:
             return link.resolve(strict=True)
-        except (OSError, RuntimeError) as error:  # RuntimeError: a link to itself
+        except (OSError, RuntimeError) as error:  # RuntimeError: the link leads to itself
             raise self.no_such_pipeline(pipeline) from error
 
     def snapshot(self, pipeline: str, version: int | None = None) -> Snapshot:
-        if version is None:
-            folder = self.path(pipeline)
-            version = self._version_of(pipeline, folder)
-        elif version in self.versions(pipeline):
-            folder = (self.root / VERSIONS / pipeline / str(version)).resolve()
-        else:
-            raise self.no_such_version(pipeline, version)
+        version, folder, lock = self._locked(pipeline, version)
 
-        def read(name: str) -> bytes:
-            return _read(f"{folder}/{name}")
+        # `read` has the lock as a default argument, so the lock is held as long as the snapshot has `read`
+        def read(name: str, max_bytes: int, lock: VersionLock | None = lock) -> bytes:
+            return _read(f"{folder}/{name}", max_bytes)
 
-        # Read before the names are listed: a large manifest's text takes megabytes, freed by then.
+        # Read the manifest first and list the files second: the text of a large manifest takes megabytes of memory.
+        # This memory is free again before the list of files needs memory.
         has_manifest = (path := folder / MANIFEST_FILE).is_file() and not path.is_symlink()
-        manifest = read_manifest(read(MANIFEST_FILE), str(folder)) if has_manifest else None
+        manifest = read_manifest(read(MANIFEST_FILE, MAX_FILE_BYTES), str(folder)) if has_manifest else None
         names = frozenset(_file_names(str(folder)))
         if METADATA_FILE not in names:
             raise StoreError(f"{folder}: no {METADATA_FILE}: half copied, or not a pipeline")
         if version is not None and manifest is None:
             raise StoreError(f"{folder}: no {MANIFEST_FILE}, which every published version has: damaged")
         if manifest is not None:
-            # use the manifest's strings, so that memory holds each name once
+            # take the manifest's strings for the names, so that each name is in memory only once
             names = frozenset((*(name for name in manifest.files if name in names), *(names - manifest.files.keys())))
         return Snapshot(pipeline, version, str(folder), manifest, names, read, folder)
+
+    def _locked(self, pipeline: str, version: int | None) -> tuple[int | None, Path, VersionLock | None]:
+        """Lock a version, or the current one, for reading. Return its number and folder, and the lock."""
+        if version is not None:
+            lock = self._locks.read(pipeline, version) if is_name(pipeline) else None
+            if version not in self.versions(pipeline) or lock is None:
+                raise self.no_such_version(pipeline, version)
+            return version, (self.root / VERSIONS / pipeline / str(version)).resolve(), lock
+        for _ in range(_READ_ATTEMPTS):
+            folder = self.path(pipeline)
+            if (number := self._version_of(pipeline, folder)) is None:
+                return None, folder, None
+            # If version `number` was removed after `path` found it, another version is current now: try again.
+            if (lock := self._locks.read(pipeline, number)) is not None and folder.is_dir():
+                return number, folder, lock
+        raise StoreError(f"{self.root}: the current version of {pipeline} is replaced again and again")
 
     def signature(self, pipeline: str) -> str:
         folder = self.path(pipeline)
         if self._version_of(pipeline, folder) is not None:
-            return str(folder)  # published versions never change
+            return str(folder)  # a published version never changes, so its folder identifies the content
         digest = hashlib.sha256()
         for name in sorted(_file_names(str(folder))):
             try:
                 status = (folder / name).stat()
             except OSError:
-                continue  # removed since it was listed: the next signature differs
+                continue  # the file was removed after it was listed: the next signature will differ
             digest.update(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
         return digest.hexdigest()
 
@@ -138,15 +157,15 @@ class LocalStore(Store):
                     raise VersionTakenError(pipeline, number - 1)
                 _write_tree(staging, {**files, MANIFEST_FILE: make_manifest(files).encode()})
                 versions = self.root / VERSIONS / pipeline
-                versions.mkdir(parents=True, exist_ok=True)
+                make_folders(versions)
                 os.rename(staging, versions / str(number))
                 flush_folder(versions)
                 staging.mkdir()
                 try:
                     self._make_current(pipeline, number, staging)
                 except BaseException:
-                    # Remove the version, because the caller gets an error instead of its number. But an
-                    # interruption may arrive just after it became current: then it stays.
+                    # Remove the new version, because the caller gets an error instead of the version's number.
+                    # But keep the version if it is current: an interruption may arrive after the link was replaced.
                     if not (link.is_symlink() and os.readlink(link) == _link_target(pipeline, number)):
                         shutil.rmtree(versions / str(number), ignore_errors=True)
                     raise
@@ -155,20 +174,59 @@ class LocalStore(Store):
             raise _write_error(self.root, error) from error
 
     def _roll_back(self, pipeline: str, version: int) -> None:
-        if version not in self.versions(pipeline):
-            raise self.no_such_version(pipeline, version)
         try:
             with self._writing() as staging:
+                if version not in self.versions(pipeline):
+                    raise self.no_such_version(pipeline, version)
                 self._make_current(pipeline, version, staging)
         except OSError as error:
             raise _write_error(self.root, error) from error
+
+    def prune(self, pipeline: str, keep: int, *, dry_run: bool = False) -> Pruned:
+        try:
+            if dry_run:
+                return self._prune(pipeline, keep, None)
+            with self._writing() as staging:
+                return self._prune(pipeline, keep, staging)
+        except OSError as error:
+            raise StoreError(f"cannot remove versions from the store {self.root}: {error.strerror or error}") from error
+
+    def _prune(self, pipeline: str, keep: int, staging: Path | None) -> Pruned:
+        """Remove old versions. If `staging` is None, remove nothing, but return what would be removed."""
+        current = self.current_version(pipeline)
+        versions = self.versions(pipeline)
+        removed, in_use = [], []
+        for version in versions[:-keep] if current is not None else []:
+            if version == current:
+                continue
+            if (
+                self._locks.is_read(pipeline, version)
+                if staging is None
+                else not self._remove(pipeline, version, staging)
+            ):
+                in_use.append(version)
+            else:
+                removed.append(version)
+        return Pruned(removed, [version for version in versions if version not in removed], in_use)
+
+    def _remove(self, pipeline: str, version: int, staging: Path) -> bool:
+        """Remove a version unless it is being read, and return whether it was removed."""
+        lock = self._locks.exclusive(pipeline, version)
+        if lock is None:
+            return False
+        with lock:
+            # After the renaming, the version does not exist any more. If this process is killed before it has removed
+            # all files, the next writer removes `.staging`.
+            os.rename(self.root / VERSIONS / pipeline / str(version), staging / str(version))
+        shutil.rmtree(staging / str(version), ignore_errors=True)
+        return True
 
     def record_decision(self, pipeline: str, decision: Mapping[str, Any]) -> None:
         folder = self.root / DECISIONS / checked_name(pipeline)
         try:
             with self._writing() as staging:
                 _write_file(staging / "decision", msgspec.json.encode(decision))
-                folder.mkdir(parents=True, exist_ok=True)
+                make_folders(folder)
                 os.replace(staging / "decision", folder / decision_name())
                 flush_folder(folder)
                 for name in sorted(filter(is_decision, os.listdir(folder)))[:-MAX_DECISIONS]:
@@ -184,11 +242,11 @@ class LocalStore(Store):
             return []
         except OSError as error:
             raise StoreError(f"{folder}: {error.strerror}") from error
-        decisions = (read_decision(_read(f"{folder}/{name}")) for name in names)
+        decisions = (read_decision(_read(f"{folder}/{name}", MAX_FILE_BYTES)) for name in names)
         return [decision for decision in decisions if decision is not None]
 
     def check_writable(self, pipeline: str) -> None:
-        """Raise `StoreError` if the pipeline cannot be published. Creates the store's folder."""
+        """Raise `StoreError` if the pipeline cannot be published. The check creates the store's folder."""
         _refuse_foreign(self.root / checked_name(pipeline))
         try:
             with self._writing() as staging:
@@ -199,11 +257,12 @@ class LocalStore(Store):
     @contextmanager
     def _writing(self) -> Iterator[Path]:
         """Lock the store against other writers and yield an empty staging folder."""
-        self.root.mkdir(parents=True, exist_ok=True)
+        make_folders(self.root)
         with (self.root / LOCK).open("a+b") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel releases it if this process dies
+            fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel releases the lock if this process dies
+            (self.root / READERS).touch()
             staging_root = self.root / STAGING
-            # with the lock held, anything in here was left behind by a writer that was killed
+            # This process holds the lock, so all files in `.staging` were left behind by writers that were killed.
             shutil.rmtree(staging_root, ignore_errors=True)
             staging = staging_root / uuid.uuid4().hex
             staging.mkdir(parents=True)
@@ -211,11 +270,12 @@ class LocalStore(Store):
                 yield staging
             finally:
                 shutil.rmtree(staging_root, ignore_errors=True)
-                # A process forked meanwhile shares the open file, so closing alone would not unlock it.
+                # If this process has forked meanwhile, the child has the lock file open too: closing the file here
+                # would not release the lock.
                 fcntl.flock(lock, fcntl.LOCK_UN)
 
     def _make_current(self, pipeline: str, version: int, staging: Path) -> None:
-        # the link is relative to the store, so that the store can be moved
+        # the link's target is relative to the store's folder, so that the store can be moved
         os.symlink(_link_target(pipeline, version), staging / "link")
         os.replace(staging / "link", self.root / pipeline)
         flush_folder(self.root)
@@ -223,7 +283,7 @@ class LocalStore(Store):
 
 def _is_folder_or_link(path: Path) -> bool:
     try:
-        # links first: following one fails if its target's name is too long
+        # is_symlink() comes first: is_dir() follows the link, which fails if the name of the link's target is too long
         return path.is_symlink() or path.is_dir()
     except OSError:
         return False
@@ -234,17 +294,20 @@ def _link_target(pipeline: str, version: int) -> str:
 
 
 def _refuse_foreign(link: Path) -> None:
-    """Raise `StoreError` if the pipeline's name is that of a folder that Kepler Core did not publish."""
+    """Raise `StoreError` if the pipeline's name is taken by a folder that does not come from Kepler Core."""
     if link.exists() and not link.is_symlink():
         raise StoreError(f"{link} is a folder that was not published by kepler-model; choose another name")
 
 
 def _write_error(root: Path, error: OSError) -> StoreError:
-    return StoreError(f"cannot write the store {root}: {error.strerror or error}; it is as it was")
+    return StoreError(f"cannot write the store {root}: {error.strerror or error}; the store is as it was")
 
 
 def _file_names(folder: str) -> list[str]:
-    """Return the paths of all files below a folder. Links are not followed: they may lead anywhere."""
+    """Return the paths of all files below a folder, relative to the folder.
+
+    Symbolic links are left out, because they may lead to any place in the file system.
+    """
     names = []
     remaining = [""]
     while remaining:
@@ -261,14 +324,14 @@ def _file_names(folder: str) -> list[str]:
     return names
 
 
-def _read(path: str) -> bytes:
+def _read(path: str, max_bytes: int) -> bytes:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             size = os.fstat(descriptor).st_size
-            if size > MAX_FILE_BYTES:
-                raise StoreError(f"{path}: larger than {MAX_FILE_BYTES} bytes")
-            # a buffer of exactly the file's size: larger ones are slow for thousands of small files
+            if size > max_bytes:
+                raise StoreError(f"{path}: larger than {max_bytes} bytes")
+            # read with a buffer of exactly the file's size: larger buffers are slow for thousands of small files
             content = os.read(descriptor, size)
             while len(content) < size and (more := os.read(descriptor, size - len(content))):
                 content += more
@@ -280,12 +343,12 @@ def _read(path: str) -> bytes:
 
 
 def _write_tree(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write files by path below a folder, and flush them and their folders to the disk."""
+    """Write `files`, which maps paths below `folder` to contents, and flush files and folders to the disk."""
     folders = {folder}
     for name, content in files.items():
         path = folder / name
         if name.startswith("/") or ".." in Path(name).parts:
-            raise StoreError(f"{name!r} is outside of the pipeline")
+            raise StoreError(f"the file name {name!r} leads outside of the pipeline")
         path.parent.mkdir(parents=True, exist_ok=True)
         parent = path.parent
         while parent not in folders:

@@ -16,20 +16,20 @@ LAYOUT_VERSION = 1
 
 
 class FileRecord(msgspec.Struct, forbid_unknown_fields=True, frozen=True, gc=False):
-    """The size and digest that a file must have."""
+    """The size in bytes and the SHA-256 digest that a file must have."""
 
     size: int
     sha256: str
 
     def problem(self, content: bytes) -> str | None:
-        """Return how the content differs from the record; None if it does not."""
+        """Return how the content differs from the record; None if it does not differ."""
         if len(content) != self.size:
             return f"has {len(content)} bytes, the manifest says {self.size}"
         return None if sha256(content) == self.sha256 else "does not have the SHA-256 digest of the manifest"
 
 
 class Manifest(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """`manifest.json`: a record of every other file of the pipeline, by its path below the pipeline."""
+    """The content of `manifest.json`: sizes and digests of all files of a pipeline except `manifest.json` itself."""
 
     layout: int
     files: dict[str, FileRecord]
@@ -40,7 +40,7 @@ class Manifest(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 
 def make_manifest(files: Mapping[str, bytes]) -> Manifest:
-    """Return the manifest of files by path."""
+    """Return the manifest of `files`, which maps paths below the pipeline to contents."""
     return Manifest(
         LAYOUT_VERSION,
         {name: make_record(content) for name, content in sorted(files.items()) if name != MANIFEST_FILE},
@@ -48,12 +48,12 @@ def make_manifest(files: Mapping[str, bytes]) -> Manifest:
 
 
 def make_record(content: bytes) -> FileRecord:
-    """Return the record of a file's content."""
+    """Return the size and the digest of a file with this content."""
     return FileRecord(len(content), sha256(content))
 
 
 def read_manifest(content: bytes, where: str) -> Manifest:
-    """Return the manifest in a file's content; `StoreError` if the content is not a manifest."""
+    """Return the manifest in a file's content, or raise `StoreError` if the content is not a manifest."""
     try:
         manifest = decode_json(content, Manifest)
     except DocumentError as error:
@@ -66,5 +66,5 @@ def read_manifest(content: bytes, where: str) -> Manifest:
 
 
 def sha256(content: bytes) -> str:
-    """Return the SHA-256 digest in hexadecimal, as manifests have it."""
+    """Return the SHA-256 digest of the content in hexadecimal, the form in which manifests contain it."""
     return hashlib.sha256(content).hexdigest()

@@ -1,4 +1,4 @@
-"""The models of a pipeline: what each one is, without loading it."""
+"""Read the properties of a pipeline's models without loading the models."""
 
 from __future__ import annotations
 
@@ -15,7 +15,13 @@ from kepler_core.documents import decode_object
 from kepler_core.errors import ModelError, StoreError
 from kepler_core.models.kepler_weights import KeplerWeights, read_weights
 from kepler_core.models.loading import load_model
-from kepler_core.models.power_model import METADATA_FILE, MODEL_FILE, PowerModel
+from kepler_core.models.power_model import (
+    MAX_DOCUMENT_BYTES,
+    METADATA_FILE,
+    MODEL_FILE,
+    PowerModel,
+    max_bytes_to_load,
+)
 from kepler_core.store.documents import decode_model, decode_node_types
 from kepler_core.store.layout import NODE_TYPE_INDEX
 from kepler_core.store.manifest import FileRecord, make_record
@@ -33,7 +39,7 @@ _MODEL_ZIP = re.compile(
 
 @attrs.frozen(eq=False)
 class NodeType:
-    """A kind of machine that a pipeline has models of."""
+    """A class of machines with equal description, for which a pipeline has models."""
 
     number: int
     spec: Mapping[str, Any]
@@ -47,7 +53,7 @@ class StoredModel:
 
     snapshot: Snapshot
     path: str
-    """Path below the pipeline, without a suffix: `<source>/<output type>/<feature group>/<name>`."""
+    """Path below the pipeline, without the suffix `.zip`: `<source>/<output type>/<feature group>/<name>`."""
     source: str
     output_type: str
     feature_group: str
@@ -58,14 +64,14 @@ class StoredModel:
     features: tuple[str, ...]
     scores: Scores
     weights: KeplerWeights | None
-    """Weights that Kepler may evaluate itself."""
+    """The model's weights, if Kepler may evaluate them itself; None otherwise."""
     no_weights: str
-    """Why `weights` is None."""
+    """The reason why `weights` is None, for messages."""
     portable: bool
-    """Whether Kepler Core can load the model."""
+    """Whether Kepler Core can load the model: whether the model's folder has a `model.json`."""
     _packed: PackedText
     archive_record: FileRecord | None
-    """The size and digest of the model's zip; None if `read_models` did not read the zip."""
+    """The size and digest of the model's zip file; None if `read_models` did not read this file."""
 
     @property
     def pipeline(self) -> str:
@@ -83,14 +89,14 @@ class StoredModel:
     def load(self, *, resident: bool = False) -> PowerModel:
         """Load the model. See `kepler_core.models.loading.load_model` for `resident`.
 
-        Raises `ModelError` if it is not a model of Kepler Core, `StoreError` if a file is damaged.
+        Raises `ModelError` if the model is not one that Kepler Core stored, `StoreError` if a file is damaged.
         """
         return load_model(
             _ModelFolder(self.snapshot, self.path), f"{self.snapshot.where}/{self.path}", resident=resident
         )
 
     def archive(self) -> bytes:
-        """Return the model's zip, checked against the manifest or against `archive_record`."""
+        """Return the model's zip file, checked against `archive_record` or, if that is None, against the manifest."""
         name = self.path + ".zip"
         if self.archive_record is None:
             return self.snapshot.read(name)
@@ -98,7 +104,7 @@ class StoredModel:
 
 
 class _ModelFolder(Mapping[str, bytes]):
-    """The files in a model's folder, read when they are accessed."""
+    """The files in a model's folder by name. Each file is read when it is accessed."""
 
     def __init__(self, snapshot: Snapshot, path: str) -> None:
         self._snapshot = snapshot
@@ -108,7 +114,7 @@ class _ModelFolder(Mapping[str, bytes]):
         full = f"{self._path}/{name}"
         if full not in self._snapshot.names:
             raise KeyError(name)
-        return self._snapshot.read(full)
+        return self._snapshot.read(full, max_bytes_to_load(name))
 
     def __iter__(self) -> Iterator[str]:
         start = self._path + "/"
@@ -124,7 +130,7 @@ def count_models(snapshot: Snapshot) -> int:
 
 
 def read_node_types(snapshot: Snapshot) -> dict[int, NodeType]:
-    """Return the pipeline's node types by number; `StoreError` if the index is malformed."""
+    """Return the pipeline's node types by number, or raise `StoreError` if the index is malformed."""
     if NODE_TYPE_INDEX not in snapshot.names:
         return {}
     entries = decode_node_types(snapshot.read(NODE_TYPE_INDEX), f"{snapshot.where}: {NODE_TYPE_INDEX}")
@@ -136,8 +142,9 @@ def read_node_types(snapshot: Snapshot) -> dict[int, NodeType]:
 def read_models(snapshot: Snapshot, *, serving: bool = False) -> list[StoredModel]:
     """Return all models of a pipeline, in the order of their paths.
 
-    Raises `StoreError` if any file is missing or damaged. With `serving`, for servers that send archives
-    and never load a model, every archive is checked too, and the models keep no file names in memory.
+    Servers that send the models' zip files and never load a model pass `serving=True`. Then the zip file of every
+    model is read, too, and the returned models keep no file names in memory. Raises `StoreError` if a file that
+    the manifest lists is missing, or if a file that is read is damaged.
     """
     snapshot.check_complete()
     node_types = read_node_types(snapshot)
@@ -148,14 +155,14 @@ def read_models(snapshot: Snapshot, *, serving: bool = False) -> list[StoredMode
     packers = Packer(), Packer()
     models = []
     for zip_name in archives:
-        # taken in the order of `needed`, so that only a few files are in memory at a time
+        # `contents` yields the files model by model. Take the files of one model at a time, to save memory.
         files = dict(islice(contents, len(_needed_files(zip_name, snapshot.names, serving))))
         models.append(_read_model(snapshot, kept, zip_name, node_types, files, packers))
     return models
 
 
 def _needed_files(zip_name: str, names: frozenset[str], check_archive: bool) -> list[str]:
-    """Return the files that `_read_model` needs of a model."""
+    """Return the paths of the files that `_read_model` needs to read one model."""
     path = zip_name.removesuffix(".zip")
     metadata_file = f"{path}/{METADATA_FILE}"
     files = [metadata_file] if metadata_file in names else []
@@ -191,7 +198,7 @@ def _read_model(
             weights = read_weights(weight_file, trainer, head.features, packers[1])
         except ModelError as error:
             no_weights = str(error)
-    # A new record: a reference to one of the manifest's would keep the manifest's memory in use.
+    # Make a new record, because a reference to the manifest's record would keep the manifest in memory.
     record = make_record(files[zip_name]) if kept is not snapshot else None
     return StoredModel(
         snapshot=kept,
@@ -214,7 +221,7 @@ def _read_model(
 
 
 def _metadata_in_archive(content: bytes, where: str) -> bytes:
-    files = read_zip(content, where, only={METADATA_FILE})
+    files = read_zip(content, where, only={METADATA_FILE}, max_file_bytes=MAX_DOCUMENT_BYTES)
     for name in sorted(files, key=len):
         if name.rpartition("/")[2] == METADATA_FILE:
             return files[name]

@@ -1,15 +1,16 @@
-"""A model store at a URL that fsspec supports: s3://bucket/prefix, memory://…, http(s):// for reading.
+"""A model store at a URL that fsspec supports, e.g. s3://bucket/prefix. A store at an http(s) URL is read-only.
 
     <root>/.current/<pipeline>              the current version: {"version": 3, "folder": "9f3c…"}
-    <root>/.versions/<pipeline>/3.json      the same content for each stored version
-    <root>/.versions/<pipeline>/9f3c…/      the files of that version
+    <root>/.versions/<pipeline>/3.json      number and folder of version 3, as in `.current`
+    <root>/.versions/<pipeline>/9f3c…/      the files of version 3
     <root>/.decisions/<pipeline>/           the decisions about the pipeline, one object each
 
-Object stores can neither rename nor link, but they write one object as a whole. So a publisher first
-writes the files of a version, the manifest last, to a folder with a random name. Then it claims the
-next free number by writing `<n>.json` if that does not exist. Then it replaces `.current/<pipeline>`,
-which publishes the version. Two publishers get two numbers and never share a folder. A publisher that
-is killed leaves a folder without a number, or a complete version that is not current.
+Object stores have neither renames nor links, but they write each object as a whole. So a publisher first
+writes the files of a version, the manifest last, to a folder with a random name. Then it claims the next
+free version number n: it creates `<n>.json`, which fails if another publisher has created this object. Then
+it replaces `.current/<pipeline>`, which publishes the version. Publishers that run at the same time get
+different numbers and different folders. A publisher that is killed leaves behind a folder without a number,
+or a complete version that is not current.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ from kepler_core.store.decisions import DECISIONS, MAX_DECISIONS, decision_name,
 from kepler_core.store.manifest import MANIFEST_FILE, make_manifest, read_manifest
 from kepler_core.store.snapshot import Snapshot
 from kepler_core.store.store import Store, checked_name
-from kepler_core.store.urls import shown_url, split_url
+from kepler_core.store.time_limits import TimeLimitedFiles
+from kepler_core.urls import shown_url, split_url, without_secrets
 
 CURRENT = ".current"
 VERSIONS = ".versions"
@@ -44,8 +46,8 @@ PROBE = ".probe"
 
 CONNECT_TIMEOUT_SECONDS = 5
 READ_TIMEOUT_SECONDS = 15
-"""Longest wait for the next bytes. botocore and s3fs try again, so a request to a silent server fails
-after four times as long."""
+"""Maximum time to wait for the next bytes from the server. botocore and s3fs repeat a request that timed out, so a
+request to a server that does not answer fails after four times this timeout."""
 
 _log = logging.getLogger(__name__)
 
@@ -54,11 +56,10 @@ _FOLDER = re.compile(r"[0-9a-f]{32}")
 
 _S3 = ("s3", "s3a")
 
-# Attributes of a file, in different fsspec file systems, that change with its content.
+# Names of file attributes that change with a file's content. Each fsspec file system has some of them.
 _STATE_ATTRIBUTES = ("size", "ETag", "etag", "LastModified", "last_modified", "mtime", "created", "md5")
 
 _SECRET_VARIABLES = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID")
-_MIN_SECRET_CHARACTERS = 8
 _REASON_CHARACTERS = 300
 
 
@@ -70,12 +71,16 @@ class _Version(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 
 class RemoteStore(Store):
-    """A store below a URL. fsspec takes credentials and endpoints from the environment (`AWS_…`)."""
+    """A store at a URL. fsspec takes credentials and endpoints from the environment (`AWS_…`)."""
 
     def __init__(self, url: str) -> None:
-        """Raises `StoreError` if the URL cannot be a store, `MissingExtraError` if a package is missing."""
+        """Create the store object without a connection.
+
+        Raises `StoreError` if the URL cannot be the URL of a store, and `MissingExtraError` if a Python package
+        that the URL needs is not installed.
+        """
         parts = split_url(url)
-        if parts.username or parts.password or parts.query or parts.fragment or "::" in url:
+        if shown_url(url) != url or parts.query or parts.fragment or "::" in url:
             raise StoreError(
                 f"{shown_url(url)}: a store's URL is scheme://place/folder, without user, password, ? or #; "
                 "credentials come from the environment"
@@ -87,17 +92,17 @@ class RemoteStore(Store):
         if self._protocol in _S3 and not self._root:
             raise StoreError(f"{url}: no bucket: s3://bucket or s3://bucket/folder")
         self._opened: tuple[int, Any] | None = None
-        """The process that opened the file system, and the file system."""
+        """The id of the process that opened the file system, and the file system; None until it is opened."""
 
     @property
     def _fs(self) -> Any:
-        # connections and the event loop of a file system do not survive a fork
+        # open the file system again after a fork, because its connections and its event loop do not survive the fork
         if self._opened is None or self._opened[0] != os.getpid():
             is_s3 = self._protocol in _S3
             filesystem = self._class(skip_instance_cache=True, **(_s3_options() if is_s3 else {}))
             if is_s3:
-                filesystem.retries = 2  # multiplied by botocore's own retries
-            self._opened = (os.getpid(), filesystem)
+                filesystem.retries = 2  # number of attempts of s3fs; in each of them, botocore tries twice
+            self._opened = (os.getpid(), TimeLimitedFiles(filesystem))
         return self._opened[1]
 
     # --- reading ---
@@ -124,11 +129,11 @@ class RemoteStore(Store):
         if published is not None and MANIFEST_FILE not in files:
             raise StoreError(f"{where}: no {MANIFEST_FILE}, which every published version has: damaged")
 
-        def read(name: str) -> bytes:
+        def read(name: str, max_bytes: int) -> bytes:
             with self._errors("read"):
-                return self._read(f"{folder}/{name}", files[name].get("size"))
+                return self._read(f"{folder}/{name}", files[name].get("size"), max_bytes)
 
-        manifest = read_manifest(read(MANIFEST_FILE), where) if MANIFEST_FILE in files else None
+        manifest = read_manifest(read(MANIFEST_FILE, MAX_FILE_BYTES), where) if MANIFEST_FILE in files else None
         return Snapshot(pipeline, published.version if published else None, where, manifest, frozenset(files), read)
 
     def signature(self, pipeline: str) -> str:
@@ -161,7 +166,7 @@ class RemoteStore(Store):
     def _publish(self, pipeline: str, files: Mapping[str, bytes], version: int | None) -> int:
         checked_name(pipeline)
         if (outside := next((name for name in files if not _is_inside(name)), None)) is not None:
-            raise StoreError(f"{outside!r} is outside of the pipeline")
+            raise StoreError(f"the file name {outside!r} leads outside of the pipeline")
         folder = uuid.uuid4().hex
         path = f"{self._root}/{VERSIONS}/{pipeline}/{folder}"
         with self._errors("write"):
@@ -172,14 +177,14 @@ class RemoteStore(Store):
             except BaseException:
                 self._remove(path)
                 raise
-            # From here on nothing is removed: a write without a response may still have been done.
+            # From here on, no file is removed after an error: a write whose response was lost may have succeeded.
             claimed = self._claim(pipeline, folder, version)
             try:
                 self._make_current(pipeline, claimed)
             except Exception as error:
                 raise StoreError(
                     f"cannot make version {claimed.version} of {pipeline} current in {self.location}: "
-                    f"{_reason(error)}; it is kept, and can be rolled back to"
+                    f"{_reason(error)}; the version is stored, and a rollback to it makes it current"
                 ) from error
         return claimed.version
 
@@ -206,17 +211,21 @@ class RemoteStore(Store):
         return sorted(name for name, kind in self._entries(folder) if kind == "file" and is_decision(name))
 
     def check_writable(self, pipeline: str) -> None:
-        """Raise `StoreError` if the pipeline cannot be published. Writes a small object and removes it."""
+        """Raise `StoreError` if the pipeline cannot be published. The check writes a small object and removes it."""
         probe = f"{self._root}/{PROBE}/{uuid.uuid4().hex}"
         with self._errors("write"):
             self._refuse_foreign(checked_name(pipeline))
             self._fs.pipe_file(probe, b"probe")
             self._fs.rm_file(probe)
 
-    # --- the methods below must be called within `_errors` ---
+    # --- the methods below must be called in a `with self._errors(…)` block ---
 
     def _claim(self, pipeline: str, folder: str, wanted: int | None) -> _Version:
-        """Claim the next free number, or the wanted one, for the version in a folder."""
+        """Claim the next free number for the version in a folder.
+
+        If `wanted` is not None and is not the next free number, the folder is removed and `VersionTakenError`
+        is raised.
+        """
         for number in itertools.count(self.next_version(pipeline)):
             if wanted not in (None, number):
                 self._remove(f"{self._root}/{VERSIONS}/{pipeline}/{folder}")
@@ -227,15 +236,16 @@ class RemoteStore(Store):
             try:
                 self._fs.pipe_file(path, content, mode="create")
             except Exception as error:
-                # The number is taken, or it is ours and the response was lost, or the store cannot write
-                # exclusively.
+                # If the object exists, another publisher wrote it, or this publisher did and the response was lost.
+                # If the object does not exist, the store cannot write exclusively.
                 if not self._fs.exists(path):
-                    _log.debug("%s: no exclusive writing: %s", self.location, error)
+                    _log.debug("%s: exclusive writing failed, so a plain write is used: %s", self.location, error)
                     self._fs.pipe_file(path, content)
-            # Some servers treat an exclusive write as a plain one: then the last writer has the number.
+            # Some servers overwrite the object even in an exclusive write. Then the number belongs to the publisher
+            # whose content is in the object.
             if self._fs.cat_file(path) == content:
                 return version
-        raise AssertionError("numbers do not end")
+        raise AssertionError("unreachable: the loop over version numbers has no end")
 
     def _make_current(self, pipeline: str, version: _Version) -> None:
         self._fs.pipe_file(f"{self._root}/{CURRENT}/{pipeline}", msgspec.json.encode(version))
@@ -257,18 +267,20 @@ class RemoteStore(Store):
         except DocumentError as error:
             raise StoreError(f"{self.location}/{name} is damaged: {error}") from error
         if not _FOLDER.fullmatch(version.folder):
-            raise StoreError(f"{self.location}/{name} is damaged: {quoted(version.folder)} is not a folder of versions")
+            raise StoreError(
+                f"{self.location}/{name} is damaged: {quoted(version.folder)} cannot be a version's folder"
+            )
         return version
 
     def _refuse_foreign(self, pipeline: str) -> None:
-        """Raise `StoreError` if the pipeline's name is that of a folder that Kepler Core did not publish."""
+        """Raise `StoreError` if the pipeline's name is taken by a folder that does not come from Kepler Core."""
         if self._current(pipeline) is None and self._files(pipeline):
             raise StoreError(
                 f"{self.location}/{pipeline} is a folder that was not published by kepler-model; choose another name"
             )
 
     def _entries(self, folder: str) -> Iterator[tuple[str, str]]:
-        """Yield names and kinds (file, directory) of a folder's entries; nothing for an absent folder."""
+        """Yield name and kind (file or directory) of each entry of a folder. An absent folder has no entries."""
         path = f"{self._root}/{folder}".rstrip("/")
         self._fs.invalidate_cache()
         try:
@@ -282,7 +294,7 @@ class RemoteStore(Store):
                 yield name, str(info["type"])
 
     def _files(self, folder: str) -> dict[str, Mapping[str, Any]]:
-        """Return the file system's information on all files below a folder, by path below it."""
+        """Return fsspec's information on each file below a folder, by path relative to the folder."""
         path = f"{self._root}/{folder}"
         self._fs.invalidate_cache()
         try:
@@ -293,17 +305,16 @@ class RemoteStore(Store):
         inside = {name.removeprefix(path + "/"): info for name, info in listing.items() if name.startswith(path + "/")}
         return {name: info for name, info in inside.items() if _is_inside(name)}
 
-    def _read(self, name: str, size: int | None) -> bytes:
+    def _read(self, name: str, size: int | None, max_bytes: int = MAX_FILE_BYTES) -> bytes:
         path = f"{self._root}/{name}"
-        if size is None:  # plain web servers do not report the size: read as a stream
-            with self._fs.open(path, "rb") as file:
-                content = file.read(MAX_FILE_BYTES + 1)
-        elif size > MAX_FILE_BYTES:
+        if size is None:  # plain web servers may not report the size: read a stream
+            content = self._fs.read_start(path, max_bytes + 1)
+        elif size > max_bytes:
             content = None
-        else:  # S3 rejects a range of an empty object
-            content = self._fs.cat_file(path, start=0, end=MAX_FILE_BYTES + 1) if size else b""
-        if content is None or len(content) > MAX_FILE_BYTES:
-            raise StoreError(f"{self.location}/{name}: larger than {MAX_FILE_BYTES} bytes")
+        else:  # do not request an empty object: S3 rejects requests for a range of its bytes
+            content = self._fs.cat_file(path, start=0, end=max_bytes + 1) if size else b""
+        if content is None or len(content) > max_bytes:
+            raise StoreError(f"{self.location}/{name}: larger than {max_bytes} bytes")
         return bytes(content)
 
     def _check_bucket(self, error: FileNotFoundError) -> None:
@@ -319,12 +330,15 @@ class RemoteStore(Store):
                 self._fs.rm(path, recursive=True)
         except Exception as error:
             _log.warning(
-                "%s: cannot remove the files of a failed publication, which nothing uses: %s", path, _reason(error)
+                "%s: cannot remove the files of a failed publication, which no version uses: %s", path, _reason(error)
             )
 
     @contextmanager
     def _errors(self, action: str) -> Iterator[None]:
-        """Raise `StoreError` for any exception: file systems raise their libraries' own, without a common class."""
+        """Raise `StoreError` instead of any exception in the `with` block. `action` is "read" or "write".
+
+        fsspec's file systems raise exceptions of different libraries, which have no common base class.
+        """
         try:
             yield
         except KeplerError:
@@ -377,8 +391,5 @@ def _is_inside(name: str) -> bool:
 
 def _reason(error: BaseException) -> str:
     """Return an error's text without credentials."""
-    text = reason_of(error)
-    for variable in _SECRET_VARIABLES:
-        if len(secret := os.environ.get(variable, "")) >= _MIN_SECRET_CHARACTERS:
-            text = text.replace(secret, "***")
-    return shortened(re.sub(r"//[^/@\s]+@", "//***@", text), _REASON_CHARACTERS)
+    secrets = [os.environ.get(variable, "") for variable in _SECRET_VARIABLES]
+    return shortened(without_secrets(reason_of(error), secrets), _REASON_CHARACTERS)

@@ -1,7 +1,8 @@
 """Read zip archives from untrusted sources.
 
-Names that lead outside of the archive, links, encrypted members and sizes beyond the limits are
-refused. Sizes are counted while unpacking, because the sizes in an archive's directory may be wrong.
+An archive is refused if it contains a name that leads outside of the archive, a link or an encrypted
+member, or if its sizes exceed the limits. Sizes are counted while unpacking, because the sizes in an
+archive's directory may be wrong.
 """
 
 from __future__ import annotations
@@ -10,20 +11,19 @@ import io
 import re
 import stat
 import struct
-import time
 import zipfile
 import zlib
 from collections.abc import Collection
-from typing import IO, Any
+from typing import IO
 
 from kepler_core.errors import StoreError
 from kepler_core.messages import quoted, reason_of
 from kepler_core.models.power_model import MAX_FILE_BYTES
 
 MAX_ARCHIVE_BYTES = 512 * 2**20
-"""Limit of an archive before unpacking."""
+"""Maximum size of an archive before unpacking."""
 MAX_MODEL_BYTES = 512 * 2**20
-"""Limit of all files of one model together, unpacked."""
+"""Maximum size of all files of one model together, after unpacking."""
 MAX_MODEL_FILES = 1000
 
 _CHUNK_BYTES = 2**20
@@ -32,7 +32,7 @@ _SHOWN_NAME_CHARACTERS = 80
 _REASON_CHARACTERS = 200
 _DRIVE = re.compile(r"[A-Za-z]:")
 
-# Exceptions of the standard library for bytes that are not an archive, or a damaged one.
+# Exceptions that the standard library raises for bytes that are not a zip archive, and for damaged archives.
 _DAMAGED = (
     zipfile.BadZipFile,
     zipfile.LargeZipFile,
@@ -58,7 +58,7 @@ def read_zip(
 ) -> dict[str, bytes]:
     """Return the files of a zip archive by path. `where` names the archive in errors.
 
-    With `only`, just the files with these names (without folders) are unpacked. Raises `StoreError` if
+    If `only` is given, only files with these names are unpacked, in whatever folder they are. Raises `StoreError` if
     the archive is damaged, unsafe, or beyond the limits.
     """
     if _max_entries(content) > max_files:
@@ -88,6 +88,20 @@ def read_zip(
     return files
 
 
+def file_names(content: bytes, where: str, *, max_files: int = MAX_MODEL_FILES) -> list[str]:
+    """Return the paths of the files in a zip archive, without unpacking a file.
+
+    Raises `StoreError` if the archive is damaged, unsafe, or has too many files.
+    """
+    if _max_entries(content) > max_files:
+        raise StoreError(f"{where}: more than {max_files} files in the archive")
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            return list(_checked_members(archive, where))
+    except _DAMAGED as error:
+        raise StoreError(f"{where}: damaged, or not a zip archive: {reason_of(error, _REASON_CHARACTERS)}") from error
+
+
 def read_up_to(file: IO[bytes], limit: int) -> bytes:
     """Read at most `limit` bytes, in chunks, so that a small file does not take a large buffer."""
     parts = []
@@ -97,12 +111,8 @@ def read_up_to(file: IO[bytes], limit: int) -> bytes:
     return b"".join(parts)
 
 
-def read_archive_file(file: Any, where: str, timeout_seconds: float | None = None) -> bytes:
-    """Read a whole archive from a file or an HTTP response.
-
-    Raises `StoreError` if it is larger than `MAX_ARCHIVE_BYTES` or takes longer than the timeout.
-    """
-    deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
+def read_archive_file(file: IO[bytes], where: str) -> bytes:
+    """Read a whole archive from a file. Raise `StoreError` if it is larger than `MAX_ARCHIVE_BYTES`."""
     parts: list[bytes] = []
     size = 0
     while part := file.read(_CHUNK_BYTES):
@@ -110,30 +120,32 @@ def read_archive_file(file: Any, where: str, timeout_seconds: float | None = Non
         size += len(part)
         if size > MAX_ARCHIVE_BYTES:
             raise StoreError(f"{where}: larger than {MAX_ARCHIVE_BYTES} bytes")
-        if deadline is not None and time.monotonic() > deadline:
-            raise StoreError(f"{where}: did not come within {timeout_seconds} s")
     return b"".join(parts)
 
 
 def _max_entries(content: bytes) -> int:
-    """Return an upper bound of the entries in the archive's directory, without an object for each."""
-    # search for the directory's end record in the same places as zipfile
+    """Return an upper bound of the number of entries in the archive's directory.
+
+    The function counts the signature bytes with which each entry begins. It does not use zipfile, which would
+    create an object for each entry.
+    """
+    # search for the directory's end record in the same places where zipfile searches for it
     if content[-22:-18] == b"PK\5\6" and content.endswith(b"\0\0"):
         end = len(content) - 22
     else:
         end = content.rfind(b"PK\5\6", max(0, len(content) - 2**16 - 22))
     if end < 0 or len(content) < end + 22:
-        return 0  # not an archive: zipfile reports it
+        return 0  # not an archive: the caller's use of zipfile raises an error
     (size,) = struct.unpack_from("<I", content, end + 12)
     if size == 2**32 - 1 or content[max(0, end - 20) : end].startswith(b"PK\6\7"):
-        start = 0  # zip64 keeps the directory's size in another record
+        start = 0  # in a zip64 archive, another record has the directory's size: count from the first byte on
     else:
         start = max(0, end - size - 4)
     return content.count(b"PK\1\2", start, end)
 
 
 def _checked_members(archive: zipfile.ZipFile, where: str) -> dict[str, zipfile.ZipInfo]:
-    """Return the files of an archive by name; `StoreError` for a member that a pipeline never needs."""
+    """Return the files of an archive by name, or raise `StoreError` if a member is unsafe, e.g. a link."""
     members: dict[str, zipfile.ZipInfo] = {}
     folders: set[str] = set()
     for info in archive.infolist():
@@ -149,7 +161,7 @@ def _checked_members(archive: zipfile.ZipFile, where: str) -> dict[str, zipfile.
         if info.flag_bits & 0x1:
             raise StoreError(f"{shown}: encrypted")
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise StoreError(f"{shown}: packed by a method other than stored and deflated")
+            raise StoreError(f"{shown}: compressed by a method other than stored and deflated")
         folders.update("/".join(parts[:end]) for end in range(1, len(parts)))
         if is_folder:
             folders.add(name)
@@ -158,7 +170,7 @@ def _checked_members(archive: zipfile.ZipFile, where: str) -> dict[str, zipfile.
         else:
             members[name] = info
     if both := sorted(folders & set(members)):
-        raise StoreError(f"{where}: {quoted(both[0], _SHOWN_NAME_CHARACTERS)}: a file and a folder of one name")
+        raise StoreError(f"{where}: {quoted(both[0], _SHOWN_NAME_CHARACTERS)}: a file and a folder have this same name")
     return members
 
 

@@ -1,4 +1,4 @@
-"""The scores in a model's metadata: errors, correlations and other numbers that models are compared by."""
+"""The scores in a model's metadata: errors, correlations and other numbers by which models are compared."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import attrs
 
 _NOT_SCORES = ("node_type", "rows", "mape_floor")
-"""Numbers in the metadata that are neither errors nor correlations."""
+"""Keys of numbers in the metadata that are not scores."""
 
 # Models with the same scores share one tuple of names, which saves memory in large stores.
 _SHARED_NAMES: dict[tuple[str, ...], tuple[str, ...]] = {}
@@ -25,7 +25,7 @@ class Scores:
     names: tuple[str, ...]
     values: array[float]
     measured_on: tuple[Any, ...]
-    """Identifies the data of the validation. Scores measured on the same data can be compared directly."""
+    """Identity of the data that the model was validated on. Scores of models with equal identities are comparable."""
     relative_mae: float
     """The model's mae divided by the mae of always predicting the mean of the training data; NaN if unknown."""
 
@@ -33,9 +33,9 @@ class Scores:
 def read_scores(metadata: Mapping[str, Any], default_data: tuple[Any, ...]) -> Scores:
     """Read the scores from a model's metadata.
 
-    Scores are the numbers at the top of the metadata and, as `<component>_<score>`, those of each
-    component's validation. `r2` is the lowest of all components. `default_data` identifies the data of
-    the validation if the metadata does not.
+    Numbers at the top level of the metadata are scores. Numbers in a component's validation are scores named
+    `<component>_<number's name>`. If the top level has no `r2`, the score `r2` is the lowest r2 of all
+    components. `default_data` identifies the validation data if the metadata does not identify it.
     """
     scores: dict[str, float] = {}
     components = _component_scores(metadata)
@@ -43,7 +43,7 @@ def read_scores(metadata: Mapping[str, Any], default_data: tuple[Any, ...]) -> S
         for key, value in numbers.items():
             if type(value) is float or type(value) is int:
                 name, is_error = _score_name(component, key)
-                # the public model database writes -1 for an unknown error
+                # in the public model database, a mae, mape or mse of -1 means that the value is not known
                 if name is not None and not (is_error and value < 0):
                     scores.setdefault(name, float(value))
     r2 = [numbers["r2"] for numbers in components.values() if _is_number(numbers.get("r2"))]
@@ -56,10 +56,10 @@ def read_scores(metadata: Mapping[str, Any], default_data: tuple[Any, ...]) -> S
     return Scores(names, array("d", scores.values()), _measured_on(metadata, default_data), _relative_mae(components))
 
 
-# most models of a store have the same scores
+# cached, because most models of a store have scores of the same names
 @lru_cache(maxsize=4096)
 def _score_name(component: str, key: str) -> tuple[str | None, bool]:
-    """Return the name of a score, None for a number that is not a score, and whether it is an error."""
+    """Return the score's name (None if the number under `key` is not a score), and whether the score is an error."""
     if key in _NOT_SCORES:
         return None, False
     return f"{component}_{key}" if component else key, key.endswith(("mae", "mape", "mse"))
@@ -80,7 +80,8 @@ def _component_scores(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 def _measured_on(metadata: Mapping[str, Any], default_data: tuple[Any, ...]) -> tuple[Any, ...]:
     lineage, validation = metadata.get("lineage"), metadata.get("validation")
     if isinstance(lineage, dict) and isinstance(validation, dict) and "data" in lineage:
-        # a feature group whose series begin later has fewer rows of the same recording
+        # The timestamps are part of the identity: if the series of a feature group begin later in a recording, its
+        # models are validated on other data than the models of other feature groups.
         return _shared_tuple(str(lineage["data"]), str(validation.get("timestamps")), *default_data[1:])
     return _shared_tuple(*default_data)
 

@@ -1,4 +1,4 @@
-"""Check plugins against their contracts, for the tests of plugin authors.
+"""Checks of plugins against their contracts, for use in the tests of plugin authors.
 
     from kepler_core.testing import parametrize_with_checks
 
@@ -8,7 +8,7 @@
 
 Every check has a name, and its error says how to correct the plugin. `check_trainer` and the other
 `check_` functions run all checks of one contract without pytest. `kepler_core.testing.pytest_plugin`
-has the fixtures that pytest finds where kepler-core is installed.
+defines fixtures, which pytest finds by itself if kepler-core is installed.
 """
 
 from kepler_core.testing.checks import Check, CheckError

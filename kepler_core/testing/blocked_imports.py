@@ -14,9 +14,10 @@ _BLOCK = "import sys\nfor name in {modules!r}:\n    sys.modules[name] = None  # 
 
 
 def error_without(modules: Sequence[str], code: str, *arguments: str) -> str:
-    """Run code without some modules and return the last line of its traceback, or "" if it ends well.
+    """Run Python code in a fresh interpreter in which importing any of the modules fails.
 
-    `arguments` are in `sys.argv[1:]`.
+    Returns the last line of the traceback, or "" if the code ends without an error. The code can read
+    `arguments` from `sys.argv[1:]`.
     """
     done = subprocess.run(
         [sys.executable, "-c", _BLOCK.format(modules=tuple(modules)) + code, *arguments],

@@ -1,4 +1,4 @@
-"""What a check is and how it runs."""
+"""The class of checks of plugins, and the error that a failed check raises."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kepler_core.plugins.arguments import create
 
 
 class CheckError(AssertionError):
-    """A plugin breaks its contract. The message says what is wrong and how to correct it."""
+    """The error of a plugin that breaks its contract. The message says what is wrong and how to correct it."""
 
     def __init__(self, reason: str, *, plugin: str = "", check: str = "") -> None:
         super().__init__(f"{plugin}: {check}: {reason}" if check else reason)
@@ -22,35 +22,35 @@ class CheckError(AssertionError):
 
 @attrs.frozen(eq=False)
 class Subject:
-    """The plugin that is checked, and with what."""
+    """The plugin that is checked, and the arguments and objects that its checks use."""
 
     plugin: type[Any]
     name: str
-    """The plugin's name if it is installed, else the name of the class."""
+    """The plugin's name if it is installed; otherwise the name of the plugin's class."""
     arguments: Mapping[str, Any]
-    """The arguments of the plugin's `__init__`."""
+    """The arguments that the plugin's `__init__` is called with."""
     extras: Mapping[str, Any]
     """Additional objects for the checks, for example a regressor for a model format."""
 
     def make(self) -> Any:
-        """Return a new instance of the plugin."""
+        """Return a new instance of the plugin, made with `arguments`."""
         return create(self.plugin, self.name, self.arguments)
 
 
 CheckFunction = Callable[[Subject], None]
-"""Raises `CheckError` if the plugin breaks its contract. Its name is the name of the check."""
+"""Function that raises `CheckError` if the plugin breaks its contract. Its `__name__` is the name of the check."""
 
 
 @attrs.frozen(eq=False)
 class Check:
-    """One check of one plugin; call it to run it."""
+    """One check of one plugin. Calling the object runs the check."""
 
     name: str
     subject: Subject
     function: CheckFunction
 
     def __call__(self) -> None:
-        """Raise `CheckError` if the plugin breaks this part of its contract."""
+        """Run the check; raise `CheckError` if the plugin breaks the part of its contract that is checked."""
         try:
             self.function(self.subject)
         except CheckError as error:

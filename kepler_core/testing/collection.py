@@ -1,4 +1,4 @@
-"""Collect the checks of a plugin, run them, or pass them to pytest."""
+"""Functions that collect the checks of a plugin, run the checks, or pass them to pytest."""
 
 from __future__ import annotations
 
@@ -28,22 +28,23 @@ CHECKS: dict[type[Plugin], tuple[CheckFunction, ...]] = {
     MetricSchema: metric_schemas.CHECKS,
     ModelFormat: model_formats.CHECKS,
 }
-"""Contract -> its checks, which run after those of every plugin (`plugins.CHECKS`)."""
+"""Contract -> the checks of its plugins. They run after the checks for plugins of any contract, `plugins.CHECKS`."""
 
 EXTRAS: dict[type[Plugin], tuple[str, ...]] = {
     Isolator: ("context",),
     ModelFormat: ("regressor",),
     MetricSchema: ("metrics",),
 }
-"""Contract -> the names of the extra objects that its checks accept."""
+"""Contract -> names of the additional objects that users can pass to its checks."""
 
 
 def checks_of(plugin: type[Any] | str, arguments: Mapping[str, Any] | None = None, **extras: Any) -> list[Check]:
-    """Return the checks of a plugin: a class, or the name, alias or `distribution:name` of an installed one.
+    """Return the checks of a plugin.
 
-    `arguments` are those of the plugin's `__init__`, as users write them. `extras` are additional objects
-    for the checks of some contracts: `context` for an isolator, `regressor` for a model format, `metrics`
-    for a metric schema.
+    `plugin` is a class, or the name, alias or `distribution:name` of an installed plugin. `arguments` are
+    passed to the plugin's `__init__`, as users write them in a pipeline file. `extras` are additional
+    objects for the checks of some contracts: `context` for an isolator, `regressor` for a model format,
+    `metrics` for a metric schema.
     """
     plugin_class, name = _resolved(plugin)
     contract = next((contract for contract in CONTRACTS.values() if issubclass(plugin_class, contract)), None)
@@ -60,7 +61,7 @@ def checks_of(plugin: type[Any] | str, arguments: Mapping[str, Any] | None = Non
 
 
 def check_all(checks: Sequence[Check]) -> None:
-    """Run checks and raise one `CheckError` with a line for each that failed."""
+    """Run checks and raise one `CheckError` with a line for each failed check."""
     failures = []
     for check in checks:
         try:
@@ -78,10 +79,10 @@ def parametrize_with_checks(
     expected_failures: Mapping[str, str] | None = None,
     **extras: Any,
 ) -> Any:
-    """Return a decorator that runs a test once per check of the plugin, passed as `check`.
+    """Return a decorator that runs a test once for each check of the plugin; the test's argument is `check`.
 
-    `expected_failures` maps names of checks that fail today to the reason. If such a check passes, its
-    test fails.
+    `expected_failures` maps the names of checks that are known to fail to the reasons why they fail. If an
+    expected failure does not occur, the test fails.
     """
     import pytest
 
@@ -102,7 +103,7 @@ def parametrize_with_checks(
 
 
 def _resolved(plugin: type[Any] | str) -> tuple[type[Any], str]:
-    """Return the class of a plugin and the name for messages."""
+    """Return the class of a plugin, and the name of the plugin for error messages."""
     if isinstance(plugin, type):
         return plugin, plugin.__name__
     entries = list(registry.entries_named(plugin))
@@ -111,5 +112,5 @@ def _resolved(plugin: type[Any] | str) -> tuple[type[Any], str]:
         raise PluginError(f"no plugin {plugin!r} is installed; {close_matches(plugin, words)}")
     if len(entries) > 1:
         names = " or ".join(f"{entry.full_name} ({entry.namespace})" for entry in entries)
-        raise PluginError(f"{plugin!r} stands for several plugins: {names}; give the class")
+        raise PluginError(f"{plugin!r} stands for several plugins: {names}; pass the class instead")
     return registry.REGISTRIES[entries[0].namespace].get(entries[0].full_name), entries[0].name

@@ -1,4 +1,4 @@
-"""One function per contract that runs all its checks; pytest is not needed."""
+"""Functions that run all checks of one contract, without pytest: one function per contract."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from kepler_core.testing.collection import check_all, checks_of
 def check_trainer(plugin: type[Trainer] | str, arguments: Mapping[str, Any] | None = None) -> None:
     """Check a trainer: fit its regressor on many kinds of data, store the model, load it again.
 
-    Raises `CheckError` with all failures, as all functions of this module.
+    Like all functions of this module, it raises one `CheckError` that lists all failures.
     """
     _check(Trainer, plugin, arguments)
 
@@ -36,26 +36,27 @@ def check_isolator(
 ) -> None:
     """Check an isolator on a small data set.
 
-    `context` replaces the default one, for an isolator that needs more than observations.
+    The default `context` has observations, a recording of an idle machine and an AbsPower model. Pass another
+    context for an isolator that needs more, e.g. a profile.
     """
     _check(Isolator, plugin, arguments, context=context)
 
 
 def check_extractor(plugin: type[Extractor] | str, arguments: Mapping[str, Any] | None = None) -> None:
-    """Check an extractor on small observations, by node and by container."""
+    """Check an extractor on a few observations: extract data sets by node and by container."""
     _check(Extractor, plugin, arguments)
 
 
 def check_energy_source(plugin: type[EnergySource] | str) -> None:
-    """Check the attributes of an energy source, also against those of the installed ones."""
+    """Check the attributes of an energy source, including conflicts with the installed energy sources."""
     _check(EnergySource, plugin)
 
 
 def check_metric_schema(plugin: type[MetricSchema] | str, *, metrics: Mapping[str, str] | None = None) -> None:
-    """Check a metric schema with many metric names, and with a recording of known power in its spelling.
+    """Check a metric schema with many metric names, and with a recording that is generated from them.
 
-    `metrics` maps metric names to words of our vocabulary, for example
-    `{"host_power_microwatts": "platform"}`. The default is what `spelling` returns.
+    `metrics` maps the exporter's metric names to features and components of `kepler_core.vocabulary`, for
+    example `{"host_power_microwatts": "platform"}`. By default, the names are those that `spelling` returns.
     """
     _check(MetricSchema, plugin, metrics=metrics)
 
@@ -63,8 +64,8 @@ def check_metric_schema(plugin: type[MetricSchema] | str, *, metrics: Mapping[st
 def check_model_format(plugin: type[ModelFormat] | str, *, regressor: Regressor | None = None) -> None:
     """Check that a model format writes regressors and reads them back.
 
-    `regressor` is an unfitted regressor that the format supports. The default is linear regression or
-    gradient boosting.
+    `regressor` is an unfitted regressor that the format supports. The default is linear regression, or
+    gradient boosting if the format does not support linear regression.
     """
     _check(ModelFormat, plugin, regressor=regressor)
 
@@ -75,5 +76,5 @@ def _check(
     checks = checks_of(plugin, arguments, **{key: value for key, value in extras.items() if value is not None})
     subject = checks[0].subject
     if not issubclass(subject.plugin, contract):
-        raise PluginError(f"{subject.name} is no {contract.__name__}; call the function of its contract")
+        raise PluginError(f"{subject.name} is no {contract.__name__}; call the check function of its own contract")
     check_all(checks)

@@ -12,7 +12,7 @@ from kepler_core.vocabulary import COMPONENTS
 
 
 def measures_known_components(subject: Subject) -> None:
-    """`components` is a tuple of components of `kepler_core.vocabulary`."""
+    """Check that `components` is a tuple of components of `kepler_core.vocabulary`."""
     components = subject.plugin.components
     require(
         isinstance(components, tuple) and components,
@@ -24,7 +24,7 @@ def measures_known_components(subject: Subject) -> None:
 
 
 def has_a_name_on_the_wire(subject: Subject) -> None:
-    """`sent_as` is the name that Kepler uses in its requests for models."""
+    """Check that `sent_as` is set: the name of the energy source in Kepler's requests for models."""
     sent_as = subject.plugin.sent_as
     require(
         isinstance(sent_as, str) and sent_as.strip() == sent_as and sent_as,
@@ -33,7 +33,7 @@ def has_a_name_on_the_wire(subject: Subject) -> None:
 
 
 def reads_labels(subject: Subject) -> None:
-    """`reads` is a tuple of values of a recording's source label."""
+    """Check that `reads` is a tuple of strings: the values of the label `source` that mean this energy source."""
     reads = subject.plugin.reads
     require(
         isinstance(reads, tuple) and reads and all(isinstance(label, str) and label for label in reads),
@@ -43,7 +43,7 @@ def reads_labels(subject: Subject) -> None:
 
 
 def reads_no_other_sources_labels(subject: Subject) -> None:
-    """No other energy source reads the same label."""
+    """Check that no label value in `reads` is also in the `reads` of another installed energy source."""
     for name, other in registry.energy_sources.load_all()[0].items():
         if other is subject.plugin:
             continue
@@ -52,10 +52,13 @@ def reads_no_other_sources_labels(subject: Subject) -> None:
 
 
 def is_found_in_a_recording(subject: Subject) -> None:
-    """A recording with its label has its power. The check passes if the source is not installed."""
+    """Check that series whose label `source` is a value of `reads` are read as power of this energy source.
+
+    The check passes without testing anything if the energy source is not installed.
+    """
     names = [name for name, other in registry.energy_sources.load_all()[0].items() if other is subject.plugin]
     if not names:
-        return  # a class that no entry point names: no recording can find it
+        return  # not installed: recordings are read with installed energy sources only
     content = recording(Simulation(containers=2, timestamps=20))
     label = subject.plugin.reads[0]
     for component in subject.plugin.components:

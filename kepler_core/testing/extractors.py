@@ -33,7 +33,7 @@ def _extract(
 
 
 def has_a_memory(subject: Subject) -> None:
-    """`memory` is a number of timestamps; validation keeps a gap of that length."""
+    """Check that `memory` is a number of timestamps; validation keeps a gap of this length around test data."""
     memory = subject.make().memory
     require(
         isinstance(memory, int) and memory >= 1,
@@ -42,7 +42,11 @@ def has_a_memory(subject: Subject) -> None:
 
 
 def memory_is_large_enough(subject: Subject) -> None:
-    """A row does not change with values that are more than `memory` timestamps away."""
+    """Check that no row depends on observations that are more than `memory` timestamps later than the row.
+
+    The check extracts rows from all observations and from their first half. The rows of the first
+    half must be the same in both cases, except in its last `memory` timestamps.
+    """
     memory = subject.make().memory
     whole = small_observations(nodes=1)
     cut = len(whole.sample_time) // 2
@@ -65,7 +69,7 @@ def _time(dataset: Dataset) -> FloatArray:
 
 
 def _until(observations: Observations, end: int) -> Observations:
-    """Return the first `end` timestamps of the observations of one node."""
+    """Return the observations of one node at its first `end` timestamps."""
     rows = observations.row_sample < end
     return attrs.evolve(
         observations,
@@ -80,7 +84,7 @@ def _until(observations: Observations, end: int) -> Observations:
 
 
 def returns_what_was_requested(subject: Subject) -> None:
-    """Rows by node or by container; features and components in the requested order."""
+    """Check that rows are by node or by container as requested, with features and components in requested order."""
     for by_container in (False, True):
         dataset = _extract(subject, by_container)
         rows = "by container" if by_container else "by node"
@@ -98,7 +102,7 @@ def returns_what_was_requested(subject: Subject) -> None:
 
 
 def takes_features_in_any_order(subject: Subject) -> None:
-    """The features keep the user's order, and each keeps its values."""
+    """Check that features are in the requested order, and that the order does not change their values."""
     dataset = _extract(subject, False)
     reversed_dataset = _extract(subject, False, features=FEATURES[::-1])
     require(reversed_dataset.features == FEATURES[::-1], "the features are not in the requested order")
@@ -109,7 +113,7 @@ def takes_features_in_any_order(subject: Subject) -> None:
 
 
 def returns_finite_numbers(subject: Subject) -> None:
-    """Rows with an unknown feature or power are left out."""
+    """Check that all numbers are finite and not negative. Rows with unknown values must be left out."""
     for by_container in (False, True):
         values = _extract(subject, by_container).frame.to_numpy()
         require(
@@ -119,7 +123,7 @@ def returns_finite_numbers(subject: Subject) -> None:
 
 
 def shares_add_up(subject: Subject) -> None:
-    """The power of a node's containers adds up to the node's power."""
+    """Check that the power of a node's containers adds up to the node's power."""
     by_node, by_container = _extract(subject, False), _extract(subject, True)
     sums = by_container.node_power()
     common = sums.index.intersection(by_node.frame.index)
@@ -133,7 +137,10 @@ def shares_add_up(subject: Subject) -> None:
 
 
 def keeps_units(subject: Subject) -> None:
-    """Averages stay near those of the observations: rates per second and watts."""
+    """Check that features are rates per second and power is in watts.
+
+    The average of each column must be between half and twice the average in the observations.
+    """
     observations = small_observations()
     dataset = _extract(subject, False)
     power = {component: observations.power[SOURCE, component] for component in dataset.components}
@@ -148,14 +155,17 @@ def keeps_units(subject: Subject) -> None:
 
 
 def works_without_power(subject: Subject) -> None:
-    """With no components it returns rows of features, which `estimate` needs."""
+    """Check that `extract` also returns rows if `components` is empty.
+
+    Such rows have features but no power. `kepler-model estimate` needs them.
+    """
     for by_container in (False, True):
         dataset = _extract(subject, by_container, components=())
         require(len(dataset.frame), "no row if components is empty, as in `kepler-model estimate`")
 
 
 def does_not_change_its_data(subject: Subject) -> None:
-    """The observations stay unchanged, because all data sets share them."""
+    """Check that `extract` does not change the observations, because all data sets share them."""
     observations = small_observations()
     arrays = [
         *observations.node_features.values(),
@@ -170,14 +180,14 @@ def does_not_change_its_data(subject: Subject) -> None:
 
 
 def is_deterministic(subject: Subject) -> None:
-    """The same observations give the same rows."""
+    """Check that the same observations give the same rows twice."""
     for by_container in (False, True):
         first, second = (_extract(subject, by_container) for _ in range(2))
         require(first.frame.equals(second.frame), "the same observations gave two different data sets")
 
 
 def survives_one_timestamp(subject: Subject) -> None:
-    """A very short recording gives finite numbers or no row."""
+    """Check that a very short recording gives rows of finite numbers, or no rows."""
     observations = _until(small_observations(nodes=1), 2)
     for by_container in (False, True):
         values = _extract(subject, by_container, observations).frame.to_numpy()

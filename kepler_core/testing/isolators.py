@@ -13,7 +13,7 @@ from kepler_core.testing.checks import CheckError, CheckFunction, Subject, requi
 from kepler_core.testing.samples import small_context, small_dataset
 
 _TOLERANCE = 1e-6
-"""Part of the largest power by which sums of power may differ."""
+"""Allowed difference between two sums of power, as a fraction of the largest power."""
 
 
 def _context(subject: Subject) -> IsolationContext:
@@ -31,7 +31,7 @@ def _isolate(subject: Subject, measured: Dataset) -> Dataset:
 
 
 def returns_dynamic_power(subject: Subject) -> None:
-    """The result is a DynPower data set with the rows' kind, features, components and source of the input."""
+    """Check that the result is a DynPower data set by container, and keeps features, components and source."""
     measured = small_dataset(by_container=True)
     isolated = _isolate(subject, measured)
     require(
@@ -48,7 +48,7 @@ def returns_dynamic_power(subject: Subject) -> None:
 
 
 def is_never_negative(subject: Subject) -> None:
-    """Dynamic power and background power are finite and at least 0 W."""
+    """Check that dynamic power and background power are finite and at least 0 W."""
     isolated = _isolate(subject, small_dataset(by_container=True))
     watts = isolated.frame[isolated.power_columns].to_numpy()
     require(np.isfinite(watts).all(), "dynamic power is NaN or infinite in some rows")
@@ -63,7 +63,7 @@ def is_never_negative(subject: Subject) -> None:
 
 
 def loses_no_power(subject: Subject) -> None:
-    """Dynamic and background power add up to the measured power."""
+    """Check that dynamic power and background power add up to the measured power."""
     measured = small_dataset(by_container=True)
     isolated = _isolate(subject, measured)
     require(
@@ -83,7 +83,7 @@ def loses_no_power(subject: Subject) -> None:
 
 
 def can_be_undone(subject: Subject) -> None:
-    """`reconstruct` returns the measured power."""
+    """Check that `reconstruct` computes the measured power again from the result of `isolate`."""
     measured = small_dataset(by_container=True)
     reconstructed = subject.make().reconstruct(_isolate(subject, measured))
     require(
@@ -99,7 +99,7 @@ def can_be_undone(subject: Subject) -> None:
 
 
 def keeps_features(subject: Subject) -> None:
-    """Features keep their values; only power changes."""
+    """Check that `isolate` changes power only: features keep their values."""
     measured = small_dataset(by_container=True)
     isolated = _isolate(subject, measured)
     columns = list(measured.features)
@@ -110,7 +110,7 @@ def keeps_features(subject: Subject) -> None:
 
 
 def does_not_change_its_data(subject: Subject) -> None:
-    """The input stays unchanged, because other parts of the program use it, too."""
+    """Check that `isolate` does not change its input, which other parts of the program also use."""
     measured = small_dataset(by_container=True)
     before = measured.frame.copy(deep=True)
     _isolate(subject, measured)
@@ -118,13 +118,16 @@ def does_not_change_its_data(subject: Subject) -> None:
 
 
 def is_deterministic(subject: Subject) -> None:
-    """The same data set gives the same result."""
+    """Check that the same data set gives the same result twice."""
     first, second = (_isolate(subject, small_dataset(by_container=True)) for _ in range(2))
     require(first.frame.equals(second.frame), "the same data set gave two different results; use a fixed seed")
 
 
 def survives_power_that_never_changes(subject: Subject) -> None:
-    """For a component with constant power or 0 W it returns finite numbers or raises `KeplerError`."""
+    """Check that `isolate` returns finite numbers or raises `KeplerError` if a component has constant power.
+
+    The check tests a constant power of 0 W and of 50 W.
+    """
     for watts in (0.0, 50.0):
         measured = small_dataset(by_container=True)
         frame = measured.frame.copy()
@@ -140,7 +143,7 @@ def survives_power_that_never_changes(subject: Subject) -> None:
 
 
 def survives_one_timestamp(subject: Subject) -> None:
-    """For one timestamp it returns finite numbers or raises `KeplerError` or `ValueError`."""
+    """Check that `isolate` returns finite numbers or raises `KeplerError` or `ValueError` for a single timestamp."""
     measured = small_dataset(by_container=True)
     first_timestamp = _with_frame(measured, measured.frame[measured.sample == 0])
     try:

@@ -21,13 +21,13 @@ from kepler_core.vocabulary import COMPONENTS, FEATURES
 LEVELS = ("container", "process", "vm", "node")
 
 WATTS = 100.0
-"""Power in the recording of known power."""
+"""Power of each component in the generated recording, in watts."""
 RATE_PER_SECOND = 50.0
-"""Value of each feature in that recording."""
+"""Rate of each feature in the generated recording, per second; for a gauge, the value of the gauge."""
 STEP_SECONDS = 5
 
 MAX_MILLISECONDS = 5.0
-"""Longest average time of `mapping` for a metric."""
+"""Limit for the average duration of a call of `mapping`, in milliseconds of CPU time."""
 
 _OTHER_METRICS = (
     "",
@@ -43,7 +43,11 @@ _OTHER_METRICS = (
 
 
 def _metrics(subject: Subject) -> dict[str, str]:
-    """Return metric -> word of our vocabulary, from the author of the checks or from `spelling`."""
+    """Return metric name -> the feature or component that the metric measures.
+
+    The metrics are those that the plugin's author passed to the checks. If the author passed none, they are the
+    metric names that the schema's method `spelling` returns.
+    """
     extra: Mapping[str, str] | None = subject.extras.get("metrics")
     if extra is not None:
         return dict(extra)
@@ -68,7 +72,7 @@ def _mapping(schema: Any, metric: str) -> MetricMapping:
 
 
 def knows_metrics(subject: Subject) -> None:
-    """`mapping` and `spelling` agree on at least one feature or component."""
+    """Check that there is at least one metric, and that `mapping` maps each metric to the expected name."""
     metrics = _metrics(subject)
     require(
         metrics,
@@ -82,7 +86,10 @@ def knows_metrics(subject: Subject) -> None:
 
 
 def uses_known_words(subject: Subject) -> None:
-    """Mappings have a known kind, name and level, a positive scale, and unit labels where they are needed."""
+    """Check that the kind, name and level of each mapping are known, and that its scale is positive.
+
+    Mappings at other levels than "node" must also have unit labels.
+    """
     schema = subject.make()
     for metric in _metrics(subject):
         mapping = _mapping(schema, metric)
@@ -98,7 +105,7 @@ def uses_known_words(subject: Subject) -> None:
 
 
 def ignores_other_metrics(subject: Subject) -> None:
-    """`mapping` returns None for metrics of other exporters, which recordings hold, too."""
+    """Check that `mapping` returns None for metrics of other exporters, which recordings also contain."""
     schema = subject.make()
     for metric in _OTHER_METRICS:
         try:
@@ -111,13 +118,17 @@ def ignores_other_metrics(subject: Subject) -> None:
 
 
 def knows_no_other_schemas_metrics(subject: Subject) -> None:
-    """No other schema maps the same metrics, because a recording gets the schema that knows most of its metrics."""
+    """Check that no other installed schema maps the same metrics.
+
+    A recording is read with the schema that maps the largest number of the recording's metrics. If two schemas map
+    the same metrics, the choice between these schemas is arbitrary.
+    """
     for name, other in registry.metric_schemas.load_all()[0].items():
         if other is subject.plugin:
             continue
         try:
             schema = create(other, name, {})
-        except PluginError:  # no recording can use that schema
+        except PluginError:  # the other schema cannot be instantiated, so no recording is read with it
             continue
         shared = sorted(metric for metric in _metrics(subject) if map_metric(schema, metric) is not None)
         require(
@@ -127,7 +138,7 @@ def knows_no_other_schemas_metrics(subject: Subject) -> None:
 
 
 def mapping_is_quick(subject: Subject) -> None:
-    """`mapping` is quick, because it is called for every metric of every recording."""
+    """Check that `mapping` is quick, because it is called for every metric of every recording."""
     schema = subject.make()
     names = [*_metrics(subject), *(f"some_metric_{number}" for number in range(200))]
     started = time.process_time()
@@ -141,19 +152,20 @@ def mapping_is_quick(subject: Subject) -> None:
 
 
 def is_deterministic(subject: Subject) -> None:
-    """Two instances map a metric to the same word."""
+    """Check that two instances of the schema return the same mapping for each metric."""
     schema, other = subject.make(), subject.make()
     for metric in _metrics(subject):
         require(schema.mapping(metric) == other.mapping(metric), f"mapping({metric!r}) changes from call to call")
 
 
 def has_the_right_units(subject: Subject) -> None:
-    """A recording of 100 W and of 50 events per second, in this spelling, is read as such.
+    """Check that scales and kinds of metrics are right: read a recording with known watts and rates.
 
-    The check passes if the schema is not installed.
+    The recording is generated with the schema's metric names. Reading it must give 100 W for each component
+    and 50 per second for each feature. The check passes without testing anything if the schema is not installed.
     """
     if all(other is not subject.plugin for other in registry.metric_schemas.load_all()[0].values()):
-        return  # a class that no entry point names: no recording can find it
+        return  # not installed: recordings are read with installed schemas only
     schema = subject.make()
     metrics = _metrics(subject)
     content: dict[str, list[dict[str, Any]]] = {}
@@ -181,7 +193,7 @@ def has_the_right_units(subject: Subject) -> None:
 
 
 def _series(schema: Any, mapping: MetricMapping) -> list[dict[str, Any]]:
-    """Return one series of a metric, as in a Prometheus answer."""
+    """Return a list with one series of a metric, as in a Prometheus range-query result."""
     labels = {schema.node_label: "machine-1"}
     for label in mapping.unit_labels:
         labels[label] = "some" if label != "mode" else "dynamic"

@@ -17,7 +17,7 @@ from kepler_core.testing.samples import FEATURES, load_and_power
 
 
 def _fitted(subject: Subject) -> tuple[Any, SingleArray]:
-    """Return a fitted regressor that the format supports, and its training rows."""
+    """Return a fitted regressor that the format supports, and the rows X that it was fitted on."""
     from sklearn.base import clone
     from sklearn.ensemble import GradientBoostingRegressor
     from sklearn.linear_model import LinearRegression
@@ -37,7 +37,7 @@ def _fitted(subject: Subject) -> tuple[Any, SingleArray]:
 
 
 def _content(subject: Subject) -> tuple[bytes, Any, SingleArray]:
-    """Return the bytes of a fitted regressor, the regressor, and its training rows."""
+    """Return the bytes that `dump` writes for a fitted regressor, the regressor, and the rows it was fitted on."""
     fitted, X = _fitted(subject)
     content = subject.make().dump(fitted, FEATURES, X)
     require(isinstance(content, bytes) and content, f"dump() returned {type(content).__name__}; return bytes")
@@ -45,7 +45,7 @@ def _content(subject: Subject) -> tuple[bytes, Any, SingleArray]:
 
 
 def has_a_suffix(subject: Subject) -> None:
-    """`suffix` ends file names: a component, then the suffix."""
+    """Check that `suffix` is a file name suffix with a dot: files are named by their component and the suffix."""
     suffix = subject.plugin.suffix
     require(
         isinstance(suffix, str) and suffix.startswith(".") and "/" not in suffix and len(suffix) > 1,
@@ -54,7 +54,7 @@ def has_a_suffix(subject: Subject) -> None:
 
 
 def supports_only_regressors(subject: Subject) -> None:
-    """`supports` returns False for an object that is no regressor."""
+    """Check that `supports` returns False for an object that is not a regressor."""
     try:
         supported = subject.make().supports(object())
     except Exception as error:
@@ -63,7 +63,10 @@ def supports_only_regressors(subject: Subject) -> None:
 
 
 def reads_back_what_it_wrote(subject: Subject) -> None:
-    """A loaded model predicts what the fitted regressor does, for many rows and for one, also with `load_resident`."""
+    """Check that loaded models predict the same as the fitted regressor.
+
+    The check loads a model with `load` and with `load_resident`, and predicts many rows at once and a single row.
+    """
     content, fitted, X = _content(subject)
     expected = np.asarray(fitted.predict(X.astype(np.float64))).ravel()
     model_format = subject.make()
@@ -84,14 +87,14 @@ def reads_back_what_it_wrote(subject: Subject) -> None:
 
 
 def writes_the_same_bytes(subject: Subject) -> None:
-    """The same regressor gives the same bytes, so that a store can tell which models changed."""
+    """Check that `dump` writes the same bytes for the same regressor, so that stores notice which models changed."""
     fitted, X = _fitted(subject)
     first, second = (subject.make().dump(fitted, FEATURES, X) for _ in range(2))
     require(first == second, "two dumps of one regressor differ; leave out times, random names and unordered sets")
 
 
 def rejects_other_bytes(subject: Subject) -> None:
-    """`load` raises `ModelError` for bytes that are no model, because files may come from any source."""
+    """Check that `load` raises `ModelError` for bytes that are not a model, because files can come from anywhere."""
     content, *_ = _content(subject)
     model_format = subject.make()
     bad_contents = {
@@ -112,7 +115,7 @@ def rejects_other_bytes(subject: Subject) -> None:
 
 
 def rejects_other_features(subject: Subject) -> None:
-    """`load` raises `ModelError` if the model has another number of features."""
+    """Check that `load` raises `ModelError` if it is called with fewer features than the model was fitted on."""
     content, *_ = _content(subject)
     try:
         model = subject.make().load(content, FEATURES[:1])
@@ -120,8 +123,11 @@ def rejects_other_features(subject: Subject) -> None:
     except ModelError:
         return
     except Exception as error:
-        raise CheckError(f"a model of other features raises {one_line(error)}; raise ModelError in load()") from error
-    raise CheckError(f"a model of {len(FEATURES)} features was loaded as one of 1, and predicts {predicted}")
+        raise CheckError(f"a model with other features raises {one_line(error)}; raise ModelError in load()") from error
+    raise CheckError(
+        f"load() accepts a model of {len(FEATURES)} features as a model of 1 feature, which predicts {predicted}; "
+        f"raise ModelError in load()"
+    )
 
 
 _LOAD_AND_PREDICT = """
@@ -143,7 +149,7 @@ model_format.load(content, features).predict(np.zeros((2, len(features)), dtype=
 
 
 def loads_without_training_libraries(subject: Subject) -> None:
-    """Loading and predicting import neither scikit-learn nor pandas, and unpickle nothing."""
+    """Check that a model loads and predicts without scikit-learn, pandas and SciPy, and without unpickling."""
     content, *_ = _content(subject)
     target = f"{subject.plugin.__module__}:{subject.plugin.__qualname__}"
     with tempfile.TemporaryDirectory(prefix="kepler-check-") as folder:

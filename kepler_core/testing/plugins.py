@@ -1,4 +1,4 @@
-"""Checks of every plugin."""
+"""Checks that apply to plugins of any contract."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from kepler_core.testing.checks import CheckError, CheckFunction, Subject, requi
 
 
 def has_a_description(subject: Subject) -> None:
-    """The class has a docstring, which `plugins info` shows."""
+    """Check that the class has a docstring, which `plugins info` shows."""
     docstring = subject.plugin.__dict__.get("__doc__")
     require(
         docstring and docstring.strip(), "no docstring; describe the plugin in one line, which `plugins info` shows"
@@ -22,7 +22,7 @@ def has_a_description(subject: Subject) -> None:
 
 
 def is_complete(subject: Subject) -> None:
-    """The class has all methods and attributes of its contract."""
+    """Check that the class has all methods and attributes that its contract requires."""
     missing = sorted(getattr(subject.plugin, "__abstractmethods__", ()))
     require(not missing, f"not implemented: {', '.join(missing)}; see kepler_core.contracts")
     for contract in subject.plugin.__mro__:
@@ -34,7 +34,7 @@ def is_complete(subject: Subject) -> None:
 
 
 def arguments_are_typed(subject: Subject) -> None:
-    """Every argument has an annotation, because Kepler Core checks the arguments in YAML against it."""
+    """Check that every argument of `__init__` has an annotation, which Kepler Core checks users' values against."""
     arguments = arguments_of(subject.plugin)
     if not arguments:
         return
@@ -58,7 +58,7 @@ def arguments_are_typed(subject: Subject) -> None:
 
 
 def defaults_can_be_written_in_yaml(subject: Subject) -> None:
-    """Every default fits its annotation; the example of `plugins info` has the defaults."""
+    """Check that every default fits its annotation, because `plugins info` shows the defaults as example YAML."""
     for argument in arguments_of(subject.plugin):
         if argument.required:
             continue
@@ -69,19 +69,19 @@ def defaults_can_be_written_in_yaml(subject: Subject) -> None:
 
 
 def is_picklable(subject: Subject) -> None:
-    """Instances can be pickled, because backends send them to other processes and machines."""
+    """Check that instances can be pickled, because backends send them to other processes and machines."""
     try:
         content = pickle.dumps(subject.make())
     except Exception as error:
         raise CheckError(
-            f"an instance cannot be pickled ({one_line(error)}); the backends loky and dask need that: keep "
-            f"open files, locks and lambdas out of it, and classes at the top level of a module"
+            f"an instance cannot be pickled ({one_line(error)}); the backends loky and dask pickle plugins: "
+            f"keep open files, locks and lambdas out of instances, and define classes at the top level of a module"
         ) from error
     pickle.loads(content)  # noqa: S301 - written above
 
 
 def import_has_no_side_effects(subject: Subject) -> None:
-    """Importing the module changes nothing else, because programs also import plugins that they do not use."""
+    """Check that importing the plugin's module has no side effects; programs also import plugins they do not use."""
     result = import_alone(subject.plugin.__module__)
     if result.missing:
         return  # the class is defined in a test, so its module cannot be imported by name

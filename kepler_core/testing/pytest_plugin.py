@@ -1,8 +1,8 @@
-"""Fixtures for tests of plugins; pytest finds them where kepler-core is installed.
+"""Fixtures for tests of plugins, which pytest finds by itself if kepler-core is installed.
 
 kepler_recording           a simulated recording: 6 containers on a machine, 80 timestamps
-kepler_recording_file      that recording as a .json.gz file, for the command line
-kepler_observations        its observations: rates and watts
+kepler_recording_file      the same recording as a .json.gz file, for the command line
+kepler_observations        the observations of the recording: rates and watts
 kepler_dataset             an AbsPower data set of the observations, by node
 kepler_container_dataset   an AbsPower data set of the observations, by container
 kepler_store               an empty model store in a temporary folder
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from kepler_core.recording import Observations, Recording
     from kepler_core.store import Store
 
-# Every run of pytest loads this module, so it imports the framework only when a fixture is used.
+# Every run of pytest loads this module, so kepler_core is imported only when a fixture is used.
 
 
 @pytest.fixture(scope="session")
@@ -37,7 +37,7 @@ def kepler_recording() -> Recording:
 
 @pytest.fixture(scope="session")
 def kepler_recording_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Write the recording to a .json.gz file and return its path."""
+    """Write a simulated recording to a .json.gz file and return the path of the file."""
     from kepler_core.simulate import Simulation, write
 
     path: Path = tmp_path_factory.mktemp("kepler") / "recording.json.gz"
@@ -47,7 +47,7 @@ def kepler_recording_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def kepler_observations(kepler_recording: Recording) -> Observations:
-    """Return the observations of the recording: rates and watts."""
+    """Return the observations of `kepler_recording`: rates and watts."""
     from kepler_core.recording import observe
 
     return observe([kepler_recording])
@@ -55,7 +55,7 @@ def kepler_observations(kepler_recording: Recording) -> Observations:
 
 @pytest.fixture
 def kepler_dataset(kepler_observations: Observations) -> Dataset:
-    """Return an AbsPower data set by node: features of CounterOnly, power of rapl-sysfs."""
+    """Return an AbsPower data set with a row per node and timestamp: CounterOnly features, power of rapl-sysfs."""
     from kepler_core.testing.samples import small_dataset
 
     return small_dataset(observations=kepler_observations)
@@ -63,7 +63,7 @@ def kepler_dataset(kepler_observations: Observations) -> Dataset:
 
 @pytest.fixture
 def kepler_container_dataset(kepler_observations: Observations) -> Dataset:
-    """Return an AbsPower data set by container: features of CounterOnly, power of rapl-sysfs."""
+    """Return an AbsPower data set with a row per container and timestamp: CounterOnly features, power of rapl-sysfs."""
     from kepler_core.testing.samples import small_dataset
 
     return small_dataset(by_container=True, observations=kepler_observations)
@@ -71,7 +71,7 @@ def kepler_container_dataset(kepler_observations: Observations) -> Dataset:
 
 @pytest.fixture
 def kepler_store(tmp_path: Path) -> Store:
-    """Return an empty model store."""
+    """Return an empty model store in a temporary folder."""
     from kepler_core.store import open_store
 
     return open_store(str(tmp_path / "kepler-store"))

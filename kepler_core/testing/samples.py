@@ -37,7 +37,7 @@ def _observations(timestamps: int, nodes: int, seed: int) -> Observations:
 
 
 def small_observations(timestamps: int = 80, nodes: int = 2, seed: int = 0) -> Observations:
-    """Return the observations of a small recording."""
+    """Return the observations of a small simulated recording."""
     return _observations(timestamps, nodes, seed)
 
 
@@ -56,23 +56,23 @@ def small_dataset(*, by_container: bool = False, observations: Observations | No
 
 
 def small_context() -> IsolationContext:
-    """Return the context of an isolator of `small_dataset`.
+    """Return a context with which an isolator can isolate `small_dataset`.
 
-    It has observations, a recording of an idle machine and an AbsPower model, but no profile of the node
-    type, which many users do not have.
+    The context has observations, observations of an idle machine and an AbsPower model. It has no profile of
+    the node type, because many users have none.
     """
     return IsolationContext(small_observations(), idle=_idle_observations(), abs_model=_abs_model)
 
 
 @lru_cache(maxsize=1)
 def _idle_observations() -> Observations:
-    """Observations of an idle machine with one container, which runs in `small_observations`, too."""
+    """Return observations of an idle machine with one container, which also runs in `small_observations`."""
     content = recording(Simulation(containers=1, timestamps=40, nodes=2, churn=0.0, seed=1))
     return observe([read_recording(content, name="idle")])
 
 
 def _abs_model(dataset: Dataset) -> PowerModel:
-    """Return a linear model of the data set's power."""
+    """Return a linear AbsPower model of the components of a data set, fitted on `small_dataset`."""
     from sklearn.linear_model import LinearRegression
 
     from kepler_core.models.export import FittedComponent, export
@@ -95,19 +95,19 @@ def fit_task(
     output_type: OutputType = "AbsPower",
     seed: int = 0,
 ) -> FitTask:
-    """Return a task for a trainer."""
+    """Return the `FitTask` that describes one regressor to a trainer."""
     return FitTask(component, features, main_feature(features, component), output_type, seed)
 
 
 def load_and_power(rows: int = 150, seed: int = 0, idle: float = 40.0) -> tuple[FloatArray, FloatArray]:
     """Return scaled CounterOnly features, shape (rows, 3), in [0, 1], and power in watts, shape (rows,).
 
-    The power is `idle` at no load and about 125 W more at full load, with noise of 1.5 W.
+    The power is `idle` at no load and about 125 W more at full load, with normally distributed noise of 1.5 W.
     """
     rng = np.random.default_rng(seed)
     busy = rng.uniform(0, 1, rows)
     X = np.column_stack([busy**2 * rng.uniform(0.3, 1, rows), busy, busy * rng.uniform(0.8, 1, rows)])
     if rows > 1:
-        X[0] = 0  # an idle moment
+        X[0] = 0  # an idle machine
     X /= X.max(axis=0)
     return X, np.maximum(idle + 110 * X[:, 2] ** 0.8 + 15 * X[:, 0] + rng.normal(0, 1.5, rows), 0.0)

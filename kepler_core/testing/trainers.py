@@ -23,7 +23,7 @@ SCALE = np.array([2e8, 5e10, 8e10])
 
 MEMORY_ROWS = 3000
 MAX_MEGABYTES = 256
-"""Memory that a fit of `MEMORY_ROWS` rows may take: that of three matrices of rows × rows."""
+"""Memory that a fit of `MEMORY_ROWS` rows may take: enough for three matrices of `MEMORY_ROWS` × `MEMORY_ROWS`."""
 
 
 def _regressor(subject: Subject, task: FitTask | None = None) -> Regressor:
@@ -46,7 +46,7 @@ def _predict(regressor: Regressor, X: FloatArray) -> FloatArray:
 
 
 def returns_an_unfitted_regressor(subject: Subject) -> None:
-    """Each call of `regressor` returns a new unfitted object."""
+    """Check that each call of `regressor` returns a new object that is not fitted."""
     trainer = subject.make()
     first, second = trainer.regressor(fit_task()), trainer.regressor(fit_task())
     require(
@@ -57,13 +57,13 @@ def returns_an_unfitted_regressor(subject: Subject) -> None:
     X, _ = load_and_power()
     try:
         second.predict(X)
-    except Exception:  # an unfitted regressor raises
+    except Exception:  # as expected: the regressor is not fitted
         return
-    raise CheckError("regressor() returned a fitted regressor; the framework fits it, once per fold and on all data")
+    raise CheckError("regressor() returned a fitted regressor; return an unfitted one, which Kepler Core fits")
 
 
 def predicts_a_number_per_row(subject: Subject) -> None:
-    """Predictions have shape (rows,) and are finite."""
+    """Check that `predict` returns one finite number per row."""
     for output_type in OUTPUT_TYPES:
         X, y = load_and_power()
         predicted = _predict(_fit(_regressor(subject, fit_task(output_type=output_type)), X, y), X)
@@ -75,20 +75,23 @@ def predicts_a_number_per_row(subject: Subject) -> None:
 
 
 def learns(subject: Subject) -> None:
-    """On held-out rows the error is below 0.7 times that of the mean."""
+    """Check that the error on held-out rows is below 0.7 times the error of always predicting the mean."""
     X, y = load_and_power(300)
     fitted = _fit(_regressor(subject), X[:200], y[:200])
     error = float(np.mean(np.abs(_predict(fitted, X[200:]).ravel() - y[200:])))
     error_of_mean = float(np.mean(np.abs(y[200:] - y[:200].mean())))
     require(
         error < 0.7 * error_of_mean,
-        f"on held-out rows the error is {error:.1f} W, and that of the mean {error_of_mean:.1f} W; "
+        f"on held-out rows the error is {error:.1f} W, and {error_of_mean:.1f} W if the mean is predicted; "
         f"X is scaled to [0, 1] and y is in watts: choose default arguments that suit that and 200 rows",
     )
 
 
 def takes_columns_in_any_order(subject: Subject) -> None:
-    """Predictions do not depend on the order of the features, which `task.features` tells."""
+    """Check that predictions do not depend on the order of the columns of X.
+
+    The columns are in the order of the features in `task.features`.
+    """
     X, y = load_and_power()
     order = [2, 0, 1]
     expected = _predict(_fit(_regressor(subject), X, y), X).ravel()
@@ -103,7 +106,10 @@ def takes_columns_in_any_order(subject: Subject) -> None:
 
 
 def predicts_in_watts(subject: Subject) -> None:
-    """Fitted on ten times the power it predicts ten times the watts, so it suits machines of any size."""
+    """Check that a regressor fitted on ten times the power predicts ten times the watts.
+
+    If the trainer has parameters in watts, it suits only machines of one size.
+    """
     X, y = load_and_power()
     small = _predict(_fit(_regressor(subject), X, y), X).ravel()
     large = _predict(_fit(_regressor(subject), X, 10 * y), X).ravel()
@@ -116,7 +122,7 @@ def predicts_in_watts(subject: Subject) -> None:
 
 
 def survives_a_constant_target(subject: Subject) -> None:
-    """It fits constant power, because a component can be constant in one fold."""
+    """Check that a regressor fitted on constant power predicts this power: power can be constant in one fold."""
     X, _ = load_and_power()
     for output_type in OUTPUT_TYPES:
         for watts in (0.0, 50.0):
@@ -127,13 +133,13 @@ def survives_a_constant_target(subject: Subject) -> None:
                 np.isfinite(predicted).all(), f"{case} it predicts NaN or infinity; do not divide by the spread of y"
             )
             if output_type == "DynPower" and watts:
-                continue  # a regressor without intercept cannot predict a constant
+                continue  # a DynPower regressor without intercept cannot predict a constant
             error = float(np.max(np.abs(predicted - watts)))
             require(error <= 0.02 * max(watts, 5.0), f"{case} the error is {error:.3g} W")
 
 
 def survives_features_that_never_change(subject: Subject) -> None:
-    """It fits constant features, for example the counters of an idle machine."""
+    """Check that a regressor can be fitted on constant features, e.g. the counters of an idle machine."""
     X, y = load_and_power()
     X[:, 2], X[:, 0] = 0.0, 1.0
     predicted = _predict(_fit(_regressor(subject), X, y), X)
@@ -141,7 +147,7 @@ def survives_features_that_never_change(subject: Subject) -> None:
 
 
 def survives_one_feature(subject: Subject) -> None:
-    """It fits one feature, because a feature group can have one."""
+    """Check that a regressor can be fitted on a single feature, because some feature groups have only one."""
     X, y = load_and_power()
     task = fit_task(features=("cpu_instructions",))
     predicted = _predict(_fit(_regressor(subject, task), X[:, 2:], y), X[:, 2:])
@@ -152,7 +158,11 @@ def survives_one_feature(subject: Subject) -> None:
 
 
 def survives_one_row(subject: Subject) -> None:
-    """It predicts one row as it does among others; fitted on one row it predicts or raises `ValueError`."""
+    """Check predictions of a single row, and fits on a single row.
+
+    A row must get the same prediction alone as together with other rows. A regressor that is fitted on a single
+    row must predict finite numbers or raise an error with a message, e.g. `ValueError`.
+    """
     X, y = load_and_power()
     fitted = _fit(_regressor(subject), X, y)
     together = _predict(fitted, X[:5]).ravel()
@@ -166,7 +176,10 @@ def survives_one_row(subject: Subject) -> None:
 
 
 def handles_nan(subject: Subject) -> None:
-    """Fitted on a row with NaN, which the framework leaves out, it predicts numbers or raises `ValueError`."""
+    """Check that a regressor fitted on rows with NaN predicts finite numbers or raises an error with a message.
+
+    Kepler Core itself leaves out rows with NaN before it fits a regressor.
+    """
     X, y = load_and_power()
     X[7, 1] = np.nan
     with np.errstate(all="ignore"):
@@ -191,7 +204,7 @@ def _raises_or_is_finite(subject: Subject, X: FloatArray, y: FloatArray, rows: s
 
 
 def does_not_change_its_data(subject: Subject) -> None:
-    """`fit` and `predict` work on write-protected arrays, because all trainers share them."""
+    """Check that `fit` and `predict` do not write into X and y, because a trainer must not change its data."""
     X, y = load_and_power()
     X.setflags(write=False)
     y.setflags(write=False)
@@ -200,13 +213,13 @@ def does_not_change_its_data(subject: Subject) -> None:
     except ValueError as error:
         if "read-only" in str(error):
             raise CheckError(
-                "fit or predict writes into X or y; work on a copy: other trainers get the same arrays"
+                "fit or predict writes into X or y; work on a copy, because a trainer must not change its data"
             ) from error
         raise
 
 
 def ignores_the_memory_layout(subject: Subject) -> None:
-    """Predictions are the same for X in C order and in Fortran order."""
+    """Check that predictions are the same for X in C order and for X in Fortran order."""
     X, y = load_and_power()
     c_order = _predict(_fit(_regressor(subject), np.ascontiguousarray(X), y), X)
     fortran_order = _predict(_fit(_regressor(subject), np.asfortranarray(X), y), X)
@@ -217,7 +230,7 @@ def ignores_the_memory_layout(subject: Subject) -> None:
 
 
 def is_deterministic(subject: Subject) -> None:
-    """The same seed and data give the same predictions, whatever NumPy's global random state is."""
+    """Check that the same seed and data give the same predictions, regardless of NumPy's global random state."""
     X, y = load_and_power()
     predictions = []
     for global_seed in (1, 2):
@@ -234,7 +247,7 @@ def is_deterministic(subject: Subject) -> None:
 
 
 def regressor_is_picklable(subject: Subject) -> None:
-    """The regressor can be pickled before and after its fit, because backends fit in other processes."""
+    """Check that regressors can be pickled before and after the fit, because backends fit in other processes."""
     X, y = load_and_power()
     regressor = _regressor(subject)
     try:
@@ -251,7 +264,7 @@ def regressor_is_picklable(subject: Subject) -> None:
 
 
 def portable_export_agrees(subject: Subject) -> None:
-    """A model format can store the fitted regressor, and the stored model predicts the same."""
+    """Check that a model format can store the fitted regressor, and that the stored model predicts the same."""
     from kepler_core.models.loading import load_model
 
     for output_type in OUTPUT_TYPES:
@@ -280,9 +293,10 @@ def portable_export_agrees(subject: Subject) -> None:
 def _exported(
     subject: Subject, output_type: OutputType
 ) -> tuple[dict[str, bytes], FloatArray, dict[str, FloatArray], dict[str, FloatArray]]:
-    """Fit a model of two components and store it.
+    """Fit and store a model of two components.
 
-    Returns its files, the training rows, and by component the predictions of the regressor and the power.
+    Returns the model's files, the rows X that it was fitted on, component -> predictions of the fitted
+    regressor in watts, and component -> power that it was fitted on in watts.
     """
     from kepler_core.models.export import FittedComponent, export
     from kepler_core.models.power_model import scaled
@@ -302,8 +316,9 @@ def _exported(
         files = export(FEATURES, SCALE, X, fitted, metadata, model_format=subject.plugin.model_format)
     except KeplerError as error:
         raise CheckError(
-            f"the fitted regressor cannot be stored: {error}. Return one that skl2onnx can convert or that has a flat "
-            f"coef_ and one intercept_, set model_format, or set portable_ in fit to an equivalent regressor"
+            f"the fitted regressor cannot be stored: {error}. There are three remedies. First, return a "
+            f"regressor that skl2onnx can convert, or one with a flat coef_ and one intercept_. Second, set "
+            f"model_format of the trainer. Third, in fit, set portable_ to an equivalent regressor that can be stored"
         ) from error
     return files, X, expected, watts
 
@@ -315,7 +330,7 @@ load_model(sys.argv[1]).predict([[0.0, 0.0, 0.0], [1e8, 5e10, 7e10]])
 
 
 def stored_model_needs_no_plugin(subject: Subject) -> None:
-    """The stored model loads and predicts where neither the plugin nor scikit-learn is installed."""
+    """Check that the stored model loads and predicts if neither the plugin nor scikit-learn is installed."""
     files, *_ = _exported(subject, "AbsPower")
     package = subject.plugin.__module__.partition(".")[0]
     blocked = ["sklearn", "pandas", "xgboost", "lightgbm"]
@@ -329,7 +344,7 @@ def stored_model_needs_no_plugin(subject: Subject) -> None:
 
 
 def fits_in_memory(subject: Subject) -> None:
-    """A fit takes little memory, because one fit runs on every core at a time."""
+    """Check that a fit takes little memory, because fits run on all cores at the same time."""
     X, y = load_and_power(MEMORY_ROWS)
     regressor: Any = _regressor(subject)
     tracemalloc.start()
@@ -340,7 +355,7 @@ def fits_in_memory(subject: Subject) -> None:
         tracemalloc.stop()
     require(
         peak <= MAX_MEGABYTES,
-        f"a fit of {MEMORY_ROWS} rows takes {peak:.0f} MB, more than {MAX_MEGABYTES}; every core runs a fit at a time",
+        f"a fit of {MEMORY_ROWS} rows takes {peak:.0f} MB, more than {MAX_MEGABYTES}; all cores run fits at once",
     )
 
 

@@ -1,1 +1,1 @@
-"""The built-in plugins. They are found by entry points, as third-party plugins are."""
+"""The built-in plugins. Kepler Core finds them by their entry points, like the plugins of third parties."""

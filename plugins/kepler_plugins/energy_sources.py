@@ -1,4 +1,4 @@
-"""The power meters that Kepler reads."""
+"""The built-in energy sources: the power meters that Kepler reads."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ class RaplSysfs(EnergySource):
 
     components = RAPL_COMPONENTS
     sent_as = "intel_rapl"
-    reads = ("rapl-sysfs", "rapl")
+    reads = ("rapl-sysfs", "rapl", "intel_rapl")
+    """Kepler 0.7.3 to 0.7.9 labels this meter `intel_rapl`."""
 
 
 class RaplMsr(EnergySource):
@@ -46,9 +47,32 @@ class Redfish(EnergySource):
     reads = ("redfish",)
 
 
+class AmpereXgeneHwmon(EnergySource):
+    """The CPU power sensor of Ampere machines. Kepler reports its energy as core and as package.
+
+    Kepler 0.7.10 and later also export series of dram and uncore whose source label is `ampere-xgene-hwmon`. These
+    series are always 0.
+    """
+
+    components = ("package", "core")
+    sent_as = "intel_rapl"
+    reads = ("ampere-xgene-hwmon",)
+
+
+class GraceAcpi(EnergySource):
+    """The ACPI power sensors of NVIDIA Grace machines: the whole socket as package, the CPU as core.
+
+    Kepler also exports series of dram and uncore whose source label is `grace-acpi`. These series are always 0.
+    """
+
+    components = ("package", "core")
+    sent_as = "intel_rapl"
+    reads = ("grace-acpi",)
+
+
 class TrainedPowerModel(EnergySource):
     """Power that Kepler estimated with a model instead of measuring it."""
 
-    components = RAPL_COMPONENTS
+    components = (*RAPL_COMPONENTS, *PLATFORM_COMPONENTS)
     sent_as = "trained_power_model"
     reads = ("trained_power_model",)

@@ -1,1 +1,1 @@
-"""The profiler: machine discovery, node types and node-type profiles."""
+"""The profiler: discovery of machines, node types and node-type profiles."""

@@ -1,4 +1,4 @@
-"""The profiler's listener: adds the command `profile`, and publishes a profile with every pipeline."""
+"""The profiler's listener, which adds the command `profile` and publishes a profile with every pipeline."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _COMMANDS = {
     ),
     "build": LazyCommand(
         "kepler_profiler.commands.profiles:build",
-        "Build the profile of a machine from recordings of it.",
+        "Build the profile of a machine from its recordings.",
     ),
     "show": LazyCommand(
         "kepler_profiler.commands.profiles:show",
-        "Show a profile: a file, a folder of `profile build`, or STORE/PIPELINE[#NODE_TYPE].",
+        "Show a profile in a file, in a folder written by `profile build`, or in a store: STORE/PIPELINE[#NODE_TYPE].",
     ),
     "compare": LazyCommand(
         "kepler_profiler.commands.profiles:compare",
@@ -40,7 +40,7 @@ _COMMANDS = {
 
 @hookimpl
 def kepler_register_commands(cli: click.Group) -> None:
-    """Add the command group `profile`."""
+    """Add the command group `profile` to the command line `kepler-model`."""
     about = "Describe a machine, find its node type, and measure its idle power."
     cli.add_command(LazyGroup("profile", lazy=_COMMANDS, help=about))
 
@@ -54,7 +54,7 @@ def kepler_publishing(
     machine_spec: Mapping[str, Any],
     profile: Mapping[str, Any] | None,
 ) -> None:
-    """Add `profiles/<node type>.json` to the pipeline's files."""
+    """Add the profile of the node type to the pipeline's files, as `profiles/<node type>.json`."""
     from kepler_profiler.profile.choice import profile_files
 
     files.update(profile_files(observations, idle, node_type, machine_spec, profile))

@@ -14,19 +14,28 @@ from kepler_profiler.profile.choice import chosen_profile
 from kepler_profiler.profile.document import NodeProfile, ProfileError, read_profile
 
 CONTRADICTED_PART = 0.05
-"""A note is added if measured power is below the idle power at more than this part of the timestamps."""
+"""If measured power is below the idle power at more than this fraction of the timestamps, a note says so."""
 REFUSED_PART = 0.5
-"""Above this part of the timestamps, the profile is refused as that of another machine."""
+"""If measured power is below the idle power at more than this fraction of the timestamps, the profile is rejected.
+
+It must then be the profile of another machine.
+"""
 
 
 class ProfileBackgroundIsolator(Isolator):
     """Subtracts the idle power of the node type's profile and the power of background containers.
 
-    Background containers are those that ran in the recording of the idle machine. The profile is built
-    from that recording (`train --idle`). Without one, it is the given profile (`--profile`) or the one
-    in the store, otherwise it is built from the quietest blocks of the recording itself. But a profile
-    with a measured idle power comes before one with only an upper bound of it. The same profile is
-    published with the pipeline. A component without idle power in the profile is an error.
+    Background containers are the containers that ran in the recording of the idle machine. The isolator uses the
+    first of these profiles that exists:
+
+    1. a profile that it builds from the recording of the idle machine (`train --idle`)
+    2. the profile that `--profile` names
+    3. the profile in the store
+    4. a profile that it builds from the quietest blocks of the recording that is trained on
+
+    But a profile with a measured idle power is always preferred to a profile with only an upper bound of the idle
+    power. The profile that is used is also published with the pipeline. It is an error if the profile has no
+    idle power of a component.
     """
 
     def isolate(self, dataset: Dataset, context: IsolationContext) -> Dataset:
@@ -54,7 +63,7 @@ class ProfileBackgroundIsolator(Isolator):
             flat = np.minimum(idle, watts)
             background[column] = flat + (watts - flat) * _background_part(dataset, component, background_rows, watts)
         if background_rows.all():
-            raise ProfileError("all containers of the recording ran in the idle one too: nothing is left to train on")
+            raise ProfileError("all containers also ran in the idle recording: nothing is left to train on")
         if names:
             notes.append(_background_note(dataset, background_rows))
         return attrs.evolve(dataset.isolated(background, background_rows), notes=tuple(notes))
@@ -67,7 +76,7 @@ def _profile(context: IsolationContext) -> NodeProfile:
 
 
 def _background_part(dataset: Dataset, component: str, background_rows: BoolArray, watts: FloatArray) -> FloatArray:
-    """Return the background containers' part of a component's power at each sample, in [0, 1]."""
+    """Return the share of background containers in a component's power at each sample, in [0, 1]."""
     rows = np.where(background_rows, dataset.y(component), 0.0)
     sums = np.bincount(dataset.sample, weights=rows, minlength=len(watts))
     return np.clip(np.divide(sums, watts, out=np.zeros(len(watts)), where=watts > 0), 0.0, 1.0)

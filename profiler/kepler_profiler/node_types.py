@@ -1,4 +1,4 @@
-"""Index files of node types; match machines with node types and add machines to them."""
+"""Index files of node types, and functions that match machines with node types or add machines to them."""
 
 from __future__ import annotations
 
@@ -22,14 +22,17 @@ from kepler_profiler.similarity import Likeness, SpecTable
 
 @attrs.frozen
 class Match:
-    """How similar a machine is to a node type."""
+    """A node type, and how similar a machine is to it."""
 
     node_type: NodeType
     likeness: Likeness
 
 
 def match(types: Mapping[int, NodeType], spec: Mapping[str, Any]) -> list[Match]:
-    """Return all node types by their similarity to a machine, highest first; ties by number."""
+    """Return all node types, the most similar to a machine first.
+
+    Equally similar node types are in order of their numbers.
+    """
     numbers = sorted(types)
     table = SpecTable([types[number].spec for number in numbers])
     matches = [Match(types[number], table.likeness(spec, row)) for row, number in enumerate(numbers)]
@@ -37,7 +40,7 @@ def match(types: Mapping[int, NodeType], spec: Mapping[str, Any]) -> list[Match]
 
 
 def add(types: Mapping[int, NodeType], spec: MachineSpec, member: str | None) -> tuple[dict[int, NodeType], int]:
-    """Add a machine to the node type that it equals, or to a new one.
+    """Add a machine to the node type that equals the machine, or to a new node type.
 
     Returns the changed node types and the number of the machine's node type.
     """
@@ -46,7 +49,7 @@ def add(types: Mapping[int, NodeType], spec: MachineSpec, member: str | None) ->
 
 
 def read_index(path: str | Path) -> dict[int, NodeType]:
-    """Return the node types in an index file; `UsageError` if the file is not an index."""
+    """Return the node types in an index file. Raises `UsageError` if the file is not an index file."""
     try:
         document = decode_json(Path(path).read_bytes(), Any)
     except OSError as error:
@@ -54,7 +57,9 @@ def read_index(path: str | Path) -> dict[int, NodeType]:
     except DocumentError as error:
         raise UsageError(f"{path}: not a node-type index: {error}") from error
     if not isinstance(document, dict):
-        raise UsageError(f"{path}: a node-type index is an object of numbers, not {type(document).__name__}")
+        raise UsageError(
+            f"{path}: a node-type index is an object whose keys are numbers, not {type(document).__name__}"
+        )
     types = {}
     for number, entry in document.items():
         where = f"{path}: {quoted(number, 40)}"
@@ -66,16 +71,22 @@ def read_index(path: str | Path) -> dict[int, NodeType]:
         if not (isinstance(members, list) and all(isinstance(member, str) for member in members)):
             raise UsageError(f"{where}: members are not a list of names")
         machine_spec_from(entry["attrs"], where)
-        types[int(number)] = NodeType(int(number), entry["attrs"], tuple(members))
+        attributes = {name: _whole(value) for name, value in entry["attrs"].items()}
+        types[int(number)] = NodeType(int(number), attributes, tuple(members))
     return types
 
 
+def _whole(value: Any) -> Any:
+    """Return a float that is a whole number as an int, because Kepler rejects numbers like 96.0."""
+    return int(value) if isinstance(value, float) else value
+
+
 def write_index(path: str | Path, types: Mapping[int, NodeType]) -> None:
-    """Write node types to an index file. On an error, the file stays as it was."""
+    """Write node types to an index file. If writing fails, the file is unchanged."""
     content = indented_json(node_type_index(types))
     path = Path(path)
     try:
         with whole_file(path, f".{os.getpid()}") as file:
             file.write(content)
     except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror or error}; it is as it was") from error
+        raise UsageError(f"cannot write {path}: {error.strerror or error}; the file is unchanged") from error

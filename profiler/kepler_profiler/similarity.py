@@ -1,20 +1,24 @@
-"""The similarity of two machines, from their attributes.
+"""The similarity of two machines, calculated from the attributes in their specs.
 
     similarity = 1 − looseness − uncertainty · (1 − EXPECTED)
 
-Looseness is the weighted part by which attributes differ. Uncertainty is the weight of attributes that
-only one of the two specs has. The similarity is symmetric, in [0, 1], and 1.0 only for equal specs.
-An attribute that neither spec has is ignored.
+Each attribute has a weight. The likeness of an attribute's two values is between 0 and 1. Looseness is the
+sum of weight · (1 − likeness) over the attributes that both specs have. Uncertainty is the sum of the weights
+of the attributes that only one of the two specs has. An attribute that neither spec has is ignored, and the
+weights of the other attributes are scaled to the sum 1. The similarity is symmetric, in [0, 1], and 1.0 only
+for equal specs.
 
 | attribute | weight | likeness of two values |
 |---|---|---|
-| processor | 0.45 | 1 if equal, 0 for two vendors, else 0.2 + 0.75 · (common beginning of the rest ÷ the longer rest) |
-| cores, chips, memory, frequency | 0.2, 0.15, 0.1, 0.1 | the smaller ÷ the larger |
+| processor | 0.45 | 1 if equal, 0 if vendors differ, else 0.2 + 0.75 · (equal beginning ÷ longer name, in letters) |
+| cores, chips, memory, frequency | 0.2, 0.15, 0.1, 0.1 | the smaller value ÷ the larger value |
 
-The weights are an estimate: the processor has the largest effect on a node's power curve, then the
-number of cores and chips; memory and clock have less. Processor names have Kepler's form
-`<vendor>_<family>_…_<model>`, so the length of the common beginning measures how related two
-processors are: a newer stepping of a family is nearer than another family of the same vendor.
+The weights are an estimate: the processor has the largest effect on a node's power curve, then the numbers of
+cores and chips. Memory and frequency have less effect. Processor names are compared in the form
+`<vendor>_<family>_…_<model>` of `kepler_core.processor_names`, and their beginnings are compared without the
+vendor. The length of the equal beginning measures how related two processors are: a newer stepping of a family
+is nearer than another family of the same vendor. A name that fits processors of several generations counts as
+absent.
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ import attrs
 import numpy as np
 
 from kepler_core.arrays import BoolArray, FloatArray
+from kepler_core.processor_names import comparable_processor
 
 Spec = Mapping[str, Any]
 
@@ -44,37 +49,37 @@ _MAX_PROCESSORS = 256
 
 @attrs.frozen
 class Likeness:
-    """How similar two machines are."""
+    """How similar two machines are: similarity, looseness and uncertainty as explained at the top of the module."""
 
     similarity: float
     looseness: float
     uncertainty: float
     attributes: dict[str, float | None]
-    """Attribute -> likeness in [0, 1]; None if only one of the two specs has it."""
+    """Attribute -> likeness of the two values, in [0, 1]; None if only one of the two specs has the attribute."""
 
 
 @attrs.frozen(eq=False)
 class _Comparison:
-    """One spec compared with each spec of a table, one row per spec of the table."""
+    """The comparison of one spec with all specs of a table. Each array has one row per spec of the table."""
 
     similarity: FloatArray
     looseness: FloatArray
     uncertainty: FloatArray
     scores: FloatArray
-    """Likeness, shape (specs, attributes); NaN if not both specs have the attribute."""
+    """Likeness of each attribute, shape (specs, attributes); NaN unless both specs have the attribute."""
     stated: BoolArray
     """Whether at least one of the two specs has the attribute, shape (specs, attributes)."""
 
 
 class SpecTable:
-    """Machine specs to compare other machines with.
+    """A table of machine specs, with which other machine specs are compared.
 
-    A spec maps attributes to a name or a number. Attributes that are not in `ATTRIBUTES` are ignored.
-    An empty name, 0 and None mean that the spec does not have the attribute.
+    A spec maps attributes to a name or a number. Attributes that are not in `ATTRIBUTES` are ignored. A spec
+    does not have an attribute if the value is None, 0, an empty name, or a name that no processor has.
     """
 
     def __init__(self, specs: Sequence[Spec]) -> None:
-        self._processors = [_name(spec.get("processor")) for spec in specs]
+        self._processors = [comparable_processor(spec.get("processor")) for spec in specs]
         self._distinct = sorted({p for p in self._processors if p})
         at = {processor: index for index, processor in enumerate(self._distinct)}
         self._scores: dict[str, FloatArray] = {}
@@ -88,7 +93,7 @@ class SpecTable:
         return self._compared(spec).similarity
 
     def likeness(self, spec: Spec, row: int) -> Likeness:
-        """Return how similar one spec of the table is to `spec`, with the likeness of each attribute."""
+        """Return how similar the spec in a row of the table is to `spec`, with the likeness of each attribute."""
         comparison = self._compared(spec)
         attributes = {
             name: None if np.isnan(score) else round(float(score), 4)
@@ -103,14 +108,14 @@ class SpecTable:
         )
 
     def _compared(self, spec: Spec) -> _Comparison:
-        # callers of `similarities` next call `likeness` with the same spec
+        # Keep the latest comparison, because callers of `similarities` next call `likeness` with the same spec.
         last = self._last
         if last is None or last[0] != spec:
             last = self._last = dict(spec), self._compare(spec)
         return last[1]
 
     def _processor_scores(self, processor: str) -> FloatArray:
-        """Return the likeness of each distinct processor of the table to this one."""
+        """Return the likeness of `processor` and each distinct processor name in the table."""
         scores = self._scores.get(processor)
         if scores is None:
             if len(self._scores) > _MAX_PROCESSORS:
@@ -122,7 +127,7 @@ class SpecTable:
     def _compare(self, spec: Spec) -> _Comparison:
         theirs = self._numbers
         scores = np.full((len(theirs), len(ATTRIBUTES)), np.nan)
-        processor = _name(spec.get("processor"))
+        processor = comparable_processor(spec.get("processor"))
         if processor and self._distinct:
             named = self._processor >= 0
             scores[named, 0] = self._processor_scores(processor)[self._processor[named]]
@@ -137,19 +142,19 @@ class SpecTable:
         looseness = np.where(unknown, 0.0, weight * (1.0 - scores)).sum(axis=1)
         uncertainty = np.where(unknown, weight, 0.0).sum(axis=1)
         similarity = 1.0 - looseness - uncertainty * (1.0 - EXPECTED)
-        # rounding errors must not change which specs count as equal
+        # Rounding errors must not change which specs count as equal: only exactly equal specs have the similarity 1.
         exact = np.where(unknown, weight == 0, scores == 1.0).all(axis=1)
         similarity = np.where(exact, 1.0, np.clip(similarity, 0.0, 1.0 - 1e-9))
         return _Comparison(similarity, looseness, uncertainty, scores, stated)
 
 
 def compare(one: Spec, other: Spec) -> Likeness:
-    """Return how similar two machines are."""
+    """Return how similar the machines of two specs are."""
     return SpecTable([other]).likeness(one, 0)
 
 
 def processor_likeness(one: str, other: str) -> float:
-    """Return the likeness of two processor names, in [0, 1]."""
+    """Return the likeness of two processor names in the form of `comparable_processor`, in [0, 1]."""
     if one == other:
         return 1.0
     vendor, _, rest = one.partition("_")
@@ -160,10 +165,6 @@ def processor_likeness(one: str, other: str) -> float:
         (i for i, (a, b) in enumerate(zip(rest, other_rest, strict=False)) if a != b), min(len(rest), len(other_rest))
     )
     return _SAME_VENDOR + _SAME_BEGINNING * common / max(len(rest), len(other_rest), 1)
-
-
-def _name(value: object) -> str:
-    return value.strip().casefold() if isinstance(value, str) else ""
 
 
 def _numbers(spec: Spec) -> list[float]:

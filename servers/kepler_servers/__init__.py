@@ -1,1 +1,1 @@
-"""The processes that serve models and train them on request."""
+"""Server processes that serve models, and server processes that train models on request."""

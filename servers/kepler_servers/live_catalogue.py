@@ -1,4 +1,4 @@
-"""A catalogue that follows the changes of its store."""
+"""A catalogue of models that follows the changes of its store."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from kepler_core.store.models import NodeType, StoredModel
 log = logging.getLogger(__name__)
 
 REFRESH_SECONDS = 2.0
-"""Time between two looks at the store, and the first delay after a pipeline could not be read."""
+"""Time between two checks of the store for changes, and between a failed reading of a pipeline and the first retry."""
 _MAX_RETRY_SECONDS = 60.0
 
 
 @attrs.define(eq=False)
 class _Pipeline:
-    """The last good version of a pipeline, and the problem that its current version has."""
+    """The last version of a pipeline that could be read, and the problem if the current version cannot be read."""
 
     signature: str | None = None
     models: Sequence[StoredModel] = ()
@@ -39,9 +39,10 @@ class _Pipeline:
 
 
 class LiveCatalogue:
-    """The models of a store, at most some seconds old.
+    """The models of a store, which are updated within seconds after the store changes.
 
-    A pipeline that cannot be read keeps the models of its last good version. `broken` names it.
+    If the current version of a pipeline cannot be read, the catalogue keeps the models of the last version that
+    could be read, and `broken` contains the pipeline.
     """
 
     def __init__(
@@ -52,7 +53,10 @@ class LiveCatalogue:
         error_key: str,
         serving: bool,
     ) -> None:
-        """`serving`: see `kepler_core.store.models.read_models`."""
+        """Create a catalogue without models; `refresh` reads them.
+
+        See `Catalogue` for `compare` and `error_key`, and `store.models.read_models` for `serving`.
+        """
         self.store = store
         self._compare = compare
         self._error_key = error_key
@@ -62,23 +66,26 @@ class LiveCatalogue:
         self._stop = threading.Event()
         self.store_problem: str | None = None
         self.looked_at: float = 0.0
-        """Unix time of the last successful look at the store; 0 before the first one."""
+        """Unix time of the latest successful check of the store for changes; 0 before the first check."""
         self.changed_at: float = 0.0
-        """Unix time of the last change of `current`."""
+        """Unix time of the latest change of `current`; 0 before the first change."""
         self.current = self._catalogue({})
 
     @property
     def broken(self) -> dict[str, str]:
-        """The pipelines whose current version cannot be read, and why."""
+        """Pipelines whose current version cannot be read -> the reason."""
         return self.current.broken
 
     def version_of(self, pipeline: str) -> int | None:
-        """Return the version of a pipeline that is served; None if it has no version number."""
+        """Return the number of the served version of a pipeline.
+
+        The result is None if no version is served, or if Kepler Core did not publish the pipeline.
+        """
         entry = self._pipelines.get(pipeline)
         return entry.version if entry is not None else None
 
     def refresh(self) -> bool:
-        """Read what has changed in the store; return whether `current` has changed."""
+        """Read the pipelines that have changed in the store, and return whether `current` has changed."""
         with self._changing:
             try:
                 names = self.store.pipelines()
@@ -86,7 +93,7 @@ class LiveCatalogue:
                     raise StoreError(f"{self.store.location}: there is no such folder")
             except KeplerError as error:
                 if self.store_problem is None:
-                    log.error("the store cannot be read, what was read before is served: %s", error)
+                    log.error("the store cannot be read; the models that were read before are still served: %s", error)
                 self.store_problem = str(error)
                 return False
             if self.store_problem is not None:
@@ -111,14 +118,14 @@ class LiveCatalogue:
             pipeline = self._pipelines.get(model.pipeline)
             if pipeline is None or model not in pipeline.models:
                 return
-            log.error("%s is no longer served: %s", model.path, problem)
+            log.error("model %s is no longer served: %s", model.path, problem)
             pipeline.models = [other for other in pipeline.models if other is not model]
             pipeline.problem = problem
-            pipeline.signature = ""  # no signature equals this: the pipeline is read again
+            pipeline.signature = ""  # no signature is empty, so the pipeline will be read again
             self._rebuild()
 
     def watch(self) -> None:
-        """Refresh every `REFRESH_SECONDS`, in a thread of its own, until `stop`."""
+        """Start a thread that calls `refresh` every `REFRESH_SECONDS`, until `stop` is called."""
         threading.Thread(target=self._watch, name="catalogue", daemon=True).start()
 
     def stop(self) -> None:
@@ -130,18 +137,18 @@ class LiveCatalogue:
             try:
                 self.refresh()
             except Exception:
-                # a defect of ours must not end the thread; the models that were read are still served
+                # a bug in our code must not end the thread; the models that were read before are still served
                 log.exception("refreshing the catalogue failed")
 
     def _refresh_pipeline(self, name: str) -> bool:
-        """Read a pipeline if it has changed; return whether the catalogue must be built again."""
+        """Read a pipeline if it has changed, and return whether the catalogue must be built again."""
         pipeline = self._pipelines.setdefault(name, _Pipeline())
         if pipeline.problem is not None and pipeline.failures and time.monotonic() < pipeline.retry_at:
             return False
         try:
             signature = self.store.signature(name)
             if signature == pipeline.signature:
-                # the current version is the one that is served, e.g. after a rollback
+                # The current version is already served, e.g. after a rollback from a version that could not be read.
                 recovered = pipeline.failures > 0
                 if recovered:
                     pipeline.problem, pipeline.failures = None, 0
@@ -151,7 +158,7 @@ class LiveCatalogue:
         except KeplerError as error:
             return self._failed(name, pipeline, str(error))
         except Exception as error:
-            # a defect of ours with one pipeline must not end the service of the others
+            # a bug in our code that occurs with one pipeline must not stop the serving of the other pipelines
             log.exception("reading pipeline %s failed", name)
             return self._failed(name, pipeline, f"a defect of the server: {type(error).__name__}")
         version = "" if snapshot.version is None else f", version {snapshot.version}"
@@ -172,12 +179,12 @@ class LiveCatalogue:
         return True
 
     def _rebuild(self) -> None:
-        """Build the catalogue; leave out a pipeline that makes this impossible."""
+        """Build the catalogue again. Leave out each pipeline that makes the building fail."""
         try:
             self.current = self._catalogue(self._pipelines)
         except Exception:
-            # a defect of ours with one pipeline must not end the service of the others
-            log.exception("building the catalogue failed; each pipeline is tried alone")
+            # a bug in our code that occurs with one pipeline must not stop the serving of the other pipelines
+            log.exception("building the catalogue of all pipelines failed; trying each pipeline alone")
             for name, pipeline in list(self._pipelines.items()):
                 try:
                     self._catalogue({name: pipeline})

@@ -1,7 +1,7 @@
-"""Requests for a model as clients send them, checked.
+"""Decode and check the requests for models that clients send.
 
-Unknown keys are ignored: newer clients may send more. A known key with a value of another type is rejected, never
-converted.
+Unknown keys are ignored, because newer clients may send more keys. A request is rejected if the value of a known key
+has a wrong type; the value is not converted.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from kepler_core.vocabulary import OUTPUT_TYPES, OutputType
 from kepler_servers.http.bodies import decode_json
 
 MAX_TEXT = 1000
-"""Characters of a text in a request."""
+"""Maximum number of characters of a text in a request."""
 MAX_METRICS = 500
 
 Text = Annotated[str, Meta(max_length=MAX_TEXT)]
@@ -29,16 +29,16 @@ Count = Annotated[int, Meta(ge=0, le=10**12)] | Annotated[float, Meta(ge=0, le=1
 
 
 class MachineSpec(msgspec.Struct, omit_defaults=True):
-    """A machine, as its Kepler describes it. 0 and empty text mean that the value is unknown."""
+    """The description of a machine by the Kepler that runs on it. 0 or an empty text means that a value is unknown."""
 
     vendor: Text | None = None
     processor: Text | None = None
     cores: Count | None = None
     chips: Count | None = None
     memory: Count | None = None
-    """GiB."""
+    """Memory in GiB."""
     frequency: Count | None = None
-    """MHz."""
+    """Frequency in MHz."""
     threads_per_core: Count | None = None
 
 
@@ -47,7 +47,7 @@ class ModelRequestBody(msgspec.Struct, omit_defaults=True):
 
     metrics: Annotated[list[Text], Meta(max_length=MAX_METRICS)]
     output_type: Annotated[str, Meta(max_length=MAX_TEXT, extra_json_schema={"enum": list(OUTPUT_TYPES)})]
-    """Any text is decoded, so that the error can name the close matches."""
+    """The decoder accepts any text here, so that the error for an unknown name can suggest similar names."""
     weight: bool | None = None
     filter: Text | None = None
     source: Text | None = None
@@ -57,14 +57,14 @@ class ModelRequestBody(msgspec.Struct, omit_defaults=True):
     machine_spec: MachineSpec | None = None
     loose_node_type: bool | None = None
     portable: bool | None = None
-    """Only models that Kepler Core itself can load."""
+    """Whether the model must be one that Kepler Core itself can load."""
 
 
 _decoder = msgspec.json.Decoder(ModelRequestBody)
 
 
 def read_model_request(body: bytes) -> ModelRequest:
-    """Return a request from its JSON; raise `RequestError`, which names the wrong key."""
+    """Return the request in a JSON body, or raise `RequestError`, which names the key with a wrong value."""
     request = decode_json(body, _decoder)
     spec = {} if request.machine_spec is None else msgspec.to_builtins(request.machine_spec)
     return ModelRequest(
@@ -83,7 +83,7 @@ def read_model_request(body: bytes) -> ModelRequest:
 
 
 def checked_output_type(name: str) -> OutputType:
-    """Return the output type of this name; raise `RequestError` if there is none."""
+    """Return the output type with this name, or raise `RequestError` if no output type has this name."""
     for output_type in OUTPUT_TYPES:
         if output_type == name:
             return output_type
@@ -91,14 +91,15 @@ def checked_output_type(name: str) -> OutputType:
 
 
 def _node_type(number: int | None, has_spec: bool) -> int | None:
-    # Kepler 0.7 never sets the number, so its 0 beside a machine's description means nothing
+    # Kepler 0.7 never sets the number of the node type, and sends 0. So 0 beside a machine's description means that
+    # no node type is requested.
     if number is None or number < 0 or (number == 0 and has_spec):
         return None
     return number
 
 
 def integers(spec: Mapping[str, Any]) -> dict[str, int | str]:
-    """Return a machine's description as Kepler reads it: numbers as JSON integers, without unknown values."""
+    """Return a machine's description in the form that Kepler can read: with integers and without unknown values."""
     values: dict[str, int | str] = {}
     for key, value in spec.items():
         if isinstance(value, bool) or value is None:

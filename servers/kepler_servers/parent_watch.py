@@ -12,7 +12,7 @@ log = logging.getLogger(__name__)
 
 _POLL_SECONDS = 1.0
 _TERM_TIMEOUT_SECONDS = 5.0
-"""Time between SIGTERM and SIGKILL."""
+"""Time that this process has to end after SIGTERM, before it gets SIGKILL."""
 
 
 def end_with_parent() -> None:
@@ -36,7 +36,7 @@ def end_with_parent() -> None:
 
 
 def kill_own_group() -> None:
-    """Kill this process, and its process group if it leads one."""
+    """Kill this process. If it leads a process group, kill the whole group."""
     if os.getpgrp() == os.getpid():
         os.killpg(0, signal.SIGKILL)
     os.kill(os.getpid(), signal.SIGKILL)

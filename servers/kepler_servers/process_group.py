@@ -1,4 +1,4 @@
-"""A child process in a session of its own, which is killed together with everything that it started."""
+"""A child process in a session of its own, which is killed together with all processes that it started."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import IO
 
 _EXIT_TIMEOUT_SECONDS = 5.0
-"""Time in which a process that was asked to end may exit by itself."""
+"""Time that a process has to exit by itself, before it is killed."""
 
 
 class SessionProcess:
@@ -38,22 +38,22 @@ class SessionProcess:
 
     @property
     def alive(self) -> bool:
-        """Whether the process still runs."""
-        # Popen.poll() would reap the process. The kernel could then reuse its group id before `kill` uses it.
+        """Whether the process is still running."""
+        # Popen.poll() would reap the process. The kernel could then reuse its id before `kill` uses it.
         if self._process.returncode is not None:
             return False
         return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
 
     def kill(self) -> None:
-        """Send SIGKILL to the process and to everything that it started."""
+        """Send SIGKILL to the process and to all other processes of its group."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             if self._process.returncode is None:
                 os.killpg(self.pid, signal.SIGKILL)
 
     def end(self) -> int:
-        """Wait a few seconds for the exit, kill what is left of the group, and return the exit code.
+        """Wait a few seconds until the process exits, kill all processes of its group, and return its exit code.
 
-        The exit code of a process that a signal ended is the negative signal number.
+        If a signal has ended the process, the exit code is the negative signal number.
         """
         with self._ending:
             deadline = time.monotonic() + _EXIT_TIMEOUT_SECONDS

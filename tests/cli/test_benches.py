@@ -1,4 +1,4 @@
-"""The benchmarks start: their imports from the packages and from each other exist."""
+"""Tests that every benchmark starts, so that all names that the benchmarks import exist."""
 
 from __future__ import annotations
 

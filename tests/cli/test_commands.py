@@ -1,4 +1,4 @@
-"""The list of commands: complete, cheap, and available in the base install."""
+"""Tests of the list of commands: it is complete, imports no command, and works in the base install."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ import sys
 from kepler_core.errors import modules_of_extra
 for extra in ("train", "prometheus", "online", "xgboost", "dask", "s3"):
     for module in modules_of_extra(extra):
-        sys.modules[module] = None  # an import of it fails, as if it were not installed
+        sys.modules[module] = None  # an import of the module fails, as if it were not installed
 from kepler_core.cli.main import main
 main()
 """
 
 
 def base_install(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run `kepler-model` in a process that cannot import what the extras install."""
+    """Run `kepler-model` in a process that cannot import the modules of kepler-core's extras."""
     return subprocess.run(
         [sys.executable, "-c", BASE_INSTALL, *arguments],
         check=False,
@@ -112,7 +112,7 @@ def test_an_unknown_command_has_close_matches() -> None:
 
 
 def test_quickstart_needs_a_fresh_store(tmp_path: Path) -> None:
-    """The rest of the command is tested with the installed wheel (`tests/from_wheel.py`)."""
+    """`quickstart` refuses a folder that is not empty. `tests/from_wheel.py` tests all else about `quickstart`."""
     (tmp_path / "q" / "quickstart").mkdir(parents=True)
     (tmp_path / "q" / "quickstart" / "metadata.json").write_text("{}")
     done = kepler("quickstart", "--store", tmp_path / "q")

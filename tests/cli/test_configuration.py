@@ -1,4 +1,4 @@
-"""Settings from options, the environment, the configuration folder and MODEL_CONFIG."""
+"""Tests of `Configuration`: settings from options, the environment, the configuration folder and MODEL_CONFIG."""
 
 from __future__ import annotations
 
@@ -60,7 +60,10 @@ def test_reading_creates_no_files(tmp_path: Path) -> None:
 
 
 def test_a_mounted_config_map(folder: Path) -> None:
-    """Kubernetes mounts each key as a link through a linked folder."""
+    """A setting is read from a config map that Kubernetes has mounted.
+
+    There, each key is a link to a file in the folder `..data`, which is a link itself.
+    """
     (folder / "..2026").mkdir()
     (folder / "..2026" / KEY).write_text("8100")
     (folder / "..data").symlink_to("..2026")
@@ -69,7 +72,7 @@ def test_a_mounted_config_map(folder: Path) -> None:
 
 
 def test_model_config_lines(folder: Path) -> None:
-    # Kepler splits them at blanks, not only at line ends.
+    # Like Kepler, `Configuration` splits MODEL_CONFIG at blanks, not only at line ends.
     lines = "# a comment\n\n  A=1 B=x=y\nno equals sign\n#C=3\nD=\r\nE=5\r\n"
     settings = configuration(folder, MODEL_CONFIG=lines)
     assert [settings.text(key) for key in "ABCDE"] == ["1", "x=y", None, None, "5"]

@@ -1,4 +1,4 @@
-"""The errors of Kepler Core: their fields, their text, and the tree in the documentation of the module."""
+"""Tests of the errors of Kepler Core: their fields, their text, and the class tree in the module's docstring."""
 
 from __future__ import annotations
 

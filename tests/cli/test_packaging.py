@@ -1,4 +1,4 @@
-"""What setup.cfg puts into the distribution."""
+"""Tests of the packages that setup.cfg puts into the distribution."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import configparser
 from support.paths import ROOT
 
 ROOTS = (".", "plugins", "profiler", "servers", "config")
-"""Folders with an import package each."""
+"""Folders of the repository that each contain one import package."""
 
 
 def setup_cfg() -> configparser.ConfigParser:
@@ -17,7 +17,7 @@ def setup_cfg() -> configparser.ConfigParser:
 
 
 def test_setup_cfg_lists_every_package() -> None:
-    """setuptools' `find:` has one root, so setup.cfg lists the packages by name."""
+    """setup.cfg lists the packages of all folders by name, because `find:` of setuptools searches one folder only."""
     listed = setup_cfg()["options"]["packages"].split()
     folders = {
         ".".join(init.parent.relative_to(ROOT / root).parts)

@@ -1,4 +1,4 @@
-"""Fixtures of the estimator's tests."""
+"""Fixtures for the tests of the estimator."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ from support.linear_models import ALL, publish
 
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
-    """Return the folder of a store with the models `ALL`."""
+    """Return the folder of a model store that contains the models `ALL`."""
     publish(tmp_path / "store", *ALL)
     return tmp_path / "store"

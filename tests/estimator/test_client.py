@@ -1,4 +1,4 @@
-"""The Python client, `kepler-model ask`, `kepler-model estimator status` and the metrics."""
+"""Tests of the estimator's Python client, `kepler-model ask`, `kepler-model estimator status` and its metrics."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from support.estimator_clients import DYN_WATTS, watts_request
 from support.estimator_process import EstimatorProcess, running_estimator
 from support.linear_models import ABS, ALL, DYN, publish
-from support.server_process import free_port
+from support.server_process import SHORT_BODIES, free_port, status_of_half_closed
 from support.small_pipelines import BPF
 
 from kepler_core.client import EstimatorClient, EstimatorError
@@ -28,7 +28,7 @@ ROWS = [[100.0, 200.0], [0.0, 0.0], [3.5, 7.0]]
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[EstimatorProcess, int]]:
-    """An estimator and the port of its metrics."""
+    """A running estimator, and the port on which it serves Prometheus metrics."""
     folder = tmp_path_factory.mktemp("client")
     publish(folder / "store", *ALL)
     machine = folder / "machine.json"
@@ -40,7 +40,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Estimato
 
 
 def kepler(*arguments: str | Path, code: int = 0) -> str:
-    """Run a command that must end with an exit code. Return its output, or its error message."""
+    """Run a command and check its exit code. Return the output, or the error message if the exit code is not 0."""
     completed = subprocess.run(
         [sys.executable, "-m", "kepler_core", *map(str, arguments)], check=False, capture_output=True, text=True
     )
@@ -51,7 +51,7 @@ def kepler(*arguments: str | Path, code: int = 0) -> str:
     return completed.stderr if code else completed.stdout
 
 
-# --- the client ---
+# --- the Python client ---
 
 
 def test_the_client_returns_the_models_watts(running: tuple[EstimatorProcess, int]) -> None:
@@ -61,7 +61,7 @@ def test_the_client_returns_the_models_watts(running: tuple[EstimatorProcess, in
         for component, values in ABS.expected(BPF, ROWS).items()
         if any(values)
     }
-    # Columns are matched by name, and unknown ones are ignored.
+    # The estimator finds the columns of a request by their names, and ignores columns with unknown names.
     shuffled = [[9.0, cache, 1.0, cpu] for cpu, cache in ROWS]
     assert client.watts(["x", BPF[1], "y", BPF[0]], shuffled, source="rapl") == client.watts(BPF, ROWS)
     assert client.watts(BPF, ROWS, output_type="DynPower")["dram"] == [0.4, 0.0, 0.014]
@@ -132,7 +132,7 @@ def test_the_client_has_a_timeout(tmp_path: Path) -> None:
             EstimatorClient(str(tmp_path / "f.sock"), timeout=0.2).status()
 
 
-# --- the commands ---
+# --- the commands `ask` and `estimator status` ---
 
 
 def test_ask_prints_a_table_or_json(running: tuple[EstimatorProcess, int]) -> None:
@@ -225,7 +225,7 @@ def test_an_unknown_command_names_the_known_one(running: tuple[EstimatorProcess,
 
 
 def samples(port: int) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
-    """Return the samples of /metrics by name and labels."""
+    """Return the values of the Prometheus metrics that the estimator serves, by metric name and labels."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=20) as answer:
         text = answer.read().decode()
     return {
@@ -277,11 +277,18 @@ def test_silent_clients_of_the_metrics_port_do_not_affect_the_estimator(running:
             connection.close()
 
 
+def test_bodies_shorter_than_their_content_length(running: tuple[EstimatorProcess, int]) -> None:
+    """The metrics port reads no body, so a short body does not change the answer."""
+    for end in SHORT_BODIES:
+        assert status_of_half_closed(running[1], "GET", "/metrics", end) == 200
+        assert status_of_half_closed(running[1], "POST", "/metrics", end) < 500
+
+
 def test_a_metrics_port_that_is_in_use(tmp_path: Path) -> None:
     with socket.create_server(("", 0)) as taken:
         port = taken.getsockname()[1]
         estimator = EstimatorProcess(tmp_path / "e.sock", "--metrics-port", str(port))
         assert estimator.process.wait(30) == 2
-        assert f"cannot serve metrics on port {port}" in estimator.log
+        assert f"cannot serve metrics: cannot listen on 127.0.0.1:{port}" in estimator.log
         assert "Traceback" not in estimator.log
         assert not estimator.path.exists()

@@ -1,4 +1,4 @@
-"""Defects in a model, a provider or a store: the reply stays safe for Kepler, and other models are served."""
+"""Tests of defects in a model, a provider or a store: replies stay safe for Kepler, and other models are served."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ROWS = 40
 
 @attrs.frozen
 class DefectiveModel:
-    """A model whose evaluation raises an error that is not ours."""
+    """A model whose evaluation raises an exception that is not a `KeplerError`."""
 
     components: tuple[str, ...] = ("package",)
 
@@ -69,7 +69,7 @@ def test_abspower_gets_no_powers() -> None:
 
 
 class DefectiveProvider:
-    """A provider that raises an error that is not ours, wherever it is called."""
+    """A model provider each of whose methods raises an exception that is not a `KeplerError`."""
 
     name = "defective"
 
@@ -81,7 +81,7 @@ class DefectiveProvider:
 
 
 class EmptyProvider:
-    """A provider without models. It counts how often it is asked."""
+    """A model provider without models. It counts how often it is asked for an offer."""
 
     name = "empty"
 
@@ -111,7 +111,7 @@ def test_the_search_goes_on_after_a_defective_provider() -> None:
 
 @pytest.fixture(scope="module")
 def poisoned(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with good models, and a pipeline for each malformed document."""
+    """A store with the good models `ALL`, and with one broken pipeline for each kind of malformed document."""
     root = tmp_path_factory.mktemp("poisoned") / "store"
     publish(root, *ALL)
     for change in CHANGES:

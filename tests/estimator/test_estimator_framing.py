@@ -1,4 +1,4 @@
-"""The end of a request, for any content in any pieces."""
+"""Tests that the end of a request is found for any content, and however the content is cut into pieces."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from kepler_servers.estimator.framing import NotAnObjectError, RequestBuffer
 
-# The difficult cases: braces and quotes in strings, escapes before quotes, characters of several bytes.
+# Texts that make the end hard to find: braces and quotes in strings, backslashes before quotes, multi-byte characters.
 _texts = st.text(alphabet=st.sampled_from('{}[]"\\/:, \n\t\0abué€😀'), max_size=12)
 _values: st.SearchStrategy[Any] = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | _texts,
@@ -24,7 +24,7 @@ _blanks = st.text(alphabet=" \t\r\n", max_size=5).map(str.encode)
 
 
 def end_of(data: bytes, cuts: list[int]) -> int | None:
-    """Feed the data to a buffer in pieces. Return the end of the object as the buffer sees it."""
+    """Feed the data to a buffer, cut at the positions `cuts`. Return where the buffer finds the object's end."""
     buffer = RequestBuffer()
     bounds = [0, *sorted({cut % (len(data) + 1) for cut in cuts}), len(data)]
     for start, end in itertools.pairwise(bounds):
@@ -87,7 +87,7 @@ def test_only_data_that_starts_with_a_brace_is_an_object(data: bytes, cuts: list
     else:
         end = end_of(data, cuts)
         assert end is None or data[end - 1 : end] == b"}"
-        # The pieces make no difference.
+        # The result does not depend on how the data is cut into pieces.
         assert end == end_of(data, [])
 
 

@@ -1,4 +1,4 @@
-"""Hostile clients of an estimator, while another client sends requests and must get the right answers."""
+"""Tests with hostile clients of an estimator, while a good client sends requests and must get the right answers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,15 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from support.estimator_clients import CheckingClient, ask, ask_as_kepler, checked_reply, connect, watts_request
+from support.estimator_clients import (
+    KEPLERS_READ,
+    CheckingClient,
+    ask,
+    ask_as_kepler,
+    checked_reply,
+    connect,
+    watts_request,
+)
 from support.estimator_process import EstimatorProcess
 from support.linear_models import ALL, publish
 from support.process import PATIENCE, wait_for
@@ -29,7 +37,7 @@ BODY = json.dumps(REQUEST).encode()
 
 
 class Attack:
-    """Hostile connections to an estimator. `close` ends all of them."""
+    """Opens hostile connections to an estimator. `close` closes all these connections."""
 
     def __init__(self, estimator: EstimatorProcess, client: CheckingClient) -> None:
         self.estimator = estimator
@@ -43,14 +51,14 @@ class Attack:
         return connection
 
     def send(self, content: bytes) -> socket.socket:
-        """Return a new connection, after sending as much of the content as the estimator accepts."""
+        """Open a connection, send as much of the content as the estimator accepts, and return the connection."""
         connection = self.connect()
         with contextlib.suppress(OSError):
             connection.sendall(content)
         return connection
 
     def reply(self, content: bytes) -> dict[str, Any]:
-        """Send a request and return the whole reply, checked."""
+        """Send a request, check that the whole reply is valid, and return it."""
         return checked_reply(read_all(self.send(content)))
 
     def refused(self, content: bytes, reason: str = "") -> None:
@@ -61,7 +69,7 @@ class Attack:
         assert reason in reply["msg"]
 
     def meanwhile(self, answers: int = 3) -> None:
-        """Check that the other client still gets answers."""
+        """Check that the good client still gets answers."""
         self._client.wait(answers)
 
     def close(self) -> None:
@@ -70,7 +78,7 @@ class Attack:
 
 
 def read_all(connection: socket.socket) -> bytes:
-    """Read until the estimator closes the connection."""
+    """Return all bytes that arrive until the estimator closes the connection."""
     received = b""
     with contextlib.suppress(ConnectionError):
         while piece := connection.recv(65536):
@@ -79,7 +87,7 @@ def read_all(connection: socket.socket) -> bytes:
 
 
 def body(**changes: Any) -> bytes:
-    """Return the request with some keys replaced."""
+    """Return `REQUEST` as JSON with some of its keys replaced."""
     return json.dumps({**REQUEST, **changes}).encode()
 
 
@@ -87,7 +95,7 @@ CASES: dict[str, Callable[[Attack], None]] = {}
 
 
 def case(run: Callable[[Attack], None]) -> Callable[[Attack], None]:
-    """Add a function to the cases."""
+    """Decorator that adds a function to `CASES`, the hostile behaviours to test."""
     CASES[run.__name__.replace("_", " ")] = run
     return run
 
@@ -216,7 +224,7 @@ def connections_that_hold_as_much_as_the_estimator_allows(attack: Attack) -> Non
         attack.send(held)
     large = json.dumps(watts_request([[1.25, 2.5]] * 6000)).encode()
     for _ in range(3):
-        # Larger than one read, and larger than what each of the other connections holds.
+        # This request is larger than one read, and larger than the requests of the other connections.
         reply = attack.reply(large)
         assert len(reply["powers"].get("package", [])) == 6000, reply["msg"]
     attack.meanwhile()
@@ -245,7 +253,7 @@ def reads_a_large_reply_byte_by_byte_and_gives_up(attack: Attack) -> None:
     attack.meanwhile()
 
 
-# --- bytes after the object ---
+# --- bytes before and after the JSON object of a request ---
 
 
 @case
@@ -279,7 +287,7 @@ def blanks_before_it(attack: Attack) -> None:
     assert attack.reply(b" \r\n\t" * 20_000 + BODY)["powers"] == WATTS
 
 
-# --- not JSON ---
+# --- requests that are not JSON ---
 
 
 @case
@@ -322,7 +330,7 @@ def half_characters(attack: Attack) -> None:
 
 @case
 def half_characters_everywhere(attack: Attack) -> None:
-    """Python decodes lone surrogates, but cannot encode them."""
+    """Send lone surrogates, which Python's JSON decoder accepts, but which cannot be encoded as UTF-8."""
     for key in ("source", "trainer_name", "filter", "output_type"):
         attack.refused(json.dumps({**REQUEST, key: "\ud800"}).encode())
     attack.reply(body(metrics=[*BPF, "\ud800"], values=[[100, 200, 1], [0, 0, 1]]))
@@ -368,12 +376,24 @@ def a_million_quotes_and_backslashes(attack: Attack) -> None:
     attack.refused(b'{"' + b"\\\\" * 1_000_000 + b'":1}')
 
 
-# --- too much ---
+# --- requests that are too large, and too many requests ---
 
 
 @case
 def a_request_without_end(attack: Attack) -> None:
     attack.refused(b'{"metrics":["' + b"x" * 5_000_000, "bytes")
+
+
+@case
+def a_request_that_is_refused_before_it_is_sent(attack: Attack) -> None:
+    """Clients send the whole request before they read, so sending must not fail."""
+    for content in (body(source="x" * 6_000_000), b'{"metrics":["' + b"x" * 30_000_000, b"x" * 30_000_000):
+        with connect(attack.path) as connection:
+            connection.sendall(content)
+            reply = checked_reply(connection.recv(KEPLERS_READ))
+            assert reply["powers"] == {}
+            assert "bytes" in reply["msg"] or "expected" in reply["msg"]
+            assert connection.recv(KEPLERS_READ) == b""
 
 
 @case
@@ -506,12 +526,15 @@ def status_from_many_at_once(attack: Attack) -> None:
             assert json.loads(content)["pid"] == attack.estimator.process.pid
 
 
-# --- many kinds of requests ---
+# --- many requests with different model keys ---
 
 
 @case
 def a_thousand_kinds_of_requests(attack: Attack) -> None:
-    """Each kind takes a cache entry. A client that sends its request regularly must keep its own entry."""
+    """Send requests with 1000 different model keys, of which each takes an entry of the model cache.
+
+    A client that repeats its request regularly must keep the entry of its own model key.
+    """
     platform = watts_request(source="acpi")
     assert ask(attack.path, platform)["powers"] == {"platform": [102.0]}
 
@@ -554,7 +577,7 @@ def test_the_number_of_cases() -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def _many_descriptors() -> Iterator[None]:
-    """Raise the limit of file descriptors: all clients are in this process."""
+    """Raise the limit of file descriptors, because all clients of the tests are in this process."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     if before[1] != resource.RLIM_INFINITY and before[1] < 4000:
         pytest.skip("too few file descriptors for the clients")
@@ -564,14 +587,14 @@ def _many_descriptors() -> Iterator[None]:
 
 
 class AttackedEstimator:
-    """The estimator that all cases attack. If a case killed it, it is started again for the next ones."""
+    """The estimator that all cases attack. If a case has ended it, it is started again for the next case."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         publish(folder / "store", *ALL)
         self.process = self.start()
         self.descriptors = min(self.process.descriptors() for _ in range(20) if time.sleep(0.01) is None)
-        """Number of file descriptors without any connection."""
+        """Number of the estimator's open file descriptors while no client is connected."""
 
     def start(self) -> EstimatorProcess:
         process = EstimatorProcess(self._folder / "e.sock", "-s", self._folder / "store", "--reply-limit", "0")
@@ -630,7 +653,7 @@ def test_a_hostile_client_does_not_affect_another_one(
 
 
 def test_slow_clients_are_dropped(estimator: EstimatorProcess, client: CheckingClient, descriptors: int) -> None:
-    """Clients that are silent, send slowly, or never read their reply lose their connections."""
+    """The estimator closes the connections of clients that are silent, send slowly, or do not read their reply."""
     attack = Attack(estimator, client)
     try:
         large = attack.send(json.dumps(watts_request([[1.25, 2.5]] * 20_000)).encode())
@@ -639,7 +662,7 @@ def test_slow_clients_are_dropped(estimator: EstimatorProcess, client: CheckingC
         gone = False
         until = time.monotonic() + PATIENCE
         while not gone and time.monotonic() < until:
-            # A byte now and then does not extend the time limit.
+            # Sending one byte now and then does not extend the time limit of a request.
             time.sleep(0.5)
             with contextlib.suppress(OSError):
                 drip.send(b" ")
@@ -655,11 +678,12 @@ def test_slow_clients_are_dropped(estimator: EstimatorProcess, client: CheckingC
 
 
 def test_memory_does_not_grow(estimator: EstimatorProcess, client: CheckingClient) -> None:
-    """The second round of all cases must not take more memory than the first."""
+    """After all cases have run twice, the estimator must not take much more memory than after they have run once."""
     resident = []
     for _ in range(2):
         for name in CASES:
-            with contextlib.suppress(AssertionError, ValueError, KeyError):  # reported by the test above
+            # A case that fails is reported by `test_a_hostile_client_does_not_affect_another_one`.
+            with contextlib.suppress(AssertionError, ValueError, KeyError):
                 run_case(name, estimator, client)
         client.wait()
         resident.append(estimator.resident_kib())
@@ -674,7 +698,7 @@ _MUTATIONS = st.lists(
 
 
 def mutated(changes: list[tuple[int, int, bytes]]) -> bytes:
-    """Return the request with bytes replaced, inserted or removed, or cut short."""
+    """Return `BODY` after some changes: bytes are replaced, inserted or removed, or the end is cut off."""
     content = bytearray(BODY)
     for at, kind, piece in changes:
         if kind == 0:
@@ -703,7 +727,7 @@ def fuzzed(estimator: EstimatorProcess) -> Iterator[Path]:
 @example(content=b"{}", cut=1, end=False)
 @example(content=b'{"command":"status"}', cut=5, end=True)
 def test_fuzz(fuzzed: Path, content: bytes, cut: int, end: bool) -> None:
-    """Any bytes, sent in two pieces, get a reply that does not harm Kepler, or a closed connection."""
+    """For any bytes sent in two pieces, the estimator sends a valid reply or closes the connection."""
     with connect(fuzzed) as connection:
         for piece in (content[:cut], content[cut:]):
             with contextlib.suppress(ConnectionError):
@@ -713,7 +737,7 @@ def test_fuzz(fuzzed: Path, content: bytes, cut: int, end: bool) -> None:
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_WR)
         else:
-            connection.settimeout(0.05)  # the estimator may be waiting for more
+            connection.settimeout(0.05)  # the estimator may be waiting for the rest of the request
         try:
             received = read_all(connection)
         except TimeoutError:

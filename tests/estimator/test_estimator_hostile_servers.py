@@ -1,4 +1,4 @@
-"""Model servers that send anything but a model, or nothing at all."""
+"""Tests of the estimator with model servers that send damaged answers, endless answers, or no answer."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ from kepler_core.store.layout import zip_bytes
 
 
 class _HostileHandler(http.server.BaseHTTPRequestHandler):
-    """Answers with the behaviour that the path names."""
+    """HTTP handler of a hostile model server. The last part of the path is the name of a behaviour in `BEHAVIOURS`."""
 
     protocol_version = "HTTP/1.0"
     over: threading.Event
-    """Set at the end of the test. Behaviours that never end wait for it."""
+    """Event that is set at the end of the test. Endless behaviours then stop."""
 
     def log_message(self, *_: Any) -> None:
         pass
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        with suppress(OSError):  # the client closed the connection
+        with suppress(OSError):  # raised if the estimator has closed the connection
             BEHAVIOURS[self.path.strip("/").split("/")[-1]](self)
 
     do_GET = do_POST
@@ -51,7 +51,7 @@ class _HostileHandler(http.server.BaseHTTPRequestHandler):
 
 
 def _model_zip(**files: bytes) -> bytes:
-    """Return the archive of a valid model with some files replaced."""
+    """Return the zip archive of a valid model, but with some of its files replaced."""
     stored = ABS.stored()[1]
     replaced = {name.replace("_json", ".json").replace("_pkl", ".pkl"): data for name, data in files.items()}
     return zip_bytes({**stored, **replaced})
@@ -112,7 +112,8 @@ BEHAVIOURS: dict[str, Callable[[_HostileHandler], None]] = {
     "deep_model": lambda h: h.send(_model_zip(model_json=b'{"layout":' * 200_000)),
     "weights_not_finite": lambda h: h.send(_model_zip(package_json=b'{"type":"linear","weights":{},"bias":1e999}')),
     "selection_deep": lambda h: h.send(b"PK", X_Kepler_Selection='{"a":' * 5000),
-    # The slow behaviours come last.
+    # The slow behaviours come last. All estimators start at once, so they wait for the slow servers while the tests of
+    # the other behaviours run.
     "endless": _endless,
     "silent": _silent,
     "drip": _drip,
@@ -125,7 +126,7 @@ def hostile_server(port: int = 0) -> Iterator[str]:
     handler = type("Handler", (_HostileHandler,), {"over": over})
     with http.server.ThreadingHTTPServer(("127.0.0.1", port), handler) as server:
         server.daemon_threads = True
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         try:
             yield f"http://127.0.0.1:{server.server_port}"
         finally:
@@ -134,14 +135,14 @@ def hostile_server(port: int = 0) -> Iterator[str]:
 
 
 def logs_warning_about(estimator: EstimatorProcess, name: str) -> bool:
-    """Return whether the log has a warning that names a server."""
+    """Return whether the estimator has logged a warning or error with the model server's URL, which ends in `name`."""
     warning = re.compile(rf"(WARNING|ERROR) .*/{name}\b")
     return any(warning.search(line) for line in estimator.log.splitlines())
 
 
 @pytest.fixture(scope="module")
 def estimators(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, EstimatorProcess]]:
-    """One estimator per behaviour, with such a model server and a good store."""
+    """One estimator per hostile behaviour, with a model server that behaves in this way, and with a good store."""
     folder = tmp_path_factory.mktemp("hostile_servers")
     publish(folder / "store", *ALL)
     with hostile_server() as url, ExitStack() as stack:
@@ -154,7 +155,7 @@ def estimators(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, E
             estimator.wait_ready()
             for request in (REQUEST, watts_request(output_type="DynPower")):
                 with connect(estimator.path) as connection:
-                    # Start the search for a model. The test does not need the reply.
+                    # The request makes the estimator search for a model. The reply is not needed.
                     connection.sendall(json.dumps(request).encode())
         yield by_behaviour
 
@@ -184,7 +185,7 @@ _LATER_BEHAVIOURS = [
 
 
 class _SwitchingHandler(_HostileHandler):
-    """Serves `model`; while that is None, behaves as the path says."""
+    """HTTP handler of a model server that serves `model`. While `model` is None, the server is hostile."""
 
     model: LinearModel | None = ABS
     request_counts: Counter[str]
@@ -201,7 +202,7 @@ class _SwitchingHandler(_HostileHandler):
 def test_the_last_good_model_stays_while_its_server_is_hostile(tmp_path: Path) -> None:
     handler = type("Handler", (_SwitchingHandler,), {"over": threading.Event(), "request_counts": Counter()})
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server, ExitStack() as stack:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         stack.callback(server.shutdown)
         url = f"http://127.0.0.1:{server.server_port}"
         estimators = {name: EstimatorProcess(tmp_path / f"{name}.sock", "--model-server", f"{url}/{name}",

@@ -1,4 +1,4 @@
-"""Limits of the event loop for requests that wait for a model."""
+"""Tests of the event loop's limits for requests that wait for a model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ROWS = 50
 
 @pytest.fixture
 def loop(tmp_path: Path) -> Iterator[Loop]:
-    """A loop whose model cache has no thread: the search for a model never ends."""
+    """An event loop whose model cache has no background thread, so that the search for a model never ends."""
     cache = ModelCache([], machine_spec={}, refresh_seconds=60.0, on_search_end=lambda: None)
     counters = Counters()
     handler = RequestHandler(cache, counters, reply_limit=4096, about={})
@@ -33,7 +33,7 @@ def loop(tmp_path: Path) -> Iterator[Loop]:
 
 
 def ask(loop: Loop, tmp_path: Path) -> socket.socket:
-    """Connect a client and send its request."""
+    """Connect a client, send its request, and let the loop read the request."""
     client = socket.socket(socket.AF_UNIX)
     client.connect(str(tmp_path / "e.sock"))
     client.sendall(
@@ -51,7 +51,7 @@ def ask(loop: Loop, tmp_path: Path) -> socket.socket:
 
 
 def reply_to(client: socket.socket) -> dict[str, Any] | None:
-    """Return the reply to a client; None if its request is still pending."""
+    """Return the reply that a client has received; None if the client's request is still pending."""
     client.setblocking(False)
     try:
         reply: dict[str, Any] = json.loads(client.recv(4096))
@@ -68,7 +68,7 @@ def test_pending_requests_beyond_the_limit_of_bytes_are_answered_oldest_first(
     monkeypatch.setattr(loop_module, "MAX_HELD_BYTES", 3 * ROWS * 8)
     clients = [ask(loop, tmp_path) for _ in range(5)]
     assert [reply_to(client) is not None for client in clients] == [True, True, False, False, False]
-    clients[2].close()  # makes room for the next one
+    clients[2].close()  # makes room for the request of another client
     loop._poll()
     clients.append(ask(loop, tmp_path))
     assert [reply_to(client) is not None for client in clients[3:]] == [False, False, False]
@@ -82,3 +82,18 @@ def test_pending_requests_beyond_the_limit_of_connections_are_answered_oldest_fi
     clients = [ask(loop, tmp_path) for _ in range(5)]
     assert [reply_to(client) is not None for client in clients] == [True, True, False, False, False]
     assert len(loop._connections) == 3
+
+
+def test_a_pending_request_is_answered_in_time_behind_an_older_silent_client(
+    loop: Loop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A silent client has more time for its request than a search for a model may take."""
+    monkeypatch.setattr(loop_module, "MODEL_TIMEOUT_SECONDS", 0.0)
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.connect(str(tmp_path / "e.sock"))
+        silent.sendall(b"{")
+        loop._poll()
+        client = ask(loop, tmp_path)
+        loop._poll()
+        assert reply_to(client) is not None
+        assert len(loop._connections) == 1, "the silent client is still connected"

@@ -1,4 +1,4 @@
-"""The estimator's watts are those of `kepler-model estimate` and of the model itself."""
+"""Tests that the estimator replies with the same watts as `kepler-model estimate` and the model itself."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ max_rows: 400
 
 @attrs.frozen
 class Trained:
-    """An estimator without a limit on replies, its store, and the observations that it was trained on."""
+    """An estimator without a limit of its replies, its store, and the observations that its models were trained on."""
 
     estimator: EstimatorProcess
     store: Path
@@ -48,13 +48,13 @@ class Trained:
 
 @contextmanager
 def trained(folder: Path, recording: Path) -> Iterator[Trained]:
-    """Train the pipeline on a recording and start an estimator with its models."""
+    """Train a pipeline on a recording, and start an estimator with the trained models."""
     pipeline = folder / "trained.yaml"
     pipeline.write_text(_PIPELINE)
     command = [sys.executable, "-m", "kepler_core", "train", str(pipeline), "-i", str(recording), "-s", str(folder)]
-    command += ["--jobs", "1"]  # the fits are so small that starting more processes would take longer
+    command += ["--jobs", "1"]  # fitting these small models takes less time than starting further processes
     completed = subprocess.run(command, check=False, capture_output=True, text=True)
-    # 3: the recording lacks one of the feature groups
+    # The exit code is 3 if the recording lacks the features of one of the feature groups.
     assert completed.returncode in (0, 3), completed.stderr
     with running_estimator(folder / "e.sock", "-s", folder, "--reply-limit", "0") as estimator:
         yield Trained(estimator, folder, observe([read_recording(str(recording))]))
@@ -102,7 +102,7 @@ def check_same_watts(trained: Trained, output_type: Any, source: str, trainer: s
             replied = np.array(powers.get(component, [0.0] * count))
             assert np.abs(replied - watts).max() <= 0.0005 + 1e-9, component
         assert set(powers) <= set(expected)
-        # With Kepler's limit, the reply would still have a value for each row.
+        # If the limit of Kepler's read applied, the reply would be shorter, but still have a value for each row.
         content = watts_reply(tuple(expected), np.array(list(expected.values())), limit=READ_LIMIT).content
         assert len(content) <= READ_LIMIT
         assert all(len(values) == count for values in checked_reply(content)["powers"].values())
@@ -116,7 +116,10 @@ def ask_in_random_orders(
     source: str,
     trainer: str,
 ) -> dict[str, list[float]]:
-    """Request watts three times with shuffled and additional columns. Return the powers, which must be equal."""
+    """Request watts three times, with columns in random order and additional columns.
+
+    Check that the three replies are equal, and return their powers.
+    """
     count = len(next(iter(columns.values())))
     columns |= {"task_clock_ms": np.arange(count, dtype=float), "other": np.full(count, 3.25)}
     client = EstimatorClient(str(estimator.path))

@@ -1,4 +1,4 @@
-"""Models from a model server and from a store, while these come and go."""
+"""Tests of the estimator with a model server and a store that become unavailable and available again."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from kepler_core.store import open_store
 
 
 class RestartableServer:
-    """A model server that can be killed and started again on its port."""
+    """A model server that can be killed, and started again on the same port."""
 
     def __init__(self, store: Path, folder: Path) -> None:
         self.store = store
@@ -35,7 +35,7 @@ class RestartableServer:
         self._process.wait_ready()
 
     def kill(self) -> None:
-        """Kill the server and its worker processes, which would otherwise continue to serve."""
+        """Kill the model server and also its worker processes, which would otherwise continue to serve models."""
         if self._process is not None:
             pid = self._process.process.pid
             workers = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
@@ -48,7 +48,7 @@ class RestartableServer:
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[RestartableServer]:
-    """A model server that is not started yet. Its store has the models `ALL`."""
+    """A model server that the test must start. The server's store has the models `ALL`."""
     stopped = RestartableServer(tmp_path / "served", tmp_path)
     publish(stopped.store, *ALL)
     yield stopped
@@ -75,7 +75,7 @@ def test_a_model_stays_in_use_while_its_server_is_down(server: RestartableServer
         assert estimator.ask(REQUEST)["powers"] == WATTS
         assert estimator.providers_in_use() == [f"model server {server.url}/model"]
         server.kill()
-        time.sleep(3)  # long enough for two retries
+        time.sleep(3)  # long enough for the estimator to ask the killed server twice
         client.wait()
         assert estimator.providers_in_use() == [f"model server {server.url}/model"]
         publish(server.store, OTHER)

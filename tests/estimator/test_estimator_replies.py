@@ -1,4 +1,4 @@
-"""Replies: decimals, left-out components, the limit of bytes, failures."""
+"""Tests of replies: their decimals, components that are left out, the limit of bytes, and replies to failures."""
 
 from __future__ import annotations
 
@@ -12,15 +12,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.estimator_clients import ask_as_kepler, checked_reply, watts_request
 from support.estimator_process import EstimatorProcess, running_estimator
+from support.kepler_powers import kepler_powers
 from support.linear_models import MACHINE, LinearModel, publish
 
+from kepler_core.arrays import FloatArray
+from kepler_servers.estimator.joint_rounding import round_jointly
 from kepler_servers.estimator.replies import READ_LIMIT, Reply, failure_reply, watts_reply
 
 _FOUR = ("package", "core", "uncore", "dram")
 
 
 def random_watts(components: Sequence[str], rows: int) -> Any:
-    """Return watts of two digits and three decimals by component."""
+    """Return random watts for each component, with two digits before the decimal point and three after it."""
     random = np.random.default_rng(0)
     return {name: np.round(random.uniform(10.0, 99.9, rows), 3) for name in components}
 
@@ -30,7 +33,7 @@ def reply_of(watts: Mapping[str, Any], *, limit: int = READ_LIMIT, core_ratio: f
 
 
 def as_lists(watts: Any) -> dict[str, list[float]]:
-    """Return watts as they are in a decoded reply."""
+    """Convert watts from arrays to lists, as a decoded reply contains them."""
     return {name: values.tolist() for name, values in watts.items()}
 
 
@@ -46,7 +49,8 @@ def test_replies_have_milliwatts_up_to_the_documented_row_counts(
     assert checked_reply(reply.content)["powers"] == as_lists(watts)
 
 
-def test_long_replies_lose_decimals_first_and_then_components() -> None:
+def test_long_replies_lose_decimals_and_components() -> None:
+    """The order of the losses has the smallest errors in Kepler: uncore and core are given up before one decimal."""
     first_rows = {}
     for rows in range(100, 1500, 10):
         reply = reply_of(random_watts(_FOUR, rows), limit=READ_LIMIT, core_ratio=0.5)
@@ -55,15 +59,69 @@ def test_long_replies_lose_decimals_first_and_then_components() -> None:
         assert content["core_ratio"] == 0.5
         assert set(content["powers"]) == set(_FOUR) - set(reply.left_out)
         assert all(len(values) == rows for values in content["powers"].values())
-        if reply.left_out:
-            assert reply.decimals == 0
-            assert all(name in content["msg"] for name in reply.left_out)
+        assert all(name in content["msg"] for name in reply.left_out)
         first_rows.setdefault((reply.decimals, reply.left_out, reply.too_long), rows)
     expected = [
-        (3, (), False), (2, (), False), (1, (), False), (0, (), False), (0, ("uncore",), False),
-        (0, ("uncore", "core"), False), (0, ("uncore", "core", "dram"), False), (0, ("uncore", "core", "dram"), True),
+        (3, (), False), (2, (), False), (2, ("uncore",), False), (1, ("uncore",), False),
+        (1, ("uncore", "core"), False), (0, ("uncore", "core"), False), (0, ("uncore", "core", "dram"), False),
+        (0, ("uncore", "core", "dram"), True),
     ]  # fmt: skip
     assert list(first_rows) == expected
+
+
+def heavy_tailed(rows: int, seed: int) -> FloatArray:
+    """Return watts of processes, shape (4, rows): few processes use most of the power (Pareto distribution, 1.1)."""
+    random = np.random.default_rng(seed)
+    package, dram = random.pareto(1.1, (2, rows)) + 1e-3
+    package, dram = 90.0 * package / package.sum(), 12.0 * dram / dram.sum()
+    core = package * random.uniform(0.5, 0.8, rows)
+    return np.vstack([package, core, 0.1 * package, dram])
+
+
+@pytest.mark.parametrize("rows", [200, 266, 300, 400, 500])
+def test_kepler_computes_the_right_sums_for_many_processes(rows: int) -> None:
+    watts = heavy_tailed(rows, seed=rows)
+    exact = dict(zip(_FOUR, 1000 * watts, strict=True))
+    mean = np.zeros(rows)
+    for turn in range(100):
+        reply = watts_reply(_FOUR, watts.copy(), limit=READ_LIMIT, keep_sums=True, turn=turn)
+        assert not reply.too_long
+        found = kepler_powers(checked_reply(reply.content)["powers"], rows)
+        assert found.total.sum() == pytest.approx(exact["package"].sum() + exact["dram"].sum(), rel=0.01)
+        for name in set(_FOUR) - set(reply.left_out):
+            assert getattr(found, name).sum() == pytest.approx(exact[name].sum(), rel=0.01), name
+        assert "dram" not in reply.left_out
+        mean += found.package / 100
+    assert set(reply.left_out) <= {"uncore"}
+    small = exact["package"] < 200
+    assert mean[small].sum() == pytest.approx(exact["package"][small].sum(), rel=0.01)
+    middle = small & (exact["package"] > 30)
+    np.testing.assert_allclose(mean[middle], exact["package"][middle], rtol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("decimals", "concentrate_core"),
+    [
+        (dict.fromkeys(_FOUR, 2), False),
+        (dict.fromkeys(_FOUR, 0), False),
+        ({"package": 1, "core": 1, "dram": 0}, False),
+        ({"package": 1, "uncore": 1}, False),
+        ({"package": 1, "dram": 1}, False),
+        ({"package": 2, "core": 1, "dram": 1}, True),
+        ({"package": 1, "core": 1, "dram": 1}, True),
+    ],
+)
+def test_joint_rounding_keeps_sums_in_every_turn(decimals: dict[str, int], concentrate_core: bool) -> None:
+    names = list(decimals)
+    watts = heavy_tailed(350, seed=3)[[_FOUR.index(name) for name in names]]
+    for turn in range(20):
+        rounded = round_jointly(names, watts, decimals, turn, concentrate_core=concentrate_core)
+        assert (rounded >= 0).all()
+        found = kepler_powers(dict(zip(names, rounded, strict=True)), 350)
+        for name, row, exact in zip(names, rounded, watts, strict=True):
+            np.testing.assert_allclose(row, np.round(row, decimals[name]), atol=1e-9)
+            assert row.sum() == pytest.approx(exact.sum(), abs=3 * 10.0 ** -decimals[name])
+            np.testing.assert_allclose(getattr(found, name), 1000 * row, atol=1)
 
 
 _watt = st.sampled_from([0.0, 0.0, 0.5, 1.0, 12.345, 7.25, 100.0, 1234.567, 99999.999, 1e-9]) | st.floats(0, 1e6)
@@ -86,13 +144,13 @@ def test_a_reply_has_as_many_decimals_as_fit(drawn: dict[str, list[float]], rows
         elif name not in reply.left_out:
             assert not values.any()
     if reply.decimals < 3:
-        # One more decimal would not have fitted.
+        # With one more decimal, the reply would have exceeded the limit.
         longer = {name: np.round(watts[name], reply.decimals + 1).tolist() for name in watts if watts[name].any()}
         assert len(json.dumps({"powers": longer, "msg": ""}, separators=(",", ":"))) > limit
 
 
 def test_idle_processes_leave_room_for_the_decimals_of_others() -> None:
-    """A node typically has hundreds of processes, of which a few use power."""
+    """A reply for 800 processes, of which one in ten uses power, keeps all decimals: values of 0 W take few bytes."""
     watts = {"package": np.zeros(800)}
     watts["package"][::10] = 12.345
     reply = reply_of(watts, limit=READ_LIMIT)
@@ -139,7 +197,7 @@ def test_a_failure_reply_is_shortened_to_the_limit(piece: str, times: int, rows:
 
 @pytest.fixture(scope="module")
 def estimator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EstimatorProcess]:
-    """An estimator whose models have one, two and four components."""
+    """An estimator with three models, which have one, two and four components."""
     folder = tmp_path_factory.mktemp("replies")
     two = {"package": (10.0, {"bpf_cpu_time_ms": 1.0}), "dram": (20.0, {"bpf_page_cache_hit": 1.0})}
     four = {**two, "core": (30.0, {"bpf_cpu_time_ms": 1.0}), "uncore": (40.0, {"bpf_cpu_time_ms": 1.0})}

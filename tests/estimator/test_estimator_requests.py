@@ -1,4 +1,4 @@
-"""Decoding and checking of requests for watts."""
+"""Tests of the decoding and checking of requests for watts."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ BASE: dict[str, Any] = {"metrics": ["a", "b"], "output_type": "AbsPower", "value
 
 
 def body(**changes: Any) -> bytes:
-    """Return `BASE` as JSON with some keys replaced; None removes a key."""
+    """Return `BASE` as JSON with some keys replaced. A key with the value None is removed."""
     document = {**BASE, **changes}
     return json.dumps({key: value for key, value in document.items() if value is not None}).encode()
 
 
 def read(content: bytes) -> WattsRequest:
-    """Decode a request for watts and check it."""
+    """Decode a request for watts, check the decoded request, and return it."""
     request = read_watts_request(content)
     assert isinstance(request, WattsRequest)
     check(request)
@@ -40,7 +40,7 @@ def read(content: bytes) -> WattsRequest:
 
 
 def check(request: WattsRequest) -> None:
-    """Check what the models rely on."""
+    """Check the properties of a decoded request that the models rely on."""
     assert request.values.dtype == np.float64
     assert request.values.ndim == 2
     assert request.values.shape[1] == len(request.metrics)
@@ -54,7 +54,7 @@ def check(request: WattsRequest) -> None:
 
 
 def with_rows(*rows: str) -> bytes:
-    """Return a request with rows in JSON."""
+    """Return a request for DynPower whose rows are the given JSON texts."""
     return b'{"metrics":["a","b"],"output_type":"DynPower","values":[%s]}' % ",".join(rows).encode()
 
 
@@ -271,9 +271,12 @@ def test_an_invalid_request_raises_with_its_reason(
 def test_an_invalid_row_does_not_hide_the_reason(
     content: bytes, message: str, output_type: str | None, rows: int
 ) -> None:
-    """Such a request goes through the lenient decoder, which must find the same mistake."""
+    """An invalid request that also has NaN in a row must fail with the same message as without NaN.
+
+    Because of NaN, the lenient decoder decodes the request. It must find the same mistake as the fast decoder.
+    """
     if b"[[1, 2.5], [0, 0]]" not in content:
-        pytest.skip("the request does not have these rows")
+        pytest.skip("the request does not contain the rows that this test changes")
     with pytest.raises(InvalidRequestError) as caught:
         read_watts_request(content.replace(b"[[1, 2.5], [0, 0]]", b"[[NaN, 2.5], [0, 0]]"))
     assert message in str(caught.value)
@@ -292,11 +295,11 @@ def test_the_maximum_of_rows_and_metrics() -> None:
     assert read(wide).values.shape == (1, MAX_METRICS)
 
 
-# --- arbitrary content ---
+# --- requests with arbitrary content ---
 
 
 def read_or_refuse(content: bytes) -> None:
-    """Decode bytes that may be invalid. Only `InvalidRequestError` may be raised."""
+    """Decode bytes that may be an invalid request. Check that no exception but `InvalidRequestError` is raised."""
     try:
         request = read_watts_request(content)
     except InvalidRequestError:
@@ -320,7 +323,7 @@ _scalars = st.one_of(
 _values: st.SearchStrategy[Any] = st.recursive(
     _scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=3), inner, max_size=3)
 )
-_anything = _values | st.just("\ud800")  # Python decodes it but cannot encode it
+_anything = _values | st.just("\ud800")  # a lone surrogate, which JSON can contain but UTF-8 cannot encode
 _names = st.lists(st.sampled_from(["a", "b", "c"]) | st.text(max_size=3), max_size=4)
 _rows = st.lists(st.lists(_scalars, max_size=4) | _values, max_size=6)
 

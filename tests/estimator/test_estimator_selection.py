@@ -1,4 +1,4 @@
-"""Which model answers a request, and the ratio of cores in its reply."""
+"""Tests of which model answers a request, and of the ratio of cores in the reply."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from support.small_pipelines import BPF
 
 @pytest.fixture(scope="module")
 def estimator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EstimatorProcess]:
-    """An estimator whose models answer differently: the best one, another trainer's, one with more features, …"""
+    """An estimator with several models. Each of them predicts another constant power, which identifies the model."""
     folder = tmp_path_factory.mktemp("selection")
     publish(
         folder / "store",
@@ -34,7 +34,7 @@ def estimator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EstimatorPro
 
 
 def package_watts(estimator: EstimatorProcess, **changes: Any) -> Any:
-    """Return the package's watts for a request, or the message of a reply without them."""
+    """Send a request. Return the watts of the component `package`, or the message of a reply without these watts."""
     reply = estimator.ask(watts_request(**changes))
     return reply["powers"].get("package", reply["msg"])
 
@@ -112,7 +112,7 @@ def test_invalid_rows_get_zeros_and_are_counted(estimator: EstimatorProcess) -> 
     assert estimator.status()["invalid_rows"] == before + 2
 
 
-# --- the machine ---
+# --- the machines of the estimator and of the model ---
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_invalid_rows_get_zeros_and_are_counted(estimator: EstimatorProcess) -> 
 def test_every_reply_has_the_ratio_of_cores(
     tmp_path: Path, own: dict[str, Any] | None, model: dict[str, Any], ratio: float | None
 ) -> None:
-    """`own` and `model` describe the estimator's machine and the model's machine."""
+    """Check the key `core_ratio` of replies. `own` describes the estimator's machine, `model` the model's machine."""
     publish(tmp_path / "store", *ALL, machine=model)
     arguments: list[str | Path] = ["-s", tmp_path / "store"]
     if own is not None:

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT: due replies are sent, and no client waits for ever."""
+"""Tests of SIGTERM and SIGINT: the estimator answers the connected clients, and no client waits for ever."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_due_replies_are_finished(store: Path, tmp_path: Path, number: signal.Si
             half.sendall(content[:50])
             rows = watts_request([[1, 2]] * 20_000)
             large.sendall(json.dumps(rows).encode())
-            large.recv(1, socket.MSG_PEEK)  # a reply larger than the socket's buffer has started
+            large.recv(1, socket.MSG_PEEK)  # waits for the beginning of a reply that is larger than the socket's buffer
             estimator.ask(content)
             estimator.process.send_signal(number)
             assert idle.recv(10) == b"", "the signal did not arrive"
@@ -74,7 +74,7 @@ def test_each_client_gets_an_answer_or_cannot_connect(store: Path, tmp_path: Pat
 
 
 def test_no_client_can_connect_during_the_shutdown(store: Path, tmp_path: Path) -> None:
-    """A client that connected then would wait for an answer that never comes."""
+    """A new client must get an error at once. If it could connect, it would wait for an answer that never comes."""
     with running_estimator(tmp_path / "e.sock", "-s", store) as estimator:
         content = json.dumps(REQUEST).encode()
         estimator.ask(content)

@@ -1,7 +1,9 @@
-"""The socket files: permissions, stale and foreign files, links."""
+"""Tests of the socket files: their permissions, stale socket files, files that are no sockets, and symbolic links."""
 
 from __future__ import annotations
 
+import fcntl
+import multiprocessing
 import os
 import socket
 import stat
@@ -13,6 +15,7 @@ from support.estimator_process import EstimatorProcess, running_estimator
 from support.process import PATIENCE
 
 from kepler_core.errors import UsageError
+from kepler_servers.estimator import listening as listening_module
 from kepler_servers.estimator.listening import listen
 
 
@@ -46,8 +49,68 @@ def test_the_socket_of_a_killed_estimator_is_replaced(store: Path, tmp_path: Pat
         assert last.ask(REQUEST)["powers"] == WATTS
 
 
+def start_at_once(path: Path) -> tuple[int, int]:
+    """Start two processes that try to listen on the same stale socket at the same time.
+
+    Returns how many of the processes listen, and how many of them a client reaches.
+    """
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    barrier = multiprocessing.get_context("fork").Barrier(2)
+    pipes = [os.pipe() for _ in range(2)]
+    done = [os.pipe() for _ in range(2)]
+    children = []
+    for (_, writer), (reader, _) in zip(pipes, done, strict=True):
+        if not (child := os.fork()):
+            try:
+                barrier.wait(PATIENCE)
+                listening = listen([str(path)])
+                os.write(writer, b"y")
+                os.read(reader, 1)
+                listening[0].listener.setblocking(False)
+                listening[0].listener.accept()
+                os.write(writer, b"y")
+            except BaseException:
+                os.write(writer, b"n")
+            finally:
+                os._exit(0)
+        children.append(child)
+    listens = [os.read(reader, 1) == b"y" for reader, _ in pipes]
+    with connect(path):
+        reached = 0
+        for index, (reader, _) in enumerate(pipes):
+            if listens[index]:
+                os.write(done[index][1], b"x")
+                reached += os.read(reader, 1) == b"y"
+    for child in children:
+        os.waitpid(child, 0)
+    for descriptor in (descriptor for pair in (*pipes, *done) for descriptor in pair):
+        os.close(descriptor)
+    path.unlink(missing_ok=True)
+    return sum(listens), reached
+
+
+def test_two_estimators_that_start_at_once_over_a_stale_socket(tmp_path: Path) -> None:
+    """One of them listens, and clients reach it. The other one reports that another process listens."""
+    for _ in range(300):
+        assert start_at_once(tmp_path / "e.sock") == (1, 1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_that_another_process_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listening_module, "_LOCK_TIMEOUT_SECONDS", 0.2)
+    with (tmp_path / "e.sock.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(UsageError, match=r"another process has locked .*e\.sock\.lock"):
+            listen([str(tmp_path / "e.sock")])
+    # The lock file of a killed process does not matter.
+    for listening in listen([str(tmp_path / "e.sock")]):
+        listening.close()
+    assert list(tmp_path.iterdir()) == []
+
+
 def check_refused(folder: Path, path: Path, reason: str) -> None:
-    """Start an estimator that must end with one line about its socket's path."""
+    """Check that an estimator with this socket path ends at once, with one line that has the path and the reason."""
     estimator = EstimatorProcess(path, log=folder / "refused.log")
     assert estimator.process.wait(PATIENCE) == 2
     assert len(estimator.log.splitlines()) == 1, estimator.log
@@ -116,7 +179,7 @@ def test_listening_on_several_paths(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("order", [("a.sock", "b.sock"), ("b.sock", "a.sock")])
 def test_one_path_may_be_a_link_to_the_other(tmp_path: Path, order: tuple[str, str]) -> None:
-    """Existing deployments have such links. A client may dial either path."""
+    """In existing deployments, one socket path is a link to the other path. Clients may connect to both paths."""
     (tmp_path / "b.sock").symlink_to(tmp_path / "a.sock")
     sockets = listen([str(tmp_path / name) for name in order])
     try:

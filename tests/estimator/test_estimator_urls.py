@@ -1,4 +1,4 @@
-"""Models from archives at configured URLs."""
+"""Tests of models from archives at configured URLs."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from kepler_core.store.layout import zip_bytes
 
 @contextmanager
 def http_files(folder: Path) -> Iterator[str]:
-    """Serve a folder over HTTP and return its URL."""
+    """Serve the files of a folder over HTTP during the `with` block. Yield the URL of the folder."""
 
     def handler(*arguments: Any) -> Any:
         return http.server.SimpleHTTPRequestHandler(*arguments, directory=str(folder))
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         try:
             yield f"http://127.0.0.1:{server.server_port}"
         finally:

@@ -1,4 +1,4 @@
-"""The time limit for slow model providers."""
+"""Tests of the time limit for slow model providers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def request(trainer: str | None = None) -> ModelRequest:
 
 
 class SlowProvider:
-    """Answers when the test sets `go`, then by calling `answer`."""
+    """A model provider that waits until the test sets the event `go`, and then returns the result of `answer`."""
 
     name = "a provider"
 
@@ -107,7 +107,7 @@ def test_the_number_of_calls_is_limited(slow: SlowProvider, monkeypatch: pytest.
         provider.offer(request("one more"))
     assert slow.calls == MAX_CALLS
     slow.go.set()
-    # Finished calls whose result no request collects make room.
+    # Finished calls whose result was not collected are dropped, so that a new call can start.
     wait_for(lambda: all(call.done() for call in provider._calls.values()), "the calls do not end")
     monkeypatch.undo()
     assert provider.offer(request("one more")) is OFFER

@@ -1,4 +1,4 @@
-"""Routes become a WSGI application: answers, errors, timing and the OpenAPI document."""
+"""Tests of `App`, the WSGI application made of routes: its answers, errors, timing and OpenAPI document."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from kepler_servers.http.route import JsonSchema, Returns, Route
 
 
 class ItemQuery(msgspec.Struct, frozen=True, rename="kebab"):
-    """Parameters of `GET /items/<item>`."""
+    """Query parameters of the test endpoint `GET /items/<item>`."""
 
     max_size: Annotated[int, Meta(ge=1, le=10)] = 3
     state: Literal["new", "old"] | None = None
@@ -32,7 +32,7 @@ class ItemQuery(msgspec.Struct, frozen=True, rename="kebab"):
 
 
 class ItemHeaders(msgspec.Struct, frozen=True):
-    """Headers of `GET /items/<item>`."""
+    """Headers that the test endpoint `GET /items/<item>` reads."""
 
     key: str | None = msgspec.field(name="Idempotency-Key", default=None)
 
@@ -46,14 +46,14 @@ class Item(msgspec.Struct):
 
 
 class NewItem(msgspec.Struct):
-    """The body of `POST /items`."""
+    """JSON body of a request to the test endpoint `POST /items`."""
 
     name: str
     size: Annotated[int, Meta(ge=0)] = 0
 
 
 class ItemError(Error):
-    """What is wrong with an item."""
+    """JSON body of the error answers of the test endpoints."""
 
     item: str | msgspec.UnsetType = msgspec.UNSET
 
@@ -71,7 +71,7 @@ decoder = msgspec.json.Decoder(NewItem)
 
 @attrs.define
 class Response:
-    """What a WSGI server would send."""
+    """The response of the WSGI application, as a WSGI server would send it."""
 
     status: int
     headers: dict[str, str]

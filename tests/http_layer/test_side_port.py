@@ -1,4 +1,4 @@
-"""The side port: bounded in connections and time, whatever its clients do."""
+"""Tests of the side port: hostile clients cannot exceed its limits of connections and of time."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from contextlib import ExitStack
 
 import pytest
 from support.process import PATIENCE, wait_for
+from support.server_process import SHORT_BODIES, status_of_half_closed
 
 from kepler_core.errors import UsageError
 from kepler_servers.http import side_port
@@ -51,7 +52,7 @@ def test_answers(port: int) -> None:
 
 
 def test_idle_connections_are_ended(port: int) -> None:
-    """More clients than connections, each sends half a request and then nothing."""
+    """Clients that send half a request and then nothing are disconnected, even if there are too many of them."""
     before = len(os.listdir("/proc/self/fd"))
     threads = threading.active_count()
     with ExitStack() as stack:
@@ -64,15 +65,37 @@ def test_idle_connections_are_ended(port: int) -> None:
         wait_for(lambda: threading.active_count() == threads + MAX_CONNECTIONS, "the connections are not accepted")
         assert len(os.listdir("/proc/self/fd")) <= before + len(slow) + MAX_CONNECTIONS
         started = time.monotonic()
-        assert get(port)[0] == 200, "it is answered when the slow ones are ended"
+        assert get(port)[0] == 200, "this request is answered as soon as slow connections are ended"
         assert time.monotonic() - started < 10
         assert [connection.recv(100) for connection in slow] == [b""] * len(slow)
     wait_for(lambda: threading.active_count() == threads, "threads are left")
     wait_for(lambda: len(os.listdir("/proc/self/fd")) <= before, "descriptors are left")
 
 
+@pytest.mark.parametrize("sent", [b"", b"GET /healthz HTTP/1.1\r\nHost:"])
+def test_idle_connections_give_way_to_further_clients(monkeypatch: pytest.MonkeyPatch, sent: bytes) -> None:
+    """A health probe is answered although other clients hold more connections open than the port serves at a time.
+
+    The limit of a connection's time is too long here to end the idle connections.
+    """
+    monkeypatch.setattr(side_port, "CONNECTION_SECONDS", 100 * PATIENCE)
+    port = start_side_port(side_app(), "127.0.0.1", 0)
+    with ExitStack() as stack:
+        idle = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=PATIENCE))
+            for _ in range(3 * MAX_CONNECTIONS)
+        ]
+        for connection in idle:
+            connection.sendall(sent)
+        for _ in range(5):
+            assert get(port)[0] == 200
+        assert idle[0].recv(100) == b"", "the connection that waited longest is shut down"
+        idle[-1].sendall(b"GET /healthz HTTP/1.1\r\n\r\n" if not sent else b" x\r\n\r\n")
+        assert idle[-1].recv(100).startswith(b"HTTP/1.0 200"), "a connection that is still open is served"
+
+
 def test_drip_fed_requests_are_ended(port: int) -> None:
-    """A byte now and then does not extend the limit."""
+    """A client that sends one byte now and then does not extend the time limit of its connection."""
     with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as connection:
         started = time.monotonic()
         with pytest.raises(OSError):
@@ -85,6 +108,14 @@ def drip_feed(connection: socket.socket) -> None:
     for _ in range(200):
         connection.sendall(b"G")
         time.sleep(0.05)
+
+
+@pytest.mark.parametrize("end", SHORT_BODIES)
+def test_bodies_shorter_than_their_content_length(port: int, end: bytes) -> None:
+    """No route of a side port reads a body, so a short body does not change the answer."""
+    assert status_of_half_closed(port, "GET", "/healthz", end) == 200
+    assert status_of_half_closed(port, "POST", "/healthz", end) == 405
+    assert status_of_half_closed(port, "DELETE", "/jobs/x", end) == 404
 
 
 def test_taken_port(port: int) -> None:

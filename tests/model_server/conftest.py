@@ -1,4 +1,4 @@
-"""A server over a small store, which the tests only read."""
+"""Fixtures with a model server that serves a small store. The tests must not change this store."""
 
 from __future__ import annotations
 

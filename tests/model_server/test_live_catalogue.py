@@ -1,4 +1,4 @@
-"""What happens to the answers when the store changes, is damaged, or is away."""
+"""Tests of the model server's answers while its store changes, is damaged, or is missing."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ BREAKS: dict[str, Callable[[Path], None]] = {
     "no-manifest": lambda folder: (folder / "manifest.json").unlink(),
     "bad-manifest": lambda folder: (folder / "manifest.json").write_bytes(b"{"),
 }
-"""Pipelines by the way in which their version 2 is damaged."""
+"""Name of a pipeline -> function that damages version 2 of this pipeline, given the folder of the version."""
 
 
 @pytest.fixture(scope="module")
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveStore]:
-    """A served store. Each test changes a pipeline of its own."""
+    """A model store and a server that serves it. Each test changes only pipelines that no other test uses."""
     store = LocalStore(tmp_path_factory.mktemp("live") / "store")
     store.publish("first", pipeline(SmallModel()))
     for name in ("going", "busy", "killed", *BREAKS):
@@ -71,7 +71,10 @@ def test_removed_pipeline(live: LiveStore) -> None:
 
 
 def served_version(server: ServerProcess, done: threading.Event, archive: bool) -> Iterator[int]:
-    """Request the pipeline `busy` until done; check that each answer is of one version, and return that version."""
+    """Request a model of the pipeline `busy` again and again until `done` is set, and yield the served versions.
+
+    Check that all parts of an answer come from the same version of the pipeline.
+    """
     connection = server.connect()
     body = json.dumps({**MINIMAL, "weight": not archive, "pipeline_name": "busy"}).encode()
     while not done.is_set():
@@ -145,7 +148,7 @@ def test_publishing_after_killed_publishers(live: LiveStore) -> None:
 
 
 def test_names_that_are_not_ascii(live: LiveStore) -> None:
-    """A feature group may have any name that a folder can have."""
+    """A model is served under the name of its feature group, even if this name has characters that are not ASCII."""
     live.publish("foreign", SmallModel(group="Größe", weights={"package": linear(7.0)}))
     wait_for(lambda: "foreign" in live.health()["pipelines"], "it is not served")
     assert live.ask("foreign").status == 200
@@ -186,7 +189,7 @@ def write_files(folder: Path, files: dict[str, bytes]) -> None:
 
 
 def test_pipeline_that_is_copied_file_by_file(live: LiveStore) -> None:
-    """Such a pipeline has no manifest."""
+    """A pipeline that a user copies into the store has no manifest. It is served as soon as its files are complete."""
     folder = live.store.root / "copied"
     folder.mkdir()
     assert "half copied" in live.wait_broken("copied")
@@ -236,7 +239,7 @@ BEST_TWO = (SmallModel(mae=1), SmallModel("LinearRegressionTrainer", mae=2))
 
 
 def publish_two(live: LiveStore, name: str) -> tuple[Path, Path]:
-    """Publish a pipeline of two models; return their zips, the better one's first."""
+    """Publish a pipeline with two models. Return the paths of their zip files, first that of the better model."""
     live.publish(name, *BEST_TWO)
     live.wait_for_bias(name, 10.0)
     best, second = (live.store.path(name) / f"{model.path}.zip" for model in BEST_TWO)
@@ -260,7 +263,7 @@ def test_all_zips_are_damaged(live: LiveStore) -> None:
     flip(second)
     message = checked_error(live.server.get(f"/models/all-damaged/{BEST_TWO[1].path}.zip"), 503)
     assert "SHA-256" in message
-    # the same request may be answered from the cache; another one needs the file
+    # The answer to the same request may come from the cache. A request with other metrics needs the damaged file.
     cached = live.ask("all-damaged", weight=False)
     assert cached.status in (404, 503) or cached.body == good
     answer = live.ask("all-damaged", weight=False, metrics=ALL_FEATURES)
@@ -310,7 +313,7 @@ def test_store_that_is_missing_at_the_start(tmp_path: Path) -> None:
 
 
 def test_store_that_is_away_for_a_while(tmp_path: Path) -> None:
-    """The models that were read are served while a file system is not mounted."""
+    """While the folder of the store is missing, the server still serves the models that it has already read."""
     store = LocalStore(tmp_path / "store")
     store.publish("made", pipeline(SmallModel()))
     with serving(store.root, tmp_path / "log") as server:

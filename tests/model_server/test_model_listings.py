@@ -1,4 +1,4 @@
-"""GET /models, /best-models, /node-types and /healthz."""
+"""Tests of GET /models, /best-models, /node-types and /healthz."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_health(server: ServerProcess, store: LocalStore, path: str) -> None:
     assert health["store_problem"] is None
 
 
-# --- one model ---
+# --- metadata, weights and archive of one model ---
 
 
 def test_metadata_of_a_model(server: ServerProcess, store: LocalStore) -> None:

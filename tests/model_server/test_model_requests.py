@@ -1,4 +1,4 @@
-"""The parser of model requests: it understands or rejects whatever a client sends, and never fails otherwise."""
+"""Tests of the parser of model requests. For any bytes, it returns a request or raises `RequestError`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def rejected(body: bytes, key: str) -> str:
     return message
 
 
-# --- requests that are understood ---
+# --- requests that the parser accepts ---
 
 
 def test_captured_request() -> None:
@@ -87,7 +87,7 @@ def test_fractions_in_a_machine_spec() -> None:
     assert read({**MINIMAL, "machine_spec": {"frequency": 2899.5}}).machine_spec == {"frequency": 2899.5}
 
 
-# --- requests that are rejected ---
+# --- requests that the parser rejects ---
 
 WRONG: dict[str, list[Any]] = {
     "metrics": [None, "a", 5, {}, [5], [None], [["a"]], True, {"a": 1}, ["x" * (MAX_TEXT + 1)]],
@@ -163,7 +163,7 @@ def test_limits() -> None:
     assert "at most" in rejected(json.dumps({**MINIMAL, "filter": "mae:1;" * 51}).encode(), "filter")
 
 
-# --- generated requests ---
+# --- randomly generated requests ---
 
 scalars = (
     st.none()

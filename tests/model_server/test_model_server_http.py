@@ -1,12 +1,17 @@
-"""HTTP as clients use and misuse it: methods, connections, slow and broken requests."""
+"""Tests of the model server's HTTP: methods, connections, and clients that are slow or send broken requests."""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import resource
 import socket
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
+from pathlib import Path
 
 import pytest
 from support.model_server import (
@@ -22,10 +27,12 @@ from support.model_server import (
     read_all,
     total,
 )
-from support.process import PATIENCE
-from support.server_process import ServerProcess, ask
+from support.process import PATIENCE, wait_for
+from support.server_process import SHORT_BODIES, ServerProcess, ask, status_of_half_closed
 from support.small_pipelines import CAPTURED
+from support.trainer_server import children_of
 
+from kepler_core.store.local import LocalStore
 from kepler_servers.http.adapter import BODY_TIMEOUT_SECONDS
 
 # --- methods and connections ---
@@ -50,7 +57,7 @@ def test_head(server: ServerProcess) -> None:
         answer = ask(connection, "HEAD", path)
         assert answer.body == b""
         assert answer.status == (404 if path == "/nothing" else 200)
-    # no rest of a body is left in the connection
+    # The answers to HEAD had no body, so the connection can be used for a further request.
     checked_weights(ask(connection, "POST", "/model", json.dumps(CAPTURED).encode()))
     connection.close()
 
@@ -82,7 +89,7 @@ def test_pipelined_requests(server: ServerProcess) -> None:
     assert [part[:3] for part in answers.split(b"HTTP/1.1 ")[1:]] == [b"200", b"200", b"400", b"200"]
 
 
-# --- what no HTTP client sends ---
+# --- requests that are not valid HTTP, or that no HTTP client sends ---
 
 NOT_HTTP = [
     b"\r\n\r\n", b"\0" * 1000, b"GET\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"\x16\x03\x01\x02\x00\x01",
@@ -109,14 +116,14 @@ def test_what_is_not_http(server: ServerProcess, request_: bytes) -> None:
             connection.sendall(request_)
             connection.shutdown(socket.SHUT_WR)
             answer = read_all(connection)
-        except OSError:  # the server has closed the connection, before or after our last byte
+        except OSError:  # the server may close the connection while or after the test sends the request
             answer = b""
     assert not answer.startswith(b"HTTP/1.1 5"), answer[:300]
     checked_weights(server.post(CAPTURED))
 
 
 def test_client_that_expects_100(server: ServerProcess) -> None:
-    """curl waits for 100 Continue before it sends a large body."""
+    """The server sends "100 Continue" if a client such as curl asks for it before sending a large body."""
     body = json.dumps({**CAPTURED, "trainer_name": "", "metrics": [*CAPTURED["metrics"], *["x" * 500] * 20]}).encode()
     with server.raw() as connection:
         connection.sendall(
@@ -129,7 +136,7 @@ def test_client_that_expects_100(server: ServerProcess) -> None:
         assert b"HTTP/1.1 200" in first + read_all(connection)
 
 
-# --- clients that are slow or leave ---
+# --- clients that are slow or close their connection ---
 
 PARTIAL_REQUESTS = [
     b"POST /mod",
@@ -162,6 +169,51 @@ def test_slow_clients_do_not_delay_others(server: ServerProcess) -> None:
     checked_weights(server.post(CAPTURED))
 
 
+@contextlib.contextmanager
+def stopping(process: ServerProcess) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        process.stop()
+
+
+def test_clients_that_never_read(store: LocalStore, tmp_path: Path) -> None:
+    """Clients that never read are dropped, and other clients still get answers.
+
+    There are more such clients than the server may have file descriptors.
+    """
+    request = f"GET /models/made/{LARGE_ZIP.path}.zip HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+    process = ServerProcess(store.root, tmp_path / "server.log")
+    # Granian raises the soft limit to the hard limit, so both are set.
+    resource.prlimit(process.process.pid, resource.RLIMIT_NOFILE, (256, 256))
+    with stopping(process), ExitStack() as stack:
+        process.wait_ready()
+        idle = connections_of(process)
+        for _ in range(260):
+            client = stack.enter_context(socket.socket())
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.settimeout(PATIENCE)
+            client.connect(("127.0.0.1", process.port))
+            client.sendall(request)
+        checked_weights(process.post(CAPTURED))
+        assert process.get("/healthz").status == 200
+        wait_for(lambda: connections_of(process) <= idle + 10, "slow clients are still connected", 2 * PATIENCE)
+        assert process.get("/healthz").status == 200
+    assert "Too many open files" not in process.log
+    process.check_log()
+
+
+def connections_of(process: ServerProcess) -> int:
+    """Return the number of sockets that the worker process has open."""
+    count = 0
+    for worker in children_of(process.process.pid):
+        folder = f"/proc/{worker}/fd"
+        for name in os.listdir(folder):
+            with contextlib.suppress(FileNotFoundError):  # raised if the descriptor was closed meanwhile
+                count += os.readlink(f"{folder}/{name}").startswith("socket:")
+    return count
+
+
 def test_incomplete_bodies_time_out(server: ServerProcess) -> None:
     partial_bodies = [part for part in PARTIAL_REQUESTS if part.startswith(b"POST") and b"\r\n\r\n" in part]
     assert len(partial_bodies) == 3
@@ -169,7 +221,7 @@ def test_incomplete_bodies_time_out(server: ServerProcess) -> None:
         slow = [stack.enter_context(server.raw()) for _ in range(3 * len(partial_bodies))]
         for index, connection in enumerate(slow):
             connection.sendall(partial_bodies[index % len(partial_bodies)])
-        # a client that is slow, but within the limit
+        # The client `late` is slow, but sends its request within the time limit.
         late = stack.enter_context(server.raw())
         request = post_bytes(CAPTURED, close=True)
         late.sendall(request[:-1])
@@ -186,12 +238,19 @@ def test_incomplete_bodies_time_out(server: ServerProcess) -> None:
     assert total(server.metrics(), "kepler_model_server_requests_total", status="408") == len(slow)
 
 
+def test_bodies_shorter_than_their_content_length(server: ServerProcess) -> None:
+    for method, path in (("POST", "/model"), ("GET", "/models"), ("GET", "/healthz"), ("DELETE", "/nothing")):
+        for end in SHORT_BODIES:
+            assert status_of_half_closed(server.port, method, path, end) == 400, (method, path, end)
+    checked_weights(server.post(CAPTURED))
+
+
 def test_clients_that_leave_early(server: ServerProcess) -> None:
     for request in (*PARTIAL_REQUESTS, post_bytes(CAPTURED), post_bytes({**MINIMAL, "metrics": ALL_FEATURES})):
         for _ in range(5):
             connection = server.raw()
             connection.sendall(request)
-            # closing sends a reset
+            # With this socket option, `close` sends a TCP reset.
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
             connection.close()
     checked_weights(server.post(CAPTURED))

@@ -1,4 +1,4 @@
-"""GET /metrics: the counters of the server, and the weights and errors of its models."""
+"""Tests of GET /metrics: the counters of the model server, and the weights and errors of its models."""
 
 from __future__ import annotations
 
@@ -41,7 +41,8 @@ def test_metrics_have_the_weights_that_are_served(server: ServerProcess) -> None
             variable = weights["Numerical_Variables"][labels["feature"]]
             expected = variable["weight" if name.endswith("watts") else "scale"]
         assert value == expected
-    # 2 components of each of 4 linear models, and platform; the curve
+    # There are 9 biases: 4 linear models with 2 components each, and the linear model of the platform. The curve model
+    # has 3 weights.
     assert counts == dict(zip(names, (9, 10, 9, 3), strict=True))
 
 

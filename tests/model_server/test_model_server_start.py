@@ -1,4 +1,4 @@
-"""Start, settings, workers and stop of the model server."""
+"""Tests of the start, the settings, the worker processes and the stop of the model server."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_two_workers_add_up_their_counters(store: LocalStore, tmp_path: Path) ->
         before = total(server.metrics(), "kepler_model_server_requests_total", endpoint="model", status="200")
         for _ in range(40):
             checked_weights(server.post(CAPTURED))
-        # either worker may answer
+        # Each of the two workers may answer a request for metrics, and must report the sum of both workers.
         for _ in range(6):
             samples = server.metrics()
             requests = total(samples, "kepler_model_server_requests_total", endpoint="model", status="200")
@@ -141,16 +141,16 @@ class _SilentHandler(SimpleHTTPRequestHandler):
 
 @contextmanager
 def web_server(folder: Path, port: int) -> Iterator[None]:
-    """Serve the files of a folder."""
+    """Serve the files of a folder over HTTP on the port during the `with` block."""
     with ThreadingHTTPServer(("127.0.0.1", port), partial(_SilentHandler, directory=str(folder))) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         yield
         server.shutdown()
 
 
 @pytest.fixture
 def zips(tmp_path: Path) -> Path:
-    """A folder with the zips of two pipelines, `local` and `remote`."""
+    """A folder with the zip archives of two pipelines, which are named `local` and `remote`."""
     source = LocalStore(tmp_path / "source")
     folder = tmp_path / "zips"
     folder.mkdir()
@@ -161,7 +161,7 @@ def zips(tmp_path: Path) -> Path:
 
 
 def test_initial_pipelines(tmp_path: Path, zips: Path) -> None:
-    """A URL that cannot be reached yet delays nothing else, and is tried again."""
+    """If one of the initial pipelines cannot be downloaded yet, the other is imported, and the download is retried."""
     port = free_port()
     urls = f"file://{zips / 'local.zip'} , http://127.0.0.1:{port}/remote.zip,"
     store = LocalStore(tmp_path / "store")
@@ -186,7 +186,7 @@ def test_initial_pipelines_of_the_store_are_not_published_again(tmp_path: Path, 
 
 
 def test_initial_pipelines_do_not_lock_the_store(tmp_path: Path) -> None:
-    """Processes that are started during an import must not inherit the lock of the store."""
+    """Worker processes that start during an import must not inherit the store's lock, or it would never be released."""
     source = LocalStore(tmp_path / "source")
     names = [f"p{number}" for number in range(60)]
     for name in names:
@@ -205,7 +205,7 @@ def test_initial_pipelines_do_not_lock_the_store(tmp_path: Path) -> None:
 
 @pytest.fixture
 def config(store: LocalStore, tmp_path: Path) -> Path:
-    """A configuration folder: one file per key, and one of lines KEY=VALUE."""
+    """A configuration folder with files for single keys, and with a file that has several lines KEY=VALUE."""
     folder = tmp_path / "kepler.config"
     folder.mkdir()
     lines = [f"MODEL_PATH={store.root}", "MODEL_SERVER_PORT=1", "MODEL_SERVER_MODEL_REQ_PATH=/lines", "ERROR_KEY=mae"]
@@ -234,7 +234,7 @@ def test_options_override_the_environment(store: LocalStore, config: Path, tmp_p
 
 
 def usage_error(*arguments: str | Path, **environ: str) -> str:
-    """Start the server with settings that it rejects; return the message."""
+    """Start the model server with settings that it must reject, and return its error message."""
     clean = {key: value for key, value in os.environ.items() if key != "MODEL_PATH"}
     command = kepler_process("serve", "model-server", "--host", "127.0.0.1", *arguments, environ={**clean, **environ})
     assert command.returncode == 2, command.stderr

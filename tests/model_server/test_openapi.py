@@ -1,4 +1,5 @@
-"""GET /openapi.json describes the running server: schemathesis sends what the document allows, and what it forbids."""
+"""Tests that GET /openapi.json describes the running server. schemathesis sends requests that the document allows or
+forbids, and checks the answers."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ from support.small_pipelines import SmallModel, pipeline
 
 from kepler_core.store.local import LocalStore
 
-# The document does not list the models and sources, so a server may reject what it allows.
+# This check of schemathesis is off: the document cannot list the stored models and energy sources, so the server may
+# reject a request that the document allows.
 EXCLUDED_CHECK = "positive_data_acceptance"
 
 

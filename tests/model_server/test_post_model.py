@@ -1,4 +1,4 @@
-"""POST /model: the model that fits, in the form that the client has asked for, or an error that names the reason."""
+"""Tests of POST /model: it returns the model that fits, as weights or as an archive, or an error with the reason."""
 
 from __future__ import annotations
 
@@ -40,7 +40,11 @@ def test_weights_come_with_the_reasons(server: ServerProcess) -> None:
     selection = checked_weights(server.post(CAPTURED))["selection"]
     assert selection["model"] == BEST.path
     assert selection["node_type"]["match"] == "nearest"
-    # 10 models: a DynPower, an acpi, Basic's and CounterOnly's features; a curve and 2 without weights
+    # Of the 10 models, 7 are dropped:
+    # - "output type": the model for DynPower
+    # - "energy source": the model for acpi
+    # - "features": 2 models of the groups Basic and CounterOnly, whose features are not in the request
+    # - "weights": a curve model, and 2 models without weights
     assert [(drop["by"], drop["count"]) for drop in selection["candidates"]["dropped"]] == [
         ("output type", 1), ("energy source", 1), ("features", 2), ("weights", 3),
     ]  # fmt: skip
@@ -106,7 +110,7 @@ def test_wrong_explain(server: ServerProcess, weight: bool, query: str, key: str
     checked_error(server.post({**CAPTURED, "weight": weight}, f"/model?{query}"), 400, key)
 
 
-# --- no model fits ---
+# --- requests that no model fits ---
 
 NOTHING_FITS: list[tuple[dict[str, Any], str]] = [
     ({"metrics": ["x"]}, "missing: bpf_"),
@@ -117,7 +121,7 @@ NOTHING_FITS: list[tuple[dict[str, Any], str]] = [
     ({"pipeline_name": "maed"}, "did you mean made?"),
     ({"filter": "mae:0.001"}, "the one with the lowest mae is"),
     ({"filter": "features:bpf_cpu_time_ms"}, "none of"),
-    ({"node_type": 9}, "there: 0, 1"),
+    ({"node_type": 9}, "available: 0, 1"),
     ({"machine_spec": CAPTURED["machine_spec"], "loose_node_type": False}, "the nearest is type"),
     ({"source": "hmc"}, "no model of energy source 'hmc'"),
     ({"output_type": "DynPower", "source": "acpi"}, "source"),
@@ -127,7 +131,7 @@ NOTHING_FITS: list[tuple[dict[str, Any], str]] = [
 @pytest.mark.parametrize("weight", [True, False])
 @pytest.mark.parametrize(("change", "reason"), NOTHING_FITS, ids=range(len(NOTHING_FITS)))
 def test_no_model_fits(server: ServerProcess, change: dict[str, Any], reason: str, weight: bool) -> None:
-    """With HTTP 200 and no model, Kepler would estimate 0 W."""
+    """The status must be 404: for an answer with status 200 and no model, Kepler would estimate 0 W."""
     assert reason in checked_error(server.post({**MINIMAL, "weight": weight, **change}), 404)
 
 
@@ -207,7 +211,7 @@ def test_chunked_body(server: ServerProcess) -> None:
 
 
 def test_content_type_is_ignored(server: ServerProcess) -> None:
-    """Kepler sends application/json; `curl -d` sends the content type of a form."""
+    """The server accepts any content type: Kepler sends application/json, but `curl -d` sends that of an HTML form."""
     body = json.dumps(CAPTURED).encode()
     for kind in ("application/json", "application/x-www-form-urlencoded", "multipart/form-data", "text/plain; x"):
         checked_weights(server.ask("POST", "/model", body, {"Content-Type": kind}))

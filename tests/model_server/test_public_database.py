@@ -1,4 +1,4 @@
-"""The model server over the public model database of Kepler."""
+"""Tests of the model server with Kepler's public model database as its store."""
 
 from __future__ import annotations
 

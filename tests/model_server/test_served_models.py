@@ -1,4 +1,4 @@
-"""The server's answers are the models of the store, and `kepler-model select` chooses the same ones."""
+"""Tests that the server returns the models of its store, and that `kepler-model select` chooses the same models."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from kepler_profiler.similarity import SpecTable
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with a pipeline that was trained on a simulated recording."""
+    """Return a model store with a pipeline that was trained on a simulated recording."""
     folder = tmp_path_factory.mktemp("trained")
     write(Simulation(containers=5, timestamps=150), str(folder / "recording.json.gz"))
     (folder / "small.yaml").write_text(
@@ -83,7 +83,7 @@ def test_archive_is_the_model(trained: Path, trained_server: ServerProcess, trai
         np.testing.assert_array_equal(watts, expected[component])
 
 
-# --- kepler-model select ---
+# --- the command `kepler-model select` ---
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A server that all tests share which neither stop nor disturb it."""
+"""Fixtures: a shared offline trainer, and a folder for tests that start a server of their own."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from support.trainer_server import Breakpoints, TrainerFolder, TrainerServer, re
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> TrainerFolder:
-    """The folder of the shared server."""
+    """Folder with the state and the model store of the shared server."""
     return TrainerFolder(tmp_path_factory.mktemp("trainer"))
 
 
 @pytest.fixture(scope="session")
 def server(folder: TrainerFolder) -> Iterator[TrainerServer]:
-    """The shared server."""
+    """Offline trainer that tests share, unless they stop or disturb it."""
     with training(folder.root, "--max-body", "4MiB", "--fits", "1", "--jobs", "2") as running:
         yield running
 
 
 @pytest.fixture(scope="session")
 def trained(server: TrainerServer) -> str:
-    """The URL of a job of the shared server that is done."""
+    """URL of a job that the shared server has trained successfully."""
     url = server.submit(request(name="trained"), Idempotency_Key="trained")
     server.until(url, "done")
     return url
@@ -32,11 +32,11 @@ def trained(server: TrainerServer) -> str:
 
 @pytest.fixture
 def own(tmp_path: Path) -> TrainerFolder:
-    """The folder of a test's own server."""
+    """Folder for the state and the model store of a server that the test itself starts."""
     return TrainerFolder(tmp_path)
 
 
 @pytest.fixture
 def breakpoints(tmp_path: Path) -> Breakpoints:
-    """Breakpoints for a test's own server."""
+    """Breakpoints for the server that the test itself starts: they pause its trainings at chosen hooks."""
     return Breakpoints(tmp_path / "breakpoints")

@@ -1,4 +1,4 @@
-"""Processes that end with everything that they started."""
+"""Tests of `SessionProcess`: when it is killed or ends, all processes that it started end, too."""
 
 from __future__ import annotations
 

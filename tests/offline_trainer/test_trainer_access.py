@@ -1,4 +1,4 @@
-"""Tokens, and settings with which the offline trainer does not start."""
+"""Tests of access tokens, and of wrong settings with which the offline trainer does not start."""
 
 from __future__ import annotations
 
@@ -29,6 +29,38 @@ def test_requests_need_the_token(own: TrainerFolder) -> None:
         assert server.ask("GET", "/jobs", headers=right).json()["total"] == 0
         assert server.ask("POST", "/train", b"{", right).status == 400
         assert server.get("/healthz").status == 200
+
+
+def test_web_pages_of_other_hosts_are_refused(own: TrainerFolder) -> None:
+    """A request is refused if its header Host or Origin names the host of an unknown web page.
+
+    A browser sends the page's host in Host after DNS rebinding, and in Origin with a cross-site request.
+    """
+    with training(own.root, "--allow-host", "Trainer.Example") as server:
+        local = f"127.0.0.1:{server.port}"
+        requests = (("GET", "/jobs"), ("DELETE", "/jobs/x"), ("POST", "/train"), ("POST", "/train?async=1"))
+        for method, path in (*requests, ("GET", "/healthz"), ("GET", "/metrics")):
+            body = b"{" if method == "POST" else None
+            for host, origin in (
+                ("attacker.example", None),
+                ("127.0.0.1.attacker.example", None),
+                (local, "http://attacker.example"),
+                (local, "null"),
+                (local, "http://["),
+            ):
+                headers = {"Host": host} | ({} if origin is None else {"Origin": origin})
+                answer = server.ask(method, path, body, headers)
+                assert answer.status == 403, (method, path, headers, answer.body)
+                assert "--allow-host" in answer.json()["msg"]
+                assert "\n" not in answer.json()["msg"]
+            for host, origin in (
+                (local, None),
+                ("localhost", f"http://{local}"),
+                ("[::1]:80", "http://localhost:1"),
+                ("trainer.example:443", "https://trainer.example"),
+            ):
+                headers = {"Host": host} | ({} if origin is None else {"Origin": origin})
+                assert server.ask(method, path, body, headers).status != 403, (method, path, headers)
 
 
 @pytest.mark.parametrize(

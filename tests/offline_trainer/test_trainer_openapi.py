@@ -1,4 +1,4 @@
-"""The OpenAPI document of the offline trainer, and requests that are generated from it."""
+"""Test the offline trainer's OpenAPI document, and send requests that are generated from the document."""
 
 from __future__ import annotations
 
@@ -43,7 +43,8 @@ def test_schemathesis(server: TrainerServer, tmp_path: Path) -> None:
     schemathesis = Path(sys.executable).with_name("schemathesis")
     if not schemathesis.exists():
         pytest.fail("schemathesis is not installed: pip install schemathesis")
-    # Requests that match the document may be rejected: it does not contain the names of installed plugins.
+    # positive_data_acceptance is excluded because the server may reject requests that match the OpenAPI document:
+    # the document does not list the names of the installed plugins.
     options = [
         "--checks", "all", "--exclude-checks", "positive_data_acceptance", "--max-examples", "15",
         "--generation-deterministic", "--mode", "all", "--no-color",

@@ -1,7 +1,8 @@
-"""Trainings that are killed, cancelled, stopped, too slow or too large: nothing is lost or published twice."""
+"""Trainings that are killed, cancelled, stopped, too slow or too large: no job is lost or published twice."""
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import json
@@ -9,7 +10,10 @@ import logging
 import os
 import signal
 import subprocess
+import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from support.process import PATIENCE, wait_for
@@ -31,7 +35,7 @@ from kepler_servers.offline_trainer.channel import MAX_FIRST_LINES, MAX_LAST_LIN
 
 MIB = 2**20
 
-# --- kill -9 ---
+# --- processes that are killed with SIGKILL ---
 
 
 def test_kill_9_of_the_server_while_it_fits(own: TrainerFolder, breakpoints: Breakpoints) -> None:
@@ -48,7 +52,7 @@ def test_kill_9_of_the_server_while_it_fits(own: TrainerFolder, breakpoints: Bre
 
     breakpoints.clear(MODEL_TRAINED)
     with training(own.root, "--fits", "2", environ=breakpoints.environ) as server:
-        assert server.until(url, "done")["attempts"] == 2
+        assert server.until(url, "done")["attempts"] == 1
         assert server.until(queued, "done")["attempts"] == 1
     assert own.versions("small") == [1]
     assert own.versions("queued") == [1]
@@ -57,7 +61,7 @@ def test_kill_9_of_the_server_while_it_fits(own: TrainerFolder, breakpoints: Bre
 
 
 def test_kill_9_of_the_server_after_it_published(own: TrainerFolder, breakpoints: Breakpoints) -> None:
-    """The server is killed twice: while it fits, and after the publishing but before it has recorded that."""
+    """The server is killed twice: while it fits, and after publishing but before the job is recorded as done."""
     breakpoints.set(MODEL_TRAINED)
     server = start(own.root, "--fits", "2", environ=breakpoints.environ)
     server.wait_ready()
@@ -77,13 +81,57 @@ def test_kill_9_of_the_server_after_it_published(own: TrainerFolder, breakpoints
     breakpoints.clear(MODEL_PUBLISHED)
     with training(own.root, "--fits", "2", environ=breakpoints.environ) as server:
         job = server.until(url, "done")
-        assert job["attempts"] == 3
+        assert job["attempts"] == 1
         assert job["version"] == 1
         assert len(job["models"]) == job["progress"]["models"] > 1
-        assert [line["text"].partition(":")[0] for line in job["log"]] == ["attempt 1", "attempt 2"]
+        assert [line["text"].partition(":")[0] for line in job["log"]] == ["attempt 1", "attempt 1"]
         read_archive(server.get(job["result"]).body, "the result")
     assert own.versions("small") == [1]
     assert not own.processes()
+
+
+def test_kills_of_the_server_do_not_count_as_attempts(own: TrainerFolder, breakpoints: Breakpoints) -> None:
+    """Five kills interrupt one job. Two of the kills reach the training process before they reach the server."""
+    url = None
+    for kill in range(5):
+        breakpoints.set(MODEL_TRAINED)
+        server = start(own.root, environ=breakpoints.environ)
+        server.wait_ready()
+        url = url or server.submit(request())
+        breakpoints.wait(MODEL_TRAINED)
+        if kill % 2:
+            for pid in own.training_processes():
+                os.kill(pid, signal.SIGKILL)
+            time.sleep(0.2)  # the server notices that its training process has ended
+        server.kill()
+    assert url is not None
+
+    breakpoints.clear(MODEL_TRAINED)
+    with training(own.root, environ=breakpoints.environ) as server:
+        job = server.until(url, "done")
+        assert job["attempts"] == 1
+        lines = [line["text"] for line in job["log"]]
+        assert len(lines) == 5
+        assert all("the server was killed" in line and "does not count" in line for line in lines), lines
+    assert own.versions("small") == [1]
+
+
+def test_a_stop_signal_to_all_processes_does_not_fail_the_job(own: TrainerFolder, breakpoints: Breakpoints) -> None:
+    """systemd sends SIGTERM to all processes of a service. Here the training process gets the signal first."""
+    breakpoints.set(MODEL_TRAINED)
+    server = start(own.root, environ=breakpoints.environ)
+    server.wait_ready()
+    url = server.submit(request())
+    breakpoints.wait(MODEL_TRAINED)
+    for pid in own.training_processes():
+        os.kill(pid, signal.SIGTERM)
+    time.sleep(0.2)  # the server notices that its training process has ended
+    assert server.stop() == 0, server.log
+    server.check_log()
+
+    breakpoints.clear(MODEL_TRAINED)
+    with training(own.root, environ=breakpoints.environ) as server:
+        assert server.until(url, "done")["attempts"] == 1
 
 
 def test_kill_9_of_a_training_process(own: TrainerFolder, breakpoints: Breakpoints) -> None:
@@ -110,7 +158,7 @@ def test_kill_9_of_a_training_process(own: TrainerFolder, breakpoints: Breakpoin
     assert not own.processes()
 
 
-# --- failures after the publishing ---
+# --- failures after the pipeline was published ---
 
 
 def test_a_crash_or_a_timeout_after_the_publishing_does_not_fail_the_job(
@@ -140,7 +188,7 @@ def test_a_failing_listener_and_a_missing_zip_do_not_fail_the_job(own: TrainerFo
         own.results.rename(own.root / "away")
         breakpoints.clear(MODEL_PUBLISHED)
         job = server.until(url, "done")
-        assert "it is published, but: " in job["report"]["notes"][-1]
+        assert "the pipeline is published, but: " in job["report"]["notes"][-1]
         assert "I do not like it" in job["report"]["notes"][-1]
         assert any(line["text"].startswith("root: no zip can be written") for line in job["log"])
         assert server.get(f"{url}/result").status == 410
@@ -149,7 +197,7 @@ def test_a_failing_listener_and_a_missing_zip_do_not_fail_the_job(own: TrainerFo
     assert not own.processes()
 
 
-# --- cancelling and stopping ---
+# --- cancelling jobs and stopping the server ---
 
 
 def test_queued_and_running_jobs_can_be_cancelled(own: TrainerFolder, breakpoints: Breakpoints) -> None:
@@ -217,7 +265,7 @@ def test_limits_of_time_and_memory(own: TrainerFolder, breakpoints: Breakpoints)
         wait_for(lambda: not own.fit_processes(), "the fits go on after the time limit")
         large = recording(Simulation(containers=1, timestamps=2, accelerator=False))
         series = next(series for name, series in large.items() if "bpf_cpu_time" in name)[0]
-        # small as gzipped JSON, large in memory
+        # this recording is small as gzipped JSON, but needs much memory when it is read
         series["values"] = [[1700000000 + at, "1"] for at in range(4_000_000)]
         answer = server.train(gzip.compress(json.dumps(request(name="large", prome_response=large)).encode(), 1))
         assert answer.status == 422, answer.body
@@ -226,20 +274,45 @@ def test_limits_of_time_and_memory(own: TrainerFolder, breakpoints: Breakpoints)
     assert not own.pipelines()
 
 
-def test_a_full_disk(own: TrainerFolder) -> None:
-    disk = TrainerFolder(own.root / "disk")
-    disk.root.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(disk.root)]
+@contextlib.contextmanager
+def small_disk(folder: Path) -> Iterator[None]:
+    """Context manager that mounts a file system of 3 MiB at a new folder. Without root rights, skip the test."""
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(folder)]
     if os.geteuid() != 0 or subprocess.run(mount, check=False, capture_output=True).returncode:
         pytest.skip("a small file system can only be mounted by root")
     try:
-        with training(own.root, "--state", str(disk.state), "--fits", "1") as server:
-            url = server.submit(request(name="before"))
-            server.until(url, "done")
-            large = json.dumps(request(description=" " * (6 * MIB))).encode()
-            assert "disk is full" in server.rejected(large, 507)
-            assert not list((disk.state / "incoming").iterdir())
-            assert server.job(url)["state"] == "done"
-            server.until(server.submit(request(name="after")), "done")
+        yield
     finally:
-        subprocess.run(["umount", "-l", str(disk.root)], check=False)
+        subprocess.run(["umount", "-l", str(folder)], check=False)
+
+
+def fill_disk(file: Path) -> None:
+    """Write a file that takes all space of its disk."""
+    with contextlib.suppress(OSError), file.open("wb", buffering=0) as opened:
+        while opened.write(b"x" * 4096):
+            pass
+
+
+def test_a_full_disk(own: TrainerFolder) -> None:
+    disk = TrainerFolder(own.root / "disk")
+    with small_disk(disk.root), training(own.root, "--state", str(disk.state), "--fits", "1") as server:
+        url = server.submit(request(name="before"))
+        server.until(url, "done")
+        large = json.dumps(request(description=" " * (6 * MIB))).encode()
+        assert "disk is full" in server.rejected(large, 507)
+        assert not list((disk.state / "incoming").iterdir())
+        assert server.job(url)["state"] == "done"
+        server.until(server.submit(request(name="after")), "done")
+
+
+def test_a_job_is_queued_again_if_its_pipeline_does_not_fit_on_the_disk(own: TrainerFolder) -> None:
+    with small_disk(own.root / "store"), training(own.root, "--fits", "1") as server:
+        filler = own.root / "store" / "filler"
+        fill_disk(filler)
+        url = server.submit(request(name="small"))
+        wait_for(lambda: server.job(url)["attempts"] == 2, "the job is not tried again", TRAINING_TIMEOUT_SECONDS)
+        filler.unlink()
+        job = server.until(url, "done")
+        assert any("the disk was full; it is queued again" in line["text"] for line in job["log"])
+        assert own.versions("small") == [1]

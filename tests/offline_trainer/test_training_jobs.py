@@ -1,4 +1,4 @@
-"""Trainings of valid requests: answers, jobs, idempotency keys, the command `submit`."""
+"""Trainings of valid requests: HTTP answers, jobs, idempotency keys and the command `kepler-model submit`."""
 
 from __future__ import annotations
 
@@ -62,7 +62,10 @@ NODE_WATTS, VM_IDLE_WATTS = 100.0, 7.0
 
 
 def vm_recording(cpu_times: list[float]) -> dict[str, Any]:
-    """Return a recording of a node of 100 W with a virtual machine that draws 7 W and 1 W more per ms/s of CPU time."""
+    """Return a recording of a virtual machine on a node of 100 W.
+
+    The virtual machine draws 7 W, plus 1 W per ms of CPU time per second (`cpu_times`).
+    """
 
     def counter(rates: list[float], **labels: str) -> dict[str, Any]:
         values, total = [], 1000.0
@@ -130,7 +133,7 @@ def test_a_job_that_is_done_has_a_zip_and_is_listed(server: TrainerServer, train
 def test_a_client_that_disconnects_does_not_end_the_job(server: TrainerServer) -> None:
     body = json.dumps(request(name="left")).encode()
     with server.raw() as connection:
-        head = f"POST /train HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+        head = f"POST /train HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n".encode()
         connection.sendall(head + body)
         wait_for(lambda: any(j["pipeline"] == "left" for j in server.get("/jobs").json()["jobs"]), "no job")
     (job,) = [listed for listed in server.get("/jobs").json()["jobs"] if listed["pipeline"] == "left"]
@@ -191,7 +194,7 @@ def test_a_key_with_a_space_is_rejected(server: TrainerServer) -> None:
 
 @pytest.fixture
 def submit(server: TrainerServer, tmp_path: Path) -> list[str]:
-    """The command that submits a small recording to the shared server."""
+    """Command line that submits a small recording to the shared server."""
     write(Simulation(containers=3, timestamps=60, accelerator=False), str(tmp_path / "r.json.gz"))
     return [
         sys.executable, "-m", "kepler_core", "submit", "quickstart", "--input", str(tmp_path / "r.json.gz"),
@@ -222,7 +225,7 @@ def test_submit_reports_rejected_requests_and_unreachable_servers(submit: list[s
     assert "Connection refused" in unreachable.stderr
 
 
-# --- the HTTP process ---
+# --- modules that the HTTP process imports ---
 
 
 def test_the_http_process_imports_no_training_libraries(server: TrainerServer, trained: str) -> None:

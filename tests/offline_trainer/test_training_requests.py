@@ -1,7 +1,8 @@
-"""Requests that the offline trainer rejects, and recordings that nothing can be trained from."""
+"""Requests that the offline trainer rejects, and recordings that do not suffice to train a model."""
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import socket
@@ -9,6 +10,7 @@ import time
 from typing import Any
 
 import pytest
+from support.server_process import SHORT_BODIES, status_of_half_closed
 from support.trainer_server import TrainerFolder, TrainerServer, request
 
 from kepler_core.simulate import Simulation, recording
@@ -52,7 +54,7 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"trainer": {**TRAINER, "isolator": "kepler_plugins.isolators.min_idle:MinIdleIsolator"}}, "trainer.isolator", ""),
     ({"trainer": {**TRAINER, "isolator": 5}}, "trainer.isolator", "neither"),
     ({"trainer": {**TRAINER, "isolator_args": []}}, "trainer.isolator_args", "expected a mapping"),
-    ({"trainer": {**TRAINER, "isolator_args": {"a": 1}}}, "trainer.isolator", "'a'"),
+    ({"trainer": {**TRAINER, "isolator_args": {"a": 1}}}, "trainer.isolator_args.a", "takes none"),
     ({"trainer": {**TRAINER, "idle_prom_response": []}}, "idle_prom_response", "not a recording"),
     ({"trainer": {**TRAINER, "idle_prom_response": {}}, "idle_prom_response": {}}, "trainer.idle_prom_response", ""),
     ({"prome_response": None}, "prom_response", "missing"),
@@ -75,6 +77,71 @@ def test_missing_wrong_and_unknown_keys_are_named(
     inputs = folder.inputs()
     assert message in server.rejected(request(**changes), 400, key)
     folder.check_nothing_stored(inputs)
+
+
+def nested(levels: int) -> bytes:
+    return b"[" * levels + b"]" * levels
+
+
+def with_json(value: bytes, **changes: Any) -> bytes:
+    """Return the JSON of a training request in which the string "@" is replaced by the JSON text `value`."""
+    return json.dumps(request(**changes)).encode().replace(b'"@"', value)
+
+
+PIPELINE = {"name": None, "energy_source": None, "trainer": None}
+"""Keys that a request must not have beside the key `pipeline`; None removes them from the request."""
+ARGUMENT = {**TRAINER, "abs_trainers": [{"name": "LinearRegressionTrainer", "args": {"x": "@"}}]}
+
+
+@pytest.mark.parametrize("levels", [20, 64, 100, 300, 800, 5000])
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"trainer": ARGUMENT}, "trainer.abs_trainers"),
+        ({"trainer": {**TRAINER, "isolator_args": {"x": "@"}}}, "trainer.isolator"),
+        ({"trainer": {**TRAINER, "isolator": "@"}}, "trainer.isolator"),
+        ({"name": "@"}, "name"),
+        ({"machine_spec": {"processor": "@"}}, "machine_spec"),
+        ({"use_vm_metrics": "@"}, "use_vm_metrics"),
+        ({"unknown": "@"}, "unknown"),
+        ({"prome_response": {"m": "@"}}, "prome_response"),
+        ({"prome_response": {"m": [{"metric": {"a": "@"}, "values": []}]}}, "prome_response"),
+        ({**PIPELINE, "pipeline": {"name": "x", "third_party": "@"}}, "pipeline"),
+        ({**PIPELINE, "pipeline": {"name": "x", "extractor": ARGUMENT["abs_trainers"][0]}}, "pipeline"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)  # fmt: skip
+def test_nested_values_are_rejected_and_the_process_goes_on(
+    server: TrainerServer, folder: TrainerFolder, trained: str, changes: dict[str, Any], key: str, levels: int
+) -> None:
+    inputs = folder.inputs()
+    answer = server.train(with_json(nested(levels), **changes), Prefer="respond-async")
+    assert answer.status == 400, answer.body
+    assert answer.json()["key"].startswith((key, "body"))
+    assert len(answer.body) < 500
+    folder.check_nothing_stored(inputs)
+
+
+@pytest.mark.parametrize("value", [b"9" * 400, b"9" * 5000, b"1e400", b"1e300", b"-9007199254740993", b'"\xff"'])
+def test_values_that_are_out_of_bounds_are_rejected(server: TrainerServer, trained: str, value: bytes) -> None:
+    server.rejected(with_json(value, trainer=ARGUMENT), 400)
+    server.rejected(with_json(value, machine_spec={"cores": "@"}), 400)
+    server.rejected(with_json(value, use_vm_metrics="@"), 400)
+
+
+def test_long_lists_are_rejected_at_once(server: TrainerServer, trained: str) -> None:
+    started = time.monotonic()
+    pipeline: dict[str, Any] = {"name": "x", "abs_trainers": ["LinearRegressionTrainer"]}
+    for changes, key in (
+        ({"third_party": [f"m{number}" for number in range(60_000)]}, "pipeline.third_party"),
+        ({"abs_trainers": [5] * 200_000}, "pipeline.abs_trainers[0]"),
+        ({"feature_groups": ["x" * 500_000]}, "pipeline.feature_groups[0]"),
+        ({"x" * 500_000: 1}, None),
+    ):
+        body = {"pipeline": {**pipeline, **changes}, "prom_response": request()["prome_response"]}
+        assert len(server.rejected(body, 400, key)) < 1000
+    assert "besides the recordings" in server.rejected(request(**{"x" * 2**20: 1}), 400, "body")
+    assert time.monotonic() - started < 20.0
 
 
 @pytest.mark.parametrize(
@@ -121,6 +188,38 @@ def test_too_large_bodies_and_bombs_are_rejected(server: TrainerServer, folder: 
     folder.check_nothing_stored(inputs)
 
 
+def test_gzip_that_holds_nothing_is_rejected_while_it_arrives(
+    server: TrainerServer, folder: TrainerFolder, trained: str
+) -> None:
+    inputs = folder.inputs()
+    empty = gzip.compress(b"")
+    body = gzip.compress(json.dumps(request()).encode())
+    started = time.monotonic()
+    for packed in (
+        empty * (32 * MIB // len(empty)),
+        body + empty * (32 * MIB // len(empty)),
+        gzip.compress(b" " * 40) * (32 * MIB // 23),
+        body + bytes(32 * MIB),
+        empty[:10] + b"\0\0\0\xff\xff" * (32 * MIB // 5) + empty[10:],
+    ):
+        blocks = [packed[start : start + MIB] for start in range(0, len(packed), MIB)]
+        connection = server.connect()
+        with contextlib.suppress(BrokenPipeError):  # the server rejects the body before it is complete
+            connection.request("POST", "/train", blocks, {"Transfer-Encoding": "chunked"}, encode_chunked=True)
+        response = connection.getresponse()
+        assert response.status == 400
+        assert "hold only" in json.loads(response.read())["msg"]
+        connection.close()
+    assert time.monotonic() - started < 60.0
+    folder.check_nothing_stored(inputs)
+
+
+def test_bodies_shorter_than_their_content_length(server: TrainerServer) -> None:
+    for method, path in (("GET", "/jobs"), ("POST", "/jobs"), ("DELETE", "/jobs/x"), ("POST", "/train")):
+        for end in SHORT_BODIES:
+            assert status_of_half_closed(server.port, method, path, end) == 400, (method, path, end)
+
+
 def test_a_body_that_stops_halfway_leaves_nothing_behind(
     server: TrainerServer, folder: TrainerFolder, trained: str
 ) -> None:
@@ -129,7 +228,7 @@ def test_a_body_that_stops_halfway_leaves_nothing_behind(
     for head in (f"Content-Length: {len(body)}", "Transfer-Encoding: chunked"):
         for wait in (False, True):
             with server.raw() as connection:
-                connection.sendall(f"POST /train HTTP/1.1\r\nHost: x\r\n{head}\r\n\r\n".encode())
+                connection.sendall(f"POST /train HTTP/1.1\r\nHost: localhost\r\n{head}\r\n\r\n".encode())
                 connection.sendall(body[:3000] if "Length" in head else b"800\r\n" + body[:2048] + b"\r\n")
                 if wait:
                     time.sleep(0.3)
@@ -164,9 +263,11 @@ def test_an_untrainable_job_fails_with_the_same_answer(server: TrainerServer) ->
     assert server.get(f"{url}/result").status == 422
 
 
-def test_a_wrong_sample_is_named(server: TrainerServer) -> None:
+def test_malformed_samples_are_named(server: TrainerServer) -> None:
     data = request()["prome_response"]
-    next(iter(data.values()))[0]["values"][0] = [1700000000, "x"]
+    for all_series in data.values():
+        for series in all_series:
+            series["values"][5] = [1700000000, [1]]
     answer = server.train(request(name="wrong", prome_response=data))
     assert answer.status == 400
-    assert "'x' is not a number" in answer.json()["msg"]
+    assert f"{next(iter(data))}[0].values" in answer.json()["msg"]

@@ -1,4 +1,4 @@
-"""A Prometheus server with a simulated recording."""
+"""Fixtures: a simulated recording, and a Prometheus server that contains it."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ Content = Mapping[str, Sequence[Mapping[str, Any]]]
 
 @pytest.fixture(scope="session")
 def content() -> Content:
-    """35 minutes of one machine, whose power shifts by 15 % after 15 minutes."""
-    # imported here: without the extra [online], the test modules are skipped, but this file is still read
+    """A simulated recording of one machine over 35 minutes; its power shifts by 15 % after 15 minutes."""
+    # Imported here, because pytest imports this file even if the test modules are skipped without the extra [online].
     from support.online_trainer import shifting_recording
 
     return shifting_recording()
@@ -22,6 +22,6 @@ def content() -> Content:
 
 @pytest.fixture(scope="session")
 def server(content: Content, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrometheusProcess]:
-    """A real Prometheus server that holds the recording."""
+    """A real Prometheus server that contains the samples of the recording `content`."""
     with prometheus(tmp_path_factory.mktemp("prometheus"), content) as process:
         yield process

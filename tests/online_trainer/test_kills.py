@@ -1,4 +1,7 @@
-"""The online trainer as a process, beside a Prometheus server that scrapes, killed at random moments."""
+"""Test that the online trainer loses nothing when its process is killed at random moments.
+
+Meanwhile a Prometheus server keeps scraping.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,7 @@ SPEED = 15
 
 
 class OnlineTrainerProcess(ServerProcess):
-    """`kepler-model serve online-trainer` with short intervals."""
+    """A process of `kepler-model serve online-trainer` with short intervals between its rounds."""
 
     SERVER = "online-trainer"
 
@@ -56,7 +59,7 @@ class OnlineTrainerProcess(ServerProcess):
         self.process.wait(PATIENCE)
 
     def has_succeeded(self) -> bool:
-        """Return whether a round has succeeded."""
+        """Return whether any round of this process has succeeded."""
         try:
             return self.get("/healthz").json()["last_success"] is not None
         except OSError:
@@ -66,7 +69,7 @@ class OnlineTrainerProcess(ServerProcess):
 
 @contextlib.contextmanager
 def replayed(folder: Path) -> Iterator[PrometheusProcess]:
-    """Run a Prometheus server that scrapes a replay of 40 simulated minutes at a higher speed."""
+    """Run a Prometheus server that scrapes 40 simulated minutes, replayed at `SPEED` times their speed."""
     simulation = Simulation(containers=3, timestamps=800, sockets=1, resets=1, accelerator=False, seed=4)
     write(simulation, str(folder / "recording.json"))
     port = free_port()
@@ -84,12 +87,12 @@ def replayed(folder: Path) -> Iterator[PrometheusProcess]:
 
 @attrs.frozen
 class Survivor:
-    """The state that a trainer left after its kills, beside a server that still scrapes."""
+    """The files that killed online trainers left, and a Prometheus server that still scrapes."""
 
     folder: Path
     url: str
     started: float
-    """Unix seconds, before the first trainer was started."""
+    """Time just before the first online trainer was started, Unix seconds."""
 
     @property
     def store(self) -> Store:
@@ -102,9 +105,9 @@ class Survivor:
 
 @pytest.fixture(scope="module")
 def survivor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Survivor]:
-    """Start a trainer again and again, and kill it at random moments.
+    """Start an online trainer again and again, and kill it at random moments.
 
-    After each kill, no sample is stored twice, none is lost, and no file is damaged.
+    Checks after each kill that no sample is stored twice, no sample is lost and no file is damaged.
     """
     moments = random.Random(7)
     folder = tmp_path_factory.mktemp("kills")
@@ -114,7 +117,7 @@ def survivor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Survivor]:
         before: set[tuple[str, float]] = set()
         for kill in range(KILLS):
             trainer = OnlineTrainerProcess(folder, server.url, kill)
-            if kill in (0, KILLS // 2):  # these two publish before they are killed
+            if kill in (0, KILLS // 2):  # these two trainers publish models before they are killed
                 wait_for(lambda: "live" in survivor.store.pipelines(), "nothing is published", 3 * PATIENCE)
             time.sleep(moments.uniform(0.5, 4.0))
             trainer.kill()
@@ -130,7 +133,7 @@ def survivor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Survivor]:
 
 
 def served_version(models: ServerProcess) -> int:
-    """Return the version of the newest model that a model server serves."""
+    """Return the pipeline version of the first model that a model server lists."""
     return int(models.get("/models?limit=1").json()["models"][0]["version"])
 
 
@@ -140,7 +143,7 @@ def test_a_model_server_serves_what_a_restarted_trainer_publishes(survivor: Surv
         trainer = OnlineTrainerProcess(survivor.folder, survivor.url, KILLS)
         try:
             wait_for(trainer.has_succeeded, "no round succeeds")
-            # the trainer, or a retraining that outlived its trainer, may publish at any moment
+            # wait: the trainer, or a retraining process that outlived a killed trainer, can publish at any moment
             wait_for(lambda: served_version(models) == store.current_version("live"), "another version is served")
             (tmp_path / "store").mkdir()
             second = kepler(
@@ -166,7 +169,7 @@ def test_the_logs_report_no_defect(survivor: Survivor) -> None:
 
 
 def test_the_stored_samples_are_those_of_the_server(survivor: Survivor) -> None:
-    """Fetched in one piece, the server has the same samples between the first and the last stored one."""
+    """The stored samples are those that one fetch finds between the first and the last stored sample."""
     stored = sorted(time for _, time in survivor.samples)
     spec = load_pipeline(survivor.folder / "live.yaml")
     fetcher = Fetcher(PrometheusClient(Server(survivor.url)), spec, None, None, ())

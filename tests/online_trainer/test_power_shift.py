@@ -1,4 +1,4 @@
-"""Power shifts: which are found, and how they are applied."""
+"""Test which power shifts are found, and how they are applied to samples."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Retraining: which models the online trainer publishes, and what it records about them."""
+"""Test which models a retraining publishes, and what the online trainer records in its decisions."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ GRADIENT_BOOSTING = PIPELINE.replace("PolynomialRegressionTrainer", "GradientBoo
 CONSTANT = GRADIENT_BOOSTING.replace(
     "{name: GradientBoostingRegressorTrainer}", "{name: GradientBoostingRegressorTrainer, args: {n_estimators: 1}}"
 )
-"""The same trainer, with settings under which it predicts nearly the same for all samples."""
+"""The pipeline `GRADIENT_BOOSTING` with so few trees that its models predict nearly the same watts for all samples."""
 
 
 @attrs.frozen
 class Story:
-    """A trainer that has followed a machine through a power shift."""
+    """An online trainer that has run rounds before and after a power shift of its machine."""
 
     trainer: TrainerUnderTest
     version_before_shift: int | None
     decisions_before_shift: list[dict[str, Any]]
     alarm_before_shift: bool
     last_round: float
-    """Seconds from the start of the recording."""
+    """Time of the latest round, in seconds from the start of the recording."""
 
     @property
     def folder(self) -> Path:
@@ -58,13 +58,13 @@ class Story:
         return self.trainer.store.decisions("test")
 
     def kept_aside(self) -> dict[str, Any]:
-        """The first decision before the shift that published nothing."""
+        """Return the first decision that published no model, of the decisions before the power shift."""
         return next(decision for decision in self.decisions_before_shift if decision["decision"] == "kept aside")
 
 
 @pytest.fixture(scope="module")
 def story(server: PrometheusProcess, content: Content, tmp_path_factory: pytest.TempPathFactory) -> Story:
-    """Rounds until the shift, and then until the served model's error is back near its old level."""
+    """Run rounds until the served model's error after the power shift is at most 3 times the error before it."""
     trainer = TrainerUnderTest(tmp_path_factory.mktemp("story"), server.url)
     trainer.run_rounds(range(120, SHIFT_SECONDS - 59, 60))
     version, alarm = trainer.rounds.drift.version, trainer.rounds.drift.alarm
@@ -121,7 +121,7 @@ def test_health_and_metrics_of_the_trainer(story: Story) -> None:
 
 
 def get(trainer: TrainerUnderTest, path: str, expected: str = "200 OK") -> str:
-    """Return the body of an endpoint's answer, after comparing its status."""
+    """Request a path of the online trainer, check that the answer has the expected status, and return its body."""
     statuses: list[str] = []
     body = make_app(trainer.rounds).wsgi(
         {"REQUEST_METHOD": "GET", "PATH_INFO": path, "wsgi.input": None},
@@ -174,7 +174,7 @@ def test_samples_export_refuses_what_it_cannot_write(story: Story, tmp_path: Pat
 
 @attrs.frozen
 class WorseStory:
-    """A trainer with a bad pipeline, then a good one, then the bad one again."""
+    """The decisions of an online trainer with a bad pipeline, then with a good one, then with the bad one again."""
 
     trainer: TrainerUnderTest
     first: dict[str, Any]
@@ -187,12 +187,13 @@ class WorseStory:
 
 @pytest.fixture(scope="module")
 def worse_story(server: PrometheusProcess, tmp_path_factory: pytest.TempPathFactory) -> WorseStory:
-    """Each decision is that of the last round with its pipeline."""
+    """Run rounds with each of the three pipelines, and keep the decision of the last round with each pipeline."""
     assert CONSTANT != GRADIENT_BOOSTING
     trainer = TrainerUnderTest(tmp_path_factory.mktemp("worse"), server.url, CONSTANT)
     trainer.run_rounds((120, 240, 360, 420))
     first = trainer.decision
     trainer.start(GRADIENT_BOOSTING, retrain_after=60)
+    trainer.rounds.keep_versions = 1
     trainer.run_rounds([540])
     better = trainer.decision
     snapshot, version = trainer.store.snapshot("test"), trainer.store.current_version("test")
@@ -203,9 +204,11 @@ def worse_story(server: PrometheusProcess, tmp_path_factory: pytest.TempPathFact
 
 
 def test_a_better_challenger_is_published_after_training_on_all_samples(worse_story: WorseStory) -> None:
-    assert worse_story.first["trained_on_all"] == []  # nothing was held out
+    # No samples were held out from the first training, so no model was trained again with held-out samples.
+    assert worse_story.first["trained_on_all"] == []
     assert worse_story.better["decision"] == "published"
     assert "better" in worse_story.better["reason"]
+    assert worse_story.trainer.store.versions("test") == [worse_story.better["version"]]  # the first one was pruned
     (path,) = worse_story.better["trained_on_all"]
     assert worse_story.trained_until_after_better[path] == worse_story.better["data_until"]
     assert worse_story.better["held_out"] >= 30
@@ -229,7 +232,10 @@ def test_a_challenger_that_is_kept_aside_can_be_inspected(worse_story: WorseStor
 
 
 def test_an_incomplete_task_is_reported_in_one_line() -> None:
-    """The process that writes the task may be killed while it writes."""
+    """A retraining process reads its task from standard input.
+
+    The task is incomplete if the online trainer is killed while it writes the task.
+    """
     command = [sys.executable, "-m", MODULE]
     done = subprocess.run(command, input='{"state": "s', check=False, capture_output=True, text=True)
     assert done.returncode == 1

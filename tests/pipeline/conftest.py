@@ -1,4 +1,4 @@
-"""Fixtures of trainings."""
+"""Fixtures for tests of trainings."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kepler_core.simulate import Simulation, write
 
 @pytest.fixture(scope="session")
 def simulated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A recording of two simulated nodes."""
+    """File with a recording of two simulated nodes."""
     path = tmp_path_factory.mktemp("data") / "simulated.json.gz"
     write(Simulation(containers=5, timestamps=150, nodes=2), str(path))
     return path
@@ -20,7 +20,7 @@ def simulated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def quick(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A pipeline with linear trainers, which fit in milliseconds."""
+    """Pipeline file with linear trainers, whose models are fitted in milliseconds."""
     path = tmp_path_factory.mktemp("pipeline") / "quick.yaml"
     path.write_text(QUICK_PIPELINE)
     return path

@@ -1,4 +1,4 @@
-"""What a pipeline observes in recordings, idle ones included."""
+"""Observations that a pipeline gets from recordings, including recordings of an idle machine."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 from kepler_core.errors import RecordingError
 from kepler_core.pipeline.observing import observe_for, read_for
 from kepler_core.pipeline.spec import PipelineSpec
+from kepler_core.strict import WrongFieldError
 from kepler_profiler.profile.build import build_profile
 
 START = 1_700_000_000.0
@@ -19,14 +20,14 @@ VM_WATTS = 7.0
 
 
 def counter(rate: float, **labels: str) -> dict[str, Any]:
-    """Return a series that grows by `rate` a second."""
+    """Return a Prometheus series of a counter that grows by `rate` per second."""
     values = [[START + STEP * k, repr(1000.0 + rate * STEP * k)] for k in range(60)]
     return {"metric": {"instance": "node-a", "job": "kepler", **labels}, "values": values}
 
 
 @pytest.fixture
 def idle_vm() -> dict[str, Any]:
-    """A recording of a node of 100 W with an idle virtual machine that draws 7 W."""
+    """Recording of a node that draws 100 W. An idle virtual machine on the node draws 7 W of these 100 W."""
     process = {"job": "vm", "pid": "1", "vm_id": "vm-1"}
     return {
         "kepler_node_package_joules_total": [counter(NODE_WATTS, source="rapl-sysfs", package="0", mode="dynamic")],
@@ -64,3 +65,28 @@ def test_third_party_metrics_are_read_and_observed(idle_vm: dict[str, Any]) -> N
 def test_the_name_of_a_recording_is_in_its_errors() -> None:
     with pytest.raises(RecordingError, match=r"^Monday: "):
         read_for(spec(), b"[]", name="Monday")
+
+
+def test_a_pipeline_joins_the_guests_that_it_names(idle_vm: dict[str, Any]) -> None:
+    for name, all_series in idle_vm.items():
+        for series in all_series:
+            if "process" in name:
+                series["metric"].update(instance="guest:9100", job="guests")
+    joined = spec(use_vm_metrics=True, vm_guests={"guest:9100": "vm-1"})
+    observations = observe_for(joined, [read_for(joined, idle_vm)])
+    assert [stream.node for stream in observations.streams] == ["guest:9100"]
+    np.testing.assert_allclose(observations.power["rapl-sysfs", "package"][1:], VM_WATTS)
+    np.testing.assert_allclose(observations.node_features["bpf_cpu_time_ms"][1:], 1.0)
+
+
+@pytest.mark.parametrize(
+    ("keys", "problem"),
+    [
+        ({"vm_guests": {"guest": "vm-1"}}, "needs use_vm_metrics"),
+        ({"use_vm_metrics": True, "vm_guests": {"a": "vm-1", "b": "vm-1"}}, "belongs to two guests"),
+        ({"use_vm_metrics": True, "vm_guests": {"a": ""}}, "is empty"),
+    ],
+)
+def test_wrong_guests_are_rejected(keys: dict[str, Any], problem: str) -> None:
+    with pytest.raises(WrongFieldError, match=problem):
+        spec(**keys)

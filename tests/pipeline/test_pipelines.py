@@ -1,4 +1,4 @@
-"""Pipeline files: accepted ones, and the errors about others."""
+"""Pipeline files that are accepted, and the errors for pipeline files that are not."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_shipped_pipelines_are_good(name: str) -> None:
 
 
 def test_the_schema_of_stored_samples_may_be_uninstalled(small: dict[str, list[dict[str, Any]]]) -> None:
-    """The online trainer's samples name the schema that they were read with, installed or not."""
+    """Samples that the online trainer stored name a metric schema that may have been uninstalled since then."""
     observations = observe([read_recording(small, name="x")])
     spec = pipeline_from({"name": "mine", **yaml.safe_load(GOOD)}, "mine")
     plugins = used_plugins(spec, observations, ())
@@ -91,7 +91,8 @@ def test_aliases_become_names(tmp_path: Path) -> None:
         (GOOD + "name: ../../x", ["name", "'../../x'", "letters, digits"]),
         (GOOD + "extractor: {name: smooth, args: {windw: 3}}", ["extractor", "'windw'", "did you mean window"]),
         (GOOD + "extractor: {name: smooth, args: {window: long}}", ["window", "'long' is not a whole number"]),
-        (GOOD + "extractor: {name: smooth, args: {window: 0}}", ["window must be at least 1"]),
+        (GOOD + "extractor: {name: smooth, args: {window: 0}}", ["extractor.args.window", "must be at least 1, not 0"]),
+        (GOOD + "extractor: {name: smooth, args: {windw: 3}}", ["extractor.args.windw"]),
         (GOOD + "extractor: {name: smooth, window: 3}", ["extractor", "'window'", "args"]),
         ("abs_trainers: [{name: KNeighborsRegressorTrainer, args: {n_neighbors: 2.5}}]", ["n_neighbors", "whole"]),
         ("abs_trainers: [svr, 3]", ["abs_trainers[1]", "3"]),

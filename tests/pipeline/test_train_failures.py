@@ -1,4 +1,4 @@
-"""Trainings that fail: the message, the exit code, and a store without half a version."""
+"""Trainings that fail: the error message, the exit code, and that the store contains no incomplete version."""
 
 from __future__ import annotations
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
+
 import attrs
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support import power_law
+from support.power_law import CPU_TIME, change, observations_of
 
 from kepler_core.errors import TrainingError
+from kepler_core.pipeline.rows import training_rows
 from kepler_core.pipeline.spec import ValidationSpec
 from kepler_core.pipeline.validation import baselines, block_length, folds, score
+from kepler_core.plugins import registry
 
 
 @given(
@@ -39,7 +45,7 @@ def test_blocks_are_apart_in_time(n: int, step: float, n_folds: int, streams: in
             train, test = time[rows & fold.train], time[rows & fold.test]
             if len(train) and len(test):
                 nearest = np.min(np.abs(train[:, None] - test[None, :]))
-                # training and test rows are never neighbours in time
+                # no training row is next to a test row in time
                 assert nearest >= min(gap, step) - 1e-6
 
 
@@ -90,7 +96,7 @@ def test_score_by_hand() -> None:
     errors = score(predicted, measured, load)
     assert errors.mae == pytest.approx(2.25)
     assert errors.mape_floor == pytest.approx(2.0)
-    assert errors.mape == pytest.approx(100 * (0.2 + 0.1 + 0.1) / 3)  # the row of 0 W is below the floor
+    assert errors.mape == pytest.approx(100 * (0.2 + 0.1 + 0.1) / 3)  # rows of 0 W are below `mape_floor`
     assert errors.idle_error == pytest.approx(1.0)
     assert errors.r2 == pytest.approx(1 - (1 + 4 + 4 + 16) / np.sum((measured[:4] - 17.5) ** 2))
 
@@ -133,3 +139,22 @@ def test_rows_of_a_short_recording_are_apart() -> None:
     time = 1e9 + 3.0 * np.arange(25)
     for fold in folds(ValidationSpec(), np.zeros(25, dtype=np.int64), time):
         assert np.abs(time[fold.train][:, None] - time[fold.test][None, :]).min() >= 6.0
+
+
+@pytest.mark.parametrize("by_container", [False, True])
+def test_load_is_the_cpu_load_for_every_component(by_container: bool) -> None:
+    page_cache = "kepler_container_bpf_page_cache_hit_total"
+    content = power_law.document(samples=100)
+    # a machine that reads files while its CPUs are idle: the main feature of dram is lowest at the highest load
+    content[page_cache] = json.loads(json.dumps(content[CPU_TIME]))
+    for series in content[page_cache]:
+        series["metric"]["__name__"] = page_cache
+        change(series, lambda values: np.cumsum(1e5 / (1 + np.diff(values, prepend=0.0))))
+    observations = observations_of(content)
+    features = ("bpf_cpu_time_ms", "bpf_page_cache_hit")
+    extractor = registry.extractors.create("DefaultExtractor")
+    dataset = extractor.extract(observations, features, "rapl-sysfs", ("package", "dram"), by_container=by_container)
+    rows = training_rows(dataset, 2000, 10000, 0)
+    busy = rows.load >= np.quantile(rows.load, 0.9)
+    assert rows.node_watts["dram"][busy].min() > np.quantile(rows.node_watts["dram"], 0.8)
+    assert rows.node_watts["dram"][rows.load <= np.quantile(rows.load, 0.1)].max() < np.median(rows.node_watts["dram"])

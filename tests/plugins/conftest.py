@@ -1,4 +1,4 @@
-"""Sites of third-party plugins, installed by pip from wheels."""
+"""Fixtures with site folders, into which pip has installed third-party plugins from wheels."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def recording(plugin_folder):
 
 @pytest.fixture(scope="session")
 def ridge_site(plugin_folder):
-    """The ridge example, built and installed from a copy, because a build leaves files."""
+    """A site folder with the example plugin, built from a copy of its folder because a build leaves files behind."""
     source = plugin_folder / "example"
     shutil.copytree(EXAMPLE, source, ignore=shutil.ignore_patterns("build", "*.egg-info", "__pycache__"))
     wheels = plugin_folder / "ridge-wheels"
@@ -38,7 +38,7 @@ def ridge_site(plugin_folder):
 
 @pytest.fixture(scope="session")
 def broken_site(plugin_folder):
-    """All broken plugins, beside two good listeners."""
+    """A site folder with all broken plugins and two good listeners."""
     folder = plugin_folder / "broken-wheels"
     folder.mkdir()
     return install(plugin_folder / "broken", *broken_wheels(folder))
@@ -46,7 +46,7 @@ def broken_site(plugin_folder):
 
 @pytest.fixture(scope="session")
 def odd_site(plugin_folder):
-    """Trainers that cannot be instantiated, clashing names and aliases, and odd listeners."""
+    """A site folder with trainers that cannot be instantiated, clashing names and aliases, and odd listeners."""
     folder = plugin_folder / "odd-wheels"
     folder.mkdir()
     return install(plugin_folder / "odd", *odd_wheels(folder))
@@ -54,7 +54,7 @@ def odd_site(plugin_folder):
 
 @pytest.fixture(scope="session")
 def ridge_trained(ridge_site, plugin_folder, recording):
-    """A store and the report of a training with the ridge example and two built-in trainers."""
+    """The store and the report of a training with the example's trainer `ridge` and two built-in trainers."""
     folder = plugin_folder / "trained"
     folder.mkdir()
     trainers = ["{name: ridge, args: {alpha: 0.5}}", "SGDRegressorTrainer", "LinearRegressionTrainer"]
@@ -65,6 +65,6 @@ def ridge_trained(ridge_site, plugin_folder, recording):
 
 @pytest.fixture(scope="session")
 def reference_models(ridge_trained):
-    """The AbsPower models of that training by trainer, as they are where no plugin is broken."""
+    """Trainer -> AbsPower model of `ridge_trained`, which was trained without broken plugins."""
     _, report = ridge_trained
     return {model["trainer"]: model for model in report["models"] if model["output_type"] == "AbsPower"}

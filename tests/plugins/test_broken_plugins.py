@@ -1,4 +1,4 @@
-"""Broken distributions are named with the reason, and harm neither the other plugins nor a training."""
+"""Tests that broken plugins are reported with the reason and harm neither other plugins nor a training."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from support.plugin_wheels import (
     train,
 )
 
-# --- list and diagnose ----------------------------------------------------------------------------
+# --- plugins list, doctor and info of broken plugins ----------------------------------------------
 
 
 def test_list_shows_all_and_imports_none(broken_site, ridge_site, tmp_path):
@@ -50,7 +50,7 @@ def test_doctor_names_each_with_distribution_and_reason(broken_site, ridge_site,
     expected = {("kepler.trainers", f"{d}:{name}"): reason for d, (name, _, reason) in BROKEN_TRAINERS.items()}
     expected |= {("kepler.hooks", f"{d}:hooks"): reason for d, (_, reason) in BROKEN_HOOKS.items()}
     clash = ("kepler.trainers", "LinearRegressionTrainer")
-    # the built-in plugins, the example and the good listeners have no problem
+    # no problem is reported for the built-in plugins, the example plugin and the good listeners
     assert set(problems) == {*expected, clash}
     for plugin, reason in expected.items():
         assert reason in problems[plugin]
@@ -69,7 +69,7 @@ def test_info_of_a_broken_plugin_is_the_reason(broken_site, tmp_path, distributi
 
 
 def test_the_remains_of_a_half_removed_distribution_break_nothing(tmp_path):
-    # an interrupted uninstall leaves a folder without METADATA
+    # an interrupted uninstall can leave a dist-info folder without METADATA
     remains = tmp_path / "site" / "gone-1.0.dist-info"
     remains.mkdir(parents=True)
     (remains / "entry_points.txt").write_text("[kepler.trainers]\nGoneTrainer = gone:GoneTrainer\n")
@@ -86,7 +86,7 @@ FAIL_IN_FIT = ("RaisingTrainer", "ExitingTrainer", "NothingTrainer", "NaNTrainer
 
 @pytest.fixture(scope="module")
 def mixed_training(broken_site, ridge_site, recording, tmp_path_factory):
-    """A training with four failing and three working trainers: folder, report, finished process."""
+    """A training with four failing and three working trainers: its folder, report and finished process."""
     folder = tmp_path_factory.mktemp("mixed")
     trainers = [*FAIL_IN_FIT, "SGDRegressorTrainer", "ridge", CLASHING_FULL]
     sites, marks = (broken_site, ridge_site), folder / "marks"
@@ -137,7 +137,7 @@ def test_broken_listeners_are_named_and_the_others_are_called(mixed_training):
 def test_a_trainer_that_writes_into_its_data_does_not_change_other_models(
     broken_site, recording, reference_models, tmp_path
 ):
-    # with threads the trainers after it get the same arrays
+    # with threads, the trainers that fit after OverwritingTrainer get the same arrays
     trainers = ["OverwritingTrainer", "ExitingTrainer", "SGDRegressorTrainer", "kepler-core:LinearRegressionTrainer"]
     done = train(tmp_path, trainers, recording, backend="threading", sites=(broken_site,), code=3)
     models = {model["trainer"]: model for model in json.loads(done.stdout)["models"]}
@@ -163,7 +163,7 @@ def test_training_with_a_broken_plugin_is_refused_in_one_line(broken_site, recor
 
 @pytest.fixture(scope="module")
 def messages(broken_site, odd_site, plugin_folder):
-    """The error messages of pipelines that name broken plugins."""
+    """Key of a pipeline -> its error message. The pipelines name broken plugins or pass a wrong argument."""
     documents = {name: {"abs_trainers": [name]} for name, *_ in BROKEN_TRAINERS.values()}
     documents["argument"] = {"abs_trainers": [{"name": "kepler-core:SGDRegressorTrainer", "args": {"alpha": 1}}]}
     unmakeable = {name: {"abs_trainers": [name]} for name in ("UnmakeableTrainer", "ExitsWhenMadeTrainer")}
@@ -184,7 +184,7 @@ def test_the_error_of_a_pipeline_names_the_broken_plugin_and_the_reason(messages
 
 
 def test_wrong_arguments_are_named_by_their_path(messages):
-    assert messages["argument"].startswith("mine.yaml: abs_trainers[0]: ")
+    assert messages["argument"].startswith("mine.yaml: abs_trainers[0].args.alpha: ")
     assert "unknown argument 'alpha'" in messages["argument"]
 
 
@@ -208,6 +208,6 @@ def test_a_listener_that_exits_or_is_a_class_does_not_stop_the_training(
     done = train(tmp_path, ["SGDRegressorTrainer"], recording, sites=(odd_site,), marks=marks)
     assert json.loads(done.stdout)["models"] == [reference_models["SGDRegressorTrainer"]]
     assert "hook-exits:hooks" in done.stderr
-    # a class is called (as an object of it) or named as unusable, but not ignored in silence
+    # a listener that is a class is either instantiated and called, or reported as unusable
     assert (marks / "class-called").exists() or "hook-class:hooks" in done.stderr
     assert (marks / "calls").read_text().splitlines() == ["SGDRegressorTrainer", "published mine 1"]

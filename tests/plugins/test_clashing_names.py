@@ -1,4 +1,4 @@
-"""Two plugins with one name or alias: the bare name is an error, and the user chooses by distribution."""
+"""Tests of two plugins with the same name or alias: the name alone is an error, `distribution:name` is not."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from support.plugin_wheels import CLASHING_FULL, check_pipelines, imported_modul
 
 @pytest.fixture(scope="module")
 def messages(broken_site, odd_site, plugin_folder):
-    """The error messages of pipelines that name plugins with a clash."""
+    """Key of a pipeline -> the message of `pipelines check` for it. The pipelines name plugins with clashing names."""
     names = {
         "clash": {"abs_trainers": [], "dyn_trainers": ["LinearRegressionTrainer"]},
         "both sides": {"abs_trainers": ["kepler-core:LinearRegressionTrainer", CLASHING_FULL]},
@@ -37,7 +37,7 @@ def test_the_error_of_a_clash_names_both_choices(messages):
     ("pipeline", "name"), [("both sides", "LinearRegressionTrainer"), ("twice", "SGDRegressorTrainer")]
 )
 def test_two_trainers_of_one_name_in_a_pipeline_are_refused(messages, pipeline, name):
-    # both would be published as <name>_0
+    # the models of both trainers would be published under the same name, <name>_0
     assert messages[pipeline].startswith("mine.yaml: abs_trainers")
     assert name in messages[pipeline]
 
@@ -62,7 +62,7 @@ def test_info_of_a_name_of_two_plugins_shows_both(odd_site, tmp_path):
 
 
 def test_the_other_side_of_a_clash_is_not_imported(odd_site, tmp_path):
-    # the code of the other side would end the program
+    # importing the other plugin with this name would end the program
     marks = tmp_path / "marks"
     done = kepler_process(
         "plugins", "info", "kepler-core:SmoothExtractor", sites=(odd_site,), marks=marks, cwd=tmp_path

@@ -1,4 +1,4 @@
-"""The built-in trainers: the contract of `Trainer`, linear weights, curves, and stored models."""
+"""Tests of the built-in trainers: the contract of `Trainer`, linear weights, curves, and stored models."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ def task(features=FEATURES, component="package", output_type="AbsPower", seed=0)
 
 
 def loads(n=150, seed=0):
-    """Return features of a machine under changing load, each divided by its largest value."""
+    """Return features of a machine under changing load, shape (n, 3), each scaled to a maximum of 1."""
     rng = np.random.default_rng(seed)
     busy = rng.uniform(0, 1, n)
     X = np.column_stack([busy**2 * rng.uniform(0.3, 1, n), busy, busy * rng.uniform(0.8, 1, n)])
-    X[0] = 0  # an idle moment
+    X[0] = 0  # an idle machine
     return X / X.max(axis=0)
 
 
@@ -59,7 +59,7 @@ def regressor(name, of_task=None, **arguments):
     return registry.trainers.create(name, arguments).regressor(of_task or task())
 
 
-# --- the contract ---------------------------------------------------------------------------------
+# --- the contract of trainers ---------------------------------------------------------------------
 
 
 @both_types
@@ -77,7 +77,8 @@ def test_returns_an_unfitted_clonable_regressor_that_fits(name, output_type):
     assert predicted.shape == (len(X),)
     assert np.isfinite(predicted).all()
     np.testing.assert_array_equal(clone.fit(X, y).predict(X), predicted)
-    # the error is below that of the mean; a DynPower line through 0 W cannot reach idle power
+    # the error is below half the error of always predicting the mean; DynPower is not tested, because a line
+    # through 0 W cannot predict the idle power in y
     if output_type == "AbsPower":
         assert np.mean(np.abs(predicted - y)) < 0.5 * np.mean(np.abs(y - y.mean()))
 
@@ -124,12 +125,12 @@ def test_fitting_works_with_read_only_data_in_any_memory_layout(name):
 @every_trainer
 @pytest.mark.parametrize("watts", [0.0, 50.0])
 def test_survives_a_constant_target(name, output_type, watts):
-    # a component can be constant in one fold
+    # the power of a component can be constant in one fold
     X = loads()
     predicted = regressor(name, task(output_type=output_type)).fit(X, np.full(len(X), watts)).predict(X)
     assert np.isfinite(predicted).all()
     if name in LINEAR and output_type == "DynPower":
-        return  # a line through 0 W is not constant
+        return  # a line through 0 W cannot predict constant power
     np.testing.assert_allclose(predicted, watts, atol=0.1)
 
 
@@ -150,7 +151,7 @@ def test_survives_power_that_does_not_depend_on_the_load(name):
     y = np.abs(np.random.default_rng(3).normal(50, 25, len(X)))
     predicted = regressor(name).fit(X, y).predict(X)
     assert np.isfinite(predicted).all()
-    # on training rows, predictions stay near the measured range
+    # predictions for training rows stay near the range of the measured power
     assert predicted.min() > -y.max()
     assert predicted.max() < 2 * y.max()
 
@@ -158,7 +159,7 @@ def test_survives_power_that_does_not_depend_on_the_load(name):
 @every_trainer
 def test_survives_features_that_never_change(name):
     X = loads()
-    X[:, 2] = 0.0  # the main feature of an idle machine
+    X[:, 2] = 0.0  # the main feature, as on an idle machine
     X[:, 0] = 1.0
     predicted = regressor(name).fit(X, power(loads())).predict(X)
     assert np.isfinite(predicted).all()
@@ -170,11 +171,14 @@ def test_survives_a_handful_of_rows(name):
     assert np.isfinite(regressor(name).fit(X, power(X)).predict(loads())).all()
 
 
-# --- linear weights -------------------------------------------------------------------------------
+# --- weights of linear trainers -------------------------------------------------------------------
 
 
 def problems():
-    """Yield problems whose unbounded optimum has negative weights, a negative bias, or is not unique."""
+    """Yield least-squares problems (name, X, y) that are hard to solve without negative weights.
+
+    Without bounds, the optimum would have negative weights or a negative bias, or would not be unique.
+    """
     rng = np.random.default_rng(11)
     X = loads(120, seed=5)
     yield "as measured", X, power(X)
@@ -198,13 +202,13 @@ def test_sgd_weights_are_the_non_negative_optimum(what, X, y, output_type):
     bounded = lsq_linear(A, y, bounds=(0, np.inf), method="bvls", tol=1e-14)
     assert reached == pytest.approx(least, rel=1e-7, abs=1e-7)
     assert reached == pytest.approx(np.sqrt(2 * bounded.cost), rel=1e-6, abs=1e-6)
-    if np.linalg.matrix_rank(A) == A.shape[1]:  # the optimum is one point
+    if np.linalg.matrix_rank(A) == A.shape[1]:  # the optimum is unique
         fitted_weights = np.append(fitted.coef_, fitted.intercept_)[: A.shape[1]]
         np.testing.assert_allclose(fitted_weights, weights, rtol=1e-6, atol=1e-6)
 
 
 def test_sgd_is_better_than_clipped_least_squares():
-    # least squares with clipped weights gives another line with a larger error
+    # unbounded least squares with its negative weights set to 0 has a larger error than the best weights ≥ 0
     X = loads()
     y = np.maximum(60 + 90 * X[:, 1] - 40 * X[:, 0], 0)
     A = np.column_stack([X, np.ones(len(X))])
@@ -223,7 +227,7 @@ def test_linear_coefficients_are_not_negative(what, X, y, output_type):
 @pytest.mark.parametrize("name", LINEAR)
 def test_dynamic_power_without_usage_is_zero(name):
     X = loads()
-    fitted = regressor(name, task(output_type="DynPower")).fit(X, power(X))  # the power includes idle power
+    fitted = regressor(name, task(output_type="DynPower")).fit(X, power(X))  # y includes idle power
     assert fitted.intercept_ == 0
     np.testing.assert_array_equal(fitted.predict(np.zeros((2, 3))), 0.0)
     absolute = regressor(name, task(output_type="AbsPower")).fit(X, power(X))
@@ -296,13 +300,14 @@ def test_power_never_falls_as_load_rises(name, target):
     X = loads()
     y = TARGETS[target](X)
     fitted = regressor(name).fit(X, y)
-    grid = np.concatenate([np.linspace(0, 1, 300), np.linspace(1, 30, 300)])  # also beyond the training range
+    # loads in the range of the training rows, then larger loads
+    grid = np.concatenate([np.linspace(0, 1, 300), np.linspace(1, 30, 300)])
     predicted = fitted.predict(np.column_stack([np.zeros(600), np.zeros(600), grid]))
     assert np.isfinite(predicted).all()
     assert (np.diff(predicted) >= -1e-9 * max(np.abs(predicted[:300]).max(), 1e-9)).all()
     inside = predicted[:300]
     assert inside.max() <= 2 * y.max() + 1e-9
-    if target in ("falling", "constant", "zero"):  # the best curve that does not fall is constant
+    if target in ("falling", "constant", "zero"):  # of all curves that never fall, a constant one fits best
         np.testing.assert_allclose(inside, y.mean(), rtol=0.02, atol=1e-6)
 
 
@@ -324,7 +329,7 @@ def test_a_curve_follows_the_main_feature_of_its_component(name):
 
 @functools.cache
 def exported(name, output_type):
-    """Return the files of a model of three components, X, the watts, and the predictions of its regressors."""
+    """Train a model of three components; return its files, X, component -> watts, and component -> predictions."""
     X = loads(seed=9) * SCALE
     scaled_X = scaled(X, SCALE).astype(np.float64)
     idle = 40.0 if output_type == "AbsPower" else 0.0
@@ -370,7 +375,7 @@ def test_the_order_of_columns_does_not_matter(name, output_type):
         order = rng.permutation(len(names))
         predicted = model.predict(wide[:, order], [names[column] for column in order])
         for component, watts in expected.items():
-            # only the order of additions may differ
+            # predictions may differ only because numbers are added up in another order
             np.testing.assert_allclose(predicted[component], watts, rtol=1e-9)
 
 
@@ -393,7 +398,7 @@ def test_predictions_are_finite_and_not_negative(name, output_type):
     rows = [np.zeros(3), np.full(3, 1e-300)]
     rows += [X.max(axis=0) * factor for factor in (10, 1e3, 1e6, 1e12, 1e24, 1e200)]
     rows += [np.where(np.arange(3) == column, 1e30, 0.0) for column in range(3)]
-    for row in rows:  # one at a time, so that each row is checked by itself
+    for row in rows:  # predict each row alone
         for component, predicted in model.predict(row[None]).items():
             assert np.isfinite(predicted).all()
             assert (predicted >= 0).all()
@@ -403,7 +408,7 @@ def test_predictions_are_finite_and_not_negative(name, output_type):
 @every_trainer
 @pytest.mark.parametrize("level", [20.0, 120.0])
 def test_a_nearly_constant_component_does_not_fail_the_fit(name, level):
-    # varies only because counters are in whole millijoules: just above CONSTANT_WATTS
+    # the power of uncore varies by 1 mW, as if rounded to whole millijoules; 1 mW is just above CONSTANT_WATTS
     n = 100
     X = loads(n) * SCALE
     uncore = level + 1e-3 * np.random.default_rng(8).integers(-1, 2, n)
@@ -424,6 +429,7 @@ def test_a_nearly_constant_component_does_not_fail_the_fit(name, level):
         tested=np.ones(n, dtype=bool),
         node_watts=watts,
         node_load=dict.fromkeys(watts, X[:, 2]),
+        load=X[:, 2],
         stream=np.zeros(n, dtype=np.int64),
         time=at * 1.0,
     )
@@ -446,11 +452,14 @@ def test_a_nearly_constant_component_does_not_fail_the_fit(name, level):
     np.testing.assert_allclose(load_model(result.files).predict(X)["uncore"], level, atol=0.01)
 
 
-# --- weight.json, evaluated by Kepler's own formulas ----------------------------------------------
+# --- weight.json, evaluated with Kepler's formulas ------------------------------------------------
 
 
 def evaluated(name, weights, row):
-    """Evaluate one component's weights for a row with Kepler's formula (WIRE contract §2), without clamping."""
+    """Return the watts that Kepler's formula gives for one component's weights and a row of features.
+
+    Negative results are not set to 0.
+    """
     all_weights = weights["All_Weights"]
     assert not all_weights.get("Categorical_Variables")
     values = dict(zip(FEATURES, row, strict=True))
@@ -494,7 +503,7 @@ def test_sgd_weights_are_not_negative_on_the_wire(output_type):
 
 def one_component(name, y_of, output_type="AbsPower"):
     X = loads() * SCALE
-    X = X[X[:, 2] > 0.4 * SCALE[2]]  # never idle, so a prediction at idle is an extrapolation
+    X = X[X[:, 2] > 0.4 * SCALE[2]]  # without idle rows, so that predictions at idle are extrapolations
     scaled_X = scaled(X, SCALE).astype(np.float64)
     y = y_of(scaled_X)
     fitted = regressor(name, task(output_type=output_type)).fit(scaled_X, y)
@@ -504,7 +513,7 @@ def one_component(name, y_of, output_type="AbsPower"):
 @both_types
 @pytest.mark.parametrize("name", [*LINEAR, *CURVES])
 def test_weights_are_not_negative_at_idle(name, output_type):
-    # a negative number becomes 1.8e19 mW in Kepler; a model that needs one has no weight.json
+    # Kepler converts negative power to 1.8e19 mW, so a model with negative power at idle gets no weight.json
     files = one_component(name, lambda X: np.maximum(220 * X[:, 2] - 85, 0.5), output_type)
     if name == "SGDRegressorTrainer":
         assert "weight.json" in files
@@ -515,7 +524,7 @@ def test_weights_are_not_negative_at_idle(name, output_type):
 
 @pytest.mark.parametrize("name", [*LINEAR, *CURVES])
 def test_weights_of_a_constant_model_have_the_formula_of_its_trainer(name):
-    # Kepler picks its formula by the trainer's name and panics if the weights are those of another
+    # Kepler chooses the formula by the trainer's name and panics if the weights belong to another formula
     y = np.full(50, 12.5)
     files = export(
         FEATURES,

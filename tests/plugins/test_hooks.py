@@ -1,4 +1,4 @@
-"""Hooks: strict listeners, failing listeners, order, and what is traced."""
+"""Tests of hooks: strict listeners, failing listeners, the order of listeners, and the trace of their calls."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PIPELINE = {
 
 
 class Recorder:
-    """Records its calls."""
+    """Listener that records the arguments of its calls."""
 
     def __init__(self):
         self.calls = []
@@ -39,7 +39,7 @@ class Recorder:
 
 
 class Veto:
-    """Stops a publication."""
+    """Strict listener that stops the publication of a pipeline."""
 
     @hookimpl(strict=True)
     def kepler_publishing(self, pipeline):
@@ -47,7 +47,7 @@ class Veto:
 
 
 class Ill:
-    """A listener whose hook functions raise, and which is not marked as strict."""
+    """Listener that is not strict and whose function raises an exception."""
 
     @hookimpl
     def kepler_publishing(self, pipeline):
@@ -97,7 +97,7 @@ def test_all_listeners_are_called_after_a_strict_one_failed():
         return Listener()
 
     hooks = Hooks()
-    for name in ("second", "first"):  # pluggy calls the listener first that was registered last
+    for name in ("second", "first"):  # pluggy calls listeners in reverse order of registration
         hooks.listen(listener(name))
     with pytest.raises(HookError, match="ValueError: first"):
         hooks.call("kepler_training_started", models=1)

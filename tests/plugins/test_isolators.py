@@ -1,4 +1,4 @@
-"""Isolators: the power that they take away, that none is lost, and that `reconstruct` adds it again."""
+"""Tests of isolators: the power that they subtract, that no power is lost, and that `reconstruct` adds it again."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ ISOLATORS = ("none", "min", "profile", "trainer")
 
 
 class HalfModel:
-    """An AbsPower model that predicts 20 W and a part of the instructions."""
+    """An AbsPower model that predicts 20 W plus 1 W per 1e9 instructions per second."""
 
     name = "HalfModel_0"
 
@@ -63,7 +63,10 @@ def context(observations: Observations, **attributes: Any) -> IsolationContext:
 
 
 def check_conserved(before: Dataset, after: Dataset) -> None:
-    """Check that background + dynamic = measured per timestamp and component, and that neither is negative."""
+    """Check that background power + dynamic power = measured power, and that neither summand is negative.
+
+    `before` has the measured power, `after` the result of an isolator.
+    """
     assert after.output_type == "DynPower"
     assert after.background is not None
     measured = before.node_power().loc[after.node_power().index]
@@ -81,7 +84,7 @@ def check_round_trip(before: Dataset, after: Dataset, isolator: Any) -> None:
     np.testing.assert_allclose(reconstructed.node_power().to_numpy(), measured.to_numpy(), atol=1e-9)
 
 
-# --- all isolators --------------------------------------------------------------------------------
+# --- tests of all isolators -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("source", ["rapl-sysfs", "acpi"])
@@ -144,7 +147,7 @@ def test_a_node_feature_is_not_added_up_over_containers(observations: Observatio
 
 
 def small(watts: list[float], usage: list[float], per: int) -> Dataset:
-    """Return a data set with `per` containers at each timestamp."""
+    """Return a data set of the given power and usage, with `per` containers at each timestamp."""
     n = len(watts) // per
     index = pd.MultiIndex.from_tuples(
         [("r", "n", float(t), f"c{c}") for t in range(n) for c in range(per)],
@@ -159,7 +162,7 @@ watts = st.floats(0, 1e4).map(lambda value: round(value, 3))
 
 @given(data=st.data(), per=st.integers(1, 4), n=st.integers(1, 5))
 def test_any_background(data: st.DataObject, per: int, n: int) -> None:
-    """Background may be larger than the measured power, or negative, and dynamic power may be 0."""
+    """`isolated` conserves power even if background power is negative or larger than the measured power."""
     values = data.draw(st.lists(watts, min_size=per * n, max_size=per * n))
     usage = data.draw(st.lists(st.sampled_from([0.0, 1.0, 1e9]), min_size=per * n, max_size=per * n))
     before = small(values, usage, per)
@@ -179,13 +182,13 @@ def test_any_background(data: st.DataObject, per: int, n: int) -> None:
 
 def test_an_unknown_background_is_an_error() -> None:
     before = small([1.0, 2.0], [1.0, 1.0], 1)
-    with pytest.raises(ValueError, match="not known at all timestamps"):
+    with pytest.raises(ValueError, match="unknown at some timestamps"):
         before.isolated(before.node_power() * np.nan)
-    with pytest.raises(ValueError, match="nothing was taken away"):
+    with pytest.raises(ValueError, match="no background power was subtracted"):
         before.reconstructed()
 
 
-# --- names of containers --------------------------------------------------------------------------
+# --- hints that name containers -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -218,7 +221,7 @@ def test_contradicting_or_unmatched_hints_are_errors(observations: Observations)
     with pytest.raises(PluginError, match="exclude each other"):
         registry.isolators.create("trainer", {"background_hints": ["a"], "target_hints": ["b"]})
     for key in ("background_hints", "target_hints"):
-        with pytest.raises(PluginError, match=f"{key}: no container is absent"):
+        with pytest.raises(PluginError, match=f"{key}: no container matches absent"):
             registry.isolators.create("trainer", {key: ["absent"]}).isolate(
                 by_container(observations), context(observations)
             )
@@ -263,7 +266,7 @@ def test_unsuitable_profiles_are_errors(observations: Observations) -> None:
     without_dram = profile_of(observations)
     del without_dram["power"]["rapl-sysfs"]["dram"]
     for profile, message in (
-        (without, r"no power of rapl-sysfs \(there: acpi\)"),
+        (without, r"no power of rapl-sysfs \(available: acpi\)"),
         (without_dram, "no idle power of rapl-sysfs dram"),
         (profile_of(observations, factor=3.0), "of another machine"),
         (profile_of(observations, {"processor": "amd_z", "cores": 32}), "processor amd_z, not x_y"),
@@ -281,7 +284,7 @@ def test_a_profile_with_slightly_too_much_power_gets_a_note(observations: Observ
     assert any("dynamic power is 0 there" in note for note in after.notes)
 
 
-# --- in a training --------------------------------------------------------------------------------
+# --- isolators in a training ----------------------------------------------------------------------
 
 PIPELINE = """
 feature_groups: [CounterOnly]
@@ -292,7 +295,7 @@ validation: {folds: 3}
 
 
 def renamed_to_agent(document: Document) -> Document:
-    """Rename the containers to one that the busy recording does not have."""
+    """Rename all containers of a recording to `agent`, a container that the busy recording does not have."""
     for metric in document.values():
         for series in metric:
             if "pod_name" in series["metric"]:
@@ -339,9 +342,10 @@ def train(
     ],
 )  # fmt: skip
 def test_trained_and_estimated(settings: list[str], idle: bool, folder: Path, tmp_path: Path) -> None:
-    """`estimate` takes away the same power as the training did, so its error is near the validated one.
+    """`estimate` subtracts the same background power as the training, so its error is near the validation error.
 
-    An AbsPower estimate is the sum of idle power and the containers' power, within the errors of the models.
+    The AbsPower estimate of a node is the sum of its background power and of the DynPower estimates of its
+    containers, within the errors of the models.
     """
     train(folder, tmp_path, *settings, idle=folder / "idle.json" if idle else None)
     snapshot = open_store(str(tmp_path)).snapshot("p")
@@ -354,7 +358,7 @@ def test_trained_and_estimated(settings: list[str], idle: bool, folder: Path, tm
             assert scores["compared"] > 100
             assert scores["mae"] < 1.5 * entry.metadata[f"{component}_mae"] + 0.5, component
         if idle or len(settings) > 1:
-            continue  # the sum lacks the background containers
+            continue  # the sum of DynPower estimates lacks the background containers
         node = estimate(models[source, "AbsPower"], observations)
         for component in dynamic_estimate.components:
             absolute = node.frame[f"{component}_predicted"]
@@ -376,7 +380,7 @@ def test_the_profile_of_the_training_is_published_and_used_again(folder: Path, t
     stored = open_store(str(store)).snapshot("p").read_json("profiles/0.json")
     assert stored["power"] == profile["power"]
     assert stored["node_type"] == 0
-    # without --profile the next training uses the stored one
+    # without --profile, the next training uses the profile in the store
     train(folder, store, "isolator=profile")
     assert open_store(str(store)).snapshot("p").read_json("profiles/0.json")["power"] == profile["power"]
 
@@ -444,4 +448,4 @@ def test_a_listener_adds_files_below_the_pipeline_only(folder: Path, tmp_path: P
     assert not list(tmp_path.rglob("outside.txt"))
     assert not list(tmp_path.rglob("b.txt"))
     for path in ("metadata.json", "../outside.txt", "/absolute.txt", "a/../b.txt"):
-        assert f"the file {path!r}, which is not a free path" in done.stderr
+        assert f"left out the file {path!r} of a listener" in done.stderr

@@ -1,4 +1,4 @@
-"""The listeners that ship with Kepler Core, `--trace-hooks`, and `plugins freeze`."""
+"""Tests of the listeners that ship with Kepler Core, of `--trace-hooks`, and of `plugins freeze`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ PIPELINE = {
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, kepler_recording_file):
-    """A folder in which two versions were trained with all listeners turned on, and the second rolled back."""
+    """Run two trainings with all listeners, then roll back to version 1.
+
+    Returns the folder of the trainings, and the finished process of the second training.
+    """
     folder = tmp_path_factory.mktemp("trained")
     (folder / "mine.yaml").write_text(json.dumps(PIPELINE))
     settings = {
@@ -88,7 +91,7 @@ def test_trace_hooks_shows_each_call(trained):
         ("kepler_store_changed", "kepler-core:audit"),
     ):
         assert call in calls
-    assert hooks().trace is None  # the next command does not trace
+    assert hooks().trace is None  # tracing ends with the command
 
 
 def test_freeze_of_a_pipeline_lists_the_plugins_of_its_training(trained):

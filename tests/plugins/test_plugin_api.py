@@ -1,4 +1,4 @@
-"""The plugin API changes only with its version."""
+"""Tests that the plugin API does not change without a change of its version number."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from kepler_core.contracts import PLUGIN_API
 
 
 def required_step(before: dict[str, str], now: dict[str, str]) -> str:
-    """Return the version step between two flat APIs: "none", "minor" (only additions) or "major"."""
+    """Return which part of the plugin API version must change: "none", "minor" (for additions only) or "major"."""
     if before == now:
         return "none"
     removed = [line for line in before if line not in now]
     changed = [line for line in before if line in now and before[line] != now[line]]
-    # a plugin without the new abstract method breaks
+    # a new abstract method breaks the plugins that do not implement it
     abstract = [line for line in now if line not in before and ".abstract." in line]
     return "major" if removed or changed or abstract else "minor"
 

@@ -1,4 +1,4 @@
-"""`kepler_core.testing`: the built-in plugins pass all checks, and every check finds its error."""
+"""Tests of `kepler_core.testing`: built-in plugins pass all checks, and checks find the errors of bad plugins."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_built_in_plugins_pass(plugins, name):
 
 
 class Fits(RegressorMixin, BaseEstimator):
-    """A straight line; subclasses make an error in `fit` or `predict`."""
+    """A correct linear regressor. Subclasses make mistakes in `fit` or `predict`."""
 
     def fit(self, X, y):
         self.line_ = LinearRegression().fit(np.nan_to_num(X), y)
@@ -66,10 +66,10 @@ class Fits(RegressorMixin, BaseEstimator):
 
 
 def trainer(regressor, **attributes):
-    """Return a trainer class whose `regressor` calls a function."""
+    """Return a trainer class whose method `regressor` calls the function `regressor`."""
 
     class Given(Trainer):
-        """Returns a regressor."""
+        """Trainer that returns the regressor of a function."""
 
         def regressor(self, task):
             return regressor(task)
@@ -174,7 +174,7 @@ BAD_TRAINERS = {
 
 
 def run_check(plugin, name, **extras):
-    """Run one check of a plugin."""
+    """Run the check `name` of a plugin."""
     (check,) = [check for check in checks_of(plugin, **extras) if check.name == name]
     check()
 
@@ -204,11 +204,11 @@ def histogram_trees_of_close_thresholds():
     [
         (lightgbm_of_close_thresholds, 200),
         (histogram_trees_of_close_thresholds, 100),
-    ],  # 255 bins at most
+    ],  # 100 × 2 distinct values, because the histogram has at most 255 bins
 )
 def test_trees_compare_in_single_precision_as_they_were_fitted(make, n):
-    # the trees split halfway between two neighbours of single precision; a threshold that is rounded to
-    # the nearest number of single precision would be the upper neighbour half of the time
+    # The trees' split thresholds lie halfway between two neighbouring single-precision numbers. A threshold
+    # that is rounded to single precision would often equal the larger one, so that both are on the same side.
     readings = np.linspace(0.1, 0.9, n, dtype=np.float32)
     X = np.concatenate([readings, np.nextafter(readings, np.float32(1))])[:, None]
     y = np.concatenate([np.zeros(n), np.full(n, 100.0)])
@@ -220,7 +220,7 @@ def test_trees_compare_in_single_precision_as_they_were_fitted(make, n):
     assert np.abs(loaded.predict(X) - expected).max() < 1e-3
 
 
-# --- checks of every plugin -----------------------------------------------------------------------
+# --- checks that apply to plugins of any contract -------------------------------------------------
 
 
 def undocumented():
@@ -232,7 +232,7 @@ def undocumented():
 
 def untyped():
     class Untyped(Trainer):
-        """Has an argument without annotation."""
+        """Trainer that has an argument without annotation."""
 
         def __init__(self, alpha=1.0): ...
 
@@ -243,7 +243,7 @@ def untyped():
 
 def wrong_default():
     class Wrong(Trainer):
-        """Has a default that does not fit the annotation."""
+        """Trainer that has an argument with a default that does not fit its annotation."""
 
         def __init__(self, alpha: int = "one"): ...
 
@@ -254,7 +254,7 @@ def wrong_default():
 
 def abstract():
     class Abstract(Isolator):
-        """Implements nothing."""
+        """Isolator that implements no abstract method."""
 
     return Abstract
 
@@ -291,11 +291,11 @@ def test_side_effects_of_an_import_are_reported(tmp_path, monkeypatch):
         run_check(Meter, "import_has_no_side_effects")
 
 
-# --- the other contracts --------------------------------------------------------------------------
+# --- isolators, extractors, energy sources, metric schemas and model formats ----------------------
 
 
 class TakesTooMuch(Isolator):
-    """Leaves negative dynamic power."""
+    """Isolator whose dynamic power is negative."""
 
     def isolate(self, dataset, context):
         isolated = dataset.isolated(dataset.node_power() * 0.5)
@@ -305,7 +305,7 @@ class TakesTooMuch(Isolator):
 
 
 class ChangesFeatures(Isolator):
-    """Changes a feature, in place."""
+    """Isolator that changes a feature of its input in place."""
 
     def isolate(self, dataset, context):
         dataset.frame[dataset.features[0]] *= 2
@@ -313,7 +313,7 @@ class ChangesFeatures(Isolator):
 
 
 class Forgets(Isolator):
-    """Loses a tenth of the power."""
+    """Isolator that subtracts a tenth of the power but reports no background power."""
 
     def isolate(self, dataset, context):
         isolated = dataset.isolated(dataset.node_power() * 0.1)
@@ -321,21 +321,21 @@ class Forgets(Isolator):
 
 
 class Random(Isolator):
-    """Takes away another part of the power each time."""
+    """Isolator that subtracts a different, random part of the power at each call."""
 
     def isolate(self, dataset, context):
         return dataset.isolated(dataset.node_power() * random.random())
 
 
 class Passes(Isolator):
-    """Returns its input."""
+    """Isolator that returns its input unchanged."""
 
     def isolate(self, dataset, context):
         return dataset
 
 
 class OtherOrder(Extractor):
-    """Sorts the features, and returns rows by node only."""
+    """Extractor that sorts the features and always returns rows by node."""
 
     def extract(self, observations, features, source, components, *, by_container):
         power = {component: observations.power[source, component] for component in components}
@@ -343,7 +343,7 @@ class OtherOrder(Extractor):
 
 
 class Watch(EnergySource):
-    """Measures time."""
+    """Energy source that measures hours, which is not a component."""
 
     components = ("hours",)
     sent_as = " "
@@ -351,10 +351,10 @@ class Watch(EnergySource):
 
 
 def schema(mapping):
-    """Return a metric schema class whose `mapping` calls a function."""
+    """Return a metric schema class whose method `mapping` calls the function `mapping`."""
 
     class Given(MetricSchema):
-        """Maps metrics with a function."""
+        """Metric schema that maps metrics with a function."""
 
         def mapping(self, metric):
             return mapping(metric)
@@ -381,7 +381,7 @@ def stranger(metric):
 
 
 class Pickles(ModelFormat):
-    """Stores pickles, which no format may do."""
+    """Model format that stores pickles, which model formats must not do."""
 
     suffix = "pickle"
 
@@ -449,7 +449,7 @@ def test_every_check_function_is_listed(module):
     assert functions == set(module.CHECKS)
 
 
-# --- running checks -------------------------------------------------------------------------------
+# --- functions that collect and run checks --------------------------------------------------------
 
 
 def test_all_failures_are_reported_together():

@@ -1,7 +1,9 @@
-"""Third-party distributions, installed by pip from wheels into fresh environments.
+"""Tests of third-party distributions, which pip installs from wheels into fresh environments.
 
-The examples, the distributions of the documentation's pages, and those of `plugins new` pass their own
-tests there. A trainer's models are served without the trainer. Broken distributions do not harm others.
+- The distributions' own tests pass in such an environment. These distributions are the examples, those that the
+  documentation shows, and those that `plugins new` writes.
+- A trainer's models are served after the trainer was removed.
+- Broken distributions do not harm other distributions.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ BROKEN = sorted(path.name for path in (EXAMPLES / "broken").iterdir() if path.is
 DOCS = ROOT / "docs" / "plugins"
 PAGES = sorted(path.name for path in DOCS.glob("*.md") if "`pyproject.toml`:" in path.read_text())
 NEW = "some-demo"
-"""Name of the distributions that `plugins new` makes."""
+"""Argument NAME of `plugins new`, and last part of the names of the distributions that it writes."""
 
 PIPELINE = """
 energy_sources: [kepler-core:acpi]
@@ -50,7 +52,7 @@ def workshop(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def wheels(workshop):
-    """Wheels of the project, the examples, the documentation's pages, and each kind of `plugins new`."""
+    """Distribution -> its wheel, for kepler-core, the examples, the documentation's examples and `plugins new`."""
     sources = workshop / "sources"
     sources.mkdir()
     folders = [copy_of_project(sources / "project")]
@@ -73,7 +75,10 @@ def recording(workshop):
 
 
 def files_of(page):
-    """Return the files that a page shows in full: a name in backquotes, then the content."""
+    """Return name -> content of the files that a documentation page shows in full.
+
+    The page shows a file as its name in backquotes, a colon, and a code block with the content.
+    """
     text = (DOCS / page).read_text()
     return dict(re.findall(r"^`([\w./-]+\.\w+)`:\n\n```\w+\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL))
 
@@ -99,12 +104,12 @@ def request(source, output_type="AbsPower", trainer=""):
     }
 
 
-# --- good distributions ---------------------------------------------------------------------------
+# --- distributions without errors -----------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def good_environment(workshop, wheels):
-    """All good distributions in one environment; LightGBM has its own in a test below."""
+    """An environment with all good distributions except the LightGBM trainer, which a later test installs."""
     broken = {*BROKEN, "kepler-trainer-lightgbm"}
     return make_site(workshop / "good", [path for name, path in wheels.items() if name not in broken])
 
@@ -134,7 +139,7 @@ def test_their_own_tests_pass(good_environment, workshop):
         *(f"kepler-{kind}-{NEW}/tests" for kind in KINDS),
     ]
     (sources / "pytest.ini").write_text("[pytest]\n")
-    # -P: import the installed modules, not those in the current folder
+    # -P: import the installed modules, not modules in the current folder
     options = ("-q", "-rA", "-p", "no:cacheprovider", "--import-mode=importlib")
     done = good_environment.run("-P", "-m", "pytest", *options, *folders, cwd=sources)
     passed = [line for line in done.stdout.splitlines() if line.startswith("PASSED")]
@@ -153,7 +158,7 @@ def test_the_doctor_finds_nothing_wrong_with_them(good_environment, tmp_path):
     assert (report["problems"], report["warnings"]) == ([], [])
 
 
-# --- models without their trainer -----------------------------------------------------------------
+# --- models whose trainer was uninstalled ---------------------------------------------------------
 
 
 def test_models_are_served_after_their_trainer_was_removed(workshop, wheels, recording, tmp_path):
@@ -206,7 +211,7 @@ def served(site, store, folder):
 
 @pytest.fixture(scope="module")
 def broken_environment(workshop, wheels):
-    """All broken distributions beside good ones."""
+    """An environment with all broken distributions, kepler-core and the ridge trainer."""
     good = ("kepler-core", "kepler-trainer-ridge")
     return make_site(workshop / "broken-site", [wheels[name] for name in (*good, *BROKEN)])
 
@@ -215,7 +220,7 @@ def test_list_shows_the_broken_ones_and_imports_none(broken_environment, tmp_pat
     done = broken_environment.kepler("plugins", "list", "--json", cwd=tmp_path)
     assert done.stderr == ""
     status = {f"{entry['distribution']}:{entry['name']}": entry["status"] for entry in json.loads(done.stdout)}
-    # without an import; that of kepler-broken-exit would have ended the command
+    # "ok", because `list` imports no plugin: an import of kepler-broken-exit would have ended the command
     assert status["kepler-broken-exit:BrokenExitTrainer"] == "ok"
     assert status["kepler-trainer-ridge:RidgeRegressorTrainer"] == "ok"
     assert "written for plugin API 99.0" in status["kepler-broken-api:BrokenApiTrainer"]
@@ -252,7 +257,7 @@ def test_good_plugins_train_and_serve_beside_broken_ones(broken_environment, rec
     pipeline.write_text(PIPELINE + "abs_trainers: [BrokenFitTrainer, BrokenProcessTrainer, ridge]\n")
     store = tmp_path / "models"
     command = ("train", pipeline, "--input", recording, "--store", store, "--json", "--trace-hooks")
-    # one fit at a time and two take different ways to the processes that fit
+    # with one job and with two jobs, models reach the fitting processes through different code
     for jobs in (1, 2):
         done = broken_environment.kepler(*command, "--jobs", jobs, cwd=tmp_path, check=3)
         report = json.loads(done.stdout)

@@ -1,11 +1,13 @@
-"""The installed plugins and which of them may be loaded: settings, plugin API versions, one scan."""
+"""Tests of installed plugins: which may be loaded, plugin API versions, and the scan of the metadata."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import sys
+from pathlib import Path
 
 import pytest
+from support.plugin_wheels import kepler_process
 
 from kepler_core.cli.plugin_probe import probe_plugins
 from kepler_core.errors import PluginError, UnknownPluginError
@@ -39,7 +41,7 @@ def rescan(monkeypatch):
 
 @pytest.fixture
 def site(tmp_path, monkeypatch):
-    """Return a function that installs a distribution of one module into a folder on sys.path."""
+    """Return a function that writes a distribution with one module into a folder on sys.path."""
     folder = tmp_path / "site"
     folder.mkdir()
     monkeypatch.syspath_prepend(str(folder))
@@ -73,7 +75,7 @@ def set_variables(monkeypatch, **variables):
     registry.forget_entry_points()
 
 
-# --- which may be loaded --------------------------------------------------------------------------
+# --- settings that allow and deny plugins ---------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -97,13 +99,13 @@ def test_allow_and_deny(site, monkeypatch, variables, loaded):
     install_trainer(site, "dist-b", "B")
     set_variables(monkeypatch, **variables)
     assert {"A", "B"} & set(registry.trainers.names()) == loaded
-    # kepler-core's own need no permission
+    # kepler-core's own plugins can be loaded even if no setting allows them
     assert "LinearRegressionTrainer" in registry.trainers.names()
     for name in {"A", "B"} - loaded:
         with pytest.raises(PluginError, match="turned off: KEPLER_") as error:
             registry.trainers.get(name)
         assert f"dist-{name.lower()} 2.0" in str(error.value)
-        # a plugin that is turned off is not broken
+        # a plugin that is turned off does not count as broken
         assert not [b for b in registry.trainers.load_all()[1] if b.entry.name == name]
 
 
@@ -142,11 +144,11 @@ def test_settings_come_from_the_configuration_folder_too(site, monkeypatch, tmp_
     (folder / "KEPLER_PLUGINS_DENY").write_text("dist-a\n")
     set_variables(monkeypatch, CONFIG_PATH=str(folder))
     assert "A" not in registry.trainers.names()
-    set_variables(monkeypatch, KEPLER_PLUGINS_DENY="other")  # the environment takes precedence over the folder
+    set_variables(monkeypatch, KEPLER_PLUGINS_DENY="other")  # the environment takes precedence
     assert "A" in registry.trainers.names()
 
 
-# --- the plugin API -------------------------------------------------------------------------------
+# --- plugin API versions --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -195,7 +197,7 @@ def test_an_incompatible_plugin_does_not_clash(site):
     assert registry.trainers.entry("LinearRegressionTrainer").distribution == "kepler-core"
 
 
-# --- scanning -------------------------------------------------------------------------------------
+# --- the scan of the metadata ---------------------------------------------------------------------
 
 
 def test_the_metadata_is_scanned_once_a_process(monkeypatch):
@@ -225,7 +227,7 @@ def test_a_distribution_that_is_installed_twice_counts_once(site, tmp_path, monk
     (info / "entry_points.txt").write_text("[kepler.trainers]\nA = dist_a:A\n")
     monkeypatch.setattr(sys, "path", [*sys.path, str(older)])
     registry.forget_entry_points()
-    assert registry.trainers.entry("A").version == "2.0"  # Python imports the one that is first on sys.path
+    assert registry.trainers.entry("A").version == "2.0"  # 2.0 is first on sys.path, so Python imports it
 
 
 # --- missing distributions and modules ------------------------------------------------------------
@@ -299,3 +301,25 @@ def test_an_import_that_hangs_is_reported(site):
     (entry,) = [entry for entry in registry.trainers.installed if entry.name == "Hang"]
     (result,) = probe_plugins([entry], checks=False, timeout=2)
     assert result.problem == "does not end within 2 s"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"[kepler.trainers]\nFooTrainer foo:Foo\nnosection\n",
+        b"[unrelated]\nname = caf\xe9:x\n",
+    ],
+    ids=["no equals sign", "not UTF-8"],
+)
+def test_a_broken_entry_points_file_concerns_its_own_distribution_only(tmp_path: Path, content: bytes) -> None:
+    """Test that commands work beside the damaged distribution, and that they name it."""
+    folder = tmp_path / "foo_bar-1.0.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: foo-bar\nVersion: 1.0\n")
+    (folder / "entry_points.txt").write_bytes(content)
+    listed = kepler_process("plugins", "list", sites=(tmp_path,), cwd=tmp_path)
+    assert "LinearRegressionTrainer" in listed.stdout
+    doctor = kepler_process("plugins", "doctor", "foo-bar", sites=(tmp_path,), cwd=tmp_path, code=3)
+    assert "foo-bar" in doctor.stdout
+    assert "its entry_points.txt cannot be read" in doctor.stdout
+    assert "Traceback" not in listed.stderr + doctor.stderr

@@ -1,4 +1,4 @@
-"""`plugins new`: the names that it refuses, and that it overwrites nothing."""
+"""Tests of the command `plugins new`: it refuses bad names and overwrites no files."""
 
 from __future__ import annotations
 
@@ -28,5 +28,5 @@ def test_new_overwrites_nothing(tmp_path):
     assert {path.name for path in contents} >= {"pyproject.toml", "tox.ini", "ci.yml", "test_mine.py", "__init__.py"}
     done = kepler("plugins", "new", "hook", "mine", cwd=tmp_path)
     assert done.returncode == 2
-    assert "is there already" in done.stderr
+    assert "already exists" in done.stderr
     assert {path: path.read_bytes() for path in contents} == contents

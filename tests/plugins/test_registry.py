@@ -1,4 +1,4 @@
-"""Registries: names without imports, close matches, `distribution:name`, checked arguments."""
+"""Tests of registries: names without imports, close matches, `distribution:name`, and checked arguments."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ RAPL = ("package", "core", "uncore", "dram")
 
 
 def built_in(plugins: registry.Registry[Plugin]) -> set[str]:
-    """Return the built-in names; the environment may hold plugins of other distributions."""
+    """Return the names of the built-in plugins, without plugins of other distributions in the environment."""
     return {entry.name for entry in plugins.entries if entry.distribution == "kepler-core"}
 
 
@@ -81,7 +81,9 @@ def test_built_in_names_and_aliases(plugins, alias, name):
         ("acpi", ("platform",), "acpi"),
         ("hmc", ("platform",), "acpi"),
         ("redfish", ("platform",), "acpi"),
-        ("trained_power_model", RAPL, "trained_power_model"),
+        ("ampere-xgene-hwmon", ("package", "core"), "intel_rapl"),
+        ("grace-acpi", ("package", "core"), "intel_rapl"),
+        ("trained_power_model", (*RAPL, "platform"), "trained_power_model"),
     ],
 )
 def test_energy_sources_measure_and_are_sent_as_on_the_wire(name, components, sent_as):
@@ -103,7 +105,7 @@ def test_doctor_finds_nothing_wrong_with_the_built_in_plugins():
     report = json.loads(done.stdout)
     assert report["checked"] >= sum(len(built_in(plugins)) for plugins in registry.REGISTRIES.values())
     assert not [p for p in report["problems"] if p["plugin"].startswith("kepler-core:")]
-    assert done.return_value == (3 if report["problems"] else 0)  # plugins of other distributions may be installed here
+    assert done.return_value == (3 if report["problems"] else 0)  # plugins of other distributions can have problems
 
 
 # --- imports --------------------------------------------------------------------------------------
@@ -186,7 +188,7 @@ def test_an_unknown_name_without_close_matches_gets_all_names(wrong):
 
 @pytest.mark.parametrize("wrong", [None, 5, ["min"], b"min"])
 def test_a_name_that_is_not_text(wrong):
-    with pytest.raises(PluginError, match="named by a string"):
+    with pytest.raises(PluginError, match="the name must be a string"):
         registry.isolators.entry(wrong)
 
 
@@ -215,7 +217,7 @@ def test_entries_are_read_again_after_they_were_dropped():
 
 
 class Sample(Plugin):
-    """Takes one of each kind of argument."""
+    """Plugin with one argument of each supported type."""
 
     def __init__(
         self,
@@ -233,7 +235,7 @@ class Sample(Plugin):
 
 
 class Bare(Plugin):
-    """Takes no argument."""
+    """Plugin without arguments."""
 
 
 def test_arguments_are_read_from_the_signature():
@@ -252,7 +254,7 @@ def test_arguments_reach_the_plugin():
         {"count": 3, "rate": 2, "fast": True, "window": 4, "levels": [1, 2], "kernel": "linear"},
     )
     assert plugin.values == (3, 2.0, "x", True, 4, [1, 2], "linear")
-    assert isinstance(plugin.values[1], float)  # YAML's 2 is a float where a float is taken
+    assert isinstance(plugin.values[1], float)  # YAML's int 2 was converted to a float
     assert create(Sample, "sample", {"count": 1, "window": None}).values[4] is None
 
 
@@ -297,7 +299,7 @@ def test_an_argument_of_a_plugin_without_arguments_is_an_error():
     [
         ("KNeighborsRegressorTrainer", {"n_neighbours": 3}, "did you mean n_neighbors?"),
         ("PolynomialRegressionTrainer", {"degree": "2"}, "degree: '2' is not a whole number"),
-        ("PolynomialRegressionTrainer", {"degree": 0}, "degree must be at least 1"),
+        ("PolynomialRegressionTrainer", {"degree": 0}, "argument degree: must be at least 1, not 0"),
         ("LinearRegressionTrainer", {"positive": False}, "it takes none"),
     ],
 )
@@ -318,14 +320,14 @@ def test_defaults_of_built_in_plugins():
 
 
 class Unresolvable(Plugin):
-    """Has an annotation with a type that only type checkers import."""
+    """Plugin with an annotation whose type cannot be resolved at run time."""
 
     def __init__(self, alpha: float = 1.0, kind: NotImported = None) -> None:  # noqa: F821
         self.alpha = alpha
 
 
 def test_an_unresolvable_annotation_is_no_crash():
-    # the argument is either unchecked or the error names the plugin, but NameError does not reach the caller
+    # either the argument is not checked, or a PluginError names the plugin; NameError is never raised
     try:
         plugin = create(Unresolvable, "unresolvable", {"alpha": 2})
     except PluginError as error:
@@ -335,7 +337,7 @@ def test_an_unresolvable_annotation_is_no_crash():
 
 
 class Stumbles(Plugin):
-    """Raises `KeyError` in `__init__`."""
+    """Plugin whose `__init__` raises `KeyError`."""
 
     def __init__(self, path: str = "") -> None:
         raise KeyError("no such table")

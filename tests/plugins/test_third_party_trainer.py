@@ -1,4 +1,4 @@
-"""A trainer of another distribution: listed, described, trained with, and served without."""
+"""Tests of a trainer from a third-party distribution, and of its models, which load without the trainer."""
 
 from __future__ import annotations
 

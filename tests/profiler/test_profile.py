@@ -1,4 +1,4 @@
-"""Node-type profiles: idle power compared with a known power formula and with independent measurements."""
+"""Tests of node-type profiles: idle power is compared with a known power formula and independent measurements."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_idle_power_is_an_upper_bound_if_the_machine_is_never_idle() -> None:
     assert not profile.quiet.idle
     assert all(power.upper_bound for components in profile.power.values() for power in components.values())
     assert "never is idle" in profile.notes[0]
-    # blocks of five alternating loads of 0.4 and 0.8 are 56 % or 64 % busy
+    # The load alternates between 0.4 and 0.8, so the CPUs are 56 % or 64 % busy in a block of five timestamps.
     assert "% of the capacity of all CPUs (5% would be idle)" in profile.notes[0]
 
 
@@ -64,7 +64,7 @@ def test_the_number_of_cores_shows_whether_a_recording_is_idle() -> None:
     assert "with the machine's number of cores it could be known" in without.notes[0]
     assert with_cores.quiet.idle
     assert with_cores.quiet.level == pytest.approx(320, rel=0.01)
-    busy = build_profile(quiet_only, machine_spec={"cores": 2})  # 16 % of two
+    busy = build_profile(quiet_only, machine_spec={"cores": 2})  # the load is 16 % of the capacity of two cores
     assert not busy.quiet.idle
 
 
@@ -136,7 +136,7 @@ def test_an_idle_recording_that_is_not_idle() -> None:
 
 
 def test_an_idle_recording_of_another_machine() -> None:
-    """The idle recording has a higher power than the busy one."""
+    """A note warns about an idle recording with more power than the busy one: it may be another machine's."""
     other = steady(np.full(50, 0.001))
     for metric, series in other.items():
         if "joules" in metric:
@@ -150,7 +150,7 @@ def test_an_idle_recording_of_another_machine() -> None:
 
 
 def with_modes(document: Document, idle: float | None) -> Document:
-    """Add idle energy series with this part of the dynamic energy."""
+    """Add series of idle energy, which is `idle` times the dynamic energy. Add nothing if `idle` is None."""
     for metric, series in document.items():
         if "joules" in metric and idle is not None:
             document[metric] = series + [
@@ -196,7 +196,7 @@ def test_the_idle_recording(recordings: Path) -> None:
     assert len(profile.background) > 40
 
 
-# --- the document ---------------------------------------------------------------------------------
+# --- the JSON document of a profile ----------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

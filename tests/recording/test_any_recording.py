@@ -1,4 +1,4 @@
-"""Properties of the observations of any recording."""
+"""Test properties that the observations of any recording must have."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_any_recording_is_observed_or_rejected(document: Document, use_vm_metric
     for rates in observations.container_features.values():
         assert np.all(np.isnan(rates) | ((rates >= 0) & (rates < np.inf)))
     report = check(read_recording(document), use_vm_metrics=use_vm_metrics)
-    assert not report.trainable  # six timestamps at most
+    assert not report.trainable  # the recording has at most six timestamps, too few for training
 
 
 def test_the_order_of_series_and_metrics_does_not_change_values(small: Document) -> None:

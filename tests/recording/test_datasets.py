@@ -1,4 +1,4 @@
-"""Data sets of the default extractor: shares of power, rows left out."""
+"""Test data sets of the default extractor: how it divides power among containers, and which rows it leaves out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Restarts, gaps and renamed labels or metrics in the middle of a recording."""
+"""Test recordings with restarts, gaps, and renamed labels or metrics in the middle."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ def test_power_is_unknown_in_the_interval_of_a_restart() -> None:
     }
     rates = observations.node_features["cpu_instructions"]
     np.testing.assert_allclose(rates[1:], 4.5e6 * variation(TIMES)[1:], rtol=1e-6)
-    # the counter only has the energy since the restart, which is less than that since the last sample
+    # After a restart, an energy counter shows only the energy used since the restart. The energy used between the
+    # previous sample and the restart is missing. The power at index 20 is therefore unknown.
     power = observations.power["acpi", "platform"]
     assert np.flatnonzero(np.isnan(power)).tolist() == [0, 20]
     is_known = np.isfinite(power)
@@ -42,7 +43,7 @@ def test_a_container_whose_labels_change_stays_one_container(label: str) -> None
     assert sorted(observations.containers) == sorted(CONTAINERS)
     assert observations.counts.duplicates == {}
     rates = observations.node_features["bpf_cpu_time_ms"]
-    assert np.flatnonzero(np.isnan(rates)).tolist() == [0, 20]  # a new series has no rate at first
+    assert np.flatnonzero(np.isnan(rates)).tolist() == [0, 20]  # no rate at 20, because the new series begin there
     is_known = np.isfinite(rates)
     np.testing.assert_allclose(rates[is_known], 4.5 * variation(TIMES)[is_known], rtol=1e-9)
 

@@ -1,4 +1,4 @@
-"""Labels, old metric names, and the levels container, process and virtual machine."""
+"""Test labels, old metric names, and metrics of the levels container, process and virtual machine."""
 
 from __future__ import annotations
 
@@ -38,13 +38,71 @@ def test_the_old_name_of_cpu_time_counts_milliseconds(metric: str) -> None:
     assert "milliseconds" in check(read_recording(document)).notes[metric]
 
 
-def test_the_old_source_rapl_is_rapl_sysfs() -> None:
+def renamed_source(source: str, label: str) -> Document:
+    """Return the recording of a machine with another source label for one of its energy sources."""
     document = machine()
     for all_series in document.values():
         for series in all_series:
-            if series["metric"].get("source") == "rapl-sysfs":
-                series["metric"]["source"] = "rapl"
-    assert_same(observed(document), observed(machine()))
+            if series["metric"].get("source") == source:
+                series["metric"]["source"] = label
+    return document
+
+
+@pytest.mark.parametrize("label", ["rapl", "intel_rapl"])
+def test_older_source_labels_mean_rapl_sysfs(label: str) -> None:
+    assert_same(observed(renamed_source("rapl-sysfs", label)), observed(machine()))
+
+
+@pytest.mark.parametrize("label", ["ampere-xgene-hwmon", "grace-acpi"])
+def test_meters_of_arm_machines_measure_package_and_core_only(label: str) -> None:
+    # For both of these energy sources, Kepler exports DRAM counters that are always 0. In this recording, the DRAM
+    # counters rise, so that the test fails if they are used.
+    document = renamed_source("rapl-sysfs", label)
+    document["kepler_node_core_joules_total"] = document["kepler_node_package_joules_total"]
+    observations = observed(document)
+    assert observations.sources == {"acpi": ("platform",), label: ("package", "core")}
+    expected = observed(machine()).power["rapl-sysfs", "package"]
+    np.testing.assert_array_equal(observations.power[label, "package"], expected)
+    assert not observations.counts.of("unknown_sources")
+
+
+def test_estimated_power_includes_the_platform() -> None:
+    document = renamed_source("acpi", "trained_power_model")
+    observations = observed(document)
+    expected = observed(machine()).power["acpi", "platform"]
+    np.testing.assert_array_equal(observations.power["trained_power_model", "platform"], expected)
+
+
+@pytest.mark.parametrize("metric", ["kepler_node_info", "kepler_node_node_info"])
+def test_both_names_of_the_node_type_are_read(metric: str) -> None:
+    document = machine()
+    document[metric] = [series_of({"instance": "node-a"}, TIMES, np.full(len(TIMES), 5.0))]
+    assert set(observed(document).node_features["node_info"].tolist()) == {5.0}
+
+
+def test_summed_kilohertz_are_converted_to_hertz() -> None:
+    document = machine()
+    document["kepler_node_avg_cpu_frequency_total"] = [
+        # every 3 s, the exporter adds the current frequency in kHz to the counter: 2 GHz for CPU 0, 3 GHz for CPU 1
+        series_of({"instance": "node-a", "device": device}, TIMES, 7e6 + kilohertz * np.arange(len(TIMES)))
+        for device, kilohertz in (("0", 2e6), ("1", 3e6))
+    ]
+    hertz = observed(document).node_features["cpu_scaling_frequency_hertz"]
+    np.testing.assert_allclose(hertz[1:], 2.5e9)
+
+
+@pytest.mark.parametrize("feature", ["cpu_ref_cycles", "task_clock_ms"])
+def test_features_without_a_group_change_nothing_else(feature: str) -> None:
+    document = machine()
+    document[f"kepler_container_{feature}_total"] = [
+        {"metric": series["metric"], "values": [[at, repr(3 * float(value))] for at, value in series["values"]]}
+        for series in document["kepler_container_bpf_cpu_time_ms_total"]
+    ]
+    observations, expected = observed(document), observed(machine())
+    assert feature in observations.node_features
+    for name, column in expected.node_features.items():
+        np.testing.assert_array_equal(observations.node_features[name], column)
+    assert check(read_recording(document)).other_metrics == ()
 
 
 def test_power_without_a_source_label_has_the_default_source() -> None:
@@ -94,7 +152,8 @@ def test_irregular_samples_and_series_are_counted() -> None:
     document[metric].append({"metric": {"instance": "node-a", "container_id": "empty"}, "values": []})
     counts = observed(document).counts.as_dict()
     assert counts == {
-        "incomplete": {"cache_miss": 1},  # where the first series lacks a sample and the third has ended
+        # the container of the third series works at all timestamps, but has a rate of cache misses at none of them
+        "incomplete": {"cache_miss": len(TIMES) - 1},
         "not_finite": {metric: 1},
         "repeated_timestamps": {metric: 1},
         "one_sample_series": {metric: 1},
@@ -135,3 +194,40 @@ def test_vm_metrics_are_the_power_and_processes_of_virtual_machines() -> None:
 def test_a_recording_without_known_metrics_is_rejected(document: Document) -> None:
     with pytest.raises(RecordingError, match=r"^test: no metric that an installed metric schema knows"):
         observed(document)
+
+
+def test_idle_energy_without_dynamic_energy_is_no_power() -> None:
+    """A recording that was queried with mode="idle" shows a constant power, which is not the node's power."""
+    document = machine()
+    (package,) = (name for name in document if name.startswith("kepler_node_package"))
+    for series in document[package]:
+        series["metric"]["mode"] = "idle"
+    observations = observed(document)
+    assert ("rapl-sysfs", "package") not in observations.power
+    assert observations.counts.idle_only == {"rapl-sysfs package": 2}
+    assert "idle" in observations.counts.examples["idle_only", "rapl-sysfs package"]
+
+
+def test_a_socket_with_only_idle_energy_makes_the_sum_of_the_sockets_unknown() -> None:
+    document = machine()
+    (package,) = (name for name in document if name.startswith("kepler_node_package"))
+    labels = document[package][0]["metric"]
+    document[package] = [
+        series_of({**labels, "package": str(socket), "mode": mode}, TIMES, counter(watts, TIMES))
+        for socket, mode, watts in ((0, "idle", 4.0), (0, "dynamic", 9.0), (1, "idle", 4.0))
+    ]
+    observations = observed(document)
+    assert ("rapl-sysfs", "package") not in observations.power
+    assert observations.counts.idle_only == {"rapl-sysfs package": 1}
+
+
+@pytest.mark.parametrize(("load", "known"), [(0.04, True), (0.5, False)])
+def test_a_sum_without_busy_containers_is_unknown(load: float, known: bool) -> None:
+    """If a busy container has no series of a feature, the feature's sum over the node is unknown."""
+    document = machine(containers={**CONTAINERS, "d" * 64: load})
+    lacking = "kepler_container_cpu_instructions_total"
+    document[lacking] = [series for series in document[lacking] if series["metric"]["container_id"] != "d" * 64]
+    observations = observed(document)
+    assert np.isfinite(observations.node_features["cpu_instructions"]).any() == known
+    assert np.isfinite(observations.node_features["bpf_cpu_time_ms"][1:]).all()
+    assert observations.counts.incomplete["cpu_instructions"] == (0 if known else len(TIMES) - 1)

@@ -1,14 +1,21 @@
-"""The client of Prometheus' HTTP API: requests, answers and errors; queries and their joined answers."""
+"""Test the client of Prometheus' HTTP API, the planning of queries, and the joining of their answers."""
 
 from __future__ import annotations
 
 import base64
 import datetime
+import email.utils
+import gzip
 import ipaddress
 import itertools
 import json
+import random
+import signal
 import ssl
+import subprocess
+import sys
 import threading
+import time
 import urllib.parse
 from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -18,12 +25,25 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.process import wait_for
 from support.prometheus_process import Reply, answering
 from support.server_process import check_one_line
+from support.slow_servers import GENEROUS, SLOW_SERVERS, slow_server
 
+from kepler_core.cli.prometheus import headers_of
+from kepler_core.configuration import Configuration
 from kepler_core.errors import PrometheusError, UsageError
 from kepler_core.pipeline.load import load_pipeline
-from kepler_core.prometheus import PrometheusClient, Query, Selection, Server, answers, plan_queries, select_metrics
+from kepler_core.prometheus import (
+    PrometheusClient,
+    Query,
+    Selection,
+    Server,
+    answers,
+    plan_queries,
+    select_metrics,
+    transport,
+)
 from kepler_core.prometheus.joining import joined_series
 
 EMPTY = b'{"status":"success","data":{"resultType":"matrix","result":[]}}'
@@ -115,7 +135,22 @@ def test_wrong_credentials_are_rejected() -> None:
         (ok(b""), "answer"),
         (ok(b'{"status":"success"}'), "answer"),
         (ok(b'{"status":"success","data":{"resultType":"vector","result":[]}}'), "answer"),
-        (ok(b'{"status":"error","errorType":"timeout","error":"query timed out"}'), "refused"),
+        (failing(422, "cannot select more than -search.maxSamplesPerQuery=1000 samples"), "too large"),
+        (failing(422, "the number of matching timeseries exceeds 30; see -search.maxUniqueTimeseries"), "too large"),
+        (failing(422, "the query exceeded the maximum number of chunks (limit: 5) (err-mimir-...)"), "too large"),
+        (failing(422, "exceeded series limit: rpc error: limit 1 violated (got 2)"), "too large"),
+        ((413, {}, b"<html>Request Entity Too Large</html>"), "too large"),
+        (
+            failing(429, "the request has been rejected because the tenant exceeded the request rate limit"),
+            "unavailable",
+        ),
+        (failing(503, "query timed out in query execution"), "timeout"),
+        (failing(422, "timeout exceeded during query execution: 30.000 seconds"), "timeout"),
+        (failing(503, "couldn't start the query, since -search.maxConcurrentRequests=8 are executed"), "unavailable"),
+        ((504, {}, b"<html>Gateway Time-out</html>"), "timeout"),
+        ((401, {}, b"no org id\n"), "access"),
+        (ok(b'{"status":"error","errorType":"timeout","error":"query timed out"}'), "timeout"),
+        (ok(EMPTY[:-1] + b',"isPartial":true}'), "partial"),
         (ok(EMPTY[:-1] + b',"warnings":["a store did not answer"]}'), "partial"),
         ((200, {"Content-Length": "500"}, EMPTY), "unreachable"),
         ((200, {"Content-Encoding": "gzip"}, EMPTY), "unreachable"),
@@ -155,6 +190,122 @@ def test_only_temporary_errors_are_retried() -> None:
         assert len(requests) == 1
 
 
+@pytest.mark.parametrize(
+    ("retry_after", "patience", "n_requests"), [("2", 60, 2), ("http-date", 60, 2), ("2", 1, 1), ("9" * 400, 60, 1)]
+)
+@pytest.mark.parametrize("status", [429, 503])
+def test_the_server_chooses_the_time_of_the_next_request(
+    status: int, retry_after: str, patience: float, n_requests: int
+) -> None:
+    """The client waits as long as the header Retry-After demands.
+
+    The client must retry by itself: urllib3's retries would turn an answer 503 with this header into an error
+    without headers.
+    """
+    times: list[float] = []
+    after = email.utils.formatdate(time.time() + 3, usegmt=True) if retry_after == "http-date" else retry_after
+
+    def reply(path: str, headers: Mapping[str, str]) -> Reply:
+        times.append(time.monotonic())
+        return failing(status, "busy", {"Retry-After": after}) if len(times) == 1 else ok()
+
+    with answering(reply) as url:
+        if n_requests == 2:
+            assert json.loads(query_up(url, patience)) == []
+            assert times[1] - times[0] > 1.5
+        else:
+            with pytest.raises(PrometheusError, match=f"status {status}: busy") as caught:
+                query_up(url, patience)
+            assert caught.value.kind == "unavailable"
+        assert len(times) == n_requests
+
+
+@pytest.mark.parametrize("kind", SLOW_SERVERS)
+@pytest.mark.parametrize("end", ["deadline", "stop"])
+def test_a_request_to_a_slow_server_ends_and_closes_its_connection(kind: str, end: str) -> None:
+    """The request ends when its deadline passes, or as soon as the event `stop` is set."""
+    pieces, repeat = SLOW_SERVERS[kind]
+    stop = threading.Event()
+    with slow_server(*pieces, repeat=repeat) as server:
+        seconds = 1.0 if end == "deadline" else 600.0
+        client = PrometheusClient(Server(server.url), patience=0, request_seconds=seconds, stop=stop)
+        if end == "stop":
+            threading.Timer(1.0, stop.set).start()
+        started = time.monotonic()
+        with pytest.raises(PrometheusError) as caught:
+            client.now()
+        assert time.monotonic() - started < GENEROUS
+        assert caught.value.kind == ("unreachable" if end == "deadline" else "stopped")
+        check_one_line(caught.value)
+        wait_for(lambda: server.open_connections == 0, "the connection is still open", GENEROUS)
+
+
+def test_an_interruption_ends_all_requests() -> None:
+    pieces, repeat = SLOW_SERVERS["a-byte-at-a-time-of-the-body"]
+    with slow_server(*pieces, repeat=repeat) as server:
+        client = PrometheusClient(Server(server.url), patience=600)
+        queries = plan_queries([Selection(f"m{n}") for n in range(8)], 0, 10, 1)
+        threading.Timer(1.0, signal.raise_signal, [signal.SIGINT]).start()
+        started = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            next(answers(client, queries))
+        assert time.monotonic() - started < GENEROUS
+        wait_for(lambda: server.open_connections == 0, "a connection is still open", GENEROUS)
+
+
+def test_the_packed_and_the_unpacked_bytes_of_an_answer_are_bounded() -> None:
+    """An answer of 0.7 MB that would unpack to 700 MB is rejected without using much memory."""
+    blanks = gzip.compress(EMPTY[:-3] + b" " * 700_000_000, compresslevel=1)
+    with answering(lambda path, headers: (200, {"Content-Encoding": "gzip"}, blanks)) as url:
+        code = f"""
+from pathlib import Path
+from kepler_core.prometheus import PrometheusClient, Server
+try:
+    PrometheusClient(Server({url!r}), patience=0).matrix("/api/v1/query", {{}})
+except Exception as error:
+    print(error.kind)
+print(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
+"""
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    kind, peak_kib = done.stdout.splitlines()
+    assert kind == "too large"
+    assert int(peak_kib) < 300 * 1024
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_an_answer_beyond_the_bound_is_too_large(packed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport, "MAX_PACKED_BYTES", 1000)
+    monkeypatch.setattr(transport, "MAX_ANSWER_BYTES", 100_000)
+    body = EMPTY[:-1] + b" " * 100_000 + b"}"
+    noise = EMPTY[:-1] + b',"x":"' + base64.b64encode(random.Random(1).randbytes(5000)) + b'"}'
+
+    def reply(path: str, headers: Mapping[str, str]) -> Reply:
+        return (200, {"Content-Encoding": "gzip"}, gzip.compress(noise)) if packed else (200, {}, body)
+
+    with answering(reply) as url, pytest.raises(PrometheusError) as caught:
+        query_up(url)
+    assert caught.value.kind == "too large"
+
+
+def test_the_error_of_a_packed_answer_is_shown() -> None:
+    status, _, body = failing(400, "parse error")
+    with (
+        answering(lambda path, headers: (status, {"Content-Encoding": "gzip"}, gzip.compress(body))) as url,
+        pytest.raises(PrometheusError, match="parse error"),
+    ):
+        query_up(url)
+
+
+@pytest.mark.parametrize("encoding", ["br", "gzip, gzip", "deflate", "x" * 5000])
+def test_only_gzip_is_unpacked(encoding: str) -> None:
+    with (
+        answering(lambda path, headers: (200, {"Content-Encoding": encoding}, EMPTY)) as url,
+        pytest.raises(PrometheusError, match="not with gzip") as caught,
+    ):
+        query_up(url)
+    check_one_line(caught.value)
+
+
 def test_the_stop_event_ends_the_retries() -> None:
     stop = threading.Event()
     client = PrometheusClient(Server("http://127.0.0.1:1"), patience=3600, stop=stop)
@@ -163,24 +314,103 @@ def test_the_stop_event_ends_the_retries() -> None:
         client.now()
 
 
-def test_a_query_that_is_too_large_is_split() -> None:
+TOO_LONG = {
+    "Prometheus": failing(422, "query processing would load too many samples into memory in query execution"),
+    "VictoriaMetrics": failing(422, "cannot select more than -search.maxSamplesPerQuery=1000 samples"),
+    "a timeout": failing(503, "query timed out in query execution"),
+    "a timeout of a proxy": (504, {}, b"<html>Gateway Time-out</html>"),
+}
+"""Name -> error reply to a query whose time range is too long for the server."""
+
+
+@pytest.mark.parametrize("kind", TOO_LONG)
+def test_a_query_that_is_too_large_is_split(kind: str) -> None:
     spans: list[tuple[float, float]] = []
 
     def reply(path: str, headers: Mapping[str, str]) -> Reply:
         query = parameters(path)
         start, end = float(query["start"]), float(query["end"])
         if end - start > 100:
-            return failing(422, "query processing would load too many samples into memory in query execution")
+            return TOO_LONG[kind]
         spans.append((start, end))
         return ok()
 
     with answering(reply) as url:
-        client = PrometheusClient(Server(url), patience=0)
+        client = PrometheusClient(Server(url), patience=600)  # a timeout must not be retried for ten minutes
         ((query, results),) = answers(client, plan_queries([Selection("m")], 0, 999, 3))
     assert query.metric == "m"
     assert len(results) == len(spans) == 16
     points = sorted(t for start, end in spans for t in range(int(start), int(end) + 1, 3))
     assert points == list(range(0, 1000, 3))
+
+
+def test_later_queries_of_a_metric_are_split_before_they_fail() -> None:
+    """A query that exceeds the server's time limit costs minutes, so the client must learn from the first ones."""
+    lengths: list[float] = []
+
+    def reply(path: str, headers: Mapping[str, str]) -> Reply:
+        query = parameters(path)
+        lengths.append(float(query["query"].partition("[")[2].partition("ms")[0]) / 1000)
+        return TOO_LONG["a timeout"] if lengths[-1] > 1000 else ok()
+
+    with answering(reply) as url:
+        client = PrometheusClient(Server(url), patience=0)
+        assert len(list(answers(client, plan_queries([Selection("m")], 0, 36_000, None), jobs=1))) == 11
+    assert sum(length > 1000 for length in lengths) == 2  # queries for an hour and for half an hour
+
+
+def test_a_query_that_always_times_out_is_not_split_without_end() -> None:
+    requests: list[str] = []
+
+    def reply(path: str, headers: Mapping[str, str]) -> Reply:
+        requests.append(path)
+        return TOO_LONG["a timeout"]
+
+    with answering(reply) as url:
+        client = PrometheusClient(Server(url), patience=0)
+        with pytest.raises(PrometheusError, match=r"m: .*timed out") as caught:
+            list(answers(client, plan_queries([Selection("m")], 0, 3600, None), jobs=1))
+    assert caught.value.kind == "timeout"
+    assert len(requests) < 10
+
+
+def test_headers_are_sent_but_not_to_another_host() -> None:
+    received: list[str | None] = []
+
+    def reply(path: str, headers: Mapping[str, str]) -> Reply:
+        received.append({name.casefold(): value for name, value in headers.items()}.get("x-scope-orgid"))
+        return ok()
+
+    with answering(reply) as url:
+        elsewhere = url.replace("127.0.0.1", "localhost")
+        assert json.loads(query_up(url, headers={"X-Scope-OrgID": "team-a"})) == []
+        with answering(lambda path, headers: (302, {"Location": f"{elsewhere}{path}"}, b"")) as first:
+            query_up(first, headers={"X-Scope-OrgID": "team-a"})
+    assert received == ["team-a", None]
+
+
+def test_headers_come_from_options_and_from_the_configuration(tmp_path: Path) -> None:
+    configuration = Configuration(str(tmp_path), {})
+    assert headers_of([], configuration) == {}
+    (tmp_path / "PROM_HEADERS").write_text("X-Scope-OrgID: a\n\nX-Key:b:c \n")
+    assert headers_of([], configuration) == {"X-Scope-OrgID": "a", "X-Key": "b:c"}
+    assert headers_of(["x-scope-orgid: d"], configuration) == {"X-Key": "b:c", "x-scope-orgid": "d"}
+    environ = {"PROM_HEADERS": "X-Key: e"}
+    assert headers_of([], Configuration(str(tmp_path), environ)) == {"X-Key": "e"}
+
+
+@pytest.mark.parametrize(
+    "header",
+    ["SECRET", ": SECRET", "a b: SECRET", "X-Key: SECRET\r\nHost: evil", "X-Key: SECRETä", "X-Key:", "Host: SECRET"],
+)
+def test_wrong_headers_are_rejected_without_showing_their_value(header: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        headers_of([header], Configuration("/none", {}))
+    check_one_line(caught.value)
+    assert "SECRET" not in str(caught.value)
+    with pytest.raises(UsageError, match="twice"):
+        headers_of(["X-Key: a", "x-key: b"], Configuration("/none", {}))
+    assert "SECRET" not in repr(Server("http://h", headers={"X-Key": "SECRET"}))
 
 
 def test_jobs_limits_the_requests_at_a_time() -> None:
@@ -225,7 +455,10 @@ def test_queries_are_planned_within_the_server_limits() -> None:
     st.lists(st.integers(0, 50), max_size=5),
 )
 def test_joined_parts_equal_the_whole(series: list[list[tuple[int, int]]], cuts: list[int]) -> None:
-    """A server may return the sample on an edge in both parts."""
+    """A sample at the boundary of two time ranges occurs once in the joined series.
+
+    A server may return such a sample in the answers for both time ranges.
+    """
     whole = {n: sorted([t, str(v)] for t, v in samples) for n, samples in enumerate(series)}
     edges = [-1, *sorted(set(cuts)), 50]
     results = []
@@ -272,12 +505,14 @@ def test_only_metrics_that_a_pipeline_needs_are_selected(tmp_path: Path) -> None
         "kepler_process_bpf_page_cache_hit_total": ('job="vm"',),
         "kepler_vm_package_joules_total": (selected["kepler_node_package_joules_total"][0],),
     }
+    guests = load_pipeline(path, settings=["use_vm_metrics=true", 'vm_guests={"vm-1:9100": "vm-1"}'])
+    assert {s.matchers for s in select_metrics(NAMES, spec=guests) if "process" in s.metric} == {()}
     assert {s.metric for s in select_metrics(NAMES)} == {n for n in NAMES if n.startswith("kepler_")}
     assert select_metrics(["up"]) == []
 
 
 def certificate(folder: Path) -> tuple[Path, Path]:
-    """Write a self-signed certificate for 127.0.0.1 and its key; return both paths."""
+    """Write a self-signed certificate for 127.0.0.1 and its private key; return the paths of both files."""
     x509 = pytest.importorskip("cryptography.x509")
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
@@ -320,11 +555,11 @@ def test_tls_certificates_are_verified(tmp_path: Path) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(pem, key)
     server.socket = context.wrap_socket(server.socket, server_side=True)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     url = f"https://127.0.0.1:{server.server_port}"
     try:
         with pytest.raises(PrometheusError) as caught:
-            query_up(url, patience=60)  # no retry: the error is not temporary
+            query_up(url, patience=60)  # raises at once, because a TLS error is not temporary
         assert caught.value.kind == "TLS"
         check_one_line(caught.value)
         assert json.loads(query_up(url, ca_file=str(pem))) == []
@@ -334,3 +569,29 @@ def test_tls_certificates_are_verified(tmp_path: Path) -> None:
     finally:
         server.shutdown()
         server.server_close()
+
+
+@pytest.mark.parametrize(
+    "location",
+    ["http://[", "http://[::1", "//", "ftp://127.0.0.1/", "http://127.0.0.1:x/", "http://\xff\xfe/", "/again"],
+)
+def test_odd_redirects_are_errors(location: str) -> None:
+    with (
+        answering(lambda path, headers: (302, {"Location": location, "Retry-After": "3600"}, b"")) as url,
+        pytest.raises(PrometheusError) as caught,
+    ):
+        query_up(url)
+    check_one_line(caught.value)
+
+
+def test_malformed_headers_are_not_logged(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """urllib3 would log malformed headers as a warning, with a traceback and the text that the server sent.
+
+    The headers after the malformed one are lost, so the client waits for the end of the answer until its time limit.
+    """
+    monkeypatch.setattr(transport, "READ_TIMEOUT_SECONDS", 0.5)
+    with slow_server(b"HTTP/1.1 200 OK\r\nno header\r\nContent-Length: 2\r\n\r\n{}") as server:
+        client = PrometheusClient(Server(server.url), patience=0)
+        with pytest.raises(PrometheusError):
+            client.now()
+    assert not caplog.records

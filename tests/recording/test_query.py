@@ -1,4 +1,4 @@
-"""The command `kepler-model query` with a real Prometheus."""
+"""Test the command `kepler-model query` with a real Prometheus server."""
 
 from __future__ import annotations
 
@@ -7,17 +7,27 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from support.process import wait_for
-from support.prometheus_process import PrometheusProcess, need_prometheus, prometheus, write_blocks
+from support.prometheus_process import (
+    PrometheusProcess,
+    Reply,
+    answering,
+    need_prometheus,
+    prometheus,
+    write_blocks,
+)
+from support.slow_servers import GENEROUS, SLOW_SERVERS, slow_server
 
 from kepler_core.cli.main import cli
 from kepler_core.errors import UsageError
+from kepler_core.prometheus import PrometheusClient, Selection, Server
+from kepler_core.prometheus.scrape_interval import scrape_interval
 from kepler_core.recording import Observations, observe, read_recording
 from kepler_core.recording.schemas import is_known_metric
 from kepler_core.simulate import START, Simulation, recording
@@ -31,7 +41,7 @@ def query(url: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 def queried(url: str, *arguments: str | Path) -> dict[str, Any]:
-    """Run the command successfully and return its summary."""
+    """Run `query`, check that it succeeds, and return the summary that it prints as JSON."""
     process = query(url, *arguments, "--json")
     assert process.returncode == 0, process.stderr
     summary: dict[str, Any] = json.loads(process.stdout)
@@ -43,7 +53,7 @@ def observed(source: Path | dict[str, Any]) -> Observations:
 
 
 def check_same(observations: Observations, expected: Observations) -> None:
-    """Assert equal rows and rates of containers, and node values that are equal but for rounding."""
+    """Check that containers have equal rows and rates, and that values of nodes are equal except for rounding."""
     assert observations.streams == expected.streams
     assert observations.counts.as_dict() == expected.counts.as_dict()
     np.testing.assert_array_equal(observations.sample_time, expected.sample_time)
@@ -73,12 +83,12 @@ def test_a_real_recording_is_queried_unchanged(recordings: Path, tmp_path: Path,
 
 
 def test_a_long_recording_is_queried_in_parts(tmp_path: Path) -> None:
-    """12,000 steps are more than the 11,000 that Prometheus returns at a time."""
+    """The recording has 12,000 steps, and Prometheus returns at most 11,000 per query."""
     whole = recording(Simulation(containers=1, timestamps=12_000, step=2, sockets=1))
     content = {name: whole[name] for name in ("kepler_container_cpu_cycles_total", "kepler_node_package_joules_total")}
     arguments = ("--start", str(START), "--end", str(START + 24_000 - 2))
     with prometheus(tmp_path / "prometheus", content) as server:
-        # the server rejects the whole range in one query
+        # make sure that the server rejects a single query for the whole time range
         url = f"{server.url}/api/v1/query_range?query=up&start={START}&end={START + 24_000}&step=2"
 
         import urllib.error
@@ -93,6 +103,36 @@ def test_a_long_recording_is_queried_in_parts(tmp_path: Path) -> None:
     expected = observed(content)
     check_same(observed(tmp_path / "a.json"), expected)
     check_same(observed(tmp_path / "b.json"), expected)
+
+
+@pytest.mark.parametrize(("scraped", "step", "expected"), [(5, "3", 5), (5, "12", 10), (3, "3", 3), (15, "4", 15)])
+def test_a_step_is_rounded_to_the_scrape_interval(scraped: int, step: str, expected: float, tmp_path: Path) -> None:
+    content = recording(Simulation(containers=2, timestamps=200, step=scraped))
+    end = str(START + 199 * scraped)
+    with prometheus(tmp_path / "prometheus", content) as server:
+        arguments = ("--start", str(START), "--end", end, "--step", step, "-o", tmp_path / "a.json")
+        done = query(server.url, *arguments, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["step"] == expected
+    assert (f"--step {step} is changed to {expected}" in done.stderr) == (float(step) != expected)
+    if expected == scraped:
+        check_same(observed(tmp_path / "a.json"), observed(content))
+
+
+def test_a_step_is_a_multiple_of_all_scrape_intervals(tmp_path: Path) -> None:
+    content: dict[str, Any] = {}
+    for node, scraped in (("node-a", 10), ("node-b", 15)):
+        for metric, all_series in recording(Simulation(containers=1, timestamps=120, step=scraped)).items():
+            for series in all_series:
+                series["metric"]["instance"] = node
+            content.setdefault(metric, []).extend(all_series)
+    with prometheus(tmp_path / "prometheus", content) as server:
+        client = PrometheusClient(Server(server.url), patience=0)
+        selections = [Selection(metric) for metric in sorted(content)]
+        assert scrape_interval(client, selections, START, START + 1200) == 30
+        # the samples end at START + 1200, long before the end of these time ranges
+        assert scrape_interval(client, selections, START, START + 50_000) == 30
+        assert scrape_interval(client, selections, START + 40_000, START + 50_000) is None
 
 
 def test_pipeline_instance_and_selector_limit_the_series(tmp_path: Path) -> None:
@@ -122,7 +162,7 @@ def test_pipeline_instance_and_selector_limit_the_series(tmp_path: Path) -> None
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[PrometheusProcess]:
-    """A running server with 6,000 s of `CONTENT`, which a test may kill and start again."""
+    """A Prometheus server that holds the recording `CONTENT` (6,000 s). A test may kill and restart the server."""
     need_prometheus()
     folder = tmp_path / "prometheus"
     folder.mkdir()
@@ -134,7 +174,7 @@ def server(tmp_path: Path) -> Iterator[PrometheusProcess]:
 
 
 def start_query(server: PrometheusProcess, out: Path, patience: str) -> subprocess.Popen[str]:
-    """Start the command for all samples of the server, with one request at a time."""
+    """Start a process of `query` that fetches all samples of the server, with one request at a time."""
     span = ["--start", str(START), "--end", str(START + 6000)]
     command = [sys.executable, "-m", "kepler_core", "query", "--server", server.url, *span, "-j", "1", "-o", str(out)]
     return subprocess.Popen([*command, "--patience", patience], stderr=subprocess.PIPE, text=True)
@@ -193,3 +233,26 @@ def test_wrong_options_are_usage_errors(tmp_path: Path) -> None:
     assert process.returncode == 1
     assert "does not answer" in process.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["a-silent-server", "a-byte-at-a-time-of-the-body"])
+def test_a_signal_ends_a_query_that_waits(kind: str, tmp_path: Path) -> None:
+    """SIGINT ends the command while it waits for the list of metrics, and while it waits for several answers."""
+    pieces, repeat = SLOW_SERVERS[kind]
+    span = ["--start", str(START), "--end", str(START + 300), "-o", str(tmp_path / "a.json")]
+    command = [sys.executable, "-m", "kepler_core", "query", *span, "--server"]
+    names = json.dumps({"status": "success", "data": list(CONTENT)}).encode()
+    with slow_server(*pieces, repeat=repeat) as slow:
+
+        def reply(path: str, headers: Mapping[str, str]) -> Reply:
+            return (200, {}, names) if "/label/" in path else (302, {"Location": f"{slow.url}/slow"}, b"")
+
+        with answering(reply) as url:
+            for server, n_connections in [(slow.url, 1), (url, 5)]:
+                process = subprocess.Popen([*command, server], stderr=subprocess.PIPE, text=True)
+                wait_for(lambda n=n_connections: slow.accepted >= n, "the command is not waiting")
+                process.send_signal(signal.SIGINT)
+                _, errors = process.communicate(timeout=GENEROUS)
+                assert process.returncode == 130
+                assert len(errors.splitlines()) <= 2, errors  # click writes an additional empty line after Ctrl-C
+                assert "interrupted" in errors

@@ -1,4 +1,4 @@
-"""Recordings that are read: sources, samples that are left out, counts."""
+"""Test reading of recordings: from files, bytes and dicts, and with irregular samples that are left out and counted."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_columns_are_read_only() -> None:
 
 
 def test_an_irregular_series_does_not_change_its_neighbours() -> None:
-    # one series has a NaN and is decoded sample by sample; some series have no samples
+    # one series contains NaN and is therefore decoded sample by sample; some series have no samples
     document: dict[str, Any] = {"m": []}
     for index in range(80):
         values = [[1_700_000_000 + 3 * at, f"{index * 1000 + at}.25"] for at in range(0 if index % 9 == 4 else 1500)]
@@ -92,6 +92,13 @@ def test_an_irregular_series_does_not_change_its_neighbours() -> None:
     assert recording.empty_series == {"m": 9}
 
 
+@pytest.mark.parametrize(("value", "read"), [("1e300", 2.0**64), ("-3.7e19", -(2.0**64))])
+def test_values_that_no_counter_holds_are_limited(value: str, read: float) -> None:
+    metric = read_recording(one_series([1, "10"], [2, value], [3, "30"])).metrics["m"]
+    assert metric.values.tolist() == [10, read, 30]
+    assert metric.not_finite == 0
+
+
 @pytest.mark.parametrize("value", ["NaN", "nan", "+Inf", "-Inf", "Inf", "inf", "1e400", None])
 def test_values_that_are_not_finite_are_left_out_and_counted(value: str | None) -> None:
     metric = read_recording(one_series([1, "10"], [2, value], [3, "30"])).metrics["m"]
@@ -101,7 +108,8 @@ def test_values_that_are_not_finite_are_left_out_and_counted(value: str | None) 
 
 
 def test_the_staleness_marker_is_left_out() -> None:
-    stale = float(np.array(0x7FF0000000000002, dtype=np.uint64).view(np.float64))  # a NaN with a payload
+    # Prometheus' staleness marker is the NaN with these 64 bits
+    stale = float(np.array(0x7FF0000000000002, dtype=np.uint64).view(np.float64))
     metric = read_recording({"m": [{"metric": {}, "values": [[1, 10.0], [2, stale], [3, "30"]]}]}).metrics["m"]
     assert metric.values.tolist() == [10, 30]
     assert metric.not_finite == 1

@@ -1,4 +1,7 @@
-"""Recordings that are rejected, with an error of one line that names the place."""
+"""Test that malformed recordings are rejected with a one-line error that names the malformed part.
+
+Malformed series are left out and counted if other series can be used.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.recording_json import ENCODED, one_series
+from support.recording_json import ENCODED, SAMPLES, all_samples
 
 from kepler_core.errors import RecordingError
 from kepler_core.recording import reader
@@ -16,7 +19,7 @@ from kepler_core.recording.reader import read_recording
 
 
 def rejection(source: Any, **arguments: Any) -> str:
-    """Return the error with which a source is rejected, which must be one line."""
+    """Read a malformed source, check that the error is a single line, and return the error's text."""
     with pytest.raises(RecordingError) as caught:
         read_recording(source, **arguments)
     message = str(caught.value)
@@ -52,13 +55,10 @@ OTHER_SHAPES = {
     "series without labels": b'{"m":[{"values":[]}]}',
     "labels are null": b'{"m":[{"metric":null,"values":[]}]}',
     "label is a number": b'{"m":[{"metric":{"a":1},"values":[]}]}',
-    "API answer: an error": b'{"status":"error","errorType":"bad_data","error":"parse error"}',
-    "API answer: an instant vector": b'{"status":"success","data":{"resultType":"vector","result":'
-    b'[{"metric":{"__name__":"m"},"value":[1,"2"]}]}}',
 }
 
 
-BAD_VALUES = {
+MALFORMED_VALUES = {
     "null": b"null",
     "number": b"5",
     "object": b"{}",
@@ -67,23 +67,30 @@ BAD_VALUES = {
     "no value": b"[[1]]",
     "three": b'[[1,"2",3]]',
     "pair is an object": b'[{"t":1,"v":"2"}]',
-    "value is a word": b'[[1,"many"]]',
-    "value is empty": b'[[1,""]]',
-    "value is blank": b'[[1," "]]',
-    "value is two numbers": b'[[1,"1 2"]]',
-    "value has a comma": b'[[1,"1,5"]]',
-    "value has a unit": b'[[1,"5W"]]',
-    "value with underscores": b'[[1,"1_000"]]',
-    "value is hexadecimal": b'[[1,"0x10"]]',
     "value is a list": b"[[1,[2]]]",
     "value is true": b"[[1,true]]",
     "value not UTF-8": b'[[1,"\xff"]]',
-    "timestamp is text": b'[["noon","2"]]',
     "timestamp is null": b'[[null,"2"]]',
     "timestamp is true": b'[[true,"2"]]',
     "timestamp is a list": b'[[[],"2"]]',
     "timestamp is too large": b'[[1e999,"2"]]',
+    "timestamps in milliseconds": b'[[1700000000000,"2"]]',
+    "timestamp is negative": b'[[-5,"2"]]',
 }
+"""Name -> malformed samples of a series. The reader leaves out the whole series."""
+
+
+NOT_NUMBERS = {
+    "a word": b'"many"',
+    "empty": b'""',
+    "blank": b'" "',
+    "two numbers": b'"1 2"',
+    "a comma": b'"1,5"',
+    "a unit": b'"5W"',
+    "underscores": b'"1_000"',
+    "hexadecimal": b'"0x10"',
+}
+"""Name -> text that is not a number. The reader leaves out a sample with such a timestamp or value."""
 
 
 @pytest.mark.parametrize("content", NOT_JSON.values(), ids=NOT_JSON)
@@ -102,21 +109,56 @@ def test_json_of_another_shape_is_rejected(content: bytes, tmp_path: Path) -> No
     path.write_bytes(content)
     message = rejection(path)
     assert message.startswith(f"{path}: ")
-    assert "values" in message  # the error shows the expected shape
+    assert "values" in message  # the error shows the expected structure of the JSON
 
 
-@pytest.mark.parametrize("values", BAD_VALUES.values(), ids=BAD_VALUES)
-def test_values_of_another_shape_are_rejected(values: bytes, tmp_path: Path) -> None:
-    path = tmp_path / "r.json"
+def with_a_series(values: bytes) -> bytes:
+    """Return a recording in which the third series of the metric "broken" has the samples `values`.
+
+    All other series are good.
+    """
     good = b'{"metric":{},"values":[[1,"2"]]}'
-    path.write_bytes(b'{"good":[%s],"broken":[%s,%s,{"metric":{},"values":%s}]}' % (good, good, good, values))
-    message = rejection(path)
-    assert message.startswith(f"{path}: ")
-    assert "broken[2]" in message
+    return b'{"good":[%s],"broken":[%s,%s,{"metric":{"id":"x"},"values":%s}]}' % (good, good, good, values)
 
 
-def test_the_error_names_the_path_of_a_wrong_number() -> None:
-    assert "m[0].values[2]" in rejection(one_series([1, "1"], [2, "2"], [3, "three"]))
+@pytest.mark.parametrize("values", MALFORMED_VALUES.values(), ids=MALFORMED_VALUES)
+def test_a_series_with_malformed_samples_is_left_out_and_counted(values: bytes) -> None:
+    recording = read_recording(with_a_series(values))
+    assert {name: metric.n_series for name, metric in recording.metrics.items()} == {"good": 1, "broken": 2}
+    assert recording.malformed_series == {"broken": 1}
+    example = recording.malformed_examples["broken"]
+    assert example.startswith(("broken[2]", "[2]"))
+    assert len(example.splitlines()) == 1
+
+
+@pytest.mark.parametrize("value", NOT_NUMBERS.values(), ids=NOT_NUMBERS)
+def test_a_sample_that_is_no_number_is_left_out_and_counted(value: bytes) -> None:
+    for pair in (b"[2,%s]" % value, b'[%s,"20"]' % value):
+        metric = read_recording(with_a_series(b'[[1,"10"],%s,[3,"30"]]' % pair)).metrics["broken"]
+        assert metric.values[metric.series == 2].tolist() == [10, 30]
+        assert metric.not_finite == 1
+
+
+@pytest.mark.parametrize("series", [b"null", b"5", b"{}", b'{"metric":{"a":1},"values":[]}', b'{"metric":{}}'])
+def test_a_malformed_series_is_left_out_and_counted(series: bytes) -> None:
+    recording = read_recording(ENCODED.replace(b'"cpu": [', b'"cpu": [%s,' % series))
+    assert all_samples(recording) == SAMPLES
+    assert recording.malformed_series == {"cpu": 1}
+    assert recording.malformed_examples["cpu"].startswith("[0]")
+
+
+@pytest.mark.parametrize("metric", [b"null", b"5", b"{}", b'"x"'])
+def test_a_malformed_metric_is_left_out_and_counted(metric: bytes) -> None:
+    recording = read_recording(ENCODED.replace(b"{", b'{"gpu": %s,' % metric, 1))
+    assert all_samples(recording) == SAMPLES
+    assert recording.malformed_series == {"gpu": 1}
+
+
+@pytest.mark.parametrize("values", [b"5", b"[[1700000000000,1]]"])
+def test_a_recording_is_rejected_if_every_series_is_malformed(values: bytes) -> None:
+    message = rejection(b'{"m":[{"metric":{},"values":%s},null]}' % values, name="Monday")
+    assert message.startswith("Monday: ")
+    assert "2 malformed series, e.g. m" in message
 
 
 @pytest.mark.parametrize("series", [b"1", b"[1]", b"[{}]", b'[{"metric":{"a":1},"values":[]}]'])
@@ -152,11 +194,11 @@ def test_deep_nesting_is_rejected(start: bytes, opening: bytes, depth: int) -> N
 
 
 def test_a_metric_name_with_line_breaks_is_shown_on_one_line() -> None:
-    rejection(json.dumps({"first\nsecond": [{"metric": {}, "values": [[1, "x"]]}]}).encode())
+    rejection(json.dumps({"first\nsecond": [{"metric": {}, "values": [[1, []]]}]}).encode())
 
 
 def test_a_long_value_is_shortened_in_the_error() -> None:
-    assert len(rejection(one_series([1, "x" * 100_000]))) < 500
+    assert len(rejection(b'{"m":[{"metric":{},"values":[[1,{"%s":1}]]}]}' % (b"x" * 100_000))) < 500
 
 
 @pytest.mark.parametrize(
@@ -210,3 +252,21 @@ def test_a_recording_that_is_too_large_is_rejected(tmp_path: Path, monkeypatch: 
     plain.write_bytes(b" " * 10_001)
     assert "more than 10000 bytes" in rejection(packed)
     assert "larger than 10000 bytes" in rejection(plain)
+
+
+def test_many_empty_gzip_members_are_rejected() -> None:
+    """2 MB can hold a hundred thousand empty members, and each of them would need a new decompressor."""
+    packed = gzip.compress(ENCODED) + gzip.compress(b"") * 100_000
+    assert "damaged gzip file (1025 members hold only" in rejection(packed, name="Monday")
+
+
+def test_a_gzip_file_in_members_is_read(tmp_path: Path) -> None:
+    middle = len(ENCODED) // 2
+    packed = gzip.compress(ENCODED[:middle]) + bytes(7) + gzip.compress(ENCODED[middle:]) + bytes(9)
+    assert read_recording(packed).digest == read_recording(ENCODED).digest
+    assert "damaged gzip" in rejection(packed + b"x", name="Monday")
+
+
+@pytest.mark.parametrize("length", range(1, 40))
+def test_a_gzip_file_that_is_cut_is_rejected(length: int) -> None:
+    assert "damaged gzip" in rejection(gzip.compress(ENCODED)[:-length], name="Monday")

@@ -1,4 +1,4 @@
-"""Nodes, units and scrapes that a recording reports twice are not added up."""
+"""Test that nodes, containers, sockets and scrapes that a recording reports twice are not added up."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_a_second_exporter_continues_where_the_first_ends() -> None:
 
 
 def test_containers_that_only_a_second_exporter_reports_are_added() -> None:
-    # the containers that both exporters report are not added up
+    # containers that both exporters report count once
     more = {"c" * 64: 2.0}
     observations = observed(merged(machine(), machine(containers={**CONTAINERS, **more}, pod="kepler-2", start=7.0)))
     np.testing.assert_allclose(observations.node_features["bpf_cpu_time_ms"][1:], 6.5 * variation(TIMES)[1:], rtol=1e-9)
@@ -68,17 +68,20 @@ def test_containers_that_only_a_second_exporter_reports_are_added() -> None:
 
 
 def test_two_labels_with_one_machine_name_are_one_node() -> None:
-    containers = {"system": 1.5}  # no unique container id, only the machine name
+    # The container id "system" occurs on many machines. Only the label `exported_instance` shows that both instance
+    # labels belong to one machine.
+    containers = {"system": 1.5}
     first = machine("10.0.0.1:9102", containers=containers, exported_instance="node-a")
     second = machine("10.0.0.1:9103", containers=containers, exported_instance="node-a", start=7.0)
+    # The series of the second instance label have fewer samples, so they are left out.
     for series in second["kepler_container_bpf_cpu_time_ms_total"]:
-        series["values"] = series["values"][5:]  # with fewer samples this exporter is left out
+        series["values"] = series["values"][5:]
     alone = observed(first)
     for document in (merged(first, second), merged(second, first)):
         observations = observed(document)
         assert_same(observations, alone)
         assert len(observations.counts.duplicate_nodes) == 1
-        assert "10.0.0.1:9103" in observations.counts.duplicate_nodes[0]
+        assert "10.0.0.1:9103" in observations.counts.duplicate_nodes
 
 
 def test_two_labels_with_the_same_containers_are_one_node() -> None:
@@ -89,7 +92,7 @@ def test_two_labels_with_the_same_containers_are_one_node() -> None:
         observations = observed(document)
         assert_same(observations, alone)
         assert len(observations.counts.duplicate_nodes) == 1
-        assert "10.0.0.1:9102" in observations.counts.duplicate_nodes[0]
+        assert "10.0.0.1:9102" in observations.counts.duplicate_nodes
 
 
 @pytest.mark.parametrize("lengths", [(20, 30, 40), (40, 30, 20), (20, 40, 30), (30, 30, 30)])
@@ -110,7 +113,7 @@ def test_three_labels_of_one_machine_are_one_node(known_by: str, lengths: Sequen
 
 
 def test_a_label_that_follows_another_in_time_is_no_duplicate() -> None:
-    # a new pod of the exporter has another address
+    # the exporter was restarted as a new pod, which has another address
     first = machine("10.0.0.1:9102", times=TIMES[:20], containers=NODE_A, exported_instance="node-a")
     second = machine("10.0.0.2:9102", times=TIMES[20:], containers=NODE_A, exported_instance="node-a", start=0.0)
     observations = observed(merged(first, second))
@@ -127,7 +130,10 @@ def test_a_series_given_twice_is_counted_once() -> None:
 
 
 def queried(document: Document, step: float) -> Document:
-    """Return the document as a range query with a shorter step returns it, with repeated scrapes."""
+    """Return the document as a range query returns it if its step is shorter than the scrape interval.
+
+    Such a query repeats the values of each scrape.
+    """
     result: Document = {}
     for metric, all_series in document.items():
         result[metric] = []
@@ -144,7 +150,7 @@ def test_repeated_scrapes_are_left_out() -> None:
     times = START + 15.0 * np.arange(30)
     document = machine(times=times)
     observations = observed(queried(document, 3.0))
-    assert observations.counts.as_dict() == {"repeated_scrapes": 4 * 29, **DRAM_IS_DYNAMIC_ONLY}
+    assert observations.counts.as_dict() == {"repeated_scrapes": {"node-a": 4 * 29}, **DRAM_IS_DYNAMIC_ONLY}
     assert_same(observations, observed(document))
     np.testing.assert_allclose(observations.power["acpi", "platform"][1:], 120.0 * variation(times)[1:], rtol=1e-9)
 
@@ -160,7 +166,7 @@ def test_repeated_scrapes_are_left_out_per_node() -> None:
     nodes = [observations.streams[code].node for code in observations.sample_stream]
     assert nodes.count("node-a") == 40
     assert nodes.count("node-b") == 10
-    assert observations.counts.repeated_scrapes == 27
+    assert sum(observations.counts.repeated_scrapes.values()) == 27
 
 
 def test_features_are_kept_if_energy_counters_never_move() -> None:
@@ -170,6 +176,6 @@ def test_features_are_kept_if_energy_counters_never_move() -> None:
             for series in all_series:
                 series["values"] = [[t, "5"] for t, _ in series["values"]]
     observations = observed(document)
-    assert observations.counts.repeated_scrapes == 0
+    assert not observations.counts.of("repeated_scrapes")
     assert (observations.power["acpi", "platform"][1:] == 0).all()
     assert np.isfinite(observations.node_features["cpu_instructions"][1:]).all()

@@ -1,6 +1,9 @@
-"""Observations of several nodes and recordings."""
+"""Test observations from several nodes and from several recordings."""
 
 from __future__ import annotations
+
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -38,12 +41,12 @@ def test_nodes_are_observed_separately() -> None:
 
 @pytest.mark.parametrize("name", ["system", "system_processes", "kernel_processes"])
 def test_units_that_every_node_has_do_not_merge_nodes(name: str) -> None:
-    # Kepler reports processes outside containers as "system_processes" on every node
+    # Kepler uses the container id "system_processes" on every node for processes that run in no container
     first = machine("node-a", containers={"a" * 64: 1.0, name: 0.5})
     second = machine("node-b", containers={"b" * 64: 2.0, name: 0.7})
     observations = observed(merged(first, second))
     assert len(observations.streams) == 2
-    assert observations.counts.as_dict() == {"dynamic_only": {"rapl-sysfs dram": 2}}
+    assert observations.counts.as_dict() == {"dynamic_only": {"rapl-sysfs dram": 4}}
     np.testing.assert_allclose(
         observations.node_features["bpf_cpu_time_ms"][observations.sample_stream == 1][1:], 2.7 * variation(TIMES)[1:]
     )
@@ -102,7 +105,7 @@ def test_metrics_that_one_of_two_recordings_lacks_are_unknown_there() -> None:
 
 
 def test_a_recording_given_twice_is_rejected() -> None:
-    with pytest.raises(RecordingError, match="Monday: given twice"):
+    with pytest.raises(RecordingError, match="Monday: the recording is given twice"):
         observe([read_recording(machine(), name="Monday"), read_recording(machine(load=2), name="Monday")])
     with pytest.raises(RecordingError, match="Monday and Tuesday hold the same data"):
         observe([read_recording(machine(), name="Monday"), read_recording(machine(), name="Tuesday")])
@@ -116,3 +119,45 @@ def test_recordings_of_one_timestamp_have_no_rates() -> None:
     assert len(observations.sample_time) == 2
     assert np.isnan(observations.step)
     assert observations.sources == {}
+
+
+def test_nodes_without_a_common_timestamp_need_little_memory() -> None:
+    """An array of 5,000 nodes times 10,000 timestamps would have 50 million cells for only 20,000 values."""
+    code = """
+from pathlib import Path
+from kepler_core.recording import observe, read_recording
+
+def series(labels):
+    return [
+        {"metric": {"instance": f"node-{n}", **labels}, "values": [[n / 100, "0"], [n / 100 + 3, str(n + 1)]]}
+        for n in range(5000)
+    ]
+
+content = {
+    "kepler_node_package_joules_total": series({"source": "rapl-sysfs", "package": "0", "mode": "dynamic"}),
+    "kepler_container_cpu_cycles_total": series({"container_id": "c"}),
+}
+print(len(observe([read_recording(content)]).sample_time))
+print(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    n_samples, peak_kib = map(int, done.stdout.split())
+    assert n_samples == 10_000
+    assert peak_kib < 300 * 1024
+
+
+def test_one_container_on_thousands_of_nodes_is_one_machine() -> None:
+    """If 3,000 node labels report the same container, only the label with the most samples is kept."""
+    document = {
+        "kepler_container_cpu_cycles_total": [
+            {
+                "metric": {"instance": f"node-{n}", "container_id": "0123456789ab"},
+                "values": [[3 * k, str(k)] for k in at],
+            }
+            for n in range(3000)
+            for at in [range(4 if n == 1000 else 3)]
+        ]
+    }
+    observations = observed(document)
+    assert [stream.node for stream in observations.streams] == ["node-1000"]
+    assert len(observations.counts.duplicate_nodes) == 2999

@@ -1,4 +1,4 @@
-"""Simulated recordings: equal for equal seeds, and with the power of the documented formula."""
+"""Test that simulated recordings are equal for equal seeds, and that their power follows the documented formula."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def written(path: Path, **arguments: Any) -> bytes:
 
 
 def expected_power(observations: Observations, sockets: int) -> dict[str, np.ndarray]:
-    """Return the watts of the documented formula for the load that was observed."""
+    """Return component -> watts that the documented formula gives for the observed load."""
     cpus = CORES_PER_SOCKET * sockets
     u = np.minimum(observations.node_features["bpf_cpu_time_ms"] / (1000 * cpus), 1)
     m = observations.node_features["cache_miss"] / 1e9
@@ -52,7 +52,7 @@ def test_the_same_seed_gives_the_same_bytes(suffix: str, tmp_path: Path) -> None
     first = written(tmp_path / f"first.{suffix}", seed=7)
     assert written(tmp_path / f"second.{suffix}", seed=7) == first
     assert written(tmp_path / f"third.{suffix}", seed=8) != first
-    assert len(list(tmp_path.iterdir())) == 3  # no temporary file is left
+    assert len(list(tmp_path.iterdir())) == 3  # only the three recordings, and no temporary file
 
 
 def test_file_gzip_file_and_dict_have_the_same_content(tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_churn_and_restarts_do_not_change_the_formula() -> None:
     assert [stream.node for stream in observations.streams] == ["node-0", "node-1"]
     measured, expected = observations.power["acpi", "platform"], expected_power(observations, 2)["platform"]
     is_known = np.isfinite(measured) & np.isfinite(expected)
-    # the sum of a node is unknown where a busy container begins
+    # few samples are unknown: those in which a busy container starts, so that the node's sum is unknown
     assert np.count_nonzero(is_known) > 750
     assert np.median(np.abs(measured[is_known] / expected[is_known] - 1)) < 1e-3
     assert np.mean(np.abs(measured[is_known] / expected[is_known] - 1) > 0.02) < 0.05
@@ -111,7 +111,7 @@ def test_the_bundled_sample_is_what_simulate_writes(tmp_path: Path) -> None:
     process = simulate("-o", str(path), "--containers", "12", "--minutes", "15", "--seed", "1")
     assert (process.returncode, process.stdout, process.stderr) == (0, "", "")
     bundled = importlib.resources.files("kepler_config") / "samples" / "quickstart.json.gz"
-    # the gzipped bytes may differ, because Python versions compress with different zlibs
+    # compare the unpacked content, because Python versions compress with different versions of zlib
     assert gzip.decompress(bundled.read_bytes()) == gzip.decompress(path.read_bytes())
 
 

@@ -1,4 +1,4 @@
-"""Texts that are packed together."""
+"""Test that texts packed together in blocks are unpacked unchanged, and take less memory."""
 
 from __future__ import annotations
 

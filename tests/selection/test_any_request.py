@@ -1,4 +1,4 @@
-"""Any request to any catalogue: the selection agrees with the rules, applied one model at a time."""
+"""Random requests to random catalogues: selection chooses the same model as simple checks of one model at a time."""
 
 from __future__ import annotations
 
@@ -66,13 +66,14 @@ requests = st.builds(
 )  # fmt: skip
 
 SOURCES_OF = {
-    "rapl-sysfs": {"rapl-sysfs"}, "rapl": {"rapl-sysfs"}, "intel_rapl": {"rapl-sysfs", "rapl-msr"},
+    "rapl-sysfs": {"rapl-sysfs"}, "rapl": {"rapl-sysfs"},
+    "intel_rapl": {"rapl-sysfs", "rapl-msr", "ampere-xgene-hwmon", "grace-acpi"},
     "rapl-msr": {"rapl-msr"}, "acpi": {"acpi", "hmc", "redfish"}, "hmc": {"hmc"},
 }  # fmt: skip
 
 
 def fits(model: StoredModel, request: ModelRequest) -> bool:
-    """Return whether a model meets all criteria of a request but the machine."""
+    """Return whether a model meets all criteria of a request except for its machine and its node type."""
     metadata = model.metadata
     scores = {key: value for key, value in metadata.items() if isinstance(value, float) and value >= 0}
     package = metadata.get("validation", {}).get("components", {}).get("package", {})
@@ -107,7 +108,7 @@ def fits(model: StoredModel, request: ModelRequest) -> bool:
 
 
 def check(catalogue: Catalogue, request: ModelRequest) -> StoredModel | None:
-    """Select a model, check the selection or the error, and return the model."""
+    """Select a model for a request and check the outcome. Return the model; None if the selection raises an error."""
     fitting = []
     if request.source in SOURCES_OF:
         fitting = [model for model in catalogue.models if fits(model, request)]
@@ -146,7 +147,10 @@ def check_no_model(
 def check_node_type(
     model: StoredModel, node_type: Mapping[str, Any], request: ModelRequest, fitting: list[StoredModel]
 ) -> list[StoredModel]:
-    """Check the explained node type, and return the fitting models whose machine is as similar."""
+    """Check the node type in the selection's explanation.
+
+    Return those of the `fitting` models that remain after the choice of a node type.
+    """
     spec = {key: value for key, value in request.machine_spec.items() if value}
     if node_type["match"] == "given":
         assert model.node_type == request.node_type
@@ -167,7 +171,10 @@ def check_node_type(
 
 
 def check_error(model: StoredModel, fitting: list[StoredModel]) -> None:
-    """Check that the model has the lowest error, relative to `constant_mae` between unlike data."""
+    """Check that `model` has the lowest error of the `fitting` models.
+
+    Models that were validated on different data are compared by mae / constant_mae, if this ratio is known.
+    """
     mae = {id(other): error if (error := other.metadata["mae"]) >= 0 else float("inf") for other in fitting}
     by_data: dict[Any, list[StoredModel]] = {}
     for other in fitting:
@@ -191,7 +198,7 @@ def check_error(model: StoredModel, fitting: list[StoredModel]) -> None:
 @settings(max_examples=500)
 @given(stores, st.lists(requests, min_size=1, max_size=6))
 def test_any_requests_to_one_catalogue(store: dict[str, list[SmallModel]], several: list[ModelRequest]) -> None:
-    """What the catalogue keeps of one request must not change the next one."""
+    """Results that the catalogue caches for one request must not change the selection for another request."""
     files = {name: pipeline(*models, node_types=MACHINES) for name, models in store.items()}
     catalogue = make_catalogue(**files)
     for request in [*several, *several]:

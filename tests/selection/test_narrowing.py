@@ -51,7 +51,7 @@ def test_one_source_name_of_kepler_stands_for_several_sources() -> None:
 def test_unknown_source() -> None:
     assert "did you mean rapl" in request_error(make_catalogue(SmallModel()), source="rapl-sysf")
     assert "unknown energy source" in request_error(make_catalogue(SmallModel()), source="../../etc")
-    # models of a source whose plugin is not installed are selected too
+    # models of an energy source whose plugin is not installed are selected too
     assert (
         make_catalogue(SmallModel(source="my-meter")).select(request_for(source="my-meter")).model.source == "my-meter"
     )

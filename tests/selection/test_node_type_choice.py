@@ -28,7 +28,7 @@ DATABASE = SHARED / "data" / "model_db"
 def test_node_type_by_number() -> None:
     assert node_type_match(catalogue_of_machines(), node_type=0) == ("given", 0)
     assert node_type_match(catalogue_of_machines(), node_type=1) == ("given", 1)
-    assert "no model of node type 7 (there: 0, 1, 2)" in no_model_message(catalogue_of_machines(), node_type=7)
+    assert "no model of node type 7 (available: 0, 1, 2)" in no_model_message(catalogue_of_machines(), node_type=7)
     assert "no model of node type 7" in no_model_message(
         catalogue_of_machines(), node_type=7, machine_spec=HASWELL, loose_node_type=False
     )
@@ -75,7 +75,8 @@ def test_models_without_a_known_machine() -> None:
     catalogue = make_catalogue(SmallModel())
     assert node_type_match(catalogue, machine_spec=HASWELL) == ("unknown", 0)
     assert "not known" in no_model_message(catalogue, machine_spec=HASWELL, loose_node_type=False)
-    # a known machine comes first, however different
+    # A model whose machine is known is preferred to a model whose machine is unknown, even if the known machine differs
+    # much from the machine in the request.
     catalogue = make_catalogue(
         one=pipeline(SmallModel(mae=1)), two=pipeline(SmallModel(mae=9), node_types={0: ICELAKE})
     )
@@ -104,7 +105,7 @@ def test_equal_machines_in_two_pipelines() -> None:
     assert selection.runner_up.pipeline == "one"
 
 
-# --- the public model database ---
+# --- node types of the public model database ---
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Node types: index files, the node type of a machine, and trainings that keep other machines' models."""
+"""Node types: index files, the node type of a machine, and trainings that keep the models of other machines."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_any_bytes_are_an_index_or_an_error_of_one_line(content: bytes) -> None:
 
 
 def test_a_failed_write_keeps_the_index(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="it is as it was"):
+    with pytest.raises(UsageError, match="the file is unchanged"):
         write_index(tmp_path / "absent" / "index.json", TYPES)
 
 
@@ -137,10 +137,36 @@ def test_vendor_and_threads_do_not_change_the_node_type() -> None:
     assert matching_type(TYPES, {**SPECS[2], "vendor": "v", "threads_per_core": 1}) == 2
 
 
+def test_other_spellings_of_a_processor_do_not_change_the_node_type() -> None:
+    types = {
+        0: NodeType(0, {"processor": "amd_epyc_7763", "cores": 128}, ()),
+        1: NodeType(1, {"processor": "intel_core_i7_1370p", "cores": 20}, ()),
+    }
+    assert matching_type(types, {"processor": "amd_epyc_7763_64_core", "cores": 128}) == 0
+    assert matching_type(types, {"processor": "13th_gen_intel_core_i7_1370p", "cores": 20}) == 1
+    assert matching_type(types, {"processor": "13th_gen_intel_core_i7_13700", "cores": 20}) == 2
+
+
+def test_whole_floats_in_an_index_are_numbers(tmp_path: Path) -> None:
+    """Kepler rejects an answer with the number 128.0, so the numbers are written as integers."""
+    path = tmp_path / "index.json"
+    attributes = {"processor": "amd_epyc_7763", "cores": 128.0, "memory": 256.0}
+    path.write_text(json.dumps({"0": {"attrs": attributes, "members": ["a"]}}))
+    types = read_index(path)
+    assert matching_type(types, {"processor": "amd_epyc_7763", "cores": 128, "memory": 256}) == 0
+    write_index(path, types)
+    assert '"cores": 128,' in path.read_text()
+    path.write_text(path.read_text().replace("128", "128.5"))
+    with pytest.raises(UsageError, match=r"128\.5 is not a whole number"):
+        read_index(path)
+
+
 specs = st.fixed_dictionaries(
     {},
     optional={
-        "processor": st.sampled_from(["intel_xeon_a", "intel_xeon_b", "INTEL_xeon_a", "amd_epyc", "", " ", None, 5]),
+        "processor": st.sampled_from(
+            ["intel_xeon_8160", "Intel(R) Xeon(R) 8160 CPU", "intel_xeon_8280", "amd_epyc", " ", None, 5]
+        ),
         **dict.fromkeys(
             ("cores", "chips", "memory", "frequency"),
             st.sampled_from([0, 1, 2, 10**12, 10**12 - 1, -1, 2.0, float("inf"), float("nan"), None, "2", []]),
@@ -152,7 +178,7 @@ specs = st.fixed_dictionaries(
 
 @given(specs, specs)
 def test_similarity_is_1_for_machines_of_one_node_type_only(one: dict[str, Any], other: dict[str, Any]) -> None:
-    """Selection and training must agree on which machines are equal."""
+    """Selection (`compare`) and training (`identity`) must agree on which machines are equal."""
     assert (compare(one, other).similarity == 1.0) == (identity(one) == identity(other))
     assert compare(one, other).similarity == pytest.approx(compare(other, one).similarity, abs=1e-12)
 
@@ -203,7 +229,7 @@ def test_a_machine_with_one_attribute_changed_or_missing(attribute: str, ec2: di
 
 @pytest.mark.shared_data
 def test_matches_of_machines_outside_of_the_database(ec2: dict[int, NodeType]) -> None:
-    """A related processor, another vendor's machine of the same size, and a machine with one attribute."""
+    """Match a machine with a related processor, a machine of another vendor, and a machine with only one attribute."""
     relative = match(ec2, {"processor": "intel_xeon_platinum_8280", "cores": 96, "chips": 2, "memory": 377})
     assert relative[0].node_type.number in (0, 3)
     amd = match(ec2, {"processor": "amd_epyc_7763", "cores": 96, "chips": 2, "memory": 377, "frequency": 3500})
@@ -327,7 +353,7 @@ def two_machines(simulated: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 @pytest.fixture
 def own_store(two_machines: Path, tmp_path: Path) -> Path:
-    """A copy of the store of `two_machines` that a test may change."""
+    """A copy of the store in the folder `two_machines`. A test may change the copy."""
     return Path(shutil.copytree(two_machines / "store", tmp_path / "store", symlinks=True))
 
 
@@ -360,7 +386,7 @@ def test_a_training_adds_the_models_of_its_machine(two_machines: Path) -> None:
 
 
 def test_a_training_replaces_the_models_of_its_machine(simulated: Path, two_machines: Path, own_store: Path) -> None:
-    """The same machine under another id: its models are replaced, those of the other machine are kept."""
+    """A training of the same machine under another id replaces its models, and keeps the other machine's models."""
     sgd = pipeline(two_machines, "SGDRegressorTrainer", "{name: profile}")
     common = ("-i", simulated, "-s", own_store, *COMMON)
     report = answer("train", sgd, *common, "--machine-spec", two_machines / "0.json", "--machine-id", "other")
@@ -411,7 +437,7 @@ def test_trainings_without_a_machine_description(simulated: Path, tmp_path: Path
 
 @pytest.mark.shared_data
 def test_a_training_keeps_models_that_kepler_core_cannot_load(simulated: Path, tmp_path: Path) -> None:
-    """The pickled models of the public pipeline keep their bytes."""
+    """The zip files with pickled models of the public pipeline keep their bytes."""
     if not EC2.is_dir():
         pytest.skip("the public model database (../shared/data/model_db) is not here")
     store = tmp_path / "store"
@@ -430,7 +456,7 @@ def test_a_training_keeps_models_that_kepler_core_cannot_load(simulated: Path, t
 
 
 def test_concurrent_trainings_of_two_machines(simulated: Path, tmp_path: Path) -> None:
-    """Another machine's training publishes during this one: the pipeline has the models of both afterwards."""
+    """If a version is published while another machine's training runs, the training keeps the version's models."""
     store = open_store(str(tmp_path / "store"))
     observations = observe([read_recording(simulated)])
     spec = load_pipeline(str(pipeline(tmp_path)))
@@ -439,7 +465,7 @@ def test_concurrent_trainings_of_two_machines(simulated: Path, tmp_path: Path) -
     assert train(spec, observations, store, jobs=1, backend="threading", machine=second).node_type == 1
 
     class TrainsMeanwhile:
-        """A listener that trains another machine's models when the first training starts."""
+        """A listener that trains the models of another machine at the start of the first training, and then no more."""
 
         def __init__(self, other: Machine) -> None:
             self.other, self.done = other, False
@@ -460,11 +486,12 @@ def test_concurrent_trainings_of_two_machines(simulated: Path, tmp_path: Path) -
         assert set(read_node_types(snapshot)) == numbers
         assert snapshot.problems() == {}
 
-    # two new node types claim the same number: the later training fails and must be repeated
+    # Two trainings add a node type each, with the same number. The training that publishes later fails and must be
+    # repeated.
     machine, other = (Machine(MachineSpec(processor="x_y", cores=cores), None) for cores in (1, 2))
     listeners = Hooks()
     listeners.listen(TrainsMeanwhile(other))
-    with pytest.raises(StoreError, match=r"node type 3 with it: train again"):
+    with pytest.raises(StoreError, match=r"as node type 3: train again"):
         train(spec, observations, store, jobs=1, backend="threading", machine=machine, listeners=listeners)
     assert set(read_node_types(store.snapshot(spec.name))) == {0, 1, 2, 3}
 
@@ -476,10 +503,10 @@ def test_a_machine_id_needs_a_description(simulated: Path, tmp_path: Path) -> No
 
 
 def test_a_wrong_machine_description(simulated: Path, tmp_path: Path) -> None:
-    spec = spec_file(tmp_path, {"cores": 4.0})
+    spec = spec_file(tmp_path, {"cores": 4.5})
     done = kepler("train", pipeline(tmp_path), "-i", simulated, "-s", tmp_path / "s", "--machine-spec", spec)
     assert done.returncode == 2
-    assert "cores: 4.0 is not a whole number" in done.stderr
+    assert "cores: 4.5 is not a whole number" in done.stderr
     assert not (tmp_path / "s").exists()
 
 

@@ -23,8 +23,10 @@ def test_errors_on_the_same_data() -> None:
 
 
 def catalogue_of_unlike_data(**constants: float | None) -> Catalogue:
-    """Return models of an easy and of a hard recording. The hard one has the higher error, but the lower one
-    in relation to `constant_mae`."""
+    """Return a catalogue with one model of an easy recording and one model of a hard recording.
+
+    The model of the hard recording has the higher mae, but the lower ratio of mae to `constant_mae`.
+    """
     models = {
         "easy": SmallModel(mae=2, data="easy", constant_mae=constants.get("easy", 2.5)),
         "hard": SmallModel(mae=5, data="hard", constant_mae=constants.get("hard", 100)),
@@ -46,8 +48,8 @@ def test_errors_on_unlike_data_without_a_constant_mae() -> None:
     assert "not known" in explanation["error"]["compared_by"]
 
 
-def test_only_the_best_model_of_each_data_competes() -> None:
-    """The relative error of a model that is not the best on its own data is ignored."""
+def test_only_the_best_model_of_each_data_set_is_compared() -> None:
+    """A model that is not the best on its own data set is not selected, even if its relative error is the lowest."""
     catalogue = make_catalogue(
         a=pipeline(
             SmallModel("A", mae=4, data="a", constant_mae=8), SmallModel("B", mae=5, data="a", constant_mae=500)

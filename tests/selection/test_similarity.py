@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kepler_core.processor_names import comparable_processor
 from kepler_profiler.similarity import ATTRIBUTES, EXPECTED, WEIGHTS, SpecTable, compare, processor_likeness
 
 BASE = {"processor": "intel_xeon_platinum_8259cl", "cores": 96, "chips": 2, "memory": 377, "frequency": 3500}
@@ -34,10 +35,9 @@ specs = st.fixed_dictionaries(
 
 
 def stated(spec: dict[str, Any]) -> dict[str, Any]:
-    """Return the attributes that a spec has, normalised."""
+    """Return the known attributes of a spec, with the processor's name in the form that comparisons use."""
     attributes = {key: spec.get(key) for key in ATTRIBUTES}
-    if attributes["processor"] is not None:
-        attributes["processor"] = attributes["processor"].strip().casefold()
+    attributes["processor"] = comparable_processor(attributes["processor"])
     return {key: value for key, value in attributes.items() if value}
 
 
@@ -110,8 +110,8 @@ def test_empty_specs() -> None:
 
 
 def test_related_processors_are_more_similar() -> None:
-    """The similarity falls from a newer stepping over another family to another vendor."""
-    order = ["intel_xeon_platinum_8259cl", "intel_xeon_platinum_8275cl", "intel_core_i7", "amd_epyc_7763"]
+    """The similarity falls along the list `order`: from the same processor to a processor of another vendor."""
+    order = ["intel_xeon_platinum_8259cl", "intel_xeon_platinum_8275cl", "intel_core_i7_1185g7", "amd_epyc_7763"]
     similarities = [compare(BASE, {**BASE, "processor": processor}).similarity for processor in order]
     assert similarities == sorted(similarities, reverse=True)
     assert len(set(similarities)) == 4
@@ -129,6 +129,25 @@ def test_a_nearer_number_of_cores_is_more_similar(cores: int, one: int, other: i
 def test_case_and_blanks_of_a_name_are_ignored() -> None:
     assert compare(BASE, {**BASE, "processor": " Intel_Xeon_Platinum_8259CL "}).similarity == 1.0
     assert compare(BASE, {**BASE, "vendor": "x", "threads_per_core": 9}).similarity == 1.0
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("amd_epyc_7763_64_core", "amd_epyc_7763"),
+        ("13th_gen_intel_core_i7_1370p", "intel_core_i7_1370p"),
+        ("intel_xeon_platinum_8480+", "intel_xeon_platinum_8480"),
+    ],
+)
+def test_spellings_of_a_processor_are_equal(one: str, other: str) -> None:
+    assert compare({**BASE, "processor": one}, {**BASE, "processor": other}).similarity == 1.0
+
+
+def test_a_name_that_fits_several_generations_counts_as_absent() -> None:
+    without = {key: value for key, value in BASE.items() if key != "processor"}
+    vague = {**BASE, "processor": "Intel(R) Xeon(R) CPU @ 2.20GHz"}
+    assert compare(vague, BASE) == compare(without, BASE)
+    assert compare(vague, BASE).attributes["processor"] is None
 
 
 @pytest.mark.parametrize("value", [-1, float("nan"), float("inf"), "96", [], True])

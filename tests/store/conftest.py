@@ -1,4 +1,4 @@
-"""Places for remote stores: in memory, and on an S3 server."""
+"""URLs for remote stores: in memory, and on an S3 server that runs for the tests."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from support.server_process import free_port
 
 @pytest.fixture(scope="session")
 def endpoint() -> Iterator[str]:
-    """The URL of an S3 server in a process of its own."""
+    """The URL of an S3 server, which runs in a process of its own."""
     pytest.importorskip("s3fs", reason="s3fs is not installed")
     pytest.importorskip("moto.server", reason="moto[server] is not installed")
     port = free_port()
@@ -39,7 +39,7 @@ def endpoint() -> Iterator[str]:
 
 @pytest.fixture
 def s3(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A URL in a new bucket."""
+    """The URL of a folder in a new bucket of the S3 server."""
     import fsspec
     from support.remote_store import SECRET
 
@@ -54,7 +54,7 @@ def s3(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.fixture(params=["memory", "s3", "s3 without folder"])
 def url(request: pytest.FixtureRequest) -> str:
-    """The URL of a new store in each kind of place."""
+    """The URL of a new store: in memory, in a folder of an S3 bucket, or at the top of a bucket."""
     if request.param == "memory":
         return f"memory://{uuid.uuid4().hex}/models"
     in_bucket: str = request.getfixturevalue("s3")

@@ -1,4 +1,4 @@
-"""Pipelines in archives and folders: what is imported and exported, and what is refused."""
+"""Import and export of pipelines as archives and folders, and the content that import refuses."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from kepler_core.store.manifest import make_manifest
 
 @pytest.fixture
 def public() -> Path:
-    """A pipeline of the public model database, which is not part of the project."""
+    """The folder of a pipeline in the public model database. The database is not part of the project."""
     folder = SHARED / "data" / "model_db" / "ec2-0.7.11"
     if not folder.is_dir():
         pytest.skip("the public models (../shared/data/model_db) are not here")

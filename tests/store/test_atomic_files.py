@@ -1,12 +1,16 @@
-"""A file is the old one or the new one."""
+"""Atomic writing: at any time, a file has either the whole old content or the whole new content."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 
 import pytest
 
-from kepler_core.atomic_files import whole_file
+from kepler_core.atomic_files import make_folders, whole_file
 
 
 def test_it_has_its_name_when_it_is_whole(tmp_path: Path) -> None:
@@ -31,3 +35,88 @@ def test_an_error_leaves_what_was_there(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
     with pytest.raises(FileNotFoundError), whole_file(tmp_path / "gone" / "a.json"):
         pass
+
+
+RECORDER = """
+import os, sys
+from pathlib import Path
+
+events = []
+
+def recorded(name, path_of):
+    original = getattr(os, name)
+    def call(*arguments, **options):
+        result = original(*arguments, **options)
+        folder, name_in_folder = os.path.split(path_of(*arguments))
+        # a link that was replaced is an entry, too: its name is not resolved
+        events.append((name, os.path.join(os.path.realpath(folder), name_in_folder)))
+        return result
+    setattr(os, name, call)
+
+recorded("fsync", lambda descriptor: os.readlink(f"/proc/self/fd/{descriptor}"))
+recorded("mkdir", lambda path, *_: path)
+recorded("rename", lambda source, target: target)
+recorded("replace", lambda source, target: target)
+
+def check():
+    entries = 0
+    for index, (name, path) in enumerate(events):
+        parent = os.path.dirname(path)
+        if name == "fsync" or ".staging" in Path(path).parts[-2:]:
+            continue  # the staging folders hold nothing that must survive a power failure
+        entries += 1
+        assert ("fsync", parent) in events[index:], f"{name} {path}: {parent} is not flushed afterwards"
+    return entries
+"""
+ACTIONS = {
+    "publish": """
+        from kepler_core.store.local import LocalStore
+        LocalStore("new/store").publish("p", {"metadata.json": b"{}", "a/b/c.json": b"{}"})
+    """,
+    "publish again": """
+        from kepler_core.store.local import LocalStore
+        store = LocalStore("store")
+        store.publish("p", {"metadata.json": b"{}"})
+        events.clear()
+        store.publish("p", {"metadata.json": b"{}", "a/b/c.json": b"{}"})
+    """,
+    "decision": """
+        from kepler_core.store.local import LocalStore
+        LocalStore("new/store").record_decision("p", {"decision": "kept aside"})
+    """,
+    "state of the offline trainer": """
+        from kepler_servers.offline_trainer.settings import StateFolder
+        StateFolder("new/state").create()
+    """,
+    "power shifts": """
+        from kepler_servers.online_trainer.power_shift import ShiftLog
+        ShiftLog(Path("laws.json").absolute()).add([])
+    """,
+}
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+def test_the_entry_of_each_new_folder_and_file_is_flushed(tmp_path: Path, action: str) -> None:
+    """After each `mkdir` and renaming, `fsync` is called for the folder whose entry is new."""
+    script = RECORDER + textwrap.dedent(ACTIONS[action]) + "print(check())\n"
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 0
+
+
+def test_new_folders_and_their_permissions(tmp_path: Path) -> None:
+    make_folders(tmp_path / "a" / "b", 0o700)
+    make_folders(tmp_path / "a" / "b", 0o755)
+    assert (tmp_path / "a" / "b").stat().st_mode & 0o777 == 0o700
+    assert (tmp_path / "a").stat().st_mode & 0o077 == 0o077 & ~_umask()
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("nowhere")
+    for wrong in ("file", "file/x", "link"):
+        with pytest.raises(OSError, match=r"File exists|Not a directory"):
+            make_folders(tmp_path / wrong)
+
+
+def _umask() -> int:
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask

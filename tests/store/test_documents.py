@@ -1,4 +1,4 @@
-"""A pipeline with a malformed document: import, publish and verify refuse it, and reading it harms nothing else."""
+"""Pipelines with a malformed document: import, publish and verify refuse them, and other pipelines stay usable."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from support.malformed_documents import CHANGES, malformed
 from support.server_process import serving
 from support.small_pipelines import SmallModel, linear, pipeline
 
-from kepler_core.documents import MAX_DEPTH, DocumentError, decode_object
+from kepler_core.documents import MAX_DEPTH, DocumentError, decode_json, decode_object, decode_value
 from kepler_core.errors import StoreError
 from kepler_core.selection.reading import read_catalogue
+from kepler_core.store.documents import NodeTypeEntry
 from kepler_core.store.layout import zip_bytes
 from kepler_core.store.local import LocalStore
 
@@ -35,7 +36,10 @@ def kepler_model(*arguments: str | Path, code: int) -> str:
 
 @pytest.fixture(scope="module")
 def poisoned(tmp_path_factory: pytest.TempPathFactory) -> LocalStore:
-    """A store with one good pipeline and one for each malformed document, published without the checks."""
+    """A store with a good pipeline, and with a pipeline for each malformed document.
+
+    The pipelines with malformed documents were published without checks.
+    """
     store = LocalStore(tmp_path_factory.mktemp("poisoned") / "store")
     store.publish("good", pipeline(SmallModel(weights={"package": linear(7.0)})))
     for change in CHANGES:
@@ -49,7 +53,7 @@ def live(poisoned: LocalStore, tmp_path_factory: pytest.TempPathFactory) -> Iter
         yield LiveStore(poisoned, server)
 
 
-# --- nothing malformed gets into a store ---
+# --- pipelines with malformed documents do not get into a store ---
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -78,7 +82,7 @@ def test_verify_names_each(poisoned: LocalStore) -> None:
         assert document in output
 
 
-# --- a store that got it in another way ---
+# --- a store that contains pipelines with malformed documents nevertheless ---
 
 
 def test_the_catalogue_has_all_others(poisoned: LocalStore) -> None:
@@ -131,16 +135,41 @@ def test_any_bytes_decode_or_raise_one_error(content: bytes) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"[]", b"{", b'{"a":"\xff"}', b'{"a":' + b"9" * 400 + b"}", b'{"a":1e300}', b'{"a":9007199254740993}'],
-    ids=repr,
-)
+    [
+        b"", b"[]", b"{", b'{"a":"\xff"}', b'{"a":' + b"9" * 400 + b"}", b'{"a":1e300}', b'{"a":9007199254740993}',
+        b'{"a":999999999999999e9}', b'{"a":-9.9E+99}', b'{"a":' + b"[" * MAX_DEPTH + b"]" * MAX_DEPTH + b"}",
+        b'{"a":' * (MAX_DEPTH + 1) + b"1" + b"}" * (MAX_DEPTH + 1),
+        # brackets in strings must not hide the brackets outside of the strings, which are nested too deeply
+        b'{"a":' + b"[" * 200 + b'"}"' + b"]" * 200 + b"}",
+        b'{"a":' + b'["]",' * 200 + b"1" + b',"["]' * 200 + b"}",
+        b'{"a":' + b'["\\"]",' * 200 + b"1" + b',"[\\\\"]' * 200 + b"}",
+    ],
+    ids=lambda content: repr(content[:20]),
+)  # fmt: skip
 def test_what_is_out_of_bounds(content: bytes) -> None:
     with pytest.raises(DocumentError):
         decode_object(content)
 
 
+def test_an_error_names_the_key_and_what_is_wrong() -> None:
+    cases = {b'{"attrs":{},"members":5}': ("schema", "members"), b"[]": ("schema", ""), b"{": ("syntax", "")}
+    for content, (kind, key) in cases.items():
+        with pytest.raises(DocumentError) as caught:
+            decode_json(content, NodeTypeEntry)
+        assert (caught.value.kind, caught.value.key) == (kind, key)
+        assert " - at " not in caught.value.problem
+
+
 def test_numbers_and_depth_within_the_bounds() -> None:
     numbers = b'{"a":[0.16666666666666666,131.97598547358092,-9007199254740992,1e15,"12345678901234567890"]}'
     assert len(decode_object(numbers)["a"]) == 5
-    depth = MAX_DEPTH - 2
+    depth = MAX_DEPTH - 1
     assert decode_object(b'{"a":' + b"[" * depth + b"]" * depth + b"}")
+    assert decode_object(b'{"a":"' + b"[" * 200 + b'","b":[' + b"[]," * 200 + b"1]}")
+    assert decode_value(b"[" * MAX_DEPTH + b"]" * MAX_DEPTH)
+
+
+@pytest.mark.parametrize("content", [b"", b"1e300", b"\xff", b"[" * (MAX_DEPTH + 1) + b"]" * (MAX_DEPTH + 1)])
+def test_a_value_that_is_out_of_bounds(content: bytes) -> None:
+    with pytest.raises(DocumentError):
+        decode_value(content)

@@ -22,7 +22,7 @@ Answer = Callable[[http.server.BaseHTTPRequestHandler], None]
 
 @pytest.fixture
 def answers() -> Iterator[tuple[str, dict[str, Answer]]]:
-    """The URL of a web server, and its answers by path, which tests fill."""
+    """The URL of a web server, and the dict of its answers by path, to which tests add answers."""
     answers_by_path: dict[str, Answer] = {}
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -37,7 +37,7 @@ def answers() -> Iterator[tuple[str, dict[str, Answer]]]:
             pass
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}", answers_by_path
     server.shutdown()

@@ -33,7 +33,7 @@ def check_safe(weights: KeplerWeights, features: tuple[str, ...]) -> None:
     answer = as_answered(weights)
     text = json.dumps(answer, allow_nan=False)
     assert json.loads(text) == answer
-    # the client may list any feature first
+    # Kepler may list any feature first, and evaluates curves with the first feature
     for first in features or ("bpf_cpu_time_ms",):
         idle = evaluate(answer, {name: [0.0] for name in {*features, first}}, first)
         assert idle
@@ -98,7 +98,7 @@ def test_accepted_weights_are_safe(document: Any, trainer: str, features: tuple[
 
 @given(st.sampled_from(TRAINERS), st.data())
 def test_accepted_weights_near_the_bounds_are_safe(trainer: str, data: st.DataObject) -> None:
-    """The weights have the right shape, so that many of them are accepted."""
+    """The random weights have the right form and are small, so that many of them are accepted."""
     size = KEPLER_CURVES.get(trainer)
     near = st.floats(-2, 2)
     component = linear(data.draw(near), {"bpf_cpu_time_ms": data.draw(near)})
@@ -123,7 +123,10 @@ def test_any_bytes(content: bytes) -> None:
             check_safe(weights, BPF)
 
 
-@pytest.mark.parametrize("content", [b"[" * 100_000, b'{"package":' + b'{"a":' * 50_000, b"null", b"[]", b"{}", b""])
+@pytest.mark.parametrize(
+    "content",
+    [b"[" * 100_000, b'{"package":' + b'{"a":' * 50_000, b'{"package":"\xff"}', b"null", b"[]", b"{}", b""],
+)
 def test_hostile_json(content: bytes) -> None:
     with pytest.raises(ModelError):
         read_weights(content, "SGDRegressorTrainer", BPF)
@@ -158,6 +161,8 @@ LINEAR_FAULTS: list[tuple[dict[str, Any], str]] = [
     ),
     ({"package": {"All_Weights": {"Bias_Weight": 1, "Categorical_Variables": {"a": {}}}}}, "categorical"),
     ({"package": curve([1, 2, 3])}, "no curve named SGDRegressorTrainer"),
+    ({"package": linear(1e308, {"x": 1e308})}, "package: the weights are so large that their sum may overflow"),
+    ({"package": linear(1.0, {"x": 1e308, "y": -1e308})}, "so large that their sum may overflow"),
 ]
 
 
@@ -200,10 +205,10 @@ CURVE_FAULTS: list[tuple[str, dict[str, Any], str]] = [
     ("LogarithmicRegressionTrainer", {"package": curve([2, 0.5, -1])}, "-1 W at idle"),
     ("ExponentialRegressionTrainer", {"package": curve([2, 0.5, -3])}, "-1 W at idle"),
     ("LogisticRegressionTrainer", {"package": curve([2, 0, 1, -3])}, "-2 W at idle"),
-    ("LogarithmicRegressionTrainer", {"package": curve([2, 0.5])}, "2 curve weights, the client takes 3"),
-    ("LogisticRegressionTrainer", {"package": curve([2, 0.5, 1])}, "3 curve weights, the client takes 4"),
+    ("LogarithmicRegressionTrainer", {"package": curve([2, 0.5])}, "2 curve weights, Kepler takes 3"),
+    ("LogisticRegressionTrainer", {"package": curve([2, 0.5, 1])}, "3 curve weights, Kepler takes 4"),
     ("ExponentialRegressionTrainer", {"package": linear()}, "no curve weights"),
-    ("ExponentialRegressionTrainer", {"package": curve([2, 1, 3], scale=5.0)}, "the client does not divide"),
+    ("ExponentialRegressionTrainer", {"package": curve([2, 1, 3], scale=5.0)}, "Kepler does not divide"),
 ]
 
 
@@ -214,12 +219,13 @@ def test_unsafe_curves(trainer: str, document: dict[str, Any], why: str) -> None
 
 
 UNSAFE_UNDER_LOAD = [
-    # ln of a negative number is NaN
+    # for a large x, the curve takes the logarithm of a negative number: NaN
     ("LogarithmicRegressionTrainer", [2.0, -0.5, 30.0]),
-    # falls without limit
+    # these two curves fall without limit
     ("LogarithmicRegressionTrainer", [-20.0, 0.5, 30.0]),
     ("ExponentialRegressionTrainer", [-1.0, 0.5, 30.0]),
-    # 0 · ∞ is NaN; the public model database has such weights for components that are always 0
+    # for a large x, the first of these curves is 0 · ∞ = NaN; the public model database has its weights for
+    # components whose power is always 0
     ("ExponentialRegressionTrainer", [0.0, 1.0, 0.0]),
     ("LogisticRegressionTrainer", [-40.0, 50.0, 0.1, 30.0]),
 ]
@@ -227,7 +233,10 @@ UNSAFE_UNDER_LOAD = [
 
 @pytest.mark.parametrize(("trainer", "weights"), UNSAFE_UNDER_LOAD)
 def test_curves_that_are_valid_only_at_idle(trainer: str, weights: list[float]) -> None:
-    """The power must be ≥ 0 also for a busy CPU, which is thousands of ms per second."""
+    """Kepler's watts are finite and not negative on a busy machine if the weights are accepted.
+
+    The CPU time of a busy machine is thousands of milliseconds per second.
+    """
     document = {"package": curve([5.0, 0.001, 30.0] if len(weights) == 3 else [5.0, 50.0, 0.1, 30.0])}
     document["core"] = curve(weights)
     try:
@@ -256,7 +265,7 @@ def test_a_constant_component_needs_no_feature() -> None:
 @pytest.mark.shared_data
 @pytest.mark.skipif(not DATABASE.is_dir(), reason="the public database (../shared/data/model_db) is not here")
 def test_the_public_database() -> None:
-    """All accepted weights are safe, and each of the six node types has accepted linear weights."""
+    """All accepted weights of the database are safe, and each of its six node types has accepted linear weights."""
     linear_types: set[int] = set()
     refused: list[str] = []
     count = 0

@@ -1,4 +1,7 @@
-"""Models that load and cannot be evaluated: loading refuses them, and a later failure is one error."""
+"""Models that cannot be evaluated although their files are readable.
+
+Loading refuses such models. If a model fails later, it raises `ModelError`.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ FEATURES = ["a", "b"]
 
 
 def graph(*nodes: onnx.NodeProto, **constants: Any) -> bytes:
-    """Return an ONNX model with the input X, of two columns, and the output Y."""
+    """Return an ONNX model that computes the output Y from the input X, which has two columns."""
     made = helper.make_graph(
         list(nodes),
         "g",
@@ -66,8 +69,24 @@ def test_loading_refuses_it(name: str, resident: bool) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "weights",
+    [
+        b'{"type":"linear","weights":{"a":1e308,"b":1e308},"bias":0}',
+        b'{"type":"linear","weights":{"a":1e305,"b":-1e305},"bias":0}',
+        b'{"type":"curve","curve":"exponential","feature":"a","weights":[1e300,1,0]}',
+    ],
+)
+def test_weights_whose_sum_overflows(weights: bytes) -> None:
+    """Predictions are cut off at the component's ceiling, so an infinite sum would look like a valid prediction."""
+    model = {name: content.replace(b"onnx", b"weights") for name, content in files(b"").items()}
+    model["package.weights"] = weights
+    with pytest.raises(ModelError, match="so large that their sum may overflow"):
+        load_model(model)
+
+
 class Failing:
-    """A predictor of a model format whose library raises."""
+    """A predictor that fails like a model format's library: with an exception of several lines."""
 
     def predict(self, X: Any) -> Any:
         raise RuntimeError("out of\nmemory")

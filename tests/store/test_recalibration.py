@@ -1,4 +1,4 @@
-"""Recalibrated models of every model format, and their weights for Kepler."""
+"""Recalibrated models of every model format, and the corrected weights for Kepler."""
 
 from __future__ import annotations
 

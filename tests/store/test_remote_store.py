@@ -1,4 +1,4 @@
-"""Remote stores: publishing, reading, rolling back, and damage."""
+"""Remote stores: publishing, reading, rolling back, and damaged files."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ def test_roll_back(url: str) -> None:
     for missing in (store.roll_back, store.snapshot):
         with pytest.raises(StoreError, match=r"no version 9 \(kept: 1, 2, 3\)"):
             missing("p", 9)
-    with pytest.raises(StoreError, match=r"no pipeline 'q' \(there: p\)"):
+    with pytest.raises(StoreError, match=r"no pipeline 'q' \(available: p\)"):
         store.snapshot("q")
 
 
 def test_an_open_store_sees_versions_of_other_publishers(url: str) -> None:
-    """Listings are not cached."""
+    """The store does not cache listings of its folders."""
     reader, writer = open_store(url), open_store(url)
     assert reader.pipelines() == []
     for number in (1, 2):

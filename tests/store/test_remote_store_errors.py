@@ -1,4 +1,4 @@
-"""Remote stores: commands, errors of the place, and stores on a plain web server."""
+"""Remote stores: commands, errors of servers and file systems, and stores on a plain web server."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_commands_on_a_bucket(s3: str, tmp_path: Path) -> None:
 
 
 def is_safe_line(error: BaseException, url: str) -> bool:
-    """Return whether an error is one line with the URL and without the secret."""
+    """Return whether an error's text is one line that contains the URL and does not contain the secret key."""
     text = str(error)
     return "\n" not in text and url in text and SECRET not in text
 
@@ -138,7 +138,7 @@ def test_urls_that_are_not_a_store(url: str, why: str) -> None:
 
 @pytest.mark.parametrize("module", ["fsspec", "s3fs"])
 def test_missing_extra(monkeypatch: pytest.MonkeyPatch, module: str) -> None:
-    """Runs in its own process, because fsspec keeps what it has imported."""
+    """The import runs in a new process, because fsspec keeps modules that it has imported."""
     script = (
         f"import sys; sys.modules[{module!r}] = None\nfrom kepler_core.store import open_store\nopen_store('s3://b')"
     )
@@ -162,7 +162,7 @@ def test_a_plain_web_server_can_be_read(tmp_path: Path) -> None:
     (theirs / "rapl-sysfs" / "x").write_bytes(b"12")
     LocalStore(tmp_path).publish("ours", FILES)
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(QuietHandler, directory=str(tmp_path)))
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()
     try:
         store = open_store(f"http://127.0.0.1:{server.server_port}/")

@@ -1,4 +1,4 @@
-"""Remote stores with failing, concurrent and killed publishers."""
+"""Remote stores when publishers fail, run at the same time, or are killed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_a_failed_publisher_leaves_no_files(url: str) -> None:
 
 
 def test_concurrent_publishers(url: str) -> None:
-    """Each publisher gets its own number, and each version has the files of one publisher."""
+    """Each publisher gets a version number of its own, and each version has the files of only one publisher."""
     numbers: list[int] = []
 
     def publish(publisher: int) -> None:
@@ -86,7 +86,7 @@ def test_readers_while_publishing(url: str) -> None:
 
 
 class NoAnswer(RemoteStore):
-    """A store whose server does a write, but whose response is lost."""
+    """A store whose server executes the write to the path `lost`, but the response to this write is lost."""
 
     lost = CURRENT
 
@@ -99,14 +99,18 @@ class NoAnswer(RemoteStore):
             def pipe_file(path: str, value: bytes, **more: Any) -> None:
                 filesystem.answered(path, value, **more)
                 if f"/{self.lost}" in path:
-                    raise OSError("the answer is lost")
+                    raise OSError("the response is lost")
 
             filesystem.pipe_file = pipe_file
         return filesystem
 
 
 def test_a_lost_response(url: str) -> None:
-    """The store is complete after either write, and a number is claimed once."""
+    """The store stays complete if the response to a write is lost.
+
+    The first lost response is that to the write of `.current`, which makes version 2 current. The second one is that
+    to the write of `3.json`, which claims the number of version 3.
+    """
     open_store(url).publish("p", FILES)
     with pytest.raises(StoreError, match="cannot make version 2 of p current"):
         NoAnswer(url).publish("p", FILES)
@@ -121,7 +125,7 @@ def test_a_lost_response(url: str) -> None:
 
 
 class NoExclusiveWrites(RemoteStore):
-    """A store whose server treats an exclusive write as a plain one."""
+    """A store whose server overwrites existing objects, even in an exclusive write."""
 
     @property
     def _fs(self) -> Any:
@@ -153,9 +157,10 @@ PUBLISH = textwrap.dedent(
 
 
 def test_killed_while_publishing(s3: str) -> None:
-    """At any moment: the current version is complete, and the next publisher succeeds."""
+    """After a publisher was killed at any moment, the current version is complete and the next publisher succeeds."""
     published = 0
-    # the last two are killed after their first version, so that a slow machine publishes too
+    # With `after_the_first`, the delay begins when the first version is published, so that also a publisher on a slow
+    # machine has published a version when it is killed.
     for delay, after_the_first in ((0.05, False), (0.5, False), (0.05, True), (0.3, True)):
         url = f"{s3}/{delay}-{after_the_first}"
         writer = subprocess.Popen([sys.executable, "-c", PUBLISH, url], stdout=subprocess.PIPE)

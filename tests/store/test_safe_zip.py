@@ -1,4 +1,4 @@
-"""Untrusted zip archives: unpacked within limits, or refused with one line."""
+"""Untrusted zip archives are unpacked within limits, or refused with an error of one line."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def zipped(*members: tuple[str | zipfile.ZipInfo, bytes], method: int = zipfile.
 
 def member(name: str, mode: int = 0) -> zipfile.ZipInfo:
     info = zipfile.ZipInfo("placeholder")
-    info.filename = name  # not passed to the constructor, which changes unsafe names
+    info.filename = name  # set here, because the constructor would change unsafe names
     info.external_attr = mode << 16
     return info
 
@@ -118,7 +118,10 @@ def test_a_member_that_is_larger_than_its_stated_size(claimed: int) -> None:
 
 
 def test_a_directory_with_more_members_than_it_states() -> None:
-    """zipfile ignores the number in the directory's end record."""
+    """The members in the zip's central directory are counted to check the limit `max_files`.
+
+    The end record of the directory states a number of members, too, but zipfile ignores this number.
+    """
     content = bytearray(zipped(*((str(i), b"") for i in range(50))))
     struct.pack_into("<HH", content, len(content) - 14, 1, 1)
     refused(bytes(content), "more than 10 files", max_files=10)
@@ -147,7 +150,7 @@ def test_random_bytes(content: bytes) -> None:
 
 @given(st.data())
 def test_mutated_zips(data: st.DataObject) -> None:
-    """A damaged archive is read or refused. No other exception is raised, and no name leads outside."""
+    """A changed archive is read or refused with a `StoreError`, and no name in it leads outside of the archive."""
     files = {"a": b"some content, some content", "b/c": b"more"}
     content = bytearray(zip_bytes(files))
     for _ in range(data.draw(st.integers(1, 6))):

@@ -1,4 +1,4 @@
-"""Local stores: atomic publishing, versions, and damage."""
+"""Local stores: atomic publishing, versions, and damaged files."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_foreign_folder_is_not_replaced(tmp_path: Path) -> None:
 
 def test_the_error_for_an_unknown_pipeline_lists_the_others(tmp_path: Path) -> None:
     LocalStore(tmp_path).publish("mine", FILES)
-    with pytest.raises(StoreError, match="there: mine"):
+    with pytest.raises(StoreError, match="available: mine"):
         LocalStore(tmp_path).path("yours")
 
 
@@ -112,9 +112,10 @@ PUBLISH = textwrap.dedent(
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_killed_while_publishing(tmp_path: Path, how: signal.Signals) -> None:
-    """At any moment: the current version is complete, and the next writer succeeds."""
+    """After a writer was killed at any moment, the current version is complete and the next writer succeeds."""
     published = 0
-    # the last two are killed after their first version, so that a slow machine publishes too
+    # With `after_the_first`, the delay begins when the first version is published, so that also a writer on a slow
+    # machine has published a version when it is killed.
     for delay, after_the_first in ((0.01, False), (0.1, False), (0.3, False), (0.01, True), (0.2, True)):
         folder = tmp_path / f"{delay}-{after_the_first}"
         writer = subprocess.Popen(
@@ -147,7 +148,7 @@ def test_killed_while_publishing(tmp_path: Path, how: signal.Signals) -> None:
 
 
 def test_full_disk(tmp_path: Path) -> None:
-    """On a small file system: the earlier version stays, and no other files are left."""
+    """If the disk is full while a version is published, the earlier version stays and no other files are left."""
     script = tmp_path / "fill.py"
     script.write_text(
         textwrap.dedent(
@@ -182,11 +183,11 @@ def test_full_disk(tmp_path: Path) -> None:
         ["unshare", "-rm", "sh", "-c", command], check=False, capture_output=True, text=True, env=os.environ
     )
     assert done.returncode == 0, done.stderr
-    assert "No space left on device; it is as it was" in done.stdout
+    assert "No space left on device; the store is as it was" in done.stdout
 
 
 def damaged(tmp_path: Path, change: str) -> LocalStore:
-    """Return a store with a pipeline whose file a/b/c.json was changed without the store."""
+    """Return a store with a pipeline, one of whose files was changed in the file system as `change` says."""
     store = LocalStore(tmp_path)
     store.publish("p", {"metadata.json": b"{}", "a/b/c.json": b"0123456789"})
     file = store.path("p") / "a/b/c.json"

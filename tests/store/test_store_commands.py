@@ -78,12 +78,12 @@ def test_history_and_rollback(store: Path) -> None:
     assert b"current" in run("history", "own", "-s", store).stdout
     assert answer("rollback", "own", "-s", store) == {"pipeline": "own", "version": 1, "before": 2}
     assert history() == [(1, True, 1), (2, False, 2)]
-    run("rollback", "own", "-s", store, code=1, text="no version before 1")
+    run("rollback", "own", "-s", store, code=1, text="no version before the current version, 1")
     run("rollback", "own", "7", "-s", store, code=1, text="no version 7 (kept: 1, 2)")
     run("rollback", "own", "0", "-s", store, code=2)
     run("rollback", "own", "2", "-s", store)
     assert history() == [(1, False, 1), (2, True, 2)]
-    run("history", "other", "-s", store, code=1, text="there: own")
+    run("history", "other", "-s", store, code=1, text="available: own")
 
 
 def test_no_rollback_to_a_damaged_version(store: Path) -> None:
@@ -152,7 +152,7 @@ def test_verify(store: Path) -> None:
     rows = answer("verify", "--all-versions", "-s", store, code=1)
     assert isinstance(rows, list)
     assert [(row["version"], row["state"], row["files"]) for row in rows] == [(1, "damaged", [MODEL]), (2, "ok", [])]
-    run("verify", "nobody", "-s", store, code=1, text="there: own")
+    run("verify", "nobody", "-s", store, code=1, text="available: own")
     (store / "own" / "manifest.json").write_bytes(b"")
     assert b"damaged" in run("verify", "-s", store, code=1).stdout
     assert "manifest.json" in run("list", "-s", store).stdout.decode()

@@ -1,4 +1,4 @@
-"""Step tables and leaf masks predict bit by bit what ONNX Runtime predicts, or are not made."""
+"""Step tables and leaf masks of tree ensembles predict exactly the same numbers as ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ from xgboost import XGBRegressor
 from kepler_core.arrays import SingleArray
 from kepler_core.errors import ModelError
 from kepler_plugins.model_formats.leaf_masks import MAX_LEAVES, JointLeafMasks, LeafMasks, leaf_masks
+from kepler_plugins.model_formats.onnx_checks import check_graph
 from kepler_plugins.model_formats.onnx_graph import OnnxFormat, OnnxPredictor
+from kepler_plugins.model_formats.onnx_reading import read_graph
 from kepler_plugins.model_formats.step_table import MAX_CELLS, JointStepTables, StepTable, step_table
 from kepler_plugins.model_formats.tree_ensemble import read_trees
 
@@ -37,7 +39,7 @@ _REGRESSORS = {
 
 
 def rows(features: int, seed: int = 0) -> SingleArray:
-    """Return training rows. Like real counters, they repeat some values and have zeros."""
+    """Return random training rows. As with real counters, some values are repeated and some are 0."""
     random = np.random.default_rng(seed)
     X = random.gamma(2.0, 0.3, (300, features)).astype(np.float32)
     X[::7] = 0.0
@@ -57,13 +59,13 @@ _SMALL = graph(GradientBoostingRegressor(n_estimators=2, max_depth=2, random_sta
 
 @pytest.fixture(scope="module", params=[(name, n) for name in _REGRESSORS for n in (1, 2, 3, 6)], ids=str)
 def tree(request: pytest.FixtureRequest) -> tuple[bytes, int]:
-    """A graph of trees and its number of features."""
+    """The ONNX graph of a tree ensemble, and its number of features."""
     name, features = request.param
     return graph(_REGRESSORS[name](), rows(features)), features
 
 
 def critical_values(content: bytes, features: int) -> list[SingleArray]:
-    """Return per feature the thresholds, their neighbouring floats, and values far outside."""
+    """Return for each feature the tree nodes' split thresholds, the floats next to them, and values far outside."""
     node = onnx.load_from_string(content).graph.node[0]
     attributes = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
     splits = np.array([mode != b"LEAF" for mode in attributes["nodes_modes"]])
@@ -80,8 +82,13 @@ def critical_values(content: bytes, features: int) -> list[SingleArray]:
 
 
 def predictors_of(content: bytes, features: int) -> list[StepTable | LeafMasks]:
-    """Return the table and the masks of a graph, as far as they can be made."""
-    trees = read_trees(content, features)
+    """Return the step table and the leaf masks of a graph, leaving out a predictor that cannot be made."""
+    try:
+        graph = read_graph(content)
+        check_graph(graph)
+    except ModelError:
+        return []
+    trees = read_trees(graph, features)
     if trees is None:
         return []
     return [predictor for predictor in (step_table(trees), leaf_masks(trees)) if predictor is not None]
@@ -95,7 +102,7 @@ def test_the_same_watts_at_the_thresholds_and_beside_them(tree: tuple[bytes, int
     points = critical_values(content, features)
     assert len(points[0]) > 10
     random = np.random.default_rng(5)
-    # Every value of a feature with random values of the others, and random combinations.
+    # Combine every critical value of a feature with random values of the other features. Then add random combinations.
     one_by_one = [
         np.column_stack([points[f] if f == feature else random.choice(points[f], len(points[feature]))
                          for f in range(features)])
@@ -120,7 +127,11 @@ def most_leaves(content: bytes) -> int:
 
 
 def test_the_kind_of_a_resident_predictor(tree: tuple[bytes, int]) -> None:
-    """A table for up to two features, masks for more, ONNX Runtime for trees with too many leaves."""
+    """The kind depends on the numbers of features and leaves.
+
+    With up to two features, the predictor is a step table. With more features, the predictor consists of leaf masks.
+    If a tree has too many leaves for leaf masks, the predictor is ONNX Runtime.
+    """
     content, features = tree
     names = [f"f{n}" for n in range(features)]
     masks = [LeafMasks] if most_leaves(content) <= MAX_LEAVES else []
@@ -140,7 +151,7 @@ def test_the_kind_of_a_resident_predictor(tree: tuple[bytes, int]) -> None:
 )
 def test_other_graphs_have_no_table(regressor: Any) -> None:
     content = graph(regressor, rows(2))
-    assert read_trees(content, 2) is None
+    assert read_trees(read_graph(content), 2) is None
     runtime = OnnxPredictor(content, 2)
     resident = _FORMAT.load_resident(content, ["a", "b"])
     assert np.array_equal(resident.predict(rows(2, 3)), runtime.predict(rows(2, 3)))
@@ -155,7 +166,7 @@ def test_tables_and_masks_have_a_maximum_size() -> None:
         {float(t) for e in model.estimators_ for t in e[0].tree_.threshold[e[0].tree_.feature == f]} for f in (0, 1)
     ]
     assert len(splits[0]) * len(splits[1]) > 2 * MAX_CELLS, "the example is too small to show it"
-    trees = read_trees(content, 2)
+    trees = read_trees(read_graph(content), 2)
     assert trees is not None
     assert step_table(trees) is None
     assert leaf_masks(trees) is None
@@ -163,7 +174,10 @@ def test_tables_and_masks_have_a_maximum_size() -> None:
 
 @given(st.integers(1, 2), st.data())
 def test_joint_tables_predict_what_each_table_predicts(features: int, data: st.DataObject) -> None:
-    """The tables share some edges. The values lie on the edges, between and outside of them."""
+    """The tables share some edges, which are the values of a feature at which a table's watts change.
+
+    The features' values in `X` lie on the edges, between the edges and outside of the edges.
+    """
     edge_values = st.integers(-3, 3)
     tables = []
     for _ in range(data.draw(st.integers(1, 4))):
@@ -180,7 +194,7 @@ def test_joint_tables_predict_what_each_table_predicts(features: int, data: st.D
 
 
 def test_joint_masks_predict_what_each_ensemble_predicts() -> None:
-    """The ensembles differ in their numbers of trees and leaves, and not all use every feature."""
+    """The ensembles have different numbers of trees and leaves, and some ensembles do not use every feature."""
     names, X = ["a", "b", "c"], rows(3)
     small = [
         graph(GradientBoostingRegressor(n_estimators=n, max_depth=depth, random_state=1), X)
@@ -221,7 +235,7 @@ def test_only_predictors_of_one_type_are_joined() -> None:
 
 
 def changed(content: bytes, **attributes: Any) -> bytes:
-    """Return a graph with changed attributes of its tree ensemble; None removes an attribute."""
+    """Return a graph whose tree ensemble has the given attributes changed. The value None removes an attribute."""
     model = onnx.load_from_string(content)
     (node,) = model.graph.node
     kept = [attribute for attribute in node.attribute if attribute.name not in attributes]
@@ -256,7 +270,7 @@ def changed(content: bytes, **attributes: Any) -> bytes:
     ids=str,
 )
 def test_unusual_attributes_are_respected(attributes: dict[str, Any]) -> None:
-    """If ONNX Runtime accepts the graph, there is no table, or one that predicts the same."""
+    """If ONNX Runtime accepts the graph, each step table and leaf mask made from it predicts the same numbers."""
     content = changed(_SMALL, **attributes)
     X = np.array([[a, b] for a in (0.0, 0.1, 0.3, 1.0, 9.0) for b in (0.0, 0.1, 0.3, 1.0, 9.0)], dtype=np.float32)
     predictors = predictors_of(content, 2)
@@ -292,11 +306,11 @@ def test_malformed_graphs_are_an_error() -> None:
             _FORMAT.load_resident(content, ["a"])
 
 
-# --- arbitrary bytes ---
+# --- arbitrary bytes instead of an ONNX graph ---
 
 
 def check_predictors(content: bytes, features: int) -> None:
-    """Check that bytes give no predictor, or predictors that return watts."""
+    """Check that every predictor that can be made from the bytes returns one number for each row."""
     for predictor in predictors_of(content, features):
         assert predictor.predict(np.ones((4, features), dtype=np.float32)).shape == (4,)
 

@@ -1,1 +1,1 @@
-"""What several test modules use: processes under test, clients, small inputs."""
+"""Helpers that several test modules use: processes under test, clients and small inputs."""

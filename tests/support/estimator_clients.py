@@ -14,14 +14,15 @@ from support.process import PATIENCE, wait_for
 from support.small_pipelines import BPF
 
 KEPLERS_READ = 4096
-"""Bytes that Kepler reads of a reply, in one call."""
+"""Maximum number of bytes of a reply that Kepler reads. Kepler reads a reply with a single call."""
 
 
 def connect(path: Path | str) -> socket.socket:
     """Connect to an estimator's socket."""
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        # Set the timeout later: with one, `connect` fails at once if the listen queue is full.
+        # Connect first, and set the timeout later. If the listen queue is full, `connect` waits on a socket without a
+        # timeout, but fails at once on a socket with a timeout.
         connection.connect(str(path))
     except BaseException:
         connection.close()
@@ -31,19 +32,19 @@ def connect(path: Path | str) -> socket.socket:
 
 
 def ask_as_kepler(path: Path | str, request: Mapping[str, Any] | bytes) -> bytes:
-    """Send a request as Kepler does: connect, write without a delimiter, read once, close."""
+    """Send a request and return the reply, as Kepler does: connect, write without a delimiter, read once, close."""
     with connect(path) as connection:
         connection.sendall(request if isinstance(request, bytes) else json.dumps(request).encode())
         return connection.recv(KEPLERS_READ)
 
 
 def ask(path: Path | str, request: Mapping[str, Any] | bytes) -> dict[str, Any]:
-    """Return the reply that Kepler gets, checked by `checked_reply`."""
+    """Send a request as Kepler does, and return the reply after the checks of `checked_reply`."""
     return checked_reply(ask_as_kepler(path, request))
 
 
 def checked_reply(content: bytes) -> dict[str, Any]:
-    """Decode a reply, and check it for anything that would harm Kepler."""
+    """Decode a reply. Fail if it has values that would harm Kepler: NaN, infinity or negative powers."""
 
     def refuse(name: str) -> float:
         raise AssertionError(f"{name} in a reply")
@@ -63,7 +64,7 @@ def watts_request(
     source: str = "intel_rapl",
     **more: Any,
 ) -> dict[str, Any]:
-    """Return a request with the keys that Kepler sends; `more` adds or replaces keys."""
+    """Return a request for watts with the keys that Kepler sends; `more` adds or replaces keys."""
     return {
         "metrics": list(metrics),
         "values": [list(row) for row in rows],
@@ -78,12 +79,12 @@ def watts_request(
 
 
 class CheckingClient:
-    """Threads that send a request again and again, and collect the replies that are not expected."""
+    """A client with several threads that repeat a request, and that collect the replies that are not expected."""
 
     def __init__(
         self, path: Path, request: Mapping[str, Any], expected: Sequence[Mapping[str, Any]], threads: int
     ) -> None:
-        """`expected`: powers, each of which may be in a reply."""
+        """Take the request to repeat. A reply is right if its powers are equal to one of the `expected` powers."""
         self._path = path
         self._request = json.dumps(request).encode()
         self._expected = [dict(powers) for powers in expected]
@@ -92,7 +93,7 @@ class CheckingClient:
         self.wrong: list[str] = []
         self.answers = 0
         self.seen: set[int] = set()
-        """Indices of the expected powers that were received; -1 for a wrong reply."""
+        """Indices of the expected powers that have been received; -1 stands for a wrong reply."""
         self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(threads)]
 
     def __enter__(self) -> CheckingClient:
@@ -112,31 +113,31 @@ class CheckingClient:
                 powers = checked_reply(content)["powers"]
                 index = self._expected.index(powers) if powers in self._expected else -1
                 problem = "" if index >= 0 else f"wrong: {content[:300]!r}"
-            except Exception as error:  # the test reports it
+            except Exception as error:  # `check` reports the error
                 problem, index = repr(error), -1
             with self._counting:
                 self.answers += 1
                 self.seen.add(index)
                 if problem and len(self.wrong) < 10:
                     self.wrong.append(problem)
-            # Leave the processor to the estimator.
+            # The pause leaves the processor to the estimator.
             time.sleep(0.002)
 
     def wait(self, count: int = 3) -> None:
-        """Wait for `count` more answers."""
+        """Wait until the client has received `count` more answers."""
         start = self.answers
         wait_for(lambda: self.answers >= start + count, "the checking client gets no answers")
 
     def check(self) -> None:
-        """Fail if there was no answer or a wrong one."""
+        """Fail if the client has received no answer at all, or a wrong answer."""
         assert self.answers
         assert self.wrong == []
 
 
 REQUEST = watts_request()
 WATTS = {"package": [51.2], "dram": [8.4]}
-"""The powers of `linear_models.ABS` for `REQUEST`."""
+"""The watts that `linear_models.ABS` predicts for `REQUEST`."""
 OTHER_WATTS = {"package": [1.0], "dram": [202.0]}
-"""The powers of `linear_models.OTHER` for `REQUEST`."""
+"""The watts that `linear_models.OTHER` predicts for `REQUEST`."""
 DYN_WATTS = {"package": [1.2], "dram": [0.4]}
-"""The powers of `linear_models.DYN` for `watts_request(output_type="DynPower")`."""
+"""The watts that `linear_models.DYN` predicts for `watts_request(output_type="DynPower")`."""

@@ -1,4 +1,4 @@
-"""An estimator as a process under test."""
+"""An estimator that runs as a process under test."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from support.estimator_clients import ask, connect
 from support.process import ProcessUnderTest, wait_for
 
 MAX_SOCKET_PATH = 107
-"""Longest path of a unix socket in the kernel."""
+"""Maximum length of the path of a unix socket in Linux, in bytes."""
 
 
 class EstimatorProcess(ProcessUnderTest):
-    """`kepler-model serve estimator --socket …`."""
+    """A process of `kepler-model serve estimator --socket …`."""
 
     def __init__(
         self, path: Path, *arguments: str | Path, environ: Mapping[str, str] | None = None, log: Path | None = None
@@ -33,11 +33,11 @@ class EstimatorProcess(ProcessUnderTest):
         self.wait_until(lambda: "listening on" in self.log, "the estimator does not listen")
 
     def ask(self, request: Mapping[str, Any] | bytes) -> dict[str, Any]:
-        """Return the checked reply to a request."""
+        """Send a request, and return the reply after the checks of `checked_reply`."""
         return ask(self.path, request)
 
     def status(self) -> dict[str, Any]:
-        """Return the reply to the command `status`."""
+        """Return the estimator's reply to the command `status`."""
         with connect(self.path) as connection:
             connection.sendall(b'{"command":"status"}')
             content = b""
@@ -47,11 +47,11 @@ class EstimatorProcess(ProcessUnderTest):
         return status
 
     def providers_in_use(self) -> list[str]:
-        """Return the names of the providers whose models are in use."""
+        """Return the names of the model providers whose models the estimator uses."""
         return sorted({model["origin"] for model in self.status()["models"] if "origin" in model})
 
     def wait_answer(self, request: Mapping[str, Any], powers: Mapping[str, Any]) -> None:
-        """Repeat a request until its reply has these powers."""
+        """Repeat a request until its reply has the given powers."""
         wait_for(lambda: self.ask(request)["powers"] == powers, f"never answered {powers}")
 
 
@@ -59,7 +59,7 @@ class EstimatorProcess(ProcessUnderTest):
 def running_estimator(
     path: Path, *arguments: str | Path, environ: Mapping[str, str] | None = None
 ) -> Iterator[EstimatorProcess]:
-    """Start an estimator, and wait until it listens. At the end, stop it and check its log and exit code."""
+    """Start an estimator, and wait until it listens. At the end, stop the estimator and check its log and exit code."""
     estimator = EstimatorProcess(path, *arguments, environ=environ)
     try:
         estimator.wait_ready()

@@ -1,4 +1,4 @@
-"""Recordings of exporters with known rates and watts, and comparisons of what is observed in them."""
+"""Made-up recordings of exporters with known rates and watts, and checks of the observations in them."""
 
 from __future__ import annotations
 
@@ -13,45 +13,54 @@ from kepler_core.plugins import registry
 from kepler_core.recording import Observations, observe, read_recording
 
 Document = dict[str, list[dict[str, Any]]]
-"""A recording as JSON: series by metric name."""
+"""A recording as decoded JSON: name of a metric -> series."""
 
 START = 1_700_000_000
 TIMES = START + 3.0 * np.arange(40)
 """Unix seconds."""
 FEATURES = {"bpf_cpu_time_ms": 1.0, "cpu_instructions": 1e6, "cache_miss": 1e3}
-"""Feature -> rate per second of a container whose load is 1."""
+"""Feature -> rate per second in a container whose load is 1."""
 WATTS = {
     ("package", "0", "idle"): 20.0,
     ("package", "0", "dynamic"): 7.0,
     ("package", "1", "idle"): 18.0,
     ("package", "1", "dynamic"): 5.0,
-    ("dram", "0", "idle"): 4.0,
+    ("dram", "0", "dynamic"): 4.0,
     ("dram", "1", "dynamic"): 3.0,
     ("platform", "", "idle"): 90.0,
     ("platform", "", "dynamic"): 30.0,
 }
-"""(component, package, mode) -> watts of a machine whose load is 1."""
+"""(component, number of the processor package, mode) -> watts of a machine whose load is 1."""
 CONTAINERS = {"a" * 64: 1.0, "b" * 64: 3.0, "system_processes": 0.5}
-"""Container -> load."""
+"""Name of a container -> load of the container."""
 NODE_A = {"a" * 64: 1.0, "system": 0.5}
 NODE_B = {"b" * 64: 2.0, "system": 0.7}
-"""Containers of two nodes; "system" is on both."""
-DRAM_IS_DYNAMIC_ONLY = {"dynamic_only": {"rapl-sysfs dram": 1}}
-"""Counts of a recording of one `machine` without other irregularities: package 1 has no idle DRAM energy."""
+"""Name of a container -> its load on node B; `NODE_A` has the loads on node A. "system" runs on both nodes."""
+DRAM_IS_DYNAMIC_ONLY = {"dynamic_only": {"rapl-sysfs dram": 2}}
+"""The irregularities that are counted in a recording of one `machine`.
+
+Both processor packages have a series of dynamic DRAM energy, but no series of idle DRAM energy.
+"""
 
 
 def variation(times: FloatArray) -> FloatArray:
-    """Return the factor of all rates and watts at each time. It changes, so that a shifted value is wrong."""
+    """Return the factor by which all rates and watts are multiplied at each time.
+
+    The factor changes over time, so that a test notices a value at a wrong time.
+    """
     return 1.0 + 0.1 * (np.round((times - START) / 3) % 7)
 
 
 def counter(rate: float, times: FloatArray, start: float = 1000.0) -> FloatArray:
-    """Return a counter of `rate` times `variation`, over the interval that ends at each time."""
+    """Return the values of a counter at `times`.
+
+    The increase per second before each time is `rate`, multiplied by the `variation` at this time.
+    """
     return start + np.concatenate([[0.0], np.cumsum(rate * variation(times)[1:] * np.diff(times))])
 
 
 def series_of(labels: Mapping[str, str], times: FloatArray, values: FloatArray) -> dict[str, Any]:
-    """Return one series of a document."""
+    """Return one series of a recording, in Prometheus's JSON form."""
     return {
         "metric": dict(labels),
         "values": [[t, repr(v)] for t, v in zip(times.tolist(), values.tolist(), strict=True)],
@@ -67,7 +76,7 @@ def machine(
     start: float = 1000.0,
     **labels: str,
 ) -> Document:
-    """Return what one exporter reports of one machine. `labels` are further labels of all series."""
+    """Return the recording of an exporter on one machine. `labels` are added to the labels of all series."""
     exporter = {"instance": instance, "job": "kepler", "pod": "kepler-1", **labels}
     document: Document = {}
     for feature, unit in FEATURES.items():
@@ -92,13 +101,13 @@ def machine(
 
 
 def merged(*documents: Document) -> Document:
-    """Return what Prometheus returns if it scrapes several exporters."""
+    """Return the recording that Prometheus would return if it scraped the exporters of all `documents`."""
     metrics = dict.fromkeys(metric for document in documents for metric in document)
     return {metric: [series for document in documents for series in document.get(metric, [])] for metric in metrics}
 
 
 def later(document: Document, seconds: int = 86400) -> Document:
-    """Move all samples of a document to a later time, by default a day."""
+    """Move all samples of a recording to a later time, by default by a day."""
     for all_series in document.values():
         for series in all_series:
             series["values"] = [[time + seconds, value] for time, value in series["values"]]
@@ -106,12 +115,12 @@ def later(document: Document, seconds: int = 86400) -> Document:
 
 
 def observed(document: Document, **arguments: Any) -> Observations:
-    """Return the observations in a document."""
+    """Return the observations in a recording."""
     return observe([read_recording(document, name="test")], **arguments)
 
 
 def rates_by_container(observations: Observations, feature: str) -> dict[tuple[str, float, str], float]:
-    """Return (node, time, container) -> rate, where the rate is known."""
+    """Return (node, time, container) -> rate, for all known rates of a feature."""
     sample = observations.row_sample
     nodes = [observations.streams[code].node for code in observations.sample_stream[sample]]
     times = observations.sample_time[sample].tolist()
@@ -138,7 +147,7 @@ def assert_same(observations: Observations, expected: Observations) -> None:
 def extracted(
     observations: Observations, features: Sequence[str], source: str, *, by_container: bool, window: int | None = None
 ) -> Dataset:
-    """Return a data set of the default extractor, or of the smoothing one with a window."""
+    """Return the data set of the default extractor, or, if a window is given, of the smoothing extractor."""
     extractor = registry.extractors.create(
         "default" if window is None else "smooth", {"window": window} if window else {}
     )

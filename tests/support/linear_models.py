@@ -1,4 +1,4 @@
-"""Small stores of linear models, whose watts a test can compute itself."""
+"""Small stores of linear models whose watts a test can calculate itself."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MACHINE: dict[str, Any] = {"vendor": "genuineintel", "processor": "made_up", "co
 
 @attrs.frozen
 class LinearModel:
-    """A model of Kepler Core with, per component, bias + Σ weight · feature."""
+    """A linear model of Kepler Core. The watts of a component are bias + Σ weight · feature."""
 
     trainer: str = "SGDRegressorTrainer"
     source: str = "rapl-sysfs"
@@ -34,14 +34,14 @@ class LinearModel:
             "dram": (8.0, {"bpf_page_cache_hit": 0.002}),
         }
     )
-    """Bias and weights per unit of each feature, by component."""
+    """Component -> (bias in watts, feature -> weight in watts per unit of the feature)."""
 
     @property
     def name(self) -> str:
         return f"{self.trainer}_0"
 
     def stored(self) -> tuple[dict[str, Any], dict[str, bytes]]:
-        """Return the model's metadata and files."""
+        """Return the model's metadata and its files, in the form of a store."""
         metadata: dict[str, Any] = {
             "model_name": self.name,
             "trainer": self.trainer,
@@ -61,7 +61,8 @@ class LinearModel:
         components: dict[str, Any] = {}
         for component, (bias, weights) in self.watts.items():
             components[component] = {"ceiling": 1e5, "format": "weights", "file": f"{component}.json"}
-            # Dividing by 4 is exact, and shows that features are scaled.
+            # The model divides features by the scale 4. This division is exact, and a test fails if features are not
+            # scaled.
             scaled = {name: 4.0 * weight for name, weight in weights.items()}
             files[f"{component}.json"] = json.dumps({"type": "linear", "weights": scaled, "bias": bias}).encode()
         layout = {"layout": 1, "features": list(self.features), "scale": [4.0] * len(self.features)}
@@ -70,7 +71,7 @@ class LinearModel:
         return metadata, files
 
     def expected(self, metrics: Sequence[str], values: Sequence[Sequence[float]]) -> dict[str, list[float]]:
-        """Return the model's watts, computed in double precision."""
+        """Return the watts that the model must predict, by component, calculated in double precision."""
         rows = [dict(zip(metrics, row, strict=True)) for row in values]
         return {
             component: [bias + sum(weight * row[name] for name, weight in weights.items()) for row in rows]
@@ -89,11 +90,11 @@ DYN = LinearModel(
 PLATFORM = LinearModel(source="acpi", watts={"platform": (100.0, {"bpf_cpu_time_ms": 0.02})})
 ALL = (ABS, DYN, PLATFORM)
 OTHER = LinearModel(watts={"package": (1.0, {}), "dram": (2.0, {"bpf_page_cache_hit": 1.0})})
-"""A model that replaces `ABS` and answers differently."""
+"""A model that can replace `ABS` and predicts other watts."""
 
 
 def files_of(*models: LinearModel, machine: Mapping[str, Any] = MACHINE) -> dict[str, bytes]:
-    """Return the files of a pipeline with these models, all of one machine."""
+    """Return the files of a pipeline with these models, which are all of the same machine."""
     return pipeline_files(
         [model.stored() for model in models],
         {"name": "made"},

@@ -16,25 +16,25 @@ from support.small_pipelines import SmallModel, linear, pipeline
 
 
 class LiveStore:
-    """A store and the server that serves it."""
+    """A model store and the model server that serves it."""
 
     def __init__(self, store: LocalStore, server: ServerProcess) -> None:
         self.store = store
         self.server = server
 
     def publish(self, name: str, *models: SmallModel, bias: float | None = None) -> int:
-        """Publish a pipeline of these models, or of one model with this bias; return its version."""
+        """Publish a pipeline with the given models, or with one model that has the given bias. Return the version."""
         if not models:
             assert bias is not None
             models = (SmallModel(weights={"package": linear(bias)}),)
         return self.store.publish(name, pipeline(*models))
 
     def ask(self, name: str, **change: Any) -> Answer:
-        """Request a model of a pipeline."""
+        """Request weights of a model of the pipeline `name`; `change` adds or replaces keys of the request."""
         return self.server.post({**MINIMAL, "weight": True, "pipeline_name": name, **change})
 
     def bias(self, name: str) -> float | None:
-        """Return the bias of the model that is served, None if none is."""
+        """Return the bias of the model that the server selects; None if the server has no model."""
         answer = self.ask(name)
         if answer.status == 404:
             return None
@@ -44,7 +44,7 @@ class LiveStore:
         wait_for(lambda: self.bias(name) == bias, f"{name} with {bias} is not served: {self.server.log}")
 
     def wait_broken(self, name: str) -> str:
-        """Wait until the pipeline is reported as broken everywhere; return the reason."""
+        """Wait until health, metrics and log report the pipeline as broken, and return the reported reason."""
         wait_for(lambda: name in self.health()["broken"], f"{name} is not reported as broken")
         health = self.health()
         assert health["status"] == "degraded"
@@ -59,7 +59,7 @@ class LiveStore:
         return self.server.get("/healthz").json()
 
     def put_version(self, name: str, change: Callable[[Path], None]) -> None:
-        """Make a changed copy of version 1 the current one, without the checks of publishing."""
+        """Copy version 1 of a pipeline, change the copy, and make it the current version 2 without any checks."""
         versions = self.store.root / VERSIONS / name
         shutil.copytree(versions / "1", versions / "2")
         change(versions / "2")

@@ -1,4 +1,4 @@
-"""Pipelines of which one document cannot be right."""
+"""Pipelines in which one JSON document is malformed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from support.small_pipelines import SmallModel, linear, pipeline
 
 HUGE = b"1" + b"0" * 400
-"""A whole number that no double can hold."""
+"""A whole number that is too large for a double."""
 
 INDEX = "node_type_index.json"
 METADATA = f"{SmallModel().path}/metadata.json"
@@ -33,11 +33,11 @@ CHANGES: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
     "nested-beyond-the-stack": (METADATA, _metadata(b'"note":' + b"[" * 200_000 + b"]" * 200_000)),
     "features-is-text": (METADATA, lambda content: content.replace(b'"features": [', b'"features": 5, "more": [')),
 }
-"""Name -> the document that is malformed, and how."""
+"""Name of a change -> path of the document, and the function that makes the document malformed."""
 
 
 def malformed(change: str) -> dict[str, bytes]:
-    """Return the files of a pipeline with one malformed document."""
+    """Return the files of a pipeline in which the change named `change` has made one document malformed."""
     files = pipeline(SmallModel(weights={"package": linear(1.0)}))
     name, edit = CHANGES[change]
     assert json.loads(files[name])

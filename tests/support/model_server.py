@@ -1,4 +1,4 @@
-"""A store for the model server's tests, and checks of the server's answers."""
+"""A model store for the model server's tests, and checks of the server's answers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from support.small_pipelines import BPF, COUNTERS, SmallModel, curve, evaluate, 
 
 ALL_FEATURES = [*COUNTERS, *BPF]
 
-# fractions, as the profiles of other programs have them
+# The numbers have fractions, like those in machine descriptions that other programs have written.
 MACHINE = {"processor": "intel_xeon_e5_2630v3", "cores": 32.0, "chips": 2, "memory": 62.7, "frequency": 3200.4}
 OTHER_MACHINE = {"processor": "amd_epyc_7763", "cores": 128, "chips": 1, "memory": 512, "frequency": 3500}
 
@@ -31,7 +31,7 @@ CURVE = SmallModel("ExponentialRegressionTrainer", mae=9, weights={"package": cu
 WITHOUT_WEIGHTS = SmallModel("XgboostFitTrainer", mae=1, weights=None)
 NEGATIVE_WEIGHTS = SmallModel("UnsafeTrainer", mae=0.1, weights={"package": linear(-5.0)}, group="Basic")
 LARGE_ZIP = SmallModel("XgboostFitTrainer", mae=0.5, group="CounterOnly", weights=None)
-"""A model whose zip is larger than what sockets keep for a client that does not read."""
+"""A model whose zip is larger than the buffers of a socket. A client that does not read it makes the server wait."""
 MODELS = (
     SmallModel(mae=3),
     BEST,
@@ -46,10 +46,10 @@ MODELS = (
 )
 
 MINIMAL: dict[str, Any] = {"metrics": list(BPF), "output_type": "AbsPower"}
-"""The shortest request for a model."""
+"""A request for a model. The request has only the required keys."""
 
 SECRET = "content of a file outside the store"
-"""No answer may hold it."""
+"""Content of a file outside the store, which no answer is allowed to contain."""
 
 
 def store_files() -> dict[str, bytes]:
@@ -62,7 +62,7 @@ def store_files() -> dict[str, bytes]:
 
 
 def checked_weights(answer: Answer) -> dict[str, Any]:
-    """Return the weights of an answer with status 200 that Kepler can use."""
+    """Return the weights in an answer, after checks that its status is 200 and that Kepler can use the weights."""
     assert answer.status == 200, answer.body
     assert answer.headers["content-type"] == "application/json"
     weights: dict[str, Any] = json.loads(answer.body, parse_constant=pytest.fail)
@@ -77,7 +77,7 @@ def checked_weights(answer: Answer) -> dict[str, Any]:
 
 
 def checked_error(answer: Answer, status: int, key: str | None = None) -> str:
-    """Return the message of an error that has the form that clients expect."""
+    """Return the message of an error answer, after checks of its status and of the form that clients expect."""
     assert answer.status == status, answer.body[:500]
     assert answer.headers["content-type"] == "application/json"
     error = answer.json()
@@ -95,7 +95,7 @@ def checked_error(answer: Answer, status: int, key: str | None = None) -> str:
 
 
 def total(samples: Samples, name: str, **labels: str) -> float:
-    """Return the sum of a metric's samples that have these labels."""
+    """Return the sum over those samples of the metric `name` whose labels include `labels`."""
     return sum(
         value
         for (sample_name, sample_labels), value in samples.items()
@@ -104,14 +104,14 @@ def total(samples: Samples, name: str, **labels: str) -> float:
 
 
 def post_bytes(request: dict[str, Any], close: bool = False) -> bytes:
-    """Return a request for a model as it is sent over HTTP."""
+    """Return the bytes of an HTTP request for a model."""
     body = json.dumps(request).encode()
     end = b"Connection: close\r\n" if close else b""
     return b"POST /model HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n%s\r\n%s" % (len(body), end, body)
 
 
 def read_all(connection: socket.socket) -> bytes:
-    """Read until the server closes the connection."""
+    """Return all bytes that a connection receives until the server closes it."""
     parts = []
     while part := connection.recv(2**16):
         parts.append(part)
@@ -119,7 +119,7 @@ def read_all(connection: socket.socket) -> bytes:
 
 
 def in_threads(jobs: list[Callable[[], None]]) -> None:
-    """Run the jobs at the same time; raise the first error of them."""
+    """Run all jobs at the same time in threads; raise the first error of a job."""
     errors: list[BaseException] = []
 
     def run(job: Callable[[], None]) -> None:
@@ -139,6 +139,6 @@ def in_threads(jobs: list[Callable[[], None]]) -> None:
 def kepler_process(
     *arguments: str | Path, environ: Mapping[str, str] | None = None, seconds: float = PATIENCE
 ) -> subprocess.CompletedProcess[str]:
-    """Run `kepler-model` as a process of its own, for at most `seconds`."""
+    """Run `kepler-model` as a process of its own, and fail if it takes longer than `seconds`."""
     command = [sys.executable, "-m", "kepler_core", *map(str, arguments)]
     return subprocess.run(command, check=False, capture_output=True, text=True, timeout=seconds, env=environ)

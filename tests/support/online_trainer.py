@@ -35,7 +35,7 @@ dyn_trainers: []
 STEP_SECONDS = 3
 TIMESTAMPS = 700
 SHIFT_SECONDS = 900
-"""When the power of the simulated machine shifts by 15 %."""
+"""Seconds from the beginning of the recording until the power of the simulated machine shifts by 15 %."""
 
 
 def shifting_recording() -> Content:
@@ -55,7 +55,7 @@ def shifting_recording() -> Content:
 
 
 class ManualClock(PrometheusClient):
-    """A client of a server whose clock the test sets."""
+    """A Prometheus client whose current time is its attribute `time`. The test sets this attribute."""
 
     time = 0.0
 
@@ -65,7 +65,7 @@ class ManualClock(PrometheusClient):
 
 @attrs.define
 class TrainerUnderTest:
-    """The rounds of an online trainer, run by the test one by one."""
+    """An online trainer whose rounds the test runs one by one."""
 
     folder: Path
     url: str
@@ -80,7 +80,7 @@ class TrainerUnderTest:
         self.start()
 
     def start(self, pipeline: str | None = None, **schedule: Any) -> None:
-        """Start the trainer, or restart it on the same state."""
+        """Start the online trainer, or restart it with the same state folder."""
         path = self.folder / "test.yaml"
         path.write_text(pipeline or self.pipeline)
         self.state_folder.path.mkdir(exist_ok=True)
@@ -101,12 +101,15 @@ class TrainerUnderTest:
         return open_store(str(self.folder / "store"))
 
     def run_round(self, seconds: float) -> bool:
-        """Run a round at this time of the recording, and return whether it succeeded."""
+        """Run a round, and return whether it succeeded.
+
+        The round runs `seconds` after the beginning of the recording, according to the `ManualClock`.
+        """
         self.client.time = START + seconds
         return self.rounds.try_round()
 
     def run_rounds(self, times: Iterable[float]) -> None:
-        """Run a round at each of these times; all must succeed."""
+        """Run a round at each of these times of the recording, and check that all rounds succeed."""
         for seconds in times:
             assert self.run_round(seconds), self.rounds.status.problem
 
@@ -119,7 +122,10 @@ class TrainerUnderTest:
         return stored_samples(self.rounds.samples)
 
     def served_mae(self, content: Content, since: float, until: float) -> float:
-        """Return the error of the served model's package power on a part of the recording, in watts."""
+        """Return the mean absolute error of the served model's package power on a part of a recording, in watts.
+
+        The times are in seconds since the recording began.
+        """
         observations = observe_part(content, since, until)
         (entry,) = read_models(self.store.snapshot("test"))
         model = entry.load()
@@ -130,13 +136,13 @@ class TrainerUnderTest:
 
 
 def stored_samples(samples: SampleStore) -> list[tuple[str, float]]:
-    """Return (node, time) of all stored samples."""
+    """Return the (node, time) pair of each stored sample."""
     table = samples.table()
     return list(zip(table.column("node").to_pylist(), table.column("time").to_pylist(), strict=True))
 
 
 def cut(content: Content, since: float, until: float) -> dict[str, list[dict[str, Any]]]:
-    """Return the part of a recording between two times, in seconds from its start."""
+    """Return the part of a recording between two times. The times are in seconds since the recording began."""
     return {
         metric: [
             {"metric": s["metric"], "values": [v for v in s["values"] if since <= v[0] - START <= until]}
@@ -147,12 +153,18 @@ def cut(content: Content, since: float, until: float) -> dict[str, list[dict[str
 
 
 def observe_part(content: Content, since: float, until: float) -> Observations:
-    """Return the observations of a part of a recording, in seconds from its start."""
+    """Return the observations in the part of a recording between two times.
+
+    The times are in seconds since the recording began.
+    """
     return observe([read_recording(cut(content, since, until), name="x", wanted=is_known_metric)])
 
 
 def expected_samples(content: Content, until: float) -> list[tuple[str, float]]:
-    """Return (node, time), sorted, of the samples that a trainer must have stored by this time."""
+    """Return the (node, time) pairs of all samples that an online trainer must have stored at the time `until`.
+
+    `until` is in seconds since the recording began. The pairs are sorted.
+    """
     spec = pipeline_from({"name": "test", **yaml.safe_load(PIPELINE)}, "test")
     selected = {selection.metric for selection in select_metrics(list(content), spec=spec)}
     part = {
@@ -163,7 +175,7 @@ def expected_samples(content: Content, until: float) -> list[tuple[str, float]]:
     observations = observe([read_recording(part, name="x", wanted=is_known_metric)])
     complete = sample_table.completeness(observations)
     node = observations.streams[0].node
-    # a node's newest sample waits for the next round
+    # The online trainer stores the newest sample of a node only in the next round.
     return sorted(
         (node, float(time)) for time, values in zip(observations.sample_time[:-1], complete[:-1], strict=True) if values
     )

@@ -1,4 +1,4 @@
-"""Where the checkout and the shared real data are."""
+"""Paths of the checkout and of the folder with shared real recordings."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A small pipeline for the tests of archives."""
+"""The files of a small pipeline, for tests of archives."""
 
 from __future__ import annotations
 

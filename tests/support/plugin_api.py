@@ -1,6 +1,6 @@
-"""The public API of plugins, as data for a snapshot.
+"""The public API of plugins, as data that a test compares with a snapshot.
 
-After a step of `PLUGIN_API`, write the snapshot `tests/plugins/plugin_api.json` again:
+After a change of the version `PLUGIN_API`, write the snapshot `tests/plugins/plugin_api.json` again:
 
     python tests/support/plugin_api.py
 """
@@ -26,13 +26,13 @@ from kepler_core.plugins.registry import Registry
 from kepler_core.recording import Observations
 
 INTERNAL_FIELDS = ("counts", "memos")
-"""Fields of data classes that plugins have no use for."""
+"""Fields of public data classes that are not part of the plugins' API."""
 
 SNAPSHOT = Path(__file__).parents[1] / "plugins" / "plugin_api.json"
 
 
 def public_api() -> dict[str, Any]:
-    """Return all that a plugin may rely on, as names, types and signatures."""
+    """Return the names, types and signatures of everything that a plugin is allowed to use."""
     classes = [Plugin, *CONTRACTS.values(), contracts.Regressor, contracts.Predictor, contracts.JointPredictor]
     return {
         "namespaces": {namespace: plugin.__name__ for namespace, plugin in CONTRACTS.items()},
@@ -75,7 +75,7 @@ def _fields(kind: type) -> dict[str, str]:
 
 
 def _members(kind: type) -> dict[str, str]:
-    """Return the public methods with their signatures and the properties with their types."""
+    """Return the public methods of a class with their signatures, and its properties with their types."""
     members = {name: _signature(method) for name, method in _methods(kind)}
     for name, value in vars(kind).items():
         function = getattr(value, "fget", None) or getattr(value, "func", None)  # property or cached_property
@@ -85,7 +85,7 @@ def _members(kind: type) -> dict[str, str]:
 
 
 def _signature(function: Callable[..., Any]) -> str:
-    # the array types are aliases, whose expansion differs between releases of NumPy
+    # Array types are aliases. Their expansion differs between releases of NumPy, so it is replaced.
     return re.sub(r"numpy\.ndarray\[.*?\]\]", "ndarray", str(inspect.signature(function)))
 
 
@@ -94,7 +94,7 @@ def _parameters(hook: Any) -> list[str]:
 
 
 def flat(value: Any, path: str = "") -> dict[str, str]:
-    """Return the API as one line per part that can be added, removed or changed."""
+    """Return the API as a flat dictionary, with one key for each part that can be added, removed or changed."""
     if isinstance(value, dict):
         lines: dict[str, str] = {}
         for key, inner in value.items():

@@ -1,6 +1,7 @@
 """Wheels of this project and of other distributions, and fresh virtual environments to install them into.
 
-The environments see the requirements of the project in the environment of the tests.
+The virtual environments also see the packages in the tests' environment, so that the project's requirements
+need not be installed again.
 """
 
 from __future__ import annotations
@@ -27,13 +28,13 @@ from support.paths import ROOT
 
 EXAMPLES = ROOT / "examples"
 TIMEOUT_SECONDS = 60.0
-"""Time after which a test fails; far above the usual time of any step."""
+"""Seconds after which a test fails because a step has not ended. A step usually takes far less time."""
 
 _FOLDERS = ("config", "kepler_core", "plugins", "profiler", "servers")
 _FILES = ("LICENSE", "README.md", "pyproject.toml", "setup.cfg")
 _BUILT = shutil.ignore_patterns("build", "*.egg-info", "__pycache__", ".pytest_cache")
 
-# Builds each wheel as pip does, in a process of its own, but imports setuptools only once.
+# This program builds each wheel in a process of its own, as pip does, but imports setuptools only once.
 _BUILD = """
 import json, os, sys
 from setuptools import build_meta
@@ -49,7 +50,10 @@ for source in json.loads(sys.argv[2]):
 
 
 def copy_of_project(folder: Path) -> Path:
-    """Copy the sources of the wheel, because a build leaves files behind."""
+    """Copy the sources of the project's wheel to `folder`.
+
+    A build leaves files in the folder of its sources. These files must not get into the checkout.
+    """
     folder.mkdir()
     for name in _FOLDERS:
         shutil.copytree(ROOT / name, folder / name, ignore=_BUILT)
@@ -59,12 +63,12 @@ def copy_of_project(folder: Path) -> Path:
 
 
 def copy_of(source: Path, folder: Path) -> Path:
-    """Copy the sources of a distribution without files of earlier builds and tests."""
+    """Copy the sources of a distribution, without the files that earlier builds and tests have left."""
     return Path(shutil.copytree(source, folder / source.name, ignore=_BUILT))
 
 
 def build_wheels(sources: Sequence[Path], folder: Path) -> dict[str, Path]:
-    """Build the wheels of distributions and return them by name."""
+    """Build the wheels of distributions from their source folders, and return the wheels by distribution name."""
     folder.mkdir(exist_ok=True)
     done = subprocess.run(
         [sys.executable, "-c", _BUILD, str(folder), json.dumps([str(source) for source in sources])],
@@ -83,7 +87,7 @@ class Site:
     python: Path
 
     def pip(self, *arguments: object) -> None:
-        """Run pip for the environment, without an index."""
+        """Run pip for the virtual environment."""
         command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", "--python", self.python]
         done = subprocess.run(list(map(str, [*command, *arguments])), capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
@@ -92,7 +96,7 @@ class Site:
         self.pip("install", "--no-deps", "--no-index", "--force-reinstall", *wheels)
 
     def run(self, *arguments: object, cwd: Path, check: int = 0) -> subprocess.CompletedProcess[str]:
-        """Run the environment's Python and check its exit code."""
+        """Run the virtual environment's Python, and check that its exit code is `check`."""
         done = subprocess.run(
             [str(self.python), *map(str, arguments)],
             capture_output=True,
@@ -105,12 +109,12 @@ class Site:
         return done
 
     def kepler(self, *arguments: object, cwd: Path, check: int = 0) -> subprocess.CompletedProcess[str]:
-        """Run the environment's `kepler-model` and check its exit code."""
+        """Run the virtual environment's `kepler-model`, and check that its exit code is `check`."""
         return self.run("-m", "kepler_core", *arguments, cwd=cwd, check=check)
 
     @contextmanager
     def serving(self, *arguments: object, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-        """Run a server of the environment. It must exit with code 0 after SIGTERM."""
+        """Run a server of the virtual environment. At the end, send SIGTERM and check that the exit code is 0."""
         command = [str(self.python), "-m", "kepler_core", "serve", *map(str, arguments)]
         with (
             log.open("wb") as file,
@@ -129,12 +133,13 @@ class Site:
 
 
 def make_site(folder: Path, wheels: Sequence[Path]) -> Site:
-    """Make an environment with these wheels and the packages of the tests' environment."""
+    """Make a virtual environment with these wheels, which also sees the packages in the tests' environment."""
     venv.create(folder, with_pip=False)
     (site_packages,) = folder.glob("lib/python*/site-packages")
-    # the environment of the tests may itself see packages of another one
+    # The tests' environment may itself see the packages of another environment.
     packages = dict.fromkeys(path for path in sys.path if Path(path).name == "site-packages")
-    # packages of this environment come first, and editable installations of the other are not active
+    # The packages of the new environment come first. Editable installations in the tests' environment are not active
+    # in the new environment.
     (site_packages / "zz_dependencies.pth").write_text("".join(f"{path}\n" for path in packages))
     site = Site(folder / "bin" / "python")
     site.install(wheels)
@@ -142,7 +147,7 @@ def make_site(folder: Path, wheels: Sequence[Path]) -> Site:
 
 
 def environment() -> dict[str, str]:
-    """Return this process' environment without variables that change plugins and settings."""
+    """Return this process' environment variables without the variables that change plugins or settings."""
     changing = ("KEPLER_", "MODEL_", "PYTHONPATH")
     return {key: value for key, value in os.environ.items() if not key.startswith(changing)}
 
@@ -154,7 +159,7 @@ def free_port() -> int:
 
 
 def ask_model_server(port: int, request: Mapping[str, Any], process: subprocess.Popen[bytes]) -> bytes:
-    """Wait until a model server listens, and return its answer to a request for a model."""
+    """Wait until a model server listens, send it a request for a model, and return its answer."""
     deadline = time.monotonic() + TIMEOUT_SECONDS
     body = json.dumps(request).encode()
     while True:
@@ -171,7 +176,7 @@ def ask_model_server(port: int, request: Mapping[str, Any], process: subprocess.
 
 
 def ask_estimator(path: Path, request: Mapping[str, Any], process: subprocess.Popen[bytes]) -> dict[str, Any]:
-    """Wait until an estimator has a model for a request, and return its reply."""
+    """Wait until an estimator has a model for a request, and return the estimator's reply."""
     deadline = time.monotonic() + TIMEOUT_SECONDS
     while True:
         assert process.poll() is None, "the estimator has ended"

@@ -1,7 +1,7 @@
-"""Wheels of third-party plugins: small generated modules, good and broken, and sites to install them into.
+"""Generated wheels of third-party plugins, good and broken, and folders into which tests install them.
 
-A site is a folder for `PYTHONPATH`. Programs that use it run in processes of their own, so they see the
-metadata that pip wrote.
+A test adds such a folder, a "site", to `PYTHONPATH`. Programs that use the plugins run in processes of their
+own, so they see the metadata that pip wrote.
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ Finished = subprocess.CompletedProcess[str]
 def run_python(
     *arguments: object, sites: tuple[Path, ...] = (), marks: Path | None = None, cwd: Path | None = None, code: int = 0
 ) -> Finished:
-    """Run Python with the sites on its path and check its exit code.
+    """Run Python with the folders `sites` on its PYTHONPATH, and check that its exit code is `code`.
 
-    Modules of `wheel` write a file to the folder `marks` when they are imported.
+    When a plugin module made by `wheel` is imported, it writes a file with its name to the folder `marks`. So
+    tests can see which plugin modules were imported.
     """
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, sites))}
     if marks is not None:
@@ -43,12 +44,12 @@ def run_python(
 
 
 def kepler_process(*arguments: object, sites: tuple[Path, ...] = (), cwd: Path, **options: Any) -> Finished:
-    """Run `kepler-model` with the sites on its path."""
+    """Run `kepler-model` as a process, with the folders `sites` on its PYTHONPATH."""
     return run_python("-m", "kepler_core", *arguments, sites=sites, cwd=cwd, **options)
 
 
 def error_line(done: Finished) -> str:
-    """Return the only line of standard error: an error message without a traceback."""
+    """Return the only line of standard error. Fail if there are more lines, such as a traceback."""
     lines = done.stderr.strip().splitlines()
     assert len(lines) == 1, done.stderr
     return lines[0]
@@ -57,7 +58,7 @@ def error_line(done: Finished) -> str:
 def train(
     folder: Path, trainers: list[str], recording: Path, *, pipeline: str = PIPELINE, jobs: int = 1, **options: Any
 ) -> Finished:
-    """Train a pipeline named `mine` with some trainers, into the store `folder/store`."""
+    """Train a pipeline named `mine` with the given AbsPower trainers, and publish it in the store `folder/store`."""
     path = folder / "mine.yaml"
     path.write_text(pipeline + f"abs_trainers: [{', '.join(trainers)}]\n")
     backend = options.pop("backend", "loky")
@@ -87,9 +88,10 @@ print(json.dumps(outcomes))
 
 
 def check_pipelines(documents: Mapping[str, Any], site: Path, cwd: Path) -> dict[str, str]:
-    """Return the error message of each pipeline, as the command line prints it.
+    """Load pipelines in one process, and return the outcome of each pipeline.
 
-    All pipelines are checked in one process.
+    The outcome of a valid pipeline is the text "isolator" followed by the name of the pipeline's isolator. The
+    outcome of an invalid pipeline is the error message that the command line would print.
     """
     done = run_python("-c", _PIPELINES_CODE, json.dumps(list(documents.values())), sites=(site,), cwd=cwd)
     return dict(zip(documents, json.loads(done.stdout), strict=True))
@@ -100,7 +102,7 @@ def pip(*arguments: object) -> None:
 
 
 def install(site: Path, *wheels: Path) -> Path:
-    """Install wheels into a site with pip, and return the site."""
+    """Install wheels with pip into the folder `site`, and return the folder."""
     pip("install", "--no-deps", "--no-index", "--target", site, *wheels)
     return site
 
@@ -118,16 +120,17 @@ mark(__name__)
 
 
 def imported_modules(marks: Path) -> set[str]:
-    """Return the modules of wheels that were imported with this folder of marks."""
+    """Return the names of the plugin modules that have written a file to the folder `marks` on their import."""
     return {entry.name for entry in marks.iterdir()}
 
 
 def wheel(
     folder: Path, distribution: str, source: str, entry_points: Mapping[str, Mapping[str, str]], version: str = "2.0"
 ) -> Path:
-    """Write a wheel of one module, as a build of such a project would.
+    """Write a wheel with a single module, in the form that build tools give to wheels.
 
-    `entry_points` are targets in the module (":Class", or "" for the module), by group and name.
+    `entry_points` maps each group of entry points to a dict: name of an entry point -> target. A target is ":Class"
+    for a class in the module, or "" for the module itself.
     """
     module = distribution.lower().replace("-", "_").replace(".", "_")
     info = f"{module}-{version}.dist-info"
@@ -162,14 +165,15 @@ def hook_wheel(folder: Path, distribution: str, source: str, target: str = "") -
 
 _CONTRACT = "from kepler_core.contracts import Trainer\n"
 
-# Importing scikit-learn takes most of the time of these tests, so only modules that fit import it.
+# Importing scikit-learn takes most of the time of these tests, so only the modules whose regressors are fitted import
+# it.
 _SKLEARN = """
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.linear_model import LinearRegression
 """
 
 BROKEN_TRAINERS = {
-    # distribution: (name, source, reason that the doctor reports)
+    # name of a distribution: (trainer's name, source of its module, reason that `plugins doctor` reports)
     "bad-import": ("BadImportTrainer", "import a_module_that_nobody_has", "No module named 'a_module_that_nobody_has'"),
     "bad-attribute": ("NotThereTrainer", "", "NotThereTrainer"),
     "bad-exit": ("ExitAtImportTrainer", "import sys\nsys.exit('good bye')", "SystemExit: good bye"),
@@ -183,7 +187,7 @@ BROKEN_TRAINERS = {
 }
 
 CLASHING = "Kepler_Clash.Ing"
-"""A distribution with an odd spelling, so that its normalised name differs from it."""
+"""Name of a distribution, spelled so that it differs from its normalised form kepler-clash-ing."""
 CLASHING_FULL = "kepler-clash-ing:LinearRegressionTrainer"
 _CLASHING_SOURCE = (
     _CONTRACT
@@ -266,7 +270,7 @@ def kepler_dataset_ready(dataset):
 """
 
 BROKEN_HOOKS = {
-    # distribution: (source, reason that the doctor reports)
+    # name of a distribution: (source of its module, reason that `plugins doctor` reports)
     "badhook-import": ("import a_module_that_nobody_has", "a_module_that_nobody_has"),
     "badhook-exit": ("import sys\nsys.exit(7)", "SystemExit: 7"),
     "badhook-signature": ("@hookimpl\ndef kepler_model_trained(model, mood): ...", "mood"),
@@ -274,7 +278,7 @@ BROKEN_HOOKS = {
 
 
 def broken_wheels(folder: Path) -> list[Path]:
-    """Write wheels of broken trainers and listeners, and of two good listeners."""
+    """Write wheels of broken trainers, of broken listeners and of two good listeners."""
     wheels = [trainer_wheel(folder, name, *plugin[:2]) for name, plugin in BROKEN_TRAINERS.items()]
     wheels.append(trainer_wheel(folder, CLASHING, "LinearRegressionTrainer", _CLASHING_SOURCE, version="3.1"))
     trainers = {"kepler.trainers": {name: f":{name}" for name in FAILING_TRAINERS}}
@@ -322,9 +326,11 @@ class Listener:
 
 
 def odd_wheels(folder: Path) -> list[Path]:
-    """Write wheels of trainers that load but raise in `__init__`, of clashing names and aliases, and of listeners.
+    """Write wheels of plugins that can be found but are unusual, and of one good listener.
 
-    The other side of one clash ends the program that imports it. One listener exits, and one is a class.
+    Some trainers raise an error or exit in `__init__`. One isolator has aliases that built-in plugins also
+    have. One extractor has the name of a built-in extractor, and its module ends the program that imports it.
+    One listener exits when it is called, and one listener is a class.
     """
     trainers = {name: f":{name}" for name in ("UnmakeableTrainer", "LightTrainer", "ExitsWhenMadeTrainer")}
     isolators = {

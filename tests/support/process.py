@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 PATIENCE = 30.0
-"""Seconds until a test fails because something did not happen: not what anything is expected to take."""
+"""Seconds that a test waits for an event before it fails. No event is expected to take that long."""
 
 SETTINGS_KEYS = (
     "MODEL_PATH", "MODEL_CONFIG", "MODEL_SERVER_PORT", "MODEL_SERVER_URL", "MODEL_SERVER_ENABLE",
@@ -19,10 +19,10 @@ SETTINGS_KEYS = (
     "CONTAINER_TOTAL_INIT_URL", "CONTAINER_COMPONENTS_INIT_URL", "PROCESS_TOTAL_INIT_URL",
     "PROCESS_COMPONENTS_INIT_URL", "ERROR_KEY", "CONFIG_PATH", "PROMETHEUS_MULTIPROC_DIR", "HTTP_PROXY", "http_proxy",
 )  # fmt: skip
-"""Settings of the machine that the tests run on, which must not reach the processes under test."""
+"""Environment variables that processes under test do not inherit, because they would behave differently with them."""
 
 DEFECTS = ("Traceback", "panicked", "defect of", "Unexpected exit", "Logging error")
-"""What the log of a process never holds unless the process has a defect."""
+"""Words that are in the log of a process only if the process has a defect."""
 
 
 class ProcessUnderTest:
@@ -32,7 +32,7 @@ class ProcessUnderTest:
         self.log_path = log
         log.parent.mkdir(parents=True, exist_ok=True)
         clean = {key: value for key, value in os.environ.items() if key not in SETTINGS_KEYS}
-        # the machine's configuration folder must not reach the process either
+        # Name a folder that does not exist, so that the process does not read this machine's configuration folder.
         clean["CONFIG_PATH"] = str(log.parent / "no-such-folder")
         with log.open("wb") as output:
             self.process = subprocess.Popen(
@@ -47,7 +47,7 @@ class ProcessUnderTest:
         return self.log_path.read_text(errors="replace")
 
     def wait_until(self, condition: Callable[[], bool], message: str) -> None:
-        """Wait until the condition holds; fail if the process ends before."""
+        """Wait until the condition holds; fail if the process ends before the condition holds."""
 
         def alive_and_true() -> bool:
             assert self.process.poll() is None, self.log
@@ -59,13 +59,19 @@ class ProcessUnderTest:
         return len(os.listdir(f"/proc/{self.process.pid}/fd"))
 
     def resident_kib(self) -> int:
+        return self._memory_kib("VmRSS")
+
+    def peak_resident_kib(self) -> int:
+        return self._memory_kib("VmHWM")
+
+    def _memory_kib(self, name: str) -> int:
         for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
-            if line.startswith("VmRSS:"):
+            if line.startswith(f"{name}:"):
                 return int(line.split()[1])
-        raise AssertionError("no VmRSS")
+        raise AssertionError(f"no {name}")
 
     def stop(self) -> int:
-        """Send SIGTERM and return the exit code."""
+        """Send SIGTERM, wait until the process has ended, and return its exit code."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         try:
@@ -76,13 +82,13 @@ class ProcessUnderTest:
             raise
 
     def check_log(self) -> None:
-        """Fail if the log reports a defect of the process; errors of others may be in it."""
+        """Fail if the log reports a defect of the process. Errors with other causes are allowed in the log."""
         for word in DEFECTS:
             assert word not in self.log, self.log[-3000:]
 
 
 def wait_for(condition: Callable[[], bool], message: str, seconds: float = PATIENCE) -> None:
-    """Wait until the condition holds; fail with the message after `seconds`."""
+    """Wait until the condition holds. Fail with `message` if it does not hold after `seconds`."""
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, message

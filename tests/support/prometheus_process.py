@@ -1,4 +1,7 @@
-"""A real Prometheus server on a free port, which holds a recording or scrapes; and a server with scripted answers."""
+"""A real Prometheus server, and an HTTP server with scripted answers.
+
+The Prometheus server holds a recording, or scrapes targets.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +52,7 @@ def open_metrics(content: Content) -> Iterator[str]:
 
 
 def write_blocks(content: Content, folder: Path) -> None:
-    """Create a data directory that holds a recording."""
+    """Create a Prometheus data directory that holds a recording."""
     with tempfile.NamedTemporaryFile("w", suffix=".om", dir=folder.parent) as file:
         file.writelines(open_metrics(content))
         file.flush()
@@ -82,7 +85,7 @@ class PrometheusProcess:
         return self.folder / "data"
 
     def start(self, *options: str) -> None:
-        """Start the server and wait until it is ready."""
+        """Start the Prometheus server and wait until it is ready."""
         command = [
             "prometheus",
             f"--config.file={self.folder / 'prometheus.yml'}",
@@ -107,14 +110,14 @@ class PrometheusProcess:
         wait_for(ready, "Prometheus is not ready")
 
     def stop(self, number: int = signal.SIGTERM) -> None:
-        """Send a signal and wait until the process has ended."""
+        """Send a signal to the Prometheus server and wait until its process has ended."""
         if self.process is not None:
             self.process.send_signal(number)
             self.process.wait(PATIENCE)
             self.process = None
 
     def ask(self, query: str) -> Any:
-        """Return the result of an instant query."""
+        """Return the result of a PromQL query at the current time."""
         url = f"{self.url}/api/v1/query?query={urllib.parse.quote(query)}"
         with urllib.request.urlopen(url, timeout=PATIENCE) as answer:
             return json.loads(answer.read())["data"]["result"]
@@ -124,7 +127,10 @@ class PrometheusProcess:
 def prometheus(
     folder: Path, content: Content | None = None, *options: str, targets: Sequence[str] = (), scrape: str = "1s"
 ) -> Iterator[PrometheusProcess]:
-    """Run a server that holds a recording, or scrapes targets; skip the test if Prometheus is not installed."""
+    """Run a Prometheus server that holds a recording, or that scrapes `targets`.
+
+    Skip the test if Prometheus is not installed.
+    """
     need_prometheus()
     server = PrometheusProcess(folder, targets=targets, scrape=scrape)
     if content is not None:
@@ -137,12 +143,12 @@ def prometheus(
 
 
 Reply = tuple[int, Mapping[str, str], bytes]
-"""Status, headers and body."""
+"""An HTTP answer: status, headers and body."""
 
 
 @contextmanager
 def answering(reply: Callable[[str, Mapping[str, str]], Reply]) -> Iterator[str]:
-    """Run an HTTP server and yield its URL; `reply` returns the answer to a path and headers."""
+    """Run an HTTP server and yield its URL. `reply` gets the path and headers of a request and returns the answer."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -157,7 +163,7 @@ def answering(reply: Callable[[str, Mapping[str, str]], Reply]) -> Iterator[str]
             """Log no requests."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:
         yield f"http://127.0.0.1:{server.server_port}"

@@ -1,4 +1,4 @@
-"""A small recording as JSON, and its samples as lists."""
+"""A small recording as JSON, and functions that return samples of recordings as lists."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from kepler_core.recording import Recording
 
 Samples = list[tuple[dict[str, str], list[tuple[float, float]]]]
-"""The labels and the (timestamp, value) pairs of each series of a metric."""
+"""For each series of a metric, its labels and its (timestamp, value) pairs."""
 
 DOCUMENT = {
     "cpu": [
@@ -51,12 +51,16 @@ def all_samples(recording: Recording) -> dict[str, Samples]:
 
 
 def one_series(*pairs: Any) -> bytes:
-    """Return a recording of the metric "m" with one series of these samples."""
+    """Return a recording of the metric "m". The metric has one series, whose samples are `pairs`."""
     return json.dumps({"m": [{"metric": {}, "values": list(pairs)}]}).encode()
 
 
 def plain_reading(content: bytes) -> tuple[dict[str, Samples], dict[str, int], dict[str, int]]:
-    """Return the samples, and the numbers of not-finite and repeated samples, read with a plain loop."""
+    """Read a recording with a plain loop, so that tests can compare the result with the real reader's result.
+
+    Return three dicts whose keys are names of metrics. Their values are the samples, the number of samples that are
+    not finite, and the number of samples with a repeated timestamp.
+    """
     samples: dict[str, Samples] = {}
     not_finite: dict[str, int] = {}
     repeated: dict[str, int] = {}
@@ -71,6 +75,6 @@ def plain_reading(content: bytes) -> tuple[dict[str, Samples], dict[str, int], d
                 elif float(timestamp) in value_at:
                     repeated[name] += 1
                 else:
-                    value_at[float(timestamp)] = value
+                    value_at[float(timestamp)] = min(max(value, -(2.0**64)), 2.0**64)
             samples[name].append((series["metric"], sorted(value_at.items())))
     return samples, not_finite, repeated

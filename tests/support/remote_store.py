@@ -11,7 +11,7 @@ SECRET = "a-very-secret-key"
 
 
 def put(url: str, name: str, content: bytes) -> None:
-    """Write a file to the store's place without the store."""
+    """Write a file directly to the URL of a remote store, without using the store."""
     filesystem, root = fsspec.core.url_to_fs(url, skip_instance_cache=True)
     filesystem.pipe_file(f"{root}/{name}", content)
 

@@ -18,11 +18,15 @@ HASWELL = {"processor": "intel_xeon_e5_2630v3", "cores": 32, "chips": 2, "memory
 ICELAKE = {"processor": "intel_xeon_platinum_8358", "cores": 128, "chips": 2, "memory": 512, "frequency": 3400}
 EPYC = {"processor": "amd_epyc_7763", "cores": 128, "chips": 1, "memory": 512, "frequency": 3500}
 MACHINES = {0: HASWELL, 1: ICELAKE, 2: EPYC}
-"""Node type -> machine."""
+"""Number of a node type -> machine spec."""
 
 
 def request_for(**keys: Any) -> ModelRequest:
-    """Return a request for an AbsPower model with all metrics, changed by `keys`. `filter` may be text."""
+    """Return a request for a model. `keys` are the keys of the request.
+
+    By default, the request is for an AbsPower model and lists all metrics. The value of `filter` can be a parsed
+    filter or text.
+    """
     keys.setdefault("output_type", "AbsPower")
     keys.setdefault("metrics", ALL_METRICS)
     if isinstance(keys.get("filter"), str):
@@ -31,13 +35,13 @@ def request_for(**keys: Any) -> ModelRequest:
 
 
 def chosen_path(catalogue: Catalogue, **keys: Any) -> str:
-    """Return the path of the selected model, without the parts that are the same in most tests."""
+    """Return the path of the selected model, without the folders that are the same in most tests."""
     path = catalogue.select(request_for(**keys)).model.path
     return path.removeprefix("rapl-sysfs/").removeprefix("AbsPower/").removeprefix("BPFOnly/")
 
 
 def no_model_message(catalogue: Catalogue, **keys: Any) -> str:
-    """Return the message of the `NoModelError` for a request, after checks of its explanation."""
+    """Return the message of the `NoModelError` that a request raises, after checks of the error's explanation."""
     with pytest.raises(NoModelError) as caught:
         catalogue.select(request_for(**keys))
     message = str(caught.value)
@@ -49,20 +53,23 @@ def no_model_message(catalogue: Catalogue, **keys: Any) -> str:
 
 
 def request_error(catalogue: Catalogue, **keys: Any) -> str:
-    """Return the message of the `RequestError` for a request."""
+    """Return the message of the `RequestError` that a request raises."""
     with pytest.raises(RequestError) as caught:
         catalogue.select(request_for(**keys))
     return str(caught.value)
 
 
 def catalogue_of_machines(**more: Any) -> Catalogue:
-    """Return a catalogue with one model for each of `MACHINES`, the lowest error for the last one."""
+    """Return a catalogue with one model for each machine in `MACHINES`.
+
+    The last machine's model has the lowest error.
+    """
     models = (SmallModel(node_type=number, mae=3 - number, **more) for number in MACHINES)
     return make_catalogue(made=pipeline(*models, node_types=MACHINES))
 
 
 def node_type_match(catalogue: Catalogue, **keys: Any) -> tuple[str, int]:
-    """Return how the node type of the selected model matches the request, and its number."""
+    """Return how the selected model's node type matches the request, and the number of this node type."""
     selection = catalogue.select(request_for(**keys))
     node_type = selection.explain()["node_type"]
     assert node_type["number"] == selection.model.node_type

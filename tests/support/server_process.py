@@ -16,11 +16,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from support.process import PATIENCE, ProcessUnderTest
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
-"""Samples of /metrics by their name and labels."""
+"""(name, labels) of a sample of /metrics -> value of the sample."""
 
 
 def check_one_line(error: Exception, longest: int = 1000) -> None:
-    """Check that an error has a message that can be shown to users."""
+    """Check that an error has a message of one line that can be shown to users."""
     message = str(error)
     assert message
     assert "\n" not in message
@@ -29,11 +29,11 @@ def check_one_line(error: Exception, longest: int = 1000) -> None:
 
 @attrs.frozen
 class Answer:
-    """An HTTP answer as the client has received it."""
+    """An HTTP answer as the client received it."""
 
     status: int
     headers: Mapping[str, str]
-    """By names in lower case."""
+    """Name of a header in lower case -> value."""
     body: bytes
 
     def json(self) -> Any:
@@ -41,7 +41,7 @@ class Answer:
 
 
 class ServerProcess(ProcessUnderTest):
-    """`kepler-model serve model-server …` on a free port of this machine."""
+    """A process of `kepler-model serve model-server …` on a free port of this machine."""
 
     SERVER = "model-server"
 
@@ -63,7 +63,7 @@ class ServerProcess(ProcessUnderTest):
         super().__init__(command, log, environ)
 
     def wait_ready(self, path: str = "/readyz") -> None:
-        """Wait until the path, which tells whether the server can be used, answers 200."""
+        """Wait until the server answers `GET` of the path with status 200, which means that the server is ready."""
 
         def ready() -> bool:
             try:
@@ -79,7 +79,7 @@ class ServerProcess(ProcessUnderTest):
     def ask(
         self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
     ) -> Answer:
-        """Send one request on a connection of its own."""
+        """Send one request on a new connection, and return the answer."""
         connection = self.connect()
         try:
             return ask(connection, method, path, body, headers)
@@ -90,15 +90,15 @@ class ServerProcess(ProcessUnderTest):
         return self.ask("GET", path)
 
     def post(self, request: Any, path: str = "/model") -> Answer:
-        """Post a request as JSON; bytes are sent unchanged."""
+        """Send a POST request with `request` as JSON; if it is bytes, they are sent unchanged."""
         return self.ask("POST", path, request if isinstance(request, bytes) else json.dumps(request).encode())
 
     def raw(self) -> socket.socket:
-        """Open a connection for requests that no HTTP client sends."""
+        """Open a connection for requests that an HTTP client cannot send."""
         return socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE)
 
     def metrics(self) -> Samples:
-        """Return every sample of /metrics."""
+        """Return all samples of the server's /metrics."""
         text = self.get("/metrics").body.decode()
         return {
             (sample.name, frozenset(sample.labels.items())): sample.value
@@ -117,7 +117,10 @@ def serving(
     port_option: bool = True,
     ready_path: str = "/readyz",
 ) -> Iterator[ServerProcess]:
-    """Run a server: it is ready at the start of `with`; at the end it is stopped and its log checked."""
+    """Run a server, which is ready at the start of the `with` block.
+
+    At the end of the block, the server is stopped and its log is checked.
+    """
     server = ServerProcess(store, log, *arguments, environ=environ, port=port, port_option=port_option)
     try:
         server.wait_ready(ready_path)
@@ -135,10 +138,29 @@ def ask(
     body: bytes | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Answer:
-    """Send one request on a connection that stays open."""
+    """Send one request on a connection that stays open, and return the answer."""
     connection.request(method, path, body, dict(headers or {}))
     response = connection.getresponse()
     return Answer(response.status, {name.lower(): value for name, value in response.getheaders()}, response.read())
+
+
+SHORT_BODIES = (
+    b"Content-Length: 500\r\n\r\n{",
+    b"Content-Length: 3000000\r\n\r\n{",
+    b"Content-Length: 5\r\n\r\n",
+)
+"""Last parts of requests whose bodies are shorter than their Content-Length."""
+
+
+def status_of_half_closed(port: int, method: str, path: str, end: bytes) -> int:
+    """Send a request that ends with `end`, close the connection for sending only, and return the answer's status."""
+    with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as connection:
+        connection.sendall(f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n".encode() + end)
+        connection.shutdown(socket.SHUT_WR)
+        with connection.makefile("rb") as answer:
+            version, _, rest = answer.readline().partition(b" ")
+            assert version.startswith(b"HTTP/1."), (version, rest)
+            return int(rest[:3])
 
 
 def free_port() -> int:

@@ -1,10 +1,14 @@
-"""Small pipelines of models with known weights, and Kepler's formulas to evaluate them."""
+"""Small pipelines for tests, whose models have known weights.
+
+The function `evaluate` calculates watts from weights as Kepler does.
+"""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import attrs
@@ -31,7 +35,7 @@ CAPTURED: dict[str, Any] = {
         "memory": 381, "frequency": 3500, "threads_per_core": 2,
     },
 }  # fmt: skip
-"""A request for a model that Kepler 0.7 has sent."""
+"""A request for a model, captured from Kepler 0.7."""
 
 BPF = ("bpf_cpu_time_ms", "bpf_page_cache_hit")
 COUNTERS = ("cache_miss", "cpu_cycles", "cpu_instructions")
@@ -39,7 +43,7 @@ GROUPS = {"BPFOnly": BPF, "CounterOnly": COUNTERS, "Basic": (*COUNTERS, *BPF)}
 
 
 def linear(bias: float = 10.0, weights: Mapping[str, float] | None = None) -> dict[str, Any]:
-    """Return the linear weights of one component; each feature is divided by 1000."""
+    """Return the linear weights of one component in Kepler's form. Kepler divides each feature by the scale 1000."""
     watts = {"bpf_cpu_time_ms": 1.0} if weights is None else weights
     return {
         "All_Weights": {
@@ -51,7 +55,7 @@ def linear(bias: float = 10.0, weights: Mapping[str, float] | None = None) -> di
 
 
 def curve(weights: Sequence[float], feature: str = "bpf_cpu_time_ms", scale: float = 1.0) -> dict[str, Any]:
-    """Return the curve of one component over a feature."""
+    """Return the weights of one component's curve over a feature, in Kepler's form."""
     return {
         "All_Weights": {
             "Categorical_Variables": {},
@@ -63,7 +67,7 @@ def curve(weights: Sequence[float], feature: str = "bpf_cpu_time_ms", scale: flo
 
 @attrs.frozen
 class SmallModel:
-    """A model with the files that a trained one has."""
+    """A made-up model that has the same files as a trained model."""
 
     trainer: str = "SGDRegressorTrainer"
     node_type: int = 0
@@ -74,10 +78,13 @@ class SmallModel:
     features: tuple[str, ...] | None = None
     weights: Mapping[str, Any] | None = attrs.field(factory=lambda: {"package": linear(), "dram": linear(2.0)})
     data: str | None = None
-    """Digest of the data that its errors were measured on; None: the metadata has none."""
+    """Digest of the data that the model's errors were measured on.
+
+    If it is None, the metadata contain neither a digest nor a validation.
+    """
     constant_mae: float | None = None
     more: Mapping[str, Any] = attrs.field(factory=dict)
-    """Further metadata."""
+    """Further keys and values of the model's metadata."""
 
     @property
     def name(self) -> str:
@@ -88,7 +95,7 @@ class SmallModel:
         return f"{self.source}/{self.output_type}/{self.group}/{self.name}"
 
     def files(self) -> dict[str, bytes]:
-        """Return its files in a pipeline, by path."""
+        """Return the model's files in a pipeline, by path."""
         metadata: dict[str, Any] = {
             "model_name": self.name,
             "trainer": self.trainer,
@@ -116,7 +123,7 @@ class SmallModel:
 
 
 def pipeline(*models: SmallModel, node_types: Mapping[int, Mapping[str, Any]] | None = None) -> dict[str, bytes]:
-    """Return all files of a pipeline of these models, by path."""
+    """Return all files of a pipeline with these models, by path."""
     specs = {0: {}} if node_types is None else node_types
     index = {str(number): {"attrs": spec, "members": [f"node-{number}"]} for number, spec in specs.items()}
     files = {"metadata.json": b'{"name":"made"}', "node_type_index.json": json.dumps(index).encode()}
@@ -125,26 +132,35 @@ def pipeline(*models: SmallModel, node_types: Mapping[int, Mapping[str, Any]] | 
     return files
 
 
+def _read(files: Mapping[str, bytes], name: str, max_bytes: int) -> bytes:
+    assert len(files[name]) <= max_bytes
+    return files[name]
+
+
 def catalogue(*models: SmallModel, error_key: str = "mae", **pipelines: dict[str, bytes]) -> Catalogue:
-    """Return a catalogue of the pipeline `made` of these models, or of several pipelines' files."""
+    """Return a catalogue of pipelines.
+
+    If `models` are given, the pipeline `made` consists of them. Each of `pipelines` is the files of one pipeline.
+    """
     if models:
         pipelines["made"] = pipeline(*models)
     stored, node_types = [], {}
     for name, files in sorted(pipelines.items()):
-        snapshot = Snapshot(name, 1, name, None, frozenset(files), files.__getitem__)
+        read = partial(_read, files)
+        snapshot = Snapshot(name, 1, name, None, frozenset(files), read)
         of_pipeline, node_types[name] = read_pipeline_models(snapshot)
         stored += of_pipeline
     return Catalogue(stored, node_types, {}, compare=SpecTable, error_key=error_key, location="made up")
 
 
-# --- what Kepler does with weights ---
+# --- how Kepler evaluates weights ---
 
 
 def evaluate(answer: Mapping[str, Any], columns: Mapping[str, Sequence[float]], first: str) -> dict[str, list[float]]:
-    """Return watts per component and row, by Kepler's formulas (WIRE.md §2).
+    """Return the watts of each component and row, calculated with Kepler's formulas.
 
-    `first` is the first feature that Kepler lists: it evaluates a curve over that feature, whatever feature the curve
-    was fitted over.
+    `first` is the first feature in Kepler's list of features. Kepler evaluates a curve over this feature,
+    even if the curve was fitted over another feature.
     """
     trainer = answer["model_name"].split("_")[0]
     rows = len(next(iter(columns.values())))
@@ -176,7 +192,7 @@ def evaluate(answer: Mapping[str, Any], columns: Mapping[str, Sequence[float]], 
     return watts
 
 
-# Go's functions return infinity or NaN where Python's raise.
+# Where Python's functions raise an error, the following functions return infinity or NaN, as Go's functions do.
 
 
 def _exp(x: float) -> float:

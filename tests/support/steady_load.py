@@ -1,4 +1,4 @@
-"""Simulated recordings of a machine with a prescribed load."""
+"""Simulated recordings of a machine whose load the test prescribes."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import numpy as np
 from kepler_core.simulate import Simulation, recording, true_power
 
 Document = dict[str, list[dict[str, Any]]]
-"""A recording, decoded."""
+"""A recording as decoded JSON: name of a metric -> series."""
 
 
 def steady(busy: Any, **options: Any) -> Document:
-    """Simulate a node with one container.
+    """Simulate a node with one container, and return the recording.
 
-    `busy` holds the fraction of the node's CPUs that is busy, one value per 3 s. Power follows from it by the
-    simulation's formula.
+    `busy` has the fraction of the node's CPUs that is busy, one value for each interval of 3 s. Power is
+    calculated from `busy` with the formula of the simulation.
     """
     busy = np.asarray(busy, dtype=float)
     simulation = Simulation(containers=1, timestamps=len(busy) + 1, churn=0.0, resets=0, accelerator=False, **options)
@@ -38,6 +38,7 @@ def steady(busy: Any, **options: Any) -> Document:
                 component = metric.split("_")[2]
                 sockets = 1 if component == "platform" else 2
                 item["values"] = counter(watts[component] * (1 + 0.01 * rng.standard_normal(len(busy))) / sockets)
-        if "joules" in metric:  # otherwise the idle and the dynamic series would both have all of the power
+        # The code above has put the whole power into the idle series and into the dynamic series. Keep only one.
+        if "joules" in metric:
             document[metric] = [item for item in series if item["metric"]["mode"] == "dynamic"]
     return document

@@ -1,4 +1,4 @@
-"""An offline trainer as a real process, requests for it, and breakpoints in its trainings."""
+"""An offline trainer as a real process, requests to it, and breakpoints in its trainings."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from support.process import PATIENCE, wait_for
 from support.server_process import Answer, ServerProcess
 
 TRAINING_TIMEOUT_SECONDS = 180.0
-"""Time after which a test fails because a training has not ended."""
+"""Seconds after which a test fails because a training has not ended."""
 
 FINAL_STATES = ("done", "failed", "cancelled")
 
@@ -26,16 +26,16 @@ SEVERAL_TRAINERS = {
     "abs_trainers": ["LinearRegressionTrainer", "SGDRegressorTrainer"],
     "dyn_trainers": ["LinearRegressionTrainer"],
 }
-"""The key `trainer` of a training that starts several fits."""
+"""Value of the key `trainer` in a request, for a training that starts several fits."""
 
 MODEL_TRAINED = "kepler_model_trained"
 MODEL_PUBLISHED = "kepler_model_published"
 
 
 def request(**changes: Any) -> dict[str, Any]:
-    """Return a request for one small model in the format of earlier clients.
+    """Return a training request for one small model, in the format of earlier clients.
 
-    A change replaces a key; None removes it.
+    `changes` add or replace keys of the request. A key whose value is None is removed.
     """
     data = {
         name: series
@@ -53,12 +53,18 @@ def request(**changes: Any) -> dict[str, Any]:
 
 
 class Breakpoints:
-    """A third-party listener at whose hooks trainings stop, so that tests can disturb short phases of them."""
+    """A third-party listener that makes trainings wait at its hooks.
+
+    While a training waits, a test can interfere with it, even in a phase that usually is short.
+    """
 
     HOOKS = (MODEL_TRAINED, MODEL_PUBLISHED)
 
     def __init__(self, folder: Path) -> None:
-        """Write the listener's distribution into a folder. `environ` makes a server load it."""
+        """Write the listener's distribution to a folder.
+
+        A server loads the listener if the server is started with the environment variables `self.environ`.
+        """
         self._folder = folder
         info = folder / "breakpoints-1.0.dist-info"
         info.mkdir(parents=True)
@@ -79,12 +85,15 @@ class Breakpoints:
         self.environ = {"PYTHONPATH": str(folder)}
 
     def set(self, hook: str) -> None:
-        """Stop trainings at the hook from now on."""
+        """From now on, stop each training when it reaches the hook."""
         (self._folder / f"reached-{hook}").unlink(missing_ok=True)
         (self._folder / f"stop-{hook}").touch()
 
     def raise_at(self, hook: str) -> None:
-        """Make the listener raise at the hook from now on. It is strict: its errors reach the training."""
+        """From now on, make the listener raise an error at the hook.
+
+        The listener is strict, so the error is passed on to the training.
+        """
         (self._folder / f"raise-{hook}").touch()
 
     def wait(self, hook: str) -> None:
@@ -93,17 +102,17 @@ class Breakpoints:
         wait_for(reached, f"no training reached {hook}", TRAINING_TIMEOUT_SECONDS)
 
     def clear(self, hook: str) -> None:
-        """Let trainings pass the hook."""
+        """Let trainings pass the hook again, including trainings that have stopped at it."""
         (self._folder / f"stop-{hook}").unlink()
 
 
 class TrainerServer(ServerProcess):
-    """`kepler-model serve offline-trainer` on a free port."""
+    """A process of `kepler-model serve offline-trainer` on a free port."""
 
     SERVER = "offline-trainer"
 
     def train(self, body: Any, path: str = "/train", **headers: str) -> Answer:
-        """Send POST /train and return its answer. Underscores in names of headers become hyphens."""
+        """Send `POST /train` and return the answer. Underscores in the names of `headers` become hyphens."""
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=TRAINING_TIMEOUT_SECONDS)
         try:
@@ -116,14 +125,14 @@ class TrainerServer(ServerProcess):
             connection.close()
 
     def submit(self, body: Any, path: str = "/train", **headers: str) -> str:
-        """Queue a job and return its URL."""
+        """Send a request that queues a job, and return the URL of the job."""
         answer = self.train(body, path, **({"Prefer": "respond-async"} if path == "/train" else {}), **headers)
         assert answer.status == 202, answer.body
         assert answer.headers["location"] == answer.json()["url"]
         return answer.headers["location"]
 
     def rejected(self, body: Any, status: int, key: str | None = None, **headers: str) -> str:
-        """Send a request that must be rejected with a status (and a key), and return the message."""
+        """Send a training request that must be rejected with this status and key. Return the message in the answer."""
         answer = self.train(body, Prefer="respond-async", **headers)
         assert answer.status == status, answer.body
         content = answer.json()
@@ -134,14 +143,14 @@ class TrainerServer(ServerProcess):
         return message
 
     def job(self, url: str) -> dict[str, Any]:
-        """Return the description of a job."""
+        """Return the description of the job at a URL."""
         answer = self.get(url)
         assert answer.status == 200, answer.body
         job: dict[str, Any] = answer.json()
         return job
 
     def until(self, url: str, *states: str) -> dict[str, Any]:
-        """Wait until a job is in one of the states, and return it."""
+        """Wait until the job at a URL is in one of the states, and return the job's description."""
         deadline = time.monotonic() + TRAINING_TIMEOUT_SECONDS
         while True:
             job = self.job(url)
@@ -152,7 +161,7 @@ class TrainerServer(ServerProcess):
             time.sleep(0.05)
 
     def kill(self) -> None:
-        """Send SIGKILL to the main process and to the HTTP process."""
+        """Send SIGKILL to the server's main process and to its HTTP process."""
         children = children_of(self.process.pid)
         for pid in (self.process.pid, *children):
             os.kill(pid, signal.SIGKILL)
@@ -176,37 +185,40 @@ class TrainerFolder:
         return open_store(str(self.root / "store")).pipelines()
 
     def inputs(self) -> set[str]:
-        """Return the names of the files with jobs' requests."""
+        """Return the names of the files in which the requests of jobs are stored."""
         return {path.name for path in (self.state / "spool").iterdir()}
 
     def check_nothing_stored(self, inputs: set[str]) -> None:
-        """Check that the state folder holds these inputs and no part of another request."""
+        """Check that the state folder stores only the requests in the files `inputs`, and all of them.
+
+        Partly received requests must have been removed.
+        """
         wait_for(lambda: not list((self.state / "incoming").iterdir()), "a received body was not removed")
         assert self.inputs() == inputs
 
     def processes(self) -> list[int]:
-        """Return all training processes and everything that they started."""
+        """Return the ids of all training processes and of all processes that the training processes started."""
         variable = f"KEPLER_OFFLINE_TRAINER_OF={self.state.resolve()}".encode()
         pids = []
         for pid in _pids():
             try:
                 if variable in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
                     pids.append(pid)
-            except OSError:  # it has ended, or is a zombie
+            except OSError:  # the process has ended or is a zombie
                 continue
         return pids
 
     def training_processes(self) -> list[int]:
-        """Return the training processes."""
+        """Return the ids of the training processes."""
         return [pid for pid in self.processes() if os.getpgid(pid) == pid]
 
     def fit_processes(self) -> list[int]:
-        """Return the processes that training processes have started."""
+        """Return the ids of the processes that the training processes have started."""
         return [pid for pid in self.processes() if os.getpgid(pid) != pid]
 
 
 def children_of(pid: int) -> list[int]:
-    """Return the child processes of a process."""
+    """Return the ids of the child processes of a process."""
     children = []
     for candidate in _pids():
         try:
@@ -224,7 +236,10 @@ def _pids() -> list[int]:
 
 @contextmanager
 def training(folder: Path, *arguments: str, environ: Mapping[str, str] | None = None) -> Iterator[TrainerServer]:
-    """Run a server with its store and state below a folder. Stop it and check its log at the end."""
+    """Run an offline trainer whose store and state are below a folder.
+
+    At the end, stop it and check its log and exit code.
+    """
     server = start(folder, *arguments, environ=environ)
     try:
         server.wait_ready()
@@ -236,7 +251,7 @@ def training(folder: Path, *arguments: str, environ: Mapping[str, str] | None = 
 
 
 def start(folder: Path, *arguments: str, environ: Mapping[str, str] | None = None) -> TrainerServer:
-    """Start a server with its store and state below a folder, and return without waiting for it."""
+    """Start an offline trainer whose store and state are below a folder, without waiting until it is ready."""
     number = len(list(folder.glob("server-*.log")))
     state = ("--state", str(folder / "state")) if "--state" not in arguments else ()
     return TrainerServer(folder / "store", folder / f"server-{number}.log", *state, *arguments, environ=environ)

@@ -1,4 +1,4 @@
-"""`kepler-model train` as users call it, in a process of its own."""
+"""Functions that run `kepler-model train` as users run it, in a process of its own."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ dyn_trainers: [SGDRegressorTrainer]
 
 
 def kepler(*arguments: str | Path, **settings: Any) -> subprocess.CompletedProcess[str]:
-    """Run `kepler-model` and return what it printed, and its exit code."""
+    """Run `kepler-model` in a new process, and return its output and its exit code."""
     command = [sys.executable, "-m", "kepler_core", *map(str, arguments)]
     return subprocess.run(command, check=False, capture_output=True, text=True, **settings)
 
 
 def train(*arguments: str | Path) -> dict[str, Any]:
-    """Train and return the report; the training must succeed."""
-    # starting worker processes takes longer than the fits of a small pipeline
+    """Run `kepler-model train` and return its report. Fail if the training does not succeed."""
+    # Use a single job, because starting worker processes takes longer than the fits of a small pipeline.
     jobs = () if {"--jobs", "--backend"} & set(arguments) else ("--jobs", "1")
     done = kepler("train", *arguments, *jobs, "--json")
     assert done.returncode == 0, done.stderr
@@ -31,12 +31,12 @@ def train(*arguments: str | Path) -> dict[str, Any]:
 
 
 def only_model(report: dict[str, Any], **keys: str) -> dict[str, Any]:
-    """Return the one model of a report that has these keys."""
+    """Return the model of a report whose keys have the given values. Fail unless exactly one model has these values."""
     models = [model for model in report["models"] if all(model[key] == value for key, value in keys.items())]
     assert len(models) == 1, f"{len(models)} models of {keys}"
     return dict(models[0])
 
 
 def only_metrics(document: dict[str, Any], word: str) -> dict[str, Any]:
-    """Return the metrics of a recording whose name contains a word."""
+    """Return those metrics of a recording whose names contain a word."""
     return {name: series for name, series in document.items() if word in name}

@@ -1,4 +1,4 @@
-"""The metrics of Scaphandre 1.x, and the power meter behind them."""
+"""The metrics of the power exporter Scaphandre 1.x, and the power meter that Scaphandre reads."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import os
 from kepler_core.contracts import EnergySource, MetricMapping, MetricSchema
 
 CORES = "KEPLER_SCAPHANDRE_CORES"
-"""Environment variable with the number of logical CPUs of the recorded machines."""
+"""Name of the environment variable with the number of logical CPUs of each recorded machine."""
 
 _SOCKET_POWER = "scaph_socket_power_microwatts"
 _CPU_USAGE = "scaph_process_cpu_usage_percentage"
 
 
 class ScaphandreRapl(EnergySource):
-    """Intel RAPL as Scaphandre reports it: the power of each socket."""
+    """The power meter Intel RAPL. Scaphandre reports the power that RAPL measures for each socket."""
 
     components = ("package",)
     sent_as = "intel_rapl"
@@ -22,12 +22,12 @@ class ScaphandreRapl(EnergySource):
 
 
 class Scaphandre1(MetricSchema):
-    """Metric names of Scaphandre 1.x: power of sockets, CPU usage of processes.
+    """Metric names of Scaphandre 1.x for the power of sockets and the CPU usage of processes.
 
-    Scaphandre reports CPU usage in per cent of all cores, but not the number of cores. If the
-    environment variable KEPLER_SCAPHANDRE_CORES has that number, CPU usage becomes the feature
-    bpf_cpu_time_ms. Without it CPU usage is left out, because the values of two machines could not be
-    compared.
+    Scaphandre reports CPU usage in per cent of all logical CPUs, but does not report their number. If the
+    environment variable KEPLER_SCAPHANDRE_CORES is set to that number, CPU usage is converted to the
+    feature bpf_cpu_time_ms. If it is not set, CPU usage is not read, because the percentages of machines
+    with different numbers of CPUs cannot be compared.
     """
 
     node_label = "instance"
@@ -41,7 +41,7 @@ class Scaphandre1(MetricSchema):
         if metric == _SOCKET_POWER:
             return MetricMapping("power", "package", "node", ("socket_id",), scale=1e-6, source="scaphandre")
         if metric == _CPU_USAGE and self.cores:
-            # one per cent of a core is 10 ms per second
+            # A usage of 1 % of one CPU is 10 ms of CPU time per second.
             milliseconds = 10.0 * self.cores
             return MetricMapping(
                 "feature", "bpf_cpu_time_ms", "process", self.container_labels, counter=False, scale=milliseconds

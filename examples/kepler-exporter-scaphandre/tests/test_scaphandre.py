@@ -1,4 +1,4 @@
-"""Install the distribution before you run these tests: recordings find the plugins by entry points."""
+"""Tests of the plugins for Scaphandre. Install the distribution first: Kepler Core finds plugins by entry points."""
 
 import json
 
@@ -28,7 +28,10 @@ def test_energy_source(check):
 
 
 def document():
-    """Return a recording, its power and its CPU usage: two sockets, three processes, 30 W + 1.5 W per per cent."""
+    """Return a recording of two sockets and three processes, its true watts and its true CPU usage in per cent.
+
+    The power is 30 W plus 1.5 W for each per cent of CPU usage.
+    """
     rng = np.random.default_rng(0)
     busy = np.abs(rng.uniform(0, 20, (3, N)))
     watts = 30 + 1.5 * busy.sum(axis=0)
@@ -69,7 +72,7 @@ def test_without_the_number_of_cores_usage_is_no_feature(monkeypatch):
     assert Scaphandre1().mapping("scaph_socket_power_microwatts").name == "package"
 
 
-def test_a_model_is_trained_from_it(kepler_run, tmp_path):
+def test_validate_recognises_the_schema(kepler_run, tmp_path):
     recording, _, _ = document()
     (tmp_path / "recording.json").write_text(json.dumps(recording))
     done = kepler_run("validate", tmp_path / "recording.json", "--json")

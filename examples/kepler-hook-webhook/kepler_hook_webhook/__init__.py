@@ -1,7 +1,8 @@
-"""Post a summary of a training to a webhook, after its models were published.
+"""A listener that posts a summary of a training to a webhook after the training's models were published.
 
-The environment variable KEPLER_WEBHOOK_URL is the address of the webhook; without it nothing is sent. If
-the webhook does not answer, Kepler Core logs a warning. The models are in the store by then.
+The environment variable KEPLER_WEBHOOK_URL has the address of the webhook. If it is not set, nothing is
+sent. If the webhook does not answer, Kepler Core logs a warning. The models stay published, because they are
+in the store before the summary is sent.
 """
 
 from __future__ import annotations
@@ -17,15 +18,16 @@ from kepler_core.plugins.hooks import hookimpl
 
 URL = "KEPLER_WEBHOOK_URL"
 TIMEOUT_SECONDS = 10.0
-"""Longest wait for the webhook, because the training waits, too."""
+"""Limit of the time to wait for the webhook's answer. It is short because the training waits meanwhile."""
 
-# the hooks of one training are called on one thread; a server may run several trainings
+# A server may run several trainings at the same time. All hooks of one training are called on the same thread, so each
+# thread has a summary of its own.
 _training = threading.local()
 
 
 @hookimpl
 def kepler_training_started(models: int) -> None:
-    """Start a new summary."""
+    """Start a new summary, for the training that begins."""
     _training.models = []
 
 
@@ -39,14 +41,14 @@ def kepler_model_trained(model: Mapping[str, Any]) -> None:
 
 @hookimpl
 def kepler_model_published(pipeline: str, version: int, path: str) -> None:
-    """Send the summary."""
+    """Send the summary of the training to the webhook."""
     models = getattr(_training, "models", [])
     _training.models = []
     url = os.environ.get(URL)
     if not url:
         return
     if not url.startswith(("http://", "https://")):
-        raise ValueError(f"{URL} is not http://… or https://…")
+        raise ValueError(f"{URL} must begin with http:// or https://")
     trained = [model for model in models if "reason" not in model]
     best = min(trained, key=lambda model: model["mae"], default=None)
     summary = {

@@ -1,4 +1,4 @@
-"""Install the distribution before you run these tests: they call the listener as `kepler-model` does."""
+"""Tests of the webhook listener. Install the distribution first: Kepler Core finds listeners by entry points."""
 
 import json
 import threading
@@ -13,7 +13,7 @@ NAME = "kepler-hook-webhook:webhook"
 
 @pytest.fixture
 def webhook(monkeypatch):
-    """Start an HTTP server and return the list of content types and documents that it receives."""
+    """Start an HTTP server as the webhook, and yield the list of (content type, JSON document) that it receives."""
     received = []
 
     class Handler(BaseHTTPRequestHandler):

@@ -10,7 +10,7 @@ from kepler_core.contracts import FitTask, Regressor, Trainer
 class LightGBMRegressorTrainer(Trainer):
     """LightGBM's gradient boosted trees, on one thread.
 
-    The models are stored as ONNX. A server needs neither LightGBM nor this distribution.
+    The trainer's models are stored as ONNX. To serve them, a server needs neither LightGBM nor this distribution.
     """
 
     def __init__(
@@ -30,7 +30,7 @@ class LightGBMRegressorTrainer(Trainer):
         }
 
     def regressor(self, task: FitTask) -> Regressor:
-        # imported here: it takes a second, which `plugins info` need not spend
+        # LightGBM is imported only here, because its import takes a second. `plugins info` does not need it.
         from lightgbm import LGBMRegressor
 
         return LGBMRegressor(  # type: ignore[no-any-return]

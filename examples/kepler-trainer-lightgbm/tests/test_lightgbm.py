@@ -1,4 +1,4 @@
-"""Install the distribution before you run these tests: they find the trainer by its name."""
+"""Tests of the LightGBM trainer. Install the distribution first: Kepler Core finds trainers by entry points."""
 
 import json
 

@@ -8,14 +8,14 @@ from kepler_core.contracts import FitTask, Regressor, Trainer
 
 
 class RidgeRegressorTrainer(Trainer):
-    """Least squares with a penalty on the squared weights (scikit-learn's Ridge).
+    """Least-squares regression with a penalty on the squared weights (scikit-learn's Ridge).
 
-    An idle container has no dynamic power, so DynPower models have no intercept.
+    An idle container has a dynamic power of 0 W, so DynPower models are fitted without an intercept.
     """
 
     def __init__(self, alpha: float = 1.0) -> None:
         if alpha < 0:
-            raise ValueError(f"alpha must not be negative, not {alpha}")
+            raise ValueError(f"alpha must be at least 0, not {alpha}")
         self.alpha = alpha
 
     def regressor(self, task: FitTask) -> Regressor:

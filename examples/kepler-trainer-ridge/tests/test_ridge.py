@@ -1,4 +1,4 @@
-"""Install the distribution before you run these tests: they find the trainer by its name."""
+"""Tests of the ridge trainer. Install the distribution first: Kepler Core finds trainers by entry points."""
 
 import numpy as np
 import pytest
@@ -47,7 +47,7 @@ def test_dynamic_power_has_no_intercept(rows):
     assert fitted.predict(np.zeros((1, 2))) == [0.0]
 
 
-@pytest.mark.parametrize(("arguments", "message"), [({"alpha": -1.0}, "negative"), ({"alhpa": 1.0}, "alpha")])
+@pytest.mark.parametrize(("arguments", "message"), [({"alpha": -1.0}, "at least 0"), ({"alhpa": 1.0}, "alpha")])
 def test_wrong_arguments(arguments, message):
     with pytest.raises(PluginError, match=message):
         registry.trainers.create("ridge", arguments)

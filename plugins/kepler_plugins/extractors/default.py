@@ -1,4 +1,4 @@
-"""The extractor that takes observations without smoothing."""
+"""The extractor `DefaultExtractor`, which takes observations without smoothing them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kepler_core.recording.observations import Observations
 
 
 class DefaultExtractor(Extractor):
-    """All timestamps at which every feature and all power are known, unsmoothed."""
+    """Takes all timestamps at which every feature and every component's power are known, without smoothing."""
 
     def extract(
         self,

@@ -1,4 +1,4 @@
-"""The extractor that smooths observations."""
+"""The extractor `SmoothExtractor`, which smooths observations with a rolling mean."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from kepler_core.contracts import Extractor
 from kepler_core.dataset import Dataset
 from kepler_core.frames import container_dataset, node_dataset
 from kepler_core.recording.observations import Observations
+from kepler_plugins.bounds import check_at_least
 
 
 def rolling_mean(values: FloatArray, group: IntArray, window: int) -> FloatArray:
-    """Return for each value the mean of the known ones among the last `window` values of its group.
+    """Return a rolling mean: for each value, the mean of the last `window` values of its group, ignoring NaN.
 
-    `values` and `group` have shape (n,). The values of a group are contiguous and in order of time. The
-    mean of a NaN is NaN, so that no row is invented.
+    `values` and `group` have shape (n,). The values of a group are contiguous and in order of time. Where a
+    value is NaN, the result is also NaN, so that smoothing fills no gaps.
     """
     n = len(values)
     if n == 0:
@@ -34,11 +35,10 @@ def rolling_mean(values: FloatArray, group: IntArray, window: int) -> FloatArray
 
 
 class SmoothExtractor(Extractor):
-    """A rolling mean over the last `window` timestamps of each node or container."""
+    """Smooths features and power with a rolling mean over the last `window` timestamps of each node or container."""
 
     def __init__(self, window: int = 5) -> None:
-        if window < 1:
-            raise ValueError(f"window must be at least 1, not {window}")
+        check_at_least("window", window, 1)
         self.window = window
         self.memory = window
 

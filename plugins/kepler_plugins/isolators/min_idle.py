@@ -1,4 +1,4 @@
-"""The isolator that takes the lowest power for the idle power."""
+"""The isolator `MinIdleIsolator`, which regards the lowest power in a recording as the idle power."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from kepler_core.dataset import Dataset
 
 
 class MinIdleIsolator(Isolator):
-    """Takes away the lowest power of each node and component in the recording.
+    """Subtracts the lowest power of each node and component in the recording.
 
-    If the recording has no moment without load, that is more than the idle power.
+    If a node was never without load during the recording, the isolator subtracts more than the node's idle
+    power.
     """
 
     def isolate(self, dataset: Dataset, context: IsolationContext) -> Dataset:

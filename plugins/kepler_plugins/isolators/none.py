@@ -1,4 +1,4 @@
-"""The isolator that takes nothing away."""
+"""The isolator `NoneIsolator`, which subtracts nothing."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from kepler_core.dataset import Dataset
 
 
 class NoneIsolator(Isolator):
-    """Takes nothing away. For recordings whose power is dynamic power only."""
+    """Subtracts nothing. Use it for recordings whose power is already dynamic power."""
 
     def isolate(self, dataset: Dataset, context: IsolationContext) -> Dataset:
         return dataset.isolated(dataset.node_power() * 0.0)

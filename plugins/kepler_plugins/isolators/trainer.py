@@ -1,4 +1,4 @@
-"""The isolator that estimates background power with an AbsPower model."""
+"""The isolator `TrainIsolator`, which estimates background power with an AbsPower model."""
 
 from __future__ import annotations
 
@@ -15,24 +15,28 @@ from kepler_core.grouping import sum_by
 
 
 class TrainIsolator(Isolator):
-    """Takes away the power that an AbsPower model predicts for the usage of the background containers.
+    """Subtracts the power that an AbsPower model predicts for the usage of the background containers.
 
-    The model is the one with the lowest validation error among the pipeline's AbsPower models of the
-    same energy source and features. The background containers are those that `background_hints` name,
-    or those that `target_hints` do not name, or those of the recording of the idle machine. A hint is a
-    namespace, pod, workload or container, or a pattern such as "kube-system/*". Without background
-    containers the isolator takes away the prediction for no usage, which is the idle power.
+    The model is one of the pipeline's AbsPower models for the data set's energy source and features: the one
+    with the lowest validation error.
+
+    The background containers are the containers that match `background_hints`, or the containers that do not
+    match `target_hints`. A hint is a namespace, pod, workload or container, or a pattern such as
+    "kube-system/*". If neither argument is given, the background containers are the containers in the recording of
+    the idle machine, which the user may give beside the other recordings. If there are no background containers,
+    the isolator subtracts the model's prediction for no usage, which is the idle power.
     """
 
     def __init__(self, background_hints: list[str] | None = None, target_hints: list[str] | None = None) -> None:
         if background_hints and target_hints:
-            raise ValueError("background_hints and target_hints exclude each other; give one of them")
+            message = "background_hints and target_hints exclude each other; give one of them"
+            raise PluginError(message, path=("target_hints",))
         self.background_hints = background_hints or []
         self.target_hints = target_hints or []
 
     def isolate(self, dataset: Dataset, context: IsolationContext) -> Dataset:
         if context.abs_model is None:
-            raise PluginError("no AbsPower model is available here")
+            raise PluginError("no AbsPower model is available to the isolator")
         background_rows = self._background_rows(dataset, context)
         model = context.abs_model(dataset)
         n = len(dataset.first_rows)
@@ -56,15 +60,15 @@ class TrainIsolator(Isolator):
         return attrs.evolve(dataset.isolated(background, background_rows), notes=(*dataset.notes, note))
 
     def _background_rows(self, dataset: Dataset, context: IsolationContext) -> BoolArray:
-        """Return for each row whether it belongs to a background container; shape (rows,)."""
+        """Return whether each row of the data set belongs to a background container, shape (rows,)."""
         if self.target_hints:
             targets = container_rows(dataset, context.observations, self.target_hints)
             if not targets.any():
-                raise PluginError(f"target_hints: no container is {' or '.join(self.target_hints)}")
+                raise PluginError(f"target_hints: no container matches {' or '.join(self.target_hints)}")
             return np.asarray(~targets)
         rows = container_rows(dataset, context.observations, self.background_hints or context.background)
         if self.background_hints and not rows.any():
-            raise PluginError(f"background_hints: no container is {' or '.join(self.background_hints)}")
+            raise PluginError(f"background_hints: no container matches {' or '.join(self.background_hints)}")
         if rows.all():
             raise PluginError("all containers are background: nothing is left to train on")
         return rows

@@ -1,1 +1,1 @@
-"""The built-in listeners. Each is off until a setting names its output."""
+"""The built-in listeners. Each listener does nothing until its setting is given, e.g. KEPLER_AUDIT_LOG."""

@@ -1,7 +1,7 @@
-"""The audit log: a line of JSON for every change of a store.
+"""The listener that writes the audit log: a line of JSON for every change of a model store.
 
-The setting KEPLER_AUDIT_LOG (environment or configuration folder) is the path of the file. Without it
-nothing is written.
+The setting KEPLER_AUDIT_LOG is the path of the log file. It can be an environment variable or a file in the
+configuration folder. Without the setting, no log is written.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ LOG = "KEPLER_AUDIT_LOG"
 
 @hookimpl
 def kepler_store_changed(store: str, pipeline: str, action: str, version: int) -> None:
-    """Append the user, the time (UTC) and the version that became the current one of a pipeline."""
+    """Append a line to the audit log: the user, the time (UTC), the action, and the pipeline's new current version."""
     path = Configuration().text(LOG)
     if path is None:
         return
@@ -34,7 +34,7 @@ def kepler_store_changed(store: str, pipeline: str, action: str, version: int) -
         "action": action,
         "version": version,
     }
-    # one write in append mode, so that lines of several processes do not mix
+    # Write the line with a single call in append mode, so that the lines of several processes do not mix.
     line = (json.dumps(entry) + "\n").encode()
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
     try:
@@ -47,5 +47,5 @@ def kepler_store_changed(store: str, pipeline: str, action: str, version: int) -
 def _user() -> str:
     try:
         return getpass.getuser()
-    except (KeyError, OSError):  # in a container the user may have no name
+    except (KeyError, OSError):  # in a container, the user id may have no name
         return str(os.getuid())

@@ -1,8 +1,8 @@
-"""Metrics of trainings for Prometheus, in a file for node exporter's textfile collector.
+"""The listener that writes Prometheus metrics about trainings to a file for node exporter's textfile collector.
 
-The setting KEPLER_METRICS_FILE (environment or configuration folder) is the path of the file, for
-example /var/lib/node_exporter/kepler.prom. Without it nothing is written. Each publication replaces the
-whole file.
+The setting KEPLER_METRICS_FILE is the path of the file, for example /var/lib/node_exporter/kepler.prom. It
+can be an environment variable or a file in the configuration folder. Without the setting, no metrics are
+written. Each publication of a pipeline replaces the whole file.
 """
 
 from __future__ import annotations
@@ -20,27 +20,28 @@ from kepler_core.plugins.hooks import hookimpl
 
 FILE = "KEPLER_METRICS_FILE"
 
-# the hooks of one training are called on one thread; a server may run several trainings
+# Each training calls its hooks on a single thread, and a server may run several trainings. So there is one list of
+# models per thread.
 _training = threading.local()
 
 
 @hookimpl
 def kepler_training_started(models: int) -> None:
-    """Start to collect the models of a training."""
+    """Start an empty list of models for the training on this thread."""
     _training.models = []
     _training.started = time.time()
 
 
 @hookimpl
 def kepler_model_trained(model: Mapping[str, Any]) -> None:
-    """Collect a trained or failed model."""
+    """Add a trained or failed model to the list of the training on this thread."""
     if hasattr(_training, "models"):
         _training.models.append(model)
 
 
 @hookimpl
 def kepler_model_published(pipeline: str, version: int) -> None:
-    """Write the metrics of the training."""
+    """Write the metrics of the training on this thread to the file, if the setting is given."""
     models = getattr(_training, "models", [])
     started = getattr(_training, "started", time.time())
     _training.models = []
@@ -54,8 +55,10 @@ def kepler_model_published(pipeline: str, version: int) -> None:
     def gauge(name: str, description: str, *labels: str) -> Gauge:
         return Gauge(name, description, ["pipeline", *labels], registry=registry)
 
-    gauge("kepler_pipeline_version", "Version that was published last").labels(pipeline).set(version)
-    gauge("kepler_pipeline_published_timestamp_seconds", "When, Unix time").labels(pipeline).set_to_current_time()
+    gauge("kepler_pipeline_version", "Version of the latest publication").labels(pipeline).set(version)
+    gauge("kepler_pipeline_published_timestamp_seconds", "Time of the latest publication").labels(
+        pipeline
+    ).set_to_current_time()
     gauge("kepler_pipeline_training_seconds", "How long fitting and publishing took").labels(pipeline).set(
         time.time() - started
     )

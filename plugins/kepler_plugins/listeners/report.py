@@ -1,7 +1,8 @@
-"""A page in the published pipeline with the errors of its models.
+"""The listener that adds an HTML page with the errors of the models to each published pipeline.
 
-The setting KEPLER_REPORT=true (environment or configuration folder) adds report.html to published
-pipelines: the error of every model beside those of a constant and of a straight line.
+The setting KEPLER_REPORT=true adds the page as report.html. It can be an environment variable or a file in
+the configuration folder. The page shows the error of every model beside the errors of two simple predictions:
+a constant, and a straight line over the main feature.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from kepler_core.plugins.hooks import hookimpl
 SETTING = "KEPLER_REPORT"
 FILE = "report.html"
 
-# the hooks of one training are called on one thread; a server may run several trainings
+# Each training calls its hooks on a single thread, and a server may run several trainings. So there is one list of
+# models per thread.
 _training = threading.local()
 
 _STYLE = """body{font:15px system-ui,sans-serif;margin:2rem auto;max-width:72rem;padding:0 1rem;color:#222}
@@ -28,27 +30,30 @@ td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}.bad{color:#a30}
 
 @hookimpl
 def kepler_training_started(models: int) -> None:
-    """Start to collect the models of a training."""
+    """Start an empty list of models for the training on this thread."""
     _training.models = []
 
 
 @hookimpl
 def kepler_model_trained(model: Mapping[str, Any]) -> None:
-    """Collect a trained or failed model."""
+    """Add a trained or failed model to the list of the training on this thread."""
     if hasattr(_training, "models"):
         _training.models.append(model)
 
 
 @hookimpl
 def kepler_publishing(pipeline: str, files: dict[str, bytes]) -> None:
-    """Add the page to the published files."""
+    """Add report.html to the files that are published, if the setting is true."""
     models = getattr(_training, "models", [])
     if Configuration().flag(SETTING):
         files[FILE] = page(pipeline, models).encode()
 
 
 def page(pipeline: str, models: Sequence[Mapping[str, Any]]) -> str:
-    """Return the page: the models by energy source, type and error, then the failed ones."""
+    """Return the HTML page.
+
+    It lists the trained models by energy source, output type and error, then the failed models.
+    """
     trained = sorted(
         (model for model in models if "reason" not in model),
         key=lambda model: (model["source"], model["output_type"], model["mae"]),
@@ -60,11 +65,12 @@ def page(pipeline: str, models: Sequence[Mapping[str, Any]]) -> str:
         f"<li>{html.escape(model['trainer'])} ({html.escape(_where(model))}): {html.escape(str(model['reason']))}</li>"
         for model in failed
     )
+    measured_on = html.escape(" or ".join(dict.fromkeys(model["held_out"] for model in trained)))
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         f"<title>{title}</title><style>{_STYLE}</style><h1>{title}</h1>"
-        f"<p>{len(trained)} models. Errors are in watts, on data held out in blocks of time, for the component with "
-        f"the largest error. Beside them are the errors of a constant and of a straight line through the main feature. "
+        f"<p>{len(trained)} models. Errors are in watts, measured on {measured_on}, for the component with the "
+        f"largest error. Beside them are the errors of a constant and of a straight line through the main feature. "
         f"Red: the error is not below that of the line.</p>"
         f"<table><tr><th>source<th>type<th>features<th>trainer<th>component"
         f'<th class="n">MAE W<th class="n">MAPE %<th class="n">constant<th class="n">line</tr>{rows}</table>'

@@ -1,1 +1,1 @@
-"""Metric schemas: the metrics and labels of exporters."""
+"""The built-in metric schemas, which map the metrics and labels of exporters."""

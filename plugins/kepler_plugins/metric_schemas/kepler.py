@@ -1,4 +1,4 @@
-"""Metrics of Kepler 0.4 to 0.9, with the older names."""
+"""The metric schema of Kepler 0.4 to 0.9. It maps the metric names of Kepler 0.7, and the older names before 0.7."""
 
 from __future__ import annotations
 
@@ -6,14 +6,25 @@ import re
 from functools import lru_cache
 
 from kepler_core.contracts import MetricMapping, MetricSchema
-from kepler_core.vocabulary import BPF_FEATURES, COUNTER_FEATURES, IRQ_FEATURES, PLATFORM_COMPONENTS, RAPL_COMPONENTS
+from kepler_core.vocabulary import (
+    BPF_FEATURES,
+    COUNTER_FEATURES,
+    IRQ_FEATURES,
+    PLATFORM_COMPONENTS,
+    RAPL_COMPONENTS,
+    UNGROUPED_FEATURES,
+)
 
 _CONTAINER_LABELS = ("container_id", "container_namespace", "pod_name", "container_name")
 _PROCESS_LABELS = ("pid", "container_id", "command")
 
-_COUNTED = (*COUNTER_FEATURES, *BPF_FEATURES, *IRQ_FEATURES)
+_COUNTED = (*COUNTER_FEATURES, *BPF_FEATURES, *IRQ_FEATURES, *UNGROUPED_FEATURES)
 
-# Feature names of Kepler before 0.7. The counters named "us" (microseconds) counted milliseconds.
+_SAMPLE_PERIOD_SECONDS = 3.0
+"""Default interval at which Kepler reads its sensors (`SAMPLE_PERIOD_SEC`)."""
+
+# Name of a feature in Kepler before 0.7 -> its name in Kepler 0.7. Counters with the old suffix "us" (microseconds)
+# counted milliseconds.
 _OLD_FEATURES = {
     "cpu_cpu_time_us": "bpf_cpu_time_ms",
     "cpu_time_us": "bpf_cpu_time_ms",
@@ -47,7 +58,10 @@ def _mapping(metric: str) -> MetricMapping | None:
 
 
 def _usage_mapping(level: str, rest: str) -> MetricMapping | None:
-    """Return the mapping of a counter of containers or processes. `rest` is the name without its prefix."""
+    """Return the mapping of a usage counter of containers or processes; None if the counter is unknown.
+
+    `level` is "container" or "process". `rest` is the metric's name without the prefix "kepler_<level>_".
+    """
     name = rest.removesuffix("_total")
     feature = _OLD_FEATURES.get(name, name)
     if feature not in _COUNTED or (name == feature and not rest.endswith("_total")):
@@ -70,12 +84,25 @@ _NODE = {
     "cpu_scaling_frequency_hertz": MetricMapping(
         "feature", "cpu_scaling_frequency_hertz", "node", ("cpu",), counter=False, aggregate="mean"
     ),
-    "node_info": MetricMapping("feature", "node_info", "node", counter=False, aggregate="mean"),
+    # Kepler adds the CPU's frequency in kHz to this counter whenever it reads its sensors
+    "avg_cpu_frequency_total": MetricMapping(
+        "feature",
+        "cpu_scaling_frequency_hertz",
+        "node",
+        ("device",),
+        scale=1000.0 * _SAMPLE_PERIOD_SECONDS,
+        aggregate="mean",
+        note="a sum of kilohertz, converted to hertz for Kepler's default SAMPLE_PERIOD_SEC of 3",
+    ),
+    "info": MetricMapping("feature", "node_info", "node", counter=False, aggregate="mean"),
+    "node_info": MetricMapping(
+        "feature", "node_info", "node", counter=False, aggregate="mean", note="the name before Kepler 0.5.5"
+    ),
 }
 
 
 class Kepler07(MetricSchema):
-    """Schema of Kepler 0.7 (`kepler_container_*_total`, `kepler_node_*_joules_total`) and the older names."""
+    """Schema of Kepler 0.7 (`kepler_container_*_total`, `kepler_node_*_joules_total`) and of older metric names."""
 
     node_label = "instance"
     node_alias_labels = ("exported_instance",)
@@ -92,7 +119,7 @@ class Kepler07(MetricSchema):
         if name == "cpu_scaling_frequency_hertz":
             return "kepler_node_cpu_scaling_frequency_hertz"
         if name == "node_info":
-            return "kepler_node_node_info"
+            return "kepler_node_info"
         if name == "accelerator_intel_qat":
             return "kepler_node_accelerator_intel_qat"
         return f"kepler_{level if level in ('container', 'process') else 'container'}_{name}_total"

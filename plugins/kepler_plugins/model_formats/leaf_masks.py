@@ -1,14 +1,15 @@
-"""Evaluates a tree ensemble over any number of features with bit masks of the leaves.
+"""Evaluation of a tree ensemble over any number of features with bit masks of the leaves.
 
-A feature's value alone excludes some leaves of a tree, whatever the other features are: if it is above a
-node's threshold, the leaves on that node's true side cannot be reached. So for each feature, interval
-between thresholds and tree there is one mask with a bit per reachable leaf. A prediction combines the
-masks of all features; the first leaf that is left is the tree's result. That needs no walk from node to
-node, and handles all trees at once.
+The value of a single feature already excludes some leaves of a tree: if the value is above the threshold of a
+tree node, then the leaves on the true side of this node cannot be reached, whatever the other features are.
+The thresholds of a feature divide its values into intervals. For each feature, interval and tree there is one
+mask, which has a bit for each leaf that can still be reached. A prediction combines the masks of all features
+with a bitwise AND. The lowest bit that is left stands for the leaf that the tree reaches. So a prediction
+needs no walk from tree node to tree node, and handles all trees at once.
 
 The method is QuickScorer (Lucchese et al., "QuickScorer: a fast algorithm to rank documents with additive
-ensembles of regression trees", SIGIR 2015), which has masks per node. Here they are tabulated per
-interval.
+ensembles of regression trees", SIGIR 2015). QuickScorer has a mask per tree node. This module combines the
+masks of the tree nodes beforehand, so that there is one mask per interval.
 """
 
 from __future__ import annotations
@@ -26,23 +27,35 @@ from kepler_plugins.model_formats.tree_ensemble import Trees, merge_edges
 Masks = NDArray[Any]
 
 MAX_LEAVES = 64
-"""Leaves of a tree: the bits of the widest mask."""
+"""Limit of the number of leaves per tree: a mask has a bit for each leaf, and at most 64 bits."""
 MAX_BYTES = 4_000_000
-"""Larger masks are not worth their memory: ONNX Runtime, the alternative, takes 30 MB."""
+"""Limit of the size of an ensemble's masks.
+
+An ensemble with larger masks is evaluated by ONNX Runtime instead, which takes 30 MB of a process's memory.
+"""
 
 _FEW_LEAVES = 8
-"""Up to this number of leaves, a table has the value of each mask. Beyond it, of each leaf."""
+"""If no tree has more leaves than this, the look-up table of a tree has an entry for each possible mask.
+
+Otherwise, the table has an entry for each leaf.
+"""
 _ROWS_PER_BATCH = 128
-"""The intermediate results of a batch fit into the processor's cache."""
+"""Number of rows that are predicted together.
+
+The intermediate results of so few rows fit into the processor's cache.
+"""
 
 
 class LeafMasks:
-    """A tree ensemble as leaf masks. Predicts exactly what the ensemble predicts."""
+    """The leaf masks of a tree ensemble. They give exactly the same predictions as a walk through the trees."""
 
     def __init__(self, edges: list[SingleArray], masks: list[Masks], leaves: SingleArray, base: np.float32) -> None:
-        """`edges`: per feature the thresholds, ascending. `masks`: per feature an array of shape
-        (edges + 1, trees), in which bit n stands for leaf n. `leaves`: the leaves' values, shape
-        (trees, maximum number of leaves)."""
+        """Take the thresholds, masks and leaf values of an ensemble.
+
+        `edges` has the thresholds of each feature, ascending. `masks` has for each feature an array of shape
+        (thresholds + 1, trees), in which bit n of a mask stands for leaf n. `leaves` has the values of the
+        leaves, shape (trees, maximum number of leaves). `base` is added to every prediction.
+        """
         self.edges = edges
         self.masks = masks
         self.leaves = leaves
@@ -50,7 +63,8 @@ class LeafMasks:
 
     @cached_property
     def _evaluator(self) -> JointLeafMasks:
-        # Made on first use: most ensembles become part of a joint predictor and are never evaluated alone.
+        # Made on first use: most ensembles become part of the `JointLeafMasks` of a whole model, and are never
+        # evaluated alone.
         return JointLeafMasks([self])
 
     def predict(self, X: SingleArray) -> FloatArray:
@@ -59,14 +73,18 @@ class LeafMasks:
 
 
 class JointLeafMasks:
-    """Ensembles over the same features, one per component, with one search per feature for all of them."""
+    """The leaf masks of several ensembles over the same features, one ensemble per component.
+
+    A prediction searches the value of each feature only once for all ensembles.
+    """
 
     def __init__(self, ensembles: Sequence[LeafMasks]) -> None:
         trees = max(len(ensemble.leaves) for ensemble in ensembles)
         few_leaves = all(ensemble.masks[0].dtype == np.uint8 for ensemble in ensembles)
         mask_type = np.uint8 if few_leaves else np.uint64
         width = 1 << _FEW_LEAVES if few_leaves else MAX_LEAVES
-        # With few leaves, a tree's value is looked up by its whole mask, else by the number of the leaf.
+        # With few leaves, the whole mask is the index of a tree's value in this table. Otherwise, the number of the
+        # reached leaf is the index.
         values = np.zeros((len(ensembles), trees, width), dtype=np.float32)
         for i, ensemble in enumerate(ensembles):
             table = _values_by_mask(ensemble.leaves) if few_leaves else ensemble.leaves
@@ -77,9 +95,12 @@ class JointLeafMasks:
         self._base = np.array([[ensemble.base] for ensemble in ensembles], dtype=np.float32)
         self._edges: list[SingleArray] = []
         self._masks: list[Masks] = []
-        """Per feature the masks of all ensembles, one after another."""
+        """For each feature, the masks of all ensembles, one ensemble after another."""
         self._positions: list[IndexArray] = []
-        """Per feature, ensemble and interval between the merged edges: the row in `_masks`."""
+        """For each feature, an array of row numbers in `_masks`, shape (ensembles, intervals).
+
+        The merged thresholds of all ensembles divide the feature's values into these intervals.
+        """
         for feature in range(len(ensembles[0].edges)):
             edges, positions = merge_edges([ensemble.edges[feature] for ensemble in ensembles])
             masks = np.ones((sum(len(ensemble.masks[feature]) for ensemble in ensembles), trees), dtype=mask_type)
@@ -94,7 +115,7 @@ class JointLeafMasks:
             self._positions.append(positions)
 
     def predict(self, X: SingleArray) -> FloatArray:
-        """Return watts, shape (components, rows)."""
+        """Return the predicted watts, shape (components, rows)."""
         if len(X) <= _ROWS_PER_BATCH:
             return self._predict(X)
         return np.hstack(
@@ -110,16 +131,17 @@ class JointLeafMasks:
         for masks in masks_by_feature:
             reachable &= masks
         if not self._few_leaves:
-            # The number of the lowest bit is the exponent of its value as a floating-point number.
+            # Keep only the lowest bit of each mask. The exponent of this number as a float64 is the number of the
+            # leaf.
             reachable &= ~reachable + np.uint64(1)
             reachable = (reachable.astype(np.float64).view(np.int64) >> 52) - 1023
         leaves = self._values.take(self._table_starts + reachable)
-        # In single precision, tree after tree and the base last: ONNX Runtime adds them in this order.
+        # Add in single precision, tree after tree and the base last, because ONNX Runtime adds in this order.
         return (leaves.cumsum(axis=2)[:, :, -1] + self._base).astype(np.float64)
 
 
 def leaf_masks(trees: Trees) -> LeafMasks | None:
-    """Return an ensemble as leaf masks; None if a tree has too many leaves or the masks would be too large."""
+    """Return the leaf masks of an ensemble; None if a tree has too many leaves or the masks would be too large."""
     edges = trees.thresholds()
     numbered_trees = []
     for root in trees.roots:
@@ -143,20 +165,23 @@ def leaf_masks(trees: Trees) -> LeafMasks | None:
             true_side = ((1 << end) - 1) ^ ((1 << first) - 1)
             masks[feature][above, tree] &= mask_type(~true_side & all_leaves)
     for of_feature in masks:
-        # What one threshold excludes stays excluded above all higher ones.
+        # A value above a threshold is also above all lower thresholds. So each mask also excludes the leaves that the
+        # masks of all lower intervals exclude.
         np.bitwise_and.accumulate(of_feature, axis=0, out=of_feature)
     return LeafMasks(edges, masks, values, trees.base)
 
 
 def _number_leaves(trees: Trees, root: int) -> tuple[list[int], list[tuple[int, int, int]]] | None:
-    """Number a tree's leaves from its true sides to its false sides.
+    """Number the leaves of a tree, the true side of each inner node before its false side.
 
-    Returns the leaves, and for each inner node (node, first, end): the leaves `first` to `end - 1` are on
-    its true side. Returns None if the tree has too many leaves.
+    Returns the leaves in the order of their numbers, and (node, first, end) for each inner node: the leaves
+    with the numbers `first` to `end - 1` are on the true side of the node. Returns None if the tree has too
+    many leaves.
     """
     leaves: list[int] = []
     inner_nodes: list[tuple[int, int, int]] = []
-    # A node, and for the second visit of an inner node, after its true side, the first leaf of that side.
+    # Tree nodes to visit. An inner node is visited twice: before its true side, as (node, None), and after its true
+    # side, as (node, number of the first leaf on the true side).
     stack: list[tuple[int, int | None]] = [(root, None)]
     while stack:
         node, first = stack.pop()
@@ -167,13 +192,13 @@ def _number_leaves(trees: Trees, root: int) -> tuple[list[int], list[tuple[int, 
             leaves.append(node)
         else:
             stack += [(node, len(leaves)), (trees.true[node], None)]
-        # Each node on the stack stands for at least one leaf.
+        # Each pair on the stack leads to at least one more leaf, so too many leaves are noticed early.
         if len(leaves) + len(stack) > MAX_LEAVES + 1:
             return None
     return (leaves, inner_nodes) if len(leaves) <= MAX_LEAVES else None
 
 
 def _values_by_mask(leaves: SingleArray) -> SingleArray:
-    """Return the value of the lowest leaf in each mask of each tree, shape (trees, 256)."""
+    """Return the value of the leaf that the lowest bit of a mask stands for, by tree and mask, shape (trees, 256)."""
     lowest = [(mask & -mask).bit_length() - 1 for mask in range(1, 1 << _FEW_LEAVES)]
     return np.column_stack([np.zeros(len(leaves), dtype=np.float32), leaves[:, lowest]])

@@ -1,4 +1,4 @@
-"""Converts fitted regressors to ONNX with skl2onnx and onnxmltools."""
+"""Conversion of fitted regressors to ONNX with skl2onnx and onnxmltools."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ _OPSETS = {"": 18, "ai.onnx.ml": 3}
 def to_onnx(regressor: Any, n_features: int, *, double: bool) -> bytes:
     """Convert a fitted regressor to an ONNX model with one input of `n_features` columns.
 
-    `double`: convert to double precision. Raises whatever the converters raise, and `MissingExtraError`.
+    With `double`, the model calculates in double precision. Raises `MissingExtraError` if a converter's
+    library is not installed. Errors of the converters themselves are passed on.
     """
     try:
         from onnx import helper
@@ -29,14 +30,17 @@ def to_onnx(regressor: Any, n_features: int, *, double: bool) -> bytes:
     except ImportError as error:
         raise MissingExtraError("writing ONNX", "train", "skl2onnx") from error
     from sklearn.ensemble import HistGradientBoostingRegressor
-    from sklearn.neighbors import KNeighborsRegressor
+    from sklearn.gaussian_process import GaussianProcessRegressor
+    from sklearn.neighbors import KNeighborsRegressor, RadiusNeighborsRegressor
     from sklearn.svm import SVR
 
     _register_boosters(regressor)
     regressor, affine = _without_target_scaling(regressor)
     last = regressor.steps[-1][1] if hasattr(regressor, "steps") else regressor
-    # A matrix of distances instead of a loop over rows is a hundred times faster.
-    options = {id(last): {"optim": "cdist"}} if isinstance(last, KNeighborsRegressor) else None
+    # The option "cdist" makes a graph that calculates all distances as one matrix. Without the option, the graph would
+    # loop over the rows. Loops take a hundred times as long, and `onnx_checks` rejects them.
+    by_distance = (KNeighborsRegressor, RadiusNeighborsRegressor, GaussianProcessRegressor)
+    options = {id(last): {"optim": "cdist"}} if isinstance(last, by_distance) else None
     converters: dict[type, Any] = {HistGradientBoostingRegressor: _convert_histogram_trees}
     if double:
         converters[SVR] = _convert_rbf_in_double
@@ -51,7 +55,8 @@ def to_onnx(regressor: Any, n_features: int, *, double: bool) -> bytes:
     )
     if affine is not None:
         _append_affine(graph, *affine)
-    # skl2onnx gives graphs random names, but the same fit must give the same bytes.
+    # skl2onnx gives each graph a random name, but the same fit must give the same bytes. So the name is fixed, and
+    # the operator sets are sorted.
     graph.graph.name = "power"
     opsets = sorted(((opset.domain, opset.version) for opset in graph.opset_import), key=str)
     del graph.opset_import[:]
@@ -60,10 +65,11 @@ def to_onnx(regressor: Any, n_features: int, *, double: bool) -> bytes:
 
 
 def _convert_rbf_in_double(scope: Any, operator: Any, container: Any) -> None:
-    """Convert an SVR with an RBF kernel to matrix products in double precision: Σ αᵢ e^(−γ‖x−sᵢ‖²) + b.
+    """Convert an SVR with an RBF kernel to matrix products in double precision.
 
-    ONNX's own SVMRegressor has single precision only, in which sums over thousands of vectors lose three
-    digits.
+    The prediction for a row x is Σ αᵢ e^(−γ‖x−sᵢ‖²) + b, with the support vectors sᵢ, their coefficients αᵢ,
+    the parameter γ of the kernel and the intercept b. ONNX's own operator SVMRegressor has single precision
+    only, in which sums over thousands of support vectors lose three digits.
     """
     from onnx import TensorProto
     from skl2onnx.common.data_types import DoubleTensorType
@@ -74,7 +80,7 @@ def _convert_rbf_in_double(scope: Any, operator: Any, container: Any) -> None:
     vectors = np.asarray(svr.support_vectors_, dtype=np.float64)
     x = operator.inputs[0].full_name
     if not isinstance(operator.inputs[0].type, DoubleTensorType):
-        raise ModelError("the input of the SVR is not double")
+        raise ModelError("the input of the SVR is not in double precision")
 
     def constant(name: str, values: Any, kind: int = TensorProto.DOUBLE) -> str:
         array = np.asarray(values)
@@ -105,10 +111,11 @@ def _convert_rbf_in_double(scope: Any, operator: Any, container: Any) -> None:
 
 
 def _without_target_scaling(regressor: Any) -> tuple[Any, tuple[float, float] | None]:
-    """Remove a linear transformation of the target from a pipeline's last step.
+    """Remove a linear transformation of the target from the last step of a pipeline.
 
-    Returns the pipeline without it, and the factor and offset that turn its predictions into those of the
-    original; None if there is no such transformation. Raises `ModelError` if it is not linear.
+    Returns the pipeline without the transformation, and (factor, offset). The original pipeline predicts
+    factor · prediction + offset. If the target is not transformed, returns the pipeline unchanged, and None.
+    Raises `ModelError` if the transformation is not linear.
     """
     from sklearn.compose import TransformedTargetRegressor
     from sklearn.pipeline import Pipeline
@@ -120,12 +127,12 @@ def _without_target_scaling(regressor: Any) -> tuple[Any, tuple[float, float] | 
     zero, one = last.transformer_.inverse_transform(np.array([[0.0], [1.0]])).ravel()
     two = float(last.transformer_.inverse_transform(np.array([[2.0]])).item())
     if not np.isclose(two - one, one - zero):
-        raise ModelError("its target is transformed by something that is not linear")
+        raise ModelError("the transformation of the target is not linear")
     return Pipeline([*steps[:-1], (name, last.regressor_)]), (float(one - zero), float(zero))
 
 
 def _append_affine(model: Any, factor: float, offset: float) -> None:
-    """Append output · factor + offset to a graph."""
+    """Append two operators to a graph, so that its output becomes output · factor + offset."""
     from onnx import helper, numpy_helper
 
     graph = model.graph
@@ -141,7 +148,7 @@ def _append_affine(model: Any, factor: float, offset: float) -> None:
 
 
 def _with_changed_attributes(convert: Any, change: Callable[[dict[str, Any]], None]) -> Any:
-    """Return a converter that calls `change` with the attributes of each node before it adds the node."""
+    """Return a converter that calls `change` with the attributes of each node before `convert` adds the node."""
 
     def convert_with_changes(scope: Any, operator: Any, container: Any) -> None:
         add_node = container.add_node
@@ -170,10 +177,10 @@ def _bools_to_integers(attributes: dict[str, Any]) -> None:
 
 
 def _convert_histogram_trees(scope: Any, operator: Any, container: Any) -> None:
-    """Convert histogram-based trees with skl2onnx's converter, and correct two mistakes of it.
+    """Convert histogram-based trees with skl2onnx's converter, and correct two mistakes of this converter.
 
-    skl2onnx 1.20.0 rounds thresholds to the nearest number of single precision, and writes bools where
-    onnx accepts integers only.
+    skl2onnx 1.20.0 rounds thresholds to the nearest number in single precision instead of rounding down. It
+    also writes booleans where onnx accepts only integers.
     """
     from skl2onnx.operator_converters.random_forest import convert_sklearn_random_forest_regressor_converter
 
@@ -187,9 +194,10 @@ def _convert_histogram_trees(scope: Any, operator: Any, container: Any) -> None:
 def _rounded_down(values: Sequence[float]) -> SingleArray:
     """Round thresholds down to single precision.
 
-    The trees compare in double precision, the graph in single precision. For a value x of single
-    precision, x ≤ threshold holds exactly if x ≤ the threshold rounded down. A threshold rounded up could
-    become equal to a value that belongs to the false side.
+    The trees compare in double precision, and the graph compares in single precision. For a value x in single
+    precision, x ≤ threshold holds exactly if x ≤ the threshold rounded down. A threshold that is rounded up
+    could become equal to a value x that is above the exact threshold. The graph would then take the true side
+    for x instead of the false side.
     """
     exact = np.asarray(values, dtype=np.float64)
     nearest = exact.astype(np.float32)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,13 +14,29 @@ from kepler_core.contracts import JointPredictor, ModelFormat, Predictor, Regres
 from kepler_core.errors import MissingExtraError, ModelError
 from kepler_core.messages import one_line
 from kepler_plugins.model_formats.leaf_masks import JointLeafMasks, LeafMasks, leaf_masks
+from kepler_plugins.model_formats.onnx_checks import check_graph
 from kepler_plugins.model_formats.onnx_conversion import INPUT_NAME, to_onnx
+from kepler_plugins.model_formats.onnx_reading import read_graph
 from kepler_plugins.model_formats.step_table import JointStepTables, StepTable, step_table
 from kepler_plugins.model_formats.tree_ensemble import read_trees
 
 _MAX_RELATIVE_ERROR = 1e-5
-"""Largest accepted error of single precision, relative to the range of the predictions."""
+"""Limit of the error of a model in single precision, as a fraction of the range of its predictions.
+
+If the error is larger, the model is also converted in double precision. The more accurate graph is stored.
+"""
 _REASON_CHARACTERS = 160
+MAX_MEMORY_BYTES = 256 * 2**20
+"""Limit of the memory of all ONNX graphs in a process together, including the results between graph nodes."""
+_ROWS_PER_RUN = 512
+"""Maximum number of rows per run of a graph. It limits the memory of a run.
+
+With ten thousand support vectors in double precision, 512 rows take 40 MB.
+"""
+_TRIAL_ROWS = 64
+_TRIAL_SECONDS = 5.0
+_FATAL = 4
+"""ONNX Runtime's log level for fatal errors only. At other levels, it would also print the errors that it raises."""
 
 _JOINT_PREDICTORS: dict[type[Predictor], Callable[[Any], JointPredictor]] = {
     StepTable: JointStepTables,
@@ -27,20 +45,15 @@ _JOINT_PREDICTORS: dict[type[Predictor], Callable[[Any], JointPredictor]] = {
 
 
 class OnnxPredictor:
-    """Evaluates an ONNX graph with ONNX Runtime, on one thread."""
+    """A predictor that evaluates an ONNX graph with ONNX Runtime on one thread, with limits of memory and time."""
 
     def __init__(self, content: bytes, n_features: int) -> None:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        # Requests are small and the process is resident: an arena would only keep memory.
-        options.enable_cpu_mem_arena = False
+        """Raise `ModelError` if the graph is not allowed, cannot be loaded, or exceeds the limits."""
+        check_graph(read_graph(content))
+        options = _session_options()
         try:
-            session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # ONNX Runtime's exceptions share no base class
+            session = onnxruntime().InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime's exceptions have no common base class
             raise ModelError(
                 f"not a model that ONNX Runtime can load: {one_line(error, _REASON_CHARACTERS)}"
             ) from error
@@ -49,19 +62,76 @@ class OnnxPredictor:
             raise ModelError(f"the graph does not take one input {INPUT_NAME!r} of {n_features} features")
         self._dtype = np.float64 if inputs[0].type == "tensor(double)" else np.float32
         self._session = session
+        self._try(n_features)
 
     def predict(self, X: SingleArray) -> FloatArray:
-        output = self._session.run(None, {INPUT_NAME: np.ascontiguousarray(X, dtype=self._dtype)})[0]
+        X = np.ascontiguousarray(X, dtype=self._dtype)
+        if len(X) <= _ROWS_PER_RUN:
+            return self._run(X)
+        return np.concatenate(
+            [self._run(X[start : start + _ROWS_PER_RUN]) for start in range(0, len(X), _ROWS_PER_RUN)]
+        )
+
+    def _run(self, X: SingleArray, options: Any = None) -> FloatArray:
+        output = self._session.run(None, {INPUT_NAME: X}, options)[0]
         return np.asarray(output, dtype=np.float64).reshape(len(X))
+
+    def _try(self, n_features: int) -> None:
+        """Evaluate the graph on a few rows. Raise `ModelError` if the evaluation fails or takes too long.
+
+        `check_graph` accepts only graphs without subgraphs. So the time of a run depends on the number of rows, but
+        not on their values.
+        """
+        options = onnxruntime().RunOptions()
+        options.log_severity_level = _FATAL
+        timer = threading.Timer(_TRIAL_SECONDS, lambda: setattr(options, "terminate", True))
+        timer.daemon = True
+        timer.start()
+        try:
+            self._run(np.zeros((_TRIAL_ROWS, n_features), dtype=self._dtype), options)
+        except Exception as error:
+            if options.terminate:
+                raise ModelError(f"predicting {_TRIAL_ROWS} rows takes more than {_TRIAL_SECONDS:g} s") from error
+            raise ModelError(f"the graph cannot be evaluated: {one_line(error, _REASON_CHARACTERS)}") from error
+        finally:
+            timer.cancel()
+
+
+@functools.cache
+def onnxruntime() -> Any:
+    """Import ONNX Runtime on first use, and limit the memory of all its sessions together.
+
+    A graph of a few bytes can need gigabytes. For example, the sum of a column and a row is a whole matrix.
+    """
+    import onnxruntime as runtime
+
+    memory = runtime.OrtMemoryInfo("Cpu", runtime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, runtime.OrtMemType.DEFAULT)
+    # arena_extend_strategy 1 extends the arena by the requested size. The default strategy doubles the arena.
+    arena = runtime.OrtArenaCfg({"max_mem": MAX_MEMORY_BYTES, "arena_extend_strategy": 1})
+    runtime.create_and_register_allocator(memory, arena)
+    return runtime
+
+
+def _session_options() -> Any:
+    options = onnxruntime().SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.log_severity_level = _FATAL
+    # Graph optimizations would calculate with the graph's constants while the session loads, and nothing limits the
+    # time of loading.
+    options.graph_optimization_level = onnxruntime().GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.add_session_config_entry("session.use_env_allocators", "1")
+    return options
 
 
 class OnnxFormat(ModelFormat):
-    """Stores an ONNX graph per component. Its input `X` has the scaled features as columns."""
+    """Stores one ONNX graph per component. The graph's input `X` has the scaled features as columns."""
 
     suffix = ".onnx"
 
     def supports(self, regressor: Regressor) -> bool:
-        # Only a conversion shows whether it is possible: third-party converters register themselves with skl2onnx.
+        # Only trying a conversion shows whether it is possible, because third-party converters register themselves
+        # with skl2onnx.
         return hasattr(regressor, "predict")
 
     def dump(self, regressor: Regressor, features: Sequence[str], X: SingleArray) -> bytes:
@@ -85,9 +155,9 @@ class OnnxFormat(ModelFormat):
                 break
         if best is None:
             raise ModelError(
-                f"{type(regressor).__name__} cannot be written as ONNX ({reason}); a trainer's regressor must be one "
-                "that skl2onnx can convert, have a flat coef_ and an intercept_, leave such a one as portable_, or "
-                "come with a model_format of its own"
+                f"{type(regressor).__name__} cannot be written as ONNX ({reason}); give the trainer a model_format of "
+                "its own, or let it return a regressor that can be stored: one that skl2onnx can convert, or one with "
+                "a flat coef_ and an intercept_; instead, a regressor may set portable_ to such a regressor in fit"
             )
         return best[1]
 
@@ -95,7 +165,9 @@ class OnnxFormat(ModelFormat):
         return OnnxPredictor(content, len(features))
 
     def load_resident(self, content: bytes, features: Sequence[str]) -> Predictor:
-        trees = read_trees(content, len(features))
+        graph = read_graph(content)
+        check_graph(graph)
+        trees = read_trees(graph, len(features))
         table = None if trees is None else step_table(trees) or leaf_masks(trees)
         return table or OnnxPredictor(content, len(features))
 

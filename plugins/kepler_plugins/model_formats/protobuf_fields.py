@@ -1,7 +1,7 @@
-"""Reads the fields of protobuf messages: as much of the wire format as an ONNX graph of trees needs.
+"""Reader of the fields of protobuf messages, for the part of the wire format that ONNX graphs of trees use.
 
-It replaces the `onnx` package, which the resident processes do not import because of its memory.
-Malformed messages raise `ValueError` or `IndexError`.
+Resident processes such as the estimator use this reader instead of the `onnx` package, because the package
+takes too much memory. Malformed messages raise `ValueError` or `IndexError`.
 """
 
 from __future__ import annotations
@@ -12,19 +12,22 @@ from collections.abc import Iterator
 import numpy as np
 
 Field = tuple[int, bytes | int]
-"""Number and value of a field. The value is an integer, or the bytes of a string, message or fixed number."""
+"""Number and value of a field.
+
+The value is an integer, or the bytes of a string, of a submessage or of a number with fixed size.
+"""
 
 _INTEGERS_FIELD = 8
 _INTEGER = re.compile(rb"@([\x80-\xff]{0,9}[\x00-\x7f])")
-"""An integer in field 8, which is an ONNX attribute's list of integers: the key 0x40 ("@"), then a varint."""
+"""Pattern of one integer in field 8, the list of integers of an ONNX attribute: the key 0x40 ("@") and a varint."""
 _INTEGERS = re.compile(rb"(?:@[\x80-\xff]{0,9}[\x00-\x7f])+")
 
 
 def fields(message: bytes) -> Iterator[Field]:
     """Yield the fields of a message in their order.
 
-    Consecutive integers in field 8 are yielded as one packed value. They are most of a graph, and a
-    regular expression finds them much faster than a loop over bytes.
+    Consecutive integers in field 8 are yielded as one field with packed integers. Such integers are the
+    largest part of a graph, and a regular expression finds them much faster than a loop over bytes.
     """
     position = 0
     while position < len(message):
@@ -50,16 +53,6 @@ def fields(message: bytes) -> Iterator[Field]:
         position += length
 
 
-def submessages(message: bytes, *path: int) -> Iterator[bytes]:
-    """Yield the bytes of all submessages or strings at a path of field numbers."""
-    for number, value in fields(message):
-        if number == path[0] and isinstance(value, bytes):
-            if len(path) == 1:
-                yield value
-            else:
-                yield from submessages(value, *path[1:])
-
-
 def unpack_integers(varints: bytes) -> list[int]:
     """Decode consecutive varints."""
     data = np.frombuffer(varints, dtype=np.uint8)
@@ -71,7 +64,7 @@ def unpack_integers(varints: bytes) -> list[int]:
     starts = np.concatenate([[0], ends[:-1] + 1])
     longest = int((ends - starts).max()) + 1
     if longest > 10:
-        raise ValueError("a number of more than ten bytes")
+        raise ValueError("a varint of more than ten bytes")
     numbers = np.zeros(len(ends), dtype=np.int64)
     for byte in range(longest):
         long_enough = np.flatnonzero(starts + byte <= ends)
@@ -81,7 +74,7 @@ def unpack_integers(varints: bytes) -> list[int]:
 
 
 def _varint(message: bytes, position: int) -> tuple[int, int]:
-    """Decode a varint. Return its value and the position after it."""
+    """Decode the varint at a position. Return its value and the position after it."""
     value = shift = 0
     while True:
         byte = message[position]
@@ -91,4 +84,4 @@ def _varint(message: bytes, position: int) -> tuple[int, int]:
             return value, position
         shift += 7
         if shift > 63:
-            raise ValueError("a number of more than ten bytes")
+            raise ValueError("a varint of more than ten bytes")

@@ -1,8 +1,8 @@
-"""Evaluates a tree ensemble over one or two features as a table.
+"""Evaluation of a tree ensemble over one or two features with a table.
 
-Such an ensemble is constant in each cell of the grid that its thresholds form. So a table with one number
-per cell is exactly the same function, and a prediction is one search per feature instead of a walk
-through a hundred trees.
+The thresholds of the ensemble form a grid over the features. The ensemble is constant in each cell of this
+grid, so a table with one number per cell is exactly the same function. A prediction is one search per feature
+instead of a walk through a hundred trees.
 """
 
 from __future__ import annotations
@@ -15,17 +15,20 @@ from kepler_core.arrays import FloatArray, IndexArray, SingleArray
 from kepler_plugins.model_formats.tree_ensemble import Trees, merge_edges
 
 MAX_CELLS = 1_000_000
-"""Larger tables are not worth their memory (4 bytes per cell)."""
+"""Limit of the number of cells of a table. Larger tables are not worth their memory (4 bytes per cell)."""
 MAX_CELL_WRITES = 500_000_000
-"""Upper bound of cells × trees, to bound the time for building a table."""
+"""Limit of the number of cells times the number of trees. It limits the time for building a table."""
 
 
 class StepTable:
-    """A tree ensemble as a table. Predicts exactly what the ensemble predicts."""
+    """The table of a tree ensemble. It gives exactly the same predictions as a walk through the trees."""
 
     def __init__(self, edges: list[SingleArray], cells: SingleArray) -> None:
-        """`edges`: per feature the upper ends of the cells, inclusive and ascending. `cells` has one more
-        cell than edges in each direction."""
+        """Take the thresholds and the cells of a table.
+
+        `edges` has the thresholds of each feature, ascending. A cell ends at a threshold, and includes it. `cells`
+        has one dimension per feature. A feature with n thresholds has n + 1 cells, because the last cell has no end.
+        """
         self.edges = edges
         self.cells = cells
 
@@ -37,15 +40,21 @@ class StepTable:
 
 
 class JointStepTables:
-    """Tables over the same features, one per component, with one search per feature for all of them."""
+    """Step tables over the same features, one table per component.
+
+    A prediction searches the value of each feature only once for all tables.
+    """
 
     def __init__(self, tables: Sequence[StepTable]) -> None:
         self._cells = np.concatenate([table.cells.reshape(-1) for table in tables])
         starts = np.cumsum([0, *(table.cells.size for table in tables)])[:-1]
         self._edges: list[SingleArray] = []
         self._positions: list[IndexArray] = []
-        """Per feature, table and interval between the merged edges: an offset. The sum of the features'
-        offsets is the position in `_cells`."""
+        """For each feature, an array of offsets, shape (tables, intervals).
+
+        The merged thresholds of all tables divide the feature's values into these intervals. The sum of the offsets
+        of all features is a position in `_cells`.
+        """
         for feature in range(len(tables[0].edges)):
             edges, positions = merge_edges([table.edges[feature] for table in tables])
             if feature == 0:
@@ -54,7 +63,7 @@ class JointStepTables:
             self._positions.append(positions)
 
     def predict(self, X: SingleArray) -> FloatArray:
-        """Return watts, shape (components, rows)."""
+        """Return the predicted watts, shape (components, rows)."""
         position = self._positions[0].take(self._edges[0].searchsorted(X[:, 0]), axis=1)
         if len(self._edges) > 1:
             position += self._positions[1].take(self._edges[1].searchsorted(X[:, 1]), axis=1)
@@ -62,7 +71,7 @@ class JointStepTables:
 
 
 def step_table(trees: Trees) -> StepTable | None:
-    """Return an ensemble as a table; None if it has more than two features or the table would be too large."""
+    """Return the step table of an ensemble; None if the ensemble has over two features, or the table too many cells."""
     n_features = trees.n_features
     if n_features not in (1, 2):
         return None
@@ -71,10 +80,10 @@ def step_table(trees: Trees) -> StepTable | None:
     if shape[0] * shape[1] > MAX_CELLS or shape[0] * shape[1] * len(trees.roots) > MAX_CELL_WRITES:
         return None
     interval_of = [{edge: i for i, edge in enumerate(of_feature.tolist())} for of_feature in edges]
-    # In single precision, tree after tree and the base last: ONNX Runtime adds them in this order.
+    # Add in single precision, tree after tree and the base last, because ONNX Runtime adds in this order.
     cells = np.zeros(shape, dtype=np.float32)
     for root in trees.roots:
-        stack = [(root, 0, shape[0], 0, shape[1])]  # a node, and the cells that reach it
+        stack = [(root, 0, shape[0], 0, shape[1])]  # a tree node, and the ranges of cells that reach it
         while stack:
             node, top, bottom, left, right = stack.pop()
             if top >= bottom or left >= right:

@@ -1,7 +1,8 @@
-"""The model format `weights`: linear models and curves as JSON."""
+"""The model format `weights`, which stores linear models and curves as JSON."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,9 +15,15 @@ from kepler_core.contracts import JointPredictor, ModelFormat, Predictor, Regres
 from kepler_core.documents import DocumentError, decode_json
 from kepler_core.errors import ModelError
 
+MAX_FACTOR = 1e30
+"""Upper bound of all numbers that a weight is multiplied by when a model is evaluated.
+
+A scaled feature is at most 1e6, and the exponential of a curve is at most e^50.
+"""
+
 
 class Linear(msgspec.Struct, tag="linear", forbid_unknown_fields=True):
-    """A linear model: bias + Σ weights · x over scaled features x."""
+    """The weights of a linear model, which predicts bias + Σ weights · x from the scaled features x."""
 
     weights: dict[str, float]
     bias: float
@@ -29,7 +36,7 @@ class Linear(msgspec.Struct, tag="linear", forbid_unknown_fields=True):
 
 
 class Curve(msgspec.Struct, tag="curve", forbid_unknown_fields=True):
-    """One of Kepler's curves over one scaled feature."""
+    """The weights of one of Kepler's curves over a single scaled feature."""
 
     curve: str
     feature: str
@@ -59,22 +66,22 @@ CURVES: dict[str, tuple[int, Any]] = {
     "exponential": (3, _exponential),
     "logistic": (4, _logistic),
 }
-"""Number of weights and formula by name. Kepler defines the order of the weights."""
+"""Name of a curve -> its number of weights, and its formula. Kepler defines the order of the weights."""
 
 _FACTORS_OF_X: dict[str, tuple[int, ...]] = {"logarithmic": (1,), "exponential": (1,), "logistic": (2,)}
-"""Indices of the weights that x is multiplied with."""
+"""Name of a curve -> indices of the weights by which its formula multiplies x."""
 _POSITIONS_ON_X: dict[str, tuple[int, ...]] = {"logarithmic": (), "exponential": (), "logistic": (1,)}
-"""Indices of the weights that are positions on the x axis."""
+"""Name of a curve -> indices of the weights that are values of x, such as the midpoint of the logistic curve."""
 
 
 @attrs.frozen(eq=False)
 class LinearPredictor:
-    """Evaluates Σ weights · x + bias in double precision, for one component or for several together."""
+    """Predicts Σ weights · features + bias in double precision, for one component or several components."""
 
     coefficients: FloatArray
-    """Shape (features,) for one component, (components, features) for several."""
+    """Weights of the features. The shape is (features,) for one component and (components, features) for several."""
     bias: FloatArray
-    """Shape () for one component, (components, 1) for several."""
+    """Bias in watts. The shape is () for one component and (components, 1) for several."""
 
     def predict(self, X: SingleArray) -> FloatArray:
         watts: FloatArray = self.coefficients @ X.T.astype(np.float64)
@@ -84,7 +91,7 @@ class LinearPredictor:
 
 @attrs.frozen(eq=False)
 class CurvePredictor:
-    """Evaluates a curve over one column."""
+    """Predicts the values of a curve over one column of X."""
 
     curve: Callable[..., FloatArray]
     column: int
@@ -95,18 +102,18 @@ class CurvePredictor:
 
 
 class WeightsFormat(ModelFormat):
-    """Stores regressors with `coef_` and `intercept_`, and Kepler's curves, as JSON weights."""
+    """Stores linear regressors (with `coef_` and `intercept_`) and Kepler's curves as JSON weights."""
 
     suffix = ".json"
 
     def supports(self, regressor: Regressor) -> bool:
         if hasattr(regressor, "curve"):
             return regressor.curve in CURVES
-        # Linear models have these attributes. Kernel models and pipelines have no flat coef_.
+        # Linear models have a flat coef_ and a single intercept_. Kernel models and pipelines have no flat coef_.
         return np.ndim(getattr(regressor, "coef_", 0)) == 1 and np.ndim(getattr(regressor, "intercept_", [])) == 0
 
     def dump(self, regressor: Regressor, features: Sequence[str], X: SingleArray) -> bytes:
-        fitted: Any = regressor  # of a type that `supports` accepts
+        fitted: Any = regressor  # `supports` has accepted its type
         if hasattr(fitted, "curve"):
             numbers = [float(weight) for weight in fitted.weights(1.0)]
             weights: Linear | Curve = Curve(fitted.curve, features[fitted.column], numbers)
@@ -146,7 +153,7 @@ class WeightsFormat(ModelFormat):
             curve[index] /= feature_scale
         for index in _POSITIONS_ON_X[weights.curve]:
             curve[index] *= feature_scale
-        # These weights are for the unscaled x, so Kepler must divide it by 1.
+        # These weights apply to the unscaled feature, so the scale by which Kepler divides the feature is 1.
         return {
             "All_Weights": {
                 "Categorical_Variables": {},
@@ -160,11 +167,13 @@ class WeightsFormat(ModelFormat):
             weights = decode_json(content, Linear | Curve)
         except DocumentError as error:
             raise ModelError(f"not a weights file: {error}") from error
+        if not math.isfinite(sum(map(abs, weights.numbers())) * MAX_FACTOR):
+            raise ModelError("the weights are so large that their sum may overflow")
         if isinstance(weights, Curve):
             if weights.curve not in CURVES or len(weights.weights) != CURVES[weights.curve][0]:
                 raise ModelError(f"not a weights file: no curve {weights.curve!r} of {len(weights.weights)} weights")
             if weights.feature not in features:
-                raise ModelError(f"its feature {weights.feature!r} is not one of the model's features")
+                raise ModelError(f"the feature {weights.feature!r} of the weights is not one of the model's features")
         elif unknown := sorted(set(weights.weights) - set(features)):
-            raise ModelError(f"its feature {unknown[0]!r} is not one of the model's features")
+            raise ModelError(f"the feature {unknown[0]!r} of the weights is not one of the model's features")
         return weights

@@ -1,11 +1,14 @@
-"""Curves over the main feature, which Kepler evaluates itself.
+"""Trainers of curves over the main feature. Kepler can evaluate such curves itself.
 
-The formulas are those of Kepler's `CurveFit_Weights`: logarithmic a·ln(b·x+1)+c, exponential
-a·e^(b·x)+c, logistic A/(1+e^(−k(x−x0)))+off. Bounds on the parameters make sure that power does not fall
-as load rises, and that it is not negative at no load.
+The formulas are those of Kepler's `CurveFit_Weights`, where x is the main feature: logarithmic a·ln(b·x+1)+c,
+exponential a·e^(b·x)+c, logistic A/(1+e^(−k(x−x0)))+off. All other letters are parameters that are fitted.
+Bounds on the parameters make sure that power does not fall as load rises, and that it is not negative at no
+load.
 
-Fitting is separable: for fixed inner parameters the outer two are a least-squares line. A coarse grid of
-inner parameters finds the start for any target, and a bounded least-squares solver refines it.
+The inner parameters (b, or k and x0) determine the shape of a curve. The two outer parameters (a and c, or A
+and off) are its slope and offset. For fixed inner parameters, linear least squares gives the outer
+parameters. So a fit first tries a coarse grid of inner parameters, and then refines the best ones with a
+bounded least-squares solver.
 """
 
 from __future__ import annotations
@@ -26,14 +29,17 @@ from kepler_core.contracts import FitTask, Regressor, Trainer
 class CurveRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
     """A rising curve over one column of X.
 
-    `fit` sets the inner parameters `inner_` and the line `slope_` ≥ 0, `offset_`, such that
-    predict(X) = slope_ · shape(x, *inner_) + offset_.
+    `fit` sets the inner parameters `inner_`, the slope `slope_` ≥ 0 and the offset `offset_` of the curve:
+    predict(X) = slope_ · shape(x, *inner_) + offset_, where x is the column.
     """
 
     curve: ClassVar[str]
-    """The name of the formula."""
+    """Name of the formula: "logarithmic", "exponential" or "logistic"."""
     inner_grid: ClassVar[tuple[tuple[float, ...], ...]]
-    """For each inner parameter the values of the grid. The first and the last are its bounds."""
+    """Values that the fit tries for each inner parameter.
+
+    The first and the last value are also the parameter's bounds.
+    """
 
     def __init__(self, column: int = 0) -> None:
         self.column = column
@@ -41,11 +47,11 @@ class CurveRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
     @staticmethod
     @abstractmethod
     def shape(x: FloatArray, *inner: float) -> FloatArray:
-        """Return the curve without slope and offset. It rises with x."""
+        """Return the values of the curve with slope 1 and offset 0. They rise with x."""
 
     @abstractmethod
     def weights(self, scale: float) -> list[float]:
-        """Return Kepler's `CurveFit_Weights` for x in its own unit: the scaled x is x / scale."""
+        """Return Kepler's `CurveFit_Weights` for an unscaled x. The curve was fitted to x / `scale`."""
 
     def fit(self, X: FloatArray, y: FloatArray) -> CurveRegressor:
         x, y = np.asarray(X, dtype=np.float64)[:, self.column], np.asarray(y, dtype=np.float64)
@@ -54,7 +60,7 @@ class CurveRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
             slope, offset, error = self._line(x, y, inner)
             if best is None or error < best[0]:
                 best = error, inner, slope, offset
-        assert best is not None  # no grid is empty
+        assert best is not None  # every grid has at least one value
         self.inner_, self.slope_, self.offset_ = best[1], best[2], best[3]
         if self.slope_ > 0:
             self._refine(x, y)
@@ -86,8 +92,9 @@ class CurveRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
 def _rising_line(s: FloatArray, s_idle: float, y: FloatArray) -> tuple[float, float, float]:
     """Return slope, offset and sum of squared errors of the least-squares line y ≈ slope·s + offset.
 
-    The slope is ≥ 0, and the power at `s_idle`, the shape's value at no load, is not negative: Kepler
-    stores power in an unsigned integer, where a negative number becomes an enormous one.
+    `s` has the values of `CurveRegressor.shape` for the training rows. `s_idle` is the value of `shape` at no load.
+    `y` is the measured power. The slope is ≥ 0, and the line's power at no load is not negative: Kepler stores power
+    in an unsigned integer, in which a negative number becomes an enormous one.
     """
     s_mean, y_mean = float(s.mean()), float(y.mean())
     ds = s - s_mean
@@ -103,7 +110,7 @@ def _rising_line(s: FloatArray, s_idle: float, y: FloatArray) -> tuple[float, fl
 
 
 class LogarithmicRegressor(CurveRegressor):
-    """a·ln(b·x+1)+c with a, b ≥ 0."""
+    """A regressor that fits the logarithmic curve a·ln(b·x+1)+c with a, b ≥ 0."""
 
     curve = "logarithmic"
     inner_grid = ((1e-2, 0.1, 1.0, 3.0, 10.0, 30.0, 100.0, 1e3, 1e4, 1e5),)
@@ -117,14 +124,14 @@ class LogarithmicRegressor(CurveRegressor):
 
 
 class ExponentialRegressor(CurveRegressor):
-    """a·e^(b·x)+c with a, b ≥ 0."""
+    """A regressor that fits the exponential curve a·e^(b·x)+c with a, b ≥ 0."""
 
     curve = "exponential"
     inner_grid = ((1e-2, 0.1, 0.3, 1.0, 2.0, 3.0, 5.0, 8.0),)
 
     @staticmethod
     def shape(x: FloatArray, *inner: float) -> FloatArray:
-        # e^50 is finite, and no machine reaches it
+        # The exponent is limited to 50: e^50 is still finite, and no machine's power comes near it.
         return np.exp(np.minimum(inner[0] * x, 50.0))
 
     def weights(self, scale: float) -> list[float]:
@@ -132,7 +139,7 @@ class ExponentialRegressor(CurveRegressor):
 
 
 class LogisticRegressor(CurveRegressor):
-    """A/(1+e^(−k(x−x0)))+off with A, k ≥ 0."""
+    """A regressor that fits the logistic curve A/(1+e^(−k(x−x0)))+off with A, k ≥ 0."""
 
     curve = "logistic"
     inner_grid = ((0.5, 2.0, 5.0, 10.0, 20.0, 50.0), (-0.5, 0.0, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0))
@@ -153,18 +160,18 @@ class _CurveTrainer(Trainer):
 
 
 class LogarithmicRegressionTrainer(_CurveTrainer):
-    """a·ln(b·x+1)+c over the main feature."""
+    """Fits the logarithmic curve a·ln(b·x+1)+c, where x is the main feature."""
 
     regressor_class = LogarithmicRegressor
 
 
 class ExponentialRegressionTrainer(_CurveTrainer):
-    """a·e^(b·x)+c over the main feature."""
+    """Fits the exponential curve a·e^(b·x)+c, where x is the main feature."""
 
     regressor_class = ExponentialRegressor
 
 
 class LogisticRegressionTrainer(_CurveTrainer):
-    """A/(1+e^(−k(x−x0)))+off over the main feature."""
+    """Fits the logistic curve A/(1+e^(−k(x−x0)))+off, where x is the main feature."""
 
     regressor_class = LogisticRegressor

@@ -7,10 +7,11 @@ from typing import Any
 from sklearn.ensemble import GradientBoostingRegressor
 
 from kepler_core.contracts import FitTask, Regressor, Trainer
+from kepler_plugins.bounds import check_above, check_at_least
 
 
 class GradientBoostingRegressorTrainer(Trainer):
-    """scikit-learn's gradient boosted regression trees."""
+    """Fits scikit-learn's gradient boosted regression trees."""
 
     def __init__(
         self,
@@ -20,6 +21,11 @@ class GradientBoostingRegressorTrainer(Trainer):
         min_samples_leaf: int = 1,
         subsample: float = 1.0,
     ) -> None:
+        check_at_least("n_estimators", n_estimators, 1)
+        check_above("learning_rate", learning_rate, 0)
+        check_at_least("max_depth", max_depth, 1)
+        check_at_least("min_samples_leaf", min_samples_leaf, 1)
+        check_above("subsample", subsample, 0, highest=1)
         self.parameters: dict[str, Any] = {
             "n_estimators": n_estimators,
             "learning_rate": learning_rate,
@@ -33,7 +39,7 @@ class GradientBoostingRegressorTrainer(Trainer):
 
 
 class XgboostFitTrainer(Trainer):
-    """XGBoost's gradient boosted trees (histogram method, one thread)."""
+    """Fits XGBoost's gradient boosted trees (histogram method, one thread)."""
 
     extra = "xgboost"
 
@@ -45,6 +51,11 @@ class XgboostFitTrainer(Trainer):
         min_child_weight: float = 1.0,
         subsample: float = 1.0,
     ) -> None:
+        check_at_least("n_estimators", n_estimators, 1)
+        check_above("learning_rate", learning_rate, 0)
+        check_at_least("max_depth", max_depth, 0)  # 0: no limit
+        check_at_least("min_child_weight", min_child_weight, 0)
+        check_above("subsample", subsample, 0, highest=1)
         self.parameters: dict[str, Any] = {
             "n_estimators": n_estimators,
             "learning_rate": learning_rate,

@@ -1,4 +1,4 @@
-"""Linear and polynomial trainers."""
+"""Trainers of linear and polynomial models."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from sklearn.preprocessing import PolynomialFeatures
 
 from kepler_core.arrays import FloatArray
 from kepler_core.contracts import FitTask, Regressor, Trainer
+from kepler_plugins.bounds import check_at_least
 
 
 class LinearRegressionTrainer(Trainer):
-    """Least squares with coefficients that are not negative.
+    """Fits linear least squares with coefficients that are not negative.
 
     An idle container has no dynamic power, so DynPower models have no intercept.
     """
@@ -24,15 +25,16 @@ class LinearRegressionTrainer(Trainer):
 
 
 class PolynomialRegressionTrainer(Trainer):
-    """Least squares over all products of features up to a degree.
+    """Fits least squares over all products of features up to a degree.
 
-    Without a penalty, nearly equal features would get huge coefficients of opposite sign, which single
-    precision cannot evaluate. The ridge penalty `alpha` prevents that and is too small to change the fit.
+    Without a penalty, nearly equal features would get huge coefficients of opposite sign, whose sums are
+    inaccurate in single precision. The ridge penalty `alpha` prevents such coefficients, and is too small to
+    change the fit.
     """
 
     def __init__(self, degree: int = 2, alpha: float = 1e-4) -> None:
-        if degree < 1:
-            raise ValueError(f"degree must be at least 1, not {degree}")
+        check_at_least("degree", degree, 1)
+        check_at_least("alpha", alpha, 0)
         self.degree = degree
         self.alpha = alpha
 
@@ -42,9 +44,10 @@ class PolynomialRegressionTrainer(Trainer):
 
 
 class NonNegativeLeastSquares(RegressorMixin, BaseEstimator):  # type: ignore[misc]
-    """min ‖Xw + b − y‖² subject to w ≥ 0 and b ≥ 0 (Lawson and Hanson 1974, through SciPy).
+    """Least squares with weights w ≥ 0 and intercept b ≥ 0: minimises ‖Xw + b − y‖² over w and b.
 
-    `fit` sets `coef_`, shape (features,), and `intercept_`.
+    SciPy solves the problem with the method of Lawson and Hanson (1974). `fit` sets `coef_`, shape
+    (features,), and `intercept_`.
     """
 
     def __init__(self, fit_intercept: bool = True) -> None:
@@ -53,7 +56,7 @@ class NonNegativeLeastSquares(RegressorMixin, BaseEstimator):  # type: ignore[mi
     def fit(self, X: FloatArray, y: FloatArray) -> NonNegativeLeastSquares:
         X = np.asarray(X, dtype=np.float64)
         A = np.column_stack([X, np.ones(len(X))]) if self.fit_intercept else X
-        # the triangular factor of the QR decomposition has the same solution and few rows
+        # The triangular factor of the QR decomposition of [A, y] gives the same solution, but has few rows.
         r: FloatArray = np.linalg.qr(np.column_stack([A, np.asarray(y, dtype=np.float64)]), mode="r")  # type: ignore[assignment]
         solution, _ = nnls(r[:, :-1], r[:, -1], maxiter=100 * A.shape[1])
         self.coef_ = solution[: X.shape[1]]
@@ -66,10 +69,10 @@ class NonNegativeLeastSquares(RegressorMixin, BaseEstimator):  # type: ignore[mi
 
 
 class SGDRegressorTrainer(Trainer):
-    """Non-negative least squares: neither the weights nor the bias are negative.
+    """Fits non-negative least squares: neither the weights nor the bias are negative.
 
-    Kepler evaluates the linear weights itself. It requests them by this name, although the solver is
-    exact and not stochastic gradient descent.
+    Kepler evaluates the linear weights itself. It requests them under the name SGDRegressorTrainer, although
+    the solver is exact and does not use stochastic gradient descent (SGD).
     """
 
     def regressor(self, task: FitTask) -> Regressor:

@@ -13,13 +13,16 @@ _UNITS = {"memory": "GiB", "frequency": "MHz", "cores": "logical CPUs", "chips":
 
 
 @click.command()
-@click.option("-o", "--output", metavar="FILE", help="Write the description to a file, for --machine-spec.")
+@click.option(
+    "-o", "--output", metavar="FILE", help="Write the description to a file for --machine-spec of other commands."
+)
 @json_option
 def machine(output: str | None, as_json: bool) -> None:
     """Describe this machine: processor, cores, chips, memory, frequency.
 
-    An attribute that is not known is left out, and the table shows why. `train`, `serve estimator`,
-    `select` and the other `profile` commands take the written description as --machine-spec.
+    Attributes that are not known are left out of the description, and the table shows why. The commands
+    `train`, `serve estimator`, `select` and the other `profile` commands accept the written file as
+    --machine-spec.
     """
     from kepler_profiler.machine import discover
 

@@ -11,6 +11,7 @@ import click
 from kepler_core.cli.output import json_option, print_json, print_table
 from kepler_core.errors import StoreError, UsageError
 from kepler_core.machine import MachineSpec
+from kepler_core.urls import shown_location
 
 if TYPE_CHECKING:
     from kepler_core.store.models import NodeType
@@ -25,9 +26,9 @@ _SHOWN_MEMBERS = 3
 def _node_types_options(command: F) -> F:
     """Add the options that name the node types to work on."""
     for option in (
-        click.option("--index", metavar="FILE", help="Use the node types of a node_type_index.json."),
-        click.option("-p", "--pipeline", help="Use only this pipeline of the store.  [default: all]"),
-        click.option("-s", "--store", metavar="DIR|URL", help="Use the node types of a model store."),
+        click.option("--index", metavar="FILE", help="Use the node types in this file, a node_type_index.json."),
+        click.option("-p", "--pipeline", help="Use only this pipeline of the store.  [default: all pipelines]"),
+        click.option("-s", "--store", metavar="DIR|URL", help="Use the node types in this model store."),
     ):
         command = option(command)
     return command
@@ -35,7 +36,11 @@ def _node_types_options(command: F) -> F:
 
 def _spec_option(command: F) -> F:
     return click.option(
-        "--spec", "--machine-spec", "spec_file", metavar="FILE", help="Description of a machine.  [default: this one]"
+        "--spec",
+        "--machine-spec",
+        "spec_file",
+        metavar="FILE",
+        help="File with a machine's description.  [default: this machine]",
     )(command)
 
 
@@ -74,15 +79,18 @@ def list_(store: str | None, pipeline: str | None, index: str | None, as_json: b
 @node_types.command("match")
 @_node_types_options
 @_spec_option
-@click.option("--most", type=click.IntRange(1), default=20, show_default=True, help="Number of node types to show.")
+@click.option(
+    "--most", type=click.IntRange(1), default=20, show_default=True, help="Maximum number of node types to show."
+)
 @json_option
 def match_(
     store: str | None, pipeline: str | None, index: str | None, spec_file: str | None, most: int, as_json: bool
 ) -> None:
     """Show how similar a machine is to each node type, by attribute.
 
-    The similarity is 1 for an equal machine. Attributes that differ add to the looseness, attributes that
-    only one of the two has add to the uncertainty: similarity = 1 - looseness - 0.6 x uncertainty.
+    The similarity is 1 if all attributes are equal. Attributes that differ increase the looseness. Attributes
+    that only the machine or only the node type has increase the uncertainty. The formula is:
+    similarity = 1 - looseness - 0.6 x uncertainty.
     """
     from kepler_profiler.node_types import match
 
@@ -134,15 +142,16 @@ def _match_row(where: str, match: Match) -> tuple[Any, ...]:
 @node_types.command("add")
 @_node_types_options
 @_spec_option
-@click.option("--member", metavar="ID", help="Name of the machine among the members.")
+@click.option("--member", metavar="ID", help="Name of the machine in the node type's list of members.")
 @json_option
 def add_(
     store: str | None, pipeline: str | None, index: str | None, spec_file: str | None, member: str | None, as_json: bool
 ) -> None:
     """Add a machine to the node types of a pipeline or of an index file.
 
-    The machine becomes a member of the node type that it equals, or of a new one. A pipeline gets a new
-    version with the changed index and the same models.
+    If the machine equals a node type, it becomes a member of this node type. Otherwise, a new node type is
+    added. If the node types are those of a pipeline, a new version of the pipeline is published with the
+    changed index and the same models.
     """
     from kepler_core.machine import machine_spec_from
     from kepler_profiler.node_types import add, read_index, write_index
@@ -170,7 +179,10 @@ def add_(
 def _add_to_pipeline(
     location: str, pipeline: str, spec: MachineSpec, member: str | None
 ) -> tuple[dict[int, NodeType], int]:
-    """Publish a pipeline with the machine added; return its node types before and the machine's number."""
+    """Publish a new version of a pipeline, with the machine added to its node types.
+
+    Returns the node types before the change, and the number of the machine's node type.
+    """
     from kepler_core.json_files import indented_json
     from kepler_core.pipeline.node_types import node_type_index
     from kepler_core.store import open_store
@@ -203,7 +215,7 @@ def _likeness_text(attributes: Mapping[str, float | None], name: str) -> str:
 
 
 def _spec(path: str | None) -> dict[str, Any]:
-    """Return the machine in a file, or this machine."""
+    """Return the description of the machine in a file, or of this machine if `path` is None."""
     if path is not None:
         from kepler_core.machine import read_machine_spec
 
@@ -214,7 +226,7 @@ def _spec(path: str | None) -> dict[str, Any]:
 
 
 def _read(store: str | None, pipeline: str | None, index: str | None) -> dict[str, dict[int, NodeType]]:
-    """Return the node types of each pipeline, or of the index file, by number."""
+    """Return the node types by number, for each pipeline of a store or for an index file."""
     if (store is None) == (index is None):
         raise UsageError("which node types: give --store DIR (and --pipeline), or --index FILE")
     if index is not None:
@@ -230,5 +242,5 @@ def _read(store: str | None, pipeline: str | None, index: str | None) -> dict[st
     opened = open_store(store)
     names = opened.pipelines() if pipeline is None else [pipeline]
     if not names:
-        raise StoreError(f"{store}: no pipelines in it")
+        raise StoreError(f"{shown_location(store)}: the store has no pipelines")
     return {name: read_node_types(opened.snapshot(name)) for name in names}

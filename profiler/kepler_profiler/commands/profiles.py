@@ -20,7 +20,7 @@ PROFILE_FILE = "profile.json"
 
 @click.command()
 @click.argument("recordings", nargs=-1, metavar="RECORDING...")
-@click.option("--idle", metavar="FILE", multiple=True, help="Recording of the idle machine; may be repeated.")
+@click.option("--idle", metavar="FILE", multiple=True, help="Recording of the idle machine; can be repeated.")
 @click.option("--machine-spec", metavar="FILE", help="Description of the machine (see `profile machine`).")
 @click.option("--vm", "use_vm_metrics", is_flag=True, help='Use the process-level metrics of a VM (job="vm").')
 @click.option("-o", "--output", metavar="DIR", required=True, help="Folder for profile.json and the plots.")
@@ -36,10 +36,11 @@ def build(
     formats: str,
     as_json: bool,
 ) -> None:
-    """Build the profile of a machine from recordings of it.
+    """Build the profile of a machine from its recordings.
 
-    The idle power is that of the quietest blocks of time. If the machine was never idle, it is marked as an
-    upper bound. The number of cores in --machine-spec shows whether the machine was idle.
+    The idle power is the power in the quietest blocks of time. If the machine was never idle, the idle power
+    is marked as an upper bound. The number of cores in --machine-spec helps to decide whether the machine was
+    idle.
     """
     from kepler_core.machine import read_machine_spec
     from kepler_core.recording import observe
@@ -69,7 +70,7 @@ def build(
 @click.argument("profile", metavar="PROFILE")
 @json_option
 def show(profile: str, as_json: bool) -> None:
-    """Show a profile: a file, a folder of `profile build`, or STORE/PIPELINE[#NODE_TYPE]."""
+    """Show a profile in a file, in a folder written by `profile build`, or in a store: STORE/PIPELINE[#NODE_TYPE]."""
     document = read(profile)
     if as_json:
         print_json(document)
@@ -80,14 +81,14 @@ def show(profile: str, as_json: bool) -> None:
 @click.command()
 @click.argument("one", metavar="A")
 @click.argument("other", metavar="B")
-@click.option("-o", "--output", metavar="FILE", help="Write a plot that compares the two (.png or .svg).")
+@click.option("-o", "--output", metavar="FILE", help="Write a plot that compares the two profiles (.png or .svg).")
 @json_option
 def compare(one: str, other: str, output: str | None, as_json: bool) -> None:
     """Compare two profiles: idle and highest power, feature scales, machines."""
     from kepler_profiler.profile.compare import compare_profiles
 
     if output is not None and Path(output).suffix not in (".png", ".svg"):
-        raise UsageError(f"{output}: a plot ends in .png or .svg")
+        raise UsageError(f"{output}: the file name of a plot must end in .png or .svg")
     first, second = read(one), read(other)
     comparison = compare_profiles(first, second)
     if output is not None:
@@ -110,10 +111,10 @@ def schema() -> None:
 
 
 def read(where: str) -> NodeProfile:
-    """Read the profile in a file, in a folder of `profile build`, or in a pipeline."""
+    """Read the profile in a file, in a folder that `profile build` has written, or in a pipeline of a store."""
     from kepler_core.pipeline.node_types import profile_file
     from kepler_core.store import open_store
-    from kepler_core.store.urls import is_url
+    from kepler_core.urls import is_url, shown_location
     from kepler_profiler.profile.document import read_profile
 
     location, _, number = where.partition("#")
@@ -128,15 +129,18 @@ def read(where: str) -> NodeProfile:
     store, _, pipeline = location.rstrip("/").rpartition("/")
     if not pipeline or (number and not number.isdecimal()) or not (is_url(location) or path.is_dir()):
         raise UsageError(
-            f"{where}: no such profile (a file, a folder with {PROFILE_FILE}, or STORE/PIPELINE#NODE_TYPE)"
+            f"{shown_location(where)}: no such profile; "
+            f"give a file, a folder with {PROFILE_FILE}, or STORE/PIPELINE#NODE_TYPE"
         )
     snapshot = open_store(store or ".").snapshot(pipeline)
     name = profile_file(int(number or 0))
     if name not in snapshot.names:
         files = (n for n in snapshot.names if "profiles/" in n)
         numbers = ", ".join(sorted(file.removeprefix("profiles/").removesuffix(".json") for file in files)) or "none"
-        raise StoreError(f"{location}: no profile of node type {number or 0} (there: {numbers})")
-    return read_profile(snapshot.read(name), f"{location}#{number or 0}")
+        raise StoreError(
+            f"{shown_location(location)}: no profile of node type {number or 0} (node types with a profile: {numbers})"
+        )
+    return read_profile(snapshot.read(name), f"{shown_location(location)}#{number or 0}")
 
 
 def print_profile(profile: NodeProfile) -> None:

@@ -1,6 +1,6 @@
 """Node-type profiles: the idle and highest power of a machine, and the ranges of its features.
 
-build_profile(observations, idle) -> NodeProfile
+`build_profile(observations, idle)` builds a `NodeProfile` from the observations in recordings.
 """
 
 from kepler_profiler.profile.build import build_profile

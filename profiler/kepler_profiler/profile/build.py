@@ -1,4 +1,4 @@
-"""Build a profile from recordings."""
+"""The function `build_profile`, which builds a profile from recordings."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from kepler_profiler.profile.document import (
 from kepler_profiler.profile.quiet import GAP_STEPS, IDLE_PART, QuietTimes, load_of, quiet_times
 
 CONTRADICTION_SPREADS = 4.0
-"""Power that is lower than the idle power by more than this many spreads contradicts the idle power."""
+"""Power contradicts the idle power only if it is lower by more than this number of spreads (`idle_spread`)."""
 CONTRADICTION_PART = 0.05
-"""The same limit as a part of the idle power; the larger one counts."""
+"""Power contradicts the idle power only if it is lower by more than this fraction of the idle power."""
 
 
 def build_profile(
@@ -36,8 +36,9 @@ def build_profile(
 ) -> NodeProfile:
     """Build the profile of the machine in the recordings.
 
-    The idle power is that of the quietest blocks of `idle`, a recording of the idle machine, or of
-    `observations` without it. Raises `ProfileError` if the recordings have no power.
+    The idle power is the power in the quietest blocks of `idle`, a recording of the idle machine. If `idle`
+    is None, it is the power in the quietest blocks of `observations`. Raises `ProfileError` if the recordings
+    have no power.
     """
     spec = dict(machine_spec or {})
     recordings = [part for part in (observations, idle) if part is not None]
@@ -81,13 +82,17 @@ def _highest_load(observations: Observations | None) -> float | None:
 def _power(
     recordings: list[Observations], quiet_recording: Observations, quiet: QuietTimes
 ) -> dict[str, dict[str, ComponentPower]]:
-    """Return the power of each energy source and component of the recording with the quiet times."""
+    """Return energy source -> component -> power, for the components that are measured in `quiet_recording`.
+
+    `quiet` are the quiet times of `quiet_recording`. The highest power is taken from all `recordings`.
+    """
     power: dict[str, dict[str, ComponentPower]] = {}
     for source, components in quiet_recording.sources.items():
         for component in components:
             watts = quiet_recording.power[source, component]
             idle_watts = watts[quiet.samples & np.isfinite(watts)]
-            # a component without samples in the quiet blocks: its power at other times is an upper bound
+            # A component may have no samples in the quiet blocks. Its power at other times is then an upper bound of
+            # its idle power.
             measured_quiet = len(idle_watts) > 0
             if not measured_quiet:
                 idle_watts = watts[np.isfinite(watts)]

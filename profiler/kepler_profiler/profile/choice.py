@@ -1,4 +1,4 @@
-"""Choose the profile of a training: isolators use it, and it is published with the pipeline."""
+"""Choice of the profile of a training. Isolators use this profile, and it is published with the pipeline."""
 
 from __future__ import annotations
 
@@ -23,7 +23,11 @@ def profile_files(
     machine_spec: Mapping[str, Any],
     stored: Mapping[str, Any] | None,
 ) -> dict[str, bytes]:
-    """Return the profile of a training (`chosen_profile`) as a pipeline's file, by path."""
+    """Return the profile that `chosen_profile` chooses for a training, as a file of the trained pipeline.
+
+    The result maps the file's path in the pipeline to its content. It is empty if the recording has no power and there
+    is no stored profile.
+    """
     try:
         profile = chosen_profile(observations, idle, machine_spec, stored)
     except ProfileError:
@@ -39,11 +43,12 @@ def chosen_profile(
     machine_spec: Mapping[str, Any],
     stored: Mapping[str, Any] | None,
 ) -> NodeProfile:
-    """Choose between the stored profile and one built from the recordings of a training.
+    """Choose between the stored profile and a profile that is built from the recordings of a training.
 
-    With an idle recording, the built profile comes first, otherwise the stored one. But a profile with a
-    measured idle power comes before one with only an upper bound of it. Raises `ProfileError` if the
-    stored profile is of another machine, or if there is no profile at all.
+    If there is a recording of the idle machine, the built profile is preferred, otherwise the stored profile.
+    But a profile with a measured idle power is always preferred to a profile with only an upper bound of the
+    idle power. Raises `ProfileError` if the stored profile is of another machine, or if there is no profile
+    at all.
     """
     before = None if stored is None else read_profile(stored, "the profile")
     if before is not None and (other := differences(before.machine_spec, machine_spec)):
@@ -63,6 +68,6 @@ def chosen_profile(
 
 
 def _with_reasons(profile: NodeProfile, notes: list[str]) -> NodeProfile:
-    """Return the stored profile with notes on why the built one was not taken."""
+    """Return the chosen profile with `notes` added, which tell why the other profile was not taken."""
     own = [note for note in profile.notes if not note.startswith(_NOT_TAKEN)]
     return msgspec.structs.replace(profile, notes=[*own, *(_NOT_TAKEN + note for note in notes)])

@@ -1,4 +1,4 @@
-"""Compare two profiles."""
+"""The comparison of two profiles."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ from kepler_profiler.similarity import compare
 
 
 def compare_profiles(one: NodeProfile, other: NodeProfile) -> dict[str, Any]:
-    """Return the answer of `profile compare --json`. A value is None if the profile does not have it."""
+    """Return the JSON document of `profile compare --json`.
+
+    Keys with `_a` are for values of `one`, keys with `_b` for values of `other`. A value is None if its profile
+    does not contain the value.
+    """
     power = []
     keys = [(s, c) for profile in (one, other) for s, components in profile.power.items() for c in components]
     for source, component in dict.fromkeys(keys):

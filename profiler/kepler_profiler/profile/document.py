@@ -1,4 +1,4 @@
-"""The document of a node-type profile: `profiles/<node type>.json` of a pipeline, or a file of its own."""
+"""The JSON document of a node-type profile: `profiles/<node type>.json` of a pipeline, or a file of its own."""
 
 from __future__ import annotations
 
@@ -16,41 +16,50 @@ LAYOUT_VERSION = 1
 
 
 class ProfileError(KeplerError):
-    """A profile cannot be read, cannot be built, or lacks a requested source or component."""
+    """Error of a profile that cannot be read or built, or that lacks a requested energy source or component."""
 
 
 class ComponentPower(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """Power of one component, in watts."""
 
     idle: float
-    """Power of the idle machine: the median over the quietest blocks."""
+    """Power of the idle machine: the median power of the samples in the quietest blocks."""
     idle_spread: float
-    """Half of the interquartile range of those samples."""
+    """Half of the interquartile range of the power of the samples in the quietest blocks."""
     idle_samples: int
     maximum: float
     samples: int
     upper_bound: bool = False
     """Whether `idle` is only an upper bound: the machine was never idle, or its load is not known."""
     counted_twice: bool = False
-    """Whether idle and dynamic energy rise alike, so that their sum is probably twice the real power."""
+    """Whether the meter's idle and dynamic energy increase by nearly equal amounts.
+
+    If so, their sum is probably twice the real energy.
+    """
 
 
 class Quiet(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """The load of the quietest blocks, from which the idle power is taken."""
 
     feature: str | None
-    """The feature that measures load, in its own unit per second; None if power itself had to be used."""
+    """The feature that measures load; None if no feature does, so that power itself is taken as the load.
+
+    The unit of load is the feature's unit per second.
+    """
     level: float
-    """Mean load of the quietest blocks."""
+    """Mean load in the quietest blocks."""
     highest: float
-    """The highest load of a block in all recordings."""
+    """The highest load of any block in all recordings."""
     capacity: float | None
-    """The load of a machine that is busy on all CPUs; None if not known."""
+    """The load if all CPUs of the machine are busy; None if this is not known."""
     blocks: int
     block_steps: int
-    """Timestamps of a block. 1 means that the machine was quiet for single intervals only."""
+    """Number of timestamps in each quiet block: 5, 3 or 1.
+
+    It is 3 or 1 only if the machine was idle in a block of this length, and in no longer block.
+    """
     idle: bool
-    """Whether the machine was idle in these blocks."""
+    """Whether the machine was idle in the quietest blocks."""
 
 
 class Range(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -60,12 +69,12 @@ class Range(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     median: float
     highest: float
     scale: float
-    """The largest absolute value. Models divide the feature by it."""
+    """The largest absolute value of the feature. Models divide the feature by this value."""
     samples: int
 
 
 class Recorded(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """One node in one of the recordings that the profile is built from."""
+    """One node in one of the recordings from which the profile is built."""
 
     recording: str
     node: str
@@ -74,11 +83,11 @@ class Recorded(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     end: float
     timestamps: int
     step: float
-    """Median seconds between two timestamps."""
+    """Median number of seconds between two timestamps."""
     gaps: int
-    """Number of intervals longer than 2.5 steps."""
+    """Number of gaps: intervals between two timestamps that are longer than 2.5 steps."""
     idle: bool
-    """Whether the user gave it as a recording of the idle machine."""
+    """Whether the user gave this recording as a recording of the idle machine."""
 
 
 class NodeProfile(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -87,12 +96,12 @@ class NodeProfile(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     layout: int
     machine_spec: dict[str, Any]
     power: dict[str, dict[str, ComponentPower]]
-    """Energy source -> component -> power."""
+    """Energy source -> component -> power of the component."""
     quiet: Quiet
     features: dict[str, Range]
-    """Feature -> its values, for the features in the recordings."""
+    """Feature -> range of its values, for all features in the recordings."""
     feature_groups: dict[str, list[str]]
-    """Feature group -> its features, for groups whose features are all in the recordings."""
+    """Feature group -> its features. Only groups whose features are all in the recordings are listed."""
     recordings: list[Recorded]
     background: list[str] = []
     """Names of the containers in the recordings of the idle machine."""
@@ -101,16 +110,19 @@ class NodeProfile(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     node_type: int | None = None
 
     def idle_power(self, source: str) -> dict[str, ComponentPower]:
-        """Return the power of an energy source by component; `ProfileError` if the profile has none."""
+        """Return component -> power for an energy source.
+
+        Raises `ProfileError` if the profile does not have the source.
+        """
         try:
             return self.power[source]
         except KeyError:
             sources = ", ".join(sorted(self.power)) or "none"
-            raise ProfileError(f"the profile has no power of {source} (there: {sources})") from None
+            raise ProfileError(f"the profile has no power of {source} (available: {sources})") from None
 
 
 def read_profile(content: bytes | Mapping[str, Any], where: str) -> NodeProfile:
-    """Return the profile in JSON text or in a decoded document; `ProfileError` if it is not a profile."""
+    """Return the profile in JSON text or in a decoded document. Raises `ProfileError` if it is not a valid profile."""
     try:
         if isinstance(content, bytes):
             profile = decode_json(content, NodeProfile)
@@ -125,7 +137,7 @@ def read_profile(content: bytes | Mapping[str, Any], where: str) -> NodeProfile:
 
 
 def write_profile(profile: NodeProfile) -> bytes:
-    """Return a profile as the content of its file."""
+    """Return a profile as JSON text, the content of its file."""
     return indented_json(profile)
 
 

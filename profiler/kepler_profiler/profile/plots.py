@@ -24,7 +24,7 @@ _DOTS, _LINE, _BAND = "#4472a8", "#c0392b", "#e8a33d"
 
 
 def draw_profile(folder: Path, profile: NodeProfile, parts: Sequence[Observations], suffix: str) -> list[str]:
-    """Write a plot for each component whose power varies, and return the file names."""
+    """Write a plot for each component whose power varies, and return the names of the written files."""
     names = []
     for source, components in profile.power.items():
         for component, component_power in components.items():
@@ -71,7 +71,7 @@ def draw_comparison(path: Path, one: tuple[str, NodeProfile], other: tuple[str, 
 
 
 def _figure() -> tuple[Figure, Any]:
-    # not pyplot, which has global state and looks for a display
+    # pyplot is not used, because it has global state and looks for a display
     figure = Figure(figsize=_SIZE, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
@@ -96,7 +96,7 @@ def _draw_samples(axes: Any, x: FloatArray, watts: FloatArray, power: ComponentP
 
 
 def _samples(parts: Sequence[Observations], main: str, source: str, component: str) -> tuple[FloatArray, FloatArray]:
-    """Return the main feature and the component's power at all timestamps that have both."""
+    """Return the values of the main feature and of a component's power, at all timestamps at which both are known."""
     xs, ys = [np.empty(0)], [np.empty(0)]
     for part in parts:
         if main in part.node_features and (source, component) in part.power:

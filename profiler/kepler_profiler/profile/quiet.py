@@ -1,11 +1,15 @@
-"""Find the quietest blocks of a recording, where a machine's power is its idle power.
+"""Search for the quietest blocks of a recording, in which a machine's power is its idle power.
 
-Load is CPU time if the recording has it, otherwise CPU cycles or instructions. The recording is cut
-into short blocks. A block is quiet if its load exceeds that of the quietest block by at most a small
-part of the machine's capacity: the CPU time of all its CPUs if their number is known, otherwise the
-highest load in the recording. Power is not used, because the lowest power of a recording is as much
-noise as it is idle power. If no block is idle, shorter blocks are tried, down to single intervals.
-Within a single interval, a meter that averages over time may not reach the idle power.
+Load is CPU time if the recording has it, otherwise CPU cycles or instructions. The recording is cut into
+short blocks. A block is quiet if its load exceeds the load of the quietest block by at most a small fraction
+of the machine's capacity. The capacity is the CPU time of all CPUs if their number is known, otherwise the
+highest load in the recording.
+
+Quiet blocks are found by their load and not by their power, because the lowest power in a recording may be low
+only because of noise.
+
+If no block is idle, shorter blocks are tried, down to blocks of a single timestamp. But a meter that averages
+over time may not reach the idle power in such a short block.
 """
 
 from __future__ import annotations
@@ -20,23 +24,26 @@ from kepler_core.arrays import BoolArray, FloatArray, IntArray
 from kepler_core.recording.observations import Observations
 
 LOAD_FEATURES = ("bpf_cpu_time_ms", "cpu_cycles", "cpu_instructions")
-"""Features that measure load, the preferred one first."""
+"""Features that can measure load, in order of preference."""
 BLOCK_STEPS = (5, 3, 1)
-"""Lengths of blocks in timestamps, in the order in which they are tried."""
+"""Lengths of blocks, as numbers of timestamps, in the order in which they are tried."""
 QUIET_PART = 0.03
-"""A block is quiet if its load exceeds that of the quietest block by at most this part of the capacity."""
+"""A block is quiet if its load exceeds that of the quietest block by at most this fraction of the capacity."""
 IDLE_PART = 0.05
-"""The machine was idle if the load of the quiet blocks is at most this part of the capacity."""
+"""The machine was idle if the load in the quiet blocks is at most this fraction of the capacity."""
 GAP_STEPS = 2.5
 """An interval of more than this many steps is a gap. Blocks do not span gaps."""
 MIN_COVERAGE = 0.5
-"""A feature must be known at this part of the timestamps of the best known one to measure load."""
+"""A feature can measure load only if enough of its values are known.
+
+The minimum is this fraction of the largest number of known values that any feature of `LOAD_FEATURES` has.
+"""
 _MS_PER_S = 1000.0
 
 
 @attrs.frozen(eq=False)
 class QuietTimes:
-    """The quiet samples of observations, and their load."""
+    """The samples of a recording that are in quiet blocks, and the load in these blocks."""
 
     samples: BoolArray
     """Whether each sample is in a quiet block, shape (samples,)."""
@@ -49,7 +56,7 @@ class QuietTimes:
 
     @property
     def part(self) -> float:
-        """The load of the quiet blocks as a part of the capacity, or of the highest load."""
+        """The load in the quiet blocks, divided by the capacity or, if that is not known, by the highest load."""
         full = self.highest if self.capacity is None else self.capacity
         return self.level / full if full > 0 else 1.0
 
@@ -60,7 +67,10 @@ class QuietTimes:
 
 
 def load_of(observations: Observations) -> tuple[str, FloatArray] | None:
-    """Return the feature that measures load and its values, shape (samples,); None if there is none."""
+    """Return the name and the values, shape (samples,), of the feature that measures load.
+
+    The result is None if the observations have no such feature.
+    """
     counts = {
         name: int(np.isfinite(observations.node_features[name]).sum())
         for name in LOAD_FEATURES
@@ -68,14 +78,14 @@ def load_of(observations: Observations) -> tuple[str, FloatArray] | None:
     }
     most = max(counts.values(), default=0)
     for name, count in counts.items():
-        # a feature whose series begin late would hide a quiet time at the beginning
+        # Skip a feature with few known values: times at which the load is not known cannot be found to be quiet.
         if count >= max(MIN_COVERAGE * most, 1):
             return name, observations.node_features[name]
     return None
 
 
 def capacity_of(feature: str, machine_spec: Mapping[str, Any]) -> float | None:
-    """Return the load of a machine that is busy on all CPUs; None if not known."""
+    """Return the load of a machine whose CPUs are all busy; None if this is not known."""
     cores = machine_spec.get("cores")
     return _MS_PER_S * cores if feature == "bpf_cpu_time_ms" and cores else None
 
@@ -83,7 +93,7 @@ def capacity_of(feature: str, machine_spec: Mapping[str, Any]) -> float | None:
 def quiet_times(
     observations: Observations, machine_spec: Mapping[str, Any], highest: float | None = None
 ) -> QuietTimes:
-    """Return the quietest blocks. `highest` is the highest load in other recordings of the machine."""
+    """Return the quiet times of a recording. `highest` is the highest load in other recordings of the same machine."""
     measure = load_of(observations)
     power = np.vstack([*observations.power.values()]) if observations.power else np.empty((0, 0))
     measured = np.isfinite(power).any(axis=0) if len(power) else np.zeros(len(observations.sample_time), dtype=bool)
@@ -106,7 +116,7 @@ def _quiet(
     highest: float | None,
     steps: int,
 ) -> QuietTimes:
-    """Return the quiet ones of the blocks with this number of timestamps."""
+    """Return the quiet times of a recording that is cut into blocks of `steps` timestamps."""
     block = blocks(observations, usable, steps)
     n = int(block.max(initial=-1)) + 1
     if n == 0:
@@ -124,9 +134,9 @@ def _quiet(
 
 
 def blocks(observations: Observations, usable: BoolArray, steps: int) -> IntArray:
-    """Return the number of each sample's block, −1 for samples outside of `usable`, shape (samples,).
+    """Return the index of each sample's block, shape (samples,); −1 if a sample is not `usable`.
 
-    A block has at most `steps` timestamps of one node, without a gap.
+    A block has at most `steps` timestamps of one node, and no gap.
     """
     number = np.full(len(usable), -1, dtype=np.int64)
     rows = np.flatnonzero(usable)
@@ -144,7 +154,10 @@ def blocks(observations: Observations, usable: BoolArray, steps: int) -> IntArra
 
 
 def _total_power(power: FloatArray) -> FloatArray:
-    """Return the sum of the known components, as a measure of load if no feature measures it."""
+    """Return the total power of all known components at each sample.
+
+    This power is used as the load if no feature measures load.
+    """
     if len(power) == 0:
         return np.empty(0)
     return np.where(np.isfinite(power).any(axis=0), np.nansum(power, axis=0), np.nan)

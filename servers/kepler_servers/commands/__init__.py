@@ -1,4 +1,4 @@
-"""Commands of the servers, added to `kepler-model` in the way that any plugin adds commands."""
+"""The commands that this package adds to `kepler-model`, through the hook that plugins use for their commands."""
 
 from __future__ import annotations
 
@@ -32,19 +32,22 @@ _COMMANDS = {
     ),
     "submit": LazyCommand(
         "kepler_servers.commands.submit:submit",
-        "Have an offline trainer train a PIPELINE (a shipped one's name, or a YAML file).",
+        "Have an offline trainer train a PIPELINE (the name of a shipped pipeline, or a YAML file).",
     ),
-    "estimator": LazyCommand("kepler_servers.commands.estimator:estimator_commands", "Look at a running estimator."),
+    "estimator": LazyCommand(
+        "kepler_servers.commands.estimator:estimator_commands",
+        "Show the state of a running estimator.",
+    ),
     "samples": LazyCommand(
         "kepler_servers.commands.samples:samples",
-        "Look into the sample store of an online trainer.",
+        "Show or export the samples that an online trainer has stored.",
     ),
 }
 
 
 @hookimpl
 def kepler_register_commands(cli: click.Group) -> None:
-    """Add `serve`, `select`, `submit`, `estimator` and `samples`."""
+    """Add the commands `serve`, `select`, `submit`, `estimator` and `samples` to `kepler-model`."""
     cli.add_command(LazyGroup("serve", lazy=_SERVERS, help="Run a server until it gets SIGTERM or SIGINT."))
     assert isinstance(cli, LazyGroup)
     cli.lazy.update(_COMMANDS)

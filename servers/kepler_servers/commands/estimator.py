@@ -1,4 +1,4 @@
-"""`serve estimator` and `estimator status`."""
+"""The commands `kepler-model serve estimator` and `kepler-model estimator status`."""
 
 from __future__ import annotations
 
@@ -24,25 +24,49 @@ _INIT_KEYS = tuple(
 
 @click.command("estimator")
 @click.option(
-    "--socket", "path", metavar="PATH", help="Listen on this path only.  [default: /tmp/estimator.sock and .socket]"
+    "--socket",
+    "path",
+    metavar="PATH",
+    help="Unix socket to listen on.  [default: both /tmp/estimator.sock and /tmp/estimator.socket]",
 )
-@click.option("-s", "--store", metavar="DIR|URL", help="The model store.  [key: MODEL_PATH]")
-@click.option("--model-server", metavar="URL", help="Get models from this server first.  [key: MODEL_SERVER_URL]")
-@click.option("--machine-spec", metavar="FILE", help="This machine's description as JSON.  [default: discovered]")
-@click.option("--config-dir", metavar="DIR", help="Folder with one file per key.  [variable: CONFIG_PATH]")
+@click.option(
+    "-s", "--store", metavar="DIR|URL", help="Model store to get models from.  [configuration key: MODEL_PATH]"
+)
+@click.option(
+    "--model-server",
+    metavar="URL",
+    help="Model server to get models from; it is asked first.  [configuration key: MODEL_SERVER_URL]",
+)
+@click.option(
+    "--machine-spec",
+    metavar="FILE",
+    help="JSON file that describes this machine.  [default: the estimator discovers the description]",
+)
+@click.option(
+    "--config-dir",
+    metavar="DIR",
+    help="Folder with one file for each configuration key.  [environment variable: CONFIG_PATH]",
+)
 @click.option(
     "--reply-limit",
     type=click.IntRange(0),
     default=4096,
     show_default=True,
-    help="Longest reply in bytes; Kepler reads at most 4096. 0: no limit.",
+    help="Maximum length of a reply in bytes; 0 means no limit. Kepler reads at most 4096 bytes.",
 )
 @click.option(
     "--refresh",
     type=click.FloatRange(1),
     default=120.0,
     show_default=True,
-    help="Seconds between two searches for a better model.",
+    help="Interval in seconds at which the estimator searches for better models.",
+)
+@click.option(
+    "--metrics-host",
+    metavar="ADDR",
+    default="127.0.0.1",
+    show_default=True,
+    help="Address on which Prometheus metrics are served, e.g. 0.0.0.0 for all addresses of the machine.",
 )
 @click.option("--metrics-port", type=click.IntRange(0, 65535), help="Serve Prometheus metrics on this TCP port.")
 @click.pass_context
@@ -55,21 +79,26 @@ def estimator(
     config_dir: str | None,
     reply_limit: int,
     refresh: float,
+    metrics_host: str,
     metrics_port: int | None,
 ) -> None:
     """Answer Kepler's requests for watts over a unix socket.
 
-    The estimator gets its models from the model server, else from the configured URLs, else from the
-    store. If one of them does not answer, the estimator retries, and the last good model stays in use.
-    `kepler-model estimator status` shows the models in use.
+    The estimator asks the model server first, then the configured URLs, then the store, and uses the
+    first model that it gets. While the server, URL or store of a model in use does not answer, the
+    estimator keeps using the model, and asks again later. `kepler-model estimator status` shows the models in use.
 
     \b
-    Keys that are read from the environment or the configuration folder, besides those below:
-      MODEL_SERVER_ENABLE          false: ignore MODEL_SERVER_URL
-      MODEL_SERVER_MODEL_REQ_PATH  path of its model request (/model)
-      NODE_TOTAL_INIT_URL, NODE_COMPONENTS_INIT_URL, CONTAINER_… or PROCESS_…
-                                   model archives (zip) by level and kind
-      ERROR_KEY                    error by which models of the store are compared (mae)
+    Configuration keys without an option, read from the environment or the configuration folder:
+      MODEL_SERVER_ENABLE           if false, MODEL_SERVER_URL is ignored
+      MODEL_SERVER_MODEL_REQ_PATH   path of the model server's endpoint for models (default: /model)
+      NODE_TOTAL_INIT_URL           URL of a model archive (zip) for the platform power of a node
+      NODE_COMPONENTS_INIT_URL      URL of a model archive for the component power of a node
+      CONTAINER_TOTAL_INIT_URL      URL of a model archive for the platform power of containers
+      CONTAINER_COMPONENTS_INIT_URL URL of a model archive for the component power of containers
+      PROCESS_TOTAL_INIT_URL        used if CONTAINER_TOTAL_INIT_URL is not set
+      PROCESS_COMPONENTS_INIT_URL   used if CONTAINER_COMPONENTS_INIT_URL is not set
+      ERROR_KEY                     error that models of the store are compared by (default: mae)
     """
     import logging
 
@@ -84,7 +113,8 @@ def estimator(
     spec = machine(machine_spec)
     sockets = listen([path] if path is not None else DEFAULT_PATHS)
     try:
-        _serve(sockets, providers, spec, reply_limit=reply_limit, refresh=refresh, metrics_port=metrics_port)
+        metrics_address = None if metrics_port is None else (metrics_host, metrics_port)
+        _serve(sockets, providers, spec, reply_limit=reply_limit, refresh=refresh, metrics_address=metrics_address)
     finally:
         for listening in sockets:
             listening.close()
@@ -97,9 +127,9 @@ def _serve(
     *,
     reply_limit: int,
     refresh: float,
-    metrics_port: int | None,
+    metrics_address: tuple[str, int] | None,
 ) -> None:
-    """Answer requests until the process gets SIGTERM or SIGINT."""
+    """Answer the requests on the sockets until the process gets SIGTERM or SIGINT."""
     import logging
 
     from kepler_servers.estimator.counters import Counters
@@ -118,23 +148,30 @@ def _serve(
     }
     handler = RequestHandler(cache, counters, reply_limit=reply_limit, about=about)
     loop = Loop(sockets, handler, counters)
-    if metrics_port is not None:
+    if metrics_address is not None:
         from kepler_servers.estimator.metrics import serve_metrics
 
-        serve_metrics(metrics_port, handler)
+        serve_metrics(*metrics_address, handler)
     log.info("listening on %s", ", ".join(about["sockets"]))
     if not providers:
         log.warning("no model server, URL or store is configured: all requests will fail")
     cache.start()
     loop.run()
-    cache.stop()
+    if not cache.stop():
+        # The background thread still waits for a server or store that does not answer. A normal exit would also wait:
+        # remote stores are read in threads of `concurrent.futures`, and Python waits for these threads when it exits.
+        # `os._exit` does not wait.
+        for listening in sockets:
+            listening.close()
+        logging.shutdown()
+        os._exit(0)
 
 
 def _providers(configuration: Configuration, model_server: str | None, store: str | None) -> list[ModelProvider]:
-    """Return the configured providers in the order in which the cache asks them."""
+    """Return the configured model providers, in the order in which the model cache asks them."""
     providers: list[ModelProvider] = []
     url = configuration.text("MODEL_SERVER_URL", model_server)
-    # The key MODEL_SERVER_ENABLE applies to the key MODEL_SERVER_URL, not to the option.
+    # MODEL_SERVER_ENABLE=false turns off the configuration key MODEL_SERVER_URL, but not the option --model-server.
     if model_server is None and configuration.flag("MODEL_SERVER_ENABLE") is False:
         url = None
     init_urls = {key: text for key in _INIT_KEYS if (text := configuration.text(key)) is not None}
@@ -159,18 +196,27 @@ def _providers(configuration: Configuration, model_server: str | None, store: st
 
 
 def _request_url(url: str, configuration: Configuration) -> str:
-    """Return the URL of the model server's model request. Raises `UsageError`."""
+    """Return the URL for model requests to a model server. Raises `UsageError` if the server's URL is invalid."""
     from urllib.parse import urlsplit
 
-    parts = urlsplit(url)
+    from kepler_core.messages import quoted
+    from kepler_core.urls import shown_url
+
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        parts = urlsplit("")
     if parts.scheme not in ("http", "https") or not parts.netloc:
-        raise UsageError(f"MODEL_SERVER_URL: {url[:100]!r} is not http://host:port")
+        raise UsageError(f"MODEL_SERVER_URL: {quoted(shown_url(url), 100)} is not http://host:port")
     path = configuration.text("MODEL_SERVER_MODEL_REQ_PATH") or "/model"
     return url if parts.path not in ("", "/") else url.rstrip("/") + path
 
 
 def machine(name: str | None) -> dict[str, Any]:
-    """Return the description of the machine that models are selected for: a file's, else this machine's."""
+    """Return the description of the machine that models are selected for.
+
+    The description is read from the file `name`. If `name` is None, the description of this machine is discovered.
+    """
     if name is None:
         from kepler_profiler.machine import discover
 
@@ -182,14 +228,14 @@ def machine(name: str | None) -> dict[str, Any]:
 
 @click.group("estimator")
 def estimator_commands() -> None:
-    """Look at a running estimator."""
+    """Show the state of a running estimator."""
 
 
 @estimator_commands.command()
 @click.option("--socket", "path", default=DEFAULT_SOCKET, show_default=True, help="The estimator's socket.")
 @json_option
 def status(path: str, as_json: bool) -> None:
-    """Show the models in use, their sources and the counters."""
+    """Show the models that the estimator uses, the providers they came from, and the request counters."""
     report = EstimatorClient(path).status()
     if as_json:
         print_json(report)
@@ -208,6 +254,8 @@ def status(path: str, as_json: bool) -> None:
     ):
         if report[key]:
             click.echo(f"{report[key]} {description}")
+    for features, count in report["dead_features"].items():
+        click.echo(f"{count} requests in which {features} are 0 in all rows although the CPUs run")
     if report["models"]:
         click.echo("")
         print_table(
@@ -218,3 +266,5 @@ def status(path: str, as_json: bool) -> None:
             ],
             ("type", "source", "model", "origin", "age s", "core ratio"),
         )  # fmt: skip
+    if report.get("models_left_out"):
+        click.echo(f"{report['models_left_out']} more kinds of requests are not listed")

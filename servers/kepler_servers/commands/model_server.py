@@ -1,4 +1,4 @@
-"""`serve model-server`."""
+"""The command `kepler-model serve model-server`."""
 
 from __future__ import annotations
 
@@ -14,25 +14,35 @@ DEFAULT_PORT = 8100
 
 
 @click.command("model-server")
-@click.option("-s", "--store", metavar="DIR|URL", help="The model store.  [key: MODEL_PATH]")
+@click.option(
+    "-s", "--store", metavar="DIR|URL", help="Model store to serve models from.  [configuration key: MODEL_PATH]"
+)
 @click.option("--host", default="0.0.0.0", show_default=True, help="Address to listen on.")  # noqa: S104
-@click.option("--port", type=click.IntRange(0, 65535), help=f"[key: MODEL_SERVER_PORT; default: {DEFAULT_PORT}]")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    help=f"Port to listen on.  [configuration key: MODEL_SERVER_PORT; default: {DEFAULT_PORT}]",
+)
 @click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Worker processes.")
-@click.option("--config-dir", metavar="DIR", help="Folder with one file per key.  [variable: CONFIG_PATH]")
+@click.option(
+    "--config-dir",
+    metavar="DIR",
+    help="Folder with one file for each configuration key.  [environment variable: CONFIG_PATH]",
+)
 @click.pass_context
 def model_server(
     context: click.Context, store: str | None, host: str, port: int | None, workers: int, config_dir: str | None
 ) -> None:
     """Serve every Kepler node the power model that fits its machine (POST /model).
 
-    A pipeline that is published into the store is served within seconds. GET /healthz reports what
-    is served and what is broken, GET /openapi.json describes all endpoints.
+    The server notices a newly published pipeline within seconds. GET /healthz lists the served and the
+    broken pipelines. GET /openapi.json describes all endpoints.
 
     \b
-    Further keys that are read from the environment or the configuration folder:
-      MODEL_SERVER_MODEL_REQ_PATH  path of the model request (/model)
-      INITIAL_PIPELINE_URL         pipelines to import at the start, separated by commas
-      ERROR_KEY                    the error that models are compared by (mae)
+    Configuration keys without an option, read from the environment or the configuration folder:
+      MODEL_SERVER_MODEL_REQ_PATH  path of the endpoint for models (default: /model)
+      INITIAL_PIPELINE_URL         URLs of pipelines to import at the start, separated by commas
+      ERROR_KEY                    error that models are compared by (default: mae)
     """
     from kepler_core.configuration import Configuration
     from kepler_core.store import open_store
@@ -50,8 +60,8 @@ def model_server(
     if chosen_port is None:
         chosen_port = DEFAULT_PORT
     if not (chosen_port == int(chosen_port) and 0 <= chosen_port <= 65535):
-        raise UsageError(f"MODEL_SERVER_PORT: {chosen_port:g} is not a port")
-    open_store(location)  # a wrong location is reported here once, not by every worker
+        raise UsageError(f"MODEL_SERVER_PORT: {chosen_port:g} is not a port number")
+    open_store(location)  # opened only so that a wrong location is reported once, not by every worker process
     initial = (url.strip() for url in (configuration.text("INITIAL_PIPELINE_URL") or "").split(","))
     with tempfile.TemporaryDirectory(prefix="kepler-model-server-") as scratch:
         settings = Settings(
@@ -66,6 +76,6 @@ def model_server(
         )
         os.environ[SETTINGS_VARIABLE] = msgspec.json.encode(settings).decode()
         if workers > 1:
-            # the worker processes keep their counters in files there, so that each can report the sums
+            # Each worker process keeps its counters in files in this folder, so that every worker can report the sums.
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = scratch
         serve(TARGET, host=host, port=int(chosen_port), workers=workers)

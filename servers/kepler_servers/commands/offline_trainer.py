@@ -1,9 +1,8 @@
-"""The command `serve offline-trainer`."""
+"""The command `kepler-model serve offline-trainer`."""
 
 from __future__ import annotations
 
 import importlib.util
-import ipaddress
 import os
 import re
 from pathlib import Path
@@ -23,7 +22,7 @@ _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
 
 
 class Size(click.ParamType):  # type: ignore[type-arg,unused-ignore]
-    """A number of bytes, such as 512MiB, 2G or 1000000."""
+    """Type of options whose value is a number of bytes, such as 512MiB, 2G or 1000000."""
 
     name = "size"
 
@@ -37,37 +36,64 @@ class Size(click.ParamType):  # type: ignore[type-arg,unused-ignore]
 
 
 @click.command("offline-trainer")
-@click.option("-s", "--store", metavar="DIR|URL", help="Model store to publish to.  [key: MODEL_PATH]")
+@click.option(
+    "-s",
+    "--store",
+    metavar="DIR|URL",
+    help="Model store that trained pipelines are published to.  [configuration key: MODEL_PATH]",
+)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option(
     "--port", type=click.IntRange(0, 65535), default=DEFAULT_PORT, show_default=True, help="Port to listen on."
 )
-@click.option("-j", "--jobs", type=click.IntRange(1, 64), default=1, show_default=True, help="Concurrent trainings.")
+@click.option(
+    "-j", "--jobs", type=click.IntRange(1, 64), default=1, show_default=True, help="Number of jobs to train at a time."
+)
+@click.option(
+    "--allow-host",
+    metavar="HOST",
+    multiple=True,
+    help="Host name to accept in the headers Host and Origin (repeatable); used if --host is a loopback address.",
+)
 @click.option(
     "--token-file", metavar="FILE", help="File with the token that clients must send (Authorization: Bearer)."
 )
-@click.option("--insecure", is_flag=True, help="Serve other machines without a token.")
+@click.option("--insecure", is_flag=True, help="Let clients on other machines train without a token.")
 @click.option(
     "--state",
     metavar="DIR",
-    help="Folder for the queue, inputs and results.  [default: $STATE_DIRECTORY, else below $XDG_STATE_HOME]",
+    help="Folder for queued jobs, their inputs and results.  [default: $STATE_DIRECTORY, else below $XDG_STATE_HOME]",
 )
 @click.option(
     "--backend",
     type=click.Choice(["loky", "threading", "dask"]),
     default="loky",
     show_default=True,
-    help="Fit models in processes, in threads, or on a Dask cluster.",
+    help="Where models are fitted: in processes (loky), in threads (threading) or on a Dask cluster (dask).",
 )
-@click.option("--scheduler", metavar="ADDR", help="Dask scheduler, e.g. tcp://host:8786.  [default: a local one]")
-@click.option("--fits", type=click.IntRange(1, 1024), help="Concurrent fits of each training.  [default: cores / jobs]")
-@click.option("--max-body", type=Size(), default="512MiB", show_default=True, help="Largest request, as unpacked JSON.")
+@click.option(
+    "--scheduler",
+    metavar="ADDR",
+    help="Address of the Dask scheduler, e.g. tcp://host:8786.  [default: a local scheduler]",
+)
+@click.option(
+    "--fits",
+    type=click.IntRange(1, 1024),
+    help="Number of models that each job fits at a time.  [default: number of CPU cores divided by --jobs]",
+)
+@click.option(
+    "--max-body",
+    type=Size(),
+    default="512MiB",
+    show_default=True,
+    help="Maximum size of a request's JSON body, after decompression.",
+)
 @click.option(
     "--memory-limit",
     type=Size(),
     default="8GiB",
     show_default=True,
-    help="Largest address space of each training process.",
+    help="Maximum size of the address space (virtual memory) of each training process.",
 )
 @click.option(
     "--time-limit",
@@ -75,14 +101,14 @@ class Size(click.ParamType):  # type: ignore[type-arg,unused-ignore]
     default=3600,
     show_default=True,
     metavar="SECONDS",
-    help="Longest duration of a training.",
+    help="Maximum duration of a job's training.",
 )
 @click.option(
     "--max-queue",
     type=click.IntRange(1, 100_000),
     default=100,
     show_default=True,
-    help="Largest number of queued jobs.",
+    help="Maximum number of jobs in the queue.",
 )
 @click.option(
     "--keep-inputs",
@@ -90,7 +116,7 @@ class Size(click.ParamType):  # type: ignore[type-arg,unused-ignore]
     default=24,
     show_default=True,
     metavar="HOURS",
-    help="Remove a finished job's input after this time.",
+    help="Time after which the inputs of a finished job are removed.",
 )
 @click.option(
     "--keep-results",
@@ -98,9 +124,13 @@ class Size(click.ParamType):  # type: ignore[type-arg,unused-ignore]
     default=168,
     show_default=True,
     metavar="HOURS",
-    help="Remove a finished job and its zip after this time. The store keeps the pipeline.",
+    help="Time after which a finished job and its zip are removed. The trained pipeline stays in the store.",
 )
-@click.option("--config-dir", metavar="DIR", help="Folder with one file per key.  [variable: CONFIG_PATH]")
+@click.option(
+    "--config-dir",
+    metavar="DIR",
+    help="Folder with one file for each configuration key.  [environment variable: CONFIG_PATH]",
+)
 @click.pass_context
 def offline_trainer(
     context: click.Context,
@@ -108,6 +138,7 @@ def offline_trainer(
     host: str,
     port: int,
     jobs: int,
+    allow_host: tuple[str, ...],
     token_file: str | None,
     insecure: bool,
     state: str | None,
@@ -124,14 +155,15 @@ def offline_trainer(
 ) -> None:
     """Train pipelines from recordings that clients send (POST /train), and publish them.
 
-    Each request becomes a job in a queue on disk. Jobs survive a client that disconnects and a server
-    that is killed. GET /jobs lists the jobs, GET /openapi.json all endpoints. `kepler-model submit` is
-    a client.
+    Each request becomes a job in a queue on disk. A job is not lost if the client disconnects or the
+    server is killed. GET /jobs lists the jobs, and GET /openapi.json describes all endpoints. The
+    command `kepler-model submit` sends such requests.
     """
     for module in ("pandas", "sklearn", "joblib"):
         if importlib.util.find_spec(module) is None:
             raise MissingExtraError("serve offline-trainer", "train", module)
     from kepler_core.configuration import Configuration
+    from kepler_servers.http.hosts import is_loopback
     from kepler_servers.http.server import serve
     from kepler_servers.offline_trainer.settings import SETTINGS_VARIABLE, TARGET, Settings
 
@@ -144,6 +176,7 @@ def offline_trainer(
         store=location,
         state=str(Path(state or default_state()).resolve()),
         address=f"{host}:{port}",
+        allowed_hosts=tuple(name.lower() for name in (host, *allow_host)) if is_loopback(host) else None,
         token_file=None if token_file is None else str(Path(token_file).resolve()),
         jobs=jobs,
         fits=fits or max(1, len(os.sched_getaffinity(0)) // jobs),
@@ -163,8 +196,10 @@ def offline_trainer(
 
 
 def _check(settings: Settings, host: str, *, insecure: bool) -> None:
-    """Raise `UsageError` for settings that would make the HTTP process fail, before it is started."""
+    """Check the settings before the HTTP process starts. Raises `UsageError` if that process would fail with them."""
     from kepler_core.store import open_store
+    from kepler_servers.http.hosts import is_loopback
+    from kepler_servers.offline_trainer.queue_database import open_queue
     from kepler_servers.offline_trainer.settings import StateFolder
     from kepler_servers.offline_trainer.worker import lock, read_token
 
@@ -178,22 +213,13 @@ def _check(settings: Settings, host: str, *, insecure: bool) -> None:
         folder.create()
     except OSError as error:
         raise UsageError(f"--state {folder.root}: {error.strerror or error}") from error
-    lock(folder).close()
+    with lock(folder):
+        open_queue(folder.queue).close()
 
 
 def default_state() -> str:
-    """Return the state folder of a systemd service, or else of the user."""
+    """Return the state folder that systemd has set for the service, or else a folder for the user's state."""
     if (folder := os.environ.get("STATE_DIRECTORY", "").partition(":")[0]) != "":
         return folder
     base = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
     return os.path.join(base, "kepler-core", "offline-trainer")
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether only this machine can reach an address."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -1,4 +1,4 @@
-"""`serve online-trainer`."""
+"""The command `kepler-model serve online-trainer`."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import click
 
+from kepler_core.atomic_files import make_folders
 from kepler_core.cli.pipelines import set_option
-from kepler_core.cli.prometheus import access_options, matchers_of, open_client, seconds_of
+from kepler_core.cli.prometheus import access_options, headers_of, matchers_of, open_client, seconds_of
 from kepler_core.errors import UsageError, missing_extra
 from kepler_core.logs import configure_logging
 from kepler_core.machine import read_machine_spec
@@ -24,21 +25,27 @@ from kepler_core.machine import read_machine_spec
 if TYPE_CHECKING:
     from kepler_core.configuration import Configuration
     from kepler_core.prometheus import PrometheusClient
+    from kepler_core.store import Store
     from kepler_servers.online_trainer.fetching import Fetcher
-    from kepler_servers.online_trainer.rounds import Schedule
+    from kepler_servers.online_trainer.rounds import Rounds, Schedule
     from kepler_servers.online_trainer.state_folder import StateFolder
 
 DEFAULT_PORT = 8103
 DEFAULT_INTERVAL_SECONDS = 300.0
 PROMETHEUS_RETRY_SECONDS = 30.0
-"""How long a round repeats a query that the Prometheus server does not answer."""
+"""Time for which a round keeps repeating a query that the Prometheus server does not answer."""
+
+STOP_SECONDS = 1.5
+"""Time that a running round has after SIGTERM or SIGINT to end by itself. Then the process ends."""
+
+_POLL_SECONDS = 0.1
 
 log = logging.getLogger(__name__)
 
 
 @attrs.frozen
 class Options:
-    """The command's options, as click parsed them."""
+    """The options of `kepler-model serve online-trainer`, as click parsed them."""
 
     pipeline: str
     name: str | None
@@ -51,6 +58,7 @@ class Options:
     username: str | None
     password_file: str | None
     token_file: str | None
+    headers: tuple[str, ...]
     ca_file: str | None
     insecure: bool | None
     instance: str | None
@@ -62,6 +70,7 @@ class Options:
     retrain_after: int
     memory_instants: int
     memory_size: int
+    keep_versions: int | None
     jobs: int
     host: str
     port: int
@@ -77,20 +86,35 @@ class Options:
     show_default=True,
     help="The pipeline to train: the name of a shipped pipeline, or a YAML file.",
 )
-@click.option("--name", metavar="NAME", help="Name of the pipeline in the store (default: its own).")
-@click.option("--server", metavar="URL", help="The Prometheus server.  [key: PROM_SERVER]")
-@click.option("-s", "--store", metavar="DIR|URL", help="The model store.  [key: MODEL_PATH]")
-@click.option("--state", metavar="DIR", required=True, help="Folder for the samples; each trainer needs its own.")
-@click.option("--machine-spec", metavar="FILE", help="Description of the nodes (see `kepler-model profile machine`).")
+@click.option(
+    "--name", metavar="NAME", help="Name of the pipeline in the model store.  [default: the pipeline's own name]"
+)
+@click.option("--server", metavar="URL", help="URL of the Prometheus server.  [configuration key: PROM_SERVER]")
+@click.option(
+    "-s", "--store", metavar="DIR|URL", help="Model store to publish models to.  [configuration key: MODEL_PATH]"
+)
+@click.option(
+    "--state",
+    metavar="DIR",
+    required=True,
+    help="Folder for the stored samples. Each online trainer needs a folder of its own.",
+)
+@click.option(
+    "--machine-spec",
+    metavar="FILE",
+    help="JSON file that describes the nodes' machines (see `kepler-model profile machine`).",
+)
 @click.option(
     "--interval",
     type=click.FloatRange(0.1),
-    help="Seconds between rounds.  [key: PROM_QUERY_INTERVAL or SAMPLING_INTERVAL; default: 300]",
+    help="Seconds between two rounds of fetching samples.  "
+    "[configuration key: PROM_QUERY_INTERVAL or SAMPLING_INTERVAL; default: 300]",
 )
 @click.option(
     "--step",
     type=click.FloatRange(0.001),
-    help="Seconds between the samples to fetch.  [key: PROM_QUERY_STEP; default: as scraped]",
+    help="Seconds between two samples of a series.  "
+    "[configuration key: PROM_QUERY_STEP; default: fetch all scraped samples]",
 )
 @access_options
 @click.option(
@@ -98,24 +122,28 @@ class Options:
     metavar="DURATION",
     default="10s",
     show_default=True,
-    help="Fetch only values that are older, because younger ones may be incomplete.",
+    help="Minimum age of values to fetch. Younger values may be incomplete.",
 )
 @click.option(
     "--overlap",
     metavar="DURATION",
     default="2m",
     show_default=True,
-    help="Accept samples that arrive late by up to this time.",
+    help="How late a sample may become available in Prometheus and still be stored.",
 )
 @click.option(
-    "--backfill", metavar="DURATION", default="1h", show_default=True, help="How far back the first round fetches."
+    "--backfill",
+    metavar="DURATION",
+    default="1h",
+    show_default=True,
+    help="How far into the past the first round fetches samples.",
 )
 @click.option(
     "--catch-up",
     metavar="DURATION",
     default="6h",
     show_default=True,
-    help="How far back a round fetches after a pause.",
+    help="How far into the past a round fetches at most, e.g. after the trainer was stopped for days.",
 )
 @click.option(
     "--retrain-after",
@@ -137,29 +165,48 @@ class Options:
     type=click.IntRange(1),
     default=256,
     show_default=True,
-    help="Maximum size of the sample store on disk.",
+    help="Maximum size of the sample store on disk, in MiB.",
 )
-@click.option("-j", "--jobs", type=click.IntRange(1), default=1, show_default=True, help="Fits at a time.")
-@click.option("--host", default="0.0.0.0", show_default=True, help="Address for /healthz and /metrics.")  # noqa: S104
+@click.option(
+    "--keep-versions",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Number of versions of the pipeline to keep in the model store, which must be a local folder.  "
+    "[configuration key: KEEP_VERSIONS; default: keep all]",
+)
+@click.option(
+    "-j", "--jobs", type=click.IntRange(1), default=1, show_default=True, help="Number of models to fit at a time."
+)
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="Address on which the trainer serves /healthz and /metrics, e.g. 0.0.0.0 for all addresses of the machine.",
+)
 @click.option(
     "--port",
     type=click.IntRange(0, 65535),
     default=DEFAULT_PORT,
     show_default=True,
-    help="Port for /healthz and /metrics.",
+    help="Port on which the trainer serves /healthz and /metrics.",
 )
-@click.option("--config-dir", metavar="DIR", help="Folder with one file per key.  [variable: CONFIG_PATH]")
+@click.option(
+    "--config-dir",
+    metavar="DIR",
+    help="Folder with one file for each configuration key.  [environment variable: CONFIG_PATH]",
+)
 @set_option
 @click.pass_context
 def online_trainer(context: click.Context, /, **values: Any) -> None:
     """Keep the models of a pipeline up to date with the nodes that a Prometheus server scrapes.
 
-    In every round the trainer fetches new samples, stores them, and compares the served models with
-    them. After enough new samples, or when the models have drifted, it trains new models and compares
-    them with the served ones on data that neither was trained on. It publishes only better models.
+    In every round, the trainer fetches new samples, stores them, and compares the power that the served
+    models estimate with the measured power. After enough new samples, or if the served models have
+    drifted, it trains new models. It tests the new and the served models on data that none of them was
+    trained on, and publishes the new models only if they are better.
 
     \b
-    Keys that are read from the environment or the configuration folder, besides those below:
+    Configuration key without an option, read from the environment or the configuration folder:
       PROM_THIRDPARTY_METRICS  metrics of other exporters to use as features, separated by commas
     """
     from kepler_core.configuration import Configuration
@@ -187,20 +234,60 @@ def online_trainer(context: click.Context, /, **values: Any) -> None:
     fetcher = _make_fetcher(options, configuration, client)
     store = open_store(location)
     store.check_writable(fetcher.spec.name)
+    keep_versions = _keep_versions(configuration, options.keep_versions, store)
     machine_spec = None if options.machine_spec is None else read_machine_spec(options.machine_spec).as_dict()
     schedule = _make_schedule(options, configuration)
     overlap = seconds_of(options.overlap, "--overlap")
     max_bytes = options.memory_size * 2**20
     with _locked_state(Path(options.state)) as state:
         samples = SampleStore(state.samples, overlap=overlap, max_samples=options.memory_instants, max_bytes=max_bytes)
-        rounds = Rounds(fetcher, store, state, schedule, samples=samples, machine_spec=machine_spec, stop=stop)
+        rounds = Rounds(
+            fetcher,
+            store,
+            state,
+            schedule,
+            samples=samples,
+            machine_spec=machine_spec,
+            keep_versions=keep_versions,
+            stop=stop,
+        )
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stop.set())
         port = start_side_port(make_app(rounds), options.host, options.port)
         log.info("fetching from %s every %g s", client.location, schedule.interval)
         log.info("serving /healthz and /metrics on %s:%d", options.host, port)
-        rounds.run()
+        _run(rounds, stop)
         log.info("stopped")
+
+
+def _run(rounds: Rounds, stop: threading.Event) -> None:
+    """Run rounds until `stop` is set. If the running round has not ended `STOP_SECONDS` later, end the process.
+
+    A round usually ends in time. It takes longer only while it waits for the model store or calculates.
+    It is safe to end the process at any point of a round, because the files in the sample store and in the
+    model store are always replaced as a whole.
+    """
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            rounds.run()
+        except BaseException as error:  # raised again in the main thread, at the end of `_run`
+            errors.append(error)
+
+    thread = threading.Thread(target=work, name="rounds", daemon=True)
+    thread.start()
+    # The loop does not wait for the event `stop`: the signal handler that sets it runs in this thread, and would wait
+    # for ever if this thread held the event's lock at that moment.
+    while thread.is_alive() and not stop.is_set():
+        thread.join(_POLL_SECONDS)
+    thread.join(STOP_SECONDS)
+    if thread.is_alive():
+        log.warning("stopped in the middle of a round; the next start continues from the stored samples")
+        logging.shutdown()
+        os._exit(0)
+    if errors:
+        raise errors[0]
 
 
 def _open_client(options: Options, configuration: Configuration, url: str, stop: threading.Event) -> PrometheusClient:
@@ -211,13 +298,14 @@ def _open_client(options: Options, configuration: Configuration, url: str, stop:
         token_file=options.token_file,
         ca_file=options.ca_file,
         insecure=bool(configuration.flag("PROM_SSL_DISABLE", options.insecure)),
+        headers=headers_of(options.headers, configuration),
         patience=PROMETHEUS_RETRY_SECONDS,
         stop=stop,
     )
 
 
 def _make_fetcher(options: Options, configuration: Configuration, client: PrometheusClient) -> Fetcher:
-    """Load the pipeline, and return what fetches its samples."""
+    """Load the pipeline, and return the `Fetcher` that gets the pipeline's samples from Prometheus."""
     from kepler_core.pipeline.load import load_pipeline
     from kepler_servers.online_trainer.fetching import Fetcher
 
@@ -256,13 +344,30 @@ def _interval(configuration: Configuration, option: float | None) -> float:
     return DEFAULT_INTERVAL_SECONDS
 
 
+def _keep_versions(configuration: Configuration, option: int | None, store: Store) -> int | None:
+    """Return the number of versions to keep in the store, or None to keep all."""
+    from kepler_core.store.local import LocalStore
+
+    number: float | None = configuration.number("KEEP_VERSIONS", option)
+    if number is None:
+        return None
+    if number < 1 or number != int(number):
+        raise UsageError(f"KEEP_VERSIONS: {number:g} is not a whole number above 0")
+    if not isinstance(store, LocalStore):
+        raise UsageError("--keep-versions (KEEP_VERSIONS) needs a model store in a local folder")
+    return int(number)
+
+
 @contextmanager
 def _locked_state(folder: Path) -> Iterator[StateFolder]:
-    """Create and lock the state folder: two trainers would overwrite each other's files."""
+    """Create the state folder, and lock it during the `with` block.
+
+    Without the lock, two trainers with the same state folder would overwrite each other's files.
+    """
     from kepler_servers.online_trainer.state_folder import StateFolder
 
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folders(folder)
         descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
         raise UsageError(f"{folder}: {error.strerror or error}") from error

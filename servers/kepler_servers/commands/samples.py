@@ -1,4 +1,4 @@
-"""`samples`: look into the sample store of an online trainer."""
+"""The commands `kepler-model samples show` and `kepler-model samples export`."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ state_option = click.option("--state", metavar="DIR", required=True, help="The s
 
 @click.group()
 def samples() -> None:
-    """Look into the sample store of an online trainer."""
+    """Show or export the samples that an online trainer has stored."""
 
 
 @samples.command()
 @state_option
 @json_option
 def show(state: str, as_json: bool) -> None:
-    """Show the stored samples of each node, and the power shifts that were found."""
+    """Show how many samples of each node are stored, and the power shifts that the trainer has detected."""
     folder, store = _open(state)
     summary = _summarise(folder, store)
     if as_json:
         print_json(summary)
         return
-    from kepler_core.recording.preflight import utc
+    from kepler_core.recording.times import utc
 
     click.echo(
         f"{summary['instants']} samples in {summary['files']} files, {summary['bytes'] / 2**20:.1f} MiB "
@@ -59,14 +59,20 @@ def show(state: str, as_json: bool) -> None:
 
 @samples.command()
 @state_option
-@click.option("--node", "nodes", metavar="NODE", multiple=True, help="Export only this node; may be repeated.")
+@click.option(
+    "--node",
+    "nodes",
+    metavar="NODE",
+    multiple=True,
+    help="Export only the samples of this node; the option can be repeated.",
+)
 @click.option("-o", "--output", metavar="FILE", required=True, help="The file to write (.parquet or .csv).")
 @click.option("--force", is_flag=True, help="Replace an existing file.")
 def export(state: str, nodes: tuple[str, ...], output: str, force: bool) -> None:
     """Write the stored samples to one file.
 
-    A Parquet file includes the values of each container; a CSV file has only those of the nodes.
-    Power is as it was measured, without corrections for power shifts.
+    A Parquet file contains the values of nodes and containers. A CSV file contains only the values of
+    nodes. The power values are the measured ones, without corrections for power shifts.
     """
     target = Path(output)
     if target.suffix not in (".parquet", ".csv"):
@@ -85,7 +91,7 @@ def export(state: str, nodes: tuple[str, ...], output: str, force: bool) -> None
 
 
 def _only_nodes(table: Any, nodes: Sequence[str]) -> Any:
-    """Return the rows of some nodes; `UsageError` for a node without samples."""
+    """Return the table's rows of the given nodes. Raises `UsageError` if one of them has no samples."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -123,7 +129,10 @@ def _open(state: str) -> tuple[StateFolder, SampleStore]:
 
 
 def _summarise(folder: StateFolder, store: SampleStore) -> dict[str, Any]:
-    """Return the content of `samples show --json`; see `StateFolder` about its keys."""
+    """Return the object that `samples show --json` prints.
+
+    Its keys contain older names for samples and power shifts, which `StateFolder` explains.
+    """
     import msgspec
 
     from kepler_servers.online_trainer.power_shift import ShiftLog

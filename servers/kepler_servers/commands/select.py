@@ -1,4 +1,4 @@
-"""`select`: the choice of the model server, without a server."""
+"""The command `kepler-model select`, which selects a model as the model server does, but without a server."""
 
 from __future__ import annotations
 
@@ -18,17 +18,24 @@ from kepler_core.vocabulary import OUTPUT_TYPES
 
 @click.command()
 @store_option()
-@click.option("--request", metavar="FILE", help="The request as JSON, as POST /model takes it; - for standard input.")
-@click.option("--metrics", metavar="A,B", help="Features that the client has; default: all that any model needs.")
+@click.option("--request", metavar="FILE", help="File with the JSON body of a POST /model; - means standard input.")
+@click.option(
+    "--metrics", metavar="A,B", help="Features that the client measures.  [default: the features of all stored models]"
+)
 @click.option("--output-type", type=click.Choice(OUTPUT_TYPES), help="[default: AbsPower]")
-@click.option("--source", help="Energy source: its name, an alias, or Kepler's name for it.  [default: rapl-sysfs]")
-@click.option("--trainer", help="Only models of this trainer.")
-@click.option("--pipeline", help="Only models of this pipeline.")
-@click.option("--filter", "filter_", metavar="mae:5;…", help="Upper limits of errors; features:a,b.")
-@click.option("--node-type", type=click.IntRange(0), help="Number of the node type.")
-@click.option("--machine-spec", metavar="FILE", help="The machine's description as JSON.")
-@click.option("--exact", is_flag=True, help="Only models of the machine's own node type.")
-@click.option("--weights", is_flag=True, help="Only models whose weights Kepler may evaluate itself.")
+@click.option("--source", help="Energy source, by its name, an alias, or the name Kepler sends.  [default: rapl-sysfs]")
+@click.option("--trainer", help="Consider only models of this trainer.")
+@click.option("--pipeline", help="Consider only models of this pipeline.")
+@click.option(
+    "--filter",
+    "filter_",
+    metavar="mae:5;…",
+    help="Conditions for models: maximum errors (mae:5), or the features that a model may use (features:a,b).",
+)
+@click.option("--node-type", type=click.IntRange(0), help="Number of the node type that the model should be for.")
+@click.option("--machine-spec", metavar="FILE", help="JSON file that describes the machine to select a model for.")
+@click.option("--exact", is_flag=True, help="Consider only the machine's own node type, not similar node types.")
+@click.option("--weights", is_flag=True, help="Consider only models with weights that Kepler can evaluate itself.")
 @json_option
 def select(
     store: str,
@@ -60,7 +67,7 @@ def select(
     fields = {key: value for key, value in options.items() if value is not None}
     if request is not None:
         if fields:
-            raise UsageError("--request holds the whole request: it cannot be combined with options of the request")
+            raise UsageError("--request holds the whole request: it cannot be combined with options such as --metrics")
         body = _read(request)
     else:
         features = sorted({feature for model in catalogue.models for feature in model.features})

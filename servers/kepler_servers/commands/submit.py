@@ -1,4 +1,4 @@
-"""The command `submit`: send a pipeline and a recording to an offline trainer."""
+"""The command `kepler-model submit`, which sends a pipeline and a recording to an offline trainer."""
 
 from __future__ import annotations
 
@@ -24,16 +24,23 @@ _POLL_SECONDS = 0.5
 @click.command()
 @click.argument("pipeline")
 @click.option(
-    "-i", "--input", "input_", metavar="FILE", required=True, help="Prometheus range-query results (.json or .json.gz)."
+    "-i",
+    "--input",
+    "input_",
+    metavar="FILE",
+    required=True,
+    help="Recording to train on: Prometheus range-query results (.json or .json.gz).",
 )
 @click.option(
-    "--server", metavar="URL", default="http://127.0.0.1:8102", show_default=True, help="The offline trainer."
+    "--server", metavar="URL", default="http://127.0.0.1:8102", show_default=True, help="URL of the offline trainer."
 )
-@click.option("--name", help="Name of the pipeline in the store.  [default: its own]")
-@click.option("--idle", metavar="FILE", help="Recording of the idle machine, for isolators.")
-@click.option("--machine-spec", metavar="FILE", help="Description of the machine (see `kepler-model profile machine`).")
-@click.option("--token-file", metavar="FILE", help="File with the server's token.")
-@click.option("--wait", is_flag=True, help="Wait until the job has ended.")
+@click.option("--name", help="Name of the pipeline in the model store.  [default: the pipeline's own name]")
+@click.option("--idle", metavar="FILE", help="Recording of the idle machine, for isolators that need one.")
+@click.option(
+    "--machine-spec", metavar="FILE", help="JSON file that describes the machine (see `kepler-model profile machine`)."
+)
+@click.option("--token-file", metavar="FILE", help="File with the token that the offline trainer requires.")
+@click.option("--wait", is_flag=True, help="Wait until the job has ended, and show its result.")
 @click.option("-o", "--output", metavar="FILE", help="Write the trained pipeline's zip to FILE. Implies --wait.")
 @set_option
 @json_option
@@ -50,10 +57,15 @@ def submit(
     settings: tuple[str, ...],
     as_json: bool,
 ) -> int:
-    """Have an offline trainer train a PIPELINE (a shipped one's name, or a YAML file).
+    """Have an offline trainer train a PIPELINE (the name of a shipped pipeline, or a YAML file).
 
-    Interrupting this command does not cancel the job. Exit codes: 0 done, or queued without --wait;
-    1 the job failed; 3 done, but some models failed.
+    Interrupting this command does not cancel the job.
+
+    \b
+    Exit codes:
+      0  the job is done; without --wait: the job is queued
+      1  the job failed or was cancelled
+      3  the job is done, but some models failed
     """
     from kepler_core.cli.inputs import read_object
     from kepler_core.pipeline.load import as_document, load_pipeline
@@ -98,7 +110,7 @@ def submit(
 
 @contextmanager
 def _progress_bar(label: str, length: int) -> Iterator[Callable[[int], None]]:
-    """Show a progress bar if standard error is a terminal. Yield the function that advances it."""
+    """Show a progress bar if standard error is a terminal. Yield the function that advances the bar."""
     if not sys.stderr.isatty():
         yield lambda count: None
         return
@@ -108,7 +120,7 @@ def _progress_bar(label: str, length: int) -> Iterator[Callable[[int], None]]:
 
 
 def _wait(client: TrainerClient, job: dict[str, Any]) -> dict[str, Any]:
-    """Show a job's progress until the job has ended, and return it."""
+    """Show the progress of a job until it has ended, and return the final state of the job."""
     from kepler_servers.offline_trainer.job import FINAL_STATES
 
     while job["progress"]["models"] is None and job["state"] not in FINAL_STATES:

@@ -1,4 +1,4 @@
-"""The counters of the estimator's status and metrics."""
+"""Counters of requests, rows, replies and connections, for the estimator's status and Prometheus metrics."""
 
 from __future__ import annotations
 
@@ -6,32 +6,40 @@ import time
 from collections import Counter, deque
 
 MAX_LATENCIES = 2048
-"""Number of replies that the latency quantiles are computed from."""
+"""The latency quantiles are computed from this number of latest replies."""
 
 
 class Counters:
-    """Counters since the start of the process, and the latencies of the last `MAX_LATENCIES` replies."""
+    """Counters since the start of the process, and the latencies of the latest `MAX_LATENCIES` replies."""
 
     def __init__(self) -> None:
         self.started = time.time()
         self.requests: Counter[str] = Counter()
-        """By outcome: answered, failed, commands."""
+        """Number of requests by outcome: requests for watts that were "answered" or "failed", and "commands"."""
         self.rows = 0
         self.invalid_rows = 0
+        self.dead_features: Counter[str] = Counter()
+        """Names of a request's dead features, joined by ", " -> number of requests with these dead features.
+
+        A feature is dead if it is 0 in all rows although the CPUs ran.
+        """
         self.fewer_decimals = 0
         self.components_left_out = 0
         self.too_long = 0
         self.connections = 0
         self.dropped: Counter[str] = Counter()
-        """Connections that were closed without a reply, by reason."""
+        """Number of connections that were closed without a reply, by reason."""
         self._latencies: deque[float] = deque(maxlen=MAX_LATENCIES)
 
     def add_latency(self, seconds: float) -> None:
-        """Record the time from a complete request to its reply."""
+        """Record the time between the arrival of a complete request and its reply."""
         self._latencies.append(seconds)
 
     def latency_ms(self) -> dict[str, float]:
-        """Return median and 99th percentile of the recorded latencies in milliseconds; {} without replies."""
+        """Return the median (p50) and the 99th percentile (p99) of the recorded latencies, in milliseconds.
+
+        The result is empty if there was no reply yet.
+        """
         latencies = sorted(self._latencies)
         if not latencies:
             return {}

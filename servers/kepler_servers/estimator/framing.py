@@ -1,6 +1,7 @@
-"""Finds the end of a request in a byte stream.
+"""Detection of the end of a request in the bytes that a client sends.
 
-Kepler sends one JSON object without a delimiter and keeps the connection open.
+Kepler sends one JSON object without a delimiter after it, and keeps the connection open. So only the
+JSON text itself shows where the request ends.
 """
 
 from __future__ import annotations
@@ -15,14 +16,15 @@ _QUOTE, _BACKSLASH, _OPEN, _CLOSE = b'"\\{}'
 
 
 class NotAnObjectError(ValueError):
-    """The bytes do not start a JSON object."""
+    """Error for received bytes that cannot be the beginning of a JSON object."""
 
 
 class RequestBuffer:
-    """Collects received bytes until they contain one complete JSON object.
+    """Buffer that collects received bytes until they contain one complete JSON object.
 
-    The buffer scans each piece once with array operations, so the time is linear in the size of the
-    request whatever its content. It only follows braces and strings; the decoder checks the rest.
+    The buffer scans each received piece once, with array operations. So the time is linear in the size
+    of the request for any content. The scan follows only braces and strings. All other JSON errors are
+    found later, by the decoder.
     """
 
     def __init__(self) -> None:
@@ -36,9 +38,9 @@ class RequestBuffer:
         return len(self.data)
 
     def feed(self, piece: bytes) -> int | None:
-        """Add received bytes. Return the length of the object if it is complete, else None.
+        """Add received bytes. Return the number of bytes up to the object's end; None if the object is incomplete.
 
-        Raises `NotAnObjectError`.
+        Raises `NotAnObjectError` if the bytes cannot be the beginning of a JSON object.
         """
         start = len(self.data)
         self.data += piece
@@ -55,7 +57,7 @@ class RequestBuffer:
         return None if end is None else start + end
 
     def _scan(self, piece: bytes) -> int | None:
-        """Return the position in the piece just after the object's end; None if it does not end there."""
+        """Return the position after the object's closing brace in `piece`; None if the object does not end in it."""
         if self._after_backslash:
             piece = b"_" + piece[1:]
             self._after_backslash = False
@@ -73,10 +75,10 @@ class RequestBuffer:
         depth = np.cumsum(braces) + self._depth
         ends = np.flatnonzero((depth == 0) & (braces < 0))
         if backslashes is not None and len(outside := backslashes[~in_string[backslashes]]):
-            # An object that ends before that backslash is complete.
+            # Outside of strings, JSON has no backslashes. But bytes after the end of the object do not matter.
             if len(ends) and ends[0] < outside[0]:
                 return int(ends[0]) + 1
-            raise NotAnObjectError("a backslash outside of a text")
+            raise NotAnObjectError("a backslash outside of a string")
         if len(ends):
             return int(ends[0]) + 1
         self._in_string = bool(in_string[-1])

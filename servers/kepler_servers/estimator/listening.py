@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import socket
 import stat
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import attrs
@@ -17,41 +20,43 @@ DEFAULT_PATHS = ("/tmp/estimator.sock", "/tmp/estimator.socket")  # noqa: S108 -
 SOCKET_MODE = 0o660
 _BACKLOG = 4096
 _PROBE_TIMEOUT_SECONDS = 2.0
+_LOCK_TIMEOUT_SECONDS = 10.0
+_LOCK_POLL_SECONDS = 0.02
 
 
 @attrs.frozen(eq=False)
 class Listening:
-    """A listening socket and its file."""
+    """A unix socket that the estimator listens on, and the socket file that clients connect to."""
 
     listener: socket.socket
     path: Path
     inode: int
 
     def remove(self) -> None:
-        """Remove the socket's file, so that no new client can connect.
+        """Remove the socket file, so that no new client can connect.
 
-        A file that another process has put there meanwhile stays.
+        If another process has replaced the socket file meanwhile, the new file stays.
         """
         with contextlib.suppress(FileNotFoundError):
             if os.lstat(self.path).st_ino == self.inode:
                 self.path.unlink()
 
     def close(self) -> None:
-        """Remove the file and stop listening."""
+        """Remove the socket file and stop listening."""
         self.remove()
         self.listener.close()
 
 
 def listen(paths: Iterable[str]) -> list[Listening]:
-    """Listen on each path, or on none of them.
+    """Listen on all paths. If listening on one path fails, listen on no path.
 
-    Replaces socket files that a killed process left. Raises `UsageError` if another process listens on
-    a path, or if the path is a file of another kind.
+    Replaces socket files that a killed process has left behind. Raises `UsageError` if another process
+    listens on a path, or if there is a file at the path that is not a socket.
     """
     sockets: list[Listening] = []
     try:
         for path in paths:
-            # One path may be a link to the other.
+            # Two paths lead to the same socket file if one path is a symbolic link to the other: listen there once.
             if os.path.realpath(path) not in (os.path.realpath(listening.path) for listening in sockets):
                 sockets.append(_listen(Path(path)))
     except BaseException:
@@ -62,9 +67,49 @@ def listen(paths: Iterable[str]) -> list[Listening]:
 
 
 def _listen(path: Path) -> Listening:
-    _remove_stale(path)
+    # The lock prevents this case: process A finds a stale socket file; then process B replaces the stale file by its
+    # own socket file; then A removes B's file, and no client can connect to B.
+    with _locked(path):
+        _remove_stale(path)
+        return _bind(path)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Keep other processes from listening on the path: lock the file `<path>.lock`, and remove it at the end.
+
+    Raises `UsageError` if another process has the lock for longer than `_LOCK_TIMEOUT_SECONDS`.
+    """
+    lock = Path(f"{path}.lock")
+    end = time.monotonic() + _LOCK_TIMEOUT_SECONDS
+    while True:
+        try:
+            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except OSError as error:
+            raise UsageError(f"cannot listen on {path}: {error.strerror or error}") from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # The process that had the lock before may have removed this file. Then other processes lock a new file
+            # at the same path, and this lock does not keep them out.
+            if lock.stat(follow_symlinks=False).st_ino == os.fstat(descriptor).st_ino:
+                break
+        except (BlockingIOError, FileNotFoundError):
+            if time.monotonic() >= end:
+                os.close(descriptor)
+                raise UsageError(f"cannot listen on {path}: another process has locked {lock}") from None
+        os.close(descriptor)
+        time.sleep(_LOCK_POLL_SECONDS)
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _bind(path: Path) -> Listening:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    before = os.umask(0o777 & ~SOCKET_MODE)  # a chmod after `bind` would be too late: others could connect before it
+    # The mode is set by a umask, because other users could connect between `bind` and a later `chmod`.
+    before = os.umask(0o777 & ~SOCKET_MODE)
     try:
         listener.bind(str(path))
     except OSError as error:
@@ -77,7 +122,10 @@ def _listen(path: Path) -> Listening:
 
 
 def _remove_stale(path: Path) -> None:
-    """Remove a socket file or link that a dead process left. Raises `UsageError` for anything else."""
+    """Remove a socket file that no process listens on, or a symbolic link without a target.
+
+    Raises `UsageError` if there is any other file at the path.
+    """
     try:
         mode = os.lstat(path).st_mode
     except FileNotFoundError:
@@ -85,7 +133,7 @@ def _remove_stale(path: Path) -> None:
     except OSError as error:
         raise UsageError(f"cannot listen on {path}: {error.strerror}") from error
     if stat.S_ISLNK(mode) and not path.exists():
-        path.unlink()  # a link to a socket that no longer exists
+        path.unlink()  # a symbolic link whose target no longer exists
         return
     if not stat.S_ISSOCK(os.stat(path).st_mode):
         raise UsageError(f"cannot listen on {path}: there is a file that is not a socket")

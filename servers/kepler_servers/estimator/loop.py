@@ -1,8 +1,9 @@
-"""The event loop: one thread that serves many clients, with limits on what each can hold.
+"""The event loop: one thread that serves many clients, with limits on their connections and requests.
 
-A connection carries one request and one reply. Its client has `REQUEST_TIMEOUT_SECONDS` to send the
-whole request. A client that is slow, silent or gone loses its connection and affects no other. If there
-are too many connections, or if they hold too many bytes, the loop closes the oldest.
+A connection carries one request and one reply. The client must send the whole request within
+`REQUEST_TIMEOUT_SECONDS`. A client that is slow, silent or gone loses its connection and does not affect
+other clients. If there are too many connections, or if their requests hold too many bytes, the loop
+closes the oldest connections.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from collections import deque
 from collections.abc import Sequence
 from types import FrameType
 
+from kepler_servers.estimator.connection import NONBLOCKING, PIECE_BYTES, Connection
 from kepler_servers.estimator.counters import Counters
+from kepler_servers.estimator.descriptor_reserve import DescriptorReserve
 from kepler_servers.estimator.framing import NotAnObjectError, RequestBuffer
 from kepler_servers.estimator.listening import Listening
 from kepler_servers.estimator.request_handler import PendingRequest, RequestHandler
@@ -26,67 +29,44 @@ log = logging.getLogger(__name__)
 
 MAX_REQUEST_BYTES = 4 * 2**20
 MAX_HELD_BYTES = 16 * 2**20
-"""Limit of all incomplete requests together, and of all pending requests together."""
+"""Maximum total bytes of incomplete requests. Requests that wait for a model have their own limit of this size."""
 MAX_CONNECTIONS = 1000
 REQUEST_TIMEOUT_SECONDS = 10.0
-"""Time for a client to send its request, and again to receive a large reply."""
+"""Time limit for sending a request. The client has the same time again to receive a large reply."""
 MODEL_TIMEOUT_SECONDS = 5.0
-"""Time that a request waits for the first search of its model."""
-STOP_TIMEOUT_SECONDS = 5.0
-"""After a signal, time to finish the replies that are due."""
+"""Time limit for a request that waits for the first search for its model."""
+STOP_TIMEOUT_SECONDS = 1.5
+"""Time limit, after SIGTERM or SIGINT, for answering the clients that are connected."""
 SILENT_CLIENT_SECONDS = 0.5
-"""After a signal, time for connections that have sent nothing yet to start."""
+"""Time limit, after SIGTERM or SIGINT, for a client's first byte, and for searches that pending requests wait for."""
 
-_PIECE_BYTES = 65536
 _CLOSING_BRACE = ord("}")
 _MAX_ACCEPTS = 16
-"""Connections accepted in a row, before others are served."""
+"""Maximum number of connections that the loop accepts in a row. Then it serves the existing connections."""
 _POLL_SECONDS = 0.5
 _STOPPING_POLL_SECONDS = 0.05
 _EXPIRY_INTERVAL_SECONDS = 0.05
-_NONBLOCKING = socket.MSG_DONTWAIT
-"""Passed to each `recv` and `send`: `setblocking` would be one more system call per connection."""
-
-
-class _Connection:
-    __slots__ = ("buffer", "completed_at", "deadline", "descriptor", "peer", "pending", "unsent")
-
-    def __init__(self, peer: socket.socket, deadline: float) -> None:
-        self.peer = peer
-        self.descriptor = -1
-        """The socket's file descriptor while it is in the epoll set, else -1."""
-        self.deadline = deadline
-        self.buffer: RequestBuffer | None = None
-        """Holds a request that did not arrive in one piece, until it is complete."""
-        self.pending: PendingRequest | None = None
-        self.unsent = b""
-        self.completed_at = 0.0
-        """Time at which the request was complete."""
-
-    @property
-    def held(self) -> int:
-        """Bytes of an incomplete request."""
-        return 0 if self.buffer is None else len(self.buffer)
 
 
 class Loop:
-    """Answers requests on listening sockets until it is stopped."""
+    """The event loop, which answers the requests on the listening sockets until it is stopped."""
 
     def __init__(self, listening: Sequence[Listening], handler: RequestHandler, counters: Counters) -> None:
         self._listening = tuple(listening)
         self._listeners = {one.listener.fileno(): one.listener for one in listening}
         self._handler = handler
         self._counters = counters
+        self._reserve = DescriptorReserve()
         self._epoll = select.epoll()
-        self._connections: dict[int, _Connection] = {}
-        """Watched connections by file descriptor, oldest first."""
-        self._pending: deque[_Connection] = deque()
-        """Connections that wait for the search for their model, oldest first. Some may already have been answered."""
+        self._connections: dict[int, Connection] = {}
+        """The connections in the epoll set by file descriptor, oldest first."""
+        self._pending: deque[Connection] = deque()
+        """Connections whose request waits for a model, oldest first; also some that were answered or closed since."""
         self._held = 0
         self._held_pending = 0
         self._stop_at: float | None = None
         self._expire_at = 0.0
-        # Signal handlers and the model cache's thread write to this pair to wake the loop.
+        # Signal handlers and the model cache's thread write a byte to this socket pair to wake the loop.
         self._wake_in, self._wake_out = socket.socketpair()
         self._wake_in.setblocking(False)
         self._wake_out.setblocking(False)
@@ -96,17 +76,17 @@ class Loop:
             self._epoll.register(descriptor, select.EPOLLIN)
 
     def wake(self) -> None:
-        """Make the loop look at the pending requests again. May be called from any thread."""
-        with contextlib.suppress(BlockingIOError):  # the pair is full, so the loop will wake anyway
+        """Wake the loop, so that it answers pending requests whose model was found. Any thread may call this."""
+        with contextlib.suppress(BlockingIOError):  # the socket pair's buffer is full, so the loop will wake anyway
             self._wake_out.send(b"w")
 
     def stop(self) -> None:
-        """Take no more connections, finish the replies that are due, and make `run` return."""
+        """Accept no more connections, answer the clients that are connected, and make `run` return."""
         self._stop_at = time.monotonic() + STOP_TIMEOUT_SECONDS
         self.wake()
 
     def run(self) -> None:
-        """Serve until `stop` is called or the process gets SIGTERM or SIGINT."""
+        """Serve clients until `stop` is called or the process gets SIGTERM or SIGINT."""
 
         def on_signal(number: int, frame: FrameType | None) -> None:
             self.stop()
@@ -117,22 +97,23 @@ class Loop:
             while not self._done():
                 self._poll()
         finally:
-            # A second signal while the process ends must not turn a clean exit into a kill.
+            # Ignore further signals: a second SIGTERM or SIGINT must not kill the process while it ends cleanly.
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, signal.SIG_IGN)
             for connection in list(self._connections.values()):
                 self._close(connection)
             self._epoll.close()
+            self._reserve.release()
 
     def _done(self) -> bool:
-        """Return whether the loop is stopped and has nothing left to do."""
+        """Return whether the loop may end. After `stop`, also close listeners and silent connections."""
         if self._stop_at is None:
             return False
         now = time.monotonic()
         if self._listeners:
             for listening in self._listening:
                 listening.remove()
-            # Clients that connected before the signal still get their answers.
+            # Clients that connected before the stop still get replies.
             for descriptor, listener in self._listeners.items():
                 self._accept(listener)
                 self._epoll.unregister(descriptor)
@@ -140,18 +121,20 @@ class Loop:
             self._listeners = {}
         if now >= self._stop_at - STOP_TIMEOUT_SECONDS + SILENT_CLIENT_SECONDS:
             for connection in list(self._connections.values()):
-                if connection.pending is None and not connection.unsent and not connection.held:
+                if (pending := connection.pending) is not None:
+                    self._finish(connection, pending)
+                elif not connection.unsent and not connection.held:
                     self._close(connection)
         return not self._connections or now >= self._stop_at
 
     def _poll(self) -> None:
-        """Wait for events and handle them."""
+        """Wait for events on the sockets, and handle them."""
         events = self._epoll.poll(_POLL_SECONDS if self._stop_at is None else _STOPPING_POLL_SECONDS)
         for descriptor, event in events:
             if (connection := self._connections.get(descriptor)) is not None:
                 self._handle(connection, event)
-        # Accept last: a new connection may get the descriptor of one that was closed above, and would then
-        # be taken for it.
+        # New connections are accepted last. A new connection may get the file descriptor of a connection that was
+        # closed above, and must not get the events of the closed one.
         for descriptor, _ in events:
             if descriptor in self._listeners:
                 self._accept(self._listeners[descriptor])
@@ -159,39 +142,43 @@ class Loop:
                 self._finish_pending()
         if (now := time.monotonic()) >= self._expire_at:
             self._expire_at = now + _EXPIRY_INTERVAL_SECONDS
+            self._reserve.refill()
             self._expire()
 
     def _accept(self, listener: socket.socket) -> None:
         for _ in range(_MAX_ACCEPTS):
             try:
-                peer, _ = listener.accept()
+                peer = self._reserve.accept(listener)
             except BlockingIOError:
                 return
             except OSError as error:
-                # The process has no file descriptors left: close an old connection.
+                # The usual cause: the process has no free file descriptor, and clients use all reserved descriptors.
+                # Closing an old connection frees a descriptor.
                 log.warning("cannot accept a connection: %s", error.strerror)
                 if not self._drop_oldest("no room"):
                     time.sleep(0.01)
                 return
             self._counters.connections += 1
-            self._read(_Connection(peer, time.monotonic() + REQUEST_TIMEOUT_SECONDS))
+            self._read(Connection(peer, time.monotonic() + REQUEST_TIMEOUT_SECONDS))
 
-    def _handle(self, connection: _Connection, event: int) -> None:
+    def _handle(self, connection: Connection, event: int) -> None:
         if connection.unsent:
             self._send(connection, connection.unsent)
+        elif connection.refused:
+            self._discard(connection)
         elif connection.pending is None and event & select.EPOLLIN:
             self._read(connection)
         else:
             self._drop(connection, "closed early")
 
-    def _read(self, connection: _Connection) -> None:
-        """Read what has arrived, and answer if the request is complete.
+    def _read(self, connection: Connection) -> None:
+        """Read the bytes that have arrived, and answer the request if it is complete.
 
-        Most requests are complete when their connection is accepted. Such a connection is answered without
-        ever being added to the epoll set.
+        Most requests are complete when their connection is accepted. The loop answers such a request
+        without adding the connection to the epoll set.
         """
         try:
-            piece = connection.peer.recv(_PIECE_BYTES, _NONBLOCKING)
+            piece = connection.peer.recv(PIECE_BYTES, NONBLOCKING)
         except BlockingIOError:
             self._await_input(connection)
             return
@@ -199,7 +186,7 @@ class Loop:
             self._drop(connection, "closed early")
             return
         if not piece:
-            # The client sends nothing more. If it closed only its sending direction, it can still read.
+            # The client has closed at least its sending direction. It may still be able to read an error message.
             if connection.held:
                 self._refuse(connection, "the request ends early")
             else:
@@ -211,8 +198,8 @@ class Loop:
             connection.buffer = RequestBuffer()
         self._collect(connection, connection.buffer, piece)
 
-    def _collect(self, connection: _Connection, buffer: RequestBuffer, piece: bytes) -> None:
-        """Add a piece to an incomplete request, and answer if it is complete now."""
+    def _collect(self, connection: Connection, buffer: RequestBuffer, piece: bytes) -> None:
+        """Add received bytes to an incomplete request, and answer the request if it is complete now."""
         self._held += len(piece)
         try:
             length = buffer.feed(piece)
@@ -227,14 +214,14 @@ class Loop:
             return
         self._await_input(connection)
         while self._held > MAX_HELD_BYTES:
-            # The oldest incomplete request has had the most time to complete.
+            # Drop the oldest incomplete request: its client has had the most time to complete it.
             self._drop(next(c for c in self._connections.values() if c.held), "too much held")
 
-    def _answer_piece(self, connection: _Connection, piece: bytes) -> bool:
+    def _answer_piece(self, connection: Connection, piece: bytes) -> bool:
         """Answer a request that arrived in one piece. Return False if the piece is not a whole request.
 
-        Nearly all requests arrive so. The decoder tells whether they are complete, which is faster than
-        looking for their end.
+        Nearly all requests arrive in one piece. Decoding the piece at once is faster than scanning it for
+        the end of the request. If the request is incomplete, the decoding fails.
         """
         started = time.perf_counter()
         try:
@@ -247,7 +234,7 @@ class Loop:
         self._reply_or_wait(connection, reply)
         return True
 
-    def _answer_buffer(self, connection: _Connection, buffer: RequestBuffer, length: int) -> None:
+    def _answer_buffer(self, connection: Connection, buffer: RequestBuffer, length: int) -> None:
         connection.completed_at = time.perf_counter()
         try:
             reply = self._handler.answer(memoryview(buffer.data)[:length])
@@ -261,24 +248,24 @@ class Loop:
         log.exception("a request failed; this is a defect of the estimator")
         return self._handler.refuse("a defect of the estimator; its log says more", None, 0, "")
 
-    def _reply_or_wait(self, connection: _Connection, reply: bytes | PendingRequest) -> None:
+    def _reply_or_wait(self, connection: Connection, reply: bytes | PendingRequest) -> None:
         if isinstance(reply, PendingRequest):
             connection.pending = reply
             connection.deadline = time.monotonic() + MODEL_TIMEOUT_SECONDS
             self._pending.append(connection)
             self._held_pending += reply.size
-            self._watch(connection, 0)  # reports only that the client is gone
+            self._watch(connection, 0)  # epoll now reports only that the client is gone
             while self._held_pending > MAX_HELD_BYTES:
                 self._finish_oldest_pending()
         else:
             self._reply(connection, reply)
 
     def _finish_pending(self) -> None:
-        """Answer the pending requests whose search is over."""
+        """Answer each pending request for which the search for a model is over."""
         with contextlib.suppress(BlockingIOError):
             while self._wake_in.recv(4096):
                 pass
-        still_pending: deque[_Connection] = deque()
+        still_pending: deque[Connection] = deque()
         for connection in self._pending:
             if (pending := connection.pending) is None:
                 continue
@@ -289,7 +276,7 @@ class Loop:
         self._pending = still_pending
 
     def _finish_oldest_pending(self) -> bool:
-        """Answer the oldest pending request without its model. Return False if there is none."""
+        """Answer the oldest pending request, whose model was not found yet. Return False if no request is pending."""
         while self._pending:
             connection = self._pending.popleft()
             if (pending := connection.pending) is not None:
@@ -297,7 +284,7 @@ class Loop:
                 return True
         return False
 
-    def _finish(self, connection: _Connection, pending: PendingRequest) -> None:
+    def _finish(self, connection: Connection, pending: PendingRequest) -> None:
         self._held_pending -= pending.size
         connection.pending = None
         try:
@@ -306,37 +293,53 @@ class Loop:
             reply = self._defect()
         self._reply(connection, reply)
 
-    def _refuse(self, connection: _Connection, reason: str) -> None:
+    def _refuse(self, connection: Connection, reason: str) -> None:
+        connection.refused = True
+        self._held -= connection.held
+        connection.buffer = None
         self._reply(connection, self._handler.refuse(reason, None, 0, ""))
 
-    def _reply(self, connection: _Connection, content: bytes) -> None:
+    def _reply(self, connection: Connection, content: bytes) -> None:
         if connection.completed_at:
             self._counters.add_latency(time.perf_counter() - connection.completed_at)
         self._send(connection, content)
 
-    def _send(self, connection: _Connection, content: bytes) -> None:
-        # One call for the whole reply: Kepler reads only once.
+    def _send(self, connection: Connection, content: bytes) -> None:
+        # The whole reply is sent in one call, because Kepler reads only once.
         try:
-            sent = connection.peer.send(content, _NONBLOCKING)
+            sent = connection.peer.send(content, NONBLOCKING)
         except BlockingIOError:
             sent = 0
         except OSError:
             self._drop(connection, "closed early")
             return
         if sent == len(content):
-            self._close(connection)
+            if connection.refused:
+                connection.end_reply()
+                self._discard(connection)
+            else:
+                self._close(connection)
             return
         if not connection.unsent:
             connection.deadline = time.monotonic() + REQUEST_TIMEOUT_SECONDS
             self._watch(connection, select.EPOLLOUT)
         connection.unsent = content[sent:]
 
-    def _await_input(self, connection: _Connection) -> None:
+    def _discard(self, connection: Connection) -> None:
+        if connection.discard():
+            self._watch(connection, select.EPOLLIN)
+        else:
+            self._close(connection)
+
+    def _await_input(self, connection: Connection) -> None:
         if connection.descriptor < 0:
             self._watch(connection, select.EPOLLIN)
 
-    def _watch(self, connection: _Connection, events: int) -> None:
-        """Add a connection to the epoll set, or change its events. With 0, only its end is reported."""
+    def _watch(self, connection: Connection, events: int) -> None:
+        """Add a connection to the epoll set, or change the events that epoll reports for it.
+
+        With `events` 0, epoll reports only that the client is gone.
+        """
         if connection.descriptor >= 0:
             self._epoll.modify(connection.descriptor, events)
             return
@@ -350,38 +353,42 @@ class Loop:
         for connection in self._overdue():
             if (pending := connection.pending) is not None:
                 self._finish(connection, pending)
+            elif connection.refused and not connection.unsent:
+                self._close(connection)
             else:
                 self._drop(connection, "too slow")
 
-    def _overdue(self) -> list[_Connection]:
+    def _overdue(self) -> list[Connection]:
         """Return the connections past their deadline.
 
-        Connections are in the order in which they came, and only those with a pending request or an unsent
-        reply have a later deadline than their successors. So the search ends at the first other one that is
-        not overdue.
+        `_connections` starts with the oldest connection. Among the connections that are still sending a request,
+        the oldest also has the earliest deadline. So the search ends at the first of these that is not overdue.
         """
-        overdue = []
         now = time.monotonic()
+        overdue = [c for c in self._pending if c.pending is not None and c.deadline <= now]
         for connection in self._connections.values():
-            if connection.deadline <= now:
+            if connection.pending is None and connection.deadline <= now:
                 overdue.append(connection)
             elif connection.pending is None and not connection.unsent:
                 break
         return overdue
 
     def _drop_oldest(self, reason: str) -> bool:
-        """Close the oldest connection, or answer the oldest pending request. Return False if there is none."""
+        """Close the oldest connection without a pending request, or else answer the oldest pending request.
+
+        Return False if there is no connection.
+        """
         for connection in self._connections.values():
             if connection.pending is None:
                 self._drop(connection, reason)
                 return True
         return self._finish_oldest_pending()
 
-    def _drop(self, connection: _Connection, reason: str) -> None:
+    def _drop(self, connection: Connection, reason: str) -> None:
         self._counters.dropped[reason] += 1
         self._close(connection)
 
-    def _close(self, connection: _Connection) -> None:
+    def _close(self, connection: Connection) -> None:
         if connection.descriptor >= 0:
             del self._connections[connection.descriptor]
             connection.descriptor = -1
@@ -390,4 +397,4 @@ class Loop:
             connection.pending = None
         self._held -= connection.held
         connection.buffer = None
-        connection.peer.close()  # which also removes it from the epoll set
+        self._reserve.close(connection.peer)  # closing also removes the socket from the epoll set

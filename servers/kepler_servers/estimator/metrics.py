@@ -41,6 +41,14 @@ class _StatusCollector(Collector):
         yield dropped
         for name, documentation in _COUNTERS.items():
             yield CounterMetricFamily(f"kepler_estimator_{name}", documentation, value=status[name])
+        dead = CounterMetricFamily(
+            "kepler_estimator_requests_with_dead_features",
+            "Requests in which features are 0 in all rows although the CPUs run.",
+            labels=("features",),
+        )
+        for features, count in status["dead_features"].items():
+            dead.add_metric((features,), count)
+        yield dead
         latency = GaugeMetricFamily(
             "kepler_estimator_latency_seconds", "Latency of the latest replies.", labels=("quantile",)
         )
@@ -59,11 +67,14 @@ class _StatusCollector(Collector):
         yield models
 
 
-def serve_metrics(port: int, handler: RequestHandler) -> None:
-    """Serve the metrics from threads of this process, on all addresses. Raises `UsageError`."""
+def serve_metrics(host: str, port: int, handler: RequestHandler) -> None:
+    """Serve the metrics on a port of the address `host`, from threads of this process.
+
+    Raises `UsageError` if the port cannot be used.
+    """
     registry = CollectorRegistry()
     registry.register(_StatusCollector(handler))
     try:
-        start_side_port(make_wsgi_app(registry), "0.0.0.0", port)  # noqa: S104 - Prometheus runs on another machine
+        start_side_port(make_wsgi_app(registry), host, port)
     except UsageError as error:
-        raise UsageError(f"cannot serve metrics on port {port}: {error.message}") from error
+        raise UsageError(f"cannot serve metrics: {error.message}") from error

@@ -1,4 +1,4 @@
-"""The cache of loaded models: one entry per model key, filled and refreshed by a background thread."""
+"""The cache of loaded models. It has one entry per model key, and a background thread fills and refreshes it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 import attrs
 
 from kepler_core.errors import KeplerError, ModelError, NoModelError
-from kepler_core.messages import one_line, printable, quoted
+from kepler_core.messages import one_line, printable, quoted, shortened
 from kepler_core.models.power_model import PowerModel
 from kepler_core.plugins.hooks import hooks
 from kepler_core.selection import ModelRequest
@@ -26,65 +26,75 @@ from kepler_servers.rate_limited_log import RateLimitedLog
 log = logging.getLogger(__name__)
 
 MAX_MODELS = 16
-"""Loaded models in memory. Beyond it, the cache evicts the entry that was requested least recently."""
+"""Maximum number of loaded models. If there are more, the cache evicts the entry that was requested least recently."""
 MAX_KEYS = 500
-"""Entries, with or without a model."""
+"""Maximum number of cache entries. Entries without a model count too."""
+MAX_KEY_BYTES = 4 * 2**20
+"""Maximum total size of all model keys: clients choose the texts in a key, and could fill the memory with them."""
 MAX_QUEUED_KEYS = 64
-"""Keys that may wait for their first search. Further new keys fail until the queue is shorter."""
+"""Maximum number of model keys that wait for their first search. Requests with further new keys fail at once."""
+
+MAX_PROBLEM_CHARACTERS = 1000
 
 NO_PROVIDERS = "no model server, URL or store is configured"
 
 FIRST_RETRY_SECONDS = 2.0
-"""Delay of the first retry after a failed search. It doubles with each failure, up to the refresh interval."""
+"""Delay before a failed search is retried. The delay doubles with each failure, up to the refresh interval."""
 POLL_SECONDS = 2.0
-"""Interval at which the background thread looks for changed providers and due entries."""
+"""Interval at which the background thread checks for changed providers and for entries that need a new search."""
 FIRST_SEARCH_SECONDS = 4.0
-"""Time that a key's first search waits for slow providers if no other provider has a model."""
+"""Time limit for repeating the first search for a key.
+
+The search is repeated only if no provider has offered a model, but a slow provider may still answer.
+"""
+STOP_SECONDS = 0.5
+"""Maximum time that `stop` waits for the background thread. This thread may itself be waiting for a server."""
 _JITTER = 0.2
-"""Relative spread of the refresh interval, so that the estimators of a cluster do not ask at the same time."""
+"""Relative random variation of the delay between two searches. It keeps the estimators of a cluster from asking the
+model server at the same time."""
 
 
 @attrs.frozen(eq=False)
 class LoadedModel:
-    """A model in memory, and the offer that it was loaded from."""
+    """A model in memory, and the model provider's offer that the model was loaded from."""
 
     model: PowerModel
     offer: ModelOffer
     provider: str
-    """Name of the provider that made the offer."""
+    """Name of the model provider that made the offer."""
     core_ratio: float | None
-    """Cores of this machine ÷ cores of the model's machine; None if either is unknown."""
+    """Cores of this machine ÷ cores of the machine that the model was trained on; None if a number is unknown."""
     loaded_at: float
 
 
 @attrs.define(eq=False)
 class CacheEntry:
-    """The model for a key, or the reason why there is none."""
+    """The cached model for a model key, or the reason why the key has no model."""
 
     loaded: LoadedModel | None = None
     problem: str = ""
     searching: bool = True
-    """True until the first search is over."""
+    """True until the first search for a model is over."""
     search_again_at: float = 0.0
     failures: int = 0
     created_at: float = attrs.field(factory=time.monotonic)
     requested_at: float = attrs.field(factory=time.monotonic)
-    """Time of the latest request for this key."""
+    """Time of the latest request with this key (of `time.monotonic`)."""
 
 
 @attrs.define
 class _SearchResult:
     loaded: LoadedModel | None = None
     reasons: list[str] = attrs.field(factory=list)
-    """Why providers were passed over."""
+    """One message per model provider that was passed over, with the reason."""
     unreachable: bool = False
-    """A provider did not answer, or its offer could not be loaded."""
+    """Whether a model provider did not answer, or the model that it offered could not be loaded."""
     still_running: bool = False
-    """A provider has not answered yet."""
+    """Whether a call to a slow model provider continues in the background."""
 
 
 class ModelCache:
-    """Maps model keys to loaded models. `entry` never blocks; a background thread does the searching."""
+    """Maps model keys to loaded models. `entry` never blocks, because a background thread searches for the models."""
 
     def __init__(
         self,
@@ -94,24 +104,27 @@ class ModelCache:
         refresh_seconds: float,
         on_search_end: Callable[[], None],
     ) -> None:
-        """`on_search_end` is called by the background thread whenever the first search for a key is over."""
+        """The background thread calls `on_search_end` whenever a first search for the model of a key has ended."""
         self._providers = tuple(providers)
         self._spec = dict(machine_spec)
         self._refresh = refresh_seconds
         self._on_search_end = on_search_end
         self._entries: dict[ModelKey, CacheEntry] = {}
+        self._key_bytes = 0
+        """Size of all keys of `_entries` together."""
         self._models: dict[str, LoadedModel] = {}
-        """Loaded models by digest: keys that select the same model share it."""
+        """Loaded models by digest. Model keys for which the same model was selected share one loaded model."""
         self._queue: deque[ModelKey] = deque()
         self._wake = threading.Condition()
         self._stopped = False
         self._search_log = RateLimitedLog(log)
+        self._thread = threading.Thread(target=self._run, name="models", daemon=True)
         self._random = random.Random()  # noqa: S311 - for jitter only
 
-    # --- called by the event loop ---
+    # --- methods that the event loop calls ---
 
     def entry(self, key: ModelKey) -> CacheEntry:
-        """Return the entry of a key. For a new key, queue a search."""
+        """Return the cache entry of a model key. For a new key, add an entry and queue the search for a model."""
         entry = self._entries.get(key)
         if entry is not None:
             entry.requested_at = time.monotonic()
@@ -119,40 +132,47 @@ class ModelCache:
         with self._wake:
             if len(self._queue) >= MAX_QUEUED_KEYS:
                 return CacheEntry(problem="too many kinds of requests wait for a model", searching=False)
-            while len(self._entries) >= MAX_KEYS:
+            while len(self._entries) >= MAX_KEYS or (self._entries and self._key_bytes + key.size > MAX_KEY_BYTES):
                 self._evict()
             entry = self._entries[key] = CacheEntry()
+            self._key_bytes += key.size
             self._queue.append(key)
             self._wake.notify()
         return entry
 
     def _evict(self) -> None:
-        """Remove the least recently requested entry, preferably one without a model."""
+        """Remove the entry that was requested least recently, preferably an entry without a model."""
         without_model = [key for key, entry in self._entries.items() if entry.loaded is None and not entry.searching]
-        del self._entries[self._least_recent(without_model or self._entries)]
+        self._remove(self._least_recent(without_model or self._entries))
+
+    def _remove(self, key: ModelKey) -> None:
+        del self._entries[key]
+        self._key_bytes -= key.size
 
     def _least_recent(self, keys: Iterable[ModelKey]) -> ModelKey:
         return min(keys, key=lambda key: self._entries[key].requested_at)
 
     def start(self) -> None:
-        """Start the background thread."""
-        threading.Thread(target=self._run, name="models", daemon=True).start()
+        """Start the background thread, which searches for models."""
+        self._thread.start()
 
-    def stop(self) -> None:
-        """Tell the background thread to end after its current search."""
+    def stop(self) -> bool:
+        """Tell the background thread to end after its current search. Return whether it ended in time."""
         with self._wake:
             self._stopped = True
             self._wake.notify()
+        self._thread.join(STOP_SECONDS)
+        return not self._thread.is_alive()
 
     def entries(self) -> list[tuple[ModelKey, CacheEntry]]:
-        """Return all keys with their entries."""
+        """Return all model keys with their cache entries."""
         with self._wake:
             return list(self._entries.items())
 
-    # --- the background thread ---
+    # --- methods that the background thread calls ---
 
     def _run(self) -> None:
-        self._any_changed()  # reads a store before the first request needs it
+        self._any_changed()  # makes a store provider read its store before the first request needs a model
         while True:
             with self._wake:
                 if not self._queue and not self._stopped:
@@ -166,7 +186,7 @@ class ModelCache:
                 else:
                     self._refresh_entries()
             except Exception:
-                # A defect of ours must not end the thread: loaded models still need to be refreshed.
+                # A defect of the estimator must not end the thread: loaded models still need to be refreshed.
                 log.exception("the search for models failed")
                 if key is not None and (entry := self._entries.get(key)) is not None:
                     entry.problem, entry.searching = "a defect of the estimator; its log says more", False
@@ -174,13 +194,13 @@ class ModelCache:
                 self._on_search_end()
 
     def _any_changed(self) -> bool:
-        """Return whether the models of any provider may have changed."""
+        """Return whether the models of at least one provider may have changed."""
         changed = False
         for provider in self._providers:
             try:
                 changed |= provider.changed()
             except Exception as error:
-                # a defect with one provider must not keep the others from being asked
+                # A defect in the code of one provider must not keep the other providers from being asked.
                 log.debug("%s failed", provider.name, exc_info=True)
                 self._search_log.log(f"{provider.name}: a defect: {one_line(error, 200)}", logging.ERROR)
         return changed
@@ -193,12 +213,12 @@ class ModelCache:
                 try:
                     self._search(key)
                 except Exception:
-                    # A defect that one key causes must not keep the other entries from being refreshed.
+                    # A defect that occurs for one key must not keep the entries of other keys from being refreshed.
                     log.exception("the search for a model failed")
                     entry.search_again_at = now + self._refresh
 
     def _search(self, key: ModelKey) -> None:
-        """Ask the providers for the model of a key and update its entry."""
+        """Ask the providers for a model for the key, and update the key's cache entry."""
         entry = self._entries.get(key)
         if entry is None:
             return
@@ -208,7 +228,7 @@ class ModelCache:
             with self._wake:
                 self._queue.append(key)
             return
-        problem = "; ".join(result.reasons)
+        problem = shortened("; ".join(result.reasons), MAX_PROBLEM_CHARACTERS)
         if problem != entry.problem and problem:
             prefix = "no model for" if result.loaded is None else "passed over for"
             self._search_log.log(f"{prefix} {_described(key)}: {problem}")
@@ -216,7 +236,8 @@ class ModelCache:
         if result.loaded is not None:
             self._use(key, entry, result.loaded)
         elif not result.unreachable:
-            # Every provider answered and none has a model any more: the old model would be a wrong answer.
+            # All providers have answered, and no provider has a model for this key any more. So the old model
+            # must no longer be used.
             entry.loaded = None
         entry.failures = entry.failures + 1 if result.unreachable or result.loaded is None else 0
         delay = self._refresh
@@ -226,9 +247,10 @@ class ModelCache:
         entry.searching = False
 
     def _ask_providers(self, key: ModelKey, current: LoadedModel | None) -> _SearchResult:
-        """Return the first offer that can be loaded, in the order of the providers.
+        """Ask one provider after the other, until an offered model can be loaded.
 
-        If the provider of the `current` model is unreachable, the search ends there and keeps that model.
+        If the provider of the `current` model cannot be reached, the result is the current model, and the
+        providers after it are not asked.
         """
         try:
             request = self._model_request(key)
@@ -247,7 +269,7 @@ class ModelCache:
                     result.still_running |= isinstance(error, StillRunningError)
                     result.reasons.append(str(error))
                 else:
-                    # A defect with one provider, or in a model format's code: the other providers may have a model.
+                    # A defect in the code of a provider or a model format: another provider may still have a model.
                     log.debug("%s failed", provider.name, exc_info=True)
                     result.reasons.append(f"{provider.name}: a defect: {one_line(error, 200)}")
                 if current is not None and current.provider == provider.name:
@@ -268,7 +290,7 @@ class ModelCache:
         )
 
     def _load(self, provider: ModelProvider, offer: ModelOffer, current: LoadedModel | None) -> LoadedModel:
-        """Return the offered model, from memory if it is loaded already."""
+        """Return the offered model. Load it only if it is not in memory yet."""
         if current is not None and current.offer.digest == offer.digest:
             return current
         loaded = self._models.get(offer.digest)
@@ -277,7 +299,7 @@ class ModelCache:
                 model = offer.load()
             except KeplerError as error:
                 raise ModelError(f"{offer.provider}: {error}") from error
-            loaded = LoadedModel(model, offer, provider.name, self._core_ratio(offer), time.time())
+            loaded = LoadedModel(model, offer.without_files(), provider.name, self._core_ratio(offer), time.time())
             self._models[offer.digest] = loaded
         return loaded
 
@@ -288,12 +310,15 @@ class ModelCache:
         log.info("%s: %s from %s%s", _described(key), printable(loaded.offer.name), loaded.offer.provider, before)
         if hooks().has_listeners("kepler_model_selected"):
             hooks().call("kepler_model_selected", model=loaded.model.metadata)
-        # The event loop reads this attribute without a lock: it sees the old model or the new one.
+        # The event loop reads `entry.loaded` without a lock: it sees either the old model or the new model.
         entry.loaded = loaded
         self._drop_unused_models()
 
     def _drop_unused_models(self) -> None:
-        """Drop models that no entry uses. While too many are left, evict the least recently requested entry."""
+        """Drop the models that no cache entry uses.
+
+        While more than `MAX_MODELS` models are left, evict the entry that was requested least recently.
+        """
         while True:
             used = {entry.loaded.offer.digest for _, entry in self.entries() if entry.loaded is not None}
             for digest in [digest for digest in self._models if digest not in used]:
@@ -301,7 +326,7 @@ class ModelCache:
             if len(self._models) <= MAX_MODELS:
                 return
             with self._wake:
-                del self._entries[self._least_recent(self._entries)]
+                self._remove(self._least_recent(self._entries))
 
     def _core_ratio(self, offer: ModelOffer) -> float | None:
         own_cores, model_cores = _cores(self._spec), _cores(offer.machine_spec)
@@ -310,7 +335,7 @@ class ModelCache:
 
 
 def _cores(machine_spec: Mapping[str, Any]) -> float:
-    """Return the number of cores that a description states; 0 if it states none."""
+    """Return the number of cores in a machine description; 0 if the description has no valid number."""
     cores: Any = machine_spec.get("cores")
     is_count = isinstance(cores, int | float) and not isinstance(cores, bool) and 0 < cores < 2**53
     return float(cores) if is_count else 0.0

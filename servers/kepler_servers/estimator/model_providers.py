@@ -1,6 +1,7 @@
-"""The interface of model providers, and the provider for a local store.
+"""The interface of model providers, and the provider that reads a model store.
 
-The providers that need a network are in `remote_providers`, which is imported only if one is configured.
+The providers for a model server and for configured URLs are in the module `remote_providers`. It is
+imported only if one of these providers is configured.
 """
 
 from __future__ import annotations
@@ -19,31 +20,39 @@ from kepler_servers.live_catalogue import LiveCatalogue
 
 
 class UnreachableError(KeplerError):
-    """A provider did not answer, or its answer was not usable. A later request may succeed."""
+    """Error: a model provider did not answer, or its answer was not usable. A later request may succeed."""
 
 
 class StillRunningError(UnreachableError):
-    """A provider has not answered within the time limit. Its request continues in the background."""
+    """Error: a model provider has not answered within the time limit. The call continues in the background."""
 
 
 @attrs.frozen(eq=False)
 class ModelOffer:
-    """The model that a provider chose for a request, not loaded yet."""
+    """A model that a provider has selected for a request, but that is not loaded yet."""
 
     provider: str
-    """Name of the provider."""
+    """Name of the model provider that makes the offer."""
     name: str
-    """Name for logs and the status: pipeline and path, or a URL."""
+    """Name of the model in logs and in the status: usually its pipeline and its path."""
     digest: str
-    """Identifies the model's content: it changes whenever the model changes."""
+    """Identifier of the model's content. It changes whenever the model changes."""
     why: Mapping[str, Any]
-    """The explanation of the selection."""
+    """Explanation of why the provider selected this model."""
     machine_spec: Mapping[str, Any]
     """Description of the machine that the model was trained on."""
     _source: Any
+    """The files of the model by name, or the model of a store. None after `without_files`."""
+
+    def without_files(self) -> ModelOffer:
+        """Return a copy of this offer without `_source`.
+
+        Once the model is loaded, `_source` would only keep the model's files or the store's catalogue in memory.
+        """
+        return attrs.evolve(self, source=None)
 
     def load(self) -> PowerModel:
-        """Load the model. Raises `ModelError` or `StoreError`."""
+        """Load the model into memory. Raises `ModelError` or `StoreError` if it cannot be loaded."""
         if isinstance(self._source, Mapping):
             return load_model(self._source, self.name, resident=True)
         model: PowerModel = self._source.load(resident=True)
@@ -51,23 +60,26 @@ class ModelOffer:
 
 
 class ModelProvider(Protocol):
-    """A place where the estimator gets models from."""
+    """Interface of the sources of models: a model server, configured URLs, or a model store."""
 
     name: str
 
     def offer(self, request: ModelRequest) -> ModelOffer:
         """Return the provider's best model for a request.
 
-        Raises `NoModelError` if no model meets the request's conditions, and `UnreachableError` if the
-        provider cannot tell.
+        Raises `NoModelError` if no model meets the request's conditions. Raises `UnreachableError` if the
+        provider does not answer or its answer is not usable.
         """
 
     def changed(self) -> bool:
-        """Return whether the provider's models may have changed since the last call. Must be cheap."""
+        """Return whether the provider's models may have changed since the previous call of this method.
+
+        The method must be cheap, because it is called every few seconds.
+        """
 
 
 class StoreProvider:
-    """Provides the models of a store that this process reads itself."""
+    """Provider of the models in a model store that the estimator reads itself."""
 
     def __init__(self, live: LiveCatalogue) -> None:
         self.name = f"store {live.store.location}"
@@ -87,13 +99,13 @@ class StoreProvider:
 
 
 def offer_of(selection: Selection, provider: str) -> ModelOffer:
-    """Return a catalogue's selection as the offer of a provider."""
+    """Return the offer of a provider for the model that a catalogue has selected."""
     model = selection.model
     return ModelOffer(
         provider,
         f"{model.pipeline}/{model.path}",
-        # A published version never changes, so its path is enough. The metadata's digest covers models
-        # that were copied into the store by hand.
+        # The path alone identifies a model in a published version, because such a version never changes. Models
+        # that were copied into the store by hand may change, so the digest of the metadata is added.
         f"{model.snapshot.where}/{model.path}:{sha256(model.encoded)}",
         selection.explain(),
         model.machine_spec,

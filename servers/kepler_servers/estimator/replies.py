@@ -1,8 +1,8 @@
-"""Replies in a form that Kepler can read: it reads once, and at most 4096 bytes."""
+"""Encoding of replies. Kepler reads a reply with a single read of at most 4096 bytes, so replies should be short."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -12,27 +12,50 @@ import orjson
 from numpy.typing import NDArray
 
 from kepler_core.arrays import FloatArray
+from kepler_servers.estimator.joint_rounding import round_jointly
 
 READ_LIMIT = 4096
-"""Bytes that Kepler reads of a reply."""
+"""Maximum number of bytes that Kepler reads of a reply."""
 DECIMALS = 3
-"""Decimals of a reply that fits the limit: Kepler counts whole milliwatts."""
+"""Decimals of the watts, unless the reply would be too long. Kepler uses whole milliwatts: three decimals."""
 
 _FEW_NUMBERS = 16
-"""Up to this number, Python's floats are faster than arrays. The watts of a node are one row."""
+"""Up to this number of watts in a reply, Python floats are faster than NumPy arrays."""
 
-_LEAST_NEEDED = ("uncore", "core", "dram")
-"""Components that a reply without room leaves out, in this order."""
+
+@attrs.frozen
+class _Way:
+    """A way to shorten a reply: decimals of the components that are kept, and the argument of `round_jointly`."""
+
+    decimals: Mapping[str, int]
+    concentrate_core: bool = False
+
+
+_SHORTER = (
+    _Way({"package": 2, "core": 2, "uncore": 2, "dram": 2, "platform": 2}),
+    _Way({"package": 2, "core": 2, "dram": 2, "platform": 2}),
+    _Way({"package": 2, "core": 1, "dram": 2, "platform": 2}, concentrate_core=True),
+    _Way({"package": 2, "core": 1, "dram": 1, "platform": 2}, concentrate_core=True),
+    _Way({"package": 1, "core": 1, "dram": 1, "platform": 1}, concentrate_core=True),
+    _Way({"package": 1, "dram": 1, "platform": 1}),
+    _Way({"package": 0, "dram": 0, "platform": 0}),
+    _Way({"package": 0, "platform": 0}),
+)
+"""The ways to shorten a reply, in the order in which they are tried until the reply is short enough.
+
+In this order, the power that Kepler computes from the replies to hundreds of processes has the smallest errors, both
+the sums over the processes and the averages of a small process over many replies.
+"""
 
 
 @attrs.frozen
 class Reply:
-    """The bytes of a reply, and what it lacks because of the limit."""
+    """The bytes of a reply, and what had to be shortened because of the limit of bytes."""
 
     content: bytes
     decimals: int = DECIMALS
     left_out: tuple[str, ...] = ()
-    """Components that the reply does not contain."""
+    """Components that were left out because of the limit."""
     too_long: bool = False
 
 
@@ -44,15 +67,16 @@ def watts_reply(
     core_ratio: float | None = None,
     message: str = "",
     keep_sums: bool = False,
+    turn: int = 0,
 ) -> Reply:
-    """Encode watts, shape (components, rows), in at most `limit` bytes (0: no limit) if possible.
+    """Encode watts as a reply of at most `limit` bytes, if possible. `limit` 0 means no limit.
 
-    A reply that is too long gets fewer decimals. If whole watts are too long, it leaves out the
-    components in `_LEAST_NEEDED`, which Kepler counts as 0 W.
+    `watts` has the shape (components, rows). If the reply is too long, the watts get fewer decimals, and components
+    are left out, in the order of `_SHORTER`. Kepler counts a missing component as 0 W.
 
-    `keep_sums` is for rows that are parts of a whole (containers of a node). With fewer decimals, the
-    rounding error of a row is carried to the next one. So the sum stays correct, and many small rows do
-    not all become 0 W.
+    `keep_sums` is for rows that are parts of a whole, such as the containers of a node. If such watts get fewer
+    decimals, they are rounded by `round_jointly`, so that the sums over the rows stay right. `turn` is the argument of
+    `round_jointly`; it must differ from reply to reply.
     """
     tail: dict[str, Any] = {"msg": message}
     if core_ratio is not None:
@@ -64,63 +88,85 @@ def watts_reply(
         if not limit or len(reply) <= limit:
             return Reply(reply)
     names = list(components)
-    # Usually the first row is above 0 W in every component. That is faster to check than all rows.
+    # Leave out the components that are 0 W in all rows. Usually, all components are above 0 W in the first row, so
+    # none is left out. The first row is checked first, because this is fast.
     if len(names) > 1 and not all(watts[:, :1].ravel().tolist()):
-        # If everything is 0 W, one component stays: Kepler needs a value per row.
+        # If all components are 0 W in all rows, the first component stays: Kepler needs a value for each row.
         nonzero = [i for i, any_watts in enumerate(np.logical_or.reduce(watts, axis=1).tolist()) if any_watts] or [0]
         names = [names[i] for i in nonzero]
         watts = watts[nonzero]
-    # A number with decimals takes at least four bytes: a digit, a point, one decimal and a comma.
-    decimals = DECIMALS if not limit or watts.size * 4 - len(watts) <= limit else 0
-    while True:
-        numbers = _numbers(watts, decimals, keep_sums and decimals < DECIMALS)
-        powers = dict(zip(names, numbers, strict=True))
-        reply = _encoded(powers, tail)
-        if not limit or len(reply) <= limit:
-            return Reply(reply, decimals)
-        if not decimals:
-            break
-        # One decimal less saves at most one byte per number.
-        decimals = max(0, decimals - -(-(len(reply) - limit) // watts.size))
-    left_out: list[str] = []
-    for component in _LEAST_NEEDED:
-        if component in powers and len(powers) > 1:
-            del powers[component]
-            left_out.append(component)
-            tail["msg"] = f"{message + '; ' if message else ''}no room for {', '.join(left_out)}"
-            reply = _encoded(powers, tail)
-            if len(reply) <= limit:
-                break
-    return Reply(reply, 0, tuple(left_out), too_long=len(reply) > limit)
+    reply = _encoded(dict(zip(names, np.round(watts, DECIMALS), strict=True)), tail)
+    if not limit or len(reply) <= limit:
+        return Reply(reply)
+    return _shorter_reply(names, watts, limit=limit, tail=tail, turn=turn if keep_sums else None)
 
 
-def _numbers(watts: FloatArray, decimals: int, carry: bool) -> NDArray[Any]:
-    """Round watts to a number of decimals. With 0 decimals the result has integers.
+def _shorter_reply(
+    components: Sequence[str], watts: FloatArray, *, limit: int, tail: Mapping[str, Any], turn: int | None
+) -> Reply:
+    """Encode the reply in the first way of `_SHORTER` that is short enough, else in the last one.
 
-    `carry`: carry the rounding error of each row to the next one.
+    If `turn` is None, the watts are rounded one by one, and else by `round_jointly`.
     """
-    unit = 10.0**decimals
-    steps: FloatArray = watts * unit
-    if carry:
-        steps = steps.cumsum(axis=1)
-    np.rint(steps, out=steps)
-    if carry:
-        steps[:, 1:] -= steps[:, :-1].copy()
-    if not decimals:
-        return steps.astype(np.int64)
-    steps /= unit
-    return steps
+    content = _encoded_whole(dict(zip(components, np.round(watts, DECIMALS), strict=True)), tail)
+    if len(content) <= limit:
+        return Reply(content)
+    tried: tuple[dict[str, int], bool] | None = None
+    for way in _SHORTER:
+        decimals = {name: way.decimals[name] for name in components if name in way.decimals}
+        decimals = decimals or dict.fromkeys(components[:1], 0)
+        concentrate_core = way.concentrate_core and {"package", "core"} <= decimals.keys()
+        if (decimals, concentrate_core) == tried:
+            continue
+        used = watts[[components.index(name) for name in decimals]]
+        if way is not _SHORTER[-1] and _usual_bytes(used, decimals.values()) > limit:
+            continue
+        tried = decimals, concentrate_core
+        if turn is None:
+            rounded = np.array([np.round(row, n) for row, n in zip(used, decimals.values(), strict=True)])
+        else:
+            rounded = round_jointly(list(decimals), used, decimals, turn, concentrate_core=concentrate_core)
+        left_out = tuple(name for name in ("uncore", "core", "dram") if name in components and name not in decimals)
+        content = _encoded_whole(dict(zip(decimals, rounded, strict=True)), _with_left_out(tail, left_out))
+        if len(content) <= limit:
+            break
+    return Reply(content, min(decimals.values()), left_out, too_long=len(content) > limit)
+
+
+def _usual_bytes(watts: FloatArray, decimals: Iterable[int]) -> float:
+    """Return about the lowest number of bytes that watts (components, rows) take with these decimals.
+
+    A number takes at least two bytes, with the comma behind it. A number with decimals takes at least two bytes more.
+    Fewer than 15 % of such numbers are whole watts, which need no decimals.
+    """
+    parts = [np.count_nonzero(row >= 10.0**-n) for row, n in zip(watts, decimals, strict=True) if n]
+    return 2 * watts.size + 1.7 * sum(parts)
+
+
+def _with_left_out(tail: Mapping[str, Any], left_out: Sequence[str]) -> Mapping[str, Any]:
+    """Return the members of a reply after `powers`, with a message that names the components without room."""
+    if not left_out:
+        return tail
+    message = f"{tail['msg']}; " if tail["msg"] else ""
+    return {**tail, "msg": f"{message}no room for {', '.join(left_out)}"}
 
 
 def _encoded(powers: Mapping[str, NDArray[Any] | list[float]], tail: Mapping[str, Any]) -> bytes:
     return orjson.dumps({"powers": powers, **tail}, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def failure_reply(message: str, output_type: str | None, rows: int, components: Sequence[str], *, limit: int) -> Reply:
-    """Encode the safest reply to a request that has no answer.
+def _encoded_whole(powers: Mapping[str, NDArray[Any]], tail: Mapping[str, Any]) -> bytes:
+    """Encode a reply in which whole watts have no decimal point, e.g. `0` instead of `0.0`."""
+    numbers = orjson.dumps(powers, option=orjson.OPT_SERIALIZE_NUMPY)
+    whole = numbers.replace(b".0,", b",").replace(b".0]", b"]")
+    return b'{"powers":%b,%b' % (whole, orjson.dumps(tail)[1:])
 
-    For AbsPower it has no powers. For DynPower it has a zero per row and component: Kepler panics on a
-    shorter list.
+
+def failure_reply(message: str, output_type: str | None, rows: int, components: Sequence[str], *, limit: int) -> Reply:
+    """Encode the reply to a request that cannot be answered, in the form that is safest for Kepler.
+
+    The reply to a request for AbsPower has no powers. The reply to a request for DynPower has a zero for
+    each row and component, because Kepler panics if a list is shorter than the number of rows.
     """
     if output_type != "DynPower":
         return _shortened_reply({}, message, limit)
@@ -128,10 +174,10 @@ def failure_reply(message: str, output_type: str | None, rows: int, components: 
 
 
 def _shortened_reply(powers: dict[str, list[int]], message: str, limit: int) -> Reply:
-    """Encode a reply, with as much of the message as the limit allows."""
+    """Encode a reply. If it exceeds the limit of bytes, shorten its message until it does not."""
     content = msgspec.json.encode({"powers": powers, "msg": message})
     while limit and len(content) > limit and message:
-        # Not exactly by the excess: a character may take six bytes.
+        # The number of excess bytes does not tell how many characters to cut: one character may take six bytes.
         message = message[: min(len(message) * 3 // 4, limit)]
         content = msgspec.json.encode({"powers": powers, "msg": message})
     return Reply(content, too_long=bool(limit) and len(content) > limit)

@@ -1,8 +1,8 @@
-"""Requests for watts: decoding, checking, and the key of the model that answers.
+"""Decoding and checking of requests for watts, and the model key of a request.
 
 A row with impossible values (not a number, NaN, infinite, negative, above 1e16 per second, too few or
-too many values) is answered with 0 W and counted; the other rows are answered normally. Any other
-mistake fails the whole request.
+too many values) is answered with 0 W and counted. The other rows of the request are answered normally.
+Any other mistake in a request makes the whole request fail.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import struct
+import sys
 from functools import lru_cache
 from typing import Any
 
@@ -23,47 +24,92 @@ from kepler_core.documents import DocumentError, decode_json
 from kepler_core.errors import RequestError
 from kepler_core.messages import printable, quoted
 from kepler_core.selection.request import DEFAULT_SOURCE
-from kepler_core.vocabulary import OUTPUT_TYPES, OutputType
+from kepler_core.vocabulary import OUTPUT_TYPES, WORKLOAD_FEATURES, OutputType, dead_features
 from kepler_servers.model_request import MAX_METRICS, MAX_TEXT, checked_output_type
 
 MAX_PER_SECOND = 1e16
-"""A hundred times the cycles of ten thousand cores: no counter of one machine rises faster."""
+"""Highest possible value of a feature, per second. No counter of one machine rises faster: this value is a
+hundred times the CPU cycles per second of ten thousand cores."""
 MAX_ROWS = 20_000
 MAX_LISTS = MAX_ROWS + 1000
-"""Lists in a request that needs the lenient decoder, which makes a Python object of each."""
+"""Maximum number of JSON lists in a request for the lenient decoder, which makes a Python object of each list."""
 MAX_NAMES_CHARACTERS = 10_000
-"""Characters of all metric names together. The model cache keeps the names as long as the model."""
+"""Maximum length of all metric names of a request together. The names stay in the model cache as part of the key."""
 
 _CACHED_KEYS = 64
+_MAX_CACHED_NAMES = 64
+_MAX_CACHED_CHARACTERS = 2000
+"""Maximum length of all texts of a model key together, for `_cached_model_key`.
+
+Keys with longer texts, or with more than `_MAX_CACHED_NAMES` texts, are not cached, because clients choose the texts
+and could fill the memory with them.
+"""
 
 
 @attrs.frozen(cache_hash=True)
 class ModelKey:
-    """The parts of a request that decide which model answers it."""
+    """The parts of a request that decide which model answers the request."""
 
     output_type: OutputType
     source: str
     trainer: str
     filter: str
     metrics: frozenset[str]
+    size: int = attrs.field(init=False, eq=False)
+    """Approximate number of bytes that the key takes in memory."""
+
+    @size.default
+    def _size_of_texts(self) -> int:
+        texts = (self.output_type, self.source, self.trainer, self.filter, *self.metrics)
+        return sys.getsizeof(self.metrics) + sum(map(sys.getsizeof, texts))
 
 
 @attrs.frozen(eq=False)
 class WattsRequest:
-    """A request for the watts of some rows."""
+    """A decoded request for watts. Each row has the feature values of a node, or of a container or process."""
 
     key: ModelKey
     metrics: tuple[str, ...]
-    """Names of the columns."""
+    """Names of the columns of `values`."""
     values: FloatArray
-    """Shape (rows, metrics), finite and ≥ 0. Invalid rows are all 0."""
+    """Feature values, shape (rows, metrics), finite and ≥ 0. All values of an invalid row are 0."""
     invalid: IndexArray
-    """Indices of the rows with impossible values."""
+    """Indices of the rows in which the client sent impossible values."""
+    dead: tuple[str, ...] = ()
+    """Features that are 0 in all rows although the CPUs run. They are removed from the model key, so that the
+    request is answered by a model that does not need them."""
+
+    @property
+    def remark(self) -> str:
+        """Text about the dead features for the reply and the log; empty if there are none."""
+        return f"{', '.join(self.dead)}: 0 in all rows although the CPUs run, so not used" if self.dead else ""
+
+
+@lru_cache(maxsize=_CACHED_KEYS)
+def _columns_of_counters(metrics: tuple[str, ...]) -> tuple[tuple[str, int], ...]:
+    """Return the name and the column of each metric that Kepler counts for containers."""
+    return tuple((name, column) for column, name in enumerate(metrics) if name in WORKLOAD_FEATURES)
+
+
+def without_dead_features(request: WattsRequest) -> WattsRequest:
+    """Return the request with its dead features (see `vocabulary.dead_features`) removed from its model key.
+
+    A model that needs a dead feature would answer as if the machine were idle.
+    """
+    if not len(request.values):
+        return request
+    first = request.values[0].tolist()
+    columns = _columns_of_counters(request.metrics)
+    moves = {name: first[column] > 0 or bool(request.values[:, column].any()) for name, column in columns}
+    if all(moves.values()) or not (dead := dead_features(moves)):
+        return request
+    key = attrs.evolve(request.key, metrics=request.key.metrics.difference(dead))
+    return attrs.evolve(request, key=key, dead=dead)
 
 
 @attrs.frozen
 class Command:
-    """A request for something other than watts, e.g. the status."""
+    """A request that asks not for watts, but for the result of a command, e.g. "status"."""
 
     name: str
 
@@ -91,10 +137,11 @@ _decoder = msgspec.json.Decoder(_Body)
 
 
 class InvalidRequestError(Exception):
-    """A request that cannot be answered.
+    """Error for a request that cannot be answered.
 
-    `output_type` and `rows` hold what could be read of the request: the reply to a `DynPower` request
-    needs a value per row even if the request is wrong.
+    `output_type` is None if it could not be read from the request. `rows` is the number of rows; 0 if it could
+    not be read. The reply needs both: a reply to a `DynPower` request must have a value for each row even if
+    the request is invalid.
     """
 
     def __init__(self, message: str, output_type: str | None, rows: int) -> None:
@@ -104,13 +151,16 @@ class InvalidRequestError(Exception):
 
 
 def read_watts_request(body: bytes | bytearray | memoryview) -> WattsRequest | Command:
-    """Decode a request from its JSON object. Raises `InvalidRequestError`."""
+    """Decode a request, which is one JSON object. Raises `InvalidRequestError` if it cannot be answered."""
     request = decode_strictly(body)
     return request if request is not None else _decode_leniently(bytes(body))
 
 
 def decode_strictly(body: bytes | bytearray | memoryview) -> WattsRequest | Command | None:
-    """Decode a request quickly. Return None for bytes that are not one JSON object of the right types."""
+    """Decode a request with the fast decoder.
+
+    Return None if the bytes are not exactly one JSON object whose values have the right types.
+    """
     try:
         document = decode_json(body, _decoder)
     except DocumentError:
@@ -127,10 +177,10 @@ def decode_strictly(body: bytes | bytearray | memoryview) -> WattsRequest | Comm
 
 
 def _count_rows(text: bytes, width: int) -> int | None:
-    """Count the rows in the JSON text of a list of lists with `width` numbers each.
+    """Count the rows in a JSON text that is a list of lists with `width` numbers each.
 
-    Return None if the text is anything else. The function compares the commas and brackets of the text
-    with the expected ones, which needs no Python object per row.
+    Return None if the text has another form. The function removes the numbers from the text, and compares
+    the remaining commas and brackets with the expected ones. So it makes no Python object per row.
     """
     skeleton = text.translate(None, _NUMBER_BYTES)
     rows = skeleton.count(b"]") - 1
@@ -139,9 +189,9 @@ def _count_rows(text: bytes, width: int) -> int | None:
 
 
 def _matrix(text: bytes, rows: int, width: int) -> FloatArray | None:
-    """Return the numbers of a text that `_count_rows` accepted; None if one of them is malformed."""
+    """Return the numbers in a text that `_count_rows` has accepted; None if a number is malformed."""
     try:
-        # By far the fastest way from a text to an array.
+        # This is by far the fastest way to make an array from a JSON text.
         packed = struct.pack(f"{rows * width}d", *orjson.loads(b"[" + text.translate(None, b"[]") + b"]"))
     except (orjson.JSONDecodeError, struct.error):
         return None
@@ -152,13 +202,15 @@ def _checked_key(head: _Head, metrics: tuple[str, ...], rows: int) -> ModelKey:
     if rows > MAX_ROWS:
         raise InvalidRequestError(f"values: {rows} rows, at most {MAX_ROWS}", head.output_type, rows)
     system_features = len(head.system_features or ())
+    texts = (head.source or "", head.trainer_name or "", head.filter or "", *metrics)
+    is_short = len(texts) <= _MAX_CACHED_NAMES and sum(map(len, texts)) <= _MAX_CACHED_CHARACTERS
+    model_key = _cached_model_key if is_short else _model_key
     try:
-        return _model_key(head.output_type, head.source, head.trainer_name, head.filter, metrics, system_features)
+        return model_key(head.output_type, head.source, head.trainer_name, head.filter, metrics, system_features)
     except RequestError as error:
         raise InvalidRequestError(str(error), head.output_type, rows) from None
 
 
-@lru_cache(maxsize=_CACHED_KEYS)
 def _model_key(
     output_type: str | None,
     source: str | None,
@@ -167,10 +219,7 @@ def _model_key(
     metrics: tuple[str, ...],
     system_features: int,
 ) -> ModelKey:
-    """Check all of a request but its values. Raises `RequestError`.
-
-    The result is cached: a client repeats these parts in each request and changes only the values.
-    """
+    """Check all parts of a request except its values, and return the model key. Raises `RequestError`."""
     if output_type is None:
         raise RequestError("output_type", "missing")
     checked_type = checked_output_type(output_type)
@@ -182,17 +231,21 @@ def _model_key(
     if any(len(name) > MAX_TEXT for name in metrics):
         raise RequestError("metrics", f"a name of more than {MAX_TEXT} characters")
     if sum(map(len, metrics)) > MAX_NAMES_CHARACTERS:
-        raise RequestError("metrics", f"more than {MAX_NAMES_CHARACTERS} characters in all")
+        raise RequestError("metrics", f"the names have more than {MAX_NAMES_CHARACTERS} characters in all")
     if len(set(metrics)) != len(metrics):
         duplicate = next(name for name in metrics if metrics.count(name) > 1)
         raise RequestError("metrics", f"{quoted(duplicate)} is given twice")
     return ModelKey(checked_type, source or DEFAULT_SOURCE, trainer or "", filter or "", frozenset(metrics))
 
 
+_cached_model_key = lru_cache(maxsize=_CACHED_KEYS)(_model_key)
+"""`_model_key` with a cache, because the requests of a client usually differ only in their values."""
+
+
 def _watts_request(key: ModelKey, metrics: tuple[str, ...], values: FloatArray) -> WattsRequest:
-    """Find the invalid rows and set them to 0."""
-    # Read as unsigned integers, the bits of negative numbers, NaN and infinity are larger than those of
-    # any valid number. So one maximum finds them all.
+    """Find the rows with impossible values, set all values of these rows to 0, and return the request."""
+    # A fast check whether all values are valid: if their bits are read as unsigned integers, negative numbers, NaN
+    # and infinity are larger than any valid number. So only the maximum must be checked.
     if not values.size or values.view(np.uint64).max() <= _MAX_PER_SECOND_BITS:
         return WattsRequest(key, metrics, values, _NO_ROWS)
     invalid = np.flatnonzero(~((values >= 0) & (values <= MAX_PER_SECOND)).all(axis=1))
@@ -202,15 +255,16 @@ def _watts_request(key: ModelKey, metrics: tuple[str, ...], values: FloatArray) 
 
 
 def _decode_leniently(body: bytes) -> WattsRequest | Command:
-    """Decode a request that the strict decoder refuses.
+    """Decode a request that the fast decoder does not accept.
 
-    Python's clients write NaN, and one wrong value in one row must not fail the other rows.
+    Clients that use Python's `json` may send NaN, which is not valid JSON. And a wrong value in one row
+    must not make the other rows fail.
     """
     if body.count(b"[") > MAX_LISTS:
         raise InvalidRequestError(f"more than {MAX_LISTS} lists: at most {MAX_ROWS} rows", None, 0)
     try:
         document = json.loads(body, parse_int=_integer)
-    except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
+    except (ValueError, RecursionError) as error:  # ValueError includes JSONDecodeError and UnicodeDecodeError
         reason = "nested too deeply" if isinstance(error, RecursionError) else printable(str(error), 200)
         raise InvalidRequestError(f"not a JSON object: {reason}", None, 0) from None
     if not isinstance(document, dict):
@@ -223,7 +277,7 @@ def _decode_leniently(body: bytes) -> WattsRequest | Command:
         msgspec.json.encode(document)
         head = msgspec.convert(document, _Head)
     except UnicodeEncodeError:
-        raise InvalidRequestError("a text with half a character (a lone surrogate)", output_type, count) from None
+        raise InvalidRequestError("a text contains a lone surrogate (half a character)", output_type, count) from None
     except (msgspec.ValidationError, RecursionError, TypeError) as error:
         raise InvalidRequestError(printable(str(error), 200), output_type, count) from None
     if head.command is not None:
@@ -240,11 +294,11 @@ def _decode_leniently(body: bytes) -> WattsRequest | Command:
 
 
 def _row(row: Any, width: int) -> list[float]:
-    """Return a row as floats; all NaN if it does not consist of `width` numbers."""
+    """Return the numbers of a row as floats. If the row is not a list of `width` numbers, return only NaN."""
     if isinstance(row, list) and len(row) == width and all(_is_number(value) for value in row):
         try:
             return [float(value) for value in row]
-        except OverflowError:  # an integer with hundreds of digits
+        except OverflowError:  # the row has an integer of hundreds of digits, which is too large for a float
             pass
     return [math.nan] * width
 
@@ -254,5 +308,6 @@ def _is_number(value: object) -> bool:
 
 
 def _integer(digits: str) -> int | float:
-    # Python refuses to convert integers with thousands of digits, and would be slow. Here they count as infinite.
+    # Python converts texts with thousands of digits to integers slowly or not at all. So integers of 300 or more digits
+    # count as infinite here.
     return int(digits) if len(digits) < 300 else math.inf

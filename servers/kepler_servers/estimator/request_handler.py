@@ -1,4 +1,4 @@
-"""Turns the bytes of a request into the bytes of its reply."""
+"""The request handler, which makes the bytes of a reply from the bytes of a request."""
 
 from __future__ import annotations
 
@@ -25,33 +25,36 @@ from kepler_servers.estimator.request import (
     WattsRequest,
     decode_strictly,
     read_watts_request,
+    without_dead_features,
 )
+from kepler_servers.estimator.status import model_statuses
 from kepler_servers.rate_limited_log import RateLimitedLog
 
 log = logging.getLogger(__name__)
 
 MAX_CACHED_SOURCES = 100
-"""Names of energy sources, as clients write them, whose components are remembered."""
+"""Maximum number of energy source names, as clients write them, for which the components are cached."""
 
 
 @attrs.frozen(eq=False)
 class PendingRequest:
-    """A request whose model is not found yet."""
+    """A request that waits for the first search for its model."""
 
     request: WattsRequest
     entry: CacheEntry
 
     @property
     def size(self) -> int:
-        """Bytes that the request holds in memory."""
+        """Size of the request's values in memory, in bytes."""
         return self.request.values.nbytes
 
 
 class RequestHandler:
-    """Answers requests with the models of a cache."""
+    """Answers requests with the models of a model cache."""
 
     def __init__(self, cache: ModelCache, counters: Counters, *, reply_limit: int, about: Mapping[str, Any]) -> None:
-        """`reply_limit` in bytes, 0 for none. `about` is added to the status."""
+        """`reply_limit` is the maximum length of a reply in bytes; 0 means no limit. `about` has further keys that
+        are added to the status."""
         self._cache = cache
         self._counters = counters
         self._limit = reply_limit
@@ -60,14 +63,14 @@ class RequestHandler:
         self._components: dict[str, tuple[str, ...]] = {}
 
     def answer(self, body: bytes | bytearray | memoryview) -> bytes | PendingRequest:
-        """Return the reply to a complete request, or a `PendingRequest` if its model is not found yet."""
+        """Return the reply to a complete request, or a `PendingRequest` if the request must wait for its model."""
         try:
             return self._answer(read_watts_request(body))
         except InvalidRequestError as error:
             return self.refuse(str(error), error.output_type, error.rows, "")
 
     def answer_if_complete(self, piece: bytes) -> bytes | PendingRequest | None:
-        """Answer bytes that are probably one complete request. Return None if they are not."""
+        """Return the result of `answer` for `piece` if `piece` is one complete request, else None."""
         try:
             request = decode_strictly(piece)
             return None if request is None else self._answer(request)
@@ -77,13 +80,18 @@ class RequestHandler:
     def _answer(self, request: WattsRequest | Command) -> bytes | PendingRequest:
         if isinstance(request, Command):
             return self._run_command(request)
+        request = without_dead_features(request)
+        if request.dead:
+            self._counters.dead_features[", ".join(request.dead)] += 1
+            self._request_log.log(f"{request.key.output_type} requests with dead features: {request.remark}")
         entry = self._cache.entry(request.key)
         return PendingRequest(request, entry) if entry.searching else self.finish(request, entry)
 
     def finish(self, request: WattsRequest, entry: CacheEntry) -> bytes:
-        """Return the reply to a request with what its cache entry holds now.
+        """Return the reply to a request, from the model in its cache entry. Do not wait for the search for a model.
 
-        Whatever goes wrong, a DynPower request gets a zero for each row: Kepler panics on fewer.
+        If the entry has no model, or an error occurs, the reply to a DynPower request has a zero for each
+        row: Kepler panics if a reply has fewer values than rows.
         """
         try:
             return self._finish(request, entry)
@@ -97,18 +105,20 @@ class RequestHandler:
         rows = len(request.values)
         if loaded is None:
             reason = "the search for a model is not over yet" if entry.searching else entry.problem
+            reason = f"{request.remark}; {reason}" if request.dead else reason
             return self.refuse(reason, key.output_type, rows, key.source)
         try:
             watts = loaded.model.watts(request.values, request.metrics)
         except KeplerError as error:
             return self.refuse(str(error), key.output_type, rows, key.source)
-        message = ""
+        message = request.remark
         if len(request.invalid):
             self._counters.invalid_rows += len(request.invalid)
             rows_text = "1 row" if len(request.invalid) == 1 else f"{len(request.invalid)} rows"
-            message = f"{rows_text} got 0 W because of invalid values"
+            problem = f"{rows_text} got 0 W because of invalid values"
+            message = f"{problem}; {message}" if message else problem
             watts[:, request.invalid] = 0.0
-            self._request_log.log(f"{message} (not numbers, negative, infinite or too large)")
+            self._request_log.log(f"{problem} (not numbers, negative, infinite or too large)")
         self._counters.rows += rows
         self._counters.requests["answered"] += 1
         return self._count(
@@ -119,11 +129,12 @@ class RequestHandler:
                 core_ratio=loaded.core_ratio,
                 message=message,
                 keep_sums=key.output_type == "DynPower",
+                turn=self._counters.requests["answered"],
             )
         )
 
     def refuse(self, reason: str, output_type: str | None, rows: int, source: str) -> bytes:
-        """Return the safest reply to a request that cannot be answered. Log and count the reason."""
+        """Log why a request cannot be answered, count it as failed, and return the reply that is safest for Kepler."""
         self._counters.requests["failed"] += 1
         self._request_log.log(f"a request was not answered: {reason}")
         if hooks().has_listeners("kepler_prediction_failed"):
@@ -131,7 +142,7 @@ class RequestHandler:
         return self._count(failure_reply(reason, output_type, rows, self._components_of(source), limit=self._limit))
 
     def _count(self, reply: Reply) -> bytes:
-        """Count what a reply lacks because of the limit. Return its bytes."""
+        """Return the bytes of a reply. Count replies that were shortened to meet the limit of bytes, or exceed it."""
         if reply.decimals != 3:
             self._counters.fewer_decimals += 1
         if reply.left_out:
@@ -145,7 +156,11 @@ class RequestHandler:
         return reply.content
 
     def _components_of(self, source: str) -> tuple[str, ...]:
-        """Return the first component of each energy source that a name stands for: Kepler reads one of them."""
+        """Return the components that a reply with zeros must have for the energy source of a request.
+
+        The name in a request may stand for several energy sources. The result has the first component of each
+        of these sources, such as `package` or `platform`: Kepler reads one of these components from the reply.
+        """
         if source not in self._components:
             if len(self._components) > MAX_CACHED_SOURCES:
                 self._components.clear()
@@ -166,9 +181,10 @@ class RequestHandler:
         return msgspec.json.encode({"msg": f"unknown command {quoted(command.name)}; known: status"})
 
     def status(self) -> dict[str, Any]:
-        """Return what `kepler-model estimator status` shows."""
+        """Return the estimator's status, which `kepler-model estimator status` shows; less than 64 KiB as JSON."""
         counters = self._counters
         now = time.time()
+        models, left_out = model_statuses(self._cache.entries(), now)
         return {
             "version": __version__,
             "uptime_seconds": round(now - counters.started, 1),
@@ -176,34 +192,13 @@ class RequestHandler:
             "requests": {outcome: counters.requests[outcome] for outcome in ("answered", "failed", "commands")},
             "rows": counters.rows,
             "invalid_rows": counters.invalid_rows,
+            "dead_features": dict(counters.dead_features),
             "replies_with_fewer_decimals": counters.fewer_decimals,
             "replies_without_all_components": counters.components_left_out,
             "replies_too_long": counters.too_long,
             "connections": counters.connections,
             "dropped_connections": dict(counters.dropped),
             "latency_ms": counters.latency_ms(),
-            "models": self._model_statuses(now),
+            "models": models,
+            "models_left_out": left_out,
         }
-
-    def _model_statuses(self, now: float) -> list[dict[str, Any]]:
-        statuses = []
-        for key, entry in self._cache.entries():
-            status: dict[str, Any] = {
-                "output_type": key.output_type,
-                "source": key.source,
-                "trainer": key.trainer,
-                "filter": key.filter,
-                "metrics": sorted(key.metrics),
-                "problem": entry.problem,
-            }
-            if (loaded := entry.loaded) is not None:
-                status |= {
-                    "model": loaded.offer.name,
-                    "origin": loaded.offer.provider,
-                    "age_seconds": round(now - loaded.loaded_at, 1),
-                    "core_ratio": loaded.core_ratio,
-                    "mae": loaded.model.metadata.get("mae"),
-                    "why": loaded.offer.why,
-                }
-            statuses.append(status)
-        return statuses

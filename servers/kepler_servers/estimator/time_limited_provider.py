@@ -1,4 +1,4 @@
-"""A time limit for providers that may answer slowly or never."""
+"""A time limit for model providers that may answer slowly or never."""
 
 from __future__ import annotations
 
@@ -12,18 +12,21 @@ from kepler_core.selection import ModelRequest
 from kepler_servers.estimator.model_providers import ModelOffer, ModelProvider, StillRunningError, UnreachableError
 
 OFFER_TIMEOUT_SECONDS = 0.5
-"""The cache passes over a provider that takes longer, so that the other providers can answer."""
+"""Time limit for an offer. If a provider takes longer, the model cache asks the next provider."""
 MAX_CALLS = 8
-"""Calls that may run or keep an uncollected result. It bounds the threads of a provider that never answers."""
+"""Maximum number of calls that are running, or have ended with a result that no request has collected yet.
+
+The limit bounds the number of threads if a provider never answers.
+"""
 
 
 class TimeLimitedProvider:
-    """Calls another provider in the background and waits for its offer at most `OFFER_TIMEOUT_SECONDS`.
+    """Calls a model provider in a thread, and waits for its offer at most `OFFER_TIMEOUT_SECONDS`.
 
-    A call that takes longer continues. The next `offer` for the same request waits for that call
-    instead of starting another one, and returns its result once it is there.
+    A call that takes longer continues in its thread. The next `offer` for the same request waits for this
+    running call instead of starting a new call, and returns the call's result as soon as it has ended.
 
-    Each call has a daemon thread and a `Future` of its own. A `ThreadPoolExecutor` would not do: the
+    Each call has its own daemon thread and its own `Future`. A `ThreadPoolExecutor` cannot be used: the
     interpreter joins an executor's threads when it exits, so a provider that never answers would keep
     the process from ending. Daemon threads are not joined.
     """
@@ -48,7 +51,7 @@ class TimeLimitedProvider:
 
     def _start(self, request: ModelRequest) -> Future[ModelOffer]:
         for key in [key for key, call in self._calls.items() if call.done()]:
-            # Results that no later request has collected make room.
+            # Results that no later request has collected are dropped, to make room for a new call.
             if len(self._calls) >= MAX_CALLS:
                 del self._calls[key]
         if len(self._calls) >= MAX_CALLS:
@@ -63,7 +66,7 @@ class TimeLimitedProvider:
         except KeplerError as error:
             call.set_exception(error)
         except Exception as error:
-            # A server may send data that breaks the code that reads it. The call must still end.
+            # A model server may send data that makes the reading code raise any exception. The call must end anyway.
             call.set_exception(UnreachableError(f"{self.name}: {one_line(error, 200)}"))
         else:
             call.set_result(offer)

@@ -1,1 +1,1 @@
-"""The HTTP layer of all servers: routes, typed answers, the OpenAPI document, and the processes that serve them."""
+"""The HTTP layer of all servers: routes, typed answers, the OpenAPI document, and the server processes."""

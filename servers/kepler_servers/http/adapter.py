@@ -1,12 +1,12 @@
 """The adapter between Granian and an `App`. It limits the size and the time of request bodies.
 
-Granian's own WSGI mode gives each request a thread that waits for the body for as long as the client
-likes. Here the event loop reads the body, with limits, and the application is called when the body
-is complete: a client that sends byte by byte, or stops, costs a connection and nothing else.
+In Granian's own WSGI mode, each request has a thread that waits for the body without a time limit. This
+adapter reads the body in the event loop, with limits, and calls the application when the body is
+complete. So a client that sends byte by byte, or stops sending, occupies a connection but no thread.
 
-The adapter goes beyond WSGI in three ways. A large body goes into an `Upload` while it arrives, never into
-memory. A handler may return a `Deferred`: no thread waits for its future. Granian itself sends an answer
-whose body is a file.
+The adapter supports three features that WSGI does not have. A large body is written into an `Upload` while
+it arrives, and is never in memory as a whole. A handler may return a `Deferred`: an answer that is made later,
+and that no thread waits for. If the body of an answer is a file, Granian itself sends the file.
 """
 
 from __future__ import annotations
@@ -29,10 +29,11 @@ from kepler_servers.http.answer_cache import AnswerCache
 from kepler_servers.http.app import DEFERRED, OTHER_ENDPOINT, UPLOAD, App, Environ
 from kepler_servers.http.deadlines import SharedDeadline
 from kepler_servers.http.route import BeginUpload, Route
+from kepler_servers.http.slow_readers import start_watch
 from kepler_servers.http.uploads import MAX_DISCARDED_BYTES, Upload, discard, receive
 
 BODY_TIMEOUT_SECONDS = 10.0
-"""Time limit for a request's body, unless it is an upload."""
+"""Time limit for receiving the body of a request, unless the body is an upload."""
 
 _THREADS = 4
 _UPLOAD_THREADS = 8
@@ -40,7 +41,7 @@ _BLOCK_BYTES = 2**20
 
 
 class _FileParts:
-    """The content of an open file in blocks (WSGI's `wsgi.file_wrapper`)."""
+    """Iterable of the content of an open file, in blocks; used as WSGI's `wsgi.file_wrapper`."""
 
     def __init__(self, file: BinaryIO, block_size: int = _BLOCK_BYTES) -> None:
         self._file = file
@@ -56,11 +57,11 @@ class _FileParts:
 
 
 class RsgiAdapter:
-    """An RSGI application that calls an `App` by WSGI."""
+    """An application for Granian's interface RSGI, which calls an `App` through WSGI."""
 
     def __init__(self, app: App, *, max_body: int, cache: AnswerCache | None = None) -> None:
-        """`max_body` is the limit of a body that is no upload, in bytes. Cached answers are sent without calling the
-        app."""
+        """`max_body` is the maximum size of a body that is not an upload, in bytes. An answer in `cache` is sent
+        without calling the app."""
         self._app = app
         self._max_body = max_body
         self._cached = cache.get if cache is not None else _not_cached
@@ -68,8 +69,12 @@ class RsgiAdapter:
         self._quick = frozenset(route.path for route in app.routes if route.quick)
         self._uploads = {route.path: route for route in app.routes if route.upload is not None}
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="request")
-        # requests with large bodies may take seconds, and must not delay the others
+        # Uploads have threads of their own: they may take seconds, and must not delay other requests.
         self._upload_threads = ThreadPoolExecutor(_UPLOAD_THREADS, thread_name_prefix="upload")
+
+    def __rsgi_init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Granian calls this method once, when the worker process starts to serve."""
+        start_watch()
 
     async def __rsgi__(self, scope: Any, protocol: Any) -> None:
         if scope.proto != "http":
@@ -85,12 +90,12 @@ class RsgiAdapter:
                 answer = await self._wait(answer)
         except HttpError as error:
             refusal = error.answer()
-            # the connection may still hold a part of the body
+            # A part of the refused body may still arrive on this connection, so it cannot be used for a next request.
             headers = [*refusal.headers.items(), ("Connection", "close")]
             protocol.response_bytes(refusal.status, headers, refusal.body)
             self._app.observe(OTHER_ENDPOINT, refusal.status, 0.0)
         except RuntimeError:
-            return  # Granian 2.8 raises it if the client has closed the connection
+            return  # Granian 2.8 raises RuntimeError if the client has closed the connection
         else:
             headers = list(answer.headers.items())
             if isinstance(answer.body, Path):
@@ -103,11 +108,12 @@ class RsgiAdapter:
             waiting = asyncio.wrap_future(answer.future)
             await asyncio.wait([waiting])
             if not waiting.cancelled():
-                waiting.exception()  # or asyncio logs that it was never retrieved; `then` handles it
+                # Without this call, asyncio would log an exception as never retrieved. `then` handles the exception.
+                waiting.exception()
             answer = await asyncio.get_running_loop().run_in_executor(self._threads, answer.then)
         return answer
 
-    # --- bodies in memory ---
+    # --- requests whose body is kept in memory ---
 
     async def _answer(self, scope: Any, protocol: Any) -> Answer | Deferred:
         try:
@@ -125,12 +131,15 @@ class RsgiAdapter:
 
     async def _body(self, scope: Any, protocol: Any) -> bytes:
         headers = scope.headers
-        length = headers.get("content-length")
+        length = _length(headers.get("content-length"))
         if length is None and "transfer-encoding" not in headers:
             return b""
         with self._deadline:
-            if length is not None and length.isdecimal() and int(length) <= self._max_body:
-                return bytes(await protocol())
+            if length is not None and length <= self._max_body:
+                try:
+                    return bytes(await protocol())
+                except RuntimeError:  # Granian 2.8 raises it if the client ends the connection within the body
+                    raise HttpError(HTTPStatus.BAD_REQUEST, f"the body has fewer than {length} bytes") from None
             body = bytearray()
             received = 0
             async for chunk in protocol:
@@ -141,9 +150,11 @@ class RsgiAdapter:
                     body += chunk
         if received > self._max_body:
             raise HttpError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"a body of more than {self._max_body} bytes")
+        if length is not None and received != length:
+            raise HttpError(HTTPStatus.BAD_REQUEST, f"the body stopped after {received} of {length} bytes")
         return bytes(body)
 
-    # --- uploads ---
+    # --- requests whose body goes into an upload ---
 
     async def _answer_upload(self, scope: Any, protocol: Any, route: Route) -> Answer | Deferred:
         loop = asyncio.get_running_loop()
@@ -164,7 +175,7 @@ class RsgiAdapter:
             environ[UPLOAD] = upload
             return await self._call_in(self._upload_threads, environ)
         finally:
-            # not awaited: this may be a task that is being cancelled
+            # `close` is not awaited, because this task may be in the process of being cancelled.
             self._upload_threads.submit(upload.close)
 
     def _begin(self, route: Route, begin: BeginUpload, environ: Environ, length: int | None) -> Upload:
@@ -228,7 +239,7 @@ def _environ(scope: Any, body: bytes) -> Environ:
         environ[_variable(name)] = value
     environ["CONTENT_TYPE"] = environ.pop("HTTP_CONTENT_TYPE", "")
     environ["CONTENT_LENGTH"] = str(len(body))
-    # the body is complete, whatever way it was sent
+    # The WSGI application gets a complete body, whether the client sent it with a length or in chunks.
     environ.pop("HTTP_CONTENT_LENGTH", None)
     environ.pop("HTTP_TRANSFER_ENCODING", None)
     return environ

@@ -1,40 +1,45 @@
-"""What a handler returns or raises: an answer, an answer that follows later, an HTTP error."""
+"""The types that a handler returns or raises: a complete answer, a deferred answer, or an HTTP error."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import attrs
 import msgspec
 
+_HEADER_CHARACTERS = "".join(chr(code) for code in range(32, 127) if chr(code) != "%")
+
 RETRY_LATER = {"Retry-After": "10"}
-"""Headers of an answer with status 503."""
+"""Headers of an answer with status 503: the client should retry after 10 seconds."""
 
 
 @attrs.frozen
 class Answer:
-    """A complete answer."""
+    """A complete answer to an HTTP request."""
 
     status: int
     headers: Mapping[str, str]
     body: bytes | Path
-    """The content, or the file that holds it: files are sent from the disk."""
+    """The content as bytes, or the path of a file that contains it. A file is sent from the disk."""
 
 
 @attrs.frozen
 class Deferred:
-    """An answer that follows when a future is done. No thread waits for it."""
+    """An answer that will be made when a future is done. No thread waits for the future."""
 
     future: Future[Any]
     then: Callable[[], Answer | Deferred]
-    """Called in a thread after the future is done. It may raise what a handler may raise."""
+    """Function that makes the answer. It is called in a thread after the future is done, and may raise `HttpError` or
+    `KeplerError`, like a handler."""
 
 
 class HttpError(Exception):
-    """An error that the client sees: a status and a JSON object with `msg` and further fields."""
+    """An error that is sent to the client: a status, and a JSON object with the key `msg` and further keys."""
 
     def __init__(self, status: int, message: str, headers: Mapping[str, str] | None = None, **fields: Any) -> None:
         super().__init__(message)
@@ -48,6 +53,19 @@ class HttpError(Exception):
         return json_answer({"msg": self.message, **self.fields}, self.status, self.headers)
 
 
+def attachment(name: str) -> str:
+    """Return the header Content-Disposition for a file name: RFC 6266, with the encoding of RFC 8187 if necessary."""
+    if re.fullmatch(r"[A-Za-z0-9._-]+", name):
+        return f'attachment; filename="{name}"'
+    ascii_name = re.sub(r"[^A-Za-z0-9._-]", "_", name)
+    return f"attachment; filename=\"{ascii_name}\"; filename*=UTF-8''{quote(name, safe='')}"
+
+
+def header_text(text: str) -> str:
+    """Return a text for a header: characters other than printable ASCII, and the percent sign, become %xx."""
+    return quote(text, safe=_HEADER_CHARACTERS)
+
+
 def json_answer(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Answer:
-    """Return an answer with the content as JSON; msgspec must be able to encode it."""
+    """Return an answer whose body is the content as JSON. The content must be of a type that msgspec can encode."""
     return Answer(status, {"Content-Type": "application/json", **(headers or {})}, msgspec.json.encode(content))

@@ -1,7 +1,7 @@
 """A cache of answers, which are sent without calling the application.
 
-Nodes of one kind send the same bytes. Routing such a request, parsing it and choosing a model cost several times
-what sending a cached answer does.
+Nodes with the same kind of machine send requests with the same bytes. Sending a cached answer is several times
+faster than finding the route, parsing the request and selecting a model again.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from kepler_servers.http.answer import Answer
 
 MAX_ANSWERS = 512
 MAX_ENTRY_BYTES = 16 * 1024
-"""Largest request and answer, body sizes added, that are cached."""
+"""Maximum size of a cache entry: the bytes of the request's body plus the bytes of the answer's body."""
 
 
 class AnswerCache:
-    """Answers to bodies that were posted to one path."""
+    """Cache of the answers to POST requests to one path. The key of an answer is the body of the request."""
 
     def __init__(
         self,
@@ -29,8 +29,9 @@ class AnswerCache:
         data: Callable[[], object],
         observe: Callable[[str, int, float], None],
     ) -> None:
-        """`data` returns the object that the answers are made from: when it returns another object, all cached answers
-        are dropped. `observe` counts the cached answers that are sent, under the name of the endpoint."""
+        """`data` returns the object that the answers are made from. When it returns another object than before, all
+        cached answers are dropped. `observe` is called for each cached answer that is sent, with the endpoint, the
+        status and the seconds."""
         self._path = path
         self._endpoint = endpoint
         self._data = data
@@ -39,7 +40,7 @@ class AnswerCache:
         self._entries: dict[bytes, tuple[Answer, Callable[[], None]]] = {}
 
     def get(self, method: str, path: str, query: str, body: bytes) -> Answer | None:
-        """Return the cached answer to a request with exactly these bytes, or None."""
+        """Return the cached answer to a request with exactly this body; None if there is no such answer."""
         started = time.perf_counter()
         if method != "POST" or query or path != self._path or self._data() is not self._data_of_entries:
             return None
@@ -52,7 +53,10 @@ class AnswerCache:
         return answer
 
     def keep(self, data: object, body: bytes, answer: Answer, sent: Callable[[], None]) -> None:
-        """Cache an answer that was made from `data`. `get` calls `sent` each time it returns the answer."""
+        """Cache the answer to a request with this body. `data` is the object that the answer was made from.
+
+        `get` calls the function `sent` each time it returns the answer.
+        """
         if data is not self._data_of_entries or len(self._entries) >= MAX_ANSWERS:
             self._data_of_entries, self._entries = data, {}
         content = answer.body

@@ -1,4 +1,4 @@
-"""Routes as a bottle application: it encodes typed answers and errors as JSON, and counts each request."""
+"""The WSGI application that serves routes. It uses bottle for routing, and encodes answers and errors as JSON."""
 
 from __future__ import annotations
 
@@ -25,29 +25,29 @@ log = logging.getLogger(__name__)
 
 Environ = dict[str, Any]
 Observe = Callable[[str, int, float], None]
-"""Called with the endpoint, the status and the seconds of each answer."""
+"""Function that is called for each answer, with the endpoint, the status and the duration in seconds."""
 
 UPLOAD = "kepler.upload"
-"""Key of the request's `Upload` in the WSGI environment."""
+"""Key of the WSGI environment that holds the `Upload` of a request with a large body."""
 DEFERRED = "kepler.deferred"
-"""Key of the WSGI environment for a `Deferred`. A server that can wait for it without a thread sets the key to None
-before it calls the application."""
+"""Key of the WSGI environment in which the application returns a `Deferred`. A server that can wait for a `Deferred`
+without a thread sets this key to None before it calls the application."""
 
 OTHER_ENDPOINT = "other"
-"""The endpoint, in metrics, of requests that reach no handler."""
+"""Value of the metrics' label `endpoint` for requests that reach no handler."""
 
 
 class Error(msgspec.Struct, omit_defaults=True):
     """The JSON body of an answer with a status other than 2xx."""
 
     msg: str
-    """One line: what is wrong and what would be right."""
+    """One line that says what is wrong and how to correct it."""
     key: str | msgspec.UnsetType = msgspec.UNSET
-    """The part of the request that is wrong."""
+    """The wrong part of the request: the path of a key in the JSON body, or the name of a parameter or header."""
 
 
 class App:
-    """A WSGI application of routes. bottle finds the route; this class calls its handler."""
+    """A WSGI application that serves routes. bottle finds the route of a request; `App` calls the route's handler."""
 
     def __init__(
         self,
@@ -59,10 +59,13 @@ class App:
         error: type[msgspec.Struct] = Error,
         http_error: Callable[[KeplerError], HttpError | None] = lambda error: None,
         openapi: bool = True,
+        check: Callable[[Environ], None] = lambda environ: None,
     ) -> None:
-        """`name` is the name of the server, e.g. "model server". `error` is the type of an error's body, for the
-        OpenAPI document. `http_error` translates a `KeplerError` for the client; None stands for status 503.
-        `openapi`: serve the document under `/openapi.json`."""
+        """`name` is the name of the server, e.g. "model server". `error` is the type of the JSON body of an error
+        answer, for the OpenAPI document. `http_error` returns the HTTP error for a `KeplerError`; if it returns None,
+        the client gets status 503. `openapi` tells whether the OpenAPI document is served under `/openapi.json`.
+        `check` is called before each handler, and may raise `HttpError`."""
+        self._check = check
         self.name = name
         self.observe = observe
         self._description = description
@@ -77,7 +80,10 @@ class App:
             self.wsgi.error_handler[status] = self._no_route
 
     def http_error(self, error: Exception, what: str) -> HttpError:
-        """Translate an exception for the client, and log it if the client cannot mend it. `what` has failed."""
+        """Return the HTTP error for an exception. Log the exception unless the client has caused it.
+
+        `what` names the operation that has failed, for the log.
+        """
         if isinstance(error, HttpError):
             return error
         if isinstance(error, RequestError):
@@ -85,19 +91,24 @@ class App:
         if isinstance(error, KeplerError):
             if (client_error := self._http_error(error)) is not None:
                 return client_error
-            # e.g. the store is damaged or missing
+            # The error has a cause on the server, e.g. the store is damaged or missing.
             log.error("%s failed: %s", what, error)
             return HttpError(503, str(error), RETRY_LATER)
         log.error("%s failed; this is a defect of the %s", what, self.name, exc_info=error)
         return HttpError(500, f"a defect of the {self.name}; its log says more")
 
     def _callback(self, route: Route) -> Callable[..., bytes | BinaryIO]:
-        """Return what bottle calls for a route."""
+        """Return the function that bottle calls for each request to a route."""
 
         def callback(**path_parameters: str) -> bytes | BinaryIO:
             started = time.perf_counter()
             environ = bottle.request.environ
-            answer = self._answer(route, lambda: route.handler(**path_parameters, **_arguments(route)), started)
+
+            def handle() -> Any:
+                self._check(environ)
+                return route.handler(**path_parameters, **_arguments(route))
+
+            answer = self._answer(route, handle, started)
             if isinstance(answer, Deferred) and DEFERRED in environ:
                 environ[DEFERRED] = answer
                 return b""
@@ -120,7 +131,7 @@ class App:
         return answer
 
     def _no_route(self, error: bottle.HTTPError) -> bytes | BinaryIO:
-        """Answer what bottle raises for an unknown path and for a method that the path does not have."""
+        """Answer a request to an unknown path (404), or with a method that the path does not support (405)."""
         request = bottle.request
         self.observe(OTHER_ENDPOINT, error.status_code, 0.0)
         if error.status_code == 405:
@@ -132,7 +143,7 @@ class App:
 
     @cached_property
     def _where_paths_are(self) -> str:
-        """The hint at the end of 404 messages."""
+        """Text at the end of 404 messages that tells which paths there are."""
         paths = [route.path for route in self.routes]
         if "/openapi.json" in paths:
             return "GET /openapi.json lists them"
@@ -151,7 +162,7 @@ class App:
 
 
 def _arguments(route: Route) -> dict[str, Any]:
-    """Return the handler's arguments besides the path's parameters."""
+    """Call the route's guard. Then return the arguments of the route's handler, except the parameters of the path."""
     request = bottle.request
     if route.guard is not None:
         route.guard(request)
@@ -168,7 +179,7 @@ def _arguments(route: Route) -> dict[str, Any]:
 
 
 def _send(answer: Answer) -> bytes | BinaryIO:
-    """Hand an answer to bottle, which sends what this returns."""
+    """Set the status and the headers of bottle's response. Return the body, which bottle then sends."""
     response = bottle.response
     response.status = answer.status
     for name, value in answer.headers.items():
@@ -177,8 +188,10 @@ def _send(answer: Answer) -> bytes | BinaryIO:
 
 
 def _upload(route: Route, environ: Environ) -> Upload:
-    if UPLOAD not in environ:  # bottle decodes %xx in paths, the adapter compares them undecoded
-        raise HttpError(404, f"no such path; {route.method} {route.path}")
+    # bottle decodes %xx in the path before it looks for the route. The adapter does not, so for a path with %xx it has
+    # not begun an upload.
+    if UPLOAD not in environ:
+        raise HttpError(404, f"no such path; there is {route.method} {route.path}")
     upload: Upload = environ[UPLOAD]
     return upload
 

@@ -1,4 +1,4 @@
-"""A time limit that is cheap to set, for many tasks."""
+"""A time limit for many asyncio tasks, which is cheap to set for each task."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 
 class SharedDeadline:
-    """A context manager that raises `TimeoutError` in a task that stays inside for longer than the limit.
+    """A context manager that raises `TimeoutError` if a task stays in the `with` block for longer than the limit.
 
-    It works like `asyncio.timeout`, but with one timer for all tasks: setting and cancelling a timer for each request
-    would be a large part of the cost of a quick answer. A task may get up to a tenth more time.
+    It works like `asyncio.timeout`, but all tasks share one timer. Setting and cancelling a timer for each request
+    would be a large part of the cost of a quick answer. With the shared timer, a task may get up to a tenth more time.
     """
 
     def __init__(self, seconds: float) -> None:

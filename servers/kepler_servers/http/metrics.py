@@ -1,4 +1,4 @@
-"""The metrics that every HTTP server has."""
+"""The Prometheus metrics that every HTTP server of Kepler Core has."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _BUCKETS_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 
 
 
 class RequestMetrics:
-    """Requests and latencies by endpoint."""
+    """Prometheus metrics of the requests and latencies of each endpoint."""
 
     def __init__(self, prefix: str, registry: CollectorRegistry | None) -> None:
-        """`registry` is None where several worker processes keep their values in files (PROMETHEUS_MULTIPROC_DIR)."""
+        """`registry` is None if several worker processes keep the values in files (PROMETHEUS_MULTIPROC_DIR)."""
         self.requests = Counter(
             f"{prefix}_requests", "Requests by endpoint and status.", ("endpoint", "status"), registry=registry
         )
@@ -25,11 +25,11 @@ class RequestMetrics:
             buckets=_BUCKETS_SECONDS,
             registry=registry,
         )
-        # looking up a child by its labels costs more than counting does; there are few children
+        # Cached counters and histograms, because prometheus_client's `labels()` takes longer than `inc()`.
         self._children: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
 
     def observe(self, endpoint: str, status: int, seconds: float) -> None:
-        """Count an answered request."""
+        """Count an answered request and record its latency."""
         children = self._children.get((endpoint, status))
         if children is None:
             children = self.requests.labels(endpoint, str(status)), self.latency.labels(endpoint)

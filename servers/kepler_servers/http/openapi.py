@@ -18,12 +18,13 @@ _PATH_PARAMETER = re.compile(r"<(\w+)>")
 _JSON = "application/json"
 
 _ERRORS = {
-    400: "Something in the request cannot be right.",
+    400: "The request is invalid; the message names the wrong part.",
     401: "The token is missing or wrong.",
-    404: "There is no such thing, or nothing fits; the answer names what came closest.",
-    408: "The body did not come in time.",
-    409: "The state does not allow it: it is too late, or too early.",
-    410: "It existed and was removed.",
+    403: "The header Host or Origin names a host that is not allowed.",
+    404: "The path or object does not exist, or nothing fits the request; the message gives the reason.",
+    408: "The body did not arrive in time.",
+    409: "The current state does not allow the request: it comes too late, or too early.",
+    410: "The requested object existed, but was removed.",
     413: "The body is too large.",
     415: "The body has an unknown encoding.",
     422: "The request is well formed, but cannot be carried out.",
@@ -34,7 +35,10 @@ _ERRORS = {
 
 
 def document(title: str, description: str, routes: Sequence[Route], error: type[msgspec.Struct]) -> dict[str, Any]:
-    """Return the document of all routes; `error` is the type of the JSON body of an answer that is not 2xx."""
+    """Return the OpenAPI document that describes all routes.
+
+    `error` is the type of the JSON body of answers with a status other than 2xx.
+    """
     schemas = _Schemas([error, *(kind for route in routes for kind in _types(route))])
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:
@@ -54,7 +58,7 @@ def document(title: str, description: str, routes: Sequence[Route], error: type[
 
 
 class _Schemas:
-    """JSON Schemas of the types of all routes, and the named ones that they share."""
+    """JSON Schemas of the types that the routes use. `components` has the schemas that are referenced by name."""
 
     def __init__(self, kinds: Sequence[Any]) -> None:
         types = [kind for kind in kinds if not isinstance(kind, JsonSchema)]
@@ -133,7 +137,7 @@ def _parameters(kind: type[msgspec.Struct] | None, place: str) -> Iterator[dict[
         flag = isinstance(parameter.kind, inspect.BoolType)
         schema = {"enum": list(FLAGS)} if flag else _without_null(properties[parameter.name])
         if "enum" in schema and not parameter.required:
-            schema["enum"] = [*schema["enum"], ""]  # an empty parameter counts as absent
+            schema["enum"] = [*schema["enum"], ""]  # the empty text is allowed, and counts as an absent parameter
         described: dict[str, Any] = {"name": parameter.name, "in": place, "schema": schema}
         if parameter.required:
             described["required"] = True
@@ -143,7 +147,7 @@ def _parameters(kind: type[msgspec.Struct] | None, place: str) -> Iterator[dict[
 
 
 def _without_null(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the schema without null: a parameter can be absent, but not null."""
+    """Return the schema of a parameter without the type null, because a parameter can be absent but not null."""
     own = {key: value for key, value in schema.items() if key not in ("anyOf", "default")}
     for choice in schema.get("anyOf", ()):
         if choice != {"type": "null"}:

@@ -1,7 +1,8 @@
-"""Parameters of a query string, and headers, read into a `msgspec.Struct`.
+"""Reading of query parameters and headers into a `msgspec.Struct`.
 
-A field is text, a whole number with bounds (`Annotated[int, Meta(ge=…, le=…)]`), a flag (`bool`) or a choice
-(`Literal`), or one of these with `| None`. `rename="kebab"` turns the field `node_type` into the parameter `node-type`.
+Each field of the Struct declares a parameter or header. A field's type is a text (`str`), a whole number with bounds
+(`Annotated[int, Meta(ge=…, le=…)]`), a flag (`bool`) or a choice (`Literal`). Each of these types may be combined with
+`| None`. With `rename="kebab"`, the field `node_type` declares the parameter `node-type`.
 """
 
 from __future__ import annotations
@@ -27,16 +28,16 @@ _MAX_DIGITS = 20
 
 @attrs.frozen
 class Parameter:
-    """A field of a Struct of parameters."""
+    """A query parameter or header that a field of a Struct declares."""
 
     attribute: str
     name: str
     kind: inspect.Type
-    """Without `None`."""
+    """Type of the field; for a type with `| None`, the type without `None`."""
     required: bool
 
     def read(self, text: str) -> Any:
-        """Convert the text of a parameter to its value; raise `RequestError` if that is impossible."""
+        """Convert the text of a parameter to a value of its type. Raises `RequestError` for an invalid text."""
         if isinstance(self.kind, inspect.IntType):
             return self._whole_number(text)
         if isinstance(self.kind, inspect.BoolType):
@@ -62,7 +63,7 @@ class Parameter:
 
 @lru_cache(maxsize=64)
 def parameters(kind: type[msgspec.Struct]) -> tuple[Parameter, ...]:
-    """Return the parameters that a Struct declares."""
+    """Return the parameters that the fields of a Struct declare."""
     info = inspect.type_info(kind)
     assert isinstance(info, inspect.StructType)
     return tuple(
@@ -71,10 +72,10 @@ def parameters(kind: type[msgspec.Struct]) -> tuple[Parameter, ...]:
 
 
 def read_query(kind: type[T], request: bottle.BaseRequest) -> T:
-    """Return the parameters of a request's query string.
+    """Return a Struct with the parameters in the query string of a request.
 
-    Raises `RequestError` for a parameter that is unknown, given twice, not UTF-8, or not a value of its type. An
-    empty parameter counts as absent.
+    Raises `RequestError` if a parameter is unknown, missing, given twice, not UTF-8, or has a value of the wrong
+    type. An empty parameter counts as absent.
     """
     if not request.query_string:
         return _read(kind, lambda name: None)
@@ -89,7 +90,7 @@ def read_query(kind: type[T], request: bottle.BaseRequest) -> T:
 
 
 def read_headers(kind: type[T], request: bottle.BaseRequest) -> T:
-    """Return the headers of a request that the Struct has fields for; raise `RequestError` for a wrong value."""
+    """Return a Struct with the headers that its fields name. Raises `RequestError` if a header's value is invalid."""
     return _read(kind, request.get_header)
 
 
@@ -104,7 +105,7 @@ def _read(kind: type[T], get: Callable[[str], str | None]) -> T:
 
 
 def _text(name: str, value: str | None) -> str | None:
-    # bottle 0.13 decodes a query string as latin-1
+    # bottle 0.13 decodes a query string as latin-1 instead of UTF-8. Undo that, and decode it as UTF-8.
     try:
         return value and value.encode("latin-1").decode()
     except UnicodeDecodeError:

@@ -12,17 +12,17 @@ import msgspec
 from kepler_servers.http.uploads import Upload
 
 BeginUpload = Callable[[bottle.BaseRequest, int | None], Upload]
-"""Returns the `Upload` for a request and its Content-Length, which is None for a body of unknown length. It may raise
-what a handler may raise: then the body is not read."""
+"""Function that returns the `Upload` for a request. Its second argument is the Content-Length, or None if the length of
+the body is unknown. It refuses the body by raising `HttpError` or `KeplerError`, like a handler."""
 
 
 @attrs.frozen
 class JsonSchema:
-    """A JSON Schema for a body that msgspec has no type for."""
+    """A JSON Schema for a body whose type cannot be declared with msgspec."""
 
     schema: Mapping[str, Any]
     components: Mapping[str, Any] = attrs.field(factory=dict)
-    """The schemas that it references as `#/components/schemas/<name>`, by name."""
+    """The schemas that `schema` references as `#/components/schemas/<name>`, by name."""
 
 
 @attrs.frozen
@@ -30,45 +30,47 @@ class Returns:
     """One kind of answer of an endpoint, as the OpenAPI document describes it."""
 
     content: Mapping[str, Any]
-    """Media type -> type of the content. `bytes` stands for any content."""
+    """Maps each media type to the type of the content. The type `bytes` stands for any content."""
     status: int = 200
     description: str = "The answer."
     headers: Mapping[str, str] = attrs.field(factory=dict)
-    """Name -> description."""
+    """Maps the name of each response header to its description."""
 
 
 @attrs.frozen
 class Route:
-    """An endpoint.
+    """An HTTP endpoint and its handler.
 
-    The handler gets the path's parameters by their names, and `query`, `headers`, `body` and `upload` if the route
-    has them. It returns an `Answer`, a `Deferred`, or a value that becomes the JSON body of an answer with status
-    200. It raises `HttpError` or a `KeplerError`.
+    The handler gets the parameters of the path as keyword arguments. It also gets the arguments `query`, `headers`,
+    `body` and `upload` if these attributes of the route are set. It returns an `Answer`, a `Deferred`, or another
+    value, which becomes the JSON body of an answer with status 200. For errors it raises `HttpError` or `KeplerError`.
     """
 
     method: str
     path: str
-    """As bottle writes it: `/jobs/<job>`."""
+    """Path of the endpoint in bottle's syntax, e.g. `/jobs/<job>`."""
     name: str
-    """The endpoint's name in metrics."""
+    """Name of the endpoint in metrics."""
     handler: Callable[..., Any]
     summary: str = attrs.field(kw_only=True)
-    """One sentence for the OpenAPI document."""
+    """One sentence that describes the endpoint in the OpenAPI document."""
     guard: Callable[[bottle.BaseRequest], None] | None = attrs.field(default=None, kw_only=True)
-    """Called before anything of the request is read. Rejects the request by raising what a handler may raise."""
+    """Function that is called before the parameters and the body of a request are decoded. It rejects the request by
+    raising `HttpError` or `KeplerError`."""
     query: type[msgspec.Struct] | None = attrs.field(default=None, kw_only=True)
-    """Parameters of the query string; see `params`."""
+    """Struct whose fields declare the parameters of the query string; see the module `params`."""
     headers: type[msgspec.Struct] | None = attrs.field(default=None, kw_only=True)
-    """Headers that the handler reads; see `params`."""
+    """Struct whose fields declare the headers that the handler reads; see the module `params`."""
     body: Any = attrs.field(default=None, kw_only=True)
-    """Type of the JSON body, or a `JsonSchema`. The handler gets the undecoded bytes."""
+    """Type or `JsonSchema` of the JSON body, for the OpenAPI document. The handler gets the body as undecoded bytes."""
     body_description: str | None = attrs.field(default=None, kw_only=True)
     upload: BeginUpload | None = attrs.field(default=None, kw_only=True)
-    """Set for a large body: it goes into an `Upload` while it arrives, and the handler gets the `Upload`."""
+    """Function that begins an `Upload`, for endpoints with large bodies. The body is written into the `Upload` while it
+    arrives. Then the handler gets the `Upload`."""
     returns: Any = attrs.field(default=None, kw_only=True)
-    """Type of the JSON body of an answer with status 200, or a sequence of `Returns`."""
+    """Type of the JSON body of an answer with status 200, or a sequence of `Returns`; for the OpenAPI document."""
     errors: Sequence[int] = attrs.field(default=(), kw_only=True)
-    """Statuses other than 2xx. 400 is added for a route with `query`."""
+    """Statuses of error answers, for the OpenAPI document. Status 400 is added if `query` is set."""
     quick: bool = attrs.field(default=False, kw_only=True)
-    """Let the event loop call the handler. This is for handlers that take microseconds and never wait, on paths without
-    parameters."""
+    """Whether the event loop itself calls the handler, instead of a thread. This is only for handlers that take
+    microseconds and never wait, and only for paths without parameters."""

@@ -1,4 +1,4 @@
-"""Granian's worker processes, which serve an application."""
+"""Start and stop of Granian's worker processes, which serve an application over HTTP."""
 
 from __future__ import annotations
 
@@ -8,17 +8,16 @@ from collections.abc import Callable
 from typing import Any
 
 from kepler_core.errors import UsageError
+from kepler_servers.http.slow_readers import max_connections
 
 HEADER_TIMEOUT_SECONDS = 10.0
-MAX_CONNECTIONS = 8192
-"""Connections of one worker. Further ones wait."""
 
 
 def serve(target: str, *, host: str, port: int, workers: int) -> None:
-    """Serve until SIGTERM or SIGINT, then finish the requests that have begun and return.
+    """Serve until the process gets SIGTERM or SIGINT. Then finish the running requests and return.
 
-    `target` is "module:function"; each worker process calls it once for its `RsgiAdapter`. Raises `UsageError` if the
-    address cannot be used.
+    `target` names a function as "module:function". Each worker process calls this function once; it returns the
+    `RsgiAdapter` that the worker serves. Raises `UsageError` if the server cannot listen on the address.
     """
     from granian.constants import HTTPModes, Interfaces, Loops
     from granian.http import HTTP1Settings
@@ -38,7 +37,7 @@ def serve(target: str, *, host: str, port: int, workers: int) -> None:
         factory=True,
         websockets=False,
         backlog=1024,
-        backpressure=MAX_CONNECTIONS,
+        backpressure=max_connections(),
         workers_kill_timeout=10,
         respawn_failed_workers=True,
         respawn_interval=1.0,
@@ -47,10 +46,11 @@ def serve(target: str, *, host: str, port: int, workers: int) -> None:
 
 
 def when_stopping(call: Callable[[], None]) -> None:
-    """Have a function called when this worker process gets its stop signal, before it waits for running requests.
+    """Register a function that this worker process calls as soon as it gets its stop signal.
 
-    Use it in the function that makes the application: Granian 2.8 has no such hook, but sets its signal handlers after
-    that function has returned.
+    The process waits for running requests only after the call. `when_stopping` must be called by the `target` function
+    of `serve`. Granian 2.8 has no hook for the stop signal. But Granian adds its signal handlers to the event loop
+    after the `target` function has returned, so `when_stopping` can replace the method that adds them.
     """
     loop = asyncio.get_event_loop()
     add_signal_handler = loop.add_signal_handler

@@ -1,13 +1,14 @@
-"""A small HTTP server for health and metrics, inside a process whose main work is something else.
+"""A small HTTP server for health and metrics, inside a process that is not mainly an HTTP server.
 
-The server limits the number of connections and the time of each, and answers one request per connection. So its
-clients cannot take the descriptors and threads that the main work needs.
+The server limits the number of connections and the duration of each connection, and answers one request per
+connection. So its clients cannot use up the file descriptors and threads that the process needs for its main work.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import selectors
 import socket
 import socketserver
 import threading
@@ -19,14 +20,18 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 from kepler_core.errors import UsageError
 
 if TYPE_CHECKING:
-    from kepler_servers.http.app import App  # at run time it would cost the estimator 7 MB
+    from kepler_servers.http.app import App  # importing it at run time would cost the estimator 7 MB of memory
 
 log = logging.getLogger(__name__)
 
 MAX_CONNECTIONS = 16
-"""Connections at a time. Further ones wait in the listen queue of the kernel."""
+"""Maximum number of simultaneous connections.
+
+If a further client connects, the connection that has waited longest for its request is shut down. A client that
+sends its request at once, e.g. a health probe, is therefore answered while other clients hold idle connections open.
+"""
 CONNECTION_SECONDS = 5.0
-"""Time limit for a whole connection, from accepting it to the last byte of the answer."""
+"""Time limit for a whole connection, from its acceptance to the last byte of the answer."""
 
 _POLL_SECONDS = 0.25
 
@@ -34,7 +39,7 @@ WsgiApplication = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]
 
 
 def start_side_port(app: App | WsgiApplication, host: str, port: int) -> int:
-    """Serve the application in daemon threads and return the port; port 0 takes a free one.
+    """Serve the application in daemon threads and return the port. If `port` is 0, take any free port.
 
     Raises `UsageError` if the address cannot be used.
     """
@@ -49,23 +54,32 @@ def start_side_port(app: App | WsgiApplication, host: str, port: int) -> int:
 
 class _Handler(WSGIRequestHandler):
     def log_message(self, format: str, *arguments: object) -> None:
-        """Log no requests: probes come every few seconds."""
+        """Do not log requests, because health probes come every few seconds."""
+
+    def parse_request(self) -> bool:
+        """Read the request's headers, and tell the server that the connection no longer waits for its request."""
+        complete = super().parse_request()
+        self.server.request_read(self.connection)  # type: ignore[attr-defined]
+        return complete
 
 
 class _BoundedServer(WSGIServer):
-    """A thread for each connection, at most `MAX_CONNECTIONS` of them."""
+    """WSGI server with one thread per connection, and with at most `MAX_CONNECTIONS` connections at a time."""
 
     request_queue_size = 64
 
     def __init__(self, host: str, port: int) -> None:
         self._ends: dict[socket.socket, float] = {}
+        """The open connections, each with the time at which its time limit ends. The oldest connection is first."""
+        self._without_request: dict[socket.socket, None] = {}
+        """Open connections whose request is not complete yet. The oldest connection is first."""
         self._changed = threading.Condition()
         info = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         self.address_family = info[0]
         super().__init__((str(info[4][0]), port), _Handler)
 
     def server_bind(self) -> None:
-        # not `HTTPServer.server_bind`: it asks the DNS for this machine's name, which may take long
+        # `HTTPServer.server_bind` is not called, because it asks the DNS for this machine's name, which may take long.
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
         self.setup_environ()
@@ -73,21 +87,26 @@ class _BoundedServer(WSGIServer):
     def get_request(self) -> tuple[socket.socket, Any]:
         try:
             return super().get_request()
-        except OSError:  # e.g. no descriptor is free
+        except OSError:  # e.g. the process has no free file descriptor
             time.sleep(_POLL_SECONDS)
             raise
 
     def process_request(self, request: Any, client_address: Any) -> None:
         with self._changed:
             self._ends[request] = time.monotonic() + CONNECTION_SECONDS
+            self._without_request[request] = None
         try:
             threading.Thread(target=self._serve, args=(request, client_address), daemon=True).start()
-        except RuntimeError:  # the process may have no further threads
+        except RuntimeError:  # no further thread can be started, e.g. because of a limit of the process
             self._close(request)
             raise
 
     def service_actions(self) -> None:
-        """End overdue connections, and wait while the number of connections is at its limit."""
+        """Shut down connections that have reached their time limit.
+
+        If there are `MAX_CONNECTIONS` connections, wait until one of them is closed. If a further client waits,
+        shut down the connection that has waited longest for its request.
+        """
         with self._changed:
             while True:
                 now = time.monotonic()
@@ -96,10 +115,23 @@ class _BoundedServer(WSGIServer):
                         _shut_down(connection)
                 if len(self._ends) < MAX_CONNECTIONS:
                     return
+                if self._without_request and self._client_waits():
+                    _shut_down(next(iter(self._without_request)))
                 self._changed.wait(_POLL_SECONDS)
 
+    def request_read(self, connection: socket.socket) -> None:
+        """Note that the request of a connection is complete, so that no further client replaces this connection."""
+        with self._changed:
+            self._without_request.pop(connection, None)
+
+    def _client_waits(self) -> bool:
+        """Return whether a client waits in the kernel's listen queue."""
+        with selectors.DefaultSelector() as selector:
+            selector.register(self.socket, selectors.EVENT_READ)
+            return bool(selector.select(0))
+
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Log a failed request at debug level: a slow or vanished client is no problem of this process."""
+        """Log a failed request only at debug level, because a slow or vanished client is not this process's error."""
         log.debug("a request to the side port failed", exc_info=True)
 
     def _serve(self, request: socket.socket, client_address: Any) -> None:
@@ -113,11 +145,12 @@ class _BoundedServer(WSGIServer):
     def _close(self, request: socket.socket) -> None:
         with self._changed:
             self._ends.pop(request, None)
+            self._without_request.pop(request, None)
             self.shutdown_request(request)
             self._changed.notify()
 
 
 def _shut_down(connection: socket.socket) -> None:
-    """End a connection that a thread still reads or writes; that thread closes it."""
-    with contextlib.suppress(OSError):  # the client has ended it already
+    """Shut down a connection that a thread still reads or writes. The thread notices this and closes the socket."""
+    with contextlib.suppress(OSError):  # raised if the client has already closed the connection
         connection.shutdown(socket.SHUT_RDWR)

@@ -1,4 +1,4 @@
-"""Large bodies: each goes into an `Upload` while it arrives, with time limits of its own."""
+"""Reception of large request bodies. Each body is written into an `Upload` while it arrives, with time limits."""
 
 from __future__ import annotations
 
@@ -11,37 +11,38 @@ from typing import Any
 from kepler_servers.http.answer import HttpError
 
 UPLOAD_IDLE_TIMEOUT_SECONDS = 30.0
-"""Idle timeout of an upload."""
+"""An upload is ended if no byte of it arrives for this time."""
 UPLOAD_GRACE_SECONDS = 30.0
-"""Time before `MIN_UPLOAD_BYTES_PER_SECOND` applies to an upload."""
+"""Time from the start of an upload until `MIN_UPLOAD_BYTES_PER_SECOND` applies to it."""
 MIN_UPLOAD_BYTES_PER_SECOND = 16 * 1024
-"""Lowest average rate of an upload. It ends clients that send a byte now and then."""
+"""Minimum average rate of an upload. Without it, a client could send a byte now and then, and never end."""
 
 DISCARD_TIMEOUT_SECONDS = 10.0
 MAX_DISCARDED_BYTES = 64 * 2**20
-"""Largest part of a refused body that is read and discarded. A client that is still sending would otherwise find the
-connection closed, and not read the answer."""
+"""Maximum number of bytes of a refused body that are read and discarded. If the server closed the connection while the
+client is still sending, the client would get a connection error and not read the answer."""
 
 _BLOCK_BYTES = 2**20
 
 
 class Upload(ABC):
-    """Where a large body goes while it arrives.
+    """Receiver of a large request body while the body arrives.
 
-    Threads call the methods, one after the other. Each may raise `HttpError`, which ends the request.
+    The methods are called in threads, but never two of them at the same time. Each method may raise `HttpError`, which
+    ends the request.
     """
 
     @abstractmethod
     def write(self, block: bytes) -> None:
-        """Take the next part of the body."""
+        """Receive the next part of the body."""
 
     @abstractmethod
     def close(self) -> None:
-        """Release everything at the end of the request, whether it has succeeded or failed."""
+        """Release the upload's resources at the end of the request, whether the request has succeeded or failed."""
 
 
 async def receive(scope: Any, protocol: Any, upload: Upload, threads: Executor) -> None:
-    """Write a request's body into its upload; raise `HttpError` if the body is too slow or incomplete."""
+    """Write the body of a request into `upload`. Raises `HttpError` if the body arrives too slowly or is incomplete."""
     loop = asyncio.get_running_loop()
     length = scope.headers.get("content-length")
     started = loop.time()
@@ -54,7 +55,7 @@ async def receive(scope: Any, protocol: Any, upload: Upload, threads: Executor) 
                 chunk = await anext(chunks)
         except StopAsyncIteration:
             break
-        except RuntimeError:  # the client has closed its side of the connection: it may still read
+        except RuntimeError:  # the client has closed its sending direction, but may still read the answer
             raise HttpError(HTTPStatus.BAD_REQUEST, f"the body stopped after {received} bytes") from None
         except TimeoutError:
             message = f"nothing of the body came for {UPLOAD_IDLE_TIMEOUT_SECONDS:g} s, after {received} bytes"
@@ -75,7 +76,7 @@ async def receive(scope: Any, protocol: Any, upload: Upload, threads: Executor) 
 
 
 async def discard(protocol: Any, length: int | None) -> None:
-    """Read what is left of a refused body, unless that is too much or takes too long."""
+    """Read and discard the rest of a refused body, up to `MAX_DISCARDED_BYTES` and `DISCARD_TIMEOUT_SECONDS`."""
     if length is not None and length > MAX_DISCARDED_BYTES:
         return
     received = 0
@@ -85,5 +86,5 @@ async def discard(protocol: Any, length: int | None) -> None:
                 received += len(chunk)
                 if received > MAX_DISCARDED_BYTES:
                     return
-    except (TimeoutError, RuntimeError):  # the client is too slow, or has sent everything
+    except (TimeoutError, RuntimeError):  # the client sends too slowly, or has sent the whole body already
         return

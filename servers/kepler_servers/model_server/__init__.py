@@ -1,1 +1,1 @@
-"""The model server: it returns the power model that fits a machine best."""
+"""The model server, which returns the power model that fits a machine best."""

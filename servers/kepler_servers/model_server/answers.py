@@ -1,4 +1,4 @@
-"""The types of the answers, and the answers to a request for a model: weights, an archive, or only the reasons."""
+"""The types of the model server's JSON answers, and the functions that make the answers to model requests."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kepler_core.models.kepler_weights import AllWeights
 from kepler_core.selection import Selection
 from kepler_core.store.manifest import sha256
 from kepler_core.store.models import StoredModel
-from kepler_servers.http.answer import Answer
+from kepler_servers.http.answer import Answer, attachment, header_text
 from kepler_servers.http.app import Error
 from kepler_servers.model_request import integers
 
@@ -24,16 +24,16 @@ _MAX_HEADER = 8000
 
 
 class ModelServerError(Error):
-    """What is wrong; if no model fits, also why each model was dropped."""
+    """JSON body of an error answer. If no model fits the request, it also has the reasons why models were dropped."""
 
     selection: dict[str, Any] | UnsetType = UNSET
 
 
-# --- POST /model ---
+# --- answers to POST /model ---
 
 
 class DroppedModels(msgspec.Struct):
-    """Models that one criterion has dropped."""
+    """The number of models that did not meet one criterion of the request, and why."""
 
     by: str
     count: int
@@ -41,14 +41,14 @@ class DroppedModels(msgspec.Struct):
 
 
 class Candidates(msgspec.Struct):
-    """How many models were considered, and which criteria dropped how many of them."""
+    """How many models were considered, and how many of them each criterion of the request has dropped."""
 
     considered: int
     dropped: list[DroppedModels]
 
 
 class SelectedNodeType(msgspec.Struct):
-    """The node type of the model, and how it was found."""
+    """The node type of the selected model, and how well it matches the machine."""
 
     match: Literal["given", "exact", "nearest", "unknown", "any"]
     number: int
@@ -60,7 +60,7 @@ class SelectedNodeType(msgspec.Struct):
 
 
 class SelectionReasons(msgspec.Struct):
-    """Why the model was selected."""
+    """The selected model, and the reasons for its selection."""
 
     pipeline: str
     version: int | None
@@ -74,13 +74,16 @@ class SelectionReasons(msgspec.Struct):
 
 
 class ComponentWeights(msgspec.Struct):
-    """The weights of one component."""
+    """The weights of a model for one component."""
 
     All_Weights: AllWeights
 
 
 class Weights(msgspec.Struct):
-    """Weights per component as Kepler evaluates them; with explain=1 only the selection."""
+    """A model's weights for each component, in the form that Kepler evaluates.
+
+    If the request has the query parameter explain=1, the answer has no other key than `selection`.
+    """
 
     selection: SelectionReasons
     model_name: str | UnsetType = UNSET
@@ -93,7 +96,7 @@ class Weights(msgspec.Struct):
 
 
 def weights_members(model: StoredModel) -> bytes:
-    """Return a model's weights as Kepler reads them, without the braces around them."""
+    """Return the JSON object with a model's weights, in Kepler's form, but without the braces around it."""
     assert model.weights is not None
     head = {
         "model_name": model.weights.model_name(model.node_type),
@@ -103,22 +106,25 @@ def weights_members(model: StoredModel) -> bytes:
 
 
 def weights_answer(selection: Selection) -> Answer:
-    """Return the weights, with the reasons as one more key."""
+    """Return the answer with the selected model's weights. The key `selection` has the reasons for the selection."""
     model = selection.model
     reasons = msgspec.json.encode({"selection": selection.explain()})
-    # the weights are kept as encoded JSON: they are the larger part of the answer
+    # The weights, which are the larger part of the answer, are encoded as JSON already. So bytes are joined here.
     body = b"{%s,%s" % (weights_members(model), reasons[1:])
     return Answer(200, {**_JSON, **model_header(model)}, body)
 
 
 def archive_answer(selection: Selection) -> Answer:
-    """Return the model's zip, with the reasons in a header; raise `StoreError` if the zip is damaged."""
+    """Return the answer with the selected model's zip archive. A header has the reasons for the selection.
+
+    Raises `StoreError` if the archive is damaged.
+    """
     model = selection.model
     content = model.archive()
     record = model.archive_record
     headers = {
         "Content-Type": "application/zip",
-        "Content-Disposition": f'attachment; filename="{model.name}.zip"',
+        "Content-Disposition": attachment(f"{model.name}.zip"),
         "ETag": f'"{record.sha256 if record is not None else sha256(content)}"',
         SELECTION_HEADER: _header(selection.explain()),
     }
@@ -126,12 +132,12 @@ def archive_answer(selection: Selection) -> Answer:
 
 
 def model_header(model: StoredModel) -> dict[str, str]:
-    """Return the header that names pipeline and path of the model."""
-    return {MODEL_HEADER: f"{model.pipeline}/{model.path}"}
+    """Return the response header that contains the pipeline and the path of a model."""
+    return {MODEL_HEADER: header_text(f"{model.pipeline}/{model.path}")}
 
 
 def _header(explanation: dict[str, Any]) -> str:
-    # a header is ASCII, and clients limit its length
+    # A header may contain only ASCII characters. Clients limit its length, so a long header leaves out details.
     text = msgspec.json.encode(explanation).decode()
     if not text.isascii():
         text = json.dumps(explanation, separators=(",", ":"))
@@ -140,11 +146,11 @@ def _header(explanation: dict[str, Any]) -> str:
     return text
 
 
-# --- GET ---
+# --- answers to GET requests ---
 
 
 class ListedModel(msgspec.Struct):
-    """A model of the store."""
+    """A model in the list of served models."""
 
     pipeline: str
     version: int | None
@@ -182,28 +188,28 @@ class ListedModel(msgspec.Struct):
 
 
 class ModelPage(msgspec.Struct):
-    """A page of models and how many there are on all pages."""
+    """One page of the list of models, and the number of models on all pages."""
 
     total: int
     models: list[ListedModel]
 
 
 class ListedNodeType(msgspec.Struct):
-    """The machine that a node type stands for, and the nodes that belong to it."""
+    """The machine description of a node type, and the names of the machines that belong to the node type."""
 
     machine_spec: dict[str, int | str]
     members: Any
 
 
 class PipelineHealth(msgspec.Struct):
-    """What is served of a pipeline."""
+    """The version of a pipeline that is served, and the number of its models."""
 
     version: int | None
     models: int
 
 
 class Health(msgspec.Struct):
-    """What is served and what is broken."""
+    """The state of the model server: the store, the served pipelines and the broken pipelines."""
 
     status: Literal["ok", "degraded"]
     version: str

@@ -42,17 +42,17 @@ from kepler_servers.model_server.metrics import ServerMetrics
 MAX_BODY_BYTES = 256 * 1024
 MODEL_ENDPOINT = "model"
 _DAMAGED_TRIES = 5
-"""How many damaged models a request may meet before it fails."""
+"""If the best model is damaged, the next best model is tried. After this number of damaged models, a request fails."""
 
 
 class ModelQuery(msgspec.Struct, frozen=True):
-    """Parameters of `POST /model`."""
+    """Query parameters of `POST /model`."""
 
     explain: bool = False
 
 
 class Conditions(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
-    """Conditions that models must meet."""
+    """Query parameters with the conditions that listed models must meet."""
 
     energy_source: str | None = None
     output_type: OutputType | None = None
@@ -62,7 +62,7 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
 
 
 class ModelsQuery(Conditions, frozen=True, kw_only=True, rename="kebab"):
-    """Parameters of `GET /models`."""
+    """Query parameters of `GET /models`."""
 
     pipeline: str | None = None
     trainer: str | None = None
@@ -71,10 +71,10 @@ class ModelsQuery(Conditions, frozen=True, kw_only=True, rename="kebab"):
 
 
 class ModelServer:
-    """The application over a live catalogue."""
+    """The model server's application, which answers requests from a live catalogue of the model store."""
 
     def __init__(self, live: LiveCatalogue, metrics: ServerMetrics, *, model_path: str, quick: bool = False) -> None:
-        """`quick`: models are read from local files, so that the event loop itself may answer."""
+        """With `quick`, the event loop itself answers requests. Use it only with a local store, which is read fast."""
         self.live = live
         self.metrics = metrics
         self.cache = AnswerCache(model_path, MODEL_ENDPOINT, data=lambda: live.current, observe=metrics.observe)
@@ -102,23 +102,23 @@ class ModelServer:
         return [
             Route(
                 "POST", model_path, MODEL_ENDPOINT, self.model,
-                summary="Return the model that fits best: weights as JSON, or the model as a zip.",
+                summary="Return the model that fits the request best, as weights in JSON or as a zip archive.",
                 query=ModelQuery, body=ModelRequestBody, returns=[model], errors=(400, 404, 408, 413, 503), quick=quick,
             ),
             Route(
                 "GET", "/best-models", "best-models", self.best_models,
-                summary="Return the model with the lowest error per output type and feature group.",
+                summary="Return, for each output type and feature group, the model with the lowest error.",
                 query=Conditions, returns=dict[str, dict[str, str]],
             ),
             Route(
                 "GET", "/models", "models", self.models,
-                summary="List the models that are served, lowest error first.",
+                summary="List the served models. The model with the lowest error comes first.",
                 query=ModelsQuery, returns=ModelPage,
             ),
             Route(
                 "GET", "/models/<pipeline>/<source>/<output_type>/<feature_group>/<name>", "stored-model",
                 self.stored_model,
-                summary="Return a model's metadata; with .json at the end its weights, with .zip its archive.",
+                summary="Return a model's metadata. Append .json to the name for its weights, .zip for its archive.",
                 returns=[stored], errors=(404, 503),
             ),
             Route(
@@ -133,11 +133,11 @@ class ModelServer:
             ),
             Route(
                 "GET", "/healthz", "healthz", self.health,
-                summary="Report what is served and what is broken.", returns=[health], quick=quick,
+                summary="Report the served and the broken pipelines.", returns=[health], quick=quick,
             ),
             Route(
                 "GET", "/readyz", "readyz", self.ready,
-                summary="Report whether the store was read.", returns=[health, not_ready], quick=quick,
+                summary="Report whether the server has read the model store.", returns=[health, not_ready], quick=quick,
             ),
         ]  # fmt: skip
 
@@ -148,7 +148,7 @@ class ModelServer:
             return HttpError(503, f"the store cannot be read: {self.live.store_problem}")
         return HttpError(404, str(error), selection=error.explanation)
 
-    # --- POST /model ---
+    # --- handler of POST /model ---
 
     def model(self, query: ModelQuery, body: bytes) -> Any:
         request = read_model_request(body)
@@ -166,14 +166,14 @@ class ModelServer:
             self.cache.keep(catalogue, body, answer, count)
             count()
             return answer
-        raise StoreError("the models that fit are damaged, see /healthz")
+        raise StoreError("the models that fit the request are damaged; GET /healthz gives the reasons")
 
     def _count(self, output_type: str, selection: Selection) -> None:
         self.metrics.selected(output_type, selection.node_type.match)
         if hooks().has_listeners("kepler_model_selected"):
             hooks().call("kepler_model_selected", model=selection.model.metadata)
 
-    # --- GET ---
+    # --- handlers of GET requests ---
 
     def best_models(self, query: Conditions) -> dict[str, dict[str, str]]:
         best: dict[str, dict[str, str]] = {output_type: {} for output_type in OUTPUT_TYPES}
@@ -200,7 +200,7 @@ class ModelServer:
         )
 
     def stored_model(self, pipeline: str, source: str, output_type: str, feature_group: str, name: str) -> Answer:
-        """Return the metadata, or with a suffix the weights (.json) or the archive (.zip)."""
+        """Return a model's metadata; its weights if `name` ends in .json; its archive if `name` ends in .zip."""
         stem, suffix = name, ""
         for ending in (".json", ".zip"):
             if name.endswith(ending):
@@ -208,7 +208,7 @@ class ModelServer:
         path = f"{source}/{output_type}/{feature_group}/{stem}"
         model = self.live.current.by_path(pipeline, path)
         if model is None:
-            raise HttpError(404, f"no model {path!r} in pipeline {pipeline!r}; GET /models lists them")
+            raise HttpError(404, f"no model {path!r} in pipeline {pipeline!r}; GET /models lists the models")
         if suffix == ".zip":
             return Answer(200, {"Content-Type": "application/zip", **model_header(model)}, model.archive())
         headers = {"Content-Type": "application/json", **model_header(model)}

@@ -1,4 +1,4 @@
-"""Import of pipelines into the store when the server starts (INITIAL_PIPELINE_URL)."""
+"""Import of pipelines into the model store when the model server starts (INITIAL_PIPELINE_URL)."""
 
 from __future__ import annotations
 
@@ -11,18 +11,20 @@ from kepler_core.errors import KeplerError, StoreError
 from kepler_core.store import Store
 from kepler_core.store.archive import read_pipeline
 from kepler_core.store.manifest import make_manifest
+from kepler_core.urls import shown_location
 
 log = logging.getLogger(__name__)
 
 FIRST_RETRY_SECONDS = 5.0
-"""Delay before the first retry. It doubles with each further one."""
+"""Delay before a failed import is retried. The delay doubles with each retry, up to `MAX_RETRY_SECONDS`."""
 MAX_RETRY_SECONDS = 300.0
 
 
 def import_in_background(store: Store, locations: Sequence[str], lock: str) -> threading.Thread:
-    """Import each pipeline into the store in a thread; retry the ones that fail, with growing delays.
+    """Start a thread that imports pipelines into the store, and return the thread.
 
-    The worker process that gets the file lock does the import. If it dies, another one gets the lock.
+    The thread retries failed imports, with growing delays. Each worker process starts such a thread, but
+    only the process that gets the file lock `lock` imports. If that process dies, another one gets the lock.
     """
     thread = threading.Thread(
         target=_import_all, args=(store, list(locations), lock), name="initial pipelines", daemon=True
@@ -50,7 +52,8 @@ def _retry_until_imported(store: Store, locations: list[str]) -> None:
 
 
 def _import(store: Store, location: str) -> bool:
-    """Import a pipeline unless the store has it; return whether the store has it now."""
+    """Import a pipeline unless the store has it already. Return whether the store has the pipeline now."""
+    where = shown_location(location)
     try:
         name, files = read_pipeline(location)
         if _is_current(store, name, files):
@@ -58,12 +61,12 @@ def _import(store: Store, location: str) -> bool:
             return True
         version = store.publish(name, files)
     except KeplerError as error:
-        log.error("initial pipeline %s: %s", location, error)
+        log.error("initial pipeline %s: %s", where, error)
         return False
     except Exception:
-        log.exception("initial pipeline %s failed; this is a defect of the model server", location)
+        log.exception("the import of initial pipeline %s failed; this is a defect of the model server", where)
         return False
-    log.info("initial pipeline %s imported from %s as version %d", name, location, version)
+    log.info("initial pipeline %s imported from %s as version %d", name, where, version)
     return True
 
 
@@ -73,5 +76,5 @@ def _is_current(store: Store, name: str, files: dict[str, bytes]) -> bool:
     try:
         manifest = store.snapshot(name).manifest
     except StoreError:
-        return False  # the current version is damaged: importing a new one repairs it
+        return False  # the current version in the store is damaged, so the pipeline is imported as a new version
     return manifest is not None and manifest.files == make_manifest(files).files

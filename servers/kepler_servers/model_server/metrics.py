@@ -17,16 +17,16 @@ from kepler_servers.http.metrics import RequestMetrics
 from kepler_servers.live_catalogue import LiveCatalogue
 
 MAX_MODELS = 500
-"""Number of models whose weights and errors are exposed: those with the lowest errors."""
+"""Maximum number of models whose weights and errors are exposed. The models with the lowest errors are taken."""
 
 _MODEL_LABELS = ("pipeline", "source", "output_type", "feature_group", "model")
 
 
 class ServerMetrics(RequestMetrics):
-    """Counters of one worker process; with several workers, of all of them together."""
+    """The Prometheus metrics of the model server. With several worker processes, each reports the sums of all."""
 
     def __init__(self, live: LiveCatalogue, *, several_workers: bool) -> None:
-        # several workers keep the values in files (PROMETHEUS_MULTIPROC_DIR), not in a registry
+        # Several worker processes keep the metrics' values in files (PROMETHEUS_MULTIPROC_DIR), not in a registry.
         own = None if several_workers else CollectorRegistry()
         super().__init__("kepler_model_server", own)
         self.selections = Counter(
@@ -41,11 +41,11 @@ class ServerMetrics(RequestMetrics):
         else:
             self._registry = own
         self._registry.register(_CatalogueCollector(live))
-        # looking up a child by its labels costs more than counting does; there are few children
+        # Cached counters, because prometheus_client's `labels()` takes longer than `inc()`.
         self._selected: dict[tuple[str, str], Counter] = {}
 
     def selected(self, output_type: str, match: str) -> None:
-        """Count a selected model."""
+        """Count a selected model by its output type and by how its node type matches the machine."""
         counter = self._selected.get((output_type, match))
         if counter is None:
             counter = self._selected[output_type, match] = self.selections.labels(output_type, match)
@@ -61,7 +61,7 @@ class _CatalogueCollector(Collector):
         self._live = live
 
     def describe(self) -> Iterable[Metric]:
-        return ()  # otherwise the registry collects everything once to learn the names
+        return ()  # without this method, the registry would call `collect` to learn the names of the metrics
 
     def collect(self) -> Iterable[Metric]:
         live = self._live
@@ -102,7 +102,7 @@ class _CatalogueCollector(Collector):
 
 
 class _ModelFamilies:
-    """The metrics that describe the models themselves."""
+    """The Prometheus metrics with the weights and errors of models."""
 
     def __init__(self) -> None:
         per_feature = (*_MODEL_LABELS, "component", "feature")

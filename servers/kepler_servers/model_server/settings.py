@@ -18,6 +18,6 @@ class Settings(msgspec.Struct, frozen=True):
     workers: int = 1
     verbose: bool = False
     initial: tuple[str, ...] = ()
-    """Pipelines to import."""
+    """URLs of pipelines to import at the start."""
     scratch: str = ""
-    """A temporary folder that the worker processes share."""
+    """Path of a temporary folder that the worker processes share."""

@@ -1,4 +1,4 @@
-"""The application of one worker process."""
+"""The function that each worker process of the model server calls to get its application."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import msgspec
 
 from kepler_core.logs import configure_logging
 from kepler_core.store import open_store
-from kepler_core.store.urls import is_url
+from kepler_core.urls import is_url
 from kepler_profiler.similarity import SpecTable
 from kepler_servers.http.adapter import RsgiAdapter
 from kepler_servers.live_catalogue import LiveCatalogue
@@ -23,12 +23,12 @@ log = logging.getLogger(__name__)
 
 
 def application() -> RsgiAdapter:
-    """Read the catalogue and return the application of this process."""
+    """Read the model store, and return the application of this worker process."""
     settings = msgspec.json.decode(os.environ[SETTINGS_VARIABLE], type=Settings)
     configure_logging(logging.DEBUG if settings.verbose else logging.INFO)
     end_with_parent()
     live = LiveCatalogue(open_store(settings.store), compare=SpecTable, error_key=settings.error_key, serving=True)
-    # tens of thousands of objects that stay: the garbage collector need not visit them again
+    # `refresh` makes tens of thousands of objects that stay. `freeze` exempts them from later garbage collections.
     gc.disable()
     live.refresh()
     gc.enable()
@@ -39,7 +39,7 @@ def application() -> RsgiAdapter:
 
         import_in_background(live.store, settings.initial, f"{settings.scratch}/initial.lock")
     metrics = ServerMetrics(live, several_workers=settings.workers > 1)
-    # reading an archive from a URL takes longer than other requests should wait
+    # The event loop may not read archives from a store at a URL, because other requests would wait too long.
     server = ModelServer(live, metrics, model_path=settings.model_path, quick=not is_url(settings.store))
-    log.info("serving %d models of %s on %s", len(live.current.models), settings.store, settings.address)
+    log.info("serving %d models of %s on %s", len(live.current.models), live.store.location, settings.address)
     return RsgiAdapter(server.app, max_body=MAX_BODY_BYTES, cache=server.cache)

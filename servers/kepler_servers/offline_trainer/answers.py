@@ -1,4 +1,4 @@
-"""The JSON of the offline trainer's answers, as types."""
+"""Types of the JSON in the offline trainer's answers."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from kepler_servers.offline_trainer.job import DONE, Job, JobHistory
 
 State = Literal["queued", "running", "done", "failed", "cancelled"]
 Time = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
-"""RFC 3339, in UTC, with milliseconds."""
+"""Time as RFC 3339 text, in UTC, with milliseconds."""
 
 
 class Progress(msgspec.Struct):
-    """The number of models of a job."""
+    """Numbers of models that a job plans to train, has trained and failed to train."""
 
     models: int | None
-    """Models that the training fits; null until it knows."""
+    """Number of models that the training will fit; null before the training has determined it."""
     trained: int
     failed: int
 
 
 class JobSummary(msgspec.Struct):
-    """A job."""
+    """A training request in the queue, and the state of its training."""
 
     id: str
     url: str
@@ -41,22 +41,22 @@ class JobSummary(msgspec.Struct):
     attempts: int
     progress: Progress
     version: int | None
-    """Version of the pipeline in the store."""
+    """Number of the pipeline version that the job published in the store; null before the publishing."""
     result: str | None
-    """URL of the zip."""
+    """URL of the zip with the trained pipeline; null if the job is not done."""
     error: dict[str, Any] | None
-    """Status and body of the answer that waiting clients got."""
+    """HTTP status and body of the error with which the job failed; null if it did not fail."""
 
 
 class JobPage(msgspec.Struct):
-    """Some of the jobs, the newest first."""
+    """A page of the list of jobs, the newest job first."""
 
     total: int
     jobs: list[JobSummary]
 
 
 class StageEntry(msgspec.Struct):
-    """A stage that a training entered."""
+    """A stage that a training entered, and the time when it entered the stage."""
 
     stage: str
     started: Time
@@ -75,38 +75,38 @@ class JobDetails(JobSummary):
 
     stages: list[StageEntry]
     models: list[dict[str, Any]]
-    """Trained and failed models, as in `train --json`."""
+    """Trained and failed models, in the format of `kepler-model train --json`."""
     log: list[LogEntry]
     report: dict[str, Any] | None
-    """The report, as in `train --json`."""
+    """Report of the training, in the format of `kepler-model train --json`; null if the job is not done."""
 
 
 class Health(msgspec.Struct):
-    """The state of the server."""
+    """State of the offline trainer."""
 
     status: Literal["ok", "stopping"]
     version: str
     store: str
     jobs: dict[str, int]
-    """Number of jobs by state."""
+    """Number of jobs in each state."""
 
 
 class JobError(Error):
-    """The body of an answer that is not 2xx."""
+    """Body of an answer whose HTTP status is not 2xx."""
 
     job: str | msgspec.UnsetType = msgspec.UNSET
-    """The job's id."""
+    """Id of the job that the error is about."""
     findings: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
-    """What `kepler-model validate --json` reports about the recording."""
+    """The report of `kepler-model validate --json` about a recording that cannot be trained from."""
 
 
 def summary_of(job: Job, models: tuple[int, int]) -> JobSummary:
-    """Return a job's summary. `models` is what `Jobs.count_models` returns."""
+    """Return a job's summary. `models` is the result of `Jobs.count_models` for the job."""
     return JobSummary(**_summary_fields(job, models))
 
 
 def details_of(job: Job, models: tuple[int, int], history: JobHistory) -> JobDetails:
-    """Return a job's summary and history."""
+    """Return a job's summary and history. `models` is the result of `Jobs.count_models` for the job."""
     return JobDetails(
         **_summary_fields(job, models),
         stages=[StageEntry(name, rfc3339(started)) for name, started in history.stages],
@@ -138,11 +138,11 @@ def _summary_fields(job: Job, models: tuple[int, int]) -> dict[str, Any]:
 def http_error(
     status: int, content: Mapping[str, Any], headers: Mapping[str, str] | None = None, **fields: Any
 ) -> HttpError:
-    """Return the HTTP error with a training process' status and content."""
+    """Return the HTTP error for the `status` and `content` of a training process' `Rejected` message."""
     further = {key: value for key, value in content.items() if key != "msg"}
     return HttpError(status, content["msg"], headers, **further, **fields)
 
 
 def rfc3339(seconds: float) -> str:
-    """Return Unix seconds as RFC 3339 text in UTC."""
+    """Return a time (Unix seconds) as RFC 3339 text in UTC."""
     return datetime.datetime.fromtimestamp(seconds, datetime.UTC).isoformat(timespec="milliseconds")

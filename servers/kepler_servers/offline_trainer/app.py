@@ -15,9 +15,10 @@ from msgspec import Meta
 from kepler_core import __version__
 from kepler_core.errors import RequestError
 from kepler_core.messages import quoted
-from kepler_core.store.urls import is_url, shown_url
-from kepler_servers.http.answer import RETRY_LATER, Answer, Deferred, HttpError, json_answer
-from kepler_servers.http.app import App
+from kepler_core.urls import shown_location
+from kepler_servers.http.answer import RETRY_LATER, Answer, Deferred, HttpError, attachment, json_answer
+from kepler_servers.http.app import App, Environ
+from kepler_servers.http.hosts import check_host
 from kepler_servers.http.metrics import CONTENT_TYPE
 from kepler_servers.http.params import read_headers, read_query
 from kepler_servers.http.route import Returns, Route
@@ -43,9 +44,9 @@ from kepler_servers.offline_trainer.training_pool import TrainingPool
 from kepler_servers.offline_trainer.warm_worker import stopping_error
 
 MAX_BODY_BYTES = 64 * 1024
-"""Largest body of a request that is not `POST /train`. No such request needs a body."""
+"""Maximum size of the body of requests other than `POST /train`. Those other requests need no body at all."""
 MAX_UPLOADS = 16
-"""Largest number of training requests that are received at the same time."""
+"""Maximum number of training requests whose bodies are received at the same time."""
 
 JOB_HEADER = "X-Kepler-Job"
 PIPELINE_HEADER = "X-Kepler-Pipeline"
@@ -55,26 +56,29 @@ _JSON = "application/json"
 
 
 class TrainQuery(msgspec.Struct, frozen=True):
-    """Parameters of `POST /train`."""
+    """Query parameters of `POST /train`."""
 
     respond_async: bool = msgspec.field(default=False, name="async")
 
 
 class TrainHeaders(msgspec.Struct, frozen=True):
-    """Headers of `POST /train`."""
+    """Request headers of `POST /train`."""
 
     prefer: Annotated[str, Meta(examples=["respond-async"])] = msgspec.field(default="", name="Prefer")
     idempotency_key: (
         Annotated[
             str,
-            Meta(pattern=f"^{_KEY_PATTERN}$", description="A repeated request with the same key is the same job."),
+            Meta(
+                pattern=f"^{_KEY_PATTERN}$",
+                description="If a request is repeated with the same key, no second job is created.",
+            ),
         ]
         | None
     ) = msgspec.field(default=None, name="Idempotency-Key")
 
 
 class JobsQuery(msgspec.Struct, frozen=True):
-    """Parameters of `GET /jobs`."""
+    """Query parameters of `GET /jobs`."""
 
     state: State | None = None
     limit: Annotated[int, Meta(ge=1, le=1000)] = 100
@@ -82,7 +86,7 @@ class JobsQuery(msgspec.Struct, frozen=True):
 
 
 class OfflineTrainer:
-    """The application over the queue and the training pool."""
+    """The HTTP endpoints, which use the job queue and the training pool."""
 
     def __init__(
         self,
@@ -94,7 +98,7 @@ class OfflineTrainer:
         *,
         token: bytes | None,
     ) -> None:
-        """With a `token`, all endpoints but health and the OpenAPI document need it as a bearer token."""
+        """If `token` is given, requests must carry it, except those for `/healthz`, `/readyz` and `/openapi.json`."""
         self._settings = settings
         self._folder = folder
         self._jobs = jobs
@@ -109,6 +113,7 @@ class OfflineTrainer:
             description="Trains power models from recordings and publishes them to a model store. "
             "Each training is a job in a queue on disk.",
             error=JobError,
+            check=self._check_host,
         )
 
     def _job_routes(self) -> list[Route]:
@@ -123,27 +128,27 @@ class OfflineTrainer:
         return [
             Route(
                 "POST", "/train", "train", self.train, guard=self._check_token,
-                summary="Train a pipeline. The answer is its zip or, with respond-async, the queued job.",
+                summary="Train a pipeline. The answer is a zip of the pipeline or, with respond-async, the queued job.",
                 query=TrainQuery, headers=TrainHeaders, body=request_schema(), body_description="Plain or gzipped.",
                 upload=self.begin_upload, returns=[archive, queued],
-                errors=(400, 401, 408, 410, 413, 415, 422, 500, 503, 507),
+                errors=(400, 401, 403, 408, 410, 413, 415, 422, 500, 503, 507),
             ),
             Route(
                 "GET", "/jobs", "jobs", self.list_jobs, guard=self._check_token,
-                summary="List the jobs, the newest first.", query=JobsQuery, returns=JobPage, errors=(401,),
+                summary="List the jobs, the newest job first.", query=JobsQuery, returns=JobPage, errors=(401, 403),
             ),
             Route(
                 "GET", "/jobs/<job>", "job", self.job, guard=self._check_token,
-                summary="Return a job with the history of its training.", returns=JobDetails, errors=(401, 404),
+                summary="Return a job and the history of its training.", returns=JobDetails, errors=(401, 403, 404),
             ),
             Route(
                 "DELETE", "/jobs/<job>", "cancel", self.cancel, guard=self._check_token,
-                summary="Cancel a job.", returns=JobSummary, errors=(401, 404, 409),
+                summary="Cancel a job.", returns=JobSummary, errors=(401, 403, 404, 409),
             ),
             Route(
                 "GET", "/jobs/<job>/result", "result", self.result, guard=self._check_token,
-                summary="Return the trained pipeline, or the error of a job that failed.",
-                returns=[archive], errors=(400, 401, 404, 409, 410, 422, 500, 503, 507),
+                summary="Return a zip of the pipeline that a job trained, or the error of a job that failed.",
+                returns=[archive], errors=(400, 401, 403, 404, 409, 410, 422, 500, 503, 507),
             ),
         ]  # fmt: skip
 
@@ -153,18 +158,23 @@ class OfflineTrainer:
         return [
             Route(
                 "GET", "/metrics", "metrics", self.metrics, guard=self._check_token,
-                summary="Return the metrics of jobs and requests.", returns=[Returns({"text/plain": str})],
-                errors=(401,),
+                summary="Return Prometheus metrics of jobs and requests.", returns=[Returns({"text/plain": str})],
+                errors=(401, 403),
             ),
             Route(
                 "GET", "/healthz", "healthz", self.health,
-                summary="Return the number of jobs by state.", returns=[health], quick=True,
+                summary="Return the number of jobs in each state.", returns=[health], errors=(403,), quick=True,
             ),
             Route(
                 "GET", "/readyz", "readyz", self.ready,
-                summary="Return whether the server accepts requests.", returns=[health, stopping], quick=True,
+                summary="Return whether the server accepts training requests.",
+                returns=[health, stopping], errors=(403,), quick=True,
             ),
         ]  # fmt: skip
+
+    def _check_host(self, environ: Environ) -> None:
+        if self._settings.allowed_hosts is not None:
+            check_host(environ, self._settings.allowed_hosts)
 
     def _check_token(self, request: bottle.BaseRequest) -> None:
         if self._token is None:
@@ -179,7 +189,8 @@ class OfflineTrainer:
     # --- POST /train ---
 
     def begin_upload(self, request: bottle.BaseRequest, length: int | None) -> SpooledBody:
-        """Check what is known before the body is read, and return where the body goes."""
+        """Check the headers of a training request, and return the object that receives the body."""
+        self._check_host(request.environ)
         self._check_token(request)
         read_query(TrainQuery, request)
         _check_key(read_headers(TrainHeaders, request))
@@ -189,7 +200,7 @@ class OfflineTrainer:
         if self._pool.stopping:
             raise stopping_error()
         if not self._uploads.acquire(blocking=False):
-            raise HttpError(503, f"{MAX_UPLOADS} requests are being received already", RETRY_LATER)
+            raise HttpError(503, f"{MAX_UPLOADS} training requests are being received already", RETRY_LATER)
         try:
             body = SpooledBody(
                 self._folder.incoming,
@@ -205,7 +216,7 @@ class OfflineTrainer:
         return body
 
     def train(self, query: TrainQuery, headers: TrainHeaders, upload: SpooledBody) -> Answer | Deferred:
-        """Queue the request as a job, and answer with the job or, when it has ended, with its result."""
+        """Queue the request as a job. Answer with the queued job or, later, with the result of the ended job."""
         try:
             job = self._queue(headers.idempotency_key, upload)
         except sqlite3.Error as error:
@@ -219,7 +230,7 @@ class OfflineTrainer:
         return json_answer(self._summary(job), 202, {"Location": f"/jobs/{job.id}", JOB_HEADER: job.id, **preference})
 
     def _queue(self, key: str | None, body: SpooledBody) -> Job:
-        """Return a new job, or the job that an earlier request with the same key has become."""
+        """Queue a new job and return it; if an earlier request had the same key, return the job of that request."""
         digest = body.finish()
         self._metrics.received.inc(body.size)
         if key is not None and (existing := self._jobs.by_key(key)) is not None:
@@ -228,7 +239,7 @@ class OfflineTrainer:
         if self._pool.stopping:
             raise stopping_error()
         job_id = new_id()
-        # The input is stored first, so that each job in the queue has one.
+        # The input file is stored before the job is queued, so that each queued job has an input file.
         body.keep(self._folder.input(job_id))
         try:
             job = self._jobs.add(job_id, pipeline=pipeline, digest=digest, size=body.size, key=key)
@@ -238,7 +249,7 @@ class OfflineTrainer:
                 message = f"{self._settings.max_queue} jobs are queued already"
                 raise HttpError(503, message, {"Retry-After": "60"}) from None
             raise
-        if job.id != job_id:  # another request with the same key was queued meanwhile
+        if job.id != job_id:  # a concurrent request with the same key was queued first
             self._folder.input(job_id).unlink(missing_ok=True)
             return _same_request(job, digest)
         return job
@@ -266,7 +277,7 @@ class OfflineTrainer:
         raise HttpError(409, f"job {job} {reason}")
 
     def result(self, job: str) -> Answer:
-        """Return the zip, or raise the error with which the job ended."""
+        """Return the zip that a job trained, or raise the error with which the job ended."""
         current = self._get(job)
         headers = {JOB_HEADER: current.id, "Content-Location": f"/jobs/{current.id}/result"}
         if current.state != DONE:
@@ -279,18 +290,18 @@ class OfflineTrainer:
             raise HttpError(410, message, headers, job=current.id) from None
         headers |= {
             "Content-Type": "application/zip",
-            "Content-Disposition": f'attachment; filename="{current.pipeline}.zip"',
+            "Content-Disposition": attachment(f"{current.pipeline}.zip"),
             "Content-Length": str(size),
             PIPELINE_HEADER: f"{current.pipeline}; version={current.version}",
         }
         return Answer(200, headers, path)
 
     def _raise_without_result(self, job: Job, headers: dict[str, str]) -> NoReturn:
-        """Raise the error of a job that is not done."""
+        """Raise the HTTP error for a job without a result: it failed, was cancelled, or has not ended yet."""
         if job.state == FAILED:
             assert job.status is not None
             assert job.error is not None
-            if job.status == 503:  # the store could not be reached
+            if job.status == 503:  # the training failed because the model store could not be used
                 headers |= RETRY_LATER
             raise http_error(job.status, msgspec.json.decode(job.error), headers, job=job.id)
         if job.state == CANCELLED:
@@ -308,18 +319,17 @@ class OfflineTrainer:
     def _summary(self, job: Job) -> JobSummary:
         return summary_of(job, self._jobs.count_models(job.id))
 
-    # --- the server itself ---
+    # --- metrics and health of the server ---
 
     def metrics(self) -> Answer:
         return Answer(200, {"Content-Type": CONTENT_TYPE}, self._metrics.exposition())
 
     def health(self) -> Health:
-        # The event loop calls this: it must not wait for the disk or for a lock.
-        store = self._settings.store
+        # The event loop calls this method. Therefore the method must not wait for the disk or for a lock.
         return Health(
             status="stopping" if self._pool.stopping else "ok",
             version=__version__,
-            store=shown_url(store) if is_url(store) else store,
+            store=shown_location(self._settings.store),
             jobs=self._jobs.counts,
         )
 
@@ -328,7 +338,7 @@ class OfflineTrainer:
 
 
 def _same_request(job: Job, digest: str) -> Job:
-    """Return the job with the client's key if it has the same request."""
+    """Return the job with the client's idempotency key; raise `HttpError` if the job is for a different request."""
     if job.digest != digest:
         message = f"Idempotency-Key: this key belongs to job {job.id}, which had another request"
         raise HttpError(422, message, key="Idempotency-Key")
@@ -342,5 +352,5 @@ def _check_key(headers: TrainHeaders) -> None:
 
 
 def _prefers_async(prefer: str) -> bool:
-    """Return whether the header Prefer contains respond-async."""
+    """Return whether the request header Prefer contains respond-async."""
     return any(preference.partition(";")[0].strip() == "respond-async" for preference in prefer.lower().split(","))

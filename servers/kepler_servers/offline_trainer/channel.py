@@ -1,4 +1,4 @@
-"""A training process' side of the messages to the HTTP process, and the listener that reports progress."""
+"""The connection of a training process to the HTTP process, and the listener that reports progress on it."""
 
 from __future__ import annotations
 
@@ -26,14 +26,17 @@ from kepler_servers.offline_trainer.messages import (
 from kepler_servers.parent_watch import kill_own_group
 
 MAX_FIRST_LINES = 1000
-"""Number of log lines that are sent at once. Of later lines, the last `MAX_LAST_LINES` are sent at the end."""
+"""Number of log lines that are sent immediately. Of further lines, the last `MAX_LAST_LINES` are sent at the end."""
 MAX_LAST_LINES = 1000
 
 MAX_LINE_CHARACTERS = 1000
 
 
 class Channel:
-    """The connection to the HTTP process. When it closes, this process and everything that it started are killed."""
+    """A training process' connection to the HTTP process.
+
+    When the connection closes, the training process kills itself and all processes that it started.
+    """
 
     def __init__(self, commands: BinaryIO, messages: BinaryIO) -> None:
         self._commands = commands
@@ -43,11 +46,11 @@ class Channel:
         threading.Thread(target=self._read_commands, name="commands", daemon=True).start()
 
     def receive(self) -> Command:
-        """Wait for the next command."""
+        """Wait for the next command of the HTTP process, and return it."""
         return self._received.get()
 
     def send(self, message: Message) -> None:
-        """Send a message. Thread-safe."""
+        """Send a message to the HTTP process. This method is thread-safe."""
         with self._sending:
             self._messages.write(msgspec.json.encode(message) + b"\n")
             self._messages.flush()
@@ -69,7 +72,7 @@ class ProgressReporter(logging.Handler):
         self._lines = 0
         self._last_lines: collections.deque[LogLine] = collections.deque(maxlen=MAX_LAST_LINES)
         self.may_publish = False
-        """Whether the HTTP process permitted the publishing."""
+        """Whether the HTTP process has permitted the training to publish (with `MayPublish`)."""
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -86,7 +89,7 @@ class ProgressReporter(logging.Handler):
             self.handleError(record)
 
     def send_last_lines(self) -> None:
-        """Send the last lines of a training that logged more than `MAX_FIRST_LINES`."""
+        """Send the last log lines of a training that logged more than `MAX_FIRST_LINES` lines."""
         if (omitted := self._lines - MAX_FIRST_LINES - len(self._last_lines)) > 0:
             self._channel.send(LogLine("warning", f"{omitted} lines are left out here"))
         while self._last_lines:
@@ -103,13 +106,14 @@ class ProgressReporter(logging.Handler):
 
     @hookimpl(trylast=True)
     def kepler_publishing(self) -> None:
-        # This listener runs last: after it, only the store knows whether the pipeline was published.
-        # The HTTP process kills this process instead of sending MayPublish if the job was cancelled.
+        # This listener must be the last one: as soon as it returns, the pipeline is written to the store. If the job
+        # was cancelled, this listener does not return: instead of sending MayPublish, the HTTP process kills this
+        # process.
         self._channel.send(ReadyToPublish())
         assert isinstance(self._channel.receive(), MayPublish)
         self.may_publish = True
 
 
 def json_content(content: Any) -> Any:
-    """Return content as JSON represents it: lists for arrays and tuples, None for NaN and infinity."""
+    """Convert content to JSON types: lists for tuples, numbers for NumPy scalars, None for NaN and infinity."""
     return msgspec.json.decode(msgspec.json.encode(content, enc_hook=lambda value: value.item()))

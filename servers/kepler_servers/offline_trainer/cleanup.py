@@ -1,15 +1,20 @@
-"""Removal of inputs, results and jobs that are no longer kept."""
+"""Removal of the input files, result files and jobs whose retention time is over."""
 
 from __future__ import annotations
 
+import logging
+import os
 import time
 
+from kepler_core.atomic_files import flush_folder, make_folders
 from kepler_servers.offline_trainer.jobs import Jobs
 from kepler_servers.offline_trainer.settings import Settings, StateFolder
 
+log = logging.getLogger(__name__)
+
 
 def remove_expired(jobs: Jobs, folder: StateFolder, settings: Settings) -> None:
-    """Remove the inputs of jobs after `keep_inputs`, and the jobs with their zips after `keep_results`."""
+    """Remove input files of jobs that ended `keep_inputs` ago, and jobs (with zips) that ended `keep_results` ago."""
     now = time.time()
     for job in jobs.finished_before(now - settings.keep_inputs, with_input=True):
         folder.input(job).unlink(missing_ok=True)
@@ -20,10 +25,26 @@ def remove_expired(jobs: Jobs, folder: StateFolder, settings: Settings) -> None:
         jobs.remove(job)
 
 
-def remove_unknown_files(jobs: Jobs, folder: StateFolder) -> None:
-    """Remove files that belong to no job: a server was killed while it received a request or removed a job."""
+def set_unknown_files_aside(jobs: Jobs, folder: StateFolder) -> None:
+    """Remove files that an earlier run has written in part, and move inputs and results without a job to `set_aside`.
+
+    Inputs and results are not removed, because the queue may have been lost or restored from a backup.
+    """
     ids = jobs.ids()
-    for directory in (folder.incoming, folder.spool, folder.results):
-        for file in directory.iterdir():
-            if file.stem not in ids or file.suffix not in (".json", ".zip"):
-                file.unlink(missing_ok=True)
+    unknown = []
+    for file in (*folder.incoming.iterdir(), *folder.spool.iterdir(), *folder.results.iterdir()):
+        if file.parent == folder.incoming or file.suffix not in (".json", ".zip"):
+            file.unlink(missing_ok=True)
+        elif file.stem not in ids:
+            unknown.append(file)
+    if not unknown:
+        return
+    try:
+        make_folders(folder.set_aside, 0o700)
+        for file in unknown:
+            os.rename(file, folder.set_aside / file.name)
+        flush_folder(folder.set_aside)
+    except OSError as error:
+        log.warning("files without a job cannot be moved to %s: %s", folder.set_aside, error)
+    else:
+        log.warning("moved %d files whose jobs are not in the queue to %s", len(unknown), folder.set_aside)

@@ -1,9 +1,8 @@
-"""A client of the offline trainer: sends requests from files, follows jobs, downloads results."""
+"""Client of the offline trainer: submits recordings from files, reads the state of jobs, downloads results."""
 
 from __future__ import annotations
 
 import contextlib
-import gzip
 import http.client
 import shutil
 import ssl
@@ -20,16 +19,18 @@ import msgspec
 
 from kepler_core.documents import DocumentError, decode_object
 from kepler_core.errors import KeplerError, UsageError
+from kepler_core.gzip_files import MAGIC, Gunzip, GzipError
 from kepler_core.messages import quoted
+from kepler_core.urls import secrets_of, shown_url, without_secrets
 
 SOCKET_TIMEOUT_SECONDS = 150.0
-"""Longer than the server checks a request (`warm_worker.CHECK_TIMEOUT_SECONDS`)."""
+"""Timeout of the socket; longer than `warm_worker.CHECK_TIMEOUT_SECONDS`, the server's limit for a check."""
 MAX_TRIES = 4
-"""Number of times that a request is sent if its connection breaks. Its Idempotency-Key makes it one job."""
+"""Maximum number of times that a failing request is sent. Its Idempotency-Key prevents a second job."""
 
 _BLOCK_BYTES = 2**18
-_GZIP_MAGIC = b"\x1f\x8b"
 _MAX_ERROR_BYTES = 2**20
+_MAX_JSON_BYTES = 64 * 2**20
 _FIRST_RETRY_SECONDS = 1.0
 _RETRIED_STATUSES = (502, 503, 504)
 
@@ -40,27 +41,27 @@ class TrainerError(KeplerError):
     def __init__(self, message: str, status: int | None = None, content: Mapping[str, Any] | None = None) -> None:
         super().__init__(message)
         self.status = status
-        """HTTP status, or None without an answer."""
+        """HTTP status of the answer; None if there was no answer."""
         self.content = content or {}
-        """JSON object of the answer."""
+        """JSON object in the answer; empty if there is none."""
 
 
 @attrs.frozen
 class Submission:
-    """A request whose recordings are sent from files without being loaded into memory."""
+    """A training request. Its recordings stay in files until they are sent block by block."""
 
     members: Mapping[str, Any]
-    """All keys of the request but the recordings."""
+    """All keys and values of the request, except for the recordings."""
     recordings: Mapping[str, Path]
-    """The recordings: key of the request -> JSON file, plain or gzipped."""
+    """Maps each key of the request whose value is a recording to a JSON file, which may be gzipped."""
 
     @property
     def size(self) -> int:
-        """Size of the files together in bytes."""
+        """Total size of the recordings' files in bytes."""
         return sum(path.stat().st_size for path in self.recordings.values())
 
     def body(self, advance: Callable[[int], None]) -> Iterator[bytes]:
-        """Yield the gzipped JSON text. `advance` gets the number of bytes that were read from the files."""
+        """Yield the request as gzipped JSON. Call `advance` with the number of bytes of each block read from a file."""
         compressor = zlib.compressobj(6, zlib.DEFLATED, 16 + zlib.MAX_WBITS)
         for block in self._json(advance):
             if compressed := compressor.compress(block):
@@ -79,42 +80,45 @@ class Submission:
 
 def _unpacked_blocks(path: Path, advance: Callable[[int], None]) -> Iterator[bytes]:
     with path.open("rb") as raw:
-        is_gzip = raw.read(2) == _GZIP_MAGIC
+        gunzip = Gunzip() if raw.read(len(MAGIC)) == MAGIC else None
         raw.seek(0)
-        position = 0
         try:
-            with gzip.open(raw, "rb") if is_gzip else contextlib.nullcontext(raw) as file:
-                while block := file.read(_BLOCK_BYTES):
-                    yield block
-                    advance(raw.tell() - position)
-                    position = raw.tell()
-        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise UsageError(f"damaged gzip file ({error})", document=str(path)) from error
+            while block := raw.read(_BLOCK_BYTES):
+                yield from gunzip.unpack(block) if gunzip is not None else (block,)
+                advance(len(block))
+            if gunzip is not None:
+                gunzip.finish()
+        except GzipError as error:
+            raise UsageError(f"damaged gzip file ({error.message})", document=str(path)) from error
 
 
 class TrainerClient:
-    """A connection to an offline trainer. All methods raise `TrainerError` if a request fails."""
+    """HTTP client of one offline trainer. All methods raise `TrainerError` if a request fails."""
 
     def __init__(self, url: str, *, token: str | None = None) -> None:
-        """`url` is http(s)://host:port, with or without a path. Raises `UsageError` for anything else."""
+        """`url` is http(s)://host:port, optionally followed by a path. Raises `UsageError` for any other URL."""
         try:
             parts = urlsplit(url)
             self._port = parts.port
         except ValueError as error:
-            raise UsageError(f"--server {quoted(url, 100)}: {error}") from error
+            # The message does not quote `error`, because its text may contain the beginning of a password.
+            raise UsageError(f"--server {quoted(shown_url(url), 100)}: expected http(s)://host:port") from error
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.username is not None:
-            raise UsageError(f"--server {quoted(url, 100)}: expected http(s)://host:port")
-        self.url = url.rstrip("/")
+            raise UsageError(f"--server {quoted(shown_url(url), 100)}: expected http(s)://host:port")
+        self.url = shown_url(url).rstrip("/")
+        """The URL for messages."""
+        self._secrets = [*secrets_of(url), token or ""]
         self._secure = parts.scheme == "https"
         self._host = parts.hostname
         self._path = parts.path.rstrip("/")
         self._token = token
 
     def submit(self, submission: Submission, advance: Callable[[int], None] = lambda count: None) -> dict[str, Any]:
-        """Send a request and return its job.
+        """Send a training request and return its job.
 
-        `advance` gets the number of bytes that were read from the recordings' files, and a negative
-        number when the request is sent again.
+        `advance` is called with the number of bytes that were read from the recordings' files since its last
+        call. Before the request is sent again, `advance` is called with the negative sum of the earlier numbers,
+        so that the caller's total starts from 0 again.
         """
         headers = {
             "Content-Type": "application/json",
@@ -136,11 +140,11 @@ class TrainerClient:
         return self._json("POST", "/train", body, headers)
 
     def job(self, job: str) -> dict[str, Any]:
-        """Return a job as `GET /jobs/<id>` describes it."""
+        """Return the answer of `GET /jobs/<id>`: the state and the history of a job."""
         return self._json("GET", f"/jobs/{job}")
 
     def download(self, job: str, path: Path) -> None:
-        """Write the zip of a job that is done to a file."""
+        """Download the result of a job, which is the zip of the trained pipeline, to the file `path`."""
         part = path.with_name(path.name + ".part")
         try:
             with self._response("GET", f"/jobs/{job}/result") as response, part.open("wb") as file:
@@ -158,11 +162,14 @@ class TrainerClient:
         body: Callable[[], Iterator[bytes]] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> dict[str, Any]:
-        """Return the JSON object that answers a request; send the request again if that may help."""
+        """Send a request and return the JSON object of the answer; repeat the request after a temporary error."""
         for attempt in range(MAX_TRIES):
             try:
                 with self._response(method, path, body, headers) as response:
-                    return _json_object(response.read())
+                    content = response.read(_MAX_JSON_BYTES + 1)
+                if len(content) > _MAX_JSON_BYTES:
+                    raise TrainerError(f"{self.url}: the answer has more than {_MAX_JSON_BYTES} bytes")
+                return _json_object(content)
             except TrainerError as error:
                 if attempt == MAX_TRIES - 1 or error.status not in (None, *_RETRIED_STATUSES):
                     raise
@@ -177,7 +184,7 @@ class TrainerClient:
         body: Callable[[], Iterator[bytes]] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Iterator[http.client.HTTPResponse]:
-        """Send a request and yield the response if its status is 2xx."""
+        """Send a request and yield the response; raise `TrainerError` if its status is not 2xx."""
         connection = self._connection()
         headers = dict(headers or {})
         if self._token is not None:
@@ -194,16 +201,18 @@ class TrainerClient:
             except (BrokenPipeError, ConnectionResetError):
                 if connection.sock is None:
                     raise
-                # The server may have sent an answer before it closed the connection.
+                # Sending failed because the server has closed the connection. If the server rejected the request
+                # before that, its answer can still be read.
             response = connection.getresponse()
             if not 200 <= response.status < 300:
                 content = _json_object(response.read(_MAX_ERROR_BYTES))
                 message = content.get("msg") or f"{response.status} {response.reason}"
+                message = without_secrets(str(message), self._secrets)
                 raise TrainerError(f"{self.url}: {message}", response.status, content)
             yield response
         except (OSError, http.client.HTTPException) as error:
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            raise TrainerError(f"{self.url}: {reason}") from error
+            raise TrainerError(f"{self.url}: {without_secrets(reason, self._secrets)}") from error
         finally:
             connection.close()
 
@@ -216,7 +225,7 @@ class TrainerClient:
 
 
 def _json_object(content: bytes) -> dict[str, Any]:
-    """Return a JSON object, or an empty one if the content is anything else."""
+    """Decode a JSON object; return an empty dict if the content is anything else."""
     try:
         return decode_object(content)
     except DocumentError:

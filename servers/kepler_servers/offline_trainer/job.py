@@ -16,10 +16,10 @@ PUBLISHING = "publishing"
 
 @attrs.frozen
 class Job:
-    """One row of the table `jobs`. Times are Unix seconds."""
+    """A job, as stored in a row of the database table `jobs`. Times are in Unix seconds."""
 
     number: int
-    """Position in the order of arrival."""
+    """Number of the job in the order in which the jobs were submitted."""
     id: str
     key: str | None
     """The client's Idempotency-Key."""
@@ -31,27 +31,27 @@ class Job:
     """Name of the pipeline that the request trains."""
     state: str
     attempts: int
-    """Number of times that the training was started."""
+    """Number of times that the training was started. A training during which the server ended does not count."""
     submitted: float
     started: float | None
-    """Start of the latest attempt."""
+    """Time when the latest attempt to train started; None before the first attempt."""
     finished: float | None
     stage: str | None
-    """The latest stage: reading, preparing, fitting, publishing or packing."""
+    """The stage that the training entered last: reading, preparing, fitting, publishing or packing."""
     may_be_published: bool
-    """Whether a training process got the permission to publish and its outcome is unknown."""
+    """Whether an attempt was permitted to publish, and may have published without reporting it."""
     expected: int | None
-    """Number of models that the training fits."""
+    """Number of models that the training will fit; None before the training has determined it."""
     version: int | None
-    """Version of the pipeline in the store."""
+    """Number of the pipeline version that the job published in the store; None before the publishing."""
     report: str | None
-    """JSON of the report, as in `train --json`."""
+    """JSON text of the training's report, as `kepler-model train --json` prints it; None if the job is not done."""
     status: int | None
-    """HTTP status of a failed job's answer."""
+    """HTTP status of the answer to the client if the job failed, else None."""
     error: str | None
-    """JSON body of a failed job's answer."""
+    """JSON text of the answer to the client if the job failed, else None."""
     has_input: bool
-    """Whether the file with the request still exists."""
+    """Whether the file with the training request still exists."""
 
     @property
     def is_final(self) -> bool:
@@ -61,14 +61,14 @@ class Job:
 
 @attrs.frozen
 class JobHistory:
-    """What a training has reported so far."""
+    """Stages, models and log lines that a job's training has reported so far."""
 
     stages: list[tuple[str, float]]
-    """Name and start of each stage."""
+    """Name and start time of each stage that the training entered."""
     models: list[dict[str, Any]]
-    """The trained and failed models, as in `train --json`."""
+    """The trained and failed models, in the format of `kepler-model train --json`."""
     log: list[tuple[float, str, str]]
-    """Time, level and text of each line."""
+    """Time, level and text of each log line."""
 
 
 def new_id() -> str:

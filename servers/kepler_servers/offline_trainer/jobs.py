@@ -1,4 +1,4 @@
-"""The queue: an SQLite database of jobs. Each change is flushed to the disk before the method returns."""
+"""The job queue, an SQLite database. A method that makes a change returns only when the change is on the disk."""
 
 from __future__ import annotations
 
@@ -25,81 +25,33 @@ from kepler_servers.offline_trainer.job import (
     Job,
     JobHistory,
 )
+from kepler_servers.offline_trainer.queue_database import open_queue
 
 MAX_LOG_LINES = 500
-"""Number of log lines that are stored per job: the latest ones."""
-
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS jobs (
-    number INTEGER PRIMARY KEY AUTOINCREMENT,
-    id TEXT NOT NULL UNIQUE,
-    key TEXT UNIQUE,
-    digest TEXT NOT NULL,
-    size INTEGER NOT NULL,
-    pipeline TEXT NOT NULL,
-    state TEXT NOT NULL,
-    attempts INTEGER NOT NULL DEFAULT 0,
-    submitted REAL NOT NULL,
-    started REAL,
-    finished REAL,
-    stage TEXT,
-    may_be_published INTEGER NOT NULL DEFAULT 0,
-    expected INTEGER,
-    version INTEGER,
-    report TEXT,
-    status INTEGER,
-    error TEXT,
-    has_input INTEGER NOT NULL DEFAULT 1
-);
-CREATE INDEX IF NOT EXISTS jobs_by_state ON jobs (state, number);
-CREATE TABLE IF NOT EXISTS stages (job TEXT NOT NULL, name TEXT NOT NULL, started REAL NOT NULL);
-CREATE INDEX IF NOT EXISTS stages_by_job ON stages (job);
-CREATE TABLE IF NOT EXISTS models (job TEXT NOT NULL, failed INTEGER NOT NULL, model TEXT NOT NULL);
-CREATE INDEX IF NOT EXISTS models_by_job ON models (job);
-CREATE TABLE IF NOT EXISTS log (job TEXT NOT NULL, at REAL NOT NULL, level TEXT NOT NULL, text TEXT NOT NULL);
-CREATE INDEX IF NOT EXISTS log_by_job ON log (job);
-"""
-_FORMAT = 1
+"""Number of log lines that are stored per job. Older lines of the job are deleted."""
 
 
 class QueueFullError(Exception):
-    """The queue already holds the largest allowed number of queued jobs."""
-
-
-class QueueFormatError(Exception):
-    """The database file belongs to another program or to another version of this one."""
+    """The queue already contains the largest allowed number of queued jobs."""
 
 
 class Jobs:
-    """The jobs in the database. All methods are thread-safe.
+    """The jobs in the queue's database. All methods are thread-safe.
 
-    A method that changes the database raises `sqlite3.Error` if the disk rejects the change, which is
-    then rolled back.
+    If a change cannot be written to the disk, it is rolled back and the method raises `sqlite3.Error`.
     """
 
     def __init__(self, path: Path, *, max_queue: int = 100) -> None:
-        """Open or create the database at `path`."""
+        """Open or create the database at `path`. Raises `QueueError` as `open_queue` does."""
         self._max_queue = max_queue
         self._lock = threading.RLock()
-        self._database = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-        self._database.row_factory = sqlite3.Row
-        try:
-            self._database.execute("PRAGMA journal_mode = WAL")
-            self._database.execute("PRAGMA synchronous = FULL")
-            (version,) = self._database.execute("PRAGMA user_version").fetchone()
-            if version not in (0, _FORMAT):
-                raise QueueFormatError(f"{path} is of format {version}; this version writes format {_FORMAT}")
-            self._database.executescript(_SCHEMA)
-            self._database.execute(f"PRAGMA user_version = {_FORMAT}")
-        except sqlite3.DatabaseError as error:
-            raise QueueFormatError(f"{path}: {error}") from error
+        self._database = open_queue(path)
         self._waiting: dict[str, list[Future[None]]] = {}
         self.counts: dict[str, int] = {}
-        """Number of jobs by state. Reading it never waits for the disk."""
+        """Number of jobs in each state. Reading this attribute never waits for the disk."""
         self.queue_changed = threading.Condition()
         """Notified when `take_next` may find a job."""
-        with self._transaction():
-            pass  # computes `counts`
+        self._count()
 
     def close(self) -> None:
         with self._lock:
@@ -111,11 +63,11 @@ class Jobs:
         return self._select("SELECT * FROM jobs WHERE id = ?", job)
 
     def by_key(self, key: str) -> Job | None:
-        """Return the job that was submitted with an idempotency key."""
+        """Return the job that was submitted with an idempotency key; None if there is no such job."""
         return self._select("SELECT * FROM jobs WHERE key = ?", key)
 
     def page(self, state: str | None, limit: int, offset: int) -> tuple[int, list[Job]]:
-        """Return the number of jobs (in a state) and `limit` of them, the newest first."""
+        """Return the number of all jobs (in `state`, if given), and a page of these jobs, the newest job first."""
         where, values = ("", ()) if state is None else ("WHERE state = ?", (state,))
         with self._lock:
             (total,) = self._database.execute(f"SELECT count(*) FROM jobs {where}", values).fetchone()  # noqa: S608
@@ -146,13 +98,13 @@ class Jobs:
         return total, failed
 
     def running(self) -> list[Job]:
-        """Return the jobs in state running. After a start, these are the jobs that a killed server left."""
+        """Return the running jobs. When the server starts, these are jobs that a killed server was training."""
         with self._lock:
             rows = self._database.execute("SELECT * FROM jobs WHERE state = ? ORDER BY number", (RUNNING,)).fetchall()
         return [_job(row) for row in rows]
 
     def finished_before(self, moment: float, *, with_input: bool) -> list[str]:
-        """Return the ids of jobs that ended by a moment. `with_input` leaves out jobs without input file."""
+        """Return the ids of jobs that ended by `moment` (Unix seconds); `with_input`: only jobs with an input file."""
         condition = "AND has_input" if with_input else ""
         with self._lock:
             rows = self._database.execute(f"SELECT id FROM jobs WHERE finished <= ? {condition}", (moment,)).fetchall()  # noqa: S608
@@ -177,7 +129,7 @@ class Jobs:
         return future
 
     def complete_all(self) -> None:
-        """Complete all futures of `completion`, because the server stops."""
+        """Complete all futures that `completion` returned, because the server stops."""
         with self._lock:
             for job in list(self._waiting):
                 self._complete(job)
@@ -185,7 +137,7 @@ class Jobs:
     # --- changing ---
 
     def add(self, job: str, *, pipeline: str, digest: str, size: int, key: str | None) -> Job:
-        """Queue a new job, or return the job that has the idempotency key already.
+        """Queue a new job and return it; if a job with the idempotency key exists, return that job instead.
 
         Raises `QueueFullError` if the largest allowed number of jobs is queued.
         """
@@ -205,10 +157,10 @@ class Jobs:
         return added
 
     def take_next(self) -> Job | None:
-        """Set the oldest queued job running and return it, or return None.
+        """Change the state of the oldest queued job to running, and return the job; None if no job can run.
 
-        Jobs of a pipeline that is being trained stay queued: versions must be published in the order in
-        which their requests arrived.
+        While a job of a pipeline is running, other jobs of this pipeline stay queued, because versions must be
+        published in the order in which the requests arrived.
         """
         with self._transaction():
             job = self._select(
@@ -223,18 +175,20 @@ class Jobs:
                 "UPDATE jobs SET state = ?, attempts = attempts + 1, started = ? WHERE id = ?",
                 (RUNNING, time.time(), job.id),
             )
-            if not job.may_be_published:  # otherwise the rows describe the version that may be in the store
+            # If the previous attempt may have published, its rows are kept: they describe the published version.
+            if not job.may_be_published:
                 self._delete_rows(job.id, "stages", "models")
         return self.get(job.id)
 
     def start_stage(self, job: str, stage: str) -> bool:
-        """Record that a running job entered a stage. Return False if the job runs no longer (was cancelled)."""
+        """Record that a running job entered a stage. Return False if the job is no longer running."""
         with self._transaction():
             changed = self._database.execute(
                 "UPDATE jobs SET stage = ? WHERE id = ? AND state = ?", (stage, job, RUNNING)
             ).rowcount
             if stage in (PREPARING, PUBLISHING):
-                # A training that prepares data has made sure that no earlier attempt published.
+                # Publishing sets `may_be_published`. Preparing clears it again: an attempt enters the stage `preparing`
+                # only if no earlier attempt has published a version.
                 self._database.execute(
                     "UPDATE jobs SET may_be_published = ? WHERE id = ?", (int(stage == PUBLISHING), job)
                 )
@@ -250,7 +204,7 @@ class Jobs:
             self._database.execute("UPDATE jobs SET expected = ? WHERE id = ?", (models, job))
 
     def add_model(self, job: str, model: Mapping[str, Any]) -> None:
-        """Record a trained model, or a failed one (with the key `reason`)."""
+        """Record a trained model, or a failed model, which has the key `reason`."""
         with self._transaction():
             self._database.execute(
                 "INSERT INTO models VALUES (?, ?, ?)",
@@ -268,7 +222,7 @@ class Jobs:
             )
 
     def finish(self, job: str, report: Mapping[str, Any]) -> None:
-        """Set a running job done."""
+        """Change the state of a running job to done, and store the report of its training."""
         with self._transaction():
             self._database.execute(
                 "UPDATE jobs SET state = ?, finished = ?, version = ?, report = ? WHERE id = ? AND state = ?",
@@ -277,7 +231,7 @@ class Jobs:
         self._complete(job)
 
     def fail(self, job: str, status: int, content: Mapping[str, Any]) -> None:
-        """Set a running job failed. `status` and `content` are the answer for its clients."""
+        """Change the state of a running job to failed. `status` and `content` are the HTTP answer for its clients."""
         with self._transaction():
             self._database.execute(
                 "UPDATE jobs SET state = ?, finished = ?, status = ?, error = ? WHERE id = ? AND state = ?",
@@ -286,7 +240,7 @@ class Jobs:
         self._complete(job)
 
     def cancel(self, job: str) -> Job | None:
-        """Cancel a job unless it is final or being published. Return the job as it is afterwards."""
+        """Cancel a job, unless it has ended or is being published. Return its new row; None for an unknown job."""
         with self._transaction():
             self._database.execute(
                 "UPDATE jobs SET state = ?, finished = ? "
@@ -299,7 +253,7 @@ class Jobs:
         return current
 
     def requeue(self, job: str, *, count_attempt: bool) -> None:
-        """Set a running job queued again. The interrupted training counts as an attempt if `count_attempt`."""
+        """Change a running job back to queued. Without `count_attempt`, the interrupted attempt is not counted."""
         with self._transaction():
             self._database.execute(
                 "UPDATE jobs SET state = ?, attempts = attempts - ? WHERE id = ? AND state = ?",
@@ -309,7 +263,7 @@ class Jobs:
             self.queue_changed.notify_all()
 
     def mark_input_removed(self, job: str) -> None:
-        """Record that the file with the job's request was removed."""
+        """Record that the file with the job's training request was removed."""
         with self._transaction():
             self._database.execute("UPDATE jobs SET has_input = 0 WHERE id = ?", (job,))
 
@@ -341,8 +295,12 @@ class Jobs:
                 if self._database.in_transaction:
                     self._database.execute("ROLLBACK")
                 raise
-            rows = self._database.execute("SELECT state, count(*) AS n FROM jobs GROUP BY state").fetchall()
-            self.counts = dict.fromkeys(STATES, 0) | {row["state"]: row["n"] for row in rows}
+            self._count()
+
+    def _count(self) -> None:
+        """Compute `counts`."""
+        rows = self._database.execute("SELECT state, count(*) AS n FROM jobs GROUP BY state").fetchall()
+        self.counts = dict.fromkeys(STATES, 0) | {row["state"]: row["n"] for row in rows}
 
     def _complete(self, job: str) -> None:
         with self._lock:

@@ -6,60 +6,60 @@ from typing import Any
 
 import msgspec
 
-# --- from the HTTP process to the training process ---
+# --- commands from the HTTP process to the training process ---
 
 
 class Check(msgspec.Struct, tag=True):
-    """Check the request in a file without training it."""
+    """Command to check the training request in a file, without training."""
 
     body: str
-    """Path of the file."""
+    """Path of the file with the training request."""
 
 
 class Train(msgspec.Struct, tag=True):
-    """Train the request in a file, then exit."""
+    """Command to train the pipeline of the request in a file, and then to exit."""
 
     job: str
     """The job's id."""
     body: str
-    """Path of the file with the request."""
+    """Path of the file with the training request."""
     archive: str
     """Path at which to write the zip of the trained pipeline."""
     store: str
     """Folder or URL of the model store."""
     backend: str
     scheduler: str | None
-    """Address of the Dask scheduler."""
+    """Address of the Dask scheduler; None: no scheduler is given."""
     fits: int
     """Number of fits that run at the same time."""
     may_be_published: bool
-    """Whether an earlier attempt may have published already."""
+    """Whether an earlier attempt of the job may have published a version already."""
 
 
 class MayPublish(msgspec.Struct, tag=True):
-    """Answer `ReadyToPublish`: the job was not cancelled."""
+    """Command to publish, sent in answer to `ReadyToPublish` if the job was not cancelled."""
 
 
 Command = Check | Train | MayPublish
 
 
-# --- from the training process to the HTTP process ---
+# --- messages from the training process to the HTTP process ---
 
 
 class Accepted(msgspec.Struct, tag=True):
-    """The request is valid."""
+    """Answer to `Check`: the training request is valid."""
 
     pipeline: str
     """Name of the pipeline that the request trains."""
 
 
 class Rejected(msgspec.Struct, tag=True):
-    """The request is invalid, or its training failed."""
+    """Answer to `Check` or `Train`: the training request is invalid, or its training failed."""
 
     status: int
-    """HTTP status for the client."""
+    """HTTP status of the answer to the client."""
     content: dict[str, Any]
-    """JSON object for the client."""
+    """JSON object in the answer to the client."""
 
 
 class StageStarted(msgspec.Struct, tag=True):
@@ -69,16 +69,16 @@ class StageStarted(msgspec.Struct, tag=True):
 
 
 class FitsPlanned(msgspec.Struct, tag=True):
-    """The training knows how many models it will fit."""
+    """The training has determined the number of models that it will fit."""
 
     models: int
 
 
 class ModelTrained(msgspec.Struct, tag=True):
-    """One model was trained, or its training failed."""
+    """A model was trained, or its training failed."""
 
     model: dict[str, Any]
-    """The model as in `train --json`. A failed one has the key `reason`."""
+    """The model, in the format of `kepler-model train --json`. A failed model has the key `reason`."""
 
 
 class LogLine(msgspec.Struct, tag=True):
@@ -89,14 +89,14 @@ class LogLine(msgspec.Struct, tag=True):
 
 
 class ReadyToPublish(msgspec.Struct, tag=True):
-    """All models are trained. The training process waits for `MayPublish`."""
+    """All models are trained, and the training process waits for `MayPublish` before it publishes."""
 
 
 class Done(msgspec.Struct, tag=True):
-    """The pipeline is published and packed."""
+    """The pipeline is published, and its zip is written."""
 
     report: dict[str, Any]
-    """The report as in `train --json`."""
+    """Report of the training, in the format of `kepler-model train --json`."""
 
 
 Message = Accepted | Rejected | StageStarted | FitsPlanned | ModelTrained | LogLine | ReadyToPublish | Done

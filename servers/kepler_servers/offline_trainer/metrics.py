@@ -1,4 +1,4 @@
-"""The metrics of `GET /metrics`: requests, jobs and models."""
+"""Prometheus metrics of the offline trainer (`GET /metrics`): requests, jobs and models."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ _JOB_SECONDS_BUCKETS = (1.0, 3.0, 10.0, 30.0, 60.0, 180.0, 600.0, 1800.0, 3600.0
 
 
 class TrainerMetrics(RequestMetrics):
-    """The counters of the HTTP process."""
+    """All metrics of the offline trainer: counters of the HTTP process, and the number of jobs by state."""
 
     def __init__(self, jobs: Jobs) -> None:
         self._registry = CollectorRegistry()
         super().__init__("kepler_offline_trainer", self._registry)
         self.received = Counter(
             "kepler_offline_trainer_received_bytes",
-            "Bytes of received training requests, unpacked.",
+            "Size of the received training requests, in bytes of unpacked JSON.",
             registry=self._registry,
         )
         self.ended = Counter(
             "kepler_offline_trainer_jobs_ended",
-            "Trainings that ended, by outcome: done, failed, cancelled, or lost (queued again).",
+            "Number of trainings that ended, by outcome: done, failed, cancelled, or lost (its job is queued again).",
             ("how",),
             registry=self._registry,
         )
@@ -39,7 +39,7 @@ class TrainerMetrics(RequestMetrics):
         )
         self.models = Counter(
             "kepler_offline_trainer_models",
-            "Models, by outcome: trained or failed.",
+            "Number of models that trainings have trained or failed to train, by outcome: trained or failed.",
             ("outcome",),
             registry=self._registry,
         )
@@ -51,16 +51,18 @@ class TrainerMetrics(RequestMetrics):
 
 
 class _JobsCollector(Collector):
-    """The gauge of jobs by state, read from the queue at each scrape."""
+    """Collector of the gauge that counts jobs by state; it reads the queue at each scrape."""
 
     def __init__(self, jobs: Jobs) -> None:
         self._jobs = jobs
 
     def describe(self) -> Iterable[Metric]:
-        return ()  # without this method, the registry would call `collect` to learn the metrics' names
+        # Without this method, the registry would call `collect` at registration, to get the metrics' names.
+        return ()
 
     def collect(self) -> Iterable[Metric]:
-        gauge = GaugeMetricFamily("kepler_offline_trainer_jobs", "Jobs in the database, by state.", labels=("state",))
+        help_text = "Number of jobs in the queue's database, by state."
+        gauge = GaugeMetricFamily("kepler_offline_trainer_jobs", help_text, labels=("state",))
         for state, count in self._jobs.counts.items():
             gauge.add_metric((state,), count)
         yield gauge

@@ -1,8 +1,8 @@
-"""Publishing at most once per job, even if processes are killed at any moment.
+"""Publish at most one version per job, even if processes are killed at any moment.
 
 Each pipeline version that the offline trainer publishes contains the file `training_job.json` with the
-job's id. If a training was killed while it published, the next attempt looks for that file among the
-published versions before it trains again.
+job's id. If a training process is killed while it publishes, the next attempt of the job searches the published
+versions for a file with the job's id. If it finds one, it does not train again.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class _MarkerContent(msgspec.Struct):
 
 
 class PublishMarker:
-    """A listener that adds the job's id to the files of a pipeline before they are published."""
+    """Listener that adds the file with the job's id to a pipeline before the pipeline is published."""
 
     def __init__(self, job: str) -> None:
         self._job = job
@@ -36,10 +36,10 @@ class PublishMarker:
 
 
 def published_version(store: Store, pipeline: str, job: str) -> int | None:
-    """Return the version that a job published, or None if it published none.
+    """Return the version that a job published, or None if the job published no version.
 
-    The version becomes the current one if it is newer: the publishing process may have been killed
-    between writing the version and making it current.
+    If this version is newer than the current version of the pipeline, make it the current version: the training
+    process may have been killed after it had written the version, but before it had made it current.
     """
     for version in reversed(store.versions(pipeline)):
         snapshot = store.snapshot(pipeline, version)
@@ -52,7 +52,7 @@ def published_version(store: Store, pipeline: str, job: str) -> int | None:
 
 
 def recovered_report(store: Store, pipeline: str, version: int) -> Mapping[str, Any]:
-    """Return the training report of a published version as far as its metadata contains it."""
+    """Return those parts of a published version's training report that its metadata contains."""
     metadata = store.snapshot(pipeline, version).read_json("metadata.json")
     lists = {key: metadata.get(key, []) for key in ("failed", "skipped", "notes")}
     return {"pipeline": pipeline, "store": store.location, "version": version, **lists}

@@ -1,14 +1,19 @@
-"""The body of `POST /train`: the format of earlier clients, or a whole pipeline.
+"""The JSON body of `POST /train`, in one of two formats.
+
+The format of earlier clients:
 
     {"name": "...", "energy_source": "rapl", "trainer": {"abs_trainers": [...], "dyn_trainers": [...],
      "isolator": "...", "isolator_args": {...}, "idle_prom_response": {...}},
      "prome_response": {...}, "use_vm_metrics": false}
 
+The format with a whole pipeline:
+
     {"pipeline": {...all keys of a pipeline file...}, "prom_response": {...}, "idle_prom_response": {...},
      "machine_spec": {...}}
 
-Recordings stay in the mapped file until they are read. All other keys are structured into the classes of
-pipeline files, so that a request accepts exactly what a pipeline file accepts.
+The file with the body is mapped into memory, and recordings are decoded from it only when they are needed. The
+pipeline is converted to the same classes as pipeline files, so that a request accepts exactly what a pipeline file
+accepts.
 """
 
 from __future__ import annotations
@@ -22,8 +27,10 @@ import attrs
 import cattrs
 import msgspec
 
+from kepler_core.documents import DocumentError, decode_json, decode_value
 from kepler_core.errors import PipelineError, RecordingError, RequestError, UsageError, path_text
 from kepler_core.machine import Machine, machine_spec_from
+from kepler_core.messages import printable
 from kepler_core.pipeline.load import pipeline_from, resolved
 from kepler_core.pipeline.spec import PipelineSpec, PluginSpec
 from kepler_core.recording.reader import check_shape
@@ -32,11 +39,11 @@ from kepler_core.strict import structure, structuring_problem
 T = TypeVar("T")
 
 MAX_DOCUMENT_BYTES = 2**20
-"""Largest size of a request without its recordings."""
+"""Maximum size of a request without its recordings."""
 
 RECORDING_KEY = "prom_response"
 OLD_RECORDING_KEY = "prome_response"
-"""The recording's key in requests of earlier clients."""
+"""Key of the recording in requests of earlier clients."""
 IDLE_KEY = "idle_prom_response"
 
 _TRAINER_KEYS = ("abs_trainers", "dyn_trainers", "isolator")
@@ -45,7 +52,7 @@ _DEFAULT_ISOLATOR: Any = attrs.fields(PipelineSpec).isolator.default
 
 @attrs.frozen
 class TrainerSection:
-    """The key `trainer`."""
+    """The object under the key `trainer` of a `SimpleRequest`."""
 
     abs_trainers: list[PluginSpec] = attrs.field(factory=list[PluginSpec])
     dyn_trainers: list[PluginSpec] = attrs.field(factory=list[PluginSpec])
@@ -57,7 +64,7 @@ class TrainerSection:
 
 @attrs.frozen
 class SimpleRequest:
-    """The request format of earlier clients."""
+    """A training request in the format of earlier clients."""
 
     name: str
     energy_source: str
@@ -65,17 +72,17 @@ class SimpleRequest:
     prome_response: dict[str, Any] | None = None
     """The recording: Prometheus range-query results by metric name."""
     prom_response: dict[str, Any] | None = None
-    """Another name of `prome_response`. A request has exactly one of the two."""
+    """The recording, under another key. A request has either `prome_response` or `prom_response`."""
     idle_prom_response: dict[str, Any] | None = None
-    """A recording of the idle machine, unless `trainer` has one."""
+    """A recording of the idle machine. `trainer.idle_prom_response` can be used instead of this key."""
     machine_spec: dict[str, Any] | None = None
-    """Description of the machine. Without it, the models are those of an unknown machine."""
+    """Description of the machine. Without it, the models belong to the node type without attributes."""
     use_vm_metrics: bool = False
 
 
 @attrs.frozen
 class PipelineRequest:
-    """A request with a whole pipeline. Its other keys are those of `SimpleRequest`."""
+    """A training request with a whole pipeline. All other keys mean the same as in `SimpleRequest`."""
 
     pipeline: PipelineSpec
     prome_response: dict[str, Any] | None = None
@@ -86,26 +93,26 @@ class PipelineRequest:
 
 @attrs.frozen(eq=False)
 class TrainRequest:
-    """A valid request. Only its samples are unchecked."""
+    """A checked training request. Only the samples of its recordings have not been checked yet."""
 
     pipeline: PipelineSpec
-    """The pipeline, with the full name of each plugin."""
+    """The pipeline to train, in which aliases of plugins are replaced by the plugins' names."""
     recording: msgspec.Raw
     idle: msgspec.Raw | None
     machine: Machine | None
 
 
 def read_request(path: Path) -> TrainRequest:
-    """Read the request in a file. Raises `RequestError` with the first wrong key.
+    """Read the training request in a file. Raises `RequestError` with the first wrong key.
 
-    The file stays mapped while the request is in use.
+    The file stays mapped into memory as long as the returned object exists.
     """
     with path.open("rb") as file:
         return request_from(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
 
 def request_from(body: bytes | mmap.mmap) -> TrainRequest:
-    """Return the request in JSON text; see `read_request`."""
+    """Check the JSON of a training request and return the request. Raises `RequestError`."""
     members = _members(body, "body")
     recordings = {key: members.pop(key) for key in (OLD_RECORDING_KEY, RECORDING_KEY, IDLE_KEY) if key in members}
     trainer: dict[str, msgspec.Raw] | None = None
@@ -113,14 +120,14 @@ def request_from(body: bytes | mmap.mmap) -> TrainRequest:
         trainer = _members(members.pop("trainer"), "trainer")
         if IDLE_KEY in trainer:
             if _has_value(recordings.get(IDLE_KEY)):
-                raise RequestError(f"trainer.{IDLE_KEY}", f"given here and as {IDLE_KEY}; one of them is enough")
+                raise RequestError(f"trainer.{IDLE_KEY}", f"also given as {IDLE_KEY}; one of them is enough")
             recordings[IDLE_KEY] = trainer.pop(IDLE_KEY)
     document = _document(members, trainer)
     spec = _pipeline(document)
     machine = _machine(document.get("machine_spec"))
     recording_keys = [key for key in (OLD_RECORDING_KEY, RECORDING_KEY) if _has_value(recordings.get(key))]
     if len(recording_keys) > 1:
-        raise RequestError(RECORDING_KEY, f"given here and as {OLD_RECORDING_KEY}; one of them is enough")
+        raise RequestError(RECORDING_KEY, f"also given as {OLD_RECORDING_KEY}; one of them is enough")
     if not recording_keys:
         raise RequestError(RECORDING_KEY, "missing: the recording to train from")
     idle = recordings.get(IDLE_KEY)
@@ -134,7 +141,7 @@ def request_from(body: bytes | mmap.mmap) -> TrainRequest:
 
 
 def wrong_recording(key: str, error: RecordingError) -> RequestError:
-    """Return the error of a request whose recording under `key` is wrong."""
+    """Return the error for a training request whose recording under `key` is wrong."""
     return RequestError(key, _message_with_path(error))
 
 
@@ -143,25 +150,22 @@ def _message_with_path(error: RecordingError | UsageError) -> str:
 
 
 def _members(body: Any, key: str) -> dict[str, msgspec.Raw]:
-    """Return the undecoded members of the JSON object under a key."""
+    """Return the members of a JSON object, with undecoded values. `key` names the object in errors."""
     try:
-        return msgspec.json.decode(body, type=dict[str, msgspec.Raw])
-    except msgspec.ValidationError:
-        raise RequestError(key, "not a JSON object") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise RequestError(key, f"not JSON: {error}") from None
-    except RecursionError:
-        raise RequestError(key, "nested too deeply") from None
+        return decode_json(body, dict[str, msgspec.Raw])
+    except DocumentError as error:
+        raise RequestError(key, f"not a JSON object: {error.message}") from None
 
 
 def _has_value(raw: msgspec.Raw | None) -> bool:
-    """Return whether a member is present and not null."""
+    """Return whether a member of a JSON object is present and not null."""
     return raw is not None and bytes(memoryview(raw)[:5]).strip() != b"null"
 
 
 def _document(members: Mapping[str, msgspec.Raw], trainer: Mapping[str, msgspec.Raw] | None) -> dict[str, Any]:
-    """Decode the members and, if given, the section `trainer`. Optional keys that are null are left out."""
-    size = sum(memoryview(raw).nbytes for raw in (*members.values(), *(trainer or {}).values()))
+    """Decode a request's members and, if given, its object `trainer`. Leave out optional keys that are null."""
+    items = (*members.items(), *(trainer or {}).items())
+    size = sum(len(key) + memoryview(raw).nbytes for key, raw in items)
     if size > MAX_DOCUMENT_BYTES:
         raise RequestError("body", f"more than {MAX_DOCUMENT_BYTES} bytes besides the recordings")
     document = {key: _decoded(raw, key) for key, raw in members.items()}
@@ -182,11 +186,9 @@ def _drop_null(document: dict[str, Any], key: str) -> None:
 
 def _decoded(raw: msgspec.Raw, key: str) -> Any:
     try:
-        return msgspec.json.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise RequestError(key, f"not JSON: {error}") from None
-    except RecursionError:
-        raise RequestError(key, "nested too deeply") from None
+        return decode_value(bytes(raw))
+    except DocumentError as error:
+        raise RequestError(printable(key), error.message) from None
 
 
 def _pipeline(document: Mapping[str, Any]) -> PipelineSpec:
@@ -195,7 +197,7 @@ def _pipeline(document: Mapping[str, Any]) -> PipelineSpec:
         return _simple_pipeline(_structured(document, SimpleRequest))
     for key in ("name", "energy_source", "trainer", "use_vm_metrics"):
         if key in document:
-            raise RequestError(key, "a key of the pipeline, where the request has one")
+            raise RequestError(key, "a key of the pipeline; write it inside of the object pipeline")
     request = _structured(document, PipelineRequest)
     try:
         return resolved(request.pipeline, "pipeline")
@@ -212,11 +214,11 @@ def _structured(document: Mapping[str, Any], kind: type[T]) -> T:
 
 
 def _simple_pipeline(request: SimpleRequest) -> PipelineSpec:
-    """Return the pipeline of a request in the format of earlier clients."""
+    """Return the pipeline that a request in the format of earlier clients describes."""
     section = request.trainer
     isolator = section.isolator
     if duplicates := sorted(isolator.args.keys() & section.isolator_args.keys()):
-        raise RequestError(f"trainer.isolator_args.{duplicates[0]}", "given in the isolator's args too")
+        raise RequestError(f"trainer.isolator_args.{duplicates[0]}", "also given in trainer.isolator.args")
     try:
         return pipeline_from(
             {
@@ -230,13 +232,19 @@ def _simple_pipeline(request: SimpleRequest) -> PipelineSpec:
             "request",
         )
     except PipelineError as error:
-        raise RequestError(path_text(_request_path(error.path)), error.message) from error
+        raise RequestError(path_text(_request_path(error.path, section)), error.message) from error
 
 
-def _request_path(path: tuple[str | int, ...]) -> tuple[str | int, ...]:
-    """Return the path in a `SimpleRequest` of a path in the pipeline that was made from it."""
-    if not path:  # a pipeline without trainers
+def _request_path(path: tuple[str | int, ...], section: TrainerSection) -> tuple[str | int, ...]:
+    """Convert a path in a pipeline to the path in the `SimpleRequest` from which the pipeline was made.
+
+    `section` is the request's object `trainer`.
+    """
+    if not path:  # the error is that the pipeline has no trainers
         return ("trainer",)
+    match path:
+        case ("isolator", "args", argument, *_) if argument in section.isolator_args:
+            return ("trainer", "isolator_args", *path[2:])
     if path[0] == "energy_sources":
         return ("energy_source",)
     return ("trainer", *path) if path[0] in _TRAINER_KEYS else path

@@ -1,4 +1,4 @@
-"""The JSON Schema of training requests, generated from their classes."""
+"""The JSON Schema of training requests, generated from the classes in the module `request`."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _RECORDING: dict[str, Any] = {
 
 
 def request_schema() -> JsonSchema:
-    """Return the schema of a body of `POST /train` in either format."""
+    """Return the JSON Schema of the body of `POST /train`, which allows both request formats."""
     components: dict[str, Any] = {**json_schema()["$defs"], "Recording": _RECORDING}
     components["PipelineSpec"]["required"] = ["name"]
     _, request_components = msgspec.json.schema_components(
@@ -73,7 +73,7 @@ def _reference(name: str) -> dict[str, Any]:
 
 
 def _with_component_references(schema: Any) -> Any:
-    """Return a schema in which references to `$defs` refer to the document's components."""
+    """Return a schema whose references to `$defs` are replaced by references to the OpenAPI components."""
     if isinstance(schema, dict):
         return {
             key: value.replace("#/$defs/", _COMPONENTS) if key == "$ref" else _with_component_references(value)

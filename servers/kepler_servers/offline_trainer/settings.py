@@ -1,4 +1,4 @@
-"""The settings that the command hands to the HTTP process in an environment variable."""
+"""The settings that the command `offline-trainer` passes to the HTTP process in an environment variable."""
 
 from __future__ import annotations
 
@@ -7,44 +7,48 @@ from typing import Literal
 
 import msgspec
 
+from kepler_core.atomic_files import make_folders
+
 TARGET = "kepler_servers.offline_trainer.worker:application"
 SETTINGS_VARIABLE = "KEPLER_OFFLINE_TRAINER_SETTINGS"
 
 
 class Settings(msgspec.Struct, frozen=True):
-    """All settings of an offline trainer."""
+    """All settings of an offline trainer, as given on the command line."""
 
     store: str
     """Folder or URL of the model store."""
     state: str
-    """Folder of the queue, the inputs and the results."""
+    """Folder for the job queue, the training requests and the result files."""
     address: str = ""
-    """host:port that the server listens on, for the log."""
+    """host:port on which the server listens; only logged."""
+    allowed_hosts: tuple[str, ...] | None = None
+    """Hosts that requests may name in Host and Origin besides loopback names. None: any host."""
     token_file: str | None = None
     jobs: int = 1
     """Number of trainings that run at the same time."""
     fits: int = 1
-    """Number of fits that run at the same time in each training."""
+    """Number of fits that each training runs at the same time."""
     backend: Literal["loky", "threading", "dask"] = "loky"
     scheduler: str | None = None
-    """Address of the Dask scheduler."""
+    """Address of the Dask scheduler; None: no scheduler is given."""
     max_body: int = 512 * 2**20
-    """Largest request, in bytes of unpacked JSON."""
+    """Maximum size of a training request, in bytes of unpacked JSON."""
     memory_limit: int = 8 * 2**30
-    """Address space of each training process, in bytes."""
+    """Limit for the address space of each training process, in bytes; 0: no limit."""
     time_limit: float = 3600.0
-    """Longest training, in seconds."""
+    """Time limit of a training, in seconds."""
     max_queue: int = 100
-    """Largest number of queued jobs."""
+    """Maximum number of jobs in the state `queued`."""
     keep_inputs: float = 24 * 3600.0
-    """Time between a job's end and the removal of its input, in seconds."""
+    """Time between a job's end and the removal of its input file (the training request), in seconds."""
     keep_results: float = 168 * 3600.0
-    """Time between a job's end and the removal of the job and its zip, in seconds."""
+    """Time between a job's end and the removal of the job and its result file (a zip), in seconds."""
     verbose: bool = False
 
 
 class StateFolder:
-    """The paths below `--state`."""
+    """Paths of the files and folders in the folder `--state`."""
 
     def __init__(self, root: str) -> None:
         self.root = Path(root)
@@ -53,16 +57,18 @@ class StateFolder:
         self.incoming = self.root / "incoming"
         self.spool = self.root / "spool"
         self.results = self.root / "results"
+        self.set_aside = self.root / "set-aside"
+        """Inputs and results whose jobs are not in the queue. Created when there are such files."""
 
     def create(self) -> None:
-        """Create the folders, readable by their owner only: recordings contain container names."""
+        """Create the folders. Only their owner can read them, because recordings contain container names."""
         for folder in (self.root, self.incoming, self.spool, self.results):
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            make_folders(folder, 0o700)
 
     def input(self, job: str) -> Path:
-        """Return the path of a job's request."""
+        """Return the path of the input file of a job, which contains its training request."""
         return self.spool / f"{job}.json"
 
     def result(self, job: str) -> Path:
-        """Return the path of the zip that a job trained."""
+        """Return the path of the result file of a job: a zip of the trained pipeline."""
         return self.results / f"{job}.zip"

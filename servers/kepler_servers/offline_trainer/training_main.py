@@ -1,8 +1,9 @@
 """The main module of a training process: `python -m kepler_servers.offline_trainer.training_main MEMORY_LIMIT`.
 
-The process checks requests until it receives the command to train one, and ends after that training.
-Commands come on standard input. When that closes, the server is gone, and the process kills itself and
-everything that it started. What plugins print goes to standard error.
+The process checks training requests until it receives the command to train one of them. It ends after this
+training. The process reads commands from standard input and writes messages to standard output. When standard
+input closes, the server has ended, and the process kills itself and all processes that it started. Text that
+plugins print goes to standard error.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from kepler_servers.offline_trainer.disk_full import is_disk_full
 from kepler_servers.offline_trainer.messages import Accepted, Check, Done, MayPublish, Message, Rejected, Train
 
 NICENESS = 5
-"""Lower priority of trainings, so that the HTTP process answers quickly meanwhile."""
+"""Niceness of trainings: their priority is lower, so that the HTTP process answers quickly during trainings."""
 
 
 def main() -> None:
@@ -34,7 +35,7 @@ def main() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     channel = Channel(os.fdopen(os.dup(0), "rb"), messages)
-    # Child processes inherit standard input. They must not read our commands.
+    # Child processes would inherit standard input, and could read the commands from it.
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     import_early()
     while True:
@@ -50,7 +51,7 @@ def main() -> None:
 
 
 def import_early() -> None:
-    """Import what every training needs while the HTTP process still receives the request."""
+    """Import modules that every training needs, while the HTTP process is still receiving the request."""
     import kepler_servers.offline_trainer.publish_marker
     import kepler_servers.offline_trainer.request  # noqa: F401
 
@@ -64,6 +65,9 @@ def _check(command: Check, limit: int) -> Message:
         return Rejected(400, {"msg": str(error), "key": error.key})
     except MemoryError:
         return _out_of_memory(limit)
+    except Exception as error:
+        logging.exception("a request cannot be checked; this is a defect of Kepler Core or of a plugin")
+        return Rejected(500, {"msg": f"the request could not be checked: {one_line(error, MAX_LINE_CHARACTERS)}"})
 
 
 def _train(command: Train, channel: Channel, limit: int) -> Message:
@@ -77,7 +81,7 @@ def _train(command: Train, channel: Channel, limit: int) -> Message:
 
 
 def _outcome(command: Train, channel: Channel, progress: ProgressReporter, limit: int) -> Message:
-    """Train, and turn each kind of error into the answer for the client."""
+    """Train, and return the report in `Done` or, after an error, the answer for the client in `Rejected`."""
     try:
         from kepler_core.store import open_store
         from kepler_servers.offline_trainer.training_run import UntrainableError, train_job
@@ -90,7 +94,7 @@ def _outcome(command: Train, channel: Channel, progress: ProgressReporter, limit
             if _has_cause(error, MemoryError):
                 return _out_of_memory(limit)
             raise
-    except RequestError as error:  # the check accepted it, but the samples are wrong or the plugins have changed
+    except RequestError as error:  # accepted by the check, but the samples are wrong or plugins were changed
         return Rejected(400, {"msg": str(error), "key": error.key})
     except UntrainableError as error:
         return Rejected(422, {"msg": str(error), "findings": error.findings})
@@ -126,7 +130,7 @@ def _has_cause(error: BaseException | None, kind: type[BaseException]) -> bool:
 
 if __name__ == "__main__":
     main()
-    # Skip the interpreter's shutdown: it would wait for threads and processes that libraries still run.
-    # The HTTP process kills this process' group.
+    # Skip the interpreter's shutdown, which would wait for threads and processes of libraries. After the exit,
+    # the HTTP process kills the remaining processes of this process' group.
     sys.stderr.flush()
     os._exit(0)

@@ -1,9 +1,8 @@
-"""The training pool: takes jobs from the queue and trains each in a process of its own."""
+"""The training pool: threads that take jobs from the queue and train each job in a process of its own."""
 
 from __future__ import annotations
 
 import logging
-import signal
 import sqlite3
 import threading
 import time
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from kepler_core.messages import printable
-from kepler_servers.offline_trainer.cleanup import remove_expired, remove_unknown_files
+from kepler_servers.offline_trainer.cleanup import remove_expired, set_unknown_files_aside
 from kepler_servers.offline_trainer.job import CANCELLED, PUBLISHING, RUNNING, Job
 from kepler_servers.offline_trainer.jobs import Jobs
 from kepler_servers.offline_trainer.messages import (
@@ -30,7 +29,12 @@ from kepler_servers.offline_trainer.messages import (
 )
 from kepler_servers.offline_trainer.metrics import TrainerMetrics
 from kepler_servers.offline_trainer.settings import Settings, StateFolder
-from kepler_servers.offline_trainer.training_process import ProcessEndedError, TrainingProcess, kill_orphans
+from kepler_servers.offline_trainer.training_process import (
+    KILL_SIGNALS,
+    ProcessEndedError,
+    TrainingProcess,
+    kill_orphans,
+)
 from kepler_servers.offline_trainer.warm_worker import WarmWorker, exit_reason
 
 T = TypeVar("T")
@@ -38,16 +42,29 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 3
-"""Number of times that a job is trained before it fails, if its process is killed each time."""
+"""Number of times that a job is trained before it fails, if its process is killed or the disk is full each time.
+
+Trainings that end because the server is killed or stopped do not count.
+"""
+FULL_DISK_SECONDS = 10.0
+"""Pause before the next job is trained, after a job was queued again because the disk was full."""
 CLEANUP_INTERVAL_SECONDS = 15.0
 
 _QUEUE_POLL_SECONDS = 5.0
 _RETRY_SECONDS = 1.0
 """Pause after a process could not be started or a change could not be written."""
+_DISK_FULL = "disk full"
+"""Outcome of an attempt whose pipeline did not fit on the disk. The job is then queued again."""
+_SERVER_SIGNAL_SECONDS = 2.0
+"""Pause after a signal has ended a training process, before the decision whether the attempt counts.
+
+systemd and container runtimes send a signal to all processes of a service, one after another. The training
+process may get the signal first. If the server also gets the signal during this pause, the attempt does not count.
+"""
 
 
 class TrainingPool:
-    """A bounded number of threads, each with one training process, and the check of new requests."""
+    """A fixed number of threads that train jobs, each in a process, and a process that checks new requests."""
 
     def __init__(self, settings: Settings, folder: StateFolder, jobs: Jobs, metrics: TrainerMetrics) -> None:
         self._settings = settings
@@ -65,12 +82,12 @@ class TrainingPool:
         return self._stop.is_set()
 
     def start(self) -> None:
-        """Queue the jobs again that an earlier run left running, and start the threads."""
+        """Requeue jobs that a killed server was training, and start the threads."""
         if killed := kill_orphans(self._state):
-            log.warning("killed %d training processes of an earlier run", killed)
+            log.warning("killed %d training processes that an earlier server had left running", killed)
         for job in self._jobs.running():
-            self._requeue_or_fail(job, "the server was killed while it ran")
-        remove_unknown_files(self._jobs, self._folder)
+            self._requeue(job, "the server was killed", count_attempt=False)
+        set_unknown_files_aside(self._jobs, self._folder)
         for number in range(self._settings.jobs):
             self._threads.append(threading.Thread(target=self._train_jobs, name=f"training {number}", daemon=True))
         self._threads.append(threading.Thread(target=self._clean_up, name="clean-up", daemon=True))
@@ -91,7 +108,7 @@ class TrainingPool:
         self._jobs.complete_all()
 
     def prepare(self) -> None:
-        """Start a process for a request that is being received."""
+        """Start a process to check a training request, while the request is still being received."""
         self._warm_worker.prepare()
 
     def check(self, body: Path) -> str:
@@ -99,7 +116,7 @@ class TrainingPool:
         return self._warm_worker.check(body)
 
     def cancel(self, job: str) -> Job | None:
-        """Cancel a job and kill its training. Return the job as it is afterwards; see `Jobs.cancel`."""
+        """Cancel a job and kill its training process. Return the result of `Jobs.cancel`."""
         current = self._jobs.cancel(job)
         if current is not None and current.state == CANCELLED and (process := self._running.get(job)) is not None:
             process.kill()
@@ -122,17 +139,17 @@ class TrainingPool:
             try:
                 self._train(job)
             except Exception:
-                log.exception("job %s: a defect of the offline trainer", job.id)
+                log.exception("job %s failed because of a defect of the offline trainer", job.id)
                 content = {"msg": "a defect of the offline trainer; its log says more"}
                 self._persist(lambda job=job, content=content: self._jobs.fail(job.id, 500, content))  # type: ignore[misc]
             with self._jobs.queue_changed:
-                self._jobs.queue_changed.notify_all()  # the next job of the same pipeline may start now
+                self._jobs.queue_changed.notify_all()  # a queued job of the same pipeline can start now
 
     def _train(self, job: Job) -> None:
         try:
             process = self._warm_worker.take()
         except OSError as error:
-            log.error("job %s: no process can be started, trying again: %s", job.id, error)
+            log.error("job %s: the training process cannot be started, trying again: %s", job.id, error)
             self._persist(lambda: self._jobs.requeue(job.id, count_attempt=False))
             self._stop.wait(_RETRY_SECONDS)
             return
@@ -160,6 +177,9 @@ class TrainingPool:
             outcome = self._fail_or_requeue(job, 422, reason)
         elif outcome is None:
             outcome = self._after_early_exit(job, code, process)
+        elif outcome == _DISK_FULL:
+            outcome = self._requeue(job, "the disk was full", count_attempt=True)
+            self._stop.wait(FULL_DISK_SECONDS)
         seconds = time.monotonic() - started
         log.info("job %s: %s after %.1f s", job.id, outcome, seconds)
         self._metrics.ended.labels(outcome).inc()
@@ -178,7 +198,7 @@ class TrainingPool:
         )
 
     def _handle(self, job: Job, process: TrainingProcess, message: Message) -> str | None:
-        """Record a message of a training process. Return the job's outcome if it has ended."""
+        """Store the content of a training process' message. Return the job's outcome if it has ended, else None."""
         jobs = self._jobs
         match message:
             case StageStarted():
@@ -199,6 +219,8 @@ class TrainingPool:
             case Done():
                 self._persist(lambda: jobs.finish(job.id, message.report))
                 return "done"
+            case Rejected(status=507) if job.attempts < MAX_ATTEMPTS:
+                return _DISK_FULL
             case Rejected():
                 self._persist(lambda: jobs.fail(job.id, message.status, message.content))
                 return "failed"
@@ -206,23 +228,31 @@ class TrainingPool:
                 raise AssertionError("Accepted without Check")
         return None
 
-    # --- trainings that end without a result ---
+    # --- training processes that end without `Done` or `Rejected` ---
 
     def _after_early_exit(self, job: Job, code: int, process: TrainingProcess) -> str:
-        """Decide on a job whose process ended without `Done` or `Rejected`, and return the outcome."""
+        """Requeue or fail a job whose process ended without `Done` or `Rejected`, unless it was cancelled.
+
+        Returns the job's outcome.
+        """
+        killed = -code in KILL_SIGNALS
+        if killed and self._is_running(job):
+            self._stop.wait(_SERVER_SIGNAL_SECONDS)
         current = self._jobs.get(job.id)
         if current is None or current.state != RUNNING:
             return "cancelled"
         if self.stopping:
-            self._persist(lambda: self._jobs.requeue(job.id, count_attempt=False))
-            return "lost"
+            return self._requeue(current, "the server was stopped", count_attempt=False)
         reason = exit_reason(code, process)
-        if code == -signal.SIGKILL:  # sent by a user, or by the kernel because memory ran out
+        if killed:
             return self._requeue_or_fail(current, f"its process was killed ({reason})")
         return self._fail_or_requeue(job, 500, f"the training process ended: {reason}")
 
     def _fail_or_requeue(self, job: Job, status: int, reason: str) -> str:
-        """Set a job failed. If it may have been published, queue it again: the next attempt finds out."""
+        """Mark a job as failed. A job that may have published a version is queued again by `_requeue_or_fail`.
+
+        The next attempt of such a job finds out whether a version was published.
+        """
         current = self._jobs.get(job.id)
         if current is not None and current.state == RUNNING and current.may_be_published:
             return self._requeue_or_fail(current, reason)
@@ -230,25 +260,36 @@ class TrainingPool:
         return "failed"
 
     def _requeue_or_fail(self, job: Job, reason: str) -> str:
-        """Queue a job again, or set it failed if it had `MAX_ATTEMPTS` attempts."""
+        """Requeue a job, or mark it as failed if it has had `MAX_ATTEMPTS` attempts already."""
         if job.attempts >= MAX_ATTEMPTS:
             published = "; it may be in the store" if job.may_be_published else ""
             content = {"msg": f"failed after {job.attempts} attempts; at the last one {reason}{published}"}
             self._persist(lambda: self._jobs.fail(job.id, 500, content))
             return "failed"
-        log.warning("job %s: %s; it is queued again", job.id, reason)
+        return self._requeue(job, reason, count_attempt=True)
+
+    def _requeue(self, job: Job, reason: str, *, count_attempt: bool) -> str:
+        """Queue a running job again, and return its outcome."""
+        uncounted = "" if count_attempt else ", and the attempt does not count"
+        log.warning("job %s: %s; it is queued again%s", job.id, reason, uncounted)
 
         def requeue() -> None:
-            self._jobs.add_log_line(job.id, "warning", f"attempt {job.attempts}: {reason}; it is queued again")
-            self._jobs.requeue(job.id, count_attempt=True)
+            text = f"attempt {job.attempts}: {reason}; it is queued again{uncounted}"
+            self._jobs.add_log_line(job.id, "warning", text)
+            self._jobs.requeue(job.id, count_attempt=count_attempt)
 
         self._persist(requeue)
         return "lost"
 
+    def _is_running(self, job: Job) -> bool:
+        current = self._jobs.get(job.id)
+        return current is not None and current.state == RUNNING
+
     def _persist(self, change: Callable[[], T]) -> T:
         """Make a change to the queue's database, and repeat it until the disk accepts it.
 
-        Raises `sqlite3.Error` if the server stops meanwhile. The next start requeues the job then.
+        Raises `sqlite3.Error` if the server stops before that. The job then stays in the state running, and the
+        server requeues it when it starts again.
         """
         reported = False
         while True:

@@ -1,4 +1,4 @@
-"""The HTTP process' handle of a training process."""
+"""Start a training process, send commands to it and receive its messages (used by the HTTP process)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ from kepler_servers.process_group import SessionProcess
 log = logging.getLogger(__name__)
 
 STATE_VARIABLE = "KEPLER_OFFLINE_TRAINER_OF"
-"""Environment variable of training processes and of everything that they start: the path of the state folder."""
+"""Environment variable with the path of the state folder. Training processes and their children have it."""
+
+KILL_SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""Signals that come from a user, from systemd, or (SIGKILL) from the kernel because memory ran out."""
 
 _MODULE = "kepler_servers.offline_trainer.training_main"
 _STDERR_LINES = 20
@@ -32,14 +35,14 @@ _KILL_TIMEOUT_SECONDS = 5.0
 
 
 class ProcessEndedError(Exception):
-    """The training process has ended without sending another message."""
+    """The training process has ended, and has sent no further message."""
 
 
 class TrainingProcess(SessionProcess):
-    """A training process: sends commands to it and receives its messages."""
+    """A training process, as the HTTP process sees it: it takes commands and sends messages."""
 
     def __init__(self, state: str, memory_limit: int) -> None:
-        """Start the process for a state folder, with at most `memory_limit` bytes of address space."""
+        """Start the process. `state` is the path of the state folder; `memory_limit` limits its memory, in bytes."""
         environ = {name: value for name, value in os.environ.items() if name != SETTINGS_VARIABLE}
         super().__init__(
             [sys.executable, "-m", _MODULE, str(memory_limit)],
@@ -47,21 +50,21 @@ class TrainingProcess(SessionProcess):
             env={**environ, STATE_VARIABLE: state},
         )
         self.last_used = time.monotonic()
-        """Time of the latest command or check."""
+        """Time (`time.monotonic`) when a command was last sent, or a check last ended."""
         self._messages: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
         self._stderr_lines: collections.deque[str] = collections.deque(maxlen=_STDERR_LINES)
         for target in (self._read_messages, self._read_stderr):
             threading.Thread(target=target, name=f"training {self.pid}", daemon=True).start()
 
     def send(self, command: Command) -> None:
-        """Send a command. If the process has ended, the next `receive` raises."""
+        """Send a command. If the process has ended, this call does nothing, and `receive` raises."""
         self.last_used = time.monotonic()
         with contextlib.suppress(OSError, ValueError):
             self.stdin.write(msgspec.json.encode(command) + b"\n")
             self.stdin.flush()
 
     def receive(self, timeout: float) -> Message:
-        """Return the next message.
+        """Wait for the next message of the process, and return it.
 
         Raises `TimeoutError` after `timeout` seconds, and `ProcessEndedError` if no message will follow.
         """
@@ -84,7 +87,7 @@ class TrainingProcess(SessionProcess):
                 try:
                     self._messages.put(decoder.decode(line))
                 except msgspec.DecodeError:
-                    break  # the process was killed in the middle of a message
+                    break  # the message is incomplete, because the process was killed while it wrote
         self._messages.put(None)
 
     def _read_stderr(self) -> None:
@@ -97,7 +100,7 @@ class TrainingProcess(SessionProcess):
 
 
 def kill_orphans(state: str) -> int:
-    """Kill training processes that outlived the server of a state folder. Return their number."""
+    """Kill the training processes that an ended server of this state folder has left running; return their number."""
     variable = f"{STATE_VARIABLE}={state}".encode()
     killed: set[int] = set()
     deadline = time.monotonic() + _KILL_TIMEOUT_SECONDS
@@ -107,7 +110,7 @@ def kill_orphans(state: str) -> int:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
         if time.monotonic() > deadline:
-            log.error("training processes of an earlier run do not end: %s", orphans)
+            log.error("killed training processes of an earlier server do not end; process ids: %s", orphans)
             break
         time.sleep(0.05)
     return len(killed)
@@ -120,5 +123,5 @@ def _other_processes() -> list[int]:
 def _environ_of(pid: int) -> list[bytes]:
     try:
         return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    except OSError:  # the process has ended or belongs to another user
+    except OSError:  # the process has ended meanwhile, or belongs to another user
         return []

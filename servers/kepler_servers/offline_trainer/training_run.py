@@ -1,4 +1,4 @@
-"""One training in a training process: read the request, train, publish, and pack the result."""
+"""Run the training of one job in a training process: read the request, train, publish, write the zip."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ from kepler_servers.offline_trainer.request import IDLE_KEY, RECORDING_KEY, Trai
 
 
 class UntrainableError(Exception):
-    """The recording contains nothing that the pipeline can be trained from."""
+    """The recording does not suffice to train any model of the pipeline."""
 
     def __init__(self, message: str, findings: Mapping[str, Any]) -> None:
         super().__init__(message)
         self.findings = findings
-        """What `kepler-model validate --json` reports about the recording."""
+        """The report of `kepler-model validate --json` about the recording."""
 
 
 def train_job(command: Train, channel: Channel, progress: ProgressReporter, store: Store) -> dict[str, Any]:
-    """Train and publish the pipeline of a job, and return the report as in `train --json`.
+    """Train and publish the pipeline of a job. Return the report in the format of `kepler-model train --json`.
 
-    If an earlier attempt has published already, only write the zip and return what the store contains of
-    that attempt's report.
+    If an earlier attempt has published a version already, only write the zip, and return the parts of that
+    attempt's report that the store contains.
     """
     channel.send(StageStarted("reading"))
     request = read_request(Path(command.body))
@@ -75,22 +75,23 @@ def _train(
     except TrainingError as error:
         raise UntrainableError(str(error), _findings(request)) from error
     except Exception as error:
-        # A listener may fail after the pipeline was published. The job is done then.
+        # If a listener fails after the pipeline was published, the job is done nevertheless.
         version = None
         if progress.may_publish:
             with contextlib.suppress(StoreError):
                 version = published_version(store, spec.name, command.job)
         if version is None:
             raise
-        logging.warning("it is published, but: %s", error)
+        logging.warning("the pipeline is published, but: %s", error)
         report = recovered_report(store, spec.name, version)
-        return {**report, "notes": [*report["notes"], f"it is published, but: {error}"]}
+        return {**report, "notes": [*report["notes"], f"the pipeline is published, but: {error}"]}
 
 
 def _observe(request: TrainRequest, channel: Channel, listeners: Hooks) -> tuple[Observations, Observations | None]:
-    """Return the observations of the recording and of the idle recording.
+    """Return the observations in the recording, and in the recording of the idle machine (None without one).
 
-    Each recording is deleted before the next one is read, because both may not fit into memory.
+    The recording is dropped from memory before the recording of the idle machine is read, because memory may be too
+    small for both.
     """
     spec = request.pipeline
     try:
@@ -114,10 +115,10 @@ def _read(raw: msgspec.Raw, key: str, request: TrainRequest) -> Recording:
 
 
 def _findings(request: TrainRequest) -> dict[str, Any]:
-    """Return what `kepler-model validate --json` reports about the recording."""
+    """Return the report of `kepler-model validate --json` about the recording."""
     recording = _read(request.recording, RECORDING_KEY, request)
     try:
-        report = check(recording, use_vm_metrics=request.pipeline.use_vm_metrics)
+        report = check(recording, use_vm_metrics=request.pipeline.use_vm_metrics, vm_guests=request.pipeline.vm_guests)
     except RecordingError as error:
         return {
             "trainable": False,
@@ -130,7 +131,7 @@ def _findings(request: TrainRequest) -> dict[str, Any]:
 
 
 def _pack(command: Train, channel: Channel, store: Store, pipeline: str, version: int) -> None:
-    """Write the zip of the published version. If that fails, log why: the pipeline is in the store anyway."""
+    """Write the zip of the published version. If this fails, only log it: the pipeline is in the store anyway."""
     channel.send(StageStarted("packing"))
     path = Path(command.archive)
     try:

@@ -1,7 +1,7 @@
-"""The training process that checks requests and has imported already what a training needs.
+"""The warm worker: an idle training process that has already imported the modules for checks and trainings.
 
-It is started while a request is still being received, checks it, and trains it if a training can start
-at once, so that nothing is imported twice.
+The process is started while a training request is still being received. It checks the request. If a thread of the
+training pool is free, the same process also trains the request, so that no modules are imported a second time.
 """
 
 from __future__ import annotations
@@ -15,22 +15,24 @@ from pathlib import Path
 
 from kepler_servers.http.answer import RETRY_LATER, HttpError
 from kepler_servers.offline_trainer.answers import http_error
-from kepler_servers.offline_trainer.messages import Accepted, Check, Rejected
-from kepler_servers.offline_trainer.training_process import ProcessEndedError, TrainingProcess
+from kepler_servers.offline_trainer.messages import Accepted, Check, Message, Rejected
+from kepler_servers.offline_trainer.training_process import KILL_SIGNALS, ProcessEndedError, TrainingProcess
 
 log = logging.getLogger(__name__)
 
 CHECK_TIMEOUT_SECONDS = 120.0
-"""Longest check of a request. It maps and scans a file of at most `--max-body`."""
+"""Time limit for the check of a training request, whose size is at most `--max-body`."""
+CHECK_ATTEMPTS = 3
+"""Number of times that a training request is checked before it fails, if the checking process is killed each time."""
 IDLE_TIMEOUT_SECONDS = 60.0
-"""Time after which a process without requests is ended."""
+"""Time without requests after which the idle process is ended."""
 
 
 class WarmWorker:
-    """At most one idle training process, used by one thread at a time."""
+    """Holder of at most one idle training process, which one thread at a time can use."""
 
     def __init__(self, state: str, memory_limit: int) -> None:
-        """Start no process yet. `state` and `memory_limit` are those of `TrainingProcess`."""
+        """Store the arguments of `TrainingProcess`; `prepare` or `check` starts the process."""
         self._state = state
         self._memory_limit = memory_limit
         self._process: TrainingProcess | None = None
@@ -38,44 +40,42 @@ class WarmWorker:
         self._stopping = False
 
     def prepare(self) -> None:
-        """Start the process unless it runs. Return at once if another thread uses the worker."""
+        """Start the process if it is not running. Do nothing if another thread is using the worker."""
         if self._lock.acquire(blocking=False):
             try:
-                # An error is reported by `check`, which tries again.
+                # errors are ignored here: `check` tries again to start the process, and raises the error if that fails
                 with contextlib.suppress(HttpError, OSError):
                     self._ready_process()
             finally:
                 self._lock.release()
 
     def check(self, body: Path) -> str:
-        """Check the request in a file and return the name of its pipeline.
+        """Check the training request in a file and return the name of its pipeline.
 
         Raises `HttpError` if the request is invalid or cannot be checked.
         """
         with self._lock:
-            process = self._ready_process()
-            process.send(Check(str(body)))
-            try:
-                message = process.receive(CHECK_TIMEOUT_SECONDS)
-            except (ProcessEndedError, TimeoutError) as error:
-                self._process = None
-                process.kill()
-                code = process.end()
-                if self._stopping:
-                    raise stopping_error() from None
-                reason = "took too long" if isinstance(error, TimeoutError) else exit_reason(code, process)
-                log.error("checking a request failed: %s", reason)
-                raise HttpError(500, f"the request could not be checked: {reason}") from None
-            process.last_used = time.monotonic()
-        match message:
-            case Accepted():
-                return message.pipeline
-            case Rejected():
-                raise http_error(message.status, message.content)
-        raise AssertionError(f"{message} does not answer a check")
+            for attempt in range(1, CHECK_ATTEMPTS + 1):
+                process = self._ready_process()
+                process.send(Check(str(body)))
+                try:
+                    message = process.receive(CHECK_TIMEOUT_SECONDS)
+                except (ProcessEndedError, TimeoutError) as error:
+                    code = self._end()
+                    if self._stopping:
+                        raise stopping_error() from None
+                    reason = "took too long" if isinstance(error, TimeoutError) else exit_reason(code, process)
+                    if -code in KILL_SIGNALS and isinstance(error, ProcessEndedError) and attempt < CHECK_ATTEMPTS:
+                        log.warning("the process that checked a training request ended (%s); checking again", reason)
+                        continue
+                    log.error("checking a training request failed: %s", reason)
+                    raise HttpError(500, f"the request could not be checked: {reason}") from None
+                process.last_used = time.monotonic()
+                return _pipeline_name(message)
+        raise AssertionError("the last attempt returns or raises")
 
     def take(self) -> TrainingProcess:
-        """Hand over the process, or a new one, for a training. Raises `OSError` if none can be started."""
+        """Return the idle process or, if there is none, a new process for a training. Raises `OSError`."""
         with self._lock:
             process, self._process = self._process, None
         if process is not None and process.alive:
@@ -85,16 +85,16 @@ class WarmWorker:
         return TrainingProcess(self._state, self._memory_limit)
 
     def end_if_idle(self) -> None:
-        """End the process if the latest request is longer ago than `IDLE_TIMEOUT_SECONDS`."""
+        """End the process if it has received no request for `IDLE_TIMEOUT_SECONDS`."""
         with self._lock:
             if self._process is not None and time.monotonic() - self._process.last_used > IDLE_TIMEOUT_SECONDS:
                 self._end()
 
     def stop(self) -> None:
-        """End the process. Running and later calls of `check` raise."""
+        """End the process. Running and later calls of `check` raise `HttpError`."""
         self._stopping = True
         if (process := self._process) is not None:
-            process.kill()  # makes a thread that waits in `check` release the lock
+            process.kill()  # a thread that waits in `check` then returns and releases the lock
         with self._lock:
             self._end()
 
@@ -106,19 +106,31 @@ class WarmWorker:
             self._process = TrainingProcess(self._state, self._memory_limit)
         return self._process
 
-    def _end(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.end()
-            self._process = None
+    def _end(self) -> int:
+        """End the process, if there is one, and return its exit code as in `subprocess.Popen.returncode`."""
+        process, self._process = self._process, None
+        if process is None:
+            return 0
+        process.kill()
+        return process.end()
+
+
+def _pipeline_name(message: Message) -> str:
+    """Return the pipeline name in the answer to a `Check`. Raises `HttpError` if the answer is an error."""
+    match message:
+        case Accepted():
+            return message.pipeline
+        case Rejected():
+            raise http_error(message.status, message.content)
+    raise AssertionError(f"{message} is not an answer to a check")
 
 
 def stopping_error() -> HttpError:
-    """Return the HTTP error for requests that arrive while the server stops."""
+    """Return the HTTP error for training requests that arrive while the server is stopping."""
     return HttpError(503, "the server is stopping", RETRY_LATER)
 
 
 def exit_reason(code: int, process: TrainingProcess) -> str:
-    """Return how a process ended, with the last line of its standard error."""
+    """Return the exit code or signal of an ended process, with the last line of its standard error."""
     reason = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
     return f"{reason}: {line}" if (line := process.last_error_line()) else reason

@@ -1,4 +1,4 @@
-"""The HTTP process. There is one, because it owns the queue's database."""
+"""The HTTP process of the offline trainer. There is only one such process, because it owns the queue's database."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import msgspec
 
 from kepler_core.errors import UsageError
 from kepler_core.logs import configure_logging
+from kepler_core.urls import shown_location
 from kepler_servers.http.adapter import RsgiAdapter
 from kepler_servers.http.server import when_stopping
 from kepler_servers.offline_trainer.app import MAX_BODY_BYTES, OfflineTrainer
@@ -26,14 +27,28 @@ from kepler_servers.parent_watch import end_with_parent
 log = logging.getLogger(__name__)
 
 _LOCK_TIMEOUT_SECONDS = 15.0
-"""Time for the previous HTTP process to end: Granian starts a new one when the old one fails."""
+"""Time limit for waiting until the previous HTTP process has ended.
+
+Granian, the HTTP server, starts a new HTTP process when the old one fails.
+"""
 
 _locks: list[IO[bytes]] = []
-"""Keeps the lock's file open until the process ends."""
+"""Open lock file of the state folder; this list keeps it open until the process ends."""
 
 
 def application() -> RsgiAdapter:
-    """Start the training pool and return the application of this process."""
+    """Start the training pool and return the application of this process.
+
+    If the state folder cannot be used any more, log the reason and end this process. Granian starts another one.
+    """
+    try:
+        return _application()
+    except UsageError as error:
+        log.error("%s", error)
+        raise SystemExit(error.exit_code) from None
+
+
+def _application() -> RsgiAdapter:
     settings = msgspec.json.decode(os.environ[SETTINGS_VARIABLE], type=Settings)
     configure_logging(logging.DEBUG if settings.verbose else logging.INFO)
     end_with_parent()
@@ -47,31 +62,36 @@ def application() -> RsgiAdapter:
     server = OfflineTrainer(settings, folder, jobs, pool, metrics, token=read_token(settings.token_file))
     when_stopping(lambda: threading.Thread(target=pool.stop, name="stop").start())
     unfinished = jobs.counts["queued"] + jobs.counts["running"]
-    log.info("training into %s on %s; %d jobs wait", settings.store, settings.address, unfinished)
+    location = shown_location(settings.store)
+    log.info("publishing to store %s, listening on %s; %d jobs wait", location, settings.address, unfinished)
     return RsgiAdapter(server.app, max_body=MAX_BODY_BYTES)
 
 
 def lock(folder: StateFolder, *, timeout: float = 0.0) -> IO[bytes]:
     """Lock the state folder for this process until the returned file is closed.
 
-    Raises `UsageError` if another process still holds the lock after `timeout` seconds.
+    Raises `UsageError` if the lock's file cannot be written, or if another process still holds the lock after
+    `timeout` seconds.
     """
     deadline = time.monotonic() + timeout
-    file = folder.lock.open("ab")
+    try:
+        file = folder.lock.open("ab")
+    except OSError as error:
+        raise UsageError(f"--state {folder.root}: lock: {error.strerror or error}") from error
     while True:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             if time.monotonic() >= deadline:
                 file.close()
-                raise UsageError(f"{folder.root} is used by another offline trainer; give --state") from None
+                raise UsageError(f"{folder.root} is used by another offline trainer; give another --state") from None
             time.sleep(0.1)
         else:
             return file
 
 
 def read_token(path: str | None) -> bytes | None:
-    """Return the token in a file, or None without a file. Raises `UsageError` for an unusable file."""
+    """Return the access token in a file; None if `path` is None. Raises `UsageError` for an unusable file."""
     if path is None:
         return None
     try:

@@ -1,1 +1,1 @@
-"""The online trainer: it keeps served models up to date with the machines they describe."""
+"""The online trainer, a server that retrains the models in a store when the power of the measured machines changes."""

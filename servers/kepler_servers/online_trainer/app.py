@@ -1,4 +1,4 @@
-"""`/healthz` and `/metrics` of the online trainer."""
+"""The HTTP endpoints `/healthz` and `/metrics` of the online trainer."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from kepler_servers.online_trainer.metrics import PREFIX, RoundsCollector
 from kepler_servers.online_trainer.rounds import Rounds
 
 LATE_INTERVALS = 3
-"""The trainer is degraded after this number of intervals without a success."""
+"""`/healthz` reports "degraded" after this number of round intervals without a successful round."""
 
 
 class StoredSamples(msgspec.Struct):
-    """The sample store."""
+    """State of the sample store."""
 
     instants: int
     """Number of samples."""
     bytes: int
-    """Size on disk."""
+    """Size of the sample store on disk."""
     nodes: dict[str, int]
-    """Number of samples by node."""
+    """Node -> number of its samples."""
     damaged_files: int
 
 
 class DecisionSummary(msgspec.Struct):
-    """A recorded decision in brief."""
+    """The most important members of a retraining's recorded decision."""
 
     time: str | None
     trigger: str | None
@@ -42,29 +42,29 @@ class DecisionSummary(msgspec.Struct):
 
 
 class Health(msgspec.Struct):
-    """The state of the trainer."""
+    """State of the online trainer, as `/healthz` returns it."""
 
     status: str
-    """"ok", or "degraded" if the last round failed or the last success is long ago."""
+    """Either "ok", or "degraded" if the latest round failed or the latest success is long ago (`LATE_INTERVALS`)."""
     version: str
     """The version of Kepler Core."""
     server: str
-    """The Prometheus server."""
+    """URL of the Prometheus server from which samples are fetched, without credentials."""
     pipeline: str
     served_version: int | None
     problem: str | None
     last_success: float | None
-    """Unix seconds."""
+    """Time of the latest successful round, Unix seconds; null before the first success."""
     lag_seconds: float | None
     memory: StoredSamples
     nodes_gone: dict[str, float]
-    """Node without new samples -> seconds that it is behind the others."""
+    """Node without new samples -> seconds by which its newest sample is older than the newest sample of all nodes."""
     drift: bool
     last_decision: DecisionSummary | None
 
 
 def health(rounds: Rounds) -> Health:
-    """Return the state of the trainer."""
+    """Return the current state of the online trainer."""
     status = rounds.status
     late_seconds = LATE_INTERVALS * rounds.schedule.interval
     is_late = time.time() - (status.last_success or status.started) > late_seconds
@@ -90,7 +90,7 @@ def health(rounds: Rounds) -> Health:
 
 
 def make_app(rounds: Rounds) -> App:
-    """Return the endpoints of a trainer."""
+    """Return an HTTP application with the endpoints of an online trainer."""
     registry = CollectorRegistry()
     registry.register(RoundsCollector(rounds))
     ProcessCollector(registry=registry)
@@ -102,7 +102,7 @@ def make_app(rounds: Rounds) -> App:
         return health(rounds)
 
     routes = (
-        Route("GET", "/healthz", "healthz", healthz, summary="Return the state of the trainer.", returns=Health),
+        Route("GET", "/healthz", "healthz", healthz, summary="Return the state of the online trainer.", returns=Health),
         Route(
             "GET", "/metrics", "metrics", metrics, summary="Return Prometheus metrics.",
             returns=[Returns({"text/plain": str})],

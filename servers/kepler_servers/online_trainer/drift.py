@@ -1,4 +1,4 @@
-"""The running error of the served models on live measurements."""
+"""Watch the served models for drift: calculate their running error on newly measured samples."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import numpy as np
 from kepler_core.arrays import IntArray
 from kepler_core.errors import KeplerError
 from kepler_core.machine import MachineSpec, machine_spec_from
+from kepler_core.messages import one_line
 from kepler_core.models.power_model import PowerModel
 from kepler_core.pipeline.node_types import matching_type
 from kepler_core.recording.observations import Observations
@@ -21,64 +22,70 @@ from kepler_core.store.models import StoredModel, read_models, read_node_types
 
 log = logging.getLogger(__name__)
 
+_ERROR_CHARACTERS = 200
+
 WINDOW_SAMPLES = 100
-"""The running error is the mean over this number of newest samples."""
+"""A model's running error is the mean of its absolute errors on this number of newest samples."""
 MIN_SAMPLES = 20
-"""With fewer samples there is no running error."""
+"""Smallest number of samples from which a running error is calculated; with fewer samples, a model has none."""
 ALARM_FACTOR = 1.5
 ALARM_WATTS = 0.5
-"""The alarm is on while a running error exceeds ALARM_FACTOR · validated error + ALARM_WATTS."""
+"""The alarm is on while a model's running error exceeds ALARM_FACTOR · its validated error + ALARM_WATTS."""
 
 
 @attrs.define
 class WatchedModel:
-    """A served model and its latest errors."""
+    """A served model and its errors on the newest samples."""
 
     entry: StoredModel
     model: PowerModel
     validated: Mapping[str, float]
-    """Component -> validated mean absolute error, watts."""
+    """Component -> mean absolute error when the model was validated, in watts."""
     errors: dict[str, deque[float]] = attrs.field(factory=dict)
-    """Component -> absolute errors of the newest samples, watts."""
+    """Component -> the model's absolute errors on the newest samples, in watts."""
 
     def running(self) -> dict[str, float]:
-        """Return component -> running error in watts, of components with enough samples."""
+        """Return component -> running error in watts, for all components with at least `MIN_SAMPLES` errors."""
         return {c: float(np.mean(errors)) for c, errors in self.errors.items() if len(errors) >= MIN_SAMPLES}
 
     def alarms(self) -> dict[str, bool]:
-        """Return component -> whether its running error exceeds the limit."""
+        """Return component -> whether the component's running error exceeds its `limit`."""
         return {c: error > limit(self.validated[c]) for c, error in self.running().items()}
 
 
 def limit(validated: float) -> float:
-    """Return the highest running error that is compatible with a validated error, in watts."""
+    """Return the highest running error that is no drift for a model with this validated error, both in watts."""
     return ALARM_FACTOR * validated + ALARM_WATTS
 
 
 class DriftMonitor:
     """A monitor that compares the served models of one node type with live measurements.
 
-    It watches the AbsPower model with the lowest validated error of each energy source and feature
-    group. DynPower models are not watched, because the power of a container cannot be measured; they
+    For each energy source and feature group, it watches the AbsPower model with the lowest validated error.
+    It does not watch DynPower models, because the power of a container cannot be measured. DynPower models
     are evaluated only in a retraining.
     """
 
     def __init__(self, store: Store, pipeline: str, machine_spec: Mapping[str, Any] | None) -> None:
-        """`machine_spec` describes the nodes, if that is known; it determines their node type."""
+        """Create a monitor, without loading models yet.
+
+        `machine_spec` is the description of the nodes' machines that determines their node type; None if the
+        machines are not described.
+        """
         self._store = store
         self._pipeline = pipeline
         self._spec = MachineSpec() if machine_spec is None else machine_spec_from(machine_spec, "machine")
         self._signature: str | None = None
         self.node_type = 0
-        """The number of the nodes' type, or the number it will get with its first models."""
+        """Number of the nodes' node type; before its first models are published, the number that it will get."""
         self.version: int | None = None
-        """The served version; None if it has no model for the node type."""
+        """Number of the served version of the pipeline; None if no served model belongs to the node type."""
         self.watched: list[WatchedModel] = []
 
     def refresh(self) -> bool:
-        """Load the served models if they have changed, and return whether they have.
+        """Load the served models if they have changed, and return whether they have changed.
 
-        `StoreError` if the store cannot be read.
+        Raises `StoreError` if the model store cannot be read.
         """
         if self._pipeline not in self._store.pipelines():
             return False
@@ -99,33 +106,29 @@ class DriftMonitor:
             try:
                 model = entry.load()
             except KeplerError as error:
-                log.error("%s cannot be watched: %s", entry.path, error)
+                log.error("the served model %s cannot be watched: %s", entry.path, error)
                 continue
-            metadata = entry.metadata
-            validated = {c: float(metadata.get(f"{c}_mae") or metadata["mae"]) for c in model.components}
+            validated = {c: _number(entry, f"{c}_mae") or _validated_error(entry) for c in model.components}
+            if not all(map(np.isfinite, validated.values())):
+                log.error("the served model %s cannot be watched: its metadata has no validated error", entry.path)
+                continue
             watched.append(WatchedModel(entry, model, validated))
         self.node_type, self.watched = node_type, watched
         self.version, self._signature = snapshot.version if entries else None, signature
         return True
 
     def update(self, observations: Observations, fresh: IntArray) -> None:
-        """Compare the models' predictions with the power of new samples, given by their numbers."""
-        for watched in self.watched:
-            features = watched.model.features
-            if not set(features) <= set(observations.node_features):
-                continue
-            X = np.column_stack([observations.node_features[name][fresh] for name in features])
-            complete = np.isfinite(X).all(axis=1)
-            if not complete.any():
-                continue
-            predicted = watched.model.predict(X[complete])
-            for component, watts in predicted.items():
-                measured = observations.power.get((watched.entry.source, component))
-                if measured is None:
-                    continue
-                errors = np.abs(watts - measured[fresh][complete])
-                window = watched.errors.setdefault(component, deque(maxlen=WINDOW_SAMPLES))
-                window.extend(errors[np.isfinite(errors)].tolist())
+        """Compare the predictions of the watched models with the power of new samples.
+
+        `fresh` holds the indices of the new samples in `observations`.
+        """
+        for watched in list(self.watched):
+            try:
+                _compare(watched, observations, fresh)
+            except Exception as error:  # a model format from a third-party plugin may raise any exception
+                reason = one_line(error, _ERROR_CHARACTERS)
+                log.error("the served model %s is no longer watched: %s", watched.entry.path, reason)
+                self.watched = [other for other in self.watched if other is not watched]
 
     @property
     def alarm(self) -> bool:
@@ -133,6 +136,29 @@ class DriftMonitor:
         return any(any(watched.alarms().values()) for watched in self.watched)
 
 
+def _compare(watched: WatchedModel, observations: Observations, fresh: IntArray) -> None:
+    """Add the model's absolute errors on the new samples to `watched.errors`."""
+    features = watched.model.features
+    if not set(features) <= set(observations.node_features):
+        return
+    X = np.column_stack([observations.node_features[name][fresh] for name in features])
+    complete = np.isfinite(X).all(axis=1)
+    if not complete.any():
+        return
+    for component, watts in watched.model.predict(X[complete]).items():
+        measured = observations.power.get((watched.entry.source, component))
+        if measured is None:
+            continue
+        errors = np.abs(watts - measured[fresh][complete])
+        window = watched.errors.setdefault(component, deque(maxlen=WINDOW_SAMPLES))
+        window.extend(errors[np.isfinite(errors)].tolist())
+
+
 def _validated_error(entry: StoredModel) -> float:
-    mae = entry.metadata.get("mae")
-    return float(mae) if isinstance(mae, int | float) else float("inf")
+    mae = _number(entry, "mae")
+    return float("inf") if mae is None else mae
+
+
+def _number(entry: StoredModel, key: str) -> float | None:
+    value = entry.metadata.get(key)
+    return float(value) if isinstance(value, int | float) else None

@@ -1,49 +1,58 @@
-"""Fetch new samples from a Prometheus server as observations."""
+"""Fetch samples from a Prometheus server and convert them to observations."""
 
 from __future__ import annotations
 
+import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import attrs
+import numpy as np
 
 from kepler_core.errors import RecordingError
 from kepler_core.pipeline.observing import observe_for
 from kepler_core.pipeline.spec import PipelineSpec
-from kepler_core.prometheus import PrometheusClient, Query, answers, plan_queries, select_metrics
+from kepler_core.prometheus import PrometheusClient, Query, Selection, answers, plan_queries, select_metrics
 from kepler_core.prometheus.joining import recording_bytes
+from kepler_core.prometheus.scrape_interval import rounded_step, scrape_interval
 from kepler_core.recording import Observations, read_recording
 
+log = logging.getLogger(__name__)
+
 SLICE_SECONDS = 1800.0
-"""A long gap is fetched in slices of this length. Each slice is stored before the next is fetched."""
+"""A longer time range is fetched in slices of this length. Each slice is stored before the next slice is fetched."""
 
 
 @attrs.frozen
 class Fetcher:
-    """A fetcher of the metrics that one pipeline needs, from one server."""
+    """A fetcher that queries one Prometheus server for the metrics that one pipeline needs."""
 
     client: PrometheusClient
     spec: PipelineSpec
     step: float | None
-    """Seconds between fetched values; None: as they were scraped."""
+    """Seconds between the values to fetch; None fetches the values as they were scraped.
+
+    The fetcher rounds the step to a multiple of the scrape interval.
+    """
     instance: str | None
-    """The only node to fetch; None: all."""
+    """Regular expression for the node labels to fetch; None fetches all nodes."""
     matchers: tuple[str, ...]
-    """Label matchers that every series must fulfil."""
+    """PromQL label matchers that every fetched series must satisfy."""
     jobs: int = 4
-    """Queries at a time."""
+    """Number of parallel queries."""
 
     def fetch(self, since: float, until: float, stop: threading.Event) -> Observations | None:
-        """Fetch a time range; None if the server has nothing in it.
+        """Fetch the samples from `since` to `until` (Unix seconds); return None if the server has none.
 
-        `PrometheusError` if any query fails: an incomplete range is never returned.
+        Raises `PrometheusError` if any query fails, so incomplete samples are never returned.
         """
         names = self.client.metric_names(since, until, self.matchers)
         selections = select_metrics(names, spec=self.spec, instance=self.instance, matchers=self.matchers)
         if not selections:
             return None
+        step = self._step(selections, since, until)
         by_metric: dict[str, list[tuple[Query, list[bytes]]]] = {}
-        queries = plan_queries(selections, self._aligned(since), until, self.step)
+        queries = plan_queries(selections, _aligned(since, step), until, step)
         for query, results in answers(self.client, queries, jobs=self.jobs, stop=stop):
             by_metric.setdefault(query.metric, []).append((query, results))
         in_order = {
@@ -55,21 +64,50 @@ class Fetcher:
             return None
         recording = read_recording(recording_bytes(content), name=self.client.location)
         try:
-            return observe_for(self.spec, [recording])
+            return without_long_windows(observe_for(self.spec, [recording]))
         except RecordingError:
-            # without values, there are only third-party metrics or metrics that have just begun
+            # A recording without any values is no error: all series may have just begun, or only third-party metrics
+            # may exist.
             if any(metric.n_samples for metric in recording.metrics.values()):
                 raise
             return None
 
-    def _aligned(self, since: float) -> float:
-        # multiples of the step: otherwise the next fetch returns other timestamps for the same time range
-        return since if self.step is None else since // self.step * self.step
+    def _step(self, selections: Sequence[Selection], since: float, until: float) -> float | None:
+        """Return the step, rounded to a multiple of the scrape interval; None for values as they were scraped."""
+        if self.step is None:
+            return None
+        interval = scrape_interval(self.client, selections, since, until)
+        step = self.step if interval is None else rounded_step(self.step, interval)
+        if step != self.step:
+            log.info("fetching with the step %g s instead of %g s: scrapes are %g s apart", step, self.step, interval)
+        return step
+
+
+def without_long_windows(observations: Observations) -> Observations:
+    """Return the observations with NaN in place of all watts that are means over several samples.
+
+    The sample store does not keep `Observations.windows`, which tell over which samples each mean was taken. Without
+    the windows, a mean would be compared with the features of its last sample only.
+    """
+    power = dict(observations.power)
+    for (source, component), watts in observations.power.items():
+        if source in observations.windows:
+            one_sample = np.arange(len(watts)) - observations.windows[source] == 1
+            power[source, component] = np.where(one_sample, watts, np.nan)
+    return attrs.evolve(observations, power=power, windows={})
+
+
+def _aligned(since: float, step: float | None) -> float:
+    # start at a multiple of the step, so that overlapping fetches return the same timestamps
+    return since if step is None else since // step * step
 
 
 def time_slices(since: float, until: float, overlap: float) -> Iterator[tuple[float, float]]:
-    """Split a time range. Each slice starts `overlap` seconds before the previous one ends, so that rates
-    are known from its beginning."""
+    """Split a time range into slices and yield the start and end of each, in Unix seconds.
+
+    Each slice starts `overlap` seconds before the previous slice ends, so that no rate is missing where one
+    slice ends and the next begins.
+    """
     start = since
     while until - start > SLICE_SECONDS + overlap:
         yield start, start + SLICE_SECONDS + overlap

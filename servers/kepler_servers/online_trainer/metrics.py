@@ -15,13 +15,13 @@ _MODEL_LABELS = ("source", "feature_group", "model", "component")
 
 
 class RoundsCollector(Collector):
-    """A collector that reads the status of the rounds when the metrics are scraped."""
+    """A Prometheus collector that reads the status of an online trainer at each scrape."""
 
     def __init__(self, rounds: Rounds) -> None:
         self._rounds = rounds
 
     def describe(self) -> Iterable[Metric]:
-        """Return nothing: this tells the registry not to call `collect` before the first scrape."""
+        """Return no metrics, so that the registry does not call `collect` before the first scrape."""
         return ()
 
     def collect(self) -> Iterable[Metric]:
@@ -33,34 +33,42 @@ class RoundsCollector(Collector):
     def _counters(self) -> Iterable[Metric]:
         status = self._rounds.status
         for name, text, label, counts in (
-            ("rounds", "Rounds by outcome.", "outcome", status.rounds),
-            ("problems", "Problems by kind.", "kind", status.problems),
-            ("instants", "Fetched samples by what happened to them.", "what", status.samples),
-            ("decisions", "Retrainings by decision.", "decision", status.decisions),
+            ("rounds", "Number of rounds, by outcome.", "outcome", status.rounds),
+            ("problems", "Number of problems, by kind.", "kind", status.problems),
+            ("instants", "Number of fetched samples, by what the store did with them.", "what", status.samples),
+            ("decisions", "Number of retrainings, by decision.", "decision", status.decisions),
         ):
             counter = CounterMetricFamily(f"{PREFIX}_{name}", text, labels=(label,))
             for key, count in sorted(counts.items()):
                 counter.add_metric((key,), count)
             yield counter
-        yield CounterMetricFamily(f"{PREFIX}_law_changes", "Power shifts that were found.", status.power_shifts)
+        yield CounterMetricFamily(f"{PREFIX}_law_changes", "Number of power shifts found.", status.power_shifts)
 
     def _gauges(self) -> Iterable[Metric]:
         status, drift = self._rounds.status, self._rounds.drift
         for name, text, value in (
-            ("last_success_timestamp_seconds", "Time of the last round that fetched data.", status.last_success),
-            ("lag_seconds", "Age of the newest stored data by the Prometheus server's clock.", status.lag),
+            ("last_success_timestamp_seconds", "Unix time of the latest round that fetched data.", status.last_success),
+            (
+                "lag_seconds",
+                "Age of the newest data in the sample store, by the clock of the Prometheus server.",
+                status.lag,
+            ),
             ("memory_bytes", "Size of the sample store on disk.", status.stored_bytes),
-            ("served_version", "The served version for the node type.", drift.version),
+            ("served_version", "Version of the pipeline that is served for the node type.", drift.version),
             ("drift_alarm", "1 if the running error of a served model exceeds its limit.", int(drift.alarm)),
-            ("nodes_gone", "Nodes without new samples while others have some.", len(status.gone)),
+            ("nodes_gone", "Number of nodes that have no new samples although other nodes have.", len(status.gone)),
         ):
             if value is not None:
                 yield GaugeMetricFamily(f"{PREFIX}_{name}", text, float(value))
-        samples = GaugeMetricFamily(f"{PREFIX}_memory_instants", "Samples in the sample store.", labels=("node",))
+        samples = GaugeMetricFamily(
+            f"{PREFIX}_memory_instants", "Number of samples in the sample store, by node.", labels=("node",)
+        )
         for node, count in status.stored_samples.items():
             samples.add_metric((node,), count)
         yield samples
-        seconds = GaugeMetricFamily(f"{PREFIX}_last_seconds", "Duration of the last run.", labels=("what",))
+        seconds = GaugeMetricFamily(
+            f"{PREFIX}_last_seconds", "Duration of the latest round, fetch or retraining.", labels=("what",)
+        )
         for what, value in sorted(status.seconds.items()):
             seconds.add_metric((what,), value)
         yield seconds
@@ -72,10 +80,14 @@ class RoundsCollector(Collector):
             labels=_MODEL_LABELS,
         )
         limits = GaugeMetricFamily(
-            f"{PREFIX}_running_error_limit_watts", "Limit of the running error.", labels=_MODEL_LABELS
+            f"{PREFIX}_running_error_limit_watts",
+            "Running error above which a served model has drifted.",
+            labels=_MODEL_LABELS,
         )
         drift = GaugeMetricFamily(
-            f"{PREFIX}_model_drift", "1 if the running error exceeds its limit.", labels=_MODEL_LABELS
+            f"{PREFIX}_model_drift",
+            "1 if the running error of the served model exceeds its limit.",
+            labels=_MODEL_LABELS,
         )
         for watched in self._rounds.drift.watched:
             alarms = watched.alarms()

@@ -1,12 +1,15 @@
-"""Power shifts: from some time on, a node needs other power than before for the same work.
+"""Power shifts: from some time on, a node needs more or less power than before for the same work.
 
-A new kernel, a new power limit or another firmware causes one; a new workload does not. It is a concept
-drift of power given features, described by one line per energy source and component:
+A new kernel, a new power limit or another firmware can cause a power shift; a new workload is no power
+shift. In terms of machine learning, it is a concept drift of power given features. A power shift is
+described by one line per energy source and component:
 
     watts now = scale · watts then + offset
 
-`shift_detection` finds power shifts. Applying them to the watts of older samples keeps what those
-samples tell about workloads.
+Here, "then" means before the shift and "now" means after it, for the same work.
+
+`shift_detection` finds power shifts. Samples from before a shift are not thrown away: `shift_watts` applies
+the line to their watts, so models can still learn from the workloads in these samples.
 """
 
 from __future__ import annotations
@@ -19,40 +22,40 @@ import msgspec
 import numpy as np
 
 from kepler_core.arrays import FloatArray
-from kepler_core.atomic_files import whole_file
+from kepler_core.atomic_files import flush_folder, whole_file
 from kepler_core.documents import DocumentError, decode_json
 from kepler_core.errors import KeplerError
 from kepler_core.recording.observations import Observations
 
 SMALLEST_SHIFT = 0.05
-"""Smallest shift that counts, as a fraction of the mean power."""
+"""Smallest change of a component's mean power that counts as a power shift, as a fraction of that mean."""
 
 
 class Line(msgspec.Struct, frozen=True):
-    """The line `watts now = scale · watts then + offset`."""
+    """The line `watts now = scale · watts then + offset` of one component; the offset is in watts."""
 
     scale: float
     offset: float
 
     def __call__(self, watts: FloatArray) -> FloatArray:
-        """Return the power now, at least 0 W."""
+        """Convert watts before the shift to the watts for the same work after it. The result is at least 0 W."""
         return np.maximum(self.scale * watts + self.offset, 0.0)
 
 
 class PowerShift(msgspec.Struct, frozen=True):
-    """A power shift of one node."""
+    """A power shift of one node, with its time and its effect on each component."""
 
     node: str
     since: float
-    """When the power shifted, Unix seconds."""
+    """Time at which the power shifted, Unix seconds."""
     lines: dict[str, Line]
-    """"<energy source>.<component>" -> the line from the power before to the power after."""
+    """"<energy source>.<component>" -> the line that maps watts before the shift to watts after it."""
     pairs: int
-    """Number of pairs of similar samples, before and after, that show the shift."""
+    """Number of sample pairs that show the shift. A pair is a sample before the shift and a similar sample after it."""
 
 
 def shift_watts(observations: Observations, shifts: Sequence[PowerShift]) -> Observations:
-    """Return the observations with the power of samples before each shift moved to the level after it."""
+    """Return the observations with the shifts applied: a shift's lines change the watts of the node's older samples."""
     if not shifts:
         return observations
     power = {key: values.copy() for key, values in observations.power.items()}
@@ -69,10 +72,12 @@ def shift_watts(observations: Observations, shifts: Sequence[PowerShift]) -> Obs
 
 
 def common_lines(shifts: Sequence[PowerShift], nodes: Sequence[str]) -> Mapping[str, Line] | None:
-    """Return one line per "<energy source>.<component>" that holds for all nodes.
+    """Average the shifts of several nodes: return "<energy source>.<component>" -> one line for all nodes.
 
-    None if the nodes differ by more than twice the smallest shift that counts: then no line is right for
-    all of them.
+    Scale and offset of the returned line are means over the lines of all nodes. A node without a shift
+    counts with scale 1 and offset 0. The result is None if there are no shifts. It is also None if the
+    scales of a component differ by more than `2 * SMALLEST_SHIFT` between nodes, because the nodes' power
+    then shifted too differently for a common line.
     """
     by_node = {shift.node: shift.lines for shift in shifts}
     keys = sorted({key for lines in by_node.values() for key in lines})
@@ -87,7 +92,7 @@ def common_lines(shifts: Sequence[PowerShift], nodes: Sequence[str]) -> Mapping[
 
 
 def describe_lines(lines: Mapping[str, Line]) -> str:
-    """Return the lines as text, e.g. for a log line."""
+    """Return the lines of a power shift as text for a log message."""
     return ", ".join(f"{key} × {line.scale:.3f} {line.offset:+.1f} W" for key, line in sorted(lines.items()))
 
 
@@ -96,13 +101,13 @@ class _LogFile(msgspec.Struct):
 
 
 class ShiftLog:
-    """All power shifts that were found, in one file that is replaced atomically."""
+    """A JSON file with all power shifts that were found; each change replaces the file atomically."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def shifts(self) -> list[PowerShift]:
-        """Read the file; an absent file has no shifts. `KeplerError` if it cannot be read."""
+        """Return the power shifts in the file, none if it is absent. Raises `KeplerError` if it cannot be read."""
         try:
             return decode_json(self.path.read_bytes(), _LogFile).changes
         except FileNotFoundError:
@@ -111,10 +116,11 @@ class ShiftLog:
             raise KeplerError(f"{self.path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
     def add(self, shifts: Sequence[PowerShift]) -> None:
-        """Append shifts to the file; `KeplerError` if it cannot be written."""
+        """Append power shifts to the file. Raises `KeplerError` if the file cannot be written."""
         content = msgspec.json.format(msgspec.json.encode(_LogFile([*self.shifts(), *shifts])), indent=1)
         try:
             with whole_file(self.path) as file:
                 file.write(content + b"\n")
+            flush_folder(self.path.parent)
         except OSError as error:
             raise KeplerError(f"cannot write {self.path}: {error.strerror or error}") from error

@@ -1,4 +1,8 @@
-"""The loop of the online trainer: fetch samples, store them, watch the served models, retrain."""
+"""The main loop of the online trainer.
+
+In each round it fetches new samples, stores them, compares the served models with them, and starts a
+retraining if one is due.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +20,9 @@ import pyarrow as pa
 from kepler_core.errors import KeplerError, PrometheusError, StoreError
 from kepler_core.pipeline.load import as_document
 from kepler_core.plugins.hooks import hooks
-from kepler_core.recording.preflight import utc
+from kepler_core.recording.times import utc
 from kepler_core.store import Store
+from kepler_servers.online_trainer.decision_record import last_decision
 from kepler_servers.online_trainer.drift import DriftMonitor
 from kepler_servers.online_trainer.fetching import Fetcher, time_slices
 from kepler_servers.online_trainer.retraining.process import run_in_process
@@ -30,36 +35,36 @@ from kepler_servers.online_trainer.status import Status
 log = logging.getLogger(__name__)
 
 FIRST_MODEL_SAMPLES = 100
-"""Samples that are needed for the first models."""
+"""Number of stored samples from which the first models are trained."""
 DRIFT_SAMPLES = 60
-"""New samples that are needed for a retraining after a drift; the challengers are evaluated on some of them."""
+"""Number of new samples needed for a retraining after a drift; some of these samples are held out for evaluation."""
 MAX_SKIPPED_ROUNDS = 2
-"""Rounds to skip, at most, between two retrainings that could not end a drift."""
+"""After a retraining that did not end a drift: maximum number of rounds to skip before the next retraining."""
 _CLOCK_TOLERANCE_SECONDS = 1.0
 
 
 @attrs.frozen
 class Schedule:
-    """The timing of rounds, fetches and retrainings. Durations are in seconds."""
+    """The timing of rounds, fetches and retrainings; all durations are in seconds."""
 
     interval: float = 300.0
-    """Time between two rounds."""
+    """Time from the start of a round to the start of the next round."""
     delay: float = 10.0
-    """Values that are younger are not fetched yet: they may be incomplete."""
+    """Minimum age of values to fetch, because the Prometheus server may not have all younger values yet."""
     backfill: float = 3600.0
-    """How far back the first round fetches."""
+    """Length of the time range, up to the present, that the very first round fetches."""
     catch_up: float = 6 * 3600.0
-    """How far back a round fetches after a pause."""
+    """Maximum length of the time range that is fetched after a pause of the online trainer."""
     retrain_after: int = 200
-    """New samples after which all models are retrained."""
+    """Number of new samples after which all models are retrained."""
     jobs: int = 1
-    """Fits at a time."""
+    """Number of models to fit in parallel."""
     training_timeout: float = 3600.0
-    """A retraining that takes longer is killed."""
+    """Time limit for a retraining, which is killed when it takes longer."""
 
 
 class Rounds:
-    """The rounds of one online trainer."""
+    """The rounds of one online trainer, with the state that they share."""
 
     def __init__(
         self,
@@ -70,20 +75,27 @@ class Rounds:
         *,
         samples: SampleStore,
         machine_spec: dict[str, Any] | None = None,
+        keep_versions: int | None = None,
         stop: threading.Event | None = None,
     ) -> None:
-        """`store` is the model store; `machine_spec` describes the nodes, if that is known."""
+        """Prepare the rounds.
+
+        `store` is the model store, `samples` the sample store. `machine_spec` describes the nodes' machines;
+        None if they are not described. `keep_versions` is the number of versions of the pipeline that stay in the
+        model store after a publication; None if all stay. Setting `stop` ends `run`.
+        """
         self.fetcher = fetcher
         self.store = store
         self.state = state
         self.schedule = schedule
         self.samples = samples
         self.machine_spec = machine_spec
+        self.keep_versions = keep_versions
         self.stop = stop or threading.Event()
         self.status = Status()
         self.drift = DriftMonitor(store, fetcher.spec.name, machine_spec)
         self._new_samples = 0
-        """Samples that were added since the last retraining."""
+        """Number of samples that were added after the latest retraining."""
         self._rounds_to_skip = 0
         self._next_skip = 1
         self._progress_restored = False
@@ -91,7 +103,7 @@ class Rounds:
         self._count_damaged()
 
     def run(self) -> None:
-        """Run rounds until `stop` is set. A failed round is logged and counted, and the next one follows."""
+        """Run rounds until `stop` is set; a failed round is logged and counted, and does not end the loop."""
         while not self.stop.is_set():
             started = time.monotonic()
             self.try_round()
@@ -99,12 +111,17 @@ class Rounds:
             self.stop.wait(max(self.schedule.interval - (time.monotonic() - started), 0.0))
 
     def try_round(self) -> bool:
-        """Run a round, record its outcome in `status`, and return whether it succeeded."""
+        """Run a round, record its outcome in `status`, and return whether it succeeded.
+
+        For a round that ends early because `stop` is set, no outcome is recorded.
+        """
         started = time.monotonic()
         kind, problem = "", None
         try:
             outcome = self.round()
         except PrometheusError as error:
+            if error.kind == "stopped":
+                return False
             outcome, kind, problem = "failed", error.kind, str(error)
         except SampleStoreError as error:
             outcome, kind, problem = "failed", "memory", str(error)
@@ -116,11 +133,11 @@ class Rounds:
         except KeplerError as error:
             outcome, kind, problem = "failed", "data", str(error)
         except Exception:
-            # a defect must not end a process that runs for months; the stored samples stay
+            # an unexpected exception must not end a server that runs for months; no stored sample is lost
             log.exception("a round failed; this is a defect of the online trainer")
             outcome, kind, problem = "failed", "defect", "a defect of the online trainer; its log says more"
         self.status.rounds[outcome] += 1
-        if kind and kind != "stopped":
+        if kind:
             self.status.problems[kind] += 1
         self._log_problem(problem)
         self.status.seconds["round"] = time.monotonic() - started
@@ -128,7 +145,11 @@ class Rounds:
         return problem is None
 
     def round(self) -> str:
-        """Run a round and return its outcome: "new data", "nothing new" or "empty"."""
+        """Run a round and return its outcome.
+
+        The outcome is "new data" if samples were added to the store, "nothing new" if all fetched samples were
+        in the store already, and "empty" if the server had no samples.
+        """
         self.drift.refresh()
         self._restore_progress()
         started = time.monotonic()
@@ -148,11 +169,11 @@ class Rounds:
     # --- fetching ---
 
     def _fetch(self, until: float) -> str:
-        """Fetch and store what is new, and return the outcome of the round."""
+        """Fetch and store the samples up to `until` (Unix seconds), and return the outcome of the round."""
         reach = self.samples.reach
         since = self._fetch_since(until)
         if self.samples.has_lost:
-            log.warning("fetching the time range of a damaged sample file again, from %s on", utc(since))
+            log.warning("a sample file was damaged: fetching its time range again, from %s on", utc(since))
         added = fetched = 0
         for start, end in time_slices(since, until, 2 * reach):
             if self.stop.is_set():
@@ -174,7 +195,7 @@ class Rounds:
         return "nothing new" if fetched else "empty"
 
     def _fetch_since(self, until: float) -> float:
-        """Return the start of the time range to fetch, Unix seconds."""
+        """Return the start of the time range to fetch up to `until`, both in Unix seconds."""
         samples, reach = self.samples, self.samples.reach
         cursor = samples.cursor(until)
         earliest = until - self.schedule.catch_up
@@ -195,26 +216,24 @@ class Rounds:
     # --- retraining ---
 
     def _restore_progress(self) -> None:
-        """After a start, count the samples since the last decision about the node type."""
+        """In the first round after a start, restore the latest decision and the number of samples after it."""
         if self._progress_restored:
             return
-        decisions = [
-            decision
-            for decision in self.store.decisions(self.fetcher.spec.name)
-            if decision.get("node_type") == self.drift.node_type
-        ]
-        if decisions:
-            self.status.last_decision = decisions[-1]
-            until = float(decisions[-1].get("data_until", 0.0))
+        last = last_decision(self.store.decisions(self.fetcher.spec.name), self.drift.node_type)
+        if last is not None:
+            self.status.last_decision, record = last
             has_samples = self.samples.sample_count > 0
             time = self.samples.table().column("time").to_numpy() if has_samples else np.empty(0)
-            self._new_samples = int(np.count_nonzero(time > until))
+            self._new_samples = int(np.count_nonzero(time > record.data_until))
         else:
             self._new_samples = self.samples.sample_count
         self._progress_restored = True
 
     def _due(self) -> tuple[str, bool] | None:
-        """Return the trigger of a retraining that is due, and whether all models must be trained anew."""
+        """Return the trigger of the retraining that is due, and whether it must train all models anew.
+
+        Returns None if no retraining is due.
+        """
         if self.drift.version is None:
             return ("first models", True) if self.samples.sample_count >= FIRST_MODEL_SAMPLES else None
         if self._new_samples >= self.schedule.retrain_after:
@@ -251,11 +270,14 @@ class Rounds:
         self.status.last_decision = decision
         self.status.decisions[decision["decision"]] += 1
         self.status.power_shifts += len(decision.get("law_changes", ()))
-        self.drift.refresh()  # before the hook: a listener marked strict may end the round
+        # Refresh before calling the hook `kepler_model_published`: if a listener is marked with
+        # `hookimpl(strict=True)` and raises an exception, the round ends.
+        self.drift.refresh()
         if decision["decision"] == "published":
             self._rounds_to_skip, self._next_skip = 0, 1
             version = decision["version"]
             log.info("published version %s (%s): %s", version, decision["trigger"], decision["reason"])
+            self._prune()
             name, location = self.fetcher.spec.name, self.store.location.rstrip("/")
             hooks().call("kepler_model_published", pipeline=name, version=version, path=f"{location}/{name}")
         else:
@@ -263,19 +285,31 @@ class Rounds:
                 self._skip_rounds()
             log.info("%s (%s): %s", decision["decision"], decision["trigger"], decision["reason"])
 
+    def _prune(self) -> None:
+        """Remove old versions from the model store. A failure is logged and counted, and does not end the round."""
+        if self.keep_versions is None:
+            return
+        try:
+            pruned = self.store.prune(self.fetcher.spec.name, self.keep_versions)
+        except StoreError as error:
+            self.status.problems["store"] += 1
+            log.warning("old versions are not removed: %s", error)
+        else:
+            log.info("removed %d old versions", len(pruned.removed))
+
     def _skip_rounds(self) -> None:
-        """Retrain less often while retraining does not end the drift."""
+        """Set the number of rounds to skip before the next retraining, after a retraining that did not end a drift."""
         self._rounds_to_skip, self._next_skip = self._next_skip, min(2 * self._next_skip, MAX_SKIPPED_ROUNDS)
 
     # --- status ---
 
     def _log_problem(self, problem: str | None) -> None:
-        """Log a problem when it begins, and when it is over."""
+        """Log the problem of a round if it is new, and log the recovery in the first round without a problem."""
         self.status.problem = problem
         if problem is not None and problem != self._logged_problem:
             log.error("%s", problem)
         elif problem is None and self._logged_problem is not None:
-            log.warning("recovered: the round succeeded")
+            log.warning("recovered: the latest round succeeded")
         self._logged_problem = problem
 
     def _count_damaged(self) -> None:
@@ -295,7 +329,7 @@ class Rounds:
 
 
 def _release_memory() -> None:
-    """Return unused memory to the system: the next round is minutes away."""
+    """Return unused memory to the operating system, because the next round starts only minutes later."""
     pa.default_memory_pool().release_unused()
-    with contextlib.suppress(AttributeError, OSError):  # only glibc has malloc_trim
+    with contextlib.suppress(AttributeError, OSError):  # C libraries other than glibc lack malloc_trim
         ctypes.CDLL(None).malloc_trim(0)

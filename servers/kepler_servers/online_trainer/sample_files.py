@@ -1,7 +1,7 @@
-"""The files of a sample store: names, headers, reading and writing.
+"""The files of a sample store: their names and headers, and how they are read and written.
 
-<folder>/<n>.parquet           the samples that fetch n added
-<folder>/<n>.base.parquet      the samples that are kept of fetches 1 … n
+<folder>/<n>.parquet           the samples that the n-th fetch added
+<folder>/<n>.base.parquet      the samples of fetches 1 … n, merged and thinned out
 <folder>/<n>.parquet.damaged   a file that could not be read; its time range must be fetched again
 <folder>/<n>.parquet.lost      a damaged file whose time range has been fetched again
 """
@@ -10,44 +10,51 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Annotated
 
 import attrs
 import msgspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from kepler_core.atomic_files import flush_folder, whole_file
-from kepler_core.documents import decode_json
+from kepler_core.atomic_files import flush_folder, make_folders, whole_file
+from kepler_core.documents import DocumentError, Number, decode_json
 from kepler_core.errors import KeplerError
 
 LAYOUT = 1
+KEY_SCHEMA = pa.schema([("node", pa.string()), ("time", pa.float64()), ("complete", pa.int64())])
+"""The columns that identify a sample (node, time) and count its values that are present (complete)."""
 _HEADER_KEY = b"kepler"
-"""The key of the header in a Parquet file's metadata."""
+"""Key in the metadata of a Parquet file under which its `FileHeader` is stored."""
 _NAME = re.compile(r"([1-9][0-9]{0,11})(\.base)?\.parquet(\.damaged)?")
 _PARTIAL_NAME = re.compile(rf"\.{_NAME.pattern}\.part")
 _DAMAGED, _LOST = ".damaged", ".lost"
 
 
 class SampleStoreError(KeplerError):
-    """The sample store cannot be read or written."""
+    """Error of a sample store that cannot be read or written."""
 
 
 class FileHeader(msgspec.Struct):
-    """Metadata of a sample file, stored in the file itself."""
+    """Header of a sample file, stored in the metadata of the Parquet file."""
 
     layout: int
-    since: float
-    until: float
-    """The file is complete up to this time, Unix seconds."""
-    seen: int
-    """Samples ever added, without replacements."""
-    step: float | None = None
-    """Seconds between a node's samples as they were fetched; null if there were too few to tell."""
+    since: Number
+    until: Number
+    """Time up to which all samples had been fetched when the file was written, Unix seconds."""
+    seen: Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
+    """Number of samples that were added by the fetches whose samples are in this file.
+
+    Samples that were thinned out later count too. Samples that only replaced a stored sample do not count.
+    """
+    step: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    """Seconds between a node's samples when they were fetched; null if no node had two samples."""
 
 
 @attrs.frozen
 class FileName:
-    """A parsed file name."""
+    """The parts of a sample file's name."""
 
     number: int
     is_base: bool
@@ -55,7 +62,7 @@ class FileName:
 
     @classmethod
     def parse(cls, name: str) -> FileName | None:
-        """Parse a file name; None if it is not a sample file's name."""
+        """Parse the name of a sample file; return None for any other name."""
         if (match := _NAME.fullmatch(name)) is None:
             return None
         return cls(int(match[1]), bool(match[2]), bool(match[3]))
@@ -63,7 +70,7 @@ class FileName:
 
 @attrs.frozen
 class SampleFile:
-    """One readable file of a sample store."""
+    """A readable file of a sample store, with its header."""
 
     number: int
     is_base: bool
@@ -74,17 +81,31 @@ class SampleFile:
 
 
 def is_partial(name: str) -> bool:
-    """Return whether a file of this name was being written when its process was killed."""
+    """Return whether this is the name of a temporary file, left by a process that was killed while writing it."""
     return _PARTIAL_NAME.fullmatch(name) is not None
 
 
 def list_folder(folder: Path) -> list[Path]:
-    """Return the paths in a folder, sorted; an absent folder is empty."""
+    """Return the sorted paths of all files in a folder; an absent folder counts as empty."""
     return sorted(folder.iterdir()) if folder.is_dir() else []
 
 
+def read_keys(path: Path) -> pa.Table:
+    """Read a whole sample file, and return its columns `KEY_SCHEMA`.
+
+    Raises `DocumentError` if one of these columns is missing or contains null, or if a time is not finite.
+    """
+    table = pq.read_table(path)
+    if missing := set(KEY_SCHEMA.names) - set(table.column_names):
+        raise DocumentError(f"no column {min(missing)}")
+    keys = table.select(KEY_SCHEMA.names).cast(KEY_SCHEMA)
+    if any(column.null_count for column in keys.columns) or not np.isfinite(keys.column("time").to_numpy()).all():
+        raise DocumentError("a sample has no node or no time")
+    return keys
+
+
 def read_header(path: Path) -> FileHeader:
-    """Read a file's header; `SampleStoreError` for an unknown layout."""
+    """Read the header of a sample file. Raises `SampleStoreError` if it has an unknown layout."""
     metadata: dict[bytes, bytes] | None = pq.read_schema(path).metadata
     header = decode_json((metadata or {}).get(_HEADER_KEY, b""), FileHeader)
     if header.layout != LAYOUT:
@@ -93,10 +114,13 @@ def read_header(path: Path) -> FileHeader:
 
 
 def write_file(folder: Path, number: int, table: pa.Table, header: FileHeader, *, is_base: bool = False) -> SampleFile:
-    """Write a table and its header to a new file, atomically; the folder is created if needed."""
+    """Write a table of samples and its header atomically to a new sample file.
+
+    `number` is the <n> in the file's name. The folder is created if it does not exist.
+    """
     path = folder / f"{number}{'.base' if is_base else ''}.parquet"
     with_header = table.replace_schema_metadata({_HEADER_KEY: msgspec.json.encode(header)})
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folders(folder)
     with whole_file(path) as file:
         pq.write_table(with_header, file, compression="zstd")
     flush_folder(folder)
@@ -104,11 +128,11 @@ def write_file(folder: Path, number: int, table: pa.Table, header: FileHeader, *
 
 
 def mark_damaged(path: Path) -> None:
-    """Rename a file that cannot be read."""
+    """Add the suffix `.damaged` to the name of a file that cannot be read."""
     path.rename(path.with_name(path.name + _DAMAGED))
 
 
 def mark_all_lost(folder: Path) -> None:
-    """Rename the damaged files, after their time range has been fetched again."""
+    """Rename all `.damaged` files to `.lost`, because their time range has been fetched again."""
     for path in sorted(folder.glob(f"*.parquet{_DAMAGED}")):
         path.replace(path.with_name(path.name.removesuffix(_DAMAGED) + _LOST))

@@ -1,8 +1,9 @@
-"""The sample store: a bounded set of samples on disk that holds each sample once.
+"""The sample store: a bounded set of samples on disk that contains each sample once.
 
-Every file is written under a temporary name, flushed and renamed. A file also states up to which time
-it is complete, so samples and progress change in one step: after a kill, the samples of an unfinished
-file are fetched again. A sample that is in the store already is added only if it has more values now.
+Every file is written under a temporary name, flushed and renamed. The header of a file states up to which
+time samples have been fetched. So samples and progress change in one step: if the process is killed before
+a file is complete, its samples are fetched again. A sample that is in the store already is replaced only if
+the fetched sample has more values.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from kepler_core.messages import one_line
 from kepler_core.recording.observations import Observations
 from kepler_servers.online_trainer import sample_table
 from kepler_servers.online_trainer.sample_files import (
+    KEY_SCHEMA,
     LAYOUT,
     FileHeader,
     FileName,
@@ -33,6 +35,7 @@ from kepler_servers.online_trainer.sample_files import (
     mark_all_lost,
     mark_damaged,
     read_header,
+    read_keys,
     write_file,
 )
 from kepler_servers.online_trainer.stratified_sampling import select_samples
@@ -40,37 +43,44 @@ from kepler_servers.online_trainer.stratified_sampling import select_samples
 log = logging.getLogger(__name__)
 
 MERGE_FILES = 32
-"""Number of files that are merged into one."""
+"""If the store has at least this number of files, `tidy` merges them into one file."""
 MAX_SAMPLES = 20_000
 MAX_BYTES = 256 * 2**20
 _SLACK = 1.1
-"""The store may exceed its limits by this factor: thinning out rewrites all of it."""
+"""Samples are thinned out if the store is larger than this factor · one of its limits.
+
+Thinning out rewrites the whole store, so it must not be necessary after every fetch.
+"""
 _REACH_STEPS = 2
-"""A node's newest sample is added with the next fetch, so that fetch must reach back to it."""
-_KEY_COLUMNS = ["node", "time", "complete"]
-"""The columns that identify samples and tell how complete they are."""
+"""Minimum of `SampleStore.reach`, as a number of steps between samples.
+
+A fetch does not add the newest sample of a node. The next fetch adds it, so it must reach back to this sample.
+"""
 _ERROR_CHARACTERS = 200
 
 
 @attrs.frozen
 class AppendResult:
-    """How many samples of a fetch were added, and why the others were not."""
+    """Numbers of samples in a fetch, by what the sample store did with them."""
 
     added: int = 0
     replaced: int = 0
-    """Samples that were in the store, and have more values now."""
+    """Number of samples that replaced a stored sample, because they have more values."""
     known: int = 0
-    """Samples that were in the store already."""
+    """Number of samples that were ignored, because they were in the store already."""
     unusable: int = 0
-    """Samples without any feature or without any power."""
+    """Number of samples that were ignored, because they have no feature or no power."""
     waiting: int = 0
-    """Each node's newest sample: it can be checked only with the one that follows."""
+    """Number of samples left to the next fetch.
+
+    This is the newest sample of each node: a sample can be checked only when the node's following sample is known.
+    """
     fresh: IntArray = attrs.field(factory=lambda: np.empty(0, dtype=np.int64), eq=False, repr=False)
-    """The numbers of the added samples in the observations."""
+    """Indices of the added samples (without replacements) in the fetched observations."""
 
 
 class SampleStore:
-    """The samples in one folder. Only one process may write to it."""
+    """A store for samples in one folder, to which only one process at a time is allowed to write."""
 
     def __init__(
         self,
@@ -81,10 +91,10 @@ class SampleStore:
         max_bytes: int = MAX_BYTES,
         read_only: bool = False,
     ) -> None:
-        """Open the store and read its keys.
+        """Open the store, and read the keys (node and time) of all samples.
 
-        `overlap`: seconds, see `reach`. With `read_only`, the folder belongs to another process and is not
-        changed: damaged files are not renamed either.
+        `overlap` is in seconds; `reach` explains it. Use `read_only` if the folder belongs to another process:
+        no file is then changed, and damaged files are not renamed.
         """
         self._read_only = read_only
         self.folder = folder
@@ -93,21 +103,21 @@ class SampleStore:
         self.max_bytes = max_bytes
         self._files: list[SampleFile] = []
         self._completeness: dict[str, dict[float, int]] = {}
-        """Node -> time -> number of values, of every sample in the store."""
+        """Node -> time -> number of present values, for every sample in the store."""
         self._first_lost: int | None = None
-        """The number of the first file whose time range must be fetched again."""
+        """Number of the oldest damaged file whose time range must be fetched again; None if there is no such file."""
         self.damaged: list[str] = []
-        """The names of files that could not be read."""
+        """Names of the files that could not be read."""
         self.refresh()
 
     # --- opening ---
 
     def refresh(self) -> None:
-        """Read the folder again."""
+        """Read the folder again, e.g. because another process has changed its files."""
         with self._translated_errors("read"):
             files, keys, lost = self._scan()
             newest_base = max((file.number for file in files if file.is_base), default=0)
-            # files that the newest base includes are still there if the process was killed while removing them
+            # Ignore files that are merged in the newest base: they exist if a process was killed before removing them.
             self._files = sorted(
                 (f for f in files if f.number > newest_base or (f.is_base and f.number == newest_base)),
                 key=lambda file: file.number,
@@ -120,7 +130,7 @@ class SampleStore:
                 self._remove_leftovers(newest_base)
 
     def _scan(self) -> tuple[list[SampleFile], dict[Path, pa.Table], list[int]]:
-        """Return the readable files, their key columns, and the numbers of the damaged files."""
+        """Return the readable files, the key columns by path, and the numbers of the damaged files."""
         files: list[SampleFile] = []
         keys: dict[Path, pa.Table] = {}
         lost: list[int] = []
@@ -132,10 +142,10 @@ class SampleStore:
                 continue
             try:
                 header = read_header(path)
-                keys[path] = pq.read_table(path).select(_KEY_COLUMNS)
+                keys[path] = read_keys(path)
                 files.append(SampleFile(name.number, name.is_base, path, header, path.stat().st_size))
             except FileNotFoundError:
-                pass  # the process that owns the store has just merged this file
+                pass  # the process that writes to the store has just merged and removed this file
             except PermissionError:
                 raise
             except (pa.ArrowException, OSError, DocumentError) as error:
@@ -144,33 +154,33 @@ class SampleStore:
         return files, keys, lost
 
     def recheck(self) -> None:
-        """Set aside files that became unreadable since the store was opened.
+        """Find files that became unreadable after the store was opened, and mark them as damaged.
 
-        Nothing happens if a file is absent: the disk may be away for a while, which is no reason to
-        forget its samples.
+        If any file is absent, this method does nothing at all: the disk may be unmounted for a while, and the samples
+        in the file must not be forgotten.
         """
         if all(file.path.exists() for file in self._files):
             self.refresh()
 
     def _set_aside(self, path: Path, error: Exception) -> None:
         self.damaged.append(path.name)
-        log.error("%s is damaged and is left out: %s", path, one_line(error, _ERROR_CHARACTERS))
+        log.error("the sample file %s is damaged and is ignored: %s", path, one_line(error, _ERROR_CHARACTERS))
         if not self._read_only:
             with contextlib.suppress(OSError):
                 mark_damaged(path)
 
     def _remove_leftovers(self, newest_base: int) -> None:
-        """Remove partial files and files that a base includes, which a killed process leaves behind."""
+        """Remove files that a killed process left behind: partly written files, and files merged in the newest base."""
         in_use = {file.path for file in self._files}
         for path in list_folder(self.folder):
             name = FileName.parse(path.name)
             is_merged = name is not None and name.number <= newest_base and path not in in_use
             if is_merged or is_partial(path.name):
-                with contextlib.suppress(OSError):  # the next refresh tries again
+                with contextlib.suppress(OSError):  # the next `refresh` tries again to remove the file
                     path.unlink()
 
     def _index(self, table: pa.Table) -> None:
-        nodes, times, completeness = (table.column(name).to_pylist() for name in _KEY_COLUMNS)
+        nodes, times, completeness = (table.column(name).to_pylist() for name in KEY_SCHEMA.names)
         for node, time, complete in zip(nodes, times, completeness, strict=True):
             self._completeness.setdefault(node, {})[time] = complete
 
@@ -178,66 +188,69 @@ class SampleStore:
 
     @property
     def size(self) -> int:
-        """Bytes on disk."""
+        """Size of all files on disk, in bytes."""
         return sum(file.size for file in self._files)
 
     @property
     def file_count(self) -> int:
-        """Number of files."""
+        """Number of files that contain the samples."""
         return len(self._files)
 
     @property
     def sample_count(self) -> int:
-        """Number of samples."""
+        """Number of samples in the store."""
         return sum(map(len, self._completeness.values()))
 
     @property
     def seen(self) -> int:
-        """Number of samples ever added."""
+        """Number of samples that were ever added, including samples that were thinned out later."""
         return sum(file.header.seen for file in self._files)
 
     @property
     def samples_by_node(self) -> dict[str, int]:
-        """Node -> number of samples."""
+        """Node -> number of its samples in the store."""
         return {node: len(times) for node, times in sorted(self._completeness.items())}
 
     def newest(self) -> dict[str, float]:
-        """Return the time of each node's newest sample."""
+        """Return node -> time of its newest sample, in Unix seconds."""
         return {node: max(times) for node, times in self._completeness.items() if times}
 
     @property
     def step(self) -> float:
-        """Seconds between a node's samples in the latest fetch that could tell; NaN if none could.
+        """Seconds between a node's samples when they were fetched; NaN if no fetch had two samples of a node.
 
-        Samples in the store may be farther apart, because some are thinned out.
+        The value is from the latest fetch with two samples of a node. The stored samples may be farther apart,
+        because some samples were thinned out.
         """
         steps = [file.header.step for file in self._files if file.header.step is not None]
         return steps[-1] if steps else float("nan")
 
     @property
     def reach(self) -> float:
-        """How many seconds before the end of the latest fetch a late sample is still added.
+        """Length in seconds of the time range, ending with the latest fetch, in which missing samples are still added.
 
-        It is the overlap, or two steps if that is longer. Samples within reach are not thinned out.
+        The reach is `overlap` or two steps between samples, whichever is longer. Samples within the reach are not
+        thinned out.
         """
         return max(self.overlap, _REACH_STEPS * self.step) if np.isfinite(self.step) else self.overlap
 
     def cursor(self, now: float) -> float | None:
-        """Return the time up to which the store is complete; None if there is no such time.
+        """Return the time up to which samples have been fetched (Unix seconds); None if no file tells it.
 
-        Files from after `now` do not count: a clock was wrong when they were fetched. Nor do files from
-        the first damaged one on, until their time range has been fetched again.
+        The time is read from the files' headers. Two kinds of files are ignored. Files for times after `now` were
+        fetched while a clock was wrong. The oldest damaged file and all later files are ignored until their time
+        range has been fetched again.
         """
         files = [f for f in self._files if self._first_lost is None or f.number < self._first_lost]
         return max((file.header.until for file in files if file.header.until <= now), default=None)
 
     @property
     def has_lost(self) -> bool:
-        """Whether the time range of a damaged file must still be fetched again."""
+        """Whether there is a damaged file whose time range must be fetched again."""
         return self._first_lost is not None
 
     def clear_lost(self) -> None:
-        """Note that everything since `cursor` has been fetched again and appended."""
+        """Record that the time ranges of all damaged files have been fetched again and appended."""
         if self._first_lost is None:
             return
         with self._translated_errors("write"):
@@ -245,7 +258,7 @@ class SampleStore:
         self._first_lost = None
 
     def table(self) -> pa.Table:
-        """Return all samples, sorted by node and time."""
+        """Return a table of all samples in the store, sorted by node and time."""
         with self._translated_errors("read"):
             if not self._files:
                 return pa.table({"node": pa.array([], pa.string()), "time": pa.array([], pa.float64())})
@@ -254,7 +267,7 @@ class SampleStore:
     # --- writing ---
 
     def append(self, observations: Observations, *, since: float, until: float, node_type: int = 0) -> AppendResult:
-        """Add the new samples of a fetch of the time range `since` … `until`. On an error, nothing is added."""
+        """Add the new samples of a fetch from `since` to `until` (Unix seconds); if an error occurs, add no sample."""
         complete = sample_table.completeness(observations)
         time = observations.sample_time
         cursor = self.cursor(until)
@@ -292,8 +305,9 @@ class SampleStore:
     def tidy(self) -> int:
         """Merge the files if there are many, and thin out the samples if there are too many.
 
-        Return the number of removed samples. While a damaged file's time range must be fetched again,
-        nothing is changed: a fetched sample could not be recognised as one that was thinned out.
+        Returns the number of samples that were thinned out. While the time range of a damaged file must be
+        fetched again, nothing is changed: otherwise samples that were thinned out would be fetched and added
+        again.
         """
         if self.has_lost:
             return 0
@@ -316,7 +330,7 @@ class SampleStore:
         self._files = [base]
         for file in merged:
             if file.path != base.path:
-                with contextlib.suppress(OSError):  # `refresh` ignores the file and removes it
+                with contextlib.suppress(OSError):  # `refresh` ignores the merged file and tries again to remove it
                     file.path.unlink()
         self._completeness = {}
         self._index(table)

@@ -1,17 +1,17 @@
 """Convert observations to an Arrow table with one row per sample, and back.
 
-A sample is one node at one timestamp. The columns:
+A sample is one node at one timestamp. The table has these columns:
 
-node, node_type, time                     which node, and when (Unix seconds)
+node, node_type, time                     node label, number of the node's type, Unix seconds
 complete                                  number of values of the sample that are present
 schema                                    the metric schema that mapped the metrics to features and power
 node.<feature>                            the node's rate per second; null if missing
 gauge.<feature>                           the node's value of a gauge; null if missing
 power.<source>.<component>                watts; null if missing
-containers, container_names               ids and names of the containers that ran
+containers, container_names               lists of ids and names of the containers that ran
 container.<feature>                       a list with one value per container; NaN if missing
 
-The column names are also those of `kepler-model samples export`.
+`kepler-model samples export` writes the same columns.
 """
 
 from __future__ import annotations
@@ -28,15 +28,17 @@ from kepler_core.recording.counts import Counts
 from kepler_core.recording.observations import Observations, Stream
 
 RECORDING = "memory"
-"""The recording's name in the observations that are read from a table. Published metadata contain it."""
+"""Name of the recording in observations that are read from a table.
+
+The name must not change, because the metadata of published models contain it.
+"""
 _NODE, _POWER, _CONTAINER, _GAUGE = "node.", "power.", "container.", "gauge."
 
 
 def completeness(observations: Observations) -> IntArray:
     """Return the number of values that are present in each sample, shape (samples,).
 
-    It is 0 for a sample that cannot be used: a sample needs at least one feature and the power of one
-    component.
+    The number is 0 for a sample that is unusable because it has no feature or no power of any component.
     """
     n = len(observations.sample_time)
     features, power = np.zeros(n, dtype=np.int64), np.zeros(n, dtype=np.int64)
@@ -52,14 +54,14 @@ def completeness(observations: Observations) -> IntArray:
 
 
 def to_table(observations: Observations, chosen: IntArray, complete: IntArray, node_type: int) -> pa.Table:
-    """Return some samples as a table.
+    """Return the chosen samples as a table.
 
-    `chosen` holds their numbers in the observations, ascending; `complete` is the `completeness` of all
-    samples.
+    `chosen` holds the indices of these samples in the observations, ascending. `complete` is the
+    `completeness` of all samples in the observations.
     """
     stream = observations.sample_stream[chosen]
     nodes = [stream.node for stream in observations.streams]
-    # the observations' rows (one per sample and container) are sorted by sample; take those of the chosen samples
+    # the rows of the chosen samples; the observations have a row per sample and container, sorted by sample
     position = np.full(len(observations.sample_time), -1, dtype=np.int64)
     position[chosen] = np.arange(len(chosen))
     rows = np.flatnonzero(position[observations.row_sample] >= 0)
@@ -95,7 +97,10 @@ def _nullable(values: FloatArray) -> pa.Array:
 
 
 def concatenate(tables: Sequence[pa.Table]) -> pa.Table:
-    """Return all rows, sorted by node and time. Of several rows for one sample, the last one stays."""
+    """Concatenate tables and sort the rows by node and time.
+
+    If several rows have the same node and time, only the row from the last table is kept.
+    """
     table = pa.concat_tables(tables, promote_options="default")
     if not table.num_rows:
         return table
@@ -107,20 +112,20 @@ def concatenate(tables: Sequence[pa.Table]) -> pa.Table:
 
 
 def encode_texts(column: pa.ChunkedArray) -> tuple[IntArray, list[str]]:
-    """Return the number of each text in the sorted list of distinct texts, and that list."""
+    """Encode a column of texts: return each row's index in the sorted distinct texts, and the distinct texts."""
     texts, codes = np.unique(np.array(column.to_pylist(), dtype=object), return_inverse=True)
     return codes.astype(np.int64).reshape(-1), [str(text) for text in texts]
 
 
 def float_column(table: pa.Table, name: str) -> FloatArray:
-    """Return a column of numbers, with NaN for null."""
+    """Return a column of numbers as an array, with NaN in place of null."""
     column = table.column(name).combine_chunks()
     values: FloatArray = np.array(column.to_numpy(zero_copy_only=False), dtype=np.float64)
     return values
 
 
 def node_features(table: pa.Table) -> dict[str, FloatArray]:
-    """Return the nodes' values of each feature, shape (samples,)."""
+    """Return feature -> its value for the node in each sample, shape (samples,)."""
     return {
         name.partition(".")[2]: float_column(table, name)
         for name in table.column_names
@@ -129,7 +134,7 @@ def node_features(table: pa.Table) -> dict[str, FloatArray]:
 
 
 def power(table: pa.Table) -> dict[tuple[str, str], FloatArray]:
-    """Return watts by (energy source, component), shape (samples,)."""
+    """Return (energy source, component) -> watts of each sample, shape (samples,)."""
     columns = {}
     for name in table.column_names:
         if name.startswith(_POWER):
@@ -139,10 +144,10 @@ def power(table: pa.Table) -> dict[tuple[str, str], FloatArray]:
 
 
 def to_observations(table: pa.Table, step: float) -> Observations:
-    """Return a table that is sorted by node and time as observations to train on.
+    """Convert a table that is sorted by node and time to observations to train on.
 
-    `step` is the time between a node's samples in seconds. It cannot be computed from the table, because
-    samples may have been thinned out.
+    `step` is the number of seconds between a node's samples when they were fetched. It cannot be calculated
+    from the table, because samples may have been thinned out.
     """
     node, nodes = encode_texts(table.column("node"))
     lists = table.column("containers").combine_chunks()
@@ -172,12 +177,15 @@ def to_observations(table: pa.Table, step: float) -> Observations:
 
 
 def _container_features(table: pa.Table, lengths: IntArray) -> dict[str, FloatArray]:
-    """Return the containers' values of each feature; `lengths` is the number of containers per sample."""
+    """Return feature -> its value for each row (one per sample and container).
+
+    `lengths` holds the number of containers of each sample.
+    """
     features = {}
     for name in table.column_names:
         if name.startswith(_CONTAINER):
             column = table.column(name).combine_chunks()
-            # a sample from a time before this feature was recorded has no list
+            # a sample that was stored before this feature was recorded has null instead of a list
             present = np.repeat(np.array(pc.is_valid(column).to_numpy(zero_copy_only=False)), lengths)
             values = np.full(int(lengths.sum()), np.nan)
             values[present] = np.array(column.flatten().to_numpy(zero_copy_only=False), dtype=np.float64)

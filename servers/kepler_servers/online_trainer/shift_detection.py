@@ -1,8 +1,9 @@
-"""Find power shifts in observations, without any model.
+"""Find power shifts in observations, without using any model.
 
-Each recent sample of a node is paired with the past sample whose features are nearest. If the pairs
-differ in power although they did the same work, the power has shifted, and a line is fitted to the
-pairs. Recent samples without a similar past sample are ignored: a new workload is no power shift.
+Each recent sample of a node is paired with the past sample whose features are nearest. The samples of a pair
+show nearly the same work. If the power of recent samples differs from that of their past samples, the power
+has shifted, and a line is fitted to the pairs. Recent samples without a similar past sample are ignored,
+because a new workload is no power shift.
 """
 
 from __future__ import annotations
@@ -18,53 +19,63 @@ from kepler_servers.online_trainer.power_shift import SMALLEST_SHIFT, Line, Powe
 from kepler_servers.online_trainer.standard_error import mean_and_standard_error
 
 RECENT_SAMPLES = 400
-"""A node's newest samples, which are compared with all samples before them."""
+"""Number of newest samples of a node that are compared with all of its earlier samples."""
 MIN_PAIRS = 30
 MAX_DISTANCE = 0.05
 """Two samples are similar if no feature differs by more than this fraction of its 99th percentile."""
 REQUIRED_ERRORS = 4.0
-"""Standard errors that a difference must exceed. The test is repeated with every retraining, so it must
-rarely fire by chance."""
+"""A component's power has shifted if the mean of recent minus past power exceeds this number of standard errors.
+
+The test is repeated in every retraining, so it must rarely find a shift by chance.
+"""
 REQUIRED_ERRORS_BESIDE = 2.0
-"""Standard errors that are required of a node's other components after one component has shifted."""
+"""Used instead of `REQUIRED_ERRORS` for the other components, if the power of one component of a node has shifted."""
 MIN_SCALE = 0.5
-"""If the power for the same work falls below this factor or rises above its inverse, the machine has been
-replaced by another."""
+"""Smallest plausible scale of a line; its inverse is the largest plausible scale.
+
+If the power for the same work changes more than that, it is probably another machine under the same name.
+"""
 SPLIT_VARIANCE = 0.7
-"""A split of the pairs in time counts if at most this fraction of the variance remains inside the parts."""
+"""Limit for dividing the pairs into earlier and later pairs.
+
+The pairs are divided only if the variance within both parts is less than this fraction of the variance of all pairs.
+"""
 _OFFSET_SPREAD = 2.0
-"""The power of the pairs must spread by this factor before an offset is fitted besides the scale."""
+"""An offset is fitted in addition to the scale only if high power in the pairs exceeds this factor · low power.
+
+Low and high power are the 10th and the 90th percentile.
+"""
 _SCALE_QUANTILE = 0.99
 _COMPARED_FEATURES = ("cpu_instructions", "cpu_cycles", "cache_miss", "bpf_cpu_time_ms", "bpf_page_cache_hit")
 
 
 @attrs.frozen(eq=False)
 class _Pairs:
-    """Recent samples of a node, each with its nearest past sample."""
+    """Pairs of a recent sample and the past sample of the same node whose features are nearest."""
 
     past: IntArray
-    """The numbers of the past samples in the observations, shape (pairs,)."""
+    """Index of each pair's past sample in the observations, shape (pairs,)."""
     recent: IntArray
-    """The numbers of the recent samples in the observations, shape (pairs,)."""
+    """Index of each pair's recent sample in the observations, shape (pairs,)."""
     difference: FloatArray
-    """Remaining difference of each feature, in units of its scale, shape (pairs, features)."""
+    """Recent minus past value of each feature, divided by the feature's 99th percentile, shape (pairs, features)."""
 
 
 @attrs.frozen(eq=False)
 class _Power:
-    """The power of one component in each pair, in watts, shape (pairs,)."""
+    """The power of one component in the past (`then`) and the recent (`now`) sample of each pair, in watts."""
 
     then: FloatArray
     now: FloatArray
     measured: IntArray
-    """The numbers of the pairs in which both samples have the component's power."""
+    """Indices of the pairs in which the component's power is known for both samples."""
 
 
 def find_shifts(observations: Observations) -> list[PowerShift]:
-    """Return the power shifts among each node's recent samples.
+    """Return the new power shifts in each node's recent samples.
 
-    `observations` are sorted by node and time. Their power has been moved to the newest level that is
-    already known (`shift_watts`).
+    `observations` are sorted by node and time. The power shifts that were found before must have been
+    applied to their power (`shift_watts`).
     """
     shifts = []
     for code, stream in enumerate(observations.streams):
@@ -75,7 +86,7 @@ def find_shifts(observations: Observations) -> list[PowerShift]:
 
 
 def _find_pairs(observations: Observations, samples: IntArray) -> _Pairs | None:
-    """Pair a node's recent samples with similar past ones; None if there are too few."""
+    """Pair a node's recent samples with similar past samples; return None if there are fewer than `MIN_PAIRS` pairs."""
     features = [
         name
         for name in _COMPARED_FEATURES
@@ -101,7 +112,7 @@ def _find_pairs(observations: Observations, samples: IntArray) -> _Pairs | None:
 
 
 def _find_shift(observations: Observations, pairs: _Pairs, node: str) -> PowerShift | None:
-    """Return the power shift that a node's pairs show; None if they show none."""
+    """Return the power shift that a node's sample pairs show; None if they show no shift."""
     time = observations.sample_time[pairs.recent]
     power = _power_of_pairs(observations, pairs)
     lines: dict[str, Line] = {}
@@ -119,7 +130,7 @@ def _find_shift(observations: Observations, pairs: _Pairs, node: str) -> PowerSh
     since = float(np.median(starts))
     for name, watts in power.items():
         if name not in lines:
-            # the other components are noisier, but have rarely stayed the same when one component shifted
+            # the power of this component is noisier, but it has probably shifted with the component that did shift
             after = watts.measured[time[watts.measured] >= since]
             line = _line_if_shifted(watts, pairs.difference, after, REQUIRED_ERRORS_BESIDE)
             if line is not None:
@@ -128,7 +139,7 @@ def _find_shift(observations: Observations, pairs: _Pairs, node: str) -> PowerSh
 
 
 def _power_of_pairs(observations: Observations, pairs: _Pairs) -> Mapping[str, _Power]:
-    """Return the power by "<energy source>.<component>", without components that too few pairs have."""
+    """Return "<energy source>.<component>" -> power in the pairs; components with too few known pairs are left out."""
     power = {}
     for (source, component), watts in observations.power.items():
         then, now = watts[pairs.past], watts[pairs.recent]
@@ -141,7 +152,7 @@ def _power_of_pairs(observations: Observations, pairs: _Pairs) -> Mapping[str, _
 def _line_if_shifted(
     watts: _Power, feature_difference: FloatArray, chosen: IntArray, required_errors: float
 ) -> Line | None:
-    """Fit a line to the chosen pairs; None if their power does not differ significantly."""
+    """Fit a line to the chosen pairs; return None if their past and recent power do not differ significantly."""
     if len(chosen) < MIN_PAIRS:
         return None
     then = watts.then[chosen]
@@ -152,11 +163,15 @@ def _line_if_shifted(
 
 
 def _difference(then: FloatArray, now: FloatArray, feature_difference: FloatArray) -> tuple[float, float, FloatArray]:
-    """Return the mean difference in power, its standard error, and the power now at the features of then.
+    """Compare the past (`then`) and the recent (`now`) power of pairs, corrected for differences in features.
 
-    The two samples of a pair are similar, not equal. What their remaining difference in features (shape
-    (pairs, features)) explains is removed by least squares. If that difference has the same sign in all
-    pairs, it cannot be told from a power shift, and the standard error is large.
+    Returns the mean difference in power, its standard error, and the recent power that each pair would have
+    with the features of its past sample.
+
+    The two samples of a pair have similar, not equal features. The part of the power difference that
+    `feature_difference` (shape (pairs, features)) explains is estimated by least squares and removed. If a
+    feature is higher in all recent samples, its effect cannot be distinguished from a power shift, and the
+    standard error is large.
     """
     design = np.column_stack([np.ones(len(then)), feature_difference])
     difference = now - then
@@ -167,7 +182,7 @@ def _difference(then: FloatArray, now: FloatArray, feature_difference: FloatArra
     covariance = np.linalg.pinv(design.T @ design) * variance
     error_if_independent = float(np.sqrt(variance / len(then)))
     _, block_error = mean_and_standard_error(residual)
-    # neighbours in time are nearly copies, so the pairs are not independent
+    # pairs next to each other in time are nearly copies, so the standard error for independent pairs is too low
     can_inflate = error_if_independent > 0 and np.isfinite(block_error)
     inflation = max(1.0, block_error / error_if_independent) if can_inflate else 1.0
     error = float(np.sqrt(max(covariance[0, 0], 0.0))) * inflation
@@ -175,7 +190,10 @@ def _difference(then: FloatArray, now: FloatArray, feature_difference: FloatArra
 
 
 def _nearest(past: FloatArray, recent: FloatArray) -> tuple[IntArray, BoolArray]:
-    """Return the nearest past row for each recent row, and whether it is near enough."""
+    """Return for each recent sample the index of the nearest past sample, and whether that sample is similar.
+
+    `past` and `recent` hold scaled features, shape (samples, features).
+    """
     from scipy.spatial import cKDTree
 
     distance, row = cKDTree(past).query(recent, p=np.inf, distance_upper_bound=MAX_DISTANCE)
@@ -184,7 +202,7 @@ def _nearest(past: FloatArray, recent: FloatArray) -> tuple[IntArray, BoolArray]
 
 
 def _split(ratio: FloatArray) -> int:
-    """Return the position from which on the ratios have another level; 0 if they have one level."""
+    """Return the index at which the level of the ratios (in order of time) changes; 0 if their level is constant."""
     n = len(ratio)
     total, squares = np.cumsum(ratio), np.cumsum(ratio**2)
     position = np.arange(1, n)
@@ -196,12 +214,15 @@ def _split(ratio: FloatArray) -> int:
         return 0
     cost = np.where(is_allowed, left + right, np.inf)
     best = int(np.argmin(cost))
-    # a shift of level explains much of the variance; no split explains much of mere noise
+    # a split where the level shifts removes much of the variance; a split of mere noise removes little
     return int(position[best]) if cost[best] < SPLIT_VARIANCE * unsplit else 0
 
 
 def _fit_line(then: FloatArray, now: FloatArray) -> Line | None:
-    """Fit a line, twice: the second time without outliers. None for an implausible scale."""
+    """Fit a line to the power `then` and `now`, and fit it again without outliers.
+
+    Returns None if the scale is implausible (`MIN_SCALE`).
+    """
     used = np.ones(len(then), dtype=bool)
     line = None
     for _ in range(2):
@@ -210,7 +231,8 @@ def _fit_line(then: FloatArray, now: FloatArray) -> Line | None:
         scale, offset = float(y.mean() / x.mean()), 0.0
         if high > _OFFSET_SPREAD * low:
             slope, intercept = np.polyfit(x, y, 1)
-            # noise in both measurements makes a fitted slope too flat, so the line must explain clearly more
+            # Noise in `x` makes a fitted slope too flat. The line with an offset is therefore used only if its squared
+            # error is clearly lower than that of the line through zero.
             is_better = np.sum((y - slope * x - intercept) ** 2) < 0.8 * np.sum((y - scale * x) ** 2)
             if is_better and MIN_SCALE < slope < 1 / MIN_SCALE:
                 scale, offset = float(slope), float(intercept)
@@ -218,7 +240,8 @@ def _fit_line(then: FloatArray, now: FloatArray) -> Line | None:
             return None
         line = Line(scale, offset)
         residual = np.abs(now - line(then))
-        used = residual <= 3 * 1.4826 * np.median(residual) + 1e-9  # 1.4826 · median: a robust standard deviation
+        # 1.4826 · the median of absolute residuals is a robust estimate of their standard deviation
+        used = residual <= 3 * 1.4826 * np.median(residual) + 1e-9
         if used.sum() < MIN_PAIRS:
             break
     return line

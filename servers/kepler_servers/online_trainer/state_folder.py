@@ -1,4 +1,4 @@
-"""The layout of an online trainer's state folder."""
+"""The layout of the folder in which an online trainer keeps its state."""
 
 from __future__ import annotations
 
@@ -9,27 +9,26 @@ import attrs
 
 @attrs.frozen
 class StateFolder:
-    """One folder that belongs to one online trainer.
+    """The state folder of one online trainer, which no other online trainer is allowed to use.
 
-    The names on disk are older than the terms in the code: the sample store is in `memory`, the log of
-    power shifts in `laws.json`. The same holds for the metrics, the JSON keys and the recorded
-    decisions, where a sample is an `instant` and a power shift a `law_change`. They are stable because
-    users depend on them.
+    Some names are older than the terms in the code: the sample store is in the folder `memory`, the log of
+    power shifts in the file `laws.json`. In metrics, JSON keys and recorded decisions, a sample is called an
+    `instant` and a power shift a `law_change`. These names do not change, because users depend on them.
     """
 
     path: Path
 
     @property
     def samples(self) -> Path:
-        """The folder of the sample store."""
+        """Folder of the sample store."""
         return self.path / "memory"
 
     @property
     def shifts(self) -> Path:
-        """The file of the shift log."""
+        """File with the power shifts that were found (`ShiftLog`)."""
         return self.path / "laws.json"
 
     @property
     def challengers(self) -> Path:
-        """A model store with the challengers of the latest retrainings."""
+        """Folder of a model store with the challengers of the latest retrainings."""
         return self.path / "challengers"

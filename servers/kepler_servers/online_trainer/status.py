@@ -1,4 +1,4 @@
-"""The status of the rounds, which `/healthz` and `/metrics` report."""
+"""The status of an online trainer, which `/healthz` and `/metrics` report."""
 
 from __future__ import annotations
 
@@ -13,35 +13,35 @@ import attrs
 class Status:
     """The state and the counters of an online trainer.
 
-    HTTP threads read it while the trainer's thread updates it: values are replaced or counted up, and
-    never cleared.
+    Threads of the HTTP server read the status without a lock while the thread of the rounds updates it. Therefore
+    values are only replaced or counted up, and no dict or counter is ever cleared.
     """
 
     started: float = attrs.field(factory=time.time)
-    """Unix seconds."""
+    """Time at which the online trainer started, Unix seconds."""
     rounds: Counter[str] = attrs.field(factory=Counter)
-    """Outcome -> number of rounds."""
+    """Outcome of a round -> number of rounds with this outcome."""
     problems: Counter[str] = attrs.field(factory=Counter)
-    """Kind -> number of problems."""
+    """Kind of problem -> number of problems of this kind."""
     problem: str | None = None
-    """The problem of the last round."""
+    """Description of the latest round's problem; None if the round succeeded."""
     last_success: float | None = None
-    """Unix seconds."""
+    """Time of the latest round that fetched data, Unix seconds; None before the first such round."""
     lag: float | None = None
-    """Seconds from the newest data in the sample store to the Prometheus server's clock."""
+    """Age of the newest data in the sample store by the Prometheus server's clock, in seconds; None if unknown."""
     samples: Counter[str] = attrs.field(factory=Counter)
-    """"added", "replaced", "known" or "unusable" -> number of fetched samples."""
+    """What the sample store did with samples ("added", "replaced", "known", "unusable") -> number of these samples."""
     decisions: Counter[str] = attrs.field(factory=Counter)
-    """Decision -> number of retrainings."""
+    """Decision ("published", "kept aside", "failed") -> number of retrainings with this decision."""
     last_decision: dict[str, Any] | None = None
-    """As it is recorded in the model store."""
+    """The latest decision as it was recorded in the model store; None if there is no decision yet."""
     power_shifts: int = 0
     stored_samples: dict[str, int] = attrs.field(factory=dict)
-    """Node -> samples in the sample store."""
+    """Node -> number of its samples in the sample store."""
     stored_bytes: int = 0
     damaged_files: int = 0
-    """Files of the sample store that could not be read."""
+    """Number of files of the sample store that could not be read."""
     gone: dict[str, float] = attrs.field(factory=dict)
-    """Node -> seconds between its newest sample and the newest sample of all nodes, if it has fallen behind."""
+    """Node without new samples -> seconds by which its newest sample is older than the newest sample of all nodes."""
     seconds: dict[str, float] = attrs.field(factory=dict)
-    """"round", "fetch" or "retraining" -> duration of the last one."""
+    """"round", "fetch" or "retraining" -> duration of the latest round, fetch or retraining in seconds."""

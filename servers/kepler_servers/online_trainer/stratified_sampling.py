@@ -1,10 +1,13 @@
 """Choose the samples that a full sample store keeps, spread over nodes, load, workloads and time.
 
-The stratum of a sample is its node, its load (ten bins up to the node's highest load) and its workload
-(instructions per cycle and cache misses per instruction, in powers of two). The capacity is divided
-evenly among the nodes, then among the strata of each node, then among sixteen time slices of each
-stratum. Groups that need less than their share leave the rest to the others. A week of idle therefore
-fills the idle strata only.
+Samples of one stratum have the same node, load and workload. The load is divided into ten bins up to the
+node's highest load. The workload is described by ratios of features, such as instructions per cycle and cache
+misses per instruction, rounded to powers of two.
+
+The capacity of the store is divided evenly among the nodes, then among the strata of each node, then among
+sixteen time slices of each stratum. If a group has fewer samples than its equal part of the capacity, the
+unused capacity is divided among the larger groups. A week of idle machines therefore fills the idle strata
+only.
 """
 
 from __future__ import annotations
@@ -18,10 +21,12 @@ from kepler_core.arrays import BoolArray, FloatArray, IntArray
 LOAD_BINS = 10
 TIME_SLICES = 16
 _HIGHEST_LOAD_RANK = 5
-"""The fifth-highest load of a node counts as its highest: one outlier must not move all other samples
-into the idle bin."""
+"""The load of this rank, in descending order, counts as a node's highest load.
+
+If the maximum counted, a single outlier could move all other samples into the idle bin.
+"""
 _MAX_OCTAVES = 4
-"""Ratios are clipped at this number of powers of two above and below their median."""
+"""Ratios of features are clipped to this number of powers of two above and below their median."""
 _LOAD_FEATURES = ("cpu_instructions", "bpf_cpu_time_ms", "cpu_cycles")
 _WORKLOAD_RATIOS = (
     ("cpu_instructions", "cpu_cycles"),
@@ -31,14 +36,15 @@ _WORKLOAD_RATIOS = (
 
 
 def water_fill(counts: IntArray, capacity: int) -> IntArray:
-    """Return how many members of each group to keep so that `capacity` are kept in all.
+    """Divide a capacity among groups: return the number of members to keep in each group.
 
-    All groups are cut to the same level, so the smallest groups lose least.
+    `counts` holds the number of members of each group. No group keeps more than a common maximum, which is
+    as high as the total capacity allows. Groups up to that maximum lose no member.
     """
     if counts.sum() <= capacity:
         return counts.copy()
     low, high = 0, int(counts.max(initial=0))
-    while low < high:  # bisect for the highest level that fits
+    while low < high:  # bisect for the highest common maximum with which the capacity suffices
         middle = (low + high + 1) // 2
         if np.minimum(counts, middle).sum() <= capacity:
             low = middle
@@ -51,7 +57,7 @@ def water_fill(counts: IntArray, capacity: int) -> IntArray:
 
 
 def assign_strata(node: IntArray, features: Mapping[str, FloatArray]) -> IntArray:
-    """Return the number of each sample's stratum; all arrays have shape (samples,)."""
+    """Assign each sample to a stratum, and return the number of its stratum; all arrays have shape (samples,)."""
     n = len(node)
     load_name = next((name for name in _LOAD_FEATURES if name in features and np.isfinite(features[name]).any()), None)
     if load_name is None:
@@ -70,13 +76,19 @@ def assign_strata(node: IntArray, features: Mapping[str, FloatArray]) -> IntArra
         workload *= 2 * _MAX_OCTAVES + 2
         if numerator in features and denominator in features:
             workload += _octaves(features[numerator], features[denominator])
-    workload[load_bin == 0] = 0  # the ratios of an idle node carry no information
+    workload[load_bin == 0] = (
+        0  # idle samples get no workload: the ratios of features of an idle node carry no information
+    )
     columns = np.column_stack([node, load_bin, workload])
     return np.unique(columns, axis=0, return_inverse=True)[1].reshape(n).astype(np.int64)
 
 
 def _octaves(numerator: FloatArray, denominator: FloatArray) -> IntArray:
-    """Return the ratio in powers of two around its median, from 1 up; 0 where it is undefined."""
+    """Return the ratio numerator / denominator as a small integer for each sample.
+
+    The integer tells how many powers of two the ratio is above or below the median ratio: at the median, it is
+    `_MAX_OCTAVES` + 1. It is clipped to 1 … 2 · `_MAX_OCTAVES` + 1. It is 0 where the ratio is undefined.
+    """
     defined = np.isfinite(numerator) & np.isfinite(denominator) & (numerator > 0) & (denominator > 0)
     octaves = np.zeros(len(numerator), dtype=np.int64)
     if defined.any():
@@ -87,7 +99,7 @@ def _octaves(numerator: FloatArray, denominator: FloatArray) -> IntArray:
 
 
 def select_samples(node: IntArray, time: FloatArray, features: Mapping[str, FloatArray], capacity: int) -> BoolArray:
-    """Return a mask of the samples to keep, at most `capacity`. The choice is deterministic."""
+    """Choose at most `capacity` samples to keep, and return them as a mask. The choice is deterministic."""
     selected = np.zeros(len(node), dtype=bool)
     if len(node) <= capacity:
         selected[:] = True
@@ -105,7 +117,10 @@ def select_samples(node: IntArray, time: FloatArray, features: Mapping[str, Floa
 
 
 def _spread_over_time(members: IntArray, time: FloatArray, quota: int) -> IntArray:
-    """Return `quota` of the members, which are sorted by time, spread evenly over time."""
+    """Choose `quota` of the members, spread evenly over time.
+
+    `members` holds indices of samples, sorted by time; the result holds some of these indices.
+    """
     if len(members) <= quota:
         return members
     start, end = time[members[0]], time[members[-1]]
@@ -117,7 +132,7 @@ def _spread_over_time(members: IntArray, time: FloatArray, quota: int) -> IntArr
     selected = []
     for number, slice_quota in zip(slices, water_fill(counts, quota), strict=True):
         inside = members[slice_of == number]
-        # the middles of stretches of equal length
+        # divide the slice into stretches with equal numbers of samples, and keep the sample in the middle of each
         middles = (np.arange(slice_quota) + 0.5) * (len(inside) / max(int(slice_quota), 1))
         selected.append(inside[np.floor(middles).astype(np.int64)])
     return np.concatenate(selected)

@@ -1,8 +1,8 @@
-"""Has a class with the right method and the wrong base class."""
+"""An isolator with the right method and the wrong base class."""
 
 
 class BrokenBaseIsolator:
-    """Does not derive from `Isolator`."""
+    """An isolator that does not derive from the base class `Isolator`."""
 
     def isolate(self, dataset, context):
         return dataset

@@ -1,10 +1,10 @@
-"""Uses two names of built-in plugins."""
+"""Two plugins that have the names of built-in plugins."""
 
 from kepler_core.contracts import EnergySource, FitTask, Regressor, Trainer
 
 
 class LinearRegressionTrainer(Trainer):
-    """A linear regression with the name of the built-in one."""
+    """A linear regression with the same name as a built-in trainer."""
 
     def regressor(self, task: FitTask) -> Regressor:
         from sklearn.linear_model import LinearRegression
@@ -13,7 +13,7 @@ class LinearRegressionTrainer(Trainer):
 
 
 class Acpi(EnergySource):
-    """A meter with the name of the built-in one."""
+    """A power meter with the same name as a built-in energy source."""
 
     components = ("platform",)
     sent_as = "acpi"

@@ -1,4 +1,4 @@
-"""Ends the process that imports it, without an exception."""
+"""A module that ends the process that imports it, without an exception."""
 
 import os
 

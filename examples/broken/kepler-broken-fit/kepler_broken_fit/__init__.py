@@ -1,4 +1,4 @@
-"""Has trainers that fail in `fit` only."""
+"""Trainers whose regressors fail in `fit`, and not earlier."""
 
 import os
 
@@ -6,7 +6,7 @@ from kepler_core.contracts import FitTask, Regressor, Trainer
 
 
 class Raises:
-    """Raises in `fit`."""
+    """A regressor that raises in `fit`."""
 
     def fit(self, X, y):
         raise RuntimeError("the matrix is not to my liking")
@@ -16,21 +16,21 @@ class Raises:
 
 
 class EndsTheProcess(Raises):
-    """Ends its process in `fit`."""
+    """A regressor that ends its process in `fit`."""
 
     def fit(self, X, y):
         os._exit(9)
 
 
 class BrokenFitTrainer(Trainer):
-    """Returns a regressor that raises in `fit`."""
+    """A trainer whose regressor raises in `fit`."""
 
     def regressor(self, task: FitTask) -> Regressor:
         return Raises()
 
 
 class BrokenProcessTrainer(Trainer):
-    """Returns a regressor that ends its process in `fit`."""
+    """A trainer whose regressor ends its process in `fit`."""
 
     def regressor(self, task: FitTask) -> Regressor:
         return EndsTheProcess()

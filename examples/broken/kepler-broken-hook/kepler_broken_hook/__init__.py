@@ -1,4 +1,4 @@
-"""Raises in every hook."""
+"""A listener that raises in every hook that it implements."""
 
 from kepler_core.plugins.hooks import hookimpl
 

@@ -1,4 +1,4 @@
-"""Imports a module that does not exist."""
+"""A plugin module that imports a module that does not exist."""
 
 import a_module_that_nobody_has
 

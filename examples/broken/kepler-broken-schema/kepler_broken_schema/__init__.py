@@ -1,10 +1,10 @@
-"""Has a metric schema that raises for every metric."""
+"""A metric schema that raises for every metric."""
 
 from kepler_core.contracts import MetricMapping, MetricSchema
 
 
 class BrokenSchema(MetricSchema):
-    """Raises `LookupError` in `mapping`."""
+    """A metric schema whose method `mapping` always raises `LookupError`."""
 
     def mapping(self, metric: str) -> MetricMapping | None:
-        raise LookupError(f"no idea of {metric}")
+        raise LookupError(f"this schema raises for every metric: {metric}")

@@ -1,4 +1,4 @@
-"""Takes 3 seconds to import."""
+"""A plugin module whose import takes 3 seconds."""
 
 import time
 
@@ -8,7 +8,7 @@ time.sleep(3)
 
 
 class BrokenSlowTrainer(Trainer):
-    """Works after its slow import."""
+    """A trainer that works, although the import of its module is slow."""
 
     def regressor(self, task: FitTask) -> Regressor:
         from sklearn.linear_model import LinearRegression

@@ -1,9 +1,12 @@
-"""Candidates: models that may be published, retrained or recalibrated."""
+"""Make the candidates of a retraining: models that are published if they are better than the served models.
+
+A candidate is retrained (trained anew as a challenger) or recalibrated (a served model, corrected for a
+power shift).
+"""
 
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,7 +22,7 @@ from kepler_core.pipeline.spec import PipelineSpec
 from kepler_core.pipeline.train import train
 from kepler_core.recording.observations import Observations
 from kepler_core.store import Snapshot
-from kepler_core.store.local import VERSIONS, LocalStore
+from kepler_core.store.local import LocalStore
 from kepler_core.store.manifest import MANIFEST_FILE
 from kepler_core.store.models import StoredModel, read_models
 from kepler_servers.online_trainer.power_shift import Line, PowerShift, common_lines
@@ -30,19 +33,19 @@ from kepler_servers.online_trainer.state_folder import StateFolder
 log = logging.getLogger(__name__)
 
 KEPT_VERSIONS = 5
-"""Versions that are kept in the store of challengers."""
+"""Number of versions to keep in the model store of challengers; older versions are deleted."""
 
 
 @attrs.frozen(eq=False)
 class Candidate:
-    """A model that may be published."""
+    """A model that is published if it is better than the served model of the same path."""
 
     kind: str
     """"retrained" or "recalibrated"."""
     metadata: Mapping[str, Any]
     files: Mapping[str, bytes]
     trained_until: float
-    """Time of the newest sample it was trained on, Unix seconds."""
+    """Time of the newest sample that the model was trained or recalibrated on, Unix seconds."""
 
     @property
     def source(self) -> str:
@@ -67,16 +70,21 @@ class Candidates:
 
     by_path: Mapping[str, Sequence[Candidate]]
     base: Snapshot | None
-    """The version on which a publication builds: the newest challengers, else what is served."""
+    """Version of the pipeline from which a publication takes all files except the models.
+
+    The newly trained challengers are in this version. If no challengers were trained, it is the version that is
+    served. None if no version is served either.
+    """
     problem: str | None
-    """Why nothing could be trained."""
+    """Reason why no challenger could be trained; None if training succeeded or was not tried."""
 
 
 @attrs.frozen
 class ChallengerTrainer:
-    """A trainer that publishes challengers in a store of their own.
+    """A trainer of challengers. It publishes them in a separate model store, the store of challengers.
 
-    Each version builds on the served one, so the models and profiles of other node types stay.
+    Before each training, the trainer copies the served version to the store of challengers. So the version with
+    the challengers also contains the models and profiles of other node types.
     """
 
     state: StateFolder
@@ -86,14 +94,16 @@ class ChallengerTrainer:
     served: Snapshot | None
 
     def train(self, spec: PipelineSpec, observations: Observations) -> tuple[Snapshot, dict[str, Candidate]]:
-        """Train a pipeline and return the challengers' version and models by path; `TrainingError` if none."""
+        """Train a pipeline; return the version of the challengers, and path -> challenger.
+
+        Raises `TrainingError` if no model can be trained.
+        """
         store = LocalStore(self.state.challengers)
         if self.served is not None:
             names = self.served.names - {MANIFEST_FILE}
             store.publish(spec.name, {name: self.served.read(name) for name in sorted(names)})
         report = train(spec, observations, store, jobs=self.jobs, machine=self.machine, profile=self.profile)
-        for version in store.versions(spec.name)[:-KEPT_VERSIONS]:
-            shutil.rmtree(store.root / VERSIONS / spec.name / str(version), ignore_errors=True)
+        store.prune(spec.name, KEPT_VERSIONS)
         snapshot = store.snapshot(spec.name, report.version)
         until = newest_time(observations)
         return snapshot, {
@@ -111,7 +121,10 @@ def make_candidates(
     shifts: Sequence[PowerShift],
     trainer: ChallengerTrainer,
 ) -> Candidates:
-    """Recalibrate the served models after a power shift, and train challengers if that is due or needed."""
+    """Recalibrate the served models after a power shift, and train challengers if necessary.
+
+    Challengers are trained if `task.train_all` is true or no served model could be recalibrated.
+    """
     by_path: dict[str, list[Candidate]] = {}
     if shifts and served.own:
         for path, candidate in _recalibrate(served.own, shifts, samples.training).items():
@@ -130,10 +143,10 @@ def make_candidates(
 def _recalibrate(
     served: Mapping[str, StoredModel], shifts: Sequence[PowerShift], training: Observations
 ) -> dict[str, Candidate]:
-    """Return the served models whose watts follow the shifts, by path."""
+    """Return path -> served model, corrected so that its watts follow the power shifts."""
     lines = common_lines(shifts, sorted({stream.node for stream in training.streams}))
     if lines is None:
-        log.info("the power of the nodes has shifted differently: their common models cannot be recalibrated")
+        log.info("no served model is recalibrated: each serves all nodes, but their power shifted by different amounts")
         return {}
     candidates = {}
     for path, entry in served.items():
@@ -143,7 +156,7 @@ def _recalibrate(
         try:
             files = recalibrated(read_files(entry), corrections)
         except ModelError as error:
-            log.warning("%s cannot be recalibrated: %s", path, error)
+            log.warning("the served model %s cannot be recalibrated: %s", path, error)
             continue
         metadata = decode_object(files[METADATA_FILE])
         candidates[path] = Candidate("recalibrated", metadata, files, newest_time(training))
@@ -151,18 +164,18 @@ def _recalibrate(
 
 
 def _corrections(entry: StoredModel, lines: Mapping[str, Line]) -> dict[str, Correction]:
-    """Return component -> correction, of the model's energy source."""
+    """Return component -> correction of a model's watts, from the lines of the model's energy source."""
     corrections = {}
     for key, line in lines.items():
         source, _, component = key.rpartition(".")
         if source == entry.source:
-            # an offset belongs to the node, whatever its containers do
+            # a DynPower model gets no offset: the offset is power of the node that no container causes
             corrections[component] = Correction(line.scale, line.offset if entry.output_type == "AbsPower" else 0.0)
     return corrections
 
 
 def read_files(entry: StoredModel) -> dict[str, bytes]:
-    """Read a stored model's files, by path below the model."""
+    """Return relative path -> content of all files of a stored model."""
     start = entry.path + "/"
     names = (name for name in entry.snapshot.names if name.startswith(start))
     return {name.removeprefix(start): entry.snapshot.read(name) for name in sorted(names)}

@@ -1,6 +1,8 @@
-"""Compare challengers with the champion on data that neither was trained on.
+"""Compare challengers with the champion on samples that neither was trained on.
 
-The champion is the served model; challengers are the candidates of the same path.
+The champion is the served model at a path. Its challengers are the candidates with the same path.
+
+A *gain* is the mean error of the champion minus that of the challenger; a *loss* is the opposite.
 """
 
 from __future__ import annotations
@@ -18,43 +20,49 @@ from kepler_servers.online_trainer.retraining.holdout import MIN_SAMPLES
 from kepler_servers.online_trainer.standard_error import SIGNIFICANT_ERRORS, mean_and_standard_error
 
 MIN_GAIN = 0.02
-"""Smallest gain that counts, as a fraction of the champion's error."""
+"""Minimum gain of a challenger that counts as better, as a fraction of the champion's error.
+
+A gain is the champion's error minus the challenger's error. If the challenger's error is the larger one, the difference
+is a loss.
+"""
 COMPONENT_LOSS = 0.05
-"""Loss of a single component that is tolerated, as a fraction of the champion's error."""
+"""Maximum loss in the error of a single component that is tolerated, as a fraction of the champion's error for it."""
 COMPONENT_LOSS_WATTS = 0.1
-"""Loss of a single component that is always tolerated."""
+"""A loss in the error of a single component up to this number of watts is always tolerated."""
 IDLE_LOSS_WATTS = 0.5
-"""Loss at idle that is always tolerated."""
+"""A loss in the error at idle of a component up to this number of watts is always tolerated."""
 IDLE_LOSS_OF_POWER = 0.02
-"""Loss at idle that is tolerated, as a fraction of the component's mean power."""
+"""Maximum loss in the error at idle of a component that is tolerated, as a fraction of the component's mean power."""
 IDLE_LOSS_OF_GAIN = 0.2
-"""Loss at idle that is tolerated, as a fraction of the gain: half a watt at idle does not outweigh a gain
-of five watts."""
+"""Maximum loss in the error at idle of a component that is tolerated, as a fraction of the challenger's gain.
+
+For example, a challenger with a gain of five watts may have an error at idle that is one watt larger.
+"""
 
 
 @attrs.frozen
 class Comparison:
-    """The result of comparing a challenger with the champion."""
+    """Result of comparing a challenger with the champion."""
 
     better: bool
     reason: str
     gain: float
-    """Watts by which the challenger's error is lower, summed over the components."""
+    """The challenger's gain in watts, summed over all components; negative if the champion is better."""
 
 
 @attrs.frozen
 class CandidateResult:
-    """A candidate with its evaluation and comparison."""
+    """A candidate with its evaluation and with the result of comparing it with the served model."""
 
     path: str
     candidate: Candidate
     served: Evaluation | None
-    """The champion's evaluation."""
+    """Evaluation of the served model (champion); None if there is none that can be evaluated."""
     evaluation: Evaluation | None
     comparison: Comparison
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the result as a decision records it."""
+        """Return the JSON form in which a decision records this result."""
         return {
             "path": self.path,
             "kind": self.candidate.kind,
@@ -68,7 +76,10 @@ class CandidateResult:
 def compare_candidates(
     evaluator: Evaluator, served: Mapping[str, StoredModel], candidates: Mapping[str, Sequence[Candidate]]
 ) -> list[CandidateResult]:
-    """Compare all candidates with the served models of their paths; those that are better come first."""
+    """Compare each candidate with the served model of the same path.
+
+    In the returned list, candidates that are better than the served model come before all others.
+    """
     results = []
     for path, of_path in sorted(candidates.items()):
         champion = served.get(path)
@@ -84,7 +95,7 @@ def compare_candidates(
 
 
 def best_by_path(results: Sequence[CandidateResult]) -> dict[str, CandidateResult]:
-    """Return the candidate with the highest gain of each path, of those that are better."""
+    """Return path -> the candidate with the highest gain, for each path with a candidate that is better."""
     best: dict[str, CandidateResult] = {}
     for result in results:
         if result.comparison.better and (
@@ -107,10 +118,11 @@ def _compare(
 
 
 def compare(champion: Evaluation, challenger: Evaluation) -> Comparison:
-    """Compare two models on the samples on which both were evaluated.
+    """Compare two models on the samples on which both models were evaluated.
 
-    The challenger is better if its error over all components is significantly lower, and neither a
-    single component nor the error at idle is significantly higher.
+    The challenger is better if its error, summed over all components, is significantly lower than the
+    champion's error. In addition, the challenger must not be significantly worse for any single component,
+    neither on all samples nor at idle.
     """
     common = set(champion.samples) & set(challenger.samples)
     if len(common) < MIN_SAMPLES:
@@ -132,19 +144,20 @@ def compare(champion: Evaluation, challenger: Evaluation) -> Comparison:
 
 
 def _gain(champion: Evaluation, challenger: Evaluation) -> tuple[float, float]:
-    """Return the challenger's gain, and the gain above which it is significant, in watts."""
+    """Return the challenger's gain, and the gain that it must exceed to be significant, both in watts."""
     before = champion.total_error()
     gains = before - challenger.total_error()
     gain, error = mean_and_standard_error(gains)
     only_champion_extrapolates = champion.is_extrapolated & ~challenger.is_extrapolated
     if only_champion_extrapolates.any() and gains[only_champion_extrapolates].mean() > 0:
-        # the champion was not trained on what the machine does now: its errors are not mere noise
+        # For some samples, only the champion extrapolates (`is_extrapolated`), and the challenger has lower errors on
+        # these samples. So the gain is not noise, and need not exceed the standard error.
         error = 0.0
     return gain, max(SIGNIFICANT_ERRORS * error, MIN_GAIN * float(before.mean()))
 
 
 def _component_loss(champion: Evaluation, challenger: Evaluation) -> str | None:
-    """Return the reason if the challenger is significantly worse for a component."""
+    """Return an explanation if the challenger is significantly worse for any component, else None."""
     for component, measured in champion.measured.items():
         champion_error = np.abs(champion.predicted[component] - measured)
         challenger_error = np.abs(challenger.predicted[component] - challenger.measured[component])
@@ -156,7 +169,7 @@ def _component_loss(champion: Evaluation, challenger: Evaluation) -> str | None:
 
 
 def _idle_loss(champion: Evaluation, challenger: Evaluation, gain: float) -> str | None:
-    """Return the reason if the challenger is significantly worse for a component at idle."""
+    """Return an explanation if the challenger is significantly worse for any component at idle, else None."""
     before, after = champion.errors(), challenger.errors()
     for component, measured in champion.measured.items():
         loss = abs(after[component]["idle_error"]) - abs(before[component]["idle_error"])

@@ -1,4 +1,4 @@
-"""Evaluate models on samples that were held out from training."""
+"""Evaluate models on the samples that were held out from training."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from kepler_core.pipeline.plan import Plan, Wanted, datasets
 from kepler_core.pipeline.spec import PipelineSpec
 from kepler_core.pipeline.validation import score
 from kepler_core.plugins import registry
-from kepler_core.vocabulary import OutputType, main_feature
+from kepler_core.vocabulary import OutputType, load_feature
 from kepler_servers.online_trainer.retraining.holdout import MIN_SAMPLES, HeldOut
 
 EXTRAPOLATION_FACTOR = 1.05
-"""A model extrapolates where a feature exceeds its highest training value by this factor."""
+"""A model extrapolates for a sample if a feature exceeds this factor · its highest value in training."""
 MAX_SAMPLES_ON_ALL = 2000
-"""An evaluation on all samples uses at most this number, evenly spaced."""
+"""An evaluation on all samples uses at most this number of samples, evenly spaced in time."""
 
 
 class LoadableModel(Protocol):
-    """What the evaluator needs of a model: a stored model or a candidate has it."""
+    """The attributes of a model that the evaluator uses. `StoredModel` and `Candidate` have them."""
 
     @property
     def source(self) -> str: ...
@@ -42,51 +42,55 @@ class LoadableModel(Protocol):
 
 @attrs.frozen(eq=False)
 class Evaluation:
-    """Predictions of a model beside measurements; arrays have shape (samples,), in order of time."""
+    """Predictions of a model and the measured power; all arrays have shape (samples,), in order of time."""
 
     samples: tuple[tuple[str, float], ...]
     """(node, Unix seconds) of each sample."""
     predicted: Mapping[str, FloatArray]
-    """Component -> watts of the node; for DynPower, the sum over its containers."""
+    """Component -> predicted watts of the node; for DynPower, the sum over the node's containers."""
     measured: Mapping[str, FloatArray]
-    load: Mapping[str, FloatArray]
-    """Component -> its main feature."""
+    load: FloatArray
+    """Values of the load feature (`vocabulary.load_feature`), summed over the node."""
     is_extrapolated: BoolArray
-    """Where a feature is higher than in the model's training data."""
+    """Whether the model extrapolates for the sample (`EXTRAPOLATION_FACTOR`)."""
 
     def errors(self) -> dict[str, dict[str, float]]:
-        """Return component -> mean absolute error and error at idle, in watts."""
+        """Return component -> {"mae": mean absolute error, "idle_error": error at idle}, in watts."""
         errors = {}
         for component, predicted in self.predicted.items():
-            scores = score(predicted, self.measured[component], self.load[component])
+            scores = score(predicted, self.measured[component], self.load)
             errors[component] = {"mae": round(scores.mae, 3), "idle_error": round(scores.idle_error, 3)}
         return errors
 
     def total_error(self) -> FloatArray:
-        """Return the absolute error of each sample, summed over the components."""
+        """Return the absolute error of each sample in watts, summed over all components."""
         errors = [np.abs(p - self.measured[component]) for component, p in self.predicted.items()]
         return np.asarray(np.sum(errors, axis=0), dtype=np.float64)
 
     def subset(self, chosen: set[tuple[str, float]]) -> Evaluation:
-        """Return the evaluation on the chosen samples only."""
+        """Return the part of the evaluation that belongs to the chosen (node, Unix seconds) samples."""
         mask = np.array([sample in chosen for sample in self.samples], dtype=bool)
 
         def cut(columns: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
             return {component: values[mask] for component, values in columns.items()}
 
         samples = tuple(sample for sample in self.samples if sample in chosen)
-        return Evaluation(samples, cut(self.predicted), cut(self.measured), cut(self.load), self.is_extrapolated[mask])
+        return Evaluation(samples, cut(self.predicted), cut(self.measured), self.load[mask], self.is_extrapolated[mask])
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the part that a decision records."""
+        """Return the JSON form in which a decision records this evaluation."""
         return {"instants": len(self.samples), "components": self.errors()}
 
 
 class Evaluator:
-    """An evaluator of models on the held-out samples."""
+    """An evaluator, which compares predictions of models with the power of the held-out samples."""
 
     def __init__(self, context: IsolationContext, spec: PipelineSpec, held_out: HeldOut) -> None:
-        """`context` has the observations of all samples, because an isolator needs the quiet ones."""
+        """Create an evaluator.
+
+        The observations in `context` contain all samples, not only the held-out samples, because an isolator
+        finds idle power in the quiet samples.
+        """
         self._context = context
         self._observations = context.observations
         self._spec = spec
@@ -94,9 +98,10 @@ class Evaluator:
         self._datasets: dict[Wanted, Dataset | None] = {}
 
     def evaluate(self, entry: LoadableModel, *, on_all: bool = False) -> Evaluation | None:
-        """Evaluate a model on the held-out samples, or on all; None if there are too few.
+        """Evaluate a model on the held-out samples, or with `on_all` on all samples.
 
-        The errors on all samples flatter a model that was trained on them.
+        With `on_all`, the model may have been trained on some of the samples; then its errors are lower than on
+        new samples. Returns None if there are too few samples, or if they lack data that the model needs.
         """
         model = entry.load()
         measured = self._observations.sources.get(entry.source, ())
@@ -114,7 +119,11 @@ class Evaluator:
             return _evaluate(model, dataset, chosen, components)
 
     def _dataset(self, wanted: Wanted) -> Dataset | None:
-        """Return the data set of some features; None if the observations do not have it."""
+        """Return the data set for an energy source, output type and features.
+
+        Returns None if there is no such data set, e.g. because the observations lack the energy source, a feature
+        or (for DynPower) values per container.
+        """
         if wanted not in self._datasets:
             source, output_type, _, features = wanted
             observations = self._observations
@@ -122,7 +131,8 @@ class Evaluator:
             available = source in observations.sources and set(observations.features).issuperset(features)
             self._datasets[wanted] = None
             if available and (output_type == "AbsPower" or per_container):
-                # not the pipeline's extractor: requests to a served model are not smoothed either
+                # The pipeline's extractor may smooth values. Requests to a served model are not smoothed, so the
+                # evaluation uses the default extractor.
                 extractor = registry.extractors.create("DefaultExtractor")
                 isolator = registry.isolators.create(self._spec.isolator.name, self._spec.isolator.args)
                 dataset = next(iter(datasets(extractor, isolator, Plan((wanted,), ()), self._context)))[1]
@@ -135,7 +145,7 @@ def _evenly_spaced(n: int) -> IntArray:
 
 
 def _evaluate(model: PowerModel, dataset: Dataset, chosen: IntArray, components: list[str]) -> Evaluation:
-    """Evaluate a model on the chosen samples of a data set, given by their numbers in order of time."""
+    """Evaluate a model on some samples of a data set; `chosen` holds the numbers of these samples, sorted by time."""
     is_chosen = np.isin(dataset.sample, chosen)
     sample = dataset.sample[is_chosen]
     X = dataset.X[is_chosen]
@@ -147,11 +157,10 @@ def _evaluate(model: PowerModel, dataset: Dataset, chosen: IntArray, components:
     nodes = dataset.index[dataset.first_rows[chosen]].get_level_values("node")
     time = dataset.timestamps[dataset.first_rows[chosen]]
     is_higher = np.logical_or.reduce(EXTRAPOLATION_FACTOR * model.scale < X, axis=1)
-    load_columns = {c: dataset.features.index(main_feature(dataset.features, c)) for c in components}
     return Evaluation(
         tuple(zip(map(str, nodes), map(float, time), strict=True)),
         {c: sum_by_sample(predicted[c]) for c in components},
         {c: sum_by_sample(dataset.y(c)[is_chosen]) for c in components},
-        {c: sum_by_sample(X[:, load_columns[c]]) for c in components},
+        sum_by_sample(X[:, dataset.features.index(load_feature(dataset.features))]),
         sum_by_sample(is_higher.astype(np.float64)) > 0,
     )

@@ -1,4 +1,4 @@
-"""Hold out part of the newest data to evaluate challenger models."""
+"""Hold out part of the newest samples from training, to evaluate challengers on these samples."""
 
 from __future__ import annotations
 
@@ -8,34 +8,43 @@ import numpy as np
 from kepler_core.arrays import BoolArray, FloatArray
 
 MIN_SAMPLES = 30
-"""No model is evaluated on fewer samples."""
+"""Smallest number of samples on which a model is evaluated."""
 MAX_SAMPLES = 600
 HELD_OUT_FRACTION = 0.4
-"""The newest part of the new samples that is held out."""
+"""Fraction of the new samples that is held out.
+
+New samples are those that no served model was trained on. The newest of them are held out.
+"""
 GAP_STEPS = 10
-"""Steps before the held-out part that are not trained on: neighbours in time are nearly copies."""
+"""Length of the gap before the held-out samples, in steps between samples. Nothing is trained on samples in the gap.
+
+Samples next to each other in time are nearly copies. Without a gap, a model would know the held-out samples.
+"""
 BLOCK_TIMESTAMPS = 10
-"""After a drift, every second block of this length is held out, starting with the newest. What the machine
-does now is in the newest data only: it must be both trained and evaluated on."""
+"""Number of timestamps in a block; after a drift, every second block is held out, starting with the newest.
+
+Only the newest data show how the machine behaves after the drift. With alternating blocks, models can be both
+trained and evaluated on such data.
+"""
 BLOCK_GAP_STEPS = 2
 
 
 @attrs.frozen(eq=False)
 class HeldOut:
-    """Time ranges that are held out."""
+    """Time ranges whose samples are held out from training."""
 
     starts: FloatArray
     ends: FloatArray
-    """Both inclusive, shape (ranges,), in order of time."""
+    """`starts` and `ends` are the first and last time of each range (Unix seconds, inclusive), in order of time."""
     gap: float
-    """Seconds before and after each range that are not trained on either."""
+    """Length of the time before and after each range that is neither trained on nor evaluated on, in seconds."""
 
     def covers(self, time: FloatArray) -> BoolArray:
-        """Return a mask of the times to evaluate on."""
+        """Return for each time whether models are evaluated on it: whether it is within a range."""
         return self._is_within(time, 0.0)
 
     def trainable(self, time: FloatArray) -> BoolArray:
-        """Return a mask of the times to train on."""
+        """Return for each time whether models are trained on it: whether it is outside all ranges and their gaps."""
         return ~self._is_within(time, self.gap)
 
     def _is_within(self, time: FloatArray, margin: float) -> BoolArray:
@@ -49,10 +58,12 @@ NOTHING = HeldOut(np.empty(0), np.empty(0), 0.0)
 
 
 def hold_out(time: FloatArray, trained_until: float, step: float, *, drift: bool) -> HeldOut:
-    """Hold out part of the data that is newer than `trained_until`.
+    """Choose which of the samples after `trained_until` to hold out.
 
-    `time` holds the times of all samples in any order, `step` the seconds between a node's samples (NaN
-    if unknown). `trained_until` is the newest time that any served model was trained on.
+    `time` holds the times of all samples (Unix seconds) in any order. `trained_until` is the time of the
+    newest sample that any served model was trained on. `step` is the number of seconds between a node's
+    samples, NaN if unknown. `drift` tells whether the retraining was triggered by a drift
+    (`BLOCK_TIMESTAMPS`).
     """
     times, counts = np.unique(time, return_counts=True)
     is_new = times > trained_until

@@ -1,4 +1,4 @@
-"""The inputs of a retraining: the served models, and the stored samples split for training and evaluation."""
+"""Read the inputs of a retraining: the served models and the stored samples, and hold out some samples."""
 
 from __future__ import annotations
 
@@ -25,49 +25,49 @@ from kepler_servers.online_trainer.state_folder import StateFolder
 log = logging.getLogger(__name__)
 
 ONLINE_KEY = "online"
-"""The online trainer's key in a pipeline's metadata."""
+"""Key in the metadata of a published pipeline under which the online trainer stores its own data."""
 
 
 @attrs.frozen(eq=False)
 class ServedModels:
-    """The pipeline's models that are served now."""
+    """The models in the pipeline version that is currently served."""
 
     slot: NodeTypeSlot
-    """The nodes' type in the pipeline."""
+    """The node type of the measured nodes: its number in the pipeline, and the pipeline's served version."""
     all: Mapping[str, StoredModel]
-    """Path -> model, of all node types."""
+    """Path -> model, for the models of all node types."""
     own: Mapping[str, StoredModel]
-    """Path -> model, of the nodes' type."""
+    """Path -> model, only for the models of the node type that the online trainer measures."""
     trained_until: Mapping[str, float]
-    """Path -> time of the newest sample a model was trained on, Unix seconds."""
+    """Path -> time of the newest sample that the model at this path was trained on, Unix seconds."""
 
     @property
     def snapshot(self) -> Snapshot | None:
-        """The served version; None if there is none."""
+        """The served version of the pipeline; None if the pipeline has no version yet."""
         return self.slot.snapshot
 
 
 @attrs.frozen(eq=False)
 class SampleSplit:
-    """The stored samples as observations, with the watts of past power shifts applied."""
+    """The stored samples as observations, with all known power shifts applied to their watts."""
 
     all: Observations
     training: Observations
-    """Without the held-out samples and the gaps around them."""
+    """The samples to train on: all samples except the held-out samples and the gaps around them."""
     held_out: HeldOut
 
     def shifted(self, shifts: Sequence[PowerShift]) -> SampleSplit:
-        """Return the same samples with the watts of more shifts applied."""
+        """Return the samples with further power shifts applied to their watts."""
         return attrs.evolve(self, all=shift_watts(self.all, shifts), training=shift_watts(self.training, shifts))
 
 
 def newest_time(observations: Observations) -> float:
-    """Return the time of the newest sample, Unix seconds; 0 without any."""
+    """Return the time of the newest sample in Unix seconds; 0 if there are no samples."""
     return float(observations.sample_time.max(initial=0.0))
 
 
 def read_served(store: Store, pipeline: str, machine: Machine | None) -> ServedModels:
-    """Read the served version of a pipeline."""
+    """Read the models of the served version of a pipeline."""
     slot = find_slot(store, pipeline, machine)
     if slot.snapshot is None:
         return ServedModels(slot, {}, {}, {})
@@ -79,11 +79,13 @@ def read_served(store: Store, pipeline: str, machine: Machine | None) -> ServedM
 def _read_trained_until(snapshot: Snapshot) -> dict[str, float]:
     online = snapshot.read_json(METADATA_FILE).get(ONLINE_KEY)
     times = online.get("trained_until") if isinstance(online, dict) else None
-    return {path: float(time) for path, time in times.items()} if isinstance(times, dict) else {}
+    if not isinstance(times, dict):
+        return {}
+    return {path: float(time) for path, time in times.items() if isinstance(time, int | float)}
 
 
 def read_samples(state: StateFolder, served: ServedModels, trigger: str) -> SampleSplit:
-    """Read the stored samples and hold out some of those that no served model was trained on."""
+    """Read the stored samples, and hold out some samples that no served model was trained on."""
     store = SampleStore(state.samples, read_only=True)
     table = store.table()
     shifts = ShiftLog(state.shifts).shifts()
@@ -98,10 +100,10 @@ def read_samples(state: StateFolder, served: ServedModels, trigger: str) -> Samp
 
 
 def record_new_shifts(state: StateFolder, samples: SampleSplit) -> list[PowerShift]:
-    """Find new power shifts in the training samples, log them, and add them to the shift log."""
+    """Find new power shifts in the training samples, report them in the log, and add them to the `ShiftLog`."""
     shifts = find_shifts(samples.training)
     for shift in shifts:
-        log.warning("the power of %s has shifted: %s", shift.node, describe_lines(shift.lines))
+        log.warning("the power of node %s has shifted: %s", shift.node, describe_lines(shift.lines))
     if shifts:
         ShiftLog(state.shifts).add(shifts)
     return shifts

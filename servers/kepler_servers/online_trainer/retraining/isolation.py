@@ -1,4 +1,4 @@
-"""Isolate dynamic power in a retraining: by the node type's profile if it has idle power."""
+"""Choose how a retraining isolates dynamic power: with the node type's profile, if the profile has idle power."""
 
 from __future__ import annotations
 
@@ -27,15 +27,16 @@ DEFAULT_ISOLATOR = "MinIdleIsolator"
 
 
 def node_type_profile(observations: Observations, slot: NodeTypeSlot) -> dict[str, Any] | None:
-    """Build the node type's profile from the quiet stretches of the observations.
+    """Build the profile of the node type from the stretches of the observations in which nodes are quiet.
 
-    Without quiet stretches, return the published profile; None if there is none either.
+    If no stretch is quiet, return the profile that was published for the node type, or None if no profile
+    was published.
     """
     published = slot.profile()
     try:
         profile = build_profile(observations, machine_spec=slot.spec.as_dict(), node_type=slot.node_type)
     except ProfileError as error:
-        log.info("no profile of the stored samples: %s", error)
+        log.info("no profile can be built from the stored samples: %s", error)
         return published
     if published is not None and not profile.quiet.idle:
         return published
@@ -43,7 +44,7 @@ def node_type_profile(observations: Observations, slot: NodeTypeSlot) -> dict[st
 
 
 def with_profile_isolator(spec: PipelineSpec, profile: Mapping[str, Any] | None) -> PipelineSpec:
-    """Replace the pipeline's default isolator with the profile's, if the profile has idle power."""
+    """Return the pipeline with `PROFILE_ISOLATOR` instead of the default isolator, if the profile has idle power."""
     is_default = spec.isolator == PluginSpec(DEFAULT_ISOLATOR)
     if is_default and profile is not None and profile.get("quiet", {}).get("idle"):
         return attrs.evolve(spec, isolator=PluginSpec(PROFILE_ISOLATOR))
@@ -51,9 +52,9 @@ def with_profile_isolator(spec: PipelineSpec, profile: Mapping[str, Any] | None)
 
 
 class AbsModels:
-    """A lookup of the AbsPower model that an isolator needs for a data set.
+    """A callable that returns the AbsPower model that an isolator needs for a data set.
 
-    It chooses from the candidates, or from the served models if there are no candidates.
+    It chooses among the candidates, or among the served models if there are no candidates.
     """
 
     def __init__(self, served: Mapping[str, StoredModel], candidates: Mapping[str, Sequence[Candidate]]) -> None:
@@ -65,14 +66,18 @@ class AbsModels:
         ]
 
     def __call__(self, dataset: Dataset) -> PowerModel:
-        """Load the model of the same source and features with the lowest validated error; `PluginError` if none."""
+        """Load the best AbsPower model that has the energy source and the features of the data set.
+
+        The best model is the model with the lowest validated error. Raises `PluginError` if there is no model.
+        """
         matching = [
             (float(metadata["mae"]), load)
             for metadata, load in self._models
             if metadata.get("output_type") == "AbsPower"
+            and isinstance(metadata.get("mae"), int | float)
             and metadata.get("source") == dataset.source
             and tuple(metadata["features"]) == tuple(dataset.features)
         ]
         if not matching:
-            raise PluginError(f"no AbsPower model of {dataset.source} from {', '.join(dataset.features)}")
+            raise PluginError(f"no AbsPower model of {dataset.source} with the features {', '.join(dataset.features)}")
         return min(matching, key=lambda pair: pair[0])[1]()

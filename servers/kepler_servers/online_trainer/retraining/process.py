@@ -1,6 +1,7 @@
 """Run a retraining in a process of its own.
 
-Its memory is returned to the system when it ends, and no trainer plugin can end the online trainer.
+When that process ends, all memory that the retraining used is returned to the system. A trainer plugin that
+crashes ends only that process, not the online trainer.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from kepler_core.documents import DocumentError, decode_object
 from kepler_servers.online_trainer.retraining.task import RetrainingTask
 from kepler_servers.process_group import SessionProcess
 
@@ -21,16 +23,18 @@ _POLL_SECONDS = 0.1
 
 
 def run_in_process(task: RetrainingTask, *, timeout: float, stop: threading.Event) -> dict[str, Any] | None:
-    """Run a retraining and return its decision, `{"error": …}` if it failed.
+    """Run a retraining and return its decision, or `{"error": reason}` if it failed.
 
-    The process is killed after `timeout` seconds, or when `stop` is set; then the result is None.
+    The process is killed after `timeout` seconds, which counts as a failure. It is also killed when `stop`
+    is set; the result is then None.
     """
     process = SessionProcess([sys.executable, "-m", MODULE])
     answer: list[bytes] = []
     content = msgspec.json.encode(task)
 
     def exchange() -> None:
-        with contextlib.suppress(OSError, ValueError):  # the process has ended; its exit code tells why
+        # these errors mean that the process has ended; its exit code is checked below
+        with contextlib.suppress(OSError, ValueError):
             process.stdin.write(content)
             process.stdin.close()
             answer.append(process.stdout.read())
@@ -47,4 +51,7 @@ def run_in_process(task: RetrainingTask, *, timeout: float, stop: threading.Even
     code = process.end()
     if code != 0 or not answer or not answer[0]:
         return {"error": f"the retraining process ended with exit code {code}; the log says more"}
-    return msgspec.json.decode(answer[0], type=dict[str, Any])
+    try:
+        return decode_object(answer[0])
+    except DocumentError as error:
+        return {"error": f"the retraining process wrote no decision: {error}"}

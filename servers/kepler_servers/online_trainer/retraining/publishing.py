@@ -1,4 +1,4 @@
-"""Publish the better models as a new version, or record why nothing is published."""
+"""Publish the models that are better as a new version, or record in the decision why nothing is published."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from kepler_servers.online_trainer.retraining.restated_errors import Model
 
 @attrs.frozen
 class Outcome:
-    """The results of a retraining."""
+    """The results of a retraining that decide what is published."""
 
     candidates: Candidates
     results: Sequence[CandidateResult]
     winners: Mapping[str, Candidate]
-    """Path -> model that is better than the served one."""
+    """Path -> candidate that is better than the served model of the same path."""
     restated: Mapping[str, Model]
-    """Path -> model of the next version with higher stated errors."""
+    """Path -> model whose stated errors were raised (module `restated_errors`)."""
 
     def failure(self) -> dict[str, Any]:
-        """Return the fields that a decision has if nothing is published."""
+        """Return the members that the decision has if nothing is published."""
         reasons = [result.comparison.reason for result in self.results]
         reason = reasons[0] if reasons else self.candidates.problem or "no model could be trained"
         return {"decision": "kept aside" if self.results else "failed", "version": None, "reason": reason}
@@ -41,7 +41,10 @@ class Outcome:
 def publish_better(
     store: Store, pipeline: str, served: ServedModels, outcome: Outcome, decision: dict[str, Any]
 ) -> None:
-    """Publish the outcome if it changes which models are best, and complete the decision accordingly."""
+    """Publish a new version if there are winners, or if restated errors change which served models are best.
+
+    The members that describe the outcome are added to `decision`.
+    """
     changed = _best_models(served.own, {}) ^ _best_models(served.own, outcome.restated)
     base = outcome.candidates.base
     if not outcome.winners and not changed:
@@ -49,7 +52,7 @@ def publish_better(
         if base is not None and served.snapshot is not None and base is not served.snapshot:
             decision["aside"] = base.version
         return
-    assert base is not None  # there are winners or served models
+    assert base is not None  # winners and models with restated errors come from a version, so there is one
     decision |= {"decision": "published", "reason": _reason(outcome, changed)}
     files = _compose(base, served, outcome, decision)
     try:
@@ -60,7 +63,10 @@ def publish_better(
 
 
 def _best_models(served: Mapping[str, StoredModel], restated: Mapping[str, Model]) -> set[str]:
-    """Return the paths of the models with the lowest stated error of each source, output type and feature group."""
+    """Return the path of the model with the lowest stated error for each source, output type and feature group.
+
+    `restated` has the models whose stated errors differ from the errors in `served`.
+    """
     best: dict[tuple[str, str, str], tuple[float, str]] = {}
     for path, entry in served.items():
         metadata = restated[path][0] if path in restated else entry.metadata
@@ -80,8 +86,11 @@ def _reason(outcome: Outcome, changed: set[str]) -> str:
 
 
 def _compose(base: Snapshot, served: ServedModels, outcome: Outcome, decision: Mapping[str, Any]) -> dict[str, bytes]:
-    """Return the files of the next version: the winners, the served models that were not beaten, and
-    everything else of `base`."""
+    """Return the files of the next version: file name -> content.
+
+    The models are the winners and the served models without a winner at their path. All other files, such
+    as the profiles of node types, come from `base`.
+    """
     kept = {path: entry for path, entry in served.all.items() if path not in outcome.winners}
     trained_until = {path: served.trained_until.get(path, -1.0) for path in kept}
     trained_until |= {path: winner.trained_until for path, winner in outcome.winners.items()}
@@ -101,5 +110,5 @@ def _compose(base: Snapshot, served: ServedModels, outcome: Outcome, decision: M
 
 
 def timestamp() -> str:
-    """Return the current time as it is written into metadata and decisions (UTC)."""
+    """Return the current time in UTC as "YYYY-MM-DD hh:mm:ss", the form used in metadata and decisions."""
     return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M:%S")

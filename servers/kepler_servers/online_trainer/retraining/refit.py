@@ -1,4 +1,4 @@
-"""Train the winners once more, on all samples, before they are published."""
+"""Train the winners of a comparison once more on all samples, held-out samples included, before publishing them."""
 
 from __future__ import annotations
 
@@ -26,10 +26,11 @@ def refit_winners(
     evaluator: Evaluator,
     trainer: ChallengerTrainer,
 ) -> dict[str, Candidate]:
-    """Train the retrained winners on all observations and return the new models by path.
+    """Train all winners except recalibrated models on all observations; return path -> new model.
 
-    The held-out samples are the newest: what the machine does now may be in no others. A model that is
-    worse on them although it was trained on them is left out, and its first version is published.
+    The held-out samples are the newest samples, and may be the only ones that show how the machine behaves
+    now. A new model that is worse on the held-out samples, although it was trained on them, is left out of
+    the result; the winner itself is then published.
     """
     evaluations = {
         path: winner.evaluation
@@ -42,7 +43,7 @@ def refit_winners(
         needed = _restrict(spec, [winners[path].candidate.metadata for path in evaluations])
         _, refitted = trainer.train(needed, observations)
     except TrainingError as error:
-        log.warning("the better models could not be trained on all samples: %s", error)
+        log.warning("the models that are better could not be trained once more on all samples: %s", error)
         return {}
     accepted = {}
     for path, evaluation in evaluations.items():
@@ -54,7 +55,7 @@ def refit_winners(
 
 
 def _restrict(spec: PipelineSpec, metadata: Sequence[Mapping[str, Any]]) -> PipelineSpec:
-    """Return the pipeline with only the sources, feature groups and trainers that some models need."""
+    """Return the pipeline reduced to the energy sources, feature groups and trainers of the given models' metadata."""
     trainers = {(m["output_type"], m["trainer"]) for m in metadata}
 
     def needed(output_type: str, plugins: Sequence[PluginSpec]) -> list[PluginSpec]:
@@ -65,7 +66,7 @@ def _restrict(spec: PipelineSpec, metadata: Sequence[Mapping[str, Any]]) -> Pipe
         spec,
         energy_sources=sorted({m["source"] for m in metadata}),
         feature_groups=sorted({m["feature_group"] for m in metadata}),
-        # DynPower models need all AbsPower models, because an isolator may use any of them
+        # training DynPower models needs all AbsPower models, because an isolator may use any AbsPower model
         abs_trainers=spec.abs_trainers if dyn_trainers else needed("AbsPower", spec.abs_trainers),
         dyn_trainers=dyn_trainers,
     )

@@ -1,8 +1,8 @@
-"""Correct the errors in a model's metadata by its errors on all stored samples.
+"""Increase the validated errors in a model's metadata to the model's errors on all stored samples.
 
-A model that was validated on little data (an idle machine, one workload) has a low error, and selection
-would prefer it to a model that was validated on much. So a published model states its error on all
-stored samples if that is higher than its validated error.
+A model that was validated on little data (an idle machine, one workload) has a low validated error. Model
+selection would prefer it to a model that was validated on many workloads. Therefore, if a model's error on
+all stored samples is higher than its validated error, the published metadata state the higher error.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from kepler_servers.online_trainer.retraining.candidates import Candidate, read_
 from kepler_servers.online_trainer.retraining.evaluation import Evaluation, Evaluator
 
 Model = tuple[Mapping[str, Any], Mapping[str, bytes]]
-"""Metadata and files."""
+"""Metadata of a model, and relative path -> content of its files."""
 
 
 def restate_models(
     evaluator: Evaluator, served: Mapping[str, StoredModel], winners: Mapping[str, Candidate]
 ) -> dict[str, Model]:
-    """Return path -> model, of the models of the next version whose errors must be restated."""
+    """Return path -> model with raised errors, for the next version's models whose stated errors are too low."""
     restated: dict[str, Model] = {}
     for path, entry in served.items():
         if path not in winners and entry.portable:
@@ -35,7 +35,7 @@ def restate_models(
             if model is not None:
                 restated[path] = model
     for path, winner in winners.items():
-        # a retrained model was just validated on all stored samples
+        # the errors of a retrained winner stay: it was just validated on the stored samples
         if winner.kind == "recalibrated":
             evaluation = evaluator.evaluate(winner, on_all=True)
             model = None if evaluation is None else restate(winner.metadata, winner.files, evaluation)
@@ -45,12 +45,15 @@ def restate_models(
 
 
 def restate(metadata: Mapping[str, Any], files: Mapping[str, bytes], evaluation: Evaluation) -> Model | None:
-    """Return the model with the errors of an evaluation where they are higher; None if none is higher."""
+    """Return the model with its stated errors increased to the errors of an evaluation, where these are higher.
+
+    Returns None if no error of the evaluation is higher than the stated error.
+    """
     restated = dict(metadata)
     components = dict(metadata.get("validation", {}).get("components", {}))
     higher = []
     for component, predicted in evaluation.predicted.items():
-        scores = score(predicted, evaluation.measured[component], evaluation.load[component])
+        scores = score(predicted, evaluation.measured[component], evaluation.load)
         stated = metadata.get(f"{component}_mae")
         if isinstance(stated, int | float) and scores.mae <= stated:
             continue

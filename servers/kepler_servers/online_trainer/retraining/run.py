@@ -1,9 +1,13 @@
-"""Run one retraining, in a process of its own.
+"""The program of the retraining process: run one retraining.
 
-The steps are ordered so that a kill between any two of them loses no more than one training: record new
-power shifts, train challengers into a store of their own, compare them with the served models, train
-the winners once more on all samples, publish them with the decision in their metadata, record the
-decision.
+These are the steps. If the process is killed between two steps, no more than one training is lost.
+
+1. Record new power shifts.
+2. Train challengers, and publish them in a model store of their own.
+3. Compare the challengers with the served models.
+4. Train the winners once more, on all samples.
+5. Publish the winners, with the decision in their metadata.
+6. Record the decision in the model store.
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ import msgspec
 import numpy as np
 
 from kepler_core.contracts import IsolationContext
+from kepler_core.documents import DocumentError, decode_json
 from kepler_core.errors import KeplerError
 from kepler_core.logs import configure_logging
 from kepler_core.machine import Machine, machine_spec_from
@@ -39,7 +44,7 @@ from kepler_servers.parent_watch import end_with_parent
 
 
 def retrain(task: RetrainingTask) -> dict[str, Any]:
-    """Run the retraining and return the recorded decision."""
+    """Run one retraining, and return the decision that was recorded in the model store."""
     started = time.monotonic()
     spec = pipeline_from(task.pipeline, "pipeline")
     store = open_store(task.store)
@@ -83,22 +88,22 @@ def retrain(task: RetrainingTask) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Read a task from standard input and write the decision, or `{"error": …}`, to standard output."""
+    """Read a task from standard input; write its decision, or `{"error": reason}`, to standard output."""
     end_with_parent()
-    # a trainer plugin that prints must not write into the decision
+    # standard output becomes standard error, so that text a trainer plugin prints is not mixed with the decision
     answer = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     configure_logging(logging.INFO)
     try:
-        task = msgspec.json.decode(sys.stdin.buffer.read(), type=RetrainingTask)
-    except msgspec.DecodeError as error:
-        # the online trainer was killed while it wrote the task
+        task = decode_json(sys.stdin.buffer.read(), RetrainingTask)
+    except DocumentError as error:
+        # a task is incomplete if the online trainer was killed while writing it
         sys.exit(f"the retraining's task is incomplete, the online trainer has ended: {error}")
     try:
         result = retrain(task)
     except KeplerError as error:
         result = {"error": str(error)}
-    # the online trainer may have been killed meanwhile; the decision is recorded in the store in any case
+    # nobody reads the decision if the online trainer was killed meanwhile; it is recorded in the model store anyway
     with contextlib.suppress(BrokenPipeError), answer:
         answer.write(msgspec.json.encode(result))
 

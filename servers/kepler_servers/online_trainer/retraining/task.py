@@ -1,4 +1,4 @@
-"""The task that the trainer sends to a retraining process."""
+"""The task that the online trainer sends to a retraining process."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ import msgspec
 
 
 class RetrainingTask(msgspec.Struct, frozen=True):
-    """The task of one retraining. The process reads it from standard input as JSON."""
+    """The task of one retraining, which the retraining process reads as JSON from standard input."""
 
     state: str
-    """The state folder."""
+    """Path of the online trainer's state folder."""
     store: str
-    """Location of the model store."""
+    """Location of the model store: a folder or a URL."""
     pipeline: dict[str, Any]
     trigger: str
-    """"first models", "new data" or "drift"."""
+    """Reason for the retraining: "first models", "new data" or "drift"."""
     train_all: bool
-    """Whether to train all models anew even if recalibrated models follow a power shift."""
+    """Whether to train all models anew even if recalibrating the served models after a power shift would suffice."""
     jobs: int = 1
-    """Fits at a time."""
+    """Number of models to fit in parallel."""
     machine_spec: dict[str, Any] | None = None
-    """Describes the nodes, if that is known."""
+    """Description of the nodes' machines; None if they are not described."""

@@ -1,0 +1,1 @@
+"""The parts of the chaos run, which `bench/chaos.py` starts."""

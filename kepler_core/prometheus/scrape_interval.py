@@ -1,0 +1,108 @@
+"""Find the interval at which Prometheus scrapes a target, and round the step of queries to it.
+
+With a step that is not a multiple of the scrape interval, some steps cover one scrape and others cover two.
+The rates of a counter would then be too low and too high in turn.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from kepler_core.arrays import FloatArray
+from kepler_core.prometheus.client import PrometheusClient
+from kepler_core.prometheus.queries import Query, answers
+from kepler_core.prometheus.replies import decode_series
+from kepler_core.prometheus.selections import Selection
+from kepler_core.recording.samples import decode_samples
+from kepler_core.recording.schemas import find_schema, map_metric
+
+_LOOK_SECONDS = 900.0
+"""Length of the time range whose samples are looked at. It holds several scrapes of every usual interval."""
+_FEWEST_SAMPLES = 3
+"""Minimum number of samples of a series whose interval is measured. Two samples have a single interval, which is too
+long if a scrape is missing."""
+_TOLERANCE = 0.02
+"""Maximum relative difference between the median of measured intervals and the configured interval.
+
+If a scrape is late by up to 1 % of the interval, Prometheus (2.x) itself replaces its timestamp by the configured
+time. Two late scrapes therefore differ by less than 2 %.
+"""
+_MAX_SELECTIONS = 3
+"""Number of metrics to look at before the interval counts as unknown."""
+_LARGEST_MULTIPLE = 4
+"""If targets are scraped at different intervals, the result is their least common multiple. If this is more than
+`_LARGEST_MULTIPLE` times the longest interval, the result is the longest interval."""
+
+
+def scrape_interval(
+    client: PrometheusClient, selections: Sequence[Selection], since: float, until: float
+) -> float | None:
+    """Return the interval in seconds at which the targets of some series are scraped; None if it is unknown.
+
+    The interval is taken from the timestamps of a few samples between `since` and `until` (Unix seconds).
+    If targets are scraped at different intervals, see `_LARGEST_MULTIPLE`.
+    """
+    for selection in _energy_first(selections)[:_MAX_SELECTIONS]:
+        for start, end in _looks(since, until):
+            query = Query(selection, round(start * 1000), round(end * 1000), None)
+            intervals = _intervals(result for _, results in answers(client, [query], jobs=1) for result in results)
+            if intervals:
+                common, longest = math.lcm(*intervals), max(intervals)
+                return (common if common <= _LARGEST_MULTIPLE * longest else longest) / 1000
+    return None
+
+
+def _energy_first(selections: Sequence[Selection]) -> list[Selection]:
+    """Return the selections, energy counters first: a node has few series of them, so that the answers are small."""
+    named_schema = find_schema(selection.metric for selection in selections)
+
+    def is_feature(selection: Selection) -> bool:
+        mapping = None if named_schema is None else map_metric(named_schema[1], selection.metric)
+        return mapping is None or mapping.kind == "feature"
+
+    return sorted(selections, key=is_feature)
+
+
+def _looks(since: float, until: float) -> list[tuple[float, float]]:
+    """Return the time ranges to look at: the end, the begin and the middle of the whole range.
+
+    If the whole range is not longer than `_LOOK_SECONDS`, return the whole range.
+    """
+    if until - since <= _LOOK_SECONDS:
+        return [(since, until)]
+    middle = (since + until) / 2
+    return [
+        (until - _LOOK_SECONDS, until),
+        (since, since + _LOOK_SECONDS),
+        (middle - _LOOK_SECONDS / 2, middle + _LOOK_SECONDS / 2),
+    ]
+
+
+def _intervals(results: Iterable[bytes]) -> set[int]:
+    """Return the scrape intervals in milliseconds of the series in query results."""
+    timestamps: dict[frozenset[tuple[str, str]], list[FloatArray]] = {}
+    for result in results:
+        for series in decode_series(result):
+            if bytes(series.values):
+                timestamps.setdefault(frozenset(series.metric.items()), []).append(decode_samples(series.values)[0::2])
+    of_series = [np.unique(np.concatenate(parts)) for parts in timestamps.values()]
+    return {_configured(float(np.median(np.diff(times)))) for times in of_series if len(times) >= _FEWEST_SAMPLES}
+
+
+def _configured(seconds: float) -> int:
+    """Return the interval in milliseconds that was probably configured if scrapes are `seconds` apart."""
+    for unit in (1000, 100, 10):
+        rounded = round(seconds * 1000 / unit) * unit
+        if rounded and abs(rounded - seconds * 1000) <= _TOLERANCE * seconds * 1000:
+            return rounded
+    return max(round(seconds * 1000), 1)
+
+
+def rounded_step(step: float, interval: float) -> float:
+    """Return the multiple of the scrape interval that is nearest to a step, and at least one interval."""
+    multiples = max(round(step / interval), 1)
+    nearest = multiples * interval
+    return step if math.isclose(nearest, step, rel_tol=1e-6) else nearest

@@ -1,0 +1,265 @@
+"""The findings of a recording: its irregularities as users see them, the severe ones first.
+
+`Counts` counts the irregularities while a recording is observed. This module adds to each kind of
+irregularity its severity, its rule, and what became of the data. `validate`, `train` and the metadata of
+models show the same list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import attrs
+
+from kepler_core.recording.counts import Counts
+
+Severity = Literal["error", "warning", "note"]
+"""error: the reading cannot be true. warning: the irregularity may make models wrong. note: it does not."""
+SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
+
+
+@attrs.frozen
+class Kind:
+    """A kind of irregularity."""
+
+    severity: Severity
+    what: str
+    """Name of the irregularity, in the plural."""
+    rule: str
+    """When data counts as this irregularity."""
+    consequence: str
+    """What became of the data."""
+
+
+KINDS: Mapping[str, Kind] = {
+    "impossible_power": Kind(
+        "error",
+        "samples of power that no machine draws",
+        "the power of a component is above its ceiling (4,000 W; platform 50,000 W); microjoules as joules look alike",
+        "left out; all of a node's if they are the majority",
+    ),
+    "contradicting_power": Kind(
+        "error",
+        "samples of power that contradict each other",
+        "the platform draws less than 90 % of what the package draws, or the package less than 90 % of the core",
+        "both left out; all of a node's if they are the majority",
+    ),
+    "stuck_units": Kind(
+        "error",
+        "samples at which the energy of a socket stands still",
+        "the energy of another socket of the node moves",
+        "the power of the component is left out, with the interval that follows",
+    ),
+    "power_jumps": Kind(
+        "error",
+        "jumps of power",
+        "the power is above twice the node's other values, and the usage is as usual",
+        "left out",
+    ),
+    "usage_jumps": Kind(
+        "error",
+        "jumps of usage",
+        "the usage is far above the node's other values, and the power is as usual",
+        "left out",
+    ),
+    "contradictions": Kind(
+        "error",
+        "samples at which usage and power contradict each other",
+        "the power is far from the usual power at this usage, in at most 2 % of the samples",
+        "left out",
+    ),
+    "impossible_cpu_time": Kind(
+        "error",
+        "samples of more CPU time than the node has CPUs",
+        "the containers use more than 1100 ms per second and CPU",
+        "left out",
+    ),
+    "impossible_values": Kind(
+        "error",
+        "samples that no counter has",
+        "the value is negative, 2^64 or more, or a meter's code for an invalid reading (2^32 - 1)",
+        "left out, with the node's sum at these times",
+    ),
+    "unreadable": Kind(
+        "error",
+        "samples of counters too large for their increase",
+        "the rounding of the value is more than 1 % of the usual increase",
+        "left out, with the node's sum at these times",
+    ),
+    "frozen_usage": Kind(
+        "error",
+        "samples at which usage stood still",
+        "no usage counter of the node moved, while the node used energy",
+        "left out, with the interval that follows",
+    ),
+    "nodes_without_energy": Kind(
+        "error",
+        "nodes with usage but no energy",
+        "other nodes of the recording have energy but no usage, so a machine's series may have two `instance` labels",
+        "no model is trained from them; set `honor_labels: false` in the scrape configuration of Prometheus",
+    ),
+    "nodes_without_usage": Kind(
+        "error",
+        "nodes with energy but no usage",
+        "other nodes of the recording have usage but no energy, so a machine's series may have two `instance` labels",
+        "no model is trained from them; set `honor_labels: false` in the scrape configuration of Prometheus",
+    ),
+    "guests_without_vm": Kind(
+        "error",
+        "guests or virtual machines that are not joined",
+        "usage of processes and energy of virtual machines come from different `instance` labels",
+        "not trained on; name the guest and its virtual machine (`vm_guests`, or `--vm-guest INSTANCE=VM_ID`)",
+    ),
+    "dead_features": Kind(
+        "error",
+        "samples of features that measure nothing",
+        "eBPF features of a node are 0 while hardware counters run, or hardware counters are 0 while CPU time is used",
+        "left out",
+    ),
+    "idle_only": Kind(
+        "error",
+        "series of idle energy without dynamic energy",
+        "a meter has series with mode=idle and none with mode=dynamic",
+        "left out, with all series of the same component and energy source of the node; the energy of work is unknown",
+    ),
+    "not_finite": Kind("warning", "samples that are no numbers", "the value is NaN or infinite", "left out"),
+    "frozen_meters": Kind(
+        "warning",
+        "samples at which a meter stood still",
+        "all counters of an energy source keep their values while other counters of the node move",
+        "left out; the energy is spread over the time since the meter last moved, or left out if it did not catch up",
+    ),
+    "malformed_series": Kind(
+        "warning",
+        "malformed series",
+        "a series is null, or has no labels, no metric name or no list of samples with timestamps in Unix seconds",
+        "left out; if the series is one of a node's energy counters, the power of that component is unknown",
+    ),
+    "missing_labels": Kind(
+        "warning",
+        "series without a label that identifies their node or container",
+        "a series has no label `instance` or `container_id`",
+        "used; the series are told apart by their other labels",
+    ),
+    "unknown_sources": Kind(
+        "warning",
+        "energy series of an unknown source",
+        "no installed energy source reads the value of the label `source`",
+        "left out",
+    ),
+    "counted_twice": Kind(
+        "warning",
+        "intervals in which idle and dynamic energy rise alike",
+        "the increases of a meter's idle and dynamic energy differ by at most 5 % in most intervals",
+        "used; the sum of idle and dynamic energy may be twice the true energy",
+    ),
+    "dynamic_only": Kind(
+        "warning",
+        "series of dynamic energy without idle energy",
+        "a meter has series with mode=dynamic and none with mode=idle",
+        "used as the whole power",
+    ),
+    "duplicate_nodes": Kind(
+        "note",
+        "second labels of a node",
+        "two `instance` labels name the same machine, or report the same container at the same time",
+        "left out, not added up",
+    ),
+    "nodes_told_apart": Kind(
+        "note",
+        "nodes that share their `instance` label with another node",
+        "series with other target labels (such as `cluster`) or another `exported_instance` have other counter values",
+        "used as nodes of their own",
+    ),
+    "joined_nodes": Kind(
+        "note",
+        "`instance` labels of energy whose usage has another `instance` label",
+        "one node has only energy, one node has only usage, and the recording has no other node",
+        "used as one node",
+    ),
+    "duplicates": Kind(
+        "note",
+        "samples that a second exporter reported again",
+        "two exporters report the same container, socket or mode of a node at the same time",
+        "left out, not added up",
+    ),
+    "repeated_scrapes": Kind(
+        "note",
+        "timestamps that repeat the previous scrape",
+        "no energy counter of the node moved, while the counters moved at other times",
+        "left out; rates are computed over the longer interval",
+    ),
+    "corrected_times": Kind(
+        "note",
+        "scrapes whose times were corrected",
+        "the query's step does not divide the scrape interval, so that values appear at irregular times",
+        "used with the times of the scrapes",
+    ),
+    "repeated_timestamps": Kind(
+        "note", "samples at a timestamp that their series already had", "two samples have the same time", "left out"
+    ),
+    "incomplete": Kind(
+        "note",
+        "timestamps at which a sum over the node is incomplete",
+        "too few containers have a rate, or a socket or mode has none",
+        "the node's value is unknown at this time",
+    ),
+    "gaps": Kind(
+        "note", "gaps", "an interval is longer than five usual steps of the node", "no rate is computed over a gap"
+    ),
+    "resets": Kind(
+        "note",
+        "counter resets",
+        "a counter falls",
+        "the value after the reset is the increase; power over the interval is unknown",
+    ),
+    "one_sample_series": Kind("note", "series of one sample", "a series has one sample only", "without a rate"),
+    "empty_series": Kind("note", "series without samples", "a series has no sample", "left out"),
+}
+"""Name of the field of `Counts` -> its description. Within a severity, the kinds are in order of importance."""
+
+
+@attrs.frozen
+class Finding:
+    """An irregularity of a recording, in one metric, or in one component of an energy source."""
+
+    kind: str
+    severity: Severity
+    where: str
+    """A metric, a feature, or "<energy source> <component>"; empty if the irregularity concerns whole nodes."""
+    count: int
+    what: str
+    rule: str
+    consequence: str
+    example: str = ""
+    """One series and time with this irregularity; empty if no example was kept."""
+
+    def __str__(self) -> str:
+        where = f" of {self.where}" if self.where else ""
+        example = f", e.g. {self.example}" if self.example else ""
+        return f"{self.count} {self.what}{where}{example} ({self.rule}): {self.consequence}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the finding for JSON."""
+        return attrs.asdict(self)
+
+
+def findings(counts: Counts) -> tuple[Finding, ...]:
+    """Return the findings that counts stand for, the severe ones first."""
+    result = []
+    for kind, description in sorted(KINDS.items(), key=lambda item: SEVERITIES.index(item[1].severity)):
+        for where, count in sorted(counts.of(kind).items()):
+            result.append(
+                Finding(
+                    kind,
+                    description.severity,
+                    where,
+                    count,
+                    description.what,
+                    description.rule,
+                    description.consequence,
+                    counts.examples.get((kind, where), ""),
+                )
+            )
+    return tuple(result)

@@ -1,0 +1,122 @@
+"""Meters that stand still: meters whose reading is renewed seldom, and meters that freeze for some time.
+
+A platform's meter (BMC, ACPI) may be read every 30 s while its exporter is scraped every 3 s. The meter's counter
+then stands still for nine samples, and the tenth sample shows the energy of 30 s. The power is only known over
+the whole window of 30 s, so that features must be averaged over the same window. `kepler_core.frames` does that.
+"""
+
+from __future__ import annotations
+
+import attrs
+import numpy as np
+
+from kepler_core.arrays import BoolArray, FloatArray, IntArray
+from kepler_core.recording.screening import LaidOut
+
+SELDOM = 0.2
+"""If a meter stands still in more than this fraction of the samples, its reading is renewed seldom.
+
+If it stands still in fewer samples, the meter froze for some time.
+"""
+CATCH_UP = 0.9
+"""If the power in a long interval is below this fraction of the lowest power in other intervals, energy was lost."""
+LONG_INTERVAL = 1.5
+"""An interval is long if it exceeds this multiple of the usual interval."""
+
+
+def find_windows(laid_out: LaidOut) -> dict[str, IntArray]:
+    """Leave out power where a meter stood still; return the windows of meters whose reading is renewed seldom.
+
+    Such a meter gets a new reading only at some samples. Its power at a sample is the mean over a window of time that
+    ends at this sample. The result maps the energy source of each such meter to an array of shape (samples,). The
+    array contains the index of the sample at which the window begins, or -1 if this is not known. The windows of all
+    other meters begin at the previous sample.
+    """
+    windows: dict[str, IntArray] = {}
+    for source in sorted({source for source, _ in laid_out.power}):
+        keys = [key for key in laid_out.power if key[0] == source]
+        watts = np.vstack([laid_out.power[key] for key in keys])
+        known: BoolArray = np.any(np.isfinite(watts), axis=0)
+        still: BoolArray = known & np.all(np.nan_to_num(watts) == 0, axis=0)
+        begins = np.arange(-1, len(known) - 1)
+        is_seldom = False
+        for samples in laid_out.streams():
+            if still[samples].any() and (known & ~still)[samples].any():
+                meter = _Meter(laid_out.sample_time[samples], watts[:, samples], known[samples], still[samples])
+                watts[:, samples] = meter.watts()
+                begins[samples] = np.where(meter.begins >= 0, samples.start + meter.begins, -1)
+                is_seldom |= meter.is_seldom
+            watts[:, samples] = _without_lost_energy(watts[:, samples], laid_out.sample_time[samples])
+        _replace(laid_out, keys, watts)
+        if is_seldom:
+            windows[source] = begins
+    return windows
+
+
+@attrs.frozen(eq=False)
+class _Meter:
+    """The samples of one meter of one node."""
+
+    time: FloatArray
+    """Unix seconds, shape (samples,)."""
+    power: FloatArray
+    """Watts, shape (components, samples); NaN where the power is not known."""
+    known: BoolArray
+    """Whether the power of any component is known, shape (samples,)."""
+    still: BoolArray
+    """Whether no component's counter moved, shape (samples,)."""
+
+    @property
+    def is_seldom(self) -> bool:
+        """Whether the meter's reading is renewed seldom (see `SELDOM`)."""
+        return bool(np.count_nonzero(self.still) > SELDOM * np.count_nonzero(self.known))
+
+    @property
+    def begins(self) -> IntArray:
+        """For each sample, the index of the last sample before it at which the meter moved; -1 if there is none."""
+        moved = self.known & ~self.still
+        last = np.maximum.accumulate(np.where(moved, np.arange(len(moved)), -1))
+        return np.concatenate([[-1], last[:-1]])
+
+    def watts(self) -> FloatArray:
+        """Return the mean power of each window at the window's last sample, and NaN at its other samples.
+
+        If the meter's reading is not renewed seldom, the first sample after a freeze is NaN, too.
+        """
+        begins = self.begins
+        index = np.arange(len(begins))
+        n_known = np.concatenate([[0], np.cumsum(self.known)])
+        whole = (begins >= 0) & (n_known[index + 1] - n_known[begins + 1] == index - begins)
+        if not self.is_seldom:
+            # `index` − `begins` is 1 for a window of one interval, and also for the first sample (0 − (−1))
+            whole = (index - np.maximum(begins, -1) == 1) | (np.cumsum(self.still) == 0)
+        seconds = self.time - np.concatenate([[np.nan], self.time[:-1]])
+        window_seconds = np.where(begins >= 0, self.time - self.time[np.maximum(begins, 0)], seconds)
+        factor = np.divide(seconds, window_seconds, out=np.ones(len(seconds)), where=window_seconds > 0)
+        return np.where(whole & ~self.still, self.power * factor, np.nan)
+
+
+def _without_lost_energy(watts: FloatArray, time: FloatArray) -> FloatArray:
+    """Return `watts`, with NaN after each long interval in which the meter lost energy.
+
+    `watts` and the result have the shape (components, samples).
+    """
+    seconds = np.diff(time, prepend=np.nan)
+    is_long = np.zeros(len(time), dtype=bool)
+    if len(time) > 1:
+        is_long = seconds > LONG_INTERVAL * np.nanmedian(seconds)
+    if not is_long.any():
+        return watts
+    usual = np.where(is_long, np.inf, np.nan_to_num(watts, nan=np.inf)).min(axis=1, keepdims=True)
+    return np.where(is_long & np.isfinite(usual) & (watts < CATCH_UP * usual), np.nan, watts)
+
+
+def _replace(laid_out: LaidOut, keys: list[tuple[str, str]], watts: FloatArray) -> None:
+    for key, values in zip(keys, watts, strict=True):
+        old = laid_out.power[key]
+        dropped = np.flatnonzero(np.isfinite(old) & ~np.isfinite(values))
+        if len(dropped):
+            laid_out.counts.count("frozen_meters", " ".join(key), len(dropped), laid_out.place(int(dropped[0])))
+            laid_out.power[key] = values
+        elif not np.array_equal(old, values, equal_nan=True):
+            laid_out.power[key] = values

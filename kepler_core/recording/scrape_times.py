@@ -1,0 +1,104 @@
+"""Find out when a target was scraped, if a range query's step does not divide the scrape interval.
+
+Such a query sees a scrape up to one step late. With scrapes every 5 s and a step of 3 s, new values appear
+after 6, 6 and 3 s. Rates over these intervals would be wrong by a factor of 0.83 or 1.67.
+"""
+
+from __future__ import annotations
+
+import attrs
+import numpy as np
+
+from kepler_core.arrays import FloatArray
+from kepler_core.recording.columns import metric_from_columns
+from kepler_core.recording.counts import Counts
+from kepler_core.recording.metric_mapping import Codes, MappedMetric
+
+FEWEST_SCRAPES = 10
+"""With fewer scrapes, their interval cannot be told."""
+RESOLUTION_SECONDS = 0.5
+"""Scrape intervals are multiples of half a second. Prometheus' documentation uses whole seconds."""
+_LEAST_AGREEMENT = 0.95
+"""Minimum fraction of the scrapes that must agree with the interval."""
+_N_OFFSETS = 60
+_LEAST_REPEATED = 0.1
+"""Minimum number of repeated scrapes, as a fraction of the scrapes that are not repeated. If there are fewer, failed
+scrapes are the cause, not a step shorter than the scrape interval."""
+
+
+def with_scrape_times(
+    mapped: list[MappedMetric], stale: dict[int, FloatArray], nodes: Codes, counts: Counts
+) -> list[MappedMetric]:
+    """Return the metrics with the times of the scrapes instead of the times of the query's steps.
+
+    `stale` maps a node's number to the times at which the query repeated a scrape of the node. `mapped` has no
+    samples at these times.
+    Only nodes whose scrapes appear at irregular intervals are changed.
+    """
+    changed: dict[int, tuple[FloatArray, FloatArray]] = {}
+    for node, repeated in stale.items():
+        seen = _times_of(mapped, node)
+        if len(repeated) < _LEAST_REPEATED * len(seen):
+            continue  # few scrapes are repeated: the cause is failed scrapes, not the step
+        step = float(np.median(np.diff(np.union1d(seen, repeated))))
+        times = scrape_times(seen, step)
+        if times is not None:
+            changed[node] = seen, times
+            example = f"scraped every {times[1] - times[0]:g} s, queried with a step of {step:g} s"
+            counts.count("corrected_times", nodes.words[node], len(times), example)
+    return [_retimed(item, changed) for item in mapped] if changed else mapped
+
+
+def scrape_times(seen: FloatArray, step: float) -> FloatArray | None:
+    """Return the times of the scrapes whose values appear at the times `seen` of a query, shape (scrapes,).
+
+    A scrape at time s appears at the first multiple of the step after s. The returned times
+    differ from the true times by an unknown offset of less than a step, which is equal for all times.
+
+    Return None if the scrapes appear at regular intervals, so that `seen` needs no correction. Return None also
+    if no scrape interval explains `seen`.
+    """
+    if len(seen) < FEWEST_SCRAPES:
+        return None
+    intervals = np.diff(seen)
+    usual = float(np.median(intervals))
+    if np.mean(np.abs(intervals - usual) < 0.5 * step) > _LEAST_AGREEMENT:
+        return None
+    without_gaps = intervals[intervals <= 1.5 * usual + step]
+    interval = round(float(without_gaps.mean()) / RESOLUTION_SECONDS) * RESOLUTION_SECONDS
+    if interval <= step or interval % step == 0:
+        return None
+    best = (0.0, np.empty(0))
+    for offset in np.linspace(0.0, step, _N_OFFSETS, endpoint=False):
+        # scrape k is at k * interval - offset, and appears less than a step later
+        late = seen - seen[0] + offset
+        number = np.floor(late / interval)
+        fits = (late - number * interval < step) & (np.diff(number, prepend=-1) > 0)
+        best = max(best, (float(np.mean(fits)), seen[0] + number * interval), key=lambda pair: pair[0])
+    agreement, times = best
+    return times if agreement >= _LEAST_AGREEMENT and (np.diff(times) > 0).all() else None
+
+
+def _times_of(mapped: list[MappedMetric], node: int) -> FloatArray:
+    """Return the times at which energy counters of a node have samples, sorted."""
+    times = [
+        item.metric.timestamps[item.node[item.metric.series] == node]
+        for item in mapped
+        if item.mapping.kind == "energy"
+    ]
+    return np.unique(np.concatenate(times))
+
+
+def _retimed(item: MappedMetric, changed: dict[int, tuple[FloatArray, FloatArray]]) -> MappedMetric:
+    """Return a metric with the changed times; samples between two scrapes are left out."""
+    metric = item.metric
+    node_of_sample = item.node[metric.series]
+    timestamps = metric.timestamps.copy()
+    for node, (seen, times) in changed.items():
+        of_node = np.flatnonzero(node_of_sample == node)
+        at = np.minimum(np.searchsorted(seen, timestamps[of_node]), len(seen) - 1)
+        timestamps[of_node] = np.where(seen[at] == timestamps[of_node], times[at], np.nan)
+    return attrs.evolve(
+        item,
+        metric=metric_from_columns(metric.name, timestamps, metric.values.copy(), metric.series.copy(), metric.labels),
+    )

@@ -1,0 +1,20 @@
+"""Checks of the numbers that a pipeline passes to plugins as arguments. An error's `path` is the argument's name."""
+
+from __future__ import annotations
+
+import math
+
+from kepler_core.errors import PluginError
+
+
+def check_at_least(argument: str, value: float, lowest: float) -> None:
+    """Raise `PluginError` unless the value of an argument is finite and at least `lowest`."""
+    if not (math.isfinite(value) and value >= lowest):
+        raise PluginError(f"must be at least {lowest:g}, not {value}", path=(argument,))
+
+
+def check_above(argument: str, value: float, limit: float, highest: float = math.inf) -> None:
+    """Raise `PluginError` unless the value of an argument is finite, above `limit`, and at most `highest`."""
+    if not (math.isfinite(value) and limit < value <= highest):
+        at_most = "" if math.isinf(highest) else f" and at most {highest:g}"
+        raise PluginError(f"must be above {limit:g}{at_most}, not {value}", path=(argument,))

@@ -1,0 +1,73 @@
+"""File descriptors that are kept back for the estimator's clients."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import socket
+
+RESERVED_DESCRIPTORS = 64
+_MAX_SHARE = 0.25
+"""Maximum reserved share of the file descriptors that the process may open.
+
+If the process may open only few, the reserve is smaller than `RESERVED_DESCRIPTORS`.
+"""
+
+
+class DescriptorReserve:
+    """Accepts clients even if the process has no free file descriptor, because other threads have used them up.
+
+    The metrics port, downloads and the reading of the store open files and connections in other threads.
+    Therefore the reserve keeps some descriptors open (on `/dev/null`), and closes one of them when a client
+    could not be accepted otherwise. Only the thread of the event loop may use a reserve.
+    """
+
+    def __init__(self, size: int | None = None) -> None:
+        """Open the reserved descriptors; by default `RESERVED_DESCRIPTORS`, or fewer if the process has a low limit."""
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        if size is None:
+            few = limit != resource.RLIM_INFINITY and limit * _MAX_SHARE < RESERVED_DESCRIPTORS
+            size = int(limit * _MAX_SHARE) if few else RESERVED_DESCRIPTORS
+        self._size = size
+        self._null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        self._reserved: list[int] = []
+        self.refill()
+
+    def accept(self, listener: socket.socket) -> socket.socket:
+        """Accept a connection. Raise `OSError` if no client waits, or if no descriptor is free or reserved.
+
+        Closing a reserved descriptor makes room for the connection. If another thread uses this room first, the
+        next reserved descriptor is closed.
+        """
+        while True:
+            try:
+                return listener.accept()[0]
+            except OSError as error:
+                if error.errno not in (errno.EMFILE, errno.ENFILE) or not self._reserved:
+                    raise
+            os.close(self._reserved.pop())
+
+    def close(self, peer: socket.socket) -> None:
+        """Close a connection. If the reserve is not full, the connection's descriptor becomes a reserved one."""
+        if len(self._reserved) >= self._size:
+            peer.close()
+            return
+        descriptor = peer.detach()
+        # `dup2` replaces the socket in one step, so no other thread can take the descriptor between two system calls.
+        os.dup2(self._null, descriptor, inheritable=False)
+        self._reserved.append(descriptor)
+
+    def refill(self) -> None:
+        """Reserve free descriptors until the reserve is full, or until no descriptor is free."""
+        while len(self._reserved) < self._size:
+            try:
+                self._reserved.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+            except OSError:
+                return
+
+    def release(self) -> None:
+        """Close all descriptors of the reserve."""
+        for descriptor in (self._null, *self._reserved):
+            os.close(descriptor)
+        self._reserved.clear()

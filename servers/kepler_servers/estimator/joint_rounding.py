@@ -1,0 +1,108 @@
+"""Rounding of the watts of many processes, such that the sums over the processes stay right in Kepler.
+
+Kepler corrects the power of each process: package power becomes at least core plus uncore power, and core power
+becomes package minus uncore power if the core power is 0. If the components were rounded independently of each other,
+these corrections would only ever increase the power, and the sums over the processes would be too high.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from kepler_core.arrays import BoolArray, FloatArray
+
+MOVED = 0.15
+"""Fraction of the core power of all rows that `concentrate_core` moves from the smallest rows to the other rows."""
+_STEPS = {"package": 2**0.5 - 1, "core": (5**0.5 - 1) / 2, "uncore": (13**0.5 - 3) / 2, "dram": 3**0.5 - 1}
+"""Component -> difference of the starts of two successive replies. `package` is used for the rest of the package.
+
+The multiples of a quadratic irrational with small partial quotients, modulo 1, are a low-discrepancy sequence: the
+average over n replies differs from the exact watts by a multiple of log(n)/n (L. Kuipers, H. Niederreiter, "Uniform
+Distribution of Sequences", 1974, chapter 2.3).
+"""
+
+
+def round_jointly(
+    components: Sequence[str],
+    watts: FloatArray,
+    decimals: Mapping[str, int],
+    turn: int,
+    *,
+    concentrate_core: bool = False,
+) -> FloatArray:
+    """Round the watts of processes to the number of decimals of each component.
+
+    `watts` and the result have the shape (components, rows). In each component, the part of a row that is rounded off
+    is added to the next row, so that the sums over the rows stay right. At which part the first row starts depends on
+    `turn`, the number of replies that were rounded before: otherwise, the same rows would be rounded off in each reply.
+
+    The package power is the sum of its rounded parts: core, uncore, and the rest of the package. Only rows with core
+    power get a rest, because Kepler would count the rest of other rows as core power. So core, uncore and package need
+    equal decimals.
+
+    With `concentrate_core`, only the rows with most core power get core power, so that the core power of all other
+    rows is a short `0`. There must be no uncore then.
+    """
+    at = {name: index for index, name in enumerate(components)}
+    units: FloatArray = np.array([[10.0 ** decimals[name]] for name in components])
+    exact = watts * units
+    if concentrate_core:
+        exact[at["core"]] = _concentrated(exact[at["core"]])
+    rounded = np.empty_like(exact)
+    for name, index in at.items():
+        rounded[index] = _carried(exact[index], _start(name, turn))
+    if concentrate_core:
+        package = rounded[at["package"]] * (units[at["core"]] / units[at["package"]])
+        rounded[at["core"]] = _within(rounded[at["core"]], np.floor(package + 1e-9))
+    elif "package" in at and (parts := [at[name] for name in ("core", "uncore") if name in at]):
+        rest = np.maximum(exact[at["package"]] - exact[parts].sum(axis=0), 0.0)
+        if "core" in at:
+            rest = _on_rows_with_core(rest, exact[at["core"]], rounded[at["core"]] > 0)
+        rounded[at["package"]] = _carried(rest, _start("package", turn)) + rounded[parts].sum(axis=0)
+    rounded /= units
+    return rounded
+
+
+def _concentrated(core: FloatArray) -> FloatArray:
+    """Move the core power of the smallest rows, `MOVED` of the sum, to the other rows, in proportion to their power."""
+    order = np.argsort(core, kind="stable")
+    small = order[core[order].cumsum() <= MOVED * core.sum()]
+    concentrated = core.copy()
+    concentrated[small] = 0.0
+    concentrated *= core.sum() / max(concentrated.sum(), 1e-12)
+    return concentrated
+
+
+def _within(values: FloatArray, highest: FloatArray) -> FloatArray:
+    """Reduce each value to the highest one of its row, and add what was taken away to the rows with most room."""
+    kept: FloatArray = np.minimum(values, highest)
+    room = highest - kept
+    order = np.argsort(-room, kind="stable")
+    room_before = np.concatenate([[0.0], np.cumsum(room[order])[:-1]])
+    kept[order] += np.clip((values - kept).sum() - room_before, 0.0, room[order])
+    return kept
+
+
+def _on_rows_with_core(rest: FloatArray, core: FloatArray, has_core: BoolArray) -> FloatArray:
+    """Move the rest of the package power to the rows whose rounded core power is above 0 (`has_core`).
+
+    The core power of a row below 1 is rounded to 1 in a fraction of the replies that equals the core power. So the
+    row's rest, divided by the core power, is right on average over many replies. Rows with a higher core power take
+    the difference from the sum of all rests, so that the sum is right in each reply.
+    """
+    moved = np.where(has_core, rest / np.clip(core, 1e-12, 1.0), 0.0)
+    large = rest * (has_core & (core >= 1))
+    if (total := large.sum()) > 0:
+        moved += large * max((rest.sum() - moved.sum()) / total, -1.0)
+    return moved
+
+
+def _carried(exact: FloatArray, start: float) -> FloatArray:
+    """Round the values of a component; `start` (0 to 1) is the part that is carried to the first row."""
+    return np.diff(np.floor(exact.cumsum() + start), prepend=0.0)
+
+
+def _start(component: str, turn: int) -> float:
+    return (0.5 + turn * _STEPS.get(component, _STEPS["package"])) % 1.0

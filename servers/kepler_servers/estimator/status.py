@@ -1,0 +1,76 @@
+"""The part of the estimator's status that lists the models, within a limit of bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from kepler_core.messages import shortened
+from kepler_servers.estimator.model_cache import CacheEntry
+from kepler_servers.estimator.request import ModelKey
+
+MAX_STATUS_BYTES = 48 * 2**10
+"""Maximum size of all listed models together, as JSON, so that the whole status has less than 64 KiB."""
+MAX_LISTED_BYTES = 8 * 2**10
+"""Limit for the size of one listed model, as JSON.
+
+If a model exceeds this limit, its explanation is left out; if that is not enough, also the names of its metrics.
+"""
+
+_MAX_CHARACTERS = 300
+_MAX_LISTED_METRICS = 100
+
+
+def model_statuses(entries: Iterable[tuple[ModelKey, CacheEntry]], now: float) -> tuple[list[dict[str, Any]], int]:
+    """Return the status of cache entries, and the number of entries for which there was no room.
+
+    If there is not enough room for all entries, entries with a model are preferred to entries without a model.
+    Among entries of the same kind, those with the latest requests are preferred. The returned list has the
+    order of `entries`. `now` is a Unix time.
+    """
+    numbered = list(enumerate(entries))
+    numbered.sort(key=lambda item: (item[1][1].loaded is not None, item[1][1].requested_at), reverse=True)
+    listed: dict[int, dict[str, Any]] = {}
+    left = MAX_STATUS_BYTES
+    for number, (key, entry) in numbered:
+        status, size = _bounded(_status(key, entry, now))
+        if size > left:
+            break
+        left -= size
+        listed[number] = status
+    return [listed[number] for number in sorted(listed)], len(numbered) - len(listed)
+
+
+def _bounded(status: dict[str, Any]) -> tuple[dict[str, Any], int]:
+    """Return a status of at most about `MAX_LISTED_BYTES`, and its size as JSON, in bytes."""
+    for member, replacement in (("why", {}), ("metrics", [])):
+        size = len(msgspec.json.encode(status))
+        if size <= MAX_LISTED_BYTES:
+            return status, size
+        if member in status:
+            status[member] = replacement
+    return status, len(msgspec.json.encode(status))
+
+
+def _status(key: ModelKey, entry: CacheEntry, now: float) -> dict[str, Any]:
+    status: dict[str, Any] = {
+        "output_type": key.output_type,
+        "source": shortened(key.source, _MAX_CHARACTERS),
+        "trainer": shortened(key.trainer, _MAX_CHARACTERS),
+        "filter": shortened(key.filter, _MAX_CHARACTERS),
+        "metrics": [shortened(name, _MAX_CHARACTERS) for name in sorted(key.metrics)[:_MAX_LISTED_METRICS]],
+        "problem": entry.problem,
+    }
+    if (loaded := entry.loaded) is not None:
+        mae = loaded.model.metadata.get("mae")
+        status |= {
+            "model": shortened(loaded.offer.name, _MAX_CHARACTERS),
+            "origin": shortened(loaded.offer.provider, _MAX_CHARACTERS),
+            "age_seconds": round(now - loaded.loaded_at, 1),
+            "core_ratio": loaded.core_ratio,
+            "mae": mae if isinstance(mae, int | float) else None,
+            "why": loaded.offer.why,
+        }
+    return status

@@ -1,0 +1,49 @@
+"""Check of the headers Host and Origin, which protects a server on a loopback address from web pages.
+
+A web page in a browser on this machine can send requests to the server in two ways:
+
+- It sends a cross-site request. The header Origin then contains the host of the page.
+- It uses DNS rebinding: the host name of the page is resolved to the loopback address. The header Host then contains
+  the host name of the page.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Collection, Mapping
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import urlsplit
+
+from kepler_core.messages import quoted
+from kepler_servers.http.answer import HttpError
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether `host` is a loopback address, which other machines cannot reach."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def check_host(environ: Mapping[str, Any], allowed: Collection[str]) -> None:
+    """Raise `HttpError` 403 unless Host, and Origin if there is one, are a loopback name or an allowed host.
+
+    A request without Host is accepted, because browsers always send Host.
+    """
+    for header, prefix in (("Host", "//"), ("Origin", "")):
+        value = environ.get(f"HTTP_{header.upper()}")
+        if value is not None and not _is_allowed(prefix + value, allowed):
+            message = f"{header} {quoted(value)} is not allowed; start the server with --allow-host to allow a host"
+            raise HttpError(HTTPStatus.FORBIDDEN, message)
+
+
+def _is_allowed(url: str, allowed: Collection[str]) -> bool:
+    try:
+        host = urlsplit(url).hostname
+    except ValueError:
+        return False
+    return host is not None and (is_loopback(host) or host in allowed)

@@ -1,0 +1,44 @@
+"""The time of each fuzz target, and the number of its inputs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import fuzzing
+
+TOTAL_VARIABLE = "KEPLER_FUZZ_TOTAL_SECONDS"
+"""Environment variable with the time of all targets together; `KEPLER_FUZZ_SECONDS` has precedence."""
+_INPUTS = "fuzz inputs"
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Divide the time of all targets equally between the targets that were chosen."""
+    targets = sum(Path(__file__).parent in item.path.parents for item in items)
+    total = os.environ.get(TOTAL_VARIABLE)
+    if total and targets and not os.environ.get(fuzzing.SECONDS_VARIABLE):
+        os.environ[fuzzing.SECONDS_VARIABLE] = str(float(total) / targets)
+
+
+@pytest.fixture(autouse=True)
+def count_inputs(record_property: Any) -> Iterator[None]:
+    """Add the number of inputs to the target's report."""
+    before = fuzzing.inputs_checked
+    yield
+    record_property(_INPUTS, fuzzing.inputs_checked - before)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Report the number of inputs of each target."""
+    inputs = {
+        report.nodeid: dict(report.user_properties)[_INPUTS]
+        for reports in terminalreporter.stats.values()
+        for report in reports
+        if _INPUTS in dict(getattr(report, "user_properties", ()))
+    }
+    for target, number in sorted(inputs.items()):
+        terminalreporter.write_line(f"{_INPUTS}: {number:>9,}  {target.rpartition('/')[2]}")

@@ -1,0 +1,40 @@
+"""The power that Kepler 0.7 computes from a reply of the estimator, as its client code was measured to do it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import attrs
+import numpy as np
+
+from kepler_core.arrays import FloatArray
+
+
+@attrs.frozen
+class KeplerPowers:
+    """Milliwatts of each process, shape (rows,)."""
+
+    package: FloatArray
+    core: FloatArray
+    uncore: FloatArray
+    dram: FloatArray
+
+    @property
+    def total(self) -> FloatArray:
+        return self.package + self.dram
+
+
+def kepler_powers(powers: Mapping[str, Sequence[float]], rows: int) -> KeplerPowers:
+    """Return the power that Kepler computes from the member `powers` of a reply.
+
+    Kepler truncates watts to whole milliwatts and counts a missing component as 0 W. It raises the package power to
+    core plus uncore power, and takes package minus uncore power as core power where only the core power is 0.
+    """
+    milliwatts = {
+        name: np.floor(np.array(powers.get(name, [0.0] * rows), dtype=np.float64) * 1000 + 1e-6)
+        for name in ("package", "core", "uncore", "dram")
+    }
+    core, uncore = milliwatts["core"], milliwatts["uncore"]
+    package = np.maximum(milliwatts["package"], core + uncore)
+    core = np.where((core == 0) & (uncore > 0), package - uncore, core)
+    return KeplerPowers(package, core, uncore, milliwatts["dram"])
