@@ -28,6 +28,14 @@ def test_the_socket_file_has_mode_0660_whatever_the_umask(tmp_path: Path) -> Non
         os.umask(before)
 
 
+def test_a_signal_while_the_estimator_starts(tmp_path: Path) -> None:
+    for number in range(3):
+        estimator = EstimatorProcess(tmp_path / f"{number}.sock")
+        estimator.wait_until(estimator.path.exists, "there is no socket file")
+        assert estimator.stop() == 0, estimator.log
+        assert not estimator.path.exists()
+
+
 def test_a_stale_socket_is_replaced(store: Path, tmp_path: Path) -> None:
     path = tmp_path / "e.sock"
     with socket.socket(socket.AF_UNIX) as dead:

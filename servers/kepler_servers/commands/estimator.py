@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -111,6 +113,8 @@ def estimator(
     configuration = Configuration(config_dir)
     providers = _providers(configuration, model_server, configuration.text("MODEL_PATH", store))
     spec = machine(machine_spec)
+    # A SIGTERM before the event loop handles it ends the process in order, so that no socket file is left behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     sockets = listen([path] if path is not None else DEFAULT_PATHS)
     try:
         metrics_address = None if metrics_port is None else (metrics_host, metrics_port)
@@ -148,6 +152,7 @@ def _serve(
     }
     handler = RequestHandler(cache, counters, reply_limit=reply_limit, about=about)
     loop = Loop(sockets, handler, counters)
+    loop.stop_on_signals()
     if metrics_address is not None:
         from kepler_servers.estimator.metrics import serve_metrics
 

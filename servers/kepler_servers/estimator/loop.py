@@ -85,14 +85,17 @@ class Loop:
         self._stop_at = time.monotonic() + STOP_TIMEOUT_SECONDS
         self.wake()
 
-    def run(self) -> None:
-        """Serve clients until `stop` is called or the process gets SIGTERM or SIGINT."""
+    def stop_on_signals(self) -> None:
+        """Call `stop` when the process gets SIGTERM or SIGINT. Only the main thread may call this."""
 
         def on_signal(number: int, frame: FrameType | None) -> None:
             self.stop()
 
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, on_signal)
+
+    def run(self) -> None:
+        """Serve clients until `stop` is called."""
         try:
             while not self._done():
                 self._poll()
