@@ -51,9 +51,8 @@ class Replay:
         for metric in recording.metrics.values():
             mapping = schema.mapping(metric.name)
             counter = mapping.counter if mapping is not None else metric.name.endswith("_total")
-            ends = np.cumsum(metric.lengths)
             for index, labels in enumerate(metric.labels):
-                part = slice(int(ends[index] - metric.lengths[index]), int(ends[index]))
+                part = metric.span(index)
                 values = metric.values[part] / (speed if counter else 1.0)
                 text = ",".join(f"{k}={json.dumps(v)}" for k, v in labels.items() if k != "__name__")
                 self.series.append(Series(metric.name, text, metric.timestamps[part].tolist(), values.tolist()))

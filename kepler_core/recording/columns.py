@@ -5,7 +5,7 @@ In this module, a *sample* is what Prometheus calls a sample: one value of one s
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 
 import attrs
@@ -60,6 +60,26 @@ class Metric:
     def lengths(self) -> IntArray:
         """Number of samples of each series, shape (series,)."""
         return np.bincount(self.series, minlength=self.n_series)
+
+    @cached_property
+    def starts(self) -> IntArray:
+        """Index of each series' first sample, shape (series,).
+
+        For a series without samples, it is the index at which its samples would begin.
+        """
+        return np.cumsum(self.lengths) - self.lengths
+
+    def span(self, series: int) -> slice:
+        """Return the indices of the samples of a series; the slice is empty for a series without samples."""
+        start = int(self.starts[series])
+        return slice(start, start + int(self.lengths[series]))
+
+    def time_spans(self) -> Iterator[tuple[int, float, float]]:
+        """Yield the index, and the first and last timestamp in Unix seconds, of each series that has samples."""
+        used = np.flatnonzero(self.lengths)
+        starts = self.starts[used]
+        firsts, lasts = self.timestamps[starts], self.timestamps[starts + self.lengths[used] - 1]
+        return zip(used.tolist(), firsts.tolist(), lasts.tolist(), strict=True)
 
 
 def metric_from_columns(

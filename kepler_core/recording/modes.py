@@ -84,8 +84,7 @@ def _intervals_alike(metric: Metric, first: int, second: int) -> int:
     The result is 0 if the series rise alike in less than half of the intervals, or if their total increases
     differ by more than `TOTAL_TOLERANCE`.
     """
-    starts = np.cumsum(metric.lengths) - metric.lengths
-    of_first, of_second = (slice(starts[i], starts[i] + metric.lengths[i]) for i in (first, second))
+    of_first, of_second = metric.span(first), metric.span(second)
     _, at_first, at_second = np.intersect1d(
         metric.timestamps[of_first], metric.timestamps[of_second], return_indices=True
     )

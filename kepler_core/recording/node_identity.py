@@ -118,12 +118,12 @@ def _find_interleaved(
             continue
         times, _ = _samples(mapped, series_of_first[key])
         metric = mapped[index].metric
-        start, end = np.searchsorted(metric.series, [at, at + 1])
-        of_copy = metric.timestamps[start:end]
+        span = metric.span(at)
+        of_copy = metric.timestamps[span]
         # A series that begins after the other one ends is no copy: the exporter was restarted in a new pod.
         interleaved = len(times) and len(of_copy) and of_copy[0] <= times[-1] and times[0] <= of_copy[-1]
         if interleaved and np.count_nonzero(np.isin(of_copy, times)) < len(of_copy) / 2:
-            left_out[index][start:end] = True
+            left_out[index][span] = True
 
 
 def _own_labels(mapped: Iterable[MappedMetric], schema: MetricSchema) -> set[str]:
@@ -200,16 +200,15 @@ def _groups(mapped: Sequence[MappedMetric], node: int, labels: set[str]) -> list
     groups: dict[tuple[str, ...], _Group] = {}
     for index, item in enumerate(mapped):
         metric = item.metric
-        ends = np.cumsum(metric.lengths)
         for at in np.flatnonzero(item.node == node).tolist():
             values = tuple(metric.labels[at].get(name, "") for name in names)
             group = groups.setdefault(values, _Group(dict(zip(names, values, strict=True))))
             group.series.append((index, at))
-            length = int(metric.lengths[at])
-            if length and not item.third_party:
-                group.n_samples += length
-                group.start = min(group.start, float(metric.timestamps[ends[at] - length]))
-                group.end = max(group.end, float(metric.timestamps[ends[at] - 1]))
+            times = metric.timestamps[metric.span(at)]
+            if len(times) and not item.third_party:
+                group.n_samples += len(times)
+                group.start = min(group.start, float(times[0]))
+                group.end = max(group.end, float(times[-1]))
     return sorted(groups.values(), key=lambda group: -group.n_samples)
 
 
@@ -286,8 +285,8 @@ def _by_unit(
 
 def _samples(mapped: Sequence[MappedMetric], series: tuple[int, int]) -> tuple[FloatArray, FloatArray]:
     metric = mapped[series[0]].metric
-    start, end = np.searchsorted(metric.series, [series[1], series[1] + 1])
-    return metric.timestamps[start:end], metric.values[start:end]
+    span = metric.span(series[1])
+    return metric.timestamps[span], metric.values[span]
 
 
 def _equal_counters(

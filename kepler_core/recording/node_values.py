@@ -145,12 +145,11 @@ def _units_of_streams(points: Points, of_meter: BoolArray, sample_stream: IntArr
     """
     item, metric = points.item, points.item.metric
     n_units = np.zeros(int(sample_stream.max(initial=-1)) + 1, dtype=np.int64)
-    starts = np.cumsum(metric.lengths) - metric.lengths
     stream_of_node: dict[int, int] = {}
     counted: set[tuple[int, int]] = set()
     for index in np.flatnonzero(of_meter & (metric.lengths > 1)):
         node, unit = int(item.node[index]), int(item.unit[index])
-        stream = stream_of_node.setdefault(node, int(sample_stream[points.position.sample[starts[index]]]))
+        stream = stream_of_node.setdefault(node, int(sample_stream[points.position.sample[metric.starts[index]]]))
         if (node, unit) not in counted:
             counted.add((node, unit))
             n_units[stream] += 1

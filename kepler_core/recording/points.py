@@ -145,7 +145,7 @@ def _start_new_series(
     `grid` holds all timestamps of the recording, sorted. Return the indices of the first points whose rate is not
     set for this reason, and the largest possible rate of each of these points.
     """
-    at = (np.cumsum(metric.lengths) - metric.lengths)[metric.lengths > 0]
+    at = metric.starts[metric.lengths > 0]
     if position.scrapes is None:
         position.scrapes = np.unique(position.sample)
     scrapes = position.scrapes
@@ -178,7 +178,7 @@ def _unreadable(metric: Metric, values: FloatArray, spaced: Spacing) -> BoolArra
     # Medians take long. A median is lower than the highest rounding of its series only if half of the steps are.
     highest = np.zeros(n)
     used = np.flatnonzero(metric.lengths)
-    highest[used] = np.maximum.reduceat(metric.values, (np.cumsum(metric.lengths) - metric.lengths)[used])
+    highest[used] = np.maximum.reduceat(metric.values, metric.starts[used])
     is_low = steps[moved] < np.spacing(highest)[series] / _LARGEST_ROUNDING
     if not (2 * np.bincount(series[is_low], minlength=n) >= np.maximum(np.bincount(series, minlength=n), 1)).any():
         return None

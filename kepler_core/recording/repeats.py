@@ -66,12 +66,8 @@ def without_duplicate_nodes(
 
 def _add_spans(item: MappedMetric, node_spans: _Spans, container_spans: dict[int, _Spans]) -> None:
     """Add the time spans of a metric's series to the spans of their nodes, and of their containers on each node."""
-    metric = item.metric
-    ends = np.cumsum(metric.lengths)
-    for index in np.flatnonzero(metric.lengths):
+    for index, start, end in item.metric.time_spans():
         node = int(item.node[index])
-        start = float(metric.timestamps[ends[index] - metric.lengths[index]])
-        end = float(metric.timestamps[ends[index] - 1])
         node_spans.add(node, start, end)
         if item.mapping.level == "container":
             container_spans.setdefault(int(item.unit[index]), _Spans()).add(node, start, end)

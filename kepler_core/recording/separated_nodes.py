@@ -49,12 +49,8 @@ def _spans(mapped: Sequence[MappedMetric], kind: str) -> dict[int, tuple[float, 
         is_energy = item.mapping.kind != "feature"
         if item.third_party or not (is_usage if kind == "usage" else is_energy) or not item.metric.n_samples:
             continue
-        lengths = item.metric.lengths
-        used = np.flatnonzero(lengths)
-        ends = np.cumsum(lengths)[used]
-        firsts = item.metric.timestamps[ends - lengths[used]].tolist()
-        lasts = item.metric.timestamps[ends - 1].tolist()
-        for node, first, last in zip(item.node[used].tolist(), firsts, lasts, strict=True):
+        for index, first, last in item.metric.time_spans():
+            node = int(item.node[index])
             start, end = spans.get(node, (np.inf, -np.inf))
             spans[node] = min(start, first), max(end, last)
     return spans
