@@ -17,7 +17,7 @@ from kepler_core.arrays import FloatArray, IntArray
 from kepler_core.dataset import CONTAINER_LEVELS, NODE_LEVELS, Dataset, power_column
 from kepler_core.grouping import sum_by
 from kepler_core.recording.array_memo import ArrayMemo
-from kepler_core.recording.observations import Observations
+from kepler_core.recording.observations import Observations, has_short_window
 from kepler_core.vocabulary import main_feature
 
 
@@ -70,10 +70,9 @@ def container_dataset(
     known_samples = np.logical_and.reduce(
         [np.isfinite(node_features[name]) for name in features] + [np.isfinite(watts) for watts in power.values()]
     )
-    if source in observations.windows:
-        # The meter is renewed seldom. Keep only samples whose power was measured since the previous sample: in a
-        # longer time, containers may have come and gone.
-        known_samples &= np.arange(len(known_samples)) - observations.windows[source] == 1
+    # Keep only samples whose power was measured since the previous sample: in a longer time, containers may have
+    # come and gone.
+    known_samples &= has_short_window(observations, source)
     is_known = known_samples[row_sample]
     for name in own:
         is_known &= np.isfinite(container_features[name])

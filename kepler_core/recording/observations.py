@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 import numpy as np
 
-from kepler_core.arrays import FloatArray, IntArray
+from kepler_core.arrays import BoolArray, FloatArray, IntArray
 from kepler_core.recording.array_memo import ArrayMemo
 from kepler_core.recording.counts import Counts
 from kepler_core.vocabulary import in_component_order
@@ -89,3 +89,13 @@ class Observations:
     def features(self) -> tuple[str, ...]:
         """Features that are known in at least one sample, sorted."""
         return tuple(sorted(name for name, values in self.node_features.items() if np.isfinite(values).any()))
+
+
+def has_short_window(observations: Observations, source: str) -> BoolArray:
+    """Return whether the window of each sample's power begins at the previous sample, shape (samples,).
+
+    `source` is the energy source of the power. See `Observations.windows`.
+    """
+    n = len(observations.sample_time)
+    begins = observations.windows.get(source)
+    return np.ones(n, dtype=bool) if begins is None else np.arange(n) - begins == 1

@@ -16,6 +16,7 @@ from kepler_core.prometheus import PrometheusClient, Query, Selection, answers, 
 from kepler_core.prometheus.joining import recording_bytes
 from kepler_core.prometheus.scrape_interval import rounded_step, scrape_interval
 from kepler_core.recording import Observations, read_recording
+from kepler_core.recording.observations import has_short_window
 
 log = logging.getLogger(__name__)
 
@@ -89,11 +90,10 @@ def without_long_windows(observations: Observations) -> Observations:
     The sample store does not keep `Observations.windows`, which tell over which samples each mean was taken. Without
     the windows, a mean would be compared with the features of its last sample only.
     """
-    power = dict(observations.power)
-    for (source, component), watts in observations.power.items():
-        if source in observations.windows:
-            one_sample = np.arange(len(watts)) - observations.windows[source] == 1
-            power[source, component] = np.where(one_sample, watts, np.nan)
+    power = {
+        (source, component): np.where(has_short_window(observations, source), watts, np.nan)
+        for (source, component), watts in observations.power.items()
+    }
     return attrs.evolve(observations, power=power, windows={})
 
 
