@@ -95,9 +95,12 @@ def watts_reply(
         nonzero = [i for i, any_watts in enumerate(np.logical_or.reduce(watts, axis=1).tolist()) if any_watts] or [0]
         names = [names[i] for i in nonzero]
         watts = watts[nonzero]
-    reply = _encoded(dict(zip(names, np.round(watts, DECIMALS), strict=True)), tail)
-    if not limit or len(reply) <= limit:
-        return Reply(reply)
+    rounded = dict(zip(names, np.round(watts, DECIMALS), strict=True))
+    # `_encoded_whole` makes the reply shorter, but takes longer. Most replies do not need it.
+    for encode in (_encoded, _encoded_whole):
+        reply = encode(rounded, tail)
+        if not limit or len(reply) <= limit:
+            return Reply(reply)
     return _shorter_reply(names, watts, limit=limit, tail=tail, turn=turn if keep_sums else None)
 
 
@@ -108,9 +111,6 @@ def _shorter_reply(
 
     If `turn` is None, the watts are rounded one by one, and else by `round_jointly`.
     """
-    content = _encoded_whole(dict(zip(components, np.round(watts, DECIMALS), strict=True)), tail)
-    if len(content) <= limit:
-        return Reply(content)
     tried: tuple[dict[str, int], bool] | None = None
     for way in _SHORTER:
         decimals = {name: way.decimals[name] for name in components if name in way.decimals}
