@@ -6,12 +6,12 @@ import contextlib
 import os
 import shutil
 import sqlite3
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from support.process import PATIENCE
+from support.small_disk import fill_disk, make_read_only, small_disk
 from support.trainer_server import MODEL_TRAINED, Breakpoints, TrainerFolder, request, start, training
 
 from kepler_servers.offline_trainer.jobs import Jobs
@@ -131,29 +131,26 @@ def test_a_queue_that_another_program_locks(queue: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "message"), [("size=1m,ro", "Read-only|readonly|unable to open"), ("size=64k", "full")]
+    ("size", "make_unwritable", "message"),
+    [
+        ("1m", make_read_only, "Read-only|readonly|unable to open"),
+        ("64k", lambda disk: fill_disk(disk / "filler"), "full"),
+    ],
+    ids=["read-only", "full"],
 )
-def test_a_folder_that_cannot_be_written(own: TrainerFolder, options: str, message: str) -> None:
+def test_a_folder_that_cannot_be_written(
+    own: TrainerFolder, size: str, make_unwritable: Callable[[Path], object], message: str
+) -> None:
     disk = own.root / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", options.removesuffix(",ro"), "tmpfs", str(disk)]
-    if os.geteuid() != 0 or subprocess.run(mount, check=False, capture_output=True).returncode:
-        pytest.skip("a small file system can only be mounted by root")
-    try:
+    with small_disk(disk, size):
         state = disk / "state"
         for folder in ("incoming", "spool", "results"):
             (state / folder).mkdir(parents=True)
-        if options.endswith("ro"):
-            subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
-        else:
-            with contextlib.suppress(OSError), (disk / "filler").open("wb") as filler:
-                filler.write(bytes(2**20))
+        make_unwritable(disk)
         server = start(own.root, "--state", str(state))
         assert server.process.wait(PATIENCE) == 2, server.log
         (line,) = server.log.splitlines()
         assert any(word in line for word in message.split("|")), line
-    finally:
-        subprocess.run(["umount", "-l", str(disk)], check=False)
 
 
 def test_a_damaged_queue_ends_the_server_and_keeps_the_requests(own: TrainerFolder, breakpoints: Breakpoints) -> None:

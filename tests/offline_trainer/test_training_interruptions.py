@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import io
 import json
 import logging
 import os
 import signal
-import subprocess
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
-import pytest
 from support.process import PATIENCE, wait_for
+from support.small_disk import fill_disk, small_disk
 from support.trainer_server import (
     MODEL_PUBLISHED,
     MODEL_TRAINED,
@@ -272,26 +268,6 @@ def test_limits_of_time_and_memory(own: TrainerFolder, breakpoints: Breakpoints)
         assert "needs more memory than the 1024 MiB" in answer.json()["msg"]
         assert server.get("/healthz").json()["status"] == "ok"
     assert not own.pipelines()
-
-
-@contextlib.contextmanager
-def small_disk(folder: Path) -> Iterator[None]:
-    """Context manager that mounts a file system of 3 MiB at a new folder. Without root rights, skip the test."""
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(folder)]
-    if os.geteuid() != 0 or subprocess.run(mount, check=False, capture_output=True).returncode:
-        pytest.skip("a small file system can only be mounted by root")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=False)
-
-
-def fill_disk(file: Path) -> None:
-    """Write a file that takes all space of its disk."""
-    with contextlib.suppress(OSError), file.open("wb", buffering=0) as opened:
-        while opened.write(b"x" * 4096):
-            pass
 
 
 def test_a_full_disk(own: TrainerFolder) -> None:
