@@ -22,8 +22,10 @@ or mW, µJ or µW: one array element for each of the three sizes.
 def impossible_values(item: MappedMetric, counts: Counts) -> BoolArray | None:
     """Return which samples of a metric are negative, too large or invalid readings, and count them.
 
-    Return None if the metric has no such samples. The samples stay in the metric: if they were removed, a node's
-    sum would lack a container or socket, and nobody would notice.
+    Return None if the metric has no such samples. The samples stay in the metric, and `points.points_of` replaces
+    their values by NaN, so that a sum over the node's containers or sockets is unknown if it lacks a value that
+    matters. If the samples were removed, the sum of the remaining containers or sockets could count as the value
+    of the node, which would be too low.
     """
     metric, mapping = item.metric, item.mapping
     if not metric.n_samples:
