@@ -11,7 +11,7 @@ import attrs
 import numpy as np
 
 from kepler_core.arrays import BoolArray, FloatArray, IntArray
-from kepler_core.recording.screening import LaidOut
+from kepler_core.recording.laid_out import LaidOut
 
 SELDOM = 0.2
 """If a meter stands still in more than this fraction of the samples, its reading is renewed seldom.

@@ -17,6 +17,7 @@ from kepler_core.recording.array_memo import ArrayMemo
 from kepler_core.recording.columns import Recording
 from kepler_core.recording.counts import Counts
 from kepler_core.recording.frozen_meters import find_windows
+from kepler_core.recording.laid_out import LaidOut
 from kepler_core.recording.meters import Meter
 from kepler_core.recording.metric_mapping import MappedMetric, SeriesCodes
 from kepler_core.recording.node_values import (
@@ -28,7 +29,7 @@ from kepler_core.recording.node_values import (
 )
 from kepler_core.recording.observations import Observations, Stream
 from kepler_core.recording.points import Points, Position, points_of
-from kepler_core.recording.screening import LaidOut, screen
+from kepler_core.recording.screening import screen
 
 _DENSE_CELLS = 2**22
 _DENSE_FACTOR = 8

@@ -12,15 +12,10 @@ over the values that cannot be true, and counts them. docs/recordings.md has a t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
-
-import attrs
 import numpy as np
 
-from kepler_core.arrays import BoolArray, FloatArray, IndexArray, IntArray
-from kepler_core.recording.counts import Counts
-from kepler_core.recording.times import utc
+from kepler_core.arrays import BoolArray, FloatArray, IndexArray
+from kepler_core.recording.laid_out import LaidOut
 
 JUMP_FACTOR = 2.0
 """A node's highest values are jumps if all of them are above this multiple of the next lower value. Among
@@ -72,55 +67,6 @@ MEAN_SECONDS = 60.0
 CPU_TIME_TOLERANCE = 1.1
 """CPU time may exceed the number of CPUs by this factor, because scrapes are not exactly on time."""
 CPU_TIME_FEATURES = ("bpf_cpu_time_ms",)
-
-
-@attrs.define(eq=False)
-class LaidOut:
-    """Features and power of a recording by sample and row, before they become `Observations`."""
-
-    nodes: tuple[str, ...]
-    """Node label of each stream."""
-    sample_stream: IntArray
-    """Index of each sample's stream, shape (samples,), ascending."""
-    sample_time: FloatArray
-    """Unix seconds, shape (samples,)."""
-    row_sample: IntArray
-    """Index of each row's sample, shape (rows,), ascending."""
-    container_features: dict[str, FloatArray]
-    node_features: dict[str, FloatArray]
-    power: dict[tuple[str, str], FloatArray]
-    gauges: frozenset[str]
-    """Names of the node features that are gauges."""
-    counts: Counts
-
-    def streams(self) -> Iterator[slice]:
-        """Yield the samples of each stream."""
-        ends = np.searchsorted(self.sample_stream, np.arange(len(self.nodes)), side="right").tolist()
-        for start, end in zip([0, *ends], ends, strict=False):
-            yield slice(start, end)
-
-    def place(self, sample: int) -> str:
-        """Return the node and time of a sample, for messages."""
-        return f"{self.nodes[self.sample_stream[sample]]} at {utc(float(self.sample_time[sample]))}"
-
-    def drop_power(self, kind: str, key: tuple[str, str], samples: IndexArray) -> None:
-        """Leave out and count the power of a component at some samples."""
-        if len(samples):
-            watts = self.power[key]
-            example = f"{watts[samples[0]]:.6g} W on {self.place(samples[0])}"
-            self.power[key] = _without(watts, samples)
-            self.counts.count(kind, " ".join(key), len(samples), example)
-
-    def drop_feature(self, kind: str, name: str, samples: IndexArray) -> None:
-        """Leave out and count a feature of the node and of its containers at some samples."""
-        if len(samples):
-            values = self.node_features[name]
-            example = f"{values[samples[0]]:.6g} per s on {self.place(samples[0])}"
-            self.node_features[name] = _without(values, samples)
-            if name in self.container_features:
-                rows = np.isin(self.row_sample, samples)
-                self.container_features[name] = np.where(rows, np.nan, self.container_features[name])
-            self.counts.count(kind, name, len(samples), example)
 
 
 def screen(laid_out: LaidOut, cpus: int | None) -> None:
@@ -392,9 +338,3 @@ def _without_idle_runs(still: BoolArray, powers: list[FloatArray]) -> BoolArray:
         if is_idle and all(is_idle):
             frozen[start:end] = False
     return frozen
-
-
-def _without(values: FloatArray, samples: IndexArray) -> FloatArray:
-    kept: Any = values.copy()
-    kept[samples] = np.nan
-    return kept  # type: ignore[no-any-return]

@@ -1,0 +1,68 @@
+"""The features and the power of a recording while readings that cannot be true are left out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import attrs
+import numpy as np
+
+from kepler_core.arrays import FloatArray, IndexArray, IntArray
+from kepler_core.recording.counts import Counts
+from kepler_core.recording.times import utc
+
+
+@attrs.define(eq=False)
+class LaidOut:
+    """Features and power of a recording by sample and row, before they become `Observations`."""
+
+    nodes: tuple[str, ...]
+    """Node label of each stream."""
+    sample_stream: IntArray
+    """Index of each sample's stream, shape (samples,), ascending."""
+    sample_time: FloatArray
+    """Unix seconds, shape (samples,)."""
+    row_sample: IntArray
+    """Index of each row's sample, shape (rows,), ascending."""
+    container_features: dict[str, FloatArray]
+    node_features: dict[str, FloatArray]
+    power: dict[tuple[str, str], FloatArray]
+    gauges: frozenset[str]
+    """Names of the node features that are gauges."""
+    counts: Counts
+
+    def streams(self) -> Iterator[slice]:
+        """Yield the samples of each stream."""
+        ends = np.searchsorted(self.sample_stream, np.arange(len(self.nodes)), side="right").tolist()
+        for start, end in zip([0, *ends], ends, strict=False):
+            yield slice(start, end)
+
+    def place(self, sample: int) -> str:
+        """Return the node and time of a sample, for messages."""
+        return f"{self.nodes[self.sample_stream[sample]]} at {utc(float(self.sample_time[sample]))}"
+
+    def drop_power(self, kind: str, key: tuple[str, str], samples: IndexArray) -> None:
+        """Leave out and count the power of a component at some samples."""
+        if len(samples):
+            watts = self.power[key]
+            example = f"{watts[samples[0]]:.6g} W on {self.place(samples[0])}"
+            self.power[key] = _without(watts, samples)
+            self.counts.count(kind, " ".join(key), len(samples), example)
+
+    def drop_feature(self, kind: str, name: str, samples: IndexArray) -> None:
+        """Leave out and count a feature of the node and of its containers at some samples."""
+        if len(samples):
+            values = self.node_features[name]
+            example = f"{values[samples[0]]:.6g} per s on {self.place(samples[0])}"
+            self.node_features[name] = _without(values, samples)
+            if name in self.container_features:
+                rows = np.isin(self.row_sample, samples)
+                self.container_features[name] = np.where(rows, np.nan, self.container_features[name])
+            self.counts.count(kind, name, len(samples), example)
+
+
+def _without(values: FloatArray, samples: IndexArray) -> FloatArray:
+    kept: Any = values.copy()
+    kept[samples] = np.nan
+    return kept  # type: ignore[no-any-return]
