@@ -13,6 +13,7 @@ from kepler_core.dataset import Dataset
 from kepler_core.errors import KeplerError, PluginError
 from kepler_core.messages import one_line
 from kepler_core.pipeline.spec import PipelineSpec, PluginSpec
+from kepler_core.recording.dead_features import reason_of_dead, split_dead
 from kepler_core.recording.observations import Observations
 from kepler_core.vocabulary import FEATURE_GROUPS, THIRD_PARTY_GROUP, OutputType, group_features
 
@@ -91,11 +92,10 @@ def plan(spec: PipelineSpec, observations: Observations) -> Plan:
 
 def _why_missing(features: Sequence[str], observations: Observations) -> str:
     """Return why no value of the features is known: they are not in the data, or 0 although the CPUs run."""
-    dead = [feature for feature in features if feature in observations.counts.dead_features]
-    absent = [feature for feature in features if feature not in dead]
+    dead, absent = split_dead(features, observations.counts)
     reasons = [f"no {', '.join(absent)} in the data"] if absent else []
     if dead:
-        reasons.append(f"{', '.join(dead)}: 0 at all times although the CPUs run")
+        reasons.append(reason_of_dead(dead))
     return "; ".join(reasons)
 
 

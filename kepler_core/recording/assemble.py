@@ -25,7 +25,6 @@ from kepler_core.errors import RecordingError
 from kepler_core.messages import printable
 from kepler_core.recording.columns import METRIC_NAME_CHARACTERS, Recording
 from kepler_core.recording.counts import Counts
-from kepler_core.recording.dead_features import without_dead_features
 from kepler_core.recording.layout import lay_out
 from kepler_core.recording.malformed import without_malformed_energy
 from kepler_core.recording.meters import Meter, installed_meters
@@ -140,10 +139,7 @@ def _observe_one(
     mapped = with_scrape_times(mapped, repeated, codes.nodes, counts)
     if schema.mode_label is not None:
         mapped = check_modes(mapped, schema.mode_label, counts)
-    laid_out = lay_out(
-        recording, schema_name, mapped, codes, meters, _usual_step(mapped), schema.mode_label, cpus, counts
-    )
-    return without_dead_features(laid_out)
+    return lay_out(recording, schema_name, mapped, codes, meters, _usual_step(mapped), schema.mode_label, cpus, counts)
 
 
 def _schema_of(recording: Recording) -> tuple[str, MetricSchema]:

@@ -51,15 +51,16 @@ class LaidOut:
             self.counts.count(kind, " ".join(key), len(samples), example)
 
     def drop_feature(self, kind: str, name: str, samples: IndexArray) -> None:
-        """Leave out and count a feature of the node and of its containers at some samples."""
-        if len(samples):
-            values = self.node_features[name]
-            example = f"{values[samples[0]]:.6g} per s on {self.place(samples[0])}"
+        """Leave out a feature of the node and of its containers at some samples; count the node's known values."""
+        values = self.node_features[name]
+        known = samples[np.isfinite(values[samples])]
+        if len(known):
+            example = f"{values[known[0]]:.6g} per s on {self.place(known[0])}"
             self.node_features[name] = _without(values, samples)
             if name in self.container_features:
                 rows = np.isin(self.row_sample, samples)
                 self.container_features[name] = np.where(rows, np.nan, self.container_features[name])
-            self.counts.count(kind, name, len(samples), example)
+            self.counts.count(kind, name, len(known), example)
 
 
 def _without(values: FloatArray, samples: IndexArray) -> FloatArray:

@@ -12,6 +12,7 @@ from kepler_core.contracts import MetricSchema
 from kepler_core.plugins import registry
 from kepler_core.recording.assemble import observe
 from kepler_core.recording.columns import Recording
+from kepler_core.recording.dead_features import reason_of_dead, split_dead
 from kepler_core.recording.findings import Finding, findings
 from kepler_core.recording.observations import Observations
 from kepler_core.recording.schemas import find_schema, map_metric
@@ -187,9 +188,13 @@ def _groups(observations: Observations, schema: MetricSchema) -> list[GroupSumma
     for source, components in observations.sources.items():
         watts = [observations.power[source, component] for component in components]
         for group, features in FEATURE_GROUPS.items():
-            missing = tuple(schema.spelling("container", f) for f in features if f not in known_features)
-            if missing:
-                summaries.append(GroupSummary(source, group, False, 0, "missing: " + ", ".join(missing), missing))
+            if unknown := [feature for feature in features if feature not in known_features]:
+                dead, absent = split_dead(unknown, observations.counts)
+                missing = tuple(schema.spelling("container", feature) for feature in absent)
+                reasons = [f"missing: {', '.join(missing)}"] if missing else []
+                if dead:
+                    reasons.append(reason_of_dead([schema.spelling("container", feature) for feature in dead]))
+                summaries.append(GroupSummary(source, group, False, 0, "; ".join(reasons), missing))
                 continue
             columns = [*watts, *(observations.node_features[feature] for feature in features)]
             usable = int(np.count_nonzero(np.logical_and.reduce([np.isfinite(column) for column in columns])))

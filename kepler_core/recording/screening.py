@@ -8,6 +8,7 @@ over the values that cannot be true, and counts them. docs/recordings.md has a t
 - `leave_out_power`: power above a component's ceiling; a platform below its package, or a package below its core.
 - `leave_out_cpu_time`: more CPU time than the node has CPUs.
 - `leave_out_frozen_usage`: no usage at all while the node uses energy.
+- `leave_out_dead_features`: features that are always 0 although the CPUs run (in the module `dead_features`).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import numpy as np
 
 from kepler_core.arrays import BoolArray, FloatArray, IndexArray
+from kepler_core.recording.dead_features import leave_out_dead_features
 from kepler_core.recording.laid_out import LaidOut
 
 JUMP_FACTOR = 2.0
@@ -76,6 +78,7 @@ def screen(laid_out: LaidOut, cpus: int | None) -> None:
     leave_out_contradictions(laid_out)
     leave_out_power(laid_out)
     leave_out_cpu_time(laid_out, cpus)
+    leave_out_dead_features(laid_out)
 
 
 def leave_out_jumps(laid_out: LaidOut) -> None:

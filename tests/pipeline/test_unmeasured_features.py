@@ -15,7 +15,7 @@ from support.power_law import CPU_TIME, Document, change
 
 from kepler_core.pipeline.load import pipeline_from
 from kepler_core.pipeline.observing import observe_for
-from kepler_core.recording import Observations, read_recording
+from kepler_core.recording import Observations, check, read_recording
 from kepler_core.recording.findings import findings
 from kepler_core.simulate import Simulation, recording
 
@@ -104,6 +104,19 @@ def test_groups_of_dead_features_are_not_trained(
     )
     metadata = json.loads((tmp_path / "models" / "mine" / "metadata.json").read_text())
     assert "dead_features" in {finding["kind"] for finding in metadata["findings"]}
+
+
+def test_validate_reports_dead_features_as_dead_and_not_as_missing() -> None:
+    content = document(CPU_TIME, PAGE_CACHE)
+    del content[CACHE_MISSES]
+    report = check(read_recording(content, name="recording"))
+    groups = {group.feature_group: group for group in report.groups if group.source == "acpi"}
+    dead = f"{CPU_TIME}, {PAGE_CACHE}: 0 at all times although the CPUs run"
+    assert (groups["BPFOnly"].missing, groups["BPFOnly"].reason) == ((), dead)
+    assert groups["CounterOnly"].missing == (CACHE_MISSES,)
+    assert groups["CounterOnly"].reason == f"missing: {CACHE_MISSES}"
+    assert groups["Basic"].missing == (CACHE_MISSES,)
+    assert groups["Basic"].reason == f"missing: {CACHE_MISSES}; {dead}"
 
 
 def test_strict_rejects_dead_features(tmp_path: Path) -> None:
