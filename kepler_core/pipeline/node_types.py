@@ -61,7 +61,11 @@ class NodeTypeSlot:
         return kept
 
     def kept_isolation(self) -> dict[str, Any]:
-        """Return the entries of `isolation` in `metadata.json` (isolator, background) for the other node types."""
+        """Return how power was isolated for the other node types: the values of `isolation` in `metadata.json`.
+
+        The keys are the numbers of the node types. Each value names an isolator, and the containers that ran on the
+        idle machine.
+        """
         if self.snapshot is None:
             return {}
         isolation = self.snapshot.read_json(METADATA_FILE).get("isolation")

@@ -2,8 +2,8 @@
 
 AbsPower models are fitted and tested on rows of nodes. DynPower models estimate the power of containers, and of
 a whole node as if it were one container. Therefore they are fitted on rows of containers and on rows of nodes.
-Nobody can measure a container's power. DynPower models are therefore tested on the dynamic power of nodes: the sum
-of the estimates for a node's containers is compared with the node's dynamic power.
+The power of a single container cannot be measured. DynPower models are therefore tested on the dynamic power of
+nodes: the sum of the estimates for a node's containers is compared with the node's dynamic power.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ class TrainingRows:
     fit_watts: dict[str, FloatArray]
     """Watts of the rows to fit on, by component; each array has the shape (fit rows,)."""
     fit_sample: IntArray
-    """Index of the sample that each row to fit on belongs to, shape (fit rows,)."""
+    """Index of the sample of each row to fit on, shape (fit rows,)."""
     test_X: FloatArray
     """Unscaled features of the rows to test on, shape (test rows, features)."""
     test_sample: IntArray
-    """Index of the sample that each row to test on belongs to, shape (test rows,)."""
+    """Index of the sample of each row to test on, shape (test rows,)."""
     tested: BoolArray
     """Whether each sample has rows to test on, shape (samples,)."""
     node_watts: dict[str, FloatArray]

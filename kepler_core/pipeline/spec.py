@@ -126,7 +126,7 @@ class PipelineSpec:
     dyn_trainers: list[PluginSpec] = attrs.field(factory=list[PluginSpec])
     """Trainers of DynPower models, which estimate the power of a container."""
     use_vm_metrics: bool = False
-    """Whether to train on virtual machines: on metrics of their processes (job="vm"), and on their energy."""
+    """Whether to train on the energy of virtual machines, and on usage of processes with the label job="vm"."""
     vm_guests: dict[str, str] = attrs.field(factory=dict[str, str], validator=_vm_guests)
     """Label `instance` of a guest's exporter -> label `vm_id` of the guest's virtual machine on its host. These
     pairs join the usage that the guest's exporter reports with the energy that the host's exporter reports."""

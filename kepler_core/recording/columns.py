@@ -14,7 +14,7 @@ import numpy as np
 from kepler_core.arrays import FloatArray, IntArray
 
 METRIC_NAME_CHARACTERS = 200
-"""Number of characters after which messages cut off a metric's name."""
+"""Maximum number of characters of a metric's name in messages; a longer name is cut off."""
 NAMELESS = "(no __name__)"
 """Stands for the metric of a series without a metric name in counts of malformed series."""
 LARGEST_VALUE = 2.0**64

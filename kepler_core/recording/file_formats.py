@@ -278,7 +278,10 @@ class _Reader:
 
 
 def _is_answer(members: Mapping[str, msgspec.Raw]) -> bool:
-    """Return whether an object is an answer of Prometheus' HTTP API. A recording has a list under each key."""
+    """Return whether an object is an answer of Prometheus' HTTP API.
+
+    Such an answer has a text as its `status`, or an object as its `data`. In a recording, all values are lists.
+    """
     status, data = members.get("status"), members.get("data")
     return (status is not None and _kind(status) == "text") or (data is not None and _kind(data) == "object")
 

@@ -194,7 +194,7 @@ def _union(keys: Sequence[IntArray]) -> IntArray:
 def _container_features(
     by_container: Sequence[Points], n_rows: int, n_samples: int
 ) -> tuple[dict[str, FloatArray], dict[str, FloatArray]]:
-    """Return feature -> rate of each row, and feature -> each sample's sum of `Points.upcoming`."""
+    """Return two mappings: feature -> rate of each row, and feature -> sum of `Points.upcoming` in each sample."""
     features: dict[str, FloatArray] = {}
     upcoming: dict[str, FloatArray] = {}
     for p in by_container:

@@ -292,7 +292,7 @@ def _samples(mapped: Sequence[MappedMetric], series: tuple[int, int]) -> tuple[F
 def _equal_counters(
     times: FloatArray, values: FloatArray, other_times: FloatArray, other_values: FloatArray
 ) -> bool | None:
-    """Return whether two counters have the same values at the same times; None if that cannot be seen."""
+    """Return whether two counters have the same values at the same times; None if too few samples can be compared."""
     if len(times) < 2 or len(other_times) < 2:
         return None
     moved = times[1:][np.diff(values) > 0]

@@ -145,9 +145,9 @@ def without_duplicates(item: MappedMetric, counts: Counts) -> MappedMetric:
 def without_repeated_scrapes(
     mapped: list[MappedMetric], nodes: Codes, counts: Counts
 ) -> tuple[list[MappedMetric], dict[int, FloatArray]]:
-    """Return the metrics without each node's samples at times when none of its energy counters had moved.
+    """Leave out the samples of each node at times when none of the node's energy counters had moved.
 
-    Return those times of each node, too.
+    Return the remaining metrics, and node number -> the times that were left out (Unix seconds, shape (times,)).
 
     A range query repeats the last scrape if its step is shorter than the scrape interval. The repeated
     samples would give a power of 0 W, and the next new sample twice the true power. A running machine always

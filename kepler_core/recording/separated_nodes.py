@@ -16,10 +16,10 @@ from kepler_core.recording.metric_mapping import Codes, MappedMetric
 
 
 def join_separated_nodes(mapped: Sequence[MappedMetric], nodes: Codes, counts: Counts) -> list[MappedMetric]:
-    """Return the metrics with usage and energy on one node, if it is certain which usage and energy belong together.
+    """Move the energy of a machine to the node that has the machine's usage, and return the metrics.
 
-    That is certain if one node has only usage, another one has only energy at the same time, and there is no
-    third node. Otherwise nodes with only usage and nodes with only energy are counted.
+    A node with only usage and a node with only energy are one machine if they have samples at the same time, and if
+    the recording has no third node. Otherwise the nodes stay separate, and each of them is counted.
     """
     usage, energy = _spans(mapped, "usage"), _spans(mapped, "energy")
     only_usage, only_energy = sorted(usage.keys() - energy.keys()), sorted(energy.keys() - usage.keys())

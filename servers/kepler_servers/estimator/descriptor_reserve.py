@@ -24,7 +24,7 @@ class DescriptorReserve:
     """
 
     def __init__(self, size: int | None = None) -> None:
-        """Open the reserved descriptors; by default `RESERVED_DESCRIPTORS`, or fewer if the process has a low limit."""
+        """Reserve `size` descriptors. None means `RESERVED_DESCRIPTORS`, or fewer if the process has a low limit."""
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         if size is None:
             few = limit != resource.RLIM_INFINITY and limit * _MAX_SHARE < RESERVED_DESCRIPTORS

@@ -89,8 +89,8 @@ def _locked(path: Path) -> Iterator[None]:
             raise UsageError(f"cannot listen on {path}: {error.strerror or error}") from error
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # The process that had the lock before may have removed this file. Then other processes lock a new file
-            # at the same path, and this lock does not keep them out.
+            # Another process may have removed this file between the calls of `open` and `flock`. Then a third process
+            # can create and lock a new file at this path, and the lock on the removed file has no effect.
             if lock.stat(follow_symlinks=False).st_ino == os.fstat(descriptor).st_ino:
                 break
         except (BlockingIOError, FileNotFoundError):

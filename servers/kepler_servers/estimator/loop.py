@@ -279,7 +279,7 @@ class Loop:
         self._pending = still_pending
 
     def _finish_oldest_pending(self) -> bool:
-        """Answer the oldest pending request, whose model was not found yet. Return False if no request is pending."""
+        """Answer the oldest request that waits for its model, without this model. Return False if none waits."""
         while self._pending:
             connection = self._pending.popleft()
             if (pending := connection.pending) is not None:

@@ -70,7 +70,7 @@ class RequestHandler:
             return self.refuse(str(error), error.output_type, error.rows, "")
 
     def answer_if_complete(self, piece: bytes) -> bytes | PendingRequest | None:
-        """Return the result of `answer` for `piece` if `piece` is one complete request, else None."""
+        """Answer a request as `answer` does; return None if `piece` is not exactly one complete request."""
         try:
             request = decode_strictly(piece)
             return None if request is None else self._answer(request)

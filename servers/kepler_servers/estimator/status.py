@@ -14,9 +14,10 @@ from kepler_servers.estimator.request import ModelKey
 MAX_STATUS_BYTES = 48 * 2**10
 """Maximum size of all listed models together, as JSON, so that the whole status has less than 64 KiB."""
 MAX_LISTED_BYTES = 8 * 2**10
-"""Limit for the size of one listed model, as JSON.
+"""Maximum size of one listed model, as JSON.
 
-If a model exceeds this limit, its explanation is left out; if that is not enough, also the names of its metrics.
+A larger model is listed without its explanation. If it is still too large, it is also listed without the names of
+its metrics.
 """
 
 _MAX_CHARACTERS = 300
