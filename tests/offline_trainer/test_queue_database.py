@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.process import PATIENCE
+from support.process import PATIENCE, wait_for
 from support.small_disk import fill_disk, make_read_only, small_disk
 from support.trainer_server import MODEL_TRAINED, Breakpoints, TrainerFolder, request, start, training
 
@@ -163,6 +163,7 @@ def test_a_damaged_queue_ends_the_server_and_keeps_the_requests(own: TrainerFold
     server.kill()
     inputs = own.inputs()
     assert len(inputs) == 2
+    wait_for(lambda: not own.processes(), "the training processes go on")
     open_queue(own.state / "queue.sqlite3").close()  # moves the write-ahead log into the database
     overwrite(own.state / "queue.sqlite3", 0, b"damaged" * 10)
 

@@ -16,7 +16,6 @@ import socket
 import time
 from collections import deque
 from collections.abc import Sequence
-from types import FrameType
 
 from kepler_servers.estimator.connection import NONBLOCKING, PIECE_BYTES, Connection
 from kepler_servers.estimator.counters import Counters
@@ -87,12 +86,8 @@ class Loop:
 
     def stop_on_signals(self) -> None:
         """Call `stop` when the process gets SIGTERM or SIGINT. Only the main thread may call this."""
-
-        def on_signal(number: int, frame: FrameType | None) -> None:
-            self.stop()
-
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, on_signal)
+            signal.signal(number, lambda *_: self.stop())
 
     def run(self) -> None:
         """Serve clients until `stop` is called."""
@@ -364,8 +359,8 @@ class Loop:
     def _overdue(self) -> list[Connection]:
         """Return the connections past their deadline.
 
-        `_connections` starts with the oldest connection. Among the connections that are still sending a request,
-        the oldest also has the earliest deadline. So the search ends at the first of these that is not overdue.
+        `_connections` has the oldest connection first. Clients that still send a request have the same time from
+        their connection on. So the search ends at the first such client that is not overdue.
         """
         now = time.monotonic()
         overdue = [c for c in self._pending if c.pending is not None and c.deadline <= now]
