@@ -1,4 +1,4 @@
-"""Test that the modules of the packages have no import cycles, and that no two test files have the same name.
+"""Test the structure of packages and tests: import cycles, length of modules, names of test files.
 
 The contract `acyclic_siblings` of import-linter (`pyproject.toml`) compares modules and packages that are
 siblings. It misses a cycle between a package and one of the package's own modules. The test below finds such cycles.
@@ -58,3 +58,11 @@ def test_no_two_test_files_have_the_same_name():
     """pytest imports test files by their names alone, so that a second file of a name cannot be collected."""
     names = Counter(path.name for path in Path(__file__).parent.rglob("test_*.py"))
     assert [name for name, number in names.items() if number > 1] == []
+
+
+def test_no_module_of_the_packages_has_more_than_400_lines():
+    root = Path(__file__).parent.parent
+    folders = [root / "kepler_core", *(root.glob("*/kepler_*"))]
+    lines = {path: path.read_bytes().count(b"\n") for folder in folders for path in folder.rglob("*.py")}
+    assert len(lines) > 100
+    assert {str(path.relative_to(root)): number for path, number in lines.items() if number > 400} == {}
