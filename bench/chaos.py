@@ -1,19 +1,20 @@
 """Run all servers over one store with good clients, hostile clients, kills and full disks.
 
-The run needs the extra `[train]` and pytest. It also needs Debian's package prometheus; without the package, it runs
-no online trainer. These processes are real: the model server, the offline trainer, the online trainer beside a
-Prometheus server, the estimator, the hostile clients, and a publisher, which publishes versions of a pipeline.
+The run needs the extra `[train]` and pytest. It also needs Debian's package prometheus; without this package, the run
+has no online trainer. The run starts these real processes: the model server, the offline trainer, the online trainer
+with a Prometheus server, the estimator, the hostile clients, and a publisher, which publishes versions of a pipeline.
 
 - Good clients know the right answers and check each answer: watts from the estimator, models from the model server,
   jobs of the offline trainer, the health of the online trainer.
-- Hostile clients half-close, stop reading or writing, send random bytes and huge headers, and leave connections idle.
+- Hostile clients half-close connections, stop reading or writing, send random bytes and huge headers, and leave
+  connections idle.
 - Malformed pipelines are imported into the store with `store import`, or copied into it as files.
 - The publisher and the training processes are killed at random times during the whole run. Servers are killed only in
   the first 60 % of the run, so that their last processes live long enough to show whether memory grows.
 - The disk of the store and of the servers' states is full from time to time.
 
-At the end, all acknowledged versions and jobs must exist. The exit code is 1 if an answer was wrong, if a version or
-job is lost, or for any other fault that the script lists.
+At the end, all versions and jobs that a server or the publisher has acknowledged must exist. The exit code is 1 if an
+answer was wrong, if such a version or job is missing, or if the report lists any other fault.
 
     python bench/chaos.py --minutes 10 [--seed N] [--folder FOLDER] [--no-mount] [--json]
 """
@@ -48,11 +49,11 @@ from chaos_run.ledger import Ledger  # noqa: E402
 from chaos_run.publisher import PIPELINE  # noqa: E402
 
 KILLS_UNTIL = 0.6
-"""Servers are killed from the start of the run until this fraction of its time has passed."""
+"""Servers are killed from the start of the run until this fraction of the run's time has passed."""
 KILLS_PER_SECOND_OF_SERVERS = 1 / 20
 MIN_FULL_DISKS = 1
 KILLS_IN_A_ROW, ROW_SECONDS = 3, 5.0
-"""The offline trainer is killed this number of times in a row, at intervals of this number of seconds.
+"""How often the offline trainer is killed in a row, and the seconds between two of these kills.
 
 A job must survive any number of kills of the offline trainer.
 """
@@ -205,8 +206,8 @@ class Run:
         steps: list[tuple[float, Any]] = []
         for number in range(kills):
             at = self.choices.uniform(0.05, KILLS_UNTIL) * self.seconds
-            # Each server gets the same number of random times. At each of its times, the offline trainer is killed
-            # several times in a row, and any other server once.
+            # Random times are divided equally among the servers. At such a time, a server is killed once, but the
+            # offline trainer several times in a row.
             server = self.servers[number % len(self.servers)]
             times = KILLS_IN_A_ROW if server.name == servers.OFFLINE_TRAINER else 1
             moments = [at + ROW_SECONDS * again for again in range(times)]
@@ -228,7 +229,7 @@ class Run:
     def _kill_a_training(self) -> None:
         """Kill the training process of a job that is running.
 
-        Each job's training process is killed at most once. If it were killed in three attempts, the job would fail.
+        A job is hit at most once, because a job fails if its training process is killed in each of three attempts.
         """
         running = {t.running.id for t in self.trainings if t.running is not None} - self.killed_trainings
         (trainer,) = (server for server in self.servers if server.name == servers.OFFLINE_TRAINER)

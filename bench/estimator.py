@@ -4,8 +4,8 @@ The benchmark trains a pipeline on a simulated recording and starts `kepler-mode
 pipeline's store. bench/load.py then sends requests as Kepler does: it opens a new connection for each
 request, sends no delimiter, and reads the reply with one call of at most 4096 bytes. A request has 1, 100 or
 500 rows, with columns in a random order. The benchmark compares every reply with the watts that the model
-itself predicts. To predict them, it evaluates tree ensembles with ONNX Runtime, whereas the estimator
-evaluates them as tables.
+itself predicts. For this comparison, the benchmark evaluates tree ensembles with ONNX Runtime. The estimator
+evaluates tree ensembles as tables.
 
     python bench/estimator.py [--runs 3] [--seconds 0.5] [--minutes 0.5] [--features GROUP] [--quick] [--json]
 
@@ -50,7 +50,7 @@ TRAINERS = {BOOSTING: "boosting", LINEAR: "linear"}
 ROWS = (1, 100, 500)
 CLIENTS = (1, 8)
 DISTINCT_REQUESTS = 16
-"""Number of different requests for each trainer, output type and number of rows. They are sent in turn."""
+"""Number of different requests for each combination of trainer, output type and number of rows."""
 KEPLER_METRICS = ("bpf_cpu_time_ms", "bpf_net_tx_irq", "bpf_net_rx_irq", "bpf_block_irq", "bpf_page_cache_hit")
 """The metrics that Kepler 0.7 sends if a machine has no hardware counters. The models need only two of them."""
 STARTS = 5
@@ -361,7 +361,10 @@ def main() -> None:
         "--minutes", type=float, default=0.5, help="minutes of load to see if memory grows (%(default)s)"
     )
     parser.add_argument(
-        "--processes", type=int, default=1, help="number of load generators, which share 8 clients (%(default)s)"
+        "--processes",
+        type=int,
+        default=1,
+        help="number of processes that send requests; they share 8 clients (%(default)s)",
     )
     parser.add_argument(
         "--features", metavar="GROUP", default=GROUP, choices=FEATURE_GROUPS, help="feature group (%(default)s)"

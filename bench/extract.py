@@ -1,9 +1,10 @@
 """Measure the time and memory for reading a recording and extracting the data sets of all feature groups.
 
-The recordings are simulated, with 50 containers x 200 timestamps, 200 x 600 and 1000 x 600. Each run is a
-separate process. The run reads the recording's JSON, calculates rates, and extracts the AbsPower and DynPower
-data sets of each feature group and of each energy source (rapl-sysfs and acpi). The output shows the medians of
-the runs, and the time per sample with 1000 containers divided by the time per sample with 200 containers.
+There are three simulated recordings: 50 containers and 200 timestamps; 200 containers and 600 timestamps; 1000
+containers and 600 timestamps. Each run is a separate process, which reads the recording's JSON, calculates rates,
+and extracts the AbsPower and DynPower data sets of each feature group and of each energy source (rapl-sysfs and
+acpi). The output shows the medians of the runs, and the time per sample with 1000 containers divided by the time
+per sample with 200 containers.
 
     python bench/extract.py [--runs 5] [--json]
 """
@@ -90,8 +91,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for containers, timestamps in SIZES:
             path = str(Path(folder) / f"{containers}.json")
-            # With churn=0.0, every container exists at all timestamps: each metric has containers x timestamps
-            # samples.
+            # With churn=0.0, every container exists at all timestamps, so the number of samples of each metric is
+            # known: containers x timestamps.
             write(Simulation(containers=containers, timestamps=timestamps, churn=0.0), path)
             runs = [
                 json.loads(subprocess.check_output([sys.executable, __file__, "--one", path]))

@@ -36,7 +36,7 @@ CAPTURED: dict[str, Any] = {
 def memory_folder() -> str | None:
     """Return the RAM file system /dev/shm; None if it is not writable or has less than 1 GiB free.
 
-    On a disk, publishing the largest store would be slow, because it flushes 78,000 files.
+    On a disk, publishing the largest store would be slow, because 78,000 files would be flushed.
     """
     folder = "/dev/shm"
     roomy = os.access(folder, os.W_OK) and shutil.disk_usage(folder).free > 2**30
@@ -158,7 +158,7 @@ def train(root: str, folder: Path) -> None:
 
 
 def main() -> None:
-    """Publish a made-up pipeline, whose store and size the command line names."""
+    """Publish a made-up pipeline. The command line gives its store, its number of models and of node types."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("store")
     parser.add_argument("models", type=int)

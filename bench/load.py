@@ -119,7 +119,7 @@ def load(
 
     `answer` is called with the beginning of an answer. It returns the size of the whole answer (0 if the size
     is not known yet), and whether the answer is a success. An answer that is not a success counts as
-    an error. So does a connection that the server closes.
+    an error. A connection that the server closes also counts as an error.
     """
     selector = selectors.DefaultSelector()
     clock = time.perf_counter
@@ -199,7 +199,7 @@ def load_connections(
         pending[connection.fileno()] = connection, opened_at, reply
         if clients > 1:
             poller.register(connection, select.EPOLLIN)
-        else:  # a single client reads with blocking calls
+        else:  # a single client needs no poller: it reads with blocking calls
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _STALL_TIMEVAL)
         return connection
 
@@ -239,7 +239,7 @@ def load_from_processes(count: int, path: str, *rest: Any, clients: int, **more:
     if other programs use the CPU too, eight processes get a larger share of it than one process, and so reach
     more requests per second.
     """
-    gc.disable()  # the load makes no reference cycles; a garbage collection would lengthen a latency
+    gc.disable()  # a garbage collection would lengthen latencies, and there are no reference cycles to collect
     if count == 1:
         results = [load_connections(path, *rest, clients=clients, **more)]
     else:
@@ -280,7 +280,7 @@ def load_http(address: str, bodies: Sequence[bytes], clients: int, seconds: floa
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return connection
 
-    gc.disable()  # the load makes no reference cycles; a garbage collection would lengthen a latency
+    gc.disable()  # a garbage collection would lengthen latencies, and there are no reference cycles to collect
     return load(connect, requests, clients=clients, seconds=seconds, warm_up=warm_up)
 
 

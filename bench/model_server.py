@@ -1,8 +1,8 @@
 """Measure the model server with small and large stores: time to start, requests per second, latencies, memory.
 
-There are three stores. The trained store holds a pipeline that is trained on a simulated recording. The small
-store holds 100 models of 3 node types, and the large store holds 10,000 models of 300 node types, each store
-in one pipeline. The models of the small and the large store are made up by bench/generated_stores.py. A
+There are three stores, each with one pipeline. The trained store has a pipeline that is trained on a simulated
+recording. The small store has 100 models of 3 node types, and the large store has 10,000 models of 300 node
+types. The models of the small and the large store are made up by bench/generated_stores.py. A
 separate server process (`kepler-model serve model-server`) serves each store. The three servers run on this
 machine at the same time. bench/load.py, in a process of its own, puts load on one server after another. There
 are three kinds of requests:
@@ -149,7 +149,7 @@ class RunningServer:
 def processes() -> Iterator[tuple[int, int]]:
     """Yield the id of each process on this machine, and the id of its parent process."""
     for status in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):  # the process has ended meanwhile
+        with contextlib.suppress(OSError):  # the process may have ended meanwhile
             yield int(status.parent.name), int(status.read_text().rpartition(")")[2].split()[1])
 
 
@@ -247,8 +247,8 @@ def measure_loads(
 def ratios(loads: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Compare the large store with the small store.
 
-    Return, for each kind of request, the time and the server's CPU time per request to the large store,
-    divided by those of the small store.
+    Return two ratios for each kind of request: the time per request to the large store, divided by the time per
+    request to the small store; and the same ratio of the servers' CPU times.
     """
     at = {(r["store"], r["kind"], r["answer"], r["clients"]): r for r in loads}
     return [

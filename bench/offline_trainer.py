@@ -151,7 +151,7 @@ def overhead(data: Path, idle: Path, runs: int) -> dict[str, Any]:
             status, answer = server.request("POST", "/train", body)
             served = time.perf_counter() - started
             assert status == 200, answer[:500]
-            if number >= 0:  # run -1 only fills the page cache
+            if number >= 0:  # the first run, number -1, only fills the page cache
                 by_command.append(seconds)
                 by_server.append(served)
     command, served = statistics.median(by_command), statistics.median(by_server)
@@ -164,7 +164,7 @@ def overhead(data: Path, idle: Path, runs: int) -> dict[str, Any]:
 def concurrent(data: Path, idle: Path, clients: int, jobs: int) -> dict[str, Any]:
     """Post requests from several clients at the same time.
 
-    Return the seconds until all are answered, the memory, and latencies of `/healthz`.
+    Return the seconds until all requests are answered, the memory, and latencies of `/healthz`.
     """
     ended = threading.Event()
     health: list[float] = []
@@ -220,7 +220,7 @@ def children(parent: int) -> list[int]:
 
 
 def processes_of(server: Server) -> list[int]:
-    """Return the ids of a server's processes, of its training processes, and of all processes started by these."""
+    """Return the ids of all processes of a server: its own, and its training processes with their descendants."""
     variable = f"KEPLER_OFFLINE_TRAINER_OF={server.state.resolve()}".encode()
     pids = [server.process.pid, *children(server.process.pid)]
     for name in filter(str.isdecimal, os.listdir("/proc")):

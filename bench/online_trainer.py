@@ -4,11 +4,11 @@
     python bench/online_trainer.py --cost [--minutes 60] [--speed 10]
 
 Without `--cost`, a real Prometheus server (Debian's package) holds a simulated recording. In the recording,
-three kinds of workload follow each other, twice. After 60 % of the time, the power of the machine shifts by
-15 %, as it may after a kernel update. The online trainer runs a round every five minutes of the recording.
-The time between two rounds is an interval. For each interval, the benchmark takes the models that are served when
-the interval begins. It compares their estimates with the power that is measured during the interval. It does the
-same with other models, which are retrained on the previous interval only.
+three kinds of workload run one after another, and the whole sequence runs twice. After 60 % of the time, the power
+of the machine shifts by 15 %, as it may after a kernel update. The online trainer runs a round every five minutes
+of the recording. The time between two rounds is an interval. For each interval, the benchmark takes the models that
+are served when the interval begins, and compares their estimates with the power that is measured during the
+interval. For comparison, the benchmark also evaluates models that are retrained on the previous interval only.
 
 With `--cost`, the online trainer runs as a process beside a Prometheus server. The Prometheus server scrapes
 a replay of a simulated recording at a higher speed. Every few seconds, the benchmark prints the online
@@ -122,7 +122,7 @@ class Bench:
         fetcher = self.rounds.fetcher
         observations = fetcher.fetch(at - INTERVAL_SECONDS, at, threading.Event())
         if observations is not None:
-            # with too few samples, training fails and the earlier models stay in the store
+            # if there are too few samples, training fails, and the models of an earlier interval stay in the store
             with contextlib.suppress(KeplerError):
                 train(fetcher.spec, observations, self.last_interval_store, jobs=1)
 
@@ -180,8 +180,8 @@ def observe_between(content: dict[str, Any], since: float, until: float) -> Obse
 def served_error(store: Store, name: str, observations: Observations) -> float | None:
     """Return the error in watts with which a store's best AbsPower model estimates package power.
 
-    The best model has the lowest validation error. The result is its mean absolute error on `observations`; None if
-    the store does not have the pipeline yet.
+    The best model is the model with the lowest validation error. The returned error is the model's mean absolute
+    error on `observations`; None if the store does not have the pipeline yet.
     """
     if name not in store.pipelines():
         return None
@@ -317,7 +317,7 @@ def running_trainer(folder: Path, minutes: int, speed: float) -> Iterator[subpro
 
 
 def measure_cost(minutes: int, speed: float) -> list[dict[str, float]]:
-    """Measure the memory, CPU time and disk space of an online trainer at regular times, and print each."""
+    """Measure and print the memory, CPU time and disk space of an online trainer at regular times."""
     rows = []
     with tempfile.TemporaryDirectory() as name, running_trainer(Path(name), minutes, speed) as trainer:
         samples = StateFolder(Path(name) / "state").samples

@@ -1,9 +1,10 @@
 """Compare the speed of three ways to evaluate the tree ensembles of four components.
 
-The three ways are: ONNX Runtime; a separate step table or separate leaf masks for each component; and a joint
-predictor of all components. The models are like those of the built-in trainer
-GradientBoostingRegressorTrainer, with 100 trees per component, and are fitted on random data. The benchmark
-uses one process and one thread. It prints the microseconds per prediction of all components.
+The three ways are: ONNX Runtime; a separate predictor for each component, made by the model format `onnx` for
+resident processes (a step table or leaf masks, two forms of a tree ensemble as arrays); and a joint predictor of
+all components. The models are like the models of the built-in trainer GradientBoostingRegressorTrainer, with 100
+trees per component, and are fitted on random data. The benchmark uses one process and one thread. It prints the
+microseconds per prediction of all components.
 
     python bench/predictors.py [--repeat 200] [--json]
 """
@@ -23,7 +24,7 @@ from kepler_core.contracts import Predictor
 from kepler_core.plugins import registry
 
 FEATURES = (2, 5)
-"""Numbers of features. Models of two features are evaluated with step tables, and models of five with leaf masks."""
+"""Numbers of features. Models with two features become step tables, models with five features leaf masks."""
 COMPONENTS = 4
 ROWS = (1, 100, 500)
 

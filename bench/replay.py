@@ -3,8 +3,8 @@
     python bench/replay.py recording.json.gz --port 9102 [--speed 10] [--loop]
 
 At speed 10, a minute of the recording takes six seconds. The values of counters are divided by the speed, so
-that rates (and watts) are the same as in the recording at any speed. Each series is exported from its first
-value to its last value. `GET /progress` returns the current position in the recording.
+that rates (and watts) are the same as in the recording at any speed. A series is exported only from the time of
+its first value to the time of its last value. `GET /progress` returns the current position in the recording.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Series:
     times: list[float]
     """Unix seconds, ascending."""
     values: list[float]
-    """Values at `times`. The values of a counter are divided by the speed, and its resets are kept."""
+    """Values at `times`. The values of a counter are divided by the speed. Counter resets are kept."""
 
 
 class Replay:
@@ -101,7 +101,7 @@ def serve(replay: Replay, port: int, loop: bool) -> None:
             self.wfile.write(body)
 
         def log_message(self, format: str, *arguments: object) -> None:
-            """Log no requests."""
+            """Do nothing, so that requests are not logged."""
 
     server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
     print(f"replaying at http://127.0.0.1:{server.server_port}/metrics", flush=True)

@@ -24,7 +24,7 @@ from chaos_run.ledger import Ledger
 from chaos_run.servers import ESTIMATOR, MODEL_SERVER, ONLINE_TRAINER, Places
 
 TIMEOUT_SECONDS = 10.0
-"""Seconds without a received byte after which a client counts a request as not answered."""
+"""If a client receives no byte for this number of seconds, it counts the request as not answered."""
 _PAUSE_SECONDS = 0.02
 _PUBLISHER = "publisher"
 
@@ -79,7 +79,7 @@ class Publications:
         self._thread.join()
 
     def may_be(self, serial: int | None) -> bool:
-        """Return whether a version with this serial number is possibly in the store."""
+        """Return whether the store may contain a version with this serial number."""
         return serial is not None and 1 <= serial <= self.attempted
 
     def _run(self) -> None:
@@ -102,7 +102,7 @@ class Publications:
     def _read(self, lines: Any) -> None:
         for line in lines:
             if not line.endswith("\n"):
-                return  # the kill has cut this line, so it reports nothing
+                return  # the process was killed before it wrote the whole line
             word, serial, *rest = line.split(maxsplit=2)
             if word == "attempt":
                 self.attempted = int(serial)

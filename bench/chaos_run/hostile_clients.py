@@ -30,7 +30,7 @@ from support.estimator_clients import watts_request
 
 ESTIMATOR_SOCKET = "estimator socket"
 THREADS = 4
-"""Number of hostile clients that run at the same time. Connections that clients leave open are not counted."""
+"""Number of hostile clients that run at the same time. A client may have several connections."""
 IDLE_CONNECTIONS = (20, 200)
 """Smallest and largest number of connections that a client opens at once without sending anything."""
 HOLD_SECONDS = (2.0, 12.0)
@@ -108,7 +108,7 @@ class Attackers:
     # --- methods that the behaviours use ---
 
     def connect(self, server: str, behaviour: str) -> socket.socket:
-        """Open a connection to a server, and count it for the behaviour."""
+        """Open a connection to a server, and count the connection under the name of the behaviour."""
         self._current.behaviour = behaviour
         with self._lock:
             self.connections[behaviour] += 1

@@ -20,7 +20,7 @@ from kepler_core.store.archive import read_archive
 from kepler_core.store.local import LocalStore
 
 PIPELINES = 4
-"""Number of pipelines. Each job publishes to one of them, so that the catalogue does not grow."""
+"""Number of pipelines to which all jobs publish. It is fixed, so that the model server's catalogue does not grow."""
 DRAIN_SECONDS = 120.0
 """Seconds after the end of the hostile clients and kills within which all acknowledged jobs must end."""
 MARKER_FILE = "training_job.json"
@@ -33,7 +33,7 @@ class Job:
     id: str
     pipeline: str
     description: dict[str, Any] | None = None
-    """The offline trainer's description of the job after the job's end; None if the end was not seen."""
+    """The offline trainer's description of the ended job; None if no client has seen the job's end."""
 
 
 class TrainingClient:

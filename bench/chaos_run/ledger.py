@@ -28,7 +28,7 @@ class Silence:
     total: float
     longest: float
     unexplained: float
-    """Longest part of a gap without answers during which the server's process was ready."""
+    """Longest time without right answers during which the server's process was ready."""
 
 
 class Ledger:
@@ -53,14 +53,14 @@ class Ledger:
             self.statuses[server, who, status] += number
 
     def fault(self, kind: str, text: str) -> None:
-        """Record a fault. `kind` is the name of its row in the report, in the plural, such as "wrong answers"."""
+        """Record a fault. `kind` is a plural that names a row of the report, such as "wrong answers"."""
         with self._lock:
             self.fault_kinds[kind] += 1
             if len(self.faults) < MAX_KEPT_FAULTS:
                 self.faults.append(f"{kind}: {text}")
 
     def expect(self, server: str) -> None:
-        """From now on, measure the gaps without answers of a server."""
+        """Start to measure the gaps in which a server gives no right answers."""
         with self._lock:
             self._answering[server] = _Answering(time.monotonic())
 
@@ -82,7 +82,7 @@ class Ledger:
         answering.last = now
 
     def silence(self, server: str, down: Iterable[tuple[float, float]]) -> Silence:
-        """Return how long a server gave no right answers. Its process was not ready in the intervals `down`."""
+        """Return how long a server gave no right answers. `down`: intervals in which its process was not ready."""
         with self._lock:
             gaps = list(self._answering[server].gaps)
         down = list(down)

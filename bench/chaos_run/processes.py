@@ -16,7 +16,7 @@ from support.process import ProcessUnderTest
 from chaos_run.ledger import Ledger
 
 MARK = "KEPLER_CHAOS_RUN"
-"""Environment variable that all processes of a run inherit. With it, processes that outlive their parent are found."""
+"""Environment variable that all processes of a run inherit. It identifies processes that outlive their parent."""
 START_TIMEOUT_SECONDS = 60.0
 STOP_TIMEOUT_SECONDS = 30.0
 ORPHAN_SECONDS = 15.0
@@ -48,7 +48,7 @@ class Server:
 
     name: str
     make: Callable[[int], ProcessUnderTest]
-    """Function that starts a process. Its argument is a number for the name of the log file."""
+    """Function that starts a process. Its argument is a number, which becomes part of the log file's name."""
     is_ready: Callable[[ProcessUnderTest], bool]
     ledger: Ledger
     disk_is_full: threading.Event

@@ -17,7 +17,7 @@ JUDGED_LIFE_SECONDS = 60.0
 FLAT_SHARE, FLAT_MIB = 0.10, 8.0
 FLAT_DESCRIPTORS = 8
 ONNX_RUNTIME_MIB = 35.0
-"""Memory that ONNX Runtime takes when a process loads it: 33 MiB were measured in the estimator."""
+"""Memory, in MiB, that a process needs to load ONNX Runtime; 33 MiB were measured in the estimator."""
 FLAT = (
     f"Flat means, for a life of at least {JUDGED_LIFE_SECONDS:.0f} s: VmRSS at the end is at most "
     f"{100 * FLAT_SHARE:.0f} % + {FLAT_MIB:.0f} MiB above VmRSS halfway, and, in a life that lasts until the hostile "
@@ -26,7 +26,7 @@ FLAT = (
     "life, because it got its first ONNX model then."
 )
 SILENCE_LIMIT_SECONDS = 30.0
-"""A server whose process is ready may give no right answer for this number of seconds; a longer time is a fault."""
+"""Longest time without a right answer, in seconds, that is no fault of a server whose process is ready."""
 ALLOWED_5XX = (503, 507)
 """5xx statuses that the documentation describes: 503 if a server is busy or stopping, 507 if the disk is full."""
 _AVERAGED = 3
@@ -88,7 +88,10 @@ def _trains(row: Mapping[str, Any]) -> bool:
 
 
 def check_statuses(ledger: Ledger, mounted: bool) -> None:
-    """Record a fault for each kind of unexpected 5xx answer. `mounted` tells whether full disks raised ENOSPC."""
+    """Record a fault for each kind of unexpected 5xx answer.
+
+    `mounted` tells whether the disk was a tmpfs. Without a tmpfs, the offline trainer may answer with any 5xx status.
+    """
     for (server, who, status), number in sorted(ledger.statuses.items()):
         allowed = status in ALLOWED_5XX or (server == OFFLINE_TRAINER and not mounted)
         if status >= 500 and not allowed:
@@ -96,7 +99,7 @@ def check_statuses(ledger: Ledger, mounted: bool) -> None:
 
 
 def silences(servers: Iterable[Server], ledger: Ledger) -> dict[str, dict[str, float]]:
-    """Return how long each server gave no right answers. Record a fault if a ready server gave none for too long."""
+    """Return how long each server gave no right answers. Record a fault if this took too long in a ready server."""
     rows = {}
     for server in servers:
         silence = ledger.silence(server.name, server.down())

@@ -80,7 +80,7 @@ def _serve(server: str, command: str, places: Places, *options: str) -> Callable
 
 
 def starters(places: Places, prometheus: str | None) -> dict[str, Callable[[int], ProcessUnderTest]]:
-    """Return server -> function that starts it. Without the URL of a Prometheus server, there is no online trainer."""
+    """Return server -> function that starts it; without an online trainer if `prometheus`, a server's URL, is None."""
     spec = places.folder / "machine.json"
     spec.write_text(json.dumps(MACHINE))
     (places.folder / f"{LIVE_PIPELINE}.yaml").write_text(_LIVE_PIPELINE_YAML)
@@ -132,7 +132,7 @@ def readiness(server: str, places: Places) -> Callable[[ProcessUnderTest], bool]
 def replayed_prometheus(folder: Path) -> Iterator[str]:
     """Run a Prometheus server and yield its URL.
 
-    It scrapes a simulated recording, which is replayed again and again.
+    The Prometheus server scrapes a simulated recording, which is replayed again and again.
     """
     from support.prometheus_process import prometheus  # needs pytest
 

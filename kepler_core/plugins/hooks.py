@@ -211,7 +211,7 @@ class Hooks:
                 if entry.refusal is not None:
                     raise PluginError(str(entry.refusal))
                 self._register(load_entry(entry), name)
-            except (Exception, SystemExit) as error:  # third-party code
+            except (Exception, SystemExit) as error:  # third-party code may raise anything
                 reason = str(error) if isinstance(error, PluginError) else ""
                 self.broken[name] = reason or import_problem(error, name, entry.distribution)
                 log.warning("hook %s cannot be used: %s", name, self.broken[name])
@@ -229,7 +229,7 @@ class Hooks:
                 # function is replaced by a function that raises none
                 implementation.function = self._isolated(hook, implementation)  # type: ignore[misc]
         except Exception:
-            # without this, pluggy's check_pending would also fail for every listener that is registered later
+            # if this listener stayed registered, pluggy's check_pending would fail for every later listener, too
             self.manager.unregister(listener)
             raise
 
@@ -243,8 +243,9 @@ class Hooks:
     def _isolated(self, hook: str, implementation: pluggy.HookImpl) -> Callable[..., HookError | None]:
         """Return a function that calls a listener's function and catches its exceptions.
 
-        If the listener's function is strict, the exception is returned as `HookError`, which pluggy puts into
-        the results of the call. Otherwise it is logged and the result is None, which pluggy leaves out.
+        If the listener's function is strict, the returned function returns the exception as `HookError`, which
+        pluggy puts into the results of the call. Otherwise, it logs the exception and returns None, and pluggy
+        leaves None out of the results.
         """
         function = implementation.function
         # if a listener was registered without a name, pluggy uses a number as its name
@@ -257,7 +258,7 @@ class Hooks:
             failure = None
             try:
                 function(*arguments, **keywords)
-            except (Exception, SystemExit) as error:  # third-party code
+            except (Exception, SystemExit) as error:  # third-party code may raise anything
                 failure = one_line(error)
             if self.trace is not None:
                 self.trace(HookCall(hook, listener, time.perf_counter() - started, failure))

@@ -53,7 +53,7 @@ class ImportResult:
     notes: tuple[str, ...] = ()
     """Remarks that are not problems, for example why the checks could not run."""
     ending: str = ""
-    """How the process ended before it wrote its results, e.g. "exit code 9" or "timeout"; "" if it wrote them."""
+    """How the process ended without results, e.g. "exit code 9" or "timeout"; "" if it wrote its results."""
 
 
 @lru_cache(maxsize=256)
@@ -119,7 +119,7 @@ def observe_import(load: Callable[[], Any]) -> tuple[Any, ImportResult]:
         # the PluginError of `Registry.load` names the plugin; its __cause__ is a PluginError with only the reason
         reason = error.__cause__ if isinstance(error.__cause__, PluginError) else error
         problem, missing = str(reason), _missing_module(reason.__cause__)
-    except (Exception, SystemExit) as error:  # third-party code
+    except (Exception, SystemExit) as error:  # third-party code may raise anything
         problem, missing = one_line(error), _missing_module(error)
     seconds = time.perf_counter() - started
     new_state = _process_state()
@@ -138,7 +138,7 @@ def observe_import(load: Callable[[], Any]) -> tuple[Any, ImportResult]:
 def answer_request(probe: Callable[[Any], Sequence[ImportResult]]) -> None:
     """Read a request from standard input, pass it to `probe`, write the results, and end the process.
 
-    The results go to the file descriptor in `sys.argv[1]`. They are written together at the end, so a process
+    The results go to the file descriptor in `sys.argv[1]`. All results are written together at the end, so a process
     that ends earlier writes no results. Exit handlers of the imported modules do not run.
     """
     import kepler_core.plugins.hooks  # noqa: F401 - imported now, so that its time is not added to a plugin's
@@ -163,7 +163,7 @@ def _missing_module(error: BaseException | None) -> str:
 
 
 def _process_state() -> dict[str, Any]:
-    """Return side effect -> part of this process's state. An import that changes this part has the side effect."""
+    """Return description of a side effect -> the part of this process's state that the side effect changes."""
     import logging
     import signal
     import threading

@@ -73,8 +73,8 @@ class Registry(Generic[P]):
     def claims(self, name_or_alias: str, distribution: str = "") -> list[PluginEntry]:
         """Return the entries of the plugins whose name or alias is `name_or_alias`.
 
-        If it is the name of at least one plugin, plugins with this alias are left out. If `distribution` is not
-        empty, only plugins of this distribution are considered.
+        Names take precedence: plugins with this alias are returned only if no plugin has this name. If
+        `distribution` is not empty, only plugins of this distribution are considered.
         """
         return _claims(self.entries, name_or_alias, distribution)
 
@@ -137,9 +137,9 @@ class Registry(Generic[P]):
     def load_all(self) -> tuple[dict[str, type[P]], list[BrokenPlugin]]:
         """Load all plugins; return name -> class of those that can be loaded, and a list of the broken plugins.
 
-        If several loaded plugins have the same name, the class of kepler-core's plugin is returned. If none of
-        them is kepler-core's, the class of the first one in `entries` is returned. Plugins that a setting turns
-        off count neither as loaded nor as broken.
+        If several loaded plugins have the same name, the class of kepler-core's plugin is returned. If kepler-core
+        has no plugin of this name, the class of the plugin that comes first in `entries` is returned. Plugins that
+        a setting turns off count neither as loaded nor as broken.
         """
         loaded: dict[str, type[P]] = {}
         broken = [
@@ -166,9 +166,9 @@ class Registry(Generic[P]):
     def preferred(self, name: str) -> type[P]:
         """Return the class of the plugin with a name; kepler-core's own plugin is preferred.
 
-        If several plugins have the name, but none of them is kepler-core's, the first one in `entries` is taken.
-        The user cannot choose, because the estimator's requests and stored models name energy sources without
-        a distribution.
+        If kepler-core has no plugin of this name, the plugin that comes first in `entries` is taken. The user cannot
+        choose between plugins of one name, because the estimator's requests and stored models name energy sources
+        without a distribution.
         """
         claims = [entry for entry in self.entries if entry.name == name]
         if len(claims) < 2:

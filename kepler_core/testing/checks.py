@@ -55,7 +55,7 @@ class Check:
             self.function(self.subject)
         except CheckError as error:
             raise CheckError(error.reason, plugin=self.subject.name, check=self.name) from error.__cause__
-        except (Exception, SystemExit) as error:  # third-party code
+        except (Exception, SystemExit) as error:  # third-party code may raise anything
             reason = f"it raised {one_line(error)}"
             raise CheckError(reason, plugin=self.subject.name, check=self.name) from error
 

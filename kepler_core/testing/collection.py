@@ -28,14 +28,14 @@ CHECKS: dict[type[Plugin], tuple[CheckFunction, ...]] = {
     MetricSchema: metric_schemas.CHECKS,
     ModelFormat: model_formats.CHECKS,
 }
-"""Contract -> the checks of its plugins. They run after the checks for plugins of any contract, `plugins.CHECKS`."""
+"""Contract -> the checks for this contract only. They run after `plugins.CHECKS`, the checks for all contracts."""
 
 EXTRAS: dict[type[Plugin], tuple[str, ...]] = {
     Isolator: ("context",),
     ModelFormat: ("regressor",),
     MetricSchema: ("metrics",),
 }
-"""Contract -> names of the additional objects that users can pass to its checks."""
+"""Contract -> names of the additional objects that users can pass to the checks of this contract."""
 
 
 def checks_of(plugin: type[Any] | str, arguments: Mapping[str, Any] | None = None, **extras: Any) -> list[Check]:

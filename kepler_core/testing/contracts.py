@@ -53,7 +53,7 @@ def check_energy_source(plugin: type[EnergySource] | str) -> None:
 
 
 def check_metric_schema(plugin: type[MetricSchema] | str, *, metrics: Mapping[str, str] | None = None) -> None:
-    """Check a metric schema with many metric names, and with a recording that is generated from them.
+    """Check a metric schema with many metric names, and with a generated recording that has metrics of these names.
 
     `metrics` maps the exporter's metric names to features and components of `kepler_core.vocabulary`, for
     example `{"host_power_microwatts": "platform"}`. By default, the names are those that `spelling` returns.

@@ -44,8 +44,8 @@ def has_a_memory(subject: Subject) -> None:
 def memory_is_large_enough(subject: Subject) -> None:
     """Check that no row depends on observations that are more than `memory` timestamps later than the row.
 
-    The check extracts rows from all observations and from their first half. The rows of the first
-    half must be the same in both cases, except in its last `memory` timestamps.
+    The check extracts rows twice: from all observations, and from the first half of the observations. The rows of
+    the first half must be the same both times, except for the rows at the last `memory` timestamps of this half.
     """
     memory = subject.make().memory
     whole = small_observations(nodes=1)
@@ -84,7 +84,7 @@ def _until(observations: Observations, end: int) -> Observations:
 
 
 def returns_what_was_requested(subject: Subject) -> None:
-    """Check that rows are by node or by container as requested, with features and components in requested order."""
+    """Check that rows are by node or by container, and that features and components are in order, as requested."""
     for by_container in (False, True):
         dataset = _extract(subject, by_container)
         rows = "by container" if by_container else "by node"

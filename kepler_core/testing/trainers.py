@@ -108,7 +108,7 @@ def takes_columns_in_any_order(subject: Subject) -> None:
 def predicts_in_watts(subject: Subject) -> None:
     """Check that a regressor fitted on ten times the power predicts ten times the watts.
 
-    If the trainer has parameters in watts, it suits only machines of one size.
+    A trainer with parameters in watts would suit only machines of one size, so it fails this check.
     """
     X, y = load_and_power()
     small = _predict(_fit(_regressor(subject), X, y), X).ravel()

@@ -23,7 +23,7 @@ class CpuInfo:
     others: tuple[dict[str, str], ...]
     """Keys and values of the blocks that describe the whole machine, e.g. the model of a Raspberry Pi."""
     numbers: tuple[int, ...]
-    """The numbers of the logical CPUs that are online, in ascending order. Numbers may be missing in between."""
+    """The numbers of the logical CPUs that are online, in ascending order. They need not be consecutive."""
 
     def first(self, *keys: str) -> str:
         """Return the value of the first of `keys` that has a value in any block; "" if none has.
@@ -62,7 +62,7 @@ def parse_cpuinfo(text: str) -> CpuInfo:
 
 
 def cpu_list(text: str) -> list[int]:
-    """Return the CPU numbers in a list like "0-3,8"; no numbers if the text is not such a list."""
+    """Return the CPU numbers in a list like "0-3,8"; an empty list if the text has another form."""
     numbers: set[int] = set()
     for part in text.strip().split(","):
         bounds = _CPU_RANGE.fullmatch(part)

@@ -18,7 +18,7 @@ CONTRADICTED_PART = 0.05
 REFUSED_PART = 0.5
 """If measured power is below the idle power at more than this fraction of the timestamps, the profile is rejected.
 
-It must then be the profile of another machine.
+Such a profile cannot belong to the measured machine.
 """
 
 

@@ -1,7 +1,7 @@
 """Discovery of the machine that this process runs on, from /proc, /sys and DMI.
 
-An attribute that is not known is left out, and the reason is recorded. An attribute of a virtual machine that is
-not true of the hardware is also left out. For example, virtual machines often have a socket for every virtual CPU.
+An attribute that is not known is left out, and the reason is recorded. In a virtual machine, attributes that differ
+from the hardware are left out, too. For example, many virtual machines show a socket for every virtual CPU.
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ _CLOUDS = re.compile(
     r"|firecracker",
     re.IGNORECASE,
 )
-# machines in device trees of QEMU and Firecracker ("linux,dummy-virt", "riscv-virtio"), and of Xen ("xen,xenvm")
+# names of virtual machines in device trees, e.g. "linux,dummy-virt" and "riscv-virtio" of QEMU and Firecracker, and
+# "xen,xenvm" of Xen
 _VIRTUAL_BOARDS = re.compile(r"qemu|dummy-virt|riscv-virtio|xen", re.IGNORECASE)
-# s390: "VM00 Control Program: KVM/Linux"
+# names the hypervisor of an s390 machine, e.g. "VM00 Control Program: KVM/Linux"
 _S390_HYPERVISOR = re.compile(r"^VM[0-9]{2} Control Program:(.*)$", re.MULTILINE)
 # CPU models that hypervisors invent. Their family, model and stepping are invented, too.
 _EMULATED = re.compile(r"qemu|virtual|common|kvm|tcg", re.IGNORECASE)
@@ -39,7 +40,7 @@ _METAL = re.compile(r"\.metal", re.IGNORECASE)
 
 @attrs.frozen
 class Discovery:
-    """A discovered machine: its attributes, the files they were read from, and why other attributes are not known."""
+    """A discovered machine: the known attributes with the files they were read from, and the unknown attributes."""
 
     spec: MachineSpec
     found_in: dict[str, str]
@@ -157,7 +158,7 @@ class _Reader:
         return family, model, stepping
 
     def _processor_in_device_tree(self) -> str | None:
-        """Return the name of the only kind of cores that the device tree lists; None if it lists none or several."""
+        """Return the name of the cores in the device tree; None if it lists no cores or several kinds of cores."""
         kinds = set()
         for file in sorted((self._root / _DEVICE_TREE / "cpus").glob("cpu@*/compatible"))[:_MAX_DEVICE_TREE_CPUS]:
             path = str(file.relative_to(self._root))
@@ -202,8 +203,8 @@ class _Reader:
             self._unknown["chips"] = f"a virtual machine that shows a socket for each of its {why}"
             return None
         if self._cpuinfo.first("CPU implementer", "hart") and len(packages) > self._memory_nodes():
-            # Linux before 5.19 reports clusters of ARM and RISC-V cores as sockets. Clusters have no memory of
-            # their own, but sockets have: every socket is at least one NUMA node.
+            # Linux before 5.19 reports clusters of ARM and RISC-V cores as sockets. A real socket has memory of its
+            # own, so there is at least one NUMA node for each real socket. A cluster has no memory of its own.
             self._unknown["chips"] = f"{len(packages)} clusters of cores, which Linux reports as sockets"
             return None
         self._found_in["chips"] = where
@@ -212,8 +213,8 @@ class _Reader:
     def _invented_sockets(self, packages: int) -> str:
         """Return a text such as "4 CPUs" or "2 cores" if each CPU or each core has its own socket; otherwise "".
 
-        Such sockets are not real: hypervisors by default show virtual CPUs as sockets, while the processors of
-        servers have more than one core.
+        Such sockets are not real. By default, hypervisors show each virtual CPU as a socket, but the processors of
+        real servers have more than one core.
         """
         if packages == len(self._numbers) > 1:
             return f"{packages} CPUs"

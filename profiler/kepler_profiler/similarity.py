@@ -10,15 +10,15 @@ for equal specs.
 
 | attribute | weight | likeness of two values |
 |---|---|---|
-| processor | 0.45 | 1 if equal, 0 if vendors differ, else 0.2 + 0.75 · (equal beginning ÷ longer name, in letters) |
+| processor | 0.45 | 1 if equal, 0 if vendors differ, else 0.2 + 0.75 · (equal beginning ÷ longer name) |
 | cores, chips, memory, frequency | 0.2, 0.15, 0.1, 0.1 | the smaller value ÷ the larger value |
 
 The weights are an estimate: the processor has the largest effect on a node's power curve, then the numbers of
 cores and chips. Memory and frequency have less effect. Processor names are compared in the form
 `<vendor>_<family>_…_<model>` of `kepler_core.processor_names`, and their beginnings are compared without the
-vendor. The length of the equal beginning measures how related two processors are: a newer stepping of a family
-is nearer than another family of the same vendor. A name that fits processors of several generations counts as
-absent.
+vendor. In the table, "equal beginning" and "longer name" are numbers of letters. The longer the equal beginning, the
+more closely two processors are related: a newer stepping of a family is nearer than another family of the same
+vendor. A name that fits processors of several generations counts as absent.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ class SpecTable:
         looseness = np.where(unknown, 0.0, weight * (1.0 - scores)).sum(axis=1)
         uncertainty = np.where(unknown, weight, 0.0).sum(axis=1)
         similarity = 1.0 - looseness - uncertainty * (1.0 - EXPECTED)
-        # Rounding errors must not change which specs count as equal: only exactly equal specs have the similarity 1.
+        # Only equal specs may have the similarity 1. Rounding errors must neither give nor take it.
         exact = np.where(unknown, weight == 0, scores == 1.0).all(axis=1)
         similarity = np.where(exact, 1.0, np.clip(similarity, 0.0, 1.0 - 1e-9))
         return _Comparison(similarity, looseness, uncertainty, scores, stated)

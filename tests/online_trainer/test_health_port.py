@@ -1,4 +1,4 @@
-"""The TCP port on which the online trainer serves health and metrics, with requests that no HTTP client sends."""
+"""Test incomplete requests to the TCP port on which the online trainer serves health and metrics."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Values of `--keep-versions` and KEEP_VERSIONS with which the online trainer does not start."""
+"""Test that the online trainer does not start with invalid values of `--keep-versions` or KEEP_VERSIONS."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Test that the online trainer loses nothing when its process is killed at random moments.
 
-Meanwhile a Prometheus server keeps scraping.
+During the kills, a Prometheus server keeps scraping.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def survivor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Survivor]:
         before: set[tuple[str, float]] = set()
         for kill in range(KILLS):
             trainer = OnlineTrainerProcess(folder, server.url, kill)
-            if kill in (0, KILLS // 2):  # these two trainers publish models before they are killed
+            if kill in (0, KILLS // 2):  # kill these two trainers only after they have published models
                 wait_for(lambda: "live" in survivor.store.pipelines(), "nothing is published", 3 * PATIENCE)
             time.sleep(moments.uniform(0.5, 4.0))
             trainer.kill()
@@ -143,7 +143,8 @@ def test_a_model_server_serves_what_a_restarted_trainer_publishes(survivor: Surv
         trainer = OnlineTrainerProcess(survivor.folder, survivor.url, KILLS)
         try:
             wait_for(trainer.has_succeeded, "no round succeeds")
-            # wait: the trainer, or a retraining process that outlived a killed trainer, can publish at any moment
+            # Wait, because a version may be published at any moment: by the trainer, or by the retraining process of
+            # a killed trainer.
             wait_for(lambda: served_version(models) == store.current_version("live"), "another version is served")
             (tmp_path / "store").mkdir()
             second = kepler(
@@ -169,7 +170,7 @@ def test_the_logs_report_no_defect(survivor: Survivor) -> None:
 
 
 def test_the_stored_samples_are_those_of_the_server(survivor: Survivor) -> None:
-    """The stored samples are those that one fetch finds between the first and the last stored sample."""
+    """The stored samples are the same as the samples that a single fetch of their whole time range returns."""
     stored = sorted(time for _, time in survivor.samples)
     spec = load_pipeline(survivor.folder / "live.yaml")
     fetcher = Fetcher(PrometheusClient(Server(survivor.url)), spec, None, None, ())

@@ -141,7 +141,7 @@ def test_a_model_without_a_validated_error_is_not_watched(mae: Any, tmp_path: Pa
 
 
 def test_a_model_that_fails_is_not_watched_any_longer(tmp_path: Path) -> None:
-    """If one model raises an exception, the remaining models are still compared with the samples."""
+    """If one model raises an exception, the other models are still compared with the samples."""
     monitor = served(tmp_path)
     assert watched_groups(monitor) == ["BPFOnly", "CounterOnly"]
 

@@ -35,7 +35,7 @@ GRADIENT_BOOSTING = PIPELINE.replace("PolynomialRegressionTrainer", "GradientBoo
 CONSTANT = GRADIENT_BOOSTING.replace(
     "{name: GradientBoostingRegressorTrainer}", "{name: GradientBoostingRegressorTrainer, args: {n_estimators: 1}}"
 )
-"""The pipeline `GRADIENT_BOOSTING` with so few trees that its models predict nearly the same watts for all samples."""
+"""The pipeline `GRADIENT_BOOSTING` with a single tree, so that its models predict nearly constant watts."""
 
 
 @attrs.frozen
@@ -58,7 +58,7 @@ class Story:
         return self.trainer.store.decisions("test")
 
     def kept_aside(self) -> dict[str, Any]:
-        """Return the first decision that published no model, of the decisions before the power shift."""
+        """Return the first decision before the power shift that published no model."""
         return next(decision for decision in self.decisions_before_shift if decision["decision"] == "kept aside")
 
 
@@ -174,7 +174,7 @@ def test_samples_export_refuses_what_it_cannot_write(story: Story, tmp_path: Pat
 
 @attrs.frozen
 class WorseStory:
-    """The decisions of an online trainer with a bad pipeline, then with a good one, then with the bad one again."""
+    """The decisions of an online trainer with a bad pipeline, then with a good one, then again with the bad one."""
 
     trainer: TrainerUnderTest
     first: dict[str, Any]
@@ -187,7 +187,7 @@ class WorseStory:
 
 @pytest.fixture(scope="module")
 def worse_story(server: PrometheusProcess, tmp_path_factory: pytest.TempPathFactory) -> WorseStory:
-    """Run rounds with each of the three pipelines, and keep the decision of the last round with each pipeline."""
+    """Run rounds with the bad, the good and again the bad pipeline. Keep the last decision of each of these runs."""
     assert CONSTANT != GRADIENT_BOOSTING
     trainer = TrainerUnderTest(tmp_path_factory.mktemp("worse"), server.url, CONSTANT)
     trainer.run_rounds((120, 240, 360, 420))
@@ -204,11 +204,11 @@ def worse_story(server: PrometheusProcess, tmp_path_factory: pytest.TempPathFact
 
 
 def test_a_better_challenger_is_published_after_training_on_all_samples(worse_story: WorseStory) -> None:
-    # No samples were held out from the first training, so no model was trained again with held-out samples.
+    # The first training held out no samples, so no model had to be trained once more with held-out samples.
     assert worse_story.first["trained_on_all"] == []
     assert worse_story.better["decision"] == "published"
     assert "better" in worse_story.better["reason"]
-    assert worse_story.trainer.store.versions("test") == [worse_story.better["version"]]  # the first one was pruned
+    assert worse_story.trainer.store.versions("test") == [worse_story.better["version"]]  # the first version was pruned
     (path,) = worse_story.better["trained_on_all"]
     assert worse_story.trained_until_after_better[path] == worse_story.better["data_until"]
     assert worse_story.better["held_out"] >= 30

@@ -48,7 +48,7 @@ def test_an_unreachable_server_degrades_the_health_until_it_answers(
 
 
 def test_a_step_is_rounded_to_the_scrape_interval(tmp_path: Path) -> None:
-    """With a step of 3 s and scrapes 5 s apart, the watts would be too low and too high in turn."""
+    """Scrapes are 5 s apart. If the step stayed at 3 s, the watts would be too low and too high in turn."""
     pipeline = tmp_path / "test.yaml"
     pipeline.write_text(PIPELINE)
     whole = recording(Simulation(containers=2, timestamps=60, step=5))

@@ -185,7 +185,7 @@ def test_leftovers_of_a_kill_are_ignored_and_removed(two_nodes: Content, tmp_pat
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     (folder / ".6.parquet.part").write_bytes(b"half a file")
     store.max_bytes, store.overlap = 1, 1e9
-    assert store.tidy() == 0  # no sample is thinned out, because all are within the overlap
+    assert store.tidy() == 0  # no sample is thinned out, because all samples are within the overlap
     assert [path.name for path in folder.glob("*.parquet")] == ["5.base.parquet"]
     for name, data in before.items():  # as if the process was killed after merging these files, before removing them
         (folder / name).write_bytes(data)
@@ -216,7 +216,9 @@ def test_the_time_range_of_a_damaged_file_is_fetched_again(two_nodes: Content, t
     for until in (100, 160, 220, 280):
         fetch(store, two_nodes, START + until)
     (folder / "2.parquet").write_bytes(b"no Parquet")
-    for _ in range(2):  # twice, as if the first process was killed before it fetched the time range
+    for _ in range(
+        2
+    ):  # open the store twice, as if the first process was killed before it fetched the time range again
         reopened = SampleStore(folder, overlap=30)
         assert reopened.has_lost
         assert reopened.cursor(START + 280) == START + 100
@@ -275,7 +277,7 @@ def test_the_capacity_is_divided_evenly(sizes: list[int], capacity: int) -> None
     assert ((quotas >= 0) & (quotas <= counts)).all()
     is_cut = quotas < counts
     if is_cut.any():
-        # a group that loses elements keeps as many elements as the largest remaining group, or one fewer
+        # every group that loses elements keeps the largest number of elements that any group keeps, or one fewer
         assert quotas.max() <= quotas[is_cut].min() + 1
 
 

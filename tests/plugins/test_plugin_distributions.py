@@ -268,11 +268,11 @@ def test_good_plugins_train_and_serve_beside_broken_ones(broken_environment, rec
             "BrokenProcessTrainer": "it ended the process in which it was fitted",
         }
     assert "metric schema kepler-broken-schema:broken-schema: mapping(" in done.stderr
-    assert "hook kepler-broken-hook:ill: kepler_dataset_ready failed: RuntimeError: ill at data" in done.stderr
+    assert "hook kepler-broken-hook:ill: kepler_dataset_ready failed: RuntimeError: raised on purpose" in done.stderr
     traced = [line for line in done.stderr.splitlines() if re.match(r" +\d+\.\d+ s  kepler_", line)]
     assert any("kepler_publishing" in line and "kepler-core:profiler" in line for line in traced)
     (failing,) = [line for line in traced if "kepler_dataset_ready" in line]
-    assert re.search(r"kepler-broken-hook:ill +\d+\.\d\d ms  failed: RuntimeError: ill at data$", failing)
+    assert re.search(r"kepler-broken-hook:ill +\d+\.\d\d ms  failed: RuntimeError: raised on purpose$", failing)
 
     port, path = free_port(), tmp_path / "estimator.sock"
     server_log, estimator_log = tmp_path / "server.log", tmp_path / "estimator.log"
@@ -286,7 +286,7 @@ def test_good_plugins_train_and_serve_beside_broken_ones(broken_environment, rec
         assert not reply["msg"], reply
     for log in (server_log, estimator_log):
         lines = log.read_text()
-        assert "hook kepler-broken-hook:ill: kepler_model_selected failed: RuntimeError: ill at selecting" in lines
+        assert "hook kepler-broken-hook:ill: kepler_model_selected failed: RuntimeError: raised on purpose" in lines
 
 
 @pytest.mark.parametrize(

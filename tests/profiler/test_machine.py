@@ -42,9 +42,10 @@ def x86(
     flags: str = "fpu sse2",
     topology: bool = True,
 ) -> Path:
-    """Write the files in /proc and /sys of a machine with `sockets` x `cores` x `threads` CPUs to the folder `root`.
+    """Imitate a machine: write its files of /proc and /sys below the folder `root`.
 
-    CPUs are numbered as Linux numbers them: first the first threads of all cores, then the second threads.
+    The machine has `sockets` sockets with `cores` cores each, and `threads` CPUs for each core. CPUs are numbered as in
+    Linux: first the first threads of all cores, then the second threads.
     """
     physical = sockets * cores
     blocks = []
@@ -152,7 +153,7 @@ def test_spellings_of_one_processor(spellings: tuple[str, ...], name: str) -> No
 
 
 def test_a_plus_in_a_name_is_kept_but_not_compared() -> None:
-    """Descriptions written by tools that remove the plus still name the same processor."""
+    """Some tools remove the plus when they write a description. Such a description still names the same processor."""
     assert comparable_processor("intel_xeon_platinum_8480+") == comparable_processor("intel_xeon_platinum_8480")
     spec = machine_spec_from({"processor": "Intel(R) Xeon(R) Platinum 8480+"}, "x")
     assert spec.identity == {"processor": "intel_xeon_platinum_8480+"}
@@ -167,7 +168,7 @@ FITS_GENERATIONS = [
 
 @pytest.mark.parametrize("model", FITS_GENERATIONS)
 def test_names_that_fit_several_generations(model: str, tmp_path: Path) -> None:
-    """CPUs of several generations may report one name. Their family, model and stepping tell them apart."""
+    """CPUs of several generations may report the same name, but differ in family, model and stepping."""
     assert processor_name(model) is None
     assert identity({"processor": model, "cores": 4}) == {"cores": 4}
     names = set()
@@ -236,7 +237,7 @@ def test_evidence_of_a_virtual_machine(files: dict[str, str], virtual: bool, tmp
 
 
 def test_a_container_without_sys(tmp_path: Path) -> None:
-    """If /sys cannot be read, /proc tells the numbers of cores and chips, but not which CPUs share a core."""
+    """If /sys cannot be read, the numbers of cores and chips are read from /proc, which does not show shared cores."""
     x86(tmp_path, topology=False, khz=None)
     (tmp_path / "sys/devices/system/cpu/online").unlink()
     machine = discover(tmp_path)
@@ -306,7 +307,7 @@ def test_raspberry_pi(model: str, online: bool, tmp_path: Path) -> None:
 
 
 def test_arm_before_linux_3_8(tmp_path: Path) -> None:
-    """Old kernels list the CPUs in /proc/cpuinfo first. One block after them has the part number of all CPUs."""
+    """Old kernels list the CPUs first in /proc/cpuinfo, and then the part number that all CPUs share."""
     put(
         tmp_path,
         "proc/cpuinfo",
@@ -346,7 +347,7 @@ def test_a_virtual_machine_with_the_sockets_of_the_hardware(tmp_path: Path) -> N
     [
         ("POWER9, altivec supported", "platform\t: PowerNV\nmodel\t\t: 8335-GTW\n", "ibm_power9", False),
         ("POWER10 (raw), altivec supported", "platform\t: pSeries\nmachine: CHRP IBM,9080-HEX\n", "ibm_power10", True),
-        # "architected": the partition may run in the mode of an older processor, so the name tells nothing.
+        # "architected": the partition may run in the mode of an older processor, whose name it may then show.
         ("POWER9 (architected), altivec supported", "platform\t: pSeries\n", None, True),
         ("POWER9, altivec supported", "machine\t\t: CHRP IBM pSeries (emulated by qemu)\n", "ibm_power9", True),
     ],

@@ -136,7 +136,7 @@ def test_an_idle_recording_that_is_not_idle() -> None:
 
 
 def test_an_idle_recording_of_another_machine() -> None:
-    """A note warns about an idle recording with more power than the busy one: it may be another machine's."""
+    """A note warns if the idle recording has more power than the busy recording: the machines may differ."""
     other = steady(np.full(50, 0.001))
     for metric, series in other.items():
         if "joules" in metric:

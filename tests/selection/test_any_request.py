@@ -1,4 +1,4 @@
-"""Random requests to random catalogues: selection chooses the same model as simple checks of one model at a time."""
+"""Test random requests to random catalogues: simple checks of each model must confirm the selected model."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def check_node_type(
 ) -> list[StoredModel]:
     """Check the node type in the selection's explanation.
 
-    Return those of the `fitting` models that remain after the choice of a node type.
+    Return the part of the `fitting` models that remains after the choice of a node type.
     """
     spec = {key: value for key, value in request.machine_spec.items() if value}
     if node_type["match"] == "given":

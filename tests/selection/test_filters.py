@@ -1,4 +1,4 @@
-"""The filter language of requests."""
+"""Test the filters in requests, such as `mae:5;mape:10`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kepler_core.selection.filters import MAX_CONDITIONS, Filter, Threshold, par
 
 
 def measured(mae: float, **more: float) -> SmallModel:
-    """Return a model with the given scores. The validation of its component `package` has the mae, and r2 if given."""
+    """Return a model with the given scores. Its component `package` has the same mae, and the score r2 if given."""
     r2 = more.pop("r2", None)
     validation = {"components": {"package": {"mae": mae, **({} if r2 is None else {"r2": r2})}}}
     return SmallModel(f"T{mae:g}Trainer", mae=mae, more={**more, "validation": validation})

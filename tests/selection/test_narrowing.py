@@ -1,4 +1,4 @@
-"""Criteria of a request: output type, pipeline, source, trainer and features."""
+"""Test the criteria of a request: output type, pipeline, energy source, trainer and features."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The choice of a node type by number or by machine."""
+"""Test the choice of a node type by its number or by the machine's description."""
 
 from __future__ import annotations
 
@@ -75,8 +75,8 @@ def test_models_without_a_known_machine() -> None:
     catalogue = make_catalogue(SmallModel())
     assert node_type_match(catalogue, machine_spec=HASWELL) == ("unknown", 0)
     assert "not known" in no_model_message(catalogue, machine_spec=HASWELL, loose_node_type=False)
-    # A model whose machine is known is preferred to a model whose machine is unknown, even if the known machine differs
-    # much from the machine in the request.
+    # A model of a known machine is preferred to a model of an unknown machine, even if the known machine differs much
+    # from the machine in the request.
     catalogue = make_catalogue(
         one=pipeline(SmallModel(mae=1)), two=pipeline(SmallModel(mae=9), node_types={0: ICELAKE})
     )

@@ -148,7 +148,7 @@ def test_other_spellings_of_a_processor_do_not_change_the_node_type() -> None:
 
 
 def test_whole_floats_in_an_index_are_numbers(tmp_path: Path) -> None:
-    """Kepler rejects an answer with the number 128.0, so the numbers are written as integers."""
+    """Kepler rejects numbers such as 128.0 in an answer, so they are written as integers."""
     path = tmp_path / "index.json"
     attributes = {"processor": "amd_epyc_7763", "cores": 128.0, "memory": 256.0}
     path.write_text(json.dumps({"0": {"attrs": attributes, "members": ["a"]}}))
@@ -386,7 +386,7 @@ def test_a_training_adds_the_models_of_its_machine(two_machines: Path) -> None:
 
 
 def test_a_training_replaces_the_models_of_its_machine(simulated: Path, two_machines: Path, own_store: Path) -> None:
-    """A training of the same machine under another id replaces its models, and keeps the other machine's models."""
+    """A training of the first machine under another machine id replaces only the models of the first machine."""
     sgd = pipeline(two_machines, "SGDRegressorTrainer", "{name: profile}")
     common = ("-i", simulated, "-s", own_store, *COMMON)
     report = answer("train", sgd, *common, "--machine-spec", two_machines / "0.json", "--machine-id", "other")
@@ -437,7 +437,7 @@ def test_trainings_without_a_machine_description(simulated: Path, tmp_path: Path
 
 @pytest.mark.shared_data
 def test_a_training_keeps_models_that_kepler_core_cannot_load(simulated: Path, tmp_path: Path) -> None:
-    """The zip files with pickled models of the public pipeline keep their bytes."""
+    """A training does not change the zip files of the public pipeline, which contain pickled models."""
     if not EC2.is_dir():
         pytest.skip("the public model database (../shared/data/model_db) is not here")
     store = tmp_path / "store"
@@ -456,7 +456,7 @@ def test_a_training_keeps_models_that_kepler_core_cannot_load(simulated: Path, t
 
 
 def test_concurrent_trainings_of_two_machines(simulated: Path, tmp_path: Path) -> None:
-    """If a version is published while another machine's training runs, the training keeps the version's models."""
+    """If a version with models of another machine is published during a training, the training keeps these models."""
     store = open_store(str(tmp_path / "store"))
     observations = observe([read_recording(simulated)])
     spec = load_pipeline(str(pipeline(tmp_path)))
@@ -465,7 +465,7 @@ def test_concurrent_trainings_of_two_machines(simulated: Path, tmp_path: Path) -
     assert train(spec, observations, store, jobs=1, backend="threading", machine=second).node_type == 1
 
     class TrainsMeanwhile:
-        """A listener that trains the models of another machine at the start of the first training, and then no more."""
+        """A listener that trains the models of another machine once: at the start of the first training."""
 
         def __init__(self, other: Machine) -> None:
             self.other, self.done = other, False
@@ -486,7 +486,7 @@ def test_concurrent_trainings_of_two_machines(simulated: Path, tmp_path: Path) -
         assert set(read_node_types(snapshot)) == numbers
         assert snapshot.problems() == {}
 
-    # Two trainings add a node type each, with the same number. The training that publishes later fails and must be
+    # Two trainings use the same number for two new node types. The training that publishes later fails and must be
     # repeated.
     machine, other = (Machine(MachineSpec(processor="x_y", cores=cores), None) for cores in (1, 2))
     listeners = Hooks()

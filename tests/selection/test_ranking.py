@@ -1,4 +1,4 @@
-"""The comparison of models by their errors."""
+"""Test the comparison of models by their errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The similarity of machines."""
+"""Test the similarity of machines."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_empty_specs() -> None:
 
 
 def test_related_processors_are_more_similar() -> None:
-    """The similarity falls along the list `order`: from the same processor to a processor of another vendor."""
+    """The list `order` begins with the same processor and ends with another vendor's; the similarity falls along it."""
     order = ["intel_xeon_platinum_8259cl", "intel_xeon_platinum_8275cl", "intel_core_i7_1185g7", "amd_epyc_7763"]
     similarities = [compare(BASE, {**BASE, "processor": processor}).similarity for processor in order]
     assert similarities == sorted(similarities, reverse=True)

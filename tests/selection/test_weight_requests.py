@@ -1,4 +1,4 @@
-"""Requests for weights that Kepler evaluates itself."""
+"""Test requests for weights, with which Kepler computes the predictions itself."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from kepler_core.plugins.hooks import hookimpl
 
 URL = "KEPLER_WEBHOOK_URL"
 TIMEOUT_SECONDS = 10.0
-"""Limit of the time to wait for the webhook's answer. It is short because the training waits meanwhile."""
+"""Longest time to wait for the webhook's answer. It is short, because the training waits, too."""
 
 # A server may run several trainings at the same time. All hooks of one training are called on the same thread, so each
 # thread has a summary of its own.

@@ -22,9 +22,9 @@ from kepler_profiler.profile.document import (
 from kepler_profiler.profile.quiet import GAP_STEPS, IDLE_PART, QuietTimes, load_of, quiet_times
 
 CONTRADICTION_SPREADS = 4.0
-"""Power contradicts the idle power only if it is lower by more than this number of spreads (`idle_spread`)."""
+"""Measured power contradicts the idle power only if it is lower by more than this number · `idle_spread`."""
 CONTRADICTION_PART = 0.05
-"""Power contradicts the idle power only if it is lower by more than this fraction of the idle power."""
+"""Measured power contradicts the idle power only if it is lower by more than this fraction of the idle power."""
 
 
 def build_profile(

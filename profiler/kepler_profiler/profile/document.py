@@ -42,7 +42,7 @@ class Quiet(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """The load of the quietest blocks, from which the idle power is taken."""
 
     feature: str | None
-    """The feature that measures load; None if no feature does, so that power itself is taken as the load.
+    """The feature that measures load; None if no feature can measure load. Power itself is then used as the load.
 
     The unit of load is the feature's unit per second.
     """
@@ -56,7 +56,7 @@ class Quiet(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     block_steps: int
     """Number of timestamps in each quiet block: 5, 3 or 1.
 
-    It is 3 or 1 only if the machine was idle in a block of this length, and in no longer block.
+    It is 3 or 1 only if the machine was idle in a block of this length, but never in a longer block.
     """
     idle: bool
     """Whether the machine was idle in the quietest blocks."""
@@ -79,7 +79,7 @@ class Recorded(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     recording: str
     node: str
     start: float
-    """Unix seconds."""
+    """Time of the first timestamp in Unix seconds; `end` is the time of the last timestamp."""
     end: float
     timestamps: int
     step: float

@@ -28,7 +28,7 @@ LOAD_FEATURES = ("bpf_cpu_time_ms", "cpu_cycles", "cpu_instructions")
 BLOCK_STEPS = (5, 3, 1)
 """Lengths of blocks, as numbers of timestamps, in the order in which they are tried."""
 QUIET_PART = 0.03
-"""A block is quiet if its load exceeds that of the quietest block by at most this fraction of the capacity."""
+"""A block is quiet if its load exceeds the load of the quietest block by at most this fraction of the capacity."""
 IDLE_PART = 0.05
 """The machine was idle if the load in the quiet blocks is at most this fraction of the capacity."""
 GAP_STEPS = 2.5
@@ -56,7 +56,7 @@ class QuietTimes:
 
     @property
     def part(self) -> float:
-        """The load in the quiet blocks, divided by the capacity or, if that is not known, by the highest load."""
+        """The load in the quiet blocks divided by the capacity, or by the highest load if the capacity is not known."""
         full = self.highest if self.capacity is None else self.capacity
         return self.level / full if full > 0 else 1.0
 
@@ -78,7 +78,7 @@ def load_of(observations: Observations) -> tuple[str, FloatArray] | None:
     }
     most = max(counts.values(), default=0)
     for name, count in counts.items():
-        # Skip a feature with few known values: times at which the load is not known cannot be found to be quiet.
+        # Skip a feature with few known values: at times without a known load, no quiet block can be found.
         if count >= max(MIN_COVERAGE * most, 1):
             return name, observations.node_features[name]
     return None

@@ -27,7 +27,7 @@ _ERROR_CHARACTERS = 200
 WINDOW_SAMPLES = 100
 """A model's running error is the mean of its absolute errors on this number of newest samples."""
 MIN_SAMPLES = 20
-"""Smallest number of samples from which a running error is calculated; with fewer samples, a model has none."""
+"""A running error is calculated only from at least this number of samples."""
 ALARM_FACTOR = 1.5
 ALARM_WATTS = 0.5
 """The alarm is on while a model's running error exceeds ALARM_FACTOR · its validated error + ALARM_WATTS."""
@@ -54,7 +54,7 @@ class WatchedModel:
 
 
 def limit(validated: float) -> float:
-    """Return the highest running error that is no drift for a model with this validated error, both in watts."""
+    """Return the running error in watts above which a model with the error `validated` (in watts) has drifted."""
     return ALARM_FACTOR * validated + ALARM_WATTS
 
 

@@ -67,8 +67,8 @@ class Fetcher:
         try:
             return without_long_windows(observe_for(self.spec, [recording]))
         except RecordingError:
-            # A recording without any values is no error: all series may have just begun, or only third-party metrics
-            # may exist.
+            # A recording without any values is no error. Perhaps all series have just begun, or there are only
+            # third-party metrics.
             if any(metric.n_samples for metric in recording.metrics.values()):
                 raise
             return None

@@ -2,14 +2,14 @@
 
 A new kernel, a new power limit or another firmware can cause a power shift; a new workload is no power
 shift. In terms of machine learning, it is a concept drift of power given features. A power shift is
-described by one line per energy source and component:
+described by one straight line (a linear function) for each energy source and component:
 
     watts now = scale · watts then + offset
 
 Here, "then" means before the shift and "now" means after it, for the same work.
 
-`shift_detection` finds power shifts. Samples from before a shift are not thrown away: `shift_watts` applies
-the line to their watts, so models can still learn from the workloads in these samples.
+The module `shift_detection` finds power shifts. Samples from before a shift are not thrown away: the function
+`shift_watts` converts their watts with the line. So models can still learn from the workloads in these samples.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Line(msgspec.Struct, frozen=True):
     offset: float
 
     def __call__(self, watts: FloatArray) -> FloatArray:
-        """Convert watts before the shift to the watts for the same work after it. The result is at least 0 W."""
+        """Convert watts from before the shift to watts for the same work after it, at least 0 W."""
         return np.maximum(self.scale * watts + self.offset, 0.0)
 
 
@@ -55,7 +55,7 @@ class PowerShift(msgspec.Struct, frozen=True):
 
 
 def shift_watts(observations: Observations, shifts: Sequence[PowerShift]) -> Observations:
-    """Return the observations with the shifts applied: a shift's lines change the watts of the node's older samples."""
+    """Return the observations, with watts from before each shift converted to watts for the same work after it."""
     if not shifts:
         return observations
     power = {key: values.copy() for key, values in observations.power.items()}
@@ -72,12 +72,12 @@ def shift_watts(observations: Observations, shifts: Sequence[PowerShift]) -> Obs
 
 
 def common_lines(shifts: Sequence[PowerShift], nodes: Sequence[str]) -> Mapping[str, Line] | None:
-    """Average the shifts of several nodes: return "<energy source>.<component>" -> one line for all nodes.
+    """Average the lines of several nodes: return "<energy source>.<component>" -> one `Line` for all nodes.
 
-    Scale and offset of the returned line are means over the lines of all nodes. A node without a shift
-    counts with scale 1 and offset 0. The result is None if there are no shifts. It is also None if the
-    scales of a component differ by more than `2 * SMALLEST_SHIFT` between nodes, because the nodes' power
-    then shifted too differently for a common line.
+    Scale and offset of the returned line are the mean scale and the mean offset of the nodes' lines. A node without
+    a shift counts as a line with scale 1 and offset 0. The result is None if there are no shifts. The result is also
+    None if the scales of two nodes differ by more than `2 * SMALLEST_SHIFT`, because one line cannot then describe
+    the shifts of all nodes.
     """
     by_node = {shift.node: shift.lines for shift in shifts}
     keys = sorted({key for lines in by_node.values() for key in lines})

@@ -216,7 +216,7 @@ class Rounds:
     # --- retraining ---
 
     def _restore_progress(self) -> None:
-        """In the first round after a start, restore the latest decision and the number of samples after it."""
+        """In the first round after a start, restore the latest decision and the number of samples added after it."""
         if self._progress_restored:
             return
         last = last_decision(self.store.decisions(self.fetcher.spec.name), self.drift.node_type)
@@ -270,8 +270,8 @@ class Rounds:
         self.status.last_decision = decision
         self.status.decisions[decision["decision"]] += 1
         self.status.power_shifts += len(decision.get("law_changes", ()))
-        # Refresh before calling the hook `kepler_model_published`: if a listener is marked with
-        # `hookimpl(strict=True)` and raises an exception, the round ends.
+        # Refresh before calling the hook `kepler_model_published`: an exception of a listener that is marked with
+        # `hookimpl(strict=True)` ends the round.
         self.drift.refresh()
         if decision["decision"] == "published":
             self._rounds_to_skip, self._next_skip = 0, 1

@@ -24,7 +24,7 @@ from kepler_core.errors import KeplerError
 
 LAYOUT = 1
 KEY_SCHEMA = pa.schema([("node", pa.string()), ("time", pa.float64()), ("complete", pa.int64())])
-"""The columns that identify a sample (node, time) and count its values that are present (complete)."""
+"""The columns that identify a sample (node, time), and the column with its number of present values (complete)."""
 _HEADER_KEY = b"kepler"
 """Key in the metadata of a Parquet file under which its `FileHeader` is stored."""
 _NAME = re.compile(r"([1-9][0-9]{0,11})(\.base)?\.parquet(\.damaged)?")
@@ -46,7 +46,7 @@ class FileHeader(msgspec.Struct):
     seen: Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
     """Number of samples that were added by the fetches whose samples are in this file.
 
-    Samples that were thinned out later count too. Samples that only replaced a stored sample do not count.
+    The number includes samples that were thinned out later, but no samples that only replaced a stored sample.
     """
     step: Annotated[float, msgspec.Meta(gt=0)] | None = None
     """Seconds between a node's samples when they were fetched; null if no node had two samples."""
@@ -77,7 +77,7 @@ class SampleFile:
     path: Path
     header: FileHeader
     size: int
-    """Bytes."""
+    """Size of the file in bytes."""
 
 
 def is_partial(name: str) -> bool:
@@ -91,7 +91,7 @@ def list_folder(folder: Path) -> list[Path]:
 
 
 def read_keys(path: Path) -> pa.Table:
-    """Read a whole sample file, and return its columns `KEY_SCHEMA`.
+    """Read a whole sample file, and return the columns that `KEY_SCHEMA` lists.
 
     Raises `DocumentError` if one of these columns is missing or contains null, or if a time is not finite.
     """

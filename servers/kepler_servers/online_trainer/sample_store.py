@@ -54,7 +54,7 @@ Thinning out rewrites the whole store, so it must not be necessary after every f
 _REACH_STEPS = 2
 """Minimum of `SampleStore.reach`, as a number of steps between samples.
 
-A fetch does not add the newest sample of a node. The next fetch adds it, so it must reach back to this sample.
+A fetch does not add the newest sample of a node. The next fetch adds this sample, so its time range must include it.
 """
 _ERROR_CHARACTERS = 200
 
@@ -71,9 +71,9 @@ class AppendResult:
     unusable: int = 0
     """Number of samples that were ignored, because they have no feature or no power."""
     waiting: int = 0
-    """Number of samples left to the next fetch.
+    """Number of samples that were not stored yet: the newest sample of each node.
 
-    This is the newest sample of each node: a sample can be checked only when the node's following sample is known.
+    The next fetch stores them, because a sample can be checked only when the node's following sample is known.
     """
     fresh: IntArray = attrs.field(factory=lambda: np.empty(0, dtype=np.int64), eq=False, repr=False)
     """Indices of the added samples (without replacements) in the fetched observations."""
@@ -117,7 +117,8 @@ class SampleStore:
         with self._translated_errors("read"):
             files, keys, lost = self._scan()
             newest_base = max((file.number for file in files if file.is_base), default=0)
-            # Ignore files that are merged in the newest base: they exist if a process was killed before removing them.
+            # Ignore files whose samples are also in the newest merged file. Such files exist if a process was killed
+            # after it had merged them and before it removed them.
             self._files = sorted(
                 (f for f in files if f.number > newest_base or (f.is_base and f.number == newest_base)),
                 key=lambda file: file.number,
@@ -170,7 +171,7 @@ class SampleStore:
                 mark_damaged(path)
 
     def _remove_leftovers(self, newest_base: int) -> None:
-        """Remove files that a killed process left behind: partly written files, and files merged in the newest base."""
+        """Remove files that a killed process left: partly written files, and files that it had already merged."""
         in_use = {file.path for file in self._files}
         for path in list_folder(self.folder):
             name = FileName.parse(path.name)
@@ -235,11 +236,11 @@ class SampleStore:
         return max(self.overlap, _REACH_STEPS * self.step) if np.isfinite(self.step) else self.overlap
 
     def cursor(self, now: float) -> float | None:
-        """Return the time up to which samples have been fetched (Unix seconds); None if no file tells it.
+        """Return the time up to which samples have been fetched (Unix seconds); None if no file states the time.
 
-        The time is read from the files' headers. Two kinds of files are ignored. Files for times after `now` were
-        fetched while a clock was wrong. The oldest damaged file and all later files are ignored until their time
-        range has been fetched again.
+        The time is read from the files' headers. Two kinds of files are ignored: files with a time after `now`, which
+        were written while a clock was wrong; and the oldest damaged file with all later files, until their time range
+        has been fetched again.
         """
         files = [f for f in self._files if self._first_lost is None or f.number < self._first_lost]
         return max((file.header.until for file in files if file.header.until <= now), default=None)

@@ -29,11 +29,11 @@ REQUIRED_ERRORS = 4.0
 The test is repeated in every retraining, so it must rarely find a shift by chance.
 """
 REQUIRED_ERRORS_BESIDE = 2.0
-"""Used instead of `REQUIRED_ERRORS` for the other components, if the power of one component of a node has shifted."""
+"""If one component's power has shifted, this replaces `REQUIRED_ERRORS` for the node's other components."""
 MIN_SCALE = 0.5
 """Smallest plausible scale of a line; its inverse is the largest plausible scale.
 
-If the power for the same work changes more than that, it is probably another machine under the same name.
+If the power for the same work changes by a larger factor, the name probably belongs to another machine now.
 """
 SPLIT_VARIANCE = 0.7
 """Limit for dividing the pairs into earlier and later pairs.
@@ -41,9 +41,9 @@ SPLIT_VARIANCE = 0.7
 The pairs are divided only if the variance within both parts is less than this fraction of the variance of all pairs.
 """
 _OFFSET_SPREAD = 2.0
-"""An offset is fitted in addition to the scale only if high power in the pairs exceeds this factor · low power.
+"""An offset is fitted in addition to the scale only if power in the pairs varies by more than this factor.
 
-Low and high power are the 10th and the 90th percentile.
+The 90th percentile of the power must exceed this factor · the 10th percentile.
 """
 _SCALE_QUANTILE = 0.99
 _COMPARED_FEATURES = ("cpu_instructions", "cpu_cycles", "cache_miss", "bpf_cpu_time_ms", "bpf_page_cache_hit")
@@ -74,8 +74,8 @@ class _Power:
 def find_shifts(observations: Observations) -> list[PowerShift]:
     """Return the new power shifts in each node's recent samples.
 
-    `observations` are sorted by node and time. The power shifts that were found before must have been
-    applied to their power (`shift_watts`).
+    `observations` are sorted by node and time. Their watts must already be converted for all power shifts that
+    were found before (`shift_watts`).
     """
     shifts = []
     for code, stream in enumerate(observations.streams):
@@ -130,7 +130,8 @@ def _find_shift(observations: Observations, pairs: _Pairs, node: str) -> PowerSh
     since = float(np.median(starts))
     for name, watts in power.items():
         if name not in lines:
-            # the power of this component is noisier, but it has probably shifted with the component that did shift
+            # The power of another component has shifted, so this component's power has probably shifted, too. The
+            # smaller limit finds the shift even if the power of this component is noisier.
             after = watts.measured[time[watts.measured] >= since]
             line = _line_if_shifted(watts, pairs.difference, after, REQUIRED_ERRORS_BESIDE)
             if line is not None:
@@ -190,7 +191,7 @@ def _difference(then: FloatArray, now: FloatArray, feature_difference: FloatArra
 
 
 def _nearest(past: FloatArray, recent: FloatArray) -> tuple[IntArray, BoolArray]:
-    """Return for each recent sample the index of the nearest past sample, and whether that sample is similar.
+    """Return for each recent sample the index of the nearest past sample, and whether the two samples are similar.
 
     `past` and `recent` hold scaled features, shape (samples, features).
     """

@@ -21,9 +21,9 @@ from kepler_core.arrays import BoolArray, FloatArray, IntArray
 LOAD_BINS = 10
 TIME_SLICES = 16
 _HIGHEST_LOAD_RANK = 5
-"""The load of this rank, in descending order, counts as a node's highest load.
+"""The load with this rank (1 is the highest) counts as a node's highest load.
 
-If the maximum counted, a single outlier could move all other samples into the idle bin.
+If the highest load itself counted, a single outlier could move all other samples into the bin of idle samples.
 """
 _MAX_OCTAVES = 4
 """Ratios of features are clipped to this number of powers of two above and below their median."""
@@ -38,8 +38,8 @@ _WORKLOAD_RATIOS = (
 def water_fill(counts: IntArray, capacity: int) -> IntArray:
     """Divide a capacity among groups: return the number of members to keep in each group.
 
-    `counts` holds the number of members of each group. No group keeps more than a common maximum, which is
-    as high as the total capacity allows. Groups up to that maximum lose no member.
+    `counts` holds the number of members of each group. All groups have the same maximum, which is as high as the
+    capacity allows. A group with at most this number of members loses no member.
     """
     if counts.sum() <= capacity:
         return counts.copy()
@@ -77,7 +77,7 @@ def assign_strata(node: IntArray, features: Mapping[str, FloatArray]) -> IntArra
         if numerator in features and denominator in features:
             workload += _octaves(features[numerator], features[denominator])
     workload[load_bin == 0] = (
-        0  # idle samples get no workload: the ratios of features of an idle node carry no information
+        0  # all idle samples get one workload, because ratios of features of an idle node carry no information
     )
     columns = np.column_stack([node, load_bin, workload])
     return np.unique(columns, axis=0, return_inverse=True)[1].reshape(n).astype(np.int64)

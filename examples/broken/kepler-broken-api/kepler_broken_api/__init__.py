@@ -1,6 +1,6 @@
 """A plugin whose distribution declares a plugin API version that does not exist yet.
 
-Importing this module fails, so the tests see whether Kepler Core imports it.
+Kepler Core must not import such a plugin. Importing this module fails, so that tests notice an import.
 """
 
 from kepler_core.contracts import ATrainerOfTheFuture

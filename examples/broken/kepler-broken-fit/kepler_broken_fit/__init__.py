@@ -1,4 +1,4 @@
-"""Trainers whose regressors fail in `fit`, and not earlier."""
+"""Trainers whose regressors fail in `fit`, but work until then."""
 
 import os
 

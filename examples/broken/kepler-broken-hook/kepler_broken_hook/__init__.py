@@ -5,12 +5,12 @@ from kepler_core.plugins.hooks import hookimpl
 
 @hookimpl
 def kepler_recording_loaded(recording):
-    raise RuntimeError("ill at reading")
+    raise RuntimeError("raised on purpose")
 
 
 @hookimpl
 def kepler_dataset_ready(dataset):
-    raise RuntimeError("ill at data")
+    raise RuntimeError("raised on purpose")
 
 
 @hookimpl
@@ -20,14 +20,14 @@ def kepler_model_trained(model):
 
 @hookimpl
 def kepler_model_published(pipeline):
-    raise RuntimeError("ill at publishing")
+    raise RuntimeError("raised on purpose")
 
 
 @hookimpl
 def kepler_model_selected(model):
-    raise RuntimeError("ill at selecting")
+    raise RuntimeError("raised on purpose")
 
 
 @hookimpl
 def kepler_prediction_failed(reason):
-    raise RuntimeError("ill at failing")
+    raise RuntimeError("raised on purpose")

@@ -38,7 +38,7 @@ KEPT_VERSIONS = 5
 
 @attrs.frozen(eq=False)
 class Candidate:
-    """A model that is published if it is better than the served model of the same path."""
+    """A model that is published if it is better than the served model at the same path in the pipeline."""
 
     kind: str
     """"retrained" or "recalibrated"."""
@@ -72,8 +72,8 @@ class Candidates:
     base: Snapshot | None
     """Version of the pipeline from which a publication takes all files except the models.
 
-    The newly trained challengers are in this version. If no challengers were trained, it is the version that is
-    served. None if no version is served either.
+    If challengers were trained, it is the version that contains them. Otherwise it is the served version, or None
+    if no version is served.
     """
     problem: str | None
     """Reason why no challenger could be trained; None if training succeeded or was not tried."""

@@ -1,8 +1,9 @@
 """Compare challengers with the champion on samples that neither was trained on.
 
-The champion is the served model at a path. Its challengers are the candidates with the same path.
+The champion is the served model at a path in the pipeline. The challengers are the candidates with the same path.
 
-A *gain* is the mean error of the champion minus that of the challenger; a *loss* is the opposite.
+A *gain* is the champion's mean error minus the challenger's mean error. If the challenger's error is the larger one,
+the difference is called a *loss*.
 """
 
 from __future__ import annotations
@@ -20,21 +21,17 @@ from kepler_servers.online_trainer.retraining.holdout import MIN_SAMPLES
 from kepler_servers.online_trainer.standard_error import SIGNIFICANT_ERRORS, mean_and_standard_error
 
 MIN_GAIN = 0.02
-"""Minimum gain of a challenger that counts as better, as a fraction of the champion's error.
-
-A gain is the champion's error minus the challenger's error. If the challenger's error is the larger one, the difference
-is a loss.
-"""
+"""A challenger counts as better only if its gain is larger than this fraction of the champion's error."""
 COMPONENT_LOSS = 0.05
-"""Maximum loss in the error of a single component that is tolerated, as a fraction of the champion's error for it."""
+"""Largest tolerated loss for a single component, as a fraction of the champion's error for this component."""
 COMPONENT_LOSS_WATTS = 0.1
-"""A loss in the error of a single component up to this number of watts is always tolerated."""
+"""A loss for a single component is always tolerated up to this number of watts."""
 IDLE_LOSS_WATTS = 0.5
-"""A loss in the error at idle of a component up to this number of watts is always tolerated."""
+"""A loss in a component's error at idle is always tolerated up to this number of watts."""
 IDLE_LOSS_OF_POWER = 0.02
-"""Maximum loss in the error at idle of a component that is tolerated, as a fraction of the component's mean power."""
+"""Largest tolerated loss in a component's error at idle, as a fraction of the component's mean power."""
 IDLE_LOSS_OF_GAIN = 0.2
-"""Maximum loss in the error at idle of a component that is tolerated, as a fraction of the challenger's gain.
+"""Largest tolerated loss in a component's error at idle, as a fraction of the challenger's gain.
 
 For example, a challenger with a gain of five watts may have an error at idle that is one watt larger.
 """
@@ -57,7 +54,7 @@ class CandidateResult:
     path: str
     candidate: Candidate
     served: Evaluation | None
-    """Evaluation of the served model (champion); None if there is none that can be evaluated."""
+    """Evaluation of the served model (champion); None if there is no served model or it cannot be evaluated."""
     evaluation: Evaluation | None
     comparison: Comparison
 
@@ -78,7 +75,7 @@ def compare_candidates(
 ) -> list[CandidateResult]:
     """Compare each candidate with the served model of the same path.
 
-    In the returned list, candidates that are better than the served model come before all others.
+    The returned list begins with the candidates that are better than the served model.
     """
     results = []
     for path, of_path in sorted(candidates.items()):
@@ -150,8 +147,8 @@ def _gain(champion: Evaluation, challenger: Evaluation) -> tuple[float, float]:
     gain, error = mean_and_standard_error(gains)
     only_champion_extrapolates = champion.is_extrapolated & ~challenger.is_extrapolated
     if only_champion_extrapolates.any() and gains[only_champion_extrapolates].mean() > 0:
-        # For some samples, only the champion extrapolates (`is_extrapolated`), and the challenger has lower errors on
-        # these samples. So the gain is not noise, and need not exceed the standard error.
+        # The challenger has lower errors on the samples for which only the champion extrapolates
+        # (`is_extrapolated`). Such a gain is no noise, so it need not exceed the standard error.
         error = 0.0
     return gain, max(SIGNIFICANT_ERRORS * error, MIN_GAIN * float(before.mean()))
 

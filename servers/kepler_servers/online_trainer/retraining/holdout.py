@@ -18,10 +18,11 @@ New samples are those that no served model was trained on. The newest of them ar
 GAP_STEPS = 10
 """Length of the gap before the held-out samples, in steps between samples. Nothing is trained on samples in the gap.
 
-Samples next to each other in time are nearly copies. Without a gap, a model would know the held-out samples.
+Samples that follow each other in time are nearly equal. Without a gap, a model would be trained on samples that are
+nearly equal to held-out samples.
 """
 BLOCK_TIMESTAMPS = 10
-"""Number of timestamps in a block; after a drift, every second block is held out, starting with the newest.
+"""Number of timestamps in a block. After a drift, every second block is held out, starting with the newest block.
 
 Only the newest data show how the machine behaves after the drift. With alternating blocks, models can be both
 trained and evaluated on such data.

@@ -27,9 +27,9 @@ DEFAULT_ISOLATOR = "MinIdleIsolator"
 
 
 def node_type_profile(observations: Observations, slot: NodeTypeSlot) -> dict[str, Any] | None:
-    """Build the profile of the node type from the stretches of the observations in which nodes are quiet.
+    """Build the profile of the node type from the quiet times in the observations, times of low load.
 
-    If no stretch is quiet, return the profile that was published for the node type, or None if no profile
+    If there are no quiet times, return the profile that was published for the node type, or None if no profile
     was published.
     """
     published = slot.profile()

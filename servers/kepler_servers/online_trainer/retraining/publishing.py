@@ -27,7 +27,7 @@ class Outcome:
     candidates: Candidates
     results: Sequence[CandidateResult]
     winners: Mapping[str, Candidate]
-    """Path -> candidate that is better than the served model of the same path."""
+    """Path -> candidate that is better than the served model at the same path."""
     restated: Mapping[str, Model]
     """Path -> model whose stated errors were raised (module `restated_errors`)."""
 
@@ -52,7 +52,7 @@ def publish_better(
         if base is not None and served.snapshot is not None and base is not served.snapshot:
             decision["aside"] = base.version
         return
-    assert base is not None  # winners and models with restated errors come from a version, so there is one
+    assert base is not None  # winners and models with restated errors exist only if there is a version
     decision |= {"decision": "published", "reason": _reason(outcome, changed)}
     files = _compose(base, served, outcome, decision)
     try:

@@ -26,7 +26,7 @@ Model = tuple[Mapping[str, Any], Mapping[str, bytes]]
 def restate_models(
     evaluator: Evaluator, served: Mapping[str, StoredModel], winners: Mapping[str, Candidate]
 ) -> dict[str, Model]:
-    """Return path -> model with raised errors, for the next version's models whose stated errors are too low."""
+    """Raise stated errors that are too low, for the models of the next version; return path -> changed model."""
     restated: dict[str, Model] = {}
     for path, entry in served.items():
         if path not in winners and entry.portable:
@@ -35,7 +35,7 @@ def restate_models(
             if model is not None:
                 restated[path] = model
     for path, winner in winners.items():
-        # the errors of a retrained winner stay: it was just validated on the stored samples
+        # the stated errors of a retrained winner are right, because it was just validated on the stored samples
         if winner.kind == "recalibrated":
             evaluation = evaluator.evaluate(winner, on_all=True)
             model = None if evaluation is None else restate(winner.metadata, winner.files, evaluation)

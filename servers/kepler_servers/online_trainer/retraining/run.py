@@ -1,6 +1,6 @@
 """The program of the retraining process: run one retraining.
 
-These are the steps. If the process is killed between two steps, no more than one training is lost.
+A retraining takes these steps. If the process is killed between two steps, at most one training is lost.
 
 1. Record new power shifts.
 2. Train challengers, and publish them in a model store of their own.
@@ -90,7 +90,7 @@ def retrain(task: RetrainingTask) -> dict[str, Any]:
 def main() -> None:
     """Read a task from standard input; write its decision, or `{"error": reason}`, to standard output."""
     end_with_parent()
-    # standard output becomes standard error, so that text a trainer plugin prints is not mixed with the decision
+    # redirect standard output to standard error, so that output of trainer plugins is not mixed with the decision
     answer = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     configure_logging(logging.INFO)
@@ -103,7 +103,7 @@ def main() -> None:
         result = retrain(task)
     except KeplerError as error:
         result = {"error": str(error)}
-    # nobody reads the decision if the online trainer was killed meanwhile; it is recorded in the model store anyway
+    # nobody reads the decision if the online trainer was killed meanwhile, but the model store has it, too
     with contextlib.suppress(BrokenPipeError), answer:
         answer.write(msgspec.json.encode(result))
 
