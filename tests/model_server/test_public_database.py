@@ -10,8 +10,14 @@ from support.model_server import checked_error, checked_weights
 from support.paths import SHARED
 from support.server_process import ServerProcess, serving
 from support.small_pipelines import CAPTURED, COUNTERS
+from support.weight_sweep import sweep
+
+from kepler_core.selection import read_catalogue
+from kepler_core.store import open_store
 
 DATABASE = SHARED / "data" / "model_db"
+UNSAFE_NODE_TYPE = "2"
+"""The only linear weights of this node type in the database give less than 0 W on a busy machine."""
 
 pytestmark = [
     pytest.mark.shared_data,
@@ -36,7 +42,18 @@ def test_captured_request(database: ServerProcess) -> None:
 def test_each_machine_gets_the_weights_of_its_node_type(database: ServerProcess) -> None:
     for number, node_type in database.get("/node-types").json()["ec2-0.7.11"].items():
         request = {**CAPTURED, "metrics": COUNTERS, "machine_spec": node_type["machine_spec"]}
-        assert checked_weights(database.post(request))["model_name"] == f"SGDRegressorTrainer_{number}"
+        served = "0" if number == UNSAFE_NODE_TYPE else number
+        answer = checked_weights(database.post(request))
+        assert answer["model_name"] == f"SGDRegressorTrainer_{served}"
+        assert answer["selection"]["node_type"]["match"] == ("exact" if number == served else "nearest")
+
+
+def test_no_served_weights_wrap_around() -> None:
+    """Kepler's power stays between 0 W and a megawatt, up to three times the highest values in training."""
+    models = read_catalogue(open_store(str(DATABASE))).models
+    served = [model for model in models if model.weights is not None]
+    assert len(served) == 10
+    assert [text for model in served for text in sweep(model)] == []
 
 
 def test_each_machine_gets_the_archive_of_its_node_type(database: ServerProcess) -> None:
