@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 import attrs
 
 from kepler_core.arrays import FloatArray, SingleArray
-from kepler_core.vocabulary import OutputType
+from kepler_core.vocabulary import RARE_MAXIMUM, OutputType
 
 if TYPE_CHECKING:
     from kepler_core.dataset import Dataset
@@ -86,6 +86,17 @@ class FitTask:
     output_type: OutputType
     seed: int
     """Seed for the regressor's random choices: the same seed and data must give the same fitted regressor."""
+    scale: tuple[float, ...] = ()
+    """Largest absolute value of each feature in the training rows, in the feature's own unit and in the order of
+    `features`; 1 for a feature that is always 0. Empty if it is not known."""
+
+    @property
+    def rare_columns(self) -> tuple[int, ...]:
+        """Indices of the columns of X whose feature is at most 1 in all training rows, in ascending order.
+
+        Kepler does not get the weights of a linear model that has a weight on one of these columns.
+        """
+        return tuple(column for column, scale in enumerate(self.scale) if scale <= RARE_MAXIMUM)
 
     @property
     def main_column(self) -> int:

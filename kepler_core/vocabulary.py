@@ -69,6 +69,13 @@ CONSTANT_FRACTION = 1e-4
 reproduce smaller variations."""
 
 
+RARE_MAXIMUM = 1.0
+"""A feature is rare if it is at most this value in all training rows: for a counter, one event per second.
+
+A weight on a rare feature has no sound basis: the feature hardly changed in training, and may be a hundred times higher
+later. `TrainingRows.scale` is 1 for a feature that is always 0, so such a feature is rare, too."""
+
+
 def is_constant(lowest: float, highest: float) -> bool:
     """Return whether a component's power counts as constant.
 

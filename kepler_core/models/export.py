@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,7 +12,13 @@ from kepler_core.arrays import FloatArray, SingleArray
 from kepler_core.contracts import ModelFormat, Regressor
 from kepler_core.errors import ModelError
 from kepler_core.json_files import indented_json
-from kepler_core.models.kepler_weights import KEPLER_CURVES, read_weights
+from kepler_core.models.kepler_weights import (
+    KEPLER_CURVES,
+    NO_WEIGHTS_KEY,
+    refusal,
+    uninformative_features,
+    without_negligible,
+)
 from kepler_core.models.loading import format_name, load_model
 from kepler_core.models.power_model import (
     LAYOUT_VERSION,
@@ -28,11 +33,9 @@ from kepler_core.models.power_model import (
 from kepler_core.plugins import registry
 from kepler_core.vocabulary import main_feature
 
-log = logging.getLogger(__name__)
-
 TOLERANCE = 0.001
 """Largest allowed difference between the predictions of the exported and the fitted model on a row, as a fraction of
-the range of the measured power (maximum − minimum)."""
+the range of the measured power (maximum − minimum). Smaller weights on uninformative features are negligible."""
 
 CEILING_FACTOR = 10.0
 """A component's predictions are limited to this multiple of its highest measured power. If that power is below 1 W,
@@ -71,6 +74,7 @@ def export(
     weights: dict[str, Any] = {}
     X32 = scaled(X, scale)
     by_feature = dict(zip(features, map(float, scale), strict=True))
+    uninformative = uninformative_features(features, scale, X)
     formats = [] if all(f.constant is not None for f in fitted.values()) else _candidates(model_format)
     for component, entry in fitted.items():
         ceiling = CEILING_FACTOR * max(float(entry.watts.max(initial=0.0)), 1.0)
@@ -87,7 +91,8 @@ def export(
             )
         parts[component] = ComponentPart(ceiling, format=name, file=file)
         if (kepler_weights := chosen.weights(files[file], features, by_feature)) is not None:
-            weights[component] = kepler_weights
+            negligible = TOLERANCE * float(np.ptp(entry.watts))
+            weights[component] = without_negligible(kepler_weights, uninformative, negligible)
     trainer = str(metadata.get("trainer", ""))
     for component, part in parts.items():
         if part.constant is not None:
@@ -95,25 +100,21 @@ def export(
     layout = ModelFile(LAYOUT_VERSION, list(features), [float(s) for s in scale], parts)
     files[MODEL_FILE] = indented_json(layout)
     full = {"model_class": _model_class(parts), "model_file": MODEL_FILE, "fe_files": [], **metadata}
+    if len(weights) == len(parts):
+        content = _weight_file(weights, full)
+        if (reason := refusal(content, trainer, features, uninformative)) is None:
+            files[WEIGHT_FILE] = content
+        else:
+            full[NO_WEIGHTS_KEY] = reason
     files[METADATA_FILE] = indented_json(full)
-    if len(weights) == len(parts) and (content := _weight_file(weights, full, trainer, features)) is not None:
-        files[WEIGHT_FILE] = content
     _check_export(files, X, X32, fitted)
     return files
 
 
-def _weight_file(
-    weights: Mapping[str, Any], metadata: Mapping[str, Any], trainer: str, features: Sequence[str]
-) -> bytes | None:
-    """Return the content of `weight.json`; None if the weights are not safe for Kepler to evaluate."""
+def _weight_file(weights: Mapping[str, Any], metadata: Mapping[str, Any]) -> bytes:
+    """Return the content of `weight.json`."""
     head = {"model_name": metadata.get("model_name"), "machine_spec": metadata.get("machine_spec", {})}
-    content = indented_json({**head, **weights})
-    try:
-        read_weights(content, trainer, features)
-    except ModelError as error:
-        log.debug("%s has no weights for Kepler: %s", metadata.get("model_name"), error)
-        return None
-    return content
+    return indented_json({**head, **weights})
 
 
 def _model_class(parts: Mapping[str, ComponentPart]) -> str:

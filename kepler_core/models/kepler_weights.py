@@ -13,22 +13,26 @@ the other formulas (curves), a, b, c, A, k, x0 and off are the numbers in `Curve
 of all components, Kepler takes as x the unscaled value of one feature: the first in Kepler's own list.
 
 Kepler stores power as an unsigned number, so that a result below 0 W becomes an enormous number. Weights
-are safe if neither the choice of x nor a result below 0 W can make Kepler report a wrong power.
+are safe if neither the choice of x nor a result below 0 W can make Kepler report a wrong power. Kepler limits
+neither the features nor the result. So linear weights must be safe beyond the values of the training, too
+(`HEAD_ROOM`), and must not be on a feature about which the training data tell nothing (`RARE_MAXIMUM`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import attrs
 import msgspec
 
+from kepler_core.arrays import FloatArray
 from kepler_core.documents import DocumentError, decode_json
 from kepler_core.errors import ModelError
+from kepler_core.messages import LINE_CHARACTERS, shortened
 from kepler_core.text_blocks import PackedText, Packer
-from kepler_core.vocabulary import COMPONENTS, PLATFORM_COMPONENTS, RAPL_COMPONENTS, main_feature
+from kepler_core.vocabulary import COMPONENTS, PLATFORM_COMPONENTS, RAPL_COMPONENTS, RARE_MAXIMUM, main_feature
 
 LINEAR_TRAINER = "SGDRegressorTrainer"
 """Trainer name by which Kepler recognises every linear model, whichever trainer fitted the model."""
@@ -39,6 +43,15 @@ KEPLER_CURVES = {
     "LogisticRegressionTrainer": 4,
 }
 """Name of a trainer whose weights Kepler evaluates as a curve -> number of weights of the curve."""
+
+HEAD_ROOM = 3.0
+"""Multiple of the highest values in training up to which linear weights must not give less than 0 W.
+
+The contract with Kepler demands bias + 3 · Σ negative weights ≥ 0, because Kepler 0.7.12 limits no feature. The
+reason is a model in kepler-model-db that gave 1.8e19 mW as soon as a feature exceeded its highest value in training."""
+
+NO_WEIGHTS_KEY = "no_weights"
+"""Key of a model's `metadata.json`: the reason why the model has no weights although its model format has some."""
 
 _MAX_EXPONENT = 700.0  # math.exp overflows above about 709
 
@@ -117,12 +130,21 @@ class KeplerWeights:
         return f"{self.trainer}_{node_type}"
 
 
-def read_weights(content: bytes, trainer: str, features: Sequence[str], pack: Packer | None = None) -> KeplerWeights:
+def read_weights(
+    content: bytes,
+    trainer: str,
+    features: Sequence[str],
+    pack: Packer | None = None,
+    *,
+    uninformative: Mapping[str, str] | None = None,
+) -> KeplerWeights:
     """Read the weights of a model from its weight file, and check that Kepler can evaluate them safely.
 
     `trainer` and `features` are the model's trainer name and feature names. `pack` compresses
-    the weights in memory, together with the weights of other models that use the same packer. Raises
-    `ModelError` with the reason if the weights are not safe.
+    the weights in memory, together with the weights of other models that use the same packer. `uninformative`
+    maps features that no weight may be on to the reason (`uninformative_features`), as far as the training rows
+    are known. Linear weights may never be on a feature whose scale is at most `RARE_MAXIMUM`. Raises `ModelError`
+    with the reason if the weights are not safe.
     """
     try:
         document = decode_json(content, _decoder)
@@ -137,12 +159,61 @@ def read_weights(content: bytes, trainer: str, features: Sequence[str], pack: Pa
     for component, weights in components.items():
         _check_sum(component, weights)
     if trainer in KEPLER_CURVES:
-        return KeplerWeights(trainer, packed, _drawn_over(components, trainer, features))
+        return KeplerWeights(trainer, packed, _drawn_over(components, trainer, features, uninformative or {}))
     for component, weights in components.items():
         if weights.CurveFit_Weights is not msgspec.UNSET:
             raise ModelError(f"{component}: curve weights, but Kepler knows no curve named {trainer}")
-        _check_linear(component, weights)
+        _check_linear(component, weights, uninformative or {})
     return KeplerWeights(LINEAR_TRAINER, packed)
+
+
+def uninformative_features(features: Sequence[str], scale: FloatArray, X: FloatArray) -> dict[str, str]:
+    """Return the features that are rare or constant in the training rows -> the reason why a weight on them is unsafe.
+
+    `scale` holds the features' highest values, shape (features,), and `X` the rows, shape (rows, features).
+    """
+    reasons: dict[str, str] = {}
+    for name, highest, column in zip(features, map(float, scale), X.T, strict=True):
+        if len(column) and column.min() == column.max():
+            reasons[name] = f"which never varied in training: it was always {float(column[0]):.6g}"
+        elif highest <= RARE_MAXIMUM:
+            reasons[name] = _rare_reason(highest)
+    return reasons
+
+
+def _rare_reason(scale: float) -> str:
+    return f"whose scale, its highest value in training, is {scale:.3g}, not above {RARE_MAXIMUM:g}"
+
+
+def without_negligible(weights: dict[str, Any], features: Collection[str], watts: float) -> dict[str, Any]:
+    """Return a component's linear weights with 0 in place of the weights on `features`, if these are negligible.
+
+    `weights` has the member `All_Weights`. The weights on `features` are negligible if together they are at most
+    `watts`: by this much, at most, the power changes while no feature exceeds its scale.
+    """
+    try:
+        component = msgspec.convert(weights, _Component)
+    except msgspec.ValidationError:
+        return weights  # `read_weights` raises an error that names the problem
+    variables = component.All_Weights.Numerical_Variables
+    negligible = [variable for name, variable in variables.items() if name in features and variable.weight]
+    if not negligible or not sum(abs(variable.weight or 0.0) for variable in negligible) <= watts:
+        return weights
+    for variable in negligible:
+        variable.weight = 0.0
+    changed: dict[str, Any] = msgspec.to_builtins(component)
+    return changed
+
+
+def refusal(
+    content: bytes, trainer: str, features: Sequence[str], uninformative: Mapping[str, str] | None = None
+) -> str | None:
+    """Return the reason why Kepler cannot evaluate weights safely; None if it can. See `read_weights`."""
+    try:
+        read_weights(content, trainer, features, uninformative=uninformative)
+    except ModelError as error:
+        return shortened(str(error), LINE_CHARACTERS)
+    return None
 
 
 def _check_sum(component: str, weights: AllWeights) -> None:
@@ -154,30 +225,38 @@ def _check_sum(component: str, weights: AllWeights) -> None:
         raise ModelError(f"{component}: the weights are so large that their sum may overflow")
 
 
-def _check_linear(component: str, weights: AllWeights) -> None:
+def _check_linear(component: str, weights: AllWeights, uninformative: Mapping[str, str]) -> None:
     bias = weights.Bias_Weight
     if bias is msgspec.UNSET:
         raise ModelError(f"{component}: no Bias_Weight")
     if weights.Categorical_Variables:
         raise ModelError(f"{component}: categorical variables, which are not known to be safe")
-    lowest = bias
+    weight_of: dict[str, float] = {}
     for feature, variable in weights.Numerical_Variables.items():
         if variable.weight is None:
             raise ModelError(f"{component}: no weight for {feature}")
         if variable.scale < 0:
             raise ModelError(f"{component}: the scale of {feature} is negative")
-        if variable.scale > 0:
-            lowest += min(variable.weight, 0.0)
+        if variable.scale > 0 and variable.weight != 0:
+            weight_of[feature] = variable.weight
+            rare = _rare_reason(variable.scale) if variable.scale <= RARE_MAXIMUM else None
+            if why := uninformative.get(feature, rare):
+                raise ModelError(f"{component}: a weight of {variable.weight:.3g} W on {feature}, {why}")
     if bias < 0:
         raise ModelError(f"{component}: {bias:.3g} W at idle; below 0 W Kepler's unsigned number wraps around")
-    # `lowest` is the lowest power while each feature is between 0 and its scale (its highest value in training)
+    # `lowest` is the lowest power while each feature is between 0 and `HEAD_ROOM` times its scale
+    lowest = bias + HEAD_ROOM * sum(min(weight, 0.0) for weight in weight_of.values())
     if lowest < 0:
+        feature = min(weight_of, key=lambda name: weight_of[name])
         raise ModelError(
-            f"{component}: down to {lowest:.3g} W for usual values; below 0 W Kepler's unsigned number wraps around"
+            f"{component}: down to {lowest:.3g} W at {HEAD_ROOM:g} times the highest values in training, with "
+            f"{weight_of[feature]:.3g} W on {feature}; below 0 W Kepler's unsigned number wraps around"
         )
 
 
-def _drawn_over(components: Mapping[str, AllWeights], trainer: str, features: Sequence[str]) -> frozenset[str]:
+def _drawn_over(
+    components: Mapping[str, AllWeights], trainer: str, features: Sequence[str], uninformative: Mapping[str, str]
+) -> frozenset[str]:
     """Return the features that the curves take as x, or raise `ModelError` if a curve is not safe."""
     needed: set[str] = set()
     for component, weights in components.items():
@@ -198,6 +277,10 @@ def _drawn_over(components: Mapping[str, AllWeights], trainer: str, features: Se
         if not (features or variables):
             raise ModelError(f"{component}: the weight file does not name the feature that the curve takes as x")
         feature = next(iter(variables)) if len(variables) == 1 else main_feature(features, component)
+        if feature in uninformative:
+            raise ModelError(
+                f"{component}: a curve of height {curve[0]:.3g} W over {feature}, {uninformative[feature]}"
+            )
         variable = variables.get(feature)
         if variable is not None and variable.scale != 1.0:
             raise ModelError(

@@ -9,7 +9,7 @@ import attrs
 from kepler_core.documents import DocumentError, decode_json, decode_object
 from kepler_core.errors import ModelError
 from kepler_core.json_files import indented_json
-from kepler_core.models.kepler_weights import KEPLER_CURVES, read_weights
+from kepler_core.models.kepler_weights import KEPLER_CURVES, NO_WEIGHTS_KEY, refusal
 from kepler_core.models.power_model import METADATA_FILE, MODEL_FILE, WEIGHT_FILE, ComponentPart, ModelFile
 
 
@@ -25,7 +25,8 @@ def recalibrated(files: Mapping[str, bytes], corrections: Mapping[str, Correctio
     """Return a model's files with corrected predictions: file name -> content. This works for every model format.
 
     `files` are the model's files: file name -> content. `corrections` maps components to corrections. The
-    weights for Kepler are corrected too. They are left out if Kepler could no longer evaluate them safely.
+    weights for Kepler are corrected too. They are left out if Kepler could no longer evaluate them safely, e.g.
+    because of less than 0 W at idle. Then `metadata.json` has the reason under `no_weights`.
     `metadata.json` lists the corrections under `recalibration`. The errors in `metadata.json` do not change, so
     they still describe the uncorrected predictions. Raises `ModelError` if the files are not a model, or a gain
     is not above 0.
@@ -47,17 +48,15 @@ def recalibrated(files: Mapping[str, bytes], corrections: Mapping[str, Correctio
         for component in corrections
         if component in layout.components
     }
-    changed = {**files, MODEL_FILE: indented_json(layout), METADATA_FILE: indented_json(metadata)}
+    changed = dict(files)
     if WEIGHT_FILE in changed:
         trainer = str(metadata.get("trainer", ""))
         weights = _corrected_weights(changed.pop(WEIGHT_FILE), trainer, corrections)
-        try:
-            read_weights(weights, trainer, layout.features)
-        except ModelError:
-            pass  # Kepler cannot evaluate these weights safely, e.g. below 0 W at idle: store the model without them
-        else:
+        if (reason := refusal(weights, trainer, layout.features)) is None:
             changed[WEIGHT_FILE] = weights
-    return changed
+        else:
+            metadata[NO_WEIGHTS_KEY] = reason
+    return {**changed, MODEL_FILE: indented_json(layout), METADATA_FILE: indented_json(metadata)}
 
 
 def _corrected_part(part: ComponentPart, correction: Correction) -> ComponentPart:

@@ -104,7 +104,8 @@ def _fit(job: FitJob) -> tuple[dict[str, bytes], dict[str, Any]]:
             fitted[component] = FittedComponent(None, constant, watts)
             scores[component] = _score_constant(rows, job.folds, component, constant)
             continue
-        task = FitTask(component, rows.features, main_feature(rows.features, component), rows.output_type, job.seed)
+        main, scale = main_feature(rows.features, component), tuple(map(float, rows.scale))
+        task = FitTask(component, rows.features, main, rows.output_type, job.seed, scale)
         scores[component] = _cross_validate(job, trainer, task, X, test_X)
         regressor = _fitted(trainer, task, X, watts)
         _predicted(regressor, X, component)  # only to raise if a prediction is not finite

@@ -20,6 +20,7 @@ from kepler_core.selection.columns import ModelColumns
 from kepler_core.selection.explanation import Drop, no_model
 from kepler_core.selection.ranking import Ranking
 from kepler_core.selection.request import ModelRequest
+from kepler_core.store.documents import NO_STORED_WEIGHTS
 
 _MAX_NAMED_FEATURES = 5
 _MAX_NAMED_REASONS = 3
@@ -94,7 +95,7 @@ def narrow(
         narrowing.keep("format", "portable", columns.portable, _always("not models of Kepler Core"))
     if request.weights:
         mask = _with_usable_weights(columns, request)
-        narrowing.keep("weights", trainer or "linear", mask, lambda dropped: _why_no_weights(columns, dropped))
+        narrowing.keep("weights", trainer or "linear", mask, lambda dropped: why_no_weights(columns, dropped))
     return Candidates(narrowing.rows, columns.node_types.codes_of(narrowing.rows), tuple(narrowing.dropped))
 
 
@@ -177,9 +178,14 @@ def _with_usable_weights(columns: ModelColumns, request: ModelRequest) -> BoolAr
     )
 
 
-def _why_no_weights(columns: ModelColumns, rows: IndexArray) -> str:
-    """Return the most frequent reasons why the models in `rows` have no usable weights."""
+def why_no_weights(columns: ModelColumns, rows: IndexArray) -> str:
+    """Return the most frequent reasons why the models in `rows` have no usable weights.
+
+    The reasons of linear models that have weights come first, because Kepler usually requests linear weights. The
+    reasons of curves follow, and then those of models that have no weights at all.
+    """
     counts: dict[str, int] = {}
+    place: dict[str, int] = {}
     for row in rows:
         model = columns.models[row]
         why = model.no_weights if model.weights is None else "a curve"
@@ -187,5 +193,6 @@ def _why_no_weights(columns: ModelColumns, rows: IndexArray) -> str:
             over = " and ".join(sorted(model.weights.drawn_over))
             why = f"a curve over {over}: right only for a client that names it and lists that one feature first"
         counts[why] = counts.get(why, 0) + 1
-    frequent = sorted(counts, key=lambda why: -counts[why])[:_MAX_NAMED_REASONS]
+        place[why] = 2 if why == NO_STORED_WEIGHTS else 1 if model.trainer in KEPLER_CURVES else 0
+    frequent = sorted(counts, key=lambda why: (place[why], -counts[why]))[:_MAX_NAMED_REASONS]
     return "; ".join(f"{counts[why]} × {why}" for why in frequent)

@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import attrs
+import numpy as np
 
-from kepler_core.arrays import FloatArray, IndexArray
+from kepler_core.arrays import BoolArray, FloatArray, IndexArray
 from kepler_core.errors import NoModelError
+from kepler_core.models.kepler_weights import KEPLER_CURVES
 from kepler_core.selection.columns import ModelColumns
 from kepler_core.selection.explanation import Drop, NodeTypeMatch, no_model
+from kepler_core.selection.narrowing import why_no_weights
 from kepler_core.selection.request import ModelRequest
 from kepler_core.selection.similarity import Spec, SpecLikeness, SpecTable, rounded_down
 
@@ -53,15 +56,17 @@ class NodeTypeChooser:
                 return of_number, NodeTypeMatch("given", number=request.node_type)
             if not (spec and request.loose_node_type):
                 available = ", ".join(map(str, sorted(set(numbers[types].tolist()))))
-                raise self._no_model(f"no model of node type {request.node_type} (available: {available})", dropped)
+                message = f"no model of node type {request.node_type} (available: {available})"
+                raise self._no_model(message + self._refused(request, numbers == request.node_type), dropped)
         if not spec or self._table is None:
             return types, NodeTypeMatch("any")
-        return self._most_similar(spec, request.loose_node_type, types, dropped)
+        return self._most_similar(request, spec, types, dropped)
 
     def _most_similar(
-        self, spec: Spec, loose: bool, types: IndexArray, dropped: tuple[Drop, ...]
+        self, request: ModelRequest, spec: Spec, types: IndexArray, dropped: tuple[Drop, ...]
     ) -> tuple[IndexArray, NodeTypeMatch]:
         assert self._table is not None
+        loose = request.loose_node_type
         machine = self._machine(spec)
         similarities = machine.similarities[types]
         highest = float(similarities.max())
@@ -79,11 +84,27 @@ class NodeTypeChooser:
         if not exact and not loose:
             pipeline, number = self._columns.node_types.values[code]
             raise self._no_model(
-                f"no node type is the same as the machine_spec; the nearest is type {number} of {pipeline} "
-                f"({_spec_text(machine_spec)}), similarity {rounded_down(highest, 3):.3f}",
+                f"no node type with a usable model is the same as the machine_spec; the nearest is type {number} of "
+                f"{pipeline} ({_spec_text(machine_spec)}), similarity {rounded_down(highest, 3):.3f}"
+                + self._refused(request, machine.similarities >= 1.0 - _SAME_SIMILARITY),
                 dropped,
             )
         return best, NodeTypeMatch("exact" if exact else "nearest", number, machine_spec, likeness)
+
+    def _refused(self, request: ModelRequest, wanted: BoolArray) -> str:
+        """Return why the wanted node types have no linear weights for a request, as the end of an error message.
+
+        `wanted` is a mask over the codes of node types. The text is empty if the request is not for linear weights,
+        or if these node types have linear weights or no models.
+        """
+        columns = self._columns
+        of_types = columns.node_types.with_codes(np.flatnonzero(wanted))
+        rows = np.flatnonzero(of_types & columns.criteria["output_type"].equal(request.output_type))
+        if not request.weights or request.trainer in KEPLER_CURVES or not len(rows) or columns.linear[rows].any():
+            return ""
+        numbers = sorted(set(columns.node_type_numbers[columns.node_types.codes_of(rows)].tolist()))
+        names = ", ".join(map(str, numbers))
+        return f"; node type {names} has no linear weights that are safe to serve: {why_no_weights(columns, rows)}"
 
     def _machine(self, spec: Spec) -> _Machine:
         assert self._table is not None

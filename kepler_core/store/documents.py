@@ -25,6 +25,9 @@ MAX_NODE_TYPES = 100_000
 MAX_ATTRIBUTES = 100
 MAX_MEMBERS = 100_000
 
+NO_STORED_WEIGHTS = "no weights are stored"
+"""The reason why a model has no weights if its metadata has no other reason."""
+
 Spec = Annotated[dict[Text, Scalar], msgspec.Meta(max_length=MAX_ATTRIBUTES)]
 """Attributes of a machine: processor, cores, chips, memory (GiB), frequency (MHz)."""
 
@@ -44,6 +47,8 @@ class ModelHead(msgspec.Struct):
 
     features: Annotated[list[Text], msgspec.Meta(max_length=MAX_FEATURES)]
     machine_spec: Spec = {}
+    no_weights: Text = NO_STORED_WEIGHTS
+    """The reason why the model has no weights (`kepler_core.models.kepler_weights.NO_WEIGHTS_KEY`)."""
 
 
 _OBJECT_FILES = re.compile(rf"profiles/[^/]+\.json|(?:[^/]+/){{4}}{re.escape(WEIGHT_FILE)}|(?:[^/]+/){{3}}[^/]+\.json")

@@ -192,7 +192,7 @@ def _read_model(
     metadata, head = decode_model(encoded, f"{where}: damaged {METADATA_FILE}")
     node_type = int(number)
     spec = node_types[node_type].spec if node_type in node_types else head.machine_spec
-    weights, no_weights = None, "no weights are stored"
+    weights, no_weights = None, head.no_weights
     if (weight_file := files.get(f"{path}.json")) is not None:
         try:
             weights = read_weights(weight_file, trainer, head.features, packers[1])

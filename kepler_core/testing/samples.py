@@ -94,9 +94,10 @@ def fit_task(
     component: str = "package",
     output_type: OutputType = "AbsPower",
     seed: int = 0,
+    scale: tuple[float, ...] = (),
 ) -> FitTask:
     """Return the `FitTask` that describes one regressor to a trainer."""
-    return FitTask(component, features, main_feature(features, component), output_type, seed)
+    return FitTask(component, features, main_feature(features, component), output_type, seed, scale)
 
 
 def load_and_power(rows: int = 150, seed: int = 0, idle: float = 40.0) -> tuple[FloatArray, FloatArray]:

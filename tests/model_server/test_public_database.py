@@ -9,9 +9,15 @@ import pytest
 from support.model_server import checked_error, checked_weights
 from support.paths import SHARED
 from support.server_process import ServerProcess, serving
-from support.small_pipelines import CAPTURED, COUNTERS
+from support.small_pipelines import BPF, CAPTURED, COUNTERS
+from support.weight_sweep import sweep
+
+from kepler_core.selection import read_catalogue
+from kepler_core.store import open_store
 
 DATABASE = SHARED / "data" / "model_db"
+UNSAFE_NODE_TYPE = "2"
+"""The only linear weights of this node type in the database give less than 0 W on a busy machine."""
 
 pytestmark = [
     pytest.mark.shared_data,
@@ -36,7 +42,33 @@ def test_captured_request(database: ServerProcess) -> None:
 def test_each_machine_gets_the_weights_of_its_node_type(database: ServerProcess) -> None:
     for number, node_type in database.get("/node-types").json()["ec2-0.7.11"].items():
         request = {**CAPTURED, "metrics": COUNTERS, "machine_spec": node_type["machine_spec"]}
-        assert checked_weights(database.post(request))["model_name"] == f"SGDRegressorTrainer_{number}"
+        served = "0" if number == UNSAFE_NODE_TYPE else number
+        answer = checked_weights(database.post(request))
+        assert answer["model_name"] == f"SGDRegressorTrainer_{served}"
+        assert answer["selection"]["node_type"]["match"] == ("exact" if number == served else "nearest")
+
+
+def test_a_node_type_without_safe_weights(database: ServerProcess) -> None:
+    """The server serves the weights of the nearest node type, or states why it serves none."""
+    spec = database.get("/node-types").json()["ec2-0.7.11"][UNSAFE_NODE_TYPE]["machine_spec"]
+    request = {**CAPTURED, "metrics": [*BPF, *COUNTERS], "machine_spec": spec}
+    why = "package: down to -30.4 W at 3 times the highest values in training, with -33.2 W on cpu_instructions"
+    dropped = checked_weights(database.post(request))["selection"]["candidates"]["dropped"]
+    assert why in next(drop["why"] for drop in dropped if drop["by"] == "weights")
+    given = {key: value for key, value in request.items() if key != "machine_spec"} | {"node_type": 2}
+    for without in ({**request, "loose_node_type": False}, given):
+        message = checked_error(database.post(without), 404)
+        assert f"node type 2 has no linear weights that are safe to serve: 1 × {why}" in message
+    models = database.get("/models?trainer=SGDRegressorTrainer&node-type=2").json()["models"]
+    assert [(model["weights"], why in model["no_weights"]) for model in models] == [(False, True)]
+
+
+def test_no_served_weights_wrap_around() -> None:
+    """Kepler's power stays between 0 W and a megawatt, up to three times the highest values in training."""
+    models = read_catalogue(open_store(str(DATABASE))).models
+    served = [model for model in models if model.weights is not None]
+    assert len(served) == 10
+    assert [text for model in served for text in sweep(model)] == []
 
 
 def test_each_machine_gets_the_archive_of_its_node_type(database: ServerProcess) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from support.training import kepler, only_metrics, only_model, train
+from support.weight_sweep import sweep
 
 from kepler_core.models.loading import load_model
 from kepler_core.recording import observe, read_recording
@@ -21,6 +22,7 @@ from kepler_core.selection import read_catalogue
 from kepler_core.store import open_store
 
 ALL_TRAINERS = 10
+LINEAR = "LinearRegressionTrainer"
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +30,16 @@ def stressng(recordings: Path, tmp_path_factory: pytest.TempPathFactory) -> tupl
     store = tmp_path_factory.mktemp("store")
     settings = ["--jobs", "2", "--set", "validation.folds=3"]
     return store, train("default", "--input", recordings / "kepler_stressng.json.gz", "--store", store, *settings)
+
+
+@pytest.fixture(scope="module")
+def coremark(recordings: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Store with models of the recording kepler_coremark.json: linear models and two kinds of curves."""
+    folder = tmp_path_factory.mktemp("coremark")
+    trainers = f"[{LINEAR}, SGDRegressorTrainer, LogarithmicRegressionTrainer, ExponentialRegressionTrainer]"
+    (folder / "weights.yaml").write_text(f"abs_trainers: {trainers}\ndyn_trainers: {trainers}\n")
+    train(folder / "weights.yaml", "--input", recordings / "kepler_coremark.json", "--store", folder / "store")
+    return folder / "store"
 
 
 def test_honest_errors_on_a_real_recording(stressng: tuple[Path, dict[str, Any]]) -> None:
@@ -106,8 +118,9 @@ def test_nothing_is_pickled(stressng: tuple[Path, dict[str, Any]]) -> None:
 
 
 def test_weights_are_safe_for_kepler(stressng: tuple[Path, dict[str, Any]]) -> None:
-    """The linear weights and their bias are not negative, and no scale is 0."""
+    """Every model of SGDRegressorTrainer has weights, which are not negative. No weight is on a rare feature."""
     store, report = stressng
+    rare = set()
     for model in report["models"]:
         if model["trainer"] != "SGDRegressorTrainer":
             continue
@@ -119,6 +132,24 @@ def test_weights_are_safe_for_kepler(stressng: tuple[Path, dict[str, Any]]) -> N
             for weight in linear["Numerical_Variables"].values():
                 assert weight["weight"] >= 0
                 assert weight["scale"] > 0
+                assert weight["weight"] == 0 or weight["scale"] > 1
+            rare |= {name for name, weight in linear["Numerical_Variables"].items() if weight["scale"] <= 1}
+    assert "bpf_block_irq" in rare
+
+
+def test_no_trained_weights_wrap_around(stressng: tuple[Path, dict[str, Any]], coremark: Path) -> None:
+    """Kepler's power stays between 0 W and a megawatt, up to three times the highest values in training.
+
+    Models that depend on a rare feature have no weights, and the catalogue has the reason.
+    """
+    for store, served in ((stressng[0], 39), (coremark, 28)):
+        models = read_catalogue(open_store(str(store))).models
+        with_weights = [model for model in models if model.weights is not None]
+        assert [text for model in with_weights for text in sweep(model)] == []
+        assert len(with_weights) == served
+        refused = [model.no_weights for model in models if model.trainer == LINEAR and model.weights is None]
+        assert refused
+        assert all("W on bpf_block_irq, whose scale, its highest value in training, is 0.667" in why for why in refused)
 
 
 def test_loading_imports_no_training_library(stressng: tuple[Path, dict[str, Any]]) -> None:

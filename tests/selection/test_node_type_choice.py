@@ -124,11 +124,14 @@ def test_the_public_database_can_be_read(database: Catalogue) -> None:
 
 
 @pytest.mark.shared_data
-@pytest.mark.parametrize("number", range(6))
-@pytest.mark.parametrize("weights", [True, False])
+@pytest.mark.parametrize(
+    ("weights", "number"),
+    [(weights, number) for weights in (True, False) for number in range(6) if not (weights and number == 2)],
+)
 def test_each_machine_of_the_public_database_matches_its_own_node_type(
     database: Catalogue, number: int, weights: bool
 ) -> None:
+    """The linear weights of node type 2 are not safe (see the model server's tests of the public database)."""
     spec = database.node_types["ec2-0.7.11"][number].spec
     keys = {"metrics": COUNTERS, "source": "intel_rapl", "weights": weights, "machine_spec": spec}
     assert node_type_match(database, **keys) == ("exact", number)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from support.selection import chosen_path, no_model_message, request_for
-from support.small_pipelines import BPF, SmallModel, curve, linear
+from support.small_pipelines import BPF, SmallModel, curve, linear, pipeline
 from support.small_pipelines import catalogue as make_catalogue
 
 from kepler_core.models.kepler_weights import LINEAR_TRAINER
@@ -62,3 +62,21 @@ def test_curves_of_components_over_different_features() -> None:
     assert "a curve over bpf_cpu_time_ms and bpf_page_cache_hit" in no_model_message(
         catalogue, weights=True, metrics=BPF, trainer=CURVE.trainer
     )
+
+
+def test_a_node_type_whose_weights_are_unsafe_is_named_with_the_reason() -> None:
+    machines = [{"processor": "a", "cores": 8}, {"processor": "b", "cores": 64}]
+    unsafe = SmallModel(node_type=1, weights={"package": linear(20.0, {"bpf_cpu_time_ms": -9.0})})
+    without = SmallModel("XgboostFitTrainer", node_type=1, weights=None)
+    curves = SmallModel("ExponentialRegressionTrainer", node_type=1, weights={"package": curve([2.0, 0.001, 30.0])})
+    files = pipeline(SmallModel(), unsafe, without, curves, node_types=dict(enumerate(machines)))
+    catalogue = make_catalogue(made=files)
+    why = "node type 1 has no linear weights that are safe to serve: 1 × package: down to -7 W at 3 times"
+    same = {"machine_spec": machines[1], "loose_node_type": False}
+    assert why in no_model_message(catalogue, weights=True, node_type=1)
+    assert why in no_model_message(catalogue, weights=True, **same)
+    selection = catalogue.select(request_for(weights=True, machine_spec=machines[1]))
+    assert (selection.model.node_type, selection.node_type.match) == (0, "nearest")
+    # node type 2 has no models, and a request for a curve is not for linear weights
+    assert "safe" not in no_model_message(catalogue, weights=True, node_type=2)
+    assert "safe" not in no_model_message(catalogue, weights=True, trainer=curves.trainer, node_type=0, metrics=BPF)

@@ -73,6 +73,7 @@ def test_weights_that_become_unsafe_are_left_out(models: list[StoredModel]) -> N
     entry = next(entry for entry in models if entry.trainer == "SGDRegressorTrainer")
     files = recalibrated(files_of(entry), {"package": Correction(1.0, -500.0)})
     assert "weight.json" not in files
+    assert "W at idle" in json.loads(files["metadata.json"])["no_weights"]
     assert (load_model(files).predict(np.zeros((1, 2)))["package"] == 0.0).all()
 
 

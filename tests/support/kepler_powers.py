@@ -1,7 +1,11 @@
-"""The power that Kepler 0.7 computes from a reply of the estimator, as its client code was measured to do it."""
+"""The power that Kepler 0.7 computes from a reply of the estimator, as its client code was measured to do it.
+
+`unsigned_milliwatts` also applies to power that Kepler computes from weights.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import attrs
@@ -38,3 +42,11 @@ def kepler_powers(powers: Mapping[str, Sequence[float]], rows: int) -> KeplerPow
     package = np.maximum(milliwatts["package"], core + uncore)
     core = np.where((core == 0) & (uncore > 0), package - uncore, core)
     return KeplerPowers(package, core, uncore, milliwatts["dram"])
+
+
+def unsigned_milliwatts(watts: float) -> int:
+    """Return watts as Kepler stores them: whole milliwatts in an unsigned number of 64 bits.
+
+    A negative number wraps around to about 1.8e19 mW, and a number that is not finite becomes 9.2e18 mW.
+    """
+    return int(watts * 1000) % 2**64 if math.isfinite(watts) else 2**63

@@ -46,20 +46,27 @@ class PolynomialRegressionTrainer(Trainer):
 class NonNegativeLeastSquares(RegressorMixin, BaseEstimator):  # type: ignore[misc]
     """Least squares with weights w ≥ 0 and intercept b ≥ 0: minimises ‖Xw + b − y‖² over w and b.
 
+    The weights of the columns in `left_out`, and of columns that are constant in X, are 0.
     SciPy solves the problem with the method of Lawson and Hanson (1974). `fit` sets `coef_`, shape
     (features,), and `intercept_`.
     """
 
-    def __init__(self, fit_intercept: bool = True) -> None:
+    def __init__(self, fit_intercept: bool = True, left_out: tuple[int, ...] = ()) -> None:
         self.fit_intercept = fit_intercept
+        self.left_out = left_out
 
     def fit(self, X: FloatArray, y: FloatArray) -> NonNegativeLeastSquares:
         X = np.asarray(X, dtype=np.float64)
-        A = np.column_stack([X, np.ones(len(X))]) if self.fit_intercept else X
+        weighted = np.ptp(X, axis=0) > 0
+        weighted[list(self.left_out)] = False
+        A = X[:, weighted]
+        if self.fit_intercept:
+            A = np.column_stack([A, np.ones(len(X))])
         # The triangular factor of the QR decomposition of [A, y] gives the same solution, but has few rows.
         r: FloatArray = np.linalg.qr(np.column_stack([A, np.asarray(y, dtype=np.float64)]), mode="r")  # type: ignore[assignment]
-        solution, _ = nnls(r[:, :-1], r[:, -1], maxiter=100 * A.shape[1])
-        self.coef_ = solution[: X.shape[1]]
+        solution = nnls(r[:, :-1], r[:, -1], maxiter=100 * A.shape[1])[0] if A.shape[1] else np.zeros(0)
+        self.coef_ = np.zeros(X.shape[1])
+        self.coef_[weighted] = solution[: np.count_nonzero(weighted)]
         self.intercept_ = float(solution[-1]) if self.fit_intercept else 0.0
         self.n_features_in_ = X.shape[1]
         return self
@@ -72,8 +79,9 @@ class SGDRegressorTrainer(Trainer):
     """Fits non-negative least squares: neither the weights nor the bias are negative.
 
     Kepler evaluates the linear weights itself. It requests them under the name SGDRegressorTrainer, although
-    the solver is exact and does not use stochastic gradient descent (SGD).
+    the solver is exact and does not use stochastic gradient descent (SGD). Kepler gets no weight on a rare
+    feature (`FitTask.rare_columns`) or on one that never varies, so the weights of these features are 0.
     """
 
     def regressor(self, task: FitTask) -> Regressor:
-        return NonNegativeLeastSquares(fit_intercept=task.output_type == "AbsPower")
+        return NonNegativeLeastSquares(task.output_type == "AbsPower", task.rare_columns)
