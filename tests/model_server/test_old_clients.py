@@ -2,16 +2,63 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from support.model_server import checked_weights
+import pytest
+from support.model_server import MINIMAL, checked_weights
 from support.process import wait_for
-from support.server_process import serving
+from support.server_process import ServerProcess, serving
 from support.small_pipelines import CAPTURED, SmallModel, linear, pipeline
 
 from kepler_core.store.archive import archive_bytes
 from kepler_core.store.layout import zip_bytes
 from kepler_core.store.local import LocalStore
+
+TYPE_0 = SmallModel(mae=2, weights={"package": linear(10.0)})
+TYPE_1 = SmallModel(node_type=1, mae=1.5, weights={"package": linear(20.0)})
+UNKNOWN_ERROR = SmallModel(
+    source="acpi", output_type="DynPower", mae=-1, weights={"platform": linear(1.0)}, more={"mape": None}
+)
+"""A model whose mae and mape are not known: -1 has this meaning in the public model database."""
+MACHINES = {
+    0: {"processor": "intel_xeon_e5_2630v3", "cores": 32, "chips": 2, "memory": 62, "frequency": 3200},
+    1: {"processor": "amd_epyc_7763", "cores": 128, "chips": 1, "memory": 512, "frequency": 3500},
+}
+ANY = {**MINIMAL, "weight": True}
+"""A request for weights in which a client can describe its machine."""
+
+
+@pytest.fixture(scope="module")
+def old(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """A model server with a model for each of two node types, and with a model whose error is not known."""
+    store = LocalStore(tmp_path_factory.mktemp("old") / "store")
+    store.publish("made", pipeline(TYPE_0, TYPE_1, UNKNOWN_ERROR, node_types=MACHINES))
+    with serving(store.root, tmp_path_factory.mktemp("log") / "server.log") as process:
+        yield process
+
+
+def bias(answer: Any) -> float:
+    """Return the bias in an answer with weights, which tells the test's models apart."""
+    return float(answer["package"]["All_Weights"]["Bias_Weight"])
+
+
+# --- errors in answers with weights ---
+
+
+def test_weights_have_the_mae_and_the_mape(old: ServerProcess) -> None:
+    weights = checked_weights(old.post({**ANY, "node_type": 0}))
+    assert (weights["mae"], weights["mape"]) == (2.0, 20.0)
+    stored = json.loads(old.get(f"/models/made/{TYPE_1.path}.json").body, parse_constant=pytest.fail)
+    assert (stored["mae"], stored["mape"]) == (1.5, 15.0)
+
+
+def test_unknown_errors_are_left_out_of_weights(old: ServerProcess) -> None:
+    weights = checked_weights(old.post({**ANY, "source": "acpi", "output_type": "DynPower"}))
+    assert {"mae", "mape"}.isdisjoint(weights)
+
 
 # --- zip archives of initial pipelines, with and without a folder around the pipeline ---
 
