@@ -129,8 +129,9 @@ def rollback(pipeline: str, version: int | None, store: str, as_json: bool) -> N
 def import_(location: str, name: str | None, store: str, as_json: bool) -> None:
     """Import a pipeline from LOCATION: a zip file, a folder, or an http(s) URL of a zip file.
 
-    The pipeline must be complete and must match its manifest, if it has one. Otherwise nothing is
-    imported. If the store already has a pipeline of this name, the imported files become its next version.
+    The pipeline is at the top of LOCATION, or in the only folder there. It must be complete and must match
+    its manifest, if it has one. Otherwise nothing is imported. If the store already has a pipeline of this
+    name, the imported files become its next version.
     """
     from kepler_core.names import check_name
     from kepler_core.store.archive import read_pipeline
@@ -157,7 +158,10 @@ def import_(location: str, name: str | None, store: str, as_json: bool) -> None:
 @click.option("--force", is_flag=True, help="Replace the output file if it exists.")
 @store_option()
 def export(pipeline: str, version: int | None, output: str, force: bool, store: str) -> None:
-    """Write a PIPELINE to a zip file with a manifest, which `store import` can read."""
+    """Write a PIPELINE to a zip file with a manifest, which `store import` can read.
+
+    The zip file has metadata.json and the folders of the energy sources at its top.
+    """
     from kepler_core.store.archive import archive_bytes
 
     target = Path(output)

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote
 
+import attrs
+
 from kepler_core.documents import decode_object
 from kepler_core.errors import StoreError
 from kepler_core.models.power_model import MAX_FILE_BYTES, METADATA_FILE
@@ -28,11 +30,22 @@ MAX_PIPELINE_BYTES = 2**30
 MAX_PIPELINE_FILES = 200_000
 
 
+@attrs.frozen(eq=False)
+class _Content:
+    """The checked content of an archive or a folder."""
+
+    files: dict[str, bytes]
+    """The pipeline's files by path, without the manifest."""
+    names: tuple[object, ...]
+    """Names that the content itself gives to the pipeline, the preferred name first. They may be invalid names."""
+
+
 def read_pipeline(location: str, name: str | None = None) -> tuple[str, dict[str, bytes]]:
     """Read a pipeline from a zip file, a folder, or an http(s) or file URL; return its name and files.
 
-    `name` replaces the pipeline's own name. Raises `StoreError` if the location cannot be read, does not
-    contain a pipeline, or if the pipeline's files differ from its manifest.
+    The pipeline must be at the top of the archive or folder, or in the only folder there. `name` replaces the
+    pipeline's own name. Raises `StoreError` if the location cannot be read, does not contain a pipeline, or if the
+    pipeline's files differ from its manifest.
     """
     if is_url(location) and not is_file_url(location):
         scheme = split_url(location).scheme.lower()
@@ -41,21 +54,21 @@ def read_pipeline(location: str, name: str | None = None) -> tuple[str, dict[str
                 f"{shown_url(location)}: a pipeline comes from a file, a folder, or an http(s) or file URL"
             )
         where = shown_url(location)
-        folder, files = _unpack(download(location), where)
-        return name or _own_name(where, folder, Path(unquote(split_url(location).path)).stem, files), files
+        content = _unpack(download(location), where)
+        return name or _own_name(where, content, Path(unquote(split_url(location).path)).stem), content.files
     path = Path(file_path(location) if is_file_url(location) else location)
     if path.is_dir():
-        files = _checked(_read_folder(path), str(path))
-        return name or _own_name(str(path), None, path.resolve().name, files), files
+        content = _checked(_read_folder(path), str(path))
+        return name or _own_name(str(path), content, path.resolve().name), content.files
     if path.exists() and not path.is_file():
         raise StoreError(f"{path}: neither a file nor a folder")
     try:
         with path.open("rb") as file:
-            content = read_archive_file(file, str(path))
+            archive = read_archive_file(file, str(path))
     except OSError as error:
         raise StoreError(f"{path}: {error.strerror or error}") from error
-    folder, files = _unpack(content, str(path))
-    return name or _own_name(str(path), folder, path.stem, files), files
+    content = _unpack(archive, str(path))
+    return name or _own_name(str(path), content, path.stem), content.files
 
 
 def read_archive(content: bytes, where: str) -> dict[str, bytes]:
@@ -63,40 +76,39 @@ def read_archive(content: bytes, where: str) -> dict[str, bytes]:
 
     The pipeline must be at the top of the archive, or in the archive's only folder.
     """
-    return _unpack(content, where)[1]
+    return _unpack(content, where).files
 
 
 def archive_bytes(snapshot: Snapshot) -> bytes:
-    """Return a zip archive of a pipeline and its manifest, in a folder that is named after the pipeline.
+    """Return a zip archive of a pipeline and its manifest, which names the pipeline.
 
-    Archives of equal files have equal bytes. Raises `StoreError` if a file is missing or damaged.
+    The archive has the pipeline's files at its top, as the archives of public model databases do: other programs
+    unpack an archive into a folder that they name after the pipeline. Archives of equal files have equal bytes.
+    Raises `StoreError` if a file is missing or damaged.
     """
     snapshot.check_complete()
     names = snapshot.names if snapshot.manifest is None else snapshot.manifest.files
     files = dict(snapshot.read_many(sorted(set(names) - {MANIFEST_FILE})))
-    files[MANIFEST_FILE] = make_manifest(files).encode()
-    return zip_bytes({f"{snapshot.pipeline}/{name}": data for name, data in files.items()})
+    files[MANIFEST_FILE] = make_manifest(files, snapshot.pipeline).encode()
+    return zip_bytes(files)
 
 
-def _unpack(content: bytes, where: str) -> tuple[str | None, dict[str, bytes]]:
-    """Return the name of the archive's folder that contains the pipeline, and the pipeline's files.
-
-    The name is None if the pipeline is at the top of the archive.
-    """
+def _unpack(content: bytes, where: str) -> _Content:
+    """Return the checked content of a zip archive, or raise `StoreError`."""
     files = read_zip(content, where, max_files=MAX_PIPELINE_FILES, max_total_bytes=MAX_PIPELINE_BYTES)
+    return _checked(files, where)
+
+
+def _checked(files: dict[str, bytes], where: str) -> _Content:
+    """Return the content of an archive or folder that has these files.
+
+    Raises `StoreError` if the files are not a pipeline, or if they differ from the manifest.
+    """
     folder = None
     tops = {name.partition("/")[0] for name in files}
     if METADATA_FILE not in files and len(tops) == 1 and f"{(top := min(tops))}/{METADATA_FILE}" in files:
         folder = top
         files = {name.removeprefix(f"{top}/"): data for name, data in files.items()}
-    return folder, _checked(files, where)
-
-
-def _checked(files: dict[str, bytes], where: str) -> dict[str, bytes]:
-    """Return the files without the manifest.
-
-    Raises `StoreError` if the files are not a pipeline, or if they differ from the manifest.
-    """
     if METADATA_FILE not in files:
         raise StoreError(f"{where}: not a pipeline: no {METADATA_FILE} at its top or in its only folder")
     manifest = read_manifest(files[MANIFEST_FILE], where) if MANIFEST_FILE in files else None
@@ -109,18 +121,19 @@ def _checked(files: dict[str, bytes], where: str) -> dict[str, bytes]:
             f"{where}: not a pipeline: no model file "
             "<source>/<AbsPower or DynPower>/<feature group>/<Trainer>_<node type>.zip"
         )
-    check_documents({name: data for name, data in files.items() if name != MANIFEST_FILE}, where)
-    return {name: data for name, data in files.items() if name != MANIFEST_FILE}
+    files = {name: data for name, data in files.items() if name != MANIFEST_FILE}
+    check_documents(files, where)
+    in_manifest = None if manifest is None else manifest.pipeline
+    return _Content(files, (folder, in_manifest, decode_object(files[METADATA_FILE]).get("name")))
 
 
-def _own_name(where: str, folder: str | None, file_name: str, files: dict[str, bytes]) -> str:
+def _own_name(where: str, content: _Content, file_name: str) -> str:
     """Return the name of an imported pipeline.
 
-    This is the first name that is allowed for a pipeline among: the name of the folder in the archive, `name`
-    in the pipeline's metadata, and the name of the imported file or folder.
+    This is the first name that is allowed for a pipeline among: the name of the only folder in the archive or folder,
+    the name in the manifest, `name` in the pipeline's metadata, and the name of the imported file or folder.
     """
-    in_metadata = decode_object(files[METADATA_FILE]).get("name")
-    for name in (folder, in_metadata, file_name):
+    for name in (*content.names, file_name):
         if isinstance(name, str) and is_name(name):
             return name
     raise StoreError(f"{where}: it has no name that is allowed for a pipeline; pass a name with --name")

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from kepler_core.documents import DocumentError, decode_json
+from kepler_core.documents import DocumentError, Text, decode_json
 from kepler_core.errors import StoreError
 from kepler_core.json_files import indented_json
 
@@ -33,17 +33,23 @@ class Manifest(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
     layout: int
     files: dict[str, FileRecord]
+    pipeline: Text | msgspec.UnsetType = msgspec.UNSET
+    """Name of the pipeline in the store that it was exported from. Only the manifests of archives have this name."""
 
     def encode(self) -> bytes:
         """Return the content of `manifest.json`."""
         return indented_json(self)
 
 
-def make_manifest(files: Mapping[str, bytes]) -> Manifest:
-    """Return the manifest of `files`, which maps paths below the pipeline to contents."""
+def make_manifest(files: Mapping[str, bytes], pipeline: str | None = None) -> Manifest:
+    """Return the manifest of `files`, which maps paths below the pipeline to contents.
+
+    `pipeline` is the name that the manifest gives to the pipeline; None: the manifest has no name.
+    """
     return Manifest(
         LAYOUT_VERSION,
         {name: make_record(content) for name, content in sorted(files.items()) if name != MANIFEST_FILE},
+        msgspec.UNSET if pipeline is None else pipeline,
     )
 
 

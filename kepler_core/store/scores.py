@@ -29,6 +29,11 @@ class Scores:
     relative_mae: float
     """The model's mae divided by the mae of always predicting the mean of the training data; NaN if unknown."""
 
+    def get(self, name: str) -> float | None:
+        """Return the score with this name; None if it is unknown or not finite."""
+        value = next((value for known, value in zip(self.names, self.values, strict=True) if known == name), None)
+        return value if value is not None and math.isfinite(value) else None
+
 
 def read_scores(metadata: Mapping[str, Any], default_data: tuple[Any, ...]) -> Scores:
     """Read the scores from a model's metadata.

@@ -173,7 +173,8 @@ def archives(draw: st.DrawFn) -> bytes:
     )
     files = {**files, **draw(mostly(st.just({}), st.dictionaries(st.sampled_from(NAMES), st.binary(max_size=20))))}
     if draw(st.booleans()):
-        files[MANIFEST_FILE] = make_manifest(files).encode()
+        pipeline = draw(st.none() | st.sampled_from(["p", "../x", "/x"]) | st.text(max_size=8))
+        files[MANIFEST_FILE] = make_manifest(files, pipeline).encode()
     prefix = draw(mostly(st.sampled_from(["", "p/"]), st.sampled_from(["p/q/", "../"])))
     kind = draw(mostly(st.just(stat.S_IFREG), st.sampled_from([stat.S_IFLNK, stat.S_IFCHR, stat.S_IFDIR])))
     buffer = io.BytesIO()

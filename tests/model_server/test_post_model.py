@@ -59,7 +59,7 @@ def test_repeated_request_gets_the_same_answer_from_the_cache(server: ServerProc
 
 def test_platform_weights(server: ServerProcess) -> None:
     weights = checked_weights(server.post({**CAPTURED, "source": "acpi"}))
-    assert set(weights) == {"model_name", "machine_spec", "platform", "selection"}
+    assert set(weights) == {"model_name", "machine_spec", "mae", "mape", "platform", "selection"}
     assert evaluate(weights, {"bpf_cpu_time_ms": [2000.0]}, "bpf_cpu_time_ms") == {"platform": [172.0]}
 
 

@@ -18,6 +18,7 @@ from kepler_core.store.archive import archive_bytes, read_archive, read_pipeline
 from kepler_core.store.layout import zip_bytes
 from kepler_core.store.local import LocalStore
 from kepler_core.store.manifest import make_manifest
+from kepler_core.store.safe_zip import read_zip
 
 
 @pytest.fixture
@@ -110,6 +111,40 @@ def test_names_of_imported_pipelines(tmp_path: Path) -> None:
     write(tmp_path / "g", nameless)
     assert read_pipeline(str(tmp_path / "f")) == ("own", PIPELINE)
     assert read_pipeline(f"{tmp_path}/g/") == ("g", nameless)
+
+
+def in_folder(folder: str, files: dict[str, bytes]) -> dict[str, bytes]:
+    return {f"{folder}/{name}": data for name, data in files.items()}
+
+
+def test_exports_have_the_pipeline_at_their_top_and_keep_its_name(tmp_path: Path) -> None:
+    """The name must survive although metadata and file have other names, and the archive has no folder of this name."""
+    store = LocalStore(tmp_path / "store")
+    store.publish("renamed", PIPELINE)
+    exported = archive_bytes(store.snapshot("renamed"))
+    assert set(read_zip(exported, "x.zip")) == {*PIPELINE, "manifest.json"}
+    (tmp_path / "x.zip").write_bytes(exported)
+    assert read_pipeline(str(tmp_path / "x.zip")) == ("renamed", PIPELINE)
+    write(tmp_path / "unpacked", read_zip(exported, "x.zip"))
+    assert read_pipeline(str(tmp_path / "unpacked")) == ("renamed", PIPELINE)
+    write(tmp_path / "outer", in_folder("inner", read_zip(exported, "x.zip")))
+    assert read_pipeline(str(tmp_path / "outer")) == ("inner", PIPELINE), "the folder may have been renamed"
+
+
+@pytest.mark.parametrize("name", ["../evil", "", "a/b", "/etc", "n" * 300])
+def test_invalid_names_in_manifests_are_passed_over(tmp_path: Path, name: str) -> None:
+    (tmp_path / "x.zip").write_bytes(
+        zip_bytes({**PIPELINE, "manifest.json": make_manifest(PIPELINE, name).encode()}),
+    )
+    assert read_pipeline(str(tmp_path / "x.zip"))[0] == "own"
+
+
+def test_imports_from_folders_with_one_folder(tmp_path: Path) -> None:
+    write(tmp_path / "f", in_folder("top", PIPELINE))
+    assert read_pipeline(str(tmp_path / "f")) == ("top", PIPELINE)
+    write(tmp_path / "f", in_folder("other", PIPELINE))
+    with pytest.raises(StoreError, match="at its top or in its only folder"):
+        read_pipeline(str(tmp_path / "f"))
 
 
 def test_imports_from_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -106,8 +106,7 @@ def test_export(store: Path, tmp_path: Path) -> None:
     run("export", "own", "-s", store, "-o", file)
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
     with zipfile.ZipFile(file) as archive:
-        assert f"own/{MODEL}" in archive.namelist()
-        assert "own/manifest.json" in archive.namelist()
+        assert {"metadata.json", "manifest.json", MODEL} <= set(archive.namelist()), "no folder around the pipeline"
     before = file.read_bytes()
     run("export", "own", "--version", "1", "-s", store, "-o", file, code=2, text="--force replaces it")
     assert file.read_bytes() == before

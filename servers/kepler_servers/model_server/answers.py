@@ -18,6 +18,8 @@ from kepler_servers.model_request import integers
 
 SELECTION_HEADER = "X-Kepler-Selection"
 MODEL_HEADER = "X-Kepler-Model"
+ERROR_KEYS = ("mae", "mape")
+"""Headline errors of a model that an answer with its weights has, if they are known."""
 
 _JSON = {"Content-Type": "application/json"}
 _MAX_HEADER = 8000
@@ -88,6 +90,10 @@ class Weights(msgspec.Struct):
     selection: SelectionReasons
     model_name: str | UnsetType = UNSET
     machine_spec: dict[str, int | str] | UnsetType = UNSET
+    mae: float | UnsetType = UNSET
+    """Validated mean absolute error of the model in watts. Absent if it is unknown."""
+    mape: float | UnsetType = UNSET
+    """Validated mean absolute percentage error of the model. Absent if it is unknown."""
     platform: ComponentWeights | UnsetType = UNSET
     package: ComponentWeights | UnsetType = UNSET
     core: ComponentWeights | UnsetType = UNSET
@@ -98,10 +104,12 @@ class Weights(msgspec.Struct):
 def weights_members(model: StoredModel) -> bytes:
     """Return the JSON object with a model's weights, in Kepler's form, but without the braces around it."""
     assert model.weights is not None
-    head = {
+    head: dict[str, Any] = {
         "model_name": model.weights.model_name(model.node_type),
         "machine_spec": integers(model.machine_spec),
     }
+    # clients of kepler-model-server 0.7 read the error of a model from the answer with its weights
+    head |= {name: error for name in ERROR_KEYS if (error := model.scores.get(name)) is not None}
     return b"%s,%s" % (msgspec.json.encode(head)[1:-1], model.weights.encoded)
 
 
