@@ -25,7 +25,8 @@ from kepler_core.processor_names import comparable_processor, processor_name
 IDENTIFYING = ("processor", "cores", "chips", "memory", "frequency")
 """Attributes that are equal for all machines of a node type. Public databases of Kepler models use them too."""
 
-_MAX_NUMBER = 10**12
+MAX_ATTRIBUTE = 10**12
+"""Maximum value of an attribute that is a number."""
 _MAX_CHARACTERS = 1000
 
 
@@ -62,6 +63,8 @@ class MachineSpec:
 
 ATTRIBUTES = tuple(field.name for field in attrs.fields(MachineSpec))
 _TEXTS = ("processor", "vendor")
+NUMBERS = tuple(name for name in ATTRIBUTES if name not in _TEXTS)
+"""Attributes that are numbers."""
 
 
 @attrs.frozen
@@ -143,6 +146,6 @@ def _checked(key: str, value: Any, where: str) -> str | int:
         value = int(value)  # Some tools write whole numbers as 96.0.
     if type(value) is not int:
         raise UsageError(f"{quoted(value)} is not a whole number", path=(key,), document=where)
-    if not 0 <= value <= _MAX_NUMBER:
-        raise UsageError(f"{quoted(value)} is not between 0 and {_MAX_NUMBER}", path=(key,), document=where)
+    if not 0 <= value <= MAX_ATTRIBUTE:
+        raise UsageError(f"{quoted(value)} is not between 0 and {MAX_ATTRIBUTE}", path=(key,), document=where)
     return value

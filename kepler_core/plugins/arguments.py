@@ -88,6 +88,14 @@ def create(plugin: type[P], name: str, arguments: Mapping[str, Any]) -> P:
         raise PluginError(f"{name}: {import_problem(error, name)}") from error
 
 
+def argument_types(plugin: type[Plugin], name: str) -> dict[str, Any]:
+    """Return the annotations of the arguments of the plugin `name`. Raise `PluginError` if one cannot be resolved."""
+    try:
+        return typing.get_type_hints(plugin.__init__)
+    except NameError as error:
+        raise PluginError(f"{name}: the annotations of its __init__ cannot be resolved: {error}") from error
+
+
 def convert_argument(plugin: type[Plugin], name: str, key: str, value: Any) -> Any:
     """Return the value of the argument `key`, converted to the type of the argument's annotation.
 
@@ -100,10 +108,7 @@ def convert_argument(plugin: type[Plugin], name: str, key: str, value: Any) -> A
 
     from kepler_core.strict import structure, structuring_problem
 
-    try:
-        hints = typing.get_type_hints(plugin.__init__)
-    except NameError as error:
-        raise PluginError(f"{name}: the annotations of its __init__ cannot be resolved: {error}") from error
+    hints = argument_types(plugin, name)
     try:
         return structure(value, hints[key]) if key in hints else value
     except (cattrs.BaseValidationError, ValueError, TypeError) as error:

@@ -1,7 +1,7 @@
 """Decode and check the requests for models that clients send.
 
 Unknown keys are ignored, because newer clients may send more keys. A request is rejected if the value of a known key
-has a wrong type; the value is not converted.
+has a wrong type. Only flags and numbers may be text (see `text_values`), because older clients send them as text.
 """
 
 from __future__ import annotations
@@ -13,19 +13,25 @@ import msgspec
 from msgspec import Meta
 
 from kepler_core.errors import RequestError, close_matches
+from kepler_core.machine import MAX_ATTRIBUTE
 from kepler_core.messages import quoted
 from kepler_core.selection import ModelRequest
 from kepler_core.selection.filters import parse_filter
 from kepler_core.selection.request import DEFAULT_SOURCE
 from kepler_core.vocabulary import OUTPUT_TYPES, OutputType
 from kepler_servers.http.bodies import decode_json
+from kepler_servers.http.text_values import FlagText, NumberText, flag, whole_number, with_numbers
 
 MAX_TEXT = 1000
 """Maximum number of characters of a text in a request."""
 MAX_METRICS = 500
 
 Text = Annotated[str, Meta(max_length=MAX_TEXT)]
-Count = Annotated[int, Meta(ge=0, le=10**12)] | Annotated[float, Meta(ge=0, le=1e12)]
+MAX_NODE_TYPE = 2**31
+Count = (
+    Annotated[int, Meta(ge=0, le=MAX_ATTRIBUTE)] | Annotated[float, Meta(ge=0, le=float(MAX_ATTRIBUTE))] | NumberText
+)
+Flag = bool | FlagText
 
 
 class MachineSpec(msgspec.Struct, omit_defaults=True):
@@ -48,15 +54,20 @@ class ModelRequestBody(msgspec.Struct, omit_defaults=True):
     metrics: Annotated[list[Text], Meta(max_length=MAX_METRICS)]
     output_type: Annotated[str, Meta(max_length=MAX_TEXT, extra_json_schema={"enum": list(OUTPUT_TYPES)})]
     """The decoder accepts any text here, so that the error for an unknown name can suggest similar names."""
-    weight: bool | None = None
+    weight: Flag | None = None
     filter: Text | None = None
     source: Text | None = None
     trainer_name: Text | None = None
     pipeline_name: Text | None = None
-    node_type: Annotated[int, Meta(ge=-1, le=2**31)] | None = None
+    node_type: (
+        Annotated[int, Meta(ge=-1, le=MAX_NODE_TYPE)]
+        | Annotated[float, Meta(ge=-1, le=float(MAX_NODE_TYPE), extra_json_schema={"multipleOf": 1})]
+        | NumberText
+        | None
+    ) = None
     machine_spec: MachineSpec | None = None
-    loose_node_type: bool | None = None
-    portable: bool | None = None
+    loose_node_type: Flag | None = None
+    portable: Flag | None = None
     """Whether the model must be one that Kepler Core itself can load."""
 
 
@@ -74,11 +85,13 @@ def read_model_request(body: bytes) -> ModelRequest:
         pipeline=request.pipeline_name or None,
         trainer=request.trainer_name or None,
         filter=parse_filter(request.filter or ""),
-        node_type=_node_type(request.node_type, request.machine_spec is not None),
-        machine_spec=spec,
-        loose_node_type=request.loose_node_type is not False,
-        weights=bool(request.weight),
-        portable=bool(request.portable),
+        node_type=_node_type(
+            whole_number(request.node_type, "node_type", -1, MAX_NODE_TYPE), request.machine_spec is not None
+        ),
+        machine_spec=with_numbers(spec, "machine_spec"),
+        loose_node_type=flag(request.loose_node_type, "loose_node_type") is not False,
+        weights=bool(flag(request.weight, "weight")),
+        portable=bool(flag(request.portable, "portable")),
     )
 
 

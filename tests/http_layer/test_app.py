@@ -249,7 +249,11 @@ def test_unknown_path_and_method(app: App, observed: Observed) -> None:
         ("max_size=1", "max_size: unknown parameter; known: max-size, state, verbose, owner"),
         ("max-size=1&max-size=1", "max-size: given twice"),
         ("state=newer", "state: unknown state 'newer'; did you mean new?"),
-        ("verbose=yes", "verbose: 'yes' is not 1 or 0"),
+        (
+            "verbose=yes",
+            "verbose: 'yes' is not true or false; "
+            "as text, one of 1, t, T, TRUE, true, True, 0, f, F, FALSE, false, False",
+        ),
         ("owner=%ff", "owner: not UTF-8"),
     ],
 )

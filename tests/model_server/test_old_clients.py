@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.model_server import MINIMAL, checked_weights
+from support.model_server import MINIMAL, checked_error, checked_weights
 from support.process import wait_for
 from support.server_process import ServerProcess, serving
 from support.small_pipelines import CAPTURED, SmallModel, linear, pipeline
@@ -84,3 +84,77 @@ def test_initial_pipelines_in_zips_of_both_layouts(tmp_path: Path) -> None:
         for name in names:
             weights = checked_weights(server.post({**CAPTURED, "pipeline_name": name}))
             assert weights["package"] == linear(11.0)
+
+
+# --- text in place of flags ---
+
+TRUE_TEXTS = ["1", "t", "T", "TRUE", "true", "True"]
+FALSE_TEXTS = ["0", "f", "F", "FALSE", "false", "False"]
+
+
+@pytest.mark.parametrize("text", TRUE_TEXTS)
+def test_true_as_text_gets_weights(old: ServerProcess, text: str) -> None:
+    assert checked_weights(old.post({**MINIMAL, "node_type": 0, "weight": text}))["model_name"] == TYPE_0.name
+
+
+@pytest.mark.parametrize("text", [*FALSE_TEXTS, ""])
+def test_false_as_text_gets_a_zip(old: ServerProcess, text: str) -> None:
+    answer = old.post({**MINIMAL, "weight": text})
+    assert (answer.status, answer.headers["content-type"]) == (200, "application/zip")
+
+
+def test_loose_node_type_as_text(old: ServerProcess) -> None:
+    request = {**ANY, "machine_spec": {**MACHINES[1], "cores": 64}}
+    assert bias(checked_weights(old.post({**request, "loose_node_type": "true"}))) == 20.0
+    checked_error(old.post({**request, "loose_node_type": "false"}), 404)
+
+
+@pytest.mark.parametrize("key", ["weight", "loose_node_type", "portable"])
+@pytest.mark.parametrize("text", ["yes", "on", "2", " true", "tRUE", "null"])
+def test_other_texts_are_no_flags(old: ServerProcess, key: str, text: str) -> None:
+    message = checked_error(old.post({**MINIMAL, key: text}), 400, key)
+    assert f"{text!r} is not true or false" in message
+    assert all(accepted in message for accepted in (*TRUE_TEXTS, *FALSE_TEXTS))
+
+
+# --- node types, and text and floats in place of numbers ---
+
+
+@pytest.mark.parametrize(("node_type", "expected"), [("0", 10.0), (0.0, 10.0), ("1", 20.0), (1.0, 20.0), ("1.0", 20.0)])
+def test_node_types_as_text_and_float(old: ServerProcess, node_type: str | float, expected: float) -> None:
+    assert bias(checked_weights(old.post({**ANY, "node_type": node_type}))) == expected
+
+
+@pytest.mark.parametrize("node_type", ["0", 0.0, "-1", -1.0, ""])
+def test_node_type_0_beside_a_machine_counts_as_absent(old: ServerProcess, node_type: str | float) -> None:
+    request = {**ANY, "node_type": node_type, "machine_spec": MACHINES[1]}
+    weights = checked_weights(old.post(request))
+    assert (bias(weights), weights["selection"]["node_type"]["match"]) == (20.0, "exact")
+
+
+@pytest.mark.parametrize("write", [str, float, lambda number: f"{number}.0"], ids=["text", "float", "float as text"])
+def test_numbers_of_a_machine_as_text_and_float(old: ServerProcess, write: Any) -> None:
+    """The machine has the processor of type 1, but the numbers of type 0."""
+    spec = {key: write(value) if isinstance(value, int) else "" for key, value in MACHINES[0].items()}
+    weights = checked_weights(old.post({**ANY, "loose_node_type": "true", "machine_spec": spec}))
+    whole = {key: value for key, value in MACHINES[0].items() if isinstance(value, int)}
+    expected = checked_weights(old.post({**ANY, "machine_spec": whole}))
+    assert bias(weights) == bias(expected) == 10.0
+    assert weights["selection"]["node_type"] == expected["selection"]["node_type"]
+
+
+@pytest.mark.parametrize(
+    ("change", "key", "accepted"),
+    [
+        ({"node_type": "type 1"}, "node_type", "a number between -1 and"),
+        ({"node_type": "1.5"}, "node_type", "a whole number between -1 and"),
+        ({"node_type": "-2"}, "node_type", "a number between -1 and"),
+        ({"node_type": "9" * 999}, "node_type", "a number between -1 and"),
+        ({"machine_spec": {"cores": "96 cores"}}, "machine_spec.cores", "a number between 0 and"),
+        ({"machine_spec": {"memory": "1e999"}}, "machine_spec.memory", "a number between 0 and"),
+        ({"machine_spec": {"chips": "-1"}}, "machine_spec.chips", "a number between 0 and"),
+    ],
+)
+def test_other_texts_are_no_numbers(old: ServerProcess, change: dict[str, Any], key: str, accepted: str) -> None:
+    message = checked_error(old.post({**ANY, **change}), 400, key)
+    assert f"is not {accepted}" in message

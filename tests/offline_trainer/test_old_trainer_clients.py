@@ -6,8 +6,10 @@ import io
 import json
 import zipfile
 from pathlib import Path
+from typing import Any
 
-from support.trainer_server import TrainerServer, request
+import pytest
+from support.trainer_server import TrainerFolder, TrainerServer, request, training
 
 from kepler_core.store.archive import read_pipeline
 
@@ -61,3 +63,93 @@ def test_the_zip_of_a_queued_job_has_the_same_layout(server: TrainerServer, trai
     assert old_models(tmp_path / "any")
     (tmp_path / "downloaded.zip").write_bytes(zipped)
     assert read_pipeline(str(tmp_path / "downloaded.zip"))[0] == "trained"
+
+
+# --- text in place of flags and numbers ---
+
+ABS = {"abs_trainers": ["LinearRegressionTrainer"], "dyn_trainers": [], "isolator": "min"}
+
+
+@pytest.mark.parametrize("text", ["False", "0", ""])
+def test_false_as_text_trains_from_containers(server: TrainerServer, text: str) -> None:
+    url = server.submit(request(name="flags", use_vm_metrics=text))
+    server.until(url, "done")
+
+
+@pytest.mark.parametrize("text", ["true", "1"])
+def test_true_as_text_trains_from_virtual_machines(server: TrainerServer, text: str) -> None:
+    """The recording has no power of a virtual machine, so a training from virtual machines must fail."""
+    job = server.until(server.submit(request(name="vms", use_vm_metrics=text)), "failed")
+    assert "no power of acpi" in job["error"]["msg"]
+
+
+def test_other_texts_are_no_flags(server: TrainerServer) -> None:
+    message = server.rejected(request(use_vm_metrics="yes"), 400, "use_vm_metrics")
+    assert "'yes' is not true or false; as text, one of 1, t, T, TRUE, true, True, 0, f, F, FALSE" in message
+
+
+def test_numbers_of_a_machine_as_text(server: TrainerServer, tmp_path: Path) -> None:
+    spec = {"processor": "intel_xeon_e5_2630v3", "cores": "32", "chips": "2.0", "memory": 62.0, "frequency": ""}
+    answer = server.train(request(name="machine", machine_spec=spec))
+    assert answer.status == 200, answer.body
+    unpack(answer.body, tmp_path / "machine")
+    index = json.loads((tmp_path / "machine" / "node_type_index.json").read_bytes())
+    assert index["0"]["attrs"] == {"processor": "intel_xeon_e5_2630v3", "cores": 32, "chips": 2, "memory": 62}
+
+
+@pytest.mark.parametrize(("text", "reason"), [("many", "a number"), ("-1", "a number"), ("1.5", "a whole number")])
+def test_other_texts_are_no_numbers_of_a_machine(server: TrainerServer, text: str, reason: str) -> None:
+    message = server.rejected(request(machine_spec={"cores": text}), 400)
+    assert message.startswith("machine_spec")
+    assert "cores: " in message
+    assert f"is not {reason}" in message
+
+
+ISOLATOR = """
+from kepler_core.contracts import Isolator
+
+
+class CountingIsolator(Isolator):
+    def __init__(
+        self, count: int = 1, share: float | None = None, strict: bool = False, label: str = "", either: int | str = 0
+    ) -> None:
+        pass
+
+    def isolate(self, dataset, context):
+        return dataset.isolated(dataset.node_power() * 0.0)
+"""
+
+
+@pytest.fixture
+def counting(own: TrainerFolder) -> dict[str, str]:
+    """Environment in which an isolator of another distribution is installed, which has arguments of several types."""
+    site = own.root / "site"
+    info = site / "counting-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: counting\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[kepler.isolators]\nCountingIsolator = counting:CountingIsolator\n")
+    (site / "counting.py").write_text(ISOLATOR)
+    return {"PYTHONPATH": str(site)}
+
+
+def test_arguments_of_isolators_as_text(own: TrainerFolder, counting: dict[str, str], tmp_path: Path) -> None:
+    def body(**arguments: Any) -> dict[str, Any]:
+        return request(trainer={**ABS, "isolator": "CountingIsolator", "isolator_args": arguments})
+
+    with training(own.root, environ=counting) as server:
+        for arguments, reason in (
+            ({"count": "many"}, "'many' is not a whole number"),
+            ({"count": "1.5"}, "1.5 is not a whole number"),
+            ({"count": "9" * 400}, "is not a whole number"),
+            ({"share": "nan"}, "'nan' is not a number"),
+            ({"strict": "yes"}, "'yes' is not true or false"),
+        ):
+            key = next(iter(arguments))
+            assert reason in server.rejected(body(**arguments), 400, f"trainer.isolator_args.{key}")
+        answer = server.train(body(count="3", share="0.5", strict="True", label="7", either="8"))
+        assert answer.status == 200, answer.body
+    unpack(answer.body, tmp_path / "small")
+    metadata = json.loads((tmp_path / "small" / "metadata.json").read_bytes())
+    assert metadata["pipeline"]["isolator"]["args"] == {
+        "count": 3, "share": 0.5, "strict": True, "label": "7", "either": "8",
+    }  # fmt: skip

@@ -47,4 +47,6 @@ def _in_words(types: str) -> str:
     names = [name for name in types.split(" | ") if name != "null"]
     if "float" in names and "int" in names:
         names.remove("int")
+    if "str" in names and {"bool", "int", "float"}.intersection(names):
+        names.remove("str")  # here, text stands for a flag or number; see `text_values`
     return " or ".join(_WORDS.get(name, name) for name in names) or "null"

@@ -10,8 +10,9 @@ import msgspec
 from msgspec import inspect
 
 from kepler_core import __version__
-from kepler_servers.http.params import FLAGS, parameters
+from kepler_servers.http.params import parameters
 from kepler_servers.http.route import JsonSchema, Returns, Route
+from kepler_servers.http.text_values import FLAGS
 
 _REFERENCE = "#/components/schemas/{name}"
 _PATH_PARAMETER = re.compile(r"<(\w+)>")

@@ -7,6 +7,7 @@ Each field of the Struct declares a parameter or header. A field's type is a tex
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, TypeVar
@@ -18,12 +19,11 @@ from msgspec import inspect
 
 from kepler_core.errors import RequestError, close_matches
 from kepler_core.messages import quoted
+from kepler_servers.http.text_values import flag
 
 T = TypeVar("T", bound=msgspec.Struct)
 
-FLAGS = {"0": False, "1": True, "false": False, "true": True}
-
-_MAX_DIGITS = 20
+_WHOLE_NUMBER = re.compile(r"-?[0-9]{1,19}")
 
 
 @attrs.frozen
@@ -41,9 +41,7 @@ class Parameter:
         if isinstance(self.kind, inspect.IntType):
             return self._whole_number(text)
         if isinstance(self.kind, inspect.BoolType):
-            if text not in FLAGS:
-                raise RequestError(self.name, f"{quoted(text)} is not 1 or 0")
-            return FLAGS[text]
+            return flag(text, self.name)
         if isinstance(self.kind, inspect.LiteralType):
             choices = [str(choice) for choice in self.kind.values]
             if text not in choices:
@@ -55,8 +53,7 @@ class Parameter:
         assert isinstance(self.kind, inspect.IntType)
         lowest = self.kind.ge or 0
         highest = 2**63 - 1 if self.kind.le is None else self.kind.le
-        digits = text.isascii() and text.isdecimal() and len(text) < _MAX_DIGITS
-        if not (digits and lowest <= int(text) <= highest):
+        if not (_WHOLE_NUMBER.fullmatch(text) and lowest <= int(text) <= highest):
             raise RequestError(self.name, f"{quoted(text)} is not a whole number between {lowest} and {highest}")
         return int(text)
 

@@ -11,6 +11,9 @@ The format with a whole pipeline:
     {"pipeline": {...all keys of a pipeline file...}, "prom_response": {...}, "idle_prom_response": {...},
      "machine_spec": {...}}
 
+Earlier clients send flags and numbers also as text (see `kepler_servers.http.text_values`). Text is accepted for
+`use_vm_metrics`, `isolator_args` and `machine_spec`, but not in `pipeline`.
+
 The file with the body is mapped into memory, and recordings are decoded from it only when they are needed. The
 pipeline is converted to the same classes as pipeline files, so that a request accepts exactly what a pipeline file
 accepts.
@@ -35,6 +38,8 @@ from kepler_core.pipeline.load import pipeline_from, resolved
 from kepler_core.pipeline.spec import PipelineSpec, PluginSpec
 from kepler_core.recording.reader import check_shape
 from kepler_core.strict import structure, structuring_problem
+from kepler_servers.http.text_values import flag, with_numbers
+from kepler_servers.offline_trainer.text_arguments import isolator_arguments
 
 T = TypeVar("T")
 
@@ -169,6 +174,8 @@ def _document(members: Mapping[str, msgspec.Raw], trainer: Mapping[str, msgspec.
     if size > MAX_DOCUMENT_BYTES:
         raise RequestError("body", f"more than {MAX_DOCUMENT_BYTES} bytes besides the recordings")
     document = {key: _decoded(raw, key) for key, raw in members.items()}
+    if isinstance(document.get("use_vm_metrics"), str):
+        document["use_vm_metrics"] = flag(document["use_vm_metrics"], "use_vm_metrics")
     for key in ("machine_spec", "use_vm_metrics"):
         _drop_null(document, key)
     if trainer is not None:
@@ -217,7 +224,8 @@ def _simple_pipeline(request: SimpleRequest) -> PipelineSpec:
     """Return the pipeline that a request in the format of earlier clients describes."""
     section = request.trainer
     isolator = section.isolator
-    if duplicates := sorted(isolator.args.keys() & section.isolator_args.keys()):
+    isolator_args = isolator_arguments(isolator.name, section.isolator_args)
+    if duplicates := sorted(isolator.args.keys() & isolator_args.keys()):
         raise RequestError(f"trainer.isolator_args.{duplicates[0]}", "also given in trainer.isolator.args")
     try:
         return pipeline_from(
@@ -226,7 +234,7 @@ def _simple_pipeline(request: SimpleRequest) -> PipelineSpec:
                 "energy_sources": [request.energy_source],
                 "abs_trainers": [attrs.asdict(plugin) for plugin in section.abs_trainers],
                 "dyn_trainers": [attrs.asdict(plugin) for plugin in section.dyn_trainers],
-                "isolator": {"name": isolator.name, "args": {**isolator.args, **section.isolator_args}},
+                "isolator": {"name": isolator.name, "args": {**isolator.args, **isolator_args}},
                 "use_vm_metrics": request.use_vm_metrics,
             },
             "request",
@@ -253,6 +261,8 @@ def _request_path(path: tuple[str | int, ...], section: TrainerSection) -> tuple
 def _machine(document: Any) -> Machine | None:
     if document is None:
         return None
+    if isinstance(document, Mapping):
+        document = with_numbers(document, "machine_spec")
     try:
         return Machine(machine_spec_from(document, "machine_spec"))
     except UsageError as error:

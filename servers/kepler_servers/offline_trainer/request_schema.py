@@ -8,6 +8,7 @@ import msgspec
 
 from kepler_core.pipeline.spec import json_schema
 from kepler_servers.http.route import JsonSchema
+from kepler_servers.http.text_values import FlagText
 from kepler_servers.offline_trainer.request import (
     IDLE_KEY,
     OLD_RECORDING_KEY,
@@ -52,6 +53,10 @@ def request_schema() -> JsonSchema:
     )
     for name in ("SimpleRequest", "TrainerSection"):
         components[name] = {**request_components[name], "additionalProperties": False}
+    components["SimpleRequest"]["properties"]["use_vm_metrics"] = {
+        "anyOf": [{"type": "boolean"}, {"type": "null"}, msgspec.json.schema(FlagText)],
+        "default": False,
+    }
     components["PipelineRequest"] = {
         "type": "object",
         "required": ["pipeline"],
