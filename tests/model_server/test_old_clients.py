@@ -158,3 +158,35 @@ def test_numbers_of_a_machine_as_text_and_float(old: ServerProcess, write: Any) 
 def test_other_texts_are_no_numbers(old: ServerProcess, change: dict[str, Any], key: str, accepted: str) -> None:
     message = checked_error(old.post({**ANY, **change}), 400, key)
     assert f"is not {accepted}" in message
+
+
+# --- query parameters of GET /best-models ---
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("node-type=-1", {"AbsPower": {"BPFOnly": TYPE_1.name}, "DynPower": {"BPFOnly": UNKNOWN_ERROR.name}}),
+        ("node-type=0", {"AbsPower": {"BPFOnly": TYPE_0.name}, "DynPower": {"BPFOnly": UNKNOWN_ERROR.name}}),
+        ("source=intel_rapl&ot=AbsPower&fg=BPFOnly&filter=mae:5", {"AbsPower": {"BPFOnly": TYPE_1.name}}),
+        ("source=acpi&ot=DynPower", {"DynPower": {"BPFOnly": UNKNOWN_ERROR.name}}),
+        ("fg=Basic", {"AbsPower": {}, "DynPower": {}}),
+    ],
+)
+def test_best_models(old: ServerProcess, query: str, expected: dict[str, dict[str, str]]) -> None:
+    answer = old.get(f"/best-models?{query}")
+    assert (answer.status, answer.json()) == (200, expected)
+
+
+@pytest.mark.parametrize(
+    ("query", "key"),
+    [
+        ("source=acpi&energy-source=acpi", "source"),
+        ("ot=AbsPower&output-type=AbsPower", "ot"),
+        ("ot=Abs", "ot"),
+        ("node-type=-2", "node-type"),
+        ("node-type=true", "node-type"),
+    ],
+)
+def test_wrong_query_parameters(old: ServerProcess, query: str, key: str) -> None:
+    checked_error(old.get(f"/best-models?{query}"), 400, key)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from msgspec import Meta
 
 from kepler_core import __version__
-from kepler_core.errors import KeplerError, NoModelError, StoreError
+from kepler_core.errors import KeplerError, NoModelError, RequestError, StoreError
 from kepler_core.plugins.hooks import hooks
 from kepler_core.selection import Selection
 from kepler_core.selection.filters import parse_filter
@@ -39,6 +39,8 @@ from kepler_servers.model_server.answers import (
 )
 from kepler_servers.model_server.metrics import ServerMetrics
 
+T = TypeVar("T")
+
 MAX_BODY_BYTES = 256 * 1024
 MODEL_ENDPOINT = "model"
 _DAMAGED_TRIES = 5
@@ -57,8 +59,36 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
     energy_source: str | None = None
     output_type: OutputType | None = None
     feature_group: str | None = None
-    node_type: Annotated[int, Meta(ge=0, le=2**31)] | None = None
+    node_type: Annotated[int, Meta(ge=-1, le=2**31)] | None = None
+    """-1 counts as absent."""
     filter: Annotated[str, Meta(examples=["mae:5;package_mape:10"])] | None = None
+
+
+class BestModelsQuery(Conditions, frozen=True, kw_only=True, rename="kebab"):
+    """Query parameters of `GET /best-models`, which may also have the names that kepler-model-server gives them."""
+
+    source: str | None = None
+    """`energy-source` in requests of clients of kepler-model-server."""
+    ot: OutputType | None = None
+    """`output-type` in requests of clients of kepler-model-server."""
+    fg: str | None = None
+    """`feature-group` in requests of clients of kepler-model-server."""
+
+    def conditions(self) -> Conditions:
+        """Return the conditions, under whichever name they were given. Raise `RequestError` if both names are used."""
+        return Conditions(
+            energy_source=_one_of("source", self.source, "energy-source", self.energy_source),
+            output_type=_one_of("ot", self.ot, "output-type", self.output_type),
+            feature_group=_one_of("fg", self.fg, "feature-group", self.feature_group),
+            node_type=self.node_type,
+            filter=self.filter,
+        )
+
+
+def _one_of(old_name: str, old: T | None, name: str, value: T | None) -> T | None:
+    if old is not None and value is not None:
+        raise RequestError(old_name, f"also given as {name}; one of them is enough")
+    return value if old is None else old
 
 
 class ModelsQuery(Conditions, frozen=True, kw_only=True, rename="kebab"):
@@ -108,7 +138,7 @@ class ModelServer:
             Route(
                 "GET", "/best-models", "best-models", self.best_models,
                 summary="Return, for each output type and feature group, the model with the lowest error.",
-                query=Conditions, returns=dict[str, dict[str, str]],
+                query=BestModelsQuery, returns=dict[str, dict[str, str]],
             ),
             Route(
                 "GET", "/models", "models", self.models,
@@ -175,11 +205,12 @@ class ModelServer:
 
     # --- handlers of GET requests ---
 
-    def best_models(self, query: Conditions) -> dict[str, dict[str, str]]:
+    def best_models(self, query: BestModelsQuery) -> dict[str, dict[str, str]]:
+        conditions = query.conditions()
         best: dict[str, dict[str, str]] = {output_type: {} for output_type in OUTPUT_TYPES}
-        for model in self._find(query):
+        for model in self._find(conditions):
             best[model.output_type].setdefault(model.feature_group, model.name)
-        return best if query.output_type is None else {query.output_type: best[query.output_type]}
+        return best if conditions.output_type is None else {conditions.output_type: best[conditions.output_type]}
 
     def models(self, query: ModelsQuery) -> ModelPage:
         models = self._find(query, pipeline=query.pipeline, trainer=query.trainer)
@@ -195,7 +226,7 @@ class ModelServer:
             output_type=conditions.output_type,
             feature_group=conditions.feature_group,
             trainer=trainer,
-            node_type=conditions.node_type,
+            node_type=None if conditions.node_type == -1 else conditions.node_type,
             filter=None if conditions.filter is None else parse_filter(conditions.filter),
         )
 
