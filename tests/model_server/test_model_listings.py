@@ -87,7 +87,7 @@ def test_pages_of_models(server: ServerProcess) -> None:
     ("query", "key"),
     [("limit=0", "limit"), ("limit=1001", "limit"), ("limit=-1", "limit"), ("limit=x", "limit"), ("limit=1.5", "limit"),
      ("limit=%D9%A3", "limit"), ("offset=-1", "offset"), ("offset=1e3", "offset"), ("limit=" + "9" * 5000, "limit"),
-     ("node-type=x", "node-type"), ("node-type=-1", "node-type"), ("output-type=Abs", "output-type"),
+     ("node-type=x", "node-type"), ("node-type=-2", "node-type"), ("output-type=Abs", "output-type"),
      ("filter=maee:1", "filter"), ("filter=mae", "filter"), ("filter=mae:nan", "filter"), ("energy-source=x", "source"),
      ("lmit=1", "lmit"), ("limit=1&limit=1", "limit"), ("%00=1", ""), ("%ff=%fe", ""), ("filter=%ff", "filter"),
      ("energy-source=%00", ""), ("a" * 5000, "")],
