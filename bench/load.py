@@ -236,8 +236,8 @@ def load_from_processes(count: int, path: str, *rest: Any, clients: int, **more:
 
     With one process, the load takes the least CPU per request (about 40 µs), so the server can use most of
     the CPU. With eight processes, a request takes 45 to 60 µs, because there are more context switches. But
-    if other programs use the CPU too, eight processes get a larger share of it than one process, and so reach
-    more requests per second.
+    if other programs use the CPU too, eight processes get more CPU time than one process, and so reach more
+    requests per second.
     """
     gc.disable()  # a garbage collection would lengthen latencies, and there are no reference cycles to collect
     if count == 1:

@@ -215,7 +215,7 @@ def _watts(value: float | None) -> str:
 
 
 def summarise_phases(rows: list[Row]) -> list[Row]:
-    """Return the mean results of each phase: intervals with one workload, before or after the power shift."""
+    """Return the mean results of each phase: all intervals with the same workload, before or after the power shift."""
     groups: list[list[Row]] = []
     for row in rows:
         if row["online"] is None or row["last_interval"] is None:

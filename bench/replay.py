@@ -34,7 +34,7 @@ class Series:
     labels: str
     """Labels in the text exposition format, without braces."""
     times: list[float]
-    """Unix seconds, ascending."""
+    """Times of the samples in Unix seconds, ascending."""
     values: list[float]
     """Values at `times`. The values of a counter are divided by the speed. Counter resets are kept."""
 

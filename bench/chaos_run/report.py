@@ -13,7 +13,7 @@ from chaos_run.servers import OFFLINE_TRAINER
 SHOWN_LIFE_SECONDS = 20.0
 """Processes that lived for fewer seconds are left out of the report's table."""
 JUDGED_LIFE_SECONDS = 60.0
-"""If a process lived for fewer seconds, its memory and its number of open file descriptors cannot be faults."""
+"""If a process lived for fewer seconds, the growth of its memory and open file descriptors is not judged."""
 FLAT_SHARE, FLAT_MIB = 0.10, 8.0
 FLAT_DESCRIPTORS = 8
 ONNX_RUNTIME_MIB = 35.0

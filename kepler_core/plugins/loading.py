@@ -18,13 +18,13 @@ else:
 class PluginDriver(_DriverManager):
     """Variant of stevedore's `DriverManager` that imports a plugin by its full name, `distribution:name`.
 
-    The distribution decides whether a plugin may be loaded, and which of two plugins with the same name is
-    meant. stevedore (5.10) lists entry points from a cache without the distributions, so this class
+    The plugin's distribution must be known, to check whether the plugin may be loaded and to distinguish plugins of
+    the same name. stevedore (5.10) lists entry points from a cache without the distributions, so this class
     overrides the list of entry points.
     """
 
     def list_entry_points(self) -> list[importlib.metadata.EntryPoint]:
-        """Return the entry points of those plugins of the namespace that may be loaded."""
+        """Return the entry points of the namespace's plugins that may be loaded."""
         return [entry.entry_point for entry in installed_plugins().of(self.namespace) if entry.refusal is None]
 
 

@@ -43,7 +43,7 @@ def check_isolator(
 
 
 def check_extractor(plugin: type[Extractor] | str, arguments: Mapping[str, Any] | None = None) -> None:
-    """Check an extractor on a few observations: extract data sets by node and by container."""
+    """Check an extractor on a few observations: extract data sets with a row per node and with a row per container."""
     _check(Extractor, plugin, arguments)
 
 
@@ -56,7 +56,7 @@ def check_metric_schema(plugin: type[MetricSchema] | str, *, metrics: Mapping[st
     """Check a metric schema with many metric names, and with a generated recording that has metrics of these names.
 
     `metrics` maps the exporter's metric names to features and components of `kepler_core.vocabulary`, for
-    example `{"host_power_microwatts": "platform"}`. By default, the names are those that `spelling` returns.
+    example `{"host_power_microwatts": "platform"}`. By default, the checks use the names that `spelling` returns.
     """
     _check(MetricSchema, plugin, metrics=metrics)
 

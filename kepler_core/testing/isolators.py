@@ -31,7 +31,7 @@ def _isolate(subject: Subject, measured: Dataset) -> Dataset:
 
 
 def returns_dynamic_power(subject: Subject) -> None:
-    """Check that the result is a DynPower data set by container, and keeps features, components and source."""
+    """Check that the result is a DynPower data set by container, with the input's features, components and source."""
     measured = small_dataset(by_container=True)
     isolated = _isolate(subject, measured)
     require(

@@ -45,8 +45,8 @@ _OTHER_METRICS = (
 def _metrics(subject: Subject) -> dict[str, str]:
     """Return metric name -> the feature or component that the metric measures.
 
-    The metrics are those that the plugin's author passed to the checks. If the author passed none, they are the
-    metric names that the schema's method `spelling` returns.
+    The plugin's author can pass these metrics to the checks. By default, they are all metric names that the schema's
+    method `spelling` returns.
     """
     extra: Mapping[str, str] | None = subject.extras.get("metrics")
     if extra is not None:

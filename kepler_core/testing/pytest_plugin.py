@@ -3,8 +3,8 @@
 kepler_recording           a simulated recording: 6 containers on a machine, 80 timestamps
 kepler_recording_file      the same recording as a .json.gz file, for the command line
 kepler_observations        the observations of the recording: rates and watts
-kepler_dataset             an AbsPower data set of the observations, by node
-kepler_container_dataset   an AbsPower data set of the observations, by container
+kepler_dataset             an AbsPower data set of the observations, with a row per node and timestamp
+kepler_container_dataset   an AbsPower data set of the observations, with a row per container and timestamp
 kepler_store               an empty model store in a temporary folder
 kepler_run                 a function that runs `kepler-model` and returns the finished process
 """
@@ -55,7 +55,7 @@ def kepler_observations(kepler_recording: Recording) -> Observations:
 
 @pytest.fixture
 def kepler_dataset(kepler_observations: Observations) -> Dataset:
-    """Return an AbsPower data set with a row per node and timestamp: CounterOnly features, power of rapl-sysfs."""
+    """Return an AbsPower data set with a row per node and timestamp, with CounterOnly features and RAPL power."""
     from kepler_core.testing.samples import small_dataset
 
     return small_dataset(observations=kepler_observations)
@@ -63,7 +63,7 @@ def kepler_dataset(kepler_observations: Observations) -> Dataset:
 
 @pytest.fixture
 def kepler_container_dataset(kepler_observations: Observations) -> Dataset:
-    """Return an AbsPower data set with a row per container and timestamp: CounterOnly features, power of rapl-sysfs."""
+    """Return an AbsPower data set with a row per container and timestamp, with CounterOnly features and RAPL power."""
     from kepler_core.testing.samples import small_dataset
 
     return small_dataset(by_container=True, observations=kepler_observations)

@@ -25,7 +25,7 @@ SOURCE = "rapl-sysfs"
 def small_recording(**simulation: Any) -> Recording:
     """Return a recording of a simulated machine: 6 containers, 80 timestamps, 3 s apart.
 
-    Keyword arguments are those of `kepler_core.simulate.Simulation`.
+    Keyword arguments are passed to `kepler_core.simulate.Simulation`.
     """
     parameters = Simulation(**{"containers": 6, "timestamps": 80, **simulation})
     return read_recording(recording(parameters), name=f"simulation-{parameters.seed}")

@@ -142,7 +142,7 @@ class SpecTable:
         looseness = np.where(unknown, 0.0, weight * (1.0 - scores)).sum(axis=1)
         uncertainty = np.where(unknown, weight, 0.0).sum(axis=1)
         similarity = 1.0 - looseness - uncertainty * (1.0 - EXPECTED)
-        # Only equal specs may have the similarity 1. Rounding errors must neither give nor take it.
+        # Only equal specs may have the similarity 1. Rounding errors must not change this.
         exact = np.where(unknown, weight == 0, scores == 1.0).all(axis=1)
         similarity = np.where(exact, 1.0, np.clip(similarity, 0.0, 1.0 - 1e-9))
         return _Comparison(similarity, looseness, uncertainty, scores, stated)

@@ -152,9 +152,8 @@ def test_late_samples_are_added_within_the_overlap_only(two_nodes: Content, tmp_
     store = SampleStore(tmp_path / "m", overlap=60)
     one_node = {m: [s for s in series if s["metric"]["instance"] == "node-0"] for m, series in two_nodes.items()}
     fetch(store, one_node, START + 100)
-    fetch(
-        store, two_nodes, START + 150
-    )  # the first fetch of node-1, which also has samples from before the previous fetch
+    # This fetch is the first with samples of node-1. Some of these samples are older than the previous fetch.
+    fetch(store, two_nodes, START + 150)
     stored = sample_keys(sample_table.to_observations(store.table(), store.step))
     times = [time for node, time in stored if node == "node-1"]
     assert min(times) > START + 100 - 60

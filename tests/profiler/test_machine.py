@@ -122,7 +122,7 @@ def test_bare_metal(tmp_path: Path) -> None:
 def test_processor_names(model: str, name: str, tmp_path: Path) -> None:
     """A processor's name is made from its model name.
 
-    The first five processors are those of Kepler's public model database.
+    The first five processors are in Kepler's public model database.
     """
     assert processor_name(model) == name
     assert discover(x86(tmp_path, model=model)).spec.processor == name

@@ -150,8 +150,8 @@ def add_(
     """Add a machine to the node types of a pipeline or of an index file.
 
     If the machine equals a node type, it becomes a member of this node type. Otherwise, a new node type is
-    added. If the node types are those of a pipeline, a new version of the pipeline is published with the
-    changed index and the same models.
+    added. If a pipeline's node types are changed, a new version of the pipeline is published, with the changed
+    index and the same models.
     """
     from kepler_core.machine import machine_spec_from
     from kepler_profiler.node_types import add, read_index, write_index

@@ -1,7 +1,7 @@
 """Power shifts: from some time on, a node needs more or less power than before for the same work.
 
 A new kernel, a new power limit or another firmware can cause a power shift; a new workload is no power
-shift. In terms of machine learning, it is a concept drift of power given features. A power shift is
+shift. In terms of machine learning, a power shift is a concept drift: power changes for the same features. It is
 described by one straight line (a linear function) for each energy source and component:
 
     watts now = scale · watts then + offset

@@ -52,9 +52,9 @@ class Schedule:
     delay: float = 10.0
     """Minimum age of values to fetch, because the Prometheus server may not have all younger values yet."""
     backfill: float = 3600.0
-    """Length of the time range, up to the present, that the very first round fetches."""
+    """How far into the past the very first round fetches."""
     catch_up: float = 6 * 3600.0
-    """Maximum length of the time range that is fetched after a pause of the online trainer."""
+    """How far into the past a round fetches at most, after a pause of the online trainer."""
     retrain_after: int = 200
     """Number of new samples after which all models are retrained."""
     jobs: int = 1

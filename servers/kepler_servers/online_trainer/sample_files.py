@@ -1,9 +1,9 @@
 """The files of a sample store: their names and headers, and how they are read and written.
 
 <folder>/<n>.parquet           the samples that the n-th fetch added
-<folder>/<n>.base.parquet      the samples of fetches 1 … n, merged and thinned out
-<folder>/<n>.parquet.damaged   a file that could not be read; its time range must be fetched again
-<folder>/<n>.parquet.lost      a damaged file whose time range has been fetched again
+<folder>/<n>.base.parquet      the samples of fetches 1 … n in one file, without samples that were thinned out
+<folder>/<n>.parquet.damaged   a file that could not be read; its samples must be fetched again
+<folder>/<n>.parquet.lost      a file that could not be read; its samples have been fetched again
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Find power shifts in observations, without using any model.
 
 Each recent sample of a node is paired with the past sample whose features are nearest. The samples of a pair
-show nearly the same work. If the power of recent samples differs from that of their past samples, the power
-has shifted, and a line is fitted to the pairs. Recent samples without a similar past sample are ignored,
-because a new workload is no power shift.
+show nearly the same work. If the recent and the past samples of the pairs differ in power, the power has
+shifted, and a line is fitted to the pairs. Recent samples without a similar past sample are ignored, because a
+new workload is no power shift.
 """
 
 from __future__ import annotations
@@ -232,8 +232,8 @@ def _fit_line(then: FloatArray, now: FloatArray) -> Line | None:
         scale, offset = float(y.mean() / x.mean()), 0.0
         if high > _OFFSET_SPREAD * low:
             slope, intercept = np.polyfit(x, y, 1)
-            # Noise in `x` makes a fitted slope too flat. The line with an offset is therefore used only if its squared
-            # error is clearly lower than that of the line through zero.
+            # Noise in `x` makes a fitted slope too flat. The line with an offset is therefore used only if it has a
+            # clearly lower squared error than the line through zero.
             is_better = np.sum((y - slope * x - intercept) ** 2) < 0.8 * np.sum((y - scale * x) ** 2)
             if is_better and MIN_SCALE < slope < 1 / MIN_SCALE:
                 scale, offset = float(slope), float(intercept)

@@ -1,1 +1,1 @@
-"""Retraining: train challengers, compare them with the served models, publish those that are better."""
+"""Retraining: train challengers, compare them with the served models, and publish the better challengers."""

@@ -41,7 +41,7 @@ class Candidate:
     """A model that is published if it is better than the served model at the same path in the pipeline."""
 
     kind: str
-    """"retrained" or "recalibrated"."""
+    """How the candidate was made: "retrained" or "recalibrated"."""
     metadata: Mapping[str, Any]
     files: Mapping[str, bytes]
     trained_until: float
@@ -164,7 +164,7 @@ def _recalibrate(
 
 
 def _corrections(entry: StoredModel, lines: Mapping[str, Line]) -> dict[str, Correction]:
-    """Return component -> correction of a model's watts, from the lines of the model's energy source."""
+    """Return component -> correction of a model's watts, made from the power shift's lines for its energy source."""
     corrections = {}
     for key, line in lines.items():
         source, _, component = key.rpartition(".")

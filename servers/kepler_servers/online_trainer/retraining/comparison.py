@@ -1,4 +1,4 @@
-"""Compare challengers with the champion on samples that neither was trained on.
+"""Compare challengers with the champion on samples on which neither model was trained.
 
 The champion is the served model at a path in the pipeline. The challengers are the candidates with the same path.
 

@@ -13,7 +13,7 @@ MAX_SAMPLES = 600
 HELD_OUT_FRACTION = 0.4
 """Fraction of the new samples that is held out.
 
-New samples are those that no served model was trained on. The newest of them are held out.
+New samples are samples on which no served model was trained. The newest of the new samples are held out.
 """
 GAP_STEPS = 10
 """Length of the gap before the held-out samples, in steps between samples. Nothing is trained on samples in the gap.
@@ -38,7 +38,7 @@ class HeldOut:
     ends: FloatArray
     """`starts` and `ends` are the first and last time of each range (Unix seconds, inclusive), in order of time."""
     gap: float
-    """Length of the time before and after each range that is neither trained on nor evaluated on, in seconds."""
+    """Seconds before and after each range whose samples are used neither for training nor for evaluation."""
 
     def covers(self, time: FloatArray) -> BoolArray:
         """Return for each time whether models are evaluated on it: whether it is within a range."""

@@ -49,7 +49,7 @@ class ServedModels:
 
 @attrs.frozen(eq=False)
 class SampleSplit:
-    """The stored samples as observations, with all known power shifts applied to their watts."""
+    """The stored samples as observations, with watts converted for all known power shifts (`shift_watts`)."""
 
     all: Observations
     training: Observations
@@ -57,7 +57,7 @@ class SampleSplit:
     held_out: HeldOut
 
     def shifted(self, shifts: Sequence[PowerShift]) -> SampleSplit:
-        """Return the samples with further power shifts applied to their watts."""
+        """Return the samples with watts converted for further power shifts (`shift_watts`)."""
         return attrs.evolve(self, all=shift_watts(self.all, shifts), training=shift_watts(self.training, shifts))
 
 

@@ -1,4 +1,4 @@
-"""Publish the models that are better as a new version, or record in the decision why nothing is published."""
+"""Publish a new version with the better models, or record in the decision why nothing is published."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def refit_winners(
 ) -> dict[str, Candidate]:
     """Train all winners except recalibrated models on all observations; return path -> new model.
 
-    The held-out samples are the newest samples, and may be the only ones that show how the machine behaves
+    The held-out samples are the newest samples, and may be the only samples that show how the machine behaves
     now. A new model that is worse on the held-out samples, although it was trained on them, is left out of
     the result; the winner itself is then published.
     """

@@ -45,9 +45,9 @@ def restate_models(
 
 
 def restate(metadata: Mapping[str, Any], files: Mapping[str, bytes], evaluation: Evaluation) -> Model | None:
-    """Return the model with its stated errors increased to the errors of an evaluation, where these are higher.
+    """Return the model, with each stated error that is lower than the evaluation's error raised to this error.
 
-    Returns None if no error of the evaluation is higher than the stated error.
+    Returns None if no stated error is lower than the evaluation's error.
     """
     restated = dict(metadata)
     components = dict(metadata.get("validation", {}).get("components", {}))
