@@ -158,7 +158,7 @@ def _declarations(unreadable: dict[str, str]) -> list[_Declaration]:
             unreadable.setdefault(_folder_name(dist), f"{reason}; reinstall the distribution")
             continue
         if not of_distribution or distribution in scanned:
-            continue  # no plugins, or a second copy of a distribution: Python imports the first copy on sys.path
+            continue  # no plugins, or a second copy of a distribution (Python imports the first on sys.path)
         scanned.add(distribution)
         declarations |= dict.fromkeys(of_distribution)
     return list(declarations)

@@ -122,7 +122,7 @@ def predicts_in_watts(subject: Subject) -> None:
 
 
 def survives_a_constant_target(subject: Subject) -> None:
-    """Check that a regressor fitted on constant power predicts this power: power can be constant in one fold."""
+    """Check that a regressor fitted on constant power predicts this power. Power can be constant in one fold."""
     X, _ = load_and_power()
     for output_type in OUTPUT_TYPES:
         for watts in (0.0, 50.0):

@@ -1,4 +1,4 @@
-"""Reading of /proc/cpuinfo and of CPU lists, in the forms that the architectures of Linux use."""
+"""Read /proc/cpuinfo, whose form depends on the CPU architecture, and lists of CPU numbers."""
 
 from __future__ import annotations
 

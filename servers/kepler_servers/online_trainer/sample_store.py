@@ -157,8 +157,8 @@ class SampleStore:
     def recheck(self) -> None:
         """Find files that became unreadable after the store was opened, and mark them as damaged.
 
-        If any file is absent, this method does nothing at all: the disk may be unmounted for a while, and the samples
-        in the file must not be forgotten.
+        If any file is absent, this method does nothing at all. Perhaps the disk is only unmounted for a while, so the
+        samples in the file must not be forgotten.
         """
         if all(file.path.exists() for file in self._files):
             self.refresh()

@@ -28,7 +28,7 @@ class Status:
     last_success: float | None = None
     """Time of the latest round that fetched data, Unix seconds; None before the first such round."""
     lag: float | None = None
-    """Age of the newest data in the sample store by the Prometheus server's clock, in seconds; None if unknown."""
+    """Age of the newest stored sample in seconds, measured with the Prometheus server's clock; None if unknown."""
     samples: Counter[str] = attrs.field(factory=Counter)
     """What the sample store did with samples ("added", "replaced", "known", "unusable") -> number of these samples."""
     decisions: Counter[str] = attrs.field(factory=Counter)
