@@ -34,6 +34,10 @@ _COMMANDS = {
         "kepler_core.cli.estimate:estimate",
         "Apply the best matching model of a store to a recording, and compare the estimates with the measured power.",
     ),
+    "plot": LazyCommand(
+        "kepler_core.cli.plot:plot",
+        "Draw the models of a store and the power in a recording, as a PNG or SVG file.",
+    ),
     "ask": LazyCommand(
         "kepler_core.cli.ask:ask",
         "Send a request for watts to a running estimator over its unix socket, as Kepler does.",
