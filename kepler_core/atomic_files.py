@@ -1,11 +1,12 @@
-"""Atomic writes: if the process is killed, the file has either its old content or its complete new content."""
+"""Atomic writes: if the process is killed, a file has either its old content or its complete new content."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -29,6 +30,63 @@ def whole_file(path: Path, mark: str = "") -> Iterator[BinaryIO]:
         with contextlib.suppress(OSError):
             part.unlink()
         raise
+
+
+@contextlib.contextmanager
+def whole_folder(path: Path, mark: str = "", *, replace: bool = False) -> Iterator[Path]:
+    """Yield a new, empty folder that becomes `path` when the block ends. On any error, `path` stays unchanged.
+
+    The new folder is `.<name><mark>.part` beside `path`. The block must flush the files that it writes there, as
+    `write_tree` does. With `replace`, an existing folder is removed after the new one has taken its name. If the
+    process is killed between the two renamings, `path` does not exist, and its old content is in
+    `.<name><mark>.old`. Raises `OSError`; without `replace`, also if `path` exists and is not an empty folder.
+    """
+    part, old = (path.with_name(f".{path.name[:100]}{mark}.{suffix}") for suffix in ("part", "old"))
+    part.mkdir()
+    try:
+        yield part
+        if replace and path.exists():
+            os.rename(path, old)
+            try:
+                os.rename(part, path)
+            except BaseException:
+                os.rename(old, path)
+                raise
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            os.rename(part, path)
+        flush_folder(path.parent)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+
+
+def write_tree(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write `files`, which maps paths below `folder` to contents, and flush files and folders to the disk.
+
+    Raises `ValueError` if a path leads outside of the folder, and `OSError`.
+    """
+    folders = {folder}
+    for name, content in files.items():
+        path = folder / name
+        if name.startswith("/") or ".." in Path(name).parts:
+            raise ValueError(f"the file name {name!r} leads outside of the folder")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        parent = path.parent
+        while parent not in folders:
+            folders.add(parent)
+            parent = parent.parent
+        write_flushed(path, content)
+    for parent in folders:
+        flush_folder(parent)
+
+
+def write_flushed(path: Path, content: bytes) -> None:
+    """Write a file and flush it to the disk. Raises `OSError`."""
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def make_folders(folder: Path, mode: int = 0o777) -> None:

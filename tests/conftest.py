@@ -24,6 +24,7 @@ SLOW = (
     "online_trainer/test_retraining*",
     "online_trainer/test_kills*",
     "cli/test_chaos*",
+    "cli/test_plot*",
     "plugins/test_plugin_distributions*",
     "plugins/test_third_party_plugins*",
     "plugins/test_plugin_checks*",

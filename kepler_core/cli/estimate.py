@@ -12,7 +12,12 @@ from kepler_core.errors import RecordingError, UsageError
 from kepler_core.vocabulary import FEATURES, OUTPUT_TYPES, OutputType
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from kepler_core.estimate import Estimate
+    from kepler_core.recording.observations import Observations
+    from kepler_core.selection import Catalogue
+    from kepler_core.store.models import StoredModel
 
 
 @click.command()
@@ -53,38 +58,24 @@ def estimate(
     estimates of a node's containers are added up before they are compared with the measured power.
     --vm-guest implies --vm.
     """
-    guests = parse_vm_guests(vm_guests)
     if output == "-" and as_json:
         raise UsageError("-o - and --json both write to standard output")
     from kepler_core.estimate import estimate as apply
-    from kepler_core.plugins.hooks import hooks
-    from kepler_core.recording import observe
-    from kepler_core.selection import ModelRequest, read_catalogue
+    from kepler_core.selection import read_catalogue
     from kepler_core.store import open_store
 
+    guests = parse_vm_guests(vm_guests)
     catalogue = read_catalogue(open_store(store), pipelines=None if pipeline is None else [pipeline])
-    named = {feature for model in catalogue.models for feature in model.features}
-    third_party = sorted(named - set(FEATURES))
-    recordings = read_all(inputs, third_party)
-    observations = observe(
-        recordings, use_vm_metrics=use_vm_metrics or bool(guests), third_party=third_party, vm_guests=guests
-    )
-    for feature in sorted(observations.counts.dead_features):
-        message = f"{feature} is 0 at all times of a node although its CPUs run; it is not used there"
-        click.echo(f"kepler-model: warning: {message}", err=True)
-    if not observations.features:
-        raise RecordingError(f"{inputs[0]}: the recording has no feature (see kepler-model validate)")
-    request = ModelRequest(
-        output_type,
-        tuple(observations.features),
-        source,
+    observations = observed(catalogue, inputs, use_vm_metrics=use_vm_metrics, vm_guests=guests)
+    model = best_model(
+        catalogue,
+        observations,
+        output_type=output_type,
+        source=source,
         pipeline=pipeline,
         feature_group=feature_group,
         trainer=trainer,
-        portable=True,
     )
-    model = catalogue.select(request).model
-    hooks().call("kepler_model_selected", model=model.metadata)
     estimated = apply(model, observations)
     if output is not None:
         _write(estimated, output)
@@ -94,6 +85,48 @@ def estimate(
         print_json(estimated.summary())
     else:
         _print(estimated.summary())
+
+
+def observed(
+    catalogue: Catalogue, inputs: Sequence[str], *, use_vm_metrics: bool, vm_guests: Mapping[str, str]
+) -> Observations:
+    """Read recordings, and return their observations with all features that the models of a catalogue need.
+
+    Warns on standard error about features that are not used because they are always 0. Raises `RecordingError` if
+    the recordings have no feature.
+    """
+    from kepler_core.recording import observe
+
+    named = {feature for model in catalogue.models for feature in model.features}
+    third_party = sorted(named - set(FEATURES))
+    observations = observe(
+        read_all(inputs, third_party),
+        use_vm_metrics=use_vm_metrics or bool(vm_guests),
+        third_party=third_party,
+        vm_guests=vm_guests,
+    )
+    for feature in sorted(observations.counts.dead_features):
+        message = f"{feature} is 0 at all times of a node although its CPUs run; it is not used there"
+        click.echo(f"kepler-model: warning: {message}", err=True)
+    if not observations.features:
+        raise RecordingError(f"{inputs[0]}: the recording has no feature (see kepler-model validate)")
+    return observations
+
+
+def best_model(
+    catalogue: Catalogue, observations: Observations, *, output_type: OutputType, **conditions: Any
+) -> StoredModel:
+    """Return the best model for observations, and call the hook `kepler_model_selected` for it.
+
+    `conditions` are further attributes of the `ModelRequest`.
+    """
+    from kepler_core.plugins.hooks import hooks
+    from kepler_core.selection import ModelRequest
+
+    request = ModelRequest(output_type, tuple(observations.features), portable=True, **conditions)
+    model = catalogue.select(request).model
+    hooks().call("kepler_model_selected", model=model.metadata)
+    return model
 
 
 def _write(estimated: Estimate, output: str) -> None:

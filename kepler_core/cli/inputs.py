@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def input_option() -> Callable[[F], F]:
+def input_option(*, required: bool = True) -> Callable[[F], F]:
     """Return the click option `--input FILE`, which users can repeat."""
     return click.option(
         "-i",
@@ -24,18 +24,18 @@ def input_option() -> Callable[[F], F]:
         "inputs",
         metavar="FILE",
         multiple=True,
-        required=True,
+        required=required,
         help="A recording: Prometheus range-query results (.json or .json.gz). Can be repeated.",
     )
 
 
-def store_option() -> Callable[[F], F]:
+def store_option(*, required: bool = True) -> Callable[[F], F]:
     """Return the click option `--store DIR|URL`."""
     return click.option(
         "-s",
         "--store",
         metavar="DIR|URL",
-        required=True,
+        required=required,
         help="The model store: a folder, or a URL such as s3://bucket/folder.",
     )
 

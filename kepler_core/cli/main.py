@@ -11,7 +11,8 @@ import click
 
 from kepler_core import __version__
 from kepler_core.cli.lazy import LazyCommand, LazyGroup
-from kepler_core.errors import KeplerError, missing_extra
+from kepler_core.cli.old_command_table import COMMANDS as OLD_COMMANDS
+from kepler_core.errors import KeplerError, UsageError, missing_extra
 from kepler_core.logs import COMMAND_FORMAT, configure_logging
 
 EXIT_INTERRUPTED = 130
@@ -33,6 +34,10 @@ _COMMANDS = {
     "estimate": LazyCommand(
         "kepler_core.cli.estimate:estimate",
         "Apply the best matching model of a store to a recording, and compare the estimates with the measured power.",
+    ),
+    "plot": LazyCommand(
+        "kepler_core.cli.plot:plot",
+        "Draw the models of a store and the power in a recording, as a PNG or SVG file.",
     ),
     "ask": LazyCommand(
         "kepler_core.cli.ask:ask",
@@ -73,6 +78,16 @@ class Commands(LazyGroup):
             self._call_hooks()
         return super().get_command(ctx, cmd_name)
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0] if args else ""
+        if name in OLD_COMMANDS and self.get_command(ctx, name) is None:
+            from kepler_core.cli.old_commands import new_form
+
+            raise UsageError(new_form(name, args[1:]))
+        return super().resolve_command(ctx, args)
+
     def _call_hooks(self) -> None:
         if not self._hooks_called:
             self._hooks_called = True
@@ -108,6 +123,8 @@ def main() -> None:
     except click.exceptions.Exit as error:
         sys.exit(error.exit_code)
     except click.ClickException as error:
+        if isinstance(error, click.UsageError) and (message := _old_options(error)) is not None:
+            fail(message, error.exit_code)
         error.show()
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
@@ -130,6 +147,18 @@ def main() -> None:
         if extra is None or verbose:
             raise
         fail(str(extra), extra.exit_code)
+
+
+def _old_options(error: click.UsageError) -> str | None:
+    """Return what replaces the old options in the command line; None if it has none, or another command failed."""
+    ctx = error.ctx
+    if ctx is None or ctx.parent is None or ctx.parent.command is not cli or ctx.info_name not in OLD_COMMANDS:
+        return None
+    from kepler_core.cli.old_commands import replaced_options
+
+    known = {name for parameter in ctx.command.params for name in (*parameter.opts, *parameter.secondary_opts)}
+    arguments = sys.argv[sys.argv.index(ctx.info_name) + 1 :] if ctx.info_name in sys.argv else []
+    return replaced_options(ctx.info_name, arguments, known)
 
 
 def fail(message: str, code: int) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kepler_core.atomic_files import whole_file
+from kepler_core.atomic_files import whole_file, whole_folder, write_tree
 from kepler_core.cli.inputs import store_option
 from kepler_core.cli.output import json_option, print_json, print_table
 from kepler_core.errors import StoreError, UsageError
@@ -154,14 +154,61 @@ def import_(location: str, name: str | None, store: str, as_json: bool) -> None:
 @store.command()
 @click.argument("pipeline")
 @click.option("--version", type=click.IntRange(min=1), help="Version to export.  [default: the current version]")
-@click.option("-o", "--output", metavar="FILE.zip", required=True, help="Zip file to write, or - for standard output.")
-@click.option("--force", is_flag=True, help="Replace the output file if it exists.")
+@click.option(
+    "-o",
+    "--output",
+    metavar="PATH",
+    required=True,
+    help="Zip file to write, or - for standard output; with --for, folder.",
+)
+@click.option("--force", is_flag=True, help="Replace the output file or folder if it exists.")
+@click.option(
+    "--for",
+    "form",
+    type=click.Choice(["model-db"]),
+    help="Write a folder as the public model database has them, with README and tables of errors.",
+)
+@click.option(
+    "--max-error",
+    "max_errors",
+    metavar="LIMIT",
+    multiple=True,
+    help="With --for: export only models whose mae is at most this number of watts, or conditions such as "
+    "mae:10;mape:20 (mape in percent), which must all be met. If repeated, a model need only be within one LIMIT.",
+)
+@click.option("--publisher", metavar="NAME", help="With --for: name to write into metadata and README.")
+@click.option(
+    "--collect-date", metavar="DATE", help="With --for: when the data was recorded, to write into metadata and README."
+)
 @store_option()
-def export(pipeline: str, version: int | None, output: str, force: bool, store: str) -> None:
-    """Write a PIPELINE to a zip file with a manifest, which `store import` can read.
+def export(
+    pipeline: str,
+    version: int | None,
+    output: str,
+    force: bool,
+    form: str | None,
+    max_errors: tuple[str, ...],
+    publisher: str | None,
+    collect_date: str | None,
+    store: str,
+) -> None:
+    """Write a PIPELINE to a zip file or folder, which `store import` can read.
 
-    The zip file has metadata.json and the folders of the energy sources at its top.
+    The zip file has all models and a manifest. At its top are metadata.json and the folders of the energy sources.
+    With --for model-db, the result is a folder for the public model database kepler-model-db: only models within
+    --max-error, with the reports that the database has.
     """
+    if form is not None:
+        from kepler_core.model_db import Publication, export_files, parse_limits
+
+        limits = parse_limits(max_errors)
+        target = _new_folder(output, force)
+        files = export_files(_open(store).snapshot(pipeline, version), limits, Publication(publisher, collect_date))
+        _write_folder(target, files, force)
+        click.echo(f"{output}: {len(files)} files", err=True)
+        return
+    if max_errors or publisher is not None or collect_date is not None:
+        raise UsageError("--max-error, --publisher and --collect-date are only for exports with --for model-db")
     from kepler_core.store.archive import archive_bytes
 
     target = Path(output)
@@ -316,5 +363,29 @@ def _write_atomically(target: Path, content: bytes) -> None:
     try:
         with whole_file(target, f".{uuid.uuid4().hex}") as file:
             file.write(content)
+    except OSError as error:
+        raise StoreError(f"cannot write {target}: {error.strerror or error}") from error
+
+
+def _new_folder(output: str, force: bool) -> Path:
+    """Return the folder to write; raise `UsageError` if it exists and may not be replaced."""
+    from kepler_core.models.power_model import METADATA_FILE
+
+    target = Path(os.path.abspath(output))
+    if not target.parent.is_dir():
+        raise UsageError(f"cannot write {output}: there is no folder {target.parent}")
+    if os.path.lexists(target):
+        if not force:
+            raise UsageError(f"{output} already exists; --force replaces it")
+        # never replace a folder with other content, e.g. a home folder
+        if target.is_symlink() or not (target / METADATA_FILE).is_file():
+            raise UsageError(f"{output} is not the folder of an exported pipeline, and is not replaced")
+    return target
+
+
+def _write_folder(target: Path, files: dict[str, bytes], force: bool) -> None:
+    try:
+        with whole_folder(target, f".{uuid.uuid4().hex}", replace=force) as folder:
+            write_tree(folder, files)
     except OSError as error:
         raise StoreError(f"cannot write {target}: {error.strerror or error}") from error

@@ -49,16 +49,11 @@ class NodeTypeSlot:
         """Return metadata and files (content by path in the pipeline) of each model of the other node types."""
         if self.snapshot is None:
             return []
-        kept = []
-        for model in read_models(self.snapshot):
-            if model.node_type != self.node_type:
-                single = (f"{model.path}.zip", f"{model.path}.json")
-                names = [name for name in self.snapshot.names if name.startswith(model.path + "/") or name in single]
-                files = {name: self.snapshot.read(name) for name in sorted(names)}
-                key = {"source": model.source, "output_type": model.output_type, "feature_group": model.feature_group}
-                row = {**key, "trainer": model.trainer, "node_type": model.node_type, "model_name": model.name}
-                kept.append(({**model.metadata, **row}, files))
-        return kept
+        return [
+            (model.table_row, model.files())
+            for model in read_models(self.snapshot)
+            if model.node_type != self.node_type
+        ]
 
     def kept_isolation(self) -> dict[str, Any]:
         """Return how power was isolated for the other node types: the values of `isolation` in `metadata.json`.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from kepler_core.json_files import indented_json
@@ -34,10 +34,8 @@ def pipeline_files(
         METADATA_FILE: indented_json(metadata),
         NODE_TYPE_INDEX: indented_json(node_types),
     }
-    tables: dict[str, list[Mapping[str, Any]]] = {}
-    for model, content in kept:
+    for _, content in kept:
         files.update(content)
-        tables.setdefault(_table_file(model), []).append(model)
     for model, content in models:
         name = str(model["model_name"])
         base = model_path(model)
@@ -47,14 +45,15 @@ def pipeline_files(
         if WEIGHT_FILE in content:
             files[f"{base}.json"] = content[WEIGHT_FILE]
         assert name == base.rpartition("/")[2]
-        tables.setdefault(_table_file(model), []).append(model)
-    for table, rows in sorted(tables.items()):
-        files[table] = _csv(rows)
-    return files
+    return files | model_tables([model for model, _ in (*kept, *models)])
 
 
-def _table_file(model: Mapping[str, Any]) -> str:
-    return f"{model['source']}_{model['output_type']}_model_metadata.csv"
+def model_tables(models: Iterable[Mapping[str, Any]]) -> dict[str, bytes]:
+    """Return the tables `<source>_<output_type>_model_metadata.csv` of a pipeline, by path, from models' metadata."""
+    tables: dict[str, list[Mapping[str, Any]]] = {}
+    for model in models:
+        tables.setdefault(f"{model['source']}_{model['output_type']}_model_metadata.csv", []).append(model)
+    return {table: _csv(rows) for table, rows in sorted(tables.items())}
 
 
 def model_path(model: Mapping[str, Any]) -> str:

@@ -26,7 +26,7 @@ from typing import Any
 
 import msgspec
 
-from kepler_core.atomic_files import flush_folder, make_folders
+from kepler_core.atomic_files import flush_folder, make_folders, write_flushed, write_tree
 from kepler_core.errors import StoreError, VersionTakenError
 from kepler_core.models.power_model import MAX_FILE_BYTES, METADATA_FILE
 from kepler_core.names import is_name
@@ -155,7 +155,7 @@ class LocalStore(Store):
                 number = self.next_version(pipeline)
                 if version not in (None, number):
                     raise VersionTakenError(pipeline, number - 1)
-                _write_tree(staging, {**files, MANIFEST_FILE: make_manifest(files).encode()})
+                write_tree(staging, {**files, MANIFEST_FILE: make_manifest(files).encode()})
                 versions = self.root / VERSIONS / pipeline
                 make_folders(versions)
                 os.rename(staging, versions / str(number))
@@ -170,6 +170,8 @@ class LocalStore(Store):
                         shutil.rmtree(versions / str(number), ignore_errors=True)
                     raise
                 return number
+        except ValueError as error:
+            raise StoreError(f"cannot publish {pipeline}: {error}") from error
         except OSError as error:
             raise _write_error(self.root, error) from error
 
@@ -225,7 +227,7 @@ class LocalStore(Store):
         folder = self.root / DECISIONS / checked_name(pipeline)
         try:
             with self._writing() as staging:
-                _write_file(staging / "decision", msgspec.json.encode(decision))
+                write_flushed(staging / "decision", msgspec.json.encode(decision))
                 make_folders(folder)
                 os.replace(staging / "decision", folder / decision_name())
                 flush_folder(folder)
@@ -250,7 +252,7 @@ class LocalStore(Store):
         _refuse_foreign(self.root / checked_name(pipeline))
         try:
             with self._writing() as staging:
-                _write_file(staging / "probe", b"")
+                write_flushed(staging / "probe", b"")
         except OSError as error:
             raise _write_error(self.root, error) from error
 
@@ -340,27 +342,3 @@ def _read(path: str, max_bytes: int) -> bytes:
     except OSError as error:
         raise StoreError(f"{path}: {error.strerror}") from error
     return content
-
-
-def _write_tree(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write `files`, which maps paths below `folder` to contents, and flush files and folders to the disk."""
-    folders = {folder}
-    for name, content in files.items():
-        path = folder / name
-        if name.startswith("/") or ".." in Path(name).parts:
-            raise StoreError(f"the file name {name!r} leads outside of the pipeline")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        parent = path.parent
-        while parent not in folders:
-            folders.add(parent)
-            parent = parent.parent
-        _write_file(path, content)
-    for parent in folders:
-        flush_folder(parent)
-
-
-def _write_file(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())

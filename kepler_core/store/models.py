@@ -86,6 +86,32 @@ class StoredModel:
     def metadata(self) -> dict[str, Any]:
         return decode_object(self._packed.unpack())
 
+    @property
+    def table_row(self) -> dict[str, Any]:
+        """The metadata, with the keys that `layout.model_tables` needs.
+
+        The metadata of models in the public model database lack some of these keys.
+        """
+        return {
+            **self.metadata,
+            "source": self.source,
+            "output_type": self.output_type,
+            "feature_group": self.feature_group,
+            "trainer": self.trainer,
+            "node_type": self.node_type,
+            "model_name": self.name,
+        }
+
+    def files(self) -> dict[str, bytes]:
+        """Return all files of the model, by path below the pipeline: its folder, its zip file and its weight file.
+
+        The model must not have been read for serving, because the snapshot then has no file names.
+        """
+        single = (f"{self.path}.zip", f"{self.path}.json")
+        names = self.snapshot.names
+        own = sorted(name for name in names if name.startswith(self.path + "/") or name in single)
+        return {name: self.snapshot.read(name) for name in own}
+
     def load(self, *, resident: bool = False) -> PowerModel:
         """Load the model. See `kepler_core.models.loading.load_model` for `resident`.
 

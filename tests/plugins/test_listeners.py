@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+from xml.etree import ElementTree
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -79,6 +81,20 @@ def test_the_report_is_published_with_the_models(trained):
     assert page.startswith("<!doctype html>")
     assert "LinearRegressionTrainer" in page
     assert "report.html" in (folder / "models" / "mine" / "manifest.json").read_text()
+
+
+def test_the_report_has_pictures(trained):
+    folder, _ = trained
+    page = (folder / "models" / "mine" / "report.html").read_text()
+    svgs = [ElementTree.fromstring(svg) for svg in re.findall(r"<svg.*?</svg>", page, re.DOTALL)]
+    (metadata,) = folder.glob("models/mine/acpi/AbsPower/CounterOnly/*/metadata.json")
+    shown = [[element.text for element in svg.iter()] for svg in svgs]
+    assert [texts.count(None) < len(texts) for texts in shown] == [True] * 3
+    assert f"{json.loads(metadata.read_text())['mae']:.3g} W" in shown[0]
+    assert "measured by acpi" in shown[1]
+    assert "acpi platform power (W)" in shown[2]
+    ids = re.findall(r' id="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
 
 
 def test_trace_hooks_shows_each_call(trained):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from kepler_core.atomic_files import make_folders, whole_file
+from kepler_core.atomic_files import make_folders, whole_file, whole_folder, write_tree
 
 
 def test_it_has_its_name_when_it_is_whole(tmp_path: Path) -> None:
@@ -120,3 +120,33 @@ def _umask() -> int:
     umask = os.umask(0)
     os.umask(umask)
     return umask
+
+
+def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    target = tmp_path / "folder"
+    with whole_folder(target, ".a") as folder:
+        write_tree(folder, {"one": b"1", "below/two": b"2"})
+        assert not target.exists()
+    with whole_folder(target, ".a", replace=True) as folder:
+        write_tree(folder, {"three": b"3"})
+        assert (target / "below" / "two").read_bytes() == b"2"
+    assert [path.name for path in target.iterdir()] == ["three"]
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_folder_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> None:
+    target = tmp_path / "folder"
+    write_tree(tmp_path, {"folder/old": b"1"})
+
+    def fail(files: dict[str, bytes], **arguments: bool) -> None:
+        with whole_folder(target, ".a", **arguments) as folder:
+            write_tree(folder, files)
+
+    with pytest.raises(FileExistsError):
+        fail({"a": b"", "a/b": b""}, replace=True)
+    with pytest.raises(ValueError, match="leads outside of the folder"):
+        fail({"../outside": b""}, replace=True)
+    with pytest.raises(OSError):
+        fail({"new": b""})
+    assert [path.name for path in target.iterdir()] == ["old"]
+    assert list(tmp_path.iterdir()) == [target]

@@ -2,7 +2,9 @@
 
 The setting KEPLER_REPORT=true adds the page as report.html. It can be an environment variable or a file in
 the configuration folder. The page shows the error of every model beside the errors of two simple predictions:
-a constant, and a straight line over the main feature.
+a constant, and a straight line over the main feature. Pictures show the errors, and the power and the features of the
+recordings. The page has no predictions for the recordings: the models were fitted on them, and the errors would look
+too small. `kepler-model plot` draws the predictions for another recording.
 """
 
 from __future__ import annotations
@@ -10,10 +12,15 @@ from __future__ import annotations
 import html
 import threading
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import attrs
 
 from kepler_core.configuration import Configuration
 from kepler_core.plugins.hooks import hookimpl
+
+if TYPE_CHECKING:
+    from kepler_core.recording.observations import Observations
 
 SETTING = "KEPLER_REPORT"
 FILE = "report.html"
@@ -24,6 +31,7 @@ _training = threading.local()
 
 _STYLE = """body{font:15px system-ui,sans-serif;margin:2rem auto;max-width:72rem;padding:0 1rem;color:#222}
 table{border-collapse:collapse;width:100%}th,td{padding:.35rem .6rem;border-bottom:1px solid #ddd;text-align:left}
+figure{margin:1rem 0}svg{max-width:100%;height:auto}
 td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}.bad{color:#a30}
 @media(prefers-color-scheme:dark){body{background:#181818;color:#ddd}th,td{border-color:#444}.bad{color:#f86}}"""
 
@@ -42,17 +50,44 @@ def kepler_model_trained(model: Mapping[str, Any]) -> None:
 
 
 @hookimpl
-def kepler_publishing(pipeline: str, files: dict[str, bytes]) -> None:
+def kepler_publishing(pipeline: str, files: dict[str, bytes], observations: Observations) -> None:
     """Add report.html to the files that are published, if the setting is true."""
     models = getattr(_training, "models", [])
     if Configuration().flag(SETTING):
-        files[FILE] = page(pipeline, models).encode()
+        files[FILE] = page(pipeline, models, pictures(models, observations)).encode()
 
 
-def page(pipeline: str, models: Sequence[Mapping[str, Any]]) -> str:
+def pictures(models: Sequence[Mapping[str, Any]], observations: Observations) -> list[str]:
+    """Return `<svg>` elements: the errors by trainer and feature group, the power curves, and the usage over time.
+
+    matplotlib is imported here, because the listener is registered in processes that do not draw.
+    """
+    from kepler_core.plots.canvas import inline_svg
+    from kepler_core.plots.panels import ModelError, curve_panel, error_panel, usage_panel
+    from kepler_core.plots.recorded import measured_curves, measured_power, usage
+
+    errors: dict[tuple[str, str], list[ModelError]] = {}
+    for model in models:
+        if "reason" not in model:
+            error = ModelError(model["feature_group"], model["trainer"], model["mae"], model["mape"])
+            errors.setdefault((model["source"], model["output_type"]), []).append(error)
+    panels = [error_panel(", ".join(key), of_key) for key, of_key in sorted(errors.items())]
+    power = []
+    for source in sorted({source for source, _ in errors}):
+        if curves := measured_curves(observations, source):
+            panels.append(curve_panel(f"measured by {source}", curves))
+        power += [
+            attrs.evolve(node, component=f"{source} {node.component}") for node in measured_power(observations, source)
+        ]
+    panels.append(usage_panel("measured power and features in the recordings", power, usage(observations)))
+    return [inline_svg(panel, f"picture-{number}") for number, panel in enumerate(panels)]
+
+
+def page(pipeline: str, models: Sequence[Mapping[str, Any]], svgs: Sequence[str] = ()) -> str:
     """Return the HTML page.
 
-    It lists the trained models by energy source, output type and error, then the failed models.
+    It lists the trained models by energy source, output type and error, then the failed models. `svgs` are pictures
+    as `<svg>` elements.
     """
     trained = sorted(
         (model for model in models if "reason" not in model),
@@ -75,6 +110,7 @@ def page(pipeline: str, models: Sequence[Mapping[str, Any]]) -> str:
         f"<table><tr><th>source<th>type<th>features<th>trainer<th>component"
         f'<th class="n">MAE W<th class="n">MAPE %<th class="n">constant<th class="n">line</tr>{rows}</table>'
         + (f"<h2>Failed</h2><ul>{failures}</ul>" if failed else "")
+        + (f"<h2>Pictures</h2>{''.join(f'<figure>{svg}</figure>' for svg in svgs)}" if svgs else "")
         + "</html>\n"
     )
 

@@ -1,0 +1,304 @@
+"""The commands and options of kepler-model-server 0.7, and what replaces them.
+
+A replacement is written as words of a new command line. These fields stand for the value of the old option:
+
+    {value}     the value
+    {list}      the parts of the value, e.g. `A,B`
+    {json}, {csv}, {png}    the file in the old data folder, with this suffix if the value has none
+    {trainer}   the trainer of a model's name, i.e. the name without `_<node type>`
+    {folder}    the folder of the exported pipeline, below the value
+    {data}      the old data folder
+    {kind}, {other}    `abs` and `dyn`, or the other way round if the old option --output-type is DynPower
+
+Words in capitals that are no field (FILE, TIME …) must be filled in by the user.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import attrs
+
+
+@attrs.frozen
+class OldOption:
+    """An option of the old command line. Each of these options was accepted by each command."""
+
+    names: tuple[str, ...]
+    """Its spellings; the last one is the long name."""
+    values: str = "one"
+    """Number of values: "one", "none" or "many"."""
+
+    @property
+    def name(self) -> str:
+        return self.names[-1]
+
+
+@attrs.frozen
+class Replacement:
+    """What replaces an option of one old command."""
+
+    new: str = ""
+    """The new words; empty if nothing replaces the option."""
+    note: str = ""
+    each: bool = False
+    """Whether the words are repeated for each part of the value, which is separated by commas."""
+    choices: Mapping[str, str] = attrs.field(factory=dict)
+    """Value of the old option -> the new words, instead of `new`."""
+    ignored: str = ""
+    """A value for which no words are needed, because it was the old default."""
+
+
+@attrs.frozen
+class OldCommand:
+    """What replaces a command of the old command line."""
+
+    new: str
+    """The first words of the new command line, after `kepler-model`."""
+    options: Mapping[str, Replacement]
+    """Long name of an old option that the command used -> what replaces it. The other options had no effect."""
+    last: str = ""
+    """The last words of the new command line."""
+    defaults: Mapping[str, str] = attrs.field(factory=dict)
+    """Old default values that must be written out, because the new default is another: option -> value."""
+
+
+OPTIONS = (
+    OldOption(("--data-path",)),
+    OldOption(("-i", "--input")),
+    OldOption(("-o", "--output")),
+    OldOption(("-s", "--server")),
+    OldOption(("--interval",)),
+    OldOption(("--start-time",)),
+    OldOption(("--end-time",)),
+    OldOption(("--step",)),
+    OldOption(("--metric-prefix",)),
+    OldOption(("-tm", "--thirdparty-metrics"), "many"),
+    OldOption(("--to-csv",)),
+    OldOption(("-p", "--pipeline-name")),
+    OldOption(("--extractor",)),
+    OldOption(("--isolator",)),
+    OldOption(("--profile",)),
+    OldOption(("--target-hints",)),
+    OldOption(("--bg-hints",)),
+    OldOption(("--abs-pipeline-name",)),
+    OldOption(("-e", "--energy-source")),
+    OldOption(("--abs-trainers",)),
+    OldOption(("--dyn-trainers",)),
+    OldOption(("--trainers",)),
+    OldOption(("--vm-train",), "none"),
+    OldOption(("--benchmark",)),
+    OldOption(("-ot", "--output-type")),
+    OldOption(("-fg", "--feature-group")),
+    OldOption(("--model-name",)),
+    OldOption(("--target-data",)),
+    OldOption(("--scenario",)),
+    OldOption(("--publisher",)),
+    OldOption(("--include-raw",)),
+    OldOption(("--collect-date",)),
+    OldOption(("--zip",)),
+    OldOption(("--id",)),
+)
+
+_PATHS = Replacement("", "no data folder: each file is named by its path")
+_STORE = Replacement("--store {value}", "the store; other files are named by their paths")
+_RECORDINGS = Replacement("--input {json}", each=True)
+_THIRD_PARTY = Replacement("--set third_party=[{list}]")
+_TIMES_KNOWN = Replacement("", "not needed: a recording has its times")
+_AS_TRAINED = Replacement("", "not needed: done as in the training of the model")
+_MACHINE = Replacement(
+    "--machine-spec SPEC.json --machine-id {value}",
+    "kepler-model profile machine -o SPEC.json, on the machine, writes the description",
+)
+_TARGETS = "--set isolator={{name: trainer, args: {{target_hints: [{list}]}}}}"
+_BACKGROUND = "--set isolator={{name: trainer, args: {{background_hints: [{list}]}}}}"
+_ISOLATION = {
+    "--isolator": Replacement("--isolator {value}"),
+    "--profile": Replacement("--idle {json}"),
+    "--target-hints": Replacement(_TARGETS),
+    "--bg-hints": Replacement(_BACKGROUND),
+    "--abs-pipeline-name": Replacement("--store {data} --name {value}"),
+    "--pipeline-name": Replacement("", "not needed: no profile is saved; kepler-model profile build does that"),
+}
+_EXTRACTION = {
+    "--data-path": _PATHS,
+    "--input": _RECORDINGS,
+    "--output": Replacement("--output {csv}", "without the prefix extracted_ or isolated_ of the old file name"),
+    "--feature-group": Replacement("--feature-group {value}"),
+    "--energy-source": Replacement("--energy-source {value}"),
+    "--thirdparty-metrics": _THIRD_PARTY,
+}
+_CHOICE = {
+    "--data-path": _STORE,
+    "--input": _RECORDINGS,
+    "--pipeline-name": Replacement("--pipeline {value}"),
+    "--energy-source": Replacement("--source {value}"),
+    "--output-type": Replacement("--output-type {value}"),
+    "--feature-group": Replacement("--feature-group {value}"),
+    "--model-name": Replacement("--trainer {trainer}"),
+    "--thirdparty-metrics": Replacement("", "not needed: the models state which metrics they use"),
+    "--profile": _AS_TRAINED,
+    "--target-hints": _AS_TRAINED,
+    "--bg-hints": _AS_TRAINED,
+    "--abs-pipeline-name": _AS_TRAINED,
+}
+_NO_EXTRACTOR = Replacement("", "not needed: the values are drawn as they were recorded")
+
+COMMANDS = {
+    "query": OldCommand(
+        "query",
+        {
+            "--data-path": _PATHS,
+            "--input": Replacement("--start TIME --end TIME", "the times in the old file"),
+            "--output": Replacement("--output {json}"),
+            "--server": Replacement("--server {value}"),
+            "--interval": Replacement("--last {value}s"),
+            "--start-time": Replacement("--start {value}"),
+            "--end-time": Replacement("--end {value}"),
+            "--step": Replacement("--step {value}"),
+            "--metric-prefix": Replacement("--metric-prefix {value}"),
+            "--thirdparty-metrics": Replacement("--pipeline default --set third_party=[{list}]"),
+            "--to-csv": Replacement("--to-csv DIR"),
+            "--benchmark": _TIMES_KNOWN,
+            "--id": Replacement("", "kepler-model profile machine -o SPEC.json, on the machine, describes it"),
+        },
+    ),
+    "validate": OldCommand(
+        "validate",
+        {
+            "--data-path": _PATHS,
+            "--input": Replacement("{json}"),
+            "--output": Replacement("--json", "redirect the standard output to a file"),
+            "--benchmark": Replacement("", "not needed: the containers are not grouped"),
+        },
+    ),
+    "extract": OldCommand(
+        "extract",
+        {
+            **_EXTRACTION,
+            "--extractor": Replacement("--extractor {value}"),
+            "--output-type": Replacement(
+                "--level node|container", choices={"AbsPower": "--level node", "DynPower": "--level container"}
+            ),
+        },
+    ),
+    "isolate": OldCommand(
+        "isolate",
+        {
+            **_EXTRACTION,
+            "--extractor": Replacement("--extractor {value}"),
+            **_ISOLATION,
+            "--output-type": Replacement("", "not needed: the rows are containers"),
+        },
+    ),
+    "isolate_from_data": OldCommand(
+        "isolate",
+        {
+            **_EXTRACTION,
+            "--input": Replacement("--input RECORDING", "the recording itself, not the table that extract wrote"),
+            **_ISOLATION,
+        },
+    ),
+    "train_from_data": OldCommand(
+        "train default",
+        {
+            "--data-path": _STORE,
+            "--input": Replacement("--data {csv}"),
+            "--pipeline-name": Replacement("--name {value}"),
+            "--feature-group": Replacement("--set feature_groups=[{value}]"),
+            "--energy-source": Replacement("--energy-source {value}"),
+            "--output-type": Replacement("--set {other}_trainers=[]"),
+            "--trainers": Replacement("--set {kind}_trainers=[{list}]"),
+            "--thirdparty-metrics": _THIRD_PARTY,
+            "--id": _MACHINE,
+        },
+        last="--store {data}",
+        defaults={"--output-type": "AbsPower", "--trainers": "XgboostFitTrainer", "--energy-source": "rapl-sysfs"},
+    ),
+    "train": OldCommand(
+        "train default",
+        {
+            "--data-path": _STORE,
+            "--input": _RECORDINGS,
+            "--pipeline-name": Replacement("--name {value}"),
+            "--extractor": Replacement("--set extractor={value}"),
+            "--isolator": Replacement("--set isolator={value}"),
+            "--profile": Replacement("--idle {json}", "the new option --profile has another meaning"),
+            "--target-hints": Replacement(_TARGETS),
+            "--bg-hints": Replacement(_BACKGROUND),
+            "--abs-pipeline-name": Replacement(
+                "", "not needed: the isolator uses the AbsPower models of the same training"
+            ),
+            "--abs-trainers": Replacement("--set abs_trainers=[{list}]", ignored="default"),
+            "--dyn-trainers": Replacement("--set dyn_trainers=[{list}]", ignored="default"),
+            "--energy-source": Replacement("--set energy_sources=[{list}]"),
+            "--thirdparty-metrics": _THIRD_PARTY,
+            "--vm-train": Replacement("--set use_vm_metrics=true"),
+            "--id": _MACHINE,
+        },
+        last="--store {data}",
+        defaults={"--energy-source": "rapl-sysfs"},
+    ),
+    "estimate": OldCommand(
+        "estimate",
+        {
+            **_CHOICE,
+            "--output": Replacement("--output {csv}", "a file instead of a folder"),
+            "--id": Replacement("", "not needed: nothing is archived"),
+        },
+        last="--store {data}",
+    ),
+    "plot": OldCommand(
+        "plot",
+        {
+            **_CHOICE,
+            "--output": Replacement("--output {png}", "a file instead of a folder"),
+            "--target-data": Replacement(
+                "--kind KIND",
+                "preprocess: usage; estimate: scatter, time and curve; error and metadata: errors; power_curve: curve",
+                choices={
+                    "preprocess": "--kind usage",
+                    "estimate": "--kind scatter --kind time --kind curve",
+                    "error": "--kind errors",
+                    "metadata": "--kind errors",
+                    "power_curve": "--kind curve",
+                },
+            ),
+            "--extractor": _NO_EXTRACTOR,
+            "--isolator": _NO_EXTRACTOR,
+        },
+        last="--store {data}",
+    ),
+    "plot_scenario": OldCommand(
+        "plot --kind usage",
+        {
+            "--data-path": _PATHS,
+            "--input": _RECORDINGS,
+            "--output": Replacement("--output {png}", "a file instead of a folder"),
+            "--energy-source": Replacement("--source {value}"),
+            "--benchmark": Replacement("", "record the pods of a scenario alone: query --selector 'pod_name=~\"…\"'"),
+            "--scenario": Replacement("", "record the pods of a scenario alone: query --selector 'pod_name=~\"…\"'"),
+            "--output-type": Replacement("", "not needed: the usage of nodes is drawn"),
+            "--feature-group": Replacement("", "not needed: all features are drawn"),
+            "--target-data": _NO_EXTRACTOR,
+            "--extractor": _NO_EXTRACTOR,
+            "--isolator": _NO_EXTRACTOR,
+        },
+    ),
+    "export": OldCommand(
+        "store export",
+        {
+            "--data-path": _STORE,
+            "--pipeline-name": Replacement("{value}"),
+            "--output": Replacement("--output {folder}", "the folder of the pipeline itself"),
+            "--publisher": Replacement("--publisher {value}"),
+            "--collect-date": Replacement("--collect-date {value}"),
+            "--benchmark": Replacement("--collect-date DATE", "the start time in the old file"),
+            "--input": Replacement("", "not needed: the README does not list the workloads"),
+            "--zip": Replacement("", "kepler-model store export NAME -o FILE.zip writes a zip file"),
+            "--include-raw": Replacement("", "not needed: it had no effect"),
+        },
+        last="--for model-db --max-error mae:10;mape:100 --max-error mape:20;mae:100 --store {data}",
+    ),
+}
+"""Name of an old command -> what replaces it."""

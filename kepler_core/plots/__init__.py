@@ -1,0 +1,1 @@
+"""Pictures of models and recordings, drawn with matplotlib, which is imported when a picture is drawn."""
