@@ -56,7 +56,7 @@ START_TIMEOUT_SECONDS = 60.0
 
 def bodies(kind: str, weights: bool) -> Iterator[bytes]:
     """Yield the request bodies of a kind: "captured", "300 specs" or "distinct"."""
-    request = CAPTURED | {"weight": weights}
+    request = CAPTURED | {"weight": weights, "portable": not weights}
     captured = CAPTURED["machine_spec"]
     specs: Iterator[dict[str, Any]]
     if kind == "captured":

@@ -177,7 +177,8 @@ class GoodClients:
 
     def _ask_model_server(self, choices: random.Random) -> None:
         as_zip = choices.random() < 0.2
-        request = {"metrics": list(BPF), "output_type": "AbsPower", "source": "rapl-sysfs", "weight": not as_zip}
+        request = {"metrics": list(BPF), "output_type": "AbsPower", "source": "rapl-sysfs", "weight": not as_zip,
+                   "portable": as_zip}  # fmt: skip
         body = json.dumps({**request, "pipeline_name": publisher.PIPELINE}).encode()
         since = self._newest
         answer = ask(self._places.model_server, "POST", "/model", body)

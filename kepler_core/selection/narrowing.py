@@ -6,7 +6,9 @@ features, model format, weights. If no model is left after a criterion, the erro
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
 
 import attrs
 import numpy as np
@@ -25,6 +27,10 @@ _MAX_NAMED_FEATURES = 5
 _MAX_NAMED_REASONS = 3
 _NAME_CHARACTERS = 100
 _METRICS_CHARACTERS = 300
+_NOT_PICKLED = (
+    "the estimator of kepler-model-server cannot load the models of Kepler Core; "
+    'other clients request weights with "weight": true, or archives of Kepler Core with "portable": true'
+)
 
 
 @attrs.define(eq=False)
@@ -91,7 +97,13 @@ def narrow(
         lambda dropped: "need " + _missing_features(columns, dropped, metrics),
     )
     if request.portable:
-        narrowing.keep("format", "portable", columns.portable, _always("not models of Kepler Core"))
+        why_not = partial(_why_not_loadable, columns)
+        narrowing.keep("format", "that Kepler Core can load", columns.loadable, why_not)
+    if request.linear_weights:
+        mask = columns.loadable & ~columns.portable
+        narrowing.keep("format", "with linear weights", mask, partial(_why_not_loadable, columns))
+    if request.pickled:
+        narrowing.keep("format", "as an archive of kepler-model-server", columns.pickled, _always(_NOT_PICKLED))
     if request.weights:
         mask = _with_usable_weights(columns, request)
         narrowing.keep("weights", trainer or "linear", mask, lambda dropped: _why_no_weights(columns, dropped))
@@ -132,11 +144,14 @@ class _Narrowing:
                 considered,
                 self.dropped,
             )
-        if criterion in ("weights", "format"):
-            kind = f"weights as {wanted}" if criterion == "weights" else wanted
+        if criterion == "weights":
             return no_model(
-                f"no model with {kind} that is safe to serve: {self.dropped[-1].why}", considered, self.dropped
+                f"no model with weights as {wanted} that is safe to serve: {self.dropped[-1].why}",
+                considered,
+                self.dropped,
             )
+        if criterion == "format":
+            return no_model(f"no model {wanted}: {self.dropped[-1].why}", considered, self.dropped)
         attribute = {"energy source": "source"}.get(criterion, criterion.replace(" ", "_"))
         values = {str(getattr(self.columns.models[row], attribute)) for row in self.rows}
         shown = wanted[:_NAME_CHARACTERS]
@@ -179,13 +194,25 @@ def _with_usable_weights(columns: ModelColumns, request: ModelRequest) -> BoolAr
 
 def _why_no_weights(columns: ModelColumns, rows: IndexArray) -> str:
     """Return the most frequent reasons why the models in `rows` have no usable weights."""
-    counts: dict[str, int] = {}
+    reasons = []
     for row in rows:
         model = columns.models[row]
         why = model.no_weights if model.weights is None else "a curve"
         if model.weights is not None and model.weights.drawn_over:
             over = " and ".join(sorted(model.weights.drawn_over))
             why = f"a curve over {over}: right only for a client that names it and lists that one feature first"
-        counts[why] = counts.get(why, 0) + 1
+        reasons.append(why)
+    return _most_frequent(reasons)
+
+
+def _why_not_loadable(columns: ModelColumns, rows: IndexArray) -> str:
+    """Return the most frequent reasons why Kepler Core cannot load the models in `rows`."""
+    models = (columns.models[row] for row in rows)
+    return _most_frequent("a portable model" if m.portable else m.no_linear_weights or "" for m in models)
+
+
+def _most_frequent(reasons: Iterable[str]) -> str:
+    """Return the reasons that occur most often, with their numbers."""
+    counts = Counter(reasons)
     frequent = sorted(counts, key=lambda why: -counts[why])[:_MAX_NAMED_REASONS]
     return "; ".join(f"{counts[why]} × {why}" for why in frequent)

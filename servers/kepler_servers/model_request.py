@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any
 
+import attrs
 import msgspec
 from msgspec import Meta
 
@@ -55,9 +56,11 @@ class ModelRequestBody(msgspec.Struct, omit_defaults=True):
     pipeline_name: Text | None = None
     node_type: Annotated[int, Meta(ge=-1, le=2**31)] | None = None
     machine_spec: MachineSpec | None = None
+    spec: MachineSpec | None = None
+    """Name of `machine_spec` in requests of the estimator of kepler-model-server 0.7."""
     loose_node_type: bool | None = None
     portable: bool | None = None
-    """Whether the model must be one that Kepler Core itself can load."""
+    """Whether the client is Kepler Core: the model must be one that Kepler Core itself can load."""
 
 
 _decoder = msgspec.json.Decoder(ModelRequestBody)
@@ -66,7 +69,8 @@ _decoder = msgspec.json.Decoder(ModelRequestBody)
 def read_model_request(body: bytes) -> ModelRequest:
     """Return the request in a JSON body, or raise `RequestError`, which names the key with a wrong value."""
     request = decode_json(body, _decoder)
-    spec = {} if request.machine_spec is None else msgspec.to_builtins(request.machine_spec)
+    machine_spec = request.spec if request.machine_spec is None else request.machine_spec
+    spec = {} if machine_spec is None else msgspec.to_builtins(machine_spec)
     return ModelRequest(
         output_type=checked_output_type(request.output_type),
         metrics=tuple(request.metrics),
@@ -74,12 +78,21 @@ def read_model_request(body: bytes) -> ModelRequest:
         pipeline=request.pipeline_name or None,
         trainer=request.trainer_name or None,
         filter=parse_filter(request.filter or ""),
-        node_type=_node_type(request.node_type, request.machine_spec is not None),
+        node_type=_node_type(request.node_type, machine_spec is not None),
         machine_spec=spec,
         loose_node_type=request.loose_node_type is not False,
         weights=bool(request.weight),
         portable=bool(request.portable),
     )
+
+
+def as_served(request: ModelRequest) -> ModelRequest:
+    """Return a request with the conditions that the model server adds for the client that has sent the request.
+
+    A client that requests neither weights nor a portable model may be the estimator of kepler-model-server 0.7, which
+    loads pickles and fails on an archive of Kepler Core. So it gets only archives of kepler-model-server.
+    """
+    return request if request.weights or request.portable else attrs.evolve(request, pickled=True)
 
 
 def checked_output_type(name: str) -> OutputType:

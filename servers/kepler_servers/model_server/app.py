@@ -11,7 +11,7 @@ from msgspec import Meta
 from kepler_core import __version__
 from kepler_core.errors import KeplerError, NoModelError, StoreError
 from kepler_core.plugins.hooks import hooks
-from kepler_core.selection import Selection
+from kepler_core.selection import ModelRequest, Selection
 from kepler_core.selection.filters import parse_filter
 from kepler_core.store.models import StoredModel
 from kepler_core.vocabulary import OUTPUT_TYPES, OutputType
@@ -21,7 +21,7 @@ from kepler_servers.http.app import App
 from kepler_servers.http.metrics import CONTENT_TYPE
 from kepler_servers.http.route import Returns, Route
 from kepler_servers.live_catalogue import LiveCatalogue
-from kepler_servers.model_request import ModelRequestBody, integers, read_model_request
+from kepler_servers.model_request import ModelRequestBody, as_served, integers, read_model_request
 from kepler_servers.model_server.answers import (
     MODEL_HEADER,
     SELECTION_HEADER,
@@ -34,6 +34,7 @@ from kepler_servers.model_server.answers import (
     Weights,
     archive_answer,
     model_header,
+    portable_answer,
     weights_answer,
     weights_members,
 )
@@ -151,14 +152,14 @@ class ModelServer:
     # --- handler of POST /model ---
 
     def model(self, query: ModelQuery, body: bytes) -> Any:
-        request = read_model_request(body)
+        request = as_served(read_model_request(body))
         for _ in range(_DAMAGED_TRIES):
             catalogue = self.live.current
             selection = catalogue.select(request)
             if query.explain:
                 return {"selection": selection.explain()}
             try:
-                answer = weights_answer(selection) if request.weights else archive_answer(selection)
+                answer = _answer(request, selection)
             except StoreError as error:
                 self.live.drop(selection.model, str(error))
                 continue
@@ -246,3 +247,10 @@ class ModelServer:
 
     def ready(self) -> Answer:
         return json_answer(self.health(), 200 if self.live.looked_at else 503)
+
+
+def _answer(request: ModelRequest, selection: Selection) -> Answer:
+    """Return the answer with the selected model, in the form that the client requests."""
+    if request.weights:
+        return weights_answer(selection)
+    return portable_answer(selection) if request.portable else archive_answer(selection)
