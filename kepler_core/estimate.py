@@ -41,12 +41,12 @@ class Estimate:
         metadata = self.model.metadata
         return {
             "pipeline": self.model.pipeline,
-            "model_name": metadata["model_name"],
+            "model_name": self.model.name,
             "source": self.model.source,
             "output_type": self.model.output_type,
             "feature_group": self.model.feature_group,
-            "trainer": metadata["trainer"],
-            "validated_mae": metadata["mae"],
+            "trainer": self.model.trainer,
+            "validated_mae": metadata.get("mae"),
             "rows": len(self.frame),
             "timestamps": self.timestamps,
             "components": self.components,

@@ -130,6 +130,26 @@ class KeplerWeights:
         return f"{self.trainer}_{node_type}"
 
 
+def decode_weights(content: bytes) -> tuple[dict[str, AllWeights], bytes]:
+    """Return the weights in a weight file by component, and as the members of a JSON object without its braces.
+
+    Raises `ModelError` if the content is not a weight file, or if the watts computed from it may overflow. Whether
+    Kepler can evaluate the weights safely is not checked.
+    """
+    try:
+        document = decode_json(content, _decoder)
+    except DocumentError as error:
+        raise ModelError(f"damaged weights: {error}") from error
+    components = document.components()
+    if not components:
+        raise ModelError(f"no weights for any of {', '.join(COMPONENTS)}")
+    if (PLATFORM_COMPONENTS[0] in components) and any(c in components for c in RAPL_COMPONENTS):
+        raise ModelError("weights for platform and for package, core, uncore or dram: Kepler would use platform only")
+    for component, weights in components.items():
+        _check_sum(component, weights)
+    return components, _encoder.encode(document)[1:-1]
+
+
 def read_weights(
     content: bytes,
     trainer: str,
@@ -146,18 +166,8 @@ def read_weights(
     are known. Linear weights may never be on a feature whose scale is at most `RARE_MAXIMUM`. Raises `ModelError`
     with the reason if the weights are not safe.
     """
-    try:
-        document = decode_json(content, _decoder)
-    except DocumentError as error:
-        raise ModelError(f"damaged weights: {error}") from error
-    components = document.components()
-    packed = (pack or Packer())(_encoder.encode(document)[1:-1])
-    if not components:
-        raise ModelError(f"no weights for any of {', '.join(COMPONENTS)}")
-    if (PLATFORM_COMPONENTS[0] in components) and any(c in components for c in RAPL_COMPONENTS):
-        raise ModelError("weights for platform and for package, core, uncore or dram: Kepler would use platform only")
-    for component, weights in components.items():
-        _check_sum(component, weights)
+    components, members = decode_weights(content)
+    packed = (pack or Packer())(members)
     if trainer in KEPLER_CURVES:
         return KeplerWeights(trainer, packed, _drawn_over(components, trainer, features, uninformative or {}))
     for component, weights in components.items():

@@ -29,6 +29,7 @@ from kepler_core.selection.ranking import Ranking, rank_by_error, unknown_last
 from kepler_core.selection.request import ModelRequest
 from kepler_core.selection.similarity import Spec, SpecTable
 from kepler_core.selection.sources import matching_sources
+from kepler_core.selection.stand_in import select_loadable
 from kepler_core.store.models import NodeType, StoredModel
 
 ERROR_KEY = "mae"
@@ -76,9 +77,14 @@ class Catalogue:
     def select(self, request: ModelRequest) -> Selection:
         """Select the best model for a request.
 
-        Raises `NoModelError` if no model fits; the message names the nearest match. Raises `RequestError` if the
-        request itself is wrong.
+        If the request is for a portable model, linear weights may stand in for a model that contains only pickles
+        (see `stand_in`). Raises `NoModelError` if no model fits; the message names the nearest match. Raises
+        `RequestError` if the request itself is wrong.
         """
+        return select_loadable(self._select, request) if request.portable else self._select(request)
+
+    def _select(self, request: ModelRequest) -> Selection:
+        """Select the best model that meets all conditions of a request."""
         check_filter(self._columns, request.filter)
         candidates = self._candidates(request)
         rows, dropped, types = candidates.rows, candidates.dropped, candidates.node_types
@@ -155,8 +161,9 @@ class Catalogue:
         usable = usable_feature_sets(self._columns, request.metrics)
         first = request.metrics[0] if request.weights and request.trainer in KEPLER_CURVES and request.metrics else None
         sources = self._matching_sources(request.source)
+        formats = (request.weights, request.portable, request.linear_weights, request.pickled)
         names = (request.pipeline, request.feature_group, request.trainer)
-        key = (request.output_type, sources, names, usable, request.weights, request.portable, first)
+        key = (request.output_type, sources, names, usable, *formats, first)
         candidates = self._candidates_of.get(key)
         if candidates is None:
             # `narrow` may raise an error, which is not cached: its message names properties that are not in the key

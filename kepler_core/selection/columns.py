@@ -58,7 +58,9 @@ class ModelColumns:
         self.criteria = {name: CategoryColumn(getattr(model, name) for model in self.models) for name in CRITERIA}
         self.feature_sets = CategoryColumn(frozenset(model.features) for model in self.models)
         self.linear = np.array([m.weights is not None and m.weights.linear for m in self.models], dtype=bool)
+        self.loadable = np.array([m.loadable for m in self.models], dtype=bool)
         self.portable = np.array([m.portable for m in self.models], dtype=bool)
+        self.pickled = np.array([m.pickled for m in self.models], dtype=bool)
         self.node_types = CategoryColumn((model.pipeline, model.node_type) for model in self.models)
         self.node_type_numbers = np.array([number for _, number in self.node_types.values], dtype=np.int64)
         """The number of each node type. The index into the array is the node type's code in `node_types`."""

@@ -73,6 +73,8 @@ class Selection:
     _scores: ScoreTable
     _row: int
     _runner_up_row: int | None
+    stands_in_for: StoredModel | None = None
+    """The model that fits the request best, but contains only pickles. `model` is used in its place."""
 
     def explain(self) -> dict[str, Any]:
         """Return the JSON explanation of the choice: the member `selection` of answers to the request."""
@@ -87,6 +89,8 @@ class Selection:
             "node_type": self.node_type.explain(model),
             "candidates": _explain_candidates(self.considered, self.dropped),
         }
+        if self.stands_in_for is not None:
+            answer["stands_in_for"] = f"{self.stands_in_for.pipeline}/{self.stands_in_for.path}"
         if self.runner_up is not None and self._runner_up_row is not None:
             answer["runner_up"] = {
                 "model": f"{self.runner_up.pipeline}/{self.runner_up.path}",

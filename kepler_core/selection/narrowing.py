@@ -6,7 +6,10 @@ features, model format, weights. If no model is left after a criterion, the erro
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
+from types import MappingProxyType
 
 import attrs
 import numpy as np
@@ -26,6 +29,10 @@ _MAX_NAMED_FEATURES = 5
 _MAX_NAMED_REASONS = 3
 _NAME_CHARACTERS = 100
 _METRICS_CHARACTERS = 300
+_NOT_PICKLED = (
+    "the estimator of kepler-model-server cannot load the models of Kepler Core; "
+    'other clients request weights with "weight": true, or archives of Kepler Core with "portable": true'
+)
 
 
 @attrs.define(eq=False)
@@ -92,7 +99,13 @@ def narrow(
         lambda dropped: "need " + _missing_features(columns, dropped, metrics),
     )
     if request.portable:
-        narrowing.keep("format", "portable", columns.portable, _always("not models of Kepler Core"))
+        why_not = partial(_why_not_loadable, columns)
+        narrowing.keep("format", "that Kepler Core can load", columns.loadable, why_not)
+    if request.linear_weights:
+        mask = columns.loadable & ~columns.portable
+        narrowing.keep("format", "with linear weights", mask, partial(_why_not_loadable, columns))
+    if request.pickled:
+        narrowing.keep("format", "as an archive of kepler-model-server", columns.pickled, _always(_NOT_PICKLED))
     if request.weights:
         mask = _with_usable_weights(columns, request)
         narrowing.keep("weights", trainer or "linear", mask, lambda dropped: why_no_weights(columns, dropped))
@@ -133,11 +146,14 @@ class _Narrowing:
                 considered,
                 self.dropped,
             )
-        if criterion in ("weights", "format"):
-            kind = f"weights as {wanted}" if criterion == "weights" else wanted
+        if criterion == "weights":
             return no_model(
-                f"no model with {kind} that is safe to serve: {self.dropped[-1].why}", considered, self.dropped
+                f"no model with weights as {wanted} that is safe to serve: {self.dropped[-1].why}",
+                considered,
+                self.dropped,
             )
+        if criterion == "format":
+            return no_model(f"no model {wanted}: {self.dropped[-1].why}", considered, self.dropped)
         attribute = {"energy source": "source"}.get(criterion, criterion.replace(" ", "_"))
         values = {str(getattr(self.columns.models[row], attribute)) for row in self.rows}
         shown = wanted[:_NAME_CHARACTERS]
@@ -184,7 +200,7 @@ def why_no_weights(columns: ModelColumns, rows: IndexArray) -> str:
     The reasons of linear models that have weights come first, because Kepler usually requests linear weights. The
     reasons of curves follow, and then those of models that have no weights at all.
     """
-    counts: dict[str, int] = {}
+    reasons = []
     place: dict[str, int] = {}
     for row in rows:
         model = columns.models[row]
@@ -192,7 +208,19 @@ def why_no_weights(columns: ModelColumns, rows: IndexArray) -> str:
         if model.weights is not None and model.weights.drawn_over:
             over = " and ".join(sorted(model.weights.drawn_over))
             why = f"a curve over {over}: right only for a client that names it and lists that one feature first"
-        counts[why] = counts.get(why, 0) + 1
         place[why] = 2 if why == NO_STORED_WEIGHTS else 1 if model.trainer in KEPLER_CURVES else 0
-    frequent = sorted(counts, key=lambda why: (place[why], -counts[why]))[:_MAX_NAMED_REASONS]
+        reasons.append(why)
+    return _most_frequent(reasons, place)
+
+
+def _why_not_loadable(columns: ModelColumns, rows: IndexArray) -> str:
+    """Return the most frequent reasons why Kepler Core cannot load the models in `rows`."""
+    models = (columns.models[row] for row in rows)
+    return _most_frequent(["a portable model" if m.portable else m.no_linear_weights or "" for m in models])
+
+
+def _most_frequent(reasons: Sequence[str], place: Mapping[str, int] = MappingProxyType({})) -> str:
+    """Return the reasons that occur most often, with their numbers. Reasons with a lower `place` come first."""
+    counts = Counter(reasons)
+    frequent = sorted(counts, key=lambda why: (place.get(why, 0), -counts[why]))[:_MAX_NAMED_REASONS]
     return "; ".join(f"{counts[why]} × {why}" for why in frequent)

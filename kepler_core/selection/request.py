@@ -39,4 +39,11 @@ class ModelRequest:
     weights: bool = False
     """Whether the model must have weights that Kepler may evaluate itself."""
     portable: bool = False
-    """Whether the model must be in the form that Kepler Core stores. Kepler Core cannot load other models."""
+    """Whether the model must be one that Kepler Core can load: a portable model, or a model with linear weights.
+
+    If the model that fits best otherwise contains only pickles, linear weights stand in for it (see `stand_in`).
+    """
+    linear_weights: bool = False
+    """Whether the model must be one that is not portable, and has linear weights that Kepler Core can evaluate."""
+    pickled: bool = False
+    """Whether the model must be one whose zip file the estimator of kepler-model-server 0.7 can load."""

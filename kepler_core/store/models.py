@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -14,11 +14,13 @@ import msgspec
 from kepler_core.documents import decode_object
 from kepler_core.errors import ModelError, StoreError
 from kepler_core.models.kepler_weights import KeplerWeights, read_weights
+from kepler_core.models.linear_weights import load_linear_weights, read_linear_weights
 from kepler_core.models.loading import load_model
 from kepler_core.models.power_model import (
     MAX_DOCUMENT_BYTES,
     METADATA_FILE,
     MODEL_FILE,
+    WEIGHT_FILE,
     PowerModel,
     max_bytes_to_load,
 )
@@ -35,6 +37,9 @@ _MODEL_ZIP = re.compile(
     rf"(?P<source>[^/]+)/(?P<output_type>{'|'.join(OUTPUT_TYPES)})/(?P<group>[^/]+)"
     r"/(?P<name>(?P<trainer>[^/]+)_(?P<node_type>\d{1,9}))\.zip"
 )
+
+PICKLED_CLASSES = frozenset({"scikit", "xgboost", "curvefit"})
+"""Values of `model_class` in the metadata of models that the estimator of kepler-model-server 0.7 can load."""
 
 
 @attrs.frozen(eq=False)
@@ -68,8 +73,16 @@ class StoredModel:
     no_weights: str
     """The reason why `weights` is None, for messages."""
     portable: bool
-    """Whether Kepler Core can load the model: whether the model's folder has a `model.json`."""
+    """Whether the model has the form in which Kepler Core stores models: whether its folder has a `model.json`."""
+    pickled: bool
+    """Whether the estimator of kepler-model-server can load the model's zip file, which contains pickles."""
+    no_linear_weights: str | None
+    """The reason why Kepler Core cannot evaluate weights of a model that is not portable; None if it can.
+
+    For portable models, the value has no meaning: Kepler Core does not need their weights."""
     _packed: PackedText
+    _other_weights: PackedText | None
+    """Linear weights that Kepler Core can evaluate although `weights` is None. Kepler cannot evaluate them safely."""
     archive_record: FileRecord | None
     """The size and digest of the model's zip file; None if `read_models` did not read this file."""
 
@@ -112,14 +125,43 @@ class StoredModel:
         own = sorted(name for name in names if name.startswith(self.path + "/") or name in single)
         return {name: self.snapshot.read(name) for name in own}
 
+    @property
+    def loadable(self) -> bool:
+        """Whether Kepler Core can load the model: a portable model, or one with linear weights."""
+        return self.portable or self.no_linear_weights is None
+
+    @property
+    def linear_weights(self) -> bytes | None:
+        """The linear weights of a model that is not portable, as members of a JSON object without its braces.
+
+        The value is None if there are no such weights.
+        """
+        if self.portable or self.no_linear_weights is not None:
+            return None
+        if self._other_weights is not None:
+            return self._other_weights.unpack()
+        return self.weights.encoded if self.weights is not None else None
+
     def load(self, *, resident: bool = False) -> PowerModel:
         """Load the model. See `kepler_core.models.loading.load_model` for `resident`.
 
-        Raises `ModelError` if the model is not one that Kepler Core stored, `StoreError` if a file is damaged.
+        A model that is not portable is made from its linear weights. Raises `ModelError` if the model cannot be
+        loaded, `StoreError` if a file is damaged.
         """
-        return load_model(
-            _ModelFolder(self.snapshot, self.path), f"{self.snapshot.where}/{self.path}", resident=resident
-        )
+        where = f"{self.snapshot.where}/{self.path}"
+        if (linear := self.linear_weights) is not None:
+            place = {
+                "source": self.source,
+                "output_type": self.output_type,
+                "feature_group": self.feature_group,
+                "trainer": self.trainer,
+                "node_type": self.node_type,
+                "machine_spec": dict(self.machine_spec),
+            }
+            return load_linear_weights(linear, {**self.metadata, **place}, where)
+        if not self.portable:
+            raise ModelError(f"{where}: {self.no_linear_weights}")
+        return load_model(_ModelFolder(self.snapshot, self.path), where, resident=resident)
 
     def archive(self) -> bytes:
         """Return the model's zip file, checked against `archive_record` or, if that is None, against the manifest."""
@@ -194,8 +236,8 @@ def _needed_files(zip_name: str, names: frozenset[str], check_archive: bool) -> 
     files = [metadata_file] if metadata_file in names else []
     if check_archive or not files:
         files.append(zip_name)
-    if f"{path}.json" in names:
-        files.append(f"{path}.json")
+    # kepler-model-server keeps a model's weights beside the zip file, in the model's folder, or in both places
+    files += [name for name in (f"{path}.json", f"{path}/{WEIGHT_FILE}") if name in names][:1]
     return files
 
 
@@ -213,17 +255,25 @@ def _read_model(
     assert parts is not None
     source, output_type, group, name, trainer, number = parts.groups()
     encoded = files.get(f"{path}/{METADATA_FILE}")
+    weight_file = files.get(f"{path}.json", files.get(f"{path}/{WEIGHT_FILE}"))
     if encoded is None:
-        encoded = _metadata_in_archive(files[zip_name], f"{where}.zip")
+        encoded, weights_in_archive = _documents_in_archive(files[zip_name], f"{where}.zip")
+        weight_file = weights_in_archive if weight_file is None else weight_file
     metadata, head = decode_model(encoded, f"{where}: damaged {METADATA_FILE}")
     node_type = int(number)
     spec = node_types[node_type].spec if node_type in node_types else head.machine_spec
     weights, no_weights = None, head.no_weights
-    if (weight_file := files.get(f"{path}.json")) is not None:
+    if weight_file is not None:
         try:
             weights = read_weights(weight_file, trainer, head.features, packers[1])
         except ModelError as error:
             no_weights = str(error)
+    portable = f"{path}/{MODEL_FILE}" in snapshot.names
+    no_linear_weights, other_weights = None, None
+    if not portable:
+        no_linear_weights, linear = _linear_weights(weight_file, head.features)
+        if linear is not None and weights is None:
+            other_weights = packers[1](linear)
     # Make a new record, because a reference to the manifest's record would keep the manifest in memory.
     record = make_record(files[zip_name]) if kept is not snapshot else None
     return StoredModel(
@@ -240,15 +290,29 @@ def _read_model(
         scores=read_scores(metadata, (snapshot.pipeline, source, node_type)),
         weights=weights,
         no_weights=no_weights,
-        portable=f"{path}/{MODEL_FILE}" in snapshot.names,
+        portable=portable,
+        pickled=not portable and str(metadata.get("model_class", "scikit")) in PICKLED_CLASSES,
+        no_linear_weights=no_linear_weights,
         packed=packers[0](encoded),
+        other_weights=other_weights,
         archive_record=record,
     )
 
 
-def _metadata_in_archive(content: bytes, where: str) -> bytes:
-    files = read_zip(content, where, only={METADATA_FILE}, max_file_bytes=MAX_DOCUMENT_BYTES)
-    for name in sorted(files, key=len):
-        if name.rpartition("/")[2] == METADATA_FILE:
-            return files[name]
-    raise StoreError(f"{where}: no {METADATA_FILE} in it")
+def _linear_weights(weight_file: bytes | None, features: Sequence[str]) -> tuple[str | None, bytes | None]:
+    """Return (None, encoded linear weights), or (reason why Kepler Core cannot evaluate weights, None)."""
+    if weight_file is None:
+        return "only pickles, no weights", None
+    try:
+        return None, read_linear_weights(weight_file, features).encoded
+    except ModelError as error:
+        return sys.intern(str(error)), None
+
+
+def _documents_in_archive(content: bytes, where: str) -> tuple[bytes, bytes | None]:
+    """Return the metadata and, if there are any, the weights in a model's zip file."""
+    files = read_zip(content, where, only={METADATA_FILE, WEIGHT_FILE}, max_file_bytes=MAX_DOCUMENT_BYTES)
+    by_name = {name.rpartition("/")[2]: files[name] for name in sorted(files, key=len, reverse=True)}
+    if METADATA_FILE not in by_name:
+        raise StoreError(f"{where}: no {METADATA_FILE} in it")
+    return by_name[METADATA_FILE], by_name.get(WEIGHT_FILE)

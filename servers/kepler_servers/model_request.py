@@ -66,9 +66,11 @@ class ModelRequestBody(msgspec.Struct, omit_defaults=True):
         | None
     ) = None
     machine_spec: MachineSpec | None = None
+    spec: MachineSpec | None = None
+    """Name of `machine_spec` in requests of the estimator of kepler-model-server 0.7."""
     loose_node_type: Flag | None = None
     portable: Flag | None = None
-    """Whether the model must be one that Kepler Core itself can load."""
+    """Whether the client is Kepler Core: the model must be one that Kepler Core itself can load."""
 
 
 _decoder = msgspec.json.Decoder(ModelRequestBody)
@@ -77,7 +79,8 @@ _decoder = msgspec.json.Decoder(ModelRequestBody)
 def read_model_request(body: bytes) -> ModelRequest:
     """Return the request in a JSON body, or raise `RequestError`, which names the key with a wrong value."""
     request = decode_json(body, _decoder)
-    spec = {} if request.machine_spec is None else msgspec.to_builtins(request.machine_spec)
+    machine_spec = request.spec if request.machine_spec is None else request.machine_spec
+    spec = {} if machine_spec is None else msgspec.to_builtins(machine_spec)
     return ModelRequest(
         output_type=checked_output_type(request.output_type),
         metrics=tuple(request.metrics),
@@ -85,14 +88,24 @@ def read_model_request(body: bytes) -> ModelRequest:
         pipeline=request.pipeline_name or None,
         trainer=request.trainer_name or None,
         filter=parse_filter(request.filter or ""),
-        node_type=_node_type(
-            whole_number(request.node_type, "node_type", -1, MAX_NODE_TYPE), request.machine_spec is not None
-        ),
-        machine_spec=with_numbers(spec, "machine_spec"),
+        node_type=_node_type(whole_number(request.node_type, "node_type", -1, MAX_NODE_TYPE), machine_spec is not None),
+        machine_spec=with_numbers(spec, "spec" if request.machine_spec is None else "machine_spec"),
         loose_node_type=flag(request.loose_node_type, "loose_node_type") is not False,
         weights=bool(flag(request.weight, "weight")),
         portable=bool(flag(request.portable, "portable")),
+        pickled=_is_of_old_estimator(request),
     )
+
+
+def _is_of_old_estimator(request: ModelRequestBody) -> bool:
+    """Return whether a request has the keys of the estimator of kepler-model-server, which can load only pickles.
+
+    This estimator always sends `source`, `filter` and `trainer_name`, since release 0.7 also `spec`. It never sends
+    `weight`, `machine_spec` or `portable` (`make_model_request` in its `model_server_connector.py`).
+    """
+    if any(value is not None for value in (request.weight, request.machine_spec, request.portable)):
+        return False
+    return request.spec is not None or None not in (request.source, request.filter, request.trainer_name)
 
 
 def checked_output_type(name: str) -> OutputType:

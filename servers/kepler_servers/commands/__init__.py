@@ -28,7 +28,7 @@ _SERVERS = {
 _COMMANDS = {
     "select": LazyCommand(
         "kepler_servers.commands.select:select",
-        "Show which model of a store the model server would choose, and why.",
+        "Show which model of a store fits a machine best, and why.",
     ),
     "submit": LazyCommand(
         "kepler_servers.commands.submit:submit",

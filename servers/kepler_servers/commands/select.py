@@ -52,7 +52,10 @@ def select(
     weights: bool,
     as_json: bool,
 ) -> None:
-    """Show which model of a store the model server would choose, and why."""
+    """Show which model of a store fits a machine best, and why.
+
+    With --request, show which model the model server would send.
+    """
     from kepler_core.selection import read_catalogue
     from kepler_core.store import open_store
     from kepler_profiler.similarity import SpecTable
@@ -76,7 +79,8 @@ def select(
         if machine_spec is not None:
             fields["machine_spec"] = read_machine_spec(machine_spec).as_dict()
         body = msgspec.json.encode(fields)
-    explanation = catalogue.select(read_model_request(body)).explain()
+    wanted = read_model_request(body)
+    explanation = catalogue.select(wanted).explain()
     if as_json:
         print_json({"selection": explanation})
     else:

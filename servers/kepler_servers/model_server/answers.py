@@ -8,7 +8,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from kepler_core.models.kepler_weights import AllWeights
+from kepler_core.models.kepler_weights import LINEAR_TRAINER, AllWeights
 from kepler_core.selection import Selection
 from kepler_core.store.manifest import sha256
 from kepler_core.store.models import StoredModel
@@ -72,6 +72,8 @@ class SelectionReasons(msgspec.Struct):
     error: dict[str, float | str | None]
     node_type: SelectedNodeType
     candidates: Candidates
+    stands_in_for: str | UnsetType = UNSET
+    """Pipeline and path of the model with pickles that the selected model stands in for."""
     runner_up: dict[str, float | str | None] | UnsetType = UNSET
 
 
@@ -104,22 +106,39 @@ class Weights(msgspec.Struct):
 def weights_members(model: StoredModel) -> bytes:
     """Return the JSON object with a model's weights, in Kepler's form, but without the braces around it."""
     assert model.weights is not None
-    head: dict[str, Any] = {
-        "model_name": model.weights.model_name(model.node_type),
-        "machine_spec": integers(model.machine_spec),
-    }
+    return _members(model, model.weights.model_name(model.node_type), model.weights.encoded)
+
+
+def _members(model: StoredModel, name: str, encoded_weights: bytes) -> bytes:
+    head: dict[str, Any] = {"model_name": name, "machine_spec": integers(model.machine_spec)}
     # clients of kepler-model-server 0.7 read the error of a model from the answer with its weights
     head |= {name: error for name in ERROR_KEYS if (error := model.scores.get(name)) is not None}
-    return b"%s,%s" % (msgspec.json.encode(head)[1:-1], model.weights.encoded)
+    return b"%s,%s" % (msgspec.json.encode(head)[1:-1], encoded_weights)
+
+
+def portable_answer(selection: Selection) -> Answer:
+    """Return the answer to a client that is Kepler Core: the model's zip archive or, if it is pickles, its weights.
+
+    Kepler Core can evaluate linear weights that Kepler cannot evaluate safely. Raises `StoreError` if the archive is
+    damaged.
+    """
+    linear = selection.model.linear_weights
+    if linear is None:
+        return archive_answer(selection)
+    name = f"{LINEAR_TRAINER}_{selection.model.node_type}"
+    return _with_reasons(selection, _members(selection.model, name, linear))
 
 
 def weights_answer(selection: Selection) -> Answer:
     """Return the answer with the selected model's weights. The key `selection` has the reasons for the selection."""
-    model = selection.model
+    return _with_reasons(selection, weights_members(selection.model))
+
+
+def _with_reasons(selection: Selection, members: bytes) -> Answer:
     reasons = msgspec.json.encode({"selection": selection.explain()})
     # The weights, which are the larger part of the answer, are encoded as JSON already. So bytes are joined here.
-    body = b"{%s,%s" % (weights_members(model), reasons[1:])
-    return Answer(200, {**_JSON, **model_header(model)}, body)
+    body = b"{%s,%s" % (members, reasons[1:])
+    return Answer(200, {**_JSON, **model_header(selection.model)}, body)
 
 
 def archive_answer(selection: Selection) -> Answer:

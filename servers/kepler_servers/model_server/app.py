@@ -11,7 +11,7 @@ from msgspec import Meta
 from kepler_core import __version__
 from kepler_core.errors import KeplerError, NoModelError, RequestError, StoreError
 from kepler_core.plugins.hooks import hooks
-from kepler_core.selection import Selection
+from kepler_core.selection import ModelRequest, Selection
 from kepler_core.selection.filters import parse_filter
 from kepler_core.store.models import StoredModel
 from kepler_core.vocabulary import OUTPUT_TYPES, OutputType
@@ -34,6 +34,7 @@ from kepler_servers.model_server.answers import (
     Weights,
     archive_answer,
     model_header,
+    portable_answer,
     weights_answer,
     weights_members,
 )
@@ -188,7 +189,7 @@ class ModelServer:
             if query.explain:
                 return {"selection": selection.explain()}
             try:
-                answer = weights_answer(selection) if request.weights else archive_answer(selection)
+                answer = _answer(request, selection)
             except StoreError as error:
                 self.live.drop(selection.model, str(error))
                 continue
@@ -277,3 +278,10 @@ class ModelServer:
 
     def ready(self) -> Answer:
         return json_answer(self.health(), 200 if self.live.looked_at else 503)
+
+
+def _answer(request: ModelRequest, selection: Selection) -> Answer:
+    """Return the answer with the selected model, in the form that the client requests."""
+    if request.weights:
+        return weights_answer(selection)
+    return portable_answer(selection) if request.portable else archive_answer(selection)

@@ -1,0 +1,68 @@
+"""Let linear weights stand in for models that contain only pickles, which Kepler Core never loads.
+
+The public kepler-model-db has models of many trainers as pickles, and the weights of its linear models as JSON. If a
+request's best model contains only pickles, Kepler Core evaluates linear weights in place of this model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+
+import attrs
+
+from kepler_core.errors import NoModelError
+from kepler_core.selection.explanation import Selection
+from kepler_core.selection.request import ModelRequest
+
+WHAT_TO_DO = (
+    "use the archive or the weights (.json) of an SGDRegressorTrainer model, or train a model with kepler-model train"
+)
+
+
+def select_loadable(select: Callable[[ModelRequest], Selection], request: ModelRequest) -> Selection:
+    """Select the best model that Kepler Core can load.
+
+    If the request names a trainer and no model of this trainer can be loaded, the linear weights of another trainer
+    stand in for the trainer's best model: those of the same pipeline and node type, else those of the most similar
+    node type. All other conditions of the request are met. `select` selects the best model that meets all conditions
+    of a request. Raises `NoModelError` if neither a model nor linear weights fit.
+    """
+    anything = attrs.evolve(request, portable=False)
+    try:
+        selection = select(request)
+    except NoModelError as error:
+        if request.trainer is None:
+            raise NoModelError(_advice(select, anything, error), error.explanation) from None
+        wanted = select(anything)
+        if wanted.model.loadable:
+            raise
+        return attrs.evolve(_linear(select, wanted, anything, error), stands_in_for=wanted.model)
+    if selection.model.portable:
+        return selection
+    wanted = select(anything)
+    return selection if wanted.model.loadable else attrs.evolve(selection, stands_in_for=wanted.model)
+
+
+def _linear(
+    select: Callable[[ModelRequest], Selection], wanted: Selection, request: ModelRequest, error: NoModelError
+) -> Selection:
+    """Return the selection of linear weights in place of the model of `wanted`."""
+    linear = attrs.evolve(request, trainer=None, linear_weights=True)
+    of_node_type = attrs.evolve(linear, pipeline=wanted.model.pipeline, node_type=wanted.model.node_type)
+    with suppress(NoModelError):
+        selection = select(attrs.evolve(of_node_type, loose_node_type=False))
+        return attrs.evolve(selection, node_type=wanted.node_type)
+    try:
+        return select(linear)
+    except NoModelError as linear_error:
+        raise NoModelError(f"{error.message}; {linear_error.message}; {WHAT_TO_DO}", error.explanation) from None
+
+
+def _advice(select: Callable[[ModelRequest], Selection], request: ModelRequest, error: NoModelError) -> str:
+    """Return an error's message, with the user's options if all fitting models contain only pickles."""
+    try:
+        wanted = select(request)
+    except NoModelError:
+        return error.message
+    return error.message if wanted.model.loadable else f"{error.message}; {WHAT_TO_DO}"
