@@ -19,6 +19,7 @@ from kepler_core.errors import KeplerError, RecordingError, StoreError, UsageErr
 from kepler_core.vocabulary import OUTPUT_TYPES, OutputType
 
 if TYPE_CHECKING:
+    from kepler_core.estimate import Estimate
     from kepler_core.plots.canvas import Panel, PictureFormat
     from kepler_core.recording.observations import Observations
     from kepler_core.selection import Catalogue
@@ -139,7 +140,7 @@ def _chosen_kinds(kinds: tuple[str, ...], store: str | None, inputs: tuple[str, 
 
 
 class _Figure:
-    """The panels of a figure. The best model is selected and applied only if a panel needs it."""
+    """The panels of a figure. The best model is selected, and models are applied, only if a panel needs them."""
 
     def __init__(self, catalogue: Catalogue, observations: Observations | None, choice: _Choice) -> None:
         self.drawn: list[str] = []
@@ -148,6 +149,8 @@ class _Figure:
         self._recorded = observations
         self._choice = choice
         self._best: StoredModel | None = None
+        self._estimates: dict[str, Estimate] = {}
+        """Path of a model -> its estimates. Several panels need those of the best model."""
 
     def panels(self, kinds: list[str], *, strict: bool) -> list[Panel]:
         """Return the panels.
@@ -193,13 +196,19 @@ class _Figure:
             )
         return self._best
 
-    def _scatter(self) -> list[Panel]:
+    def _estimate(self, model: StoredModel) -> Estimate:
         from kepler_core.estimate import estimate
+
+        if model.path not in self._estimates:
+            self._estimates[model.path] = estimate(model, self._observations)
+        return self._estimates[model.path]
+
+    def _scatter(self) -> list[Panel]:
         from kepler_core.plots.estimated import estimated_power
         from kepler_core.plots.panels import scatter_panel
 
         model = self._model()
-        estimated = estimate(model, self._observations)
+        estimated = self._estimate(model)
         nodes = [node for node in estimated_power(estimated, self._observations) if node.measured is not None]
         if not nodes:
             raise RecordingError(f"no power of {model.source} was measured in the recording")
@@ -207,18 +216,16 @@ class _Figure:
         return [scatter_panel(_described(model), nodes, errors)]
 
     def _time(self) -> list[Panel]:
-        from kepler_core.estimate import estimate
         from kepler_core.plots.estimated import estimated_power
         from kepler_core.plots.panels import time_panel
 
         model = self._model()
-        nodes = estimated_power(estimate(model, self._observations), self._observations)
+        nodes = estimated_power(self._estimate(model), self._observations)
         if not nodes:
             raise RecordingError("the predicted and the measured power are always 0")
         return [time_panel(_described(model), nodes)]
 
     def _curve(self) -> list[Panel]:
-        from kepler_core.estimate import estimate
         from kepler_core.plots.estimated import power_curves
         from kepler_core.plots.panels import curve_panel
 
@@ -232,7 +239,7 @@ class _Figure:
             node_type=best.node_type,
         )
         usable = sorted((model for model in models if model.portable), key=lambda model: model.trainer)
-        curves = power_curves([estimate(model, self._observations) for model in usable], self._observations)
+        curves = power_curves([self._estimate(model) for model in usable], self._observations)
         if not curves:
             raise RecordingError("the predicted and the measured power are always 0")
         where = f"{best.pipeline}, {best.source}, {best.output_type}, {best.feature_group}"
