@@ -7,12 +7,15 @@ The value of a setting comes from the first of these sources that contains the s
 3. in the configuration folder, the file whose name is the key (a mounted ConfigMap has one file per key)
 4. a line `KEY=VALUE` in the value of the key MODEL_CONFIG, which itself comes from source 2 or 3
 5. the default
+
+kepler-model-server read the file before the environment variable.
 """
 
 from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -23,7 +26,17 @@ DEFAULT_FOLDER = "/etc/kepler/kepler.config"
 FOLDER_KEY = "CONFIG_PATH"
 LINES_KEY = "MODEL_CONFIG"
 
+VOLUME_KEY = "MNT_PATH"
+DEFAULT_VOLUME = "/mnt"
+"""Folder at which existing deployments mount the volume for models and other data."""
+
 _MAX_FILE_BYTES = 2**20
+
+_SETTING = re.compile(
+    r"""(?<!\S)(?:\#.*|([A-Za-z_]\w*)[ \t]*=(?:[ \t]+(?!\#|[A-Za-z_]\w*[ \t]*=))?("[^"]*"|'[^']*'|\S*))""", re.ASCII
+)
+"""A comment or a setting in a line of MODEL_CONFIG. In `A= B=1`, the value of A is empty."""
+_SERVICE_ADDRESS = re.compile(r"(tcp|udp|sctp)://")
 
 
 class Configuration:
@@ -68,7 +81,9 @@ class Configuration:
 
     def _read(self, key: str) -> str | None:
         """Return a key's value from the environment variable or else from the file; None if neither exists."""
-        if (value := self._environ.get(key)) is not None:
+        value = self._environ.get(key)
+        # If there is a Service model-server, Kubernetes sets MODEL_SERVER_PORT=tcp://10.0.0.1:8100 in all containers.
+        if value is not None and not (key.endswith("_PORT") and _SERVICE_ADDRESS.match(value)):
             return value
         try:
             with (self.folder / key).open("rb") as file:
@@ -78,7 +93,20 @@ class Configuration:
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(f"{self.folder / key}: {getattr(error, 'strerror', None) or error}") from error
 
+    def volume(self) -> Path:
+        """Return the folder at which containers mount their volume (MNT_PATH), by default `/mnt`."""
+        return Path(self.text(VOLUME_KEY) or DEFAULT_VOLUME)
+
     def _lines(self) -> dict[str, str]:
-        """Return the settings in MODEL_CONFIG. As in Kepler, a line may hold several settings, separated by blanks."""
-        pairs = (word.partition("=") for word in (self._read(LINES_KEY) or "").split() if "=" in word)
-        return {key: value for key, _, value in pairs}
+        """Return the settings in MODEL_CONFIG.
+
+        As in Kepler, a line may hold several settings, separated by blanks. There may be blanks around `=`, and
+        quotes around a value. A word that begins with `#` begins a comment.
+        """
+        settings = {}
+        for line in (self._read(LINES_KEY) or "").splitlines():
+            for match in _SETTING.finditer(line):
+                if match[1] is not None:
+                    value = match[2]
+                    settings[match[1]] = value[1:-1] if value[:1] in ('"', "'") and value[-1:] == value[:1] else value
+        return settings

@@ -7,6 +7,15 @@ import logging
 COMMAND_FORMAT = "%(levelname)s %(name)s: %(message)s"
 SERVER_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 
+LEVELS = {
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warn": logging.WARNING,
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+}
+"""Name of a log level on the command line of a server -> the level."""
+
 
 def configure_logging(level: int, *, format: str = SERVER_FORMAT) -> None:
     """Send log records of at least `level` to standard error. Replace any earlier logging configuration."""

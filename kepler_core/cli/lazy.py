@@ -20,6 +20,12 @@ class LazyCommand(NamedTuple):
     short_help: str
     """The first sentence of the command's help text."""
 
+    def load(self) -> click.Command:
+        """Import the command's module and return the command."""
+        module, _, name = self.target.partition(":")
+        command: click.Command = getattr(importlib.import_module(module), name)
+        return command
+
 
 class LazyGroup(click.Group):
     """A group that lists its commands without importing their modules.
@@ -37,9 +43,7 @@ class LazyGroup(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name in self.lazy:
-            module, _, name = self.lazy[cmd_name].target.partition(":")
-            command: click.Command = getattr(importlib.import_module(module), name)
-            return command
+            return self.lazy[cmd_name].load()
         return super().get_command(ctx, cmd_name)
 
     def short_helps(self, ctx: click.Context) -> dict[str, str]:

@@ -16,6 +16,7 @@ from kepler_core.errors import KeplerError, UsageError, missing_extra
 from kepler_core.logs import COMMAND_FORMAT, configure_logging
 
 EXIT_INTERRUPTED = 130
+CONTEXT_SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 _COMMANDS = {
     "quickstart": LazyCommand(
@@ -96,7 +97,7 @@ class Commands(LazyGroup):
             hooks().call("kepler_register_commands", cli=self)
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=Commands, context_settings=CONTEXT_SETTINGS)
 @click.version_option(__version__, prog_name="kepler-model")
 @click.option("-v", "--verbose", is_flag=True, help="Log each step, and show the tracebacks of errors.")
 def cli(verbose: bool) -> None:
@@ -115,10 +116,18 @@ def cli(verbose: bool) -> None:
 
 
 def main() -> None:
-    """Run the command line and end the process with its exit code."""
-    verbose = any(argument in ("-v", "--verbose") for argument in sys.argv[1:])
+    """Run the command line `kepler-model` and end the process with its exit code."""
+    run(cli, "kepler-model", verbose=any(argument in ("-v", "--verbose") for argument in sys.argv[1:]))
+
+
+def run(command: click.Command, program: str, *, verbose: bool = False, **settings: Any) -> None:
+    """Run a command with the arguments of this process, and end the process with the command's exit code.
+
+    `program` is the name of the program in messages, and `settings` are settings of the command's `click.Context`.
+    With `verbose`, errors are raised, so that Python prints a traceback.
+    """
     try:
-        code = cli.main(prog_name="kepler-model", standalone_mode=False)
+        code = command.main(prog_name=program, standalone_mode=False, **settings)
         sys.exit(code if isinstance(code, int) else 0)
     except click.exceptions.Exit as error:
         sys.exit(error.exit_code)
@@ -128,7 +137,7 @@ def main() -> None:
         error.show()
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        fail("interrupted; a store that was being written is as it was", EXIT_INTERRUPTED)
+        fail("interrupted; a store that was being written is as it was", EXIT_INTERRUPTED, program)
     except BrokenPipeError:
         # the program that reads standard output, e.g. `head`, has closed the pipe; end without an error message
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -137,16 +146,16 @@ def main() -> None:
         if verbose:
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        fail(f"{error.filename or 'standard output'}: {error.strerror or error}", 1)
+        fail(f"{error.filename or 'standard output'}: {error.strerror or error}", 1, program)
     except KeplerError as error:
         if verbose:
             raise
-        fail(str(error), error.exit_code)
+        fail(str(error), error.exit_code, program)
     except ModuleNotFoundError as error:
         extra = missing_extra(error, "this command")
         if extra is None or verbose:
             raise
-        fail(str(extra), extra.exit_code)
+        fail(str(extra), extra.exit_code, program)
 
 
 def _old_options(error: click.UsageError) -> str | None:
@@ -161,7 +170,7 @@ def _old_options(error: click.UsageError) -> str | None:
     return replaced_options(ctx.info_name, arguments, known)
 
 
-def fail(message: str, code: int) -> None:
+def fail(message: str, code: int, program: str = "kepler-model") -> None:
     """Print an error message on one line and end the process with an exit code."""
-    click.echo(f"kepler-model: error: {message}", err=True)
+    click.echo(f"{program}: error: {message}", err=True)
     sys.exit(code)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from kepler_core.cli.configured_option import configured_option
 from kepler_core.errors import UsageError
 from kepler_core.messages import quoted
 
@@ -34,32 +35,46 @@ def access_options(command: F) -> F:
     """Add options to a command: how to access a Prometheus server, and which series to query."""
     for option in reversed(
         (
-            click.option("--user", "username", metavar="NAME", help="User name for HTTP basic authentication."),
-            click.option("--password-file", metavar="FILE", help="File with the password of --user."),
-            click.option("--token-file", metavar="FILE", help="File with a bearer token for authentication."),
+            configured_option(
+                "--user", "username", key="PROM_USER", metavar="NAME", help="User name for HTTP basic authentication."
+            ),
+            configured_option(
+                "--password-file", key="PROM_PASSWORD_FILE", metavar="FILE", help="File with the password of --user."
+            ),
+            configured_option(
+                "--token-file",
+                key="PROM_TOKEN_FILE",
+                metavar="FILE",
+                help="File with a bearer token for authentication.",
+            ),
             click.option(
                 "--header",
                 "headers",
                 metavar="'NAME: VALUE'",
                 multiple=True,
                 help="Header to send with each request, e.g. a tenant: 'X-Scope-OrgID: team-a'. May be repeated.  "
-                "[key: PROM_HEADERS, one header in each line]",
+                "[configuration key: PROM_HEADERS, one header in each line]",
             ),
-            click.option(
-                "--ca-file", metavar="FILE", help="PEM file of the CA certificates that the server is verified with."
+            configured_option(
+                "--ca-file",
+                key="PROM_CA_FILE",
+                metavar="FILE",
+                help="PEM file of the CA certificates that the server is verified with.",
             ),
             click.option(
                 "--insecure/--secure",
                 default=None,
-                help="Do not verify the server's certificate.  [key: PROM_SSL_DISABLE]",
+                help="Do not verify the server's certificate.  [configuration key: PROM_SSL_DISABLE]",
             ),
-            click.option(
+            configured_option(
                 "--instance",
+                key="PROM_INSTANCE",
                 metavar="RE",
                 help="Query only nodes whose whole instance label matches this regular expression.",
             ),
-            click.option(
+            configured_option(
                 "--selector",
+                key="PROM_SELECTOR",
                 metavar="MATCHERS",
                 help="Query only series that also match these label matchers, e.g. 'cluster=\"a\"'.",
             ),

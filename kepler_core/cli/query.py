@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import sys
 import time
 from collections.abc import Mapping
@@ -121,7 +120,8 @@ def query(
     """
     from kepler_core.configuration import Configuration
 
-    own_headers = headers_of(headers, Configuration())
+    configuration = Configuration()
+    own_headers = headers_of(headers, configuration)
     request = _Request(start, end, last, step, pipeline, list(settings), instance, selector, _digest(own_headers))
     _check_usage(request, output)
     try:
@@ -131,7 +131,7 @@ def query(
             password_file=password_file,
             token_file=token_file,
             ca_file=ca_file,
-            insecure=_insecure(insecure),
+            insecure=bool(configuration.flag("PROM_SSL_DISABLE", insecure)),
             headers=own_headers,
             patience=seconds_of(patience, "--patience"),
         )
@@ -160,12 +160,6 @@ def _check_usage(request: _Request, output: str) -> None:
         raise UsageError("--set needs --pipeline")
     if not Path(output).resolve().parent.is_dir():
         raise UsageError(f"cannot write {output}: there is no folder {Path(output).parent}")
-
-
-def _insecure(option: bool | None) -> bool:
-    if option is not None:
-        return option
-    return os.environ.get("PROM_SSL_DISABLE", "").strip().casefold() == "true"
 
 
 def _run(client: PrometheusClient, request: _Request, output: str, jobs: int) -> dict[str, Any]:

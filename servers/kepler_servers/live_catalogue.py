@@ -66,7 +66,7 @@ class LiveCatalogue:
         self._stop = threading.Event()
         self.store_problem: str | None = None
         self.looked_at: float = 0.0
-        """Unix time of the latest successful check of the store for changes; 0 before the first check."""
+        """Unix time at which the latest successful check of the store for changes began; 0 before the first check."""
         self.changed_at: float = 0.0
         """Unix time of the latest change of `current`; 0 before the first change."""
         self.current = self._catalogue({})
@@ -87,6 +87,7 @@ class LiveCatalogue:
     def refresh(self) -> bool:
         """Read the pipelines that have changed in the store, and return whether `current` has changed."""
         with self._changing:
+            started = time.time()
             try:
                 names = self.store.pipelines()
                 if not names and not self.store.exists():
@@ -109,7 +110,7 @@ class LiveCatalogue:
             if changed:
                 self._rebuild()
                 self.changed_at = time.time()
-            self.looked_at = time.time()
+            self.looked_at = started
             return changed
 
     def drop(self, model: StoredModel, problem: str) -> None:

@@ -78,6 +78,35 @@ def test_model_config_lines(folder: Path) -> None:
     assert [settings.text(key) for key in "ABCDE"] == ["1", "x=y", None, None, "5"]
 
 
+def test_blanks_and_quotes_in_model_config_lines(folder: Path) -> None:
+    lines = """
+        A = 1
+        B="x y"  C = 'z'   # D=4
+        E= F = http://host/?a=b#c
+        G="unclosed
+        H = "# no comment" I= # a comment
+    """
+    settings = configuration(folder, MODEL_CONFIG=lines)
+    expected = ["1", "x y", "z", None, None, "http://host/?a=b#c", '"unclosed', "# no comment", None]
+    assert [settings.text(key) for key in "ABCDEFGHI"] == expected
+
+
+def test_quoted_true_in_a_model_config_line_is_true(folder: Path) -> None:
+    assert configuration(folder, MODEL_CONFIG='A = "true"').flag("A") is True
+
+
+def test_the_address_of_a_kubernetes_service_is_no_port(folder: Path) -> None:
+    """Kubernetes sets MODEL_SERVER_PORT in all containers of a namespace that has a Service named model-server."""
+    (folder / KEY).write_text("8105")
+    assert configuration(folder, **{KEY: "tcp://10.0.0.1:8100"}).number(KEY) == 8105
+    assert configuration(folder, SCHEDULER="tcp://10.0.0.1:8786").text("SCHEDULER") == "tcp://10.0.0.1:8786"
+
+
+def test_the_volume(tmp_path: Path) -> None:
+    assert Configuration("/none", {}).volume() == Path("/mnt")
+    assert Configuration("/none", {"MNT_PATH": str(tmp_path)}).volume() == tmp_path
+
+
 def test_blanks_are_stripped_and_empty_is_unset(folder: Path) -> None:
     assert configuration(folder, A="  x \n").text("A") == "x"
     assert configuration(folder, A=" \n").text("A") is None

@@ -18,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from support.estimator_clients import DYN_WATTS, watts_request
 from support.estimator_process import EstimatorProcess, running_estimator
 from support.linear_models import ABS, ALL, DYN, publish
+from support.process import PATIENCE
 from support.server_process import SHORT_BODIES, free_port, status_of_half_closed
 from support.small_pipelines import BPF
 
@@ -262,6 +263,20 @@ def test_metrics_count_requests_and_name_the_models(running: tuple[EstimatorProc
         ("AbsPower", "made/rapl-sysfs/AbsPower/BPFOnly/SGDRegressorTrainer_0"),
         ("DynPower", f"made/{DYN.source}/DynPower/BPFOnly/SGDRegressorTrainer_0"),
     }
+
+
+def test_readiness(running: tuple[EstimatorProcess, int], tmp_path: Path) -> None:
+    process, port = running
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=PATIENCE) as answer:
+        ready = json.load(answer)
+    assert ready["sockets"] == [str(process.path)]
+    assert (len(ready["origins"]), ready["not_ready"]) == (1, None)
+    free = free_port()
+    with running_estimator(tmp_path / "e.sock", "--metrics-port", str(free)):
+        with pytest.raises(urllib.error.HTTPError) as error:
+            urllib.request.urlopen(f"http://127.0.0.1:{free}/readyz", timeout=PATIENCE)
+        assert error.value.code == 503
+        assert json.load(error.value)["not_ready"] == "no model server, URL or store is configured"
 
 
 def test_silent_clients_of_the_metrics_port_do_not_affect_the_estimator(running: tuple[EstimatorProcess, int]) -> None:

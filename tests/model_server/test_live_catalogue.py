@@ -295,21 +295,32 @@ def test_new_version_replaces_a_damaged_one(live: LiveStore) -> None:
 
 
 def test_store_that_is_missing_at_the_start(tmp_path: Path) -> None:
-    store = LocalStore(tmp_path / "store")
+    store = LocalStore(tmp_path / "parent" / "store")
     with serving(store.root, tmp_path / "log", ready_path="/metrics") as server:
-        assert not store.root.exists(), "reading creates nothing"
+        assert store.exists(), "the folder of the store is created"
+        assert f"store {store.root}: the folder did not exist; created an empty one" in server.log
+        health = server.get("/healthz").json()
+        assert (health["status"], health["models"], health["store_problem"]) == ("ok", 0, None)
+        assert health["not_ready"] == f"the store {store.root} has no model yet"
+        checked_error(server.post(CAPTURED), 404)
+        assert server.get("/models").json() == {"total": 0, "models": []}
+        assert total(server.metrics(), "kepler_model_server_store_up") == 1
+        store.publish("made", pipeline(SmallModel()))
+        wait_for(lambda: server.post(CAPTURED).status == 200, "it is not served")
+        assert server.get("/readyz").status == 200
+
+
+def test_store_whose_folder_cannot_be_created(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    store = LocalStore(tmp_path / "file" / "store")
+    with serving(store.root, tmp_path / "log", ready_path="/metrics") as server:
+        assert f"store {store.root}: the folder does not exist and cannot be created" in server.log
         readiness = server.get("/readyz")
         assert (readiness.status, readiness.json()["status"]) == (503, "degraded")
         assert str(store.root) in readiness.json()["store_problem"]
         assert server.get("/healthz").status == 200
         assert str(store.root) in checked_error(server.post(CAPTURED), 503)
-        assert server.get("/models").json() == {"total": 0, "models": []}
-        assert server.get("/best-models").json() == {"AbsPower": {}, "DynPower": {}}
         assert total(server.metrics(), "kepler_model_server_store_up") == 0
-        store.publish("made", pipeline(SmallModel()))
-        wait_for(lambda: server.post(CAPTURED).status == 200, "it is not served")
-        assert server.get("/readyz").json()["status"] == "ok"
-        assert total(server.metrics(), "kepler_model_server_store_up") == 1
 
 
 def test_store_that_is_away_for_a_while(tmp_path: Path) -> None:
@@ -319,6 +330,8 @@ def test_store_that_is_away_for_a_while(tmp_path: Path) -> None:
     with serving(store.root, tmp_path / "log") as server:
         store.root.rename(tmp_path / "away")
         wait_for(lambda: server.get("/healthz").json()["store_problem"] is not None, "no problem is reported")
+        assert server.get("/healthz").json()["status"] == "degraded"
+        assert server.get("/readyz").status == 200
         checked_weights(server.post(CAPTURED))
         (tmp_path / "away").rename(store.root)
         wait_for(lambda: server.get("/healthz").json()["status"] == "ok", "the problem is still reported")

@@ -6,13 +6,7 @@ import http.client
 import os
 import signal
 import socket
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 from support.live_store import LiveStore
@@ -30,6 +24,7 @@ from support.model_server import (
 from support.process import PATIENCE, wait_for
 from support.server_process import ServerProcess, ask, free_port, serving
 from support.small_pipelines import CAPTURED, SmallModel, linear, pipeline
+from support.web_server import web_server
 
 from kepler_core.store.archive import archive_bytes
 from kepler_core.store.local import LocalStore
@@ -134,20 +129,6 @@ def test_dead_worker_is_replaced(store: LocalStore, tmp_path: Path) -> None:
 # --- INITIAL_PIPELINE_URL ---
 
 
-class _SilentHandler(SimpleHTTPRequestHandler):
-    def log_message(self, *_: Any) -> None:
-        pass
-
-
-@contextmanager
-def web_server(folder: Path, port: int) -> Iterator[None]:
-    """Serve the files of a folder over HTTP on the port during the `with` block."""
-    with ThreadingHTTPServer(("127.0.0.1", port), partial(_SilentHandler, directory=str(folder))) as server:
-        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-        yield
-        server.shutdown()
-
-
 @pytest.fixture
 def zips(tmp_path: Path) -> Path:
     """A folder with the zip archives of two pipelines, which are named `local` and `remote`."""
@@ -165,7 +146,8 @@ def test_initial_pipelines(tmp_path: Path, zips: Path) -> None:
     port = free_port()
     urls = f"file://{zips / 'local.zip'} , http://127.0.0.1:{port}/remote.zip,"
     store = LocalStore(tmp_path / "store")
-    with serving(store.root, tmp_path / "log", environ={"INITIAL_PIPELINE_URL": urls}) as server:
+    environ = {"INITIAL_PIPELINE_URL": urls}
+    with serving(store.root, tmp_path / "log", environ=environ, ready_path="/healthz") as server:
         live = LiveStore(store, server)
         live.wait_for_bias("local", 11.0)
         wait_for(lambda: f"http://127.0.0.1:{port}/remote.zip" in server.log, "the log does not name the missing one")
@@ -179,7 +161,8 @@ def test_initial_pipelines_of_the_store_are_not_published_again(tmp_path: Path, 
     store = LocalStore(tmp_path / "store")
     store.publish("local", pipeline(SmallModel(weights={"package": linear(11.0)})))
     urls = f"file://{zips / 'local.zip'},file://{tmp_path / 'nothing.zip'}"
-    with serving(store.root, tmp_path / "log", environ={"INITIAL_PIPELINE_URL": urls}) as server:
+    environ = {"INITIAL_PIPELINE_URL": urls}
+    with serving(store.root, tmp_path / "log", environ=environ, ready_path="/healthz") as server:
         wait_for(lambda: "nothing.zip" in server.log, "the log does not name the missing one")
         assert LiveStore(store, server).bias("local") == 11.0
     assert store.versions("local") == [1]

@@ -121,6 +121,28 @@ def test_a_job_describes_its_training(server: TrainerServer, trained: str) -> No
     assert job["submitted"] <= job["started"] <= job["finished"]
 
 
+def test_data_sets_without_data_count_as_failed(server: TrainerServer) -> None:
+    """A feature group that the pipeline names, and that the recording lacks, is a failure without a model."""
+    before = _failed_models(server)
+    pipeline = {
+        "name": "lacking", "energy_sources": ["acpi"], "feature_groups": ["BPFOnly", "CounterOnly", "BPFIRQ"],
+        "abs_trainers": ["SGDRegressorTrainer"],
+    }  # fmt: skip
+    body = {"pipeline": pipeline, "prom_response": request()["prome_response"]}
+    url = server.submit(body)
+    job = server.until(url, "done")
+    assert len(job["report"]["failed"]) == 2
+    assert job["progress"] == {"models": 1, "trained": 1, "failed": 2}
+    (listed,) = (entry for entry in server.get("/jobs?limit=1000").json()["jobs"] if entry["url"] == url)
+    assert listed["progress"] == job["progress"]
+    assert _failed_models(server) - before == 2
+
+
+def _failed_models(server: TrainerServer) -> float:
+    labels = frozenset({("outcome", "failed")})
+    return server.metrics().get(("kepler_offline_trainer_models_total", labels), 0)
+
+
 def test_a_job_that_is_done_has_a_zip_and_is_listed(server: TrainerServer, trained: str) -> None:
     job = server.job(trained)
     result = server.get(job["result"])

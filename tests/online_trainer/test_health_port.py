@@ -26,6 +26,7 @@ def test_bodies_shorter_than_their_content_length(tmp_path: Path) -> None:
         for end in SHORT_BODIES:
             assert status_of_half_closed(port, "GET", "/metrics", end) == 200
             assert status_of_half_closed(port, "POST", "/healthz", end) == 405
+            assert status_of_half_closed(port, "GET", "/readyz", end) == 503, "no round can succeed"
             assert status_of_half_closed(port, "DELETE", "/jobs/x", end) == 404
     finally:
         trainer.stop()

@@ -117,7 +117,8 @@ def test_health_and_metrics_of_the_trainer(story: Story) -> None:
     assert 'kepler_online_trainer_decisions_total{decision="published"}' in page
     assert "kepler_online_trainer_law_changes_total 1.0" in page
     assert json.loads(get(story.trainer, "/healthz"))["served_version"] == story.trainer.store.current_version("test")
-    assert "there are /healthz and /metrics" in json.loads(get(story.trainer, "/", "404 Not Found"))["msg"]
+    assert json.loads(get(story.trainer, "/readyz"))["last_success"] is not None
+    assert "there are /healthz and /readyz and /metrics" in json.loads(get(story.trainer, "/", "404 Not Found"))["msg"]
 
 
 def get(trainer: TrainerUnderTest, path: str, expected: str = "200 OK") -> str:

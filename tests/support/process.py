@@ -18,6 +18,7 @@ SETTINGS_KEYS = (
     "MODEL_SERVER_MODEL_REQ_PATH", "INITIAL_PIPELINE_URL", "NODE_TOTAL_INIT_URL", "NODE_COMPONENTS_INIT_URL",
     "CONTAINER_TOTAL_INIT_URL", "CONTAINER_COMPONENTS_INIT_URL", "PROCESS_TOTAL_INIT_URL",
     "PROCESS_COMPONENTS_INIT_URL", "ERROR_KEY", "CONFIG_PATH", "PROMETHEUS_MULTIPROC_DIR", "HTTP_PROXY", "http_proxy",
+    "MODEL_TOPURL",
 )  # fmt: skip
 """Environment variables that processes under test do not inherit, because they would behave differently with them."""
 
@@ -26,9 +27,16 @@ DEFECTS = ("Traceback", "panicked", "defect of", "Unexpected exit", "Logging err
 
 
 class ProcessUnderTest:
-    """A `kepler-model` command whose output goes to a log file."""
+    """A `kepler-model` command, or another `program`, whose output goes to a log file."""
 
-    def __init__(self, arguments: Sequence[str | Path], log: Path, environ: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        arguments: Sequence[str | Path],
+        log: Path,
+        environ: Mapping[str, str] | None = None,
+        *,
+        program: Sequence[str | Path] = (sys.executable, "-m", "kepler_core"),
+    ) -> None:
         self.log_path = log
         log.parent.mkdir(parents=True, exist_ok=True)
         clean = {key: value for key, value in os.environ.items() if key not in SETTINGS_KEYS}
@@ -36,7 +44,7 @@ class ProcessUnderTest:
         clean["CONFIG_PATH"] = str(log.parent / "no-such-folder")
         with log.open("wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "kepler_core", *map(str, arguments)],
+                [*map(str, program), *map(str, arguments)],
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env={**clean, **(environ or {})},

@@ -7,7 +7,7 @@ import click
 from kepler_core.cli.lazy import LazyCommand, LazyGroup
 from kepler_core.plugins.hooks import hookimpl
 
-_SERVERS = {
+SERVERS = {
     "model-server": LazyCommand(
         "kepler_servers.commands.model_server:model_server",
         "Serve every Kepler node the power model that fits its machine (POST /model).",
@@ -25,6 +25,8 @@ _SERVERS = {
         "Train pipelines from recordings that clients send (POST /train), and publish them.",
     ),
 }
+"""The commands below `kepler-model serve`. `commands.programs` also runs each of them as a program of its own."""
+
 _COMMANDS = {
     "select": LazyCommand(
         "kepler_servers.commands.select:select",
@@ -48,6 +50,6 @@ _COMMANDS = {
 @hookimpl
 def kepler_register_commands(cli: click.Group) -> None:
     """Add the commands `serve`, `select`, `submit`, `estimator` and `samples` to `kepler-model`."""
-    cli.add_command(LazyGroup("serve", lazy=_SERVERS, help="Run a server until it gets SIGTERM or SIGINT."))
+    cli.add_command(LazyGroup("serve", lazy=SERVERS, help="Run a server until it gets SIGTERM or SIGINT."))
     assert isinstance(cli, LazyGroup)
     cli.lazy.update(_COMMANDS)

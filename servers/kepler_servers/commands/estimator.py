@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kepler_core.cli.configured_option import config_dir_option, configured_option
 from kepler_core.cli.output import json_option, print_json, print_table
 from kepler_core.client import DEFAULT_SOCKET, EstimatorClient
 from kepler_core.errors import UsageError
+from kepler_servers.commands.deployment import configure_server_logging, log_level_option, store_in_volume
 
 if TYPE_CHECKING:
     from kepler_core.configuration import Configuration
@@ -25,52 +27,62 @@ _INIT_KEYS = tuple(
 
 
 @click.command("estimator")
-@click.option(
+@configured_option(
     "--socket",
     "path",
+    key="ESTIMATOR_SOCKET",
     metavar="PATH",
     help="Unix socket to listen on.  [default: both /tmp/estimator.sock and /tmp/estimator.socket]",
 )
 @click.option(
-    "-s", "--store", metavar="DIR|URL", help="Model store to get models from.  [configuration key: MODEL_PATH]"
+    "-s",
+    "--store",
+    metavar="DIR|URL",
+    help="Model store to get models from.  [configuration key: MODEL_PATH; default: /mnt/models, if it exists]",
 )
 @click.option(
     "--model-server",
     metavar="URL",
     help="Model server to get models from; it is asked first.  [configuration key: MODEL_SERVER_URL]",
 )
-@click.option(
+@configured_option(
     "--machine-spec",
+    key="ESTIMATOR_MACHINE_SPEC",
     metavar="FILE",
     help="JSON file that describes this machine.  [default: the estimator discovers the description]",
 )
-@click.option(
-    "--config-dir",
-    metavar="DIR",
-    help="Folder with one file for each configuration key.  [environment variable: CONFIG_PATH]",
-)
-@click.option(
+@configured_option(
     "--reply-limit",
+    key="ESTIMATOR_REPLY_LIMIT",
     type=click.IntRange(0),
     default=4096,
     show_default=True,
     help="Maximum length of a reply in bytes; 0 means no limit. Kepler reads at most 4096 bytes.",
 )
-@click.option(
+@configured_option(
     "--refresh",
+    key="ESTIMATOR_REFRESH",
     type=click.FloatRange(1),
     default=120.0,
     show_default=True,
     help="Interval in seconds at which the estimator searches for better models.",
 )
-@click.option(
+@configured_option(
     "--metrics-host",
+    key="ESTIMATOR_METRICS_HOST",
     metavar="ADDR",
     default="127.0.0.1",
     show_default=True,
     help="Address on which Prometheus metrics are served, e.g. 0.0.0.0 for all addresses of the machine.",
 )
-@click.option("--metrics-port", type=click.IntRange(0, 65535), help="Serve Prometheus metrics on this TCP port.")
+@configured_option(
+    "--metrics-port",
+    key="ESTIMATOR_METRICS_PORT",
+    type=click.IntRange(0, 65535),
+    help="Serve Prometheus metrics on this TCP port.",
+)
+@log_level_option
+@config_dir_option
 @click.pass_context
 def estimator(
     context: click.Context,
@@ -83,6 +95,7 @@ def estimator(
     refresh: float,
     metrics_host: str,
     metrics_port: int | None,
+    log_level: str | None,
 ) -> None:
     """Answer Kepler's requests for watts over a unix socket.
 
@@ -102,16 +115,14 @@ def estimator(
       PROCESS_COMPONENTS_INIT_URL   used if CONTAINER_COMPONENTS_INIT_URL is not set
       ERROR_KEY                     error that models of the store are compared by (default: mae)
     """
-    import logging
-
     from kepler_core.configuration import Configuration
-    from kepler_core.logs import configure_logging
     from kepler_servers.estimator.listening import DEFAULT_PATHS, listen
 
-    verbose = bool(context.find_root().params.get("verbose"))
-    configure_logging(logging.DEBUG if verbose else logging.INFO)
+    configure_server_logging(context, log_level)
     configuration = Configuration(config_dir)
-    providers = _providers(configuration, model_server, configuration.text("MODEL_PATH", store))
+    providers = _providers(
+        configuration, model_server, configuration.text("MODEL_PATH", store) or store_in_volume(configuration)
+    )
     spec = machine(machine_spec)
     # A SIGTERM before the event loop handles it ends the process in order, so that no socket file is left behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))

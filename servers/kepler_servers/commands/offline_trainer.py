@@ -11,9 +11,18 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 import msgspec
 
+from kepler_core.cli.configured_option import config_dir_option, configured_option
 from kepler_core.errors import MissingExtraError, UsageError
+from kepler_servers.commands.deployment import (
+    configure_server_logging,
+    create_store_folder,
+    log_level_option,
+    state_folder,
+    store_location,
+)
 
 if TYPE_CHECKING:
+    from kepler_core.configuration import Configuration
     from kepler_servers.offline_trainer.settings import Settings
 
 DEFAULT_PORT = 8102
@@ -40,97 +49,128 @@ class Size(click.ParamType):  # type: ignore[type-arg,unused-ignore]
     "-s",
     "--store",
     metavar="DIR|URL",
-    help="Model store that trained pipelines are published to.  [configuration key: MODEL_PATH]",
+    help="Model store that trained pipelines are published to.  [configuration key: MODEL_PATH; "
+    "default: /mnt/models, if it is writable]",
 )
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option(
-    "--port", type=click.IntRange(0, 65535), default=DEFAULT_PORT, show_default=True, help="Port to listen on."
+@configured_option(
+    "--host", key="OFFLINE_TRAINER_HOST", default="127.0.0.1", show_default=True, help="Address to listen on."
 )
-@click.option(
-    "-j", "--jobs", type=click.IntRange(1, 64), default=1, show_default=True, help="Number of jobs to train at a time."
+@configured_option(
+    "--port",
+    key="OFFLINE_TRAINER_PORT",
+    type=click.IntRange(0, 65535),
+    default=DEFAULT_PORT,
+    show_default=True,
+    help="Port to listen on.",
 )
-@click.option(
+@configured_option(
+    "-j",
+    "--jobs",
+    key="OFFLINE_TRAINER_JOBS",
+    type=click.IntRange(1, 64),
+    default=1,
+    show_default=True,
+    help="Number of jobs to train at a time.",
+)
+@configured_option(
     "--allow-host",
+    key="OFFLINE_TRAINER_ALLOW_HOST",
     metavar="HOST",
     multiple=True,
     help="Host name to accept in the headers Host and Origin (repeatable); used if --host is a loopback address.",
 )
-@click.option(
-    "--token-file", metavar="FILE", help="File with the token that clients must send (Authorization: Bearer)."
+@configured_option(
+    "--token-file",
+    key="OFFLINE_TRAINER_TOKEN_FILE",
+    metavar="FILE",
+    help="File with the token that clients must send (Authorization: Bearer).",
 )
-@click.option("--insecure", is_flag=True, help="Let clients on other machines train without a token.")
-@click.option(
+@configured_option(
+    "--insecure",
+    key="OFFLINE_TRAINER_INSECURE",
+    is_flag=True,
+    help="Let clients on other machines train without a token.",
+)
+@configured_option(
     "--state",
+    key="OFFLINE_TRAINER_STATE",
     metavar="DIR",
-    help="Folder for queued jobs, their inputs and results.  [default: $STATE_DIRECTORY, else below $XDG_STATE_HOME]",
+    help="Folder for queued jobs, their inputs and results.  [default: $STATE_DIRECTORY, else "
+    "/mnt/state/offline-trainer if it is writable, else below $XDG_STATE_HOME]",
 )
-@click.option(
+@configured_option(
     "--backend",
+    key="OFFLINE_TRAINER_BACKEND",
     type=click.Choice(["loky", "threading", "dask"]),
     default="loky",
     show_default=True,
     help="Where models are fitted: in processes (loky), in threads (threading) or on a Dask cluster (dask).",
 )
-@click.option(
+@configured_option(
     "--scheduler",
+    key="OFFLINE_TRAINER_SCHEDULER",
     metavar="ADDR",
     help="Address of the Dask scheduler, e.g. tcp://host:8786.  [default: a local scheduler]",
 )
-@click.option(
+@configured_option(
     "--fits",
+    key="OFFLINE_TRAINER_FITS",
     type=click.IntRange(1, 1024),
     help="Number of models that each job fits at a time.  [default: number of CPU cores divided by --jobs]",
 )
-@click.option(
+@configured_option(
     "--max-body",
+    key="OFFLINE_TRAINER_MAX_BODY",
     type=Size(),
     default="512MiB",
     show_default=True,
     help="Maximum size of a request's JSON body, after decompression.",
 )
-@click.option(
+@configured_option(
     "--memory-limit",
+    key="OFFLINE_TRAINER_MEMORY_LIMIT",
     type=Size(),
     default="8GiB",
     show_default=True,
     help="Maximum size of the address space (virtual memory) of each training process.",
 )
-@click.option(
+@configured_option(
     "--time-limit",
+    key="OFFLINE_TRAINER_TIME_LIMIT",
     type=click.FloatRange(1),
     default=3600,
     show_default=True,
     metavar="SECONDS",
     help="Maximum duration of a job's training.",
 )
-@click.option(
+@configured_option(
     "--max-queue",
+    key="OFFLINE_TRAINER_MAX_QUEUE",
     type=click.IntRange(1, 100_000),
     default=100,
     show_default=True,
     help="Maximum number of jobs in the queue.",
 )
-@click.option(
+@configured_option(
     "--keep-inputs",
+    key="OFFLINE_TRAINER_KEEP_INPUTS",
     type=click.FloatRange(0),
     default=24,
     show_default=True,
     metavar="HOURS",
     help="Time after which the inputs of a finished job are removed.",
 )
-@click.option(
+@configured_option(
     "--keep-results",
+    key="OFFLINE_TRAINER_KEEP_RESULTS",
     type=click.FloatRange(0),
     default=168,
     show_default=True,
     metavar="HOURS",
     help="Time after which a finished job and its zip are removed. The trained pipeline stays in the store.",
 )
-@click.option(
-    "--config-dir",
-    metavar="DIR",
-    help="Folder with one file for each configuration key.  [environment variable: CONFIG_PATH]",
-)
+@log_level_option
+@config_dir_option
 @click.pass_context
 def offline_trainer(
     context: click.Context,
@@ -151,6 +191,7 @@ def offline_trainer(
     max_queue: int,
     keep_inputs: float,
     keep_results: float,
+    log_level: str | None,
     config_dir: str | None,
 ) -> None:
     """Train pipelines from recordings that clients send (POST /train), and publish them.
@@ -167,14 +208,14 @@ def offline_trainer(
     from kepler_servers.http.server import serve
     from kepler_servers.offline_trainer.settings import SETTINGS_VARIABLE, TARGET, Settings
 
-    location = Configuration(config_dir).text("MODEL_PATH", store)
-    if location is None:
-        raise UsageError("no model store: give --store, or set MODEL_PATH")
+    level = configure_server_logging(context, log_level)
+    configuration = Configuration(config_dir)
+    location = store_location(configuration, store)
     if scheduler is not None and backend != "dask":
         raise UsageError("--scheduler goes with --backend dask")
     settings = Settings(
         store=location,
-        state=str(Path(state or default_state()).resolve()),
+        state=str(Path(state or default_state(configuration)).resolve()),
         address=f"{host}:{port}",
         allowed_hosts=tuple(name.lower() for name in (host, *allow_host)) if is_loopback(host) else None,
         token_file=None if token_file is None else str(Path(token_file).resolve()),
@@ -188,7 +229,7 @@ def offline_trainer(
         max_queue=max_queue,
         keep_inputs=keep_inputs * 3600,
         keep_results=keep_results * 3600,
-        verbose=bool(context.find_root().params.get("verbose")),
+        log_level=level,
     )
     _check(settings, host, insecure=insecure)
     os.environ[SETTINGS_VARIABLE] = msgspec.json.encode(settings).decode()
@@ -197,16 +238,15 @@ def offline_trainer(
 
 def _check(settings: Settings, host: str, *, insecure: bool) -> None:
     """Check the settings before the HTTP process starts. Raises `UsageError` if that process would fail with them."""
-    from kepler_core.store import open_store
     from kepler_servers.http.hosts import is_loopback
     from kepler_servers.offline_trainer.queue_database import open_queue
     from kepler_servers.offline_trainer.settings import StateFolder
     from kepler_servers.offline_trainer.worker import lock, read_token
 
-    open_store(settings.store)
     if read_token(settings.token_file) is None and not insecure and not is_loopback(host):
         raise UsageError(
-            f"{host} can be reached from other machines: give --token-file, or --insecure to let any client train"
+            f"{host} can be reached from other machines: give --token-file (OFFLINE_TRAINER_TOKEN_FILE), "
+            "or --insecure (OFFLINE_TRAINER_INSECURE=true) to let any client train"
         )
     folder = StateFolder(settings.state)
     try:
@@ -215,11 +255,14 @@ def _check(settings: Settings, host: str, *, insecure: bool) -> None:
         raise UsageError(f"--state {folder.root}: {error.strerror or error}") from error
     with lock(folder):
         open_queue(folder.queue).close()
+    create_store_folder(settings.store)
 
 
-def default_state() -> str:
-    """Return the state folder that systemd has set for the service, or else a folder for the user's state."""
+def default_state(configuration: Configuration) -> str:
+    """Return the folder that systemd has set, or the one in a container's volume, or else one for the user's state."""
     if (folder := os.environ.get("STATE_DIRECTORY", "").partition(":")[0]) != "":
         return folder
+    if (in_volume := state_folder(configuration, "offline-trainer")) is not None:
+        return in_volume
     base = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
     return os.path.join(base, "kepler-core", "offline-trainer")

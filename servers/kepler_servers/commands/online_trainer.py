@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
 import click
 
-from kepler_core.atomic_files import make_folders
+from kepler_core.cli.configured_option import config_dir_option, configured_option
 from kepler_core.cli.pipelines import set_option
 from kepler_core.cli.prometheus import access_options, headers_of, matchers_of, open_client, seconds_of
 from kepler_core.errors import UsageError, missing_extra
-from kepler_core.logs import configure_logging
 from kepler_core.machine import read_machine_spec
+from kepler_servers.commands.deployment import (
+    configure_server_logging,
+    create_store_folder,
+    log_level_option,
+    state_folder,
+    store_location,
+)
 
 if TYPE_CHECKING:
     from kepler_core.configuration import Configuration
@@ -28,7 +31,6 @@ if TYPE_CHECKING:
     from kepler_core.store import Store
     from kepler_servers.online_trainer.fetching import Fetcher
     from kepler_servers.online_trainer.rounds import Rounds, Schedule
-    from kepler_servers.online_trainer.state_folder import StateFolder
 
 DEFAULT_PORT = 8103
 DEFAULT_INTERVAL_SECONDS = 300.0
@@ -51,7 +53,7 @@ class Options:
     name: str | None
     server: str | None
     store: str | None
-    state: str
+    state: str | None
     machine_spec: str | None
     interval: float | None
     step: float | None
@@ -74,33 +76,43 @@ class Options:
     jobs: int
     host: str
     port: int
+    log_level: str | None
     config_dir: str | None
     settings: tuple[str, ...]
 
 
 @click.command("online-trainer")
-@click.option(
+@configured_option(
     "--pipeline",
+    key="ONLINE_TRAINER_PIPELINE",
     metavar="P",
     default="default",
     show_default=True,
     help="The pipeline to train: the name of a shipped pipeline, or a YAML file.",
 )
-@click.option(
-    "--name", metavar="NAME", help="Name of the pipeline in the model store.  [default: the pipeline's own name]"
+@configured_option(
+    "--name",
+    key="ONLINE_TRAINER_NAME",
+    metavar="NAME",
+    help="Name of the pipeline in the model store.  [default: the pipeline's own name]",
 )
 @click.option("--server", metavar="URL", help="URL of the Prometheus server.  [configuration key: PROM_SERVER]")
 @click.option(
-    "-s", "--store", metavar="DIR|URL", help="Model store to publish models to.  [configuration key: MODEL_PATH]"
+    "-s",
+    "--store",
+    metavar="DIR|URL",
+    help="Model store to publish models to.  [configuration key: MODEL_PATH; default: /mnt/models, if it is writable]",
 )
-@click.option(
+@configured_option(
     "--state",
+    key="ONLINE_TRAINER_STATE",
     metavar="DIR",
-    required=True,
-    help="Folder for the stored samples. Each online trainer needs a folder of its own.",
+    help="Folder for the stored samples. Each online trainer needs a folder of its own.  "
+    "[default: /mnt/state/online-trainer, if it is writable]",
 )
-@click.option(
+@configured_option(
     "--machine-spec",
+    key="ONLINE_TRAINER_MACHINE_SPEC",
     metavar="FILE",
     help="JSON file that describes the nodes' machines (see `kepler-model profile machine`).",
 )
@@ -117,50 +129,57 @@ class Options:
     "[configuration key: PROM_QUERY_STEP; default: fetch all scraped samples]",
 )
 @access_options
-@click.option(
+@configured_option(
     "--delay",
+    key="ONLINE_TRAINER_DELAY",
     metavar="DURATION",
     default="10s",
     show_default=True,
     help="Minimum age of values to fetch. Younger values may be incomplete.",
 )
-@click.option(
+@configured_option(
     "--overlap",
+    key="ONLINE_TRAINER_OVERLAP",
     metavar="DURATION",
     default="2m",
     show_default=True,
     help="How late a sample may become available in Prometheus and still be stored.",
 )
-@click.option(
+@configured_option(
     "--backfill",
+    key="ONLINE_TRAINER_BACKFILL",
     metavar="DURATION",
     default="1h",
     show_default=True,
     help="How far into the past the first round fetches samples.",
 )
-@click.option(
+@configured_option(
     "--catch-up",
+    key="ONLINE_TRAINER_CATCH_UP",
     metavar="DURATION",
     default="6h",
     show_default=True,
     help="How far into the past a round fetches at most, e.g. after the trainer was stopped for days.",
 )
-@click.option(
+@configured_option(
     "--retrain-after",
+    key="ONLINE_TRAINER_RETRAIN_AFTER",
     type=click.IntRange(60),
     default=200,
     show_default=True,
     help="Retrain all models after this number of new samples (a sample is one node at one timestamp).",
 )
-@click.option(
+@configured_option(
     "--memory-instants",
+    key="ONLINE_TRAINER_MEMORY_INSTANTS",
     type=click.IntRange(200),
     default=20_000,
     show_default=True,
     help="Maximum number of stored samples.",
 )
-@click.option(
+@configured_option(
     "--memory-size",
+    key="ONLINE_TRAINER_MEMORY_SIZE",
     metavar="MIB",
     type=click.IntRange(1),
     default=256,
@@ -174,27 +193,32 @@ class Options:
     help="Number of versions of the pipeline to keep in the model store, which must be a local folder.  "
     "[configuration key: KEEP_VERSIONS; default: keep all]",
 )
-@click.option(
-    "-j", "--jobs", type=click.IntRange(1), default=1, show_default=True, help="Number of models to fit at a time."
+@configured_option(
+    "-j",
+    "--jobs",
+    key="ONLINE_TRAINER_JOBS",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Number of models to fit at a time.",
 )
-@click.option(
+@configured_option(
     "--host",
+    key="ONLINE_TRAINER_HOST",
     default="127.0.0.1",
     show_default=True,
     help="Address on which the trainer serves /healthz and /metrics, e.g. 0.0.0.0 for all addresses of the machine.",
 )
-@click.option(
+@configured_option(
     "--port",
+    key="ONLINE_TRAINER_PORT",
     type=click.IntRange(0, 65535),
     default=DEFAULT_PORT,
     show_default=True,
     help="Port on which the trainer serves /healthz and /metrics.",
 )
-@click.option(
-    "--config-dir",
-    metavar="DIR",
-    help="Folder with one file for each configuration key.  [environment variable: CONFIG_PATH]",
-)
+@log_level_option
+@config_dir_option
 @set_option
 @click.pass_context
 def online_trainer(context: click.Context, /, **values: Any) -> None:
@@ -216,10 +240,9 @@ def online_trainer(context: click.Context, /, **values: Any) -> None:
     url = configuration.text("PROM_SERVER", options.server)
     if url is None:
         raise UsageError("no Prometheus server: give --server, or set PROM_SERVER")
-    location = configuration.text("MODEL_PATH", options.store)
-    if location is None:
-        raise UsageError("no model store: give --store, or set MODEL_PATH")
-    configure_logging(logging.DEBUG if context.find_root().params.get("verbose") else logging.INFO)
+    location = store_location(configuration, options.store)
+    state_location = _state_location(configuration, options.state)
+    configure_server_logging(context, options.log_level)
     logging.getLogger("urllib3").setLevel(logging.WARNING)
     stop = threading.Event()
     try:
@@ -229,9 +252,11 @@ def online_trainer(context: click.Context, /, **values: Any) -> None:
         from kepler_servers.online_trainer.app import make_app
         from kepler_servers.online_trainer.rounds import Rounds
         from kepler_servers.online_trainer.sample_store import SampleStore
+        from kepler_servers.online_trainer.state_folder import locked_state
     except ModuleNotFoundError as error:
         raise missing_extra(error, "serve online-trainer") or error from error
     fetcher = _make_fetcher(options, configuration, client)
+    create_store_folder(location)
     store = open_store(location)
     store.check_writable(fetcher.spec.name)
     keep_versions = _keep_versions(configuration, options.keep_versions, store)
@@ -239,7 +264,7 @@ def online_trainer(context: click.Context, /, **values: Any) -> None:
     schedule = _make_schedule(options, configuration)
     overlap = seconds_of(options.overlap, "--overlap")
     max_bytes = options.memory_size * 2**20
-    with _locked_state(Path(options.state)) as state:
+    with locked_state(state_location) as state:
         samples = SampleStore(state.samples, overlap=overlap, max_samples=options.memory_instants, max_bytes=max_bytes)
         rounds = Rounds(
             fetcher,
@@ -288,6 +313,14 @@ def _run(rounds: Rounds, stop: threading.Event) -> None:
         os._exit(0)
     if errors:
         raise errors[0]
+
+
+def _state_location(configuration: Configuration, option: str | None) -> Path:
+    """Return the state folder. Raise `UsageError` if no folder is configured."""
+    location = option or state_folder(configuration, "online-trainer")
+    if location is None:
+        raise UsageError("no state folder: give --state, or set ONLINE_TRAINER_STATE")
+    return Path(location)
 
 
 def _open_client(options: Options, configuration: Configuration, url: str, stop: threading.Event) -> PrometheusClient:
@@ -356,26 +389,3 @@ def _keep_versions(configuration: Configuration, option: int | None, store: Stor
     if not isinstance(store, LocalStore):
         raise UsageError("--keep-versions (KEEP_VERSIONS) needs a model store in a local folder")
     return int(number)
-
-
-@contextmanager
-def _locked_state(folder: Path) -> Iterator[StateFolder]:
-    """Create the state folder, and lock it during the `with` block.
-
-    Without the lock, two trainers with the same state folder would overwrite each other's files.
-    """
-    from kepler_servers.online_trainer.state_folder import StateFolder
-
-    try:
-        make_folders(folder)
-        descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    except OSError as error:
-        raise UsageError(f"{folder}: {error.strerror or error}") from error
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UsageError(f"{folder} is in use by another online trainer") from error
-        yield StateFolder(folder.resolve())
-    finally:
-        os.close(descriptor)

@@ -1,16 +1,18 @@
-"""The estimator's Prometheus metrics, served on a TCP port."""
+"""The estimator's Prometheus metrics and its readiness, served on a TCP port."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
+import msgspec
 from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from kepler_core.errors import UsageError
 from kepler_servers.estimator.request_handler import RequestHandler
-from kepler_servers.http.side_port import start_side_port
+from kepler_servers.http.side_port import WsgiApplication, start_side_port
 
 _COUNTERS = {
     "rows": "Rows answered.",
@@ -20,6 +22,7 @@ _COUNTERS = {
     "replies_too_long": "Replies longer than the limit, which Kepler cannot read.",
     "connections": "Connections accepted.",
 }
+_NOT_READY = "503 Service Unavailable"
 _MODEL_LABELS = ("output_type", "source", "trainer", "filter", "model", "origin")
 
 
@@ -68,13 +71,28 @@ class _StatusCollector(Collector):
 
 
 def serve_metrics(host: str, port: int, handler: RequestHandler) -> None:
-    """Serve the metrics on a port of the address `host`, from threads of this process.
+    """Serve the metrics, and `/readyz`, on a port of the address `host`, from threads of this process.
 
     Raises `UsageError` if the port cannot be used.
     """
     registry = CollectorRegistry()
     registry.register(_StatusCollector(handler))
     try:
-        start_side_port(make_wsgi_app(registry), host, port)
+        start_side_port(_with_readiness(make_wsgi_app(registry), handler), host, port)
     except UsageError as error:
         raise UsageError(f"cannot serve metrics: {error.message}") from error
+
+
+def _with_readiness(metrics: WsgiApplication, handler: RequestHandler) -> WsgiApplication:
+    """Return an application that answers `/readyz`, and passes all other requests on to the application of metrics."""
+
+    def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        if environ.get("PATH_INFO") != "/readyz":
+            return metrics(environ, start_response)
+        status = handler.status()
+        body = {key: status[key] for key in ("sockets", "origins")}
+        body["not_ready"] = None if status["origins"] else "no model server, URL or store is configured"
+        start_response("200 OK" if status["origins"] else _NOT_READY, [("Content-Type", "application/json")])
+        return [msgspec.json.encode(body)]
+
+    return application

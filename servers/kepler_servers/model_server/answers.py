@@ -245,3 +245,5 @@ class Health(msgspec.Struct):
     models: int
     pipelines: dict[str, PipelineHealth]
     broken: dict[str, str]
+    not_ready: str | None
+    """Why the server cannot answer requests for models yet; null if it can."""

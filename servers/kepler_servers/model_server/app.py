@@ -15,7 +15,7 @@ from kepler_core.selection import ModelRequest, Selection
 from kepler_core.selection.filters import parse_filter
 from kepler_core.store.models import StoredModel
 from kepler_core.vocabulary import OUTPUT_TYPES, OutputType
-from kepler_servers.http.answer import Answer, HttpError, json_answer
+from kepler_servers.http.answer import RETRY_LATER, Answer, HttpError, json_answer
 from kepler_servers.http.answer_cache import AnswerCache
 from kepler_servers.http.app import App
 from kepler_servers.http.metrics import CONTENT_TYPE
@@ -38,6 +38,7 @@ from kepler_servers.model_server.answers import (
     weights_answer,
     weights_members,
 )
+from kepler_servers.model_server.initial import InitialPipelines
 from kepler_servers.model_server.metrics import ServerMetrics
 
 T = TypeVar("T")
@@ -104,9 +105,18 @@ class ModelsQuery(Conditions, frozen=True, kw_only=True, rename="kebab"):
 class ModelServer:
     """The model server's application, which answers requests from a live catalogue of the model store."""
 
-    def __init__(self, live: LiveCatalogue, metrics: ServerMetrics, *, model_path: str, quick: bool = False) -> None:
+    def __init__(
+        self,
+        live: LiveCatalogue,
+        metrics: ServerMetrics,
+        initial: InitialPipelines,
+        *,
+        model_path: str,
+        quick: bool = False,
+    ) -> None:
         """With `quick`, the event loop itself answers requests. Use it only with a local store, which is read fast."""
         self.live = live
+        self.initial = initial
         self.metrics = metrics
         self.cache = AnswerCache(model_path, MODEL_ENDPOINT, data=lambda: live.current, observe=metrics.observe)
         self.app = App(
@@ -120,7 +130,9 @@ class ModelServer:
 
     def _routes(self, model_path: str, quick: bool) -> list[Route]:
         health = Returns({"application/json": Health})
-        not_ready = Returns({"application/json": Health}, status=503, description="The store was not read yet.")
+        not_ready = Returns(
+            {"application/json": Health}, status=503, description="There is no model yet; `not_ready` says why."
+        )
         model = Returns(
             {"application/json": Weights, "application/zip": bytes},
             description="The model.",
@@ -139,7 +151,7 @@ class ModelServer:
             Route(
                 "GET", "/best-models", "best-models", self.best_models,
                 summary="Return, for each output type and feature group, the model with the lowest error.",
-                query=BestModelsQuery, returns=dict[str, dict[str, str]],
+                query=BestModelsQuery, returns=dict[str, dict[str, str]], errors=(503,),
             ),
             Route(
                 "GET", "/models", "models", self.models,
@@ -168,7 +180,8 @@ class ModelServer:
             ),
             Route(
                 "GET", "/readyz", "readyz", self.ready,
-                summary="Report whether the server has read the model store.", returns=[health, not_ready], quick=quick,
+                summary="Report whether the server can answer requests for models.",
+                returns=[health, not_ready], quick=quick,
             ),
         ]  # fmt: skip
 
@@ -207,6 +220,8 @@ class ModelServer:
     # --- handlers of GET requests ---
 
     def best_models(self, query: BestModelsQuery) -> dict[str, dict[str, str]]:
+        if (reason := self._not_ready()) is not None:
+            raise HttpError(503, reason, RETRY_LATER)
         conditions = query.conditions()
         best: dict[str, dict[str, str]] = {output_type: {} for output_type in OUTPUT_TYPES}
         for model in self._find(conditions):
@@ -274,10 +289,28 @@ class ModelServer:
                 name: PipelineHealth(live.version_of(name), count) for name, count in live.current.models_of.items()
             },
             broken=live.broken,
+            not_ready=self._not_ready(),
         )
 
     def ready(self) -> Answer:
-        return json_answer(self.health(), 200 if self.live.looked_at else 503)
+        health = self.health()
+        return json_answer(health) if health.not_ready is None else json_answer(health, 503, RETRY_LATER)
+
+    def _not_ready(self) -> str | None:
+        """Return why the server cannot answer requests for models yet; None if it can.
+
+        Deployments start Kepler as soon as `GET /best-models` has status 200, and Kepler requests a model only once.
+        """
+        live = self.live
+        if not self.initial.settled:
+            return "the initial pipelines are being imported"
+        if live.current.models:
+            return None
+        if live.store_problem is not None:
+            return f"the store cannot be read: {live.store_problem}"
+        if live.broken:
+            return f"no pipeline of the store {live.store.location} can be read; GET /healthz gives the reasons"
+        return f"the store {live.store.location} has no model yet"
 
 
 def _answer(request: ModelRequest, selection: Selection) -> Answer:

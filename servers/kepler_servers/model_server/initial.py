@@ -1,70 +1,125 @@
-"""Import of pipelines into the model store when the model server starts (INITIAL_PIPELINE_URL)."""
+"""Import of pipelines into the model store when the model server starts (INITIAL_PIPELINE_URL, MODEL_TOPURL)."""
 
 from __future__ import annotations
 
 import fcntl
 import logging
+import os
 import threading
+import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from kepler_core.errors import KeplerError, StoreError
 from kepler_core.store import Store
 from kepler_core.store.archive import read_pipeline
 from kepler_core.store.manifest import make_manifest
 from kepler_core.urls import shown_location
+from kepler_servers.live_catalogue import LiveCatalogue
 
 log = logging.getLogger(__name__)
 
 FIRST_RETRY_SECONDS = 5.0
 """Delay before a failed import is retried. The delay doubles with each retry, up to `MAX_RETRY_SECONDS`."""
 MAX_RETRY_SECONDS = 300.0
+READINESS_TRIES = 3
+"""The server counts as ready although imports fail, after each of them has failed this number of times (15 s)."""
 
 
-def import_in_background(store: Store, locations: Sequence[str], lock: str) -> threading.Thread:
-    """Start a thread that imports pipelines into the store, and return the thread.
+class InitialPipelines:
+    """The pipelines that a model server imports when it starts. All worker processes share one import."""
 
-    The thread retries failed imports, with growing delays. Each worker process starts such a thread, but
-    only the process that gets the file lock `lock` imports. If that process dies, another one gets the lock.
+    def __init__(self, live: LiveCatalogue, locations: Sequence[Sequence[str]], scratch: str) -> None:
+        """`locations` has, for each pipeline, the locations to try; `scratch` is a folder of all worker processes."""
+        self._live = live
+        self._locations = locations
+        self._lock = Path(scratch, "initial.lock")
+        self._settled = Path(scratch, "initial.settled")
+        self._imported = Path(scratch, "initial.imported")
+
+    def import_in_background(self) -> None:
+        """Start a thread that imports the pipelines.
+
+        The thread retries failed imports, with growing delays. Each worker process starts such a thread, but
+        only the process that gets the file lock imports. If that process dies, another one gets the lock.
+        """
+        if self._locations:
+            threading.Thread(target=self._import_all, name="initial pipelines", daemon=True).start()
+
+    @property
+    def settled(self) -> bool:
+        """Whether the catalogue has all initial pipelines, or the import of the missing ones has failed repeatedly."""
+        if not self._locations:
+            return True
+        try:
+            return self._settled.stat().st_mtime <= self._live.looked_at
+        except FileNotFoundError:
+            return False
+
+    def _import_all(self) -> None:
+        with self._lock.open("a+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if not self._imported.exists():
+                self._retry_until_imported()
+                self._imported.touch()
+
+    def _retry_until_imported(self) -> None:
+        delay = FIRST_RETRY_SECONDS
+        missing = self._locations
+        tries = 0
+        while True:
+            missing = [locations for locations in missing if not _import_first(self._live.store, locations)]
+            tries += 1
+            if not missing or tries == READINESS_TRIES:
+                self._settle()
+            if not missing:
+                return
+            log.warning("%d initial pipelines are missing; trying again in %g s", len(missing), delay)
+            threading.Event().wait(delay)
+            delay = min(delay * 2, MAX_RETRY_SECONDS)
+
+    def _settle(self) -> None:
+        """Tell all worker processes that the first imports have ended."""
+        if not self._settled.exists():
+            self._settled.touch()
+            # The kernel's time of a file may be some milliseconds behind `time.time`, which `looked_at` comes from.
+            now = time.time()
+            os.utime(self._settled, (now, now))
+        self._live.refresh()
+
+
+def _import_first(store: Store, locations: Sequence[str]) -> bool:
+    """Import a pipeline from the first location that has it, unless the store has it already.
+
+    Return whether the store has the pipeline now.
     """
-    thread = threading.Thread(
-        target=_import_all, args=(store, list(locations), lock), name="initial pipelines", daemon=True
-    )
-    thread.start()
-    return thread
+    problems = []
+    for location in locations:
+        try:
+            pipeline = read_pipeline(location)
+        except KeplerError as error:
+            problems.append(str(error))
+        except Exception:
+            log.exception("initial pipeline %s: this is a defect of the model server", shown_location(location))
+            return False
+        else:
+            return _publish(store, *pipeline, shown_location(location))
+    log.error("no initial pipeline: %s", "; ".join(problems))
+    return False
 
 
-def _import_all(store: Store, locations: list[str], lock: str) -> None:
-    with open(lock, "a+b") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        _retry_until_imported(store, locations)
-
-
-def _retry_until_imported(store: Store, locations: list[str]) -> None:
-    delay = FIRST_RETRY_SECONDS
-    missing = locations
-    while True:
-        missing = [location for location in missing if not _import(store, location)]
-        if not missing:
-            return
-        log.warning("%d initial pipelines are missing; trying again in %g s", len(missing), delay)
-        threading.Event().wait(delay)
-        delay = min(delay * 2, MAX_RETRY_SECONDS)
-
-
-def _import(store: Store, location: str) -> bool:
-    """Import a pipeline unless the store has it already. Return whether the store has the pipeline now."""
-    where = shown_location(location)
+def _publish(store: Store, name: str, files: dict[str, bytes], where: str) -> bool:
+    """Publish a pipeline unless the store has it already. Return whether the store has the pipeline now."""
     try:
-        name, files = read_pipeline(location)
         if _is_current(store, name, files):
             log.info("initial pipeline %s is in the store already", name)
             return True
         version = store.publish(name, files)
     except KeplerError as error:
-        log.error("initial pipeline %s: %s", where, error)
+        log.error("initial pipeline %s from %s: %s", name, where, error)
         return False
     except Exception:
-        log.exception("the import of initial pipeline %s failed; this is a defect of the model server", where)
+        log.exception("initial pipeline %s from %s: this is a defect of the model server", name, where)
         return False
     log.info("initial pipeline %s imported from %s as version %d", name, where, version)
     return True

@@ -16,8 +16,8 @@ class Settings(msgspec.Struct, frozen=True):
     model_path: str = "/model"
     error_key: str = "mae"
     workers: int = 1
-    verbose: bool = False
-    initial: tuple[str, ...] = ()
-    """URLs of pipelines to import at the start."""
+    log_level: str = "info"
+    initial: tuple[tuple[str, ...], ...] = ()
+    """For each pipeline to import at the start: the locations at which it may be, in the order in which to try them."""
     scratch: str = ""
     """Path of a temporary folder that the worker processes share."""

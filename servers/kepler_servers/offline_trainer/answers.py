@@ -25,6 +25,13 @@ class Progress(msgspec.Struct):
     """Number of models that the training will fit; null before the training has determined it."""
     trained: int
     failed: int
+    """Number of failures: models, and, if the job is done, also data sets whose preparation failed."""
+
+
+class _ReportedFailures(msgspec.Struct):
+    """The part of a job's report from which the failures are counted."""
+
+    failed: list[msgspec.Raw]
 
 
 class JobSummary(msgspec.Struct):
@@ -118,6 +125,10 @@ def details_of(job: Job, models: tuple[int, int], history: JobHistory) -> JobDet
 
 def _summary_fields(job: Job, models: tuple[int, int]) -> dict[str, Any]:
     total, failed = models
+    trained = total - failed
+    if job.report is not None:
+        # No model is recorded for a data set whose preparation failed; only the report has this failure.
+        failed = len(msgspec.json.decode(job.report, type=_ReportedFailures).failed)
     return {
         "id": job.id,
         "url": f"/jobs/{job.id}",
@@ -128,7 +139,7 @@ def _summary_fields(job: Job, models: tuple[int, int]) -> dict[str, Any]:
         "started": None if job.started is None else rfc3339(job.started),
         "finished": None if job.finished is None else rfc3339(job.finished),
         "attempts": job.attempts,
-        "progress": Progress(job.expected, total - failed, failed),
+        "progress": Progress(job.expected, trained, failed),
         "version": job.version,
         "result": f"/jobs/{job.id}/result" if job.state == DONE else None,
         "error": None if job.error is None else {"status": job.status, **msgspec.json.decode(job.error)},

@@ -39,7 +39,7 @@ class TrainerMetrics(RequestMetrics):
         )
         self.models = Counter(
             "kepler_offline_trainer_models",
-            "Number of models that trainings have trained or failed to train, by outcome: trained or failed.",
+            "Number of models, by outcome: trained or failed. A data set that could not be prepared counts as failed.",
             ("outcome",),
             registry=self._registry,
         )

@@ -44,7 +44,7 @@ class Settings(msgspec.Struct, frozen=True):
     """Time between a job's end and the removal of its input file (the training request), in seconds."""
     keep_results: float = 168 * 3600.0
     """Time between a job's end and the removal of the job and its result file (a zip), in seconds."""
-    verbose: bool = False
+    log_level: str = "info"
 
 
 class StateFolder:

@@ -217,6 +217,8 @@ class TrainingPool:
             case LogLine():
                 self._persist(lambda: jobs.add_log_line(job.id, message.level, printable(message.text)))
             case Done():
+                data_sets = sum(not failure.get("trainer") for failure in message.report["failed"])
+                self._metrics.models.labels("failed").inc(data_sets)
                 self._persist(lambda: jobs.finish(job.id, message.report))
                 return "done"
             case Rejected(status=507) if job.attempts < MAX_ATTEMPTS:

@@ -13,7 +13,7 @@ from typing import IO
 import msgspec
 
 from kepler_core.errors import UsageError
-from kepler_core.logs import configure_logging
+from kepler_core.logs import LEVELS, configure_logging
 from kepler_core.urls import shown_location
 from kepler_servers.http.adapter import RsgiAdapter
 from kepler_servers.http.server import when_stopping
@@ -50,7 +50,7 @@ def application() -> RsgiAdapter:
 
 def _application() -> RsgiAdapter:
     settings = msgspec.json.decode(os.environ[SETTINGS_VARIABLE], type=Settings)
-    configure_logging(logging.DEBUG if settings.verbose else logging.INFO)
+    configure_logging(LEVELS[settings.log_level])
     end_with_parent()
     folder = StateFolder(settings.state)
     folder.create()

@@ -1,4 +1,4 @@
-"""The HTTP endpoints `/healthz` and `/metrics` of the online trainer."""
+"""The HTTP endpoints `/healthz`, `/readyz` and `/metrics` of the online trainer."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import msgspec
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 
 from kepler_core import __version__
-from kepler_servers.http.answer import Answer
+from kepler_servers.http.answer import RETRY_LATER, Answer, json_answer
 from kepler_servers.http.app import App
 from kepler_servers.http.metrics import CONTENT_TYPE, RequestMetrics
 from kepler_servers.http.route import Returns, Route
@@ -101,8 +101,17 @@ def make_app(rounds: Rounds) -> App:
     def healthz() -> Health:
         return health(rounds)
 
+    def readyz() -> Answer:
+        state = health(rounds)
+        return json_answer(state) if state.last_success is not None else json_answer(state, 503, RETRY_LATER)
+
+    not_ready = Returns({"application/json": Health}, status=503, description="No round has fetched samples yet.")
     routes = (
         Route("GET", "/healthz", "healthz", healthz, summary="Return the state of the online trainer.", returns=Health),
+        Route(
+            "GET", "/readyz", "readyz", readyz, summary="Report whether the online trainer has fetched samples.",
+            returns=[Returns({"application/json": Health}), not_ready],
+        ),
         Route(
             "GET", "/metrics", "metrics", metrics, summary="Return Prometheus metrics.",
             returns=[Returns({"text/plain": str})],
