@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+import json
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def input_option() -> Callable[[F], F]:
+def input_option(*, required: bool = True) -> Callable[[F], F]:
     """Return the click option `--input FILE`, which users can repeat."""
     return click.option(
         "-i",
@@ -24,7 +25,7 @@ def input_option() -> Callable[[F], F]:
         "inputs",
         metavar="FILE",
         multiple=True,
-        required=True,
+        required=required,
         help="A recording: Prometheus range-query results (.json or .json.gz). Can be repeated.",
     )
 
@@ -53,6 +54,15 @@ def vm_guest_option() -> Callable[[F], F]:
     )
 
 
+def machine_spec_option() -> Callable[[F], F]:
+    """Return the click option `--machine-spec FILE`."""
+    return click.option(
+        "--machine-spec",
+        metavar="FILE",
+        help="JSON file with the description of the machine, as `kepler-model profile machine` writes it.",
+    )
+
+
 def parse_vm_guests(pairs: Sequence[str]) -> dict[str, str]:
     """Return guest -> id of its virtual machine, from the values of `--vm-guest`.
 
@@ -67,6 +77,11 @@ def parse_vm_guests(pairs: Sequence[str]) -> dict[str, str]:
             raise UsageError(f"--vm-guest {pair}: the guest or the virtual machine is named twice")
         guests[guest] = vm
     return guests
+
+
+def vm_settings(guests: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the settings of a pipeline (`path=value`) that the option --vm-guest stands for."""
+    return ("use_vm_metrics=true", f"vm_guests={json.dumps(guests)}") if guests else ()
 
 
 def read_object(path: str) -> dict[str, Any]:

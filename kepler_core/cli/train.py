@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -12,9 +11,19 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kepler_core.cli.findings import finding_lines
-from kepler_core.cli.inputs import input_option, parse_vm_guests, read_all, read_object, store_option, vm_guest_option
+from kepler_core.cli.inputs import (
+    input_option,
+    machine_spec_option,
+    parse_vm_guests,
+    read_all,
+    read_object,
+    store_option,
+    vm_guest_option,
+    vm_settings,
+)
 from kepler_core.cli.output import json_option, print_json, print_table, watts
 from kepler_core.cli.pipelines import set_option
+from kepler_core.cli.tables import TableFiles, read_tables, table_files, table_options
 from kepler_core.errors import (
     EXIT_SOME_FAILED,
     KeplerError,
@@ -37,7 +46,8 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("pipeline")
-@input_option()
+@input_option(required=False)
+@table_options
 @store_option()
 @click.option("--name", help="Name of the pipeline in the store (default: the name in the pipeline file).")
 @click.option(
@@ -53,11 +63,7 @@ if TYPE_CHECKING:
     help="Address of a Dask scheduler, e.g. tcp://host:8786 (default: start a local Dask cluster).",
 )
 @click.option("-j", "--jobs", type=click.IntRange(1), help="Number of simultaneous fits (default: one per core).")
-@click.option(
-    "--machine-spec",
-    metavar="FILE",
-    help="JSON file with the description of the machine, as `kepler-model profile machine` writes it.",
-)
+@machine_spec_option()
 @click.option(
     "--machine-id",
     metavar="ID",
@@ -84,6 +90,9 @@ if TYPE_CHECKING:
 def train(
     pipeline: str,
     inputs: tuple[str, ...],
+    tables: tuple[str, ...],
+    columns: tuple[str, ...],
+    energy_source: str | None,
     store: str,
     name: str | None,
     backend: Backend,
@@ -114,12 +123,16 @@ def train(
     of other node types stay in the store.
 
     --vm-guest sets the keys use_vm_metrics and vm_guests of the pipeline.
+
+    With --data, the models are trained from tables, as `extract` and `isolate` write them or from your own
+    meters, instead of recordings. docs/tables.md describes their columns.
     """
     from kepler_core.machine import Machine, read_machine_spec
 
     if machine_id is not None and machine_spec is None:
         raise UsageError("--machine-id goes with --machine-spec")
     machine = None if machine_spec is None else Machine(read_machine_spec(machine_spec), machine_id)
+    files = table_files(inputs, tables, columns, energy_source, ["--vm-guest"] if vm_guests else [])
     report = run(
         pipeline,
         inputs,
@@ -128,24 +141,19 @@ def train(
         backend=backend,
         scheduler=scheduler,
         jobs=jobs,
-        settings=(*settings, *_vm_settings(vm_guests)),
+        settings=(*settings, *vm_settings(parse_vm_guests(vm_guests))),
         machine=machine,
         idle=idle,
         profile=profile,
         trace_hooks=trace_hooks,
         strict=strict,
+        tables=files,
     )
     if as_json:
         print_json(report.as_dict())
     else:
         print_report(report)
     return EXIT_SOME_FAILED if report.failed else 0
-
-
-def _vm_settings(pairs: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the settings of the pipeline that the option --vm-guest stands for."""
-    guests = parse_vm_guests(pairs)
-    return ("use_vm_metrics=true", f"vm_guests={json.dumps(guests)}") if guests else ()
 
 
 def run(
@@ -163,8 +171,9 @@ def run(
     profile: str | None = None,
     trace_hooks: bool = False,
     strict: bool = False,
+    tables: TableFiles | None = None,
 ) -> Report:
-    """Read recordings, train a pipeline's models on them and publish the models.
+    """Read recordings or tables, train a pipeline's models on them and publish the models.
 
     Shows a progress bar if standard error is a terminal.
     """
@@ -179,7 +188,11 @@ def run(
     with _shown(listeners, trace_hooks):
         stored_profile = None if profile is None else read_object(profile)
         started = time.perf_counter()
-        observations = observe_for(spec, read_all(inputs, spec.third_party), machine)
+        table_data = None if tables is None else read_tables(tables, spec, machine)
+        if table_data is None:
+            observations = observe_for(spec, read_all(inputs, spec.third_party), machine)
+        else:
+            spec, observations = table_data.spec, table_data.rows.data.observations
         if strict and (lines := finding_lines(findings(observations.counts))):
             raise RecordingError(f"--strict: {len(lines)} kinds of findings; {' | '.join(lines)}")
         idle_observations = observe_for(spec, read_all(idle, spec.third_party), machine) if idle else None
@@ -196,6 +209,7 @@ def run(
                 machine=machine,
                 idle=idle_observations,
                 profile=stored_profile,
+                tables=table_data,
             )
         except KeplerError:
             _print_severe(findings(observations.counts))
@@ -277,7 +291,7 @@ def print_report(report: Report) -> None:
         "main feature, for that component."
     )
     if report.findings:
-        click.echo("\nFindings in the recordings:")
+        click.echo("\nFindings in the data:")
         for line in finding_lines([Finding(**finding) for finding in report.findings]):
             click.echo(f"  - {line}")
     if report.notes:
@@ -317,7 +331,9 @@ def _print_grouped(entries: list[dict[str, Any]], key: str) -> None:
     """Print each distinct text `entry[key]` once, followed by the data sets of the entries with this text."""
     datasets: dict[str, list[str]] = {}
     for entry in entries:
-        datasets.setdefault(entry[key], []).append(f"{entry['source']} {entry['output_type']} {entry['feature_group']}")
+        datasets.setdefault(entry[key], []).append(
+            f"{entry['source']} {entry['output_type']} {entry['feature_group']}".rstrip()
+        )
     for text, names in datasets.items():
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         click.echo(f"  {text}: {', '.join(names[:3])}{more}")

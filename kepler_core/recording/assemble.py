@@ -87,12 +87,12 @@ def observe(
     parts = [
         _observe_one(recording, meters, use_vm_metrics, third_party, cpus, vm_guests or {}) for recording in recordings
     ]
-    _refuse_overlaps(parts)
+    refuse_overlaps(parts)
     return _concatenate(parts)
 
 
-def _refuse_overlaps(parts: Sequence[Observations]) -> None:
-    """Raise `RecordingError` if two recordings contain the same node at the same time.
+def refuse_overlaps(parts: Sequence[Observations]) -> None:
+    """Raise `RecordingError` if two recordings in any of the observations contain the same node at the same time.
 
     Otherwise models would be trained and tested on the same data.
     """
