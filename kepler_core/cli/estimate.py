@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kepler_core.cli.inputs import input_option, parse_vm_guests, read_all, store_option, vm_guest_option
+from kepler_core.cli.inputs import (
+    input_option,
+    metric_prefix_option,
+    parse_vm_guests,
+    read_all,
+    store_option,
+    vm_guest_option,
+)
 from kepler_core.cli.output import json_option, print_json, print_table, watts
 from kepler_core.errors import RecordingError, UsageError
 from kepler_core.vocabulary import FEATURES, OUTPUT_TYPES, OutputType
@@ -30,6 +37,7 @@ if TYPE_CHECKING:
     help='Estimate the power of a VM from its process-level metrics (series with the label job="vm").',
 )
 @vm_guest_option()
+@metric_prefix_option()
 @click.option(
     "-o", "--output", metavar="FILE", help="Write all estimates to a CSV file; - writes them to standard output."
 )
@@ -44,6 +52,7 @@ def estimate(
     pipeline: str | None,
     use_vm_metrics: bool,
     vm_guests: tuple[str, ...],
+    metric_prefix: str | None,
     output: str | None,
     as_json: bool,
 ) -> None:
@@ -65,7 +74,7 @@ def estimate(
     catalogue = read_catalogue(open_store(store), pipelines=None if pipeline is None else [pipeline])
     named = {feature for model in catalogue.models for feature in model.features}
     third_party = sorted(named - set(FEATURES))
-    recordings = read_all(inputs, third_party)
+    recordings = read_all(inputs, third_party, metric_prefix)
     observations = observe(
         recordings, use_vm_metrics=use_vm_metrics or bool(guests), third_party=third_party, vm_guests=guests
     )

@@ -11,6 +11,7 @@ from kepler_core.cli.findings import finding_lines
 from kepler_core.cli.inputs import (
     input_option,
     machine_spec_option,
+    metric_prefix_option,
     parse_vm_guests,
     read_all,
     read_object,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from kepler_core.models.power_model import PowerModel
     from kepler_core.pipeline.extraction import Level
     from kepler_core.pipeline.spec import PipelineSpec
+    from kepler_core.recording import Recording
     from kepler_core.recording.observations import Observations
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -57,6 +59,7 @@ def _dataset_options(command: F) -> F:
             click.option("--feature-group", metavar="GROUP", help="Feature group (default: the only one)."),
             machine_spec_option(),
             vm_guest_option(),
+            metric_prefix_option(),
             set_option,
         )
     ):
@@ -82,6 +85,7 @@ def extract(
     feature_group: str | None,
     machine_spec: str | None,
     vm_guests: tuple[str, ...],
+    metric_prefix: str | None,
     settings: tuple[str, ...],
     level: Level,
 ) -> None:
@@ -96,7 +100,7 @@ def extract(
 
     check_output(output)
     spec = _load(pipeline, [("extractor", extractor)], settings, vm_guests)
-    observations = _observe(spec, inputs, _machine(machine_spec))
+    observations = _observe(spec, inputs, _machine(machine_spec), metric_prefix)
     wanted = choose_dataset(spec, observations, level, energy_source, feature_group)
     _write(extract_dataset(spec, observations, wanted), observations, output)
 
@@ -128,6 +132,7 @@ def isolate(
     feature_group: str | None,
     machine_spec: str | None,
     vm_guests: tuple[str, ...],
+    metric_prefix: str | None,
     settings: tuple[str, ...],
     isolator: str | None,
     idle: tuple[str, ...],
@@ -147,9 +152,10 @@ def isolate(
     plugins = [("extractor", extractor), ("isolator", isolator)]
     spec = _load(pipeline, plugins, settings, vm_guests, name)
     machine = _machine(machine_spec)
-    observations = _observe(spec, inputs, machine)
+    observations = _observe(spec, inputs, machine, metric_prefix)
     wanted = choose_dataset(spec, observations, "container", energy_source, feature_group)
-    context = _context(spec, observations, machine, idle, profile, store)
+    idle_recordings = read_all(idle, spec.third_party, metric_prefix)
+    context = _context(spec, observations, machine, idle_recordings, profile, store)
     dataset = isolate_dataset(spec, context, wanted)
     for note in dataset.notes:
         click.echo(f"kepler-model: {note}", err=True)
@@ -176,12 +182,14 @@ def _machine(machine_spec: str | None) -> Machine | None:
     return None if machine_spec is None else Machine(read_machine_spec(machine_spec), None)
 
 
-def _observe(spec: PipelineSpec, inputs: tuple[str, ...], machine: Machine | None) -> Observations:
+def _observe(
+    spec: PipelineSpec, inputs: tuple[str, ...], machine: Machine | None, metric_prefix: str | None
+) -> Observations:
     """Return the observations in recordings, and print their findings to standard error."""
     from kepler_core.pipeline.observing import observe_for
     from kepler_core.recording.findings import findings
 
-    observations = observe_for(spec, read_all(inputs, spec.third_party), machine)
+    observations = observe_for(spec, read_all(inputs, spec.third_party, metric_prefix), machine)
     if lines := finding_lines(findings(observations.counts)):
         click.echo("Findings in the recordings:", err=True)
         for line in lines:
@@ -193,7 +201,7 @@ def _context(
     spec: PipelineSpec,
     observations: Observations,
     machine: Machine | None,
-    idle: tuple[str, ...],
+    idle: Sequence[Recording],
     profile: str | None,
     store: str | None,
 ) -> IsolationContext:
@@ -207,7 +215,7 @@ def _context(
     from kepler_core.store.models import best_abs_model
 
     stored = None if profile is None else read_object(profile)
-    idle_observations = observe_for(spec, read_all(idle, spec.third_party), machine) if idle else None
+    idle_observations = observe_for(spec, idle, machine) if idle else None
     spec_of_machine = {} if machine is None else machine.spec.as_dict()
     slot = None if store is None else find_slot(open_store(store), spec.name, machine)
     if stored is None and slot is not None:

@@ -98,16 +98,29 @@ def read_object(path: str) -> dict[str, Any]:
         raise UsageError(f"{path}: not a JSON object: {error}") from error
 
 
-def read_all(inputs: Sequence[str], third_party: Collection[str] = ()) -> list[Recording]:
+def metric_prefix_option() -> Callable[[F], F]:
+    """Return the click option `--metric-prefix PREFIX`."""
+    return click.option(
+        "--metric-prefix",
+        metavar="PREFIX",
+        help="First word of the exporter's metric names, instead of kepler: the metrics are called "
+        "PREFIX_container_cpu_cycles_total etc.",
+    )
+
+
+def read_all(
+    inputs: Sequence[str], third_party: Collection[str] = (), metric_prefix: str | None = None
+) -> list[Recording]:
     """Read the recordings in files and call the hook `kepler_recording_loaded` for each recording.
 
     The function reads only metrics that an installed metric schema knows, and the metrics named in `third_party`.
+    `metric_prefix` is the first word of the metrics' names, if it is not the one that the schema expects.
     """
     from kepler_core.pipeline.observing import read_known
     from kepler_core.plugins.hooks import hooks
 
     recordings = []
     for name in inputs:
-        recordings.append(read_known(name, third_party))
+        recordings.append(read_known(name, third_party, metric_prefix=metric_prefix))
         hooks().call("kepler_recording_loaded", recording=recordings[-1])
     return recordings

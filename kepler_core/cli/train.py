@@ -14,6 +14,7 @@ from kepler_core.cli.findings import finding_lines
 from kepler_core.cli.inputs import (
     input_option,
     machine_spec_option,
+    metric_prefix_option,
     parse_vm_guests,
     read_all,
     read_object,
@@ -85,6 +86,7 @@ if TYPE_CHECKING:
 )
 @click.option("--strict", is_flag=True, help="Train nothing if the recordings have any finding, and exit with code 1.")
 @vm_guest_option()
+@metric_prefix_option()
 @set_option
 @json_option
 def train(
@@ -105,6 +107,7 @@ def train(
     trace_hooks: bool,
     strict: bool,
     vm_guests: tuple[str, ...],
+    metric_prefix: str | None,
     settings: tuple[str, ...],
     as_json: bool,
 ) -> int:
@@ -132,7 +135,10 @@ def train(
     if machine_id is not None and machine_spec is None:
         raise UsageError("--machine-id goes with --machine-spec")
     machine = None if machine_spec is None else Machine(read_machine_spec(machine_spec), machine_id)
-    files = table_files(inputs, tables, columns, energy_source, ["--vm-guest"] if vm_guests else [])
+    of_recordings = {"--vm-guest": vm_guests, "--metric-prefix": None if idle else metric_prefix}
+    files = table_files(
+        inputs, tables, columns, energy_source, [option for option, value in of_recordings.items() if value]
+    )
     report = run(
         pipeline,
         inputs,
@@ -148,6 +154,7 @@ def train(
         trace_hooks=trace_hooks,
         strict=strict,
         tables=files,
+        metric_prefix=metric_prefix,
     )
     if as_json:
         print_json(report.as_dict())
@@ -172,6 +179,7 @@ def run(
     trace_hooks: bool = False,
     strict: bool = False,
     tables: TableFiles | None = None,
+    metric_prefix: str | None = None,
 ) -> Report:
     """Read recordings or tables, train a pipeline's models on them and publish the models.
 
@@ -190,12 +198,14 @@ def run(
         started = time.perf_counter()
         table_data = None if tables is None else read_tables(tables, spec, machine)
         if table_data is None:
-            observations = observe_for(spec, read_all(inputs, spec.third_party), machine)
+            observations = observe_for(spec, read_all(inputs, spec.third_party, metric_prefix), machine)
         else:
             spec, observations = table_data.spec, table_data.rows.data.observations
         if strict and (lines := finding_lines(findings(observations.counts))):
             raise RecordingError(f"--strict: {len(lines)} kinds of findings; {' | '.join(lines)}")
-        idle_observations = observe_for(spec, read_all(idle, spec.third_party), machine) if idle else None
+        idle_observations = (
+            observe_for(spec, read_all(idle, spec.third_party, metric_prefix), machine) if idle else None
+        )
         read_seconds = time.perf_counter() - started
         try:
             report = train_pipeline(
