@@ -20,6 +20,7 @@ from kepler_core.vocabulary import FEATURES, OUTPUT_TYPES, OutputType
 
 if TYPE_CHECKING:
     from kepler_core.estimate import Estimate
+    from kepler_core.recording import Observations
 
 
 @click.command()
@@ -78,9 +79,7 @@ def estimate(
     observations = observe(
         recordings, use_vm_metrics=use_vm_metrics or bool(guests), third_party=third_party, vm_guests=guests
     )
-    for feature in sorted(observations.counts.dead_features):
-        message = f"{feature} is 0 at all times of a node although its CPUs run; it is not used there"
-        click.echo(f"kepler-model: warning: {message}", err=True)
+    _warn_of_dead_features(observations)
     if not observations.features:
         raise RecordingError(f"{inputs[0]}: the recording has no feature (see kepler-model validate)")
     request = ModelRequest(
@@ -103,6 +102,12 @@ def estimate(
         print_json(estimated.summary())
     else:
         _print(estimated.summary())
+
+
+def _warn_of_dead_features(observations: Observations) -> None:
+    for feature in sorted(observations.counts.dead_features):
+        message = f"{feature} is 0 at all times of a node although its CPUs run; it is not used there"
+        click.echo(f"kepler-model: warning: {message}", err=True)
 
 
 def _write(estimated: Estimate, output: str) -> None:

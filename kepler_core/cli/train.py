@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from kepler_core.pipeline.spec import PipelineSpec
     from kepler_core.plugins.hooks import HookCall, Hooks
     from kepler_core.recording.findings import Finding
+    from kepler_core.recording.observations import Observations
 
 
 @click.command()
@@ -119,26 +120,17 @@ def train(
     scheme holds out blocks of time, the end of each recording, or whole nodes. It never holds out single
     rows at random.
 
-    Exit code 3 means that models were published, but at least one trainer failed; the report lists the
-    failures.
+    Exit code 3 means that models were published, but at least one trainer failed, as the report lists.
 
     With --machine-spec, the models belong to the node type of the described machine. The pipeline's models
     of other node types stay in the store.
 
     --vm-guest sets the keys use_vm_metrics and vm_guests of the pipeline.
 
-    With --data, the models are trained from tables, as `extract` and `isolate` write them or from your own
-    meters, instead of recordings. docs/tables.md describes their columns.
+    --data trains from tables, e.g. of your own meters, instead of recordings (see docs/tables.md).
     """
-    from kepler_core.machine import Machine, read_machine_spec
-
-    if machine_id is not None and machine_spec is None:
-        raise UsageError("--machine-id goes with --machine-spec")
-    machine = None if machine_spec is None else Machine(read_machine_spec(machine_spec), machine_id)
     of_recordings = {"--vm-guest": vm_guests, "--metric-prefix": None if idle else metric_prefix}
-    files = table_files(
-        inputs, tables, columns, energy_source, [option for option, value in of_recordings.items() if value]
-    )
+    only = [option for option, value in of_recordings.items() if value]
     report = run(
         pipeline,
         inputs,
@@ -148,19 +140,25 @@ def train(
         scheduler=scheduler,
         jobs=jobs,
         settings=(*settings, *vm_settings(parse_vm_guests(vm_guests))),
-        machine=machine,
+        machine=_machine(machine_spec, machine_id),
         idle=idle,
         profile=profile,
         trace_hooks=trace_hooks,
         strict=strict,
-        tables=files,
+        tables=table_files(inputs, tables, columns, energy_source, only),
         metric_prefix=metric_prefix,
     )
-    if as_json:
-        print_json(report.as_dict())
-    else:
-        print_report(report)
+    print_json(report.as_dict()) if as_json else print_report(report)
     return EXIT_SOME_FAILED if report.failed else 0
+
+
+def _machine(machine_spec: str | None, machine_id: str | None) -> Machine | None:
+    """Return the machine that the options --machine-spec and --machine-id describe."""
+    from kepler_core.machine import Machine, read_machine_spec
+
+    if machine_id is not None and machine_spec is None:
+        raise UsageError("--machine-id goes with --machine-spec")
+    return None if machine_spec is None else Machine(read_machine_spec(machine_spec), machine_id)
 
 
 def run(
@@ -185,27 +183,23 @@ def run(
 
     Shows a progress bar if standard error is a terminal.
     """
-    from kepler_core.pipeline.observing import observe_for
     from kepler_core.pipeline.train import train as train_pipeline
     from kepler_core.plugins.hooks import hooks
     from kepler_core.recording.findings import findings
     from kepler_core.store import open_store
 
     spec = _load_pipeline(pipeline, settings, name, store)
-    listeners = hooks()
-    with _shown(listeners, trace_hooks):
+    with _shown(listeners := hooks(), trace_hooks):
         stored_profile = None if profile is None else read_object(profile)
         started = time.perf_counter()
         table_data = None if tables is None else read_tables(tables, spec, machine)
         if table_data is None:
-            observations = observe_for(spec, read_all(inputs, spec.third_party, metric_prefix), machine)
+            observations = _observe(spec, inputs, machine, metric_prefix)
         else:
             spec, observations = table_data.spec, table_data.rows.data.observations
         if strict and (lines := finding_lines(findings(observations.counts))):
             raise RecordingError(f"--strict: {len(lines)} kinds of findings; {' | '.join(lines)}")
-        idle_observations = (
-            observe_for(spec, read_all(idle, spec.third_party, metric_prefix), machine) if idle else None
-        )
+        idle_observations = _observe(spec, idle, machine, metric_prefix) if idle else None
         read_seconds = time.perf_counter() - started
         try:
             report = train_pipeline(
@@ -224,12 +218,18 @@ def run(
         except KeplerError:
             _print_severe(findings(observations.counts))
             raise
-    report.seconds = {
-        "read": round(read_seconds, 3),
-        **report.seconds,
-        "total": round(time.perf_counter() - started, 3),
-    }
+    total_seconds = time.perf_counter() - started
+    report.seconds = {"read": round(read_seconds, 3), **report.seconds, "total": round(total_seconds, 3)}
     return report
+
+
+def _observe(
+    spec: PipelineSpec, recordings: tuple[str, ...], machine: Machine | None, metric_prefix: str | None
+) -> Observations:
+    """Return the observations in recordings, according to the pipeline."""
+    from kepler_core.pipeline.observing import observe_for
+
+    return observe_for(spec, read_all(recordings, spec.third_party, metric_prefix), machine)
 
 
 def _print_severe(all_findings: Sequence[Finding]) -> None:

@@ -69,8 +69,7 @@ def observe_tables(
     """
     of_nodes = [table for table in tables if table.container is None]
     of_containers = [table for table in tables if table.container is not None]
-    has_times = _check(tables)
-    dynamic = any(table.dynamic for table in of_containers)
+    has_times, dynamic = _check(tables), any(table.dynamic for table in of_containers)
     numbering, counts = Numbering(), Counts()
     nodes, rows = (arrange(level, numbering, counts) for level in (of_nodes, of_containers))
     sample_stream, sample_time, (node_sample, row_sample) = number_samples([nodes, rows])
@@ -94,11 +93,7 @@ def observe_tables(
         gauges,
         counts,
     )
-    if has_times:
-        screen(laid_out, cpus)
-    else:  # the other rules compare a value with the values before and after it
-        leave_out_power(laid_out)
-        leave_out_cpu_time(laid_out, cpus)
+    _screen(laid_out, cpus, has_times)
     observations = without_dead_features(
         Observations(
             streams=streams,
@@ -123,6 +118,15 @@ def observe_tables(
     return _without_left_out(
         TableData(observations, node_features, node_power, row_features, row_power, has_times, dynamic, gaps)
     )
+
+
+def _screen(laid_out: LaidOut, cpus: int | None, has_times: bool) -> None:
+    """Leave out readings that cannot be true. Without times, only rules that look at single values apply."""
+    if has_times:
+        screen(laid_out, cpus)
+    else:
+        leave_out_power(laid_out)
+        leave_out_cpu_time(laid_out, cpus)
 
 
 def _check(tables: Sequence[Table]) -> bool:

@@ -87,15 +87,14 @@ def cell_error(document: str, place: str, column: str, problem: str) -> TableErr
 
 def number_of(text: str) -> float:
     """Return the number in a cell; NaN if the cell is empty. Raises `ValueError` with the problem."""
-    if not text.strip():
-        return math.nan
     try:
-        if "_" in text:
-            raise ValueError
-        return float(text)
+        if "_" not in text:
+            return float(text)
     except ValueError:
-        hint = " (write numbers with a decimal point)" if _is_decimal_comma(text) else ""
-        raise ValueError(f"{quoted(text, _SHOWN_CHARACTERS)} is no number{hint}") from None
+        if not text.strip():
+            return math.nan
+    hint = " (write numbers with a decimal point)" if _is_decimal_comma(text) else ""
+    raise ValueError(f"{quoted(text, _SHOWN_CHARACTERS)} is no number{hint}")
 
 
 def _is_decimal_comma(text: str) -> bool:
