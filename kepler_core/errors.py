@@ -8,6 +8,7 @@ exception is a defect of Kepler Core or of a plugin; the command line shows its 
     ├── UsageError                  wrong arguments of a command
     │   └── RequestError            wrong key in a request for a model or a training
     ├── RecordingError              unreadable or unusable recording
+    ├── TableError                  unreadable or unusable table (CSV, Parquet)
     ├── PipelineError               wrong key in a pipeline file
     ├── PluginError                 plugin that cannot be found, imported or used
     │   ├── UnknownPluginError      name that no installed plugin has
@@ -79,6 +80,10 @@ class RequestError(UsageError):
 
 class RecordingError(KeplerError):
     """A recording cannot be read, or contains no usable samples."""
+
+
+class TableError(KeplerError):
+    """A table of features and power cannot be read, or does not have the columns that are needed."""
 
 
 class PipelineError(KeplerError):

@@ -12,14 +12,14 @@ import pandas as pd
 from kepler_core.arrays import FloatArray
 from kepler_core.contracts import IsolationContext
 from kepler_core.dataset import Dataset
-from kepler_core.errors import PluginError, RecordingError, StoreError
+from kepler_core.errors import RecordingError, StoreError
 from kepler_core.grouping import sum_by
 from kepler_core.models.power_model import METADATA_FILE, PowerModel
 from kepler_core.pipeline.node_types import profile_file
 from kepler_core.pipeline.validation import score
 from kepler_core.plugins import registry
 from kepler_core.recording.observations import Observations
-from kepler_core.store.models import StoredModel, read_models
+from kepler_core.store.models import StoredModel, best_abs_model
 from kepler_core.vocabulary import load_feature
 
 
@@ -169,18 +169,7 @@ def _isolation_context(stored: StoredModel, observations: Observations, isolatio
     profile = profile_file(stored.node_type)
 
     def abs_model(dataset: Dataset) -> PowerModel:
-        candidates = [
-            other
-            for other in read_models(snapshot)
-            if (other.source, other.output_type, other.node_type) == (stored.source, "AbsPower", stored.node_type)
-            and other.portable
-            and other.features == dataset.features
-        ]
-        if not candidates:
-            raise PluginError(
-                f"{snapshot.where}: no AbsPower model of the features {', '.join(dataset.features)} for the isolator"
-            )
-        return min(candidates, key=lambda other: float(other.metadata["mae"])).load()
+        return best_abs_model(snapshot, stored.source, dataset.features, stored.node_type)
 
     return IsolationContext(
         observations,

@@ -1,7 +1,8 @@
 """Build data sets from observations. Extractors use these functions.
 
-`node_dataset` and `container_dataset` take the arrays of `Observations`, or arrays of the same shapes that an
-extractor calculated from these arrays. They build the pandas frame of a `Dataset` without a Python loop over rows.
+`node_dataset`, `container_dataset` and `divided_dataset` take the arrays of `Observations`, or arrays of the same
+shapes that an extractor calculated from these arrays. They build the pandas frame of a `Dataset` without a Python
+loop over rows.
 """
 
 from __future__ import annotations
@@ -98,6 +99,27 @@ def container_dataset(
         column = block.fill(component, watts, sample)
         column *= share(component)
     return _dataset(observations, block, features, source, sample, observations.row_container[kept])
+
+
+def divided_dataset(
+    observations: Observations,
+    row_features: Mapping[str, FloatArray],
+    row_power: Mapping[str, FloatArray],
+    features: Sequence[str],
+    source: str,
+) -> Dataset:
+    """Return a data set by container from features and power that are already divided among the containers.
+
+    `row_features` (by feature) and `row_power` (watts, by component) have the shape (rows,). Rows with an unknown
+    value (NaN) are left out.
+    """
+    columns = {**{name: row_features[name] for name in features}, **row_power}
+    kept = np.flatnonzero(np.logical_and.reduce([np.isfinite(column) for column in columns.values()]))
+    block = _Block(list(columns), len(kept))
+    for name, column in columns.items():
+        block.fill(name, column, kept)
+    sample, container = observations.row_sample[kept], observations.row_container[kept]
+    return _dataset(observations, block, features, source, sample, container)
 
 
 def _over_windows(observations: Observations, values: FloatArray, source: str) -> FloatArray:

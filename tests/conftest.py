@@ -25,6 +25,7 @@ SLOW = (
     "offline_trainer/test_training_requests*",
     "offline_trainer/test_training_jobs*",
     "pipeline/test_train*",
+    "tables/test_table_training*",
     "online_trainer/test_retraining*",
     "online_trainer/test_kills*",
     "cli/test_chaos*",

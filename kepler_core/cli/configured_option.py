@@ -15,6 +15,8 @@ from kepler_core.errors import UsageError
 F = TypeVar("F", bound=Callable[..., Any])
 
 _SEPARATORS = re.compile(r"[,\n]")
+_NUMBER_TYPE = re.compile(r"not a valid (integer|float)( range)?")
+"""click's name for the type of a value that should be a number."""
 
 
 class ConfiguredOption(click.Option):
@@ -51,7 +53,9 @@ class ConfiguredOption(click.Option):
             return super().type_cast_value(ctx, value)
         except click.BadParameter as error:
             if self.name is not None and ctx.get_parameter_source(self.name) is ParameterSource.ENVIRONMENT:
-                raise UsageError(f"{self.key}: {error.message.rstrip('.')}") from error
+                raise UsageError(
+                    f"{self.key}: {_NUMBER_TYPE.sub('not a number', error.message).rstrip('.')}"
+                ) from error
             raise
 
 

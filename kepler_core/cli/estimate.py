@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kepler_core.cli.inputs import input_option, parse_vm_guests, read_all, store_option, vm_guest_option
+from kepler_core.cli.inputs import (
+    input_option,
+    metric_prefix_option,
+    parse_vm_guests,
+    read_all,
+    store_option,
+    vm_guest_option,
+)
 from kepler_core.cli.output import json_option, print_json, print_table, watts
 from kepler_core.errors import RecordingError, UsageError
 from kepler_core.vocabulary import FEATURES, OUTPUT_TYPES, OutputType
@@ -35,6 +42,7 @@ if TYPE_CHECKING:
     help='Estimate the power of a VM from its process-level metrics (series with the label job="vm").',
 )
 @vm_guest_option()
+@metric_prefix_option()
 @click.option(
     "-o", "--output", metavar="FILE", help="Write all estimates to a CSV file; - writes them to standard output."
 )
@@ -49,6 +57,7 @@ def estimate(
     pipeline: str | None,
     use_vm_metrics: bool,
     vm_guests: tuple[str, ...],
+    metric_prefix: str | None,
     output: str | None,
     as_json: bool,
 ) -> None:
@@ -66,7 +75,9 @@ def estimate(
 
     guests = parse_vm_guests(vm_guests)
     catalogue = read_catalogue(open_store(store), pipelines=None if pipeline is None else [pipeline])
-    observations = observed(catalogue, inputs, use_vm_metrics=use_vm_metrics, vm_guests=guests)
+    observations = observed(
+        catalogue, inputs, use_vm_metrics=use_vm_metrics, vm_guests=guests, metric_prefix=metric_prefix
+    )
     model = best_model(
         catalogue,
         observations,
@@ -88,19 +99,24 @@ def estimate(
 
 
 def observed(
-    catalogue: Catalogue, inputs: Sequence[str], *, use_vm_metrics: bool, vm_guests: Mapping[str, str]
+    catalogue: Catalogue,
+    inputs: Sequence[str],
+    *,
+    use_vm_metrics: bool,
+    vm_guests: Mapping[str, str],
+    metric_prefix: str | None = None,
 ) -> Observations:
     """Read recordings, and return their observations with all features that the models of a catalogue need.
 
-    Warns on standard error about features that are not used because they are always 0. Raises `RecordingError` if
-    the recordings have no feature.
+    `metric_prefix` is as for `read_all`. Warns on standard error about features that are not used because they are
+    always 0. Raises `RecordingError` if the recordings have no feature.
     """
     from kepler_core.recording import observe
 
     named = {feature for model in catalogue.models for feature in model.features}
     third_party = sorted(named - set(FEATURES))
     observations = observe(
-        read_all(inputs, third_party),
+        read_all(inputs, third_party, metric_prefix),
         use_vm_metrics=use_vm_metrics or bool(vm_guests),
         third_party=third_party,
         vm_guests=vm_guests,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+import json
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -53,6 +54,15 @@ def vm_guest_option() -> Callable[[F], F]:
     )
 
 
+def machine_spec_option() -> Callable[[F], F]:
+    """Return the click option `--machine-spec FILE`."""
+    return click.option(
+        "--machine-spec",
+        metavar="FILE",
+        help="JSON file with the description of the machine, as `kepler-model profile machine` writes it.",
+    )
+
+
 def parse_vm_guests(pairs: Sequence[str]) -> dict[str, str]:
     """Return guest -> id of its virtual machine, from the values of `--vm-guest`.
 
@@ -69,6 +79,11 @@ def parse_vm_guests(pairs: Sequence[str]) -> dict[str, str]:
     return guests
 
 
+def vm_settings(guests: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the settings of a pipeline (`path=value`) that the option --vm-guest stands for."""
+    return ("use_vm_metrics=true", f"vm_guests={json.dumps(guests)}") if guests else ()
+
+
 def read_object(path: str) -> dict[str, Any]:
     """Return the JSON object in a file.
 
@@ -83,16 +98,29 @@ def read_object(path: str) -> dict[str, Any]:
         raise UsageError(f"{path}: not a JSON object: {error}") from error
 
 
-def read_all(inputs: Sequence[str], third_party: Collection[str] = ()) -> list[Recording]:
+def metric_prefix_option() -> Callable[[F], F]:
+    """Return the click option `--metric-prefix PREFIX`."""
+    return click.option(
+        "--metric-prefix",
+        metavar="PREFIX",
+        help="First word of the exporter's metric names, instead of kepler: the metrics are called "
+        "PREFIX_container_cpu_cycles_total etc.",
+    )
+
+
+def read_all(
+    inputs: Sequence[str], third_party: Collection[str] = (), metric_prefix: str | None = None
+) -> list[Recording]:
     """Read the recordings in files and call the hook `kepler_recording_loaded` for each recording.
 
     The function reads only metrics that an installed metric schema knows, and the metrics named in `third_party`.
+    `metric_prefix` is the first word of the metrics' names, if it is not the one that the schema expects.
     """
     from kepler_core.pipeline.observing import read_known
     from kepler_core.plugins.hooks import hooks
 
     recordings = []
     for name in inputs:
-        recordings.append(read_known(name, third_party))
+        recordings.append(read_known(name, third_party, metric_prefix=metric_prefix))
         hooks().call("kepler_recording_loaded", recording=recordings[-1])
     return recordings

@@ -32,6 +32,14 @@ _COMMANDS = {
         "Report which models can be trained from a recording, and why other models cannot.",
     ),
     "train": LazyCommand("kepler_core.cli.train:train", "Train, validate and publish the models of a pipeline."),
+    "extract": LazyCommand(
+        "kepler_core.cli.extract:extract",
+        "Write the features and the power of recordings as a table (CSV or Parquet).",
+    ),
+    "isolate": LazyCommand(
+        "kepler_core.cli.extract:isolate",
+        "Write the features and the dynamic power of containers as a table (CSV or Parquet).",
+    ),
     "estimate": LazyCommand(
         "kepler_core.cli.estimate:estimate",
         "Apply the best matching model of a store to a recording, and compare the estimates with the measured power.",

@@ -13,7 +13,7 @@ import click
 
 from kepler_core.atomic_files import whole_file
 from kepler_core.cli.estimate import best_model, observed
-from kepler_core.cli.inputs import input_option, parse_vm_guests, store_option, vm_guest_option
+from kepler_core.cli.inputs import input_option, metric_prefix_option, parse_vm_guests, store_option, vm_guest_option
 from kepler_core.cli.output import watts
 from kepler_core.errors import KeplerError, RecordingError, StoreError, UsageError
 from kepler_core.vocabulary import OUTPUT_TYPES, OutputType
@@ -62,6 +62,7 @@ class _Choice:
 @click.option("--node-type", type=click.IntRange(0), help="Use only models of the node type with this number.")
 @click.option("--vm", "use_vm_metrics", is_flag=True, help='Use the metrics of a VM and of its processes (job="vm").')
 @vm_guest_option()
+@metric_prefix_option()
 @click.option("-o", "--output", metavar="FILE", required=True, help="Picture to write (.png or .svg).")
 def plot(
     store: str | None,
@@ -75,6 +76,7 @@ def plot(
     node_type: int | None,
     use_vm_metrics: bool,
     vm_guests: tuple[str, ...],
+    metric_prefix: str | None,
     output: str,
 ) -> None:
     """Draw the models of a store and the power in a recording, as a PNG or SVG file.
@@ -105,7 +107,7 @@ def plot(
         else read_catalogue(open_store(store), pipelines=None if pipeline is None else [pipeline])
     )
     observations = (
-        observed(catalogue, inputs, use_vm_metrics=use_vm_metrics, vm_guests=guests)
+        observed(catalogue, inputs, use_vm_metrics=use_vm_metrics, vm_guests=guests, metric_prefix=metric_prefix)
         if inputs and set(chosen) & set(_NEEDS_RECORDING)
         else None
     )

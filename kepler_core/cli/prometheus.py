@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +13,7 @@ import click
 from kepler_core.cli.configured_option import configured_option
 from kepler_core.errors import UsageError
 from kepler_core.messages import quoted
+from kepler_core.recording.times import unix_seconds
 
 if TYPE_CHECKING:
     from kepler_core.configuration import Configuration
@@ -165,16 +165,11 @@ def seconds_of(text: str, option: str) -> float:
 def unix_time(text: str, option: str) -> float:
     """Parse a time in Unix seconds or ISO 8601 and return Unix seconds; a time without a time zone is in UTC."""
     try:
-        return float(text)
-    except ValueError:
-        pass
-    try:
-        time = datetime.datetime.fromisoformat(text)
+        return unix_seconds(text)
     except ValueError:
         raise UsageError(
             f"{option}: {quoted(text, 40)} is not a time (Unix seconds, or e.g. 2026-03-01T12:00:00Z)"
         ) from None
-    return (time if time.tzinfo else time.replace(tzinfo=datetime.UTC)).timestamp()
 
 
 def _secret(name: str) -> str:

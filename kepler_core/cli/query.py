@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import click
 
+from kepler_core.cli.inputs import metric_prefix_option
 from kepler_core.cli.output import json_option, print_json
 from kepler_core.cli.pipelines import set_option
 from kepler_core.cli.prometheus import access_options, headers_of, matchers_of, open_client, seconds_of, unix_time
@@ -55,6 +56,7 @@ class _Request:
     headers: str | None
     """Digest of the headers. They belong to these options, because a header may select the tenant whose samples
     the server returns. None: no headers."""
+    metric_prefix: str | None
 
 
 @click.command()
@@ -78,8 +80,14 @@ class _Request:
 @click.option(
     "--pipeline", metavar="P", help="Query only the metrics that this pipeline needs; by default all known metrics."
 )
+@metric_prefix_option()
 @access_options
 @click.option("-o", "--output", metavar="FILE", required=True, help="Recording to write (.json or .json.gz).")
+@click.option(
+    "--to-csv",
+    metavar="DIR",
+    help="Also write the samples of each metric to a CSV file in this folder.",
+)
 @click.option(
     "-j", "--jobs", type=click.IntRange(1, 64), default=4, show_default=True, help="Number of parallel requests."
 )
@@ -99,6 +107,7 @@ def query(
     last: str | None,
     step: float | None,
     pipeline: str | None,
+    metric_prefix: str | None,
     username: str | None,
     password_file: str | None,
     token_file: str | None,
@@ -108,6 +117,7 @@ def query(
     instance: str | None,
     selector: str | None,
     output: str,
+    to_csv: str | None,
     jobs: int,
     patience: str,
     settings: tuple[str, ...],
@@ -122,7 +132,9 @@ def query(
 
     configuration = Configuration()
     own_headers = headers_of(headers, configuration)
-    request = _Request(start, end, last, step, pipeline, list(settings), instance, selector, _digest(own_headers))
+    request = _Request(
+        start, end, last, step, pipeline, list(settings), instance, selector, _digest(own_headers), metric_prefix
+    )
     _check_usage(request, output)
     try:
         client = open_client(
@@ -138,6 +150,8 @@ def query(
     except ModuleNotFoundError as error:
         raise missing_extra(error, "query") or error from error
     summary = _run(client, request, output, jobs)
+    if to_csv is not None:
+        summary["csv"] = _write_csv(output, to_csv)
     if as_json:
         print_json(summary)
     else:
@@ -145,6 +159,8 @@ def query(
             f"{output}: {summary['metrics']} metrics, {summary['queries']} queries, {summary['bytes']} bytes, "
             f"in {summary['seconds']:.1f} s"
         )
+        if to_csv is not None:
+            click.echo(f"{to_csv}: {len(summary['csv'])} CSV files")
 
 
 def _digest(headers: Mapping[str, str]) -> str | None:
@@ -202,6 +218,17 @@ def _run(client: PrometheusClient, request: _Request, output: str, jobs: int) ->
     }
 
 
+def _write_csv(recording: str, folder: str) -> list[str]:
+    """Write the metrics of a recording as CSV files, and return the paths of the files."""
+    from kepler_core.recording import read_recording
+    from kepler_core.recording.csv_files import write_metrics
+
+    try:
+        return [str(path) for path in write_metrics(read_recording(recording), Path(folder))]
+    except OSError as error:
+        raise UsageError(f"cannot write to {folder}: {error.strerror or error}") from error
+
+
 def _plan(client: PrometheusClient, request: _Request) -> list[Query]:
     """Return the queries for all metrics that the server has and that the pipeline needs."""
     from kepler_core.prometheus import plan_queries, select_metrics
@@ -215,13 +242,15 @@ def _plan(client: PrometheusClient, request: _Request) -> list[Query]:
     since, until = _window(client, request)
     matchers = matchers_of(request.selector)
     names = client.metric_names(since, until, matchers)
-    selections = select_metrics(names, spec=spec, instance=request.instance, matchers=matchers)
+    selections = select_metrics(
+        names, spec=spec, instance=request.instance, matchers=matchers, metric_prefix=request.metric_prefix
+    )
     if not selections:
         contents = f"{len(names)} metrics, but none that is needed" if names else "no metric at all"
         raise RecordingError(f"{client.location} has {contents} in the queried time range")
     step = request.step
     if step is not None:
-        interval = scrape_interval(client, selections, since, until)
+        interval = scrape_interval(client, selections, since, until, request.metric_prefix)
         if interval is None:
             click.echo(f"--step {step:g}: the scrape interval is unknown; make sure it divides the step", err=True)
         elif (rounded := rounded_step(step, interval)) != step:

@@ -7,7 +7,7 @@ import sys
 import click
 
 from kepler_core.cli.findings import print_findings
-from kepler_core.cli.inputs import parse_vm_guests, read_all, vm_guest_option
+from kepler_core.cli.inputs import metric_prefix_option, parse_vm_guests, read_all, vm_guest_option
 from kepler_core.cli.output import json_option, print_json, print_table
 from kepler_core.errors import RecordingError
 from kepler_core.faults import FAULTS
@@ -19,10 +19,16 @@ from kepler_core.recording.times import utc
 @click.argument("files", metavar="FILE...", nargs=-1, required=True)
 @click.option("--vm", "use_vm_metrics", is_flag=True, help='Check the metrics of a VM and of its processes (job="vm").')
 @vm_guest_option()
+@metric_prefix_option()
 @click.option("--strict", is_flag=True, help="Exit with code 1 if a recording has any finding.")
 @json_option
 def validate(
-    files: tuple[str, ...], use_vm_metrics: bool, vm_guests: tuple[str, ...], strict: bool, as_json: bool
+    files: tuple[str, ...],
+    use_vm_metrics: bool,
+    vm_guests: tuple[str, ...],
+    metric_prefix: str | None,
+    strict: bool,
+    as_json: bool,
 ) -> int:
     """Report which models can be trained from a recording, and why other models cannot.
 
@@ -34,7 +40,8 @@ def validate(
     reports: list[Preflight] = []
     for file in files:
         try:
-            reports.append(check(read_all([file])[0], use_vm_metrics=use_vm_metrics or bool(guests), vm_guests=guests))
+            recording = read_all([file], metric_prefix=metric_prefix)[0]
+            reports.append(check(recording, use_vm_metrics=use_vm_metrics or bool(guests), vm_guests=guests))
         except RecordingError as error:
             if len(files) == 1:
                 raise

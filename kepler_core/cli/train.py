@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -12,9 +11,20 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kepler_core.cli.findings import finding_lines
-from kepler_core.cli.inputs import input_option, parse_vm_guests, read_all, read_object, store_option, vm_guest_option
+from kepler_core.cli.inputs import (
+    input_option,
+    machine_spec_option,
+    metric_prefix_option,
+    parse_vm_guests,
+    read_all,
+    read_object,
+    store_option,
+    vm_guest_option,
+    vm_settings,
+)
 from kepler_core.cli.output import json_option, print_json, print_table, watts
 from kepler_core.cli.pipelines import set_option
+from kepler_core.cli.tables import TableFiles, read_tables, table_files, table_options
 from kepler_core.errors import (
     EXIT_SOME_FAILED,
     KeplerError,
@@ -33,11 +43,13 @@ if TYPE_CHECKING:
     from kepler_core.pipeline.spec import PipelineSpec
     from kepler_core.plugins.hooks import HookCall, Hooks
     from kepler_core.recording.findings import Finding
+    from kepler_core.recording.observations import Observations
 
 
 @click.command()
 @click.argument("pipeline")
-@input_option()
+@input_option(required=False)
+@table_options
 @store_option()
 @click.option("--name", help="Name of the pipeline in the store (default: the name in the pipeline file).")
 @click.option(
@@ -53,11 +65,7 @@ if TYPE_CHECKING:
     help="Address of a Dask scheduler, e.g. tcp://host:8786 (default: start a local Dask cluster).",
 )
 @click.option("-j", "--jobs", type=click.IntRange(1), help="Number of simultaneous fits (default: one per core).")
-@click.option(
-    "--machine-spec",
-    metavar="FILE",
-    help="JSON file with the description of the machine, as `kepler-model profile machine` writes it.",
-)
+@machine_spec_option()
 @click.option(
     "--machine-id",
     metavar="ID",
@@ -79,11 +87,15 @@ if TYPE_CHECKING:
 )
 @click.option("--strict", is_flag=True, help="Train nothing if the recordings have any finding, and exit with code 1.")
 @vm_guest_option()
+@metric_prefix_option()
 @set_option
 @json_option
 def train(
     pipeline: str,
     inputs: tuple[str, ...],
+    tables: tuple[str, ...],
+    columns: tuple[str, ...],
+    energy_source: str | None,
     store: str,
     name: str | None,
     backend: Backend,
@@ -96,6 +108,7 @@ def train(
     trace_hooks: bool,
     strict: bool,
     vm_guests: tuple[str, ...],
+    metric_prefix: str | None,
     settings: tuple[str, ...],
     as_json: bool,
 ) -> int:
@@ -107,19 +120,17 @@ def train(
     scheme holds out blocks of time, the end of each recording, or whole nodes. It never holds out single
     rows at random.
 
-    Exit code 3 means that models were published, but at least one trainer failed; the report lists the
-    failures.
+    Exit code 3 means that models were published, but at least one trainer failed, as the report lists.
 
     With --machine-spec, the models belong to the node type of the described machine. The pipeline's models
     of other node types stay in the store.
 
     --vm-guest sets the keys use_vm_metrics and vm_guests of the pipeline.
-    """
-    from kepler_core.machine import Machine, read_machine_spec
 
-    if machine_id is not None and machine_spec is None:
-        raise UsageError("--machine-id goes with --machine-spec")
-    machine = None if machine_spec is None else Machine(read_machine_spec(machine_spec), machine_id)
+    --data trains from tables, e.g. of your own meters, instead of recordings (see docs/tables.md).
+    """
+    of_recordings = {"--vm-guest": vm_guests, "--metric-prefix": None if idle else metric_prefix}
+    only = [option for option, value in of_recordings.items() if value]
     report = run(
         pipeline,
         inputs,
@@ -128,24 +139,26 @@ def train(
         backend=backend,
         scheduler=scheduler,
         jobs=jobs,
-        settings=(*settings, *_vm_settings(vm_guests)),
-        machine=machine,
+        settings=(*settings, *vm_settings(parse_vm_guests(vm_guests))),
+        machine=_machine(machine_spec, machine_id),
         idle=idle,
         profile=profile,
         trace_hooks=trace_hooks,
         strict=strict,
+        tables=table_files(inputs, tables, columns, energy_source, only),
+        metric_prefix=metric_prefix,
     )
-    if as_json:
-        print_json(report.as_dict())
-    else:
-        print_report(report)
+    print_json(report.as_dict()) if as_json else print_report(report)
     return EXIT_SOME_FAILED if report.failed else 0
 
 
-def _vm_settings(pairs: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the settings of the pipeline that the option --vm-guest stands for."""
-    guests = parse_vm_guests(pairs)
-    return ("use_vm_metrics=true", f"vm_guests={json.dumps(guests)}") if guests else ()
+def _machine(machine_spec: str | None, machine_id: str | None) -> Machine | None:
+    """Return the machine that the options --machine-spec and --machine-id describe."""
+    from kepler_core.machine import Machine, read_machine_spec
+
+    if machine_id is not None and machine_spec is None:
+        raise UsageError("--machine-id goes with --machine-spec")
+    return None if machine_spec is None else Machine(read_machine_spec(machine_spec), machine_id)
 
 
 def run(
@@ -163,26 +176,30 @@ def run(
     profile: str | None = None,
     trace_hooks: bool = False,
     strict: bool = False,
+    tables: TableFiles | None = None,
+    metric_prefix: str | None = None,
 ) -> Report:
-    """Read recordings, train a pipeline's models on them and publish the models.
+    """Read recordings or tables, train a pipeline's models on them and publish the models.
 
     Shows a progress bar if standard error is a terminal.
     """
-    from kepler_core.pipeline.observing import observe_for
     from kepler_core.pipeline.train import train as train_pipeline
     from kepler_core.plugins.hooks import hooks
     from kepler_core.recording.findings import findings
     from kepler_core.store import open_store
 
     spec = _load_pipeline(pipeline, settings, name, store)
-    listeners = hooks()
-    with _shown(listeners, trace_hooks):
+    with _shown(listeners := hooks(), trace_hooks):
         stored_profile = None if profile is None else read_object(profile)
         started = time.perf_counter()
-        observations = observe_for(spec, read_all(inputs, spec.third_party), machine)
+        table_data = None if tables is None else read_tables(tables, spec, machine)
+        if table_data is None:
+            observations = _observe(spec, inputs, machine, metric_prefix)
+        else:
+            spec, observations = table_data.spec, table_data.rows.data.observations
         if strict and (lines := finding_lines(findings(observations.counts))):
             raise RecordingError(f"--strict: {len(lines)} kinds of findings; {' | '.join(lines)}")
-        idle_observations = observe_for(spec, read_all(idle, spec.third_party), machine) if idle else None
+        idle_observations = _observe(spec, idle, machine, metric_prefix) if idle else None
         read_seconds = time.perf_counter() - started
         try:
             report = train_pipeline(
@@ -196,16 +213,23 @@ def run(
                 machine=machine,
                 idle=idle_observations,
                 profile=stored_profile,
+                tables=table_data,
             )
         except KeplerError:
             _print_severe(findings(observations.counts))
             raise
-    report.seconds = {
-        "read": round(read_seconds, 3),
-        **report.seconds,
-        "total": round(time.perf_counter() - started, 3),
-    }
+    total_seconds = time.perf_counter() - started
+    report.seconds = {"read": round(read_seconds, 3), **report.seconds, "total": round(total_seconds, 3)}
     return report
+
+
+def _observe(
+    spec: PipelineSpec, recordings: tuple[str, ...], machine: Machine | None, metric_prefix: str | None
+) -> Observations:
+    """Return the observations in recordings, according to the pipeline."""
+    from kepler_core.pipeline.observing import observe_for
+
+    return observe_for(spec, read_all(recordings, spec.third_party, metric_prefix), machine)
 
 
 def _print_severe(all_findings: Sequence[Finding]) -> None:
@@ -277,7 +301,7 @@ def print_report(report: Report) -> None:
         "main feature, for that component."
     )
     if report.findings:
-        click.echo("\nFindings in the recordings:")
+        click.echo("\nFindings in the data:")
         for line in finding_lines([Finding(**finding) for finding in report.findings]):
             click.echo(f"  - {line}")
     if report.notes:
@@ -317,7 +341,9 @@ def _print_grouped(entries: list[dict[str, Any]], key: str) -> None:
     """Print each distinct text `entry[key]` once, followed by the data sets of the entries with this text."""
     datasets: dict[str, list[str]] = {}
     for entry in entries:
-        datasets.setdefault(entry[key], []).append(f"{entry['source']} {entry['output_type']} {entry['feature_group']}")
+        datasets.setdefault(entry[key], []).append(
+            f"{entry['source']} {entry['output_type']} {entry['feature_group']}".rstrip()
+        )
     for text, names in datasets.items():
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         click.echo(f"  {text}: {', '.join(names[:3])}{more}")

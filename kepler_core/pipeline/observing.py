@@ -6,6 +6,8 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import attrs
+
 from kepler_core.machine import Machine
 from kepler_core.pipeline.spec import PipelineSpec
 from kepler_core.recording import Observations, Recording, observe, read_recording
@@ -38,7 +40,18 @@ def observe_for(spec: PipelineSpec, recordings: Sequence[Recording], machine: Ma
 
 
 def read_known(
-    source: str | Path | bytes | Mapping[str, Any], third_party: Collection[str] = (), *, name: str | None = None
+    source: str | Path | bytes | Mapping[str, Any],
+    third_party: Collection[str] = (),
+    *,
+    name: str | None = None,
+    metric_prefix: str | None = None,
 ) -> Recording:
-    """Read a recording; keep the samples of the metrics in `third_party` and in the installed metric schemas."""
-    return read_recording(source, name=name, wanted=lambda metric: metric in third_party or is_known_metric(metric))
+    """Read a recording; keep the samples of the metrics in `third_party` and in the installed metric schemas.
+
+    `metric_prefix` is the first word of the exporter's metric names; None: the word that the schema expects.
+    """
+
+    def is_wanted(metric: str) -> bool:
+        return metric in third_party or is_known_metric(metric, metric_prefix)
+
+    return attrs.evolve(read_recording(source, name=name, wanted=is_wanted), metric_prefix=metric_prefix)

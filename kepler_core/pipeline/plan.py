@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -15,6 +15,7 @@ from kepler_core.messages import one_line
 from kepler_core.pipeline.spec import PipelineSpec, PluginSpec
 from kepler_core.recording.dead_features import reason_of_dead, split_dead
 from kepler_core.recording.observations import Observations
+from kepler_core.tables.rows import TableRows
 from kepler_core.vocabulary import FEATURE_GROUPS, THIRD_PARTY_GROUP, OutputType, group_features
 
 
@@ -49,13 +50,39 @@ class Plan:
         return Plan(tuple(wanted for wanted in self.wanted if wanted[1] == output_type), ())
 
 
-def plan(spec: PipelineSpec, observations: Observations) -> Plan:
-    """Return the plan: which data sets the observations suffice for, and why the other data sets are skipped."""
-    available = observations.sources
+@attrs.frozen
+class Offer:
+    """What the data sets of one output type can be extracted from."""
+
+    sources: Mapping[str, tuple[str, ...]]
+    """Energy source -> components with known power."""
+    features: frozenset[str]
+    """Features with known values."""
+    container_features: frozenset[str]
+    """Features that are counted by container."""
+
+
+Offers = Mapping[OutputType, Offer | str]
+"""Output type -> what its data sets can be extracted from, or the reason why no data set of it can be extracted."""
+
+
+def offers_of(observations: Observations) -> Offers:
+    """Return what an extractor can extract from observations; it is the same for both output types."""
+    offer = Offer(observations.sources, frozenset(observations.features), frozenset(observations.container_features))
+    return {"AbsPower": offer, "DynPower": offer}
+
+
+def plan(spec: PipelineSpec, observations: Observations, offers: Offers | None = None) -> Plan:
+    """Return the plan: which data sets the offers suffice for, and why the other data sets are skipped.
+
+    By default, the offers are those of the observations.
+    """
+    offers = offers_of(observations) if offers is None else offers
+    available = {name for offer in offers.values() if isinstance(offer, Offer) for name in offer.sources}
     if not available and spec.energy_sources == "auto":
         reason = f"no power of any energy source in the data{_idle_only(observations)}"
         return Plan((), (Skipped("", "", "", reason),))
-    sources = list(available) if spec.energy_sources == "auto" else list(spec.energy_sources)
+    sources = sorted(available) if spec.energy_sources == "auto" else list(spec.energy_sources)
     groups = spec.feature_groups
     if groups == "auto":
         groups = [*FEATURE_GROUPS, *([THIRD_PARTY_GROUP] if spec.third_party else [])]
@@ -63,27 +90,28 @@ def plan(spec: PipelineSpec, observations: Observations) -> Plan:
         ("AbsPower", spec.abs_trainers),
         ("DynPower", spec.dyn_trainers),
     ]
-    available_features = set(observations.features)
     wanted, skipped = [], []
     for source in sources:
         for output_type, trainers in types:
             if not trainers:
                 continue
+            offer = offers[output_type]
+            if isinstance(offer, str):
+                skipped.append(Skipped(source, output_type, "", offer))
+                continue
             for group in groups:
                 features = group_features(group, spec.third_party)
-                missing = [feature for feature in features if feature not in available_features]
-                if source not in available:
+                missing = [feature for feature in features if feature not in offer.features]
+                if source not in offer.sources:
                     reason = f"no power of {source} in the data{_idle_only(observations)}"
                 elif missing:
                     reason = _why_missing(missing, observations)
-                elif output_type == "DynPower" and not any(
-                    feature in observations.container_features for feature in features
-                ):
+                elif output_type == "DynPower" and offer.container_features.isdisjoint(features):
                     reason = f"{', '.join(features)}: counted by node only, not by container"
                 else:
                     wanted.append((source, output_type, group, features))
                     continue
-                by_name = (source not in available and spec.energy_sources != "auto") or (
+                by_name = (source not in offer.sources and spec.energy_sources != "auto") or (
                     bool(missing) and spec.feature_groups != "auto"
                 )
                 skipped.append(Skipped(source, output_type, group, reason, failed=by_name))
@@ -118,15 +146,14 @@ def datasets(
 
 def _dataset_of(wanted: Wanted, extractor: Extractor, isolator: Isolator, context: IsolationContext) -> Dataset:
     """Extract and isolate one data set. If a plugin raises, raise `PluginError` with the plugin's name."""
-    source, output_type, group, features = wanted
+    output_type = wanted[1]
     observations = context.observations
     dynamic = output_type == "DynPower"
-    components = observations.sources[source]
     plugin: Extractor | Isolator = extractor
     try:
-        dataset = extractor.extract(observations, features, source, components, by_container=dynamic)
-        dataset = attrs.evolve(dataset, feature_group=group)
-        if dynamic and not dataset.frame.empty:
+        dataset = extracted(extractor, observations, wanted)
+        # rows of a table may have dynamic power already
+        if dynamic and not dataset.frame.empty and dataset.output_type != "DynPower":
             plugin = isolator
             dataset = isolator.isolate(dataset, context)
     except KeplerError as error:
@@ -134,6 +161,18 @@ def _dataset_of(wanted: Wanted, extractor: Extractor, isolator: Isolator, contex
     except Exception as error:  # a plugin's defect must not prevent the other data sets
         raise PluginError(f"{type(plugin).__name__} failed: {one_line(error)}") from error
     return attrs.evolve(dataset, output_type=output_type)
+
+
+def extracted(extractor: Extractor, observations: Observations, wanted: Wanted) -> Dataset:
+    """Extract one data set, without isolating it: by container for DynPower, else by node."""
+    source, output_type, group, features = wanted
+    by_container = output_type == "DynPower"
+    if isinstance(extractor, TableRows):
+        components = extractor.components(source, by_container=by_container)
+    else:
+        components = observations.sources[source]
+    dataset = extractor.extract(observations, features, source, components, by_container=by_container)
+    return attrs.evolve(dataset, feature_group=group)
 
 
 def unused_nodes(dataset: Dataset, observations: Observations) -> list[str]:
@@ -144,9 +183,13 @@ def unused_nodes(dataset: Dataset, observations: Observations) -> list[str]:
         if (stream.recording, stream.node) in used:
             continue
         of_stream = observations.sample_stream == code
-        columns = {name: observations.node_features[name] for name in dataset.features}
-        columns |= {component: observations.power[dataset.source, component] for component in dataset.components}
-        lacking = [name for name, column in columns.items() if not np.isfinite(column[of_stream]).any()]
+        columns = {n: values for n, values in observations.node_features.items() if n in dataset.features}
+        columns |= {c: watts for (source, c), watts in observations.power.items() if source == dataset.source}
+        lacking = [
+            name
+            for name in (*dataset.features, *dataset.components)
+            if name in columns and not np.isfinite(columns[name][of_stream]).any()
+        ]
         why = f"no {', '.join(lacking)}" if lacking else "no timestamp at which all is known"
         reasons.append(f"node {stream.node!r} of {stream.recording} is not used: {why}")
     return reasons

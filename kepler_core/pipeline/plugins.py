@@ -16,13 +16,18 @@ from kepler_core.recording.observations import Observations
 from kepler_core.store.store import Store
 
 
-def used_plugins(spec: PipelineSpec, observations: Observations, listeners: Sequence[str]) -> list[dict[str, Any]]:
-    """Return a description of each plugin and each listener that takes part in a training."""
+def used_plugins(
+    spec: PipelineSpec, observations: Observations, listeners: Sequence[str], sources: Iterable[str] = ()
+) -> list[dict[str, Any]]:
+    """Return a description of each plugin and each listener that takes part in a training.
+
+    `sources` are energy sources of models. The observations of a table without times do not have them.
+    """
     wanted: list[tuple[registry.Registry[Any], str]] = [
         *((registry.trainers, trainer.name) for trainer in (*spec.abs_trainers, *spec.dyn_trainers)),
         (registry.extractors, spec.extractor.name),
         (registry.isolators, spec.isolator.name),
-        *((registry.energy_sources, source) for source in observations.sources),
+        *((registry.energy_sources, source) for source in {*observations.sources, *sources}),
         *((registry.metric_schemas, schema) for schema in observations.schemas),
     ]
     entries: set[PluginEntry] = set()

@@ -6,7 +6,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import attrs
+import numpy as np
 
+from kepler_core.containers import workload
 from kepler_core.contracts import IsolationContext
 from kepler_core.dataset import Dataset
 from kepler_core.errors import PluginError, TrainingError
@@ -19,7 +21,20 @@ from kepler_core.pipeline.spec import PipelineSpec, PluginSpec
 from kepler_core.pipeline.validation import folds
 from kepler_core.plugins import registry
 from kepler_core.plugins.hooks import Hooks
+from kepler_core.recording.observations import Observations
+from kepler_core.tables.rows import TableRows
 from kepler_core.vocabulary import OutputType
+
+
+def isolation_context(
+    observations: Observations,
+    idle: Observations | None,
+    profile: Mapping[str, Any] | None,
+    machine_spec: Mapping[str, Any],
+) -> IsolationContext:
+    """Return what isolators may use, without AbsPower models. The containers of the idle machine are background."""
+    background = frozenset() if idle is None else frozenset(map(workload, idle.container_names))
+    return IsolationContext(observations, idle, background, profile, machine_spec)
 
 
 @attrs.define
@@ -35,11 +50,19 @@ class Prepared:
 class Preparation:
     """Extracts and isolates the data sets of a training, and chooses the rows to fit on and to test on."""
 
-    def __init__(self, spec: PipelineSpec, context: IsolationContext, slot: NodeTypeSlot, listeners: Hooks) -> None:
+    def __init__(
+        self,
+        spec: PipelineSpec,
+        context: IsolationContext,
+        slot: NodeTypeSlot,
+        listeners: Hooks,
+        rows: TableRows | None = None,
+    ) -> None:
+        """Prepare data sets of the pipeline. `rows`, if they are given, replace the pipeline's extractor."""
         self._spec = spec
         self._slot = slot
         self._listeners = listeners
-        self._extractor = registry.extractors.create(spec.extractor.name, spec.extractor.args)
+        self._extractor = rows or registry.extractors.create(spec.extractor.name, spec.extractor.args)
         self._isolator = registry.isolators.create(spec.isolator.name, spec.isolator.args)
         self._lineage = _lineage(spec, context)
 
@@ -76,7 +99,8 @@ class Preparation:
         """Return a fit job for each trainer; raise `TrainingError` if no samples can be held out for validation."""
         spec = self._spec
         rows = training_rows(dataset, spec.max_rows, spec.max_test_rows, spec.seed)
-        held_out = folds(spec.validation, rows.stream, rows.time, self._extractor.memory)
+        node = np.asarray(dataset.index.codes[1], dtype=np.int64)[dataset.first_rows]
+        held_out = folds(spec.validation, rows.stream, rows.time, self._extractor.memory, node)
         baselines = all_baselines(rows, held_out)
         validation = {
             **attrs.asdict(spec.validation),

@@ -90,7 +90,9 @@ class Publication:
             "failed": report.failed,
             "skipped": report.skipped,
             "notes": report.notes,
-            "plugins": used_plugins(spec, observations, self.listeners.listeners()),
+            "plugins": used_plugins(
+                spec, observations, self.listeners.listeners(), [model["source"] for model in report.models]
+            ),
         }
 
     def _files_of_listeners(self, files: Mapping[str, bytes], slot: NodeTypeSlot) -> dict[str, bytes]:

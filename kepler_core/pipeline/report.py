@@ -44,6 +44,8 @@ def held_out(validation: Mapping[str, Any]) -> str:
             return f"the last {100 * validation['last_fraction']:g} % of each node's time"
         case "recordings":
             return "whole nodes of recordings, held out one after the other"
+        case "nodes":
+            return f"whole nodes, held out in {validation['folds']} folds"
         case other:
             return f"data held out by the scheme {other}"
 

@@ -90,10 +90,10 @@ class ValidationSpec:
     on shuffled rows would be too small.
     """
 
-    scheme: Literal["blocks", "last", "recordings"] = "blocks"
+    scheme: Literal["blocks", "last", "recordings", "nodes"] = "blocks"
     """blocks: each recording is divided into contiguous blocks of time, which are held out in turn, with gaps
     around them. last: the end of each recording is held out. recordings: each node in each recording is held
-    out in turn."""
+    out in turn. nodes: the nodes are divided into `folds` groups, which are held out in turn."""
     folds: int = attrs.field(default=5, validator=_at_least(2, 1000))
     block_seconds: float | None = attrs.field(default=None, validator=_at_least(1e-3))
     """Length of a block in seconds. null: 120 s or 20 steps (sampling intervals), whichever is longer. If a

@@ -9,19 +9,19 @@ from typing import Any
 
 import attrs
 
-from kepler_core.containers import workload
 from kepler_core.contracts import IsolationContext
 from kepler_core.errors import TrainingError, UsageError
 from kepler_core.machine import Machine
 from kepler_core.pipeline.fit import FitResult
 from kepler_core.pipeline.fits import AbsModels, Fits, reasons
-from kepler_core.pipeline.node_types import NodeTypeSlot, find_slot
+from kepler_core.pipeline.node_types import find_slot
 from kepler_core.pipeline.parallel import Backend, fit_all
 from kepler_core.pipeline.plan import Plan, Skipped, Wanted, plan
-from kepler_core.pipeline.preparation import Preparation, Prepared
+from kepler_core.pipeline.preparation import Preparation, Prepared, isolation_context
 from kepler_core.pipeline.publication import Publication
 from kepler_core.pipeline.report import Report, described
 from kepler_core.pipeline.spec import PipelineSpec
+from kepler_core.pipeline.tables import TableTraining
 from kepler_core.plugins.hooks import Hooks, hooks
 from kepler_core.recording.findings import findings
 from kepler_core.recording.observations import Observations
@@ -40,12 +40,14 @@ def train(
     machine: Machine | None = None,
     idle: Observations | None = None,
     profile: Mapping[str, Any] | None = None,
+    tables: TableTraining | None = None,
 ) -> Report:
     """Train, validate and publish all models of the pipeline for which the observations suffice.
 
     The models belong to the node type of `machine`. The pipeline's models of other node types stay in the
     store. `idle` (observations of the idle machine) and `profile` (the profile of the node type; default: its
-    profile in the store) are passed to the isolators.
+    profile in the store) are passed to the isolators. `tables`, if they are given, are the tables from which the
+    observations were made: the models are trained on the rows of the tables, and no extractor is applied.
 
     If a trainer fails on a data set, the failure is listed in `Report.failed`, and the other models are
     published. Raise `TrainingError` if no model can be published. The store is not changed before all fits
@@ -59,11 +61,13 @@ def train(
     slot = find_slot(store, spec.name, machine)
     report.node_type = slot.node_type
     report.findings = [finding.as_dict() for finding in findings(observations.counts)]
-    planned = plan(spec, observations)
-    context = _context(observations, idle, profile, slot)
+    planned = plan(spec, observations, None if tables is None else tables.offers)
+    profile = slot.profile() if profile is None else profile
+    context = isolation_context(observations, idle, profile, slot.spec.as_dict())
     fits = Fits(partial(fit_all, backend=backend, scheduler=scheduler, jobs=jobs), listeners)
 
-    prepared, results = _prepare_and_fit(Preparation(spec, context, slot, listeners), planned, context, fits, report)
+    preparation = Preparation(spec, context, slot, listeners, None if tables is None else tables.rows)
+    prepared, results = _prepare_and_fit(preparation, planned, context, fits, report)
     _fill(report, planned, prepared, results)
     if not report.models:
         problem = "no model could be trained" if results else "nothing can be trained"
@@ -80,18 +84,6 @@ def train(
         path=f"{store.location.rstrip('/')}/{spec.name}",
     )
     return report
-
-
-def _context(
-    observations: Observations, idle: Observations | None, profile: Mapping[str, Any] | None, slot: NodeTypeSlot
-) -> IsolationContext:
-    return IsolationContext(
-        observations,
-        idle,
-        frozenset() if idle is None else frozenset(map(workload, idle.container_names)),
-        slot.profile() if profile is None else profile,
-        slot.spec.as_dict(),
-    )
 
 
 def _prepare_and_fit(

@@ -37,16 +37,22 @@ class Fold:
     test: BoolArray
 
 
-def folds(spec: ValidationSpec, stream: IntArray, time: FloatArray, memory: int = 1) -> list[Fold]:
+def folds(
+    spec: ValidationSpec, stream: IntArray, time: FloatArray, memory: int = 1, node: IntArray | None = None
+) -> list[Fold]:
     """Return the folds of a data set; raise `TrainingError` if no samples can be held out.
 
     `stream` is the index of each sample's stream (a node in a recording), `time` its timestamp in Unix seconds;
     both have the shape (samples,). `memory` is the number of timestamps that the extractor combines into one
-    row; the gap between training and test samples has at least this number of timestamps.
+    row; the gap between training and test samples has at least this number of timestamps. `node` is the number of
+    each sample's node, shape (samples,); None: each stream is a node of its own.
     """
     if len(time) < MIN_TIMESTAMPS:
         raise TrainingError(f"only {len(time)} usable timestamps; at least {MIN_TIMESTAMPS} are needed to validate")
-    candidates = {"blocks": _blocks, "last": _last, "recordings": _streams}[spec.scheme](spec, stream, time, memory)
+    if spec.scheme == "nodes":
+        candidates = _nodes(spec, stream if node is None else node)
+    else:
+        candidates = {"blocks": _blocks, "last": _last, "recordings": _streams}[spec.scheme](spec, stream, time, memory)
     usable = [fold for fold in candidates if fold.test.any() and fold.train.sum() >= MIN_TIMESTAMPS // 4]
     if not usable:
         raise TrainingError(f"no part of the data can be held out by scheme {spec.scheme!r}")
@@ -125,6 +131,14 @@ def _streams(spec: ValidationSpec, stream: IntArray, time: FloatArray, memory: i
     if len(codes) < 2:
         raise TrainingError("validation scheme 'recordings' needs at least two recordings or nodes")
     return [Fold(stream != code, stream == code) for code in codes]
+
+
+def _nodes(spec: ValidationSpec, node: IntArray) -> list[Fold]:
+    codes, number = np.unique(node, return_inverse=True)
+    if len(codes) < 2:
+        raise TrainingError("validation scheme 'nodes' needs at least two nodes")
+    fold_of = number % min(spec.folds, len(codes))
+    return [Fold(fold_of != k, fold_of == k) for k in range(int(fold_of.max()) + 1)]
 
 
 @attrs.frozen

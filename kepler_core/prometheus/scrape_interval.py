@@ -38,14 +38,19 @@ _LARGEST_MULTIPLE = 4
 
 
 def scrape_interval(
-    client: PrometheusClient, selections: Sequence[Selection], since: float, until: float
+    client: PrometheusClient,
+    selections: Sequence[Selection],
+    since: float,
+    until: float,
+    metric_prefix: str | None = None,
 ) -> float | None:
     """Return the interval in seconds at which the targets of some series are scraped; None if it is unknown.
 
     The interval is taken from the timestamps of a few samples between `since` and `until` (Unix seconds).
-    If targets are scraped at different intervals, see `_LARGEST_MULTIPLE`.
+    If targets are scraped at different intervals, see `_LARGEST_MULTIPLE`. `metric_prefix` is the first word of the
+    exporter's metric names, if it is not the one that the schema expects.
     """
-    for selection in _energy_first(selections)[:_MAX_SELECTIONS]:
+    for selection in _energy_first(selections, metric_prefix)[:_MAX_SELECTIONS]:
         for start, end in _looks(since, until):
             query = Query(selection, round(start * 1000), round(end * 1000), None)
             intervals = _intervals(result for _, results in answers(client, [query], jobs=1) for result in results)
@@ -55,9 +60,9 @@ def scrape_interval(
     return None
 
 
-def _energy_first(selections: Sequence[Selection]) -> list[Selection]:
+def _energy_first(selections: Sequence[Selection], metric_prefix: str | None) -> list[Selection]:
     """Return the selections, energy counters first: a node has few series of them, so that the answers are small."""
-    named_schema = find_schema(selection.metric for selection in selections)
+    named_schema = find_schema((selection.metric for selection in selections), metric_prefix)
 
     def is_feature(selection: Selection) -> bool:
         mapping = None if named_schema is None else map_metric(named_schema[1], selection.metric)

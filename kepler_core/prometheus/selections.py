@@ -45,14 +45,16 @@ def select_metrics(
     spec: PipelineSpec | None = None,
     instance: str | None = None,
     matchers: Sequence[str] = (),
+    metric_prefix: str | None = None,
 ) -> list[Selection]:
     """Return a selection for each metric in `names` that the pipeline `spec` needs.
 
     `names` are the metrics that a server has. Without a pipeline, every metric that the server's metric
     schema knows is selected. `instance` is a regular expression that must match the whole node label.
-    `matchers` are PromQL label matchers to add to every selection.
+    `matchers` are PromQL label matchers to add to every selection. `metric_prefix` is the first word of the
+    exporter's metric names, if it is not the one that the schema expects.
     """
-    named_schema = find_schema(names)
+    named_schema = find_schema(names, metric_prefix)
     if named_schema is None:
         return []
     schema = named_schema[1]

@@ -22,7 +22,7 @@ import numpy as np
 from kepler_core.arrays import FloatArray, IntArray
 from kepler_core.contracts import MetricSchema
 from kepler_core.errors import RecordingError
-from kepler_core.messages import printable
+from kepler_core.messages import printable, quoted
 from kepler_core.recording.columns import METRIC_NAME_CHARACTERS, Recording
 from kepler_core.recording.counts import Counts
 from kepler_core.recording.layout import lay_out
@@ -86,12 +86,12 @@ def observe(
     parts = [
         _observe_one(recording, meters, use_vm_metrics, third_party, cpus, vm_guests or {}) for recording in recordings
     ]
-    _refuse_overlaps(parts)
+    refuse_overlaps(parts)
     return _concatenate(parts)
 
 
-def _refuse_overlaps(parts: Sequence[Observations]) -> None:
-    """Raise `RecordingError` if two recordings contain the same node at the same time.
+def refuse_overlaps(parts: Sequence[Observations]) -> None:
+    """Raise `RecordingError` if two recordings in any of the observations contain the same node at the same time.
 
     Otherwise models would be trained and tested on the same data.
     """
@@ -144,7 +144,7 @@ def _observe_one(
 
 def _schema_of(recording: Recording) -> tuple[str, MetricSchema]:
     """Return the name of the metric schema that a recording follows, and the schema itself."""
-    schema = find_schema(recording.metrics)
+    schema = find_schema(recording.metrics, recording.metric_prefix)
     if schema is None:
         metrics = sorted([*recording.metrics, *recording.other_metrics])
         contents = "it is empty"
@@ -152,9 +152,13 @@ def _schema_of(recording: Recording) -> tuple[str, MetricSchema]:
             shown = ", ".join(printable(metric, METRIC_NAME_CHARACTERS) for metric in metrics[:3])
             contents = f"found only {shown}{', …' if len(metrics) > 3 else ''}"
         schemas = ", ".join(installed_schema_names())
-        problem = f"no metric that an installed metric schema knows ({schemas}); {contents}"
+        problem = f"no metric that an installed metric schema knows ({schemas}){_prefix_note(recording)}; {contents}"
         raise RecordingError(problem, document=recording.name)
     return schema
+
+
+def _prefix_note(recording: Recording) -> str:
+    return "" if recording.metric_prefix is None else f" with the prefix {quoted(recording.metric_prefix)}"
 
 
 def _map_metrics(

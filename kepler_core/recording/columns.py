@@ -138,6 +138,8 @@ class Recording:
         factory=dict[str, Sequence[Mapping[str, str]]]
     )
     """Metric name -> the labels of those malformed series of which only the samples are malformed."""
+    metric_prefix: str | None = None
+    """First word of the exporter's metric names; None: the word that the metric schema expects, e.g. "kepler"."""
 
     @property
     def n_samples(self) -> int:

@@ -115,7 +115,7 @@ def check(
     Raises `RecordingError` only if no installed metric schema knows any metric of the recording.
     """
     observations = observe([recording], use_vm_metrics=use_vm_metrics, vm_guests=vm_guests)
-    named_schema = find_schema(recording.metrics)
+    named_schema = find_schema(recording.metrics, recording.metric_prefix)
     assert named_schema is not None  # `observe` raises if no schema is found
     schema_name, schema = named_schema
     mappings = {name: mapping for name in recording.metrics if (mapping := map_metric(schema, name)) is not None}

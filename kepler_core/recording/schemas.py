@@ -7,10 +7,10 @@ from collections.abc import Iterable
 from functools import lru_cache
 
 from kepler_core.contracts import MetricMapping, MetricSchema
-from kepler_core.errors import PluginError
+from kepler_core.errors import PluginError, UsageError
 from kepler_core.messages import one_line
 from kepler_core.plugins import registry
-from kepler_core.plugins.arguments import create
+from kepler_core.plugins.arguments import ArgumentError, arguments_of, create
 from kepler_core.plugins.entries import PluginEntry
 
 log = logging.getLogger(__name__)
@@ -19,20 +19,26 @@ _reported: set[type[MetricSchema]] = set()
 """Metric schema classes whose first error has been logged; further errors of these classes are not logged."""
 
 
-@lru_cache(maxsize=1)
-def _instances(entries: tuple[PluginEntry, ...]) -> tuple[tuple[str, MetricSchema], ...]:
+@lru_cache(maxsize=4)
+def _instances(entries: tuple[PluginEntry, ...], prefix: str | None) -> tuple[tuple[str, MetricSchema], ...]:
     schemas = []
     for name, plugin in sorted(registry.metric_schemas.load_all()[0].items()):
         try:
-            schemas.append((name, create(plugin, name, {})))
+            takes_prefix = prefix is not None and any(argument.name == "prefix" for argument in arguments_of(plugin))
+            schemas.append((name, create(plugin, name, {"prefix": prefix} if takes_prefix else {})))
+        except ArgumentError as error:
+            raise UsageError(f"--metric-prefix: {error.message}") from error
         except PluginError as error:
             log.warning("metric schema %s cannot be used: %s", name, error)
     return tuple(schemas)
 
 
-def _installed_schemas() -> tuple[tuple[str, MetricSchema], ...]:
-    """Return (name, schema) for each installed metric schema that can be instantiated, sorted by name."""
-    return _instances(registry.metric_schemas.entries)
+def _installed_schemas(prefix: str | None) -> tuple[tuple[str, MetricSchema], ...]:
+    """Return (name, schema) for each installed metric schema that can be instantiated, sorted by name.
+
+    `prefix` is the value of the argument `prefix` of the schemas that have it; None: their default.
+    """
+    return _instances(registry.metric_schemas.entries, prefix)
 
 
 def installed_schema_names() -> list[str]:
@@ -40,23 +46,27 @@ def installed_schema_names() -> list[str]:
     return registry.metric_schemas.names()
 
 
-def find_schema(metrics: Iterable[str]) -> tuple[str, MetricSchema] | None:
+def find_schema(metrics: Iterable[str], prefix: str | None = None) -> tuple[str, MetricSchema] | None:
     """Return the name and the instance of the installed metric schema that knows the most of the given metrics.
 
-    Returns None if no schema knows any of the metrics.
+    `prefix` is the first word of the exporter's metric names, if it is not the word that the schema expects (e.g.
+    "kepler"). Schemas without an argument `prefix` ignore it. Returns None if no schema knows any of the metrics.
     """
     metric_names = list(metrics)
     best: tuple[int, str, MetricSchema] | None = None
-    for name, schema in _installed_schemas():
+    for name, schema in _installed_schemas(prefix):
         n_known = sum(map_metric(schema, metric) is not None for metric in metric_names)
         if n_known and (best is None or n_known > best[0]):
             best = n_known, name, schema
     return None if best is None else best[1:]
 
 
-def is_known_metric(metric: str) -> bool:
-    """Return whether any installed metric schema knows the metric, so that its samples must be read."""
-    return any(map_metric(schema, metric) is not None for _, schema in _installed_schemas())
+def is_known_metric(metric: str, prefix: str | None = None) -> bool:
+    """Return whether any installed metric schema knows the metric, so that its samples must be read.
+
+    `prefix` has the same meaning as in `find_schema`.
+    """
+    return any(map_metric(schema, metric) is not None for _, schema in _installed_schemas(prefix))
 
 
 def map_metric(schema: MetricSchema, metric: str) -> MetricMapping | None:

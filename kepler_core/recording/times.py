@@ -1,4 +1,4 @@
-"""Times in messages."""
+"""Times in messages, and times that users write."""
 
 from __future__ import annotations
 
@@ -11,3 +11,15 @@ def utc(seconds: float) -> str:
         return datetime.datetime.fromtimestamp(seconds, datetime.UTC).strftime("%Y-%m-%d %H:%M:%S")
     except (OverflowError, ValueError, OSError):
         return f"{seconds:g} s"
+
+
+def unix_seconds(text: str) -> float:
+    """Parse a time in Unix seconds or ISO 8601 and return Unix seconds; a time without a time zone is in UTC.
+
+    Raises `ValueError` if the text is no time.
+    """
+    try:
+        return float(text)
+    except ValueError:
+        time = datetime.datetime.fromisoformat(text.strip())
+    return (time if time.tzinfo else time.replace(tzinfo=datetime.UTC)).timestamp()

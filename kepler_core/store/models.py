@@ -12,7 +12,7 @@ import attrs
 import msgspec
 
 from kepler_core.documents import decode_object
-from kepler_core.errors import ModelError, StoreError
+from kepler_core.errors import ModelError, PluginError, StoreError
 from kepler_core.models.kepler_weights import KeplerWeights, read_weights
 from kepler_core.models.linear_weights import load_linear_weights, read_linear_weights
 from kepler_core.models.loading import load_model
@@ -227,6 +227,23 @@ def read_models(snapshot: Snapshot, *, serving: bool = False) -> list[StoredMode
         files = dict(islice(contents, len(_needed_files(zip_name, snapshot.names, serving))))
         models.append(_read_model(snapshot, kept, zip_name, node_types, files, packers))
     return models
+
+
+def best_abs_model(snapshot: Snapshot, source: str, features: tuple[str, ...], node_type: int) -> PowerModel:
+    """Load the AbsPower model of an energy source, features and a node type that has the lowest error.
+
+    Isolators use it. Raises `PluginError` if the pipeline has no such model.
+    """
+    candidates = [
+        model
+        for model in read_models(snapshot)
+        if (model.source, model.output_type, model.node_type) == (source, "AbsPower", node_type)
+        and model.portable
+        and model.features == features
+    ]
+    if not candidates:
+        raise PluginError(f"{snapshot.where}: no AbsPower model of the features {', '.join(features)} for the isolator")
+    return min(candidates, key=lambda model: float(model.metadata["mae"])).load()
 
 
 def _needed_files(zip_name: str, names: frozenset[str], check_archive: bool) -> list[str]:

@@ -16,8 +16,6 @@ from kepler_core.cli.old_commands import documented, new_form, replaced_options
 
 PAGE = ROOT / "docs" / "old-commands.md"
 OLD_NAMES = {option.name: option.names for option in OPTIONS}
-IN_WORK = {"extract", "isolate"}
-"""Commands of the table that may not be installed, because they are developed on their own."""
 
 
 def message(*arguments: str) -> str:
@@ -144,17 +142,12 @@ def test_the_new_forms_have_only_options_of_our_commands(command: str) -> None:
             break
         assert isinstance(group, click.Group)
         found = group.get_command(click.Context(group), word)
-        if found is None and word in IN_WORK:
-            pytest.skip(f"the command {word} is not installed")
         assert found is not None, word
         group = found
     known = {name for parameter in group.params for name in parameter.opts}
     used = f"{old.new} {old.last} " + " ".join(
-        " ".join((replacement.new, *replacement.choices.values()))
-        for name, replacement in old.options.items()
-        if (command, name) not in {("query", "--to-csv"), ("query", "--metric-prefix"), ("train_from_data", "--input"),
-                                   ("train_from_data", "--energy-source")}
-    )  # fmt: skip
+        " ".join((replacement.new, *replacement.choices.values())) for replacement in old.options.values()
+    )
     assert set(re.findall(r"(?<=\s)--[a-z-]+", f" {used}")) <= known
     assert old.options.keys() <= OLD_NAMES.keys()
     assert old.defaults.keys() <= old.options.keys()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import signal
 import subprocess
@@ -256,3 +257,24 @@ def test_a_signal_ends_a_query_that_waits(kind: str, tmp_path: Path) -> None:
                 assert process.returncode == 130
                 assert len(errors.splitlines()) <= 2, errors  # click writes an additional empty line after Ctrl-C
                 assert "interrupted" in errors
+
+
+def test_metrics_with_another_prefix_are_queried_and_written_as_csv_files(tmp_path: Path) -> None:
+    """The file of a metric has a row for each sample: its time, the labels of its series, and its value."""
+    plain = recording(Simulation(containers=2, timestamps=60, step=2))
+    content = {**plain, **{name.replace("kepler_", "acme_", 1): series for name, series in plain.items()}}
+    out, folder = tmp_path / "a.json", tmp_path / "csv"
+    arguments = ("--start", str(START), "--end", str(START + 118), "-o", out, "--to-csv", folder)
+    with prometheus(tmp_path / "prometheus", content) as server:
+        summary = queried(server.url, *arguments, "--metric-prefix", "acme")
+    written = json.loads(out.read_text())
+    assert set(written) == {name for name in content if name.startswith("acme_")}
+    assert sorted(summary["csv"]) == [str(folder / f"{name}.csv") for name in sorted(written)]
+    name = "acme_node_package_joules_total"
+    with (folder / f"{name}.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    series = written[name]
+    assert len(rows) == sum(len(item["values"]) for item in series)
+    assert {row["source"] for row in rows} == {item["metric"]["source"] for item in series}
+    expected = [(float(time), float(value)) for item in series for time, value in item["values"]]
+    assert sorted((float(row["timestamp"]), float(row[name])) for row in rows) == sorted(expected)

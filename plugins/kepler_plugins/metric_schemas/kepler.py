@@ -6,6 +6,8 @@ import re
 from functools import lru_cache
 
 from kepler_core.contracts import MetricMapping, MetricSchema
+from kepler_core.errors import PluginError
+from kepler_core.messages import quoted
 from kepler_core.vocabulary import (
     BPF_FEATURES,
     COUNTER_FEATURES,
@@ -34,13 +36,17 @@ _OLD_FEATURES = {
     "irq_net_tx": "bpf_net_tx_irq",
 }
 
-_NAME = re.compile(r"kepler_(container|process|node|vm)_(.+)")
+PREFIX = "kepler"
+"""First word of the names of Kepler's metrics."""
+_PREFIX = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
+_NAME = re.compile(r"(container|process|node|vm)_(.+)")
 _JOULES = re.compile(r"(package|core|uncore|dram|platform)_joules(?:_total)?")
 
 
 @lru_cache(maxsize=1024)
-def _mapping(metric: str) -> MetricMapping | None:
-    match = _NAME.fullmatch(metric)
+def _mapping(name: str) -> MetricMapping | None:
+    """Return the mapping of a metric; `name` is the metric's name without the prefix "kepler_"."""
+    match = _NAME.fullmatch(name)
     if match is None:
         return None
     level, rest = match.groups()
@@ -60,7 +66,7 @@ def _mapping(metric: str) -> MetricMapping | None:
 def _usage_mapping(level: str, rest: str) -> MetricMapping | None:
     """Return the mapping of a usage counter of containers or processes; None if the counter is unknown.
 
-    `level` is "container" or "process". `rest` is the metric's name without the prefix "kepler_<level>_".
+    `level` is "container" or "process". `rest` is the metric's name without its beginning "kepler_<level>_".
     """
     name = rest.removesuffix("_total")
     feature = _OLD_FEATURES.get(name, name)
@@ -102,7 +108,10 @@ _NODE = {
 
 
 class Kepler07(MetricSchema):
-    """Schema of Kepler 0.7 (`kepler_container_*_total`, `kepler_node_*_joules_total`) and of older metric names."""
+    """Schema of Kepler 0.7 (`kepler_container_*_total`, `kepler_node_*_joules_total`) and of older metric names.
+
+    `prefix` is the first word of all names, for exporters that report Kepler's metrics with another word.
+    """
 
     node_label = "instance"
     node_alias_labels = ("exported_instance",)
@@ -110,16 +119,21 @@ class Kepler07(MetricSchema):
     source_label = "source"
     mode_label = "mode"
 
+    def __init__(self, prefix: str = PREFIX) -> None:
+        if not _PREFIX.fullmatch(prefix):
+            raise PluginError(f"{quoted(prefix)} cannot begin the name of a metric", path=("prefix",))
+        self._begin = prefix.removesuffix("_") + "_"
+
     def mapping(self, metric: str) -> MetricMapping | None:
-        return _mapping(metric)
+        return _mapping(metric.removeprefix(self._begin)) if metric.startswith(self._begin) else None
 
     def spelling(self, level: str, name: str) -> str:
         if name in (*RAPL_COMPONENTS, *PLATFORM_COMPONENTS):
-            return f"kepler_node_{name}_joules_total"
+            return f"{self._begin}node_{name}_joules_total"
         if name == "cpu_scaling_frequency_hertz":
-            return "kepler_node_cpu_scaling_frequency_hertz"
+            return f"{self._begin}node_cpu_scaling_frequency_hertz"
         if name == "node_info":
-            return "kepler_node_info"
+            return f"{self._begin}node_info"
         if name == "accelerator_intel_qat":
-            return "kepler_node_accelerator_intel_qat"
-        return f"kepler_{level if level in ('container', 'process') else 'container'}_{name}_total"
+            return f"{self._begin}node_accelerator_intel_qat"
+        return f"{self._begin}{level if level in ('container', 'process') else 'container'}_{name}_total"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kepler_core.cli.inputs import read_all
+from kepler_core.cli.inputs import metric_prefix_option, read_all
 from kepler_core.cli.output import json_option, print_json, print_table
 from kepler_core.errors import StoreError, UsageError
 
@@ -23,6 +23,7 @@ PROFILE_FILE = "profile.json"
 @click.option("--idle", metavar="FILE", multiple=True, help="Recording of the idle machine; can be repeated.")
 @click.option("--machine-spec", metavar="FILE", help="Description of the machine (see `profile machine`).")
 @click.option("--vm", "use_vm_metrics", is_flag=True, help='Use the process-level metrics of a VM (job="vm").')
+@metric_prefix_option()
 @click.option("-o", "--output", metavar="DIR", required=True, help="Folder for profile.json and the plots.")
 @click.option("--format", "formats", type=click.Choice(["png", "svg", "none"]), default="png", show_default=True,
               help="Format of the plots.")  # fmt: skip
@@ -32,6 +33,7 @@ def build(
     idle: tuple[str, ...],
     machine_spec: str | None,
     use_vm_metrics: bool,
+    metric_prefix: str | None,
     output: str,
     formats: str,
     as_json: bool,
@@ -49,8 +51,12 @@ def build(
     if not recordings and not idle:
         raise UsageError("no recording given")
     spec = {} if machine_spec is None else read_machine_spec(machine_spec).as_dict()
-    busy = observe(read_all(recordings), use_vm_metrics=use_vm_metrics) if recordings else None
-    quiet = observe(read_all(idle), use_vm_metrics=use_vm_metrics) if idle else None
+    busy = (
+        observe(read_all(recordings, metric_prefix=metric_prefix), use_vm_metrics=use_vm_metrics)
+        if recordings
+        else None
+    )
+    quiet = observe(read_all(idle, metric_prefix=metric_prefix), use_vm_metrics=use_vm_metrics) if idle else None
     profile = build_profile(busy, quiet, machine_spec=spec)
     folder = Path(output)
     _write(folder, PROFILE_FILE, write_profile(profile))

@@ -98,7 +98,7 @@ def quiet_times(
     power = np.vstack([*observations.power.values()]) if observations.power else np.empty((0, 0))
     measured = np.isfinite(power).any(axis=0) if len(power) else np.zeros(len(observations.sample_time), dtype=bool)
     if measure is None:
-        feature, load = None, _total_power(power)
+        feature, load = None, _total_power(power, len(observations.sample_time))
     else:
         feature, load = measure
     capacity = None if feature is None else capacity_of(feature, machine_spec)
@@ -153,11 +153,11 @@ def blocks(observations: Observations, usable: BoolArray, steps: int) -> IntArra
     return number
 
 
-def _total_power(power: FloatArray) -> FloatArray:
-    """Return the total power of all known components at each sample.
+def _total_power(power: FloatArray, n_samples: int) -> FloatArray:
+    """Return the total power of all known components at each sample, shape (samples,); NaN if none is known.
 
     This power is used as the load if no feature measures load.
     """
     if len(power) == 0:
-        return np.empty(0)
+        return np.full(n_samples, np.nan)
     return np.where(np.isfinite(power).any(axis=0), np.nansum(power, axis=0), np.nan)

@@ -1,0 +1,102 @@
+"""Read tables from CSV files. Errors name the row, the line and the column."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from kepler_core.errors import TableError
+from kepler_core.messages import reason_of
+from kepler_core.tables.raw import (
+    MAX_ROWS,
+    ChooseKinds,
+    RawTable,
+    cell_error,
+    check_header,
+    number_of,
+    read_bytes,
+    text_of,
+    time_of,
+)
+
+
+def read_csv(path: Path, kinds: ChooseKinds) -> RawTable:
+    """Read columns of a CSV file: UTF-8, a comma between the cells, the names of the columns in the first row.
+
+    Raises `TableError` if the file is not such a table, or a cell does not have the kind of its column.
+    """
+    content = read_bytes(path)
+    document = str(path)
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise TableError(f"not UTF-8 text (byte {error.start})", document=document) from error
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    rows = _rows(reader, document)
+    header = next(rows, None)
+    if header is None:
+        raise TableError("the file has no row with the names of the columns", document=document)
+    _check_separator(header, document)
+    check_header(header, document)
+    wanted = kinds(header)
+    numbers = {name: array("d") for name, kind in wanted.items() if kind != "text"}
+    texts: dict[str, list[str]] = {name: [] for name, kind in wanted.items() if kind == "text"}
+    parsers = [(header.index(name), name, *_parser(name, kind, numbers, texts)) for name, kind in wanted.items()]
+    lines = array("q")
+    for row in rows:
+        if not row:
+            continue  # an empty line, e.g. at the end of the file
+        place = f"row {len(lines) + 1} (line {reader.line_num})"
+        if len(row) != len(header):
+            raise TableError(f"{place} has {len(row)} cells, but there are {len(header)} columns", document=document)
+        if len(lines) >= MAX_ROWS:
+            raise TableError(f"more than {MAX_ROWS} rows", document=document)
+        lines.append(reader.line_num)
+        for index, name, parse, append in parsers:
+            try:
+                append(parse(row[index]))
+            except ValueError as error:
+                raise cell_error(document, place, name, str(error)) from None
+    return RawTable(
+        document,
+        tuple(header),
+        len(lines),
+        hashlib.sha256(content).hexdigest(),
+        {name: np.array(values, dtype=np.float64) for name, values in numbers.items()},
+        texts,
+        np.array(lines, dtype=np.int64),
+    )
+
+
+def _parser(
+    name: str, kind: str, numbers: dict[str, array[float]], texts: dict[str, list[str]]
+) -> tuple[Callable[[str], float | str], Callable[..., None]]:
+    """Return the function that converts a cell of a column, and the function that stores the result."""
+    if kind == "text":
+        words: dict[str, str] = {}  # equal texts of many rows share one object
+        return (lambda text: words.setdefault(text, text_of(text))), texts[name].append
+    return (number_of if kind == "number" else time_of), numbers[name].append
+
+
+def _rows(reader: Iterator[list[str]], document: str) -> Iterator[list[str]]:
+    while True:
+        try:
+            yield next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            line = getattr(reader, "line_num", 0)
+            raise TableError(f"line {line} is not CSV: {reason_of(error)}", document=document) from error
+
+
+def _check_separator(header: Sequence[str], document: str) -> None:
+    if len(header) == 1:
+        for separator, word in ((";", "semicolon"), ("\t", "tab")):
+            if separator in header[0]:
+                raise TableError(f"the cells are separated by a {word}; a comma is expected", document=document)

@@ -1,0 +1,118 @@
+"""Read tables from Parquet files."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kepler_core.arrays import FloatArray
+from kepler_core.errors import TableError, missing_extra
+from kepler_core.messages import reason_of
+from kepler_core.tables.raw import (
+    MAX_BYTES,
+    MAX_ROWS,
+    MAX_TEXT_CHARACTERS,
+    ChooseKinds,
+    Kind,
+    RawTable,
+    cell_error,
+    check_header,
+    read_bytes,
+    time_of,
+)
+
+_MAX_REASON_CHARACTERS = 200
+
+
+def read_parquet(path: Path, kinds: ChooseKinds) -> RawTable:
+    """Read columns of a Parquet file.
+
+    Numbers may be integers, floats or decimals. Times may be numbers (Unix seconds), timestamps (UTC if they have
+    no time zone) or text in ISO 8601. Raises `TableError` if the file is no Parquet file, or a column does not
+    have its kind; raises `MissingExtraError` if pyarrow is not installed.
+    """
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ModuleNotFoundError as error:
+        raise missing_extra(error, f"{path} (Parquet)") or error from error
+    content = read_bytes(path)
+    document = str(path)
+    try:
+        file = pq.ParquetFile(pa.BufferReader(content))
+        header = list(file.schema_arrow.names)
+        check_header(header, document)
+        metadata = file.metadata
+        if metadata.num_rows > MAX_ROWS:
+            raise TableError(f"more than {MAX_ROWS} rows", document=document)
+        if sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups)) > MAX_BYTES:
+            raise TableError(f"larger than {MAX_BYTES} bytes when it is unpacked", document=document)
+        wanted = kinds(header)
+        texts = [name for name, kind in wanted.items() if kind == "text"]
+        # read_dictionary: texts that repeat are stored once, so that a small file cannot fill the memory
+        table = pq.ParquetFile(pa.BufferReader(content), read_dictionary=texts).read(columns=list(wanted))
+        numbers, words = {}, {}
+        for name, kind in wanted.items():
+            if kind == "text":
+                words[name] = _texts(table.column(name), document, name)
+            else:
+                numbers[name] = _numbers(table.column(name), kind, document, name)
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise TableError(
+            f"not a Parquet file: {reason_of(error, _MAX_REASON_CHARACTERS)}", document=document
+        ) from error
+    return RawTable(document, tuple(header), table.num_rows, hashlib.sha256(content).hexdigest(), numbers, words)
+
+
+def _numbers(column: Any, kind: Kind, document: str, name: str) -> FloatArray:
+    import pyarrow as pa
+
+    types = pa.types
+    if types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    of = column.type
+    if types.is_integer(of) or types.is_floating(of) or types.is_decimal(of):
+        values: FloatArray = column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False).astype(np.float64)
+        return values
+    if kind == "time" and types.is_timestamp(of):
+        microseconds = column.cast(pa.timestamp("us", of.tz), safe=False).cast(pa.int64())
+        seconds: FloatArray = microseconds.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False) / 1e6
+        return seconds
+    if kind == "time" and (types.is_string(of) or types.is_large_string(of)):
+        return np.array([_time(text, row, document, name) for row, text in enumerate(column.to_pylist())])
+    expected = "numbers" if kind == "number" else "times"
+    raise TableError(f"the column {name} holds values of type {of}, not {expected}", document=document)
+
+
+def _time(text: str | None, row: int, document: str, name: str) -> float:
+    try:
+        return time_of(text or "")
+    except ValueError as error:
+        raise cell_error(document, f"row {row + 1}", name, str(error)) from None
+
+
+def _texts(column: Any, document: str, name: str) -> list[str]:
+    import pyarrow as pa
+
+    types = pa.types
+    if types.is_dictionary(column.type):
+        column = column.combine_chunks()
+        column = column.chunk(0) if isinstance(column, pa.ChunkedArray) and column.num_chunks else column
+    elif types.is_integer(column.type):
+        column = column.cast(pa.string())
+    if not types.is_dictionary(column.type):
+        if not (types.is_string(column.type) or types.is_large_string(column.type) or types.is_null(column.type)):
+            raise TableError(f"the column {name} holds values of type {column.type}, not text", document=document)
+        column = column.cast(pa.string()).combine_chunks().dictionary_encode()
+        column = column.chunk(0) if isinstance(column, pa.ChunkedArray) and column.num_chunks else column
+    if not len(column):
+        return []
+    words = [str(word) for word in column.dictionary.to_pylist()]
+    if any(len(word) > MAX_TEXT_CHARACTERS for word in words):
+        raise TableError(
+            f"the column {name} has a text of more than {MAX_TEXT_CHARACTERS} characters", document=document
+        )
+    return ["" if index is None else words[index] for index in column.indices.to_pylist()]
