@@ -23,7 +23,7 @@ class Settings(msgspec.Struct, frozen=True):
     address: str = ""
     """host:port on which the server listens; only logged."""
     allowed_hosts: tuple[str, ...] | None = None
-    """Hosts that requests may name in Host and Origin besides loopback names. None: any host."""
+    """Hosts that the request headers Host and Origin may name besides loopback names. None: any host."""
     token_file: str | None = None
     jobs: int = 1
     """Number of trainings that run at the same time."""
