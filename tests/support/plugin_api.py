@@ -1,6 +1,6 @@
 """The public API of plugins, as data that a test compares with a snapshot.
 
-After a change of the version `PLUGIN_API`, write the snapshot `tests/plugins/plugin_api.json` again:
+If you change the version `PLUGIN_API`, write the snapshot `tests/plugins/plugin_api.json` again:
 
     python tests/support/plugin_api.py
 """

@@ -9,7 +9,7 @@ import numpy as np
 from kepler_core.simulate import Simulation, recording, true_power
 
 Document = dict[str, list[dict[str, Any]]]
-"""A recording as decoded JSON: name of a metric -> series."""
+"""A recording as decoded JSON: a list of series for each name of a metric."""
 
 
 def steady(busy: Any, **options: Any) -> Document:

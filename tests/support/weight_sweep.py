@@ -1,7 +1,7 @@
 """Sweeps over the weights that the model server serves: what Kepler computes from them under unusual load.
 
-Kepler limits neither a feature nor the result. So the sweeps also have features at three times their highest values in
-training, and 100 events per second of a feature that had at most one event per second in training.
+Kepler limits neither the features nor the resulting power. So the sweeps also include features at three times their
+highest values in training, and 100 events per second of features with at most one event per second in training.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def answer_of(weights: KeplerWeights, node_type: int = 0) -> dict[str, Any]:
 
 
 def scales_of(model: StoredModel) -> dict[str, float]:
-    """Return the highest value of each feature in training: feature -> value."""
+    """Return the highest value of each feature in training, by feature."""
     if model.portable:
         loaded = model.load()
         return dict(zip(loaded.features, map(float, loaded.scale), strict=True))
