@@ -1,4 +1,4 @@
-"""Folds and scores."""
+"""Tests of validation: the division of samples into folds, and the scores of predictions."""
 
 from __future__ import annotations
 

@@ -204,7 +204,7 @@ def histogram_trees_of_close_thresholds():
     [
         (lightgbm_of_close_thresholds, 200),
         (histogram_trees_of_close_thresholds, 100),
-    ],  # 100 × 2 distinct values, because the histogram has at most 255 bins
+    ],  # only 100, because X has 2 n distinct values and the histogram has at most 255 bins
 )
 def test_trees_compare_in_single_precision_as_they_were_fitted(make, n):
     # The trees' split thresholds lie halfway between two neighbouring single-precision numbers. A threshold
