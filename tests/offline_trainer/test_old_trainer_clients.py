@@ -1,4 +1,4 @@
-"""Tests with requests of clients for kepler-model-server 0.7, and of the answers that these clients unpack."""
+"""Tests of clients that were written for kepler-model-server 0.7: their requests, and the answers they unpack."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def unpack(zipped: bytes, folder: Path) -> None:
 
 
 def old_models(pipeline: Path) -> dict[str, Path]:
-    """Return the folders of models that the old client finds in an unpacked pipeline, by path below the pipeline.
+    """Return the model folders that the old client finds in an unpacked pipeline, by their paths in the pipeline.
 
     The old client looks for folders at `<energy source>/<output type>/<feature group>/<model>`. Before that,
     the old model server unpacks each model's zip file into the model's folder.

@@ -46,7 +46,7 @@ def broken_site(plugin_folder):
 
 @pytest.fixture(scope="session")
 def odd_site(plugin_folder):
-    """A site folder with trainers that cannot be instantiated, clashing names and aliases, and odd listeners."""
+    """A site folder with trainers that cannot be instantiated, plugins with clashing names, and odd listeners."""
     folder = plugin_folder / "odd-wheels"
     folder.mkdir()
     return install(plugin_folder / "odd", *odd_wheels(folder))

@@ -25,7 +25,7 @@ def jump(size: float, at: int = 120) -> Change:
 def freeze(samples: int, *, catches_up: bool, at: int = 100) -> Change:
     """Return a change that lets a counter stand still for some samples, from sample number `at` on.
 
-    If `catches_up`, the counter afterwards shows also what it has missed.
+    With `catches_up`, the counter then jumps to its true value. Otherwise, it never counts what it has missed.
     """
 
     def changed(values: FloatArray) -> FloatArray:

@@ -1,4 +1,4 @@
-"""Test the report on which models can be trained from a recording, and why other models cannot."""
+"""Test the preflight report, which states the models that a recording suffices for, and what other models lack."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ def tree(request: pytest.FixtureRequest) -> tuple[bytes, int]:
 
 
 def critical_values(content: bytes, features: int) -> list[SingleArray]:
-    """Return for each feature the tree nodes' split thresholds, the floats next to them, and values far outside."""
+    """Return for each feature its thresholds in the tree nodes, the floats next to them, and values far from them."""
     node = onnx.load_from_string(content).graph.node[0]
     attributes = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
     splits = np.array([mode != b"LEAF" for mode in attributes["nodes_modes"]])

@@ -78,7 +78,7 @@ def _members(kind: type) -> dict[str, str]:
     """Return the public methods of a class with their signatures, and its properties with their types."""
     members = {name: _signature(method) for name, method in _methods(kind)}
     for name, value in vars(kind).items():
-        function = getattr(value, "fget", None) or getattr(value, "func", None)  # property or cached_property
+        function = getattr(value, "fget", None) or getattr(value, "func", None)  # of a property or of a cached_property
         if function is not None and not name.startswith("_"):
             members[name] = f"property {inspect.signature(function).return_annotation}"
     return dict(sorted(members.items()))

@@ -53,7 +53,7 @@ def loads(scale: Mapping[str, float]) -> Iterator[tuple[str, dict[str, float]]]:
 
 
 def senseless_powers(answer: Mapping[str, Any], scale: Mapping[str, float], first: str) -> list[str]:
-    """Return a description of each power above a megawatt that Kepler computes. `first` is as in `evaluate`."""
+    """Return a description of each power above a megawatt that Kepler computes. See `evaluate` for `first`."""
     return [
         f"{component}: {watts[0]:.4g} W with {description}"
         for description, load in loads(scale)
@@ -65,7 +65,7 @@ def senseless_powers(answer: Mapping[str, Any], scale: Mapping[str, float], firs
 def sweep(model: StoredModel) -> list[str]:
     """Return a description of each senseless power that Kepler computes from the weights that the server serves.
 
-    The list is empty for a curve that the server never serves, because its components take different features as x.
+    The server never serves a model whose components are curves over different features. The list is then empty.
     """
     weights = model.weights
     assert weights is not None

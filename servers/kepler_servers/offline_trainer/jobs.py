@@ -90,7 +90,7 @@ class Jobs:
             )
 
     def count_models(self, job: str) -> tuple[int, int]:
-        """Return the number of trained and failed models together, and the number of failed ones."""
+        """Return the number of all models, trained or failed, and the number of failed models."""
         with self._lock:
             total, failed = self._database.execute(
                 "SELECT count(*), coalesce(sum(failed), 0) FROM models WHERE job = ?", (job,)

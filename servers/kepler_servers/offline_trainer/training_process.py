@@ -57,7 +57,7 @@ class TrainingProcess(SessionProcess):
             threading.Thread(target=target, name=f"training {self.pid}", daemon=True).start()
 
     def send(self, command: Command) -> None:
-        """Send a command. If the process has ended, this call does nothing, and `receive` raises."""
+        """Send a command. If the process has ended, do nothing: the next `receive` then raises `ProcessEndedError`."""
         self.last_used = time.monotonic()
         with contextlib.suppress(OSError, ValueError):
             self.stdin.write(msgspec.json.encode(command) + b"\n")
