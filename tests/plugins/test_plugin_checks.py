@@ -69,7 +69,7 @@ def trainer(regressor, **attributes):
     """Return a trainer class whose method `regressor` calls the function `regressor`."""
 
     class Given(Trainer):
-        """Trainer that returns the regressor of a function."""
+        """Trainer whose regressors a function makes."""
 
         def regressor(self, task):
             return regressor(task)

@@ -49,7 +49,7 @@ NAMES_OF_FAULTS = {
 }
 """The kinds of findings that may report each fault."""
 UNNOTICED = {("usage-counter-jump", 2), ("gaps", 3)}
-"""Pairs of fault and severity that no finding of their own reports for some seeds.
+"""Faults, with their severities, that get no finding of their own for some seeds.
 
 Both faults are harmless. `usage-counter-jump` with severity 2 adds 2^32 to a usage counter. If the counter counts CPU
 cycles, this is the work of one CPU in one and a half seconds. `gaps` with severity 3 lets scrapes fail at random. For

@@ -108,8 +108,8 @@ class NoAnswer(RemoteStore):
 def test_a_lost_response(url: str) -> None:
     """The store stays complete if the response to a write is lost.
 
-    First, the response to the write of `.current` is lost, which makes version 2 current. Then, the response to the
-    write of `3.json` is lost, which claims the number of version 3.
+    First, the write of `.current` gets no response. This write makes version 2 current. Then, the write of `3.json`
+    gets no response. This write claims the number of version 3.
     """
     open_store(url).publish("p", FILES)
     with pytest.raises(StoreError, match="cannot make version 2 of p current"):

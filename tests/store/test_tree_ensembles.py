@@ -176,7 +176,7 @@ def test_tables_and_masks_have_a_maximum_size() -> None:
 def test_joint_tables_predict_what_each_table_predicts(features: int, data: st.DataObject) -> None:
     """The tables share some edges, which are the values of a feature at which a table's watts change.
 
-    The features' values in `X` lie on the edges, between the edges and outside of the edges.
+    The features' values in `X` lie on the edges, between the edges and beyond all edges.
     """
     edge_values = st.integers(-3, 3)
     tables = []

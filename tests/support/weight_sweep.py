@@ -65,7 +65,7 @@ def senseless_powers(answer: Mapping[str, Any], scale: Mapping[str, float], firs
 def sweep(model: StoredModel) -> list[str]:
     """Return a description of each senseless power that Kepler computes from the weights that the server serves.
 
-    The server never serves a model whose components are curves over different features. The list is then empty.
+    The list is empty if the model's components are curves over different features: no server serves such a model.
     """
     weights = model.weights
     assert weights is not None

@@ -17,7 +17,10 @@ Smaller differences of a feature do not tell two states of the machine apart.
 
 
 def varying(X: FloatArray) -> BoolArray:
-    """Return which columns of X are not constant, shape (features,). X has shape (samples, features), scaled."""
+    """Return which columns of X are not constant, shape (features,).
+
+    X has the scaled features, shape (samples, features).
+    """
     return np.asarray(np.ptp(X, axis=0) > LEAST_RANGE)
 
 

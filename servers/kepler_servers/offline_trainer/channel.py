@@ -1,4 +1,4 @@
-"""The connection of a training process to the HTTP process, and the listener that reports progress on it."""
+"""The connection of a training process to the HTTP process, and the listener that reports progress over it."""
 
 from __future__ import annotations
 
