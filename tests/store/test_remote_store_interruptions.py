@@ -86,7 +86,7 @@ def test_readers_while_publishing(url: str) -> None:
 
 
 class NoAnswer(RemoteStore):
-    """A store whose server executes the write to the path `lost`, but the response to this write is lost."""
+    """A store whose server executes all writes, but does not answer a write to a path that contains `lost`."""
 
     lost = CURRENT
 
