@@ -21,7 +21,7 @@ SEED = "76"
 An offline trainer that starts while the disk is full still logs a traceback.
 """
 KNOWN_FAULTS = {"unexpected 5xx answers"}
-"""Kinds of faults that this test does not judge: the tests of each server check single 5xx answers."""
+"""Kinds of faults that this test ignores. The tests of each server check single 5xx answers."""
 
 
 def test_a_short_chaos_run(tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def test_reading_creates_no_files(tmp_path: Path) -> None:
 def test_a_mounted_config_map(folder: Path) -> None:
     """A setting is read from a config map that Kubernetes has mounted.
 
-    There, each key is a link to a file in the folder `..data`, which is a link itself.
+    In the folder of a mounted config map, each key is a link to a file in the folder `..data`, which is a link itself.
     """
     (folder / "..2026").mkdir()
     (folder / "..2026" / KEY).write_text("8100")

@@ -1,4 +1,4 @@
-"""The time of each fuzz target, and the number of its inputs."""
+"""Sets the time of each fuzz target, and reports how many inputs the target has checked."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import pytest
 from support import fuzzing
 
 TOTAL_VARIABLE = "KEPLER_FUZZ_TOTAL_SECONDS"
-"""Environment variable with the time of all targets together; `KEPLER_FUZZ_SECONDS` has precedence."""
+"""Environment variable with the sum of the times of all targets; `KEPLER_FUZZ_SECONDS` has precedence."""
 _INPUTS = "fuzz inputs"
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Divide the time of all targets equally between the targets that were chosen."""
+    """Divide the time in `TOTAL_VARIABLE` equally between the chosen targets."""
     targets = sum(Path(__file__).parent in item.path.parents for item in items)
     total = os.environ.get(TOTAL_VARIABLE)
     if total and targets and not os.environ.get(fuzzing.SECONDS_VARIABLE):
@@ -26,7 +26,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def count_inputs(record_property: Any) -> Iterator[None]:
-    """Add the number of inputs to the target's report."""
+    """Add the number of inputs that a target has checked to the target's report."""
     before = fuzzing.inputs_checked
     yield
     record_property(_INPUTS, fuzzing.inputs_checked - before)

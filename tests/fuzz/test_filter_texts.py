@@ -57,7 +57,7 @@ anything = st.recursive(
 
 
 def check_filter(text: str) -> None:
-    """Parse a filter, and find models with it. Check that this works, or fails with an error of one line."""
+    """Check that a filter can be parsed and used to find models, or that it is refused with an error of one line."""
     try:
         conditions = parse_filter(text)
         models = CATALOGUE.find(filter=conditions)

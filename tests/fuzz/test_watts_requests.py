@@ -36,7 +36,7 @@ names = mostly(
 
 @st.composite
 def requests(draw: st.DrawFn) -> bytes:
-    """Draw a request; most of them have rows that fit the metrics."""
+    """Draw a request. Most drawn requests have rows that fit the metrics."""
     metrics = draw(names)
     width = len(metrics) if isinstance(metrics, list) else 1
     row = mostly(st.lists(numbers, min_size=width, max_size=width), anything)
@@ -83,7 +83,7 @@ def check_request(body: bytes) -> None:
 
 
 def end_of_request(pieces: list[bytes]) -> int | str | None:
-    """Return the position at which a request in pieces ends, None if it is incomplete, or the error."""
+    """Return the end position of a request that arrives in pieces; None if it is incomplete; or the error's text."""
     buffer = RequestBuffer()
     try:
         return next((end for piece in pieces if (end := buffer.feed(piece)) is not None), None)
@@ -92,7 +92,7 @@ def end_of_request(pieces: list[bytes]) -> int | str | None:
 
 
 def check(drawn: tuple[bytes, int]) -> None:
-    """Check a request. Also check that the same end is found if the request arrives in pieces."""
+    """Check a request, and check that its end is also found if the request arrives in pieces."""
     body, size = drawn
     check_request(body)
     assert end_of_request([body[at : at + size] for at in range(0, len(body), size)]) == end_of_request([body])

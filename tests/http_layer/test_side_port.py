@@ -52,7 +52,7 @@ def test_answers(port: int) -> None:
 
 
 def test_idle_connections_are_ended(port: int) -> None:
-    """Clients that send half a request and then nothing are disconnected, even if there are too many of them."""
+    """Clients that send half a request and then nothing are disconnected, even if they exceed `MAX_CONNECTIONS`."""
     before = len(os.listdir("/proc/self/fd"))
     threads = threading.active_count()
     with ExitStack() as stack:
@@ -76,7 +76,7 @@ def test_idle_connections_are_ended(port: int) -> None:
 def test_idle_connections_give_way_to_further_clients(monkeypatch: pytest.MonkeyPatch, sent: bytes) -> None:
     """A health probe is answered although other clients hold more connections open than the port serves at a time.
 
-    The limit of a connection's time is too long here to end the idle connections.
+    In this test, the time limit of connections is so long that it does not end the idle connections.
     """
     monkeypatch.setattr(side_port, "CONNECTION_SECONDS", 100 * PATIENCE)
     port = start_side_port(side_app(), "127.0.0.1", 0)

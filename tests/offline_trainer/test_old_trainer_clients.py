@@ -1,4 +1,4 @@
-"""Requests as clients of kepler-model-server 0.7 send them to the offline trainer, and what these clients unpack."""
+"""Tests of clients that were written for kepler-model-server 0.7: their requests, and the answers they unpack."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def unpack(zipped: bytes, folder: Path) -> None:
 
 
 def old_models(pipeline: Path) -> dict[str, Path]:
-    """Return the folders of models that the old client finds in an unpacked pipeline, by path below the pipeline.
+    """Return the model folders that the old client finds in an unpacked pipeline, by their paths in the pipeline.
 
-    The old client looks for folders at `<energy source>/<output type>/<feature group>/<model>`. The old model server
-    unpacks each model's zip file into the model's folder before.
+    The old client looks for folders at `<energy source>/<output type>/<feature group>/<model>`. Before that,
+    the old model server unpacks each model's zip file into the model's folder.
     """
     for zipped in pipeline.glob("*/*/*/*.zip"):
         with zipfile.ZipFile(zipped) as archive:
@@ -122,7 +122,7 @@ class CountingIsolator(Isolator):
 
 @pytest.fixture
 def counting(own: TrainerFolder) -> dict[str, str]:
-    """Environment in which an isolator of another distribution is installed, which has arguments of several types."""
+    """Environment with an isolator of another distribution. The isolator has arguments of several types."""
     site = own.root / "site"
     info = site / "counting-1.0.dist-info"
     info.mkdir(parents=True)

@@ -64,7 +64,8 @@ NODE_WATTS, VM_IDLE_WATTS = 100.0, 7.0
 def vm_recording(cpu_times: list[float]) -> dict[str, Any]:
     """Return a recording of a virtual machine on a node of 100 W.
 
-    The virtual machine draws 7 W, plus 1 W per ms of CPU time per second (`cpu_times`).
+    `cpu_times` has the CPU time of the virtual machine at each timestamp, in ms per second. The virtual machine
+    draws 7 W, plus 1 W for each of these ms.
     """
 
     def counter(rates: list[float], **labels: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Observations that a pipeline gets from recordings, including recordings of an idle machine."""
+"""Tests of the observations that a pipeline gets from recordings, including recordings of an idle machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pipeline files that are accepted, and the errors for pipeline files that are not."""
+"""Tests of pipeline files: valid files are accepted, and invalid files are rejected with an error."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_shipped_pipelines_are_good(name: str) -> None:
 
 
 def test_the_schema_of_stored_samples_may_be_uninstalled(small: dict[str, list[dict[str, Any]]]) -> None:
-    """Samples that the online trainer stored name a metric schema that may have been uninstalled since then."""
+    """Stored samples contain the name of their metric schema, which may have been uninstalled since then."""
     observations = observe([read_recording(small, name="x")])
     spec = pipeline_from({"name": "mine", **yaml.safe_load(GOOD)}, "mine")
     plugins = used_plugins(spec, observations, ())

@@ -43,10 +43,10 @@ def coremark(recordings: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 def test_honest_errors_on_a_real_recording(stressng: tuple[Path, dict[str, Any]]) -> None:
-    """The reported errors of package power are close to those of independent measurements.
+    """The reported errors of package power are close to the errors that were measured independently.
 
-    Independent measurements of the block-validated mean absolute error gave 5.7 W for gradient boosting, 10.7 W for
-    linear regression and 8.1 W for nearest neighbours.
+    Independent measurements with blocks of consecutive samples as folds gave mean absolute errors of 5.7 W for
+    gradient boosting, 10.7 W for linear regression and 8.1 W for nearest neighbours.
     """
     _, report = stressng
     assert report["failed"] == []
@@ -118,7 +118,7 @@ def test_nothing_is_pickled(stressng: tuple[Path, dict[str, Any]]) -> None:
 
 
 def test_weights_are_safe_for_kepler(stressng: tuple[Path, dict[str, Any]]) -> None:
-    """Every model of SGDRegressorTrainer has weights, which are not negative. No weight is on a rare feature."""
+    """Every model of SGDRegressorTrainer has weights that are not negative. The weights of rare features are 0."""
     store, report = stressng
     rare = set()
     for model in report["models"]:
@@ -138,9 +138,9 @@ def test_weights_are_safe_for_kepler(stressng: tuple[Path, dict[str, Any]]) -> N
 
 
 def test_no_trained_weights_wrap_around(stressng: tuple[Path, dict[str, Any]], coremark: Path) -> None:
-    """Kepler's power stays between 0 W and a megawatt, up to three times the highest values in training.
+    """Kepler's power stays between 0 W and a megawatt, even if features are three times their highest training values.
 
-    Models that depend on a rare feature have no weights, and the catalogue has the reason.
+    Models that depend on a rare feature have no weights for Kepler, and the catalogue states this reason.
     """
     for store, served in ((stressng[0], 39), (coremark, 28)):
         models = read_catalogue(open_store(str(store))).models
@@ -208,7 +208,7 @@ def test_estimate_is_what_the_model_says(stressng: tuple[Path, dict[str, Any]], 
 
 
 def test_dynamic_power_adds_up(quick: Path, simulated: Path, tmp_path: Path) -> None:
-    """The measured dynamic power of all containers adds up to the node's power above its lowest power."""
+    """The sum of the containers' measured dynamic power is the node's power minus the node's lowest power."""
     train(quick, "-i", simulated, "-s", tmp_path)
     done = kepler("estimate", "-s", tmp_path, "-i", simulated, "--output-type", "DynPower", "-o", tmp_path / "o.csv")
     assert done.returncode == 0, done.stderr

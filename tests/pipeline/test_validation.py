@@ -1,4 +1,4 @@
-"""Folds and scores."""
+"""Tests of validation: the division of samples into folds, and the scores of predictions."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_blocks_are_apart_in_time(n: int, step: float, n_folds: int, streams: in
             train, test = time[rows & fold.train], time[rows & fold.test]
             if len(train) and len(test):
                 nearest = np.min(np.abs(train[:, None] - test[None, :]))
-                # no training row is next to a test row in time
+                # no training row is directly before or after a test row
                 assert nearest >= min(gap, step) - 1e-6
 
 

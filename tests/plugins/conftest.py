@@ -28,7 +28,7 @@ def recording(plugin_folder):
 
 @pytest.fixture(scope="session")
 def ridge_site(plugin_folder):
-    """A site folder with the example plugin, built from a copy of its folder because a build leaves files behind."""
+    """A site folder with the example plugin, built from a copy of the sources, because a build leaves files behind."""
     source = plugin_folder / "example"
     shutil.copytree(EXAMPLE, source, ignore=shutil.ignore_patterns("build", "*.egg-info", "__pycache__"))
     wheels = plugin_folder / "ridge-wheels"
@@ -46,7 +46,7 @@ def broken_site(plugin_folder):
 
 @pytest.fixture(scope="session")
 def odd_site(plugin_folder):
-    """A site folder with trainers that cannot be instantiated, clashing names and aliases, and odd listeners."""
+    """A site folder with trainers that cannot be instantiated, plugins with clashing names, and odd listeners."""
     folder = plugin_folder / "odd-wheels"
     folder.mkdir()
     return install(plugin_folder / "odd", *odd_wheels(folder))
@@ -65,6 +65,6 @@ def ridge_trained(ridge_site, plugin_folder, recording):
 
 @pytest.fixture(scope="session")
 def reference_models(ridge_trained):
-    """Trainer -> AbsPower model of `ridge_trained`, which was trained without broken plugins."""
+    """The AbsPower models of `ridge_trained` by trainer. They were trained without broken plugins."""
     _, report = ridge_trained
     return {model["trainer"]: model for model in report["models"] if model["output_type"] == "AbsPower"}

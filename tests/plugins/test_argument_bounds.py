@@ -43,7 +43,7 @@ IMPOSSIBLE = [
 ]
 
 SCIKIT_LEARN = [name for name in registry.trainers.names() if name != "XgboostFitTrainer"]
-"""All trainers but the one of XGBoost, which declares no bounds of its parameters."""
+"""All trainers except the trainer of XGBoost: XGBoost does not declare the bounds of its parameters."""
 
 
 @pytest.mark.parametrize(("name", "argument", "value"), IMPOSSIBLE)

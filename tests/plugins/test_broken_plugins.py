@@ -131,7 +131,7 @@ def test_broken_listeners_are_named_and_the_others_are_called(mixed_training):
     assert "Traceback" not in done.stderr
     calls = (folder / "marks" / "calls").read_text().splitlines()
     for call in ("SGDRegressorTrainer", "RaisingTrainer failed", "published mine 1"):
-        assert calls.count(call) == 2  # two good listeners
+        assert calls.count(call) == 2  # each of the two good listeners was called
 
 
 def test_a_trainer_that_writes_into_its_data_does_not_change_other_models(
@@ -163,7 +163,7 @@ def test_training_with_a_broken_plugin_is_refused_in_one_line(broken_site, recor
 
 @pytest.fixture(scope="module")
 def messages(broken_site, odd_site, plugin_folder):
-    """Key of a pipeline -> its error message. The pipelines name broken plugins or pass a wrong argument."""
+    """The error messages of pipelines that name broken plugins or pass a wrong argument, by key of the pipeline."""
     documents = {name: {"abs_trainers": [name]} for name, *_ in BROKEN_TRAINERS.values()}
     documents["argument"] = {"abs_trainers": [{"name": "kepler-core:SGDRegressorTrainer", "args": {"alpha": 1}}]}
     unmakeable = {name: {"abs_trainers": [name]} for name in ("UnmakeableTrainer", "ExitsWhenMadeTrainer")}

@@ -1,6 +1,6 @@
 """Properties of the trainers that compare rows by distance: constant features carry no weight.
 
-Each property compares a model of the varying features `LIVE` alone with a model that was fitted with further columns.
+Each property compares a model of the varying features `LIVE` with a model that also has constant columns.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def fitted(name, X, y, output_type="AbsPower"):
 constant_columns = st.lists(
     st.tuples(st.floats(0, 1), st.sampled_from([0.0, 1e-9, 1e-6, 1e-4, 1e-3, 9e-3])), min_size=1, max_size=4
 )
-"""Columns as (value, range of the jitter around it)."""
+"""Nearly constant columns. Each is given as (lowest value, range of the random numbers that are added to it)."""
 
 
 def with_columns(X, columns, seed):

@@ -329,7 +329,7 @@ def test_a_curve_follows_the_main_feature_of_its_component(name):
 
 @functools.cache
 def exported(name, output_type):
-    """Train a model of three components; return its files, X, component -> watts, and component -> predictions."""
+    """Train a model of three components. Return its files, X, and the watts and the predictions by component."""
     X = loads(seed=9) * SCALE
     scaled_X = scaled(X, SCALE).astype(np.float64)
     idle = 40.0 if output_type == "AbsPower" else 0.0

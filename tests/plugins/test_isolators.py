@@ -1,4 +1,4 @@
-"""Tests of isolators: the power that they subtract, that no power is lost, and that `reconstruct` adds it again."""
+"""Tests of isolators: they subtract background power, no power is lost, and `reconstruct` adds the power again."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ def trainer(regressor, **attributes):
     """Return a trainer class whose method `regressor` calls the function `regressor`."""
 
     class Given(Trainer):
-        """Trainer that returns the regressor of a function."""
+        """Trainer whose regressors a function makes."""
 
         def regressor(self, task):
             return regressor(task)
@@ -204,11 +204,11 @@ def histogram_trees_of_close_thresholds():
     [
         (lightgbm_of_close_thresholds, 200),
         (histogram_trees_of_close_thresholds, 100),
-    ],  # 100 × 2 distinct values, because the histogram has at most 255 bins
+    ],  # only 100, because X has 2 n distinct values and the histogram has at most 255 bins
 )
 def test_trees_compare_in_single_precision_as_they_were_fitted(make, n):
-    # The trees' split thresholds lie halfway between two neighbouring single-precision numbers. A threshold
-    # that is rounded to single precision would often equal the larger one, so that both are on the same side.
+    # The trees' split thresholds lie halfway between two neighbouring single-precision numbers. A threshold that is
+    # rounded to single precision would often equal the larger number. Both numbers would then be on the same side.
     readings = np.linspace(0.1, 0.9, n, dtype=np.float32)
     X = np.concatenate([readings, np.nextafter(readings, np.float32(1))])[:, None]
     y = np.concatenate([np.zeros(n), np.full(n, 100.0)])

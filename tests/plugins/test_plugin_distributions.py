@@ -1,7 +1,7 @@
 """Tests of third-party distributions, which pip installs from wheels into fresh environments.
 
-- The distributions' own tests pass in such an environment. These distributions are the examples, those that the
-  documentation shows, and those that `plugins new` writes.
+- The tests that belong to a distribution pass in such an environment: for the examples, for the distributions that
+  the documentation shows, and for the distributions that `plugins new` writes.
 - A trainer's models are served after the trainer was removed.
 - Broken distributions do not harm other distributions.
 """
@@ -52,7 +52,7 @@ def workshop(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def wheels(workshop):
-    """Distribution -> its wheel, for kepler-core, the examples, the documentation's examples and `plugins new`."""
+    """The wheels of kepler-core, the examples, the documentation's examples and `plugins new`, by distribution."""
     sources = workshop / "sources"
     sources.mkdir()
     folders = [copy_of_project(sources / "project")]
@@ -75,7 +75,7 @@ def recording(workshop):
 
 
 def files_of(page):
-    """Return name -> content of the files that a documentation page shows in full.
+    """Return the content of the files that a documentation page shows in full, by name.
 
     The page shows a file as its name in backquotes, a colon, and a code block with the content.
     """

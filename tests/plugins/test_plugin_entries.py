@@ -1,4 +1,4 @@
-"""Tests of installed plugins: which may be loaded, plugin API versions, and the scan of the metadata."""
+"""Tests of installed plugins: settings that allow or deny them, plugin API versions, and the scan of the metadata."""
 
 from __future__ import annotations
 
@@ -312,7 +312,7 @@ def test_an_import_that_hangs_is_reported(site):
     ids=["no equals sign", "not UTF-8"],
 )
 def test_a_broken_entry_points_file_concerns_its_own_distribution_only(tmp_path: Path, content: bytes) -> None:
-    """Test that commands work beside the damaged distribution, and that they name it."""
+    """Commands work although a distribution is damaged, and they report the name of this distribution."""
     folder = tmp_path / "foo_bar-1.0.dist-info"
     folder.mkdir()
     (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: foo-bar\nVersion: 1.0\n")

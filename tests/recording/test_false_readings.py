@@ -18,12 +18,15 @@ Change = Callable[[FloatArray], FloatArray]
 
 
 def jump(size: float, at: int = 120) -> Change:
-    """Return a change that adds `size` from a sample on."""
+    """Return a change that adds `size` to the values of sample number `at` and of all later samples."""
     return lambda values: values + np.where(np.arange(len(values)) >= at, size, 0.0)
 
 
 def freeze(samples: int, *, catches_up: bool, at: int = 100) -> Change:
-    """Return a change that lets a counter stand still for some samples."""
+    """Return a change that lets a counter stand still for some samples, from sample number `at` on.
+
+    With `catches_up`, the counter then jumps to its true value. Otherwise, it never counts what it has missed.
+    """
 
     def changed(values: FloatArray) -> FloatArray:
         if catches_up:
@@ -47,7 +50,7 @@ def in_one_series(metric: str, changed: Change, series: int = -1) -> Callable[[D
 
 
 def in_all_series(word: str, changed: Change) -> Callable[[Document], None]:
-    """Return a change of all series of the metrics whose name contains a word."""
+    """Return a function that applies `changed` to all series of those metrics whose names contain `word`."""
 
     def apply(document: Document) -> None:
         for metric in document:

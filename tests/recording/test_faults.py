@@ -47,9 +47,9 @@ NAMES_OF_FAULTS = {
     "duplicate-exporter": {"duplicates"},
     "short-lived-containers": {"one_sample_series"},
 }
-"""Fault -> the kinds of findings that may name it."""
+"""The kinds of findings that may report each fault."""
 UNNOTICED = {("usage-counter-jump", 2), ("gaps", 3)}
-"""Faults and severities without a finding of their own for some seeds.
+"""Faults, with their severities, that get no finding of their own for some seeds.
 
 Both faults are harmless. `usage-counter-jump` with severity 2 adds 2^32 to a usage counter. If the counter counts CPU
 cycles, this is the work of one CPU in one and a half seconds. `gaps` with severity 3 lets scrapes fail at random. For

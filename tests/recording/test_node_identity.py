@@ -217,7 +217,7 @@ def test_usage_of_two_clusters_is_not_joined_with_the_energy_of_one() -> None:
 def guest_and_host(guests: dict[str, tuple[str, float]], job: str = "vm") -> Document:
     """Return the recording of the exporters in guests and of the exporter on their host.
 
-    `guests`: instance label of a guest -> (id of its virtual machine on the host, load).
+    `guests` has for each guest, by its instance label: the id of its virtual machine on the host, and its load.
     """
     document: Document = {}
     for guest, (vm, load) in guests.items():

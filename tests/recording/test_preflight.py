@@ -1,4 +1,4 @@
-"""Test the report on which models can be trained from a recording, and why other models cannot."""
+"""Test the preflight report, which states the models that a recording suffices for, and what other models lack."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def test_every_node_is_summarized() -> None:
     assert [(node.node, node.timestamps, node.containers) for node in report.nodes] == [
         (f"node-{at}", 40, 3) for at in range(3)
     ]
-    # on each of the 3 nodes, power is unknown at two timestamps: the first one, and the one of the exporter's restart
+    # on each of the 3 nodes, power is unknown at two timestamps: at the first, and when the exporter restarts
     assert {power.timestamps for power in report.power} == {3 * (40 - 2)}
 
 

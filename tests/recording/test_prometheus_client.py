@@ -320,7 +320,7 @@ TOO_LONG = {
     "a timeout": failing(503, "query timed out in query execution"),
     "a timeout of a proxy": (504, {}, b"<html>Gateway Time-out</html>"),
 }
-"""Name -> error reply to a query whose time range is too long for the server."""
+"""Error replies to a query whose time range is too long for the server, by name."""
 
 
 @pytest.mark.parametrize("kind", TOO_LONG)
@@ -345,7 +345,7 @@ def test_a_query_that_is_too_large_is_split(kind: str) -> None:
 
 
 def test_later_queries_of_a_metric_are_split_before_they_fail() -> None:
-    """A query that exceeds the server's time limit costs minutes, so the client must learn from the first ones."""
+    """After the first timeouts, the client must split queries at once, because a server's timeout takes minutes."""
     lengths: list[float] = []
 
     def reply(path: str, headers: Mapping[str, str]) -> Reply:
@@ -356,7 +356,7 @@ def test_later_queries_of_a_metric_are_split_before_they_fail() -> None:
     with answering(reply) as url:
         client = PrometheusClient(Server(url), patience=0)
         assert len(list(answers(client, plan_queries([Selection("m")], 0, 36_000, None), jobs=1))) == 11
-    assert sum(length > 1000 for length in lengths) == 2  # queries for an hour and for half an hour
+    assert sum(length > 1000 for length in lengths) == 2  # one query for an hour, one for half an hour
 
 
 def test_a_query_that_always_times_out_is_not_split_without_end() -> None:

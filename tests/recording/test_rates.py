@@ -124,8 +124,8 @@ def test_a_fall_over_a_gap_is_not_a_reset() -> None:
 
 
 def test_the_usual_step_is_the_median_over_all_series() -> None:
-    # The only interval of the second series lasts 16 s. It is a gap, because the usual step is the median over both
-    # series: 3 s.
+    # The only interval of the second series lasts 16 s. It is a gap, because the usual step is 3 s: the median over
+    # both series.
     first, second = [(3.0 * at, 1.0 * at) for at in range(10)], [(0.0, 0.0), (16.0, 5.0)]
     metric = metric_of(first, second)
     assert spacing_of(metric).usual_step == 3

@@ -77,7 +77,7 @@ MALFORMED_VALUES = {
     "timestamps in milliseconds": b'[[1700000000000,"2"]]',
     "timestamp is negative": b'[[-5,"2"]]',
 }
-"""Name -> malformed samples of a series. The reader leaves out the whole series."""
+"""Malformed samples of a series, by name. The reader leaves out the whole series."""
 
 
 NOT_NUMBERS = {
@@ -90,7 +90,7 @@ NOT_NUMBERS = {
     "underscores": b'"1_000"',
     "hexadecimal": b'"0x10"',
 }
-"""Name -> text that is not a number. The reader leaves out a sample with such a timestamp or value."""
+"""Texts that are not numbers, by name. The reader leaves out a sample with such a timestamp or value."""
 
 
 @pytest.mark.parametrize("content", NOT_JSON.values(), ids=NOT_JSON)
@@ -232,7 +232,7 @@ def test_truncated_gzip_is_rejected(kept: int, tmp_path: Path) -> None:
 def test_damaged_gzip_is_rejected(tmp_path: Path) -> None:
     path = tmp_path / "r.json.gz"
     packed = bytearray(gzip.compress(ENCODED))
-    packed[-6] ^= 0xFF  # in the checksum
+    packed[-6] ^= 0xFF  # damages the checksum
     path.write_bytes(packed)
     assert "gzip" in rejection(path)
     path.write_bytes(gzip.compress(ENCODED) + b"more")

@@ -32,7 +32,7 @@ def written(path: Path, **arguments: Any) -> bytes:
 
 
 def expected_power(observations: Observations, sockets: int) -> dict[str, np.ndarray]:
-    """Return component -> watts that the documented formula gives for the observed load."""
+    """Return the watts of each component that the documented formula gives for the observed load."""
     cpus = CORES_PER_SOCKET * sockets
     u = np.minimum(observations.node_features["bpf_cpu_time_ms"] / (1000 * cpus), 1)
     m = observations.node_features["cache_miss"] / 1e9
@@ -90,11 +90,11 @@ def test_churn_and_restarts_do_not_change_the_formula() -> None:
     lives = [len(one["values"]) for one in document["kepler_container_cpu_cycles_total"]]
     assert min(lives) < 400
     assert max(lives) == 400
-    assert observations.counts.resets["kepler_node_platform_joules_total"] == 2 * 2 * 2  # nodes, modes, restarts
+    assert observations.counts.resets["kepler_node_platform_joules_total"] == 2 * 2 * 2  # 2 nodes, 2 modes, 2 restarts
     assert [stream.node for stream in observations.streams] == ["node-0", "node-1"]
     measured, expected = observations.power["acpi", "platform"], expected_power(observations, 2)["platform"]
     is_known = np.isfinite(measured) & np.isfinite(expected)
-    # few samples are unknown: those in which a busy container starts, so that the node's sum is unknown
+    # few samples are unknown: when a busy container starts, the sum over the node's containers is unknown
     assert np.count_nonzero(is_known) > 750
     assert np.median(np.abs(measured[is_known] / expected[is_known] - 1)) < 1e-3
     assert np.mean(np.abs(measured[is_known] / expected[is_known] - 1) > 0.02) < 0.05

@@ -118,7 +118,7 @@ def in_folder(folder: str, files: dict[str, bytes]) -> dict[str, bytes]:
 
 
 def test_exports_have_the_pipeline_at_their_top_and_keep_its_name(tmp_path: Path) -> None:
-    """The name must survive although metadata and file have other names, and the archive has no folder of this name."""
+    """The manifest keeps the pipeline's name, although the metadata and the archive's file have other names."""
     store = LocalStore(tmp_path / "store")
     store.publish("renamed", PIPELINE)
     exported = archive_bytes(store.snapshot("renamed"))

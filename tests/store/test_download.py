@@ -22,7 +22,7 @@ Answer = Callable[[http.server.BaseHTTPRequestHandler], None]
 
 @pytest.fixture
 def answers() -> Iterator[tuple[str, dict[str, Answer]]]:
-    """The URL of a web server, and the dict of its answers by path, to which tests add answers."""
+    """The URL of a web server, and the dict of its answers by path. Tests add answers to this dict."""
     answers_by_path: dict[str, Answer] = {}
 
     class Handler(http.server.BaseHTTPRequestHandler):

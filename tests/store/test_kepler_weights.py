@@ -41,7 +41,7 @@ def check_safe(weights: KeplerWeights, features: tuple[str, ...]) -> None:
 
 
 def check_safe_under_load(answer: dict[str, Any]) -> None:
-    """Check linear weights with each feature at three times its scale, and with all features that have low scales."""
+    """Check power for features at up to three times their scales, and that features with low scales have weight 0."""
     for component in (name for name in answer if name != "model_name"):
         linear_weights = answer[component]["All_Weights"]
         variables = linear_weights["Numerical_Variables"].values()
@@ -201,7 +201,7 @@ def test_numbers_that_are_not_json(number: str) -> None:
 
 @pytest.mark.parametrize(("weight", "scale"), [(0.0, 1.0), (0.0, 0.3), (-30.0, 1.001), (-11.7, 0.0)])
 def test_weights_at_the_bounds(weight: float, scale: float) -> None:
-    """No weight on a rare feature, and a power of exactly 0 W at three times the scale, are safe."""
+    """The weight 0 on a rare feature is safe, and so is a power of exactly 0 W at three times the scale."""
     answer = answer_of(read({"package": rare(weight, scale)}))
     assert not senseless_powers(answer, {"bpf_cpu_time_ms": 1000.0, "bpf_net_tx_irq": scale}, "bpf_cpu_time_ms")
 
@@ -304,9 +304,9 @@ def test_a_constant_component_needs_no_feature() -> None:
 @pytest.mark.shared_data
 @pytest.mark.skipif(not DATABASE.is_dir(), reason="the public database (../shared/data/model_db) is not here")
 def test_the_public_database() -> None:
-    """All accepted weights of the database are safe. Each node type but 2 has accepted linear weights.
+    """All accepted weights of the database are safe. Each node type except type 2 has accepted linear weights.
 
-    Node type 2 has linear weights over the counters only, and they give less than 0 W on a busy machine.
+    The only linear weights of type 2 are over the counters, and give less than 0 W on a busy machine.
     """
     linear_types: set[int] = set()
     refused: list[str] = []

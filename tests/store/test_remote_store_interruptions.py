@@ -86,7 +86,7 @@ def test_readers_while_publishing(url: str) -> None:
 
 
 class NoAnswer(RemoteStore):
-    """A store whose server executes the write to the path `lost`, but the response to this write is lost."""
+    """A store whose server executes all writes, but does not answer a write to a path that contains `lost`."""
 
     lost = CURRENT
 
@@ -108,8 +108,8 @@ class NoAnswer(RemoteStore):
 def test_a_lost_response(url: str) -> None:
     """The store stays complete if the response to a write is lost.
 
-    The first lost response is that to the write of `.current`, which makes version 2 current. The second one is that
-    to the write of `3.json`, which claims the number of version 3.
+    First, the write of `.current` gets no response. This write makes version 2 current. Then, the write of `3.json`
+    gets no response. This write claims the number of version 3.
     """
     open_store(url).publish("p", FILES)
     with pytest.raises(StoreError, match="cannot make version 2 of p current"):

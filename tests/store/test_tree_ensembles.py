@@ -65,7 +65,7 @@ def tree(request: pytest.FixtureRequest) -> tuple[bytes, int]:
 
 
 def critical_values(content: bytes, features: int) -> list[SingleArray]:
-    """Return for each feature the tree nodes' split thresholds, the floats next to them, and values far outside."""
+    """Return for each feature its thresholds in the tree nodes, the floats next to them, and values far from them."""
     node = onnx.load_from_string(content).graph.node[0]
     attributes = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
     splits = np.array([mode != b"LEAF" for mode in attributes["nodes_modes"]])
@@ -176,7 +176,7 @@ def test_tables_and_masks_have_a_maximum_size() -> None:
 def test_joint_tables_predict_what_each_table_predicts(features: int, data: st.DataObject) -> None:
     """The tables share some edges, which are the values of a feature at which a table's watts change.
 
-    The features' values in `X` lie on the edges, between the edges and outside of the edges.
+    The features' values in `X` lie on the edges, between the edges and beyond all edges.
     """
     edge_values = st.integers(-3, 3)
     tables = []

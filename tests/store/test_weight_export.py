@@ -1,4 +1,4 @@
-"""The weights that a model is exported with, and the reason in its metadata if it has none."""
+"""Tests of exported weights, and of the reason that the metadata state for a model without weights."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def training_rows(page_cache: float | None = None, interrupts: float = 0.7) -> F
 def exported(
     X: FloatArray, weights: tuple[float, ...], trainer: str = "MyLinearTrainer"
 ) -> tuple[dict[str, Any] | None, dict[str, Any]]:
-    """Export a linear model of package power. Return its weight file (None: it has none) and its metadata."""
+    """Export a linear model of package power. Return its weight file, if it has one, and its metadata."""
     scale = np.abs(X).max(axis=0)
     line = Line(np.array(weights), 40.0)
     watts = line.predict(scaled(X, scale).astype(np.float64))
@@ -72,7 +72,7 @@ def test_the_reason_for_missing_weights_is_in_the_metadata() -> None:
 
 
 def test_negligible_weights_are_left_out() -> None:
-    """A weight on an uninformative feature that changes power by less than a thousandth of its range becomes 0."""
+    """The weight of an uninformative feature becomes 0 if it changes power by less than 0.001 of the power's range."""
     weight_file, metadata = exported(training_rows(7.0), (100.0, 1e-17, 0.05))
     assert weights_in(weight_file) == [100.0, 0.0, 0.0]
     assert "no_weights" not in metadata

@@ -79,7 +79,7 @@ def watts_request(
 
 
 class CheckingClient:
-    """A client with several threads that repeat a request, and that collect the replies that are not expected."""
+    """A client with several threads, which repeat a request and collect unexpected replies."""
 
     def __init__(
         self, path: Path, request: Mapping[str, Any], expected: Sequence[Mapping[str, Any]], threads: int

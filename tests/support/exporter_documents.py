@@ -13,13 +13,13 @@ from kepler_core.plugins import registry
 from kepler_core.recording import Observations, observe, read_recording
 
 Document = dict[str, list[dict[str, Any]]]
-"""A recording as decoded JSON: name of a metric -> series."""
+"""A recording as decoded JSON: a list of series for each name of a metric."""
 
 START = 1_700_000_000
 TIMES = START + 3.0 * np.arange(40)
-"""Unix seconds."""
+"""Times of the samples, in Unix seconds."""
 FEATURES = {"bpf_cpu_time_ms": 1.0, "cpu_instructions": 1e6, "cache_miss": 1e3}
-"""Feature -> rate per second in a container whose load is 1."""
+"""The rate per second of each feature in a container whose load is 1."""
 WATTS = {
     ("package", "0", "idle"): 20.0,
     ("package", "0", "dynamic"): 7.0,
@@ -30,12 +30,12 @@ WATTS = {
     ("platform", "", "idle"): 90.0,
     ("platform", "", "dynamic"): 30.0,
 }
-"""(component, number of the processor package, mode) -> watts of a machine whose load is 1."""
+"""Watts of a machine whose load is 1, by component, number of the processor package, and mode."""
 CONTAINERS = {"a" * 64: 1.0, "b" * 64: 3.0, "system_processes": 0.5}
-"""Name of a container -> load of the container."""
+"""The load of each container, by name of the container."""
 NODE_A = {"a" * 64: 1.0, "system": 0.5}
 NODE_B = {"b" * 64: 2.0, "system": 0.7}
-"""Name of a container -> its load on node B; `NODE_A` has the loads on node A. "system" runs on both nodes."""
+"""The loads of the containers on two nodes, by name of the container. The container "system" runs on both nodes."""
 DRAM_IS_DYNAMIC_ONLY = {"dynamic_only": {"rapl-sysfs dram": 2}}
 """The irregularities that are counted in a recording of one `machine`.
 
@@ -54,7 +54,7 @@ def variation(times: FloatArray) -> FloatArray:
 def counter(rate: float, times: FloatArray, start: float = 1000.0) -> FloatArray:
     """Return the values of a counter at `times`.
 
-    The increase per second before each time is `rate`, multiplied by the `variation` at this time.
+    Before each time, the counter's rate per second is `rate`, multiplied by the `variation` at this time.
     """
     return start + np.concatenate([[0.0], np.cumsum(rate * variation(times)[1:] * np.diff(times))])
 
@@ -120,7 +120,7 @@ def observed(document: Document, **arguments: Any) -> Observations:
 
 
 def rates_by_container(observations: Observations, feature: str) -> dict[tuple[str, float, str], float]:
-    """Return (node, time, container) -> rate, for all known rates of a feature."""
+    """Return all known rates of a feature, by (node, time, container)."""
     sample = observations.row_sample
     nodes = [observations.streams[code].node for code in observations.sample_stream[sample]]
     times = observations.sample_time[sample].tolist()

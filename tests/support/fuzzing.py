@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 T = TypeVar("T")
 
 SECONDS_VARIABLE = "KEPLER_FUZZ_SECONDS"
-"""Environment variable: for how many seconds each call of `fuzz` runs."""
+"""Environment variable with the number of seconds that each call of `fuzz` runs."""
 DEFAULT_SECONDS = 20.0
 FIRST_SEED = int(os.environ.get("KEPLER_FUZZ_SEED", "0"))
 """Seed of the first batch of inputs. Each later batch has the next higher seed.

@@ -1,4 +1,4 @@
-"""The power that Kepler 0.7 computes from a reply of the estimator, as its client code was measured to do it.
+"""The power that Kepler 0.7 computes from a reply of the estimator, as measured with Kepler's client code.
 
 `unsigned_milliwatts` also applies to power that Kepler computes from weights.
 """
@@ -32,7 +32,7 @@ def kepler_powers(powers: Mapping[str, Sequence[float]], rows: int) -> KeplerPow
     """Return the power that Kepler computes from the member `powers` of a reply.
 
     Kepler truncates watts to whole milliwatts and counts a missing component as 0 W. It raises the package power to
-    core plus uncore power, and takes package minus uncore power as core power where only the core power is 0.
+    at least core plus uncore power. Where core power is 0 and uncore power is not, core becomes package minus uncore.
     """
     milliwatts = {
         name: np.floor(np.array(powers.get(name, [0.0] * rows), dtype=np.float64) * 1000 + 1e-6)

@@ -34,7 +34,7 @@ class LinearModel:
             "dram": (8.0, {"bpf_page_cache_hit": 0.002}),
         }
     )
-    """Component -> (bias in watts, feature -> weight in watts per unit of the feature)."""
+    """For each component: the bias in watts, and the weight of each feature in watts per unit of the feature."""
 
     @property
     def name(self) -> str:

@@ -24,7 +24,7 @@ from kepler_servers.online_trainer.sample_store import SampleStore
 from kepler_servers.online_trainer.state_folder import StateFolder
 
 Content = Mapping[str, Sequence[Mapping[str, Any]]]
-"""A recording, decoded."""
+"""A recording as decoded JSON."""
 
 PIPELINE = """\
 energy_sources: [rapl]

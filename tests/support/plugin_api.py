@@ -1,6 +1,6 @@
 """The public API of plugins, as data that a test compares with a snapshot.
 
-After a change of the version `PLUGIN_API`, write the snapshot `tests/plugins/plugin_api.json` again:
+If you change the version `PLUGIN_API`, write the snapshot `tests/plugins/plugin_api.json` again:
 
     python tests/support/plugin_api.py
 """
@@ -78,7 +78,7 @@ def _members(kind: type) -> dict[str, str]:
     """Return the public methods of a class with their signatures, and its properties with their types."""
     members = {name: _signature(method) for name, method in _methods(kind)}
     for name, value in vars(kind).items():
-        function = getattr(value, "fget", None) or getattr(value, "func", None)  # property or cached_property
+        function = getattr(value, "fget", None) or getattr(value, "func", None)  # of a property or of a cached_property
         if function is not None and not name.startswith("_"):
             members[name] = f"property {inspect.signature(function).return_annotation}"
     return dict(sorted(members.items()))

@@ -129,8 +129,8 @@ def wheel(
 ) -> Path:
     """Write a wheel with a single module, in the form that build tools give to wheels.
 
-    `entry_points` maps each group of entry points to a dict: name of an entry point -> target. A target is ":Class"
-    for a class in the module, or "" for the module itself.
+    `entry_points` has a dict for each group of entry points. The dict maps the names of entry points to targets. A
+    target is ":Class" for a class in the module, or "" for the module itself.
     """
     module = distribution.lower().replace("-", "_").replace(".", "_")
     info = f"{module}-{version}.dist-info"

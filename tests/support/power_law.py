@@ -1,7 +1,7 @@
-"""Recordings of one node whose power follows a known law, and the error of lines that are fitted to them.
+"""Recordings of one node whose power follows a known law, and the error of linear functions fitted to them.
 
-The law (W): package = 30 + 0.02 u, dram = 8 + 0.003 u and platform = 90 + 0.03 u, where u is the CPU time of all
-containers in milliseconds per second.
+The law, in watts, is package = 30 + 0.02 u, dram = 8 + 0.003 u and platform = 90 + 0.03 u, where u is the CPU time of
+all containers in milliseconds per second.
 """
 
 from __future__ import annotations
@@ -69,9 +69,9 @@ def observations_of(content: Document) -> Observations:
 
 
 def errors_of(observations: Observations) -> dict[str, float]:
-    """Return component -> largest relative difference between a fitted line and the law.
+    """Return for each component the largest relative difference between a fitted linear function and the law.
 
-    The line is fitted to the observed watts as a function of the node's CPU time. Line and law are compared at CPU
+    The linear function is fitted to the observed watts over the node's CPU time, and compared with the law at CPU
     times of 0, 1000 and 3000 milliseconds per second. A component with too few observations is missing.
     """
     errors = {}

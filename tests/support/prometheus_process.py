@@ -26,7 +26,7 @@ from support.process import PATIENCE, wait_for
 from support.server_process import free_port
 
 Content = Mapping[str, Sequence[Mapping[str, Any]]]
-"""A recording, decoded."""
+"""A recording as decoded JSON."""
 
 
 def need_prometheus() -> None:

@@ -18,7 +18,7 @@ from kepler_core.simulate import CORES_PER_SOCKET, HERTZ, true_power
 FEWEST_ROWS = 20
 """Minimum number of rows of a data set for a fit. `train` refuses to train on fewer rows."""
 LOAD_FEATURES = {"bpf_cpu_time_ms": 1000.0, "cpu_cycles": HERTZ}
-"""Feature that is proportional to the load -> rate per second of one busy CPU."""
+"""Features that are proportional to the load, and their rates per second on one busy CPU."""
 
 
 def usage(observations: Observations, sockets: int) -> tuple[FloatArray, FloatArray]:
@@ -36,11 +36,11 @@ def usage(observations: Observations, sockets: int) -> tuple[FloatArray, FloatAr
 def errors(
     observations: Observations, sockets: int, where: tuple[FloatArray, FloatArray]
 ) -> Mapping[tuple[str, str], float | None]:
-    """Return (component, load feature) -> largest error of a fit, in percent.
+    """Return the largest error of the fit for each (component, load feature), in percent.
 
-    The fit is compared with the true power at the usages `where`, which `usage` returns. Usages are left out if
-    their load is outside of the range of loads in the data set, because a fit cannot know the power there. The error
-    is None if the data set has too few rows for a fit.
+    The fit is compared with the true power at the usages in `where`, a result of the function `usage`. Usages are
+    left out if their load is outside of the range of loads in the data set, because a fit cannot know the power
+    there. The error is None if the data set has too few rows for a fit.
     """
     result: dict[tuple[str, str], float | None] = {}
     truth = true_power(*where, sockets)

@@ -13,9 +13,9 @@ import pytest
 
 @contextlib.contextmanager
 def small_disk(folder: Path, size: str = "3m") -> Iterator[None]:
-    """Context manager that mounts a tmpfs of a size at a new folder. Without root rights, skip the test.
+    """Context manager that mounts a tmpfs at a new folder. Without root rights, skip the test.
 
-    `size` is written as in the option `size` of tmpfs, e.g. "64k" or "3m".
+    `size` limits the size of the tmpfs. It is written as in the mount option `size`, e.g. "64k" or "3m".
     """
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]

@@ -140,7 +140,8 @@ def _read(files: Mapping[str, bytes], name: str, max_bytes: int) -> bytes:
 def catalogue(*models: SmallModel, error_key: str = "mae", **pipelines: dict[str, bytes]) -> Catalogue:
     """Return a catalogue of pipelines.
 
-    If `models` are given, the pipeline `made` consists of them. Each of `pipelines` is the files of one pipeline.
+    If `models` are given, the pipeline `made` consists of them. Each value of `pipelines` has the files of one
+    pipeline.
     """
     if models:
         pipelines["made"] = pipeline(*models)

@@ -9,7 +9,7 @@ import numpy as np
 from kepler_core.simulate import Simulation, recording, true_power
 
 Document = dict[str, list[dict[str, Any]]]
-"""A recording as decoded JSON: name of a metric -> series."""
+"""A recording as decoded JSON: a list of series for each name of a metric."""
 
 
 def steady(busy: Any, **options: Any) -> Document:
@@ -38,7 +38,7 @@ def steady(busy: Any, **options: Any) -> Document:
                 component = metric.split("_")[2]
                 sockets = 1 if component == "platform" else 2
                 item["values"] = counter(watts[component] * (1 + 0.01 * rng.standard_normal(len(busy))) / sockets)
-        # The code above has put the whole power into the idle series and into the dynamic series. Keep only one.
+        # The idle series and the dynamic series now both contain the whole power. Keep only the dynamic series.
         if "joules" in metric:
             document[metric] = [item for item in series if item["metric"]["mode"] == "dynamic"]
     return document

@@ -1,7 +1,7 @@
 """Sweeps over the weights that the model server serves: what Kepler computes from them under unusual load.
 
-Kepler limits neither a feature nor the result. So the sweeps also have features at three times their highest values in
-training, and 100 events per second of a feature that had at most one event per second in training.
+Kepler limits neither the features nor the resulting power. So the sweeps also include features at three times their
+highest values in training, and 100 events per second of features with at most one event per second in training.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def answer_of(weights: KeplerWeights, node_type: int = 0) -> dict[str, Any]:
 
 
 def scales_of(model: StoredModel) -> dict[str, float]:
-    """Return the highest value of each feature in training: feature -> value."""
+    """Return the highest value of each feature in training, by feature."""
     if model.portable:
         loaded = model.load()
         return dict(zip(loaded.features, map(float, loaded.scale), strict=True))
@@ -53,7 +53,7 @@ def loads(scale: Mapping[str, float]) -> Iterator[tuple[str, dict[str, float]]]:
 
 
 def senseless_powers(answer: Mapping[str, Any], scale: Mapping[str, float], first: str) -> list[str]:
-    """Return a description of each power above a megawatt that Kepler computes. `first` is as in `evaluate`."""
+    """Return a description of each power above a megawatt that Kepler computes. See `evaluate` for `first`."""
     return [
         f"{component}: {watts[0]:.4g} W with {description}"
         for description, load in loads(scale)
@@ -65,7 +65,7 @@ def senseless_powers(answer: Mapping[str, Any], scale: Mapping[str, float], firs
 def sweep(model: StoredModel) -> list[str]:
     """Return a description of each senseless power that Kepler computes from the weights that the server serves.
 
-    The list is empty for a curve that the server never serves, because its components take different features as x.
+    The list is empty if the model's components are curves over different features: no server serves such a model.
     """
     weights = model.weights
     assert weights is not None

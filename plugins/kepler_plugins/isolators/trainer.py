@@ -60,7 +60,7 @@ class TrainIsolator(Isolator):
         return attrs.evolve(dataset.isolated(background, background_rows), notes=(*dataset.notes, note))
 
     def _background_rows(self, dataset: Dataset, context: IsolationContext) -> BoolArray:
-        """Return whether each row of the data set belongs to a background container, shape (rows,)."""
+        """Return for each row of the data set whether it belongs to a background container, shape (rows,)."""
         if self.target_hints:
             targets = container_rows(dataset, context.observations, self.target_hints)
             if not targets.any():

@@ -1,4 +1,4 @@
-"""The metric schema of Kepler 0.4 to 0.9. It maps the metric names of Kepler 0.7, and the older names before 0.7."""
+"""The metric schema of Kepler 0.4 to 0.9. It knows the metric names that came with Kepler 0.7, and the older names."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _COUNTED = (*COUNTER_FEATURES, *BPF_FEATURES, *IRQ_FEATURES, *UNGROUPED_FEATURES
 _SAMPLE_PERIOD_SECONDS = 3.0
 """Default interval at which Kepler reads its sensors (`SAMPLE_PERIOD_SEC`)."""
 
-# Name of a feature in Kepler before 0.7 -> its name in Kepler 0.7. Counters with the old suffix "us" (microseconds)
-# counted milliseconds.
+# The current names of features (since Kepler 0.7), by their older names. Counters with the old suffix "us"
+# (microseconds) counted milliseconds.
 _OLD_FEATURES = {
     "cpu_cpu_time_us": "bpf_cpu_time_ms",
     "cpu_time_us": "bpf_cpu_time_ms",

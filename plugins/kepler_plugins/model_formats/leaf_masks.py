@@ -35,7 +35,7 @@ An ensemble with larger masks is evaluated by ONNX Runtime instead, which takes 
 """
 
 _FEW_LEAVES = 8
-"""If no tree has more leaves than this, the look-up table of a tree has an entry for each possible mask.
+"""If no tree has more than this number of leaves, the look-up table of a tree has an entry for each possible mask.
 
 Otherwise, the table has an entry for each leaf.
 """
@@ -97,7 +97,7 @@ class JointLeafMasks:
         self._masks: list[Masks] = []
         """For each feature, the masks of all ensembles, one ensemble after another."""
         self._positions: list[IndexArray] = []
-        """For each feature, an array of row numbers in `_masks`, shape (ensembles, intervals).
+        """For each feature, the numbers of the rows of `_masks` to use, shape (ensembles, intervals).
 
         The merged thresholds of all ensembles divide the feature's values into these intervals.
         """
@@ -131,8 +131,8 @@ class JointLeafMasks:
         for masks in masks_by_feature:
             reachable &= masks
         if not self._few_leaves:
-            # Keep only the lowest bit of each mask. The exponent of this number as a float64 is the number of the
-            # leaf.
+            # Keep only the lowest bit of each mask, and convert the mask to float64: the exponent is then the number of
+            # the leaf.
             reachable &= ~reachable + np.uint64(1)
             reachable = (reachable.astype(np.float64).view(np.int64) >> 52) - 1023
         leaves = self._values.take(self._table_starts + reachable)
@@ -199,6 +199,6 @@ def _number_leaves(trees: Trees, root: int) -> tuple[list[int], list[tuple[int, 
 
 
 def _values_by_mask(leaves: SingleArray) -> SingleArray:
-    """Return the value of the leaf that the lowest bit of a mask stands for, by tree and mask, shape (trees, 256)."""
+    """Return the value of the leaf that the lowest bit of each possible mask stands for, shape (trees, 256)."""
     lowest = [(mask & -mask).bit_length() - 1 for mask in range(1, 1 << _FEW_LEAVES)]
     return np.column_stack([np.zeros(len(leaves), dtype=np.float32), leaves[:, lowest]])

@@ -43,7 +43,7 @@ OPERATORS = {
     "ai.onnx.ml": frozenset(_MACHINE_LEARNING.split()),
     "com.microsoft": frozenset({"CDist"}),
 }
-"""Domain -> the operators of this domain that a graph may use.
+"""The operators that a graph may use, by their domain.
 
 skl2onnx 1.20 and onnxmltools 1.14 write these operators for regressors and preprocessing of scikit-learn,
 XGBoost and LightGBM. None of these operators runs a subgraph, reads a file or draws random numbers.

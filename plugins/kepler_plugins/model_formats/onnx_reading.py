@@ -1,8 +1,8 @@
 """Reader of ONNX models that does without the `onnx` package, which takes too much memory for a resident process.
 
-The reader accepts only some of the fields in onnx.proto. It rejects a model that has any other field, or that
-has a field twice although the field is not a repeated one. So ONNX Runtime cannot see anything in a model
-that this reader, and with it `onnx_checks`, has not seen.
+The reader accepts only some of the fields in onnx.proto. It rejects a model that has any other field, or
+that has two values of a field that is not declared as repeated. So ONNX Runtime reads
+nothing in a model that this reader has not read and that `onnx_checks` has not checked.
 """
 
 from __future__ import annotations

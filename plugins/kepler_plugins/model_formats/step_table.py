@@ -26,7 +26,7 @@ class StepTable:
     def __init__(self, edges: list[SingleArray], cells: SingleArray) -> None:
         """Take the thresholds and the cells of a table.
 
-        `edges` has the thresholds of each feature, ascending. A cell ends at a threshold, and includes it. `cells`
+        `edges` has the thresholds of each feature, ascending. A cell includes the threshold at its end. `cells`
         has one dimension per feature. A feature with n thresholds has n + 1 cells, because the last cell has no end.
         """
         self.edges = edges
@@ -71,7 +71,7 @@ class JointStepTables:
 
 
 def step_table(trees: Trees) -> StepTable | None:
-    """Return the step table of an ensemble; None if the ensemble has over two features, or the table too many cells."""
+    """Return the step table of an ensemble; None if it would have more than two features or too many cells."""
     n_features = trees.n_features
     if n_features not in (1, 2):
         return None

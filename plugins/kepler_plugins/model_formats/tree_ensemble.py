@@ -1,4 +1,4 @@
-"""Reader of the tree ensemble in an ONNX graph, which does without ONNX Runtime.
+"""Reads the tree ensemble in an ONNX graph without ONNX Runtime.
 
 `step_table` and `leaf_masks` make fast predictors of the tree ensemble. A process whose models are all such
 ensembles never loads ONNX Runtime, which saves memory.
@@ -16,7 +16,7 @@ from kepler_core.arrays import IndexArray, SingleArray
 from kepler_plugins.model_formats.onnx_reading import Attribute, Graph
 
 _PLAIN_ATTRIBUTES = {b"post_transform": b"NONE", b"aggregate_function": b"SUM"}
-"""Attribute -> its only supported value. With these values, a prediction is the plain sum of the leaves' values."""
+"""The only supported values of some attributes. With them, a prediction is the plain sum of the leaves' values."""
 _NODE_KEYS = (b"nodes_treeids", b"nodes_nodeids")
 _TARGET_KEYS = (b"target_treeids", b"target_nodeids")
 
@@ -40,7 +40,7 @@ class Trees:
     false: list[int]
     """Index of each tree node's child on the false side; -1 for leaves."""
     weight: Mapping[int, np.float32]
-    """Index of a leaf -> its value."""
+    """Value of each leaf, by the index of the leaf."""
     base: np.float32
     """Number that is added to every prediction."""
 

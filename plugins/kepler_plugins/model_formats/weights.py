@@ -66,12 +66,12 @@ CURVES: dict[str, tuple[int, Any]] = {
     "exponential": (3, _exponential),
     "logistic": (4, _logistic),
 }
-"""Name of a curve -> its number of weights, and its formula. Kepler defines the order of the weights."""
+"""The number of weights and the formula of each curve, by name. Kepler defines the order of the weights."""
 
 _FACTORS_OF_X: dict[str, tuple[int, ...]] = {"logarithmic": (1,), "exponential": (1,), "logistic": (2,)}
-"""Name of a curve -> indices of the weights by which its formula multiplies x."""
+"""For each curve, by name: the indices of the weights by which the formula multiplies x."""
 _POSITIONS_ON_X: dict[str, tuple[int, ...]] = {"logarithmic": (), "exponential": (), "logistic": (1,)}
-"""Name of a curve -> indices of the weights that are values of x, such as the midpoint of the logistic curve."""
+"""For each curve, by name: the indices of the weights that are values of x, such as the logistic curve's midpoint."""
 
 
 @attrs.frozen(eq=False)
@@ -113,7 +113,7 @@ class WeightsFormat(ModelFormat):
         return np.ndim(getattr(regressor, "coef_", 0)) == 1 and np.ndim(getattr(regressor, "intercept_", [])) == 0
 
     def dump(self, regressor: Regressor, features: Sequence[str], X: SingleArray) -> bytes:
-        fitted: Any = regressor  # `supports` has accepted its type
+        fitted: Any = regressor  # `supports` has accepted the regressor's type
         if hasattr(fitted, "curve"):
             numbers = [float(weight) for weight in fitted.weights(1.0)]
             weights: Linear | Curve = Curve(fitted.curve, features[fitted.column], numbers)

@@ -7,8 +7,8 @@ load.
 
 The inner parameters (b, or k and x0) determine the shape of a curve. The two outer parameters (a and c, or A
 and off) are its slope and offset. For fixed inner parameters, linear least squares gives the outer
-parameters. So a fit first tries a coarse grid of inner parameters, and then refines the best ones with a
-bounded least-squares solver.
+parameters. So a fit first tries a coarse grid of inner parameters, and then refines the best point of the grid
+with a bounded least-squares solver.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ class XgboostFitTrainer(Trainer):
     ) -> None:
         check_at_least("n_estimators", n_estimators, 1)
         check_above("learning_rate", learning_rate, 0)
-        check_at_least("max_depth", max_depth, 0)  # 0: no limit
+        check_at_least("max_depth", max_depth, 0)  # 0 means no limit
         check_at_least("min_child_weight", min_child_weight, 0)
         check_above("subsample", subsample, 0, highest=1)
         self.parameters: dict[str, Any] = {

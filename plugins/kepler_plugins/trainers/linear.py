@@ -79,8 +79,8 @@ class SGDRegressorTrainer(Trainer):
     """Fits non-negative least squares: neither the weights nor the bias are negative.
 
     Kepler evaluates the linear weights itself. It requests them under the name SGDRegressorTrainer, although
-    the solver is exact and does not use stochastic gradient descent (SGD). Kepler gets no weight on a rare
-    feature (`FitTask.rare_columns`) or on one that never varies, so the weights of these features are 0.
+    the solver is exact and does not use stochastic gradient descent (SGD). The weights of
+    rare features (`FitTask.rare_columns`) and of features that never vary are 0, so Kepler does not use these features.
     """
 
     def regressor(self, task: FitTask) -> Regressor:

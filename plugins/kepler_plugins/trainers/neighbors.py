@@ -16,7 +16,7 @@ from kepler_plugins.bounds import check_above, check_at_least
 from kepler_plugins.trainers.standardisation import standardiser, varying
 
 NEAR = 1e-4
-"""Rows count as one state of the machine if their scaled features, rounded to multiples of this, are equal."""
+"""Rows count as one state of the machine if their scaled features, rounded to multiples of this number, are equal."""
 
 
 class StableNeighborsRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]

@@ -104,7 +104,7 @@ class JobError(Error):
     job: str | msgspec.UnsetType = msgspec.UNSET
     """Id of the job that the error is about."""
     findings: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
-    """The report of `kepler-model validate --json` about a recording that cannot be trained from."""
+    """The report of `kepler-model validate --json` about a recording from which no model can be trained."""
 
 
 def summary_of(job: Job, models: tuple[int, int]) -> JobSummary:

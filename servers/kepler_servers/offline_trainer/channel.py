@@ -1,4 +1,4 @@
-"""The connection of a training process to the HTTP process, and the listener that reports progress on it."""
+"""The connection of a training process to the HTTP process, and the listener that reports progress over it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from kepler_servers.offline_trainer.messages import (
 from kepler_servers.parent_watch import kill_own_group
 
 MAX_FIRST_LINES = 1000
-"""Number of log lines that are sent immediately. Of further lines, the last `MAX_LAST_LINES` are sent at the end."""
+"""Number of log lines that are sent immediately. The last `MAX_LAST_LINES` of all further lines are sent at the end."""
 MAX_LAST_LINES = 1000
 
 MAX_LINE_CHARACTERS = 1000

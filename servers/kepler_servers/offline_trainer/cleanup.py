@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 
 def remove_expired(jobs: Jobs, folder: StateFolder, settings: Settings) -> None:
-    """Remove input files of jobs that ended `keep_inputs` ago, and jobs (with zips) that ended `keep_results` ago."""
+    """Remove the input files of ended jobs after `keep_inputs`, and ended jobs with their zips after `keep_results`."""
     now = time.time()
     for job in jobs.finished_before(now - settings.keep_inputs, with_input=True):
         folder.input(job).unlink(missing_ok=True)

@@ -51,9 +51,9 @@ class Submission:
     """A training request. Its recordings stay in files until they are sent block by block."""
 
     members: Mapping[str, Any]
-    """All keys and values of the request, except for the recordings."""
+    """All keys and values of the request except the recordings."""
     recordings: Mapping[str, Path]
-    """Maps each key of the request whose value is a recording to a JSON file, which may be gzipped."""
+    """The JSON file of each recording, by the recording's key in the request. The files may be gzipped."""
 
     @property
     def size(self) -> int:

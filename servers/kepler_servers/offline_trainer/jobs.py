@@ -90,7 +90,7 @@ class Jobs:
             )
 
     def count_models(self, job: str) -> tuple[int, int]:
-        """Return the number of trained and failed models together, and the number of failed ones."""
+        """Return the number of all models, trained or failed, and the number of failed models."""
         with self._lock:
             total, failed = self._database.execute(
                 "SELECT count(*), coalesce(sum(failed), 0) FROM models WHERE job = ?", (job,)
@@ -104,7 +104,10 @@ class Jobs:
         return [_job(row) for row in rows]
 
     def finished_before(self, moment: float, *, with_input: bool) -> list[str]:
-        """Return the ids of jobs that ended by `moment` (Unix seconds); `with_input`: only jobs with an input file."""
+        """Return the ids of the jobs that had ended by `moment` (Unix seconds).
+
+        If `with_input`, only jobs that have an input file are returned.
+        """
         condition = "AND has_input" if with_input else ""
         with self._lock:
             rows = self._database.execute(f"SELECT id FROM jobs WHERE finished <= ? {condition}", (moment,)).fetchall()  # noqa: S608
@@ -175,7 +178,7 @@ class Jobs:
                 "UPDATE jobs SET state = ?, attempts = attempts + 1, started = ? WHERE id = ?",
                 (RUNNING, time.time(), job.id),
             )
-            # If the previous attempt may have published, its rows are kept: they describe the published version.
+            # Rows of a previous attempt that may have published are kept, because they describe the published version.
             if not job.may_be_published:
                 self._delete_rows(job.id, "stages", "models")
         return self.get(job.id)

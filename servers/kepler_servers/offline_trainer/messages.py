@@ -29,7 +29,7 @@ class Train(msgspec.Struct, tag=True):
     """Folder or URL of the model store."""
     backend: str
     scheduler: str | None
-    """Address of the Dask scheduler; None: no scheduler is given."""
+    """Address of the Dask scheduler, or None if no address is given."""
     fits: int
     """Number of fits that run at the same time."""
     may_be_published: bool

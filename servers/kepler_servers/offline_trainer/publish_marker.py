@@ -52,7 +52,7 @@ def published_version(store: Store, pipeline: str, job: str) -> int | None:
 
 
 def recovered_report(store: Store, pipeline: str, version: int) -> Mapping[str, Any]:
-    """Return those parts of a published version's training report that its metadata contains."""
+    """Return the parts of a training's report that the metadata of the published version contain."""
     metadata = store.snapshot(pipeline, version).read_json("metadata.json")
     lists = {key: metadata.get(key, []) for key in ("failed", "skipped", "notes")}
     return {"pipeline": pipeline, "store": store.location, "version": version, **lists}

@@ -1,4 +1,4 @@
-"""Opening of the queue's database: a database that is damaged or cannot be written is reported in one line.
+"""Opens the queue's database, and reports in one line if the database is damaged or cannot be written.
 
 A damaged database is never repaired, replaced or removed, because it may be the only record of jobs that
 the server has accepted.
@@ -127,7 +127,7 @@ def _reporting(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        # the low byte is the kind of the error, the other bytes are details
+        # the low byte of the code is the kind of the error; the other bytes are details
         code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
         if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR):
             raise _damaged(path, str(error)) from error

@@ -11,7 +11,7 @@ The format with a whole pipeline:
     {"pipeline": {...all keys of a pipeline file...}, "prom_response": {...}, "idle_prom_response": {...},
      "machine_spec": {...}}
 
-Earlier clients send flags and numbers also as text (see `kepler_servers.http.text_values`). Text is accepted for
+Earlier clients may send flags and numbers as text (see `kepler_servers.http.text_values`). Text is accepted for
 `use_vm_metrics`, `isolator_args` and `machine_spec`, but not in `pipeline`.
 
 The file with the body is mapped into memory, and recordings are decoded from it only when they are needed. The

@@ -23,7 +23,7 @@ class Settings(msgspec.Struct, frozen=True):
     address: str = ""
     """host:port on which the server listens; only logged."""
     allowed_hosts: tuple[str, ...] | None = None
-    """Hosts that requests may name in Host and Origin besides loopback names. None: any host."""
+    """Hosts that the request headers Host and Origin may name besides loopback names. None allows any host."""
     token_file: str | None = None
     jobs: int = 1
     """Number of trainings that run at the same time."""
@@ -31,11 +31,11 @@ class Settings(msgspec.Struct, frozen=True):
     """Number of fits that each training runs at the same time."""
     backend: Literal["loky", "threading", "dask"] = "loky"
     scheduler: str | None = None
-    """Address of the Dask scheduler; None: no scheduler is given."""
+    """Address of the Dask scheduler, or None if no address is given."""
     max_body: int = 512 * 2**20
     """Maximum size of a training request, in bytes of unpacked JSON."""
     memory_limit: int = 8 * 2**30
-    """Limit for the address space of each training process, in bytes; 0: no limit."""
+    """Limit for the address space of each training process, in bytes. 0 means no limit."""
     time_limit: float = 3600.0
     """Time limit of a training, in seconds."""
     max_queue: int = 100

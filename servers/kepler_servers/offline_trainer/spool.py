@@ -49,7 +49,7 @@ class SpooledBody(Upload):
             raise disk_full_error(f"no room for {length} bytes")
         self.path = folder / uuid.uuid4().hex
         self.size = 0
-        """Number of bytes of (unpacked) JSON that were received so far."""
+        """Number of bytes of JSON that were received so far, after unpacking."""
         self._must_be_gzip = must_be_gzip
         self._started = False
         self._gunzip: Gunzip | None = None

@@ -1,4 +1,4 @@
-"""Arguments of isolators that clients send as text although a number or a flag is meant."""
+"""Conversion of isolators' arguments: older clients send them as text, even where numbers or flags are expected."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from kepler_servers.http.text_values import flag_or_number
 def isolator_arguments(isolator: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments of an isolator, with texts replaced by numbers and flags where the isolator expects them.
 
-    The annotation of an argument decides: a text stays text if the argument may be text, or if the text contains
-    neither a number nor a flag. If the isolator cannot be loaded, all texts stay. In both cases, the check of the
-    pipeline reports what is wrong.
+    The annotation of an argument decides what it expects. A text stays unchanged if the argument may be text, or if
+    the text is neither a number nor a flag. If the isolator cannot be loaded, all texts stay unchanged. The later
+    check of the pipeline reports texts that should be numbers or flags, and isolators that cannot be loaded.
     """
     if not any(isinstance(value, str) for value in arguments.values()):
         return dict(arguments)

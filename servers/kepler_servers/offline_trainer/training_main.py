@@ -94,7 +94,7 @@ def _outcome(command: Train, channel: Channel, progress: ProgressReporter, limit
             if _has_cause(error, MemoryError):
                 return _out_of_memory(limit)
             raise
-    except RequestError as error:  # accepted by the check, but the samples are wrong or plugins were changed
+    except RequestError as error:  # the check found no error, but samples are wrong or plugins were changed
         return Rejected(400, {"msg": str(error), "key": error.key})
     except UntrainableError as error:
         return Rejected(422, {"msg": str(error), "findings": error.findings})

@@ -54,7 +54,7 @@ _QUEUE_POLL_SECONDS = 5.0
 _RETRY_SECONDS = 1.0
 """Pause after a process could not be started or a change could not be written."""
 _DISK_FULL = "disk full"
-"""Outcome of an attempt whose pipeline did not fit on the disk. The job is then queued again."""
+"""Outcome of an attempt that failed because the disk was full. The job is then queued again."""
 _SERVER_SIGNAL_SECONDS = 2.0
 """Pause after a signal has ended a training process, before the decision whether the attempt counts.
 

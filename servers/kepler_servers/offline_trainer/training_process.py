@@ -27,7 +27,7 @@ STATE_VARIABLE = "KEPLER_OFFLINE_TRAINER_OF"
 """Environment variable with the path of the state folder. Training processes and their children have it."""
 
 KILL_SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-"""Signals that come from a user, from systemd, or (SIGKILL) from the kernel because memory ran out."""
+"""Signals that end a process from outside: a user, systemd or, if memory runs out (SIGKILL), the kernel sends them."""
 
 _MODULE = "kepler_servers.offline_trainer.training_main"
 _STDERR_LINES = 20
@@ -57,7 +57,7 @@ class TrainingProcess(SessionProcess):
             threading.Thread(target=target, name=f"training {self.pid}", daemon=True).start()
 
     def send(self, command: Command) -> None:
-        """Send a command. If the process has ended, this call does nothing, and `receive` raises."""
+        """Send a command. If the process has ended, do nothing: the next `receive` then raises `ProcessEndedError`."""
         self.last_used = time.monotonic()
         with contextlib.suppress(OSError, ValueError):
             self.stdin.write(msgspec.json.encode(command) + b"\n")

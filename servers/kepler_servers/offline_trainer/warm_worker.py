@@ -75,7 +75,7 @@ class WarmWorker:
         raise AssertionError("the last attempt returns or raises")
 
     def take(self) -> TrainingProcess:
-        """Return the idle process or, if there is none, a new process for a training. Raises `OSError`."""
+        """Return the idle process or, if there is none, a new process. Raises `OSError` if none can be started."""
         with self._lock:
             process, self._process = self._process, None
         if process is not None and process.alive:
