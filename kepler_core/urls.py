@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
 
 from kepler_core.errors import StoreError
 
@@ -35,6 +35,20 @@ def is_file_url(location: str) -> bool:
 def file_path(url: str) -> str:
     """Return the path in a file URL; `StoreError` if the URL is malformed."""
     return unquote(split_url(url).path)
+
+
+def location_parts(location: str) -> list[str]:
+    """Return the names between the slashes of a path or of a URL's path; the last one is the name of the file."""
+    path = unquote(split_url(location).path) if is_url(location) else location
+    return path.split("/")
+
+
+def beside(location: str, name: str, *, up: int = 0) -> str:
+    """Return the location of the file `name` in the folder of another file, or `up` folders above this folder."""
+    url = split_url(location) if is_url(location) else None
+    folders = (location if url is None else url.path).split("/")[: -1 - up]
+    path = "/".join([*folders, name if url is None else quote(name)])
+    return path if url is None else url._replace(path=path).geturl()
 
 
 def shown_url(url: str) -> str:

@@ -247,3 +247,15 @@ def test_replies_that_are_too_long_are_counted_and_logged(estimator: EstimatorPr
     ask_as_kepler(estimator.path, watts_request([[1.5, 1]] * 2000, source="acpi"))
     assert estimator.status()["replies_too_long"] == 1
     assert "too many rows" in estimator.log
+
+
+def test_a_remark_is_left_out_if_the_watts_would_need_its_room() -> None:
+    watts = random_watts(("package", "dram"), 285)
+    array = np.array(list(watts.values()))
+    reply = watts_reply(tuple(watts), array, limit=READ_LIMIT, message="m", remark="r" * 300, keep_sums=True)
+    plain = watts_reply(tuple(watts), array, limit=READ_LIMIT, message="m", keep_sums=True)
+    assert reply == plain
+    assert (reply.decimals, json.loads(reply.content)["msg"]) == (3, "m")
+    few = watts_reply(tuple(watts), array[:, :200], limit=READ_LIMIT, message="m", remark="r" * 300, keep_sums=True)
+    assert json.loads(few.content)["msg"] == f"m; {'r' * 300}"
+    assert watts_reply(tuple(watts), array[:, :9], limit=0, remark="r").content.endswith(b'"msg":"r"}')

@@ -2,35 +2,16 @@
 
 from __future__ import annotations
 
-import http.server
 import json
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 from support.estimator_clients import DYN_WATTS, REQUEST, WATTS, watts_request
 from support.estimator_process import running_estimator
+from support.http_files import http_files
 from support.linear_models import ABS, ALL, DYN, OTHER, PLATFORM, publish
 
 from kepler_core.store.layout import zip_bytes
-
-
-@contextmanager
-def http_files(folder: Path) -> Iterator[str]:
-    """Serve the files of a folder over HTTP during the `with` block. Yield the URL of the folder."""
-
-    def handler(*arguments: Any) -> Any:
-        return http.server.SimpleHTTPRequestHandler(*arguments, directory=str(folder))
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
 
 
 @pytest.mark.parametrize("scheme", ["http", "file"])

@@ -94,7 +94,7 @@ def estimator(
     Configuration keys without an option, read from the environment or the configuration folder:
       MODEL_SERVER_ENABLE           if false, MODEL_SERVER_URL is ignored
       MODEL_SERVER_MODEL_REQ_PATH   path of the model server's endpoint for models (default: /model)
-      NODE_TOTAL_INIT_URL           URL of a model archive (zip) for the platform power of a node
+      NODE_TOTAL_INIT_URL           URL of a model archive (zip) or weights (JSON) for the platform power of a node
       NODE_COMPONENTS_INIT_URL      URL of a model archive for the component power of a node
       CONTAINER_TOTAL_INIT_URL      URL of a model archive for the platform power of containers
       CONTAINER_COMPONENTS_INIT_URL URL of a model archive for the component power of containers

@@ -308,6 +308,8 @@ class ModelCache:
             return
         before = "" if entry.loaded is None else f" in place of {entry.loaded.offer.name}"
         log.info("%s: %s from %s%s", _described(key), printable(loaded.offer.name), loaded.offer.provider, before)
+        if loaded.offer.remark:
+            self._search_log.log(f"{loaded.offer.provider}: {loaded.offer.remark}")
         if hooks().has_listeners("kepler_model_selected"):
             hooks().call("kepler_model_selected", model=loaded.model.metadata)
         # The event loop reads `entry.loaded` without a lock: it sees either the old model or the new model.

@@ -12,11 +12,15 @@ from typing import Any, Protocol
 import attrs
 
 from kepler_core.errors import KeplerError
+from kepler_core.messages import printable
+from kepler_core.models.linear_weights import unmeasured_features
 from kepler_core.models.loading import load_model
 from kepler_core.models.power_model import PowerModel
 from kepler_core.selection import ModelRequest, Selection
 from kepler_core.store.manifest import sha256
 from kepler_servers.live_catalogue import LiveCatalogue
+
+MAX_REMARK_CHARACTERS = 200
 
 
 class UnreachableError(KeplerError):
@@ -42,7 +46,9 @@ class ModelOffer:
     machine_spec: Mapping[str, Any]
     """Description of the machine that the model was trained on."""
     _source: Any
-    """The files of the model by name, or the model of a store. None after `without_files`."""
+    """The files of the model by name, or an object with the method `load`. None after `without_files`."""
+    remark: str = ""
+    """Text for replies and the log: which linear weights stand in for which pickles. Empty for portable models."""
 
     def without_files(self) -> ModelOffer:
         """Return a copy of this offer without `_source`.
@@ -98,16 +104,33 @@ class StoreProvider:
         return self._live.refresh()
 
 
-def offer_of(selection: Selection, provider: str) -> ModelOffer:
-    """Return the offer of a provider for the model that a catalogue has selected."""
+def offer_of(selection: Selection, provider: str, *, weights_named: bool = False) -> ModelOffer:
+    """Return the offer of a provider for the model that a catalogue has selected.
+
+    `weights_named` is true if the user has named the linear weights themselves, not a model with pickles.
+    """
     model = selection.model
+    linear = model.linear_weights
+    wanted = model if selection.stands_in_for is None else selection.stands_in_for
     return ModelOffer(
         provider,
         f"{model.pipeline}/{model.path}",
         # The path alone identifies a model in a published version, because such a version never changes. Models
-        # that were copied into the store by hand may change, so the digest of the metadata is added.
-        f"{model.snapshot.where}/{model.path}:{sha256(model.encoded)}",
+        # that were copied into the store by hand may change, so the digest of the metadata and weights is added.
+        f"{model.snapshot.where}/{model.path}:{sha256(model.encoded + (linear or b''))}",
         selection.explain(),
         model.machine_spec,
         model,
+        "" if linear is None else stand_in_remark(linear, model.name, "" if weights_named else wanted.name),
     )
+
+
+def stand_in_remark(linear: bytes, name: str, wanted: str) -> str:
+    """Return the remark about linear weights, `linear`, of the model `name` that are used in place of `wanted`.
+
+    `wanted` is empty if the weights are used in place of nothing. The remark is short, because it is part of replies.
+    """
+    remarks = [f"linear weights of {name} stand in for {'its pickles' if name == wanted else wanted}"] if wanted else []
+    if unmeasured := unmeasured_features(linear):
+        remarks.append(f"{', '.join(unmeasured)}: at most 1/s in training, so not used")
+    return printable("; ".join(remarks), MAX_REMARK_CHARACTERS)

@@ -1,4 +1,4 @@
-"""Model providers that need a network: a model server, and archives at configured URLs."""
+"""Model providers that need a network: a model server, and models at configured URLs."""
 
 from __future__ import annotations
 
@@ -6,42 +6,47 @@ import http.client
 import urllib.request
 from collections.abc import Collection, Mapping
 from http import HTTPStatus
-from pathlib import Path
 from typing import Any
 
+import attrs
 import msgspec
 
 from kepler_core.deadlines import Deadline, DeadlineError, TooLargeError
 from kepler_core.documents import DocumentError, decode_object
-from kepler_core.errors import KeplerError, NoModelError, StoreError
+from kepler_core.errors import KeplerError, ModelError, NoModelError
 from kepler_core.messages import printable
-from kepler_core.models.power_model import METADATA_FILE
+from kepler_core.models.kepler_weights import LINEAR_TRAINER
+from kepler_core.models.linear_weights import load_linear_weights, read_linear_weights
+from kepler_core.models.power_model import MAX_DOCUMENT_BYTES, METADATA_FILE, MODEL_FILE, PowerModel
 from kepler_core.plugins import registry
-from kepler_core.selection import Catalogue, ModelRequest
-from kepler_core.selection.reading import read_pipeline_models
+from kepler_core.selection import ModelRequest
 from kepler_core.selection.sources import matching_sources
-from kepler_core.store.download import download
-from kepler_core.store.http_exchange import exchange
+from kepler_core.selection.stand_in import WHAT_TO_DO
+from kepler_core.store.http_exchange import Answer, exchange
 from kepler_core.store.manifest import sha256
 from kepler_core.store.model_archive import ModelArchive
-from kepler_core.store.snapshot import Snapshot
-from kepler_core.urls import file_path, is_file_url, secrets_of, shown_location, shown_url, without_secrets
+from kepler_core.urls import secrets_of, shown_url, without_secrets
 from kepler_core.vocabulary import PLATFORM_COMPONENTS, OutputType
-from kepler_profiler.similarity import SpecTable
-from kepler_servers.estimator.model_providers import ModelOffer, UnreachableError, offer_of
+from kepler_servers.estimator.model_providers import ModelOffer, UnreachableError, offer_of, stand_in_remark
+from kepler_servers.estimator.url_models import MAX_ARCHIVE_BYTES, InitUrl, UrlModels, read_url_models
 
 SERVER_TIMEOUT_SECONDS = 10.0
 """Time limit for receiving the complete answer of a model server."""
-URL_TIMEOUT_SECONDS = 120.0
-"""Time limit for the download of the archive at a configured URL."""
-MAX_ARCHIVE_BYTES = 64 * 2**20
 MAX_NAME_CHARACTERS = 300
+
+_ZIP_MAGIC = b"PK"
+"""First bytes of a zip file."""
 
 _NODE_LEVELS, _PROCESS_LEVELS = ("NODE",), ("CONTAINER", "PROCESS")
 
 
 class ModelServerProvider:
-    """Provider of models from a model server (`kepler-model serve model-server`)."""
+    """Provider of models from a model server: `kepler-model serve model-server`, or that of kepler-model-server.
+
+    The model server of Kepler Core sends a model that Kepler Core can load, or the linear weights of one. Other model
+    servers have pickles, which Kepler Core never loads. If the answer is a pickle, or if the server does not
+    understand the request, the provider asks for linear weights, which other model servers have, too.
+    """
 
     def __init__(self, url: str) -> None:
         self.name = f"model server {shown_url(url)}"
@@ -49,95 +54,232 @@ class ModelServerProvider:
         self._secrets = secrets_of(url)
 
     def offer(self, request: ModelRequest) -> ModelOffer:
-        archive, headers = self._post(request)
+        answer = self._post(_body_of(request))
+        if _is_from_other_server(answer):
+            return self._offer_of_other_server(request)
+        self._check_status(answer)
+        if not answer.body.startswith(_ZIP_MAGIC):
+            return self._offer_of_weights(answer, request, wanted="")
         try:
-            files = ModelArchive(archive, self.name)
-            archive_spec = _machine_spec_of(files)
+            files = ModelArchive(answer.body, self.name)
+            metadata = decode_object(files[METADATA_FILE])
         except KeplerError as error:
             raise UnreachableError(f"{self.name}: the answer is not a model: {error}") from None
-        try:
-            selection = decode_object((headers.get("X-Kepler-Selection") or "{}").encode())
-        except DocumentError:
-            selection = {}
-        node_type = selection.get("node_type")
-        machine_spec = node_type.get("machine_spec") if isinstance(node_type, dict) else None
-        name = printable(str(headers.get("X-Kepler-Model") or selection.get("model") or "a model"), MAX_NAME_CHARACTERS)
+        if MODEL_FILE not in files:
+            return self._offer_in_place_of(str(metadata.get("model_name") or "a model"), request)
+        selection = _selection_in_header(answer)
+        spec = metadata.get("machine_spec")
         return ModelOffer(
             self.name,
-            name,
-            sha256(archive),
+            _model_name(answer, selection),
+            sha256(answer.body),
             selection,
-            machine_spec if isinstance(machine_spec, dict) else archive_spec,
+            _machine_spec_in(selection) or (spec if isinstance(spec, dict) else {}),
             files,
         )
 
     def changed(self) -> bool:
         return False
 
-    def _post(self, request: ModelRequest) -> tuple[bytes, Mapping[str, str]]:
-        """Send a model request to the model server. Return the body and the headers of its answer."""
+    def _offer_in_place_of(self, wanted: str, request: ModelRequest) -> ModelOffer:
+        """Ask a server for linear weights. The server has sent the model `wanted`, which contains only pickles."""
+        answer = self._post({**_body_of(request), "portable": False, "weight": True, "trainer_name": LINEAR_TRAINER})
+        try:
+            self._check_status(answer)
+        except KeplerError as error:
+            wanted = printable(wanted, MAX_NAME_CHARACTERS)
+            raise UnreachableError(
+                f"{error}; without linear weights, {wanted} cannot be used, because it contains only pickles; "
+                f"{WHAT_TO_DO}"
+            ) from None
+        return self._offer_of_weights(answer, request, wanted)
+
+    def _offer_of_other_server(self, request: ModelRequest) -> ModelOffer:
+        """Ask a server of kepler-model-server for linear weights.
+
+        These servers fail with status 500 if a request has a key that they do not know. Releases before 0.7 do not
+        know the key `spec`.
+        """
         body = {
             "metrics": list(request.metrics or ()),
             "output_type": request.output_type,
             "source": request.source,
-            "trainer_name": request.trainer or "",
             "filter": request.filter.text,
-            "machine_spec": dict(request.machine_spec),
-            "weight": False,
-            "portable": True,
+            "trainer_name": LINEAR_TRAINER,
+            "weight": True,
         }
+        answer = self._post({**body, "spec": dict(request.machine_spec)})
+        if answer.status == HTTPStatus.INTERNAL_SERVER_ERROR:
+            answer = self._post(body)
+        if answer.status == HTTPStatus.BAD_REQUEST:
+            # Other programs, such as proxies, use status 400, too. So a model in use stays in use.
+            raise UnreachableError(f"{self.name}: HTTP 400: no linear weights that fit; {WHAT_TO_DO}")
+        self._check_status(answer)
+        return self._offer_of_weights(answer, request, request.trainer or "the models of kepler-model-server")
+
+    def _offer_of_weights(self, answer: Answer, request: ModelRequest, wanted: str) -> ModelOffer:
+        """Return the offer of linear weights that a server has sent, in place of the model `wanted` if it has a name.
+
+        If `wanted` is empty, the answer's selection names the model that the weights stand in for.
+        """
+        if len(answer.body) > MAX_DOCUMENT_BYTES:
+            raise UnreachableError(f"{self.name}: weights of more than {MAX_DOCUMENT_BYTES} bytes")
+        try:
+            document = decode_object(answer.body)
+            linear = read_linear_weights(answer.body)
+        except (DocumentError, ModelError) as error:
+            raise UnreachableError(f"{self.name}: the answer is not a model: {error}") from None
+        if missing := [name for name in linear.features if name not in (request.metrics or ())]:
+            raise UnreachableError(f"{self.name}: the answer is a model that needs {printable(missing[0], 100)}")
+        selection = document.get("selection")
+        selection = selection if isinstance(selection, dict) else {}
+        own_name = str(selection.get("model") or document.get("model_name") or LINEAR_TRAINER).rpartition("/")[2]
+        wanted = wanted or str(selection.get("stands_in_for") or own_name).rpartition("/")[2]
+        spec = document.get("machine_spec")
+        spec = _machine_spec_in(selection) or (spec if isinstance(spec, dict) else {})
+        metadata = {
+            "model_name": own_name,
+            "features": list(linear.features),
+            "output_type": request.output_type,
+            "source": request.source,
+            "machine_spec": spec,
+            "mae": _mae_in(document, selection),
+        }
+        name = _model_name(answer, selection or {"model": own_name})
+        source = _Weights(linear.encoded, metadata, self.name)
+        remark = stand_in_remark(linear.encoded, own_name, wanted)
+        return ModelOffer(self.name, name, sha256(linear.encoded), selection, spec, source, remark)
+
+    def _post(self, body: Mapping[str, Any]) -> Answer:
+        """Send a request to the model server, and return its answer, whichever status it has."""
         http_request = urllib.request.Request(  # noqa: S310 - the command checks the scheme
             self._url, msgspec.json.encode(body), {"Content-Type": "application/json"}, method="POST"
         )
         deadline = Deadline(SERVER_TIMEOUT_SECONDS)
         try:
-            answer = exchange(
-                http_request, deadline, max_bytes=MAX_ARCHIVE_BYTES, socket_timeout=SERVER_TIMEOUT_SECONDS
-            )
+            return exchange(http_request, deadline, max_bytes=MAX_ARCHIVE_BYTES, socket_timeout=SERVER_TIMEOUT_SECONDS)
         except DeadlineError as error:
             raise UnreachableError(f"{self.name}: the answer is {error.message}") from None
         except (OSError, http.client.HTTPException, ValueError, TooLargeError) as error:
             reason = getattr(error, "reason", None) or error
             text = without_secrets(str(reason), self._secrets)
             raise UnreachableError(f"{self.name}: {printable(text, 200)}") from None
-        if answer.status >= HTTPStatus.MULTIPLE_CHOICES:
-            message = without_secrets(_error_message(answer.body), self._secrets)
-            if answer.status == HTTPStatus.NOT_FOUND:
-                raise NoModelError(f"{self.name}: {message}", {})
-            raise UnreachableError(f"{self.name}: HTTP {answer.status}: {message}")
-        return answer.body, answer.headers
+
+    def _check_status(self, answer: Answer) -> None:
+        """Raise `NoModelError` if the server has no model, and `UnreachableError` if it reports another error."""
+        if answer.status < HTTPStatus.MULTIPLE_CHOICES:
+            return
+        message = without_secrets(_error_message(answer.body), self._secrets)
+        if answer.status == HTTPStatus.NOT_FOUND:
+            raise NoModelError(f"{self.name}: {message}", {})
+        raise UnreachableError(f"{self.name}: HTTP {answer.status}: {message}")
+
+
+@attrs.frozen(eq=False)
+class _Weights:
+    """Linear weights that a model server has sent."""
+
+    encoded: bytes
+    metadata: Mapping[str, Any]
+    where: str
+
+    def load(self, *, resident: bool) -> PowerModel:
+        return load_linear_weights(self.encoded, self.metadata, self.where)
+
+
+def _body_of(request: ModelRequest) -> dict[str, Any]:
+    """Return the body of a request to the model server of Kepler Core."""
+    return {
+        "metrics": list(request.metrics or ()),
+        "output_type": request.output_type,
+        "source": request.source,
+        "trainer_name": request.trainer or "",
+        "filter": request.filter.text,
+        "machine_spec": dict(request.machine_spec),
+        "weight": False,
+        "portable": True,
+    }
+
+
+def _is_from_other_server(answer: Answer) -> bool:
+    """Return whether a server has rejected a request as the servers of kepler-model-server do.
+
+    These servers answer unknown keys with status 500, and missing models with status 400, both without JSON. The
+    errors of Kepler Core are JSON objects with the key `msg`.
+    """
+    if answer.status not in (HTTPStatus.BAD_REQUEST, HTTPStatus.INTERNAL_SERVER_ERROR):
+        return False
+    try:
+        return "msg" not in decode_object(answer.body)
+    except DocumentError:
+        return True
+
+
+def _selection_in_header(answer: Answer) -> dict[str, Any]:
+    try:
+        return decode_object((answer.headers.get("X-Kepler-Selection") or "{}").encode())
+    except DocumentError:
+        return {}
+
+
+def _model_name(answer: Answer, selection: Mapping[str, Any]) -> str:
+    """Return the name of the model in an answer: pipeline and path, if the server sends them."""
+    name = answer.headers.get("X-Kepler-Model") or selection.get("model") or "a model"
+    return printable(str(name), MAX_NAME_CHARACTERS)
+
+
+def _machine_spec_in(selection: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the machine description of the selected model; empty if the selection has none."""
+    node_type = selection.get("node_type")
+    spec = node_type.get("machine_spec") if isinstance(node_type, dict) else None
+    return spec if isinstance(spec, dict) else {}
+
+
+def _mae_in(document: Mapping[str, Any], selection: Mapping[str, Any]) -> float | None:
+    """Return the mean absolute error that comes with weights; None if it is not known."""
+    error = selection.get("error")
+    for errors in (document, error if isinstance(error, dict) else {}):
+        if isinstance(mae := errors.get("mae"), int | float) and not isinstance(mae, bool):
+            return mae
+    return None
 
 
 class UrlProvider:
-    """Provider of models from archives at configured URLs.
+    """Provider of models from configured URLs.
 
     Each configured URL is for one level (node, container or process) and one kind of power (of the whole
-    platform, or of components). The archive at the URL contains one model.
+    platform, or of components). At the URL is the archive of one model, or the weights of one model as JSON.
     """
 
     def __init__(self, urls: Mapping[str, str]) -> None:
-        """`urls` maps configuration keys, e.g. NODE_TOTAL_INIT_URL, to the URLs or local paths of archives."""
+        """`urls` maps configuration keys, e.g. NODE_TOTAL_INIT_URL, to URLs or local paths of archives or weights."""
         self.name = "configured URLs"
         self._urls = dict(urls)
-        self._catalogues: dict[tuple[str, str], Catalogue] = {}
-        """(URL, energy source) -> catalogue that contains only the model in the URL's archive.
+        self._models: dict[tuple[str, str], UrlModels] = {}
+        """(configuration key, energy source) -> the model at the URL.
 
         In old archives, the metadata names no energy source. Such a model is used for the requested energy source.
         """
 
     def offer(self, request: ModelRequest) -> ModelOffer:
         sources = matching_sources(request.source, ())
-        keys = init_url_keys(request.output_type, total=_measure_platform(sources))
-        url = next((self._urls[key] for key in keys if key in self._urls), None)
-        if url is None:
+        total = _measure_platform(sources)
+        keys = init_url_keys(request.output_type, total=total)
+        key = next((key for key in keys if key in self._urls), None)
+        if key is None:
             raise NoModelError(f"none of {', '.join(keys)} is set", {})
-        source = min(sources)
-        if (url, source) not in self._catalogues:
+        init = InitUrl(key, self._urls[key], request.output_type, total)
+        place = init.place()
+        source = place[0] if place is not None and place[0] in sources else min(sources)
+        if (key, source) not in self._models:
             try:
-                self._catalogues[url, source] = _catalogue_of_archive(_fetch(url), shown_location(url), source)
+                self._models[key, source] = read_url_models(init, source)
+            except DocumentError as error:
+                raise UnreachableError(f"{key}: {init.where}: {error}") from error
             except KeplerError as error:
-                raise UnreachableError(f"{shown_location(url)}: {error}") from error
-        return offer_of(self._catalogues[url, source].select(request), f"URL {shown_location(url)}")
+                raise UnreachableError(f"{key}: {error}") from error
+        models = self._models[key, source]
+        return offer_of(models.select(request), f"URL {init.where}", weights_named=models.is_weight_file)
 
     def changed(self) -> bool:
         return False
@@ -163,36 +305,6 @@ def _measure_platform(sources: Collection[str]) -> bool:
     return False
 
 
-def _catalogue_of_archive(content: bytes, where: str, requested_source: str) -> Catalogue:
-    """Return a catalogue that contains only the model in a zip file, described by the model's metadata.
-
-    `requested_source` is the model's energy source if the metadata names none. `where` names the zip file in
-    errors.
-    """
-    files = ModelArchive(content, where).without_other_files()
-    metadata = decode_object(files[METADATA_FILE])
-    name, output_type = str(metadata.get("model_name", "")), str(metadata.get("output_type", ""))
-    source = str(metadata.get("source") or requested_source)
-    path = f"{source}/{output_type}/{metadata.get('feature_group') or 'unknown'}/{name}"
-    names = frozenset((f"{path}.zip", *(f"{path}/{file}" for file in files)))
-
-    def read(name: str, max_bytes: int) -> bytes:
-        return files.content if name == f"{path}.zip" else files[name.removeprefix(f"{path}/")]
-
-    snapshot = Snapshot("configured", None, where, None, names, read)
-    models, node_types = read_pipeline_models(snapshot)
-    if not models:
-        raise StoreError(
-            f"{where}: metadata.json has no valid model name and output type ({name[:60]!r}, {output_type[:20]!r})"
-        )
-    return Catalogue(models, {"configured": node_types}, {}, compare=SpecTable, location=where)
-
-
-def _machine_spec_of(files: Mapping[str, bytes]) -> Mapping[str, Any]:
-    spec = decode_object(files[METADATA_FILE]).get("machine_spec")
-    return spec if isinstance(spec, dict) else {}
-
-
 def _error_message(body: bytes) -> str:
     """Return the error message in a model server's answer, which is the value of the key `msg`."""
     try:
@@ -200,16 +312,3 @@ def _error_message(body: bytes) -> str:
     except DocumentError:
         message = ""
     return printable(str(message), 300).strip() or "no reason given"
-
-
-def _fetch(url: str) -> bytes:
-    """Return the content of the file at a URL or local path. Raises `StoreError` if it cannot be read."""
-    if url.lower().startswith(("http://", "https://")):
-        return download(url, seconds=URL_TIMEOUT_SECONDS, max_bytes=MAX_ARCHIVE_BYTES)
-    path = Path(file_path(url) if is_file_url(url) else url)
-    try:
-        if path.stat().st_size > MAX_ARCHIVE_BYTES:
-            raise StoreError(f"{shown_location(url)}: more than {MAX_ARCHIVE_BYTES} bytes")
-        return path.read_bytes()
-    except OSError as error:
-        raise StoreError(f"{shown_location(url)}: {error.strerror or error}") from error

@@ -66,6 +66,7 @@ def watts_reply(
     limit: int,
     core_ratio: float | None = None,
     message: str = "",
+    remark: str = "",
     keep_sums: bool = False,
     turn: int = 0,
 ) -> Reply:
@@ -77,7 +78,25 @@ def watts_reply(
     `keep_sums` is for rows that are parts of a whole, such as the containers of a node. If such watts get fewer
     decimals, they are rounded by `round_jointly`, so that the sums over the rows stay right. `turn` is the argument of
     `round_jointly`; it must differ from reply to reply.
+
+    `remark` is added to `message`, unless the watts would have to be shortened to make room for it.
     """
+    if remark:
+        both = f"{message}; {remark}" if message else remark
+        reply = _watts_reply(components, watts, limit, core_ratio, both, None)
+        if reply.decimals == DECIMALS and not (reply.left_out or reply.too_long):
+            return reply
+    return _watts_reply(components, watts, limit, core_ratio, message, turn if keep_sums else None)
+
+
+def _watts_reply(
+    components: Sequence[str],
+    watts: FloatArray,
+    limit: int,
+    core_ratio: float | None,
+    message: str,
+    turn: int | None,
+) -> Reply:
     tail: dict[str, Any] = {"msg": message}
     if core_ratio is not None:
         tail["core_ratio"] = core_ratio
@@ -98,7 +117,7 @@ def watts_reply(
     reply = _encoded(dict(zip(names, np.round(watts, DECIMALS), strict=True)), tail)
     if not limit or len(reply) <= limit:
         return Reply(reply)
-    return _shorter_reply(names, watts, limit=limit, tail=tail, turn=turn if keep_sums else None)
+    return _shorter_reply(names, watts, limit=limit, tail=tail, turn=turn)
 
 
 def _shorter_reply(

@@ -128,6 +128,7 @@ class RequestHandler:
                 limit=self._limit,
                 core_ratio=loaded.core_ratio,
                 message=message,
+                remark=loaded.offer.remark,
                 keep_sums=key.output_type == "DynPower",
                 turn=self._counters.requests["answered"],
             )

@@ -1,0 +1,285 @@
+"""Read the model at a configured URL, and linear weights that stand in for a model that contains only pickles.
+
+The file at the URL is the zip file of a model, or the weights of a model as JSON. If a zip file contains no model of
+Kepler Core, its linear weights are searched in the zip file, and then in the file of the same name with the suffix
+`.json`. If there are none, the linear weights of the trainer SGDRegressorTrainer for the same node type are searched
+in the same folder. No pickle is ever loaded.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import msgspec
+
+from kepler_core.documents import decode_object
+from kepler_core.errors import KeplerError, ModelError, StoreError
+from kepler_core.models.kepler_weights import LINEAR_TRAINER
+from kepler_core.models.linear_weights import LinearWeights, read_linear_weights
+from kepler_core.models.power_model import MAX_DOCUMENT_BYTES, METADATA_FILE, MODEL_FILE, WEIGHT_FILE
+from kepler_core.selection import Catalogue, ModelRequest, Selection
+from kepler_core.selection.reading import read_pipeline_models
+from kepler_core.selection.stand_in import WHAT_TO_DO
+from kepler_core.store.documents import decode_node_types
+from kepler_core.store.download import download
+from kepler_core.store.layout import NODE_TYPE_INDEX
+from kepler_core.store.model_archive import ModelArchive
+from kepler_core.store.snapshot import Snapshot
+from kepler_core.urls import beside, file_path, is_file_url, location_parts, shown_location
+from kepler_core.vocabulary import OUTPUT_TYPES, PLATFORM_COMPONENTS, OutputType
+from kepler_profiler.similarity import SpecTable
+
+log = logging.getLogger(__name__)
+
+URL_TIMEOUT_SECONDS = 120.0
+"""Time limit for the download of one file."""
+MAX_ARCHIVE_BYTES = 64 * 2**20
+
+_BLANKS = 1000
+"""Maximum number of blanks before the JSON object in a weight file."""
+_PIPELINE = "configured"
+_MODEL_NAME = re.compile(r"[^/]+_(\d{1,9})")
+
+
+@attrs.frozen
+class InitUrl:
+    """A configured URL, and the kind of requests that its model is for."""
+
+    key: str
+    """The configuration key, e.g. NODE_COMPONENTS_INIT_URL."""
+    url: str
+    """URL or local path."""
+    output_type: OutputType
+    total: bool
+    """Whether the model is for the power of the whole platform. Otherwise it is for the power of components."""
+
+    @property
+    def where(self) -> str:
+        """The URL in messages."""
+        return shown_location(self.url)
+
+    def place(self) -> tuple[str, str, str] | None:
+        """Return energy source, output type and feature group if the URL has the form of a model's path in a pipeline.
+
+        This form is `…/<energy source>/<output type>/<feature group>/<file>`.
+        """
+        parts = location_parts(self.url)
+        return (parts[-4], parts[-3], parts[-2]) if len(parts) >= 4 and parts[-3] in OUTPUT_TYPES else None
+
+
+@attrs.frozen(eq=False)
+class UrlModels:
+    """The model that a URL names and, if that contains only pickles, linear weights that stand in for it."""
+
+    catalogue: Catalogue
+    named: str
+    """Name of the model that the URL names: `<trainer>_<node type>`."""
+    is_weight_file: bool
+    """Whether the URL names linear weights, so that nothing stands in for a model of pickles."""
+
+    def select(self, request: ModelRequest) -> Selection:
+        """Select the model, or the linear weights that stand in for it. See `Catalogue.select`."""
+        selection = self.catalogue.select(request)
+        if selection.model.name == self.named:
+            return selection
+        named = next(model for model in self.catalogue.models if model.name == self.named)
+        return attrs.evolve(selection, stands_in_for=named)
+
+
+@attrs.frozen(eq=False)
+class _Model:
+    """A model's metadata and, if it is known, its linear weights or its archive of Kepler Core."""
+
+    metadata: Mapping[str, Any]
+    weights: LinearWeights | None = None
+    archive: ModelArchive | None = None
+    is_pickled: bool = False
+    """Whether the model's file is an archive of pickles."""
+
+
+def read_url_models(init: InitUrl, source: str) -> UrlModels:
+    """Read the model at a URL and, if it contains only pickles, linear weights that stand in for it.
+
+    `source` is the model's energy source if its metadata names none. Raises `StoreError` if the URL cannot be read,
+    or if neither a model of Kepler Core nor linear weights are found.
+    """
+    content = fetch(init.url, MAX_ARCHIVE_BYTES)
+    if content[:_BLANKS].lstrip().startswith(b"{"):
+        named, reasons = _weights_file(init, content)
+    else:
+        named, reasons = _archived_model(init, content)
+    if named.archive is not None:
+        return _url_models(init, source, [named], None)
+    models = [named]
+    if named.weights is None:
+        models.append(_stand_in(init, named, reasons))
+    for model in models:
+        if model.weights is not None and (PLATFORM_COMPONENTS[0] in model.weights.components) != init.total:
+            components = ", ".join(model.weights.components)
+            raise StoreError(f"{init.where}: weights for {components}, which is not the power that {init.key} is for")
+    return _url_models(init, source, models, _node_type_index(init))
+
+
+def fetch(url: str, max_bytes: int) -> bytes:
+    """Return the content of the file at a URL or local path. Raises `StoreError` if it cannot be read."""
+    if url.lower().startswith(("http://", "https://")):
+        return download(url, seconds=URL_TIMEOUT_SECONDS, max_bytes=max_bytes)
+    path = Path(file_path(url) if is_file_url(url) else url)
+    try:
+        if path.stat().st_size > max_bytes:
+            raise StoreError(f"{shown_location(url)}: more than {max_bytes} bytes")
+        if not path.is_file():
+            raise StoreError(f"{shown_location(url)}: not a file")
+        return path.read_bytes()
+    except OSError as error:
+        raise StoreError(f"{shown_location(url)}: {error.strerror or error}") from error
+
+
+# --- the model that the URL names ---
+
+
+def _archived_model(init: InitUrl, content: bytes) -> tuple[_Model, list[str]]:
+    """Return the model in a zip file, and the reasons why files have no linear weights."""
+    files = ModelArchive(content, init.where)
+    metadata = decode_object(files[METADATA_FILE])
+    if MODEL_FILE in files:
+        return _Model(metadata, archive=files.without_other_files()), []
+    name = str(metadata.get("model_name") or _name_in_url(init))
+    metadata["model_name"] = name
+    reasons: list[str] = []
+    for weights in _weights(_files_with_weights(init, files, name), reasons):
+        return _Model(metadata, weights, is_pickled=True), []
+    return _Model(metadata, is_pickled=True), reasons
+
+
+def _files_with_weights(init: InitUrl, files: ModelArchive, name: str) -> Iterator[tuple[str, bytes | KeplerError]]:
+    """Yield the name and the content of each file that may have the weights of the model in a zip file."""
+    if WEIGHT_FILE in files:
+        yield WEIGHT_FILE, files[WEIGHT_FILE]
+    # In the archives of kepler-model-server, a file of this name may also list the pickles of the components.
+    if (member := f"{name}.json") in files and b"All_Weights" in (content := files[member]):
+        yield member, content
+    yield _fetch_beside(init, Path(location_parts(init.url)[-1]).stem + ".json")
+
+
+def _weights_file(init: InitUrl, content: bytes) -> tuple[_Model, list[str]]:
+    """Return the model that a weight file describes, and the reasons why the file has no linear weights."""
+    if len(content) > MAX_DOCUMENT_BYTES:
+        raise StoreError(f"{init.where}: more than {MAX_DOCUMENT_BYTES} bytes")
+    document = decode_object(content)
+    metadata: dict[str, Any] = {
+        "model_name": str(document.get("model_name") or _name_in_url(init)),
+        "machine_spec": spec if isinstance(spec := document.get("machine_spec"), dict) else {},
+    }
+    if isinstance(mae := document.get("mae"), int | float):
+        metadata["mae"] = mae
+    try:
+        weights = read_linear_weights(content)
+    except ModelError as error:
+        return _Model({**metadata, "features": []}), [f"{Path(location_parts(init.url)[-1]).name}: {error}"]
+    return _Model({**metadata, "features": list(weights.features)}, weights), []
+
+
+# --- linear weights in place of pickles ---
+
+
+def _stand_in(init: InitUrl, named: _Model, reasons: list[str]) -> _Model:
+    """Return the linear weights of the trainer SGDRegressorTrainer for the node type of the model `named`.
+
+    Raises `StoreError` if there are none. `reasons` are the reasons why the named model has no linear weights.
+    """
+    match = _MODEL_NAME.fullmatch(str(named.metadata["model_name"]))
+    name = f"{LINEAR_TRAINER}_{match[1] if match else 0}"
+    archive_name, archive = _fetch_beside(init, f"{name}.zip")
+    metadata: dict[str, Any] = {}
+    inside: bytes | KeplerError = archive if isinstance(archive, KeplerError) else StoreError("no weights in it")
+    if isinstance(archive, bytes):
+        try:
+            files = ModelArchive(archive, archive_name)
+            metadata = decode_object(files[METADATA_FILE])
+            inside = files.get(WEIGHT_FILE, inside)
+        except KeplerError as error:
+            inside = error
+    candidates = iter([_fetch_beside(init, f"{name}.json"), (archive_name, inside)])
+    for weights in _weights(candidates, reasons):
+        return _Model({"features": list(weights.features), **metadata, "model_name": name}, weights)
+    pickles = "only pickles, which Kepler Core never loads, and " if named.is_pickled else ""
+    found = "; ".join(dict.fromkeys(reasons))
+    raise StoreError(f"{init.where}: {pickles}no linear weights in its folder ({found}); {WHAT_TO_DO}")
+
+
+def _weights(files: Iterator[tuple[str, bytes | KeplerError]], reasons: list[str]) -> Iterator[LinearWeights]:
+    """Yield the linear weights in files. Add the reason to `reasons` for each file without linear weights."""
+    for name, content in files:
+        try:
+            if isinstance(content, KeplerError):
+                raise content
+            yield read_linear_weights(content)
+        except KeplerError as error:
+            reasons.append(f"{name}: {error.message}")
+
+
+def _fetch_beside(init: InitUrl, name: str) -> tuple[str, bytes | KeplerError]:
+    """Return the name of a file in the folder of the URL, and its content or the error of reading it."""
+    url = beside(init.url, name)
+    limit = MAX_ARCHIVE_BYTES if name.endswith(".zip") else MAX_DOCUMENT_BYTES
+    try:
+        return name, fetch(url, limit)
+    except KeplerError as error:
+        return name, StoreError(error.message.removeprefix(f"{shown_location(url)}: "))
+
+
+def _node_type_index(init: InitUrl) -> bytes | None:
+    """Return the node types of the pipeline that the URL leads to; None if they cannot be read."""
+    if init.place() is None:
+        return None
+    url = beside(init.url, NODE_TYPE_INDEX, up=3)
+    try:
+        content = fetch(url, MAX_DOCUMENT_BYTES)
+        decode_node_types(content, shown_location(url))
+    except KeplerError as error:
+        log.info("the machine of the model is not known: %s", error)
+        return None
+    return content
+
+
+# --- the catalogue of the models ---
+
+
+def _url_models(init: InitUrl, source: str, models: list[_Model], node_type_index: bytes | None) -> UrlModels:
+    place = init.place()
+    files: dict[str, bytes] = {} if node_type_index is None else {NODE_TYPE_INDEX: node_type_index}
+    for model in models:
+        output_type = model.metadata.get("output_type") or (place[1] if place else init.output_type)
+        group = model.metadata.get("feature_group") or (place[2] if place else "unknown")
+        energy_source, name = model.metadata.get("source") or source, str(model.metadata.get("model_name", ""))
+        path = f"{energy_source}/{output_type}/{group}/{name}"
+        if model.archive is not None:
+            files |= {f"{path}/{file}": model.archive[file] for file in model.archive}
+            files[f"{path}.zip"] = model.archive.content
+            continue
+        files |= {f"{path}.zip": b"", f"{path}/{METADATA_FILE}": msgspec.json.encode(dict(model.metadata))}
+        if model.weights is not None:
+            files[f"{path}.json"] = b"{%s}" % model.weights.encoded
+    snapshot = Snapshot(_PIPELINE, None, init.where, None, frozenset(files), lambda name, _: files[name])
+    stored, node_types = read_pipeline_models(snapshot)
+    named = str(models[0].metadata.get("model_name", ""))
+    if len(stored) < len(models):
+        output_type = str(models[0].metadata.get("output_type", ""))
+        raise StoreError(
+            f"{init.where}: metadata.json has no valid model name and output type ({named[:60]!r}, "
+            f"{output_type[:20]!r})"
+        )
+    catalogue = Catalogue(stored, {_PIPELINE: node_types}, {}, compare=SpecTable, location=init.where)
+    return UrlModels(catalogue, named, models[0].weights is not None and not models[0].is_pickled)
+
+
+def _name_in_url(init: InitUrl) -> str:
+    """Return the model name in the URL; the name of linear weights of node type 0 if the URL has none."""
+    stem = Path(location_parts(init.url)[-1]).stem
+    return stem if _MODEL_NAME.fullmatch(stem) else f"{LINEAR_TRAINER}_0"
