@@ -112,7 +112,8 @@ class ModelServerProvider:
         if answer.status == HTTPStatus.INTERNAL_SERVER_ERROR:
             answer = self._post(body)
         if answer.status == HTTPStatus.BAD_REQUEST:
-            raise NoModelError(f"{self.name}: kepler-model-server has no linear weights that fit; {WHAT_TO_DO}", {})
+            # Other programs, such as proxies, use status 400, too. So a model in use stays in use.
+            raise UnreachableError(f"{self.name}: HTTP 400: no linear weights that fit; {WHAT_TO_DO}")
         self._check_status(answer)
         return self._offer_of_weights(answer, request, request.trainer or "the models of kepler-model-server")
 
