@@ -158,7 +158,7 @@ COMMANDS = {
             "--step": Replacement("--step {value}"),
             "--metric-prefix": Replacement("--metric-prefix {value}"),
             "--thirdparty-metrics": Replacement("--pipeline default --set third_party=[{list}]"),
-            "--to-csv": Replacement("--to-csv DIR"),
+            "--to-csv": Replacement("--to-csv"),
             "--benchmark": _TIMES_KNOWN,
             "--id": Replacement("", "kepler-model profile machine -o SPEC.json, on the machine, describes it"),
         },

@@ -85,8 +85,11 @@ class _Request:
 @click.option("-o", "--output", metavar="FILE", required=True, help="Recording to write (.json or .json.gz).")
 @click.option(
     "--to-csv",
-    metavar="DIR",
-    help="Also write the samples of each metric to a CSV file in this folder.",
+    metavar="[DIR]",
+    is_flag=False,
+    flag_value="",
+    help="Also write the samples of each metric to a CSV file in the folder DIR (without DIR: in a folder beside FILE "
+    "with the ending _csv).",
 )
 @click.option(
     "-j", "--jobs", type=click.IntRange(1, 64), default=4, show_default=True, help="Number of parallel requests."
@@ -151,6 +154,7 @@ def query(
         raise missing_extra(error, "query") or error from error
     summary = _run(client, request, output, jobs)
     if to_csv is not None:
+        to_csv = to_csv or f"{output.removesuffix('.gz').removesuffix('.json')}_csv"
         summary["csv"] = _write_csv(output, to_csv)
     if as_json:
         print_json(summary)

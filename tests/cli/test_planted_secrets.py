@@ -72,7 +72,7 @@ def test_the_model_server(echo: str, tmp_path: Path) -> None:
     ]
     environ = {"INITIAL_PIPELINE_URL": ",".join(initial), "AWS_SECRET_ACCESS_KEY": AWS_SECRET}
     (tmp_path / "store").mkdir()
-    with serving(tmp_path / "store", tmp_path / "log", environ=environ) as server:
+    with serving(tmp_path / "store", tmp_path / "log", environ=environ, ready_path="/healthz") as server:
         server.wait_until(lambda: server.log.count("ERROR initial pipeline") >= len(initial), "no import failed")
         answers = [server.get(path).body for path in ("/healthz", "/readyz", "/metrics", "/models", "/x")]
         check(*answers, server.post(REQUEST).body)

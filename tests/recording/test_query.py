@@ -263,8 +263,8 @@ def test_metrics_with_another_prefix_are_queried_and_written_as_csv_files(tmp_pa
     """The file of a metric has a row for each sample: its time, the labels of its series, and its value."""
     plain = recording(Simulation(containers=2, timestamps=60, step=2))
     content = {**plain, **{name.replace("kepler_", "acme_", 1): series for name, series in plain.items()}}
-    out, folder = tmp_path / "a.json", tmp_path / "csv"
-    arguments = ("--start", str(START), "--end", str(START + 118), "-o", out, "--to-csv", folder)
+    out, folder = tmp_path / "a.json", tmp_path / "a_csv"
+    arguments = ("--to-csv", "--start", str(START), "--end", str(START + 118), "-o", out)
     with prometheus(tmp_path / "prometheus", content) as server:
         summary = queried(server.url, *arguments, "--metric-prefix", "acme")
     written = json.loads(out.read_text())

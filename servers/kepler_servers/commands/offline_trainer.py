@@ -245,8 +245,8 @@ def _check(settings: Settings, host: str, *, insecure: bool) -> None:
 
     if read_token(settings.token_file) is None and not insecure and not is_loopback(host):
         raise UsageError(
-            f"{host} can be reached from other machines: give --token-file (OFFLINE_TRAINER_TOKEN_FILE), "
-            "or --insecure (OFFLINE_TRAINER_INSECURE=true) to let any client train"
+            f"{host} can be reached from other machines: give --token-file, or --insecure to let any client "
+            "train (configuration keys: OFFLINE_TRAINER_TOKEN_FILE, OFFLINE_TRAINER_INSECURE)"
         )
     folder = StateFolder(settings.state)
     try:

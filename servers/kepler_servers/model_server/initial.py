@@ -104,7 +104,7 @@ def _import_first(store: Store, locations: Sequence[str]) -> bool:
             return False
         else:
             return _publish(store, *pipeline, shown_location(location))
-    log.error("no initial pipeline: %s", "; ".join(problems))
+    log.error("initial pipeline not imported: %s", "; ".join(problems))
     return False
 
 
