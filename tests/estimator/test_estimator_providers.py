@@ -205,6 +205,15 @@ def test_settings_from_environment_and_folder(server: RestartableServer, tmp_pat
         assert estimator.ask(REQUEST)["powers"] == WATTS
 
 
+def test_the_service_of_existing_deployments_is_the_default_model_server(tmp_path: Path) -> None:
+    service = "kepler-model-server.kepler.svc.cluster.local"
+    for number, keys in enumerate(({}, {"MODEL_SERVER_URL": service, "MODEL_SERVER_PORT": "8111"})):
+        environ = {"MODEL_SERVER_ENABLE": "true", **keys}
+        with running_estimator(tmp_path / f"{number}.sock", environ=environ) as estimator:
+            (origin,) = estimator.status()["origins"]
+            assert f"http://{service}:{keys.get('MODEL_SERVER_PORT', '8100')}/" in origin
+
+
 def test_an_invalid_model_server_url_ends_the_command_with_one_line(tmp_path: Path) -> None:
     for url in ("file:///etc/passwd", "localhost:8100", "ftp://host/model", "http://"):
         estimator = EstimatorProcess(tmp_path / "e.sock", "--model-server", url)

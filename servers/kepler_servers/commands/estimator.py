@@ -26,6 +26,10 @@ _INIT_KEYS = tuple(
 )
 
 
+_DEFAULT_SERVICE = "kepler-model-server.kepler.svc.cluster.local"
+"""The service that the manifests of kepler-model-server create, and the default of its key `MODEL_SERVER_URL`."""
+
+
 @click.command("estimator")
 @configured_option(
     "--socket",
@@ -105,7 +109,8 @@ def estimator(
 
     \b
     Configuration keys without an option, read from the environment or the configuration folder:
-      MODEL_SERVER_ENABLE           if false, MODEL_SERVER_URL is ignored
+      MODEL_SERVER_ENABLE           if false, MODEL_SERVER_URL is ignored; if true, MODEL_SERVER_URL is
+                                    http://kepler-model-server.kepler.svc.cluster.local:8100 by default
       MODEL_SERVER_MODEL_REQ_PATH   path of the model server's endpoint for models (default: /model)
       NODE_TOTAL_INIT_URL           URL of a model archive (zip) or weights (JSON) for the platform power of a node
       NODE_COMPONENTS_INIT_URL      URL of a model archive for the component power of a node
@@ -188,8 +193,8 @@ def _providers(configuration: Configuration, model_server: str | None, store: st
     providers: list[ModelProvider] = []
     url = configuration.text("MODEL_SERVER_URL", model_server)
     # MODEL_SERVER_ENABLE=false turns off the configuration key MODEL_SERVER_URL, but not the option --model-server.
-    if model_server is None and configuration.flag("MODEL_SERVER_ENABLE") is False:
-        url = None
+    if model_server is None and (enabled := configuration.flag("MODEL_SERVER_ENABLE")) is not None:
+        url = (url or _DEFAULT_SERVICE) if enabled else None
     init_urls = {key: text for key in _INIT_KEYS if (text := configuration.text(key)) is not None}
     if url is not None or init_urls:
         from kepler_servers.estimator.remote_providers import ModelServerProvider, UrlProvider
@@ -218,6 +223,8 @@ def _request_url(url: str, configuration: Configuration) -> str:
     from kepler_core.messages import quoted
     from kepler_core.urls import shown_url
 
+    if url == _DEFAULT_SERVICE:
+        url = f"http://{url}:{configuration.text('MODEL_SERVER_PORT') or 8100}"
     try:
         parts = urlsplit(url)
     except ValueError:
