@@ -16,9 +16,9 @@ from kepler_core.arrays import FloatArray, IntArray
 METRIC_NAME_CHARACTERS = 200
 """Maximum number of characters of a metric's name in messages; a longer name is cut off."""
 NAMELESS = "(no __name__)"
-"""Stands for the metric of a series without a metric name in counts of malformed series."""
+"""Key for series without a metric name in the counts of malformed series, whose keys are metric names."""
 LARGEST_VALUE = 2.0**64
-"""Maximum absolute value of a sample: larger values are cut to it. Counters have at most 64 bits.
+"""Maximum absolute value of a sample: larger values are replaced by it. Counters have at most 64 bits.
 
 Sums and squares of values up to this limit are finite.
 """
@@ -95,7 +95,8 @@ def metric_from_columns(
     if not_finite:
         timestamps, values, series = timestamps[finite], values[finite], series[finite]
     if len(values) and max(values.max(), -values.min()) > LARGEST_VALUE:
-        # Too large values are cut, not left out: otherwise, a node's sum would lack a container unnoticed.
+        # Values that are too large are replaced, not left out: otherwise, a container's value would be missing from
+        # the node's sum without being noticed.
         values = np.clip(values, -LARGEST_VALUE, LARGEST_VALUE)
     repeated = 0
     if len(values) > 1:

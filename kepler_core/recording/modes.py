@@ -24,7 +24,7 @@ TOTAL_TOLERANCE = 0.1
 A total increase is the increase over the whole recording.
 """
 FEWEST_INTERVALS = 3
-"""With fewer intervals in which the energy increased, it is not decided whether two counters rise alike."""
+"""Minimum number of intervals with an increase of energy that show whether two counters rise alike."""
 
 
 def check_modes(mapped: Sequence[MappedMetric], mode_label: str, counts: Counts) -> list[MappedMetric]:

@@ -20,7 +20,7 @@ is a larger fraction of the node's sum, the feature is unknown (NaN).
 """
 
 _WORK = ("bpf_cpu_time_ms", "cpu_cycles", "cpu_instructions")
-"""Features that measure how much work a container does, in the order in which they are used."""
+"""Features that measure how much work a container does, the preferred feature first."""
 
 COVERAGE = 0.5
 """Smallest fraction of a node's containers that must have a rate; otherwise the node's feature is unknown (NaN).
@@ -69,8 +69,8 @@ def forget_uncounted(
 
     Kepler reports all features of each container. If a feature in `names` has no value for containers that do more
     than `NEGLIGIBLE_FRACTION` of the node's work, the sum over the other containers would be too low. The work is
-    measured by the first feature of `_WORK` that the recording has, or by the second one if the first one is the
-    feature itself. `container_features` have shape (rows,), `node_features` shape (samples,).
+    measured by the first feature of `_WORK` that the recording has and that is not the feature in question.
+    `container_features` have shape (rows,), `node_features` shape (samples,).
     """
     for name, values in container_features.items():
         work = next((feature for feature in _WORK if feature != name and feature in container_features), None)

@@ -16,7 +16,7 @@ from kepler_core.vocabulary import in_component_order
 
 @attrs.frozen(order=True)
 class Stream:
-    """A stream: identifies the samples of one node in one recording."""
+    """Identifies a stream: the samples of one node in one recording."""
 
     recording: str
     """Name of the recording."""
@@ -68,7 +68,7 @@ class Observations:
     digest: str
     """Identifier of the data: the digests of all recordings, joined by "+"."""
     windows: Mapping[str, IntArray] = attrs.field(factory=dict[str, IntArray])
-    """Energy source whose meter is renewed seldom -> index of the sample at which each sample's window begins.
+    """Energy source whose meter seldom has a new reading -> index of the sample at which each sample's window begins.
 
     A sample's power is the mean over its window, which ends at this sample. Shape (samples,); -1 if the window
     is not known. For all other energy sources, the window begins at the previous sample.
