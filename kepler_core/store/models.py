@@ -89,7 +89,7 @@ class StoredModel:
     def load(self, *, resident: bool = False) -> PowerModel:
         """Load the model. See `kepler_core.models.loading.load_model` for `resident`.
 
-        Raises `ModelError` if the model is not one that Kepler Core stored, `StoreError` if a file is damaged.
+        Raises `ModelError` if Kepler Core did not store the model, `StoreError` if a file is damaged.
         """
         return load_model(
             _ModelFolder(self.snapshot, self.path), f"{self.snapshot.where}/{self.path}", resident=resident
