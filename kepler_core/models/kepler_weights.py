@@ -142,9 +142,9 @@ def read_weights(
 
     `trainer` and `features` are the model's trainer name and feature names. `pack` compresses
     the weights in memory, together with the weights of other models that use the same packer. `uninformative`
-    maps features that no weight may be on to the reason (`uninformative_features`), as far as the training rows
-    are known. Linear weights may never be on a feature whose scale is at most `RARE_MAXIMUM`. Raises `ModelError`
-    with the reason if the weights are not safe.
+    is the result of `uninformative_features`: the features that must not have a weight, with the reasons. It is None
+    if the training rows are not known. Linear weights may never be on a feature whose scale is at most
+    `RARE_MAXIMUM`. Raises `ModelError` with the reason if the weights are not safe.
     """
     try:
         document = decode_json(content, _decoder)
@@ -188,8 +188,8 @@ def _rare_reason(scale: float) -> str:
 def without_negligible(weights: dict[str, Any], features: Collection[str], watts: float) -> dict[str, Any]:
     """Return a component's linear weights with 0 in place of the weights on `features`, if these are negligible.
 
-    `weights` has the member `All_Weights`. The weights on `features` are negligible if together they are at most
-    `watts`: by this much, at most, the power changes while no feature exceeds its scale.
+    `weights` has the member `All_Weights`. The weights on `features` are negligible if the sum of
+    their absolute values is at most `watts`: features up to their scale then change the power by at most `watts`.
     """
     try:
         component = msgspec.convert(weights, _Component)

@@ -55,7 +55,7 @@ class Catalogue:
 
         `node_types` maps each pipeline to its node types by number. `broken` maps each pipeline that cannot be
         read to the reason. `compare` is called with the machines of all node types. It returns a table that
-        compares the machine of a request with them. Without `compare`, the machine of a request is ignored.
+        compares the machine of a request with these machines. Without `compare`, the machine of a request is ignored.
         `error_key` is the score by which models are ranked. `location` names the store in error messages.
         """
         self.models = tuple(models)
