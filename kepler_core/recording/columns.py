@@ -124,21 +124,21 @@ class Recording:
     name: str
     """Name of the recording in messages, usually the path of its file."""
     metrics: Mapping[str, Metric]
-    """Metric name -> metric, for all metrics that were chosen for reading."""
+    """The metrics that were chosen for reading, by name."""
     digest: str
     """SHA-256 of the unpacked JSON, so that a plain and a gzipped file with the same content have the same digest."""
     other_metrics: tuple[str, ...] = ()
     """Sorted names of the metrics that were not chosen for reading."""
     empty_series: Mapping[str, int] = attrs.field(factory=dict[str, int])
-    """Metric name -> number of its series without samples."""
+    """Number of series without samples, by metric name."""
     malformed_series: Mapping[str, int] = attrs.field(factory=dict[str, int])
-    """Metric name -> number of its series that were left out because they are malformed."""
+    """Number of series that were left out because they are malformed, by metric name."""
     malformed_examples: Mapping[str, str] = attrs.field(factory=dict[str, str])
-    """Metric name -> the place and the problem of its first malformed series."""
+    """Place and problem of the first malformed series, by metric name."""
     malformed_labels: Mapping[str, Sequence[Mapping[str, str]]] = attrs.field(
         factory=dict[str, Sequence[Mapping[str, str]]]
     )
-    """Metric name -> the labels of those malformed series of which only the samples are malformed."""
+    """Labels of the series of which only the samples are malformed, by metric name."""
 
     @property
     def n_samples(self) -> int:

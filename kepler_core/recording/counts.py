@@ -123,7 +123,7 @@ class Counts:
     dead_features: Counter[str] = attrs.field(factory=Counter)
     """Number of samples of features that are 0 at all times of a node although its CPUs run; keys are features."""
     examples: dict[tuple[str, str], str] = attrs.field(factory=dict)
-    """(field of `Counts`, key) -> one series and time with the irregularity, for messages."""
+    """One series and time with an irregularity, for messages, by (field of `Counts`, key)."""
 
     def count(self, kind: str, key: str, number: int, example: str = "") -> None:
         """Add a number of irregularities of a kind. The first example of a kind and key is kept."""

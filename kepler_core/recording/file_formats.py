@@ -77,11 +77,11 @@ class Malformed:
     """The series of a document that were left out because they are malformed."""
 
     counts: Counter[str] = attrs.field(factory=Counter)
-    """Metric name -> number of its malformed series."""
+    """Number of malformed series, by metric name."""
     examples: dict[str, str] = attrs.field(factory=dict)
-    """Metric name -> the place and the problem of its first malformed series."""
+    """Place and problem of the first malformed series, by metric name."""
     labels: dict[str, list[Mapping[str, str]]] = attrs.field(factory=dict)
-    """Metric name -> the labels of those malformed series of which only the samples are malformed."""
+    """Labels of the series of which only the samples are malformed, by metric name."""
 
     def add(self, metric: str, place: str, problem: str, labels: Mapping[str, str] | None = None) -> None:
         """Count a malformed series."""

@@ -55,7 +55,7 @@ class SeriesCodes:
     units: Codes = attrs.field(factory=Codes)
     exporters: Codes = attrs.field(factory=Codes)
     unit_names: dict[str, str] = attrs.field(factory=dict[str, str])
-    """Unit -> its readable name; "" for a unit without a name."""
+    """Readable names, by unit; "" for a unit without a name."""
 
 
 @attrs.define(eq=False)

@@ -1,8 +1,8 @@
 """Check whether the idle and the dynamic energy that an exporter reports add up to the whole energy.
 
 An exporter that cannot distinguish idle from dynamic power may report the whole energy in both modes. The
-idle and the dynamic counter then rise alike, and their sum is twice the true energy. An exporter that was
-configured to report dynamic energy only reports less than the whole energy.
+idle and the dynamic counter then rise alike, and their sum is twice the true energy. An exporter that
+is configured to report only dynamic energy reports less than the whole energy.
 """
 
 from __future__ import annotations

@@ -139,7 +139,7 @@ def _own_labels(mapped: Iterable[MappedMetric], schema: MetricSchema) -> set[str
 
 
 def _candidates(mapped: Sequence[MappedMetric], own: set[str], aliases: set[str]) -> dict[int, set[str]]:
-    """Return node number -> labels that may tell machines with this node label apart.
+    """Return the labels that may tell machines with the same node label apart, by the number of the node label.
 
     Prometheus adds the labels of a target to all of its series, while the exporter's own labels occur on some
     metrics only. So a candidate has two values or more (a missing label is a value, too), and occurs on every
@@ -276,7 +276,7 @@ def _common_series(
 def _by_unit(
     mapped: Sequence[MappedMetric], group: _Group, kinds: tuple[str, ...]
 ) -> dict[tuple[int, int, str | None], tuple[int, int]]:
-    """Return the counters of a group as a mapping: (metric, unit, energy source) -> series."""
+    """Return the series of the counters of a group, by (metric, unit, energy source)."""
     return {
         (index, int(mapped[index].unit[at]), mapped[index].source[at]): (index, at)
         for index, at in group.series

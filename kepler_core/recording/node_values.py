@@ -106,7 +106,7 @@ def value_of_node(points: Points, n_samples: int) -> FloatArray:
 def node_power(
     points: Points, sample_stream: IntArray, meters: Mapping[str, Meter], mode_label: str | None, counts: Counts
 ) -> dict[tuple[str, str], FloatArray]:
-    """Return (energy source, component) -> watts of each sample.
+    """Return the watts of each sample, by (energy source, component).
 
     `sample_stream` and the watts have shape (samples,). Watts are NaN for a sample that lacks a socket or
     mode. They are also NaN where a counter was reset, because the counter then shows only a part of the

@@ -14,7 +14,7 @@ from kepler_core.recording.metric_mapping import UNIQUE_ID, Codes, MappedMetric,
 
 
 def node_aliases(mapped: Iterable[MappedMetric], schema: MetricSchema, nodes: Codes) -> dict[str, set[str]]:
-    """Return machine name -> node labels of all series that have this machine name in an alias label."""
+    """Return the node labels of all series that have a machine's name in an alias label, by machine name."""
     aliases: dict[str, set[str]] = {}
     if not schema.node_alias_labels:
         return aliases
@@ -147,7 +147,7 @@ def without_repeated_scrapes(
 ) -> tuple[list[MappedMetric], dict[int, FloatArray]]:
     """Leave out the samples of each node at times when none of the node's energy counters had moved.
 
-    Return the remaining metrics, and node number -> the times that were left out (Unix seconds, shape (times,)).
+    Return the remaining metrics, and the times that were left out, by node number (Unix seconds, shape (times,)).
 
     A range query repeats the last scrape if its step is shorter than the scrape interval. The repeated
     samples would give a power of 0 W, and the next new sample twice the true power. A running machine always

@@ -17,7 +17,7 @@ from kepler_core.recording.metric_mapping import Codes, MappedMetric
 FEWEST_SCRAPES = 10
 """Minimum number of scrapes from which the scrape interval is determined."""
 RESOLUTION_SECONDS = 0.5
-"""Scrape intervals are multiples of half a second. Prometheus' documentation uses whole seconds."""
+"""Scrape intervals are assumed to be multiples of half a second. Prometheus' documentation uses whole seconds."""
 _LEAST_AGREEMENT = 0.95
 """Minimum fraction of the scrapes that must agree with the interval."""
 _N_OFFSETS = 60

@@ -155,12 +155,12 @@ def _jumps(values: FloatArray, others: list[FloatArray], factor: float, are_watt
 def leave_out_contradictions(laid_out: LaidOut) -> None:
     """Leave out a few samples at which usage and power contradict each other, within their usual ranges.
 
-    The usual power at a usage is the median power at similar usage. A sample is a contradiction if its power is
-    far from the usual power, if only one of usage and power is high among the node's values, and if the
-    usage or the power differs from the samples before and after.
+    The usual power of a sample is the median power of samples with similar usage. A sample is a contradiction if
+    three conditions hold: its power is far from the usual power; either its usage or its power is high among the
+    node's values, but not both; and its usage or its power differs from the samples before and after.
 
-    If more than `MAX_CONTRADICTIONS` of the samples are contradictions, none is left out: the usage does not
-    explain the power.
+    If more than `MAX_CONTRADICTIONS` of the samples are contradictions, all samples are kept, because the power
+    then depends on more than the usage.
     """
     work = [name for name in CPU_FEATURES if name in laid_out.node_features]
     meters = [key for key in laid_out.power if key[1] in _WHOLE]
