@@ -42,7 +42,7 @@ KEPLER_CURVES = {
     "ExponentialRegressionTrainer": 3,
     "LogisticRegressionTrainer": 4,
 }
-"""Name of a trainer whose weights Kepler evaluates as a curve -> number of weights of the curve."""
+"""The number of weights of each curve that Kepler can evaluate, by the trainer's name."""
 
 HEAD_ROOM = 3.0
 """Multiple of the highest values in training up to which linear weights must not give less than 0 W.
@@ -168,7 +168,7 @@ def read_weights(
 
 
 def uninformative_features(features: Sequence[str], scale: FloatArray, X: FloatArray) -> dict[str, str]:
-    """Return the features that are rare or constant in the training rows -> the reason why a weight on them is unsafe.
+    """Return the reasons why weights on features that are rare or constant in training are unsafe, by feature.
 
     `scale` holds the features' highest values, shape (features,), and `X` the rows, shape (rows, features).
     """
@@ -243,14 +243,14 @@ def _check_linear(component: str, weights: AllWeights, uninformative: Mapping[st
             if why := uninformative.get(feature, rare):
                 raise ModelError(f"{component}: a weight of {variable.weight:.3g} W on {feature}, {why}")
     if bias < 0:
-        raise ModelError(f"{component}: {bias:.3g} W at idle; below 0 W Kepler's unsigned number wraps around")
+        raise ModelError(f"{component}: {bias:.3g} W at idle; Kepler reports power below 0 W as an enormous number")
     # `lowest` is the lowest power while each feature is between 0 and `HEAD_ROOM` times its scale
     lowest = bias + HEAD_ROOM * sum(min(weight, 0.0) for weight in weight_of.values())
     if lowest < 0:
         feature = min(weight_of, key=lambda name: weight_of[name])
         raise ModelError(
-            f"{component}: down to {lowest:.3g} W at {HEAD_ROOM:g} times the highest values in training, with "
-            f"{weight_of[feature]:.3g} W on {feature}; below 0 W Kepler's unsigned number wraps around"
+            f"{component}: down to {lowest:.3g} W at {HEAD_ROOM:g} times the highest values in training, with a "
+            f"weight of {weight_of[feature]:.3g} W on {feature}; Kepler reports power below 0 W as an enormous number"
         )
 
 
@@ -270,7 +270,7 @@ def _drawn_over(
             idle = _at_idle(trainer, curve)
             problem = f"{idle:.3g} W at idle" if idle < 0 else f"down to {lowest:.3g} W under load"
             problem = "NaN under some load" if math.isnan(lowest) else problem
-            raise ModelError(f"{component}: {problem}; below 0 W Kepler's unsigned number wraps around")
+            raise ModelError(f"{component}: {problem}; Kepler reports power below 0 W as an enormous number")
         if curve[0] == 0.0:
             continue  # a curve of height 0 is constant: it needs no feature as x
         variables = weights.Numerical_Variables
