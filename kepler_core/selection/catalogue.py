@@ -64,7 +64,7 @@ class Catalogue:
         self.location = location
         self.error_key = error_key
         self.models_of = dict(Counter(model.pipeline for model in self.models))
-        """Pipeline -> number of its models."""
+        """Number of models, by pipeline."""
         self._by_path = {(model.pipeline, model.path): model for model in self.models}
         self._columns = ModelColumns(self.models)
         table = compare(self._columns.machine_specs) if compare is not None else None

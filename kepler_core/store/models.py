@@ -68,7 +68,7 @@ class StoredModel:
     no_weights: str
     """The reason why `weights` is None, for messages."""
     portable: bool
-    """Whether Kepler Core can load the model: whether the model's folder has a `model.json`."""
+    """Whether Kepler Core can load the model. This is the case if the model's folder has a `model.json`."""
     _packed: PackedText
     archive_record: FileRecord | None
     """The size and digest of the model's zip file; None if `read_models` did not read this file."""
