@@ -1,4 +1,4 @@
-"""The format of weights that Kepler evaluates itself, and functions that check whether Kepler can do so safely.
+"""The format of weights that Kepler evaluates itself, and functions that check whether this is safe.
 
 Kepler picks the formula by the trainer's name: Kepler receives it as the first part of `model_name`, which is
 `<trainer>_<node type>`. Kepler fails if the weights do not have the form that the formula needs:

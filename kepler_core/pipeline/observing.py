@@ -22,8 +22,8 @@ def read_for(
 def observe_for(spec: PipelineSpec, recordings: Sequence[Recording], machine: Machine | None = None) -> Observations:
     """Return the observations in recordings, according to `use_vm_metrics` and `third_party` of the pipeline.
 
-    Use this function for recordings of the idle machine, too. With `use_vm_metrics`, power is the power of
-    virtual machines, otherwise the power of nodes. Idle power is comparable only with power of the same kind.
+    With `use_vm_metrics`, power is the power of virtual machines, otherwise the power of nodes. Use this function
+    for recordings of the idle machine, too, so that idle power and power under load are of the same kind.
     CPU time that exceeds the CPUs of `machine` is left out.
     """
     # `machine` describes the host. Its number of CPUs is no bound for a virtual machine, which has CPUs of its own.
@@ -40,5 +40,5 @@ def observe_for(spec: PipelineSpec, recordings: Sequence[Recording], machine: Ma
 def read_known(
     source: str | Path | bytes | Mapping[str, Any], third_party: Collection[str] = (), *, name: str | None = None
 ) -> Recording:
-    """Read a recording; keep the samples of the metrics in `third_party` and in the installed metric schemas."""
+    """Read a recording; keep the samples of metrics in `third_party`, and of metrics that a metric schema knows."""
     return read_recording(source, name=name, wanted=lambda metric: metric in third_party or is_known_metric(metric))

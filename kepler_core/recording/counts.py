@@ -52,7 +52,7 @@ class Counts:
     Keys are node labels of guests, and ids of virtual machines.
     """
     unknown_sources: Counter[str] = attrs.field(factory=Counter)
-    """Number of energy series left out because no installed energy source reads their source label; keys are labels."""
+    """Number of energy series left out because no energy source reads their source label; keys are source labels."""
     repeated_scrapes: Counter[str] = attrs.field(factory=Counter)
     """Number of timestamps left out because no energy counter of the node had moved; keys are node labels.
 

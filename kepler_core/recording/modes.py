@@ -24,7 +24,7 @@ TOTAL_TOLERANCE = 0.1
 A total increase is the increase over the whole recording.
 """
 FEWEST_INTERVALS = 3
-"""Minimum number of intervals with an increase of energy that show whether two counters rise alike."""
+"""Two counters are compared only if the energy increases in at least this number of intervals."""
 
 
 def check_modes(mapped: Sequence[MappedMetric], mode_label: str, counts: Counts) -> list[MappedMetric]:

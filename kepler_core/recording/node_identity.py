@@ -52,7 +52,7 @@ class _Group:
     labels: dict[str, str]
     """Values of the labels that may tell nodes apart."""
     series: list[tuple[int, int]] = attrs.field(factory=list[tuple[int, int]])
-    """(index of the metric, index of the series) of each series."""
+    """A pair for each series: index of the metric, and index of the series in the metric."""
     n_samples: int = 0
     start: float = np.inf
     end: float = -np.inf

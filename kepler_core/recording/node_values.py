@@ -162,9 +162,9 @@ def _samples_with_stuck_units(
     """Return the samples at which a socket's energy stands still while the energy of another socket moves.
 
     A socket uses energy all the time, so a counter that stands still is faulty, and the sum over the sockets is too
-    low. Whether the next interval contains the missing energy is not known: the sample after such a sample is
-    returned, too. `is_known` is a mask of the meter's points that have a rate, shape (points,). The result has shape
-    (samples,).
+    low. It is not known whether the next interval contains the missing energy, so the sample after such a
+    sample is returned, too. `is_known` is a mask of the meter's points that have a rate, shape (points,). The result
+    has shape (samples,).
     """
     item, metric, n = points.item, points.item.metric, len(sample_stream)
     sockets: dict[tuple[str, ...], int] = {}

@@ -33,7 +33,7 @@ def without_duplicate_nodes(
     """Return the metrics with only one node label for each machine.
 
     Two node labels belong to one machine if they overlap in time and have the same machine name
-    (`aliases`), or report the same container. Of the labels of a machine, the one with the most samples stays.
+    (`aliases`), or report the same container. The label of the machine that has the most samples is kept.
     """
     n = len(nodes)
     if n < 2:

@@ -39,7 +39,7 @@ def with_scrape_times(
     for node, repeated in stale.items():
         seen = _times_of(mapped, node)
         if len(repeated) < _LEAST_REPEATED * len(seen):
-            continue  # few scrapes are repeated: the cause is failed scrapes, not the step
+            continue  # few repeated scrapes come from failed scrapes, not from the step
         step = float(np.median(np.diff(np.union1d(seen, repeated))))
         times = scrape_times(seen, step)
         if times is not None:
