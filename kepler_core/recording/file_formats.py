@@ -219,14 +219,14 @@ class _Reader:
         if answer.status != "success":
             reason = ": ".join(part for part in (answer.errorType, answer.error) if part) or answer.status
             raise RecordingError(
-                f"an error that the server answered instead of values: {single_line(reason, _REASON_CHARACTERS)}; "
+                f"the server answered with an error: {single_line(reason, _REASON_CHARACTERS)}; "
                 "query the samples again",
                 document=self.name,
             )
         if answer.warnings or answer.isPartial:
             reason = single_line(answer.warnings[0] if answer.warnings else "isPartial is true", _REASON_CHARACTERS)
             raise RecordingError(
-                f"an incomplete answer of the server: {reason}; series may be missing, so query the samples again",
+                f"the server's answer is incomplete: {reason}; series may be missing, so query the samples again",
                 document=self.name,
             )
         if data.resultType != "matrix":

@@ -138,7 +138,7 @@ def node_power(
 
 
 def _units_of_streams(points: Points, of_meter: BoolArray, sample_stream: IntArray) -> IntArray:
-    """Return the number of units (sockets and modes) that each stream has of one meter, shape (streams,).
+    """Return each stream's number of units (sockets and modes) of one meter, shape (streams,).
 
     `of_meter` is a mask of the meter's series, shape (series,). A unit counts if it has a series of at least
     two samples.
