@@ -168,7 +168,7 @@ def read_weights(
 
 
 def uninformative_features(features: Sequence[str], scale: FloatArray, X: FloatArray) -> dict[str, str]:
-    """Return the reasons why weights on features that are rare or constant in training are unsafe, by feature.
+    """Return, by feature, why a weight on a feature that is rare or constant in training is unsafe.
 
     `scale` holds the features' highest values, shape (features,), and `X` the rows, shape (rows, features).
     """

@@ -47,7 +47,7 @@ _TOO_LARGE_STATUS = 413
 _TOO_MANY_REQUESTS_STATUS = 429
 _GATEWAY_TIMEOUT_STATUS = 504
 _NO_TENANT = "no org id"
-"""Part of the error of Mimir, Cortex and Loki for requests without a tenant."""
+"""Part of the error message with which Mimir, Cortex and Loki reject requests without a tenant."""
 _MESSAGE_CHARACTERS = 300
 _URL_CHARACTERS = 200
 
