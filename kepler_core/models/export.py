@@ -35,7 +35,8 @@ from kepler_core.vocabulary import main_feature
 
 TOLERANCE = 0.001
 """Largest allowed difference between the predictions of the exported and the fitted model on a row, as a fraction of
-the range of the measured power (maximum − minimum). Smaller weights on uninformative features are negligible."""
+the range of the measured power (maximum − minimum). Weights on uninformative features that change predictions by at
+most this difference are set to 0 (`without_negligible`)."""
 
 CEILING_FACTOR = 10.0
 """A component's predictions are limited to this multiple of its highest measured power. If that power is below 1 W,

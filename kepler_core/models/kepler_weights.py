@@ -1,4 +1,4 @@
-"""The format of weights that Kepler evaluates itself, and functions that check whether Kepler can do so safely.
+"""The format of weights that Kepler evaluates itself, and functions that check whether this is safe.
 
 Kepler picks the formula by the trainer's name: Kepler receives it as the first part of `model_name`, which is
 `<trainer>_<node type>`. Kepler fails if the weights do not have the form that the formula needs:
@@ -42,7 +42,7 @@ KEPLER_CURVES = {
     "ExponentialRegressionTrainer": 3,
     "LogisticRegressionTrainer": 4,
 }
-"""Name of a trainer whose weights Kepler evaluates as a curve -> number of weights of the curve."""
+"""The number of weights of each curve that Kepler can evaluate, by the trainer's name."""
 
 HEAD_ROOM = 3.0
 """Multiple of the highest values in training up to which linear weights must not give less than 0 W.
@@ -162,9 +162,9 @@ def read_weights(
 
     `trainer` and `features` are the model's trainer name and feature names. `pack` compresses
     the weights in memory, together with the weights of other models that use the same packer. `uninformative`
-    maps features that no weight may be on to the reason (`uninformative_features`), as far as the training rows
-    are known. Linear weights may never be on a feature whose scale is at most `RARE_MAXIMUM`. Raises `ModelError`
-    with the reason if the weights are not safe.
+    is the result of `uninformative_features`: the features that must not have a weight, with the reasons. It is None
+    if the training rows are not known. Linear weights may never be on a feature whose scale is at most
+    `RARE_MAXIMUM`. Raises `ModelError` with the reason if the weights are not safe.
     """
     components, members = decode_weights(content)
     packed = (pack or Packer())(members)
@@ -178,7 +178,7 @@ def read_weights(
 
 
 def uninformative_features(features: Sequence[str], scale: FloatArray, X: FloatArray) -> dict[str, str]:
-    """Return the features that are rare or constant in the training rows -> the reason why a weight on them is unsafe.
+    """Return, by feature, why a weight on a feature that is rare or constant in training is unsafe.
 
     `scale` holds the features' highest values, shape (features,), and `X` the rows, shape (rows, features).
     """
@@ -198,8 +198,8 @@ def _rare_reason(scale: float) -> str:
 def without_negligible(weights: dict[str, Any], features: Collection[str], watts: float) -> dict[str, Any]:
     """Return a component's linear weights with 0 in place of the weights on `features`, if these are negligible.
 
-    `weights` has the member `All_Weights`. The weights on `features` are negligible if together they are at most
-    `watts`: by this much, at most, the power changes while no feature exceeds its scale.
+    `weights` has the member `All_Weights`. The weights on `features` are negligible if the sum of
+    their absolute values is at most `watts`: features up to their scale then change the power by at most `watts`.
     """
     try:
         component = msgspec.convert(weights, _Component)
@@ -253,14 +253,14 @@ def _check_linear(component: str, weights: AllWeights, uninformative: Mapping[st
             if why := uninformative.get(feature, rare):
                 raise ModelError(f"{component}: a weight of {variable.weight:.3g} W on {feature}, {why}")
     if bias < 0:
-        raise ModelError(f"{component}: {bias:.3g} W at idle; below 0 W Kepler's unsigned number wraps around")
+        raise ModelError(f"{component}: {bias:.3g} W at idle; Kepler reports power below 0 W as an enormous number")
     # `lowest` is the lowest power while each feature is between 0 and `HEAD_ROOM` times its scale
     lowest = bias + HEAD_ROOM * sum(min(weight, 0.0) for weight in weight_of.values())
     if lowest < 0:
         feature = min(weight_of, key=lambda name: weight_of[name])
         raise ModelError(
-            f"{component}: down to {lowest:.3g} W at {HEAD_ROOM:g} times the highest values in training, with "
-            f"{weight_of[feature]:.3g} W on {feature}; below 0 W Kepler's unsigned number wraps around"
+            f"{component}: down to {lowest:.3g} W at {HEAD_ROOM:g} times the highest values in training, with a "
+            f"weight of {weight_of[feature]:.3g} W on {feature}; Kepler reports power below 0 W as an enormous number"
         )
 
 
@@ -280,7 +280,7 @@ def _drawn_over(
             idle = _at_idle(trainer, curve)
             problem = f"{idle:.3g} W at idle" if idle < 0 else f"down to {lowest:.3g} W under load"
             problem = "NaN under some load" if math.isnan(lowest) else problem
-            raise ModelError(f"{component}: {problem}; below 0 W Kepler's unsigned number wraps around")
+            raise ModelError(f"{component}: {problem}; Kepler reports power below 0 W as an enormous number")
         if curve[0] == 0.0:
             continue  # a curve of height 0 is constant: it needs no feature as x
         variables = weights.Numerical_Variables

@@ -27,7 +27,7 @@ WEIGHT_FILE = "weight.json"
 LAYOUT_VERSION = 1
 
 MAX_FILE_BYTES = 256 * 2**20
-"""Maximum size of a file of a pipeline. Documents and the files of components have lower limits."""
+"""Maximum size of a file of a pipeline. JSON documents and the files of components have lower limits."""
 MAX_DOCUMENT_BYTES = 2 * 2**20
 """Maximum size of `metadata.json`, `model.json` and `weight.json`."""
 MAX_COMPONENT_BYTES = 32 * 2**20

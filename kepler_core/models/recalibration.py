@@ -22,9 +22,9 @@ class Correction:
 
 
 def recalibrated(files: Mapping[str, bytes], corrections: Mapping[str, Correction]) -> dict[str, bytes]:
-    """Return a model's files with corrected predictions: file name -> content. This works for every model format.
+    """Return a model's files with corrected predictions, by file name. This works for every model format.
 
-    `files` are the model's files: file name -> content. `corrections` maps components to corrections. The
+    `files` are the model's files by name. `corrections` maps components to corrections. The
     weights for Kepler are corrected too. They are left out if Kepler could no longer evaluate them safely, e.g.
     because of less than 0 W at idle. Then `metadata.json` has the reason under `no_weights`.
     `metadata.json` lists the corrections under `recalibration`. The errors in `metadata.json` do not change, so

@@ -24,8 +24,8 @@ def read_for(
 def observe_for(spec: PipelineSpec, recordings: Sequence[Recording], machine: Machine | None = None) -> Observations:
     """Return the observations in recordings, according to `use_vm_metrics` and `third_party` of the pipeline.
 
-    Use this function for recordings of the idle machine, too. With `use_vm_metrics`, power is the power of
-    virtual machines, otherwise the power of nodes. Idle power is comparable only with power of the same kind.
+    With `use_vm_metrics`, power is the power of virtual machines, otherwise the power of nodes. Use this function
+    for recordings of the idle machine, too, so that idle power and power under load are of the same kind.
     CPU time that exceeds the CPUs of `machine` is left out.
     """
     # `machine` describes the host. Its number of CPUs is no bound for a virtual machine, which has CPUs of its own.
@@ -46,9 +46,9 @@ def read_known(
     name: str | None = None,
     metric_prefix: str | None = None,
 ) -> Recording:
-    """Read a recording; keep the samples of the metrics in `third_party` and in the installed metric schemas.
+    """Read a recording; keep the samples of metrics in `third_party`, and of metrics that a metric schema knows.
 
-    `metric_prefix` is the first word of the exporter's metric names; None: the word that the schema expects.
+    `metric_prefix` is the first word of the exporter's metric names; None stands for the word that the schema expects.
     """
 
     def is_wanted(metric: str) -> bool:

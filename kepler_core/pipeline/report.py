@@ -36,7 +36,10 @@ class Report:
 
 
 def held_out(validation: Mapping[str, Any]) -> str:
-    """Return in words which data the errors of a model were measured on, from the `validation` of its metadata."""
+    """Describe in words the data that the errors of a model were measured on.
+
+    `validation` is the value of this key in the model's metadata.
+    """
     match validation["scheme"]:
         case "blocks":
             return f"blocks of time, held out in {validation['folds']} folds"

@@ -50,7 +50,7 @@ class TrainingRows:
     node_watts: dict[str, FloatArray]
     """The node's watts in each sample, by component (dynamic power for DynPower); each of shape (samples,)."""
     node_load: dict[str, FloatArray]
-    """Whole node's value of the main feature (`vocabulary.main_feature`), by component; each of shape (samples,)."""
+    """The node's value of the main feature (`vocabulary.main_feature`), by component; each of shape (samples,)."""
     load: FloatArray
     """Value of the load feature (`vocabulary.load_feature`) for the whole node in each sample, shape (samples,)."""
     stream: IntArray

@@ -91,16 +91,16 @@ class ValidationSpec:
     """
 
     scheme: Literal["blocks", "last", "recordings", "nodes"] = "blocks"
-    """blocks: each recording is divided into contiguous blocks of time, which are held out in turn, with gaps
-    around them. last: the end of each recording is held out. recordings: each node in each recording is held
-    out in turn. nodes: the nodes are divided into `folds` groups, which are held out in turn."""
+    """With blocks, each recording is divided into contiguous blocks of time, which are held out in turn, with gaps
+    around them. With last, the end of each recording is held out. With recordings, each node in each recording is
+    held out in turn. With nodes, the nodes are divided into `folds` groups, which are held out in turn."""
     folds: int = attrs.field(default=5, validator=_at_least(2, 1000))
     block_seconds: float | None = attrs.field(default=None, validator=_at_least(1e-3))
-    """Length of a block in seconds. null: 120 s or 20 steps (sampling intervals), whichever is longer. If a
+    """Length of a block in seconds. If null, it is 120 s or 20 steps (sampling intervals), whichever is longer. If a
     recording would then have fewer than 3 blocks per fold, blocks are shorter, but at least 6 steps long."""
     gap_seconds: float | None = attrs.field(default=None, validator=_at_least(0))
-    """Smallest time between training rows and test rows, in seconds. null: a quarter of a block, but at least 2
-    steps (sampling intervals). The gap is never shorter than the time span that the extractor combines into
+    """Smallest time between training rows and test rows, in seconds. If null, it is a quarter of a block, but at
+    least 2 steps (sampling intervals). The gap is never shorter than the time span that the extractor combines into
     one row (e.g. the window of SmoothExtractor)."""
     last_fraction: float = attrs.field(default=0.3, validator=_fraction)
     """Fraction of each recording, at its end, that the scheme `last` holds out for the test."""
@@ -113,9 +113,9 @@ class PipelineSpec:
     name: str = attrs.field(validator=_name)
     description: str = ""
     energy_sources: list[str] | Literal["auto"] = "auto"
-    """Energy sources to train from. auto: all energy sources in the recordings."""
+    """Energy sources to train from; auto stands for all energy sources in the recordings."""
     feature_groups: list[str] | Literal["auto"] = attrs.field(default="auto", validator=_known_groups)
-    """Feature groups to train models for. auto: all groups whose features are in the recordings."""
+    """Feature groups to train models for; auto stands for all groups whose features are in the recordings."""
     third_party: list[str] = attrs.field(factory=list[str], validator=_third_party)
     """Metrics of other exporters to use as features, named as in the recording. These metrics form the feature
     group ThirdParty, and are added to WorkloadOnly and Full. Metrics whose name ends in _total are counters."""
@@ -128,8 +128,8 @@ class PipelineSpec:
     use_vm_metrics: bool = False
     """Whether to train on the energy of virtual machines, and on usage of processes with the label job="vm"."""
     vm_guests: dict[str, str] = attrs.field(factory=dict[str, str], validator=_vm_guests)
-    """Label `instance` of a guest's exporter -> label `vm_id` of the guest's virtual machine on its host. These
-    pairs join the usage that the guest's exporter reports with the energy that the host's exporter reports."""
+    """Maps the label `instance` of a guest's exporter to the label `vm_id` of the guest's virtual machine on its host.
+    These pairs join the usage that the guest's exporter reports with the energy that the host's exporter reports."""
     max_rows: int = attrs.field(default=2000, validator=_at_least(100))
     """Largest number of rows to fit a model on. If there are more, rows are chosen evenly over time and load."""
     max_test_rows: int = attrs.field(default=10000, validator=_at_least(100))

@@ -89,7 +89,7 @@ def train(
 def _prepare_and_fit(
     preparation: Preparation, planned: Plan, context: IsolationContext, fits: Fits, report: Report
 ) -> tuple[list[Prepared], list[FitResult]]:
-    """Prepare and fit the AbsPower data sets, then the DynPower ones, whose isolators may use AbsPower models.
+    """Prepare and fit AbsPower data sets, then DynPower data sets, whose isolators may use AbsPower models.
 
     Return the prepared data sets and the results of the fits, both in the order of the plan.
     """

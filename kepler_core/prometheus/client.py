@@ -47,7 +47,7 @@ _TOO_LARGE_STATUS = 413
 _TOO_MANY_REQUESTS_STATUS = 429
 _GATEWAY_TIMEOUT_STATUS = 504
 _NO_TENANT = "no org id"
-"""Part of the error of Mimir, Cortex and Loki for requests without a tenant."""
+"""Part of the error message with which Mimir, Cortex and Loki reject requests without a tenant."""
 _MESSAGE_CHARACTERS = 300
 _URL_CHARACTERS = 200
 
@@ -57,7 +57,7 @@ class Server:
     """Address of a Prometheus server and the credentials for it."""
 
     url: str
-    """http(s)://host:port/path. If the host has the prefix "user:password@", it is used for basic authentication."""
+    """http(s)://host:port/path. A prefix "user:password@" of the host is used for basic authentication."""
     username: str | None = None
     password: str | None = attrs.field(default=None, repr=False)
     token: str | None = attrs.field(default=None, repr=False)
@@ -84,7 +84,7 @@ class PrometheusClient:
         """Create a client without sending a request yet.
 
         A request that fails for a temporary reason is repeated for up to `patience` seconds. Each attempt
-        must have its whole answer within `request_seconds`. Setting `stop` ends all running requests and
+        must receive its whole answer within `request_seconds`. Setting `stop` ends all running requests and
         all pauses between attempts: the methods that wait for them raise `PrometheusError` of the kind
         "stopped".
 
@@ -254,7 +254,7 @@ def _reason(body: bytes) -> str:
 
 
 def _kind_of_reason(reason: str) -> str | None:
-    """Return "too large" or "timeout" if an error means that less should be queried at a time, else None."""
+    """Return "too large" or "timeout" if an error means that a smaller query may succeed, else None."""
     if _TOO_LARGE.search(reason):
         return "too large"
     return "timeout" if _TIMEOUT.search(reason) else None
@@ -280,7 +280,7 @@ def _split_url(url: str) -> SplitResult:
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise UsageError(f"{_shown(url)} is not the URL of a Prometheus server (http://host:port)")
     if parts.query or parts.fragment:
-        raise UsageError(f"{_shown(url)}: a server's URL has neither ? nor #")
+        raise UsageError(f"{_shown(url)}: a server's URL must not contain ? or #")
     return parts
 
 

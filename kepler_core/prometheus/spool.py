@@ -46,7 +46,7 @@ class Spool:
         self.folder = self.target.with_name(self.target.name + ".part")
 
     def resume(self, arguments: dict[str, Any]) -> list[Query] | None:
-        """Return the planned queries of an interrupted command with the same arguments; None if there was none."""
+        """Return the planned queries of an interrupted command with the same arguments; None if no plan is on disk."""
         try:
             plan = decode_json((self.folder / _PLAN).read_bytes(), _Plan)
         except (OSError, DocumentError):

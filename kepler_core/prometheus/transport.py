@@ -64,7 +64,8 @@ class _Transfer:
         stream = None if self.connection is None else self.connection.sock
         if isinstance(stream, socket.socket):
             with contextlib.suppress(OSError):
-                # the plain socket's method: `SSLSocket.shutdown` would change the TLS state that the other thread uses
+                # Call the plain socket's method: `SSLSocket.shutdown` would change the TLS state that the other thread
+                # uses.
                 socket.socket.shutdown(stream, socket.SHUT_RDWR)
 
 

@@ -191,7 +191,7 @@ def _map_metrics(
 
 
 def _usual_step(mapped: Sequence[MappedMetric]) -> float:
-    """Return the usual seconds between samples of the energy counters, or of all metrics if there is no counter."""
+    """Return the usual seconds between samples of energy counters, or of all metrics if there is no such counter."""
     energy = [item for item in mapped if item.mapping.kind != "feature"]
     steps = [spacing(item.metric.timestamps, item.metric.series, item.node).usual_step for item in energy or mapped]
     return _nanmedian(steps)
@@ -270,7 +270,7 @@ def _joined(columns: Sequence[Mapping[str, FloatArray]], lengths: Sequence[int])
 
 
 def _joined_column(parts: Sequence[FloatArray | None], lengths: Sequence[int]) -> FloatArray:
-    """Concatenate the parts of a column; `lengths[i]` values of NaN replace `parts[i]` if it is None."""
+    """Concatenate the parts of a column. A part that is None counts as an array of NaN with length `lengths[i]`."""
     return np.concatenate(
         [np.full(n, np.nan) if part is None else part for part, n in zip(parts, lengths, strict=True)]
     )

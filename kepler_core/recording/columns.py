@@ -16,9 +16,9 @@ from kepler_core.arrays import FloatArray, IntArray
 METRIC_NAME_CHARACTERS = 200
 """Maximum number of characters of a metric's name in messages; a longer name is cut off."""
 NAMELESS = "(no __name__)"
-"""Stands for the metric of a series without a metric name in counts of malformed series."""
+"""Key for series without a metric name in the counts of malformed series, whose keys are metric names."""
 LARGEST_VALUE = 2.0**64
-"""Maximum absolute value of a sample: larger values are cut to it. Counters have at most 64 bits.
+"""Maximum absolute value of a sample: larger values are replaced by it. Counters have at most 64 bits.
 
 Sums and squares of values up to this limit are finite.
 """
@@ -95,7 +95,8 @@ def metric_from_columns(
     if not_finite:
         timestamps, values, series = timestamps[finite], values[finite], series[finite]
     if len(values) and max(values.max(), -values.min()) > LARGEST_VALUE:
-        # Too large values are cut, not left out: otherwise, a node's sum would lack a container unnoticed.
+        # Values that are too large are replaced, not left out: otherwise, a container's value would be missing from
+        # the node's sum without being noticed.
         values = np.clip(values, -LARGEST_VALUE, LARGEST_VALUE)
     repeated = 0
     if len(values) > 1:
@@ -123,23 +124,23 @@ class Recording:
     name: str
     """Name of the recording in messages, usually the path of its file."""
     metrics: Mapping[str, Metric]
-    """Metric name -> metric, for all metrics that were chosen for reading."""
+    """The metrics that were chosen for reading, by name."""
     digest: str
     """SHA-256 of the unpacked JSON, so that a plain and a gzipped file with the same content have the same digest."""
     other_metrics: tuple[str, ...] = ()
     """Sorted names of the metrics that were not chosen for reading."""
     empty_series: Mapping[str, int] = attrs.field(factory=dict[str, int])
-    """Metric name -> number of its series without samples."""
+    """Number of series without samples, by metric name."""
     malformed_series: Mapping[str, int] = attrs.field(factory=dict[str, int])
-    """Metric name -> number of its series that were left out because they are malformed."""
+    """Number of series that were left out because they are malformed, by metric name."""
     malformed_examples: Mapping[str, str] = attrs.field(factory=dict[str, str])
-    """Metric name -> the place and the problem of its first malformed series."""
+    """Place and problem of the first malformed series, by metric name."""
     malformed_labels: Mapping[str, Sequence[Mapping[str, str]]] = attrs.field(
         factory=dict[str, Sequence[Mapping[str, str]]]
     )
-    """Metric name -> the labels of those malformed series of which only the samples are malformed."""
+    """Labels of the series of which only the samples are malformed, by metric name."""
     metric_prefix: str | None = None
-    """First word of the exporter's metric names; None: the word that the metric schema expects, e.g. "kepler"."""
+    """First word of the exporter's metric names. None stands for the word that the metric schema expects."""
 
     @property
     def n_samples(self) -> int:

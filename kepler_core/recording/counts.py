@@ -22,7 +22,7 @@ class Counts:
     malformed_series: Counter[str] = attrs.field(factory=Counter)
     """Number of series that were left out because they cannot be read."""
     empty_series: Counter[str] = attrs.field(factory=Counter)
-    """Series without samples."""
+    """Number of series without samples."""
     one_sample_series: Counter[str] = attrs.field(factory=Counter)
     """Number of series with a single sample, from which no rate can be calculated."""
     missing_labels: Counter[str] = attrs.field(factory=Counter)
@@ -34,19 +34,25 @@ class Counts:
     duplicates: Counter[str] = attrs.field(factory=Counter)
     """Number of samples left out because another series reports the same node, unit and source at that time."""
     duplicate_nodes: Counter[str] = attrs.field(factory=Counter)
-    """Node labels that were left out because another label of the machine is kept; keys are the labels left out."""
+    """Number of node labels left out because another label of the machine is kept; keys are the labels left out."""
     nodes_told_apart: Counter[str] = attrs.field(factory=Counter)
-    """Nodes that share their node label with another machine; keys are the names that the nodes get."""
+    """Number of nodes that share their node label with another machine; keys are the names that the nodes get."""
     joined_nodes: Counter[str] = attrs.field(factory=Counter)
-    """Node labels whose energy was joined with the usage of another node label; keys are the labels of the energy."""
+    """Number of node labels whose energy was joined with the usage of another node label.
+
+    Keys are the node labels of the energy.
+    """
     nodes_without_energy: Counter[str] = attrs.field(factory=Counter)
-    """Nodes with usage only, in recordings that also have nodes with energy only; keys are node labels."""
+    """Number of nodes with usage only, in recordings that also have nodes with energy only; keys are node labels."""
     nodes_without_usage: Counter[str] = attrs.field(factory=Counter)
-    """Nodes with energy only, in recordings that also have nodes with usage only; keys are node labels."""
+    """Number of nodes with energy only, in recordings that also have nodes with usage only; keys are node labels."""
     guests_without_vm: Counter[str] = attrs.field(factory=Counter)
-    """Guests and virtual machines that are not joined; keys are node labels of guests and ids of virtual machines."""
+    """Number of guests and virtual machines that are not joined.
+
+    Keys are node labels of guests, and ids of virtual machines.
+    """
     unknown_sources: Counter[str] = attrs.field(factory=Counter)
-    """Number of energy series left out because no installed energy source reads their source label; keys are labels."""
+    """Number of energy series left out because no energy source reads their source label; keys are source labels."""
     repeated_scrapes: Counter[str] = attrs.field(factory=Counter)
     """Number of timestamps left out because no energy counter of the node had moved; keys are node labels.
 
@@ -84,16 +90,16 @@ class Counts:
     impossible_power: Counter[str] = attrs.field(factory=Counter)
     """Number of samples with more power than `screening.CEILING_WATTS`; keys are "<energy source> <component>"."""
     contradicting_power: Counter[str] = attrs.field(factory=Counter)
-    """Number of samples at which the platform draws less than the package, or the package less than the core.
+    """Number of samples at which the platform draws less than the package, or the package draws less than the core.
 
     Keys are "<energy source> <component>".
     """
     impossible_cpu_time: Counter[str] = attrs.field(factory=Counter)
-    """Number of samples with more CPU time than the node has CPUs; keys are features."""
+    """Number of samples with more CPU time than the CPUs of the node can provide; keys are features."""
     frozen_usage: Counter[str] = attrs.field(factory=Counter)
-    """Feature -> number of samples at which the feature is left out, because no usage counter of the node moved.
+    """Number of samples left out because no usage counter of the node moved; keys are features.
 
-    The feature is also left out at the sample after each of these samples.
+    The sample after such a sample is left out and counted, too.
     """
     stuck_units: Counter[str] = attrs.field(factory=Counter)
     """Number of samples at which a socket's energy stands still while another socket's energy moves.
@@ -117,7 +123,7 @@ class Counts:
     dead_features: Counter[str] = attrs.field(factory=Counter)
     """Number of samples of features that are 0 at all times of a node although its CPUs run; keys are features."""
     examples: dict[tuple[str, str], str] = attrs.field(factory=dict)
-    """(field of `Counts`, key) -> one series and time with the irregularity, for messages."""
+    """One series and time with an irregularity, for messages, by (field of `Counts`, key)."""
 
     def count(self, kind: str, key: str, number: int, example: str = "") -> None:
         """Add a number of irregularities of a kind. The first example of a kind and key is kept."""

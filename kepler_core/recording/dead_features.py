@@ -1,6 +1,6 @@
 """Leave out features that measure nothing although the CPUs run, e.g. eBPF features on a real-time kernel.
 
-A model of such a feature would estimate the power of an idle machine at any load.
+A model that uses only such features would estimate the power of an idle machine at any load.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from kepler_core.vocabulary import WORKLOAD_FEATURES, dead_features
 def leave_out_dead_features(laid_out: LaidOut) -> None:
     """Leave out the dead features of each node (see `kepler_core.vocabulary.dead_features`).
 
-    A feature without any other value is removed, as if the recording lacked it.
+    If a feature is dead on all nodes that have it, the feature is removed, as if the recording lacked it.
     """
     known = [feature for feature in WORKLOAD_FEATURES if feature in laid_out.node_features]
     dropped: dict[str, list[IntArray]] = {}
@@ -44,5 +44,5 @@ def split_dead(features: Iterable[str], counts: Counts) -> tuple[list[str], list
 
 
 def reason_of_dead(names: Sequence[str]) -> str:
-    """Return why no model is trained on dead features. `names` are their names in the message."""
+    """Return why no model is trained on dead features. `names` are the names of the features in the message."""
     return f"{', '.join(names)}: 0 at all times although the CPUs run"

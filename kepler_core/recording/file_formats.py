@@ -77,11 +77,11 @@ class Malformed:
     """The series of a document that were left out because they are malformed."""
 
     counts: Counter[str] = attrs.field(factory=Counter)
-    """Metric name -> number of its malformed series."""
+    """Number of malformed series, by metric name."""
     examples: dict[str, str] = attrs.field(factory=dict)
-    """Metric name -> the place and the problem of its first malformed series."""
+    """Place and problem of the first malformed series, by metric name."""
     labels: dict[str, list[Mapping[str, str]]] = attrs.field(factory=dict)
-    """Metric name -> the labels of those malformed series of which only the samples are malformed."""
+    """Labels of the series of which only the samples are malformed, by metric name."""
 
     def add(self, metric: str, place: str, problem: str, labels: Mapping[str, str] | None = None) -> None:
         """Count a malformed series."""
@@ -219,14 +219,14 @@ class _Reader:
         if answer.status != "success":
             reason = ": ".join(part for part in (answer.errorType, answer.error) if part) or answer.status
             raise RecordingError(
-                f"an error that the server answered instead of values: {single_line(reason, _REASON_CHARACTERS)}; "
+                f"the server answered with an error: {single_line(reason, _REASON_CHARACTERS)}; "
                 "query the samples again",
                 document=self.name,
             )
         if answer.warnings or answer.isPartial:
             reason = single_line(answer.warnings[0] if answer.warnings else "isPartial is true", _REASON_CHARACTERS)
             raise RecordingError(
-                f"an incomplete answer of the server: {reason}; series may be missing, so query the samples again",
+                f"the server's answer is incomplete: {reason}; series may be missing, so query the samples again",
                 document=self.name,
             )
         if data.resultType != "matrix":

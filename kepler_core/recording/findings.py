@@ -15,7 +15,7 @@ import attrs
 from kepler_core.recording.counts import Counts
 
 Severity = Literal["error", "warning", "note"]
-"""error: the reading cannot be true. warning: the irregularity may make models wrong. note: it does not."""
+"""error: the data cannot be true or cannot be used. warning: models may be wrong. note: models are not affected."""
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 
 
@@ -27,7 +27,7 @@ class Kind:
     what: str
     """Name of the irregularity, in the plural."""
     rule: str
-    """When data counts as this irregularity."""
+    """The condition under which data counts as this irregularity."""
     consequence: str
     """What became of the data."""
 
@@ -36,25 +36,25 @@ KINDS: Mapping[str, Kind] = {
     "impossible_power": Kind(
         "error",
         "samples of power that no machine draws",
-        "the power of a component is above its ceiling (4,000 W; platform 50,000 W); microjoules as joules look alike",
-        "left out; all of a node's if they are the majority",
+        "the power of a component is above 4,000 W (platform: 50,000 W), e.g. because the counter is in microjoules",
+        "left out; if more than half of a component's values on a node are too high, all of them are left out",
     ),
     "contradicting_power": Kind(
         "error",
         "samples of power that contradict each other",
         "the platform draws less than 90 % of what the package draws, or the package less than 90 % of the core",
-        "both left out; all of a node's if they are the majority",
+        "both powers are left out, and at all samples of a node if one of its meters is wrong throughout",
     ),
     "stuck_units": Kind(
         "error",
         "samples at which the energy of a socket stands still",
         "the energy of another socket of the node moves",
-        "the power of the component is left out, with the interval that follows",
+        "the component's power in this interval and in the next interval is left out",
     ),
     "power_jumps": Kind(
         "error",
         "jumps of power",
-        "the power is above twice the node's other values, and the usage is as usual",
+        "the power is more than twice the node's other values, and the usage is as usual",
         "left out",
     ),
     "usage_jumps": Kind(
@@ -77,13 +77,13 @@ KINDS: Mapping[str, Kind] = {
     ),
     "impossible_values": Kind(
         "error",
-        "samples that no counter has",
+        "samples with values that no counter has",
         "the value is negative, 2^64 or more, or a meter's code for an invalid reading (2^32 - 1)",
         "left out, with the node's sum at these times",
     ),
     "unreadable": Kind(
         "error",
-        "samples of counters too large for their increase",
+        "samples of counters that are too large to show their increase",
         "the rounding of the value is more than 1 % of the usual increase",
         "left out, with the node's sum at these times",
     ),
@@ -91,7 +91,7 @@ KINDS: Mapping[str, Kind] = {
         "error",
         "samples at which usage stood still",
         "no usage counter of the node moved, while the node used energy",
-        "left out, with the interval that follows",
+        "the usage in this interval and in the next interval is left out",
     ),
     "nodes_without_energy": Kind(
         "error",
@@ -121,14 +121,14 @@ KINDS: Mapping[str, Kind] = {
         "error",
         "series of idle energy without dynamic energy",
         "a meter has series with mode=idle and none with mode=dynamic",
-        "left out, with all series of the same component and energy source of the node; the energy of work is unknown",
+        "left out, with all series of the same component and energy source of the node",
     ),
-    "not_finite": Kind("warning", "samples that are no numbers", "the value is NaN or infinite", "left out"),
+    "not_finite": Kind("warning", "samples that are not numbers", "the value is NaN or infinite", "left out"),
     "frozen_meters": Kind(
         "warning",
         "samples at which a meter stood still",
         "all counters of an energy source keep their values while other counters of the node move",
-        "left out; the energy is spread over the time since the meter last moved, or left out if it did not catch up",
+        "the power is left out, or spread over the time since the meter last moved if the meter often stands still",
     ),
     "malformed_series": Kind(
         "warning",
@@ -212,9 +212,9 @@ KINDS: Mapping[str, Kind] = {
         "note",
         "counter resets",
         "a counter falls",
-        "the value after the reset is the increase; power over the interval is unknown",
+        "the value after the reset counts as the increase; for energy, the power of the interval is unknown",
     ),
-    "one_sample_series": Kind("note", "series of one sample", "a series has one sample only", "without a rate"),
+    "one_sample_series": Kind("note", "series of one sample", "a series has one sample", "not used: it has no rate"),
     "empty_series": Kind("note", "series without samples", "a series has no sample", "left out"),
 }
 """Name of the field of `Counts` -> its description. Within a severity, the kinds are in order of importance."""

@@ -81,7 +81,7 @@ class _Meter:
     def watts(self) -> FloatArray:
         """Return the mean power of each window at the window's last sample, and NaN at its other samples.
 
-        If the meter's reading is not renewed seldom, the first sample after a freeze is NaN, too.
+        If the meter froze for some time (`is_seldom` is false), the first sample after the freeze is NaN, too.
         """
         begins = self.begins
         index = np.arange(len(begins))

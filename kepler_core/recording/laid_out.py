@@ -1,4 +1,4 @@
-"""The features and the power of a recording while readings that cannot be true are left out."""
+"""The features and the power of a recording, and methods to leave out readings that cannot be true."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from kepler_core.recording.times import utc
 
 @attrs.define(eq=False)
 class LaidOut:
-    """Features and power of a recording by sample and row, before they become `Observations`."""
+    """Features and power of a recording by sample and row, before they become `Observations`.
+
+    A stream is a node in the recording, a sample a node at a timestamp, and a row a container in a sample.
+    """
 
     nodes: tuple[str, ...]
     """Node label of each stream."""
@@ -33,7 +36,7 @@ class LaidOut:
     counts: Counts
 
     def streams(self) -> Iterator[slice]:
-        """Yield the samples of each stream."""
+        """Yield the indices of each stream's samples."""
         ends = np.searchsorted(self.sample_stream, np.arange(len(self.nodes)), side="right").tolist()
         for start, end in zip([0, *ends], ends, strict=False):
             yield slice(start, end)

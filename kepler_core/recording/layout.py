@@ -194,7 +194,7 @@ def _union(keys: Sequence[IntArray]) -> IntArray:
 def _container_features(
     by_container: Sequence[Points], n_rows: int, n_samples: int
 ) -> tuple[dict[str, FloatArray], dict[str, FloatArray]]:
-    """Return two mappings: feature -> rate of each row, and feature -> sum of `Points.upcoming` in each sample."""
+    """Return the rates of each row, and the sums of `Points.upcoming` in each sample, both by feature."""
     features: dict[str, FloatArray] = {}
     upcoming: dict[str, FloatArray] = {}
     for p in by_container:
@@ -216,7 +216,7 @@ def _sums_of_containers(
     samples: _Samples,
     counts: Counts,
 ) -> dict[str, FloatArray]:
-    """Return feature -> sum over the containers of each sample, NaN where the sum would not be the node's usage.
+    """Return the sums over the containers of each sample, by feature; NaN where a sum is not the node's usage.
 
     `by_container` are the points of the features that are measured per container. `container_features` and
     `upcoming` are the results of `_container_features`.

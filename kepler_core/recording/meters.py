@@ -14,10 +14,10 @@ class Meter:
     source: str
     """Name of the energy source plugin."""
     components: tuple[str, ...]
-    """The components that the energy source plugin declares, in its order."""
+    """The components that the energy source plugin declares, in the plugin's order."""
 
 
 def installed_meters() -> dict[str, Meter]:
-    """Return source label -> meter of the installed energy source that reads this label."""
+    """Return the meter for each source label that an installed energy source reads, by source label."""
     plugins = registry.energy_sources.load_all()[0]
     return {label: Meter(name, plugin.components) for name, plugin in plugins.items() for label in plugin.reads}

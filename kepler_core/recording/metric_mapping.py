@@ -55,7 +55,7 @@ class SeriesCodes:
     units: Codes = attrs.field(factory=Codes)
     exporters: Codes = attrs.field(factory=Codes)
     unit_names: dict[str, str] = attrs.field(factory=dict[str, str])
-    """Unit -> its readable name; "" for a unit without a name."""
+    """Readable names, by unit; "" for a unit without a name."""
 
 
 @attrs.define(eq=False)
@@ -151,7 +151,7 @@ class _SameHost:
 
 
 def _unit(mapping: MetricMapping, labels: Mapping[str, str]) -> tuple[str, str | None]:
-    """Return the unit of a series, and the identifying label that it lacks, or None if it lacks none."""
+    """Return the unit of a series, and the identifying label that the series lacks; None if it has all of them."""
     if mapping.level in ("node", "vm"):
         return "/".join(labels.get(label, "") for label in mapping.unit_labels), None
     if not mapping.unit_labels:
@@ -171,7 +171,7 @@ def select_level(mapped: list[MappedMetric], use_vm_metrics: bool, *, any_job: b
     """Return only the metrics of one level, because metrics of containers and of processes report the same work.
 
     With `use_vm_metrics`, features come from processes and power from virtual machines; the processes need the
-    label `job="vm"`, unless `any_job`. Otherwise features come from containers, or from processes if no
+    label `job="vm"`, unless `any_job` is true. Otherwise features come from containers, or from processes if no
     container has samples.
     """
     if use_vm_metrics:

@@ -1,8 +1,8 @@
 """Check whether the idle and the dynamic energy that an exporter reports add up to the whole energy.
 
 An exporter that cannot distinguish idle from dynamic power may report the whole energy in both modes. The
-idle and the dynamic counter then rise alike, and their sum is twice the true energy. An exporter that was
-configured to report dynamic energy only reports less than the whole energy.
+idle and the dynamic counter then rise alike, and their sum is twice the true energy. An exporter that
+is configured to report only dynamic energy reports less than the whole energy.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ TOTAL_TOLERANCE = 0.1
 A total increase is the increase over the whole recording.
 """
 FEWEST_INTERVALS = 3
-"""With fewer intervals in which the energy increased, it is not decided whether two counters rise alike."""
+"""Two counters are compared only if the energy increases in at least this number of intervals."""
 
 
 def check_modes(mapped: Sequence[MappedMetric], mode_label: str, counts: Counts) -> list[MappedMetric]:

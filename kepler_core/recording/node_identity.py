@@ -52,7 +52,7 @@ class _Group:
     labels: dict[str, str]
     """Values of the labels that may tell nodes apart."""
     series: list[tuple[int, int]] = attrs.field(factory=list[tuple[int, int]])
-    """(index of the metric, index of the series) of each series."""
+    """A pair for each series: index of the metric, and index of the series in the metric."""
     n_samples: int = 0
     start: float = np.inf
     end: float = -np.inf
@@ -120,7 +120,8 @@ def _find_interleaved(
         metric = mapped[index].metric
         span = metric.span(at)
         of_copy = metric.timestamps[span]
-        # A series that begins after the other one ends is no copy: the exporter was restarted in a new pod.
+        # If one of the two series begins after the end of the other one, the exporter was restarted in a new pod.
+        # Then neither of them is a copy.
         interleaved = len(times) and len(of_copy) and of_copy[0] <= times[-1] and times[0] <= of_copy[-1]
         if interleaved and np.count_nonzero(np.isin(of_copy, times)) < len(of_copy) / 2:
             left_out[index][span] = True
@@ -138,7 +139,7 @@ def _own_labels(mapped: Iterable[MappedMetric], schema: MetricSchema) -> set[str
 
 
 def _candidates(mapped: Sequence[MappedMetric], own: set[str], aliases: set[str]) -> dict[int, set[str]]:
-    """Return node number -> labels that may tell machines with this node label apart.
+    """Return the labels that may tell machines with the same node label apart, by the number of the node label.
 
     Prometheus adds the labels of a target to all of its series, while the exporter's own labels occur on some
     metrics only. So a candidate has two values or more (a missing label is a value, too), and occurs on every
@@ -179,7 +180,7 @@ def _candidates(mapped: Sequence[MappedMetric], own: set[str], aliases: set[str]
 
 
 def _target_labels(item: MappedMetric, own: set[str]) -> Counter[tuple[int, tuple[tuple[str, str], ...]]]:
-    """Return (node number, labels that are not in `own` with their values) -> number of series."""
+    """Return the number of series by (node number, (label, value) pairs of all labels that are not in `own`)."""
     names_of: dict[tuple[str, ...], tuple[str, ...]] = {}
     counts: Counter[tuple[int, tuple[str, ...], tuple[str, ...]]] = Counter()
     for node, labels in zip(item.node.tolist(), item.metric.labels, strict=True):
@@ -218,7 +219,7 @@ def _machines(
     """Return the groups of each machine. The first group of a machine has the most samples."""
     machines: list[list[_Group]] = []
     for group in groups:
-        # try the machines first that have the most labels in common with the group
+        # first try the machines that have the most labels in common with the group
         likely = sorted(
             machines, key=lambda machine: -sum(machine[0].labels[name] == word for name, word in group.labels.items())
         )
@@ -275,7 +276,7 @@ def _common_series(
 def _by_unit(
     mapped: Sequence[MappedMetric], group: _Group, kinds: tuple[str, ...]
 ) -> dict[tuple[int, int, str | None], tuple[int, int]]:
-    """Return (metric, unit, energy source) -> series, of the counters of a group."""
+    """Return the series of the counters of a group, by (metric, unit, energy source)."""
     return {
         (index, int(mapped[index].unit[at]), mapped[index].source[at]): (index, at)
         for index, at in group.series
@@ -365,7 +366,7 @@ def _differing(machines: Sequence[Sequence[_Group]], labels: Sequence[str]) -> l
 
 
 def _name(node: str, labels: Mapping[str, str], differing: Sequence[str], aliases: Sequence[str]) -> str:
-    """Return the name of a node that shares its node label with others."""
+    """Return the name of a node that shares its node label with other nodes."""
     alias = next((labels[name] for name in aliases if name in differing and labels[name]), None)
     others = [name for name in differing if alias is None or name not in aliases]
     words = [f"{name}={labels[name]}" if labels[name] else f"no {name}" for name in others]

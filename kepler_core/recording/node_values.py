@@ -20,7 +20,7 @@ is a larger fraction of the node's sum, the feature is unknown (NaN).
 """
 
 _WORK = ("bpf_cpu_time_ms", "cpu_cycles", "cpu_instructions")
-"""Features that measure how much work a container does, in the order in which they are used."""
+"""Features that measure how much work a container does, the preferred feature first."""
 
 COVERAGE = 0.5
 """Smallest fraction of a node's containers that must have a rate; otherwise the node's feature is unknown (NaN).
@@ -69,8 +69,8 @@ def forget_uncounted(
 
     Kepler reports all features of each container. If a feature in `names` has no value for containers that do more
     than `NEGLIGIBLE_FRACTION` of the node's work, the sum over the other containers would be too low. The work is
-    measured by the first feature of `_WORK` that the recording has, or by the second one if the first one is the
-    feature itself. `container_features` have shape (rows,), `node_features` shape (samples,).
+    measured by the first feature of `_WORK` that the recording has and that is not the feature in question.
+    `container_features` have shape (rows,), `node_features` shape (samples,).
     """
     for name, values in container_features.items():
         work = next((feature for feature in _WORK if feature != name and feature in container_features), None)
@@ -106,7 +106,7 @@ def value_of_node(points: Points, n_samples: int) -> FloatArray:
 def node_power(
     points: Points, sample_stream: IntArray, meters: Mapping[str, Meter], mode_label: str | None, counts: Counts
 ) -> dict[tuple[str, str], FloatArray]:
-    """Return (energy source, component) -> watts of each sample.
+    """Return the watts of each sample, by (energy source, component).
 
     `sample_stream` and the watts have shape (samples,). Watts are NaN for a sample that lacks a socket or
     mode. They are also NaN where a counter was reset, because the counter then shows only a part of the
@@ -138,7 +138,7 @@ def node_power(
 
 
 def _units_of_streams(points: Points, of_meter: BoolArray, sample_stream: IntArray) -> IntArray:
-    """Return the number of units (sockets and modes) that each stream has of one meter, shape (streams,).
+    """Return each stream's number of units (sockets and modes) of one meter, shape (streams,).
 
     `of_meter` is a mask of the meter's series, shape (series,). A unit counts if it has a series of at least
     two samples.
@@ -162,9 +162,9 @@ def _samples_with_stuck_units(
     """Return the samples at which a socket's energy stands still while the energy of another socket moves.
 
     A socket uses energy all the time, so a counter that stands still is faulty, and the sum over the sockets is too
-    low. Whether the next interval contains the missing energy is not known: the sample after such a sample is
-    returned, too. `is_known` is a mask of the meter's points that have a rate, shape (points,). The result has shape
-    (samples,).
+    low. It is not known whether the next interval contains the missing energy, so the sample after such a
+    sample is returned, too. `is_known` is a mask of the meter's points that have a rate, shape (points,). The result
+    has shape (samples,).
     """
     item, metric, n = points.item, points.item.metric, len(sample_stream)
     sockets: dict[tuple[str, ...], int] = {}

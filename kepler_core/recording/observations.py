@@ -16,7 +16,7 @@ from kepler_core.vocabulary import in_component_order
 
 @attrs.frozen(order=True)
 class Stream:
-    """A stream: identifies the samples of one node in one recording."""
+    """Identifies a stream: the samples of one node in one recording."""
 
     recording: str
     """Name of the recording."""
@@ -48,9 +48,9 @@ class Observations:
     row_container: IntArray
     """Index of each row's container in `containers`, shape (rows,)."""
     container_features: Mapping[str, FloatArray]
-    """Feature -> its rate per second for each row, shape (rows,)."""
+    """Rates per second in each row, by feature; each array has the shape (rows,)."""
     node_features: Mapping[str, FloatArray]
-    """Feature -> its value for each sample, shape (samples,).
+    """Values in each sample, by feature; each array has the shape (samples,).
 
     The value of a container feature is the sum of its containers' rates per second. A feature that is
     measured per node is a rate per second or the value of a gauge.
@@ -58,7 +58,7 @@ class Observations:
     node_gauges: frozenset[str]
     """Names of the node features that are gauges. A gauge's value holds for the node and for each of its containers."""
     power: Mapping[tuple[str, str], FloatArray]
-    """(energy source, component) -> watts of the node for each sample, shape (samples,)."""
+    """Watts of the node in each sample, by (energy source, component); each array has the shape (samples,)."""
     step: float
     """Usual seconds between two samples of a node; NaN if no node has two samples."""
     counts: Counts
@@ -68,17 +68,18 @@ class Observations:
     digest: str
     """Identifier of the data: the digests of all recordings, joined by "+"."""
     windows: Mapping[str, IntArray] = attrs.field(factory=dict[str, IntArray])
-    """Energy source whose meter is renewed seldom -> index of the sample at which each sample's window begins.
+    """Windows of the energy sources whose meters seldom have a new reading, by energy source.
 
-    A sample's power is the mean over its window, which ends at this sample. Shape (samples,); -1 if the window
-    is not known. For all other energy sources, the window begins at the previous sample.
+    A sample's power is the mean over its window, which ends at this sample. Each array has the shape (samples,). It
+    contains the index of the sample at which the window begins, or -1 if the window is not known. For all other
+    energy sources, the window begins at the previous sample.
     """
     memos: dict[str, ArrayMemo[Any]] = attrs.field(factory=dict[str, Any], init=False, repr=False)
     """Caches of intermediate results that all data sets from these observations share (see `kepler_core.frames`)."""
 
     @property
     def sources(self) -> dict[str, tuple[str, ...]]:
-        """Energy source -> components whose power is known in any sample, in the order of `vocabulary.COMPONENTS`."""
+        """Components whose power is known in any sample, by energy source, in the order of `vocabulary.COMPONENTS`."""
         components: dict[str, list[str]] = {}
         for (source, component), watts in self.power.items():
             if np.isfinite(watts).any():

@@ -1,6 +1,6 @@
 """The points of a metric as rates or gauge values, with the sample and the unit of each point.
 
-Point, sample and row have the meanings that `layout` explains.
+The module `layout` explains the terms point, sample and row.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from kepler_core.recording.times import utc
 _EXACT = 2.0**40
 """Prometheus stores counters below this value (in double precision) with an error of less than 0.001."""
 MAX_FIRST_RATE = 3.0
-"""A new counter is believed to have begun at 0 if its first rate is at most this multiple of its second rate."""
+"""A new counter counts as begun at 0 if its first rate is at most this multiple of its second rate."""
 _LARGEST_ROUNDING = 0.01
 """Maximum rounding of a counter's value, as a fraction of the counter's usual increase."""
 
@@ -175,7 +175,8 @@ def _unreadable(metric: Metric, values: FloatArray, spaced: Spacing) -> BoolArra
     steps = np.where(spaced.usable, values * spaced.seconds, 0.0)
     moved = steps > 0
     series, n = metric.series[moved], metric.n_series
-    # Medians take long. A median is lower than the highest rounding of its series only if half of the steps are.
+    # Medians take long to compute. The median step of a series can be too low only if at least half of its steps
+    # are too low. If no series has so many low steps, no median is needed.
     highest = np.zeros(n)
     used = np.flatnonzero(metric.lengths)
     highest[used] = np.maximum.reduceat(metric.values, metric.starts[used])

@@ -48,11 +48,11 @@ class PowerSummary:
     timestamps: int
     """Number of samples in which the component's power is known."""
     lowest: float
-    """Watts."""
+    """Lowest power in watts."""
     median: float
-    """Watts."""
+    """Median of the power in watts."""
     highest: float
-    """Watts."""
+    """Highest power in watts."""
     constant: bool
     """Whether the power counts as constant, see `vocabulary.is_constant`."""
 
@@ -84,16 +84,16 @@ class Preflight:
     schema: str
     """Name of the metric schema that the recording follows."""
     metrics: dict[str, int]
-    """Name of each metric that the schema knows -> number of its samples."""
+    """Number of samples of each metric that the schema knows, by metric name."""
     other_metrics: tuple[str, ...]
     """Sorted names of the metrics that the schema does not know."""
     notes: dict[str, str]
-    """Metric name -> note for the user about the metric, e.g. that an old version of Kepler used this name."""
+    """Notes for the user, by metric name, e.g. that an old version of Kepler used this name."""
     nodes: list[NodeSummary]
     power: list[PowerSummary]
     groups: list[GroupSummary]
     missing_sources: dict[str, str]
-    """Energy source without any power in the recording -> explanation for the user."""
+    """Explanations for the user why energy sources have no power in the recording, by energy source."""
     findings: tuple[Finding, ...]
     """The irregularities of the recording, the severe ones first."""
 

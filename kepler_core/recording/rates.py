@@ -28,7 +28,7 @@ class Spacing:
     usable: BoolArray
     """Whether the series has a previous sample, and the interval from it is no gap, shape (samples,)."""
     usual_step: float
-    """Median interval of the samples of all nodes, in seconds; NaN if no series has two samples."""
+    """Median interval between two samples of a series, over all nodes, in seconds; NaN if no series has two samples."""
     gaps: int
     """Number of gaps: intervals longer than `GAP_FACTOR` times the usual step of their node."""
 

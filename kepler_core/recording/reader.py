@@ -32,7 +32,7 @@ MAX_BYTES = 4 * 2**30
 _PIECE_BYTES = 2**16
 _ENCODINGS = (
     (codecs.BOM_UTF8, "utf-8"),
-    (codecs.BOM_UTF32_LE, "utf-32-le"),  # must come before UTF-16, because this mark begins with that of UTF-16
+    (codecs.BOM_UTF32_LE, "utf-32-le"),  # before UTF-16: its mark begins with the mark of UTF-16
     (codecs.BOM_UTF32_BE, "utf-32-be"),
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
@@ -192,5 +192,5 @@ def _most_samples(series: Series) -> int:
     """Return an upper bound of a series' number of samples."""
     if _is_export(series):
         return bytes(series.timestamps).count(b",") + 1
-    # each sample has a bracket, but strings may contain brackets, too
+    # Each sample has an opening bracket. Strings may contain brackets, too, so the count may be too high.
     return max(bytes(series.values).count(b"[") - 1, 0)

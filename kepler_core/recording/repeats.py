@@ -14,7 +14,7 @@ from kepler_core.recording.metric_mapping import UNIQUE_ID, Codes, MappedMetric,
 
 
 def node_aliases(mapped: Iterable[MappedMetric], schema: MetricSchema, nodes: Codes) -> dict[str, set[str]]:
-    """Return machine name -> node labels of all series that have this machine name in an alias label."""
+    """Return the node labels of all series that have a machine's name in an alias label, by machine name."""
     aliases: dict[str, set[str]] = {}
     if not schema.node_alias_labels:
         return aliases
@@ -33,7 +33,7 @@ def without_duplicate_nodes(
     """Return the metrics with only one node label for each machine.
 
     Two node labels belong to one machine if they overlap in time and have the same machine name
-    (`aliases`), or report the same container. Of the labels of a machine, the one with the most samples stays.
+    (`aliases`), or report the same container. The label of the machine that has the most samples is kept.
     """
     n = len(nodes)
     if n < 2:
@@ -147,7 +147,7 @@ def without_repeated_scrapes(
 ) -> tuple[list[MappedMetric], dict[int, FloatArray]]:
     """Leave out the samples of each node at times when none of the node's energy counters had moved.
 
-    Return the remaining metrics, and node number -> the times that were left out (Unix seconds, shape (times,)).
+    Return the remaining metrics, and the times that were left out, by node number (Unix seconds, shape (times,)).
 
     A range query repeats the last scrape if its step is shorter than the scrape interval. The repeated
     samples would give a power of 0 W, and the next new sample twice the true power. A running machine always

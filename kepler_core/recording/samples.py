@@ -28,7 +28,7 @@ def decode_samples(raw: bytes | msgspec.Raw, *, strict: bool = True) -> FloatArr
     """Return the samples of a series as one array: timestamp, value, timestamp, value …, shape (2 · samples,).
 
     Text that is not a number raises `RecordingError` if `strict`, and becomes NaN otherwise. Samples that
-    are not pairs of a timestamp and a value always raise it. The error's `path` leads from the series to
+    are not pairs of a timestamp and a value always raise this error. The error's `path` leads from the series to
     the value.
     """
     try:

@@ -1,4 +1,4 @@
-"""Find out when a target was scraped, if a range query's step does not divide the scrape interval.
+"""Find out when a target was scraped, if the scrape interval is not a multiple of a range query's step.
 
 Such a query sees a scrape up to one step late. With scrapes every 5 s and a step of 3 s, new values appear
 after 6, 6 and 3 s. Rates over these intervals would be wrong by a factor of 0.83 or 1.67.
@@ -15,9 +15,9 @@ from kepler_core.recording.counts import Counts
 from kepler_core.recording.metric_mapping import Codes, MappedMetric
 
 FEWEST_SCRAPES = 10
-"""With fewer scrapes, their interval cannot be told."""
+"""Minimum number of scrapes from which the scrape interval is determined."""
 RESOLUTION_SECONDS = 0.5
-"""Scrape intervals are multiples of half a second. Prometheus' documentation uses whole seconds."""
+"""Scrape intervals are assumed to be multiples of half a second. Prometheus' documentation uses whole seconds."""
 _LEAST_AGREEMENT = 0.95
 """Minimum fraction of the scrapes that must agree with the interval."""
 _N_OFFSETS = 60
@@ -39,7 +39,7 @@ def with_scrape_times(
     for node, repeated in stale.items():
         seen = _times_of(mapped, node)
         if len(repeated) < _LEAST_REPEATED * len(seen):
-            continue  # few scrapes are repeated: the cause is failed scrapes, not the step
+            continue  # few repeated scrapes come from failed scrapes, not from the step
         step = float(np.median(np.diff(np.union1d(seen, repeated))))
         times = scrape_times(seen, step)
         if times is not None:

@@ -20,28 +20,30 @@ from kepler_core.recording.dead_features import leave_out_dead_features
 from kepler_core.recording.laid_out import LaidOut
 
 JUMP_FACTOR = 2.0
-"""A node's highest values are jumps if all of them are above this multiple of the next lower value. Among
-hundreds of readings of a running machine, there is no such gap."""
+"""If a node's values are sorted, and a value is above this multiple of the next lower value, the value and all
+higher values may be jumps. Hundreds of readings of a running machine have no such gap."""
 BURSTY_JUMP_FACTOR = 1000.0
 """Replaces `JUMP_FACTOR` for features that come in bursts without much work, such as interrupts of network and disk."""
 RATE_CEILING = 1e14
-"""Maximum rate of a usage counter that is believed: 8192 CPUs with twelve thousand million cycles per second each."""
+"""Highest rate that a usage counter can have: 8192 CPUs with 12 thousand million cycles per second each."""
 CPU_FEATURES = ("bpf_cpu_time_ms", "cpu_cycles", "cpu_instructions")
 """The features that rise with the work of the CPUs, and with the power."""
 MAX_JUMPS = 0.05
-"""Maximum fraction of a node's values that are jumps. More high values come from a workload, or from a wrong unit."""
+"""Maximum fraction of a node's values that can be jumps. If there are more high values, they come from a workload, or
+from a wrong unit."""
 FEWEST_VALUES = 20
-"""With fewer values, nothing can be said about a node's usual values."""
+"""Minimum number of values from which a node's usual values are determined."""
 USUAL_QUANTILE = 0.99
-"""Quantile of a node's values that a few damaged values do not change."""
+"""Quantile for a node's highest usual value: a few damaged values hardly change it."""
 CONTRADICTION_SPREADS = 0.5
 """In a contradiction, the power differs from the usual power by more than this multiple of the node's power range."""
 CONTRADICTION_DEVIATIONS = 10.0
 """In a contradiction, the power also differs by more than this multiple of the median difference."""
 CONTRADICTION_RANKS = 0.3
-"""In a contradiction, the ranks of usage and power differ by more than this. The rank is 0 (lowest) to 1 (highest)."""
+"""In a contradiction, the ranks of usage and power differ by more than this number. The rank of a value among the
+values of its node is 0 for the lowest value and almost 1 for the highest value."""
 MAX_CONTRADICTIONS = 0.02
-"""Maximum fraction of a node's samples that are contradictions."""
+"""Maximum fraction of a node's samples that can be contradictions. If there are more, all samples are kept."""
 _WHOLE = ("package", "platform")
 """The components whose power rises with any work of the CPUs."""
 _MAX_BINS = 20
@@ -50,14 +52,14 @@ IDLE_QUANTILE = 0.1
 """A node without any usage is idle if its power is at most this quantile of its power at samples with usage."""
 
 CEILING_WATTS = {"package": 4_000.0, "core": 4_000.0, "uncore": 4_000.0, "dram": 4_000.0, "platform": 50_000.0}
-"""Maximum power of a component of one node that is believed.
+"""Highest power that a component of one node can have.
 
 The largest servers have eight sockets of 500 W (Intel Xeon 6900, AMD EPYC 9005: thermal design power up to
 500 W), and 8 TB of memory at 0.4 W per GB. The largest nodes with accelerators draw about 15 kW (NVIDIA DGX
 B200: 14.3 kW), mainframes up to 30 kW. Counters in microjoules or millijoules exceed the ceilings a
 thousandfold or more."""
 WHOLE_SERIES = 0.5
-"""If more than this part of a node's values cannot be true, none of them is used."""
+"""If more than this fraction of a node's values cannot be true, none of its values is used."""
 RELATION_TOLERANCE = 0.9
 """The platform draws at least this multiple of the package's power, and the package at least this multiple of the
 core's power. Meters may differ by some percent, and the platform's meter may lag behind."""
@@ -153,12 +155,12 @@ def _jumps(values: FloatArray, others: list[FloatArray], factor: float, are_watt
 def leave_out_contradictions(laid_out: LaidOut) -> None:
     """Leave out a few samples at which usage and power contradict each other, within their usual ranges.
 
-    The usual power at a usage is the median power at similar usage. A sample is a contradiction if its power is
-    far from the usual power, if only one of usage and power is high among the node's values, and if the
-    usage or the power differs from the samples before and after.
+    The usual power of a sample is the median power of samples with similar usage. A sample is a contradiction if
+    three conditions hold: its power is far from the usual power; either its usage or its power is high among the
+    node's values, but not both; and its usage or its power differs from the samples before and after.
 
-    If more than `MAX_CONTRADICTIONS` of the samples are contradictions, none is left out: the usage does not
-    explain the power.
+    If more than `MAX_CONTRADICTIONS` of the samples are contradictions, all samples are kept, because the power
+    then depends on more than the usage.
     """
     work = [name for name in CPU_FEATURES if name in laid_out.node_features]
     meters = [key for key in laid_out.power if key[1] in _WHOLE]
@@ -223,7 +225,10 @@ def _is_spike(values: FloatArray, errors: FloatArray) -> BoolArray:
 
 
 def leave_out_power(laid_out: LaidOut) -> None:
-    """Leave out power above its component's ceiling, and the powers of a component and its part if they contradict."""
+    """Leave out power above the ceiling of its component, and power of components that contradict each other.
+
+    Two components contradict each other if the whole (e.g. the platform) draws less than its part (the package).
+    """
     for key in laid_out.power:
         ceiling = CEILING_WATTS.get(key[1], np.inf)
         _leave_out_where(laid_out, "impossible_power", key, laid_out.power[key] > ceiling)
@@ -275,7 +280,10 @@ def _lag_explains(time: FloatArray, of_whole: FloatArray, of_part: FloatArray, a
 
 
 def _leave_out_where(laid_out: LaidOut, kind: str, key: tuple[str, str], wrong: BoolArray) -> None:
-    """Leave out the power that is wrong; all of a node's power if more than `WHOLE_SERIES` of it is wrong."""
+    """Leave out the power of `key` at the samples in the mask `wrong`.
+
+    If these are more than the fraction `WHOLE_SERIES` of a node's samples, leave out all samples of the node.
+    """
     watts = laid_out.power[key]
     if not wrong.any():
         return

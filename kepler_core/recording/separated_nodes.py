@@ -42,7 +42,7 @@ def join_separated_nodes(mapped: Sequence[MappedMetric], nodes: Codes, counts: C
 
 
 def _spans(mapped: Sequence[MappedMetric], kind: str) -> dict[int, tuple[float, float]]:
-    """Return node -> first and last time of its usage (of containers or processes), or of its energy."""
+    """Return the first and last time of each node's usage (of containers or processes) or energy, by node."""
     spans: dict[int, tuple[float, float]] = {}
     for item in mapped:
         is_usage = item.mapping.kind == "feature" and item.mapping.level != "node"

@@ -98,6 +98,6 @@ def _vm(labels: Mapping[str, str]) -> str:
 
 
 def _list(names: Sequence[str]) -> str:
-    """Return the first names of a list, for messages."""
+    """Return the first few items of a list of names as a text for messages."""
     shown = ", ".join(printable(name, 80) for name in names[:_NAMED_CANDIDATES])
     return (shown + (", …" if len(names) > _NAMED_CANDIDATES else "")) or "none"

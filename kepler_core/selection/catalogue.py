@@ -56,7 +56,7 @@ class Catalogue:
 
         `node_types` maps each pipeline to its node types by number. `broken` maps each pipeline that cannot be
         read to the reason. `compare` is called with the machines of all node types. It returns a table that
-        compares the machine of a request with them. Without `compare`, the machine of a request is ignored.
+        compares the machine of a request with these machines. Without `compare`, the machine of a request is ignored.
         `error_key` is the score by which models are ranked. `location` names the store in error messages.
         """
         self.models = tuple(models)
@@ -65,7 +65,7 @@ class Catalogue:
         self.location = location
         self.error_key = error_key
         self.models_of = dict(Counter(model.pipeline for model in self.models))
-        """Pipeline -> number of its models."""
+        """Number of models, by pipeline."""
         self._by_path = {(model.pipeline, model.path): model for model in self.models}
         self._columns = ModelColumns(self.models)
         table = compare(self._columns.machine_specs) if compare is not None else None

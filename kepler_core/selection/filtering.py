@@ -46,7 +46,7 @@ def apply_filter(
     """Return the models of `rows` that meet the filter, and the number of models that the filter excludes.
 
     `error` contains the score `error_key` of all models. Raises `NoModelError` if no model meets the filter.
-    Of the models in `rows`, the error message names the one whose error is lowest, and shows this model's scores.
+    The error message names the model in `rows` with the lowest error, and shows this model's scores.
     """
     mask = meets_filter(columns, conditions, rows)
     texts = [str(threshold) for threshold in conditions.thresholds]

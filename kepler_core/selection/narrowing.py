@@ -44,7 +44,7 @@ class Candidates:
     """Codes of the node types of the models in `rows`."""
     dropped: tuple[Drop, ...]
     rankings: dict[tuple[int, ...], Ranking] = attrs.field(factory=dict)
-    """Cache for requests without a filter: codes of node types -> ranking of the models of these node types."""
+    """Cache for requests without a filter: the rankings of models, by the codes of the models' node types."""
 
 
 def usable_feature_sets(columns: ModelColumns, metrics: Collection[str] | None) -> tuple[int, ...]:

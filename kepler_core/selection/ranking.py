@@ -2,7 +2,7 @@
 
 Models that were validated on the same data are compared by their errors. If the models were validated on
 several data sets, the best model of each data set is a candidate, and the candidates are compared by their
-relative errors. A relative error is a model's mae, divided by the mae of always predicting the mean. The
+relative errors. A relative error is a model's mae, divided by the mae of always predicting the median power. The
 candidates are compared by their errors if the relative error of any candidate is unknown, or if models are
 ranked by another score than the mae.
 """

@@ -25,7 +25,7 @@ class ScoreTable:
     measured_on: IndexArray
     """A number for each model. Models with the same number were measured on the same data."""
     relative_mae: FloatArray
-    """Each model's mae divided by the mae of always predicting the mean of the training data; NaN if unknown."""
+    """Each model's mae divided by the mae of always predicting the median of the training data; NaN if unknown."""
 
     @property
     def known_names(self) -> frozenset[str]:

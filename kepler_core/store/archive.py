@@ -130,8 +130,9 @@ def _checked(files: dict[str, bytes], where: str) -> _Content:
 def _own_name(where: str, content: _Content, file_name: str) -> str:
     """Return the name of an imported pipeline.
 
-    This is the first name that is allowed for a pipeline among: the name of the only folder in the archive or folder,
-    the name in the manifest, `name` in the pipeline's metadata, and the name of the imported file or folder.
+    The following names are tried in this order, and the first one that is allowed for a pipeline is returned: the name
+    of the only folder in the archive or folder, the name in the manifest, `name` in the pipeline's metadata, and the
+    name of the imported file or folder.
     """
     for name in (*content.names, file_name):
         if isinstance(name, str) and is_name(name):

@@ -44,7 +44,7 @@ def download(url: str, *, seconds: float | None = None, max_bytes: int | None = 
         raise StoreError(f"{where}: the server answers {answer.status} {_reason(answer.reason, url)}")
     length = answer.headers.get("Content-Length", "")
     if length.isdecimal() and int(length) != len(answer.body):
-        raise StoreError(f"{where}: {len(answer.body)} of {length} bytes came")
+        raise StoreError(f"{where}: {len(answer.body)} of {length} bytes arrived")
     return answer.body
 
 

@@ -53,7 +53,7 @@ def exchange(
     def end() -> None:
         for stream in sockets:
             with contextlib.suppress(OSError):
-                # not `SSLSocket.shutdown`, which would also remove the TLS object that the thread of `run` is using
+                # Do not call `SSLSocket.shutdown`, which would also remove the TLS object that `run` uses in its thread
                 socket.socket.shutdown(stream, socket.SHUT_RDWR)
 
     return deadline.run(run, cancel=end)

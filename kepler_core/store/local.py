@@ -95,7 +95,7 @@ class LocalStore(Store):
         if version is not None and manifest is None:
             raise StoreError(f"{folder}: no {MANIFEST_FILE}, which every published version has: damaged")
         if manifest is not None:
-            # take the manifest's strings for the names, so that each name is in memory only once
+            # use the manifest's string objects as names, so that each name is in memory only once
             names = frozenset((*(name for name in manifest.files if name in names), *(names - manifest.files.keys())))
         return Snapshot(pipeline, version, str(folder), manifest, names, read, folder)
 

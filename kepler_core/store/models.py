@@ -73,7 +73,7 @@ class StoredModel:
     no_weights: str
     """The reason why `weights` is None, for messages."""
     portable: bool
-    """Whether the model has the form in which Kepler Core stores models: whether its folder has a `model.json`."""
+    """Whether the model has the form in which Kepler Core stores models. Its folder then has a `model.json`."""
     pickled: bool
     """Whether the estimator of kepler-model-server can load the model's zip file, which contains pickles."""
     no_linear_weights: str | None

@@ -27,7 +27,7 @@ class Scores:
     measured_on: tuple[Any, ...]
     """Identity of the data that the model was validated on. Scores of models with equal identities are comparable."""
     relative_mae: float
-    """The model's mae divided by the mae of always predicting the mean of the training data; NaN if unknown."""
+    """The model's mae divided by the mae of always predicting the median of the training data; NaN if unknown."""
 
     def get(self, name: str) -> float | None:
         """Return the score with this name; None if it is unknown or not finite."""
@@ -85,8 +85,8 @@ def _component_scores(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 def _measured_on(metadata: Mapping[str, Any], default_data: tuple[Any, ...]) -> tuple[Any, ...]:
     lineage, validation = metadata.get("lineage"), metadata.get("validation")
     if isinstance(lineage, dict) and isinstance(validation, dict) and "data" in lineage:
-        # The timestamps are part of the identity: if the series of a feature group begin later in a recording, its
-        # models are validated on other data than the models of other feature groups.
+        # The timestamps are part of the identity: if the series of a feature group begin later in a recording, the
+        # group's models are validated on other data than the models of other feature groups.
         return _shared_tuple(str(lineage["data"]), str(validation.get("timestamps")), *default_data[1:])
     return _shared_tuple(*default_data)
 

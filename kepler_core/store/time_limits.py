@@ -18,7 +18,7 @@ class TimeLimitedFiles:
     """An fsspec file system whose methods raise `TimeoutError` if they are not complete within a time limit.
 
     The timeouts of fsspec's libraries limit each read from a socket. A server that sends a byte from time to
-    time never exceeds them.
+    time never exceeds these timeouts.
     """
 
     def __init__(self, filesystem: Any) -> None:

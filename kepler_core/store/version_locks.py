@@ -33,7 +33,7 @@ class VersionLocks:
     """The locks of one `LocalStore` object."""
 
     def __init__(self, path: Path) -> None:
-        """Open nothing yet. `path` is the file that is locked."""
+        """Create the object without opening `path`, the file whose bytes are locked."""
         self._path = path
         self._reset()
 

@@ -52,7 +52,10 @@ def test_a_node_type_without_safe_weights(database: ServerProcess) -> None:
     """The server serves the weights of the nearest node type, or states why it serves none."""
     spec = database.get("/node-types").json()["ec2-0.7.11"][UNSAFE_NODE_TYPE]["machine_spec"]
     request = {**CAPTURED, "metrics": [*BPF, *COUNTERS], "machine_spec": spec}
-    why = "package: down to -30.4 W at 3 times the highest values in training, with -33.2 W on cpu_instructions"
+    why = (
+        "package: down to -30.4 W at 3 times the highest values in training, "
+        "with a weight of -33.2 W on cpu_instructions"
+    )
     dropped = checked_weights(database.post(request))["selection"]["candidates"]["dropped"]
     assert why in next(drop["why"] for drop in dropped if drop["by"] == "weights")
     given = {key: value for key, value in request.items() if key != "machine_spec"} | {"node_type": 2}

@@ -116,7 +116,7 @@ def rejection(content: Any) -> str:
 
 REJECTED: dict[str, tuple[Any, str]] = {
     "an error": ({"status": "error", "errorType": "execution", "error": "too\nmany"}, "execution: too many"),
-    "an error of a proxy": ({"status": "error", "error": "x" * 10_000}, "an error that the server answered"),
+    "an error of a proxy": ({"status": "error", "error": "x" * 10_000}, "the server answered with an error"),
     "a vector": (answer([{"metric": {"__name__": "m"}, "value": [1, "2"]}], "vector"), "instant query"),
     "a scalar": (answer([1, "2"], "scalar"), "instant query"),
     "a list of instant values": ([{"metric": {"__name__": "m"}, "value": [1, "2"]}] * 3, "instant query"),

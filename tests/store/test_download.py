@@ -83,7 +83,7 @@ def test_download(answers: tuple[str, dict[str, Answer]], tmp_path: Path, monkey
         "/loop": "redirect",
         "/inside": "not http",
         "/ftp": "not http",
-        "/cut": "bytes came|not a zip",
+        "/cut": "bytes arrived|not a zip",
         "/no-zip": "not a zip",
     }.items():
         with pytest.raises(StoreError, match=why) as caught:
