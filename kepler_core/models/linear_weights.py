@@ -26,7 +26,7 @@ from kepler_core.models.power_model import (
     ModelFile,
     PowerModel,
 )
-from kepler_core.vocabulary import WORKLOAD_FEATURES
+from kepler_core.vocabulary import RARE_MAXIMUM, WORKLOAD_FEATURES
 
 MAX_FEATURES = 1000
 """Maximum number of features of all components together."""
@@ -35,8 +35,6 @@ CEILING_FACTOR = 10.0
 """A component's predictions are limited to this multiple of its power at full load, as those of trained models are
 (`kepler_core.models.export`). At full load, each feature with a positive weight is at its scale, and others are 0."""
 MIN_CEILING_WATTS = 10.0
-MIN_EVENTS_PER_SECOND = 1.0
-"""If the scale of a counter is not above this rate, the counter did not count anything in training."""
 
 
 @attrs.frozen(eq=False)
@@ -150,7 +148,7 @@ def _used_variables(weights: AllWeights) -> dict[str, Variable]:
 def _is_unmeasured(feature: str, variable: Variable) -> bool:
     # kepler-model-server divides a counter that was always 0 in training by the scale 1. The weight of such a counter
     # is arbitrary, and a real rate of the counter would be thousands of times its scale.
-    return feature in WORKLOAD_FEATURES and variable.scale <= MIN_EVENTS_PER_SECOND
+    return feature in WORKLOAD_FEATURES and variable.scale <= RARE_MAXIMUM
 
 
 def _scales(linear: LinearWeights) -> dict[str, float]:
