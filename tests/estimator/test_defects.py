@@ -1,4 +1,4 @@
-"""Tests of defects in a model, a provider or a store: replies stay safe for Kepler, and other models are served."""
+"""Tests of a defective model, provider or store: replies stay safe for Kepler, and other models are still used."""
 
 from __future__ import annotations
 
