@@ -82,7 +82,7 @@ def _some_time(series: list[Counter], rng: np.random.Generator, length: int = 1)
 
 
 def _length(series: list[Counter], severity: int) -> int:
-    """Return the number of scrapes for which a counter stands still. By severity: 3, 20, or a third of all scrapes."""
+    """Return for how many scrapes a counter stands still. Severity 1: 3 scrapes; 2: 20 scrapes; 3: a third of all."""
     return {1: 3, 2: 20, 3: len(scrapes_of(series)) // 3}[severity]
 
 
@@ -211,7 +211,7 @@ def _platform_below_package(series: list[Counter], severity: int, rng: np.random
 def _usage_frozen(series: list[Counter], severity: int, rng: np.random.Generator) -> list[Counter]:
     """The usage counters of all containers stand still for some time, then they catch up.
 
-    Severities: 3 samples, 20 samples, a third of the recording.
+    Severities: for 3 samples, for 20 samples, for a third of the recording.
     """
     return _freeze_usage(series, severity, rng, catches_up=True)
 
@@ -220,7 +220,7 @@ def _usage_frozen(series: list[Counter], severity: int, rng: np.random.Generator
 def _usage_frozen_loses(series: list[Counter], severity: int, rng: np.random.Generator) -> list[Counter]:
     """The usage counters of all containers stand still for some time, and the usage of that time is lost.
 
-    Severities: 3 samples, 20 samples, a third of the recording.
+    Severities: for 3 samples, for 20 samples, for a third of the recording.
     """
     return _freeze_usage(series, severity, rng, catches_up=False)
 
@@ -229,7 +229,7 @@ def _usage_frozen_loses(series: list[Counter], severity: int, rng: np.random.Gen
 def _meter_frozen(series: list[Counter], severity: int, rng: np.random.Generator) -> list[Counter]:
     """All counters of one meter (RAPL or ACPI) stand still for some time, then they catch up.
 
-    Severities: 3 samples, 20 samples, a third of the recording.
+    Severities: for 3 samples, for 20 samples, for a third of the recording.
     """
     return _freeze_meter(series, severity, rng, catches_up=True)
 
@@ -238,7 +238,7 @@ def _meter_frozen(series: list[Counter], severity: int, rng: np.random.Generator
 def _meter_frozen_loses(series: list[Counter], severity: int, rng: np.random.Generator) -> list[Counter]:
     """All counters of one meter (RAPL or ACPI) stand still for some time, and the energy of that time is lost.
 
-    Severities: 3 samples, 20 samples, a third of the recording.
+    Severities: for 3 samples, for 20 samples, for a third of the recording.
     """
     return _freeze_meter(series, severity, rng, catches_up=False)
 

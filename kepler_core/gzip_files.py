@@ -1,4 +1,4 @@
-"""Gzip: write files whose bytes depend on their content only, and unpack gzip from outside safely."""
+"""Write gzip files whose bytes depend only on their content, and safely unpack gzip from outside."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ MAGIC = b"\x1f\x8b"
 MAX_OVERHEAD_BYTES = 2**20
 """Maximum number of bytes by which gzip data may be larger than its content. Valid data is hardly ever larger."""
 MIN_MEMBER_BYTES = 4096
-"""Minimum mean number of unpacked bytes of each gzip member after the first `MAX_SMALL_MEMBERS`. It bounds the time,
-because even an empty member takes time to unpack."""
+"""After the first `MAX_SMALL_MEMBERS`, each gzip member must have this number of unpacked bytes on average. This bounds
+the time, because even an empty member takes time to unpack."""
 MAX_SMALL_MEMBERS = 1024
 """Number of gzip members that are accepted even if they are empty."""
 

@@ -99,7 +99,7 @@ def comparable_processor(value: object) -> str:
     """Return the form of a processor's name that comparisons use; "" if `value` names no processor.
 
     The form has no `+`, because some tools remove it: `intel_xeon_platinum_8480+` equals
-    `intel_xeon_platinum_8480`. No vendor has sold two processors of a family whose names differ in the `+` only.
+    `intel_xeon_platinum_8480`. No two processors of the same family have names that differ only in the `+`.
     """
     name = processor_name(value) if isinstance(value, str) else None
     return "" if name is None else name.replace("+", "")

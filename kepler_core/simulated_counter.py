@@ -63,7 +63,7 @@ class Counter:
         return attrs.evolve(self, values=total - before[np.searchsorted(at, np.arange(len(total)), side="right")])
 
     def only(self, kept: BoolArray | IntArray) -> Counter:
-        """Return the series with a part of its samples."""
+        """Return the series with only the samples that `kept` selects."""
         return attrs.evolve(self, times=self.times[kept], values=self.values[kept])
 
     def frozen(self, first: int, last: int, catches_up: bool) -> Counter:

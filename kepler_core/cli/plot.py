@@ -256,7 +256,7 @@ class _Figure:
 
         conditions = attrs.asdict(self._choice)
         if self._best is not None and not strict:
-            # other panels show the best model, so only the errors of models that compete with it are drawn
+            # Without --kind, other panels show the best model. Draw only the errors of models that compete with it.
             best = self._best
             conditions |= {"source": best.source, "output_type": best.output_type}
             conditions |= {"pipeline": best.pipeline, "node_type": best.node_type}

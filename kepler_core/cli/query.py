@@ -33,7 +33,7 @@ _ADVICE = {
 }
 """Kind of a `PrometheusError` -> advice to the user.
 
-If a kind is not listed here, the user can run the same command again to resume.
+After an error of any other kind, the same command resumes the query.
 """
 
 

@@ -24,7 +24,7 @@ class TableFiles:
 
     paths: tuple[str, ...]
     columns: tuple[str, ...]
-    """Values NAME=COLUMN of the option `--column`."""
+    """Values of the option `--column`, in the form NAME=COLUMN."""
     energy_source: str | None
     """Energy source of all power in the tables. None: the pipeline and the component determine it."""
 

@@ -75,7 +75,7 @@ class Panel:
 
 
 def picture(panels: Sequence[Panel], format: PictureFormat) -> bytes:
-    """Return a picture of the panels, one below the other. It contains neither a date nor a random number."""
+    """Return a picture of the panels, one below the other. It has no date, so that equal panels give equal files."""
     if format == "svg":
         return _svg(panels, "part").encode()
     with _figure(panels) as figure:
@@ -131,7 +131,7 @@ def _fix_layout(figure: Figure) -> None:
 
 
 def _svg(panels: Sequence[Panel], name: str) -> str:
-    """Return an SVG file. Of the ids, only those that the file refers to are kept, as `<name>-1`, `<name>-2` and so on.
+    """Return an SVG file. Its ids are `<name>-1`, `<name>-2` and so on; ids that are not used are removed.
 
     The ids of matplotlib, such as `axes_1`, are the same in every picture, so they would clash in an HTML page.
     """

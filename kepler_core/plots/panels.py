@@ -295,7 +295,7 @@ def _handles(plots: Sequence[Axes]) -> dict[str, Artist]:
 
 
 def _node_legend(part: SubFigure, plots: Sequence[Axes], names: Sequence[str]) -> None:
-    """Add a legend of the nodes' colours. Add none for one node, or for more nodes than have different colours."""
+    """Add a legend of the nodes' colours, unless there is only one node or there are more than `MAX_NODES`."""
     if 1 < len(names) <= MAX_NODES:
         by_label = _handles(plots)
         part.legend(by_label.values(), by_label.keys(), loc="outside lower center", ncols=2, markerscale=2)
@@ -307,9 +307,10 @@ def _legend_height(names: Sequence[str]) -> float:
 
 
 def _starts(lines: Sequence[tuple[str, FloatArray]]) -> tuple[dict[str, float], str]:
-    """Return the first time of each node in Unix seconds, and the label of the axis of time.
+    """Return where the time axis of each node begins, in Unix seconds, and the label of the axis.
 
-    If the nodes do not begin together, e.g. because their recordings are days apart, each node's time begins at 0.
+    Nodes that begin together have a common axis. Otherwise, e.g. if their recordings are days apart, each node has its
+    own axis, which begins at the node's first sample.
     """
     starts: dict[str, float] = {}
     for name, time in lines:

@@ -85,8 +85,8 @@ def choose(header: Sequence[str], names: Mapping[str, str], third_party: Iterabl
     """Choose the columns to read from a table with the column names `header`.
 
     `names` is the result of `parse_columns`. A column that is not in `names` is read if it has one of Kepler Core's
-    names. Raises `TableError` if a column of `names` or `third_party` is missing, if a name occurs
-    twice, or if the table has no power.
+    names. Raises `TableError` if the table lacks a column of `names` or `third_party`, has two columns of the same
+    name, or has no power.
     """
     if repeated := [name for name, times in Counter(header).items() if times > 1]:
         raise TableError(f"two columns have the name {quoted(repeated[0])}", document=table)

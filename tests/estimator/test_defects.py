@@ -81,7 +81,7 @@ class DefectiveProvider:
 
 
 class EmptyProvider:
-    """A model provider without models. It counts how often it is asked for an offer."""
+    """A model provider without models. It counts the calls of `offer`."""
 
     name = "empty"
 

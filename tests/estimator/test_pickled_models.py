@@ -59,7 +59,7 @@ def write_database(folder: Path, *models: SmallModel, weights_in_zip: bool = Fal
 
 
 def ask(tmp_path: Path, *arguments: str | Path, request: Mapping[str, Any] = REQUEST, **environ: str) -> dict[str, Any]:
-    """Return the reply of an estimator on the machine `MINE`. Check that it has logged the remark exactly once."""
+    """Return the reply of an estimator on the machine `MINE`. Check that it has logged once which weights it uses."""
     (tmp_path / "machine.json").write_text(json.dumps(MINE))
     arguments = (*arguments, "--machine-spec", tmp_path / "machine.json")
     with running_estimator(tmp_path / "e.sock", *arguments, environ=environ) as estimator:
