@@ -53,7 +53,7 @@ KILLS_UNTIL = 0.6
 KILLS_PER_SECOND_OF_SERVERS = 1 / 20
 MIN_FULL_DISKS = 1
 KILLS_IN_A_ROW, ROW_SECONDS = 3, 5.0
-"""How often the offline trainer is killed in a row, and the seconds between two of these kills.
+"""Number of successive kills of the offline trainer, and the seconds between two of these kills.
 
 A job must survive any number of kills of the offline trainer.
 """
@@ -206,8 +206,8 @@ class Run:
         steps: list[tuple[float, Any]] = []
         for number in range(kills):
             at = self.choices.uniform(0.05, KILLS_UNTIL) * self.seconds
-            # Random times are divided equally among the servers. At such a time, a server is killed once, but the
-            # offline trainer several times in a row.
+            # The kills are divided equally among the servers. The offline trainer is killed several times in a row,
+            # every other server once.
             server = self.servers[number % len(self.servers)]
             times = KILLS_IN_A_ROW if server.name == servers.OFFLINE_TRAINER else 1
             moments = [at + ROW_SECONDS * again for again in range(times)]
@@ -229,7 +229,7 @@ class Run:
     def _kill_a_training(self) -> None:
         """Kill the training process of a job that is running.
 
-        A job is hit at most once, because a job fails if its training process is killed in each of three attempts.
+        At most one training process of each job is killed, because a job fails after three killed attempts.
         """
         running = {t.running.id for t in self.trainings if t.running is not None} - self.killed_trainings
         (trainer,) = (server for server in self.servers if server.name == servers.OFFLINE_TRAINER)

@@ -52,11 +52,11 @@ CLIENTS = (1, 8)
 DISTINCT_REQUESTS = 16
 """Number of different requests for each combination of trainer, output type and number of rows."""
 KEPLER_METRICS = ("bpf_cpu_time_ms", "bpf_net_tx_irq", "bpf_net_rx_irq", "bpf_block_irq", "bpf_page_cache_hit")
-"""The metrics that Kepler 0.7 sends if a machine has no hardware counters. The models need only two of them."""
+"""Metrics that Kepler 0.7 sends if a machine has no hardware counters. The models of `GROUP` need two of these."""
 STARTS = 5
 FIRST_REQUESTS = 10_000
 SAMPLES = 5
-"""Number of measurements of memory during the load."""
+"""How often memory is measured during the load."""
 START_TIMEOUT_SECONDS = 60.0
 
 TARGETS = {BOOSTING: (6000, 3000, 1000), LINEAR: (6000, 4000, 2500)}
@@ -135,8 +135,8 @@ class CheckedRequests:
             whole = all(isinstance(number, int) for number in watts)
             decimals = 0 if whole else max((len(repr(number).partition(".")[2]) for number in watts), default=0)
             difference = np.abs(np.array(watts) - expected[component]).max()
-            # The estimator adds the rounding error of a row to the next row. In addition, a sum in single precision
-            # depends on the order of its terms. So the last decimal of a value may differ by one from the expected one.
+            # The estimator adds the rounding error of a row to the next row, and a sum in single precision depends on
+            # the order of its terms. So the last decimal may differ by one from the expected value.
             unit = 10.0**-decimals
             assert difference <= unit + 1e-4, (component, difference, decimals)
             total_difference = abs(sum(watts) - expected[component].sum())

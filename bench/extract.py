@@ -46,7 +46,7 @@ def measure(path: str) -> dict[str, Any]:
     from kepler_core.recording.schemas import is_known_metric
 
     spec = load_pipeline("default")
-    is_known_metric("")  # loads the metric schemas, so that the measured time does not include their import
+    is_known_metric("")  # imports the metric schemas now, so that the measured time does not include the import
     started = time.perf_counter()
     recording = read_recording(path, wanted=is_known_metric)
     read = time.perf_counter()

@@ -247,8 +247,8 @@ def measure_loads(
 def ratios(loads: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Compare the large store with the small store.
 
-    Return two ratios for each kind of request: the time per request to the large store, divided by the time per
-    request to the small store; and the same ratio of the servers' CPU times.
+    Return two ratios for each kind of request: the large store's value divided by the small store's value, for the
+    time per request and for the server's CPU time per request.
     """
     at = {(r["store"], r["kind"], r["answer"], r["clients"]): r for r in loads}
     return [

@@ -65,7 +65,7 @@ INTERVAL_SECONDS = 300
 OVERLAP_SECONDS = 60.0
 WORKLOADS = 3
 SHIFT_AT = 0.6
-"""Time of the power shift, as a fraction of the recording's length."""
+"""Fraction of the recording's length after which the power shifts."""
 SHIFT_FACTOR = 1.15
 
 Row = dict[str, Any]

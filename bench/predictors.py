@@ -24,7 +24,7 @@ from kepler_core.contracts import Predictor
 from kepler_core.plugins import registry
 
 FEATURES = (2, 5)
-"""Numbers of features. Models with two features become step tables, models with five features leaf masks."""
+"""Numbers of features. Models with two features become step tables. Models with five features become leaf masks."""
 COMPONENTS = 4
 ROWS = (1, 100, 500)
 

@@ -1,4 +1,4 @@
-"""Settings from the sources that existing deployments use.
+"""Settings of a process, from the same sources as in existing deployments of kepler-model-server.
 
 The value of a setting comes from the first of these sources that contains the setting's key:
 
@@ -8,7 +8,7 @@ The value of a setting comes from the first of these sources that contains the s
 4. a line `KEY=VALUE` in the value of the key MODEL_CONFIG, which itself comes from source 2 or 3
 5. the default
 
-kepler-model-server read the file before the environment variable.
+kepler-model-server used the order 3, 2: the file had priority over the environment variable.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Configuration:
     def _read(self, key: str) -> str | None:
         """Return a key's value from the environment variable or else from the file; None if neither exists."""
         value = self._environ.get(key)
-        # If there is a Service model-server, Kubernetes sets MODEL_SERVER_PORT=tcp://10.0.0.1:8100 in all containers.
+        # Ignore MODEL_SERVER_PORT=tcp://10.0.0.1:8100: Kubernetes sets it for a Service that is called model-server.
         if value is not None and not (key.endswith("_PORT") and _SERVICE_ADDRESS.match(value)):
             return value
         try:

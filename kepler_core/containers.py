@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 # the letters and digits in Kubernetes' random suffixes (k8s.io/apimachinery, util/rand)
 _RANDOM = "[bcdfghjklmnpqrstvwxz2456789]"
-# The hash of a pod template consists of the same letters and digits (SafeEncodeString). The name of a job that
-# a CronJob creates ends in the scheduled time in minutes, a number of eight digits.
+# The hash of a pod template has the same letters and digits as _RANDOM (SafeEncodeString). A CronJob ends the name
+# of a job in the scheduled time in minutes, a number of eight digits.
 _POD = re.compile(rf"(?P<workload>.+?)(?:-(?:{_RANDOM}{{6,10}}|[0-9]{{8}}))?-{_RANDOM}{{5}}")
 
 
 def workload(name: str) -> str:
-    """Return a container's name without the random part of its pod's name: "kube-system/coredns/coredns".
+    """Return a container's name without the random part of the pod's name, e.g. "kube-system/coredns/coredns".
 
     A name that does not have three parts is returned unchanged.
     """

@@ -162,8 +162,8 @@ class IsolationContext:
     one with the lowest validation error. It raises `PluginError` if there is no such model. The attribute is
     None if the isolator has no access to models."""
     applying: bool = False
-    """True if a trained model is applied, False during a training. If it is True, the isolator must determine
-    background power as in the training of the model, e.g. with the same idle power."""
+    """True if a trained model is applied, False during a training. If True, the isolator must determine the
+    background power as it did in the training of the model, e.g. with the same idle power."""
 
 
 class Isolator(Plugin, ABC):
@@ -344,16 +344,16 @@ class ModelFormat(Plugin, ABC):
         return self.load(content, features)
 
     def join(self, predictors: Sequence[Predictor]) -> JointPredictor | None:
-        """Return one predictor that replaces those of several components, or None if that would not be quicker.
+        """Return one predictor for several components that replaces `predictors`; None if it would not be quicker.
 
-        `predictors` come from `load_resident`, one per component.
+        `predictors` has one predictor per component, loaded by `load_resident`.
         """
         return None
 
     def weights(self, content: bytes, features: Sequence[str], scale: Mapping[str, float]) -> dict[str, Any] | None:
         """Return the model as an `All_Weights` object, from which Kepler itself calculates watts.
 
-        The weights are for unscaled features. Returns None if the model cannot be written as weights.
+        The weights apply to unscaled features. Returns None if the model cannot be written as weights.
         """
         return None
 

@@ -42,17 +42,17 @@ class Dataset:
     components: tuple[str, ...]
     """The components with a power column, in order; empty if the data set has no power."""
     output_type: OutputType = "AbsPower"
-    """Whether the watts are a node's whole power or its dynamic power."""
+    """"AbsPower": the watts are a node's whole power. "DynPower": they are dynamic power."""
     feature_group: str = ""
     """Name of the feature group."""
     node_type: int = 0
-    """Node type in the pipeline."""
+    """Number of the node type in the pipeline."""
     repeated: tuple[str, ...] = ()
     """Features of the whole node, whose values are repeated in the rows of all its containers. Do not add them up."""
     background: pd.DataFrame | None = None
     """Watts that an isolator subtracted, one row per sample and one power column per component."""
     notes: tuple[str, ...] = ()
-    """Remarks for the user who trains on the data set, one line each."""
+    """Remarks for the user who trains models on the data set, one line each."""
 
     @property
     def by_container(self) -> bool:
@@ -159,7 +159,7 @@ class Dataset:
         return attrs.evolve(shared, background=subtracted)
 
     def reconstructed(self) -> Dataset:
-        """Return the AbsPower data set, in which `background` is added to the dynamic power again.
+        """Return the AbsPower data set that results when `background` is added back to the dynamic power.
 
         The rows of a sample share the sum in the proportions of their dynamic power. Raises `ValueError` if the
         data set has no background.
@@ -189,9 +189,9 @@ class Dataset:
         return attrs.evolve(self, frame=frame)
 
     def _usage_shares(self, component: str) -> FloatArray:
-        """Return each row's share of its sample's usage, measured by the component's main feature; shape (rows,).
+        """Return each row's share of the usage in its sample, shape (rows,). Usage is the component's main feature.
 
-        If the main feature is 0 in all rows of a sample, their shares are equal.
+        If the main feature is 0 in all rows of a sample, these rows have equal shares.
         """
         n = len(self.first_rows)
         own = [name for name in self.features if name not in self.repeated] or list(self.features)

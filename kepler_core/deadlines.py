@@ -95,7 +95,7 @@ class Deadline:
         try:
             while not task.done.wait(min(self.remaining, _POLL_SECONDS) if self._stops else self.remaining):
                 self.check()
-        except BaseException as error:  # KeyboardInterrupt, too
+        except BaseException as error:  # also KeyboardInterrupt, which is no Exception
             if not isinstance(error, DeadlineError):
                 self._abandoned = True
             cancel()
@@ -128,7 +128,7 @@ class _Task(Generic[T]):
 
 
 class Readable(Protocol):
-    """Interface to read the body of an HTTP answer: `http.client.HTTPResponse` and `urllib3.HTTPResponse` have it."""
+    """Interface to read the body of an HTTP answer, which `http.client` and `urllib3` answers implement."""
 
     def read1(self, amt: int, /) -> bytes:
         """Return the bytes that have arrived, at most `amt` bytes. Empty bytes mean the end of the body."""

@@ -48,7 +48,7 @@ class DocumentError(KeplerError):
     ) -> None:
         super().__init__(message)
         self.kind = kind
-        """syntax: the text is not JSON. schema: a value does not fit the schema. bounds: a limit is exceeded."""
+        """"syntax": not JSON. "schema": a value does not fit the schema. "bounds": a limit is exceeded."""
         self.key = key
         """Path of the value that does not fit the schema, e.g. "machine_spec.cores"; empty for the whole document."""
         self.problem = problem or message

@@ -146,7 +146,7 @@ class PrometheusError(KeplerError):
         "answer" (the answer is not that of a Prometheus server) or "stopped" (the caller told the client to
         stop)."""
         self.retry_after: float | None = None
-        """Seconds to wait before the query is sent again, as the server demands; None if it demands nothing."""
+        """Seconds that the server wants the client to wait before it sends the query again; None if it states none."""
 
     @property
     def may_pass(self) -> bool:

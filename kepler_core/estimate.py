@@ -90,7 +90,7 @@ def estimate(stored: StoredModel, observations: Observations) -> Estimate:
 
 
 def _comparison(measured: Dataset, component: str, predicted: FloatArray) -> dict[str, Any]:
-    """Return mean power and errors. The watts of a sample's rows are added up before they are compared."""
+    """Return mean power and errors. Before the comparison, the watts of all rows of a sample are added up."""
     predicted_sums = _sums_by_timestamp(measured, predicted)
     measured_sums = _sums_by_timestamp(measured, measured.y(component))
     load = measured.features.index(load_feature(measured.features))

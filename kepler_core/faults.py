@@ -82,7 +82,7 @@ def _some_time(series: list[Counter], rng: np.random.Generator, length: int = 1)
 
 
 def _length(series: list[Counter], severity: int) -> int:
-    """Return how many scrapes a freeze lasts. Severity 1: 3 scrapes; 2: 20 scrapes; 3: a third of all scrapes."""
+    """Return for how many scrapes a counter stands still. Severity 1: 3 scrapes; 2: 20 scrapes; 3: a third of all."""
     return {1: 3, 2: 20, 3: len(scrapes_of(series)) // 3}[severity]
 
 
@@ -101,10 +101,10 @@ def _freeze_meter(series: list[Counter], severity: int, rng: np.random.Generator
 
 @_fault
 def _energy_counter_jump(series: list[Counter], severity: int, rng: np.random.Generator) -> list[Counter]:
-    """A wrap of a package's energy register is counted twice, so that the counter jumps once.
+    """A wrap of a CPU package's energy register is counted twice, so that the counter jumps once.
 
-    The jump is about the range of a 32-bit register. Severities: 4,295 J (the register counts units of 1 µJ);
-    65,532 J (units of 2^-16 J); 262,143 J (units of 2^-14 J).
+    The size of the jump is about the range of a 32-bit register. It depends on the energy unit of the register.
+    Severities: 4,295 J (unit of 1 µJ); 65,532 J (unit of 2^-16 J); 262,143 J (unit of 2^-14 J).
     """
     joules = {1: 4_294.967, 2: 65_532.6, 3: 262_143.3}[severity]
     at, _ = _some_time(series, rng)
@@ -120,8 +120,7 @@ def _energy_counter_jump(series: list[Counter], severity: int, rng: np.random.Ge
 def _usage_counter_jump(series: list[Counter], severity: int, rng: np.random.Generator) -> list[Counter]:
     """The counter of CPU time or of CPU cycles of one container jumps once.
 
-    Severities: the jump is ten times the node's mean increase per minute; it is 2^32; it is 2^64 (in the
-    counter's unit).
+    Severities, in the counter's unit: ten times the mean increase per minute of all containers together; 2^32; 2^64.
     """
     metric = _CPU_METRICS[int(rng.integers(len(_CPU_METRICS)))]
     target = busiest(series, metric)
@@ -140,8 +139,8 @@ def _usage_counter_jump(series: list[Counter], severity: int, rng: np.random.Gen
 def _invalid_reading(series: list[Counter], severity: int, rng: np.random.Generator) -> list[Counter]:
     """The platform's meter does not answer, and its driver returns 0xFFFFFFFF.
 
-    Severities: 1 sample of the counter has this value; 10 samples have this value; the exporter adds
-    4,294.967295 W (0xFFFFFFFF microwatts) to the counter in 3 intervals.
+    Severities: one sample of the counter has this value; ten samples have it; the exporter takes the value for
+    microwatts and adds 4,294.967295 W to the counter in three intervals.
     """
     scrapes = scrapes_of(series)
     wrong = rng.choice(scrapes[1:], size=min({1: 1, 2: 10, 3: 3}[severity], len(scrapes) - 1), replace=False)
@@ -160,7 +159,7 @@ def _invalid_reading(series: list[Counter], severity: int, rng: np.random.Genera
 def _wrong_unit(series: list[Counter], severity: int, rng: np.random.Generator) -> list[Counter]:
     """Energy counters count another unit, although their names say joules.
 
-    Severities: the packages count millijoules, the packages count microjoules, all meters count microjoules.
+    Severities: the CPU packages count millijoules; the CPU packages count microjoules; all meters count microjoules.
     """
     factor = 1e3 if severity == 1 else 1e6
     return replaced(
@@ -174,8 +173,8 @@ def _wrong_unit(series: list[Counter], severity: int, rng: np.random.Generator) 
 def _stuck_socket(series: list[Counter], severity: int, rng: np.random.Generator) -> list[Counter]:
     """The energy counters of one socket stand still, while those of the other sockets move.
 
-    Severities: the package's counters never move, no counter of the socket ever moves, all counters of the
-    socket stand still from some time on. A node with one socket has no such fault.
+    Severities: the counters of the CPU package never move; no counter of the socket ever moves; all counters of the
+    socket stand still from some time on. A node with only one socket cannot have this fault.
     """
     sockets = sorted({one.labels["package"] for one in series if "package" in one.labels})
     if len(sockets) < 2:
@@ -196,9 +195,9 @@ def _stuck_socket(series: list[Counter], severity: int, rng: np.random.Generator
 
 @_fault
 def _platform_below_package(series: list[Counter], severity: int, rng: np.random.Generator) -> list[Counter]:
-    """The platform's meter measures one of several power supplies, so that it shows less than the package.
+    """The platform's meter measures one of several power supplies, so that it shows less power than the CPU package.
 
-    Severities: the machine has 3 power supplies; it has 4; it has 6.
+    Severities: the machine has 3, 4 or 6 power supplies.
     """
     supplies = {1: 3, 2: 4, 3: 6}[severity]
     return replaced(
@@ -212,7 +211,7 @@ def _platform_below_package(series: list[Counter], severity: int, rng: np.random
 def _usage_frozen(series: list[Counter], severity: int, rng: np.random.Generator) -> list[Counter]:
     """The usage counters of all containers stand still for some time, then they catch up.
 
-    Severities: 3 samples, 20 samples, a third of the recording.
+    Severities: for 3 samples, for 20 samples, for a third of the recording.
     """
     return _freeze_usage(series, severity, rng, catches_up=True)
 
@@ -221,7 +220,7 @@ def _usage_frozen(series: list[Counter], severity: int, rng: np.random.Generator
 def _usage_frozen_loses(series: list[Counter], severity: int, rng: np.random.Generator) -> list[Counter]:
     """The usage counters of all containers stand still for some time, and the usage of that time is lost.
 
-    Severities: 3 samples, 20 samples, a third of the recording.
+    Severities: for 3 samples, for 20 samples, for a third of the recording.
     """
     return _freeze_usage(series, severity, rng, catches_up=False)
 
@@ -230,7 +229,7 @@ def _usage_frozen_loses(series: list[Counter], severity: int, rng: np.random.Gen
 def _meter_frozen(series: list[Counter], severity: int, rng: np.random.Generator) -> list[Counter]:
     """All counters of one meter (RAPL or ACPI) stand still for some time, then they catch up.
 
-    Severities: 3 samples, 20 samples, a third of the recording.
+    Severities: for 3 samples, for 20 samples, for a third of the recording.
     """
     return _freeze_meter(series, severity, rng, catches_up=True)
 
@@ -239,16 +238,16 @@ def _meter_frozen(series: list[Counter], severity: int, rng: np.random.Generator
 def _meter_frozen_loses(series: list[Counter], severity: int, rng: np.random.Generator) -> list[Counter]:
     """All counters of one meter (RAPL or ACPI) stand still for some time, and the energy of that time is lost.
 
-    Severities: 3 samples, 20 samples, a third of the recording.
+    Severities: for 3 samples, for 20 samples, for a third of the recording.
     """
     return _freeze_meter(series, severity, rng, catches_up=False)
 
 
 @_fault
 def _meter_renewed_seldom(series: list[Counter], severity: int, rng: np.random.Generator) -> list[Counter]:
-    """The platform's meter renews its reading at some scrapes only, and its counter stands still at the others.
+    """The platform's meter has a new reading only at some scrapes. At all other scrapes, its counter stands still.
 
-    Severities: it renews its reading at every 3rd scrape; at every 10th; at every 20th.
+    Severities: a new reading at every 3rd, 10th or 20th scrape.
     """
     every = {1: 3, 2: 10, 3: 20}[severity]
     offset = int(rng.integers(every))
@@ -291,7 +290,7 @@ def _step_not_dividing(series: list[Counter], severity: int, rng: np.random.Gene
 
 @_fault
 def _short_lived_containers(series: list[Counter], severity: int, rng: np.random.Generator) -> list[Counter]:
-    """A part of the work is done by containers that live for one scrape.
+    """Part of the work is done by containers that exist at only one scrape.
 
     Severities: 10 %, 25 % and 40 % of the work.
     """
@@ -326,7 +325,8 @@ def _short_lived_containers(series: list[Counter], severity: int, rng: np.random
 def _negative_counter(series: list[Counter], severity: int, rng: np.random.Generator) -> list[Counter]:
     """A counter has negative values.
 
-    Severities: one sample of a container's CPU time, all CPU time of a container, the energy of a package.
+    Severities: one sample of a container's CPU time is negative; all CPU time of a container is negative; the
+    energy of a CPU package is negative.
     """
     target = busiest(series, _CPU_METRICS[0])
     at, _ = _some_time(series, rng)
@@ -360,7 +360,8 @@ def _exporter_restart(series: list[Counter], severity: int, rng: np.random.Gener
 def _gaps(series: list[Counter], severity: int, rng: np.random.Generator) -> list[Counter]:
     """Scrapes of the node fail.
 
-    Severities: 10 scrapes in succession, five times 10 scrapes, each scrape with a probability of 30 %.
+    Severities: 10 successive scrapes fail; 10 successive scrapes fail at five times; each scrape fails with a
+    probability of 30 %.
     """
     scrapes = scrapes_of(series)
     n = len(scrapes)
@@ -376,7 +377,7 @@ def _gaps(series: list[Counter], severity: int, rng: np.random.Generator) -> lis
 def _duplicate_exporter(series: list[Counter], severity: int, rng: np.random.Generator) -> list[Counter]:
     """A second exporter reports the same node, with counters that began at another time.
 
-    Severities: for a tenth of the recording, for half of the recording, throughout.
+    Severities: the second exporter runs for a tenth of the recording, for half of it, or all the time.
     """
     scrapes = scrapes_of(series)
     n = len(scrapes)

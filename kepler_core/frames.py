@@ -71,8 +71,8 @@ def container_dataset(
     known_samples = np.logical_and.reduce(
         [np.isfinite(node_features[name]) for name in features] + [np.isfinite(watts) for watts in power.values()]
     )
-    # Keep only samples whose power was measured since the previous sample: in a longer time, containers may have
-    # come and gone.
+    # Keep only samples whose power was measured since the previous sample. If the power covers a longer time,
+    # containers may have come and gone in it.
     known_samples &= has_short_window(observations, source)
     is_known = known_samples[row_sample]
     for name in own:
@@ -125,7 +125,7 @@ def divided_dataset(
 def _over_windows(observations: Observations, values: FloatArray, source: str) -> FloatArray:
     """Return the mean of a feature over the time in which each sample's power was measured, shape (samples,).
 
-    `Observations.windows` tells the begin of this time. A mean is NaN if it is not known.
+    `Observations.windows` tells when this time begins. A mean that is not known is NaN.
     """
     begins = observations.windows.get(source)
     if begins is None:
@@ -162,7 +162,7 @@ def _shares(usage: FloatArray, sample: IntArray, n: int) -> FloatArray:
 
 
 class _Block:
-    """The columns of a frame in one array; they are filled in place, and pandas uses the array without a copy.
+    """The columns of a frame in one array. Columns are filled in place, and pandas uses the array without a copy.
 
     For a million rows, copying the columns would take longer than the calculations.
     """

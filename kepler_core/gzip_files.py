@@ -1,4 +1,4 @@
-"""Gzip: write files whose bytes depend on their content only, and unpack gzip from outside safely."""
+"""Write gzip files whose bytes depend only on their content, and safely unpack gzip from outside."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from kepler_core.errors import KeplerError
 MAGIC = b"\x1f\x8b"
 
 MAX_OVERHEAD_BYTES = 2**20
-"""Maximum number of bytes by which gzip data may be larger than its content. Gzip makes JSON smaller, not larger."""
+"""Maximum number of bytes by which gzip data may be larger than its content. Valid data is hardly ever larger."""
 MIN_MEMBER_BYTES = 4096
-"""Minimum of unpacked bytes, on average, for each gzip member beyond the first `MAX_SMALL_MEMBERS`. Even an empty
-member costs time."""
+"""After the first `MAX_SMALL_MEMBERS`, each gzip member must have this number of unpacked bytes on average. This bounds
+the time, because even an empty member takes time to unpack."""
 MAX_SMALL_MEMBERS = 1024
-"""Number of gzip members that are accepted whatever their size."""
+"""Number of gzip members that are accepted even if they are empty."""
 
 _LEVEL = 6
 _WBITS = 16 + zlib.MAX_WBITS
@@ -41,7 +41,7 @@ def compressed_by_name(raw: BinaryIO, name: str) -> Iterator[BinaryIO | gzip.Gzi
 
 
 class GzipError(KeplerError):
-    """Bytes are not valid gzip, or contain too little content for the time that unpacking takes."""
+    """Bytes are not valid gzip, or have so little content that unpacking them would waste time."""
 
 
 class Gunzip:
@@ -60,10 +60,10 @@ class Gunzip:
         """Whether a part of the current gzip member was read."""
 
     def unpack(self, block: bytes) -> Iterator[bytes]:
-        """Unpack the next block and yield its content in pieces; raise `GzipError` if it is damaged or over a limit."""
+        """Unpack a block and yield its content in pieces. Raises `GzipError` if it is damaged or exceeds a limit."""
         view = memoryview(block)
         for start in range(0, len(view), _INPUT_BYTES):
-            # At the end of each gzip member, zlib copies its remaining input. Small parts keep these copies small.
+            # At the end of each gzip member, zlib copies the rest of its input. Small parts keep these copies small.
             part = view[start : start + _INPUT_BYTES]
             self._packed += len(part)
             try:

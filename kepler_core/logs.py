@@ -14,7 +14,7 @@ LEVELS = {
     "warning": logging.WARNING,
     "error": logging.ERROR,
 }
-"""Name of a log level on the command line of a server -> the level."""
+"""Name of a log level on a server's command line -> level of the module `logging`."""
 
 
 def configure_logging(level: int, *, format: str = SERVER_FORMAT) -> None:

@@ -37,9 +37,9 @@ class MachineSpec:
     processor: str | None = None
     """Vendor, family and model of the CPU in one word, e.g. "intel_xeon_platinum_8259cl"."""
     cores: int | None = None
-    """Logical CPUs."""
+    """Number of logical CPUs."""
     chips: int | None = None
-    """CPU sockets."""
+    """Number of CPU sockets."""
     memory: int | None = None
     """Memory in GiB."""
     frequency: int | None = None
@@ -54,7 +54,7 @@ class MachineSpec:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """The known attributes that identify the node type, as a pipeline's `node_type_index.json` has them."""
+        """The known attributes that identify the node type, in the form of a pipeline's `node_type_index.json`."""
         attributes = identity(self.as_dict())
         if "processor" in attributes:
             attributes["processor"] = processor_name(self.processor or "")
@@ -80,10 +80,9 @@ class Machine:
 def identity(spec: Mapping[str, Any]) -> dict[str, Any]:
     """Return the known identifying attributes, which are equal for two machines of the same node type.
 
-    The function `kepler_core.processor_names.comparable_processor` gives the processor's name. An attribute is
-    left out as unknown if its value is neither a name nor a positive number, or if the processor's name fits
-    several generations of processors. The search for similar machines ignores the left-out
-    attributes, too.
+    The processor's name has the form that `kepler_core.processor_names.comparable_processor` returns. An attribute
+    is left out as unknown if its value is neither a name nor a positive number, or if the processor's name fits
+    several generations of processors. The search for similar machines ignores these attributes, too.
     """
     attributes: dict[str, Any] = {}
     for name in IDENTIFYING:

@@ -36,7 +36,8 @@ def printable(text: str, limit: int = LINE_CHARACTERS) -> str:
 def reason_of(error: object, limit: int | None = None) -> str:
     """Return why an operation failed, without the error's type, cut after `limit` characters.
 
-    For an `OSError`, return the operating system's description of it; for any other error, its first line.
+    For an `OSError`, this is the operating system's description. For any other error, it is the first line of the
+    error's text.
     """
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     lines = text.strip().splitlines()

@@ -6,7 +6,7 @@
     <source>/<output_type>/<feature_group>/<Trainer>_<node_type>.zip, .json and folder
 
 The folder has only those models whose errors are below limits. It is a pipeline that `store import` can read.
-All texts and dates come from the pipeline, so that equal pipelines give equal folders.
+All texts and dates come from the pipeline, not from the clock, so that equal pipelines give equal folders.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ _TEXT_CHARACTERS = 1000
 
 @attrs.frozen
 class Publication:
-    """What the metadata of an exported pipeline states about its origin; None: as in the stored pipeline."""
+    """What the exported metadata states about the pipeline's origin. None keeps the value of the stored pipeline."""
 
     publisher: str | None = None
     """Account or name of the publisher."""
     collect_time: str | None = None
-    """When the training data was recorded."""
+    """Time at which the training data was recorded."""
 
 
 def parse_limits(texts: Iterable[str]) -> tuple[Filter, ...]:
     """Return the limits of errors in the values of the option `--max-error`.
 
-    A text is a number of watts for `mae`, or has conditions in the language of filters, e.g. `mae:10;mape:20`.
+    A text is the limit of `mae` in watts, or a list of limits in the syntax of filters, e.g. `mae:10;mape:20`.
     Raises `UsageError` if a text is malformed, or limits something other than an error.
     """
     limits = []
@@ -154,7 +154,7 @@ def _versions(models: Sequence[StoredModel]) -> str:
 
 
 def _recordings(streams: Any) -> str:
-    """Return the numbers of nodes and recordings of the latest training; empty if the metadata does not state them."""
+    """Return how many nodes and recordings the latest training used; empty if the metadata does not state it."""
     if not isinstance(streams, list) or not streams or not all(isinstance(stream, dict) for stream in streams):
         return ""
     nodes, recordings = (len({str(stream.get(key)) for stream in streams}) for key in ("node", "recording"))
@@ -170,7 +170,7 @@ def _node_type_row(number: int, node_type: NodeType | None, models: Sequence[Sto
 
 
 def _error_report(number: int, node_type: NodeType | None, models: Sequence[StoredModel]) -> str:
-    """Return the page with the best model of each energy source, output type and feature group for a node type."""
+    """Return the page of a node type: the best model of each energy source, output type and feature group."""
     spec = models[0].machine_spec if node_type is None else node_type.spec
     parts = [f"# Best models for node type {number}", _table(_ATTRIBUTES, [[spec.get(key) for key in _ATTRIBUTES]])]
     for title, usable in (
@@ -185,7 +185,7 @@ def _error_report(number: int, node_type: NodeType | None, models: Sequence[Stor
 
 
 def _model_table(models: Sequence[StoredModel], root: str) -> str:
-    """Return a table of models. `root` leads from the folder of the page to the folder of the pipeline."""
+    """Return a table of models. `root` is the relative path from the page's folder to the pipeline's folder."""
     return _table(
         ("source", "type", "feature group", "model", "MAE W", "MAPE %", "files"),
         [
@@ -204,7 +204,7 @@ def _links(model: StoredModel, root: str) -> str:
 
 
 def _in_tables(model: StoredModel) -> tuple[Any, ...]:
-    """Return the key by which the rows of tables are sorted."""
+    """Return the sort key of a model's row in a table."""
     return (model.source, model.output_type, model.feature_group, model.node_type, *_by_error(model))
 
 
@@ -235,7 +235,7 @@ def _report_file(number: int) -> str:
 
 
 def _joined(names: Any) -> str:
-    """Return the distinct names of a list as text. The public database repeats the names of trainers."""
+    """Return a list of names as text, each name once. kepler-model-db repeats the names of trainers."""
     return ", ".join(dict.fromkeys(map(str, names))) if isinstance(names, list) else ""
 
 
@@ -245,5 +245,5 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 
 def _cell(value: Any) -> str:
-    """Return a value as text in a table. Names come from files that others wrote: no name can begin a new cell."""
+    """Return a value as text for a table. Escape names, which come from files, so that no name can begin a new cell."""
     return "-" if value is None else printable(str(value), _TEXT_CHARACTERS).replace("|", "\\|").replace("<", "&lt;")

@@ -48,7 +48,7 @@ _FAMILY_WORDS = frozenset({
     "w9", "neoverse", "cortex", "power", "compatible", "rev", "x86", "x64", "amd64", "aarch64", "arm64", "i386", "i586",
     "i686", "risc", "riscv", "v", "ppc64le", "s390x",
 })  # fmt: skip
-"""Words in processor names that do not tell the generation, because processors of several generations have them."""
+"""Words in processor names that do not tell the generation, because they occur in names of several generations."""
 # One or two digits number a class within a family ("Ryzen 7", "Core 2"); "armv8" and "v8l" are instruction sets.
 _FAMILY_NUMBER = re.compile(r"[0-9]{1,2}|0+|armv[0-9]+[a-z]*|v[0-9]+l")
 
@@ -99,7 +99,7 @@ def comparable_processor(value: object) -> str:
     """Return the form of a processor's name that comparisons use; "" if `value` names no processor.
 
     The form has no `+`, because some tools remove it: `intel_xeon_platinum_8480+` equals
-    `intel_xeon_platinum_8480`. No vendor has sold two processors of a family whose names differ in the `+` only.
+    `intel_xeon_platinum_8480`. No two processors of the same family have names that differ only in the `+`.
     """
     name = processor_name(value) if isinstance(value, str) else None
     return "" if name is None else name.replace("+", "")
@@ -108,7 +108,7 @@ def comparable_processor(value: object) -> str:
 def x86_processor_name(vendor: str, family: int, model: int, stepping: int) -> str:
     """Return a name made from numbers in /proc/cpuinfo: `intel_family_6_model_85_stepping_7`.
 
-    This name is for CPUs whose reported name fits several generations. The numbers distinguish the generations.
+    Use this name for a CPU whose reported name fits several generations: the numbers distinguish the generations.
     """
     return f"{_VENDORS.get(vendor.casefold(), 'x86')}_family_{family}_model_{model}_stepping_{stepping}"
 

@@ -70,8 +70,8 @@ class Simulation:
     seed: int = 0
     """Seed of all random numbers."""
     workloads: int = 0
-    """Number of different workloads. The simulated time has a phase for each workload, and then the same phases
-    again. 0: there are no phases, and each container has an instruction mix of its own."""
+    """Number of different workloads. Each workload runs in a phase of its own, and the sequence of phases runs twice.
+    0: there are no phases, and each container has an instruction mix of its own."""
     shift_at: float | None = None
     """Fraction of the simulated time (0 … 1) after which the formula's power is multiplied by `shift_gain`. None: the
     power is never multiplied."""
@@ -197,7 +197,7 @@ def _container_rates(simulation: Simulation, busy: FloatArray, rng: np.random.Ge
         misses_per_cycle = np.geomspace(0.03, 0.0005, simulation.workloads)[workload] * (
             1 + 20 * (misses_per_cycle - 0.002)
         )
-    cpu_seconds = busy * (CORES_PER_SOCKET * simulation.sockets)  # per second
+    cpu_seconds = busy * (CORES_PER_SOCKET * simulation.sockets)  # CPU seconds per second
     cycles = cpu_seconds * HERTZ
     misses = cycles * misses_per_cycle[:, None]
     return {
@@ -322,7 +322,7 @@ def _load(simulation: Simulation, rng: np.random.Generator) -> tuple[FloatArray,
 
 
 def _gain(simulation: Simulation) -> FloatArray:
-    """Return the factor that the formula's power is multiplied by, shape (timestamps,)."""
+    """Return the factor by which the formula's power is multiplied, shape (timestamps,)."""
     assert simulation.shift_at is not None
     at = np.arange(simulation.timestamps)
     return np.where(at >= simulation.shift_at * simulation.timestamps, simulation.shift_gain, 1.0)

@@ -63,7 +63,7 @@ class Counter:
         return attrs.evolve(self, values=total - before[np.searchsorted(at, np.arange(len(total)), side="right")])
 
     def only(self, kept: BoolArray | IntArray) -> Counter:
-        """Return the series with a part of its samples."""
+        """Return the series with only the samples that `kept` selects."""
         return attrs.evolve(self, times=self.times[kept], values=self.values[kept])
 
     def frozen(self, first: int, last: int, catches_up: bool) -> Counter:
@@ -93,7 +93,7 @@ def replaced(
 
 
 def busiest(series: Sequence[Counter], metric: str) -> Counter:
-    """Return the longest series of a metric; of several longest series, the one whose counter increases most."""
+    """Return the longest series of a metric. If several are longest, return the one whose counter increases most."""
     own = [one for one in series if one.metric == metric]
     longest = max(len(one.times) for one in own)
     return max((one for one in own if len(one.times) == longest), key=lambda one: float(one.increases.sum()))

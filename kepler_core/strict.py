@@ -40,7 +40,7 @@ class WrongValueError(ValueError):
 class WrongFieldError(ValueError):
     """A value has the right type, but violates a rule of its key. Validators of attrs classes raise this error.
 
-    cattrs does not record the key in errors that validators raise; therefore this error has a path.
+    If a validator raises an error, cattrs does not record the key. Therefore this error has a path.
     """
 
     def __init__(self, message: str, *path: str | int) -> None:

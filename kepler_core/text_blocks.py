@@ -13,7 +13,7 @@ import attrs
 
 _COMPRESSION_LEVEL = 1
 _TEXTS_PER_BLOCK = 8
-"""Number of texts that are compressed together. More texts would save memory, but slow down reading one."""
+"""Number of texts that are compressed together. More texts would save memory, but make reading one text slower."""
 
 
 @attrs.define(eq=False)

@@ -13,7 +13,7 @@ from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
 from kepler_core.errors import StoreError
 
 MIN_SECRET_CHARACTERS = 4
-"""Shorter secrets are not searched for in texts, because most texts would have them by chance."""
+"""Minimum length of a secret that is searched for in texts. Most texts would contain shorter ones by chance."""
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _URL_IN_TEXT = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>]+")

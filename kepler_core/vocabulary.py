@@ -60,7 +60,7 @@ FEATURE_GROUPS: dict[str, tuple[str, ...]] = {
 GROUP_NAMES = (*FEATURE_GROUPS, THIRD_PARTY_GROUP)
 
 MIN_TIMESTAMPS = 20
-"""Minimum number of usable timestamps to train on. With fewer, validation would have too few to test models on."""
+"""Minimum number of usable timestamps for a training. With fewer, too few would be left to test the models."""
 
 CONSTANT_WATTS = 1e-3
 """Power that varies by at most this number of watts is constant: Kepler's protocol resolves 1 mW."""
@@ -132,8 +132,9 @@ def dead_features(moves: Mapping[str, bool]) -> tuple[str, ...]:
 
     `moves` maps each known feature to whether any of its values is above 0. A CPU that runs uses cycles,
     instructions and CPU time. So if one of these features is above 0 and another is 0 at all times, the part of
-    Kepler that measures the other does not work: the eBPF programs were not loaded (e.g. on real-time kernels), or
-    there are no hardware counters (e.g. in virtual machines). Then the zeros of this part mean nothing.
+    Kepler that measures the feature with the zeros does not work: the eBPF programs were not loaded (e.g. on
+    real-time kernels), or there are no hardware counters (e.g. in virtual machines). Then the zeros of this part
+    mean nothing.
     """
     runs = any(moves.get(feature, False) for features in (*_DECISIVE.values(), ("cache_miss",)) for feature in features)
     if not runs:

@@ -176,7 +176,7 @@ class _Builder:
             try:
                 construct = self._loader.construct_yaml_int if kind == "int" else self._loader.construct_yaml_float
                 number = construct(node)
-            except (ValueError, OverflowError):  # such as 0x_
+            except (ValueError, OverflowError):  # e.g. for 0x_, which has no digits
                 raise _error(event, f"{quoted(text)} is not a number") from None
         if not -MAX_NUMBER <= number <= MAX_NUMBER:
             raise _error(event, f"{quoted(text)} is not a finite number up to 2^53")

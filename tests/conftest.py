@@ -17,7 +17,7 @@ from kepler_core.simulate import Simulation, recording
 settings.register_profile("kepler", deadline=None, derandomize=True, database=None)
 settings.load_profile("kepler")
 
-# By default, servers use folders below /mnt. No process under test may write to that folder of this machine.
+# By default, servers use folders below /mnt. This setting prevents that tests write to /mnt of this machine.
 os.environ["MNT_PATH"] = "/no-such-volume"
 
 SLOW = (
@@ -87,7 +87,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 
 @pytest.fixture(scope="session")
 def recordings() -> Path:
-    """Folder of real recordings, which are not part of the repository. Without them, the test is skipped."""
+    """Folder of real recordings, which are not part of the repository. If it is missing, the test is skipped."""
     folder = SHARED / "data" / "recordings"
     if not folder.is_dir():
         pytest.skip("the real recordings (../shared/data/recordings) are missing")

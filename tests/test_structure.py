@@ -1,4 +1,4 @@
-"""Test the structure of packages and tests: import cycles, length of modules, names of test files.
+"""Tests of the structure of packages and tests: import cycles, lengths of modules, names of test files.
 
 The contract `acyclic_siblings` of import-linter (`pyproject.toml`) compares modules and packages that are
 siblings. It misses a cycle between a package and one of the package's own modules. The test below finds such cycles.
@@ -55,7 +55,7 @@ def test_no_module_imports_itself_through_others():
 
 
 def test_no_two_test_files_have_the_same_name():
-    """pytest imports test files by their names alone, so that a second file of a name cannot be collected."""
+    """pytest imports test files by their names without folders, so it cannot collect two files of the same name."""
     names = Counter(path.name for path in Path(__file__).parent.rglob("test_*.py"))
     assert [name for name, number in names.items() if number > 1] == []
 

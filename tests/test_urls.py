@@ -1,4 +1,4 @@
-"""URLs are shown without the parts that may be secret."""
+"""Tests that URLs are shown without the parts that may be secret."""
 
 from __future__ import annotations
 

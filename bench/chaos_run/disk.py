@@ -38,8 +38,8 @@ class Disk:
     def fill(self) -> None:
         """Make the disk full.
 
-        Call this method again and again while the disk is to stay full, because new processes start and
-        existing processes delete files.
+        To keep the disk full, call this method again and again: new processes start, and existing processes delete
+        files.
         """
         self.full.set()
         if not self.mounted:

@@ -82,7 +82,7 @@ class Ledger:
         answering.last = now
 
     def silence(self, server: str, down: Iterable[tuple[float, float]]) -> Silence:
-        """Return how long a server gave no right answers. `down`: intervals in which its process was not ready."""
+        """Return how long a server gave no right answers. `down` has the times at which its process was not ready."""
         with self._lock:
             gaps = list(self._answering[server].gaps)
         down = list(down)

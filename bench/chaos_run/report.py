@@ -99,7 +99,7 @@ def check_statuses(ledger: Ledger, mounted: bool) -> None:
 
 
 def silences(servers: Iterable[Server], ledger: Ledger) -> dict[str, dict[str, float]]:
-    """Return how long each server gave no right answers. Record a fault if this took too long in a ready server."""
+    """Return how long each server gave no right answers. Record a fault if a ready server gave none for too long."""
     rows = {}
     for server in servers:
         silence = ledger.silence(server.name, server.down())

@@ -80,7 +80,9 @@ def _serve(server: str, command: str, places: Places, *options: str) -> Callable
 
 
 def starters(places: Places, prometheus: str | None) -> dict[str, Callable[[int], ProcessUnderTest]]:
-    """Return server -> function that starts it; without an online trainer if `prometheus`, a server's URL, is None."""
+    """Return server -> function that starts the server.
+
+    `prometheus` is the URL of a Prometheus server. If it is None, there is no online trainer."""
     spec = places.folder / "machine.json"
     spec.write_text(json.dumps(MACHINE))
     (places.folder / f"{LIVE_PIPELINE}.yaml").write_text(_LIVE_PIPELINE_YAML)
@@ -134,7 +136,7 @@ def replayed_prometheus(folder: Path) -> Iterator[str]:
 
     The Prometheus server scrapes a simulated recording, which is replayed again and again.
     """
-    from support.prometheus_process import prometheus  # needs pytest
+    from support.prometheus_process import prometheus  # this module imports pytest
 
     from kepler_core.simulate import Simulation, write
 

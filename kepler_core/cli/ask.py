@@ -13,7 +13,7 @@ from kepler_core.vocabulary import OUTPUT_TYPES
 
 @click.command()
 @click.option(
-    "--metrics", metavar="A,B", required=True, help="Names of the features, whose values are rates per second."
+    "--metrics", metavar="A,B", required=True, help="Names of the features in --values, which are rates per second."
 )
 @click.option(
     "--values",

@@ -1,4 +1,4 @@
-"""Command-line options whose values may also come from the environment or the configuration folder."""
+"""Command-line options that can also be set in the environment or in the configuration folder."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _NUMBER_TYPE = re.compile(r"not a valid (integer|float)( range)?")
 
 
 class ConfiguredOption(click.Option):
-    """An option that takes the value of a configuration key if the command line does not have the option.
+    """An option that falls back to the value of a configuration key if it is not on the command line.
 
     Use it as `click.option(…, cls=ConfiguredOption, key="KEY")`. See `kepler_core.configuration` for the order of the
     sources. The values of a repeatable option are separated by commas or line ends in the configuration. A wrong
@@ -36,7 +36,7 @@ class ConfiguredOption(click.Option):
         value, source = super().consume_value(ctx, opts)
         if source is ParameterSource.COMMANDLINE:
             return value, source
-        # click 8.2 and later has an object of its own, not None, in `params` for an option without a value.
+        # For an option without a value, click 8.2 and later puts an internal object into `params` instead of None.
         folder = ctx.params.get("config_dir")
         text = Configuration(folder if isinstance(folder, str) else None).text(self.key)
         if text is None:
@@ -63,7 +63,7 @@ config_dir_option = click.option(
     "-c",
     "--config-dir",
     metavar="DIR",
-    is_eager=True,  # `ConfiguredOption` needs the folder when it takes the value of a key
+    is_eager=True,  # parsed first: `ConfiguredOption` reads the values of other options from this folder
     help=f"Folder with one file for each configuration key.  [environment variable: {FOLDER_KEY}]",
 )
 

@@ -108,7 +108,7 @@ def observed(
 ) -> Observations:
     """Read recordings, and return their observations with all features that the models of a catalogue need.
 
-    `metric_prefix` is as for `read_all`. Warns on standard error about features that are not used because they are
+    For `metric_prefix`, see `read_all`. Warns on standard error about features that are not used because they are
     always 0. Raises `RecordingError` if the recordings have no feature.
     """
     from kepler_core.recording import observe
@@ -134,7 +134,7 @@ def best_model(
 ) -> StoredModel:
     """Return the best model for observations, and call the hook `kepler_model_selected` for it.
 
-    `conditions` are further attributes of the `ModelRequest`.
+    `conditions` are further attributes of the `ModelRequest` that selects the model.
     """
     from kepler_core.plugins.hooks import hooks
     from kepler_core.selection import ModelRequest
@@ -149,8 +149,8 @@ def _write(estimated: Estimate, output: str) -> None:
     import sys
 
     try:
-        # Three decimals, because Kepler's resolution is a milliwatt. `round` leaves the index, which holds the
-        # timestamps, unchanged.
+        # Three decimals, because Kepler's resolution is a milliwatt. `round` does not change the timestamps, which
+        # are in the index.
         estimated.frame.round(3).to_csv(sys.stdout if output == "-" else output)
     except OSError as error:
         if isinstance(error, BrokenPipeError):

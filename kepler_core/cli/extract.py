@@ -36,7 +36,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def _dataset_options(command: F) -> F:
-    """Add the options that `extract` and `isolate` share: the data, and which data set of them to write."""
+    """Add the options that `extract` and `isolate` share: the input, and the data set to write."""
     for option in reversed(
         (
             input_option(),
@@ -54,7 +54,7 @@ def _dataset_options(command: F) -> F:
                 show_default=True,
                 help="Shipped pipeline or YAML file that names the extractor, the isolator and third-party metrics.",
             ),
-            click.option("--extractor", metavar="NAME", help="Extractor, instead of the pipeline's."),
+            click.option("--extractor", metavar="NAME", help="Extractor (default: the one in the pipeline file)."),
             energy_source_option("Energy source of the power (default: the only one)."),
             click.option("--feature-group", metavar="GROUP", help="Feature group (default: the only one)."),
             machine_spec_option(),
@@ -92,7 +92,7 @@ def extract(
     """Write the features and the power of recordings as a table (CSV or Parquet).
 
     The rows are those that `train` would use for one energy source and feature group: rates per second and
-    watts, without the readings that cannot be true. `train --data` trains from the table. docs/tables.md
+    watts, without impossible readings. `train --data` trains from the table. docs/tables.md
     describes the columns.
     """
     from kepler_core.pipeline.extraction import choose_dataset, extract_dataset
@@ -107,7 +107,7 @@ def extract(
 
 @click.command()
 @_dataset_options
-@click.option("--isolator", metavar="NAME", help="Isolator, instead of the pipeline's.")
+@click.option("--isolator", metavar="NAME", help="Isolator (default: the one in the pipeline file).")
 @click.option(
     "--idle", metavar="FILE", multiple=True, help="A recording of the idle machine, for isolators. Can be repeated."
 )
@@ -142,7 +142,7 @@ def isolate(
 ) -> None:
     """Write the features and the dynamic power of containers as a table (CSV or Parquet).
 
-    The power of each node without idle and background power, which an isolator subtracts, is divided among the
+    An isolator subtracts the idle and background power of each node. The remaining power is divided among the
     node's containers. `train --data` trains DynPower models from the table. docs/tables.md describes the columns.
     """
     from kepler_core.pipeline.extraction import choose_dataset, isolate_dataset
@@ -169,7 +169,7 @@ def _load(
     vm_guests: tuple[str, ...],
     name: str | None = None,
 ) -> PipelineSpec:
-    """Load a pipeline, with the plugins that options name instead of the pipeline's plugins."""
+    """Load a pipeline. Plugins that options name replace those in the pipeline file."""
     from kepler_core.pipeline.load import load_pipeline
 
     named = [f"{key}={plugin}" for key, plugin in plugins if plugin is not None]
@@ -185,7 +185,7 @@ def _machine(machine_spec: str | None) -> Machine | None:
 def _observe(
     spec: PipelineSpec, inputs: tuple[str, ...], machine: Machine | None, metric_prefix: str | None
 ) -> Observations:
-    """Return the observations in recordings, and print their findings to standard error."""
+    """Return the observations in recordings, and print the findings about them to standard error."""
     from kepler_core.pipeline.observing import observe_for
     from kepler_core.recording.findings import findings
 
@@ -205,7 +205,7 @@ def _context(
     profile: str | None,
     store: str | None,
 ) -> IsolationContext:
-    """Return what the isolator may use: the idle machine, the profile, and the AbsPower models in the store."""
+    """Return what the isolator may use: recordings of the idle machine, a profile, and stored AbsPower models."""
     import attrs
 
     from kepler_core.pipeline.node_types import find_slot

@@ -64,7 +64,7 @@ def machine_spec_option() -> Callable[[F], F]:
 
 
 def parse_vm_guests(pairs: Sequence[str]) -> dict[str, str]:
-    """Return guest -> id of its virtual machine, from the values of `--vm-guest`.
+    """Return a dictionary, guest -> id of the guest's virtual machine, from the values of `--vm-guest`.
 
     Raises `UsageError` if a value is malformed, or if a guest or a virtual machine occurs twice.
     """
@@ -80,7 +80,7 @@ def parse_vm_guests(pairs: Sequence[str]) -> dict[str, str]:
 
 
 def vm_settings(guests: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the settings of a pipeline (`path=value`) that the option --vm-guest stands for."""
+    """Return the pipeline settings (`path=value`) that have the same effect as the option --vm-guest."""
     return ("use_vm_metrics=true", f"vm_guests={json.dumps(guests)}") if guests else ()
 
 
@@ -114,7 +114,7 @@ def read_all(
     """Read the recordings in files and call the hook `kepler_recording_loaded` for each recording.
 
     The function reads only metrics that an installed metric schema knows, and the metrics named in `third_party`.
-    `metric_prefix` is the first word of the metrics' names, if it is not the one that the schema expects.
+    `metric_prefix` is the first word of the metrics' names, if it differs from the first word in the schema.
     """
     from kepler_core.pipeline.observing import read_known
     from kepler_core.plugins.hooks import hooks

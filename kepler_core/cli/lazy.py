@@ -13,7 +13,7 @@ from kepler_core.errors import close_matches
 
 
 class LazyCommand(NamedTuple):
-    """Where to import a command from, and its short help for lists of commands."""
+    """A command that is not imported yet: where to import it from, and its short help for lists of commands."""
 
     target: str
     """The click command as `module:object`."""

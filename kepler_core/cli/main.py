@@ -131,7 +131,7 @@ def main() -> None:
 def run(command: click.Command, program: str, *, verbose: bool = False, **settings: Any) -> None:
     """Run a command with the arguments of this process, and end the process with the command's exit code.
 
-    `program` is the name of the program in messages, and `settings` are settings of the command's `click.Context`.
+    `program` is the name that messages give the program. `settings` are settings of the command's `click.Context`.
     With `verbose`, errors are raised, so that Python prints a traceback.
     """
     try:
@@ -167,7 +167,10 @@ def run(command: click.Command, program: str, *, verbose: bool = False, **settin
 
 
 def _old_options(error: click.UsageError) -> str | None:
-    """Return what replaces the old options in the command line; None if it has none, or another command failed."""
+    """Return an error message that names what replaces old options of the command line.
+
+    Return None if the command line has no old options, or if the error is not about an old command.
+    """
     ctx = error.ctx
     if ctx is None or ctx.parent is None or ctx.parent.command is not cli or ctx.info_name not in OLD_COMMANDS:
         return None

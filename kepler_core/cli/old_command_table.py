@@ -1,16 +1,16 @@
 """The commands and options of kepler-model-server 0.7, and what replaces them.
 
-A replacement is written as words of a new command line. These fields stand for the value of the old option:
+A replacement is written as words of a new command line. These fields are filled in from the old command line:
 
-    {value}     the value
-    {list}      the parts of the value, e.g. `A,B`
-    {json}, {csv}, {png}    the file in the old data folder, with this suffix if the value has none
-    {trainer}   the trainer of a model's name, i.e. the name without `_<node type>`
+    {value}     the value of the old option
+    {list}      the values of an option that had several values, e.g. `A,B`
+    {json}, {csv}, {png}    the file in the old data folder, with this suffix added if the value has no suffix
+    {trainer}   the trainer in the name of a model: the name without `_<node type>`
     {folder}    the folder of the exported pipeline, below the value
     {data}      the old data folder
     {kind}, {other}    `abs` and `dyn`, or the other way round if the old option --output-type is DynPower
 
-Words in capitals that are no field (FILE, TIME …) must be filled in by the user.
+The user must fill in words in capitals, such as FILE and TIME.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ import attrs
 
 @attrs.frozen
 class OldOption:
-    """An option of the old command line. Each of these options was accepted by each command."""
+    """An option of the old command line. Each old command accepted all options."""
 
     names: tuple[str, ...]
-    """Its spellings; the last one is the long name."""
+    """Spellings of the option; the last one is the long name."""
     values: str = "one"
     """Number of values: "one", "none" or "many"."""
 
@@ -44,7 +44,7 @@ class Replacement:
     each: bool = False
     """Whether the words are repeated for each part of the value, which is separated by commas."""
     choices: Mapping[str, str] = attrs.field(factory=dict)
-    """Value of the old option -> the new words, instead of `new`."""
+    """Value of the old option -> the new words for this value, which replace `new`."""
     ignored: str = ""
     """A value for which no words are needed, because it was the old default."""
 
@@ -56,11 +56,11 @@ class OldCommand:
     new: str
     """The first words of the new command line, after `kepler-model`."""
     options: Mapping[str, Replacement]
-    """Long name of an old option that the command used -> what replaces it. The other options had no effect."""
+    """Long name of an option that the old command used -> what replaces it. All other options had no effect."""
     last: str = ""
     """The last words of the new command line."""
     defaults: Mapping[str, str] = attrs.field(factory=dict)
-    """Old default values that must be written out, because the new default is another: option -> value."""
+    """Old option -> its default value, if the new default differs, so that the new command must state the value."""
 
 
 OPTIONS = (

@@ -18,7 +18,7 @@ _DATA_FOLDER = "/data"
 """The old default of the option --data-path and of the environment variable DATAPATH."""
 _LINE_CHARACTERS = 2000
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./:-]*")
-"""Text that YAML reads as it is written."""
+"""Text that needs no quotes in YAML."""
 _PLACEHOLDERS = {
     "value": "VALUE", "list": "A,B", "json": "FILE.json", "csv": "FILE.csv", "png": "FILE.png", "trainer": "TRAINER",
     "folder": "FOLDER", "data": "DIR", "kind": "abs", "other": "dyn",
@@ -27,9 +27,9 @@ _OPTION_OF = {name: option for option in OPTIONS for name in option.names}
 
 
 def new_form(command: str, arguments: Sequence[str]) -> str:
-    """Return the error message for an old command that has another name now: one line with its new form.
+    """Return the error message for a renamed command: one line with the new form of the command line.
 
-    `arguments` follow the command. If they cannot be read, the new form has placeholders instead of the arguments.
+    `arguments` are the words after the command. If they cannot be parsed, the new form has placeholders instead.
     """
     old = COMMANDS[command]
     given = _parse(arguments)
@@ -51,10 +51,10 @@ def new_form(command: str, arguments: Sequence[str]) -> str:
 
 
 def replaced_options(command: str, arguments: Sequence[str], known: Collection[str]) -> str | None:
-    """Return the error message for old options of a command whose name has stayed: what replaces them.
+    """Return the error message that names what replaces the old options of a command that still exists.
 
-    `known` are the options that the command has now. Return None if `arguments` have no old option that the command
-    lacks.
+    `known` are the options that the command has now. Return None if the command still has all options in
+    `arguments`.
     """
     old = COMMANDS[command]
     written = [word.partition("=")[0] for word in arguments]
@@ -95,7 +95,10 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parse(arguments: Sequence[str]) -> dict[str, Any] | None:
-    """Return long name -> value of the old options in a command line; None if the old program would reject them."""
+    """Return a dictionary: long name of each old option in `arguments` -> its value.
+
+    Return None if kepler-model-server 0.7 would reject the arguments.
+    """
     parser = _Parser(add_help=False, allow_abbrev=False)
     for option in OPTIONS:
         _add(parser, option)
@@ -146,7 +149,7 @@ def _filled(template: str, value: str, values: dict[str, Any]) -> list[str]:
         "kind": "dyn" if dynamic else "abs",
         "other": "abs" if dynamic else "dyn",
     }
-    # a setting has blanks, e.g. in {name: trainer, args: …}, and is one word
+    # the value of --set may have blanks, as in {name: trainer, args: …}, but is one word of the command line
     head, *rest = template.split(" ", 1) if template.startswith("--set ") else (template,)
     words = [head, *rest] if rest else template.split()
     return [word.format_map(fields) for word in words]
@@ -157,5 +160,5 @@ def _data_folder(values: dict[str, Any]) -> str:
 
 
 def _file(folder: str, name: str, suffix: str) -> str:
-    """Return the path of a file in the old data folder. The old program added the suffix to names without it."""
+    """Return the path of a file in the old data folder. kepler-model-server added a missing suffix to names."""
     return os.path.join(folder, name if suffix in name else name + suffix)

@@ -31,5 +31,5 @@ def _numeric(column: Sequence[str]) -> bool:
 
 
 def watts(value: float | None) -> str:
-    """Return a number of watts or percent as a table cell with two decimals; None becomes "-"."""
+    """Return watts or a percentage as a table cell with two decimals; None becomes "-"."""
     return "-" if value is None else f"{value:.2f}"

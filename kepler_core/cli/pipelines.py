@@ -61,5 +61,5 @@ def show(name: str, settings: tuple[str, ...], as_json: bool) -> None:
 
 @pipelines.command()
 def schema() -> None:
-    """Print the JSON Schema of pipeline files, with which editors can check them."""
+    """Print the JSON Schema of pipeline files. Editors can check pipeline files with it."""
     print_json(json_schema())

@@ -29,12 +29,12 @@ KINDS = ("scatter", "time", "curve", "errors", "usage")
 _NEEDS_RECORDING = ("scatter", "time", "curve", "usage")
 _NEEDS_STORE = ("scatter", "time", "curve", "errors")
 MAX_ERROR_PANELS = 12
-"""Maximum number of panels of errors in one figure, so that the figure can be read and its memory is bounded."""
+"""Maximum number of error panels in one figure. It keeps the figure readable and bounds the memory."""
 
 
 @attrs.frozen(eq=False)
 class _Choice:
-    """Which models and which power the figure shows."""
+    """The options that choose which models and which power the figure shows."""
 
     source: str | None
     output_type: OutputType | None
@@ -82,13 +82,13 @@ def plot(
     """Draw the models of a store and the power in a recording, as a PNG or SVG file.
 
     \b
-    scatter  power predicted by the best matching model, against measured power   --store --input
+    scatter  power predicted by the best model, against measured power            --store --input
     time     predicted and measured power over time                               --store --input
     curve    power against the main feature: measured points, and all models of
              the best model's pipeline and feature group                          --store --input
-    errors   validated errors, by trainer and feature group: of all models, or,
-             beside the pictures of the best model, of the models of its pipeline,
-             source and output type                                               --store
+    errors   validated errors by trainer and feature group. With --kind: of all
+             models. Without --kind: if the best model is drawn too, only of
+             models of the same pipeline, source, output type and node type       --store
     usage    measured power and all features over time                            --input
 
     The power of a DynPower model is the sum over the containers of a node. Components whose power is always 0
@@ -128,7 +128,10 @@ def _format_of(output: str) -> PictureFormat:
 
 
 def _chosen_kinds(kinds: tuple[str, ...], store: str | None, inputs: tuple[str, ...]) -> list[str]:
-    """Return the kinds to draw in their usual order; raise `UsageError` if an option that they need is missing."""
+    """Return the kinds to draw, in the order of `KINDS`.
+
+    Raises `UsageError` if an option that a kind needs is missing.
+    """
     if store is None and not inputs:
         raise UsageError("give --store, --input or both")
     lacking = {
@@ -142,23 +145,23 @@ def _chosen_kinds(kinds: tuple[str, ...], store: str | None, inputs: tuple[str, 
 
 
 class _Figure:
-    """The panels of a figure. The best model is selected, and models are applied, only if a panel needs them."""
+    """The panels of a figure. Selects the best model and applies models only if a panel needs the result."""
 
     def __init__(self, catalogue: Catalogue, observations: Observations | None, choice: _Choice) -> None:
         self.drawn: list[str] = []
-        """The kinds that the figure shows."""
+        """Kinds of panels that the figure shows."""
         self._catalogue = catalogue
         self._recorded = observations
         self._choice = choice
         self._best: StoredModel | None = None
         self._estimates: dict[str, Estimate] = {}
-        """Path of a model -> its estimates. Several panels need those of the best model."""
+        """Path of a model -> its estimates. They are kept, because several panels need the best model's estimates."""
 
     def panels(self, kinds: list[str], *, strict: bool) -> list[Panel]:
         """Return the panels.
 
-        If `strict` is false, kinds that the data does not allow are left out, with a line on standard error; but
-        the error of the last kind is raised if no kind can be drawn.
+        If `strict` is false, kinds that cannot be drawn from the data are left out, with a line on standard error.
+        If no kind can be drawn, the error of the last kind is raised.
         """
         draw: Mapping[str, Callable[[], list[Panel]]] = {
             "scatter": self._scatter, "time": self._time, "curve": self._curve,
@@ -253,7 +256,7 @@ class _Figure:
 
         conditions = attrs.asdict(self._choice)
         if self._best is not None and not strict:
-            # beside the other panels, the errors of the models that compete with the drawn model are of interest
+            # Without --kind, other panels show the best model. Draw only the errors of models that compete with it.
             best = self._best
             conditions |= {"source": best.source, "output_type": best.output_type}
             conditions |= {"pipeline": best.pipeline, "node_type": best.node_type}
@@ -281,7 +284,7 @@ class _Figure:
         if not matching and self._choice.source is not None:
             names = ", ".join(recorded) or "none"
             raise RecordingError(f"no power of {self._choice.source} was measured in the recording (measured: {names})")
-        # without --source, the panel of a recording that has no power of the default source shows another source
+        # Without --source, the default source is tried first. If the recording has no power of it, another is shown.
         source = min(matching or recorded, default="")
         subtitle = f"features, and measured power of {source}" if source else "features"
         return [usage_panel(subtitle, measured_power(self._observations, source), usage(self._observations))]

@@ -47,7 +47,7 @@ class Finding:
     type=float,
     default=TIMEOUT_SECONDS,
     show_default=True,
-    help="Seconds after which the process that imports and checks a module's plugins is stopped.",
+    help="Time limit in seconds for importing and checking the plugins of one module.",
 )
 @json_option
 def doctor(names: tuple[str, ...], strict: bool, no_checks: bool, slow: float, timeout: float, as_json: bool) -> int:
@@ -79,7 +79,7 @@ def doctor(names: tuple[str, ...], strict: bool, no_checks: bool, slow: float, t
 
 
 def _selected(names: Sequence[str]) -> list[PluginEntry]:
-    """Return the plugins that may be loaded and have one of the names; without names, all that may be loaded."""
+    """Return the plugins that may be loaded. If `names` is not empty, return only those with one of these names."""
     entries = [entry for entry in all_entries() if entry.refusal is None]
     if not names:
         return entries
@@ -171,7 +171,7 @@ def _undeclared(entries: Sequence[PluginEntry]) -> list[Finding]:
 
 
 def _clashes(entries: Sequence[PluginEntry]) -> list[Finding]:
-    """Return a problem for each name or alias that several plugins of one namespace have."""
+    """Return a problem for each name or alias that more than one plugin of a namespace has."""
     findings = []
     for namespace, plugins in registry.REGISTRIES.items():
         of_namespace = [entry for entry in entries if entry.namespace == namespace]

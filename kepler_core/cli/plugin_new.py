@@ -90,7 +90,7 @@ def _refuse_taken(kind: str, name: str) -> None:
         for entry in plugins.claims(name_or_alias):
             if entry.distribution != f"kepler-{kind}-{name}":
                 raise UsageError(
-                    f"{entry.full_name} is called {name_or_alias!r} already, so this name alone would not "
+                    f"{entry.full_name} already has the name {name_or_alias!r}, so this name alone would not "
                     f"choose the new plugin; use another name"
                 )
 

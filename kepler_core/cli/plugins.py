@@ -49,9 +49,9 @@ def all_entries() -> list[PluginEntry]:
 
 
 def status(entry: PluginEntry) -> str:
-    """Return the reason why a plugin is refused, or else a message if its name clashes with another plugin's.
+    """Return why a plugin is refused or, if it is not refused, with which other plugin its name clashes.
 
-    Returns "" if the plugin is not refused and its name does not clash. Imports no plugin.
+    Returns "" if neither is the case. Imports no plugin.
     """
     if entry.refusal is not None:
         return str(entry.refusal)

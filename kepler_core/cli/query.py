@@ -33,7 +33,7 @@ _ADVICE = {
 }
 """Kind of a `PrometheusError` -> advice to the user.
 
-After an error of a kind that is not listed here, the user can run the same command again to resume.
+After an error of any other kind, the same command resumes the query.
 """
 
 
@@ -50,12 +50,12 @@ class _Request:
     step: float | None
     pipeline: str | None
     settings: list[str]
-    """Values of `--set`, as a list instead of a tuple: they are compared with a list decoded from JSON."""
+    """Values of `--set`. A list, not a tuple, because it is compared with a list that was decoded from JSON."""
     instance: str | None
     selector: str | None
     headers: str | None
-    """Digest of the headers. They belong to these options, because a header may select the tenant whose samples
-    the server returns. None: no headers."""
+    """Digest of the request headers, which may select the tenant whose samples the server returns. None: no
+    headers."""
     metric_prefix: str | None
 
 
@@ -99,7 +99,7 @@ class _Request:
     metavar="DURATION",
     default="1m",
     show_default=True,
-    help="How long to retry if the server does not answer.",
+    help="Time for which requests are repeated if the server does not answer.",
 )
 @set_option
 @json_option

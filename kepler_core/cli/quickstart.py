@@ -75,7 +75,7 @@ def quickstart(store: str, as_json: bool) -> int:
 
 
 def _estimates(store: str, report: Report, observations: Observations) -> list[dict[str, Any]]:
-    """Load every published model; return a summary of the estimates of each output type's best model."""
+    """Load every published model. Return, for each output type, a summary of the best model's estimates."""
     from kepler_core.estimate import estimate
     from kepler_core.selection import ModelRequest, read_catalogue
     from kepler_core.store import open_store

@@ -159,14 +159,14 @@ def import_(location: str, name: str | None, store: str, as_json: bool) -> None:
     "--output",
     metavar="PATH",
     required=True,
-    help="Zip file to write, or - for standard output; with --for, folder.",
+    help="Zip file to write, or - for standard output. With --for: folder to write.",
 )
 @click.option("--force", is_flag=True, help="Replace the output file or folder if it exists.")
 @click.option(
     "--for",
     "form",
     type=click.Choice(["model-db"]),
-    help="Write a folder as the public model database has them, with README and tables of errors.",
+    help="Write a folder in the form of the public model database, with README and tables of errors.",
 )
 @click.option(
     "--max-error",
@@ -176,10 +176,8 @@ def import_(location: str, name: str | None, store: str, as_json: bool) -> None:
     help="With --for: export only models whose mae is at most this number of watts, or conditions such as "
     "mae:10;mape:20 (mape in percent), which must all be met. If repeated, a model need only be within one LIMIT.",
 )
-@click.option("--publisher", metavar="NAME", help="With --for: name to write into metadata and README.")
-@click.option(
-    "--collect-date", metavar="DATE", help="With --for: when the data was recorded, to write into metadata and README."
-)
+@click.option("--publisher", metavar="NAME", help="With --for: name of the publisher, for metadata and README.")
+@click.option("--collect-date", metavar="DATE", help="With --for: date of the training data, for metadata and README.")
 @store_option()
 def export(
     pipeline: str,
@@ -195,8 +193,8 @@ def export(
     """Write a PIPELINE to a zip file or folder, which `store import` can read.
 
     The zip file has all models and a manifest. At its top are metadata.json and the folders of the energy sources.
-    With --for model-db, the result is a folder for the public model database kepler-model-db: only models within
-    --max-error, with the reports that the database has.
+    With --for model-db, the result is a folder for the public model database, kepler-model-db. It has only the
+    models within --max-error, and the error reports that the database has.
     """
     if form is not None:
         from kepler_core.model_db import Publication, export_files, parse_limits
@@ -296,7 +294,7 @@ def _open(location: str) -> Store:
 
 
 def _summary(read: Callable[[], Snapshot]) -> dict[str, Any]:
-    """Return number, model count and update time of the version that `read` reads, or why it cannot be read."""
+    """Return the number, model count and update time of the version that `read` returns, or why reading failed."""
     from kepler_core.models.power_model import METADATA_FILE
     from kepler_core.store.models import count_models
 
@@ -353,7 +351,7 @@ def _pruned_text(result: dict[str, Any]) -> str:
 
 
 def _print_rows(rows: list[list[Any]], headers: tuple[str, ...]) -> None:
-    # the last column holds problems: omit it if no row has a problem
+    # the last column holds problems; it is omitted if no row has a problem
     if all(row[-1] is None for row in rows):
         rows, headers = [row[:-1] for row in rows], headers[:-1]
     print_table(rows, headers)

@@ -20,13 +20,13 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 @attrs.frozen
 class TableFiles:
-    """The tables that a user names, and how to read them."""
+    """The table files that a user names, and how to read them."""
 
     paths: tuple[str, ...]
     columns: tuple[str, ...]
-    """Values NAME=COLUMN of the option `--column`."""
+    """Values of the option `--column`, in the form NAME=COLUMN."""
     energy_source: str | None
-    """Energy source of all power in the tables; None: it depends on the pipeline and the component."""
+    """Energy source of all power in the tables. None: the pipeline and the component determine it."""
 
 
 def energy_source_option(purpose: str) -> Callable[[F], F]:
@@ -70,10 +70,10 @@ def table_files(
     energy_source: str | None,
     only_recordings: Sequence[str],
 ) -> TableFiles | None:
-    """Return the tables that a user names; None if the user names recordings.
+    """Return the tables that a user names, or None if the user names recordings instead.
 
-    `only_recordings` are the given options that concern recordings only. Raises `UsageError` unless exactly one of
-    recordings and tables is given.
+    `only_recordings` are those of the user's options that make sense only for recordings. Raises `UsageError`
+    unless the user names either recordings or tables.
     """
     if bool(inputs) == bool(paths):
         raise UsageError("give either recordings (--input) or tables (--data)")

@@ -233,7 +233,7 @@ def _observe(
 
 
 def _print_severe(all_findings: Sequence[Finding]) -> None:
-    """Print the findings that are errors to standard error, because they may be why a training failed."""
+    """Print findings with the severity "error" to standard error, because they may explain why a training failed."""
     for line in finding_lines([finding for finding in all_findings if finding.severity == "error"]):
         click.echo(f"kepler-model: {line}", err=True)
 
@@ -241,8 +241,8 @@ def _print_severe(all_findings: Sequence[Finding]) -> None:
 def _load_pipeline(pipeline: str, settings: tuple[str, ...], name: str | None, store: str) -> PipelineSpec:
     """Load a pipeline.
 
-    If the pipeline names an unknown plugin that a pipeline in the store was trained with, the error ends
-    with the pip command for the plugin's distribution.
+    The pipeline may name a plugin that is not installed. If the store knows the plugin's distribution from an
+    earlier training, the error ends with the pip command that installs it.
     """
     from kepler_core.pipeline.load import load_pipeline
     from kepler_core.pipeline.plugins import where_it_was
@@ -287,7 +287,7 @@ def _print_call(started: float) -> Callable[[HookCall], None]:
 
 
 def print_report(report: Report) -> None:
-    """Print a table of the models with their errors, then findings, notes, skipped data sets and failures."""
+    """Print a table of the models and their errors, then findings, notes, skipped data sets and failures."""
     from kepler_core.recording.findings import Finding
 
     print_table(
@@ -338,7 +338,7 @@ def _model_row(model: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _print_grouped(entries: list[dict[str, Any]], key: str) -> None:
-    """Print each distinct text `entry[key]` once, followed by the data sets of the entries with this text."""
+    """Print each distinct text `entry[key]` once, followed by the data sets that have this text."""
     datasets: dict[str, list[str]] = {}
     for entry in entries:
         datasets.setdefault(entry[key], []).append(

@@ -1,1 +1,1 @@
-"""Pictures of models and recordings, drawn with matplotlib, which is imported when a picture is drawn."""
+"""Pictures of models and recordings. matplotlib, which draws them, is imported only when a picture is drawn."""

@@ -1,7 +1,7 @@
-"""Figures made of panels, and their encoding as PNG or SVG.
+"""Figures that consist of panels, and the encoding of figures as PNG or SVG.
 
-matplotlib is imported inside of the functions, because commands and listeners that draw nothing must not wait for
-it, and because the base install does not have it. Equal panels give equal bytes.
+matplotlib is imported inside the functions: importing it is slow, and the base install does not have it.
+Equal panels give equal bytes.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ WIDTH_INCHES = 11.0
 _SUBTITLE_INCHES = 0.26
 """Distance of the subtitle from the top of its panel: a line of 12 points and the padding of the layout."""
 _LAYOUT_DECIMALS = 6
-"""Decimals of positions, which are fractions of the figure's size."""
+"""Number of decimals to which positions are rounded. A position is a fraction of the figure's size."""
 DOTS_PER_INCH = 100
-"""Pixels per inch of a PNG file: at 100 %, the text of 10 points has the size of ordinary text on a screen."""
+"""Pixels per inch of a PNG file. At a zoom of 100 %, its text of 10 points is as large as ordinary text on a screen."""
 
 MEASURED = "#444444"
 PREDICTED = "#D55E00"
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
 """Colours that remain distinct for colour-blind readers (M. Okabe and K. Ito, "Color Universal Design", 2008).
 
-Their yellow is left out, because it can hardly be seen on white.
+The yellow of their palette is left out, because it can hardly be seen on white.
 """
 LINE_STYLES = ("-", "--", ":")
-"""Their number and the number of `COLOURS` have no common factor, so that 21 lines differ in colour or style."""
+"""Line styles, which change together with the colours. 3 styles and 7 colours make 21 different lines."""
 
 _SETTINGS: dict[Any, Any] = {
     "font.size": 10.0,
@@ -52,7 +52,7 @@ _SETTINGS: dict[Any, Any] = {
     "grid.linewidth": 0.6,
     "legend.frameon": False,
     "lines.linewidth": 1.2,
-    # names of nodes and plugins may contain a dollar sign, which would start a formula
+    # a dollar sign in the name of a node or plugin would start a formula
     "text.parse_math": False,
     "svg.fonttype": "none",
     "svg.hashsalt": "kepler-core",
@@ -68,14 +68,14 @@ class Panel:
 
     title: str
     subtitle: str
-    """What the panel is drawn from; empty for no line below the title."""
+    """The data that the panel shows, in words; if empty, the panel has no line below the title."""
     height: float
     """Height in inches, without the title and the subtitle."""
     draw: Callable[[SubFigure], None]
 
 
 def picture(panels: Sequence[Panel], format: PictureFormat) -> bytes:
-    """Return a file with the panels, one below the other. It contains neither a date nor a random number."""
+    """Return a picture of the panels, one below the other. It has no date, so that equal panels give equal files."""
     if format == "svg":
         return _svg(panels, "part").encode()
     with _figure(panels) as figure:
@@ -105,7 +105,7 @@ def _figure(panels: Sequence[Panel]) -> Iterator[Figure]:
         figure = Figure(figsize=(WIDTH_INCHES, sum(heights)), dpi=DOTS_PER_INCH, layout="constrained")
         parts = figure.subfigures(len(panels), 1, height_ratios=heights, squeeze=False)
         for panel, part in zip(panels, parts[:, 0], strict=True):
-            # the layout places the title and leaves room for its second, empty line, where the subtitle is written
+            # The second line of the title is empty. The layout leaves room for it, and the subtitle is written there.
             title = f"{panel.title}\n" if panel.subtitle else panel.title
             part.suptitle(title, x=0.012, ha="left", fontsize=12, fontweight="bold")
             below = part.transSubfigure + ScaledTranslation(0, -_SUBTITLE_INCHES, figure.dpi_scale_trans)
@@ -116,7 +116,7 @@ def _figure(panels: Sequence[Panel]) -> Iterator[Figure]:
 
 
 def _fix_layout(figure: Figure) -> None:
-    """Compute the layout and round it.
+    """Compute the layout and round the positions, so that equal panels give equal bytes.
 
     matplotlib 3.11 solves the layout with kiwisolver, whose results differ from run to run in their last digits.
     """
@@ -131,9 +131,9 @@ def _fix_layout(figure: Figure) -> None:
 
 
 def _svg(panels: Sequence[Panel], name: str) -> str:
-    """Return an SVG file. It has only those ids that it refers to itself: `<name>-1`, `<name>-2` and so on.
+    """Return an SVG file. Its ids are `<name>-1`, `<name>-2` and so on; ids that are not used are removed.
 
-    matplotlib uses other ids, such as `axes_1`, in every picture.
+    The ids of matplotlib, such as `axes_1`, are the same in every picture, so they would clash in an HTML page.
     """
     with _figure(panels) as figure:
         text = io.StringIO()
@@ -145,6 +145,6 @@ def _svg(panels: Sequence[Panel], name: str) -> str:
 
 
 def grid(part: SubFigure, rows: int, columns: int = 1, *, share_x: bool = False) -> list[Axes]:
-    """Return the axes of a grid in a part of a figure, row by row."""
+    """Add a grid of axes to a part of a figure, and return the axes row by row."""
     axes: list[Axes] = list(part.subplots(rows, columns, squeeze=False, sharex=share_x).flat)
     return axes

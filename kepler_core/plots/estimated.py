@@ -1,4 +1,4 @@
-"""What the panels need from models: their estimates for observations, and their validated errors."""
+"""The data that panels need from models: estimates for observations, and validated errors."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _LEVELS = ["recording", "node", "timestamp"]
 def estimated_power(estimate: Estimate, observations: Observations) -> list[NodePower]:
     """Return the estimated and the measured power of each node and component, over time.
 
-    The power of containers is added up for each node.
+    If the model estimates the power of containers, the power of a node is the sum over the node's containers.
     """
     sums = _node_sums(estimate.frame)
     nodes = []
@@ -79,7 +79,7 @@ def model_errors(models: Iterable[StoredModel]) -> dict[tuple[str, str, str], li
 
 
 def _node_sums(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return the sums of the containers of each node; a sum is NaN if the power of no container is known."""
+    """Return the sum over the containers of each node; NaN where the power of no container is known."""
     return frame.groupby(level=_LEVELS, sort=True).sum(min_count=1)
 
 
@@ -91,7 +91,7 @@ def _column(frame: pd.DataFrame, name: str) -> FloatArray | None:
 
 
 def _feature(observations: Observations, feature: str) -> pd.Series:
-    """Return the values of a feature of the nodes, indexed like the sums of an estimate."""
+    """Return the values of a feature of the nodes, with the same index as the result of `_node_sums`."""
     streams = [observations.streams[at] for at in observations.sample_stream]
     index = pd.MultiIndex.from_arrays(
         [

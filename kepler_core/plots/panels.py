@@ -1,4 +1,4 @@
-"""The panels: each shows one relation between the power that was measured and the power that models predict.
+"""The panels of figures. Each panel shows one aspect of measured power, predicted power or features.
 
 The power of a node is in watts. The power of a DynPower model is the sum over the containers of a node.
 """
@@ -22,24 +22,24 @@ if TYPE_CHECKING:
     from matplotlib.figure import SubFigure
 
 MAX_TIME_ROWS = 12
-"""Maximum number of rows of predicted power over time. A recording may have thousands of nodes."""
+"""Maximum number of rows in a panel of power over time. A recording may have thousands of nodes."""
 MAX_USAGE_ROWS = 20
-"""Maximum number of rows of usage: all components and all features of Kepler, and some of other exporters."""
+"""Maximum number of rows in a panel of usage. Enough for all components and features of Kepler and some others."""
 MAX_NODES = 8
-"""Maximum number of nodes in one plot that have colours of their own. A recording may have thousands of nodes."""
+"""Maximum number of nodes that have different colours in one plot. A recording may have thousands of nodes."""
 MAX_POINTS = 2000
-"""Maximum number of points of one line or one cloud of points; of more points, equally spaced ones are drawn."""
+"""Maximum number of points of one line or one cloud of points. If there are more, every n-th point is drawn."""
 CURVE_BINS = 30
 _NAME_CHARACTERS = 60
 _COLUMNS = 3
 _TOGETHER_SECONDS = 60.0
-"""Nodes whose first samples are at most this far apart share one axis of time."""
+"""If the first samples of all nodes are at most this far apart, the nodes share one time axis."""
 _GAP_STEPS = 2.5
-"""Samples that are further apart than this multiple of the usual step are not connected by a line."""
+"""Two samples are not connected by a line if the time between them exceeds this multiple of the usual step."""
 _LEAST_RATIO = 4.0
-"""Least ratio of the errors at the two ends of the colours, so that nearly equal errors have nearly equal colours."""
+"""Least ratio of the largest to the smallest error on the colour scale, so that similar errors get similar colours."""
 _WHITE_BELOW = 0.45
-"""Part of the range of colours that is so dark that white text is easier to read than black text."""
+"""Below this fraction of the colour scale, colours are so dark that white text is easier to read than black."""
 
 
 @attrs.frozen(eq=False)
@@ -51,7 +51,7 @@ class NodePower:
     time: FloatArray
     """Unix seconds."""
     measured: FloatArray | None
-    """Watts; NaN where the power was not measured. None: the power was never measured."""
+    """Watts; NaN where the power was not measured. None if it was never measured."""
     predicted: FloatArray | None = None
     """Watts; None if no model was applied."""
 
@@ -191,9 +191,9 @@ def usage_panel(subtitle: str, power: Sequence[NodePower], usage: Sequence[Usage
 def curve_panel(subtitle: str, curves: Sequence[Curve]) -> Panel:
     """Return a panel of power against the main feature: the measured points, and a line for each model.
 
-    A model may use more features than the main one. So its line connects, for `CURVE_BINS` groups of samples with
-    similar values of the main feature, the mean of the model's predictions for the samples of the group. The line
-    covers only values of the main feature that were recorded.
+    A model may use more features than the main one, so that its predictions are no function of the main feature.
+    The samples are divided into `CURVE_BINS` groups with similar values of the main feature. The line of a model
+    connects its mean predictions in these groups. It covers only values of the main feature that were recorded.
     """
     trainers = list(dict.fromkeys(trainer for curve in curves for trainer in curve.models))
 
@@ -226,8 +226,8 @@ def curve_panel(subtitle: str, curves: Sequence[Curve]) -> Panel:
 def error_panel(subtitle: str, errors: Sequence[ModelError]) -> Panel:
     """Return a panel of errors by trainer (rows) and feature group (columns).
 
-    Each cell has the mean absolute error in watts and the mean absolute percentage error. If several models belong to
-    a cell, e.g. of several node types, the cell has the medians of their errors.
+    Each cell shows the mean absolute error in watts and the mean absolute percentage error. If several models belong
+    to a cell, e.g. models of several node types, the cell shows the medians of their errors.
     """
     groups = list(dict.fromkeys(error.feature_group for error in errors))
     trainers = sorted({error.trainer for error in errors})
@@ -245,12 +245,12 @@ def error_panel(subtitle: str, errors: Sequence[ModelError]) -> Panel:
 
     def draw(part: SubFigure) -> None:
         (plot,) = grid(part, 1)
-        # the errors of one panel may differ a thousandfold, so the colour follows the logarithm
+        # a logarithmic colour scale, because the errors of one panel may differ a thousandfold
         level = np.log10(np.maximum(mae, 1e-3))
         lowest = float(np.nanmin(level)) if np.isfinite(level).any() else 0.0
         highest = max(float(np.nanmax(level)) if np.isfinite(level).any() else 0.0, lowest + np.log10(_LEAST_RATIO))
         level = (level - lowest) / (highest - lowest)
-        # rectangles instead of an image, because programs that show SVG files may blur the few pixels of the image
+        # rectangles instead of an image of few pixels, which programs that show SVG files may blur
         edges = np.arange(len(groups) + 1) - 0.5, np.arange(len(trainers) + 1) - 0.5
         cells = np.ma.masked_invalid(level)
         plot.pcolormesh(*edges, cells, cmap="cividis", vmin=0, vmax=1, edgecolors="white", linewidth=1)
@@ -282,7 +282,7 @@ def binned(load: FloatArray, watts: FloatArray) -> tuple[FloatArray, FloatArray]
 
 
 def _columns(part: SubFigure, number: int, columns: int = _COLUMNS) -> list[Axes]:
-    """Return `number` axes in rows of at most `columns`; the grid always has `columns`, so that plots stay small."""
+    """Return `number` axes in rows of `columns` axes. All have the same width, even in an incomplete last row."""
     axes = grid(part, -(-number // columns), columns)
     for unused in axes[number:]:
         unused.set_axis_off()
@@ -290,12 +290,12 @@ def _columns(part: SubFigure, number: int, columns: int = _COLUMNS) -> list[Axes
 
 
 def _handles(plots: Sequence[Axes]) -> dict[str, Artist]:
-    """Return label -> an artist that has this label, of all plots."""
+    """Return a dictionary for a legend: each label in the plots -> one artist with this label."""
     return {label: handle for plot in plots for handle, label in zip(*plot.get_legend_handles_labels(), strict=True)}
 
 
 def _node_legend(part: SubFigure, plots: Sequence[Axes], names: Sequence[str]) -> None:
-    """Add a legend of the nodes' colours, unless there is one node only, or there are too many to tell apart."""
+    """Add a legend of the nodes' colours, unless there is only one node or there are more than `MAX_NODES`."""
     if 1 < len(names) <= MAX_NODES:
         by_label = _handles(plots)
         part.legend(by_label.values(), by_label.keys(), loc="outside lower center", ncols=2, markerscale=2)
@@ -307,9 +307,10 @@ def _legend_height(names: Sequence[str]) -> float:
 
 
 def _starts(lines: Sequence[tuple[str, FloatArray]]) -> tuple[dict[str, float], str]:
-    """Return the first time of each node in Unix seconds, and the label of the axis of time.
+    """Return where the time axis of each node begins, in Unix seconds, and the label of the axis.
 
-    Recordings may be days apart, so that each node's time begins at 0 unless all nodes begin together.
+    Nodes that begin together have a common axis. Otherwise, e.g. if their recordings are days apart, each node has its
+    own axis, which begins at the node's first sample.
     """
     starts: dict[str, float] = {}
     for name, time in lines:
@@ -321,7 +322,7 @@ def _starts(lines: Sequence[tuple[str, FloatArray]]) -> tuple[dict[str, float], 
 
 
 def _line(time: FloatArray, values: FloatArray, start: float) -> tuple[FloatArray, FloatArray]:
-    """Return minutes since `start`, and the values, with a gap in the line where samples are missing."""
+    """Return the x and y values of a line: minutes since `start`, and `values`. NaN makes a gap for missing samples."""
     step = _stride(len(time))
     minutes, shown = (time[::step] - start) / 60, values[::step]
     intervals = np.diff(minutes)
@@ -337,7 +338,7 @@ def _finish_row(plot: Axes) -> None:
 
 
 def _number(value: float, _: float | None = None) -> str:
-    """Return a number of an axis with at most five characters, e.g. 0.25 or 20 k."""
+    """Return the label of a number on an axis, of at most five characters, e.g. 0.25 or 20 k."""
     for prefix, factor in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if abs(value) >= factor:
             return f"{value / factor:.4g} {prefix}"

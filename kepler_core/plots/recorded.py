@@ -1,4 +1,4 @@
-"""What the panels need from observations: power, features and power curves, without any model."""
+"""The data that panels need from observations, without any model: power, features and power curves."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from kepler_core.recording.observations import Observations
 from kepler_core.vocabulary import main_feature
 
 NO_POWER_WATTS = 0.01
-"""A component whose power never exceeds this number of watts is not drawn: on many machines, core and uncore are 0."""
+"""A component whose power never exceeds this is not drawn. On many machines, the power of core and uncore is 0 W."""
 
 _UNITS = {"bpf_cpu_time_ms": "ms/s", "task_clock_ms": "ms/s", "cpu_scaling_frequency_hertz": "Hz"}
 
 
 def unit(observations: Observations, feature: str) -> str:
-    """Return the unit of a feature's values: a rate per second, or the own unit of a gauge."""
+    """Return the unit of a feature's values: "1/s" for a rate, "own unit" for a gauge whose unit is not known."""
     gauge = "own unit" if feature in observations.node_gauges else "1/s"
     return _UNITS.get(feature, gauge)
 
 
 def node_names(observations: Observations) -> list[str]:
-    """Return a name for each stream: the node, and the file of its recording if there are several recordings."""
+    """Return a name for each stream (a node in one recording): the node and, if there are several, the recording."""
     several = len({stream.recording for stream in observations.streams}) > 1
     names = []
     for stream in observations.streams:
@@ -59,7 +59,7 @@ def usage(observations: Observations) -> list[Usage]:
 
 
 def measured_curves(observations: Observations, source: str) -> list[Curve]:
-    """Return the measured power of each component of an energy source against its main feature."""
+    """Return, for each component of an energy source, the measured power against the component's main feature."""
     curves = []
     for component in observations.sources.get(source, ()):
         watts = observations.power[source, component]
@@ -73,5 +73,5 @@ def measured_curves(observations: Observations, source: str) -> list[Curve]:
 
 
 def _samples_of_streams(observations: Observations) -> list[IntArray]:
-    """Return the indices of each stream's samples."""
+    """Return, for each stream (a node in one recording), the indices of its samples."""
     return [np.flatnonzero(observations.sample_stream == at) for at in range(len(observations.streams))]

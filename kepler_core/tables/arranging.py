@@ -1,4 +1,7 @@
-"""Arrange the rows of several tables by stream and time, and number their samples."""
+"""Sort the rows of several tables by stream and time, and number the samples.
+
+A stream is one node in one recording. A sample is a stream at one time. A table has one row for each sample, or one
+row for each container in a sample."""
 
 from __future__ import annotations
 
@@ -20,13 +23,13 @@ from kepler_core.tables.table import Table
 class Arranged:
     """The rows of all tables of one level (nodes, or containers), sorted by stream and time.
 
-    Rows with equal stream and time keep the order of the tables.
+    Rows with equal stream and time stay in the order in which the tables have them.
     """
 
     stream: IntArray
     """Number of each row's stream, shape (rows,)."""
     time: FloatArray
-    """Unix seconds of each row, shape (rows,). Without timestamps, the number of the row in its stream."""
+    """Unix seconds of each row, shape (rows,). Without timestamps in the tables: the row's number in its stream."""
     container: IntArray
     """Number of each row's container, shape (rows,); 0 if the rows stand for nodes."""
     features: Mapping[str, FloatArray]
@@ -64,7 +67,7 @@ class Numbering:
 
 
 def arrange(tables: Sequence[Table], numbering: Numbering, counts: Counts) -> Arranged:
-    """Arrange the rows of tables of one level. Cells that are no finite number are counted.
+    """Sort the rows of tables of one level. Count the cells that are not finite numbers.
 
     Raises `TableError` if two rows have the same stream, time and container.
     """
@@ -94,8 +97,8 @@ def arrange(tables: Sequence[Table], numbering: Numbering, counts: Counts) -> Ar
 def number_samples(levels: Sequence[Arranged]) -> tuple[IntArray, FloatArray, list[IntArray]]:
     """Number the samples of all levels together.
 
-    Return the stream and the time of each sample, shape (samples,), sorted by stream and time; and for each
-    level the number of each row's sample, shape (rows,).
+    Return the stream and the time of each sample, shape (samples,), sorted by stream and time. Return also, for
+    each level, the sample number of each row, shape (rows,).
     """
     stream = np.concatenate([level.stream for level in levels])
     time = np.concatenate([level.time for level in levels])
@@ -142,7 +145,7 @@ def _refuse_repeated(tables: Sequence[Table], stream: IntArray, time: FloatArray
 
 
 def _located(tables: Sequence[Table], row: int) -> tuple[Table, int]:
-    """Return the table that holds a row of the concatenated tables, and the number of the row in the table."""
+    """Return the table that holds row `row` of the concatenated tables, and the number of the row in this table."""
     for table in tables:
         if row < table.rows:
             return table, row
@@ -159,6 +162,6 @@ def _concatenated(parts: Sequence[IntArray]) -> IntArray:
 
 
 def _joined(parts: Sequence[FloatArray | None], lengths: Sequence[int]) -> FloatArray:
-    """Concatenate the parts of a column; `lengths[i]` values of NaN replace `parts[i]` if it is None."""
+    """Concatenate the parts of a column. A part i that is None is replaced by `lengths[i]` values of NaN."""
     filled = [np.full(n, np.nan) if part is None else part for part, n in zip(parts, lengths, strict=True)]
     return np.concatenate(filled) if filled else np.empty(0)

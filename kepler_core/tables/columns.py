@@ -1,4 +1,4 @@
-"""The columns of tables: how Kepler Core names them, and which columns of a user's table stand for them."""
+"""The columns of tables: Kepler Core's names for them, and the choice of the columns in a user's table."""
 
 from __future__ import annotations
 
@@ -45,10 +45,11 @@ POWER_COLUMNS: Mapping[str, tuple[str, bool]] = {
 
 
 def parse_columns(pairs: Sequence[str], third_party: Collection[str]) -> dict[str, str]:
-    """Return Kepler Core's name -> name in the user's table, from the values NAME=COLUMN of the option `--column`.
+    """Return a dictionary, Kepler Core's name -> name in the user's table, from the values of the option `--column`.
 
-    NAME is a key column, a feature, a metric of `third_party`, a power column or, instead of a power column, the
-    component. Raises `UsageError` if a value is malformed, or a name or a column occurs twice.
+    A value is NAME=COLUMN. NAME is a key column, a feature, a metric of `third_party`, a power column, or a component
+    as a short form of its power column. Raises `UsageError` if a value is malformed, or a name or a column occurs
+    twice.
     """
     known = [*KEY_COLUMNS, *FEATURES, *third_party, *COMPONENTS, *POWER_COLUMNS]
     columns: dict[str, str] = {}
@@ -60,7 +61,7 @@ def parse_columns(pairs: Sequence[str], third_party: Collection[str]) -> dict[st
         if name not in known:
             hint = close_matches(name, known)
             own = "name your own features in the pipeline's key third_party"
-            raise UsageError(f"{option}: {quoted(name)} is no name of Kepler Core's; {hint} ({own})")
+            raise UsageError(f"{option}: {quoted(name)} is not a column name of Kepler Core; {hint} ({own})")
         name = power_column(name) if name in COMPONENTS else name
         if name in columns:
             raise UsageError(f"{option}: {name} is given twice")
@@ -77,15 +78,15 @@ class Chosen:
     columns: Mapping[str, str]
     """Kepler Core's name -> name in the table."""
     unused: tuple[str, ...]
-    """Names of all other columns of the table, in order, without columns of background power."""
+    """Names of the columns that are not read, in order. Columns of background power are not listed."""
 
 
 def choose(header: Sequence[str], names: Mapping[str, str], third_party: Iterable[str], table: str) -> Chosen:
     """Choose the columns to read from a table with the column names `header`.
 
-    `names` is the result of `parse_columns`. Columns that it does not mention are read if they have a name of
-    Kepler Core's. Raises `TableError` if a column of `names` or `third_party` is missing, if a name occurs
-    twice, or if the table has no power.
+    `names` is the result of `parse_columns`. A column that is not in `names` is read if it has one of Kepler Core's
+    names. Raises `TableError` if the table lacks a column of `names` or `third_party`, has two columns of the same
+    name, or has no power.
     """
     if repeated := [name for name, times in Counter(header).items() if times > 1]:
         raise TableError(f"two columns have the name {quoted(repeated[0])}", document=table)
@@ -111,6 +112,7 @@ def choose(header: Sequence[str], names: Mapping[str, str], third_party: Iterabl
             f"The table has {shown}{more}",
             document=table,
         )
-    written = {background_power_column(component) for component in COMPONENTS}  # by `isolate`, for the user
+    # `isolate` writes these columns for the user; training does not read them
+    written = {background_power_column(component) for component in COMPONENTS}
     read = set(columns.values()) | written
     return Chosen(columns, tuple(column for column in header if column not in read))

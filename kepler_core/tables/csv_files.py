@@ -27,9 +27,9 @@ from kepler_core.tables.raw import (
 
 
 def read_csv(path: Path, kinds: ChooseKinds) -> RawTable:
-    """Read columns of a CSV file: UTF-8, a comma between the cells, the names of the columns in the first row.
+    """Read columns of a CSV file in UTF-8, with commas between the cells and the column names in the first row.
 
-    Raises `TableError` if the file is not such a table, or a cell does not have the kind of its column.
+    Raises `TableError` if the file has another form, or a cell does not have the kind of its column (see `Kind`).
     """
     content = read_bytes(path)
     document = str(path)
@@ -77,9 +77,9 @@ def read_csv(path: Path, kinds: ChooseKinds) -> RawTable:
 def _parser(
     name: str, kind: str, numbers: dict[str, array[float]], texts: dict[str, list[str]]
 ) -> tuple[Callable[[str], float | str], Callable[..., None]]:
-    """Return the function that converts a cell of a column, and the function that stores the result."""
+    """Return two functions for the cells of a column: one converts a cell, the other stores the result."""
     if kind == "text":
-        words: dict[str, str] = {}  # equal texts of many rows share one object
+        words: dict[str, str] = {}  # to save memory, equal texts in many rows share one object
         return (lambda text: words.setdefault(text, text_of(text))), texts[name].append
     return (number_of if kind == "number" else time_of), numbers[name].append
 

@@ -1,7 +1,7 @@
-"""Make observations from tables: numbered samples, without readings that cannot be true.
+"""Make observations from tables: numbered samples, without impossible readings.
 
-The values of a table are rates and watts already. So the rules for counters do not apply to them; the rules for
-readings that cannot be true (`kepler_core.recording.screening`) and for dead features do.
+A table already holds rates and watts. So the rules for raw counters do not apply to it. The rules for impossible
+readings (`kepler_core.recording.screening`) and for dead features (0 although the CPUs run) apply.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ PowerKey = tuple[str, str]
 class TableData:
     """The contents of tables: values by node and by container, as the tables have them.
 
-    Values that cannot be true are NaN. Samples and rows are those of `observations`.
+    Impossible values are NaN. The shapes (samples,) and (rows,) refer to the samples and rows of `observations`.
     """
 
     observations: Observations
-    """The samples and rows. The node features and the power are known only as far as they can be added up."""
+    """The tables as observations. If only containers have a value, the node has their sum, or NaN if one is unknown."""
     node_features: Mapping[str, FloatArray]
     """Feature -> value in the tables with rows of nodes, shape (samples,)."""
     node_power: Mapping[PowerKey, FloatArray]
@@ -52,11 +52,11 @@ class TableData:
     row_power: Mapping[PowerKey, FloatArray]
     """Watts in the tables with rows of containers, shape (rows,)."""
     has_times: bool
-    """Whether the tables have timestamps. Without them, the rows of a node have no order."""
+    """Whether the tables have timestamps. Without timestamps, the order of a node's rows has no meaning."""
     dynamic: bool
     """Whether `row_power` is dynamic power."""
     gaps: int
-    """Number of intervals between two samples of a node that are longer than `GAP_FACTOR` usual steps."""
+    """Number of gaps: intervals between two samples of a node that are longer than `GAP_FACTOR` usual steps."""
 
 
 def observe_tables(
@@ -64,9 +64,9 @@ def observe_tables(
 ) -> TableData:
     """Return the contents of tables.
 
-    `source_of` returns the energy source of a component's power; None if the power is not used. CPU time that
-    exceeds `cpus`, the number of CPUs of each node, is left out. Raises `TableError` if tables contradict each
-    other, and `RecordingError` if two recordings have the same node at the same time.
+    `source_of` returns the energy source of a component's power; None if the power is not used. `cpus` is the
+    number of CPUs of each node. More CPU time than this number of CPUs can use is left out. Raises `TableError` if
+    tables contradict each other, and `RecordingError` if two recordings have the same node at the same time.
     """
     of_nodes = [table for table in tables if table.container is None]
     of_containers = [table for table in tables if table.container is not None]
@@ -120,7 +120,7 @@ def observe_tables(
 
 
 def _screen(laid_out: LaidOut, cpus: int | None, has_times: bool) -> None:
-    """Leave out readings that cannot be true. Without times, only rules that look at single values apply."""
+    """Leave out impossible readings. Without timestamps, apply only the rules that look at single values."""
     if has_times:
         screen(laid_out, cpus)
     else:
@@ -154,7 +154,7 @@ def _by_source(level: Arranged, source_of: Callable[[str], str | None]) -> dict[
 
 
 def _is_of_node(name: str, values: FloatArray, row_sample: IntArray) -> bool:
-    """Return whether a feature is a gauge of the node: it has the same value in all rows of each sample."""
+    """Return whether a feature is a gauge of the node, i.e. has the same value in all rows of each sample."""
     if (name in FEATURES and name not in SYSTEM_FEATURES) or name.endswith("_total"):
         return False
     same_sample = row_sample[1:] == row_sample[:-1]
@@ -165,7 +165,7 @@ def _is_of_node(name: str, values: FloatArray, row_sample: IntArray) -> bool:
 def _leave_out_impossible(
     features: dict[str, FloatArray], power: dict[PowerKey, FloatArray], sample: IntArray, counts: Counts
 ) -> None:
-    """Replace values that no counter and no meter has by NaN, in all rows of the sample, and count them."""
+    """Count values that no counter and no meter can have, and replace them by NaN in all rows of their sample."""
     for name, values in features.items():
         impossible = np.abs(values) >= LARGEST_VALUE
         if name in FEATURES:
@@ -191,7 +191,7 @@ def _combined(
     row_sample: IntArray,
     n: int,
 ) -> dict[Key, FloatArray]:
-    """Return the values of the nodes, shape (samples,); where they are unknown, the sums over the containers."""
+    """Return the values of the nodes, shape (samples,). Where a value is unknown, it is the sum over the containers."""
     combined = dict(of_nodes)
     sizes = np.bincount(row_sample, minlength=n)
     for key, values in of_rows.items():
@@ -203,7 +203,7 @@ def _combined(
 
 
 def _steps(streams: Sequence[Stream], stream: IntArray, time: FloatArray) -> tuple[float, int]:
-    """Return the usual seconds between two samples of a node (NaN if unknown), and the number of gaps."""
+    """Return the usual step between two samples of a node in seconds (NaN if unknown), and the number of gaps."""
     steps, gaps = [], 0
     for code in range(len(streams)):
         seconds = np.diff(time[stream == code])
@@ -214,7 +214,7 @@ def _steps(streams: Sequence[Stream], stream: IntArray, time: FloatArray) -> tup
 
 
 def _without_left_out(data: TableData) -> TableData:
-    """Return the data without the values that are left out in its observations."""
+    """Return the data without the values that the rules have left out in its observations."""
     observations = data.observations
     unknown = np.full(len(observations.sample_time), np.nan)
     nodes = {name: observations.node_features.get(name, unknown) for name in (*data.node_features, *data.row_features)}
@@ -228,7 +228,7 @@ def _without_left_out(data: TableData) -> TableData:
         row_power = {key: kept(watts, observations.power[key][at]) for key, watts in row_power.items()}
     return attrs.evolve(
         data,
-        # Without times, the order of the rows has no meaning, but listeners look for times without load in the power.
+        # Listeners search the power for times without load. Without timestamps, rows have no order, so hide the power.
         observations=observations if data.has_times else attrs.evolve(observations, power={}),
         node_features={name: kept(values, nodes[name]) for name, values in data.node_features.items()},
         node_power={key: kept(watts, observations.power[key]) for key, watts in data.node_power.items()},

@@ -31,8 +31,8 @@ def read_parquet(path: Path, kinds: ChooseKinds) -> RawTable:
     """Read columns of a Parquet file.
 
     Numbers may be integers, floats or decimals. Times may be numbers (Unix seconds), timestamps (UTC if they have
-    no time zone) or text in ISO 8601. Raises `TableError` if the file is no Parquet file, or a column does not
-    have its kind; raises `MissingExtraError` if pyarrow is not installed.
+    no time zone) or text in ISO 8601. Raises `TableError` if the file is no Parquet file, or a column has
+    values of another kind than expected. Raises `MissingExtraError` if pyarrow is not installed.
     """
     try:
         import pyarrow as pa
@@ -52,7 +52,7 @@ def read_parquet(path: Path, kinds: ChooseKinds) -> RawTable:
             raise TableError(f"larger than {MAX_BYTES} bytes when it is unpacked", document=document)
         wanted = kinds(header)
         texts = [name for name, kind in wanted.items() if kind == "text"]
-        # read_dictionary: texts that repeat are stored once, so that a small file cannot fill the memory
+        # read_dictionary stores repeated texts once, so that a small compressed file cannot fill the memory
         table = pq.ParquetFile(pa.BufferReader(content), read_dictionary=texts).read(columns=list(wanted))
         numbers, words = {}, {}
         for name, kind in wanted.items():

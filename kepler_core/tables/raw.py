@@ -23,7 +23,7 @@ MAX_COLUMNS = 4096
 MAX_TEXT_CHARACTERS = 4096
 
 Kind = Literal["number", "time", "text"]
-"""What the cells of a column hold. time: Unix seconds, or a date and time in ISO 8601."""
+"""What the cells of a column hold. A "time" is in Unix seconds, or a date and time in ISO 8601."""
 ChooseKinds = Callable[[Sequence[str]], Mapping[str, Kind]]
 """Function that returns the columns to read and their kinds, given the names of all columns of a file."""
 
@@ -35,7 +35,7 @@ class RawTable:
     """The columns that were read from a file."""
 
     document: str
-    """Name of the file in messages."""
+    """Name of the file, as messages show it."""
     header: tuple[str, ...]
     """Names of all columns of the file."""
     rows: int
@@ -49,7 +49,7 @@ class RawTable:
     """Number of the line at which each row ends, shape (rows,); None if the file is not text."""
 
     def place(self, row: int) -> str:
-        """Return the place of a row, counted from 0, for messages."""
+        """Return where a row is, in words for messages. `row` is counted from 0."""
         line = "" if self.lines is None else f" (line {self.lines[row]})"
         return f"row {row + 1}{line}"
 
@@ -69,7 +69,7 @@ def read_bytes(path: Path) -> bytes:
 
 
 def check_header(header: Sequence[str], document: str) -> None:
-    """Raise `TableError` if a table has too many columns, or a column without a name or with a too long one."""
+    """Raise `TableError` if a table has too many columns, or if the name of a column is empty or too long."""
     if len(header) > MAX_COLUMNS:
         raise TableError(f"{len(header)} columns; at most {MAX_COLUMNS} are read", document=document)
     for index, name in enumerate(header, 1):
@@ -118,7 +118,7 @@ def text_of(text: str) -> str:
 
 
 def check_times(raw: RawTable, column: str) -> None:
-    """Raise `TableError` if a time is missing, or cannot be in Unix seconds."""
+    """Raise `TableError` if a time is missing, or is a number that cannot be Unix seconds."""
     times = raw.numbers[column]
     if not len(times):
         return

@@ -15,9 +15,9 @@ from kepler_core.vocabulary import OutputType, in_component_order
 
 
 class TableRows(Extractor):
-    """Takes the rows of tables as they are: they are what an extractor made, or what a user measured.
+    """An extractor that returns the rows of tables unchanged: another extractor or the user's program made them.
 
-    `memory` is the number of consecutive timestamps whose values went into one row of the tables.
+    `memory` is the number of consecutive timestamps from which each row of the tables was calculated.
     """
 
     def __init__(self, data: TableData, memory: int = 1) -> None:
@@ -25,7 +25,7 @@ class TableRows(Extractor):
         self.memory = memory
 
     def components(self, source: str, *, by_container: bool) -> tuple[str, ...]:
-        """Return the components of an energy source whose power the tables have, in the order of the vocabulary."""
+        """Return the components of an energy source that the tables have, in the order of the vocabulary."""
         power = self.data.row_power if by_container else self.data.node_power
         return in_component_order(component for name, component in power if name == source)
 
@@ -40,8 +40,8 @@ class TableRows(Extractor):
     ) -> Dataset:
         """Return the rows in which all features and components are known.
 
-        The power of rows of containers is taken as it is. If it is dynamic power, the data set is of the output type
-        DynPower, and no isolator must be applied to it.
+        The power in rows of containers is returned unchanged. If it is dynamic power, the data set has the output
+        type DynPower, and no isolator may be applied to it.
         """
         data = self.data
         if not by_container:

@@ -28,7 +28,7 @@ SUFFIXES = (".csv", ".parquet")
 
 @attrs.frozen(eq=False)
 class Table:
-    """The rows of one file, in the order of the file. A row is a node, or a container, at a time."""
+    """The rows of one file, in the order of the file. A row is a node or a container at one time."""
 
     name: str
     """Path of the file."""
@@ -36,15 +36,15 @@ class Table:
     """SHA-256 of the file."""
     rows: int
     recording: Sequence[str]
-    """Name of each row's recording; the path of the file if it has no such column."""
+    """Name of each row's recording; the path of the file if it has no column `recording`."""
     node: Sequence[str]
-    """Name of each row's node; "" if the file has no such column."""
+    """Name of each row's node; "" if the file has no column `node`."""
     time: FloatArray | None
-    """Unix seconds of each row, shape (rows,); None if the file has no such column."""
+    """Unix seconds of each row, shape (rows,); None if the file has no column `timestamp`."""
     container: Sequence[str] | None
     """Id of each row's container; None if the rows stand for whole nodes."""
     container_name: Sequence[str] | None
-    """Readable name of each row's container; the ids if the file has no such column."""
+    """Readable name of each row's container; the id if the file has no column `container_name`."""
     features: Mapping[str, FloatArray]
     """Feature -> rates per second, or values of a gauge, shape (rows,); NaN for an unknown value."""
     power: Mapping[str, FloatArray]
@@ -56,11 +56,11 @@ class Table:
     unused: tuple[str, ...]
     """Names of the file's columns that are not used."""
     place: Callable[[int], str]
-    """Function that returns the place of a row in the file, for messages."""
+    """Function that returns where a row is in the file, in words for messages. Rows are counted from 0."""
 
 
 def check_suffix(name: str) -> str:
-    """Return the suffix of a table's file name. Raises `UsageError` if no table can have this name."""
+    """Return the suffix of a table's file name. Raises `UsageError` if it is not the suffix of a table format."""
     suffix = Path(name).suffix.lower()
     if suffix not in SUFFIXES:
         raise UsageError(f"{name}: the name of a table must end in {' or '.join(SUFFIXES)}")

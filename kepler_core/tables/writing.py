@@ -24,7 +24,7 @@ STANDARD_OUTPUT = "-"
 
 
 def check_output(output: str) -> None:
-    """Raise an error if a data set cannot be written to a file of this name, before the data set is calculated.
+    """Check, before a data set is calculated, that it can be written to the file `output`.
 
     Raises `UsageError` for a wrong name or a missing folder, `MissingExtraError` for Parquet without pyarrow.
     """
@@ -40,11 +40,11 @@ def check_output(output: str) -> None:
 
 
 def write_dataset(dataset: Dataset, output: str, container_names: Mapping[str, str]) -> None:
-    """Write a data set to a CSV or Parquet file, by the suffix of `output`, or as CSV to standard output for "-".
+    """Write a data set to a file, or as CSV to standard output if `output` is "-".
 
-    A number in a CSV file has as many digits as are needed to read back the same number. `container_names` maps ids
-    of containers to readable names. An existing file is replaced when the new one is complete. Raises
-    `UsageError` if the file cannot be written.
+    The suffix of `output` chooses CSV or Parquet. CSV has as many digits as are needed to read back the same number.
+    `container_names` maps ids of containers to readable names. An existing file is replaced only when the new file
+    is complete. Raises `UsageError` if the file cannot be written.
     """
     frame = table_of(dataset, container_names)
     if output == STANDARD_OUTPUT:
@@ -58,7 +58,7 @@ def write_dataset(dataset: Dataset, output: str, container_names: Mapping[str, s
 
 
 def table_of(dataset: Dataset, container_names: Mapping[str, str]) -> pd.DataFrame:
-    """Return a data set as a frame with the columns of a table: keys, features, power and background power."""
+    """Return a data set as a frame with the columns of a table: key columns, features, power and background power."""
     frame = dataset.frame.reset_index()
     if CONTAINER in frame:
         names = [container_names.get(container, container) for container in frame[CONTAINER]]

@@ -1,4 +1,4 @@
-"""Tests that every benchmark starts, so that all names that the benchmarks import exist."""
+"""Tests that every benchmark can be started, i.e. that all modules and names that it imports exist."""
 
 from __future__ import annotations
 

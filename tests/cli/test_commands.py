@@ -112,7 +112,7 @@ def test_an_unknown_command_has_close_matches() -> None:
 
 
 def test_quickstart_needs_a_fresh_store(tmp_path: Path) -> None:
-    """`quickstart` refuses a folder that is not empty. `tests/from_wheel.py` tests the rest of `quickstart`."""
+    """`quickstart` rejects a store folder that is not empty. `tests/from_wheel.py` tests a successful `quickstart`."""
     (tmp_path / "q" / "quickstart").mkdir(parents=True)
     (tmp_path / "q" / "quickstart" / "metadata.json").write_text("{}")
     done = kepler("quickstart", "--store", tmp_path / "q")

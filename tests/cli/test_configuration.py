@@ -96,7 +96,7 @@ def test_quoted_true_in_a_model_config_line_is_true(folder: Path) -> None:
 
 
 def test_the_address_of_a_kubernetes_service_is_no_port(folder: Path) -> None:
-    """Kubernetes sets MODEL_SERVER_PORT in all containers of a namespace that has a Service named model-server."""
+    """Kubernetes sets MODEL_SERVER_PORT to an address if a namespace has a Service named model-server. Ignore it."""
     (folder / KEY).write_text("8105")
     assert configuration(folder, **{KEY: "tcp://10.0.0.1:8100"}).number(KEY) == 8105
     assert configuration(folder, SCHEDULER="tcp://10.0.0.1:8786").text("SCHEDULER") == "tcp://10.0.0.1:8786"

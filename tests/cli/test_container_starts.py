@@ -31,13 +31,13 @@ TRAIN_SECONDS = 180
 
 @pytest.fixture
 def deployment() -> Iterator[Containers]:
-    """Containers without any key in their ConfigMap."""
+    """Containers whose ConfigMap has no keys."""
     with containers() as shared:
         yield shared
 
 
 def status_of(port: int, path: str, body: Any = None) -> int:
-    """Send a request, with `body` as JSON if it is not None, and return the status of the answer; 0 without one."""
+    """Send a request, with `body` as JSON if it is not None. Return the status of the answer, or 0 if there is none."""
     data = None if body is None else json.dumps(body).encode()
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", data, timeout=TRAIN_SECONDS) as answer:

@@ -1,4 +1,4 @@
-"""Tests of the messages about commands and options of kepler-model-server 0.7, and of their page."""
+"""Tests of the messages about commands and options of kepler-model-server 0.7, and of docs/old-commands.md."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OLD_NAMES = {option.name: option.names for option in OPTIONS}
 
 
 def message(*arguments: str) -> str:
-    """Run an old command, and return the error message: one line, and exit code 2."""
+    """Run an old command and return its error message. Check that it is one line, and that the exit code is 2."""
     done = kepler(*arguments)
     lines = done.stderr.splitlines()
     assert (done.returncode, done.stdout, len(lines)) == (2, "", 1), done.stderr
@@ -160,7 +160,7 @@ def test_options_that_stayed_are_no_old_options(command: str) -> None:
 
 
 def rows(command: str) -> list[str]:
-    """Return the lines of the page's table of a command."""
+    """Return the lines of a command's table in docs/old-commands.md."""
     lines = []
     for name, replacement in COMMANDS[command].options.items():
         spellings = ", ".join(f"`{spelling}`" for spelling in OLD_NAMES[name])

@@ -1,4 +1,4 @@
-"""No output of any server or command has the secrets that are in its URLs, files and environment."""
+"""Tests that no server or command prints the secrets in its URLs, files and environment."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_the_estimator(echo: str, tmp_path: Path) -> None:
 
 
 def test_the_estimator_shows_the_url_of_a_model_in_use_without_secrets(tmp_path: Path) -> None:
-    """The URL of a model is in the status and in a label of a metric."""
+    """The status and a label of a metric contain the URL of a model."""
     from support.linear_models import ABS
 
     from kepler_core.store.layout import zip_bytes

@@ -52,7 +52,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def texts(svg: str | bytes) -> list[str]:
-    """Return the texts in a picture; raises an error if the picture is not XML."""
+    """Return the texts in an SVG picture. Raises an error if the picture is not XML."""
     return [(element.text or "").strip() for element in ElementTree.fromstring(svg).iter() if element.text]
 
 

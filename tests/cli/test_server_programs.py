@@ -1,4 +1,4 @@
-"""Tests of the options of the servers, of their configuration keys, and of the programs named after the servers."""
+"""Tests of the servers' options and configuration keys, and of the programs that are named after the servers."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_the_program_has_the_options_of_the_command(name: str) -> None:
     done = subprocess.run([program(name), "-h"], check=True, capture_output=True, text=True)
     command = kepler("serve", name, "-h")
     assert done.stdout.splitlines()[0] == f"Usage: {name} [OPTIONS]"
-    # The usage line may be longer, which does not change the lines after it.
+    # Only the usage line, which has the name of the command, may differ.
     assert done.stdout.splitlines()[1:] == command.stdout.splitlines()[1:]
     assert "-l, --log-level LEVEL" in done.stdout
     assert "-c, --config-dir DIR" in done.stdout

@@ -1,4 +1,4 @@
-"""Tests of the estimator's Python client, `kepler-model ask`, `kepler-model estimator status` and its metrics."""
+"""Tests of the estimator's Python client, the commands `ask` and `estimator status`, and the estimator's metrics."""
 
 from __future__ import annotations
 

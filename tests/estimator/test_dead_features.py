@@ -1,6 +1,6 @@
-"""Tests of features that measure nothing, because eBPF programs or hardware counters do not work on the machine.
+"""Tests of features that are always 0, because eBPF programs or hardware counters do not work on the machine.
 
-The estimator must then use a model of other features.
+The estimator must then use a model that does not need these features.
 """
 
 from __future__ import annotations
@@ -76,8 +76,8 @@ def test_a_model_of_ebpf_features_answers_where_no_hardware_counter_runs(both: E
     "rows",
     [
         [[1000, 5, 2, 1e9, 2e9, 1e6]],
-        [[1000, 5, 0, 1e9, 2e9, 0]],  # no packets and no cache misses
-        [[1000, 0, 0, 1e9, 2e9, 1e6], [0, 0, 0, 3e9, 1e9, 0]],  # 0 in one row only
+        [[1000, 5, 0, 1e9, 2e9, 0]],  # no network packets and no cache misses
+        [[1000, 0, 0, 1e9, 2e9, 1e6], [0, 0, 0, 3e9, 1e9, 0]],  # zeros in one row only
     ],
 )
 def test_live_features_are_used(both: EstimatorProcess, rows: list[list[float]]) -> None:

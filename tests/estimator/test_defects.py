@@ -1,4 +1,4 @@
-"""Tests of defects in a model, a provider or a store: replies stay safe for Kepler, and other models are served."""
+"""Tests of a defective model, provider or store: replies stay safe for Kepler, and other models are still used."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class DefectiveProvider:
 
 
 class EmptyProvider:
-    """A model provider without models. It counts how often it is asked for an offer."""
+    """A model provider without models. It counts the calls of `offer`."""
 
     name = "empty"
 

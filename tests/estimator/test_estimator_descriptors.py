@@ -1,4 +1,4 @@
-"""Tests of an estimator whose file descriptors are used up by other connections than those of Kepler."""
+"""Tests of an estimator whose file descriptors are used up by clients other than Kepler."""
 
 from __future__ import annotations
 
@@ -80,7 +80,8 @@ def test_the_metrics_port_cannot_take_the_descriptors_of_kepler(store: Path, tmp
                     assert estimator.ask(REQUEST)["powers"] == WATTS
                 assert estimator.descriptors() <= before + 5
                 assert len(silent) == 20
-            # The silent clients have gone: their descriptors belong to the reserve again, not to the metrics port.
+            # The silent clients have closed their connections. Their descriptors go back to the reserve, which the
+            # metrics port cannot use.
             assert estimator.ask(REQUEST)["powers"] == WATTS
         assert estimator.status()["dropped_connections"].keys() <= {"closed early"}
 

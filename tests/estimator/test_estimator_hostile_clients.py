@@ -531,9 +531,9 @@ def status_from_many_at_once(attack: Attack) -> None:
 
 @case
 def a_thousand_kinds_of_requests(attack: Attack) -> None:
-    """Send requests with 1000 different model keys, of which each takes an entry of the model cache.
+    """Send requests with 1000 different model keys. Each key needs an entry in the model cache.
 
-    A client that repeats its request regularly must keep the entry of its own model key.
+    The entry of a client that repeats its request regularly must stay in the cache.
     """
     platform = watts_request(source="acpi")
     assert ask(attack.path, platform)["powers"] == {"platform": [102.0]}
@@ -678,7 +678,7 @@ def test_slow_clients_are_dropped(estimator: EstimatorProcess, client: CheckingC
 
 
 def test_memory_does_not_grow(estimator: EstimatorProcess, client: CheckingClient) -> None:
-    """After all cases have run twice, the estimator must not take much more memory than after they have run once."""
+    """When all cases have run twice, the estimator may use little more memory than when they have run once."""
     resident = []
     for _ in range(2):
         for name in CASES:

@@ -37,7 +37,7 @@ class _HostileHandler(http.server.BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        with suppress(OSError):  # raised if the estimator has closed the connection
+        with suppress(OSError):  # OSError: the estimator has closed the connection
             BEHAVIOURS[self.path.strip("/").split("/")[-1]](self)
 
     do_GET = do_POST
@@ -112,8 +112,8 @@ BEHAVIOURS: dict[str, Callable[[_HostileHandler], None]] = {
     "deep_model": lambda h: h.send(_model_zip(model_json=b'{"layout":' * 200_000)),
     "weights_not_finite": lambda h: h.send(_model_zip(package_json=b'{"type":"linear","weights":{},"bias":1e999}')),
     "selection_deep": lambda h: h.send(b"PK", X_Kepler_Selection='{"a":' * 5000),
-    # The slow behaviours come last. All estimators start at once, so they wait for the slow servers while the tests of
-    # the other behaviours run.
+    # The slow behaviours come last, because all estimators start at once: those with slow servers wait while the
+    # tests of the faster behaviours run.
     "endless": _endless,
     "silent": _silent,
     "drip": _drip,
@@ -142,7 +142,7 @@ def logs_warning_about(estimator: EstimatorProcess, name: str) -> bool:
 
 @pytest.fixture(scope="module")
 def estimators(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, EstimatorProcess]]:
-    """One estimator per hostile behaviour, with a model server that behaves in this way, and with a good store."""
+    """One estimator for each hostile behaviour. Its model server has this behaviour, and its store is good."""
     folder = tmp_path_factory.mktemp("hostile_servers")
     publish(folder / "store", *ALL)
     with hostile_server() as url, ExitStack() as stack:

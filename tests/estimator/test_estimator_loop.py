@@ -87,7 +87,7 @@ def test_pending_requests_beyond_the_limit_of_connections_are_answered_oldest_fi
 def test_a_pending_request_is_answered_in_time_behind_an_older_silent_client(
     loop: Loop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A silent client has more time for its request than a search for a model may take."""
+    """A silent client has more time than a search for a model, but must not delay the answer to a later client."""
     monkeypatch.setattr(loop_module, "MODEL_TIMEOUT_SECONDS", 0.0)
     with socket.socket(socket.AF_UNIX) as silent:
         silent.connect(str(tmp_path / "e.sock"))

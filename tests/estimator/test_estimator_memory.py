@@ -27,12 +27,12 @@ from kepler_core.store.model_archive import ModelArchive
 
 LARGE_BYTES = 250 * 2**20
 ALLOWED_KIB = 24 * 2**10
-"""Growth that is accepted as noise; the large files have ten times this size."""
+"""Growth of memory, in KiB, that counts as noise. Each large file has ten times this size."""
 
 
 @pytest.fixture(scope="module")
 def hostile_zip() -> bytes:
-    """Return a zip of half a MiB: a good model, and two files of 250 MiB zeros that the model does not name."""
+    """Return a zip of half a MiB: a good model, and two files that it does not name, each of 250 MiB of zeros."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in ABS.stored()[1].items():
@@ -87,7 +87,7 @@ def test_large_files_in_the_zip_of_a_model(tmp_path: Path, hostile_zip: bytes, w
 
 
 def test_large_files_in_a_folder_of_a_store(tmp_path: Path) -> None:
-    """The pipeline was copied into the store by hand, so it has no manifest and each file may have any size."""
+    """The pipeline was copied into the store by hand. It has no manifest, so no size of its files is checked."""
     publish(tmp_path / "store", ABS)
     shutil.copytree(tmp_path / "store" / "made", tmp_path / "copied" / "made", symlinks=False)
     folder = tmp_path / "copied" / "made" / "rapl-sysfs" / "AbsPower" / "BPFOnly" / ABS.name

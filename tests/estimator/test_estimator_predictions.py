@@ -39,7 +39,7 @@ max_rows: 400
 
 @attrs.frozen
 class Trained:
-    """An estimator without a limit of its replies, its store, and the observations that its models were trained on."""
+    """An estimator with replies of unlimited length, its store, and the observations of its models' training."""
 
     estimator: EstimatorProcess
     store: Path
@@ -75,7 +75,7 @@ def coremark(recordings: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 
 def check_same_watts(trained: Trained, output_type: Any, source: str, trainer: str) -> None:
-    """Compare the estimator's watts with those of `kepler-model estimate` and of the model itself."""
+    """Compare the estimator's watts with the watts from `kepler-model estimate` and from the model itself."""
     catalogue = read_catalogue(open_store(str(trained.store)))
     features = tuple(trained.observations.features)
     request = ModelRequest(output_type, features, source, trainer=trainer or None, portable=True)
@@ -88,7 +88,7 @@ def check_same_watts(trained: Trained, output_type: Any, source: str, trainer: s
     for count in (1, 130, 260, 500):
         indices = np.resize(np.arange(len(rows.X)), count)
         X = rows.X[indices].copy()
-        X[-1] = 0.0  # requests idle power
+        X[-1] = 0.0  # the last row requests the idle power
         expected = {
             component: np.append(
                 estimated.frame[f"{component}_predicted"].to_numpy()[indices][:-1],
@@ -102,7 +102,7 @@ def check_same_watts(trained: Trained, output_type: Any, source: str, trainer: s
             replied = np.array(powers.get(component, [0.0] * count))
             assert np.abs(replied - watts).max() <= 0.0005 + 1e-9, component
         assert set(powers) <= set(expected)
-        # If the limit of Kepler's read applied, the reply would be shorter, but still have a value for each row.
+        # A reply that fits into one read of Kepler may be less exact, but has a value for each row, too.
         content = watts_reply(tuple(expected), np.array(list(expected.values())), limit=READ_LIMIT).content
         assert len(content) <= READ_LIMIT
         assert all(len(values) == count for values in checked_reply(content)["powers"].values())

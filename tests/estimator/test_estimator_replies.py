@@ -1,4 +1,4 @@
-"""Tests of replies: their decimals, components that are left out, the limit of bytes, and replies to failures."""
+"""Tests of replies: decimals, components that are left out, the limit of bytes, and replies after failures."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_replies_have_milliwatts_up_to_the_documented_row_counts(
 
 
 def test_long_replies_lose_decimals_and_components() -> None:
-    """The order of the losses has the smallest errors in Kepler: uncore and core are given up before one decimal."""
+    """With more rows, a reply loses decimals and components in turn, in the order with the least error in Kepler."""
     first_rows = {}
     for rows in range(100, 1500, 10):
         reply = reply_of(random_watts(_FOUR, rows), limit=READ_LIMIT, core_ratio=0.5)
@@ -70,7 +70,7 @@ def test_long_replies_lose_decimals_and_components() -> None:
 
 
 def heavy_tailed(rows: int, seed: int) -> FloatArray:
-    """Return watts of processes, shape (4, rows): few processes use most of the power (Pareto distribution, 1.1)."""
+    """Return watts of processes, shape (4, rows). Few use most of the power (Pareto distribution, shape 1.1)."""
     random = np.random.default_rng(seed)
     package, dram = random.pareto(1.1, (2, rows)) + 1e-3
     package, dram = 90.0 * package / package.sum(), 12.0 * dram / dram.sum()
@@ -150,7 +150,7 @@ def test_a_reply_has_as_many_decimals_as_fit(drawn: dict[str, list[float]], rows
 
 
 def test_idle_processes_leave_room_for_the_decimals_of_others() -> None:
-    """A reply for 800 processes, of which one in ten uses power, keeps all decimals: values of 0 W take few bytes."""
+    """A reply for 800 processes keeps all decimals if only one process in ten uses power: 0 W takes few bytes."""
     watts = {"package": np.zeros(800)}
     watts["package"][::10] = 12.345
     reply = reply_of(watts, limit=READ_LIMIT)

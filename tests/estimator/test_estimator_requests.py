@@ -273,7 +273,7 @@ def test_an_invalid_row_does_not_hide_the_reason(
 ) -> None:
     """An invalid request that also has NaN in a row must fail with the same message as without NaN.
 
-    Because of NaN, the lenient decoder decodes the request. It must find the same mistake as the fast decoder.
+    NaN makes the estimator use its lenient decoder, which must find the same mistake as the fast decoder.
     """
     if b"[[1, 2.5], [0, 0]]" not in content:
         pytest.skip("the request does not contain the rows that this test changes")
@@ -299,7 +299,7 @@ def test_the_maximum_of_rows_and_metrics() -> None:
 
 
 def read_or_refuse(content: bytes) -> None:
-    """Decode bytes that may be an invalid request. Check that no exception but `InvalidRequestError` is raised."""
+    """Decode bytes that may be an invalid request. Check that the only exception is `InvalidRequestError`."""
     try:
         request = read_watts_request(content)
     except InvalidRequestError:

@@ -1,4 +1,4 @@
-"""Tests of which model answers a request, and of the ratio of cores in the reply."""
+"""Tests of the choice of the model for a request, and of the ratio of cores in the reply."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from support.small_pipelines import BPF
 
 @pytest.fixture(scope="module")
 def estimator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EstimatorProcess]:
-    """An estimator with several models. Each of them predicts another constant power, which identifies the model."""
+    """An estimator with several models. Each model predicts a different constant power, which identifies the model."""
     folder = tmp_path_factory.mktemp("selection")
     publish(
         folder / "store",

@@ -99,7 +99,7 @@ def start_at_once(path: Path) -> tuple[int, int]:
 
 
 def test_two_estimators_that_start_at_once_over_a_stale_socket(tmp_path: Path) -> None:
-    """One of them listens, and clients reach it. The other one reports that another process listens."""
+    """One estimator listens, and clients reach it. The other estimator reports that another process listens."""
     for _ in range(300):
         assert start_at_once(tmp_path / "e.sock") == (1, 1)
     assert list(tmp_path.iterdir()) == []
@@ -111,7 +111,7 @@ def test_a_lock_that_another_process_holds(tmp_path: Path, monkeypatch: pytest.M
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(UsageError, match=r"another process has locked .*e\.sock\.lock"):
             listen([str(tmp_path / "e.sock")])
-    # The lock file of a killed process does not matter.
+    # The lock file that a killed process has left behind does not prevent a start.
     for listening in listen([str(tmp_path / "e.sock")]):
         listening.close()
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""Tests of models from archives at configured URLs."""
+"""Tests of models that the estimator loads from archives at configured URLs."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def poison(folder: Path) -> bytes:
 def write_database(folder: Path, *models: SmallModel, weights_in_zip: bool = False) -> Path:
     """Write a pipeline in the form of kepler-model-db, and return the folder of the models of its feature group.
 
-    Each model is a zip file with pickles, and has its weights beside the zip file or, with `weights_in_zip`, in it.
+    Each model is a zip file with pickles. Its weights are beside the zip file or, with `weights_in_zip`, inside it.
     """
     for name, content in pipeline(*models, node_types={0: MACHINE}).items():
         if name.count("/") < 4 and not name.endswith(".zip") and not (weights_in_zip and name.count("/") == 3):
@@ -59,7 +59,7 @@ def write_database(folder: Path, *models: SmallModel, weights_in_zip: bool = Fal
 
 
 def ask(tmp_path: Path, *arguments: str | Path, request: Mapping[str, Any] = REQUEST, **environ: str) -> dict[str, Any]:
-    """Return the reply of an estimator on the machine `MINE`, after a check that it has logged the remark once."""
+    """Return the reply of an estimator on the machine `MINE`. Check that it has logged once which weights it uses."""
     (tmp_path / "machine.json").write_text(json.dumps(MINE))
     arguments = (*arguments, "--machine-spec", tmp_path / "machine.json")
     with running_estimator(tmp_path / "e.sock", *arguments, environ=environ) as estimator:

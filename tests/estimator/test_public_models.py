@@ -122,7 +122,7 @@ def test_every_file_has_a_model_or_the_reason_why_not() -> None:
         answered.append(path)
         idle, busy = model.watts([[0.0] * 5, [20_000, 100, 1e9, 5e10, 5e10]], (*BPF, *COUNTERS)).sum(axis=0)
         assert 50 < idle < busy < 1000
-    # The database has no linear weights for DynPower, and none for node type 2 with the features of BPFOnly.
+    # The database has no linear weights for DynPower, and no BPFOnly weights for node type 2.
     assert (len(answered), len(refused)) == (82, 11)
     assert all("no linear weights in its folder" in reason for reason in refused.values())
     assert {name for name in refused if not name.startswith("DynPower/")} == {

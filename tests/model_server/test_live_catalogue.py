@@ -1,4 +1,4 @@
-"""Tests of the model server's answers while its store changes, is damaged, or is missing."""
+"""Tests of the model server while its store changes, is damaged or is missing."""
 
 from __future__ import annotations
 
@@ -239,7 +239,7 @@ BEST_TWO = (SmallModel(mae=1), SmallModel("LinearRegressionTrainer", mae=2))
 
 
 def publish_two(live: LiveStore, name: str) -> tuple[Path, Path]:
-    """Publish a pipeline with two models. Return the paths of their zip files, first that of the better model."""
+    """Publish a pipeline with two models. Return the paths of both zip files; the better model's path comes first."""
     live.publish(name, *BEST_TWO)
     live.wait_for_bias(name, 10.0)
     best, second = (live.store.path(name) / f"{model.path}.zip" for model in BEST_TWO)

@@ -1,4 +1,4 @@
-"""Tests of the model server's HTTP: methods, connections, and clients that are slow or send broken requests."""
+"""Tests of HTTP in the model server: methods, connections, slow clients, and broken requests."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_what_is_not_http(server: ServerProcess, request_: bytes) -> None:
 
 
 def test_client_that_expects_100(server: ServerProcess) -> None:
-    """The server sends "100 Continue" if a client such as curl asks for it before sending a large body."""
+    """The server sends "100 Continue" to clients such as curl, which wait for it before they send a large body."""
     body = json.dumps({**CAPTURED, "trainer_name": "", "metrics": [*CAPTURED["metrics"], *["x" * 500] * 20]}).encode()
     with server.raw() as connection:
         connection.sendall(
@@ -180,11 +180,11 @@ def stopping(process: ServerProcess) -> Iterator[None]:
 def test_clients_that_never_read(store: LocalStore, tmp_path: Path) -> None:
     """Clients that never read are dropped, and other clients still get answers.
 
-    There are more such clients than the server may have file descriptors.
+    The test has more such clients than the server may have file descriptors.
     """
     request = f"GET /models/made/{LARGE_ZIP.path}.zip HTTP/1.1\r\nHost: x\r\n\r\n".encode()
     process = ServerProcess(store.root, tmp_path / "server.log")
-    # Granian raises the soft limit to the hard limit, so both are set.
+    # Granian raises the soft limit to the hard limit, so both limits are set.
     resource.prlimit(process.process.pid, resource.RLIMIT_NOFILE, (256, 256))
     with stopping(process), ExitStack() as stack:
         process.wait_ready()
@@ -250,7 +250,7 @@ def test_clients_that_leave_early(server: ServerProcess) -> None:
         for _ in range(5):
             connection = server.raw()
             connection.sendall(request)
-            # With this socket option, `close` sends a TCP reset.
+            # with this option (linger for 0 s), `close` sends a TCP reset
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
             connection.close()
     checked_weights(server.post(CAPTURED))

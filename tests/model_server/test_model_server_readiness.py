@@ -66,7 +66,7 @@ def test_a_store_with_broken_pipelines_only_is_not_ready(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_the_server_is_ready_after_the_initial_pipelines(tmp_path: Path, database: Path, workers: str) -> None:
-    """The store has a model already, but Kepler must wait for the initial pipelines, which may fit better."""
+    """Although the store has a model, the server is not ready yet: models of the initial pipelines may fit better."""
     store = LocalStore(tmp_path / "store")
     store.publish("old", pipeline(SmallModel()))
     port = free_port()

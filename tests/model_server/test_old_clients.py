@@ -1,4 +1,4 @@
-"""What clients and deployments of kepler-model-server 0.7 send to the model server, and what they expect of it."""
+"""Tests with requests and settings of clients and deployments that were made for kepler-model-server 0.7."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MACHINES = {
     1: {"processor": "amd_epyc_7763", "cores": 128, "chips": 1, "memory": 512, "frequency": 3500},
 }
 ANY = {**MINIMAL, "weight": True}
-"""A request for weights in which a client can describe its machine."""
+"""A request for weights that accepts any model. Tests add a description of the machine."""
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def old(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 
 
 def bias(answer: Any) -> float:
-    """Return the bias in an answer with weights, which tells the test's models apart."""
+    """Return the bias in an answer with weights. Each model of these tests has a different bias."""
     return float(answer["package"]["All_Weights"]["Bias_Weight"])
 
 
@@ -64,7 +64,7 @@ def test_unknown_errors_are_left_out_of_weights(old: ServerProcess) -> None:
 
 
 def test_initial_pipelines_in_zips_of_both_layouts(tmp_path: Path) -> None:
-    """The names come from the folder in the archive, the manifest, the metadata, and the file."""
+    """The four pipelines get their names from the folder in the zip, the manifest, the metadata, and the zip's name."""
     source = LocalStore(tmp_path / "source")
     files = pipeline(SmallModel(weights={"package": linear(11.0)}))
     source.publish("exported", files)
@@ -134,7 +134,7 @@ def test_node_type_0_beside_a_machine_counts_as_absent(old: ServerProcess, node_
 
 @pytest.mark.parametrize("write", [str, float, lambda number: f"{number}.0"], ids=["text", "float", "float as text"])
 def test_numbers_of_a_machine_as_text_and_float(old: ServerProcess, write: Any) -> None:
-    """The machine has the processor of type 1, but the numbers of type 0."""
+    """A machine that is described only by the numbers of node type 0 gets the same model, however they are written."""
     spec = {key: write(value) if isinstance(value, int) else "" for key, value in MACHINES[0].items()}
     weights = checked_weights(old.post({**ANY, "loose_node_type": "true", "machine_spec": spec}))
     whole = {key: value for key, value in MACHINES[0].items() if isinstance(value, int)}

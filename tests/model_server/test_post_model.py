@@ -131,7 +131,7 @@ NOTHING_FITS: list[tuple[dict[str, Any], str]] = [
 @pytest.mark.parametrize("weight", [True, False])
 @pytest.mark.parametrize(("change", "reason"), NOTHING_FITS, ids=range(len(NOTHING_FITS)))
 def test_no_model_fits(server: ServerProcess, change: dict[str, Any], reason: str, weight: bool) -> None:
-    """The status must be 404: for an answer with status 200 and no model, Kepler would estimate 0 W."""
+    """The status must be 404. If the status were 200, but the answer had no model, Kepler would estimate 0 W."""
     assert reason in checked_error(server.post({**MINIMAL, "weight": weight, **change}), 404)
 
 
@@ -211,7 +211,7 @@ def test_chunked_body(server: ServerProcess) -> None:
 
 
 def test_content_type_is_ignored(server: ServerProcess) -> None:
-    """The server accepts any content type: Kepler sends application/json, but `curl -d` sends that of an HTML form."""
+    """The server accepts any content type: `curl -d` sends the content type of an HTML form, not application/json."""
     body = json.dumps(CAPTURED).encode()
     for kind in ("application/json", "application/x-www-form-urlencoded", "multipart/form-data", "text/plain; x"):
         checked_weights(server.ask("POST", "/model", body, {"Content-Type": kind}))

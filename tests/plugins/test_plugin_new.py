@@ -10,8 +10,8 @@ from support.command import kepler
     ("arguments", "message"),
     [
         (("trainer", "My_Trainer"), "small letters, digits and dashes"),
-        (("trainer", "linear-regression"), "kepler-core:LinearRegressionTrainer is called"),
-        (("isolator", "min"), "kepler-core:MinIdleIsolator is called 'min' already"),
+        (("trainer", "linear-regression"), "kepler-core:LinearRegressionTrainer already has the name"),
+        (("isolator", "min"), "kepler-core:MinIdleIsolator already has the name 'min'"),
         (("reactor", "mine"), "reactor"),
     ],
 )

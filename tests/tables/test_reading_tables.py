@@ -1,4 +1,4 @@
-"""Tables of strangers: what is read, and that errors name the file, the row and the column."""
+"""Tests of reading tables that other programs wrote. Errors must name the file, the row and the column."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_columns_are_read_by_name_and_rows_are_sorted_by_time(tmp_path: Path) ->
 
 
 def test_a_parquet_file_is_read_like_a_csv_file(tmp_path: Path) -> None:
-    """Times may be timestamps, node names may be a dictionary column."""
+    """In Parquet, times may have the type timestamp, and node names may be dictionary-encoded."""
     pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     table = rows(30)
     columns = {name: list(values) for name, values in zip(HEADER, zip(*table, strict=True), strict=True)}
@@ -129,7 +129,7 @@ def test_two_rows_of_a_node_at_one_time_are_an_error(tmp_path: Path) -> None:
 
 
 def test_readings_that_cannot_be_true_are_left_out_and_counted(tmp_path: Path) -> None:
-    """The rules for recordings hold for tables, too: impossible values, power above the ceiling, dead features."""
+    """The rules for recordings apply to tables, too: impossible values, power above the limit, and dead features."""
     table = with_cell(with_cell(rows(60), 5, {1: -1}), 7, {3: 90_000})
     data = training(write(tmp_path / "t.csv", [[*row, 0] for row in table], (*HEADER, "cpu_cycles"))).rows.data
     counts = data.observations.counts.as_dict()

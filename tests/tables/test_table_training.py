@@ -1,4 +1,4 @@
-"""Write tables with `extract` and `isolate`, and train from them and from users' own tables."""
+"""Tests that `extract` and `isolate` write tables, and that `train` can use these tables and users' own tables."""
 
 from __future__ import annotations
 
@@ -30,9 +30,10 @@ def pipeline(tmp_path: Path) -> Path:
 
 
 def model_files(store: Path, output_type: str) -> dict[str, Any]:
-    """Return path -> content of all model files of a pipeline, except the zips, which hold the same files again.
+    """Return path -> content of the model files of a pipeline. Zips are left out, because they hold the same files.
 
-    The lineage in the metadata lacks the digest of the data and the metric schemas: a table has others.
+    The digest of the data and the metric schemas are removed from the lineage in the metadata, because they differ
+    between a recording and a table.
     """
     files: dict[str, Any] = {}
     for path in (store / "p").rglob(f"{output_type}/*/*/*"):
@@ -52,7 +53,9 @@ def extract(command: str, pipeline: Path, output: Path, *options: str | Path) ->
 
 
 def check_same_models(recording: Path, pipeline: Path, tmp_path: Path, suffix: str, *settings: str) -> None:
-    """Check that tables of both levels, and a table of dynamic power, give the models of the recording."""
+    """Check that training from tables gives the same models as training from the recording.
+
+    The tables are: a table of nodes with a table of containers, and a table of dynamic power."""
     data, from_recording = ["--input", recording, *settings], tmp_path / "recording"
     train(pipeline, *data, "--store", from_recording)
     node = extract("extract", pipeline, tmp_path / f"node{suffix}", *data)
@@ -84,7 +87,7 @@ def test_tables_of_a_recording_give_the_models_of_the_recording(
 def test_tables_of_several_nodes_give_the_same_models_with_any_extractor_and_isolator(
     pipeline: Path, tmp_path: Path
 ) -> None:
-    """Node frequencies (a gauge of the node in each container's row) and smoothing survive the way through a table."""
+    """Smoothing, and the node's CPU frequency in each container's row, must not be lost in a table."""
     recording = tmp_path / "r.json"
     write_recording(Simulation(containers=4, timestamps=150, nodes=3), str(recording))
     settings = (
@@ -134,7 +137,7 @@ def test_wrong_usage_of_extract(options: list[str], problem: str, pipeline: Path
 
 
 def test_a_table_without_times_is_validated_on_whole_nodes(tmp_path: Path) -> None:
-    """Rows without times may be nearly equal within a node. So nodes are held out, as users are told."""
+    """Without times, rows of a node may be nearly equal. So whole nodes are held out, and users are told so."""
     table = [[f"machine {row % 6}", *cells[1:]] for row, cells in enumerate(rows(60))]
     path = write(tmp_path / "t.csv", table, ("machine", "load", "size", "watts"))
     pipeline = tmp_path / "p.yaml"
