@@ -74,6 +74,8 @@ class ModelRequestBody(msgspec.Struct, omit_defaults=True):
 
 
 _decoder = msgspec.json.Decoder(ModelRequestBody)
+_keys_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_OLD_KEYS = {"metrics", "output_type", "source", "filter", "trainer_name"}
 
 
 def read_model_request(body: bytes) -> ModelRequest:
@@ -93,19 +95,19 @@ def read_model_request(body: bytes) -> ModelRequest:
         loose_node_type=flag(request.loose_node_type, "loose_node_type") is not False,
         weights=bool(flag(request.weight, "weight")),
         portable=bool(flag(request.portable, "portable")),
-        pickled=_is_of_old_estimator(request),
+        pickled=_is_of_old_estimator(request, body),
     )
 
 
-def _is_of_old_estimator(request: ModelRequestBody) -> bool:
+def _is_of_old_estimator(request: ModelRequestBody, body: bytes) -> bool:
     """Return whether a request has the keys of the estimator of kepler-model-server, which can load only pickles.
 
-    This estimator always sends `source`, `filter` and `trainer_name`, since release 0.7 also `spec`. It never sends
-    `weight`, `machine_spec` or `portable` (`make_model_request` in its `model_server_connector.py`).
+    This estimator sends the keys in `_OLD_KEYS`, in newer releases also `spec`, and no other keys
+    (`make_model_request` in its `model_server_connector.py`). `body` is the JSON text of the request.
     """
     if any(value is not None for value in (request.weight, request.machine_spec, request.portable)):
         return False
-    return request.spec is not None or None not in (request.source, request.filter, request.trainer_name)
+    return request.spec is not None or decode_json(body, _keys_decoder).keys() == _OLD_KEYS
 
 
 def checked_output_type(name: str) -> OutputType:

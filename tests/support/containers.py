@@ -46,7 +46,7 @@ class Containers:
         self.volume = folder / "mnt"
         self.tmp = folder / "tmp"
         self.config = folder / "etc" / "kepler" / "kepler.config"
-        shutil.copytree("/etc", folder / "etc", symlinks=True)
+        shutil.copytree("/etc", folder / "etc", symlinks=True, ignore=shutil.ignore_patterns("kepler"))
         for path in (self.volume, self.tmp, self.config):
             path.mkdir(parents=True)
 
