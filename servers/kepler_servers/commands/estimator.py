@@ -268,7 +268,7 @@ def status(path: str, as_json: bool) -> None:
     click.echo(f"up {report['uptime_seconds']:g} s, listening on {', '.join(report['sockets'])}")
     click.echo(f"models from: {', '.join(report['origins']) or 'no provider'}")
     quantiles = f"; median {latency['p50']:g} ms, p99 {latency['p99']:g} ms" if latency else ""
-    click.echo(f"{requests['answered']} requests answered, {requests['failed']} without an answer{quantiles}")
+    click.echo(f"{requests['answered']} requests answered, {requests['failed']} failed{quantiles}")
     for key, description in (
         ("invalid_rows", "invalid rows"),
         ("replies_with_fewer_decimals", "replies with fewer decimals"),
