@@ -168,7 +168,7 @@ COMMANDS = {
         {
             "--data-path": _PATHS,
             "--input": Replacement("{json}"),
-            "--output": Replacement("--json", "redirect the standard output to a file"),
+            "--output": Replacement("--json", "--json prints the report; redirect the standard output to a file"),
             "--benchmark": Replacement("", "not needed: the new command does not group containers"),
         },
     ),
@@ -244,7 +244,7 @@ COMMANDS = {
         {
             **_CHOICE,
             "--output": Replacement("--output {csv}", "a file instead of a folder"),
-            "--id": Replacement("", "not needed: nothing is archived"),
+            "--id": Replacement("", "not needed: the new command never writes an archive of the model"),
         },
         last="--store {data}",
     ),

@@ -80,7 +80,7 @@ def _concentrated(core: FloatArray) -> FloatArray:
 
 
 def _within(values: FloatArray, highest: FloatArray) -> FloatArray:
-    """Reduce each value to its limit in `highest`. Add what was removed to the rows that are farthest below theirs."""
+    """Reduce each value to its limit in `highest`. Add what was removed to the rows with the largest distance to it."""
     kept: FloatArray = np.minimum(values, highest)
     room = highest - kept
     order = np.argsort(-room, kind="stable")

@@ -66,7 +66,7 @@ class ModelOffer:
 
 
 class ModelProvider(Protocol):
-    """Interface of the sources of models: a model server, configured URLs, or a model store."""
+    """Interface of a model provider: a model server, configured URLs, or a model store."""
 
     name: str
 

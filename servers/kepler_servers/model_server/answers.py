@@ -19,7 +19,7 @@ from kepler_servers.model_request import integers
 SELECTION_HEADER = "X-Kepler-Selection"
 MODEL_HEADER = "X-Kepler-Model"
 ERROR_KEYS = ("mae", "mape")
-"""Names of the errors that an answer with a model's weights contains, if the errors are known."""
+"""An answer with a model's weights also contains these errors of the model, if they are known."""
 
 _JSON = {"Content-Type": "application/json"}
 _MAX_HEADER = 8000
