@@ -28,10 +28,10 @@ log = logging.getLogger(__name__)
 
 MAX_REQUEST_BYTES = 4 * 2**20
 MAX_HELD_BYTES = 16 * 2**20
-"""Maximum size of all incomplete requests together, and of all requests that wait for a model together, in bytes."""
+"""Maximum bytes of all incomplete requests together. All requests that wait for a model have a second such limit."""
 MAX_CONNECTIONS = 1000
 REQUEST_TIMEOUT_SECONDS = 10.0
-"""Time limit for a client to send its request. The time limit to receive a reply is as long."""
+"""Time limit for a client to send its request. The time limit for receiving the reply has the same length."""
 MODEL_TIMEOUT_SECONDS = 5.0
 """Time limit for a request that waits for the first search for its model."""
 STOP_TIMEOUT_SECONDS = 1.5
