@@ -100,15 +100,15 @@ OPTIONS = (
     OldOption(("--id",)),
 )
 
-_PATHS = Replacement("", "no data folder: each file is named by its path")
-_STORE = Replacement("--store {value}", "the store; other files are named by their paths")
+_PATHS = Replacement("", "there is no data folder: give the path of each file")
+_STORE = Replacement("--store {value}", "only the models are in the store; give the path of each other file")
 _RECORDINGS = Replacement("--input {json}", each=True)
 _THIRD_PARTY = Replacement("--set third_party=[{list}]")
-_TIMES_KNOWN = Replacement("", "not needed: a recording has its times")
-_AS_TRAINED = Replacement("", "not needed: done as in the training of the model")
+_TIMES_KNOWN = Replacement("", "not needed: a recording contains its start and end time")
+_AS_TRAINED = Replacement("", "not needed: the settings of the model's training are used")
 _MACHINE = Replacement(
     "--machine-spec SPEC.json --machine-id {value}",
-    "kepler-model profile machine -o SPEC.json, on the machine, writes the description",
+    "kepler-model profile machine -o SPEC.json writes the description of the machine on which it runs",
 )
 _TARGETS = "--set isolator={{name: trainer, args: {{target_hints: [{list}]}}}}"
 _BACKGROUND = "--set isolator={{name: trainer, args: {{background_hints: [{list}]}}}}"
@@ -118,7 +118,7 @@ _ISOLATION = {
     "--target-hints": Replacement(_TARGETS),
     "--bg-hints": Replacement(_BACKGROUND),
     "--abs-pipeline-name": Replacement("--store {data} --name {value}"),
-    "--pipeline-name": Replacement("", "not needed: no profile is saved; kepler-model profile build does that"),
+    "--pipeline-name": Replacement("", "not needed: isolate saves no profile; kepler-model profile build saves one"),
 }
 _EXTRACTION = {
     "--data-path": _PATHS,
@@ -142,17 +142,17 @@ _CHOICE = {
     "--bg-hints": _AS_TRAINED,
     "--abs-pipeline-name": _AS_TRAINED,
 }
-_NO_EXTRACTOR = Replacement("", "not needed: the values are drawn as they were recorded")
+_NO_EXTRACTOR = Replacement("", "not needed: the new command draws the values as they were recorded")
 
 COMMANDS = {
     "query": OldCommand(
         "query",
         {
             "--data-path": _PATHS,
-            "--input": Replacement("--start TIME --end TIME", "the times in the old file"),
+            "--input": Replacement("--start TIME --end TIME", "the times that the old input file contains"),
             "--output": Replacement("--output {json}"),
             "--server": Replacement("--server {value}"),
-            "--interval": Replacement("--last {value}s"),
+            "--interval": Replacement("--last {value}s", "s stands for seconds"),
             "--start-time": Replacement("--start {value}"),
             "--end-time": Replacement("--end {value}"),
             "--step": Replacement("--step {value}"),
@@ -160,7 +160,7 @@ COMMANDS = {
             "--thirdparty-metrics": Replacement("--pipeline default --set third_party=[{list}]"),
             "--to-csv": Replacement("--to-csv"),
             "--benchmark": _TIMES_KNOWN,
-            "--id": Replacement("", "kepler-model profile machine -o SPEC.json, on the machine, describes it"),
+            "--id": Replacement("", "kepler-model profile machine -o SPEC.json describes the machine on which it runs"),
         },
     ),
     "validate": OldCommand(
@@ -168,8 +168,8 @@ COMMANDS = {
         {
             "--data-path": _PATHS,
             "--input": Replacement("{json}"),
-            "--output": Replacement("--json", "redirect the standard output to a file"),
-            "--benchmark": Replacement("", "not needed: the containers are not grouped"),
+            "--output": Replacement("--json", "--json prints the report; redirect the standard output to a file"),
+            "--benchmark": Replacement("", "not needed: the new command does not group containers"),
         },
     ),
     "extract": OldCommand(
@@ -188,7 +188,7 @@ COMMANDS = {
             **_EXTRACTION,
             "--extractor": Replacement("--extractor {value}"),
             **_ISOLATION,
-            "--output-type": Replacement("", "not needed: the rows are containers"),
+            "--output-type": Replacement("", "not needed: each row of the table describes a container"),
         },
     ),
     "isolate_from_data": OldCommand(
@@ -244,7 +244,7 @@ COMMANDS = {
         {
             **_CHOICE,
             "--output": Replacement("--output {csv}", "a file instead of a folder"),
-            "--id": Replacement("", "not needed: nothing is archived"),
+            "--id": Replacement("", "not needed: the new command never writes an archive of the model"),
         },
         last="--store {data}",
     ),
@@ -255,7 +255,8 @@ COMMANDS = {
             "--output": Replacement("--output {png}", "a file instead of a folder"),
             "--target-data": Replacement(
                 "--kind KIND",
-                "preprocess: usage; estimate: scatter, time and curve; error and metadata: errors; power_curve: curve",
+                "KIND is usage for preprocess; scatter, time or curve for estimate; errors for error and metadata; "
+                "curve for power_curve",
                 choices={
                     "preprocess": "--kind usage",
                     "estimate": "--kind scatter --kind time --kind curve",
@@ -276,10 +277,10 @@ COMMANDS = {
             "--input": _RECORDINGS,
             "--output": Replacement("--output {png}", "a file instead of a folder"),
             "--energy-source": Replacement("--source {value}"),
-            "--benchmark": Replacement("", "record the pods of a scenario alone: query --selector 'pod_name=~\"…\"'"),
-            "--scenario": Replacement("", "record the pods of a scenario alone: query --selector 'pod_name=~\"…\"'"),
-            "--output-type": Replacement("", "not needed: the usage of nodes is drawn"),
-            "--feature-group": Replacement("", "not needed: all features are drawn"),
+            "--benchmark": Replacement("", "record only the pods of the scenario: query --selector 'pod_name=~\"…\"'"),
+            "--scenario": Replacement("", "record only the pods of the scenario: query --selector 'pod_name=~\"…\"'"),
+            "--output-type": Replacement("", "not needed: the new command draws the usage of nodes"),
+            "--feature-group": Replacement("", "not needed: the new command draws all features"),
             "--target-data": _NO_EXTRACTOR,
             "--extractor": _NO_EXTRACTOR,
             "--isolator": _NO_EXTRACTOR,
@@ -293,8 +294,8 @@ COMMANDS = {
             "--output": Replacement("--output {folder}", "the folder of the pipeline itself"),
             "--publisher": Replacement("--publisher {value}"),
             "--collect-date": Replacement("--collect-date {value}"),
-            "--benchmark": Replacement("--collect-date DATE", "the start time in the old file"),
-            "--input": Replacement("", "not needed: the README does not list the workloads"),
+            "--benchmark": Replacement("--collect-date DATE", "the start time that the old benchmark file contains"),
+            "--input": Replacement("", "not needed: the exported README does not list the workloads"),
             "--zip": Replacement("", "kepler-model store export NAME -o FILE.zip writes a zip file"),
             "--include-raw": Replacement("", "not needed: it had no effect"),
         },

@@ -35,7 +35,7 @@ Flag = bool | FlagText
 
 
 class MachineSpec(msgspec.Struct, omit_defaults=True):
-    """The description of a machine by the Kepler that runs on it. 0 or an empty text means that a value is unknown."""
+    """The description of a machine that a client sends. 0 or an empty text means that a value is unknown."""
 
     vendor: Text | None = None
     processor: Text | None = None
@@ -67,10 +67,10 @@ class ModelRequestBody(msgspec.Struct, omit_defaults=True):
     ) = None
     machine_spec: MachineSpec | None = None
     spec: MachineSpec | None = None
-    """Name of `machine_spec` in requests of the estimator of kepler-model-server 0.7."""
+    """The estimator of kepler-model-server 0.7 sends this key in place of `machine_spec`."""
     loose_node_type: Flag | None = None
     portable: Flag | None = None
-    """Whether the client is Kepler Core: the model must be one that Kepler Core itself can load."""
+    """Whether the client is the estimator of Kepler Core. It gets a model that Kepler Core can load, or weights."""
 
 
 _decoder = msgspec.json.Decoder(ModelRequestBody)

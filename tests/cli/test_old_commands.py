@@ -92,11 +92,11 @@ def test_an_old_command_prints_its_new_form(old: str, new: str) -> None:
             "query --server h --start-time a --end-time b -o q",
             "--start-time is now --start a; --end-time is now --end b",
         ),
-        ("validate -i x --benchmark b", "-i is now /data/x.json; --benchmark is not needed: the containers"),
+        ("validate -i x --benchmark b", "-i is now /data/x.json; --benchmark is not needed: the new command"),
         ("estimate -i x -s m -ot AbsPower", "-ot is now --output-type AbsPower"),
         ("estimate -i x -s m --model-name SGDRegressorTrainer_0", "--model-name is now --trainer SGDRegressorTrainer"),
         ("plot -i x --target-data estimate -o y", "--target-data is now --kind scatter --kind time --kind curve"),
-        ("plot -i x --target-data", "--target-data is now --kind KIND (preprocess: usage;"),
+        ("plot -i x --target-data", "--target-data is now --kind KIND (KIND is usage for preprocess;"),
         ("estimate -i x -s m --scenario s", "--scenario is not needed"),
     ],
 )

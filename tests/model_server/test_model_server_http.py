@@ -233,7 +233,7 @@ def test_incomplete_bodies_time_out(server: ServerProcess) -> None:
             connection.settimeout(PATIENCE)
             answer = connection.recv(2**16)
             assert answer.startswith(b"HTTP/1.1 408"), answer[:300]
-            assert b"was not there within 10 s" in answer
+            assert b"did not arrive within 10 s" in answer
     checked_weights(server.post(CAPTURED))
     assert total(server.metrics(), "kepler_model_server_requests_total", status="408") == len(slow)
 

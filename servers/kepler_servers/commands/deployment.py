@@ -1,4 +1,4 @@
-"""What the commands of all servers share: the log level, and the default folders of the store and the state."""
+"""Code that the commands of all servers share: the log level, and the default folders of the store and the state."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def _can_write(volume: Path, *names: str) -> bool:
 def create_store_folder(location: str) -> None:
     """Create the folder of a local model store if it is missing, and log this.
 
-    Raises `StoreError` if the location cannot be that of a store. If the folder cannot be created, only a warning is
+    Raises `StoreError` if no store can be at the location. If the folder cannot be created, only a warning is
     logged: a server that reads the store waits for the folder, and a server that writes to it reports the error.
     """
     root = getattr(open_store(location), "root", None)

@@ -27,7 +27,7 @@ _INIT_KEYS = tuple(
 
 
 _DEFAULT_SERVICE = "kepler-model-server.kepler.svc.cluster.local"
-"""The service that the manifests of kepler-model-server create, and the default of its key `MODEL_SERVER_URL`."""
+"""The Kubernetes Service of kepler-model-server, which is also that program's default of `MODEL_SERVER_URL`."""
 
 
 @click.command("estimator")
@@ -47,7 +47,7 @@ _DEFAULT_SERVICE = "kepler-model-server.kepler.svc.cluster.local"
 @click.option(
     "--model-server",
     metavar="URL",
-    help="Model server to get models from; it is asked first.  [configuration key: MODEL_SERVER_URL]",
+    help="Model server to get models from, before any URL or store is tried.  [configuration key: MODEL_SERVER_URL]",
 )
 @configured_option(
     "--machine-spec",
@@ -129,7 +129,7 @@ def estimator(
         configuration, model_server, configuration.text("MODEL_PATH", store) or store_in_volume(configuration)
     )
     spec = machine(machine_spec)
-    # A SIGTERM before the event loop handles it ends the process in order, so that no socket file is left behind.
+    # Until the event loop handles SIGTERM, the signal raises SystemExit here. So `finally` removes the socket files.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     sockets = listen([path] if path is not None else DEFAULT_PATHS)
     try:
@@ -268,7 +268,7 @@ def status(path: str, as_json: bool) -> None:
     click.echo(f"up {report['uptime_seconds']:g} s, listening on {', '.join(report['sockets'])}")
     click.echo(f"models from: {', '.join(report['origins']) or 'no provider'}")
     quantiles = f"; median {latency['p50']:g} ms, p99 {latency['p99']:g} ms" if latency else ""
-    click.echo(f"{requests['answered']} requests answered, {requests['failed']} without an answer{quantiles}")
+    click.echo(f"{requests['answered']} requests answered, {requests['failed']} failed{quantiles}")
     for key, description in (
         ("invalid_rows", "invalid rows"),
         ("replies_with_fewer_decimals", "replies with fewer decimals"),

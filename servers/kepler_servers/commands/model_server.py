@@ -48,7 +48,7 @@ DEFAULT_PORT = 8100
     type=click.IntRange(1, 64),
     default=1,
     show_default=True,
-    help="Worker processes.",
+    help="Number of worker processes.",
 )
 @log_level_option
 @config_dir_option
@@ -87,7 +87,7 @@ def model_server(
     if not path.startswith("/"):
         raise UsageError(f"MODEL_SERVER_MODEL_REQ_PATH: {path[:60]!r} does not begin with /")
     initial = initial_locations(configuration.text("INITIAL_PIPELINE_URL"), configuration.text("MODEL_TOPURL"))
-    # The store is opened here so that a wrong location is reported once, not by every worker process.
+    # A wrong location of the store is reported here, once. Otherwise, every worker process would report it.
     create_store_folder(location)
     with tempfile.TemporaryDirectory(prefix="kepler-model-server-") as scratch:
         settings = Settings(

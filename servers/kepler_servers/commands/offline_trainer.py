@@ -259,7 +259,7 @@ def _check(settings: Settings, host: str, *, insecure: bool) -> None:
 
 
 def default_state(configuration: Configuration) -> str:
-    """Return the folder that systemd has set, or the one in a container's volume, or else one for the user's state."""
+    """Return the state folder that systemd has set, else one in the container's volume, else one in the user's home."""
     if (folder := os.environ.get("STATE_DIRECTORY", "").partition(":")[0]) != "":
         return folder
     if (in_volume := state_folder(configuration, "offline-trainer")) is not None:

@@ -35,10 +35,10 @@ if TYPE_CHECKING:
 DEFAULT_PORT = 8103
 DEFAULT_INTERVAL_SECONDS = 300.0
 PROMETHEUS_RETRY_SECONDS = 30.0
-"""Time for which a round keeps repeating a query that the Prometheus server does not answer."""
+"""Time for which a round repeats a query if the Prometheus server does not answer."""
 
 STOP_SECONDS = 1.5
-"""Time that a running round has after SIGTERM or SIGINT to end by itself. Then the process ends."""
+"""After SIGTERM or SIGINT, the process waits for this time for the running round to end. Then the process exits."""
 
 _POLL_SECONDS = 0.1
 

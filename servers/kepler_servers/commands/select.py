@@ -22,8 +22,10 @@ from kepler_core.vocabulary import OUTPUT_TYPES
 @click.option(
     "--metrics", metavar="A,B", help="Features that the client measures.  [default: the features of all stored models]"
 )
-@click.option("--output-type", type=click.Choice(OUTPUT_TYPES), help="[default: AbsPower]")
-@click.option("--source", help="Energy source, by its name, an alias, or the name Kepler sends.  [default: rapl-sysfs]")
+@click.option("--output-type", type=click.Choice(OUTPUT_TYPES), help="Output type of the model.  [default: AbsPower]")
+@click.option(
+    "--source", help="Energy source: its name, an alias, or the name that Kepler sends.  [default: rapl-sysfs]"
+)
 @click.option("--trainer", help="Consider only models of this trainer.")
 @click.option("--pipeline", help="Consider only models of this pipeline.")
 @click.option(

@@ -11,7 +11,7 @@ from kepler_servers.estimator.request_handler import PendingRequest
 PIECE_BYTES = 65536
 """Maximum number of bytes that are received at a time."""
 NONBLOCKING = socket.MSG_DONTWAIT
-"""Flag for each `recv` and `send`. Calling `setblocking` instead would cost one more system call per connection."""
+"""Flag of each `recv` and `send`, so that they never block. `setblocking` would be one more call per connection."""
 MAX_DISCARDED_BYTES = 64 * 2**20
 """Maximum number of bytes of a refused request that are received and discarded."""
 
@@ -53,7 +53,7 @@ class Connection:
         return 0 if self.buffer is None else len(self.buffer)
 
     def end_reply(self) -> None:
-        """Close only the sending direction: the client sees the end of the reply, but can go on sending its request."""
+        """Close only the sending direction. The client sees the end of the reply, and may still send its request."""
         self.unsent = b""
         with contextlib.suppress(OSError):  # raised if the client has already closed the connection
             self.peer.shutdown(socket.SHUT_WR)

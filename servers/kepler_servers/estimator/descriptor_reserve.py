@@ -9,9 +9,9 @@ import socket
 
 RESERVED_DESCRIPTORS = 64
 _MAX_SHARE = 0.25
-"""Maximum reserved share of the file descriptors that the process may open.
+"""Maximum fraction of the file descriptors of the process that may be reserved.
 
-If the process may open only few, the reserve is smaller than `RESERVED_DESCRIPTORS`.
+If the process may open only few files, the reserve is therefore smaller than `RESERVED_DESCRIPTORS`.
 """
 
 

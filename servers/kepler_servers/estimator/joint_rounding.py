@@ -16,8 +16,9 @@ from kepler_core.arrays import BoolArray, FloatArray
 MOVED = 0.15
 """Fraction of the core power of all rows that `concentrate_core` moves from the smallest rows to the other rows."""
 _STEPS = {"package": 2**0.5 - 1, "core": (5**0.5 - 1) / 2, "uncore": (13**0.5 - 3) / 2, "dram": 3**0.5 - 1}
-"""Component -> difference of the starts of two successive replies. `package` is used for the rest of the package.
+"""Component -> step from one reply to the next of the number (0 to 1) that is added to the first row (see `_start`).
 
+The step of `package` is used for the rest of the package, i.e. package power without core and uncore power.
 The multiples of a quadratic irrational with small partial quotients, modulo 1, are a low-discrepancy sequence: the
 average over n replies differs from the exact watts by a multiple of log(n)/n (L. Kuipers, H. Niederreiter, "Uniform
 Distribution of Sequences", 1974, chapter 2.3).
@@ -35,8 +36,8 @@ def round_jointly(
     """Round the watts of processes to the number of decimals of each component.
 
     `watts` and the result have the shape (components, rows). In each component, the part of a row that is rounded off
-    is added to the next row, so that the sums over the rows stay right. At which part the first row starts depends on
-    `turn`, the number of replies that were rounded before: otherwise, the same rows would be rounded off in each reply.
+    is added to the next row, so that the sums over the rows stay right. What is added to the first row depends on
+    `turn`, the number of replies that were rounded before. Otherwise, the same rows would be rounded off in each reply.
 
     The package power is the sum of its rounded parts: core, uncore, and the rest of the package. Only rows with core
     power get a rest, because Kepler would count the rest of other rows as core power. So core, uncore and package need
@@ -66,7 +67,10 @@ def round_jointly(
 
 
 def _concentrated(core: FloatArray) -> FloatArray:
-    """Move the core power of the smallest rows, `MOVED` of the sum, to the other rows, in proportion to their power."""
+    """Move core power from the rows with least core power to the other rows, in proportion to their core power.
+
+    The moved power is at most the fraction `MOVED` of the core power of all rows.
+    """
     order = np.argsort(core, kind="stable")
     small = order[core[order].cumsum() <= MOVED * core.sum()]
     concentrated = core.copy()
@@ -76,7 +80,7 @@ def _concentrated(core: FloatArray) -> FloatArray:
 
 
 def _within(values: FloatArray, highest: FloatArray) -> FloatArray:
-    """Reduce each value to the highest one of its row, and add what was taken away to the rows with most room."""
+    """Reduce each value to its limit in `highest`. Add what was removed to the rows with the largest distance to it."""
     kept: FloatArray = np.minimum(values, highest)
     room = highest - kept
     order = np.argsort(-room, kind="stable")
@@ -88,9 +92,9 @@ def _within(values: FloatArray, highest: FloatArray) -> FloatArray:
 def _on_rows_with_core(rest: FloatArray, core: FloatArray, has_core: BoolArray) -> FloatArray:
     """Move the rest of the package power to the rows whose rounded core power is above 0 (`has_core`).
 
-    The core power of a row below 1 is rounded to 1 in a fraction of the replies that equals the core power. So the
-    row's rest, divided by the core power, is right on average over many replies. Rows with a higher core power take
-    the difference from the sum of all rests, so that the sum is right in each reply.
+    All powers are in units of the last decimal. If the core power of a row is below 1, e.g. 0.3, it is rounded to 1 in
+    a fraction 0.3 of the replies, and else to 0. The row gets its rest, divided by 0.3, in the replies with 1: this is
+    right on average. Rows with a core power of at least 1 get the remainder, so that the sum is right in each reply.
     """
     moved = np.where(has_core, rest / np.clip(core, 1e-12, 1.0), 0.0)
     large = rest * (has_core & (core >= 1))
@@ -100,7 +104,7 @@ def _on_rows_with_core(rest: FloatArray, core: FloatArray, has_core: BoolArray) 
 
 
 def _carried(exact: FloatArray, start: float) -> FloatArray:
-    """Round the values of a component; `start` (0 to 1) is the part that is carried to the first row."""
+    """Round the values of a component, and carry each remainder to the next row. `start` (0 to 1) is added to row 0."""
     return np.diff(np.floor(exact.cumsum() + start), prepend=0.0)
 
 

@@ -28,10 +28,10 @@ log = logging.getLogger(__name__)
 
 MAX_REQUEST_BYTES = 4 * 2**20
 MAX_HELD_BYTES = 16 * 2**20
-"""Maximum total bytes of incomplete requests. Requests that wait for a model have their own limit of this size."""
+"""Maximum bytes of all incomplete requests together. All requests that wait for a model have a second such limit."""
 MAX_CONNECTIONS = 1000
 REQUEST_TIMEOUT_SECONDS = 10.0
-"""Time limit for sending a request. The client has the same time again to receive a large reply."""
+"""Time limit for a client to send its request. The time limit for receiving the reply has the same length."""
 MODEL_TIMEOUT_SECONDS = 5.0
 """Time limit for a request that waits for the first search for its model."""
 STOP_TIMEOUT_SECONDS = 1.5
@@ -60,7 +60,7 @@ class Loop:
         self._connections: dict[int, Connection] = {}
         """The connections in the epoll set by file descriptor, oldest first."""
         self._pending: deque[Connection] = deque()
-        """Connections whose request waits for a model, oldest first; also some that were answered or closed since."""
+        """Connections whose request waits for a model, oldest first. Some may already have been answered or closed."""
         self._held = 0
         self._held_pending = 0
         self._stop_at: float | None = None
@@ -252,7 +252,7 @@ class Loop:
             connection.deadline = time.monotonic() + MODEL_TIMEOUT_SECONDS
             self._pending.append(connection)
             self._held_pending += reply.size
-            self._watch(connection, 0)  # epoll now reports only that the client is gone
+            self._watch(connection, 0)  # from now on, epoll reports only that the client has disconnected
             while self._held_pending > MAX_HELD_BYTES:
                 self._finish_oldest_pending()
         else:
@@ -274,7 +274,7 @@ class Loop:
         self._pending = still_pending
 
     def _finish_oldest_pending(self) -> bool:
-        """Answer the oldest request that waits for its model, without this model. Return False if none waits."""
+        """Answer the oldest pending request, although its model was not found yet. Return False if there is none."""
         while self._pending:
             connection = self._pending.popleft()
             if (pending := connection.pending) is not None:
@@ -303,7 +303,7 @@ class Loop:
         self._send(connection, content)
 
     def _send(self, connection: Connection, content: bytes) -> None:
-        # The whole reply is sent in one call, because Kepler reads only once.
+        # Kepler reads a reply with a single call. So the whole reply is sent in a single call, too.
         try:
             sent = connection.peer.send(content, NONBLOCKING)
         except BlockingIOError:
@@ -336,7 +336,7 @@ class Loop:
     def _watch(self, connection: Connection, events: int) -> None:
         """Add a connection to the epoll set, or change the events that epoll reports for it.
 
-        With `events` 0, epoll reports only that the client is gone.
+        If `events` is 0, epoll reports only that the client has disconnected.
         """
         if connection.descriptor >= 0:
             self._epoll.modify(connection.descriptor, events)
@@ -359,8 +359,8 @@ class Loop:
     def _overdue(self) -> list[Connection]:
         """Return the connections past their deadline.
 
-        `_connections` has the oldest connection first. Clients that still send a request have the same time from
-        their connection on. So the search ends at the first such client that is not overdue.
+        `_connections` has the oldest connection first. All clients have the same time to send a request. So the search
+        ends at the first client that still sends its request and is not overdue: all later clients have more time.
         """
         now = time.monotonic()
         overdue = [c for c in self._pending if c.pending is not None and c.deadline <= now]

@@ -71,7 +71,7 @@ class _StatusCollector(Collector):
 
 
 def serve_metrics(host: str, port: int, handler: RequestHandler) -> None:
-    """Serve the metrics, and `/readyz`, on a port of the address `host`, from threads of this process.
+    """Serve the metrics and `/readyz` at the address `host` and a TCP port, in threads of this process.
 
     Raises `UsageError` if the port cannot be used.
     """

@@ -30,7 +30,7 @@ MAX_MODELS = 16
 MAX_KEYS = 500
 """Maximum number of cache entries. Entries without a model count too."""
 MAX_KEY_BYTES = 4 * 2**20
-"""Maximum total size of all model keys: clients choose the texts in a key, and could fill the memory with them."""
+"""Maximum size of all model keys together, because clients choose the texts in a key, and could fill the memory."""
 MAX_QUEUED_KEYS = 64
 """Maximum number of model keys that wait for their first search. Requests with further new keys fail at once."""
 
@@ -45,7 +45,7 @@ POLL_SECONDS = 2.0
 FIRST_SEARCH_SECONDS = 4.0
 """Time limit for repeating the first search for a key.
 
-The search is repeated only if no provider has offered a model, but a slow provider may still answer.
+The search is repeated only while no provider has offered a model and a slow provider may still answer.
 """
 STOP_SECONDS = 0.5
 """Maximum time that `stop` waits for the background thread. This thread may itself be waiting for a server."""
@@ -79,14 +79,14 @@ class CacheEntry:
     failures: int = 0
     created_at: float = attrs.field(factory=time.monotonic)
     requested_at: float = attrs.field(factory=time.monotonic)
-    """Time of the latest request with this key (of `time.monotonic`)."""
+    """Value of `time.monotonic()` at the latest request with this key."""
 
 
 @attrs.define
 class _SearchResult:
     loaded: LoadedModel | None = None
     reasons: list[str] = attrs.field(factory=list)
-    """One message per model provider that was passed over, with the reason."""
+    """For each model provider that was passed over: a message with the reason."""
     unreachable: bool = False
     """Whether a model provider did not answer, or the model that it offered could not be loaded."""
     still_running: bool = False
@@ -200,7 +200,7 @@ class ModelCache:
             try:
                 changed |= provider.changed()
             except Exception as error:
-                # A defect in the code of one provider must not keep the other providers from being asked.
+                # If the code of one provider has a defect, the other providers must still be asked.
                 log.debug("%s failed", provider.name, exc_info=True)
                 self._search_log.log(f"{provider.name}: a defect: {one_line(error, 200)}", logging.ERROR)
         return changed
@@ -213,7 +213,7 @@ class ModelCache:
                 try:
                     self._search(key)
                 except Exception:
-                    # A defect that occurs for one key must not keep the entries of other keys from being refreshed.
+                    # If an error occurs for one key, the entries of other keys must still be refreshed.
                     log.exception("the search for a model failed")
                     entry.search_again_at = now + self._refresh
 
@@ -249,8 +249,8 @@ class ModelCache:
     def _ask_providers(self, key: ModelKey, current: LoadedModel | None) -> _SearchResult:
         """Ask one provider after the other, until an offered model can be loaded.
 
-        If the provider of the `current` model cannot be reached, the result is the current model, and the
-        providers after it are not asked.
+        If the provider of the `current` model cannot be reached, the result is the current model. The search then does
+        not ask the remaining providers.
         """
         try:
             request = self._model_request(key)

@@ -48,7 +48,7 @@ class ModelOffer:
     _source: Any
     """The files of the model by name, or an object with the method `load`. None after `without_files`."""
     remark: str = ""
-    """Text for replies and the log: which linear weights stand in for which pickles. Empty for portable models."""
+    """Text for replies and the log about linear weights (see `stand_in_remark`). Empty for other models."""
 
     def without_files(self) -> ModelOffer:
         """Return a copy of this offer without `_source`.
@@ -66,7 +66,7 @@ class ModelOffer:
 
 
 class ModelProvider(Protocol):
-    """Interface of the sources of models: a model server, configured URLs, or a model store."""
+    """Interface of a model provider: a model server, configured URLs, or a model store."""
 
     name: str
 
@@ -107,7 +107,7 @@ class StoreProvider:
 def offer_of(selection: Selection, provider: str, *, weights_named: bool = False) -> ModelOffer:
     """Return the offer of a provider for the model that a catalogue has selected.
 
-    `weights_named` is true if the user has named the linear weights themselves, not a model with pickles.
+    `weights_named` is true if the user has configured linear weights, so that they are not used in place of a model.
     """
     model = selection.model
     linear = model.linear_weights
@@ -126,9 +126,10 @@ def offer_of(selection: Selection, provider: str, *, weights_named: bool = False
 
 
 def stand_in_remark(linear: bytes, name: str, wanted: str) -> str:
-    """Return the remark about linear weights, `linear`, of the model `name` that are used in place of `wanted`.
+    """Return the remark about the linear weights of the model `name`: what they replace, and what they do not use.
 
-    `wanted` is empty if the weights are used in place of nothing. The remark is short, because it is part of replies.
+    `linear` is the content of the weights. `wanted` is the model that they are used in place of; it is empty if there
+    is no such model. The remark is short, because replies contain it.
     """
     remarks = [f"linear weights of {name} stand in for {'its pickles' if name == wanted else wanted}"] if wanted else []
     if unmeasured := unmeasured_features(linear):

@@ -41,11 +41,11 @@ _NODE_LEVELS, _PROCESS_LEVELS = ("NODE",), ("CONTAINER", "PROCESS")
 
 
 class ModelServerProvider:
-    """Provider of models from a model server: `kepler-model serve model-server`, or that of kepler-model-server.
+    """Provider that gets models from a model server, either of Kepler Core or of kepler-model-server.
 
-    The model server of Kepler Core sends a model that Kepler Core can load, or the linear weights of one. Other model
-    servers have pickles, which Kepler Core never loads. If the answer is a pickle, or if the server does not
-    understand the request, the provider asks for linear weights, which other model servers have, too.
+    The model server of Kepler Core sends either a model that Kepler Core can load, or linear weights. The model server
+    of kepler-model-server sends pickles, which Kepler Core never loads. If the answer is a pickle, or if the server
+    does not understand the request, the provider sends a second request, for linear weights.
     """
 
     def __init__(self, url: str) -> None:
@@ -112,15 +112,15 @@ class ModelServerProvider:
         if answer.status == HTTPStatus.INTERNAL_SERVER_ERROR:
             answer = self._post(body)
         if answer.status == HTTPStatus.BAD_REQUEST:
-            # Other programs, such as proxies, use status 400, too. So a model in use stays in use.
+            # A proxy may have sent status 400. So this is not a `NoModelError`, and a model in use stays in use.
             raise UnreachableError(f"{self.name}: HTTP 400: no linear weights that fit; {WHAT_TO_DO}")
         self._check_status(answer)
         return self._offer_of_weights(answer, request, request.trainer or "the models of kepler-model-server")
 
     def _offer_of_weights(self, answer: Answer, request: ModelRequest, wanted: str) -> ModelOffer:
-        """Return the offer of linear weights that a server has sent, in place of the model `wanted` if it has a name.
+        """Return the offer of linear weights that a server has sent in place of the model with the name `wanted`.
 
-        If `wanted` is empty, the answer's selection names the model that the weights stand in for.
+        If `wanted` is empty, the name is taken from the answer's key `selection`.
         """
         if len(answer.body) > MAX_DOCUMENT_BYTES:
             raise UnreachableError(f"{self.name}: weights of more than {MAX_DOCUMENT_BYTES} bytes")
@@ -202,10 +202,10 @@ def _body_of(request: ModelRequest) -> dict[str, Any]:
 
 
 def _is_from_other_server(answer: Answer) -> bool:
-    """Return whether a server has rejected a request as the servers of kepler-model-server do.
+    """Return whether an answer is an error of the model server of kepler-model-server.
 
-    These servers answer unknown keys with status 500, and missing models with status 400, both without JSON. The
-    errors of Kepler Core are JSON objects with the key `msg`.
+    That server sends status 500 if it does not know a key of the request, and status 400 if it has no model, both
+    without JSON. The errors of Kepler Core are JSON objects with the key `msg`.
     """
     if answer.status not in (HTTPStatus.BAD_REQUEST, HTTPStatus.INTERNAL_SERVER_ERROR):
         return False
@@ -286,7 +286,7 @@ class UrlProvider:
 
 
 def init_url_keys(output_type: OutputType, *, total: bool) -> list[str]:
-    """Return the configuration keys whose URLs may lead to a model of the output type, the preferred key first.
+    """Return the configuration keys of the URLs for models of an output type, the preferred key first.
 
     `total` is true for energy sources that measure the whole platform, and false for energy sources that
     measure components.

@@ -25,7 +25,10 @@ _FEW_NUMBERS = 16
 
 @attrs.frozen
 class _Way:
-    """A way to shorten a reply: decimals of the components that are kept, and the argument of `round_jointly`."""
+    """A way to shorten a reply: the components that are kept, with their decimals, and whether to move core power.
+
+    `concentrate_core` is the argument of `round_jointly`.
+    """
 
     decimals: Mapping[str, int]
     concentrate_core: bool = False
@@ -43,14 +46,14 @@ _SHORTER = (
 )
 """The ways to shorten a reply, in the order in which they are tried until the reply is short enough.
 
-In this order, the power that Kepler computes from the replies to hundreds of processes has the smallest errors, both
-the sums over the processes and the averages of a small process over many replies.
+For hundreds of processes, this order leads to the smallest errors of the power that Kepler computes from the replies:
+of the sums over all processes, and of the average of a small process over many replies.
 """
 
 
 @attrs.frozen
 class Reply:
-    """The bytes of a reply, and what had to be shortened because of the limit of bytes."""
+    """The bytes of a reply, and how the reply was shortened to stay within the limit of bytes."""
 
     content: bytes
     decimals: int = DECIMALS
@@ -126,9 +129,9 @@ def _watts_reply(
 def _shorter_reply(
     components: Sequence[str], watts: FloatArray, *, limit: int, tail: Mapping[str, Any], turn: int | None
 ) -> Reply:
-    """Encode the reply in the first way of `_SHORTER` that is short enough, else in the last one.
+    """Encode the reply in the first way of `_SHORTER` that makes it short enough. If no way does, use the last way.
 
-    If `turn` is None, the watts are rounded one by one, and else by `round_jointly`.
+    `round_jointly` rounds the watts. If `turn` is None, each value is rounded by itself instead.
     """
     tried: tuple[dict[str, int], bool] | None = None
     for way in _SHORTER:
@@ -153,17 +156,18 @@ def _shorter_reply(
 
 
 def _usual_bytes(watts: FloatArray, decimals: Iterable[int]) -> float:
-    """Return about the lowest number of bytes that watts (components, rows) take with these decimals.
+    """Return an approximate lower bound of the bytes of a reply with these watts.
 
-    A number takes at least two bytes, with the comma behind it. A number with decimals takes at least two bytes more.
-    Fewer than 15 % of such numbers are whole watts, which need no decimals.
+    `watts` has the shape (components, rows). `decimals` has the number of decimals of each component. A whole number
+    takes at least two bytes, including the comma after it. A number with decimals takes at least two bytes more. The
+    factor is 1.7 instead of 2, because up to 15 % of the watts may happen to be whole numbers.
     """
     parts = [np.count_nonzero(row >= 10.0**-n) for row, n in zip(watts, decimals, strict=True) if n]
     return 2 * watts.size + 1.7 * sum(parts)
 
 
 def _with_left_out(tail: Mapping[str, Any], left_out: Sequence[str]) -> Mapping[str, Any]:
-    """Return the members of a reply after `powers`, with a message that names the components without room."""
+    """Return the members of a reply after `powers`, with a message that names the components that were left out."""
     if not left_out:
         return tail
     message = f"{tail['msg']}; " if tail["msg"] else ""

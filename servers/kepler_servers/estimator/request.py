@@ -32,7 +32,7 @@ MAX_PER_SECOND = 1e16
 hundred times the CPU cycles per second of ten thousand cores."""
 MAX_ROWS = 20_000
 MAX_LISTS = MAX_ROWS + 1000
-"""Maximum number of JSON lists in a request for the lenient decoder, which makes a Python object of each list."""
+"""Maximum number of lists in a request that the lenient decoder accepts, because each list becomes a Python object."""
 MAX_NAMES_CHARACTERS = 10_000
 """Maximum length of all metric names of a request together. The names stay in the model cache as part of the key."""
 
@@ -92,9 +92,9 @@ def _columns_of_counters(metrics: tuple[str, ...]) -> tuple[tuple[str, int], ...
 
 
 def without_dead_features(request: WattsRequest) -> WattsRequest:
-    """Return the request with its dead features (see `vocabulary.dead_features`) removed from its model key.
+    """Return the request with its dead features removed from its model key (see `vocabulary.dead_features`).
 
-    A model that needs a dead feature would answer as if the machine were idle.
+    If a model used a dead feature, it would answer as if the machine were idle.
     """
     if not len(request.values):
         return request
@@ -180,7 +180,7 @@ def _count_rows(text: bytes, width: int) -> int | None:
     """Count the rows in a JSON text that is a list of lists with `width` numbers each.
 
     Return None if the text has another form. The function removes the numbers from the text, and compares
-    the remaining commas and brackets with the expected ones. So it makes no Python object per row.
+    the remaining commas and brackets with the expected text. So it needs no Python object per row.
     """
     skeleton = text.translate(None, _NUMBER_BYTES)
     rows = skeleton.count(b"]") - 1
@@ -244,8 +244,8 @@ _cached_model_key = lru_cache(maxsize=_CACHED_KEYS)(_model_key)
 
 def _watts_request(key: ModelKey, metrics: tuple[str, ...], values: FloatArray) -> WattsRequest:
     """Find the rows with impossible values, set all values of these rows to 0, and return the request."""
-    # A fast check whether all values are valid: if their bits are read as unsigned integers, negative numbers, NaN
-    # and infinity are larger than any valid number. So only the maximum must be checked.
+    # A fast check whether all values are valid. If the bits of a number are read as an unsigned integer, negative
+    # numbers, NaN and infinity are larger than any valid number. So it is enough to check the maximum.
     if not values.size or values.view(np.uint64).max() <= _MAX_PER_SECOND_BITS:
         return WattsRequest(key, metrics, values, _NO_ROWS)
     invalid = np.flatnonzero(~((values >= 0) & (values <= MAX_PER_SECOND)).all(axis=1))
@@ -257,8 +257,8 @@ def _watts_request(key: ModelKey, metrics: tuple[str, ...], values: FloatArray) 
 def _decode_leniently(body: bytes) -> WattsRequest | Command:
     """Decode a request that the fast decoder does not accept.
 
-    Clients that use Python's `json` may send NaN, which is not valid JSON. And a wrong value in one row
-    must not make the other rows fail.
+    Clients that use Python's `json` may send NaN, which is not valid JSON. Also, a wrong value in one row must not
+    make the whole request fail.
     """
     if body.count(b"[") > MAX_LISTS:
         raise InvalidRequestError(f"more than {MAX_LISTS} lists: at most {MAX_ROWS} rows", None, 0)

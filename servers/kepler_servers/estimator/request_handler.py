@@ -33,7 +33,7 @@ from kepler_servers.rate_limited_log import RateLimitedLog
 log = logging.getLogger(__name__)
 
 MAX_CACHED_SOURCES = 100
-"""Maximum number of energy source names, as clients write them, for which the components are cached."""
+"""The components are cached for at most this number of energy source names, because clients choose the names."""
 
 
 @attrs.frozen(eq=False)

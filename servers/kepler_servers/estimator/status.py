@@ -27,9 +27,8 @@ _MAX_LISTED_METRICS = 100
 def model_statuses(entries: Iterable[tuple[ModelKey, CacheEntry]], now: float) -> tuple[list[dict[str, Any]], int]:
     """Return the status of cache entries, and the number of entries for which there was no room.
 
-    If there is not enough room for all entries, entries with a model are preferred to entries without a model.
-    Among entries of the same kind, those with the latest requests are preferred. The returned list has the
-    order of `entries`. `now` is a Unix time.
+    If there is not enough room for all entries, entries without a model are left out first, and among these the
+    entries whose latest request is oldest. The returned list has the order of `entries`. `now` is a Unix time.
     """
     numbered = list(enumerate(entries))
     numbered.sort(key=lambda item: (item[1][1].loaded is not None, item[1][1].requested_at), reverse=True)
@@ -45,7 +44,7 @@ def model_statuses(entries: Iterable[tuple[ModelKey, CacheEntry]], now: float) -
 
 
 def _bounded(status: dict[str, Any]) -> tuple[dict[str, Any], int]:
-    """Return a status of at most about `MAX_LISTED_BYTES`, and its size as JSON, in bytes."""
+    """Shorten a status to about `MAX_LISTED_BYTES` if it is larger. Return it, and its size as JSON, in bytes."""
     for member, replacement in (("why", {}), ("metrics", [])):
         size = len(msgspec.json.encode(status))
         if size <= MAX_LISTED_BYTES:

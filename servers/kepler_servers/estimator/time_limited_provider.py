@@ -51,7 +51,7 @@ class TimeLimitedProvider:
 
     def _start(self, request: ModelRequest) -> Future[ModelOffer]:
         for key in [key for key, call in self._calls.items() if call.done()]:
-            # Results that no later request has collected are dropped, to make room for a new call.
+            # Drop results that no later request has collected, until there is room for a new call.
             if len(self._calls) >= MAX_CALLS:
                 del self._calls[key]
         if len(self._calls) >= MAX_CALLS:

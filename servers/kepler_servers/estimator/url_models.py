@@ -1,9 +1,11 @@
-"""Read the model at a configured URL, and linear weights that stand in for a model that contains only pickles.
+"""Read the model at a configured URL. If it contains only pickles, read linear weights that are used in its place.
 
-The file at the URL is the zip file of a model, or the weights of a model as JSON. If a zip file contains no model of
-Kepler Core, its linear weights are searched in the zip file, and then in the file of the same name with the suffix
-`.json`. If there are none, the linear weights of the trainer SGDRegressorTrainer for the same node type are searched
-in the same folder. No pickle is ever loaded.
+The file at the URL is the zip file of a model, or the weights of a model as JSON. No pickle is ever loaded. If a zip
+file contains no model of Kepler Core, linear weights are searched in this order:
+
+1. in the zip file
+2. in the file in the same folder that has the name of the zip file, but the suffix `.json`
+3. in the files of the trainer SGDRegressorTrainer for the same node type, in the same folder
 """
 
 from __future__ import annotations
@@ -48,7 +50,7 @@ _MODEL_NAME = re.compile(r"[^/]+_(\d{1,9})")
 
 @attrs.frozen
 class InitUrl:
-    """A configured URL, and the kind of requests that its model is for."""
+    """A configured URL of a model, and the kind of requests that this model answers."""
 
     key: str
     """The configuration key, e.g. NODE_COMPONENTS_INIT_URL."""
@@ -60,13 +62,13 @@ class InitUrl:
 
     @property
     def where(self) -> str:
-        """The URL in messages."""
+        """The URL as messages show it, i.e. without passwords."""
         return shown_location(self.url)
 
     def place(self) -> tuple[str, str, str] | None:
-        """Return energy source, output type and feature group if the URL has the form of a model's path in a pipeline.
+        """Return the energy source, the output type and the feature group in the URL; None if the URL has none.
 
-        This form is `…/<energy source>/<output type>/<feature group>/<file>`.
+        The URL of a model in a pipeline has the form `…/<energy source>/<output type>/<feature group>/<file>`.
         """
         parts = location_parts(self.url)
         return (parts[-4], parts[-3], parts[-2]) if len(parts) >= 4 and parts[-3] in OUTPUT_TYPES else None
@@ -74,16 +76,16 @@ class InitUrl:
 
 @attrs.frozen(eq=False)
 class UrlModels:
-    """The model that a URL names and, if that contains only pickles, linear weights that stand in for it."""
+    """The model at a URL. If it contains only pickles, also the linear weights that are used in its place."""
 
     catalogue: Catalogue
     named: str
-    """Name of the model that the URL names: `<trainer>_<node type>`."""
+    """Name of the model at the URL: `<trainer>_<node type>`."""
     is_weight_file: bool
-    """Whether the URL names linear weights, so that nothing stands in for a model of pickles."""
+    """Whether linear weights are at the URL itself. Then they are not used in place of another model."""
 
     def select(self, request: ModelRequest) -> Selection:
-        """Select the model, or the linear weights that stand in for it. See `Catalogue.select`."""
+        """Select the model, or the linear weights that are used in its place. See `Catalogue.select`."""
         selection = self.catalogue.select(request)
         if selection.model.name == self.named:
             return selection
@@ -93,19 +95,19 @@ class UrlModels:
 
 @attrs.frozen(eq=False)
 class _Model:
-    """A model's metadata and, if it is known, its linear weights or its archive of Kepler Core."""
+    """The metadata of a model and, if they exist, its linear weights or its archive with a model of Kepler Core."""
 
     metadata: Mapping[str, Any]
     weights: LinearWeights | None = None
     archive: ModelArchive | None = None
     is_pickled: bool = False
-    """Whether the model's file is an archive of pickles."""
+    """Whether the model's zip file contains only pickles, and no model of Kepler Core."""
 
 
 def read_url_models(init: InitUrl, source: str) -> UrlModels:
-    """Read the model at a URL and, if it contains only pickles, linear weights that stand in for it.
+    """Read the model at a URL. If it contains only pickles, read linear weights that are used in its place.
 
-    `source` is the model's energy source if its metadata names none. Raises `StoreError` if the URL cannot be read,
+    If the model's metadata names no energy source, it is `source`. Raises `StoreError` if the URL cannot be read,
     or if neither a model of Kepler Core nor linear weights are found.
     """
     content = fetch(init.url, MAX_ARCHIVE_BYTES)
@@ -140,11 +142,14 @@ def fetch(url: str, max_bytes: int) -> bytes:
         raise StoreError(f"{shown_location(url)}: {error.strerror or error}") from error
 
 
-# --- the model that the URL names ---
+# --- the model at the URL ---
 
 
 def _archived_model(init: InitUrl, content: bytes) -> tuple[_Model, list[str]]:
-    """Return the model in a zip file, and the reasons why files have no linear weights."""
+    """Return the model in a zip file. Also return, for each file without linear weights, the reason.
+
+    The reasons are empty if there is a model of Kepler Core or if linear weights were found.
+    """
     files = ModelArchive(content, init.where)
     metadata = decode_object(files[METADATA_FILE])
     if MODEL_FILE in files:
@@ -158,17 +163,20 @@ def _archived_model(init: InitUrl, content: bytes) -> tuple[_Model, list[str]]:
 
 
 def _files_with_weights(init: InitUrl, files: ModelArchive, name: str) -> Iterator[tuple[str, bytes | KeplerError]]:
-    """Yield the name and the content of each file that may have the weights of the model in a zip file."""
+    """Yield the name and the content of each file that may contain the linear weights of a model with pickles.
+
+    `files` are the files in the model's zip file. `name` is the name of the model.
+    """
     if WEIGHT_FILE in files:
         yield WEIGHT_FILE, files[WEIGHT_FILE]
-    # In the archives of kepler-model-server, a file of this name may also list the pickles of the components.
+    # In archives of kepler-model-server, a file with this name has either weights, or a list of pickle files.
     if (member := f"{name}.json") in files and b"All_Weights" in (content := files[member]):
         yield member, content
     yield _fetch_beside(init, Path(location_parts(init.url)[-1]).stem + ".json")
 
 
 def _weights_file(init: InitUrl, content: bytes) -> tuple[_Model, list[str]]:
-    """Return the model that a weight file describes, and the reasons why the file has no linear weights."""
+    """Return the model whose weights are in a JSON file. If these are not linear weights, also return the reason."""
     if len(content) > MAX_DOCUMENT_BYTES:
         raise StoreError(f"{init.where}: more than {MAX_DOCUMENT_BYTES} bytes")
     document = decode_object(content)
@@ -191,7 +199,7 @@ def _weights_file(init: InitUrl, content: bytes) -> tuple[_Model, list[str]]:
 def _stand_in(init: InitUrl, named: _Model, reasons: list[str]) -> _Model:
     """Return the linear weights of the trainer SGDRegressorTrainer for the node type of the model `named`.
 
-    Raises `StoreError` if there are none. `reasons` are the reasons why the named model has no linear weights.
+    Raises `StoreError` if there are none. `reasons` are the reasons why the model `named` itself has no linear weights.
     """
     match = _MODEL_NAME.fullmatch(str(named.metadata["model_name"]))
     name = f"{LINEAR_TRAINER}_{match[1] if match else 0}"
@@ -214,7 +222,7 @@ def _stand_in(init: InitUrl, named: _Model, reasons: list[str]) -> _Model:
 
 
 def _weights(files: Iterator[tuple[str, bytes | KeplerError]], reasons: list[str]) -> Iterator[LinearWeights]:
-    """Yield the linear weights in files. Add the reason to `reasons` for each file without linear weights."""
+    """Yield the linear weights in files. For each file without linear weights, add the reason to `reasons`."""
     for name, content in files:
         try:
             if isinstance(content, KeplerError):
@@ -225,7 +233,7 @@ def _weights(files: Iterator[tuple[str, bytes | KeplerError]], reasons: list[str
 
 
 def _fetch_beside(init: InitUrl, name: str) -> tuple[str, bytes | KeplerError]:
-    """Return the name of a file in the folder of the URL, and its content or the error of reading it."""
+    """Read the file `name` in the folder of the URL. Return its name, and its content or the error that occurred."""
     url = beside(init.url, name)
     limit = MAX_ARCHIVE_BYTES if name.endswith(".zip") else MAX_DOCUMENT_BYTES
     try:
@@ -235,7 +243,7 @@ def _fetch_beside(init: InitUrl, name: str) -> tuple[str, bytes | KeplerError]:
 
 
 def _node_type_index(init: InitUrl) -> bytes | None:
-    """Return the node types of the pipeline that the URL leads to; None if they cannot be read."""
+    """Return the file with the node types of the model's pipeline, as bytes; None if it cannot be read."""
     if init.place() is None:
         return None
     url = beside(init.url, NODE_TYPE_INDEX, up=3)
@@ -280,6 +288,6 @@ def _url_models(init: InitUrl, source: str, models: list[_Model], node_type_inde
 
 
 def _name_in_url(init: InitUrl) -> str:
-    """Return the model name in the URL; the name of linear weights of node type 0 if the URL has none."""
+    """Return the model name in the URL. If the URL has none, return `SGDRegressorTrainer_0`."""
     stem = Path(location_parts(init.url)[-1]).stem
     return stem if _MODEL_NAME.fullmatch(stem) else f"{LINEAR_TRAINER}_0"

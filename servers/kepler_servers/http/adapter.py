@@ -57,7 +57,7 @@ class _FileParts:
 
 
 class RsgiAdapter:
-    """An application for Granian's interface RSGI, which calls an `App` through WSGI."""
+    """Adapter that implements Granian's interface RSGI, and passes the requests on to an `App` through WSGI."""
 
     def __init__(self, app: App, *, max_body: int, cache: AnswerCache | None = None) -> None:
         """`max_body` is the maximum size of a body that is not an upload, in bytes. An answer in `cache` is sent
@@ -69,7 +69,7 @@ class RsgiAdapter:
         self._quick = frozenset(route.path for route in app.routes if route.quick)
         self._uploads = {route.path: route for route in app.routes if route.upload is not None}
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="request")
-        # Uploads have threads of their own: they may take seconds, and must not delay other requests.
+        # Uploads may take seconds. They have separate threads, so that they do not delay other requests.
         self._upload_threads = ThreadPoolExecutor(_UPLOAD_THREADS, thread_name_prefix="upload")
 
     def __rsgi_init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -90,7 +90,7 @@ class RsgiAdapter:
                 answer = await self._wait(answer)
         except HttpError as error:
             refusal = error.answer()
-            # A part of the refused body may still arrive on this connection, so it cannot be used for a next request.
+            # A part of the refused body may still arrive, so this connection cannot carry another request.
             headers = [*refusal.headers.items(), ("Connection", "close")]
             protocol.response_bytes(refusal.status, headers, refusal.body)
             self._app.observe(OTHER_ENDPOINT, refusal.status, 0.0)
@@ -108,7 +108,7 @@ class RsgiAdapter:
             waiting = asyncio.wrap_future(answer.future)
             await asyncio.wait([waiting])
             if not waiting.cancelled():
-                # Without this call, asyncio would log an exception as never retrieved. `then` handles the exception.
+                # Without this call, asyncio would log that the exception was never retrieved. `then` handles it.
                 waiting.exception()
             answer = await asyncio.get_running_loop().run_in_executor(self._threads, answer.then)
         return answer
@@ -119,7 +119,7 @@ class RsgiAdapter:
         try:
             body = await self._body(scope, protocol)
         except TimeoutError:
-            message = f"the body was not there within {BODY_TIMEOUT_SECONDS:g} s"
+            message = f"the body did not arrive within {BODY_TIMEOUT_SECONDS:g} s"
             raise HttpError(HTTPStatus.REQUEST_TIMEOUT, message) from None
         cached = self._cached(scope.method, scope.path, scope.query_string, body)
         if cached is not None:
@@ -138,7 +138,7 @@ class RsgiAdapter:
             if length is not None and length <= self._max_body:
                 try:
                     return bytes(await protocol())
-                except RuntimeError:  # Granian 2.8 raises it if the client ends the connection within the body
+                except RuntimeError:  # Granian 2.8 raises this if the client disconnects before the body is complete
                     raise HttpError(HTTPStatus.BAD_REQUEST, f"the body has fewer than {length} bytes") from None
             body = bytearray()
             received = 0

@@ -62,7 +62,7 @@ def attachment(name: str) -> str:
 
 
 def header_text(text: str) -> str:
-    """Return a text for a header: characters other than printable ASCII, and the percent sign, become %xx."""
+    """Return a text as a header value: the percent sign, and all but printable ASCII characters, are encoded as %xx."""
     return quote(text, safe=_HEADER_CHARACTERS)
 
 

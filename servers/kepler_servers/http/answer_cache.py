@@ -29,7 +29,7 @@ class AnswerCache:
         data: Callable[[], object],
         observe: Callable[[str, int, float], None],
     ) -> None:
-        """`data` returns the object that the answers are made from. When it returns another object than before, all
+        """`data` returns the object that the answers are made from. When it returns a different object, all
         cached answers are dropped. `observe` is called for each cached answer that is sent, with the endpoint, the
         status and the seconds."""
         self._path = path

@@ -143,7 +143,7 @@ class App:
 
     @cached_property
     def _where_paths_are(self) -> str:
-        """Text at the end of 404 messages that tells which paths there are."""
+        """Text at the end of 404 messages: the valid paths, or the path under which they are listed."""
         paths = [route.path for route in self.routes]
         if "/openapi.json" in paths:
             return "GET /openapi.json lists them"
@@ -188,8 +188,8 @@ def _send(answer: Answer) -> bytes | BinaryIO:
 
 
 def _upload(route: Route, environ: Environ) -> Upload:
-    # bottle decodes %xx in the path before it looks for the route. The adapter does not, so for a path with %xx it has
-    # not begun an upload.
+    # The adapter begins an upload if the path is exactly the route's path. bottle also accepts a path in which
+    # characters are encoded as %xx. For such a path, there is no upload.
     if UPLOAD not in environ:
         raise HttpError(404, f"no such path; there is {route.method} {route.path}")
     upload: Upload = environ[UPLOAD]

@@ -1,7 +1,7 @@
 """JSON bodies of requests, decoded into `msgspec.Struct`s.
 
-The message of an invalid body names the type of a wrong value in plain words. In the servers, only this module parses
-the type and field names in msgspec's error texts, e.g. in "Expected `int`, got `str`".
+The error message for an invalid body names types in plain words, e.g. "a number" instead of `int | float`. To do so,
+this module parses the error texts of msgspec, e.g. "Expected `int`, got `str`". No other module of the servers does.
 """
 
 from __future__ import annotations
@@ -48,5 +48,5 @@ def _in_words(types: str) -> str:
     if "float" in names and "int" in names:
         names.remove("int")
     if "str" in names and {"bool", "int", "float"}.intersection(names):
-        names.remove("str")  # here, text stands for a flag or number; see `text_values`
+        names.remove("str")  # text is accepted only in place of a flag or number; see `text_values`
     return " or ".join(_WORDS.get(name, name) for name in names) or "null"

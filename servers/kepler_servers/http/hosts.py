@@ -30,9 +30,9 @@ def is_loopback(host: str) -> bool:
 
 
 def check_host(environ: Mapping[str, Any], allowed: Collection[str]) -> None:
-    """Raise `HttpError` 403 unless Host, and Origin if there is one, are a loopback name or an allowed host.
+    """Raise `HttpError` 403 unless the headers Host and Origin name a loopback address or an allowed host.
 
-    A request without Host is accepted, because browsers always send Host.
+    Origin may be missing. A request without Host is accepted, because browsers always send Host.
     """
     for header, prefix in (("Host", "//"), ("Origin", "")):
         value = environ.get(f"HTTP_{header.upper()}")

@@ -72,5 +72,5 @@ class Route:
     errors: Sequence[int] = attrs.field(default=(), kw_only=True)
     """Statuses of error answers, for the OpenAPI document. Status 400 is added if `query` is set."""
     quick: bool = attrs.field(default=False, kw_only=True)
-    """Whether the event loop itself calls the handler, instead of a thread. This is only for handlers that take
-    microseconds and never wait, and only for paths without parameters."""
+    """Whether the event loop itself calls the handler, instead of a thread. Set this only for a handler that takes
+    microseconds and never waits, and only if the path has no parameters."""

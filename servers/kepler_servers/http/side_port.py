@@ -1,7 +1,7 @@
-"""A small HTTP server for health and metrics, inside a process that is not mainly an HTTP server.
+"""A small HTTP server for health checks and metrics, inside a process whose main task is not HTTP.
 
 The server limits the number of connections and the duration of each connection, and answers one request per
-connection. So its clients cannot use up the file descriptors and threads that the process needs for its main work.
+connection. So its clients cannot use up the file descriptors and threads that the process needs for its main task.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ class _BoundedServer(WSGIServer):
                 self._changed.wait(_POLL_SECONDS)
 
     def request_read(self, connection: socket.socket) -> None:
-        """Note that the request of a connection is complete, so that no further client replaces this connection."""
+        """Record that the request of a connection is complete. The connection is then not shut down for new clients."""
         with self._changed:
             self._without_request.pop(connection, None)
 

@@ -8,7 +8,7 @@ left for other clients, e.g. for health probes.
 
 Granian has no option for such a time limit, and Python code cannot reach the connections that Granian holds. So the
 thread finds the connections among the file descriptors of the process. The socket option TCP_USER_TIMEOUT is no
-replacement: with Linux 6.18, the accepted connections did not always inherit it from the listening socket.
+alternative: with Linux 6.18, accepted connections did not always inherit the option from the listening socket.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ log = logging.getLogger(__name__)
 MAX_CONNECTIONS = 8192
 """Maximum number of simultaneous connections of one worker process. Further connections wait."""
 STALL_TIMEOUT_SECONDS = 10.0
-"""A connection is ended if its client has taken no byte of the answer for this time."""
+"""A connection is ended if its client has received no byte of the answer for this time."""
 SLOW_READER_SECONDS = 1.0
-"""Time without progress after which a connection counts as that of a slow reader."""
+"""Time without progress after which the client of a connection counts as a slow reader."""
 MAX_SLOW_READERS = 256
-"""Maximum number of slow readers of one worker process, if its limit of file descriptors permits so many."""
+"""Maximum number of slow readers of one worker process. It is lower if the process may open only few files."""
 
 _DESCRIPTORS_PER_CONNECTION = 2
 """File descriptors of a connection: the socket, and the file if the answer is sent from the disk."""
@@ -59,7 +59,7 @@ def max_connections() -> int:
 
 
 def start_watch() -> None:
-    """Start the thread that limits how long this process waits for slow readers, and how many of them it has."""
+    """Start the thread that limits the number of slow readers, and how long this process waits for each of them."""
     threading.Thread(target=_watch, name="slow readers", daemon=True).start()
 
 
@@ -85,8 +85,8 @@ def _listening_ports() -> set[int]:
 def _end_slow_readers(ports: set[int], limit: int, warnings: RateLimitedLog) -> None:
     """End each connection to one of the ports whose client has taken no data for `STALL_TIMEOUT_SECONDS`.
 
-    If there are more than `limit` slow readers, also end the connections of those that have taken no data for the
-    longest time, until `limit` slow readers are left.
+    If there are more than `limit` slow readers, also end the connections that have made no progress for the longest
+    time, until `limit` slow readers are left.
     """
     stalled = []
     for descriptor, sock in _tcp_sockets():
@@ -100,7 +100,7 @@ def _end_slow_readers(ports: set[int], limit: int, warnings: RateLimitedLog) -> 
     for _, sock in _tcp_sockets(ended):
         # By now, the descriptor may belong to another connection.
         if sock.getsockname()[1] in ports and _stall_seconds(sock) >= SLOW_READER_SECONDS:
-            # With this option, the kernel does not keep the rest of the answer after Granian has closed the socket.
+            # Without this option, the kernel would keep the rest of the answer after Granian has closed the socket.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             sock.shutdown(socket.SHUT_RDWR)
 

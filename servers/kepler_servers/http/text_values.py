@@ -19,7 +19,7 @@ from kepler_core.machine import MAX_ATTRIBUTE, NUMBERS
 from kepler_core.messages import quoted
 
 MAX_CHARACTERS = 1000
-"""Maximum length of a text in place of a flag or a number. A longer text is rejected before it is compared."""
+"""Maximum length of a text in place of a flag or a number. A longer text is rejected at once."""
 
 FLAGS = {
     **dict.fromkeys(("1", "t", "T", "TRUE", "true", "True"), True),
@@ -73,7 +73,7 @@ def whole_number(value: float | str | None, key: str, lowest: int, highest: int)
 
 
 def with_numbers(spec: Mapping[str, Any], key: str) -> dict[str, Any]:
-    """Return a machine's description in which texts are replaced by numbers where an attribute is a number.
+    """Return a machine's description in which the numeric attributes that were sent as text are numbers.
 
     `key` is the key of the description in the request. Attributes with an empty text are left out. Raises
     `RequestError` if a text is not a number between 0 and `MAX_ATTRIBUTE`.
@@ -93,7 +93,7 @@ def flag_or_number(text: str, *, is_flag: bool, is_number: bool) -> str | bool |
 
 
 def _number(text: str) -> int | float | None:
-    """Return the number in a text, which may be infinite; None if the text has not the form of a number."""
+    """Return the number in a text; None if the text does not have the form of a number. The result may be infinite."""
     if re.fullmatch(_NUMBER, text) is None:
         return None
     value = float(text)

@@ -15,7 +15,7 @@ UPLOAD_IDLE_TIMEOUT_SECONDS = 30.0
 UPLOAD_GRACE_SECONDS = 30.0
 """Time from the start of an upload until `MIN_UPLOAD_BYTES_PER_SECOND` applies to it."""
 MIN_UPLOAD_BYTES_PER_SECOND = 16 * 1024
-"""Minimum average rate of an upload. Without it, a client could send a byte now and then, and never end."""
+"""Minimum average rate of an upload. Without this limit, a client could send a byte now and then, and never end."""
 
 DISCARD_TIMEOUT_SECONDS = 10.0
 MAX_DISCARDED_BYTES = 64 * 2**20
@@ -58,7 +58,7 @@ async def receive(scope: Any, protocol: Any, upload: Upload, threads: Executor) 
         except RuntimeError:  # the client has closed its sending direction, but may still read the answer
             raise HttpError(HTTPStatus.BAD_REQUEST, f"the body stopped after {received} bytes") from None
         except TimeoutError:
-            message = f"nothing of the body came for {UPLOAD_IDLE_TIMEOUT_SECONDS:g} s, after {received} bytes"
+            message = f"no byte of the body arrived for {UPLOAD_IDLE_TIMEOUT_SECONDS:g} s, after {received} bytes"
             raise HttpError(HTTPStatus.REQUEST_TIMEOUT, message) from None
         received += len(chunk)
         seconds = loop.time() - started

@@ -19,14 +19,14 @@ from kepler_servers.model_request import integers
 SELECTION_HEADER = "X-Kepler-Selection"
 MODEL_HEADER = "X-Kepler-Model"
 ERROR_KEYS = ("mae", "mape")
-"""Headline errors of a model that an answer with its weights has, if they are known."""
+"""An answer with a model's weights also contains these errors of the model, if they are known."""
 
 _JSON = {"Content-Type": "application/json"}
 _MAX_HEADER = 8000
 
 
 class ModelServerError(Error):
-    """JSON body of an error answer. If no model fits the request, it also has the reasons why models were dropped."""
+    """JSON body of an error answer. If no model fits the request, the body also states why models were dropped."""
 
     selection: dict[str, Any] | UnsetType = UNSET
 
@@ -43,7 +43,7 @@ class DroppedModels(msgspec.Struct):
 
 
 class Candidates(msgspec.Struct):
-    """How many models were considered, and how many of them each criterion of the request has dropped."""
+    """How many models were considered, and how many of them were dropped by each criterion of the request."""
 
     considered: int
     dropped: list[DroppedModels]
@@ -73,7 +73,7 @@ class SelectionReasons(msgspec.Struct):
     node_type: SelectedNodeType
     candidates: Candidates
     stands_in_for: str | UnsetType = UNSET
-    """Pipeline and path of the model with pickles that the selected model stands in for."""
+    """Pipeline and path of the model with pickles in whose place the selected model is used."""
     runner_up: dict[str, float | str | None] | UnsetType = UNSET
 
 
@@ -86,7 +86,7 @@ class ComponentWeights(msgspec.Struct):
 class Weights(msgspec.Struct):
     """A model's weights for each component, in the form that Kepler evaluates.
 
-    If the request has the query parameter explain=1, the answer has no other key than `selection`.
+    If the request has the query parameter explain=1, the answer has only the key `selection`.
     """
 
     selection: SelectionReasons
@@ -117,10 +117,10 @@ def _members(model: StoredModel, name: str, encoded_weights: bytes) -> bytes:
 
 
 def portable_answer(selection: Selection) -> Answer:
-    """Return the answer to a client that is Kepler Core: the model's zip archive or, if it is pickles, its weights.
+    """Return the answer to an estimator of Kepler Core: the model's zip archive, or linear weights in place of pickles.
 
-    Kepler Core can evaluate linear weights that Kepler cannot evaluate safely. Raises `StoreError` if the archive is
-    damaged.
+    The weights may be ones that Kepler itself cannot evaluate safely, because Kepler Core can. Raises `StoreError` if
+    the archive is damaged.
     """
     linear = selection.model.linear_weights
     if linear is None:
@@ -136,7 +136,7 @@ def weights_answer(selection: Selection) -> Answer:
 
 def _with_reasons(selection: Selection, members: bytes) -> Answer:
     reasons = msgspec.json.encode({"selection": selection.explain()})
-    # The weights, which are the larger part of the answer, are encoded as JSON already. So bytes are joined here.
+    # The weights are the larger part of the answer, and are already encoded as JSON. So only bytes are joined here.
     body = b"{%s,%s" % (members, reasons[1:])
     return Answer(200, {**_JSON, **model_header(selection.model)}, body)
 

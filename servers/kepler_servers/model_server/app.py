@@ -46,7 +46,7 @@ T = TypeVar("T")
 MAX_BODY_BYTES = 256 * 1024
 MODEL_ENDPOINT = "model"
 _DAMAGED_TRIES = 5
-"""If the best model is damaged, the next best model is tried. After this number of damaged models, a request fails."""
+"""If the best model is damaged, the next best one is tried. After this number of damaged models, the request fails."""
 
 
 class ModelQuery(msgspec.Struct, frozen=True):
@@ -62,22 +62,22 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
     output_type: OutputType | None = None
     feature_group: str | None = None
     node_type: Annotated[int, Meta(ge=-1, le=2**31)] | None = None
-    """-1 counts as absent."""
+    """Number of the node type. -1 counts as an absent parameter."""
     filter: Annotated[str, Meta(examples=["mae:5;package_mape:10"])] | None = None
 
 
 class BestModelsQuery(Conditions, frozen=True, kw_only=True, rename="kebab"):
-    """Query parameters of `GET /best-models`, which may also have the names that kepler-model-server gives them."""
+    """Query parameters of `GET /best-models`. Some have a second, old name, which kepler-model-server uses."""
 
     source: str | None = None
-    """`energy-source` in requests of clients of kepler-model-server."""
+    """Old name of `energy-source`, which clients of kepler-model-server send."""
     ot: OutputType | None = None
-    """`output-type` in requests of clients of kepler-model-server."""
+    """Old name of `output-type`, which clients of kepler-model-server send."""
     fg: str | None = None
-    """`feature-group` in requests of clients of kepler-model-server."""
+    """Old name of `feature-group`, which clients of kepler-model-server send."""
 
     def conditions(self) -> Conditions:
-        """Return the conditions, under whichever name they were given. Raise `RequestError` if both names are used."""
+        """Return the conditions under their new names. Raise `RequestError` if one was sent under both names."""
         return Conditions(
             energy_source=_one_of("source", self.source, "energy-source", self.energy_source),
             output_type=_one_of("ot", self.ot, "output-type", self.output_type),

@@ -23,14 +23,14 @@ FIRST_RETRY_SECONDS = 5.0
 """Delay before a failed import is retried. The delay doubles with each retry, up to `MAX_RETRY_SECONDS`."""
 MAX_RETRY_SECONDS = 300.0
 READINESS_TRIES = 3
-"""The server counts as ready although imports fail, after each of them has failed this number of times (15 s)."""
+"""The server stops waiting for an import that has failed this number of times (15 s after the first failure)."""
 
 
 class InitialPipelines:
     """The pipelines that a model server imports when it starts. All worker processes share one import."""
 
     def __init__(self, live: LiveCatalogue, locations: Sequence[Sequence[str]], scratch: str) -> None:
-        """`locations` has, for each pipeline, the locations to try; `scratch` is a folder of all worker processes."""
+        """`locations` has, for each pipeline, the locations to try; `scratch` is a folder that all workers share."""
         self._live = live
         self._locations = locations
         self._lock = Path(scratch, "initial.lock")
@@ -41,7 +41,7 @@ class InitialPipelines:
         """Start a thread that imports the pipelines.
 
         The thread retries failed imports, with growing delays. Each worker process starts such a thread, but
-        only the process that gets the file lock imports. If that process dies, another one gets the lock.
+        only the process that gets the file lock imports. If that process dies, another worker gets the lock.
         """
         if self._locations:
             threading.Thread(target=self._import_all, name="initial pipelines", daemon=True).start()
@@ -82,7 +82,8 @@ class InitialPipelines:
         """Tell all worker processes that the first imports have ended."""
         if not self._settled.exists():
             self._settled.touch()
-            # The kernel's time of a file may be some milliseconds behind `time.time`, which `looked_at` comes from.
+            # `settled` compares the file's time with `looked_at`, which is a value of `time.time()`. The time that the
+            # kernel gives to a new file may be some milliseconds earlier.
             now = time.time()
             os.utime(self._settled, (now, now))
         self._live.refresh()

@@ -1,4 +1,4 @@
-"""Where the pipelines come from that a model server imports when it starts."""
+"""The locations from which a model server imports pipelines when it starts."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ DATABASE_PIPELINES = ("ec2-0.7.11", "specpower-0.7.11")
 """Pipelines that kepler-model-server 0.7 imports from the public model database by default."""
 
 TRAINED_PIPELINE = "std_v0.7.11"
-"""Pipeline that kepler-model-server 0.7 imports from any other database. Its own training writes this pipeline."""
+"""Pipeline that kepler-model-server 0.7 imports from any other database, and that its own training writes."""
 
 
 def initial_locations(pipeline_urls: str | None, database: str | None) -> tuple[tuple[str, ...], ...]:
     """Return, for each pipeline to import at the start, the locations to try one after the other.
 
     `pipeline_urls` is the value of INITIAL_PIPELINE_URL: locations separated by commas. `database` is the value of
-    MODEL_TOPURL, which counts only if `pipeline_urls` is None: the URL of a copy of the public model database,
-    with or without the folder `DATABASE_VERSION` at its end, or the URL of the folder that holds `TRAINED_PIPELINE`.
+    MODEL_TOPURL: the URL of a copy of the public model database, with or without the folder `DATABASE_VERSION` at its
+    end, or the URL of the folder that holds `TRAINED_PIPELINE`. It counts only if `pipeline_urls` is None.
     """
     if pipeline_urls is not None:
         return tuple((url,) for url in map(str.strip, pipeline_urls.split(",")) if url)

@@ -23,7 +23,7 @@ _MODEL_LABELS = ("pipeline", "source", "output_type", "feature_group", "model")
 
 
 class ServerMetrics(RequestMetrics):
-    """The Prometheus metrics of the model server. With several worker processes, each reports the sums of all."""
+    """The Prometheus metrics of the model server. With several workers, each reports the sums over all of them."""
 
     def __init__(self, live: LiveCatalogue, *, several_workers: bool) -> None:
         # Several worker processes keep the metrics' values in files (PROMETHEUS_MULTIPROC_DIR), not in a registry.
