@@ -30,6 +30,7 @@ SLOW = (
     "online_trainer/test_kills*",
     "cli/test_chaos*",
     "cli/test_plot*",
+    "cli/test_readme*",
     "plugins/test_plugin_distributions*",
     "plugins/test_third_party_plugins*",
     "plugins/test_plugin_checks*",
