@@ -30,6 +30,7 @@ from kepler_core.store.models import NodeType, StoredModel, read_models, read_no
 from kepler_core.store.snapshot import Snapshot
 
 README = "README.md"
+REPORT_FOLDER = "error_report"
 _ATTRIBUTES = ("processor", "cores", "chips", "memory", "frequency")
 _TEXT_CHARACTERS = 1000
 _SPECIAL = re.compile(r"[\\|<>\[\]`*&]")
@@ -241,7 +242,7 @@ def _limit_text(limits: Sequence[Filter]) -> str:
 
 
 def _report_file(number: int) -> str:
-    return f"error_report/node_type_{number}.md"
+    return f"{REPORT_FOLDER}/node_type_{number}.md"
 
 
 def _joined(names: Any) -> str:

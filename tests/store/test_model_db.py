@@ -183,6 +183,9 @@ def test_force_replaces_an_export_and_nothing_else(store: Path, tmp_path: Path) 
     (tmp_path / "home" / "thesis.txt").write_text("mine")
     done = export(store, tmp_path / "home", "--force")
     assert (done.returncode, "is not the folder of an exported pipeline" in done.stderr) == (2, True)
+    (tmp_path / "home" / "metadata.json").write_text("{}")
+    assert export(store, tmp_path / "home", "--force").returncode == 2
+    assert (tmp_path / "home" / "thesis.txt").exists()
     (tmp_path / "link").symlink_to(out)
     assert export(store, tmp_path / "link", "--force").returncode == 2
     assert export(store, tmp_path / "no" / "out").returncode == 2
