@@ -200,6 +200,17 @@ def test_the_energy_source_depends_on_the_component_unless_it_is_named(tmp_path:
         training(path, energy_source="redfsh")
 
 
+def test_misspelled_columns_are_noted_with_similar_names(tmp_path: Path) -> None:
+    header = (*HEADER, "cpu_cycls", "CPU_Cycles", "phase", "\x1b[2Jx", "container name", "y" * 4000)
+    path = write(tmp_path / "t.csv", [[*row, 1, 1, "idle", 1, 1, 1] for row in rows(30)], header)
+    (note,) = training(path).notes
+    expected = "not used: cpu_cycls (cpu_cycles?), CPU_Cycles (cpu_cycles?), phase, "
+    assert note.startswith(f"{path}: {expected}")
+    assert "container name (container_name?)" in note
+    assert note.isprintable()
+    assert len(note) < 400 + len(str(path))
+
+
 def test_a_gap_is_noted(tmp_path: Path) -> None:
     table = rows(30) + rows(30, start=1_700_009_000.0)
     assert "1 intervals between rows are longer" in training(write(tmp_path / "t.csv", table)).notes[0]
