@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
+from kepler_core.errors import UsageError
+
 
 @contextlib.contextmanager
 def whole_file(path: Path, mark: str = "") -> Iterator[BinaryIO]:
@@ -59,6 +61,18 @@ def whole_folder(path: Path, mark: str = "", *, replace: bool = False) -> Iterat
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise
+
+
+def check_output(output: str) -> None:
+    """Raise `UsageError` if no file can be written to the path `output`: its folder is missing, or it is a folder.
+
+    Commands call this before they read their inputs, so that a typing mistake costs no time.
+    """
+    path = Path(output)
+    if not path.resolve().parent.is_dir():
+        raise UsageError(f"cannot write {output}: there is no folder {path.parent}")
+    if path.is_dir():
+        raise UsageError(f"cannot write {output}: it is a folder")
 
 
 def write_tree(folder: Path, files: Mapping[str, bytes]) -> None:

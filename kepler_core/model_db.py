@@ -11,8 +11,10 @@ All texts and dates come from the pipeline, not from the clock, so that equal pi
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+from urllib.parse import quote
 
 import attrs
 
@@ -28,8 +30,11 @@ from kepler_core.store.models import NodeType, StoredModel, read_models, read_no
 from kepler_core.store.snapshot import Snapshot
 
 README = "README.md"
+REPORT_FOLDER = "error_report"
 _ATTRIBUTES = ("processor", "cores", "chips", "memory", "frequency")
 _TEXT_CHARACTERS = 1000
+_SPECIAL = re.compile(r"[\\|<>\[\]`*&]")
+"""Characters with a meaning in Markdown. `_` has none inside of words, where names of models have it."""
 
 
 @attrs.frozen
@@ -165,7 +170,7 @@ def _node_type_row(number: int, node_type: NodeType | None, models: Sequence[Sto
     own = [model for model in models if model.node_type == number]
     spec = own[0].machine_spec if node_type is None else node_type.spec
     members = 0 if node_type is None else len(node_type.members)
-    link = f"[node type {number}]({_report_file(number)})"
+    link = _link(f"node type {number}", _report_file(number))
     return (number, *(spec.get(key) for key in _ATTRIBUTES), members, len(own), link)
 
 
@@ -198,9 +203,15 @@ def _model_table(models: Sequence[StoredModel], root: str) -> str:
     )  # fmt: skip
 
 
-def _links(model: StoredModel, root: str) -> str:
-    weights = f", [weights]({root}{model.path}.json)" if model.weights is not None else ""
-    return f"[zip]({root}{model.path}.zip){weights}"
+def _links(model: StoredModel, root: str) -> _Markdown:
+    links = [_link("zip", f"{root}{model.path}.zip")]
+    if model.weights is not None:
+        links.append(_link("weights", f"{root}{model.path}.json"))
+    return _Markdown(", ".join(links))
+
+
+def _link(text: str, path: str) -> _Markdown:
+    return _Markdown(f"[{text}]({quote(path)})")
 
 
 def _in_tables(model: StoredModel) -> tuple[Any, ...]:
@@ -231,7 +242,7 @@ def _limit_text(limits: Sequence[Filter]) -> str:
 
 
 def _report_file(number: int) -> str:
-    return f"error_report/node_type_{number}.md"
+    return f"{REPORT_FOLDER}/node_type_{number}.md"
 
 
 def _joined(names: Any) -> str:
@@ -244,6 +255,16 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     return "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines)
 
 
+class _Markdown(str):
+    """Markdown that this module has made, so that `_cell` returns it unchanged."""
+
+
 def _cell(value: Any) -> str:
-    """Return a value as text for a table. Escape names, which come from files, so that no name can begin a new cell."""
-    return "-" if value is None else printable(str(value), _TEXT_CHARACTERS).replace("|", "\\|").replace("<", "&lt;")
+    """Return a value as text in a table.
+
+    Names come from files that others wrote. Their special characters are escaped, so that no name can begin a new
+    cell, a link, an image or HTML.
+    """
+    if isinstance(value, _Markdown):
+        return value
+    return "-" if value is None else _SPECIAL.sub(r"\\\g<0>", printable(str(value), _TEXT_CHARACTERS))

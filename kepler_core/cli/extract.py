@@ -96,9 +96,9 @@ def extract(
     describes the columns.
     """
     from kepler_core.pipeline.extraction import choose_dataset, extract_dataset
-    from kepler_core.tables.writing import check_output
+    from kepler_core.tables.writing import check_table_output
 
-    check_output(output)
+    check_table_output(output)
     spec = _load(pipeline, [("extractor", extractor)], settings, vm_guests)
     observations = _observe(spec, inputs, _machine(machine_spec), metric_prefix)
     wanted = choose_dataset(spec, observations, level, energy_source, feature_group)
@@ -146,9 +146,9 @@ def isolate(
     node's containers. `train --data` trains DynPower models from the table. docs/tables.md describes the columns.
     """
     from kepler_core.pipeline.extraction import choose_dataset, isolate_dataset
-    from kepler_core.tables.writing import check_output
+    from kepler_core.tables.writing import check_table_output
 
-    check_output(output)
+    check_table_output(output)
     plugins = [("extractor", extractor), ("isolator", isolator)]
     spec = _load(pipeline, plugins, settings, vm_guests, name)
     machine = _machine(machine_spec)

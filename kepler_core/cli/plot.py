@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import click
 
-from kepler_core.atomic_files import whole_file
+from kepler_core.atomic_files import check_output, whole_file
 from kepler_core.cli.estimate import best_model, observed
 from kepler_core.cli.inputs import input_option, metric_prefix_option, parse_vm_guests, store_option, vm_guest_option
 from kepler_core.cli.output import watts
-from kepler_core.errors import KeplerError, RecordingError, StoreError, UsageError
+from kepler_core.errors import KeplerError, RecordingError, StoreError, UsageError, close_matches
+from kepler_core.messages import quoted
 from kepler_core.vocabulary import OUTPUT_TYPES, OutputType
 
 if TYPE_CHECKING:
@@ -95,6 +96,7 @@ def plot(
     are not drawn. --vm-guest implies --vm.
     """
     format = _format_of(output)
+    check_output(output)
     chosen = _chosen_kinds(kinds, store, inputs)
     guests = parse_vm_guests(vm_guests)
     from kepler_core.plots.canvas import picture
@@ -262,7 +264,7 @@ class _Figure:
             conditions |= {"pipeline": best.pipeline, "node_type": best.node_type}
         models = self._catalogue.find(**conditions)
         if not models:
-            raise StoreError(f"{self._catalogue.location}: no model fits the options")
+            raise StoreError(f"{self._catalogue.location}: {self._no_model()}")
         node_types = sorted({model.node_type for model in models})
         which = f"node type {node_types[0]}" if len(node_types) == 1 else f"median of {len(node_types)} node types"
         errors = model_errors(models)
@@ -272,6 +274,17 @@ class _Figure:
                 "choose with --pipeline, --source or --output-type"
             )
         return [error_panel(f"{', '.join(key)}, {which}", of_key) for key, of_key in errors.items()]
+
+    def _no_model(self) -> str:
+        """Return why no model fits the options: the first name that no model has, with similar names."""
+        models = self._catalogue.models
+        if not models:
+            return "there are no models"
+        for key in ("output_type", "feature_group", "trainer"):
+            names = {getattr(model, key) for model in models}
+            if (name := getattr(self._choice, key)) is not None and name not in names:
+                return f"no model of {key.replace('_', ' ')} {quoted(name)}; {close_matches(name, names)}"
+        return "no model fits the options"
 
     def _usage(self) -> list[Panel]:
         from kepler_core.plots.panels import usage_panel

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import click
 
+from kepler_core.atomic_files import check_output
 from kepler_core.cli.inputs import metric_prefix_option
 from kepler_core.cli.output import json_option, print_json
 from kepler_core.cli.pipelines import set_option
@@ -178,8 +179,7 @@ def _check_usage(request: _Request, output: str) -> None:
         raise UsageError("give either --start or --last")
     if request.settings and request.pipeline is None:
         raise UsageError("--set needs --pipeline")
-    if not Path(output).resolve().parent.is_dir():
-        raise UsageError(f"cannot write {output}: there is no folder {Path(output).parent}")
+    check_output(output)
 
 
 def _run(client: PrometheusClient, request: _Request, output: str, jobs: int) -> dict[str, Any]:

@@ -367,6 +367,7 @@ def _write_atomically(target: Path, content: bytes) -> None:
 
 def _new_folder(output: str, force: bool) -> Path:
     """Return the folder to write; raise `UsageError` if it exists and may not be replaced."""
+    from kepler_core.model_db import README, REPORT_FOLDER
     from kepler_core.models.power_model import METADATA_FILE
 
     target = Path(os.path.abspath(output))
@@ -375,8 +376,9 @@ def _new_folder(output: str, force: bool) -> Path:
     if os.path.lexists(target):
         if not force:
             raise UsageError(f"{output} already exists; --force replaces it")
-        # never replace a folder with other content, e.g. a home folder
-        if target.is_symlink() or not (target / METADATA_FILE).is_file():
+        # never replace a folder with other content, e.g. a home folder, or a pipeline or model in a store
+        names = (METADATA_FILE, README, REPORT_FOLDER)
+        if target.is_symlink() or not all((target / name).exists() for name in names):
             raise UsageError(f"{output} is not the folder of an exported pipeline, and is not replaced")
     return target
 

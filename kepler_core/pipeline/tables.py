@@ -8,9 +8,11 @@ import attrs
 
 from kepler_core.errors import PluginError, UsageError
 from kepler_core.machine import Machine
+from kepler_core.messages import printable
 from kepler_core.pipeline.plan import Offer
 from kepler_core.pipeline.spec import PipelineSpec
 from kepler_core.plugins import registry
+from kepler_core.tables.columns import similar_name
 from kepler_core.tables.observing import observe_tables
 from kepler_core.tables.rows import TableRows
 from kepler_core.tables.table import Table
@@ -19,6 +21,7 @@ from kepler_core.vocabulary import ACCELERATOR_FEATURES, PLATFORM_COMPONENTS, Ou
 _DEFAULT_SOURCE = "rapl-sysfs"
 _DEFAULT_PLATFORM_SOURCE = "acpi"
 
+_SHOWN_CHARACTERS = 60
 _PLAIN_EXTRACTOR = "DefaultExtractor"
 """The extractor that changes no values, so that it makes no difference whether it is applied."""
 
@@ -111,4 +114,5 @@ def _unused_note(table: Table, source_of: Mapping[str, str | None]) -> str:
     if not unused:
         return ""
     more = f" and {len(unused) - 12} more" if len(unused) > 12 else ""
-    return f"{table.name}: not used: {', '.join(unused[:12])}{more}"
+    names = ", ".join(printable(name, _SHOWN_CHARACTERS) + similar_name(name) for name in unused[:12])
+    return f"{table.name}: not used: {names}{more}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
@@ -25,6 +26,8 @@ RECORDING, NODE, TIMESTAMP, CONTAINER, CONTAINER_NAME = KEY_COLUMNS = (
 container."""
 
 _SHOWN_CHARACTERS = 60
+_SIMILAR = 0.85
+"""Similarity, as `difflib` defines it, from which on a name is taken for a misspelling of another name."""
 
 
 def dynamic_power_column(component: str) -> str:
@@ -69,6 +72,13 @@ def parse_columns(pairs: Sequence[str], third_party: Collection[str]) -> dict[st
             raise UsageError(f"{option}: the column {quoted(column)} is given twice")
         columns[name] = column
     return columns
+
+
+def similar_name(column: str) -> str:
+    """Return the name of Kepler Core's that a column's name may be a misspelling of: " (cpu_cycles?)", or ""."""
+    known = {name.casefold(): name for name in (*KEY_COLUMNS, *FEATURES, *POWER_COLUMNS)}
+    matches = difflib.get_close_matches(column.strip().casefold(), known, n=1, cutoff=_SIMILAR)
+    return f" ({known[matches[0]]}?)" if matches and known[matches[0]] != column else ""
 
 
 @attrs.frozen

@@ -8,12 +8,14 @@ import io
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from kepler_core.errors import TableError
 from kepler_core.messages import reason_of
 from kepler_core.tables.raw import (
+    MAX_ROW_CHARACTERS,
     MAX_ROWS,
     ChooseKinds,
     RawTable,
@@ -33,12 +35,9 @@ def read_csv(path: Path, kinds: ChooseKinds) -> RawTable:
     """
     content = read_bytes(path)
     document = str(path)
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise TableError(f"not UTF-8 text (byte {error.start})", document=document) from error
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    rows = _rows(reader, document)
+    text = _Text(content)
+    reader = csv.reader(text, strict=True)
+    rows = _rows(reader, text, document)
     header = next(rows, None)
     if header is None:
         raise TableError("the file has no row with the names of the columns", document=document)
@@ -84,15 +83,53 @@ def _parser(
     return (number_of if kind == "number" else time_of), numbers[name].append
 
 
-def _rows(reader: Iterator[list[str]], document: str) -> Iterator[list[str]]:
+class _Text:
+    """Iterator over the lines of a file, as text with the line ends. It limits the length of a row of cells.
+
+    The file is decoded line by line, because text takes up to four times the memory of the bytes.
+    """
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+        self._file = io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig", newline="")
+        self.characters = 0
+        """Length of the lines since the beginning of the row. The reader of the rows sets it to 0 for each row."""
+
+    def __iter__(self) -> _Text:
+        return self
+
+    def __next__(self) -> str:
+        try:
+            line = self._file.readline(MAX_ROW_CHARACTERS + 1)
+        except UnicodeDecodeError as error:
+            raise csv.Error(self._undecodable()) from error
+        self.characters += len(line)
+        if self.characters > MAX_ROW_CHARACTERS:
+            raise csv.Error(f"a row is longer than {MAX_ROW_CHARACTERS} characters")
+        if not line:
+            raise StopIteration
+        return line
+
+    def _undecodable(self) -> str:
+        """Return which line is not UTF-8: errors of the file do not tell it, because it decodes many lines at once."""
+        for number, line in enumerate(io.BytesIO(self._content), 1):
+            try:
+                line.decode()
+            except UnicodeDecodeError:
+                return f"line {number} is not UTF-8 text"
+        return "the file is not UTF-8 text"
+
+
+def _rows(reader: Any, text: _Text, document: str) -> Iterator[list[str]]:
+    """Yield the rows that a `csv.reader` reads from the lines. Raises `TableError`."""
     while True:
+        text.characters = 0
         try:
             yield next(reader)
         except StopIteration:
             return
         except csv.Error as error:
-            line = getattr(reader, "line_num", 0)
-            raise TableError(f"line {line} is not CSV: {reason_of(error)}", document=document) from error
+            raise TableError(f"line {reader.line_num} is not CSV: {reason_of(error)}", document=document) from error
 
 
 def _check_separator(header: Sequence[str], document: str) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +47,10 @@ def read_parquet(path: Path, kinds: ChooseKinds) -> RawTable:
         file = pq.ParquetFile(pa.BufferReader(content))
         header = list(file.schema_arrow.names)
         check_header(header, document)
-        metadata = file.metadata
-        if metadata.num_rows > MAX_ROWS:
-            raise TableError(f"more than {MAX_ROWS} rows", document=document)
-        if sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups)) > MAX_BYTES:
-            raise TableError(f"larger than {MAX_BYTES} bytes when it is unpacked", document=document)
         wanted = kinds(header)
+        for name, kind in wanted.items():
+            _check_type(file.schema_arrow.field(name).type, kind, document, name)
+        _check_size(file.metadata, wanted, document)
         texts = [name for name, kind in wanted.items() if kind == "text"]
         # read_dictionary stores repeated texts once, so that a small compressed file cannot fill the memory
         table = pq.ParquetFile(pa.BufferReader(content), read_dictionary=texts).read(columns=list(wanted))
@@ -59,7 +59,7 @@ def read_parquet(path: Path, kinds: ChooseKinds) -> RawTable:
             if kind == "text":
                 words[name] = _texts(table.column(name), document, name)
             else:
-                numbers[name] = _numbers(table.column(name), kind, document, name)
+                numbers[name] = _numbers(table.column(name), document, name)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise TableError(
             f"not a Parquet file: {reason_of(error, _MAX_REASON_CHARACTERS)}", document=document
@@ -67,7 +67,43 @@ def read_parquet(path: Path, kinds: ChooseKinds) -> RawTable:
     return RawTable(document, tuple(header), table.num_rows, hashlib.sha256(content).hexdigest(), numbers, words)
 
 
-def _numbers(column: Any, kind: Kind, document: str, name: str) -> FloatArray:
+def _check_type(of: Any, kind: Kind, document: str, name: str) -> None:
+    """Raise `TableError` if a column of the type `of` does not have its kind.
+
+    The types are checked before columns are read: a column of lists has any number of values in a row.
+    """
+    from pyarrow import types
+
+    value = of.value_type if types.is_dictionary(of) else of
+    is_text = types.is_string(value) or types.is_large_string(value)
+    if kind == "text":
+        fits, expected = is_text or types.is_integer(value) or types.is_null(value), "text"
+    else:
+        fits = types.is_integer(value) or types.is_floating(value) or types.is_decimal(value)
+        expected = "numbers"
+        if kind == "time":
+            fits, expected = fits or is_text or types.is_timestamp(value), "times"
+    if not fits:
+        raise TableError(f"the column {name} holds values of type {of}, not {expected}", document=document)
+
+
+def _check_size(metadata: Any, names: Container[str], document: str) -> None:
+    """Raise `TableError` if the columns with the names have too many values or bytes, by the metadata of any part."""
+    groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+    columns = [group.column(i) for group in groups for i in range(group.num_columns)]
+    read = [column for column in columns if column.path_in_schema in names]
+    values = Counter[str]()
+    for column in read:
+        values[column.path_in_schema] += max(column.num_values, 0)
+    if max(metadata.num_rows, *values.values(), sum(max(group.num_rows, 0) for group in groups)) > MAX_ROWS:
+        raise TableError(f"more than {MAX_ROWS} rows", document=document)
+    if max(sum(group.total_byte_size for group in groups), sum(column.total_uncompressed_size for column in read)) > (
+        MAX_BYTES
+    ):
+        raise TableError(f"larger than {MAX_BYTES} bytes when it is unpacked", document=document)
+
+
+def _numbers(column: Any, document: str, name: str) -> FloatArray:
     import pyarrow as pa
 
     types = pa.types
@@ -77,14 +113,11 @@ def _numbers(column: Any, kind: Kind, document: str, name: str) -> FloatArray:
     if types.is_integer(of) or types.is_floating(of) or types.is_decimal(of):
         values: FloatArray = column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False).astype(np.float64)
         return values
-    if kind == "time" and types.is_timestamp(of):
+    if types.is_timestamp(of):
         microseconds = column.cast(pa.timestamp("us", of.tz), safe=False).cast(pa.int64())
         seconds: FloatArray = microseconds.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False) / 1e6
         return seconds
-    if kind == "time" and (types.is_string(of) or types.is_large_string(of)):
-        return np.array([_time(text, row, document, name) for row, text in enumerate(column.to_pylist())])
-    expected = "numbers" if kind == "number" else "times"
-    raise TableError(f"the column {name} holds values of type {of}, not {expected}", document=document)
+    return np.array([_time(text, row, document, name) for row, text in enumerate(column.to_pylist())])
 
 
 def _time(text: str | None, row: int, document: str, name: str) -> float:
@@ -104,8 +137,6 @@ def _texts(column: Any, document: str, name: str) -> list[str]:
     elif types.is_integer(column.type):
         column = column.cast(pa.string())
     if not types.is_dictionary(column.type):
-        if not (types.is_string(column.type) or types.is_large_string(column.type) or types.is_null(column.type)):
-            raise TableError(f"the column {name} holds values of type {column.type}, not text", document=document)
         column = column.cast(pa.string()).combine_chunks().dictionary_encode()
         column = column.chunk(0) if isinstance(column, pa.ChunkedArray) and column.num_chunks else column
     if not len(column):

@@ -20,6 +20,8 @@ MAX_BYTES = 2**30
 """Largest size of a table file. A larger file could fill the memory."""
 MAX_ROWS = 5_000_000
 MAX_COLUMNS = 4096
+MAX_ROW_CHARACTERS = 4 * 2**20
+"""Maximum length of a row of a CSV file. Without it, one row of commas could fill the memory with empty cells."""
 MAX_TEXT_CHARACTERS = 4096
 
 Kind = Literal["number", "time", "text"]

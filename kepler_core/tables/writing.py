@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 import pandas as pd
 
-from kepler_core.atomic_files import whole_file
+from kepler_core.atomic_files import check_output, whole_file
 from kepler_core.dataset import Dataset, power_column
 from kepler_core.errors import UsageError, missing_extra
 from kepler_core.tables.columns import (
@@ -23,10 +23,11 @@ from kepler_core.tables.table import check_suffix
 STANDARD_OUTPUT = "-"
 
 
-def check_output(output: str) -> None:
-    """Check, before a data set is calculated, that it can be written to the file `output`.
+def check_table_output(output: str) -> None:
+    """Raise an error if a data set cannot be written to a file of this name, before the data set is calculated.
 
-    Raises `UsageError` for a wrong name or a missing folder, `MissingExtraError` for Parquet without pyarrow.
+    Raises `UsageError` for a wrong name, a missing folder or an existing folder of this name, and
+    `MissingExtraError` for Parquet without pyarrow.
     """
     if output == STANDARD_OUTPUT:
         return
@@ -35,8 +36,7 @@ def check_output(output: str) -> None:
             import pyarrow.parquet  # noqa: F401
         except ModuleNotFoundError as error:
             raise missing_extra(error, f"{output} (Parquet)") or error from error
-    if not Path(output).resolve().parent.is_dir():
-        raise UsageError(f"cannot write {output}: there is no folder {Path(output).parent}")
+    check_output(output)
 
 
 def write_dataset(dataset: Dataset, output: str, container_names: Mapping[str, str]) -> None:

@@ -48,6 +48,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "mine.yaml").write_text(json.dumps(pipeline))
     done = kepler("train", "mine.yaml", "-i", "r.json.gz", "-s", "models", "-j", "1", cwd=folder)
     assert done.returncode == 0, done.stderr
+    (folder / "models.png").mkdir()
     return folder
 
 
@@ -144,8 +145,13 @@ def test_a_recording_alone_gives_the_usage(folder: Path) -> None:
         (("-o", "x.png"), 2, "give --store, --input or both"),
         (("-s", "models", "--kind", "time", "-o", "x.png"), 2, "--kind time needs --input"),
         (("-i", "r.json.gz", "--kind", "errors", "-o", "x.png"), 2, "--kind errors needs --store"),
-        (("-i", "r.json.gz", "-o", "no/x.png"), 2, "cannot write no/x.png"),
-        (("-s", "models", "--trainer", "No", "-o", "x.png"), 1, "no model fits the options"),
+        (("-i", "missing.json", "-o", "no/x.png"), 2, "cannot write no/x.png: there is no folder no"),
+        (("-i", "missing.json", "-o", "models.png"), 2, "cannot write models.png: it is a folder"),
+        (("-s", "models", "--trainer", "SGDRegresor", "-o", "x.png"), 1, "no model of trainer 'SGDRegresor'; "),
+        (("-s", "models", "--trainer", "LinearRegresion", "-o", "x.png"), 1, "did you mean LinearRegressionTrainer"),
+        (("-s", "models", "--feature-group", "BPFOnli", "-o", "x.png"), 1, "did you mean BPFOnly"),
+        (("-s", "models", "--node-type", "7", "-o", "x.png"), 1, "no model fits the options"),
+        (("-s", "models.png", "-o", "x.png"), 1, "models.png: there are no models"),
         (("-i", "r.json.gz", "--source", "hmc", "-o", "x.png"), 1, "no power of hmc was measured"),
         (("-i", "r.json.gz", "--source", "rapl-sys", "-o", "x.png"), 2, "did you mean"),
     ],

@@ -93,6 +93,21 @@ def test_linear_weights_of_the_same_node_type_stand_in(tmp_path: Path, named: st
     assert reply == {"powers": POWERS, "msg": message, "core_ratio": 0.5}
 
 
+def test_weights_beside_an_archive_of_another_file_name(tmp_path: Path) -> None:
+    """The archive's metadata, not its file name, tells which weights are its own."""
+    folder = write_database(tmp_path / "db", LINEAR)
+    (folder / f"{LINEAR.name}.json").write_text(json.dumps(WEIGHTS))
+    (folder / f"{LINEAR.name}.zip").rename(folder / "best.zip")
+    reply = ask(tmp_path, **{KEY: f"{folder.as_uri()}/best.zip"})
+    message = "linear weights of SGDRegressorTrainer_0 stand in for its pickles"
+    assert reply == {"powers": POWERS, "msg": message, "core_ratio": 0.5}
+
+
+def test_a_url_that_no_file_can_have(tmp_path: Path) -> None:
+    reply = ask(tmp_path, **{KEY: f"{tmp_path.as_uri()}/a%00b.json"})
+    assert reply == {"powers": {}, "msg": f"{KEY}: {tmp_path.as_uri()}/a%00b.json: embedded null byte"}
+
+
 def test_a_url_may_name_the_weights(tmp_path: Path) -> None:
     folder = write_database(tmp_path / "db", LINEAR)
     assert ask(tmp_path, **{KEY: f"{folder.as_uri()}/SGDRegressorTrainer_0.json"}) == {

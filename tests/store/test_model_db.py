@@ -18,6 +18,8 @@ from kepler_core.store.local import LocalStore
 from kepler_core.store.models import read_models
 
 NODE_TYPES = {0: {"processor": "intel_xeon_a", "cores": 8}, 1: {"processor": "in|tel<b>", "cores": 4}, 2: {}}
+PUBLISHER = "some\\|one, ![x](http://x/)"
+"""A name that would begin a new cell and show an image, if Markdown's characters were not escaped."""
 MODELS = (
     SmallModel(mae=3.0),
     SmallModel(trainer="GradientBoostingRegressorTrainer", mae=1.0, weights=None),
@@ -94,25 +96,25 @@ def test_limits(store: Path, tmp_path: Path, limits: tuple[str, ...], maes: set[
 
 
 def test_the_readme_has_the_origin_and_the_errors(store: Path, tmp_path: Path) -> None:
-    arguments = ("--max-error", "4", "--publisher", "some|one", "--collect-date", "2024-07-25")
+    arguments = ("--max-error", "4", "--publisher", PUBLISHER, "--collect-date", "2024-07-25")
     assert export(store, tmp_path / "out", *arguments).returncode == 0
     readme = (tmp_path / "out" / "README.md").read_text()
     for line in (
-        "| publisher | some\\|one |",
+        "| publisher | some\\\\\\|one, !\\[x\\](http://x/) |",
         "| data collected | 2024-07-25 |",
         "| trained | 2024-08-14 07:12:37 |",
         "| trained with | Kepler Core 0.1.0 |",
         "| trained on | recordings: 1, nodes: 2 |",
         "| AbsPower trainers | SGDRegressorTrainer |",
         "| exported | 4 of 6 models, those within mae ≤ 4 |",
-        "| 1 | in\\|tel&lt;b> | 4 | - | - | - | 1 | 1 | [node type 1](error_report/node_type_1.md) |",
+        "| 1 | in\\|tel\\<b\\> | 4 | - | - | - | 1 | 1 | [node type 1](error_report/node_type_1.md) |",
     ):
         assert line in readme.splitlines()
     for model in MODELS:
         row = f"| rapl-sysfs | {model.output_type} | {model.group} | {model.name} | {model.mae:.2f} |"
         assert (row in readme) == (model.mae <= 4)
     metadata = json.loads((tmp_path / "out" / "metadata.json").read_text())
-    assert (metadata["publisher"], metadata["collect_time"]) == ("some|one", "2024-07-25")
+    assert (metadata["publisher"], metadata["collect_time"]) == (PUBLISHER, "2024-07-25")
 
 
 def test_the_pages_link_to_files_and_name_the_best_models(store: Path, tmp_path: Path) -> None:
@@ -181,6 +183,9 @@ def test_force_replaces_an_export_and_nothing_else(store: Path, tmp_path: Path) 
     (tmp_path / "home" / "thesis.txt").write_text("mine")
     done = export(store, tmp_path / "home", "--force")
     assert (done.returncode, "is not the folder of an exported pipeline" in done.stderr) == (2, True)
+    (tmp_path / "home" / "metadata.json").write_text("{}")
+    assert export(store, tmp_path / "home", "--force").returncode == 2
+    assert (tmp_path / "home" / "thesis.txt").exists()
     (tmp_path / "link").symlink_to(out)
     assert export(store, tmp_path / "link", "--force").returncode == 2
     assert export(store, tmp_path / "no" / "out").returncode == 2

@@ -12,7 +12,7 @@ from kepler_core.errors import RecordingError, TableError, UsageError
 from kepler_core.pipeline.load import load_pipeline
 from kepler_core.pipeline.tables import TableTraining, table_training
 from kepler_core.tables.columns import parse_columns
-from kepler_core.tables.raw import MAX_COLUMNS
+from kepler_core.tables.raw import MAX_COLUMNS, MAX_ROW_CHARACTERS, MAX_ROWS
 from kepler_core.tables.table import read_table
 
 SPEC = load_pipeline("quickstart")
@@ -74,6 +74,8 @@ def test_a_parquet_file_is_read_like_a_csv_file(tmp_path: Path) -> None:
         ),
         ('timestamp,package_power\n1,"2\n', "is not CSV"),
         (",".join(f"c{n}" for n in range(MAX_COLUMNS + 1)) + "\n", f"at most {MAX_COLUMNS} are read"),
+        ("package_power\n" + "," * MAX_ROW_CHARACTERS + "\n", "line 1 is not CSV: a row is longer than"),
+        ("package_power\n" + '"\n",' * (MAX_ROW_CHARACTERS // 4) + "\n", "is not CSV: a row is longer than"),
     ],
 )  # fmt: skip
 def test_errors_name_the_place(text: str, problem: str, tmp_path: Path) -> None:
@@ -114,6 +116,53 @@ def test_not_a_parquet_file(tmp_path: Path) -> None:
         read_table(str(tmp_path / "t.xlsx"), {}, ())
 
 
+def test_a_csv_file_that_is_not_utf8(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_bytes(b"node,package_power\n" + b"a,1\n" * 3000 + "ü,1\n".encode("latin-1"))
+    with pytest.raises(TableError, match="line 3002 is not UTF-8 text"):
+        read_table(str(path), {}, ())
+
+
+@pytest.mark.parametrize("column", ["node", "timestamp", "package_power"])
+def test_columns_of_lists_are_refused_before_they_are_read(column: str, tmp_path: Path) -> None:
+    """A file of 1 kB could unpack to any number of list items."""
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    n = 10_000_000
+    lists = pa.ListArray.from_arrays(pa.array([0, n], pa.int32()), pa.array(np.zeros(n)))
+    path = tmp_path / "t.parquet"
+    pq.write_table(pa.table({"core_power": [1.0], column: lists}), path)
+    del lists
+    before = pa.default_memory_pool().max_memory()
+    with pytest.raises(TableError, match=rf"the column {column} holds values of type list<element: double>, not"):
+        read_table(str(path), {}, ())
+    assert pa.default_memory_pool().max_memory() == before
+    assert pa.default_memory_pool().bytes_allocated() < 8 * n
+
+
+def test_a_parquet_file_that_states_too_few_rows(tmp_path: Path) -> None:
+    """The number of rows stands in several places of a file, and pyarrow reads as many as the largest of them."""
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "t.parquet"
+    pq.write_table(pa.table({"package_power": np.zeros(MAX_ROWS + 1)}), path, row_group_size=2**30)
+    content = path.read_bytes()
+    footer = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    stated, one_row = varint(2 * (MAX_ROWS + 1)), b"\x82\x80\x80\x00"
+    assert len(stated) == len(one_row)
+    path.write_bytes(content[:footer] + content[footer:].replace(stated, one_row, 1))
+    assert pq.read_metadata(path).num_rows == 1
+    with pytest.raises(TableError, match=f"more than {MAX_ROWS} rows"):
+        read_table(str(path), {}, ())
+
+
+def varint(number: int) -> bytes:
+    """Return a number as the metadata of Parquet files encode it: 7 bits in a byte, the lowest first."""
+    parts = []
+    while number > 127:
+        parts.append(number & 127 | 128)
+        number >>= 7
+    return bytes([*parts, number])
+
+
 def test_two_rows_of_a_node_at_one_time_are_an_error(tmp_path: Path) -> None:
     table = with_cell(rows(30), 20, {0: rows(30)[3][0]})
     with pytest.raises(TableError, match=r"row 21 \(line 22\) and row 4 \(line 5\) both have node '' at 2023-11-14"):
@@ -149,6 +198,17 @@ def test_the_energy_source_depends_on_the_component_unless_it_is_named(tmp_path:
     assert of_redfish.notes == (f"{path}: not used: package",)
     with pytest.raises(UsageError, match=r"--energy-source: .*did you mean redfish"):
         training(path, energy_source="redfsh")
+
+
+def test_misspelled_columns_are_noted_with_similar_names(tmp_path: Path) -> None:
+    header = (*HEADER, "cpu_cycls", "CPU_Cycles", "phase", "\x1b[2Jx", "container name", "y" * 4000)
+    path = write(tmp_path / "t.csv", [[*row, 1, 1, "idle", 1, 1, 1] for row in rows(30)], header)
+    (note,) = training(path).notes
+    expected = "not used: cpu_cycls (cpu_cycles?), CPU_Cycles (cpu_cycles?), phase, "
+    assert note.startswith(f"{path}: {expected}")
+    assert "container name (container_name?)" in note
+    assert note.isprintable()
+    assert len(note) < 400 + len(str(path))
 
 
 def test_a_gap_is_noted(tmp_path: Path) -> None:

@@ -122,6 +122,7 @@ def test_csv_on_standard_output(pipeline: Path, tmp_path: Path) -> None:
     [
         (["--output", "x.txt"], "x.txt: the name of a table must end in .csv or .parquet"),
         (["--output", "no/x.csv"], "there is no folder no"),
+        (["--output", "folder.csv", "--input", "missing.json"], "cannot write folder.csv: it is a folder"),
         (["--output", "x.csv", "--pipeline", "default"], "choose one of the energy sources acpi, rapl-sysfs with --en"),
         (["--output", "x.csv", "--pipeline", "default", "--energy-source", "acpi"], "choose one of the feature groups"),
         (["--output", "x.csv", "--feature-group", "BPFOny"], "unknown feature group 'BPFOny'; did you mean BPFOnly?"),
@@ -131,6 +132,7 @@ def test_csv_on_standard_output(pipeline: Path, tmp_path: Path) -> None:
 def test_wrong_usage_of_extract(options: list[str], problem: str, pipeline: Path, tmp_path: Path) -> None:
     recording = tmp_path / "r.json"
     write_recording(Simulation(containers=2, timestamps=40), str(recording))
+    (tmp_path / "folder.csv").mkdir()
     done = kepler("extract", "--pipeline", pipeline, "--input", recording, *options, cwd=tmp_path)
     assert (done.returncode, problem in done.stderr) == (2, True), done.stderr
     assert not (tmp_path / "x.csv").exists()

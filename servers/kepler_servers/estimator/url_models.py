@@ -119,7 +119,11 @@ def read_url_models(init: InitUrl, source: str) -> UrlModels:
         return _url_models(init, source, [named], None)
     models = [named]
     if named.weights is None:
-        models.append(_stand_in(init, named, reasons))
+        stand_in = _stand_in(init, named, reasons)
+        if stand_in.metadata["model_name"] == named.metadata["model_name"]:
+            models = [attrs.evolve(stand_in, is_pickled=True)]
+        else:
+            models.append(stand_in)
     for model in models:
         if model.weights is not None and (PLATFORM_COMPONENTS[0] in model.weights.components) != init.total:
             components = ", ".join(model.weights.components)
@@ -138,8 +142,8 @@ def fetch(url: str, max_bytes: int) -> bytes:
         if not path.is_file():
             raise StoreError(f"{shown_location(url)}: not a file")
         return path.read_bytes()
-    except OSError as error:
-        raise StoreError(f"{shown_location(url)}: {error.strerror or error}") from error
+    except (OSError, ValueError) as error:  # ValueError: no file has such a name, e.g. one with a null byte
+        raise StoreError(f"{shown_location(url)}: {getattr(error, 'strerror', None) or error}") from error
 
 
 # --- the model at the URL ---
