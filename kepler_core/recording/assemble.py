@@ -25,6 +25,7 @@ from kepler_core.errors import RecordingError
 from kepler_core.messages import printable, quoted
 from kepler_core.recording.columns import METRIC_NAME_CHARACTERS, Recording
 from kepler_core.recording.counts import Counts
+from kepler_core.recording.false_counters import without_false_counters
 from kepler_core.recording.layout import lay_out
 from kepler_core.recording.malformed import without_malformed_energy
 from kepler_core.recording.meters import Meter, installed_meters
@@ -135,6 +136,7 @@ def _observe_one(
     if not use_vm_metrics:
         mapped = join_separated_nodes(mapped, codes.nodes, counts)
     mapped = [without_duplicates(item, counts) for item in mapped]
+    mapped = without_false_counters(mapped, schema.mode_label, counts)
     mapped, repeated = without_repeated_scrapes(mapped, codes.nodes, counts)
     mapped = with_scrape_times(mapped, repeated, codes.nodes, counts)
     if schema.mode_label is not None:

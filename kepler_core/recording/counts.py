@@ -64,6 +64,21 @@ class Counts:
     """Number of dynamic energy series without an idle energy series; keys are "<source label> <component>"."""
     idle_only: Counter[str] = attrs.field(factory=Counter)
     """Number of idle energy series without a dynamic energy series; keys are "<source label> <component>"."""
+    ambiguous_series: Counter[str] = attrs.field(factory=Counter)
+    """Number of series that have the same node, unit, source and exporter as another series, but other increases."""
+    no_counters: Counter[str] = attrs.field(factory=Counter)
+    """Number of intervals in which the value of a counter falls, of metrics that fall too often to be counters."""
+    falls: Counter[str] = attrs.field(factory=Counter)
+    """Number of samples at which a usage counter falls, but not to 0, so that it was not reset."""
+    totals: Counter[str] = attrs.field(factory=Counter)
+    """Number of energy series or containers left out because they are the sum of other ones.
+
+    Keys are metric names of energy, and "containers".
+    """
+    mirrored_power: Counter[str] = attrs.field(factory=Counter)
+    """Number of samples at which two components have the same power; keys are "<energy source> <component>"."""
+    usage_shifts: Counter[str] = attrs.field(factory=Counter)
+    """Number of samples left out because the unit of the usage changes in the recording; keys are features."""
     incomplete: Counter[str] = attrs.field(factory=Counter)
     """Number of samples for which too few series have a value to calculate the node's sum.
 

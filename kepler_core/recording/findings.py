@@ -36,14 +36,17 @@ KINDS: Mapping[str, Kind] = {
     "impossible_power": Kind(
         "error",
         "samples of power that no machine draws",
-        "the power of a component is above 4,000 W (platform: 50,000 W), e.g. because the counter is in microjoules",
-        "left out; if more than half of a component's values on a node are too high, all of them are left out",
+        "the power of a component is above 4,000 W (platform: 50,000 W), e.g. because the counter is in microjoules; "
+        "or the median power of a busy package is below 0.1 W (platform: 0.3 W), e.g. because it is in kilojoules",
+        "left out; if more than half of a component's values on a node are too high, all of them are left out; if the "
+        "power is too low, all power of the energy source on the node is left out",
     ),
     "contradicting_power": Kind(
         "error",
         "samples of power that contradict each other",
-        "the platform draws less than 90 % of what the package draws, or the package less than 90 % of the core",
-        "both powers are left out, and at all samples of a node if one of its meters is wrong throughout",
+        "the platform draws less than 90 % of what the package draws, or of what package and DRAM draw together, or "
+        "the package less than 90 % of the core",
+        "the powers are left out, and at all samples of a node if one of its meters is wrong throughout",
     ),
     "stuck_units": Kind(
         "error",
@@ -72,8 +75,41 @@ KINDS: Mapping[str, Kind] = {
     "impossible_cpu_time": Kind(
         "error",
         "samples of more CPU time than the node has CPUs",
-        "the containers use more than 1100 ms per second and CPU",
-        "left out",
+        "the containers use more than 1100 ms per second and CPU, or the CPUs have less than 20 million cycles per "
+        "second of CPU time",
+        "left out; in the second case with the CPU cycles",
+    ),
+    "usage_shifts": Kind(
+        "error",
+        "samples of usage whose unit changes",
+        "the power follows the usage before and after a time in the recording, but its slope over the usage changes by "
+        "a factor of more than 8 in the same range of power, or of more than 100 in any range",
+        "left out at all times of the node",
+    ),
+    "mirrored_power": Kind(
+        "error",
+        "samples at which two components have the same power",
+        "platform, package or DRAM have the same varying power in at least 95 % of the samples",
+        "both powers are left out",
+    ),
+    "ambiguous_series": Kind(
+        "error",
+        "series that cannot be told apart",
+        "one exporter reports several counters of the same container or socket, and their increases differ",
+        "left out, with the node's sum",
+    ),
+    "no_counters": Kind(
+        "error",
+        "falls of values that are not counters",
+        "the values of a node's metric fall in more than 20 % of the intervals, e.g. because a rate is recorded",
+        "the metric is left out on this node; for energy, the component's power is unknown",
+    ),
+    "falls": Kind(
+        "error",
+        "falls of counters that were not reset",
+        "a usage counter falls by at most a tenth of its value, and the value is more than three times its highest "
+        "increase",
+        "the usage in this interval and in the next interval is left out",
     ),
     "impossible_values": Kind(
         "error",
@@ -90,7 +126,8 @@ KINDS: Mapping[str, Kind] = {
     "frozen_usage": Kind(
         "error",
         "samples at which usage stood still",
-        "no usage counter of the node moved, while the node used energy",
+        "no usage counter of the node moved, while the node used energy; or CPU time, cycles or instructions did not "
+        "move, while another one of the three showed work",
         "the usage in this interval and in the next interval is left out",
     ),
     "nodes_without_energy": Kind(
@@ -127,8 +164,10 @@ KINDS: Mapping[str, Kind] = {
     "frozen_meters": Kind(
         "warning",
         "samples at which a meter stood still",
-        "all counters of an energy source keep their values while other counters of the node move",
-        "the power is left out, or spread over the time since the meter last moved if the meter often stands still",
+        "all counters of an energy source, or its counters of package or DRAM, keep their values while other counters "
+        "of the node move",
+        "the power is left out, or spread over the time since the meter last moved if the whole meter often stands "
+        "still",
     ),
     "malformed_series": Kind(
         "warning",
@@ -153,6 +192,13 @@ KINDS: Mapping[str, Kind] = {
         "intervals in which idle and dynamic energy rise alike",
         "the increases of a meter's idle and dynamic energy differ by at most 5 % in most intervals",
         "used; the sum of idle and dynamic energy may be twice the true energy",
+    ),
+    "totals": Kind(
+        "warning",
+        "series of energy, or containers, that are the sum of other ones",
+        "the increases of a series equal the sum over all other modes or sockets, or the usage of a container equals "
+        "the sum over all other containers of the node",
+        "left out, not added up",
     ),
     "dynamic_only": Kind(
         "warning",

@@ -7,6 +7,8 @@ the whole window of 30 s, so that features must be averaged over the same window
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import attrs
 import numpy as np
 
@@ -20,6 +22,10 @@ If it stands still in fewer samples, the meter froze for some time.
 """
 CATCH_UP = 0.9
 """If the power in a long interval is below this fraction of the lowest power in other intervals, energy was lost."""
+OFTEN = 0.05
+"""If a component begins to stand still in more than this fraction of the samples, none of its power is used."""
+_ALWAYS_DRAW = ("package", "dram")
+"""The components of a meter that draw power at all times."""
 LONG_INTERVAL = 1.5
 """An interval is long if it exceeds this multiple of the usual interval."""
 
@@ -46,6 +52,8 @@ def find_windows(laid_out: LaidOut) -> dict[str, IntArray]:
                 watts[:, samples] = meter.watts()
                 begins[samples] = np.where(meter.begins >= 0, samples.start + meter.begins, -1)
                 is_seldom |= meter.is_seldom
+            components = [component for _, component in keys]
+            watts[:, samples] = _without_still_components(watts[:, samples], components)
             watts[:, samples] = _without_lost_energy(watts[:, samples], laid_out.sample_time[samples])
         _replace(laid_out, keys, watts)
         if is_seldom:
@@ -94,6 +102,29 @@ class _Meter:
         window_seconds = np.where(begins >= 0, self.time - self.time[np.maximum(begins, 0)], seconds)
         factor = np.divide(seconds, window_seconds, out=np.ones(len(seconds)), where=window_seconds > 0)
         return np.where(whole & ~self.still, self.power * factor, np.nan)
+
+
+def _without_still_components(watts: FloatArray, components: Sequence[str]) -> FloatArray:
+    """Return `watts`, with NaN where package or DRAM has no power while another component of the meter has power.
+
+    `watts` and the result have the shape (components, samples). The interval after such an interval may contain its
+    energy, so its power is NaN, too. If a component often stands still, all of its power is NaN: it is not measured,
+    or its counter is too coarse. Core and uncore are 0 W on machines that do not measure them.
+    """
+    result = watts.copy()
+    for at, component in enumerate(components):
+        if component not in _ALWAYS_DRAW:
+            continue
+        still: BoolArray = (watts[at] == 0) & np.any(np.delete(watts, at, axis=0) > 0, axis=0)
+        if still.any():
+            known = np.flatnonzero(np.isfinite(watts[at]))
+            after = known[1:][still[known[:-1]]]
+            result[at, still] = np.nan
+            result[at, after] = np.nan
+            freezes = np.count_nonzero(np.diff(still, prepend=False) & still)
+            if freezes > OFTEN * len(known):
+                result[at] = np.nan
+    return result
 
 
 def _without_lost_energy(watts: FloatArray, time: FloatArray) -> FloatArray:

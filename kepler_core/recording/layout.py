@@ -13,6 +13,7 @@ import numpy as np
 
 from kepler_core.arrays import BoolArray, FloatArray, IntArray
 from kepler_core.grouping import sum_by
+from kepler_core.messages import printable
 from kepler_core.recording.array_memo import ArrayMemo
 from kepler_core.recording.columns import Recording
 from kepler_core.recording.counts import Counts
@@ -25,6 +26,7 @@ from kepler_core.recording.node_values import (
     known_first,
     node_power,
     sum_of_containers,
+    units_of_totals,
     value_of_node,
 )
 from kepler_core.recording.observations import Observations, Stream
@@ -85,6 +87,7 @@ def lay_out(
     by_container = [p for p in points if p.is_feature and p.mapping.level != "node"]
     rows = _number_rows(by_container, max(len(codes.units), 1))
     container_features, upcoming = _container_features(by_container, len(rows.sample), len(samples.time))
+    _forget_totals(container_features, rows, codes, counts)
     node_features = _sums_of_containers(by_container, container_features, upcoming, rows, samples, counts)
     of_node = [p for p in points if p.is_feature and p.mapping.level == "node"]
     for p in of_node:
@@ -206,6 +209,17 @@ def _container_features(
         if p.upcoming is not None:
             upcoming[name] += sum_by(p.upcoming, p.position.sample, n_samples)
     return features, upcoming
+
+
+def _forget_totals(
+    container_features: Mapping[str, FloatArray], rows: _Rows, codes: SeriesCodes, counts: Counts
+) -> None:
+    """Set the usage of each container to NaN that is the total of all other containers of its node."""
+    for unit in units_of_totals(container_features, rows.sample, rows.unit).tolist():
+        word = codes.units.words[unit]
+        counts.count("totals", "containers", 1, printable(codes.unit_names.get(word) or word, 100))
+        for values in container_features.values():
+            values[rows.unit == unit] = np.nan
 
 
 def _sums_of_containers(

@@ -22,6 +22,9 @@ UNIQUE_ID = re.compile(r"(?:[a-z-]+://)?[0-9a-f]{12,64}")
 
 Units with other names, such as "system_processes", exist on every node.
 """
+_FULL_ID = re.compile(r"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
+"""The whole id of a container, as in "containerd://<id>" and in the cgroup name "cri-containerd-<id>.scope"."""
+_ID_CHARACTERS = 64
 
 
 class Codes:
@@ -56,6 +59,18 @@ class SeriesCodes:
     exporters: Codes = attrs.field(factory=Codes)
     unit_names: dict[str, str] = attrs.field(factory=dict[str, str])
     """Readable names, by unit; "" for a unit without a name."""
+    spellings: dict[str, str] = attrs.field(factory=dict[str, str])
+    """The first spelling of each container id that occurs with a prefix or suffix, by the whole id."""
+
+    def first_spelling(self, word: str) -> str:
+        """Return the spelling with which the id of a container first occurred in the recording.
+
+        An exporter may report a container as "<id>" and as "cri-containerd-<id>.scope" (cgroup versions 1 and 2).
+        """
+        if len(word) <= _ID_CHARACTERS:
+            return self.spellings.setdefault(word, word) if len(word) == _ID_CHARACTERS else word
+        match = _FULL_ID.search(word)
+        return word if match is None else self.spellings.setdefault(match[0], word)
 
 
 @attrs.define(eq=False)
@@ -74,6 +89,8 @@ class MappedMetric:
     """Value of each series' source label, or `mapping.source` for a series without that label."""
     third_party: bool = False
     """Whether this is a metric that the user names as a feature although the metric schema does not know it."""
+    ambiguous: BoolArray | None = None
+    """Whether another series of the same unit has other values, shape (series,); None if there is no such series."""
 
 
 def third_party_mapping(metric: Metric, schema: MetricSchema) -> MetricMapping:
@@ -115,6 +132,8 @@ def map_series(
         label = labels.get(schema.node_label, "")
         node[index] = codes.nodes.code(label if same_host is None else same_host.node_of(label))
         word, missing = _unit(mapping, labels)
+        if mapping.level == "container":
+            word = codes.first_spelling(word)
         if missing:
             counts.missing_labels[f"{metric.name} {missing}"] += 1
         unit[index] = codes.units.code(word)

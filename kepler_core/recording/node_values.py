@@ -19,6 +19,13 @@ Containers that have just started have no rate. Their next rates, added up, esti
 is a larger fraction of the node's sum, the feature is unknown (NaN).
 """
 
+_NOTABLE_FRACTION = 0.02
+"""A container notably works if it uses at least this fraction of the sum over all containers."""
+_EQUAL_FRACTION = 1e-3
+"""Largest difference between a total and the sum of the containers in it, as a fraction of the sum."""
+_MOST_SAMPLES = 0.9
+_FEWEST_SAMPLES = 20
+
 _WORK = ("bpf_cpu_time_ms", "cpu_cycles", "cpu_instructions")
 """Features that measure how much work a container does, the preferred feature first."""
 
@@ -56,6 +63,27 @@ def sum_of_containers(
     complete = (n_known > 0) & (n_known >= COVERAGE * n_rows) & (upcoming <= NEGLIGIBLE_FRACTION * (totals + upcoming))
     counts.incomplete[name] += int(np.count_nonzero((n_known > 0) & ~complete))
     return np.where(complete, totals, np.nan)
+
+
+def units_of_totals(container_features: Mapping[str, FloatArray], row_sample: IntArray, row_unit: IntArray) -> IntArray:
+    """Return the containers whose usage equals the usage of all other containers of the node, e.g. a root cgroup.
+
+    A container is such a total if its usage is half of the sum at nearly all samples, and there are at least two other
+    containers that work. `container_features` have shape (rows,). The usage is compared in each feature of `_WORK`.
+    """
+    totals: IntArray | None = None
+    for name in (name for name in _WORK if name in container_features):
+        values = container_features[name]
+        works = np.isfinite(values) & (values > 0)
+        sample, unit, used = row_sample[works], row_unit[works], values[works]
+        n_samples, n_units = int(sample.max(initial=-1)) + 1, int(unit.max(initial=-1)) + 1
+        sums = sum_by(used, sample, n_samples)[sample]
+        of_others = np.bincount(sample[used > _NOTABLE_FRACTION * sums], minlength=n_samples)[sample]
+        is_half = (np.abs(2 * used - sums) <= _EQUAL_FRACTION * sums) & (of_others > 2)
+        n_half, n_rows = (np.bincount(units, minlength=n_units) for units in (unit[is_half], unit))
+        found = np.flatnonzero((n_half >= _FEWEST_SAMPLES) & (n_half >= _MOST_SAMPLES * n_rows))
+        totals = found if totals is None else np.intersect1d(totals, found)
+    return np.empty(0, dtype=np.int64) if totals is None else totals
 
 
 def forget_uncounted(

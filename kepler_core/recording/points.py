@@ -24,6 +24,10 @@ _EXACT = 2.0**40
 """Prometheus stores counters below this value (in double precision) with an error of less than 0.001."""
 MAX_FIRST_RATE = 3.0
 """A new counter counts as begun at 0 if its first rate is at most this multiple of its second rate."""
+_FEWEST_RATES = 10
+"""Minimum number of other rates of a series that show which rates are usual."""
+_SMALL_FALL = 0.9
+"""A counter that keeps at least this fraction of its value when it falls may not have been reset."""
 _LARGEST_ROUNDING = 0.01
 """Maximum rounding of a counter's value, as a fraction of the counter's usual increase."""
 
@@ -101,6 +105,9 @@ def points_of(item: MappedMetric, grid: FloatArray, positions: ArrayMemo[Positio
 
     position = positions.get((metric.timestamps, metric.series, item.node, item.unit), locate)
     impossible = impossible_values(item, counts)
+    if item.ambiguous is not None:
+        ambiguous = item.ambiguous[metric.series]
+        impossible = ambiguous if impossible is None else impossible | ambiguous
     if not mapping.counter:
         values = metric.values * mapping.scale
         if impossible is not None:
@@ -111,6 +118,10 @@ def points_of(item: MappedMetric, grid: FloatArray, positions: ArrayMemo[Positio
     counts.resets[metric.name] += int(np.count_nonzero(rate.reset))
     values = rate.values
     possible = None
+    if mapping.kind == "feature" and rate.reset.any() and not item.third_party:
+        falls = _falls(metric, values, rate.reset)
+        counts.count("falls", metric.name, int(np.count_nonzero(falls)), _example(item, falls) if falls.any() else "")
+        impossible = falls if impossible is None else impossible | falls
     if mapping.kind == "feature" and mapping.level != "node" and not item.third_party:
         possible = _start_new_series(metric, values, position, grid)
     if impossible is not None:
@@ -162,6 +173,27 @@ def _start_new_series(
     likely = ~has_next | (rate <= MAX_FIRST_RATE * values[following])
     values[at[likely]] = rate[likely]
     return at[~likely], rate[~likely]
+
+
+def _falls(metric: Metric, values: FloatArray, reset: BoolArray) -> BoolArray:
+    """Return the points at which a counter falls without being reset, shape (points,).
+
+    A counter that is reset begins at 0 again, so that its value is at most a few usual increases. If it falls by a few
+    percent only and its value is far larger, then its value is not the increase. The cause may be a server that
+    deduplicates replicas, and switched to a replica with older values. `values` are the rates, and `reset` marks the
+    points at which the counter falls.
+    """
+    falls = np.zeros(len(values), dtype=bool)
+    at = np.flatnonzero(reset)
+    at = at[metric.values[at] >= _SMALL_FALL * metric.values[at - 1]]
+    if len(at):
+        usable = np.isfinite(values) & ~reset
+        highest = np.zeros(metric.n_series)
+        np.maximum.at(highest, metric.series[usable], values[usable])
+        n_usable = np.bincount(metric.series[usable], minlength=metric.n_series)
+        is_far = values[at] > MAX_FIRST_RATE * highest[metric.series[at]]
+        falls[at[is_far & (n_usable[metric.series[at]] >= _FEWEST_RATES)]] = True
+    return falls
 
 
 def _unreadable(metric: Metric, values: FloatArray, spaced: Spacing) -> BoolArray | None:

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
+import attrs
 import numpy as np
 
 from kepler_core.arrays import BoolArray, FloatArray, IntArray
 from kepler_core.contracts import MetricSchema
 from kepler_core.grouping import sum_by
+from kepler_core.messages import printable
+from kepler_core.recording.columns import Metric
 from kepler_core.recording.counts import Counts
 from kepler_core.recording.metric_mapping import UNIQUE_ID, Codes, MappedMetric, keep_samples, keep_series
+
+_FEWEST_COMMON = 3
+"""Minimum number of common times at which two counters are compared."""
+_WINDOWS = 20
+"""Number of windows of time in which the increases of two counters are compared."""
+_RISE_TOLERANCE = 0.1
+"""Largest difference between the increases of a counter and of its copy, as a fraction of the larger increase."""
 
 
 def node_aliases(mapped: Iterable[MappedMetric], schema: MetricSchema, nodes: Codes) -> dict[str, set[str]]:
@@ -118,7 +128,10 @@ def _connected(pairs: Iterable[tuple[int, int]]) -> list[set[int]]:
 def without_duplicates(item: MappedMetric, counts: Counts) -> MappedMetric:
     """Return a metric with one sample per node, unit, source and time.
 
-    Of several samples, the sample from the exporter with the most samples is kept.
+    Of several samples, the sample from the exporter with the most samples is kept. If one exporter reports several
+    counters with the same unit, and they have different increases, none of them is a copy of another one, e.g.
+    because a label that the metric schema does not know tells the dies of a socket apart. These series are marked as
+    ambiguous, so that no sum contains them.
     """
     metric = item.metric
     reported = list(zip(item.node.tolist(), item.unit.tolist(), item.source, strict=True))
@@ -139,7 +152,49 @@ def without_duplicates(item: MappedMetric, counts: Counts) -> MappedMetric:
     n_repeated = int(np.count_nonzero(repeated))
     if n_repeated:
         counts.duplicates[metric.name] += n_repeated
+        item = attrs.evolve(item, ambiguous=_ambiguous_series(item, thing, counts))
     return keep_samples(item, ~repeated)
+
+
+def _ambiguous_series(item: MappedMetric, thing: IntArray, counts: Counts) -> BoolArray | None:
+    """Return which series share their unit with a series of the same exporter that has other increases.
+
+    `thing` numbers the combinations of node, unit and energy source; `thing` and the result have shape (series,).
+    The result is None if no series is ambiguous.
+    """
+    if not item.mapping.counter:
+        return None
+    metric = item.metric
+    series_of: dict[tuple[int, int], list[int]] = {}
+    for series in np.flatnonzero(metric.lengths >= _FEWEST_COMMON).tolist():
+        series_of.setdefault((int(thing[series]), int(item.exporter[series])), []).append(series)
+    ambiguous = np.zeros(metric.n_series, dtype=bool)
+    for (number, _), (first, *others) in series_of.items():
+        different = [other for other in others if not _rise_alike(metric, first, other)]
+        if different:
+            ambiguous |= thing == number
+            labels = metric.labels[first].items() ^ metric.labels[different[0]].items()
+            words = " and ".join(sorted(f"{name}={value}" for name, value in labels))
+            counts.count("ambiguous_series", metric.name, 1 + len(different), printable(words, 100))
+    return ambiguous if ambiguous.any() else None
+
+
+def _rise_alike(metric: Metric, first: int, second: int) -> bool:
+    """Return whether two counters rise alike in most windows of the times that both have, except for some percent.
+
+    Two servers scrape one counter at different times, so that its increases are compared over several intervals.
+    """
+    spans = metric.span(first), metric.span(second)
+    times, others = (metric.timestamps[span] for span in spans)
+    _, *common = np.intersect1d(times, others, return_indices=True)
+    if len(common[0]) < _FEWEST_COMMON:
+        return True
+    edges = np.arange(0, len(common[0]) - 1, max(len(common[0]) // _WINDOWS, 1))
+    one, other = (
+        np.add.reduceat(np.maximum(np.diff(metric.values[span][at]), 0), edges)
+        for span, at in zip(spans, common, strict=True)
+    )
+    return bool(np.median(np.abs(one - other) - _RISE_TOLERANCE * np.maximum(one, other)) <= 0)
 
 
 def without_repeated_scrapes(

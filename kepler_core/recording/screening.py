@@ -9,6 +9,7 @@ over the values that cannot be true, and counts them. docs/recordings.md has a t
 - `leave_out_cpu_time`: more CPU time than the node has CPUs.
 - `leave_out_frozen_usage`: no usage at all while the node uses energy.
 - `leave_out_dead_features`: features that are always 0 although the CPUs run (in the module `dead_features`).
+- `cross_check`: usage and power in a wrong unit, and one counter as two components (in the module `cross_checks`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import numpy as np
 
 from kepler_core.arrays import BoolArray, FloatArray, IndexArray
+from kepler_core.recording.cross_checks import cross_check
 from kepler_core.recording.dead_features import leave_out_dead_features
 from kepler_core.recording.laid_out import LaidOut
 
@@ -78,6 +80,7 @@ def screen(laid_out: LaidOut, cpus: int | None) -> None:
     leave_out_frozen_usage(laid_out)
     leave_out_jumps(laid_out)
     leave_out_contradictions(laid_out)
+    cross_check(laid_out)
     leave_out_power(laid_out)
     leave_out_cpu_time(laid_out, cpus)
     leave_out_dead_features(laid_out)
@@ -227,7 +230,8 @@ def _is_spike(values: FloatArray, errors: FloatArray) -> BoolArray:
 def leave_out_power(laid_out: LaidOut) -> None:
     """Leave out power above the ceiling of its component, and power of components that contradict each other.
 
-    Two components contradict each other if the whole (e.g. the platform) draws less than its part (the package).
+    Components contradict each other if the whole (e.g. the platform) draws less than its part (the package), or than
+    its parts together (package and DRAM).
     """
     for key in laid_out.power:
         ceiling = CEILING_WATTS.get(key[1], np.inf)
@@ -237,13 +241,24 @@ def leave_out_power(laid_out: LaidOut) -> None:
             for key_part in [key for key in laid_out.power if key[1] == part]:
                 if laid_out.counts.counted_twice[" ".join(key_part)]:
                     continue  # the finding `counted_twice` already tells why the part is too high
-                lower = laid_out.power[key_whole] < RELATION_TOLERANCE * laid_out.power[key_part]
-                lower = _with_wrong_meters(laid_out, lower, key_whole, key_part)
-                for key in (key_whole, key_part):
-                    _leave_out_where(laid_out, "contradicting_power", key, lower)
+                _leave_out_contradicting(laid_out, key_whole, [key_part])
+                key_dram = key_part[0], "dram"
+                if whole != "platform" or key_dram not in laid_out.power:
+                    continue
+                if not laid_out.counts.counted_twice[" ".join(key_dram)]:
+                    _leave_out_contradicting(laid_out, key_whole, [key_part, key_dram])
 
 
-def _with_wrong_meters(laid_out: LaidOut, lower: BoolArray, whole: tuple[str, str], part: tuple[str, str]) -> BoolArray:
+def _leave_out_contradicting(laid_out: LaidOut, whole: tuple[str, str], parts: list[tuple[str, str]]) -> None:
+    """Leave out the power of a component and of its parts where the parts together draw more than the component."""
+    of_whole = laid_out.power[whole]
+    of_parts = np.sum([laid_out.power[part] for part in parts], axis=0)
+    lower = _with_wrong_meters(laid_out, of_whole < RELATION_TOLERANCE * of_parts, of_whole, of_parts)
+    for key in (whole, *parts):
+        _leave_out_where(laid_out, "contradicting_power", key, lower)
+
+
+def _with_wrong_meters(laid_out: LaidOut, lower: BoolArray, whole: FloatArray, part: FloatArray) -> BoolArray:
     """Return `lower`, extended to all samples of a node if one of the node's two meters is wrong throughout.
 
     `lower` marks the samples at which `whole` (e.g. the platform) draws less than `part` (e.g. the package), shape
@@ -256,7 +271,7 @@ def _with_wrong_meters(laid_out: LaidOut, lower: BoolArray, whole: tuple[str, st
     lower = lower.copy()
     for samples in laid_out.streams():
         time = laid_out.sample_time[samples]
-        of_whole, of_part = laid_out.power[whole][samples], laid_out.power[part][samples]
+        of_whole, of_part = whole[samples], part[samples]
         n_wrong = sum(not _lag_explains(time, of_whole, of_part, at) for at in np.flatnonzero(lower[samples]).tolist())
         if n_wrong > MAX_CONTRADICTIONS * np.count_nonzero(np.isfinite(of_whole) & np.isfinite(of_part)):
             lower[samples] = True

@@ -1,0 +1,191 @@
+"""Leave out readings that contradict other readings of the same node, by comparing units and whole components.
+
+- `leave_out_mirrored_power`: two components with the same power, because one counter is reported as both.
+- `leave_out_tiny_power`: power that is too low for a machine that works.
+- `leave_out_wrong_cpu_time`: CPU time with too few CPU cycles, e.g. because it is in microseconds.
+- `leave_out_still_features`: features that stand still while another feature shows that the CPUs work.
+- `leave_out_usage_shifts`: usage whose unit changes during the recording.
+"""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import numpy as np
+
+from kepler_core.arrays import FloatArray, IndexArray
+from kepler_core.recording.laid_out import LaidOut
+
+FEWEST_VALUES = 20
+"""Minimum number of values that are compared."""
+MIRRORED_FRACTION = 0.95
+"""If two components have equal power in at least this fraction of the samples, one counter is reported as both."""
+_MIRRORED = ("platform", "package", "dram")
+_EQUAL = 1e-6
+"""Largest difference of equal powers, as a fraction of the power."""
+
+FLOOR_WATTS = {"package": 0.1, "platform": 0.3}
+"""Lowest power of a component that can be the median power of a node whose CPUs work.
+
+A Raspberry Pi Zero, one of the smallest machines that run Linux, draws about 0.4 W when it is idle."""
+WORK_MS = 100.0
+"""CPU time in milliseconds per second above which the CPUs count as working."""
+
+LEAST_CYCLES_PER_MS = 20_000.0
+"""Smallest number of CPU cycles in a millisecond of CPU time: a clock of 20 MHz.
+
+The slowest CPUs of Linux servers have more than ten times as many cycles. If CPU time is counted in microseconds, there
+are only a few thousand cycles in what counts as a millisecond."""
+MANY_CPUS_MS = 8_000.0
+"""CPU time in milliseconds per second above which it is compared with the cycles. A counter of little work that was not
+read on all CPUs can have any ratio."""
+
+CPU_FEATURES = ("bpf_cpu_time_ms", "cpu_cycles", "cpu_instructions")
+STILL_WORK = {"bpf_cpu_time_ms": WORK_MS, "cpu_cycles": 1e8, "cpu_instructions": 1e8}
+"""Usage per second with which a node works so much that no other feature of the CPUs can be 0: a tenth of a CPU."""
+_SHIFTING = ("bpf_cpu_time_ms", "cpu_cycles")
+"""Features whose unit is checked. The number of instructions per joule depends far more on the kind of work."""
+SHIFT_FACTOR = 8.0
+"""If the unit of the usage changes, the slope of the power over the usage changes by this factor or more."""
+CERTAIN_SHIFT = 100.0
+"""If the slope changes by this factor or more, the unit has changed, in whatever range the power is."""
+CORRELATION = 0.95
+"""Smallest correlation with which power counts as following the usage."""
+
+
+def cross_check(laid_out: LaidOut) -> None:
+    """Leave out the readings that contradict other readings of the same node."""
+    leave_out_mirrored_power(laid_out)
+    leave_out_tiny_power(laid_out)
+    leave_out_wrong_cpu_time(laid_out)
+    leave_out_still_features(laid_out)
+    leave_out_usage_shifts(laid_out)
+
+
+def leave_out_mirrored_power(laid_out: LaidOut) -> None:
+    """Leave out the power of two components that have the same, varying power. It is unknown which of them is right."""
+    keys = [key for key in laid_out.power if key[1] in _MIRRORED]
+    for first, second in combinations(keys, 2):
+        if first[1] == second[1]:
+            continue  # two energy sources may read the same meter
+        dropped = []
+        for samples in laid_out.streams():
+            one, other = laid_out.power[first][samples], laid_out.power[second][samples]
+            known = np.isfinite(one) & np.isfinite(other)
+            if np.count_nonzero(known) < FEWEST_VALUES or one[known].min() == one[known].max():
+                continue
+            equal = np.abs(one - other)[known] <= _EQUAL * np.abs(one[known])
+            if equal.mean() >= MIRRORED_FRACTION:
+                dropped.append(samples.start + np.arange(samples.stop - samples.start))
+        for key in (first, second):
+            _drop_power(laid_out, "mirrored_power", key, dropped)
+
+
+def leave_out_tiny_power(laid_out: LaidOut) -> None:
+    """Leave out all power of an energy source if the power of package or platform is too low for a busy node."""
+    usage = laid_out.node_features.get("bpf_cpu_time_ms")
+    if usage is None:
+        return
+    for source in sorted({source for source, _ in laid_out.power}):
+        dropped = []
+        for samples in laid_out.streams():
+            works = usage[samples] >= WORK_MS
+            for component, floor in FLOOR_WATTS.items():
+                watts = laid_out.power.get((source, component))
+                busy = np.empty(0) if watts is None else watts[samples][works & np.isfinite(watts[samples])]
+                if len(busy) >= FEWEST_VALUES and np.median(busy) < floor:
+                    dropped.append(samples.start + np.arange(samples.stop - samples.start))
+        for key in [key for key in laid_out.power if key[0] == source]:
+            _drop_power(laid_out, "impossible_power", key, dropped)
+
+
+def leave_out_wrong_cpu_time(laid_out: LaidOut) -> None:
+    """Leave out CPU time and CPU cycles where the CPUs have too few cycles for their time."""
+    time, cycles = (laid_out.node_features.get(name) for name in ("bpf_cpu_time_ms", "cpu_cycles"))
+    if time is None or cycles is None:
+        return
+    at = np.flatnonzero((time > MANY_CPUS_MS) & (cycles > 0) & (cycles < LEAST_CYCLES_PER_MS * time))
+    for name in ("bpf_cpu_time_ms", "cpu_cycles"):
+        laid_out.drop_feature("impossible_cpu_time", name, at)
+
+
+def leave_out_still_features(laid_out: LaidOut) -> None:
+    """Leave out CPU time, cycles and instructions that are 0 although another one of them shows work.
+
+    The next interval may contain the missing usage, so it is left out, too. A feature that is always 0 on a node is
+    left to `dead_features`.
+    """
+    known = {name: values for name in CPU_FEATURES if (values := laid_out.node_features.get(name)) is not None}
+    works = {name: values > STILL_WORK[name] for name, values in known.items()}
+    for name, values in known.items():
+        others = [of_other for other, of_other in works.items() if other != name]
+        if not others:
+            continue
+        still = (values == 0) & np.any(others, axis=0)
+        for samples in laid_out.streams():
+            if not (values[samples] > 0).any():
+                still[samples] = False
+        after = np.flatnonzero(still[:-1] & (np.diff(laid_out.sample_stream) == 0)) + 1
+        at = np.union1d(np.flatnonzero(still), after)
+        laid_out.drop_feature("frozen_usage", name, at[np.isfinite(values[at])])
+
+
+def leave_out_usage_shifts(laid_out: LaidOut) -> None:
+    """Leave out a feature of a node if its level changes for good, and the power does not.
+
+    It is unknown whether the values before or after the change are right.
+    """
+    for name in [name for name in _SHIFTING if name in laid_out.node_features]:
+        for samples in laid_out.streams():
+            powers = [watts[samples] for (_, part), watts in laid_out.power.items() if part in ("package", "platform")]
+            values = laid_out.node_features[name][samples]
+            if any(_unit_changes(values, watts) for watts in powers):
+                at = samples.start + np.flatnonzero(np.isfinite(values))
+                laid_out.drop_feature("usage_shifts", name, at)
+
+
+def _unit_changes(usage: FloatArray, watts: FloatArray) -> bool:
+    """Return whether there is a time at which the unit of a node's usage changes; both arrays have shape (samples,).
+
+    The power follows the usage before and after that time, but the slopes of power over usage differ by
+    `SHIFT_FACTOR` or more, although the power is in the same range, or by `CERTAIN_SHIFT` or more. The slope of a real
+    machine depends on the work, but much less, except if the power is in another range.
+    """
+    known = np.isfinite(usage) & np.isfinite(watts)
+    x, y = usage[known], watts[known]
+    n = len(x)
+    if n < 2 * FEWEST_VALUES:
+        return False
+    first, last = _slopes(x, y), _slopes(x[::-1], y[::-1])
+    at = np.arange(FEWEST_VALUES, n - FEWEST_VALUES + 1)
+    before, after = first[at - 1], last[n - at - 1]
+    differ = np.maximum(before, after) > SHIFT_FACTOR * np.minimum(before, after)
+    for split in at[differ & (before > 0) & (after > 0)].tolist():
+        parts = y[:split], y[split:]
+        if max(first[split - 1], last[n - split - 1]) > CERTAIN_SHIFT * min(first[split - 1], last[n - split - 1]):
+            return True
+        ranges = [np.quantile(part, (0.05, 0.95)) for part in parts]
+        if all(low <= np.median(part) <= high for (low, high), part in zip(ranges, parts[::-1], strict=True)):
+            return True
+    return False
+
+
+def _slopes(x: FloatArray, y: FloatArray) -> FloatArray:
+    """Return the slope of the line through the first values, for each number of values; shape (samples,).
+
+    The slope is 0 where the correlation of x and y is below `CORRELATION`.
+    """
+    n = np.arange(1, len(x) + 1)
+    x, y = x / max(float(np.abs(x).max()), 1e-300), y / max(float(np.abs(y).max()), 1e-300)
+    mean_x, mean_y = np.cumsum(x) / n, np.cumsum(y) / n
+    of_x, of_y = np.cumsum(x * x) / n - mean_x**2, np.cumsum(y * y) / n - mean_y**2
+    common = np.cumsum(x * y) / n - mean_x * mean_y
+    follows = (of_x > 1e-12) & (of_y > 1e-12) & (common > CORRELATION * np.sqrt(np.maximum(of_x * of_y, 0)))
+    return np.divide(common, of_x, out=np.zeros(len(x)), where=follows)
+
+
+def _drop_power(laid_out: LaidOut, kind: str, key: tuple[str, str], parts: list[IndexArray]) -> None:
+    """Leave out the known power of a component at the samples of several nodes."""
+    if parts:
+        samples = np.unique(np.concatenate(parts))
+        laid_out.drop_power(kind, key, samples[np.isfinite(laid_out.power[key][samples])])
