@@ -11,6 +11,7 @@ All texts and dates come from the pipeline, not from the clock, so that equal pi
 
 from __future__ import annotations
 
+import datetime
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -20,7 +21,7 @@ import attrs
 
 from kepler_core.errors import StoreError, UsageError
 from kepler_core.json_files import indented_json
-from kepler_core.messages import printable
+from kepler_core.messages import printable, quoted
 from kepler_core.models.power_model import METADATA_FILE, WEIGHT_FILE
 from kepler_core.pipeline.node_types import node_type_index, profile_file
 from kepler_core.selection import Catalogue
@@ -65,6 +66,21 @@ def parse_limits(texts: Iterable[str]) -> tuple[Filter, ...]:
             raise UsageError(f"--max-error {text}: an error is at least 0, and a limit is finite")
         limits.append(limit)
     return tuple(limits)
+
+
+def parse_collect_date(text: str | None) -> str | None:
+    """Return the value of the option `--collect-date`, a date or a time in ISO 8601, or None without the option.
+
+    Raises `UsageError` if the text is neither.
+    """
+    if text is not None:
+        try:
+            datetime.datetime.fromisoformat(text)
+        except ValueError:
+            raise UsageError(
+                f"--collect-date: {quoted(text, 40)} is not a date (e.g. 2026-03-01 or 2026-03-01T12:00:00Z)"
+            ) from None
+    return text
 
 
 def export_files(snapshot: Snapshot, limits: Sequence[Filter], publication: Publication) -> dict[str, bytes]:

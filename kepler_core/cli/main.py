@@ -140,7 +140,7 @@ def run(command: click.Command, program: str, *, verbose: bool = False, **settin
     except click.exceptions.Exit as error:
         sys.exit(error.exit_code)
     except click.ClickException as error:
-        if isinstance(error, click.UsageError) and (message := _old_options(error)) is not None:
+        if isinstance(error, click.UsageError) and (message := _changed_form(command)) is not None:
             fail(message, error.exit_code)
         error.show()
         sys.exit(error.exit_code)
@@ -153,11 +153,16 @@ def run(command: click.Command, program: str, *, verbose: bool = False, **settin
     except OSError as error:
         if verbose:
             raise
+        if _is_old_file(error) and (message := _changed_form(command)) is not None:
+            fail(message, UsageError.exit_code, program)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         fail(f"{error.filename or 'standard output'}: {error.strerror or error}", 1, program)
     except KeplerError as error:
         if verbose:
             raise
+        is_usage = isinstance(error, UsageError) or _is_old_file(error.__cause__)
+        if is_usage and (message := _changed_form(command)) is not None:
+            fail(message, UsageError.exit_code, program)
         fail(str(error), error.exit_code, program)
     except ModuleNotFoundError as error:
         extra = missing_extra(error, "this command")
@@ -166,19 +171,28 @@ def run(command: click.Command, program: str, *, verbose: bool = False, **settin
         fail(str(extra), extra.exit_code, program)
 
 
-def _old_options(error: click.UsageError) -> str | None:
-    """Return an error message that names what replaces old options of the command line.
+def _changed_form(command: click.Command) -> str | None:
+    """Return an error message with the new form of this process's command line.
 
-    Return None if the command line has no old options, or if the error is not about an old command.
+    Return None if `command` is not the program `kepler-model`, or if the command line is not of an old form.
     """
-    ctx = error.ctx
-    if ctx is None or ctx.parent is None or ctx.parent.command is not cli or ctx.info_name not in OLD_COMMANDS:
+    words = sys.argv[1:]
+    while words and words[0].startswith("-"):
+        del words[0]
+    if command is not cli or not words or words[0] not in OLD_COMMANDS or words[0] not in _COMMANDS:
         return None
-    from kepler_core.cli.old_commands import replaced_options
+    from kepler_core.cli.old_commands import changed_form
 
-    known = {name for parameter in ctx.command.params for name in (*parameter.opts, *parameter.secondary_opts)}
-    arguments = sys.argv[sys.argv.index(ctx.info_name) + 1 :] if ctx.info_name in sys.argv else []
-    return replaced_options(ctx.info_name, arguments, known)
+    return changed_form(words[0], words[1:], _COMMANDS[words[0]].load())
+
+
+def _is_old_file(error: BaseException | None) -> bool:
+    """Return whether an error is about a missing file with the name of a file or a list of kepler-model-server 0.7."""
+    from kepler_core.cli.old_commands import is_old_file_name
+
+    if not isinstance(error, FileNotFoundError):
+        return False
+    return error.filename in sys.argv[2:] and is_old_file_name(str(error.filename))
 
 
 def fail(message: str, code: int, program: str = "kepler-model") -> None:

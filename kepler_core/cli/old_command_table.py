@@ -45,6 +45,8 @@ class Replacement:
     """Whether the words are repeated for each part of the value, which is separated by commas."""
     choices: Mapping[str, str] = attrs.field(factory=dict)
     """Value of the old option -> the new words for this value, which replace `new`."""
+    single: bool = False
+    """Whether the new words take only the first part of the value, which is separated by commas."""
     ignored: str = ""
     """A value for which no words are needed, because it was the old default."""
 
@@ -61,6 +63,13 @@ class OldCommand:
     """The last words of the new command line."""
     defaults: Mapping[str, str] = attrs.field(factory=dict)
     """Old option -> its default value, if the new default differs, so that the new command must state the value."""
+    needed: Mapping[str, str] = attrs.field(factory=dict)
+    """Old or new options, of which the new command needs one -> the words if the user gave none of them.
+
+    ARGUMENT stands for an argument of the new command that is not an option.
+    """
+    old_defaults: tuple[str, ...] = ()
+    """Keys like those of `needed`: the new command needs one of these options, and the old one had a default."""
 
 
 OPTIONS = (
@@ -125,14 +134,14 @@ _EXTRACTION = {
     "--input": _RECORDINGS,
     "--output": Replacement("--output {csv}", "without the prefix extracted_ or isolated_ of the old file name"),
     "--feature-group": Replacement("--feature-group {value}"),
-    "--energy-source": Replacement("--energy-source {value}"),
+    "--energy-source": Replacement("--energy-source {value}", single=True),
     "--thirdparty-metrics": _THIRD_PARTY,
 }
 _CHOICE = {
     "--data-path": _STORE,
     "--input": _RECORDINGS,
     "--pipeline-name": Replacement("--pipeline {value}"),
-    "--energy-source": Replacement("--source {value}"),
+    "--energy-source": Replacement("--source {value}", single=True),
     "--output-type": Replacement("--output-type {value}"),
     "--feature-group": Replacement("--feature-group {value}"),
     "--model-name": Replacement("--trainer {trainer}"),
@@ -162,6 +171,12 @@ COMMANDS = {
             "--benchmark": _TIMES_KNOWN,
             "--id": Replacement("", "kepler-model profile machine -o SPEC.json describes the machine on which it runs"),
         },
+        needed={
+            "--output": "--output FILE.json",
+            "--input --start --last --interval --start-time": "--last DURATION",
+            "--server": "--server http://localhost:9090",
+        },
+        old_defaults=("--server",),
     ),
     "validate": OldCommand(
         "validate",
@@ -171,6 +186,7 @@ COMMANDS = {
             "--output": Replacement("--json", "--json prints the report; redirect the standard output to a file"),
             "--benchmark": Replacement("", "not needed: the new command does not group containers"),
         },
+        needed={"--input ARGUMENT": "FILE.json"},
     ),
     "extract": OldCommand(
         "extract",
@@ -181,6 +197,7 @@ COMMANDS = {
                 "--level node|container", choices={"AbsPower": "--level node", "DynPower": "--level container"}
             ),
         },
+        needed={"--input": "--input FILE.json", "--output": "--output FILE.csv"},
     ),
     "isolate": OldCommand(
         "isolate",
@@ -190,6 +207,7 @@ COMMANDS = {
             **_ISOLATION,
             "--output-type": Replacement("", "not needed: each row of the table describes a container"),
         },
+        needed={"--input": "--input FILE.json", "--output": "--output FILE.csv"},
     ),
     "isolate_from_data": OldCommand(
         "isolate",
@@ -198,6 +216,7 @@ COMMANDS = {
             "--input": Replacement("--input RECORDING", "the recording itself, not the table that extract wrote"),
             **_ISOLATION,
         },
+        needed={"--input": "--input RECORDING", "--output": "--output FILE.csv"},
     ),
     "train_from_data": OldCommand(
         "train default",
@@ -206,7 +225,7 @@ COMMANDS = {
             "--input": Replacement("--data {csv}"),
             "--pipeline-name": Replacement("--name {value}"),
             "--feature-group": Replacement("--set feature_groups=[{value}]"),
-            "--energy-source": Replacement("--energy-source {value}"),
+            "--energy-source": Replacement("--energy-source {value}", single=True),
             "--output-type": Replacement("--set {other}_trainers=[]"),
             "--trainers": Replacement("--set {kind}_trainers=[{list}]"),
             "--thirdparty-metrics": _THIRD_PARTY,
@@ -214,6 +233,7 @@ COMMANDS = {
         },
         last="--store {data}",
         defaults={"--output-type": "AbsPower", "--trainers": "XgboostFitTrainer", "--energy-source": "rapl-sysfs"},
+        needed={"--input": "--data FILE.csv"},
     ),
     "train": OldCommand(
         "train default",
@@ -238,6 +258,8 @@ COMMANDS = {
         },
         last="--store {data}",
         defaults={"--energy-source": "rapl-sysfs"},
+        needed={"--input --data": "--input FILE.json"},
+        old_defaults=("ARGUMENT",),
     ),
     "estimate": OldCommand(
         "estimate",
@@ -247,6 +269,8 @@ COMMANDS = {
             "--id": Replacement("", "not needed: the new command never writes an archive of the model"),
         },
         last="--store {data}",
+        needed={"--input": "--input FILE.json"},
+        old_defaults=("--store -s",),
     ),
     "plot": OldCommand(
         "plot",
@@ -269,6 +293,7 @@ COMMANDS = {
             "--isolator": _NO_EXTRACTOR,
         },
         last="--store {data}",
+        needed={"--output": "--output FILE.png"},
     ),
     "plot_scenario": OldCommand(
         "plot --kind usage",
@@ -276,7 +301,7 @@ COMMANDS = {
             "--data-path": _PATHS,
             "--input": _RECORDINGS,
             "--output": Replacement("--output {png}", "a file instead of a folder"),
-            "--energy-source": Replacement("--source {value}"),
+            "--energy-source": Replacement("--source {value}", single=True),
             "--benchmark": Replacement("", "record only the pods of the scenario: query --selector 'pod_name=~\"…\"'"),
             "--scenario": Replacement("", "record only the pods of the scenario: query --selector 'pod_name=~\"…\"'"),
             "--output-type": Replacement("", "not needed: the new command draws the usage of nodes"),
@@ -285,6 +310,7 @@ COMMANDS = {
             "--extractor": _NO_EXTRACTOR,
             "--isolator": _NO_EXTRACTOR,
         },
+        needed={"--input": "--input FILE.json", "--output": "--output FILE.png"},
     ),
     "export": OldCommand(
         "store export",
@@ -300,6 +326,7 @@ COMMANDS = {
             "--include-raw": Replacement("", "not needed: it had no effect"),
         },
         last="--for model-db --max-error mae:10;mape:100 --max-error mape:20;mae:100 --store {data}",
+        needed={"--pipeline-name": "PIPELINE", "--output": "--output FOLDER"},
     ),
 }
 """Name of an old command -> what replaces it."""

@@ -7,8 +7,10 @@ import json
 import os
 import re
 import shlex
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any, NoReturn
+
+import click
 
 from kepler_core.cli.old_command_table import COMMANDS, OPTIONS, OldOption, Replacement
 from kepler_core.messages import printable
@@ -26,57 +28,118 @@ _PLACEHOLDERS = {
 _OPTION_OF = {name: option for option in OPTIONS for name in option.names}
 
 
-def new_form(command: str, arguments: Sequence[str]) -> str:
-    """Return the error message for a renamed command: one line with the new form of the command line.
+def new_form(name: str, arguments: Sequence[str], command: click.Command | None = None) -> str:
+    """Return an error message of one line: the new form of an old command line, with the values of the user.
 
-    `arguments` are the words after the command. If they cannot be parsed, the new form has placeholders instead.
+    `arguments` are the words after the name of the old command. `command` is the command that still has this name,
+    if there is one: the words that only the present command knows stay as they are.
     """
-    old = COMMANDS[command]
-    given = _parse(arguments)
-    values: dict[str, Any] = {**old.defaults, **(given or {})}
-    data = _data_folder(values)
-    words = old.new.split()
-    notes = []
-    for name, replacement in old.options.items():
-        if name == "--data-path":
-            continue
-        if name in values:
-            words += _words(replacement, values[name], values)
-            if replacement.note and not _is_choice(replacement, values[name]):
-                notes.append(f"{name}: {replacement.note}")
-        elif given is None and replacement.new:
-            words += documented(replacement).split()
-    words += [word.format_map({"data": data}) for word in old.last.split()]
-    return _line(f"{command} is now: kepler-model {shlex.join(words)}", notes)
+    return _Line(name, arguments, command).new_form()
 
 
-def replaced_options(command: str, arguments: Sequence[str], known: Collection[str]) -> str | None:
-    """Return the error message that names what replaces the old options of a command that still exists.
+def changed_form(name: str, arguments: Sequence[str], command: click.Command) -> str | None:
+    """Return the error message for the wrong command line of an old command that still exists.
 
-    `known` are the options that the command has now. Return None if the command still has all options in
-    `arguments`.
+    The message is the message of `new_form`. A command line is old if it has an old option, a file name without a
+    suffix, or a list that is separated by commas. It is also old if all its options are options of both programs, and
+    an option is missing for which kepler-model-server 0.7 had a default. Return None if the command line is not old.
     """
-    old = COMMANDS[command]
-    written = [word.partition("=")[0] for word in arguments]
-    spelled = {_OPTION_OF[word]: word for word in written if word in _OPTION_OF and word not in known}
-    if not spelled:
-        return None
-    values = _parse(arguments) or {}
-    texts = []
-    for option, name in spelled.items():
-        replacement = old.options.get(option.name)
-        if replacement is None:
-            texts.append(f"{name} is not needed")
-        elif not replacement.new:
-            texts.append(f"{name} is {replacement.note}" if replacement.note.startswith("not ") else
-                         f"{name} is not needed ({replacement.note})")  # fmt: skip
-        else:
-            words = _words(replacement, values[option.name], values) if option.name in values else None
-            new = documented(replacement) if words is None else shlex.join(words)
-            plain = replacement.note and not _is_choice(replacement, values.get(option.name))
-            note = f" ({replacement.note})" if plain else ""
-            texts.append(f"{name} is now {new}{note}" if new else f"{name} is not needed")
-    return _line(f"{command}: {'; '.join(texts)}", [])
+    line = _Line(name, arguments, command)
+    return line.new_form() if line.is_old() else None
+
+
+def is_old_file_name(name: str) -> bool:
+    """Return whether a file name needs kepler-model-server 0.7, which split names at commas and added suffixes."""
+    if os.path.exists(name) or name == "-":
+        return False
+    return "," in name or not os.path.splitext(name)[1]
+
+
+class _Line:
+    """A command line for the old program, of which some words may already be for the present one."""
+
+    def __init__(self, name: str, arguments: Sequence[str], command: click.Command | None) -> None:
+        self.name = name
+        self.old = COMMANDS[name]
+        self.written = {word.partition("=")[0] for word in arguments if word.startswith("-")}
+        # Option of the present command -> whether it needs a value. Options that the present command has, and that
+        # had no effect on the old command (e.g. -s of `train`), have their present meaning.
+        self.present = {
+            spelling: not (getattr(option, "is_flag", False) or getattr(option, "flag_value", None) == "")
+            for option in (command.params if command is not None else ())
+            for spelling in (*option.opts, *option.secondary_opts)
+            if spelling.startswith("-")
+        }
+        options = []
+        for option in OPTIONS:
+            spellings = [n for n in option.names if option.name in self.old.options or n not in self.present]
+            if spellings:
+                options.append((option, spellings))
+        self.values, self.rest = _parse(arguments, options)
+        profile = self.values.get("--profile")
+        if "--profile" in self.present and isinstance(profile, str) and os.path.splitext(profile)[1]:
+            self.rest += ["--profile", self.values.pop("--profile")]
+        self.has_argument = self._has_argument()
+
+    def _has_argument(self) -> bool:
+        """Return whether a word is neither an option nor the value of an option."""
+        needs_value = False
+        for word in self.rest:
+            if word.startswith("-") and word != "-":
+                needs_value = self.present.get(word, False)
+            elif needs_value:
+                needs_value = False
+            else:
+                return True
+        return False
+
+    def is_old(self) -> bool:
+        """Return whether the line has a form that only kepler-model-server 0.7 knows."""
+        if any(word in _OPTION_OF and word not in self.present for word in self.written):
+            return True
+        values = {name: value for name, value in self.values.items() if isinstance(value, str)}
+        if any(is_old_file_name(values[name]) for name in ("--input", "--output", "--profile") if name in values):
+            return True
+        if "," in values.get("--energy-source", ""):
+            return True
+        # the present option --energy-source of `train` is only for tables
+        if self.name == "train" and "--energy-source" in values and "--data" not in self.rest:
+            return True
+        lacks_default = any(not self._has(key) for key in self.old.old_defaults)
+        return lacks_default and bool(self.values) and not any(word.startswith("-") for word in self.rest)
+
+    def _has(self, key: str, words: Sequence[str] = ()) -> bool:
+        """Return whether the line has one of some options; ARGUMENT stands for a word that belongs to no option."""
+        if key == "--server" and os.environ.get("PROM_SERVER"):
+            return True
+        given = {*self.values, *(word.partition("=")[0] for word in (*self.rest, *words))}
+        return not given.isdisjoint(key.split()) or ("ARGUMENT" in key and self.has_argument)
+
+    def new_form(self) -> str:
+        """Return the error message with the new form of the line."""
+        # words of the present program show that the user does not expect the defaults of the old one
+        values = {**({} if self.present and self.rest else self.old.defaults), **self.values}
+        words, rest = self.old.new.split(), _without_secrets(self.rest)
+        if self.has_argument and words[-1] == "default":  # the user's pipeline instead of the pipeline `default`
+            words[-1:] = [rest.pop(0)] if not rest[0].startswith("-") else []
+        notes = []
+        for option, replacement in self.old.options.items():
+            if option == "--data-path" or option not in values:
+                continue
+            value = values[option]
+            words += _words(replacement, value, values)
+            if replacement.note and not _is_choice(replacement, value):
+                notes.append(f"{option}: {replacement.note}")
+            if replacement.single and isinstance(value, str) and "," in value:
+                notes.append(f"{option}: repeat the command for each value of {value}")
+        notes += [f"{option}: not needed" for option in self.values if option not in self.old.options]
+        for key, text in self.old.needed.items():
+            words += text.split() if not self._has(key, words) else []
+        words += rest
+        if not self._has("--store -s"):
+            words += [word.format_map({"data": _data_folder(values)}) for word in self.old.last.split()]
+        more = f" ({'; '.join(notes)})" if notes else ""
+        return printable(f"{self.name} is now: kepler-model {shlex.join(words)}{more}", _LINE_CHARACTERS)
 
 
 def documented(replacement: Replacement) -> str:
@@ -84,47 +147,64 @@ def documented(replacement: Replacement) -> str:
     return replacement.new.format_map(_PLACEHOLDERS)
 
 
-def _line(text: str, notes: Sequence[str]) -> str:
-    more = f" ({'; '.join(notes)})" if notes else ""
-    return printable(f"{text}{more}; see docs/old-commands.md", _LINE_CHARACTERS)
-
-
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise ValueError(message)
 
 
-def _parse(arguments: Sequence[str]) -> dict[str, Any] | None:
-    """Return a dictionary: long name of each old option in `arguments` -> its value.
+def _parse(
+    arguments: Sequence[str], options: Sequence[tuple[OldOption, Sequence[str]]]
+) -> tuple[dict[str, Any], list[str]]:
+    """Return a dictionary, long name of each old option in `arguments` -> its value, and the other words.
 
-    Return None if kepler-model-server 0.7 would reject the arguments.
+    The value is None if the user gave none. The values of a repeated option are joined with commas.
     """
     parser = _Parser(add_help=False, allow_abbrev=False)
-    for option in OPTIONS:
-        _add(parser, option)
+    for option, spellings in options:
+        settings: dict[str, Any] = {"dest": option.name, "default": argparse.SUPPRESS}
+        match option.values:
+            case "none":
+                settings["action"] = "store_true"
+            case "many":
+                settings["nargs"] = "*"
+            case _:
+                settings |= {"nargs": "?", "action": "append"}
+        parser.add_argument(*spellings, **settings)
     try:
-        namespace, _ = parser.parse_known_args(list(arguments))
+        namespace, rest = parser.parse_known_args(list(arguments))
     except (ValueError, argparse.ArgumentError):
-        return None
-    return {name: value for name, value in vars(namespace).items() if name in _OPTION_OF}
+        return {}, []
+    values = {}
+    for option, _ in options:
+        value = vars(namespace).get(option.name)
+        if option.values == "one" and isinstance(value, list):
+            value = ",".join(part for part in value if part is not None)
+        if hasattr(namespace, option.name):
+            values[option.name] = value or None
+    return values, rest
 
 
-def _add(parser: argparse.ArgumentParser, option: OldOption) -> None:
-    settings: dict[str, Any] = {"dest": option.name, "default": argparse.SUPPRESS}
-    match option.values:
-        case "none":
-            settings["action"] = "store_true"
-        case "many":
-            settings["nargs"] = "+"
-    parser.add_argument(*option.names, **settings)
+def _without_secrets(words: Sequence[str]) -> list[str]:
+    """Return words of a command line without the passwords in URLs and without the values of headers."""
+    shown = []
+    for before, word in zip(("", *words), words, strict=False):
+        option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+        is_header = "--header" in (before, option)
+        value = "NAME: VALUE" if is_header and value else shown_location(value) if "://" in value else value
+        shown.append(f"{option}{equals}{value}")
+    return shown
 
 
 def _words(replacement: Replacement, value: Any, values: dict[str, Any]) -> list[str]:
     """Return the new words for a value of an old option."""
     if value == replacement.ignored:
         return []
+    if value is None:
+        return documented(replacement).split()
     template = replacement.choices.get(value, replacement.new) if isinstance(value, str) else replacement.new
     parts = list(value) if isinstance(value, list) else str(value).split(",")
+    if replacement.single:
+        parts = parts[:1]
     if not replacement.each:
         return _filled(template, ",".join(parts), values)
     return [word for part in parts if part for word in _filled(template, part, values)]
@@ -160,5 +240,9 @@ def _data_folder(values: dict[str, Any]) -> str:
 
 
 def _file(folder: str, name: str, suffix: str) -> str:
-    """Return the path of a file in the old data folder. kepler-model-server added a missing suffix to names."""
-    return os.path.join(folder, name if suffix in name else name + suffix)
+    """Return the path of a file in the old data folder. kepler-model-server added a missing suffix to names.
+
+    A file that exists in the present folder, and not in the old data folder, is meant for the new command.
+    """
+    path = os.path.join(folder, name if suffix in name else name + suffix)
+    return name if name == "-" or (os.path.isfile(name) and not os.path.exists(path)) else path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import uuid
 from collections.abc import Callable
@@ -177,7 +178,11 @@ def import_(location: str, name: str | None, store: str, as_json: bool) -> None:
     "mae:10;mape:20 (mape in percent), which must all be met. If repeated, a model need only be within one LIMIT.",
 )
 @click.option("--publisher", metavar="NAME", help="With --for: name of the publisher, for metadata and README.")
-@click.option("--collect-date", metavar="DATE", help="With --for: date of the training data, for metadata and README.")
+@click.option(
+    "--collect-date",
+    metavar="DATE",
+    help="With --for: date of the training data (ISO 8601), for metadata and README.",
+)
 @store_option()
 def export(
     pipeline: str,
@@ -197,11 +202,12 @@ def export(
     models within --max-error, and the error reports that the database has.
     """
     if form is not None:
-        from kepler_core.model_db import Publication, export_files, parse_limits
+        from kepler_core.model_db import Publication, export_files, parse_collect_date, parse_limits
 
         limits = parse_limits(max_errors)
+        publication = Publication(publisher, parse_collect_date(collect_date))
         target = _new_folder(output, force)
-        files = export_files(_open(store).snapshot(pipeline, version), limits, Publication(publisher, collect_date))
+        files = export_files(_open(store).snapshot(pipeline, version), limits, publication)
         _write_folder(target, files, force)
         click.echo(f"{output}: {len(files)} files", err=True)
         return
@@ -372,7 +378,10 @@ def _new_folder(output: str, force: bool) -> Path:
 
     target = Path(os.path.abspath(output))
     if not target.parent.is_dir():
-        raise UsageError(f"cannot write {output}: there is no folder {target.parent}")
+        raise UsageError(
+            f"cannot write {output}: there is no folder {target.parent}; create it with "
+            f"mkdir -p {shlex.quote(str(target.parent))}"
+        )
     if os.path.lexists(target):
         if not force:
             raise UsageError(f"{output} already exists; --force replaces it")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from pathlib import Path
 
 import click
 import pytest
@@ -12,18 +13,18 @@ from support.paths import ROOT
 
 from kepler_core.cli.main import cli
 from kepler_core.cli.old_command_table import COMMANDS, OPTIONS
-from kepler_core.cli.old_commands import documented, new_form, replaced_options
+from kepler_core.cli.old_commands import changed_form, documented, new_form
 
 PAGE = ROOT / "docs" / "old-commands.md"
 OLD_NAMES = {option.name: option.names for option in OPTIONS}
 
 
-def message(*arguments: str) -> str:
+def message(*arguments: str | Path, cwd: Path | None = None) -> str:
     """Run an old command and return its error message. Check that it is one line, and that the exit code is 2."""
-    done = kepler(*arguments)
+    done = kepler(*arguments, cwd=cwd)
     lines = done.stderr.splitlines()
     assert (done.returncode, done.stdout, len(lines)) == (2, "", 1), done.stderr
-    return lines[0].removeprefix("kepler-model: error: ").removesuffix("; see docs/old-commands.md")
+    return lines[0].removeprefix("kepler-model: error: ")
 
 
 @pytest.fixture(autouse=True)
@@ -54,9 +55,19 @@ def _no_old_data_folder(monkeypatch: pytest.MonkeyPatch) -> None:
         (
             "isolate_from_data --target-hints 'a b,*c' -tm m1 m2",
             "isolate --set 'third_party=[m1,m2]' "
-            """--set 'isolator={name: trainer, args: {target_hints: ["a b","*c"]}}'""",
+            """--set 'isolator={name: trainer, args: {target_hints: ["a b","*c"]}}' """
+            "--input RECORDING --output FILE.csv",
         ),
-        ("plot_scenario -i a,b", "plot --kind usage --input /data/a.json --input /data/b.json"),
+        (
+            "plot_scenario -i a,b",
+            "plot --kind usage --input /data/a.json --input /data/b.json --output FILE.png",
+        ),
+        (
+            "export -p mine --zip -o out",
+            "store export mine --output out/v0.7/mine --for model-db --max-error 'mae:10;mape:100' "
+            "--max-error 'mape:20;mae:100' --store /data (--output: the folder of the pipeline itself; "
+            "--zip: kepler-model store export NAME -o FILE.zip writes a zip file)",
+        ),
         (
             "export -p mine -o /db/models --publisher me --collect-date 2024-07-25",
             "store export mine --output /db/models/v0.7/mine --publisher me --collect-date 2024-07-25 --for model-db "
@@ -74,54 +85,121 @@ def test_an_old_command_prints_its_new_form(old: str, new: str) -> None:
         assert text == f"{command} is now: kepler-model {new}"
 
 
+TABLE_NOTE = "--output: without the prefix extracted_ or isolated_ of the old file name"
+
+
 @pytest.mark.parametrize(
     ("old", "new"),
     [
         (
             "train -i x -p mine --abs-trainers A,B --dyn-trainers default -e acpi --vm-train",
-            "-p is now --name mine; --abs-trainers is now --set 'abs_trainers=[A,B]'; --dyn-trainers is not needed; "
-            "-e is now --set 'energy_sources=[acpi]'; --vm-train is now --set use_vm_metrics=true",
-        ),
-        ("train default -i x -s m --abs-pipeline-name p", "--abs-pipeline-name is not needed: the isolator uses"),
-        ("train default -i x -s m --bg-hints=x", "--bg-hints is now --set 'isolator={name: trainer, args: {back"),
-        (
-            "query -s http://h:9090 --interval 300 -o q",
-            "-s is now --server http://h:9090; --interval is now --last 300s",
+            "train default --input /data/x.json --name mine --set 'abs_trainers=[A,B]' --set 'energy_sources=[acpi]' "
+            "--set use_vm_metrics=true --store /data",
         ),
         (
-            "query --server h --start-time a --end-time b -o q",
-            "--start-time is now --start a; --end-time is now --end b",
+            "train -i x -p mine --energy-source rapl-sysfs,acpi",
+            "train default --input /data/x.json --name mine --set 'energy_sources=[rapl-sysfs,acpi]' --store /data",
         ),
-        ("validate -i x --benchmark b", "-i is now /data/x.json; --benchmark is not needed: the new command"),
-        ("estimate -i x -s m -ot AbsPower", "-ot is now --output-type AbsPower"),
-        ("estimate -i x -s m --model-name SGDRegressorTrainer_0", "--model-name is now --trainer SGDRegressorTrainer"),
-        ("plot -i x --target-data estimate -o y", "--target-data is now --kind scatter --kind time --kind curve"),
-        ("plot -i x --target-data", "--target-data is now --kind KIND (KIND is usage for preprocess;"),
-        ("estimate -i x -s m --scenario s", "--scenario is not needed"),
+        (
+            "train -i x --isolator profile --profile idle",
+            "train default --input /data/x.json --set isolator=profile --idle /data/idle.json "
+            "--set 'energy_sources=[rapl-sysfs]' --store /data "
+            "(--profile: the new option --profile has another meaning)",
+        ),
+        (
+            "train my.yaml -i x.json -s m --machine-id h -e acpi --profile p.json --vm-train",
+            "train my.yaml --input /data/x.json --set 'energy_sources=[acpi]' --set use_vm_metrics=true "
+            "-s m --machine-id h --profile p.json",
+        ),
+        ("train -i x -e acpi", "train default --input /data/x.json --set 'energy_sources=[acpi]' --store /data"),
+        (
+            "train default -i a,b -e acpi -s m",
+            "train default --input /data/a.json --input /data/b.json --set 'energy_sources=[acpi]' -s m",
+        ),
+        (
+            "extract -i x -o y -fg CounterOnly -e rapl-sysfs -ot AbsPower",
+            "extract --input /data/x.json --output /data/y.csv --feature-group CounterOnly "
+            f"--energy-source rapl-sysfs --level node ({TABLE_NOTE})",
+        ),
+        ("extract -i x -o y", f"extract --input /data/x.json --output /data/y.csv ({TABLE_NOTE})"),
+        ("extract -i x -o y.csv", f"extract --input /data/x.json --output /data/y.csv ({TABLE_NOTE})"),
+        (
+            "extract -i a,b -o y.csv -e r,s",
+            "extract --input /data/a.json --input /data/b.json --output /data/y.csv --energy-source r "
+            f"({TABLE_NOTE}; --energy-source: repeat the command for each value of r,s)",
+        ),
+        ("estimate -i x -p mine", "estimate --input /data/x.json --pipeline mine --store /data"),
+        ("estimate -i x.json", "estimate --input /data/x.json --store /data"),
+        (
+            "estimate -i x.json -s m --model-name SGDRegressorTrainer_0 --scenario s",
+            "estimate --input /data/x.json --trainer SGDRegressorTrainer -s m (--scenario: not needed)",
+        ),
+        (
+            "query -o idle --interval 1000",
+            "query --output /data/idle.json --last 1000s --server http://localhost:9090 "
+            "(--interval: s stands for seconds)",
+        ),
+        (
+            "query -s http://h:9090 --start-time a --end-time b --to-csv",
+            "query --server http://h:9090 --start a --end b --to-csv --output FILE.json",
+        ),
+        (
+            "query --server http://h:9090 -o idle",
+            "query --output /data/idle.json --server http://h:9090 --last DURATION",
+        ),
+        (
+            "plot -i x -o y",
+            "plot --input /data/x.json --output /data/y.png --store /data (--output: a file instead of a folder)",
+        ),
+        ("plot -i x --target-data estimate", "plot --input /data/x.json --kind scatter --kind time --kind curve …"),
+        (
+            "plot -i x --target-data",
+            "plot --input /data/x.json --kind KIND --output FILE.png --store /data (--target-data: KIND …",
+        ),
+        ("validate r.json --benchmark b", "validate r.json (--benchmark: not needed: the new command …"),
+        ("validate --benchmark b", "validate FILE.json (--benchmark: not needed: the new command …"),
     ],
 )
-def test_an_old_option_says_what_replaces_it(old: str, new: str) -> None:
+def test_an_old_line_of_a_command_prints_its_new_form(old: str, new: str, tmp_path: Path) -> None:
     command, *arguments = shlex.split(old)
-    assert message(command, *arguments).startswith(f"{command}: {new}")
+    text = message(command, *arguments, cwd=tmp_path)
+    expected = f"{command} is now: kepler-model {new}"
+    assert text == expected or (new.endswith("…") and text.startswith(expected.removesuffix("…")))
+
+
+def test_lines_for_the_new_program_are_not_refused(tmp_path: Path) -> None:
+    """Run commands with file names of the old form, which are right names for the new program."""
+    rec, table = tmp_path / "rec", tmp_path / "table.csv"
+    assert kepler("simulate", "--output", f"{rec}.json", "--minutes", "2").returncode == 0
+    (tmp_path / "rec.json").rename(rec)
+    done = kepler("extract", "-i", rec, "-o", table, "--energy-source", "rapl-sysfs", "--feature-group", "BPFOnly")
+    assert (done.returncode, table.is_file()) == (0, True), done.stderr
+    # the file exists, so the error is about the table's name, and the new form keeps the name of the recording
+    assert f"--input {rec}" in message("extract", "-i", rec, "-o", tmp_path / "table", cwd=tmp_path)
 
 
 def test_other_errors_stay_as_they_are() -> None:
     for arguments, text in (
         (("train", "--bogus"), "No such option"),
-        (("train", "-i", "x"), "Missing argument 'PIPELINE'"),
-        (("estimate", "-i", "x", "-s", "m", "--trainer"), "--trainer"),
+        (("train", "-i", "x.json", "--store", "m"), "Missing argument 'PIPELINE'"),
+        (("query", "-o", "x.json", "--last", "1h"), "Missing option '--server'"),
+        (("estimate", "-i", "x.json", "-s", "m", "--trainer"), "--trainer"),
         (("plugins", "list", "--id", "x"), "No such option"),
         (("exprot",), "no command 'exprot'"),
     ):
         done = kepler(*arguments)
         assert done.returncode == 2
         assert text in done.stderr
-        assert "old-commands" not in done.stderr
+        assert "is now" not in done.stderr
 
 
 def test_secrets_and_control_characters_are_not_printed() -> None:
     text = message("query", "-s", "http://user:geheim@h:9090/?token=abcd", "-o", "q")
     assert "--server http://h:9090/" in text
+    assert "geheim" not in text
+    text = message("query", "-s", "http://h:9090", "--header", "X: geheim", "--start-time", "a", "-o", "q")
+    assert "--header 'NAME: VALUE'" in text
+    assert "geheim" not in message("train", "-p", "a", "-s", "http://user:geheim@h/")
     assert "geheim" not in text
     assert "abcd" not in text
     assert "\x1b" not in message("export", "-p", "a\x1b[31m\nb", "-o", "x")
@@ -145,7 +223,7 @@ def test_the_new_forms_have_only_options_of_our_commands(command: str) -> None:
         assert found is not None, word
         group = found
     known = {name for parameter in group.params for name in parameter.opts}
-    used = f"{old.new} {old.last} " + " ".join(
+    used = f"{old.new} {old.last} {' '.join(old.needed.values())} " + " ".join(
         " ".join((replacement.new, *replacement.choices.values())) for replacement in old.options.values()
     )
     assert set(re.findall(r"(?<=\s)--[a-z-]+", f" {used}")) <= known
@@ -153,10 +231,13 @@ def test_the_new_forms_have_only_options_of_our_commands(command: str) -> None:
     assert old.defaults.keys() <= old.options.keys()
 
 
-@pytest.mark.parametrize("command", [name for name, old in COMMANDS.items() if name == old.new.split()[0]])
-def test_options_that_stayed_are_no_old_options(command: str) -> None:
-    assert replaced_options(command, ["-i", "x"], {"-i"}) is None
-    assert replaced_options(command, ["--none-of-these"], set()) is None
+@pytest.mark.parametrize("name", [name for name, old in COMMANDS.items() if name == old.new.split()[0]])
+def test_options_that_stayed_are_no_old_options(name: str) -> None:
+    assert isinstance(cli, click.Group)
+    command = cli.get_command(click.Context(cli), name)
+    assert command is not None
+    files = ["x.json"] if name == "validate" else ["-i", "x.json"] if name != "query" else ["-o", "x.json"]
+    assert changed_form(name, [*files, "--none-of-these"], command) is None
 
 
 def rows(command: str) -> list[str]:

@@ -117,6 +117,19 @@ def test_the_readme_has_the_origin_and_the_errors(store: Path, tmp_path: Path) -
     assert (metadata["publisher"], metadata["collect_time"]) == (PUBLISHER, "2024-07-25")
 
 
+def test_the_date_of_the_data_is_a_date(store: Path, tmp_path: Path) -> None:
+    done = export(store, tmp_path / "out", "--collect-date", "last week")
+    assert (done.returncode, done.stdout, (tmp_path / "out").exists()) == (2, "", False)
+    assert done.stderr.startswith("kepler-model: error: --collect-date: 'last week' is not a date (e.g. 2026-03-01")
+    assert export(store, tmp_path / "out", "--collect-date", "2024-07-25T10:00:00Z").returncode == 0
+
+
+def test_the_message_tells_how_to_create_the_parent_folder(store: Path, tmp_path: Path) -> None:
+    done = export(store, tmp_path / "no" / "v 1" / "out")
+    parent = tmp_path / "no" / "v 1"
+    assert (done.returncode, done.stderr.endswith(f"create it with mkdir -p '{parent}'\n")) == (2, True)
+
+
 def test_the_pages_link_to_files_and_name_the_best_models(store: Path, tmp_path: Path) -> None:
     assert export(store, tmp_path / "out").returncode == 0
     pages = list((tmp_path / "out").rglob("*.md"))
