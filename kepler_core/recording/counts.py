@@ -77,6 +77,8 @@ class Counts:
     """
     mirrored_power: Counter[str] = attrs.field(factory=Counter)
     """Number of samples at which two components have the same power; keys are "<energy source> <component>"."""
+    few_cycles: Counter[str] = attrs.field(factory=Counter)
+    """Number of samples at which the CPUs have too few cycles for their CPU time; keys are features."""
     usage_shifts: Counter[str] = attrs.field(factory=Counter)
     """Number of samples left out because the unit of the usage changes in the recording; keys are features."""
     incomplete: Counter[str] = attrs.field(factory=Counter)
