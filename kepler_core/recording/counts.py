@@ -66,6 +66,8 @@ class Counts:
     """Number of idle energy series without a dynamic energy series; keys are "<source label> <component>"."""
     ambiguous_series: Counter[str] = attrs.field(factory=Counter)
     """Number of series that have the same node, unit, source and exporter as another series, but other increases."""
+    conflicting_times: Counter[str] = attrs.field(factory=Counter)
+    """Number of series that have two different values at many timestamps."""
     no_counters: Counter[str] = attrs.field(factory=Counter)
     """Number of intervals in which the value of a counter falls, of metrics that fall too often to be counters."""
     falls: Counter[str] = attrs.field(factory=Counter)

@@ -103,6 +103,13 @@ KINDS: Mapping[str, Kind] = {
         "one exporter reports several counters of the same container or socket, and their increases differ",
         "left out, with the node's sum",
     ),
+    "conflicting_times": Kind(
+        "error",
+        "series with two values at one time",
+        "at 5 % or more of the samples, two samples of a series have the same time and different values, e.g. because "
+        "the clock was set back",
+        "left out, with the node's sum",
+    ),
     "no_counters": Kind(
         "error",
         "falls of values that are not counters",
