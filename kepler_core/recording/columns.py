@@ -11,12 +11,16 @@ from functools import cached_property
 import attrs
 import numpy as np
 
-from kepler_core.arrays import FloatArray, IntArray
+from kepler_core.arrays import BoolArray, FloatArray, IntArray
 
 METRIC_NAME_CHARACTERS = 200
 """Maximum number of characters of a metric's name in messages; a longer name is cut off."""
 NAMELESS = "(no __name__)"
 """Key for series without a metric name in the counts of malformed series, whose keys are metric names."""
+MAX_CONFLICTS = 0.05
+"""If two samples with one timestamp have different values at this fraction of a series' samples or more, it is unknown
+when the samples of the series were taken."""
+_FEWEST_CONFLICTS = 3
 LARGEST_VALUE = 2.0**64
 """Maximum absolute value of a sample: larger values are replaced by it. Counters have at most 64 bits.
 
@@ -45,6 +49,8 @@ class Metric:
     """Number of samples left out because they are not finite."""
     repeated: int = 0
     """Number of samples left out because their series already has the timestamp."""
+    conflicting: BoolArray | None = None
+    """Whether a series often has two different values at one timestamp, shape (series,); None if no series has."""
 
     @property
     def n_samples(self) -> int:
@@ -99,6 +105,7 @@ def metric_from_columns(
         # the node's sum without being noticed.
         values = np.clip(values, -LARGEST_VALUE, LARGEST_VALUE)
     repeated = 0
+    conflicting = None
     if len(values) > 1:
         same_series = series[1:] == series[:-1]
         if np.any(same_series & (timestamps[1:] <= timestamps[:-1])) or np.any(series[1:] < series[:-1]):
@@ -108,10 +115,24 @@ def metric_from_columns(
             first[1:] = (series[1:] != series[:-1]) | (timestamps[1:] != timestamps[:-1])
             repeated = int(len(first) - np.count_nonzero(first))
             if repeated:
+                conflicting = _conflicting_series(values, series, first, len(labels))
                 timestamps, values, series = timestamps[first], values[first], series[first]
     for column in (timestamps, values, series):
         column.setflags(write=False)
-    return Metric(name, timestamps, values, series, labels, not_finite, repeated)
+    return Metric(name, timestamps, values, series, labels, not_finite, repeated, conflicting)
+
+
+def _conflicting_series(values: FloatArray, series: IntArray, first: BoolArray, n: int) -> BoolArray | None:
+    """Return which of `n` series have two values at many timestamps, e.g. because the clock was set back.
+
+    `first` marks the first sample at each timestamp of a series; the arrays have the shape (samples,) and are sorted.
+    """
+    differs = ~first
+    differs[1:] &= values[1:] != values[:-1]
+    n_conflicts = np.bincount(series[differs], minlength=n)
+    limit = np.maximum(MAX_CONFLICTS * np.bincount(series, minlength=n), _FEWEST_CONFLICTS)
+    conflicting: BoolArray = n_conflicts >= limit
+    return conflicting if conflicting.any() else None
 
 
 @attrs.frozen(eq=False)

@@ -66,6 +66,8 @@ class Counts:
     """Number of idle energy series without a dynamic energy series; keys are "<source label> <component>"."""
     ambiguous_series: Counter[str] = attrs.field(factory=Counter)
     """Number of series that have the same node, unit, source and exporter as another series, but other increases."""
+    conflicting_times: Counter[str] = attrs.field(factory=Counter)
+    """Number of series that have two different values at many timestamps."""
     no_counters: Counter[str] = attrs.field(factory=Counter)
     """Number of intervals in which the value of a counter falls, of metrics that fall too often to be counters."""
     falls: Counter[str] = attrs.field(factory=Counter)
@@ -77,6 +79,8 @@ class Counts:
     """
     mirrored_power: Counter[str] = attrs.field(factory=Counter)
     """Number of samples at which two components have the same power; keys are "<energy source> <component>"."""
+    few_cycles: Counter[str] = attrs.field(factory=Counter)
+    """Number of samples at which the CPUs have too few cycles for their CPU time; keys are features."""
     usage_shifts: Counter[str] = attrs.field(factory=Counter)
     """Number of samples left out because the unit of the usage changes in the recording; keys are features."""
     incomplete: Counter[str] = attrs.field(factory=Counter)

@@ -106,7 +106,7 @@ def leave_out_wrong_cpu_time(laid_out: LaidOut) -> None:
         return
     at = np.flatnonzero((time > MANY_CPUS_MS) & (cycles > 0) & (cycles < LEAST_CYCLES_PER_MS * time))
     for name in ("bpf_cpu_time_ms", "cpu_cycles"):
-        laid_out.drop_feature("impossible_cpu_time", name, at)
+        laid_out.drop_feature("few_cycles", name, at)
 
 
 def leave_out_still_features(laid_out: LaidOut) -> None:

@@ -75,9 +75,14 @@ KINDS: Mapping[str, Kind] = {
     "impossible_cpu_time": Kind(
         "error",
         "samples of more CPU time than the node has CPUs",
-        "the containers use more than 1100 ms per second and CPU, or the CPUs have less than 20 million cycles per "
-        "second of CPU time",
-        "left out; in the second case with the CPU cycles",
+        "the containers use more than 1100 ms per second and CPU",
+        "left out",
+    ),
+    "few_cycles": Kind(
+        "error",
+        "samples of CPU time with too few CPU cycles",
+        "the CPUs have less than 20 million cycles per second of CPU time, e.g. because CPU time is in microseconds",
+        "CPU time and CPU cycles are left out",
     ),
     "usage_shifts": Kind(
         "error",
@@ -96,6 +101,13 @@ KINDS: Mapping[str, Kind] = {
         "error",
         "series that cannot be told apart",
         "one exporter reports several counters of the same container or socket, and their increases differ",
+        "left out, with the node's sum",
+    ),
+    "conflicting_times": Kind(
+        "error",
+        "series with two values at one time",
+        "at 5 % or more of the samples, two samples of a series have the same time and different values, e.g. because "
+        "the clock was set back",
         "left out, with the node's sum",
     ),
     "no_counters": Kind(

@@ -90,7 +90,10 @@ class MappedMetric:
     third_party: bool = False
     """Whether this is a metric that the user names as a feature although the metric schema does not know it."""
     ambiguous: BoolArray | None = None
-    """Whether another series of the same unit has other values, shape (series,); None if there is no such series."""
+    """Whether the values of a series are uncertain, shape (series,); None if there is no such series.
+
+    Another series of the same unit has other values, or the series has two values at many timestamps.
+    """
 
 
 def third_party_mapping(metric: Metric, schema: MetricSchema) -> MetricMapping:
@@ -144,7 +147,11 @@ def map_series(
     counts.not_finite.update({metric.name: metric.not_finite})
     counts.repeated_timestamps.update({metric.name: metric.repeated})
     counts.one_sample_series.update({metric.name: int(np.count_nonzero(metric.lengths == 1))})
-    return MappedMetric(metric, mapping, node, unit, exporter, tuple(sources), third_party)
+    conflicting = metric.conflicting
+    if conflicting is not None:
+        example = codes.nodes.words[node[int(np.argmax(conflicting))]]
+        counts.count("conflicting_times", metric.name, int(np.count_nonzero(conflicting)), example)
+    return MappedMetric(metric, mapping, node, unit, exporter, tuple(sources), third_party, conflicting)
 
 
 class _SameHost:

@@ -152,7 +152,8 @@ def without_duplicates(item: MappedMetric, counts: Counts) -> MappedMetric:
     n_repeated = int(np.count_nonzero(repeated))
     if n_repeated:
         counts.duplicates[metric.name] += n_repeated
-        item = attrs.evolve(item, ambiguous=_ambiguous_series(item, thing, counts))
+        masks = [mask for mask in (item.ambiguous, _ambiguous_series(item, thing, counts)) if mask is not None]
+        item = attrs.evolve(item, ambiguous=np.logical_or.reduce(masks) if masks else None)
     return keep_samples(item, ~repeated)
 
 
