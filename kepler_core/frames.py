@@ -35,11 +35,7 @@ def node_dataset(
     (samples,). NaN stands for "not known".
     """
     columns = {**{name: _over_windows(observations, node_features[name], source) for name in features}, **power}
-    is_known = np.logical_and.reduce([np.isfinite(column) for column in columns.values()])
-    kept = np.flatnonzero(is_known)
-    block = _Block(list(columns), len(kept))
-    for name, column in columns.items():
-        block.fill(name, column, kept)
+    block, kept = _known_rows(columns)
     return _dataset(observations, block, features, source, kept, None)
 
 
@@ -114,10 +110,7 @@ def divided_dataset(
     value (NaN) are left out.
     """
     columns = {**{name: row_features[name] for name in features}, **row_power}
-    kept = np.flatnonzero(np.logical_and.reduce([np.isfinite(column) for column in columns.values()]))
-    block = _Block(list(columns), len(kept))
-    for name, column in columns.items():
-        block.fill(name, column, kept)
+    block, kept = _known_rows(columns)
     sample, container = observations.row_sample[kept], observations.row_container[kept]
     return _dataset(observations, block, features, source, sample, container)
 
@@ -181,6 +174,15 @@ class _Block:
         """Fill a column with `values[indices]` and return it."""
         # With the default mode="raise" of np.take, NumPy would write into a copy of `out` first, which is slower.
         return np.take(values, indices, out=self.column(name), mode="clip")
+
+
+def _known_rows(columns: Mapping[str, FloatArray]) -> tuple[_Block, IntArray]:
+    """Return the rows in which all columns are known (not NaN), and the numbers of these rows."""
+    kept = np.flatnonzero(np.logical_and.reduce([np.isfinite(column) for column in columns.values()]))
+    block = _Block(list(columns), len(kept))
+    for name, column in columns.items():
+        block.fill(name, column, kept)
+    return block, kept
 
 
 def _dataset(

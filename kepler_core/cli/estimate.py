@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kepler_core.atomic_files import check_output
 from kepler_core.cli.inputs import (
     input_option,
     metric_prefix_option,
@@ -21,7 +22,6 @@ from kepler_core.vocabulary import FEATURES, OUTPUT_TYPES, OutputType
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from kepler_core.estimate import Estimate
     from kepler_core.recording.observations import Observations
     from kepler_core.selection import Catalogue
     from kepler_core.store.models import StoredModel
@@ -69,6 +69,8 @@ def estimate(
     """
     if output == "-" and as_json:
         raise UsageError("-o - and --json both write to standard output")
+    if output not in (None, "-"):
+        check_output(output)
     from kepler_core.estimate import estimate as apply
     from kepler_core.selection import read_catalogue
     from kepler_core.store import open_store
@@ -89,7 +91,11 @@ def estimate(
     )
     estimated = apply(model, observations)
     if output is not None:
-        _write(estimated, output)
+        from kepler_core.tables.writing import write_csv
+
+        # Three decimals, because Kepler's resolution is a milliwatt. `round` does not change the timestamps, which are
+        # in the index.
+        write_csv(estimated.frame.round(3), output, index=True)
     if output == "-":
         return
     if as_json:
@@ -143,19 +149,6 @@ def best_model(
     model = catalogue.select(request).model
     hooks().call("kepler_model_selected", model=model.metadata)
     return model
-
-
-def _write(estimated: Estimate, output: str) -> None:
-    import sys
-
-    try:
-        # Three decimals, because Kepler's resolution is a milliwatt. `round` does not change the timestamps, which
-        # are in the index.
-        estimated.frame.round(3).to_csv(sys.stdout if output == "-" else output)
-    except OSError as error:
-        if isinstance(error, BrokenPipeError):
-            raise
-        raise UsageError(f"cannot write {output}: {error.strerror or error}") from error
 
 
 def _print(summary: dict[str, Any]) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -47,14 +48,23 @@ def write_dataset(dataset: Dataset, output: str, container_names: Mapping[str, s
     is complete. Raises `UsageError` if the file cannot be written.
     """
     frame = table_of(dataset, container_names)
-    if output == STANDARD_OUTPUT:
-        frame.to_csv(sys.stdout, index=False)
+    if output == STANDARD_OUTPUT or check_suffix(output) == ".csv":
+        write_csv(frame, output, index=False)
         return
-    try:
-        with whole_file(Path(output)) as file:
-            _write(frame, file, check_suffix(output))
-    except OSError as error:
-        raise UsageError(f"cannot write {output}: {error.strerror or error}") from error
+    with _opened(output) as file:
+        frame.to_parquet(file, engine="pyarrow", compression="zstd", index=False)
+
+
+def write_csv(frame: pd.DataFrame, output: str, *, index: bool) -> None:
+    """Write a frame to a CSV file, or to standard output for "-".
+
+    An existing file is replaced when the new one is complete. Raises `UsageError` if the file cannot be written.
+    """
+    if output == STANDARD_OUTPUT:
+        frame.to_csv(sys.stdout, index=index)
+        return
+    with _opened(output) as file:
+        frame.to_csv(file, index=index)
 
 
 def table_of(dataset: Dataset, container_names: Mapping[str, str]) -> pd.DataFrame:
@@ -72,8 +82,15 @@ def table_of(dataset: Dataset, container_names: Mapping[str, str]) -> pd.DataFra
     return frame
 
 
-def _write(frame: pd.DataFrame, file: BinaryIO, suffix: str) -> None:
-    if suffix == ".parquet":
-        frame.to_parquet(file, engine="pyarrow", compression="zstd", index=False)
-    else:
-        frame.to_csv(file, index=False)
+@contextlib.contextmanager
+def _opened(output: str) -> Iterator[BinaryIO]:
+    """Open a file that replaces `output` when the block ends. A device or a pipe is not replaced, but written to."""
+    path = Path(output)
+    is_special = path.exists() and not path.is_file()
+    try:
+        with path.open("wb") if is_special else whole_file(path.resolve()) as file:
+            yield file
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise UsageError(f"cannot write {output}: {error.strerror or error}") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import resource
 import subprocess
 import sys
 import textwrap
@@ -312,6 +313,26 @@ def test_third_party_metrics(small: dict[str, Any], tmp_path: Path) -> None:
                       "--output-type", output_type, "--feature-group", "ThirdParty")  # fmt: skip
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout)["components"]["platform"]["compared"] > 100
+
+
+def test_estimates_replace_a_file_only_when_they_are_complete(quick: Path, simulated: Path, tmp_path: Path) -> None:
+    train(quick, "--input", simulated, "--store", tmp_path / "s")
+    output = tmp_path / "o.csv"
+    output.write_text("old")
+    arguments = ("estimate", "-s", tmp_path / "s", "-i", simulated, "-o", output)
+
+    def limit_files() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))
+
+    done = kepler(*arguments, preexec_fn=limit_files)
+    assert (done.returncode, f"cannot write {output}: File too large" in done.stderr) == (2, True), done.stderr
+    assert output.read_text() == "old"
+    assert not list(tmp_path.glob(".o.csv*"))
+    assert kepler(*arguments).returncode == 0
+    assert output.read_text().startswith("recording,node,timestamp,")
+    done = kepler(*arguments[:-1], "no/o.csv")
+    assert (done.returncode, done.stderr) == (2, "kepler-model: error: cannot write no/o.csv: there is no folder no\n")
+    assert kepler(*arguments[:-1], "/dev/stdout").stdout.startswith("recording,node,timestamp,")
 
 
 def test_estimate_without_power(quick: Path, small: dict[str, Any], simulated: Path, tmp_path: Path) -> None:
