@@ -115,6 +115,15 @@ class StoreError(KeplerError):
     """The model store cannot be read or written."""
 
 
+class NameTakenError(StoreError):
+    """A pipeline cannot be published, because a folder that kepler-model has not published has the pipeline's name."""
+
+    def __init__(self, folder: str) -> None:
+        super().__init__(f"{folder} is a folder that was not published by kepler-model; choose another name")
+        self.folder = folder
+        """Path or URL of the folder."""
+
+
 class VersionTakenError(StoreError):
     """Another process published the same version first."""
 

@@ -27,7 +27,7 @@ from typing import Any
 import msgspec
 
 from kepler_core.atomic_files import flush_folder, make_folders, write_flushed, write_tree
-from kepler_core.errors import StoreError, VersionTakenError
+from kepler_core.errors import NameTakenError, StoreError, VersionTakenError
 from kepler_core.models.power_model import MAX_FILE_BYTES, METADATA_FILE
 from kepler_core.names import is_name
 from kepler_core.store.decisions import DECISIONS, MAX_DECISIONS, decision_name, is_decision, read_decision
@@ -247,9 +247,13 @@ class LocalStore(Store):
         decisions = (read_decision(_read(f"{folder}/{name}", MAX_FILE_BYTES)) for name in names)
         return [decision for decision in decisions if decision is not None]
 
+    def check_name(self, pipeline: str) -> None:
+        """Raise `NameTakenError` if a folder that does not come from Kepler Core has the pipeline's name."""
+        _refuse_foreign(self.root / checked_name(pipeline))
+
     def check_writable(self, pipeline: str) -> None:
         """Raise `StoreError` if the pipeline cannot be published. The check creates the store's folder."""
-        _refuse_foreign(self.root / checked_name(pipeline))
+        self.check_name(pipeline)
         try:
             with self._writing() as staging:
                 write_flushed(staging / "probe", b"")
@@ -296,9 +300,9 @@ def _link_target(pipeline: str, version: int) -> str:
 
 
 def _refuse_foreign(link: Path) -> None:
-    """Raise `StoreError` if the pipeline's name is taken by a folder that does not come from Kepler Core."""
+    """Raise `NameTakenError` if the pipeline's name is taken by a folder that does not come from Kepler Core."""
     if link.exists() and not link.is_symlink():
-        raise StoreError(f"{link} is a folder that was not published by kepler-model; choose another name")
+        raise NameTakenError(str(link))
 
 
 def _write_error(root: Path, error: OSError) -> StoreError:

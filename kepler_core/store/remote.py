@@ -29,7 +29,7 @@ from typing import Any
 import msgspec
 
 from kepler_core.documents import DocumentError, decode_json
-from kepler_core.errors import KeplerError, MissingExtraError, StoreError, VersionTakenError
+from kepler_core.errors import KeplerError, MissingExtraError, NameTakenError, StoreError, VersionTakenError
 from kepler_core.messages import quoted, reason_of, shortened
 from kepler_core.models.power_model import MAX_FILE_BYTES, METADATA_FILE
 from kepler_core.names import is_name
@@ -273,11 +273,9 @@ class RemoteStore(Store):
         return version
 
     def _refuse_foreign(self, pipeline: str) -> None:
-        """Raise `StoreError` if the pipeline's name is taken by a folder that does not come from Kepler Core."""
+        """Raise `NameTakenError` if the pipeline's name is taken by a folder that does not come from Kepler Core."""
         if self._current(pipeline) is None and self._files(pipeline):
-            raise StoreError(
-                f"{self.location}/{pipeline} is a folder that was not published by kepler-model; choose another name"
-            )
+            raise NameTakenError(f"{self.location}/{pipeline}")
 
     def _entries(self, folder: str) -> Iterator[tuple[str, str]]:
         """Yield name and kind (file or directory) of each entry of a folder. An absent folder has no entries."""

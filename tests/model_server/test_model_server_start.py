@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import shutil
 import signal
 import socket
 from pathlib import Path
@@ -242,3 +243,17 @@ def test_other_wrong_settings(tmp_path: Path) -> None:
     message = usage_error("--store", tmp_path, "--port", str(free_port()), MODEL_SERVER_MODEL_REQ_PATH="model")
     assert "MODEL_SERVER_MODEL_REQ_PATH" in message
     assert "no-such-host" in usage_error("--store", tmp_path, "--host", "no-such-host.invalid")
+
+
+@pytest.mark.parametrize("name", ["local", "ec2-0.7.11"])
+def test_a_folder_that_another_server_left_is_served_as_it_is(tmp_path: Path, zips: Path, name: str) -> None:
+    """A pipeline of the public database is not even downloaded: the archive of this name does not exist here."""
+    source = LocalStore(tmp_path / "source")
+    shutil.copytree(source.snapshot("local").folder, tmp_path / "store" / name, symlinks=True)
+    store = LocalStore(tmp_path / "store")
+    environ = {"INITIAL_PIPELINE_URL": f"file://{zips / name}.zip"}
+    (store.root / name / "manifest.json").unlink()
+    with serving(store.root, tmp_path / "log", environ=environ, ready_path="/best-models") as server:
+        assert server.log.count(f"pipeline {name} is already in the store as a folder; it is served as it is") == 1
+        assert "initial pipelines are missing" not in server.log
+    assert store.versions(name) == []

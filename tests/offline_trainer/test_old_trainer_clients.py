@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.trainer_server import TrainerFolder, TrainerServer, request, training
+from support.process import wait_for
+from support.trainer_server import Breakpoints, TrainerFolder, TrainerServer, request, training
 
 from kepler_core.store.archive import read_pipeline
 
@@ -153,3 +154,56 @@ def test_arguments_of_isolators_as_text(own: TrainerFolder, counting: dict[str, 
     assert metadata["pipeline"]["isolator"]["args"] == {
         "count": 3, "share": 0.5, "strict": True, "label": "7", "either": "8",
     }  # fmt: skip
+
+
+# --- arguments of isolators with the names of kepler-model-server 0.7 ---
+
+
+def test_the_pipeline_of_an_isolator_is_ignored_and_logged(server: TrainerServer) -> None:
+    arguments = {"abs_pipeline_name": "std_v0.7.11"}
+    job = server.until(server.submit(request(name="ignored", trainer={**ABS, "isolator_args": arguments})), "done")
+    assert any("isolator_args.abs_pipeline_name is ignored" in line["text"] for line in job["log"])
+
+
+def test_background_hints_have_an_old_name(server: TrainerServer) -> None:
+    both = {**ABS, "dyn_trainers": ["LinearRegressionTrainer"]}
+
+    def body(**arguments: Any) -> dict[str, Any]:
+        return request(name="hints", trainer={**both, "isolator": "TrainIsolator", "isolator_args": arguments})
+
+    job = server.until(server.submit(body(bg_hints=["no-such-container"])), "failed", "done")
+    assert "background_hints: no container matches no-such-container" in json.dumps(job)
+    server.rejected(body(bg_hints=[1]), 400, "trainer.isolator_args.bg_hints")
+    message = server.rejected(body(bg_hints=["a"], background_hints=["a"]), 400, "trainer.isolator_args.bg_hints")
+    assert "also given as background_hints" in message
+    server.rejected(request(trainer={**ABS, "isolator_args": {"bg_hints": ["a"]}}), 400)
+
+
+# --- folders that kepler-model-server left in the store ---
+
+
+def test_the_name_of_a_left_folder_is_rejected_before_the_training(own: TrainerFolder) -> None:
+    left = own.root / "store" / "left"
+    left.mkdir(parents=True)
+    with training(own.root) as server:
+        message = server.rejected(request(name="left"), 409)
+        assert message == (
+            f"{left} was not published by kepler-model; send another name, or rename or remove this folder"
+        )
+        assert server.get("/jobs").json()["total"] == 0
+        assert f"a training request was rejected: {left} was not published" in server.log
+        left.rmdir()
+        server.until(server.submit(request(name="left")), "done")
+
+
+def test_a_folder_that_appears_while_a_job_waits_fails_the_job(own: TrainerFolder, breakpoints: Breakpoints) -> None:
+    breakpoints.set("kepler_model_trained")
+    with training(own.root, environ=breakpoints.environ) as server:
+        url = server.submit(request(name="late"))
+        breakpoints.wait("kepler_model_trained")
+        (own.root / "store" / "late").mkdir(parents=True)
+        breakpoints.clear("kepler_model_trained")
+        job = server.until(url, "failed")
+        assert job["error"]["status"] == 409
+        wait_for(lambda: ": late: failed after " in server.log, "the log does not name the pipeline")
+        assert "training late failed with status 409" in server.log

@@ -21,7 +21,7 @@ from kepler_servers.offline_trainer.warm_worker import WarmWorker
 
 @pytest.fixture
 def worker(own: TrainerFolder) -> Iterator[WarmWorker]:
-    worker = WarmWorker(str(own.state), 2**32)
+    worker = WarmWorker(str(own.state), 2**32, str(own.root / "store"))
     yield worker
     worker.stop()
 

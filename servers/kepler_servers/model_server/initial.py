@@ -14,8 +14,9 @@ from kepler_core.errors import KeplerError, StoreError
 from kepler_core.store import Store
 from kepler_core.store.archive import read_pipeline
 from kepler_core.store.manifest import make_manifest
-from kepler_core.urls import shown_location
+from kepler_core.urls import is_url, shown_location, split_url
 from kepler_servers.live_catalogue import LiveCatalogue
+from kepler_servers.model_server.initial_locations import DATABASE_PIPELINES
 
 log = logging.getLogger(__name__)
 
@@ -97,6 +98,8 @@ def _import_first(store: Store, locations: Sequence[str]) -> bool:
     problems = []
     for location in locations:
         try:
+            if len(locations) == 1 and (name := _database_pipeline(location)) and _is_served_folder(store, name):
+                return True
             pipeline = read_pipeline(location)
         except KeplerError as error:
             problems.append(str(error))
@@ -115,6 +118,8 @@ def _publish(store: Store, name: str, files: dict[str, bytes], where: str) -> bo
         if _is_current(store, name, files):
             log.info("initial pipeline %s is in the store already", name)
             return True
+        if _is_served_folder(store, name):
+            return True
         version = store.publish(name, files)
     except KeplerError as error:
         log.error("initial pipeline %s from %s: %s", name, where, error)
@@ -123,6 +128,30 @@ def _publish(store: Store, name: str, files: dict[str, bytes], where: str) -> bo
         log.exception("initial pipeline %s from %s: this is a defect of the model server", name, where)
         return False
     log.info("initial pipeline %s imported from %s as version %d", name, where, version)
+    return True
+
+
+def _database_pipeline(location: str) -> str | None:
+    """Return the name of the public database's pipeline that a location has, or None for any other location.
+
+    Only for pipelines of the public database, the name of the file is certain to be the name of the pipeline.
+    """
+    path = split_url(location).path if is_url(location) else location
+    name = Path(path).name.removesuffix(".zip")
+    return name if name in DATABASE_PIPELINES else None
+
+
+def _is_served_folder(store: Store, name: str) -> bool:
+    """Return whether a readable folder that kepler-model has not published has the pipeline's name. If so, log it.
+
+    kepler-model-server leaves such folders. The store serves their models, but cannot publish under their names.
+    """
+    try:
+        if name not in store.pipelines() or store.snapshot(name).version is not None:
+            return False
+    except KeplerError:
+        return False  # the import reports the error of the store
+    log.info("pipeline %s is already in the store as a folder; it is served as it is", name)
     return True
 
 

@@ -131,7 +131,7 @@ class OfflineTrainer:
                 summary="Train a pipeline. The answer is a zip of the pipeline or, with respond-async, the queued job.",
                 query=TrainQuery, headers=TrainHeaders, body=request_schema(), body_description="Plain or gzipped.",
                 upload=self.begin_upload, returns=[archive, queued],
-                errors=(400, 401, 403, 408, 410, 413, 415, 422, 500, 503, 507),
+                errors=(400, 401, 403, 408, 409, 410, 413, 415, 422, 500, 503, 507),
             ),
             Route(
                 "GET", "/jobs", "jobs", self.list_jobs, guard=self._check_token,

@@ -6,6 +6,9 @@ from typing import Any
 
 import msgspec
 
+NAME_TAKEN_STATUS = 409
+"""HTTP status if a folder that kepler-model has not published has the name of the pipeline to train."""
+
 # --- commands from the HTTP process to the training process ---
 
 
@@ -14,6 +17,8 @@ class Check(msgspec.Struct, tag=True):
 
     body: str
     """Path of the file with the training request."""
+    store: str
+    """Folder or URL of the model store."""
 
 
 class Train(msgspec.Struct, tag=True):

@@ -39,7 +39,7 @@ from kepler_core.pipeline.spec import PipelineSpec, PluginSpec
 from kepler_core.recording.reader import check_shape
 from kepler_core.strict import structure, structuring_problem
 from kepler_servers.http.text_values import flag, with_numbers
-from kepler_servers.offline_trainer.text_arguments import isolator_arguments
+from kepler_servers.offline_trainer.text_arguments import OLD_NAMES, isolator_arguments
 
 T = TypeVar("T")
 
@@ -253,6 +253,8 @@ def _request_path(path: tuple[str | int, ...], section: TrainerSection) -> tuple
     match path:
         case ("isolator", "args", argument, *_) if argument in section.isolator_args:
             return ("trainer", "isolator_args", *path[2:])
+        case ("isolator", "args", str(argument), *rest) if OLD_NAMES.get(argument) in section.isolator_args:
+            return ("trainer", "isolator_args", OLD_NAMES[argument], *rest)
     if path[0] == "energy_sources":
         return ("energy_source",)
     return ("trainer", *path) if path[0] in _TRAINER_KEYS else path

@@ -1,33 +1,59 @@
-"""Conversion of isolators' arguments: older clients send them as text, even where numbers or flags are expected."""
+"""Conversion of isolators' arguments: older clients use other names, and text in place of numbers and flags."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any, get_args
 
-from kepler_core.errors import PluginError
+from kepler_core.errors import PluginError, RequestError
 from kepler_core.plugins import registry
 from kepler_core.plugins.arguments import argument_types
 from kepler_servers.http.text_values import flag_or_number
+
+log = logging.getLogger(__name__)
+
+ARGUMENTS_KEY = "trainer.isolator_args"
+"""Key of the isolator's arguments in training requests of older clients."""
+OLD_NAMES = {"background_hints": "bg_hints"}
+"""Names that kepler-model-server 0.7 uses for arguments of isolators, by the names of the arguments."""
+IGNORED = "abs_pipeline_name"
+"""The pipeline whose models the isolator of kepler-model-server 0.7 uses. Isolators of Kepler Core need none."""
 
 
 def isolator_arguments(isolator: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments of an isolator, with texts replaced by numbers and flags where the isolator expects them.
 
+    Names in `OLD_NAMES` are replaced, too, and `IGNORED` is left out and logged, unless the isolator declares an
+    argument of this name. Raises `RequestError` if an argument is given under both names.
+
     The annotation of an argument decides what it expects. A text stays unchanged if the argument may be text, or if
     the text is neither a number nor a flag. If the isolator cannot be loaded, all texts stay unchanged. The later
     check of the pipeline reports texts that should be numbers or flags, and isolators that cannot be loaded.
     """
-    if not any(isinstance(value, str) for value in arguments.values()):
-        return dict(arguments)
+    if not arguments:
+        return {}
     try:
         types = argument_types(registry.isolators.get(isolator), isolator)
     except PluginError:
         return dict(arguments)
     return {
         name: _converted(value, types.get(name)) if isinstance(value, str) else value
-        for name, value in arguments.items()
+        for name, value in _renamed(isolator, arguments, types).items()
     }
+
+
+def _renamed(isolator: str, arguments: Mapping[str, Any], types: Mapping[str, Any]) -> dict[str, Any]:
+    renamed = dict(arguments)
+    if IGNORED in renamed and IGNORED not in types:
+        log.info("%s.%s is ignored: isolator %s has no such argument", ARGUMENTS_KEY, IGNORED, isolator)
+        del renamed[IGNORED]
+    for name, old in OLD_NAMES.items():
+        if old in renamed and old not in types and name in types:
+            if name in renamed:
+                raise RequestError(f"{ARGUMENTS_KEY}.{old}", f"also given as {name}; one of them is enough")
+            renamed[name] = renamed.pop(old)
+    return renamed
 
 
 def _converted(text: str, kind: Any) -> Any:

@@ -15,11 +15,20 @@ import resource
 import sys
 from pathlib import Path
 
-from kepler_core.errors import KeplerError, PluginError, RequestError, StoreError
+from kepler_core.errors import KeplerError, NameTakenError, PluginError, RequestError, StoreError
 from kepler_core.messages import one_line
 from kepler_servers.offline_trainer.channel import MAX_LINE_CHARACTERS, Channel, ProgressReporter
 from kepler_servers.offline_trainer.disk_full import is_disk_full
-from kepler_servers.offline_trainer.messages import Accepted, Check, Done, MayPublish, Message, Rejected, Train
+from kepler_servers.offline_trainer.messages import (
+    NAME_TAKEN_STATUS,
+    Accepted,
+    Check,
+    Done,
+    MayPublish,
+    Message,
+    Rejected,
+    Train,
+)
 
 NICENESS = 5
 """Niceness of trainings: their priority is lower, so that the HTTP process answers quickly during trainings."""
@@ -60,7 +69,11 @@ def _check(command: Check, limit: int) -> Message:
     from kepler_servers.offline_trainer.request import read_request
 
     try:
-        return Accepted(read_request(Path(command.body)).pipeline.name)
+        pipeline = read_request(Path(command.body)).pipeline.name
+        _check_name(command.store, pipeline)
+        return Accepted(pipeline)
+    except NameTakenError as error:
+        return _name_taken(error)
     except RequestError as error:
         return Rejected(400, {"msg": str(error), "key": error.key})
     except MemoryError:
@@ -100,6 +113,8 @@ def _outcome(command: Train, channel: Channel, progress: ProgressReporter, limit
         return Rejected(422, {"msg": str(error), "findings": error.findings})
     except PluginError as error:
         return Rejected(422, {"msg": str(error)})
+    except NameTakenError as error:
+        return _name_taken(error)
     except StoreError as error:
         status = 507 if is_disk_full(error) else 503
         return Rejected(status, {"msg": f"{error}; the request is kept as long as other finished ones"})
@@ -114,6 +129,23 @@ def _outcome(command: Train, channel: Channel, progress: ProgressReporter, limit
     except Exception as error:
         logging.exception("the training failed; this is a defect of Kepler Core or of a plugin")
         return Rejected(500, {"msg": one_line(error, MAX_LINE_CHARACTERS)})
+
+
+def _check_name(location: str, pipeline: str) -> None:
+    """Raise `NameTakenError` if the store at a location cannot publish under the pipeline's name.
+
+    A store at a URL is not checked here, because it may answer slowly or not at all. The training checks it.
+    """
+    from kepler_core.store.local import LocalStore
+    from kepler_core.urls import is_url
+
+    if not is_url(location):
+        LocalStore(location).check_name(pipeline)
+
+
+def _name_taken(error: NameTakenError) -> Rejected:
+    message = f"{error.folder} was not published by kepler-model; send another name, or rename or remove this folder"
+    return Rejected(NAME_TAKEN_STATUS, {"msg": message})
 
 
 def _out_of_memory(limit: int) -> Rejected:

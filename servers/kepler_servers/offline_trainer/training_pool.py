@@ -72,7 +72,7 @@ class TrainingPool:
         self._jobs = jobs
         self._metrics = metrics
         self._state = str(folder.root.resolve())
-        self._warm_worker = WarmWorker(self._state, settings.memory_limit)
+        self._warm_worker = WarmWorker(self._state, settings.memory_limit, settings.store)
         self._running: dict[str, TrainingProcess] = {}
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -157,12 +157,14 @@ class TrainingPool:
         started = time.monotonic()
         deadline = started + self._settings.time_limit
         outcome: str | None = None
+        message: Message | None = None
         timed_out = False
         log.info("job %s: training %s, attempt %d", job.id, job.pipeline, job.attempts)
         try:
             process.send(self._command(job))
             while outcome is None:
-                outcome = self._handle(job, process, process.receive(deadline - time.monotonic()))
+                message = process.receive(deadline - time.monotonic())
+                outcome = self._handle(job, process, message)
         except TimeoutError:
             timed_out = True
         except ProcessEndedError:
@@ -181,7 +183,7 @@ class TrainingPool:
             outcome = self._requeue(job, "the disk was full", count_attempt=True)
             self._stop.wait(FULL_DISK_SECONDS)
         seconds = time.monotonic() - started
-        log.info("job %s: %s after %.1f s", job.id, outcome, seconds)
+        log.info("job %s: %s: %s after %.1f s%s", job.id, job.pipeline, outcome, seconds, _failures(message))
         self._metrics.ended.labels(outcome).inc()
         self._metrics.seconds.observe(seconds)
 
@@ -224,6 +226,8 @@ class TrainingPool:
             case Rejected(status=507) if job.attempts < MAX_ATTEMPTS:
                 return _DISK_FULL
             case Rejected():
+                text = printable(message.content["msg"])
+                log.warning("job %s: training %s failed with status %d: %s", job.id, job.pipeline, message.status, text)
                 self._persist(lambda: jobs.fail(job.id, message.status, message.content))
                 return "failed"
             case Accepted():
@@ -312,3 +316,9 @@ class TrainingPool:
                 remove_expired(self._jobs, self._folder, self._settings)
             except Exception:
                 log.exception("removing expired jobs failed")
+
+
+def _failures(message: Message | None) -> str:
+    """Return the number of failures in a training's last message as the end of a log line. Empty if nothing failed."""
+    number = len(message.report["failed"]) if isinstance(message, Done) else 0
+    return f", {number} models or data sets failed" if number else ""

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from kepler_servers.http.answer import RETRY_LATER, HttpError
 from kepler_servers.offline_trainer.answers import http_error
-from kepler_servers.offline_trainer.messages import Accepted, Check, Message, Rejected
+from kepler_servers.offline_trainer.messages import NAME_TAKEN_STATUS, Accepted, Check, Message, Rejected
 from kepler_servers.offline_trainer.training_process import KILL_SIGNALS, ProcessEndedError, TrainingProcess
 
 log = logging.getLogger(__name__)
@@ -31,8 +31,9 @@ IDLE_TIMEOUT_SECONDS = 60.0
 class WarmWorker:
     """Holder of at most one idle training process, which one thread at a time can use."""
 
-    def __init__(self, state: str, memory_limit: int) -> None:
-        """Store the arguments of `TrainingProcess`; `prepare` or `check` starts the process."""
+    def __init__(self, state: str, memory_limit: int, store: str) -> None:
+        """Store the arguments and the location of the store; `prepare` or `check` starts the process."""
+        self._store = store
         self._state = state
         self._memory_limit = memory_limit
         self._process: TrainingProcess | None = None
@@ -57,7 +58,7 @@ class WarmWorker:
         with self._lock:
             for attempt in range(1, CHECK_ATTEMPTS + 1):
                 process = self._ready_process()
-                process.send(Check(str(body)))
+                process.send(Check(str(body), self._store))
                 try:
                     message = process.receive(CHECK_TIMEOUT_SECONDS)
                 except (ProcessEndedError, TimeoutError) as error:
@@ -121,6 +122,8 @@ def _pipeline_name(message: Message) -> str:
         case Accepted():
             return message.pipeline
         case Rejected():
+            if message.status == NAME_TAKEN_STATUS:
+                log.warning("a training request was rejected: %s", message.content["msg"])
             raise http_error(message.status, message.content)
     raise AssertionError(f"{message} is not an answer to a check")
 
