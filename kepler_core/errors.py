@@ -125,8 +125,8 @@ class VersionTakenError(StoreError):
 class NoModelError(StoreError):
     """No model in the store fits a request for a model. `explanation` lists the models that were considered."""
 
-    def __init__(self, message: str, explanation: Mapping[str, Any]) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, explanation: Mapping[str, Any], *, document: str = "") -> None:
+        super().__init__(message, document=document)
         self.explanation = explanation
 
 

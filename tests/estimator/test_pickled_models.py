@@ -15,8 +15,10 @@ from support.old_model_server import KEYS_0_6, KEYS_0_7, old_model_server
 from support.server_process import serving
 from support.small_pipelines import SmallModel, curve, linear, pipeline
 
+from kepler_core.models.linear_weights import read_linear_weights
 from kepler_core.store.layout import zip_bytes
 from kepler_core.store.local import LocalStore
+from kepler_servers.estimator.model_providers import MAX_WHY_BYTES, ModelOffer, stand_in_remark
 
 MACHINE = {"processor": "x", "cores": 96, "chips": 2, "memory": 64, "frequency": 3000}
 MINE = {**MACHINE, "cores": 48}
@@ -29,6 +31,8 @@ XGBOOST = SmallModel("XgboostFitTrainer", mae=1, weights=None)
 LINEAR = SmallModel(mae=5, weights=WEIGHTS)
 CURVE = SmallModel("LogarithmicRegressionTrainer", weights={"package": curve([1.0, 1.0, 1.0], scale=5.0)})
 KEY = "NODE_COMPONENTS_INIT_URL"
+STANDS_IN = f"linear weights of {LINEAR.name} stand in for {XGBOOST.name}"
+"""The message in a reply from the weights of `LINEAR`, if `XGBOOST` fits the request best."""
 
 
 def poison(folder: Path) -> bytes:
@@ -78,8 +82,7 @@ def test_the_archive_of_a_linear_model(tmp_path: Path, scheme: str, weights_in_z
     with http_files(folder.parents[2]) as server:
         base = {"http": f"{server}/rapl-sysfs/AbsPower/BPFOnly", "file": folder.as_uri(), "path": str(folder)}[scheme]
         reply = ask(tmp_path, **{KEY: f"{base}/SGDRegressorTrainer_0.zip"})
-    message = "linear weights of SGDRegressorTrainer_0 stand in for its pickles"
-    assert reply == {"powers": POWERS, "msg": message, "core_ratio": 0.5}
+    assert reply == {"powers": POWERS, "msg": "", "core_ratio": 0.5}
 
 
 @pytest.mark.parametrize("weights_in_zip", [True, False])
@@ -130,7 +133,7 @@ def test_a_store_with_pickles(tmp_path: Path, trainer: str) -> None:
         if store != tmp_path:
             LocalStore(store).publish("imported", pipeline(LINEAR, XGBOOST, node_types={0: MACHINE}))
         reply = ask(tmp_path, "-s", store, request={**REQUEST, "trainer_name": trainer})
-        message = f"linear weights of SGDRegressorTrainer_0 stand in for {XGBOOST.name}"
+        message = STANDS_IN
         assert reply == {"powers": POWERS, "msg": message, "core_ratio": 0.5}
 
 
@@ -140,9 +143,59 @@ def test_the_model_server_of_kepler_core(tmp_path: Path, trainer: str) -> None:
     with serving(tmp_path / "store", tmp_path / "s.log") as server:
         url = f"http://127.0.0.1:{server.port}"
         reply = ask(tmp_path, "--model-server", url, request={**REQUEST, "trainer_name": trainer})
-    named = "its pickles" if trainer == LINEAR.trainer else XGBOOST.name
-    message = f"linear weights of SGDRegressorTrainer_0 stand in for {named}"
+    message = "" if trainer == LINEAR.trainer else STANDS_IN
     assert reply == {"powers": POWERS, "msg": message, "core_ratio": 0.5}
+
+
+def check_messages(tmp_path: Path, *arguments: str | Path, messages: Mapping[str, str]) -> None:
+    """Check the message for each trainer in `messages`, and check the status of all these requests.
+
+    The requests are sent in the order of `messages`, and then again.
+    """
+    with running_estimator(tmp_path / "e.sock", *arguments) as estimator:
+        for trainer in (*messages, *messages):
+            reply = estimator.ask({**REQUEST, "trainer_name": trainer})
+            assert (reply["powers"], reply["msg"]) == (POWERS, messages[trainer])
+        shown = {model["trainer"]: model["why"].get("stands_in_for", "") for model in estimator.status()["models"]}
+    assert shown.keys() == messages.keys()
+    for trainer, message in messages.items():
+        name = shown[trainer].rpartition("/")[2]
+        assert message == (f"{message.partition(' stand in for ')[0]} stand in for {name}" if name else "")
+
+
+@pytest.mark.parametrize("provider", ["store", "model server"])
+@pytest.mark.parametrize("trainers", [("", LINEAR.trainer), (LINEAR.trainer, "")])
+def test_each_request_gets_its_own_message_for_the_same_weights(
+    tmp_path: Path, provider: str, trainers: tuple[str, str]
+) -> None:
+    write_database(tmp_path / "store" / "db", LINEAR, XGBOOST)
+    messages = {trainer: "" if trainer else STANDS_IN for trainer in trainers}
+    if provider == "store":
+        check_messages(tmp_path, "-s", tmp_path / "store", messages=messages)
+        return
+    with serving(tmp_path / "store", tmp_path / "s.log") as server:
+        check_messages(tmp_path, "--model-server", f"http://127.0.0.1:{server.port}", messages=messages)
+
+
+@pytest.mark.parametrize("trainers", [("", "OneTrainer", LINEAR.trainer), (LINEAR.trainer, "OneTrainer", "")])
+def test_each_request_to_an_old_model_server_gets_its_own_message(tmp_path: Path, trainers: tuple[str, ...]) -> None:
+    text = "linear weights of SGDRegressorTrainer_0 stand in for "
+    messages = {"": f"{text}the models of kepler-model-server", "OneTrainer": f"{text}OneTrainer", LINEAR.trainer: ""}
+    with old_model_server(None, {**WEIGHTS, "model_name": LINEAR.name}) as old:
+        check_messages(tmp_path, "--model-server", old.url, messages={name: messages[name] for name in trainers})
+
+
+def test_the_message_tells_models_of_the_same_name_apart() -> None:
+    weights = read_linear_weights(json.dumps(WEIGHTS).encode()).encoded
+    remark = stand_in_remark(weights, "a/rapl-sysfs/M_0", "b/rapl-sysfs/M_0")
+    assert remark == "linear weights of a/rapl-sysfs/M_0 stand in for b/rapl-sysfs/M_0"
+    assert stand_in_remark(weights, "a/rapl-sysfs/M_0", "a/rapl-sysfs/M_0") == ""
+
+
+def test_a_loaded_model_keeps_no_long_explanation() -> None:
+    for characters, kept in ((10, True), (MAX_WHY_BYTES, False)):
+        offer = ModelOffer("a server", "M_0", "digest", {"model": "x" * characters}, {}, {})
+        assert bool(offer.without_files().why) == kept
 
 
 @pytest.mark.parametrize("keys", [KEYS_0_6, KEYS_0_7, None], ids=["0.6", "0.7", "lenient"])

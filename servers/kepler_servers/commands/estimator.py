@@ -25,6 +25,10 @@ _INIT_KEYS = tuple(
     f"{level}_{kind}_INIT_URL" for level in ("NODE", "CONTAINER", "PROCESS") for kind in ("TOTAL", "COMPONENTS")
 )
 
+_MAX_CELL_CHARACTERS = 40
+"""Maximum length of texts from requests, and of reasons, in the table of `estimator status`."""
+_MAX_PROBLEM_CHARACTERS = 1000
+"""Maximum length of a reason below the table of `estimator status`; the estimator cuts reasons at this length too."""
 
 _DEFAULT_SERVICE = "kepler-model-server.kepler.svc.cluster.local"
 """The Kubernetes Service of kepler-model-server, which is also that program's default of `MODEL_SERVER_URL`."""
@@ -281,13 +285,38 @@ def status(path: str, as_json: bool) -> None:
         click.echo(f"{count} requests in which {features} are 0 in all rows although the CPUs run")
     if report["models"]:
         click.echo("")
-        print_table(
-            [
-                (m["output_type"], m["source"], m.get("model") or m["problem"], m.get("origin"), m.get("age_seconds"),
-                 m.get("core_ratio"))
-                for m in report["models"]
-            ],
-            ("type", "source", "model", "origin", "age s", "core ratio"),
-        )  # fmt: skip
+        _print_models(report["models"])
     if report.get("models_left_out"):
         click.echo(f"{report['models_left_out']} more kinds of requests are not listed")
+
+
+def _print_models(models: Sequence[dict[str, Any]]) -> None:
+    """Print a table of the status of each kind of request, and below it a line for each distinct problem."""
+    from kepler_core.messages import printable
+
+    rows = []
+    for m in models:
+        source, trainer = (printable(m[key], _MAX_CELL_CHARACTERS) for key in ("source", "trainer"))
+        none = printable(f"none: {m['problem'] or 'the search is not over'}", _MAX_CELL_CHARACTERS)
+        model = m.get("model") or none
+        rows.append(
+            (
+                m["output_type"],
+                source,
+                trainer or None,
+                model,
+                m.get("origin"),
+                m.get("age_seconds"),
+                m.get("core_ratio"),
+            )
+        )
+    print_table(rows, ("type", "source", "trainer", "model", "origin", "age s", "core ratio"))
+    with_problem: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for m in models:
+        if m["problem"]:
+            prefix = "passed over for" if "model" in m else "no model for"
+            with_problem.setdefault((prefix, m["problem"]), []).append(m)
+    for (prefix, problem), affected in with_problem.items():
+        first = ", ".join(part for part in (affected[0][key] for key in ("output_type", "source", "trainer")) if part)
+        more = f" and {len(affected) - 1} more" if len(affected) > 1 else ""
+        click.echo(f"{prefix} {printable(first)}{more}: {printable(problem, _MAX_PROBLEM_CHARACTERS)}")

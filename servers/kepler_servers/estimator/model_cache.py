@@ -13,7 +13,7 @@ from typing import Any
 
 import attrs
 
-from kepler_core.errors import KeplerError, ModelError, NoModelError
+from kepler_core.errors import KeplerError, ModelError, NoModelError, path_text
 from kepler_core.messages import one_line, printable, quoted, shortened
 from kepler_core.models.power_model import PowerModel
 from kepler_core.plugins.hooks import hooks
@@ -56,7 +56,11 @@ model server at the same time."""
 
 @attrs.frozen(eq=False)
 class LoadedModel:
-    """A model in memory, and the model provider's offer that the model was loaded from."""
+    """A model in memory, and a model provider's offer of this model for one model key.
+
+    Several model keys may share the model. Each key has its own offer, because the offers differ in their texts: the
+    same linear weights may be used in place of one model for one key, and in place of another model for another key.
+    """
 
     model: PowerModel
     offer: ModelOffer
@@ -82,11 +86,22 @@ class CacheEntry:
     """Value of `time.monotonic()` at the latest request with this key."""
 
 
+@attrs.frozen
+class _Reason:
+    """The reason why a model provider was passed over."""
+
+    provider: str
+    """Name of the model provider; empty if the reason concerns no provider."""
+    document: str
+    """Name of the provider, server, URL or key that the provider's error names; empty if the error names none."""
+    text: str
+
+
 @attrs.define
 class _SearchResult:
     loaded: LoadedModel | None = None
-    reasons: list[str] = attrs.field(factory=list)
-    """For each model provider that was passed over: a message with the reason."""
+    reasons: list[_Reason] = attrs.field(factory=list)
+    """The reason for each model provider that was passed over."""
     unreachable: bool = False
     """Whether a model provider did not answer, or the model that it offered could not be loaded."""
     still_running: bool = False
@@ -228,7 +243,7 @@ class ModelCache:
             with self._wake:
                 self._queue.append(key)
             return
-        problem = shortened("; ".join(result.reasons), MAX_PROBLEM_CHARACTERS)
+        problem = shortened(_joined(result.reasons), MAX_PROBLEM_CHARACTERS)
         if problem != entry.problem and problem:
             prefix = "no model for" if result.loaded is None else "passed over for"
             self._search_log.log(f"{prefix} {_described(key)}: {problem}")
@@ -255,27 +270,28 @@ class ModelCache:
         try:
             request = self._model_request(key)
         except KeplerError as error:
-            return _SearchResult(reasons=[str(error)])
+            return _SearchResult(reasons=[_reason("", error)])
         result = _SearchResult()
         for provider in self._providers:
             try:
-                result.loaded = self._load(provider, provider.offer(request), current)
+                result.loaded = self._load(provider, provider.offer(request))
                 return result
             except NoModelError as error:
-                result.reasons.append(str(error))
+                result.reasons.append(_reason(provider.name, error))
             except Exception as error:
                 result.unreachable = True
                 if isinstance(error, KeplerError):
                     result.still_running |= isinstance(error, StillRunningError)
-                    result.reasons.append(str(error))
+                    result.reasons.append(_reason(provider.name, error))
                 else:
                     # A defect in the code of a provider or a model format: another provider may still have a model.
                     log.debug("%s failed", provider.name, exc_info=True)
-                    result.reasons.append(f"{provider.name}: a defect: {one_line(error, 200)}")
+                    defect = f"a defect: {one_line(error, 200)}"
+                    result.reasons.append(_Reason(provider.name, provider.name, defect))
                 if current is not None and current.provider == provider.name:
                     result.loaded = current
                     return result
-        result.reasons = result.reasons or [NO_PROVIDERS]
+        result.reasons = result.reasons or [_Reason("", "", NO_PROVIDERS)]
         return result
 
     def _model_request(self, key: ModelKey) -> ModelRequest:
@@ -289,24 +305,25 @@ class ModelCache:
             portable=True,
         )
 
-    def _load(self, provider: ModelProvider, offer: ModelOffer, current: LoadedModel | None) -> LoadedModel:
-        """Return the offered model. Load it only if it is not in memory yet."""
-        if current is not None and current.offer.digest == offer.digest:
-            return current
-        loaded = self._models.get(offer.digest)
-        if loaded is None:
-            try:
-                model = offer.load()
-            except KeplerError as error:
-                raise ModelError(f"{offer.provider}: {error}") from error
-            loaded = LoadedModel(model, offer.without_files(), provider.name, self._core_ratio(offer), time.time())
-            self._models[offer.digest] = loaded
+    def _load(self, provider: ModelProvider, offer: ModelOffer) -> LoadedModel:
+        """Return the offered model, with this offer. Load the model only if it is not in memory yet."""
+        core_ratio = self._core_ratio(offer)
+        if (loaded := self._models.get(offer.digest)) is not None:
+            return attrs.evolve(loaded, offer=offer.without_files(), provider=provider.name, core_ratio=core_ratio)
+        try:
+            model = offer.load()
+        except KeplerError as error:
+            raise ModelError(str(error), document=offer.provider) from error
+        loaded = LoadedModel(model, offer.without_files(), provider.name, core_ratio, time.time())
+        self._models[offer.digest] = loaded
         return loaded
 
     def _use(self, key: ModelKey, entry: CacheEntry, loaded: LoadedModel) -> None:
-        if entry.loaded is loaded:
+        current = entry.loaded
+        if current is not None and current.model is loaded.model and current.offer.is_logged_as(loaded.offer):
+            entry.loaded = loaded  # the explanation or the number of cores may have changed
             return
-        before = "" if entry.loaded is None else f" in place of {entry.loaded.offer.name}"
+        before = "" if current is None else f" in place of {current.offer.name}"
         log.info("%s: %s from %s%s", _described(key), printable(loaded.offer.name), loaded.offer.provider, before)
         if loaded.offer.remark:
             self._search_log.log(f"{loaded.offer.provider}: {loaded.offer.remark}")
@@ -341,6 +358,23 @@ def _cores(machine_spec: Mapping[str, Any]) -> float:
     cores: Any = machine_spec.get("cores")
     is_count = isinstance(cores, int | float) and not isinstance(cores, bool) and 0 < cores < 2**53
     return float(cores) if is_count else 0.0
+
+
+def _reason(provider: str, error: KeplerError) -> _Reason:
+    text = ": ".join(part for part in (path_text(error.path), error.message) if part)
+    return _Reason(provider, error.document, text)
+
+
+def _joined(reasons: Sequence[_Reason]) -> str:
+    """Return reasons as one text. If there are several reasons, each states which provider, server or key it is of.
+
+    A text that several providers have given is not repeated.
+    """
+    names: dict[str, dict[str, None]] = {}
+    for reason in reasons:
+        name = reason.document or (reason.provider if len(reasons) > 1 else "")
+        names.setdefault(reason.text, {})[name] = None
+    return "; ".join(": ".join(part for part in (", ".join(names[text]), text) if part) for text in names)
 
 
 def _described(key: ModelKey) -> str:

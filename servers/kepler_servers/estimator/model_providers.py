@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 import attrs
+import msgspec
 
 from kepler_core.errors import KeplerError
 from kepler_core.messages import printable
@@ -21,6 +22,8 @@ from kepler_core.store.manifest import sha256
 from kepler_servers.live_catalogue import LiveCatalogue
 
 MAX_REMARK_CHARACTERS = 200
+MAX_WHY_BYTES = 8 * 2**10
+"""Maximum size of the explanation of a loaded model, as JSON. The status has no room for a longer one."""
 
 
 class UnreachableError(KeplerError):
@@ -51,11 +54,17 @@ class ModelOffer:
     """Text for replies and the log about linear weights (see `stand_in_remark`). Empty for other models."""
 
     def without_files(self) -> ModelOffer:
-        """Return a copy of this offer without `_source`.
+        """Return a copy of this offer without `_source`, the description of the machine and a long explanation.
 
-        Once the model is loaded, `_source` would only keep the model's files or the store's catalogue in memory.
+        Once the model is loaded, `_source` would only keep the model's files or the store's catalogue in memory. The
+        model cache keeps an offer for each model key, so a long answer of a model server must not stay in it.
         """
-        return attrs.evolve(self, source=None)
+        why = self.why if len(msgspec.json.encode(self.why)) <= MAX_WHY_BYTES else {}
+        return attrs.evolve(self, source=None, machine_spec={}, why=why)
+
+    def is_logged_as(self, other: ModelOffer) -> bool:
+        """Return whether the log describes both offers with the same texts."""
+        return (self.provider, self.name, self.remark) == (other.provider, other.name, other.remark)
 
     def load(self) -> PowerModel:
         """Load the model into memory. Raises `ModelError` or `StoreError` if it cannot be loaded."""
@@ -96,7 +105,7 @@ class StoreProvider:
         if not self._was_read:
             self.changed()
         if self._live.store_problem is not None and not self._live.current.models:
-            raise UnreachableError(self._live.store_problem)
+            raise UnreachableError(self._live.store_problem, document="store")
         return offer_of(self._live.current.select(request), self.name)
 
     def changed(self) -> bool:
@@ -104,24 +113,22 @@ class StoreProvider:
         return self._live.refresh()
 
 
-def offer_of(selection: Selection, provider: str, *, weights_named: bool = False) -> ModelOffer:
-    """Return the offer of a provider for the model that a catalogue has selected.
-
-    `weights_named` is true if the user has configured linear weights, so that they are not used in place of a model.
-    """
+def offer_of(selection: Selection, provider: str) -> ModelOffer:
+    """Return the offer of a provider for the model that a catalogue has selected."""
     model = selection.model
+    name = f"{model.pipeline}/{model.path}"
     linear = model.linear_weights
-    wanted = model if selection.stands_in_for is None else selection.stands_in_for
+    wanted = "" if (other := selection.stands_in_for) is None else f"{other.pipeline}/{other.path}"
     return ModelOffer(
         provider,
-        f"{model.pipeline}/{model.path}",
+        name,
         # The path alone identifies a model in a published version, because such a version never changes. Models
         # that were copied into the store by hand may change, so the digest of the metadata and weights is added.
         f"{model.snapshot.where}/{model.path}:{sha256(model.encoded + (linear or b''))}",
         selection.explain(),
         model.machine_spec,
         model,
-        "" if linear is None else stand_in_remark(linear, model.name, "" if weights_named else wanted.name),
+        "" if linear is None else stand_in_remark(linear, name, wanted),
     )
 
 
@@ -129,9 +136,14 @@ def stand_in_remark(linear: bytes, name: str, wanted: str) -> str:
     """Return the remark about the linear weights of the model `name`: what they replace, and what they do not use.
 
     `linear` is the content of the weights. `wanted` is the model that they are used in place of; it is empty if there
-    is no such model. The remark is short, because replies contain it.
+    is no such model. The names of both models may begin with a pipeline and a path, which are left out unless only
+    they tell the models apart: the remark is short, because replies contain it.
     """
-    remarks = [f"linear weights of {name} stand in for {'its pickles' if name == wanted else wanted}"] if wanted else []
+    remarks = []
+    if wanted and wanted != name:
+        short_name, short_wanted = name.rpartition("/")[2], wanted.rpartition("/")[2]
+        names = (name, wanted) if short_name == short_wanted else (short_name, short_wanted)
+        remarks.append(f"linear weights of {names[0]} stand in for {names[1]}")
     if unmeasured := unmeasured_features(linear):
         remarks.append(f"{', '.join(unmeasured)}: at most 1/s in training, so not used")
     return printable("; ".join(remarks), MAX_REMARK_CHARACTERS)

@@ -64,7 +64,7 @@ class ModelServerProvider:
             files = ModelArchive(answer.body, self.name)
             metadata = decode_object(files[METADATA_FILE])
         except KeplerError as error:
-            raise UnreachableError(f"{self.name}: the answer is not a model: {error}") from None
+            raise UnreachableError(f"the answer is not a model: {error}", document=self.name) from None
         if MODEL_FILE not in files:
             return self._offer_in_place_of(str(metadata.get("model_name") or "a model"), request)
         selection = _selection_in_header(answer)
@@ -89,8 +89,9 @@ class ModelServerProvider:
         except KeplerError as error:
             wanted = printable(wanted, MAX_NAME_CHARACTERS)
             raise UnreachableError(
-                f"{error}; without linear weights, {wanted} cannot be used, because it contains only pickles; "
-                f"{WHAT_TO_DO}"
+                f"{error.message}; without linear weights, {wanted} cannot be used, because it contains only pickles; "
+                f"{WHAT_TO_DO}",
+                document=self.name,
             ) from None
         return self._offer_of_weights(answer, request, wanted)
 
@@ -113,9 +114,11 @@ class ModelServerProvider:
             answer = self._post(body)
         if answer.status == HTTPStatus.BAD_REQUEST:
             # A proxy may have sent status 400. So this is not a `NoModelError`, and a model in use stays in use.
-            raise UnreachableError(f"{self.name}: HTTP 400: no linear weights that fit; {WHAT_TO_DO}")
+            raise UnreachableError(f"HTTP 400: no linear weights that fit; {WHAT_TO_DO}", document=self.name)
         self._check_status(answer)
-        return self._offer_of_weights(answer, request, request.trainer or "the models of kepler-model-server")
+        # If the request is for models of the linear trainer, the weights are not used in place of another model.
+        wanted = "" if request.trainer == LINEAR_TRAINER else request.trainer or "the models of kepler-model-server"
+        return self._offer_of_weights(answer, request, wanted)
 
     def _offer_of_weights(self, answer: Answer, request: ModelRequest, wanted: str) -> ModelOffer:
         """Return the offer of linear weights that a server has sent in place of the model with the name `wanted`.
@@ -123,18 +126,25 @@ class ModelServerProvider:
         If `wanted` is empty, the name is taken from the answer's key `selection`.
         """
         if len(answer.body) > MAX_DOCUMENT_BYTES:
-            raise UnreachableError(f"{self.name}: weights of more than {MAX_DOCUMENT_BYTES} bytes")
+            raise UnreachableError(f"weights of more than {MAX_DOCUMENT_BYTES} bytes", document=self.name)
         try:
             document = decode_object(answer.body)
             linear = read_linear_weights(answer.body)
         except (DocumentError, ModelError) as error:
-            raise UnreachableError(f"{self.name}: the answer is not a model: {error}") from None
+            raise UnreachableError(f"the answer is not a model: {error}", document=self.name) from None
         if missing := [name for name in linear.features if name not in (request.metrics or ())]:
-            raise UnreachableError(f"{self.name}: the answer is a model that needs {printable(missing[0], 100)}")
+            raise UnreachableError(f"the answer is a model that needs {printable(missing[0], 100)}", document=self.name)
         selection = document.get("selection")
         selection = selection if isinstance(selection, dict) else {}
-        own_name = str(selection.get("model") or document.get("model_name") or LINEAR_TRAINER).rpartition("/")[2]
-        wanted = wanted or str(selection.get("stands_in_for") or own_name).rpartition("/")[2]
+        path = str(selection.get("model") or document.get("model_name") or LINEAR_TRAINER)
+        own_name = path.rpartition("/")[2]
+        if wanted not in ("", own_name):
+            selection = {**selection, "stands_in_for": printable(wanted, MAX_NAME_CHARACTERS)}
+        remark = stand_in_remark(
+            linear.encoded,
+            f"{selection['pipeline']}/{path}" if "pipeline" in selection else path,
+            str(selection.get("stands_in_for") or ""),
+        )
         spec = document.get("machine_spec")
         spec = _machine_spec_in(selection) or (spec if isinstance(spec, dict) else {})
         metadata = {
@@ -145,9 +155,8 @@ class ModelServerProvider:
             "machine_spec": spec,
             "mae": _mae_in(document, selection),
         }
-        name = _model_name(answer, selection or {"model": own_name})
+        name = _model_name(answer, {"model": own_name, **selection})
         source = _Weights(linear.encoded, metadata, self.name)
-        remark = stand_in_remark(linear.encoded, own_name, wanted)
         return ModelOffer(self.name, name, sha256(linear.encoded), selection, spec, source, remark)
 
     def _post(self, body: Mapping[str, Any]) -> Answer:
@@ -159,11 +168,11 @@ class ModelServerProvider:
         try:
             return exchange(http_request, deadline, max_bytes=MAX_ARCHIVE_BYTES, socket_timeout=SERVER_TIMEOUT_SECONDS)
         except DeadlineError as error:
-            raise UnreachableError(f"{self.name}: the answer is {error.message}") from None
+            raise UnreachableError(f"the answer is {error.message}", document=self.name) from None
         except (OSError, http.client.HTTPException, ValueError, TooLargeError) as error:
             reason = getattr(error, "reason", None) or error
             text = without_secrets(str(reason), self._secrets)
-            raise UnreachableError(f"{self.name}: {printable(text, 200)}") from None
+            raise UnreachableError(printable(text, 200), document=self.name) from None
 
     def _check_status(self, answer: Answer) -> None:
         """Raise `NoModelError` if the server has no model, and `UnreachableError` if it reports another error."""
@@ -171,8 +180,8 @@ class ModelServerProvider:
             return
         message = without_secrets(_error_message(answer.body), self._secrets)
         if answer.status == HTTPStatus.NOT_FOUND:
-            raise NoModelError(f"{self.name}: {message}", {})
-        raise UnreachableError(f"{self.name}: HTTP {answer.status}: {message}")
+            raise NoModelError(message, {}, document=self.name)
+        raise UnreachableError(f"HTTP {answer.status}: {message}", document=self.name)
 
 
 @attrs.frozen(eq=False)
@@ -267,7 +276,8 @@ class UrlProvider:
         keys = init_url_keys(request.output_type, total=total)
         key = next((key for key in keys if key in self._urls), None)
         if key is None:
-            raise NoModelError(f"none of {', '.join(keys)} is set", {})
+            unset = f"{keys[0]} is not set" if len(keys) == 1 else f"none of {', '.join(keys)} is set"
+            raise NoModelError(unset, {})
         init = InitUrl(key, self._urls[key], request.output_type, total)
         place = init.place()
         source = place[0] if place is not None and place[0] in sources else min(sources)
@@ -275,11 +285,14 @@ class UrlProvider:
             try:
                 self._models[key, source] = read_url_models(init, source)
             except DocumentError as error:
-                raise UnreachableError(f"{key}: {init.where}: {error}") from error
+                raise UnreachableError(f"{init.where}: {error}", document=key) from error
             except KeplerError as error:
-                raise UnreachableError(f"{key}: {error}") from error
-        models = self._models[key, source]
-        return offer_of(models.select(request), f"URL {init.where}", weights_named=models.is_weight_file)
+                raise UnreachableError(str(error), document=key) from error
+        try:
+            selection = self._models[key, source].select(request)
+        except NoModelError as error:
+            raise NoModelError(error.message, error.explanation, document=key) from None
+        return offer_of(selection, f"URL {init.where}")
 
     def changed(self) -> bool:
         return False

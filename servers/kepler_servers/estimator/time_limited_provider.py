@@ -42,7 +42,7 @@ class TimeLimitedProvider:
         if call is None:
             call = self._calls[key] = self._start(request)
         if not wait([call], OFFER_TIMEOUT_SECONDS).done:
-            raise StillRunningError(f"{self.name}: no answer yet")
+            raise StillRunningError("no answer yet", document=self.name)
         del self._calls[key]
         return call.result()
 
@@ -55,7 +55,7 @@ class TimeLimitedProvider:
             if len(self._calls) >= MAX_CALLS:
                 del self._calls[key]
         if len(self._calls) >= MAX_CALLS:
-            raise UnreachableError(f"{self.name}: too many unanswered requests")
+            raise UnreachableError("too many unanswered requests", document=self.name)
         call: Future[ModelOffer] = Future()
         threading.Thread(target=self._run, args=(call, request), name="model provider", daemon=True).start()
         return call
@@ -67,6 +67,6 @@ class TimeLimitedProvider:
             call.set_exception(error)
         except Exception as error:
             # A model server may send data that makes the reading code raise any exception. The call must end anyway.
-            call.set_exception(UnreachableError(f"{self.name}: {one_line(error, 200)}"))
+            call.set_exception(UnreachableError(one_line(error, 200), document=self.name))
         else:
             call.set_result(offer)

@@ -81,8 +81,6 @@ class UrlModels:
     catalogue: Catalogue
     named: str
     """Name of the model at the URL: `<trainer>_<node type>`."""
-    is_weight_file: bool
-    """Whether linear weights are at the URL itself. Then they are not used in place of another model."""
 
     def select(self, request: ModelRequest) -> Selection:
         """Select the model, or the linear weights that are used in its place. See `Catalogue.select`."""
@@ -284,7 +282,7 @@ def _url_models(init: InitUrl, source: str, models: list[_Model], node_type_inde
             f"{output_type[:20]!r})"
         )
     catalogue = Catalogue(stored, {_PIPELINE: node_types}, {}, compare=SpecTable, location=init.where)
-    return UrlModels(catalogue, named, models[0].weights is not None and not models[0].is_pickled)
+    return UrlModels(catalogue, named)
 
 
 def _name_in_url(init: InitUrl) -> str:
