@@ -42,8 +42,8 @@ def workload(name: str) -> str:
 def matching(names: Iterable[str], wanted: Collection[str]) -> list[bool]:
     """Return for each container name whether it belongs to a wanted workload or matches a wanted pattern.
 
-    A pattern with *, ? or [ is compared with the whole name. A word without / is compared with each part of
-    the name.
+    `wanted` holds names of workloads and patterns. A pattern with *, ? or [ is compared with the whole name. A name
+    without / is compared with the namespace, the pod and the container.
     """
     workloads = {workload(word) for word in wanted}
     patterns = [word for word in wanted if any(c in word for c in "*?[")]

@@ -141,7 +141,7 @@ def _check_part(component: str, part: ComponentPart) -> None:
         raise ModelError(f"{component}: gain must be finite and above 0, and shift must be finite")
     if part.constant is not None:
         if not 0 <= part.constant <= part.ceiling:
-            raise ModelError(f"{component}: a constant must be between 0 and the ceiling")
+            raise ModelError(f"{component}: the constant power must be between 0 W and its upper limit, the ceiling")
     elif part.format is None or part.file is None:
         raise ModelError(f"{component}: it has neither a constant power nor a file in a model format")
     elif part.file != Path(part.file).name or part.file in ("", ".", ".."):

@@ -240,7 +240,7 @@ class PrometheusClient:
         return error
 
     def _line(self, text: str) -> str:
-        """Return a text of a server or a library as one line without the credentials of this client."""
+        """Return the text of an error of a server or a library as one line, without the credentials of this client."""
         return single_line(without_secrets(text, self._secrets), _MESSAGE_CHARACTERS)
 
 

@@ -65,7 +65,7 @@ class Counts:
     idle_only: Counter[str] = attrs.field(factory=Counter)
     """Number of idle energy series without a dynamic energy series; keys are "<source label> <component>"."""
     ambiguous_series: Counter[str] = attrs.field(factory=Counter)
-    """Number of series that have the same node, unit, source and exporter as another series, but other increases."""
+    """Number of series with the same node, unit, source and exporter as another series, whose increases differ."""
     conflicting_times: Counter[str] = attrs.field(factory=Counter)
     """Number of series that have two different values at many timestamps."""
     no_counters: Counter[str] = attrs.field(factory=Counter)

@@ -38,7 +38,9 @@ FEWEST_VALUES = 20
 USUAL_QUANTILE = 0.99
 """Quantile for a node's highest usual value: a few damaged values hardly change it."""
 CONTRADICTION_SPREADS = 0.5
-"""In a contradiction, the power differs from the usual power by more than this multiple of the node's power range."""
+"""Usage and power contradict each other only if the power differs enough from the usual power at this usage.
+
+The difference must be more than this multiple of the node's power range."""
 CONTRADICTION_DEVIATIONS = 10.0
 """In a contradiction, the power also differs by more than this multiple of the median difference."""
 CONTRADICTION_RANKS = 0.3

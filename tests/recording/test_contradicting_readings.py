@@ -86,7 +86,7 @@ def mirror(metric: str, of: str) -> Damage:
 
 
 def scaled(factor: float, since: int = 150) -> Callable[[FloatArray], FloatArray]:
-    """Return a change with which a counter counts in another unit from sample number `since` on."""
+    """Return a function that multiplies the increases of a counter by `factor`, beginning at sample `since`."""
 
     def changed(values: FloatArray) -> FloatArray:
         steps = np.diff(values, prepend=values[0])

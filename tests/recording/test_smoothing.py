@@ -83,7 +83,7 @@ def test_a_window_of_one_equals_the_default_extractor(small: Document) -> None:
 def test_smoothed_values_are_not_negative() -> None:
     # rounding errors from a large burst must not remain in the mean of the idle time after it, which is exactly 0
     document = machine(containers={"a" * 64: 1.0})
-    # This counter keeps rising, because a sample is left out if no usage counter rises while the node uses energy.
+    # The test lets this counter rise all the time. If no usage counter of a node rose, the sample would be left out.
     alive = "kepler_container_cache_miss_total"
     for metric, all_series in document.items():
         for series in all_series if metric != alive else ():

@@ -157,7 +157,7 @@ class RequestHandler:
         return reply.content
 
     def _components_of(self, source: str) -> tuple[str, ...]:
-        """Return the components that a reply with zeros must have for the energy source of a request.
+        """Return the components that the reply to a failed request must have. Their power is 0 W in this reply.
 
         The name in a request may stand for several energy sources. The result has the first component of each
         of these sources, such as `package` or `platform`: Kepler reads one of these components from the reply.

@@ -142,9 +142,9 @@ def _database_pipeline(location: str) -> str | None:
 
 
 def _is_served_folder(store: Store, name: str) -> bool:
-    """Return whether a readable folder that kepler-model has not published has the pipeline's name. If so, log it.
+    """Return whether the store has a folder with the pipeline's name that kepler-model did not write. If so, log it.
 
-    kepler-model-server leaves such folders. The store serves their models, but cannot publish under their names.
+    kepler-model-server writes such folders. The store serves their models, but cannot publish under their names.
     """
     try:
         if name not in store.pipelines() or store.snapshot(name).version is not None:

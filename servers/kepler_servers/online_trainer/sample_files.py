@@ -24,7 +24,7 @@ from kepler_core.errors import KeplerError
 
 LAYOUT = 1
 KEY_SCHEMA = pa.schema([("node", pa.string()), ("time", pa.float64()), ("complete", pa.int64())])
-"""The columns that identify a sample (node, time), and the column with its number of present values (complete)."""
+"""The columns `node` and `time`, which identify a sample, and `complete`, the number of known values of the sample."""
 _HEADER_KEY = b"kepler"
 """Key in the metadata of a Parquet file under which its `FileHeader` is stored."""
 _NAME = re.compile(r"([1-9][0-9]{0,11})(\.base)?\.parquet(\.damaged)?")
