@@ -20,8 +20,10 @@ from kepler_core.vocabulary import COMPONENTS, FEATURES
 
 LEVELS = ("container", "process", "vm", "node")
 
-WATTS = 100.0
-"""Power of each component in the generated recording, in watts."""
+WATTS = {"platform": 400.0, "package": 200.0, "core": 100.0, "uncore": 50.0, "dram": 100.0}
+"""Power of each component in the generated recording, in watts. A machine can have these powers at the same time."""
+OTHER_WATTS = 100.0
+"""Power of a component that is not in `WATTS`."""
 RATE_PER_SECOND = 50.0
 """Rate of each feature in the generated recording, per second; for a gauge, the value of the gauge."""
 STEP_SECONDS = 5
@@ -161,8 +163,8 @@ def is_deterministic(subject: Subject) -> None:
 def has_the_right_units(subject: Subject) -> None:
     """Check that scales and kinds of metrics are right: read a recording with known watts and rates.
 
-    The recording is generated with the schema's metric names. Reading it must give 100 W for each component
-    and 50 per second for each feature. The check passes without testing anything if the schema is not installed.
+    The recording is generated with the schema's metric names. Reading it must give the watts in `WATTS` for each
+    component and 50 per second for each feature. The check passes without testing anything if the schema is not installed.
     """
     if all(other is not subject.plugin for other in registry.metric_schemas.load_all()[0].values()):
         return  # not installed: recordings are read with installed schemas only
@@ -189,7 +191,7 @@ def has_the_right_units(subject: Subject) -> None:
             f"{metric}: a recording with it has no power; set source=… to an energy source (known: "
             f"{', '.join(registry.energy_sources.names())}) where series have no label {schema.source_label!r}",
         )
-        _compare(metric, observations.power[sources[0], mapping.name], WATTS)
+        _compare(metric, observations.power[sources[0], mapping.name], WATTS.get(mapping.name, OTHER_WATTS))
 
 
 def _series(schema: Any, mapping: MetricMapping) -> list[dict[str, Any]]:
@@ -200,7 +202,7 @@ def _series(schema: Any, mapping: MetricMapping) -> list[dict[str, Any]]:
     if mapping.kind != "feature" and mapping.source is not None:
         source = registry.energy_sources.load_all()[0].get(mapping.source)
         require(source is not None, f"source {mapping.source!r} is no installed energy source")
-    rate = RATE_PER_SECOND if mapping.kind == "feature" else WATTS
+    rate = RATE_PER_SECOND if mapping.kind == "feature" else WATTS.get(mapping.name, OTHER_WATTS)
     values = []
     for number in range(20):
         timestamp = 1_700_000_000 + STEP_SECONDS * number
