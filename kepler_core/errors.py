@@ -16,6 +16,7 @@ exception is a defect of Kepler Core or of a plugin; the command line shows its 
     ├── ModelError                  model that cannot be exported, loaded or applied
     ├── StoreError                  store that cannot be read or written
     │   ├── VersionTakenError       version that another process published first
+    │   ├── NameTakenError          name of a folder that kepler-model has not published
     │   └── NoModelError            request that no model in the store fits
     ├── TrainingError               training without a usable model
     ├── PrometheusError             failed or unusable answer of a Prometheus server

@@ -62,6 +62,7 @@ class _Line:
         self.name = name
         self.old = COMMANDS[name]
         self.written = {word.partition("=")[0] for word in arguments if word.startswith("-")}
+        self.words = {word.partition("=")[2] if word.startswith("--") and "=" in word else word for word in arguments}
         # Option of the present command -> whether it needs a value. Options that the present command has, and that
         # had no effect on the old command (e.g. -s of `train`), have their present meaning.
         self.present = {
@@ -98,8 +99,12 @@ class _Line:
         if any(word in _OPTION_OF and word not in self.present for word in self.written):
             return True
         values = {name: value for name, value in self.values.items() if isinstance(value, str)}
-        if any(is_old_file_name(values[name]) for name in ("--input", "--output", "--profile") if name in values):
-            return True
+        for name in ("--input", "--output", "--profile"):
+            value = values.get(name, "")
+            # a value that is no word of the line joins the values of a repeated option of the present program
+            parts = [value] if value in self.words else value.split(",")
+            if any(is_old_file_name(part) for part in parts if part):
+                return True
         if "," in values.get("--energy-source", ""):
             return True
         # the present option --energy-source of `train` is only for tables

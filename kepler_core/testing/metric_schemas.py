@@ -164,7 +164,8 @@ def has_the_right_units(subject: Subject) -> None:
     """Check that scales and kinds of metrics are right: read a recording with known watts and rates.
 
     The recording is generated with the schema's metric names. Reading it must give the watts in `WATTS` for each
-    component and 50 per second for each feature. The check passes without testing anything if the schema is not installed.
+    component and 50 per second for each feature. The check passes without testing anything if the schema is not
+    installed.
     """
     if all(other is not subject.plugin for other in registry.metric_schemas.load_all()[0].values()):
         return  # not installed: recordings are read with installed schemas only
