@@ -297,7 +297,7 @@ class _Figure:
         if not matching and self._choice.source is not None:
             names = ", ".join(recorded) or "none"
             raise RecordingError(f"no power of {self._choice.source} was measured in the recording (measured: {names})")
-        # Without --source, the default source is tried first. If the recording has no power of it, another is shown.
+        # Without --source, the default energy source is shown if the recording has its power, or else another source.
         source = min(matching or recorded, default="")
         subtitle = f"features, and measured power of {source}" if source else "features"
         return [usage_panel(subtitle, measured_power(self._observations, source), usage(self._observations))]

@@ -47,7 +47,7 @@ def hostile_zip() -> bytes:
 
 @contextmanager
 def serving(content: bytes) -> Iterator[str]:
-    """Answer every request with the content, as a model server or as a web server."""
+    """Run an HTTP server that answers every request (GET and POST) with the content, and yield its URL."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:

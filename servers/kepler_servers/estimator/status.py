@@ -27,8 +27,9 @@ _MAX_LISTED_METRICS = 100
 def model_statuses(entries: Iterable[tuple[ModelKey, CacheEntry]], now: float) -> tuple[list[dict[str, Any]], int]:
     """Return the status of cache entries, and the number of entries for which there was no room.
 
-    If there is not enough room for all entries, entries without a model are left out first, and among these the
-    entries whose latest request is oldest. The returned list has the order of `entries`. `now` is a Unix time.
+    If there is not enough room for all entries, entries without a model are left out first. Of several entries
+    without a model, the entry whose latest request is oldest is left out first. The returned list has the order of
+    `entries`. `now` is a Unix time.
     """
     numbered = list(enumerate(entries))
     numbered.sort(key=lambda item: (item[1][1].loaded is not None, item[1][1].requested_at), reverse=True)
