@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,15 @@ def test_weights_beside_an_archive_of_another_file_name(tmp_path: Path) -> None:
     (folder / f"{LINEAR.name}.zip").rename(folder / "best.zip")
     reply = ask(tmp_path, **{KEY: f"{folder.as_uri()}/best.zip"})
     assert reply == {"powers": POWERS, "msg": "", "core_ratio": 0.5}
+
+
+def test_names_in_metadata_that_are_no_names(tmp_path: Path) -> None:
+    folder = write_database(tmp_path / "db", LINEAR)
+    with zipfile.ZipFile(folder / "odd.zip", "w") as archive:
+        archive.writestr("metadata.json", json.dumps({"model_name": "a\nb_0", "features": ["bpf_cpu_time_ms"]}))
+        archive.writestr("weight.json", json.dumps(WEIGHTS))
+    reply = ask(tmp_path, **{KEY: f"{folder.as_uri()}/odd.zip"})
+    assert reply["msg"].endswith("odd.zip: metadata.json: 'a\\nb_0' is not a name")
 
 
 def test_a_url_that_no_file_can_have(tmp_path: Path) -> None:

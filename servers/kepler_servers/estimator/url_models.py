@@ -21,9 +21,11 @@ import msgspec
 
 from kepler_core.documents import decode_object
 from kepler_core.errors import KeplerError, ModelError, StoreError
+from kepler_core.messages import quoted
 from kepler_core.models.kepler_weights import LINEAR_TRAINER
 from kepler_core.models.linear_weights import LinearWeights, read_linear_weights
 from kepler_core.models.power_model import MAX_DOCUMENT_BYTES, METADATA_FILE, MODEL_FILE, WEIGHT_FILE
+from kepler_core.names import is_name
 from kepler_core.selection import Catalogue, ModelRequest, Selection
 from kepler_core.selection.reading import read_pipeline_models
 from kepler_core.selection.stand_in import WHAT_TO_DO
@@ -268,6 +270,9 @@ def _url_models(init: InitUrl, source: str, models: list[_Model], node_type_inde
         output_type = model.metadata.get("output_type") or (place[1] if place else init.output_type)
         group = model.metadata.get("feature_group") or (place[2] if place else "unknown")
         energy_source, name = model.metadata.get("source") or source, str(model.metadata.get("model_name", ""))
+        for text in (energy_source, output_type, group, name):
+            if not (isinstance(text, str) and is_name(text)):
+                raise StoreError(f"{init.where}: metadata.json: {quoted(text, 60)} is not a name")
         path = f"{energy_source}/{output_type}/{group}/{name}"
         if model.archive is not None:
             files |= {f"{path}/{file}": model.archive[file] for file in model.archive}
