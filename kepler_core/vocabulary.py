@@ -32,6 +32,8 @@ IRQ_FEATURES = ("bpf_block_irq", "bpf_net_rx_irq", "bpf_net_tx_irq")
 ACCELERATOR_FEATURES = ("accelerator_intel_qat",)
 SYSTEM_FEATURES = ("cpu_scaling_frequency_hertz", "node_info")
 UNGROUPED_FEATURES = ("cpu_ref_cycles", "task_clock_ms")
+CPU_FEATURES = ("bpf_cpu_time_ms", "cpu_cycles", "cpu_instructions")
+"""The features that rise with the work of the CPUs, and with the power."""
 """Features that some exporters report and no feature group contains.
 
 Some releases of Kepler report the values of cpu_cycles as cpu_ref_cycles. task_clock_ms is CPU time like

@@ -9,10 +9,12 @@ import click
 
 from kepler_core.cli.findings import finding_lines
 from kepler_core.cli.inputs import (
+    idle_option,
     input_option,
     machine_spec_option,
     metric_prefix_option,
     parse_vm_guests,
+    profile_option,
     read_all,
     read_object,
     vm_guest_option,
@@ -108,14 +110,8 @@ def extract(
 @click.command()
 @_dataset_options
 @click.option("--isolator", metavar="NAME", help="Isolator (default: the one in the pipeline file).")
-@click.option(
-    "--idle", metavar="FILE", multiple=True, help="A recording of the idle machine, for isolators. Can be repeated."
-)
-@click.option(
-    "--profile",
-    metavar="FILE",
-    help="JSON file with the profile of the machine's node type (default: the profile in --store).",
-)
+@idle_option()
+@profile_option()
 @click.option(
     "-s",
     "--store",

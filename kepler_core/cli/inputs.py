@@ -98,6 +98,22 @@ def read_object(path: str) -> dict[str, Any]:
         raise UsageError(f"{path}: not a JSON object: {error}") from error
 
 
+def idle_option() -> Callable[[F], F]:
+    """Return the click option `--idle FILE`, which may be repeated."""
+    return click.option(
+        "--idle", metavar="FILE", multiple=True, help="A recording of the idle machine, for isolators. Can be repeated."
+    )
+
+
+def profile_option() -> Callable[[F], F]:
+    """Return the click option `--profile FILE`."""
+    return click.option(
+        "--profile",
+        metavar="FILE",
+        help="JSON file with the profile of the machine's node type (default: the profile in the store).",
+    )
+
+
 def metric_prefix_option() -> Callable[[F], F]:
     """Return the click option `--metric-prefix PREFIX`."""
     return click.option(

@@ -12,10 +12,12 @@ import click
 
 from kepler_core.cli.findings import finding_lines
 from kepler_core.cli.inputs import (
+    idle_option,
     input_option,
     machine_spec_option,
     metric_prefix_option,
     parse_vm_guests,
+    profile_option,
     read_all,
     read_object,
     store_option,
@@ -72,14 +74,8 @@ if TYPE_CHECKING:
     help="Name under which the store lists the machine as a member of its node type (default: the node names in "
     "the recordings).",
 )
-@click.option(
-    "--idle", metavar="FILE", multiple=True, help="A recording of the idle machine, for isolators. Can be repeated."
-)
-@click.option(
-    "--profile",
-    metavar="FILE",
-    help="JSON file with the profile of the machine's node type (default: the profile in the store).",
-)
+@idle_option()
+@profile_option()
 @click.option(
     "--trace-hooks",
     is_flag=True,

@@ -28,6 +28,7 @@ from kepler_core.models.power_model import (
     WEIGHT_FILE,
     ComponentPart,
     ModelFile,
+    ceiling_of,
     scaled,
 )
 from kepler_core.plugins import registry
@@ -37,10 +38,6 @@ TOLERANCE = 0.001
 """Largest allowed difference between the predictions of the exported and the fitted model on a row, as a fraction of
 the range of the measured power (maximum − minimum). Weights on uninformative features that change predictions by at
 most this difference are set to 0 (`without_negligible`)."""
-
-CEILING_FACTOR = 10.0
-"""A component's predictions are limited to this multiple of its highest measured power. If that power is below 1 W,
-the limit is this multiple of 1 W."""
 
 _DEFAULT_FORMATS = ("weights", "onnx")
 
@@ -78,7 +75,7 @@ def export(
     uninformative = uninformative_features(features, scale, X)
     formats = [] if all(f.constant is not None for f in fitted.values()) else _candidates(model_format)
     for component, entry in fitted.items():
-        ceiling = CEILING_FACTOR * max(float(entry.watts.max(initial=0.0)), 1.0)
+        ceiling = ceiling_of(float(entry.watts.max(initial=0.0)))
         if entry.regressor is None:
             parts[component] = ComponentPart(ceiling, constant=entry.constant)
             continue

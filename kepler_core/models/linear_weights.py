@@ -25,16 +25,13 @@ from kepler_core.models.power_model import (
     ComponentPart,
     ModelFile,
     PowerModel,
+    ceiling_of,
 )
 from kepler_core.vocabulary import RARE_MAXIMUM, WORKLOAD_FEATURES
 
 MAX_FEATURES = 1000
 """Maximum number of features of all components together."""
 MAX_FEATURE_CHARACTERS = 300
-CEILING_FACTOR = 10.0
-"""A component's predictions are limited to this multiple of its power at full load, as those of trained models are
-(`kepler_core.models.export`). At full load, each feature with a positive weight is at its scale, and others are 0."""
-MIN_CEILING_WATTS = 10.0
 
 
 @attrs.frozen(eq=False)
@@ -86,7 +83,7 @@ def load_linear_weights(encoded: bytes, metadata: Mapping[str, Any], where: str 
     files: dict[str, bytes] = {METADATA_FILE: msgspec.json.encode(dict(metadata))}
     parts: dict[str, ComponentPart] = {}
     for component, weights in linear.components.items():
-        ceiling = max(CEILING_FACTOR * _full_load(weights), MIN_CEILING_WATTS)
+        ceiling = ceiling_of(_full_load(weights))
         # A component's own scales may differ from those of the other components: a model has one scale per feature.
         scaled = {f: v.weight * scales[f] / v.scale for f, v in _used_variables(weights).items() if v.weight}
         bias = _bias(weights)

@@ -36,6 +36,11 @@ MAX_SCALED_FEATURE = 1e6
 """Limit of a feature after division by its scale: a million times the largest value seen in training. Products
 of several features at this limit stay finite in single precision."""
 
+CEILING_FACTOR = 10.0
+"""The predictions of a component are limited to this multiple of its highest known power."""
+_LEAST_HIGHEST_WATTS = 1.0
+"""Lower limit of the highest known power from which a ceiling is computed."""
+
 _MAX_COLUMN_ORDERS = 32
 _MAX_CACHED_NAMES = 64
 _MAX_CACHED_CHARACTERS = 2000
@@ -55,11 +60,16 @@ def max_bytes_to_load(name: str) -> int:
     return min(max_bytes_of(name), MAX_COMPONENT_BYTES)
 
 
+def ceiling_of(highest_watts: float) -> float:
+    """Return the upper limit of a component's predictions, in watts, from its highest known power."""
+    return CEILING_FACTOR * max(highest_watts, _LEAST_HIGHEST_WATTS)
+
+
 class ComponentPart(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     """How the power of one component is computed: by a file in a model format, or as a constant."""
 
     ceiling: float
-    """Upper limit of the component's predictions in watts: ten times its highest measured power, but at least 10 W."""
+    """Upper limit of the component's predictions in watts, from `ceiling_of`."""
     format: str | None = None
     file: str | None = None
     constant: float | None = None

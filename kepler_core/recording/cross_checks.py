@@ -15,6 +15,7 @@ import numpy as np
 
 from kepler_core.arrays import FloatArray, IndexArray
 from kepler_core.recording.laid_out import LaidOut
+from kepler_core.vocabulary import CPU_FEATURES
 
 FEWEST_VALUES = 20
 """Minimum number of values that are compared."""
@@ -40,7 +41,6 @@ MANY_CPUS_MS = 8_000.0
 """CPU time in milliseconds per second above which it is compared with the cycles. A counter of little work that was not
 read on all CPUs can have any ratio."""
 
-CPU_FEATURES = ("bpf_cpu_time_ms", "cpu_cycles", "cpu_instructions")
 STILL_WORK = {"bpf_cpu_time_ms": WORK_MS, "cpu_cycles": 1e8, "cpu_instructions": 1e8}
 """Usage per second with which a node works so much that no other feature of the CPUs can be 0: a tenth of a CPU."""
 _SHIFTING = ("bpf_cpu_time_ms", "cpu_cycles")

@@ -42,7 +42,10 @@ def without_false_counters(
 
 
 def _are_counters(item: MappedMetric, counts: Counts) -> BoolArray:
-    """Return which series belong to a node and energy source whose series fall seldom, shape (series,)."""
+    """Return which series are counters, shape (series,).
+
+    The series of a node and an energy source are no counters if their values fall often.
+    """
     metric = item.metric
     same = (metric.series[1:] == metric.series[:-1]) & (metric.values[1:] >= 0) & (metric.values[:-1] >= 0)
     change = np.diff(metric.values)

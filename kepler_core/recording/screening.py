@@ -20,6 +20,7 @@ from kepler_core.arrays import BoolArray, FloatArray, IndexArray
 from kepler_core.recording.cross_checks import cross_check
 from kepler_core.recording.dead_features import leave_out_dead_features
 from kepler_core.recording.laid_out import LaidOut
+from kepler_core.vocabulary import CPU_FEATURES
 
 JUMP_FACTOR = 2.0
 """If a node's values are sorted, and a value is above this multiple of the next lower value, the value and all
@@ -28,8 +29,6 @@ BURSTY_JUMP_FACTOR = 1000.0
 """Replaces `JUMP_FACTOR` for features that come in bursts without much work, such as interrupts of network and disk."""
 RATE_CEILING = 1e14
 """Highest rate that a usage counter can have: 8192 CPUs with 12 thousand million cycles per second each."""
-CPU_FEATURES = ("bpf_cpu_time_ms", "cpu_cycles", "cpu_instructions")
-"""The features that rise with the work of the CPUs, and with the power."""
 MAX_JUMPS = 0.05
 """Maximum fraction of a node's values that can be jumps. If there are more high values, they come from a workload, or
 from a wrong unit."""

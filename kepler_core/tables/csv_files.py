@@ -111,7 +111,10 @@ class _Text:
         return line
 
     def _undecodable(self) -> str:
-        """Return which line is not UTF-8: errors of the file do not tell it, because it decodes many lines at once."""
+        """Return a message that names the line that is not UTF-8.
+
+        The file decodes many lines at once, so its own error does not name the line.
+        """
         for number, line in enumerate(io.BytesIO(self._content), 1):
             try:
                 line.decode()
