@@ -1,0 +1,139 @@
+"""The block `honesty` in a model's `metadata.json`: measured errors, the range of the training, and interval terms.
+
+A training writes the block (`kepler_core.pipeline`). Selection, the servers and the commands read it with
+`read_honesty`. Models from other programs have no such block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from kepler_core.errors import ModelError
+
+HONESTY_KEY = "honesty"
+"""Name of the block in a model's `metadata.json`."""
+
+SplitName = Literal["blocks", "regimes", "recordings", "nodes"]
+"""A way to hold out data: blocks of time, clusters of the workload's character, whole recordings, whole nodes."""
+
+SPLIT_NAMES: tuple[SplitName, ...] = ("blocks", "regimes", "recordings", "nodes")
+
+MAX_NODE_NAMES = 100
+"""Maximum number of node names in `Seen.node_names`."""
+
+Finite = Annotated[float, msgspec.Meta(ge=-(2.0**53), le=2.0**53)]
+Watts = Annotated[float, msgspec.Meta(ge=0, le=2.0**53)]
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+
+
+class ComponentErrors(msgspec.Struct, forbid_unknown_fields=True):
+    """Errors of one component on the data that one split holds out."""
+
+    mae: Watts
+    """Mean absolute error in watts."""
+    bias: Finite
+    """Mean of (predicted − measured) watts."""
+    idle_bias: Finite
+    """Mean of (predicted − measured) watts in the tenth of the rows with the least load."""
+    rows: Count
+    """Number of rows in which predicted and measured power were compared."""
+    mape: Watts | None = None
+    """Mean absolute error in percent of the measured power; None if the measured power was nearly 0 W."""
+
+
+class SplitErrors(msgspec.Struct, forbid_unknown_fields=True):
+    """Errors on the data that one split holds out."""
+
+    mae: Watts
+    """The largest mean absolute error of all components, in watts."""
+    components: dict[str, ComponentErrors]
+    parts: Count
+    """Number of parts that were held out one after the other: folds, regimes, recordings or groups of nodes."""
+
+
+class Seen(msgspec.Struct, forbid_unknown_fields=True):
+    """The data that a model was trained on."""
+
+    recordings: Count
+    days: Count
+    """Number of different days (in UTC) with a sample."""
+    nodes: Count
+    samples: Count
+    """Number of samples: a sample is a node at a timestamp."""
+    features: dict[str, tuple[Finite, Finite]]
+    """Lowest and highest value of each feature of a whole node, in the unit of `kepler_core.vocabulary`."""
+    ratios: dict[str, tuple[Finite, Finite]] = {}
+    """Lowest and highest ratio of two features of a whole node, by name, e.g. `instructions_per_cycle`."""
+    node_names: list[str] = []
+    """Names of the nodes, at most `MAX_NODE_NAMES`."""
+
+
+class IntervalTerms(msgspec.Struct, forbid_unknown_fields=True):
+    """The terms from which `kepler_core.honesty.interval` computes the interval of one component."""
+
+    lowest: Watts
+    """Lowest measured power of a node, in watts."""
+    highest: Watts
+    """Highest measured power of a node, in watts."""
+    edges: list[Watts]
+    """Predicted watts that separate the load bins, ascending."""
+    quantiles: list[Watts]
+    """Conformal quantile of the absolute error in each load bin, in watts; one more number than `edges`."""
+    session: Watts
+    """Error between two sessions (days) of one machine, in watts: the quantile at the interval's level."""
+    machine_idle: Watts
+    """Error between two machines of one node type at the lowest power, as a fraction of the predicted power."""
+    machine_loaded: Watts
+    """Error between two machines of one node type at the highest power, as a fraction of the predicted power."""
+    noise: Watts
+    """Noise floor: standard deviation of the measured power while the load is steady, in watts."""
+    session_measured: bool = False
+    """Whether `session` was measured with several recordings; otherwise, it is the documented prior."""
+    machine_measured: bool = False
+    """Whether `machine_idle` and `machine_loaded` were measured with several nodes; otherwise, they are the prior."""
+
+
+class Twin(msgspec.Struct, forbid_unknown_fields=True):
+    """The model that checks this model's predictions: it needs fewer features, and is in the same pipeline."""
+
+    model_name: str
+    feature_group: str
+    limits: dict[str, Watts]
+    """For each component, the 99 % quantile of the difference between both models' predictions in the validation."""
+
+
+class Honesty(msgspec.Struct, forbid_unknown_fields=True):
+    """What a model knows about its own errors."""
+
+    splits: dict[SplitName, SplitErrors | None]
+    """Errors by split; None if this error was never measured, e.g. `nodes` in a training with one node."""
+    hardest: SplitName
+    """The measured split with the largest error. Models are ranked by the error on it."""
+    seen: Seen
+    level: Annotated[float, msgspec.Meta(gt=0, lt=1)]
+    """Probability with which an interval is meant to contain the true power, e.g. 0.9."""
+    intervals: dict[str, IntervalTerms]
+    """Terms of the interval, by component. Empty for DynPower models: the power of a container is never measured."""
+    twin: Twin | None = None
+
+
+def read_honesty(metadata: Mapping[str, Any]) -> Honesty | None:
+    """Return the block `honesty` of a model's metadata; None if the metadata has no such block.
+
+    Raises `ModelError` if the block does not fit its schema.
+    """
+    if HONESTY_KEY not in metadata:
+        return None
+    try:
+        honesty = msgspec.convert(metadata[HONESTY_KEY], Honesty)
+    except msgspec.ValidationError as error:
+        raise ModelError(f"metadata.json: {HONESTY_KEY}: {error}") from error
+    for component, terms in honesty.intervals.items():
+        if len(terms.quantiles) != len(terms.edges) + 1 or terms.edges != sorted(terms.edges):
+            raise ModelError(f"metadata.json: {HONESTY_KEY}: the load bins of {component} are not consistent")
+    if honesty.splits.get(honesty.hardest) is None:
+        raise ModelError(f"metadata.json: {HONESTY_KEY}: the hardest split {honesty.hardest} was never measured")
+    return honesty

@@ -1,0 +1,33 @@
+"""Flags: short names of the reasons to doubt an estimate, with a sentence for each."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from kepler_core.honesty.document import Honesty
+from kepler_core.honesty.interval import MachineMatch
+
+Flag = Literal["one_session_only", "extrapolating", "disagreement", "other_machine"]
+
+EXPLANATIONS: dict[Flag, str] = {
+    "one_session_only": "The model was trained on one recording: its error on another day is unknown.",
+    "extrapolating": "A feature is outside the range that the model was trained on.",
+    "disagreement": "A model with fewer features predicts another power; its prediction is used instead.",
+    "other_machine": "The model was trained on another machine.",
+}
+"""Maps each flag to a sentence for users."""
+
+
+def flags(honesty: Honesty, match: MachineMatch, *, outside: bool, disagrees: bool) -> list[Flag]:
+    """Return the flags of an estimate.
+
+    `outside` tells whether a row is outside the range of the training, `disagrees` whether the prediction differs
+    from the prediction of the model's twin by more than its limit.
+    """
+    raised: dict[Flag, bool] = {
+        "one_session_only": honesty.splits.get("recordings") is None,
+        "extrapolating": outside,
+        "disagreement": disagrees,
+        "other_machine": not match.trained,
+    }
+    return [flag for flag, is_raised in raised.items() if is_raised]

@@ -1,0 +1,101 @@
+"""The interval of a prediction: the range of watts that contains the true power with a stated probability.
+
+The half-width of the interval around a prediction of P watts is
+
+    √( (w · q)² + s² + (m · P)² ) + d
+
+where q is the conformal quantile of the prediction's load bin, measured on held-out workloads; w is
+`OUTSIDE_FACTOR` for a row outside the range of the training, and 1 otherwise; s is the error between sessions; m is
+the error between machines of one node type, and 0 on a machine that the model was trained on; and d is the
+disagreement with the model's twin. q, s and m are in the block `honesty` (`kepler_core.honesty.document`).
+
+The errors q, s and m have independent causes, so their squares add up. A training that could not measure s or m
+states the priors below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import attrs
+import numpy as np
+
+from kepler_core.arrays import BoolArray, FloatArray
+from kepler_core.honesty.document import Honesty, IntervalTerms
+
+LEVEL = 0.9
+"""Probability with which an interval is meant to contain the true power."""
+
+OUTSIDE_FACTOR = 2.5
+"""Factor of the conformal quantile for rows outside the range of the training."""
+
+SESSION_PRIOR = 0.15
+"""Prior of the error between two sessions of one machine, as a fraction of the machine's power range (highest −
+lowest power). It is stated if a training has only one recording."""
+
+MACHINE_PRIOR_LOADED = 0.07
+"""Prior of the error between two machines of one node type at the highest power, as a fraction of the power."""
+
+MACHINE_PRIOR_IDLE = 0.13
+"""Prior of the error between two machines of one node type at the lowest power, as a fraction of the power."""
+
+
+@attrs.frozen
+class MachineMatch:
+    """How well the machine whose power is predicted matches the machines of the training."""
+
+    trained: bool = False
+    """Whether the model was trained on data of this very machine."""
+    dissimilarity: float = 0.0
+    """0 if the machine has the node type of the model; higher numbers stand for machines that differ more. The error
+    between machines is multiplied by 1 + this number."""
+
+
+SAME_MACHINE = MachineMatch(trained=True)
+SAME_TYPE = MachineMatch()
+
+
+def half_width(
+    terms: IntervalTerms,
+    watts: FloatArray,
+    outside: BoolArray,
+    match: MachineMatch = SAME_TYPE,
+    disagreement: FloatArray | None = None,
+) -> FloatArray:
+    """Return the half-width of each prediction's interval in watts, shape (rows,).
+
+    `watts` are the predictions of one component. `outside` tells which rows are outside the range of the training.
+    `disagreement` is the absolute difference to the prediction of the model's twin, in watts; None: no twin was asked.
+    All arrays have the shape (rows,).
+    """
+    quantile = np.asarray(terms.quantiles)[np.searchsorted(terms.edges, watts, side="right")]
+    squares = np.square(np.where(outside, OUTSIDE_FACTOR * quantile, quantile)) + terms.session**2
+    if not match.trained:
+        squares += np.square(_between_machines(terms, watts) * (1 + match.dissimilarity) * watts)
+    half: FloatArray = np.sqrt(squares)
+    return half if disagreement is None else half + disagreement
+
+
+def _between_machines(terms: IntervalTerms, watts: FloatArray) -> FloatArray:
+    """Return the error between machines as a fraction of the power, interpolated between idle and full load."""
+    spread = terms.highest - terms.lowest
+    load = np.clip((watts - terms.lowest) / spread, 0.0, 1.0) if spread > 0 else np.ones(len(watts))
+    return terms.machine_idle + load * (terms.machine_loaded - terms.machine_idle)
+
+
+def half_widths(
+    honesty: Honesty,
+    predicted: Mapping[str, FloatArray],
+    outside: BoolArray,
+    match: MachineMatch = SAME_TYPE,
+    disagreement: Mapping[str, FloatArray] | None = None,
+) -> dict[str, FloatArray]:
+    """Return the half-widths of all components that have an interval, each of shape (rows,); see `half_width`.
+
+    `predicted` maps components to predicted watts, `disagreement` maps components to differences from the twin.
+    """
+    return {
+        component: half_width(honesty.intervals[component], watts, outside, match, (disagreement or {}).get(component))
+        for component, watts in predicted.items()
+        if component in honesty.intervals
+    }
