@@ -21,10 +21,12 @@ from kepler_core.models.kepler_weights import (
 )
 from kepler_core.models.loading import format_name, load_model
 from kepler_core.models.power_model import (
+    FEATURE_LIMIT,
     LAYOUT_VERSION,
     MAX_COMPONENT_BYTES,
     METADATA_FILE,
     MODEL_FILE,
+    PROPORTIONAL_FEATURES,
     WEIGHT_FILE,
     ComponentPart,
     ModelFile,
@@ -38,6 +40,10 @@ TOLERANCE = 0.001
 """Largest allowed difference between the predictions of the exported and the fitted model on a row, as a fraction of
 the range of the measured power (maximum − minimum). Weights on uninformative features that change predictions by at
 most this difference are set to 0 (`without_negligible`)."""
+
+LIMITS_KEY = "limits"
+"""Key in `metadata.json` and `weight.json` of the highest values: `features` maps each feature to the value at which
+it is cut, `power` maps each component to the upper limit of its power. Kepler ignores the key, and cuts nothing."""
 
 _DEFAULT_FORMATS = ("weights", "onnx")
 
@@ -75,7 +81,8 @@ def export(
     uninformative = uninformative_features(features, scale, X)
     formats = [] if all(f.constant is not None for f in fitted.values()) else _candidates(model_format)
     for component, entry in fitted.items():
-        ceiling = ceiling_of(float(entry.watts.max(initial=0.0)))
+        highest = float(entry.watts.max(initial=0.0))
+        ceiling = ceiling_of(highest)
         if entry.regressor is None:
             parts[component] = ComponentPart(ceiling, constant=entry.constant)
             continue
@@ -87,7 +94,9 @@ def export(
                 f"{component}: the exported model has {len(files[file])} bytes, more than {MAX_COMPONENT_BYTES}; "
                 "train a smaller model, e.g. with fewer or less deep trees"
             )
-        parts[component] = ComponentPart(ceiling, format=name, file=file)
+        proportional = _proportional_feature(component, name, features)
+        ceiling = ceiling_of(highest, proportional)
+        parts[component] = ComponentPart(ceiling, format=name, file=file, proportional_to=proportional)
         if (kepler_weights := chosen.weights(files[file], features, by_feature)) is not None:
             negligible = TOLERANCE * float(np.ptp(entry.watts))
             weights[component] = without_negligible(kepler_weights, uninformative, negligible)
@@ -95,9 +104,14 @@ def export(
     for component, part in parts.items():
         if part.constant is not None:
             weights[component] = _constant_weights(part.constant, features, by_feature, trainer)
-    layout = ModelFile(LAYOUT_VERSION, list(features), [float(s) for s in scale], parts)
+    lowest = X.min(axis=0, initial=0.0) if metadata.get("output_type") == "DynPower" else X.min(axis=0)
+    layout = ModelFile(LAYOUT_VERSION, list(features), list(map(float, scale)), parts, list(map(float, lowest)))
     files[MODEL_FILE] = indented_json(layout)
     full = {"model_class": _model_class(parts), "model_file": MODEL_FILE, "fe_files": [], **metadata}
+    full[LIMITS_KEY] = {
+        "features": {feature: FEATURE_LIMIT * value for feature, value in by_feature.items()},
+        "power": {component: part.ceiling for component, part in parts.items()},
+    }
     if len(weights) == len(parts):
         content = _weight_file(weights, full)
         if (reason := refusal(content, trainer, features, uninformative)) is None:
@@ -109,9 +123,19 @@ def export(
     return files
 
 
+def _proportional_feature(component: str, model_format: str, features: Sequence[str]) -> str | None:
+    """Return the feature that a component's formula is proportional to (`ComponentPart.proportional_to`), if any."""
+    feature = PROPORTIONAL_FEATURES.get(component)
+    return feature if model_format == "weights" and feature in features else None
+
+
 def _weight_file(weights: Mapping[str, Any], metadata: Mapping[str, Any]) -> bytes:
     """Return the content of `weight.json`."""
-    head = {"model_name": metadata.get("model_name"), "machine_spec": metadata.get("machine_spec", {})}
+    head = {
+        "model_name": metadata.get("model_name"),
+        "machine_spec": metadata.get("machine_spec", {}),
+        LIMITS_KEY: metadata[LIMITS_KEY],
+    }
     return indented_json({**head, **weights})
 
 

@@ -22,6 +22,7 @@ from kepler_core.models.power_model import (
     LAYOUT_VERSION,
     METADATA_FILE,
     MODEL_FILE,
+    PROPORTIONAL_FEATURES,
     ComponentPart,
     ModelFile,
     PowerModel,
@@ -83,17 +84,20 @@ def load_linear_weights(encoded: bytes, metadata: Mapping[str, Any], where: str 
     files: dict[str, bytes] = {METADATA_FILE: msgspec.json.encode(dict(metadata))}
     parts: dict[str, ComponentPart] = {}
     for component, weights in linear.components.items():
-        ceiling = ceiling_of(_full_load(weights))
+        used = _used_variables(weights)
+        main = PROPORTIONAL_FEATURES.get(component)
+        proportional = main if main in used and used[main].weight else None
+        ceiling = ceiling_of(_full_load(weights), proportional)
         # A component's own scales may differ from those of the other components: a model has one scale per feature.
-        scaled = {f: v.weight * scales[f] / v.scale for f, v in _used_variables(weights).items() if v.weight}
+        scaled = {f: v.weight * scales[f] / v.scale for f, v in used.items() if v.weight}
         bias = _bias(weights)
         if not scaled:
             parts[component] = ComponentPart(ceiling, constant=max(bias, 0.0))
             continue
         name = f"{component}.json"
-        parts[component] = ComponentPart(ceiling, format="weights", file=name)
+        parts[component] = ComponentPart(ceiling, format="weights", file=name, proportional_to=proportional)
         files[name] = msgspec.json.encode({"type": "linear", "weights": scaled, "bias": bias})
-    layout = ModelFile(LAYOUT_VERSION, list(scales), list(scales.values()), parts)
+    layout = ModelFile(LAYOUT_VERSION, list(scales), list(scales.values()), parts, [0.0] * len(scales))
     return load_model({**files, MODEL_FILE: msgspec.json.encode(layout)}, where, resident=True)
 
 

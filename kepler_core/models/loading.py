@@ -6,7 +6,7 @@ file is never executed as code.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ from kepler_core.models.power_model import (
     LAYOUT_VERSION,
     METADATA_FILE,
     MODEL_FILE,
+    PROPORTIONAL_FEATURES,
     ComponentPart,
     ModelFile,
     PowerModel,
@@ -45,7 +46,8 @@ def load_model(source: Path | str | Mapping[str, bytes], where: str = "model", *
         layout = decode_json(_file(files, MODEL_FILE), ModelFile)
         scale = _checked_scale(layout)
         predictors = _load_predictors(layout, files, resident)
-        model = PowerModel(metadata, tuple(layout.features), scale, dict(layout.components), predictors)
+        lowest = np.full(len(scale), -np.inf) if layout.lowest is None else np.array(layout.lowest, dtype=np.float64)
+        model = PowerModel(metadata, tuple(layout.features), scale, lowest, dict(layout.components), predictors)
         # A model may load and still fail when it predicts. So predict the power of an idle machine, and of a machine
         # whose features all have the largest values of the training.
         model.watts(np.vstack([np.zeros(len(scale)), scale]))
@@ -105,6 +107,9 @@ def _checked_scale(layout: ModelFile) -> FloatArray:
         raise ModelError("no feature is named, or a feature is named twice")
     if len(scale) != len(layout.features) or not (np.isfinite(scale).all() and (scale > 0).all()):
         raise ModelError("every feature needs one scale, finite and above 0")
+    lowest = layout.lowest
+    if lowest is not None and not (len(lowest) == len(layout.features) and np.isfinite(lowest).all()):
+        raise ModelError("every feature needs one finite number in lowest")
     return scale
 
 
@@ -113,7 +118,7 @@ def _load_predictors(layout: ModelFile, files: Mapping[str, bytes], resident: bo
         raise ModelError("no component")
     by_format: dict[str, dict[str, Predictor]] = {}
     for component, part in layout.components.items():
-        _check_part(component, part)
+        _check_part(component, part, layout.features)
         if part.constant is None:
             assert part.format is not None
             assert part.file is not None
@@ -132,13 +137,17 @@ def _load_predictors(layout: ModelFile, files: Mapping[str, bytes], resident: bo
     return predictors
 
 
-def _check_part(component: str, part: ComponentPart) -> None:
+def _check_part(component: str, part: ComponentPart, features: Sequence[str]) -> None:
     if component not in COMPONENTS:
         raise ModelError(f"unknown component {component!r}; {close_matches(component, COMPONENTS)}")
     if not (np.isfinite(part.ceiling) and part.ceiling >= 0):
         raise ModelError(f"{component}: the ceiling must be finite and not negative")
     if not (np.isfinite(part.gain) and part.gain > 0 and np.isfinite(part.shift)):
         raise ModelError(f"{component}: gain must be finite and above 0, and shift must be finite")
+    if part.proportional_to not in (None, PROPORTIONAL_FEATURES.get(component)):
+        raise ModelError(f"{component}: the power is not proportional to {part.proportional_to!r}")
+    if part.proportional_to is not None and part.proportional_to not in features:
+        raise ModelError(f"{component}: {part.proportional_to!r} is not one of the model's features")
     if part.constant is not None:
         if not 0 <= part.constant <= part.ceiling:
             raise ModelError(f"{component}: the constant power must be between 0 W and its upper limit, the ceiling")

@@ -15,7 +15,7 @@ import attrs
 import msgspec
 import numpy as np
 
-from kepler_core.arrays import FloatArray, IndexArray, SingleArray
+from kepler_core.arrays import BoolArray, FloatArray, IndexArray, SingleArray
 from kepler_core.contracts import JointPredictor, Predictor
 from kepler_core.errors import ModelError, close_matches
 from kepler_core.messages import one_line
@@ -32,14 +32,15 @@ MAX_DOCUMENT_BYTES = 2 * 2**20
 """Maximum size of `metadata.json`, `model.json` and `weight.json`."""
 MAX_COMPONENT_BYTES = 32 * 2**20
 """Maximum size of the file of one component, because a process that uses the model has to load it into memory."""
-MAX_SCALED_FEATURE = 1e6
-"""Limit of a feature after division by its scale: a million times the largest value seen in training. Products
-of several features at this limit stay finite in single precision."""
-
-CEILING_FACTOR = 10.0
+FEATURE_LIMIT = 1.05
+"""A feature is cut at this multiple of its largest value in training, because no model is known to be right beyond."""
+CEILING_FACTOR = 1.2
 """The predictions of a component are limited to this multiple of its highest known power."""
-_LEAST_HIGHEST_WATTS = 1.0
-"""Lower limit of the highest known power from which a ceiling is computed."""
+PROPORTIONAL_LIMIT = 3.0
+"""Replaces `FEATURE_LIMIT` and `CEILING_FACTOR` for the power of DRAM that a formula computes from cache misses: the
+energy of DRAM is proportional to the number of accesses, also beyond the accesses that training has seen."""
+PROPORTIONAL_FEATURES = {"dram": "cache_miss"}
+"""Maps each component whose power is proportional to one feature to this feature."""
 
 _MAX_COLUMN_ORDERS = 32
 _MAX_CACHED_NAMES = 64
@@ -60,9 +61,12 @@ def max_bytes_to_load(name: str) -> int:
     return min(max_bytes_of(name), MAX_COMPONENT_BYTES)
 
 
-def ceiling_of(highest_watts: float) -> float:
-    """Return the upper limit of a component's predictions, in watts, from its highest known power."""
-    return CEILING_FACTOR * max(highest_watts, _LEAST_HIGHEST_WATTS)
+def ceiling_of(highest_watts: float, proportional_to: str | None = None) -> float:
+    """Return the upper limit of a component's predictions, in watts, from its highest known power.
+
+    `proportional_to` is `ComponentPart.proportional_to`.
+    """
+    return (CEILING_FACTOR if proportional_to is None else PROPORTIONAL_LIMIT) * highest_watts
 
 
 class ComponentPart(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
@@ -73,6 +77,8 @@ class ComponentPart(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=Tr
     format: str | None = None
     file: str | None = None
     constant: float | None = None
+    proportional_to: str | None = None
+    """The feature that is cut at `PROPORTIONAL_LIMIT` instead of `FEATURE_LIMIT` for this component."""
     gain: float = 1.0
     shift: float = 0.0
     """A prediction below 0 W becomes 0 W. Then the prediction is multiplied by `gain`, and `shift` (watts) is added.
@@ -89,7 +95,11 @@ class ModelFile(msgspec.Struct, forbid_unknown_fields=True):
     layout: int
     features: list[str]
     scale: list[float]
+    """Largest absolute value of each feature in training; 1 for a feature that was always 0."""
     components: dict[str, ComponentPart]
+    lowest: list[float] | None = None
+    """Lowest value of each feature that the model was trained for: that of a node, or 0 for the power of containers.
+    None if it is not known."""
 
 
 @attrs.frozen(eq=False)
@@ -99,9 +109,14 @@ class PowerModel:
     metadata: Mapping[str, Any]
     features: tuple[str, ...]
     scale: FloatArray
+    lowest: FloatArray
+    """Lowest value of each feature that the model was trained for, shape (features,); see `ModelFile.lowest`. It is
+    minus infinity if it is not known."""
     parts: Mapping[str, ComponentPart]
     predictors: Sequence[ComponentPredictor]
     """The predictors of the components whose power is not constant."""
+    _proportional: tuple[int, int] | None = attrs.field(init=False)
+    """The component that is proportional to a feature, and this feature, as their numbers; None if there is none."""
     _limits: tuple[FloatArray, FloatArray] = attrs.field(init=False)
     _ceilings: FloatArray = attrs.field(init=False)
     _rows: list[tuple[list[int], Predictor | JointPredictor]] = attrs.field(init=False)
@@ -113,9 +128,20 @@ class PowerModel:
     """`gain` and `shift` of each component, as two arrays of shape (components, 1). None if no component has a gain
     other than 1 or a shift other than 0, as in most models."""
 
+    @_proportional.default
+    def _proportional_component(self) -> tuple[int, int] | None:
+        for number, part in enumerate(self.parts.values()):
+            if part.proportional_to is not None:
+                return number, self.features.index(part.proportional_to)
+        return None
+
     @_limits.default
     def _limits_of_the_scale(self) -> tuple[FloatArray, FloatArray]:
-        return feature_limits(self.scale)
+        lowest, highest = feature_limits(self.scale)
+        if self._proportional is not None:
+            column = self._proportional[1]
+            highest[column] = self.scale[column] * PROPORTIONAL_LIMIT
+        return lowest, highest
 
     @_ceilings.default
     def _column_of_ceilings(self) -> FloatArray:
@@ -158,7 +184,8 @@ class PowerModel:
         may be columns that the model does not need. Raises `ModelError` if a feature is missing or named
         twice, a value is not finite, or the model cannot be evaluated.
         """
-        X = self._matrix(values, self.features if features is None else features)
+        columns = self.features if features is None else features
+        X = scaled(self._matrix(values, columns), self.scale, self._limits)
         try:
             watts = self._unlimited(X)
         except Exception as error:  # model formats and their libraries raise exceptions of any class
@@ -174,8 +201,31 @@ class PowerModel:
             raise ModelError(f"{self.name}: the prediction for {component} is NaN or infinite for these features")
         return watts
 
+    def outside(self, values: Any, features: Sequence[str] | None = None) -> BoolArray:
+        """Return which rows have a feature outside the range of the training, shape (rows,). See `watts`.
+
+        The range of a feature ends at `FEATURE_LIMIT` times its largest value in training, where the feature is cut.
+        It begins below the lowest value in training, by the same margin.
+        """
+        X = self._matrix(values, self.features if features is None else features)
+        margin = (FEATURE_LIMIT - 1) * self.scale
+        beyond = np.greater(np.abs(X), self.scale + margin) | np.less(X, self.lowest - margin)
+        return np.asarray(beyond.any(axis=1))
+
     def _unlimited(self, X: SingleArray) -> FloatArray:
         """Return the watts from the predictors and constants, before limits and corrections are applied."""
+        if self._proportional is None or len(X) == 0:
+            return self._evaluated(X)
+        component, column = self._proportional
+        if X[:, column].max() <= FEATURE_LIMIT:
+            return self._evaluated(X)
+        cut = X.copy()
+        np.minimum(cut[:, column], FEATURE_LIMIT, out=cut[:, column])
+        watts = self._evaluated(cut)
+        watts[component] = self._evaluated(X)[component]
+        return watts
+
+    def _evaluated(self, X: SingleArray) -> FloatArray:
         if self._joint is not None and len(X):
             return self._joint.predict(X).reshape(len(self.parts), len(X))
         watts = np.empty((len(self.parts), len(X)))
@@ -187,7 +237,7 @@ class PowerModel:
                 watts[rows] = predictor.predict(X)
         return watts
 
-    def _matrix(self, values: Any, names: Sequence[str]) -> SingleArray:
+    def _matrix(self, values: Any, names: Sequence[str]) -> FloatArray:
         try:
             X = np.asarray(values, dtype=np.float64)
         except (ValueError, TypeError) as error:
@@ -198,7 +248,7 @@ class PowerModel:
             X = X.take(self._columns_of(columns), axis=1)
         if not _all_finite(X):
             raise ModelError(f"{self.name}: a feature is NaN or infinite")
-        return scaled(X, self.scale, self._limits)
+        return X
 
     def _columns_of(self, names: tuple[str, ...]) -> IndexArray:
         """Return the position in `names` of each feature of the model.
@@ -228,9 +278,8 @@ def _all_finite(numbers: FloatArray) -> bool:
 
 
 def feature_limits(scale: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Return the lowest and the highest allowed value of each feature before scaling (see `MAX_SCALED_FEATURE`)."""
-    with np.errstate(over="ignore"):  # a limit that overflows to infinity does not limit the feature
-        highest: FloatArray = scale * MAX_SCALED_FEATURE
+    """Return the lowest and the highest allowed value of each feature before scaling (see `FEATURE_LIMIT`)."""
+    highest: FloatArray = scale * FEATURE_LIMIT
     return -highest, highest
 
 

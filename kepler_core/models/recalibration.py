@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import attrs
+import msgspec
 
 from kepler_core.documents import DocumentError, decode_json, decode_object
 from kepler_core.errors import ModelError
@@ -60,12 +61,12 @@ def recalibrated(files: Mapping[str, bytes], corrections: Mapping[str, Correctio
 
 
 def _corrected_part(part: ComponentPart, correction: Correction) -> ComponentPart:
-    ceiling = max(part.ceiling, part.ceiling * correction.gain + max(correction.shift, 0.0))
+    ceiling = max(part.ceiling * correction.gain + correction.shift, 0.0)
     gain, shift = part.gain * correction.gain, correction.gain * part.shift + correction.shift
     if part.constant is None:
-        return ComponentPart(ceiling, part.format, part.file, None, gain, shift)
+        return msgspec.structs.replace(part, ceiling=ceiling, gain=gain, shift=shift)
     constant = max(correction.gain * part.constant + correction.shift, 0.0)
-    return ComponentPart(ceiling, part.format, part.file, constant, part.gain, part.shift)
+    return msgspec.structs.replace(part, ceiling=ceiling, constant=constant)
 
 
 def _corrected_weights(content: bytes, trainer: str, corrections: Mapping[str, Correction]) -> bytes:

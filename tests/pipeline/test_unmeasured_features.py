@@ -138,7 +138,7 @@ def test_dead_features_of_one_node_are_left_out_on_this_node_only() -> None:
 
 def test_estimates_use_a_model_of_live_features(tmp_path: Path) -> None:
     assert train(tmp_path, document()).returncode == 0
-    (tmp_path / "later.json").write_text(json.dumps(document(CPU_TIME, PAGE_CACHE, seed=5)))
+    (tmp_path / "later.json").write_text(json.dumps(document(CPU_TIME, PAGE_CACHE, seed=3)))
     done = kepler("estimate", "-s", "models", "-i", "later.json", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout)

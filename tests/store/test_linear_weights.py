@@ -45,7 +45,7 @@ def test_watts_are_those_of_keplers_formula() -> None:
         "core": weights_of(0.0, bpf_cpu_time_ms=(1000.0, 0.0), bpf_page_cache_hit=(700.0, 0.0)),
         "dram": weights_of(3.0, bpf_cpu_time_ms=(500.0, 1.0), bpf_page_cache_hit=(700.0, 0.25)),
     }
-    rows = np.array([[0.0, 0.0], [500.0, 70.0], [1000.0, 0.0], [5000.0, 9000.0]])
+    rows = np.array([[0.0, 0.0], [500.0, 70.0], [525.0, 0.0], [520.0, 720.0]])
     columns = {name: rows[:, index].tolist() for index, name in enumerate(FEATURES)}
     expected = evaluate({"model_name": "SGDRegressorTrainer_0", **document}, columns, FEATURES[0])
     predicted = model_of(document).predict(rows[:, ::-1], FEATURES[::-1])
@@ -58,12 +58,21 @@ def test_watts_below_zero_become_zero() -> None:
     model = model_of({"package": weights_of(5.0, bpf_cpu_time_ms=(1000.0, -10.0)), "dram": weights_of(-1.0, x=(1, 2))})
     watts = model.predict([[0, 0], [1000, 0], [0, 5]], ("bpf_cpu_time_ms", "x"))
     assert watts["package"].tolist() == [5.0, 0.0, 5.0]
-    assert watts["dram"].tolist() == [0.0, 0.0, 9.0]
+    assert watts["dram"].tolist() == [0.0, 0.0, pytest.approx(1.1)]
 
 
-def test_watts_are_limited_to_ten_times_the_full_load() -> None:
+def test_features_are_cut_at_five_percent_above_their_scale() -> None:
     model = model_of({"package": weights_of(10.0, bpf_cpu_time_ms=(1000.0, 20.0))})
-    assert model.predict([[1e9]], ("bpf_cpu_time_ms",))["package"].tolist() == [300.0]
+    watts = model.predict([[1050.0], [1e9]], ("bpf_cpu_time_ms",))["package"]
+    assert watts.tolist() == pytest.approx([31.0, 31.0])
+    assert model.outside([[0.0], [1050.0], [1051.0]], ("bpf_cpu_time_ms",)).tolist() == [False, False, True]
+
+
+def test_power_of_dram_follows_three_times_as_many_cache_misses() -> None:
+    package, dram = weights_of(10.0, cache_miss=(1000.0, 20.0)), weights_of(2.0, cache_miss=(1000.0, 4.0))
+    watts = model_of({"package": package, "dram": dram}).predict([[1000.0], [2000.0], [9000.0]], ("cache_miss",))
+    assert watts["package"].tolist() == pytest.approx([30.0, 31.0, 31.0])
+    assert watts["dram"].tolist() == pytest.approx([6.0, 10.0, 14.0])
 
 
 def test_features_of_scale_0_are_left_out() -> None:

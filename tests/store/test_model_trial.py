@@ -97,6 +97,7 @@ def test_a_failure_when_it_is_used_is_one_error_of_one_line() -> None:
         {"model_name": "X_0"},
         ("a",),
         np.array([1.0]),
+        np.array([0.0]),
         {"package": ComponentPart(100.0, "onnx", "package.onnx")},
         [ComponentPredictor(("package",), Failing())],
     )
