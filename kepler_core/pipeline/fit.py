@@ -6,10 +6,11 @@ Fits run in worker processes, so `FitJob` and `FitResult` contain plain data tha
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import attrs
+import msgspec
 import numpy as np
 
 from kepler_core import __version__
@@ -17,9 +18,11 @@ from kepler_core.arrays import FloatArray
 from kepler_core.contracts import FitTask, Regressor, Trainer
 from kepler_core.errors import KeplerError, ModelError, TrainingError
 from kepler_core.grouping import sum_by
+from kepler_core.honesty.document import HONESTY_KEY, Seen, SplitName
 from kepler_core.messages import one_line
 from kepler_core.models.export import FittedComponent, export
-from kepler_core.models.power_model import scaled
+from kepler_core.models.power_model import FEATURE_LIMIT, ceiling_of, scaled
+from kepler_core.pipeline.honesty import HeldOut, honesty
 from kepler_core.pipeline.rows import TrainingRows
 from kepler_core.pipeline.validation import Fold, Score, baselines, score
 from kepler_core.plugins import registry
@@ -33,6 +36,10 @@ class FitJob:
 
     rows: TrainingRows
     folds: Sequence[Fold]
+    """Folds of the pipeline's validation scheme."""
+    splits: Mapping[SplitName, Sequence[Fold]]
+    """Folds of each split that the data allow. A split may share its list of folds with `folds`."""
+    seen: Seen
     baselines: Mapping[str, Mapping[str, float]]
     trainer: str
     args: Mapping[str, Any]
@@ -61,6 +68,8 @@ class FitResult:
     files: Mapping[str, bytes] | None
     metadata: Mapping[str, Any]
     reason: str | None
+    held_out: HeldOut = attrs.field(factory=dict)
+    """The predictions for held-out samples."""
 
 
 def all_baselines(rows: TrainingRows, held_out: Sequence[Fold]) -> dict[str, dict[str, float]]:
@@ -78,8 +87,8 @@ def fit(job: FitJob) -> FitResult:
     try:
         # With one thread, NumPy adds sums in the same order on every machine, and workers do not compete for cores.
         with threadpool_limits(1), np.errstate(all="ignore"):
-            files, metadata = _fit(job)
-        return FitResult(job.key, files, metadata, None)
+            files, metadata, held_out = _fit(job)
+        return FitResult(job.key, files, metadata, None, held_out)
     except KeplerError as error:
         return FitResult(job.key, None, {}, str(error))
     except ModuleNotFoundError as error:
@@ -89,7 +98,7 @@ def fit(job: FitJob) -> FitResult:
         return FitResult(job.key, None, {}, one_line(error))
 
 
-def _fit(job: FitJob) -> tuple[dict[str, bytes], dict[str, Any]]:
+def _fit(job: FitJob) -> tuple[dict[str, bytes], dict[str, Any], HeldOut]:
     rows = job.rows
     trainer = registry.trainers.create(job.trainer, job.args)
     X = _single(rows.fit_X, rows.scale)
@@ -97,22 +106,28 @@ def _fit(job: FitJob) -> tuple[dict[str, bytes], dict[str, Any]]:
     test_X = _single(rows.test_X, rows.scale)
     fitted: dict[str, FittedComponent] = {}
     scores: dict[str, Score] = {}
+    held_out: dict[SplitName, dict[str, FloatArray]] = {name: {} for name in job.splits}
     for component in rows.components:
         watts = rows.fit_watts[component]
+        constant, regressor = None, None
         if is_constant(float(watts.min()), float(watts.max())):
             constant = max(float(np.median(watts)), 0.0)
-            fitted[component] = FittedComponent(None, constant, watts)
-            scores[component] = _score_constant(rows, job.folds, component, constant)
-            continue
-        main, scale = main_feature(rows.features, component), tuple(map(float, rows.scale))
-        task = FitTask(component, rows.features, main, rows.output_type, job.seed, scale)
-        scores[component] = _cross_validate(job, trainer, task, X, test_X)
-        regressor = _fitted(trainer, task, X, watts)
-        _predicted(regressor, X, component)  # only to raise if a prediction is not finite
-        fitted[component] = FittedComponent(regressor, None, watts)
+            predicted = _constant_predictions(job, constant)
+        else:
+            main, scale = main_feature(rows.features, component), tuple(map(float, rows.scale))
+            task = FitTask(component, rows.features, main, rows.output_type, job.seed, scale)
+            predicted = _cross_validate(job, trainer, task, X, test_X)
+            regressor = _fitted(trainer, task, X, watts)
+            _predicted(regressor, X, component)  # only to raise if a prediction is not finite
+        fitted[component] = FittedComponent(regressor, constant, watts)
+        scores[component] = _score(rows, component, predicted.own)
+        for name, by_sample in predicted.by_split.items():
+            held_out[name][component] = by_sample
     metadata = _metadata(job, scores, trainer)
+    parts = {name: len(folds) for name, folds in job.splits.items()}
+    metadata[HONESTY_KEY] = msgspec.to_builtins(honesty(rows, held_out, parts, job.seen))
     files = export(rows.features, rows.scale, rows.fit_X, fitted, metadata, model_format=trainer.model_format)
-    return files, metadata
+    return files, metadata, held_out
 
 
 def _single(X: FloatArray, scale: FloatArray) -> FloatArray:
@@ -145,38 +160,75 @@ def _predicted(regressor: Regressor, X: FloatArray, component: str) -> FloatArra
     return np.maximum(predicted, 0.0)
 
 
-def _cross_validate(job: FitJob, trainer: Trainer, task: FitTask, X: FloatArray, test_X: FloatArray) -> Score:
-    """Return the errors on the test samples of all folds; fit a new regressor to each fold's training samples."""
-    rows = job.rows
-    predicted, measured, load = [], [], []
-    for fold in job.folds:
+@attrs.frozen(eq=False)
+class _Predictions:
+    """Predicted node watts of one component, each of shape (samples,); NaN for samples that are not tested."""
+
+    own: FloatArray
+    """Predictions with the folds of the pipeline's validation scheme."""
+    by_split: Mapping[SplitName, FloatArray]
+
+
+def _cross_validate(job: FitJob, trainer: Trainer, task: FitTask, X: FloatArray, test_X: FloatArray) -> _Predictions:
+    """Return the predictions for the test samples of all folds and splits."""
+    return _of_all_splits(job, lambda folds: _out_of_fold(job.rows, folds, trainer, task, X, test_X))
+
+
+def _of_all_splits(job: FitJob, predict: Callable[[Sequence[Fold]], FloatArray]) -> _Predictions:
+    """Return the predictions with each list of folds; lists that several splits share are used only once."""
+    predicted: dict[int, FloatArray] = {}
+    for folds in (job.folds, *job.splits.values()):
+        if id(folds) not in predicted:
+            predicted[id(folds)] = predict(folds)
+    own = predicted[id(job.folds)]
+    if not np.isfinite(own).any():
+        raise TrainingError("no timestamp is held out, because max_test_rows is too low; increase max_test_rows")
+    return _Predictions(own, {name: predicted[id(folds)] for name, folds in job.splits.items()})
+
+
+def _out_of_fold(
+    rows: TrainingRows, folds: Sequence[Fold], trainer: Trainer, task: FitTask, X: FloatArray, test_X: FloatArray
+) -> FloatArray:
+    """Fit a new regressor to each fold's training samples, and return its predictions for the test samples.
+
+    The predictions are the watts of nodes, shape (samples,): the sums over the test rows of each sample. They are NaN
+    for samples that are not tested.
+    """
+    watts = np.full(len(rows.tested), np.nan)
+    for fold in folds:
         train = fold.train[rows.fit_sample]
         tested = fold.test & rows.tested
         if not tested.any():
             continue
-        regressor = _fitted(trainer, task, X[train], rows.fit_watts[task.component][train])
+        measured = rows.fit_watts[task.component][train]
+        regressor = _fitted(trainer, task, X[train], measured)
         test_rows = tested[rows.test_sample]
-        watts = _predicted(regressor, test_X[test_rows], task.component)
-        sums = sum_by(watts, rows.test_sample[test_rows], len(tested))
-        predicted.append(sums[tested])
-        measured.append(rows.node_watts[task.component][tested])
-        load.append(rows.load[tested])
-    if not predicted:
-        raise TrainingError("no timestamp is held out, because max_test_rows is too low; increase max_test_rows")
-    return score(np.concatenate(predicted), np.concatenate(measured), np.concatenate(load))
+        # the limits that a model of this fold would have (`kepler_core.models.power_model`)
+        limit = FEATURE_LIMIT * np.abs(X[train]).max(axis=0)
+        predicted = _predicted(regressor, np.clip(test_X[test_rows], -limit, limit), task.component)
+        predicted = np.minimum(predicted, ceiling_of(float(measured.max())))
+        watts[tested] = sum_by(predicted, rows.test_sample[test_rows], len(tested))[tested]
+    return watts
 
 
-def _score_constant(rows: TrainingRows, folds: Sequence[Fold], component: str, constant: float) -> Score:
-    """Return the errors of predicting a constant power (watts): per node or, for DynPower, per container."""
-    tested = np.logical_or.reduce([fold.test for fold in folds]) & rows.tested
-    containers = 1
+def _constant_predictions(job: FitJob, constant: float) -> _Predictions:
+    """Return the predictions of a constant power (watts): per node or, for DynPower, per container."""
+    rows = job.rows
+    containers = np.ones(len(rows.tested))
     if rows.output_type == "DynPower":
-        containers = np.bincount(rows.test_sample, minlength=len(tested))[tested]
-    return score(
-        np.broadcast_to(constant * np.asarray(containers, dtype=np.float64), (int(tested.sum()),)),
-        rows.node_watts[component][tested],
-        rows.load[tested],
-    )
+        containers = np.bincount(rows.test_sample, minlength=len(rows.tested)).astype(np.float64)
+
+    def predict(folds: Sequence[Fold]) -> FloatArray:
+        tested = np.logical_or.reduce([fold.test for fold in folds]) & rows.tested
+        return np.where(tested, constant * containers, np.nan)
+
+    return _of_all_splits(job, predict)
+
+
+def _score(rows: TrainingRows, component: str, predicted: FloatArray) -> Score:
+    """Return the errors of predicted node watts, shape (samples,). Samples with NaN are not tested."""
+    tested = np.isfinite(predicted)
+    return score(predicted[tested], rows.node_watts[component][tested], rows.load[tested])
 
 
 def _metadata(job: FitJob, scores: Mapping[str, Score], trainer: Trainer) -> dict[str, Any]:

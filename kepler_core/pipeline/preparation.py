@@ -13,11 +13,13 @@ from kepler_core.contracts import IsolationContext
 from kepler_core.dataset import Dataset
 from kepler_core.errors import PluginError, TrainingError
 from kepler_core.pipeline.fit import FitJob, all_baselines
+from kepler_core.pipeline.honesty import seen
 from kepler_core.pipeline.load import pipeline_digest
 from kepler_core.pipeline.node_types import NodeTypeSlot
 from kepler_core.pipeline.plan import Plan, Skipped, Wanted, datasets, unused_nodes
 from kepler_core.pipeline.rows import training_rows
 from kepler_core.pipeline.spec import PipelineSpec, PluginSpec
+from kepler_core.pipeline.splits import splits
 from kepler_core.pipeline.validation import folds
 from kepler_core.plugins import registry
 from kepler_core.plugins.hooks import Hooks
@@ -102,6 +104,8 @@ class Preparation:
         node = np.asarray(dataset.index.codes[1], dtype=np.int64)[dataset.first_rows]
         held_out = folds(spec.validation, rows.stream, rows.time, self._extractor.memory, node)
         baselines = all_baselines(rows, held_out)
+        by_split = splits(spec.validation, held_out, rows, self._extractor.memory, spec.seed)
+        description = seen(dataset, rows)
         validation = {
             **attrs.asdict(spec.validation),
             "measured_on": "nodes" if dataset.output_type == "AbsPower" else "sums over a node's containers",
@@ -112,6 +116,8 @@ class Preparation:
             FitJob(
                 rows=rows,
                 folds=held_out,
+                splits=by_split,
+                seen=description,
                 baselines=baselines,
                 trainer=trainer.name,
                 args=trainer.args,

@@ -53,8 +53,14 @@ class TrainingRows:
     """The node's value of the main feature (`vocabulary.main_feature`), by component; each of shape (samples,)."""
     load: FloatArray
     """Value of the load feature (`vocabulary.load_feature`) for the whole node in each sample, shape (samples,)."""
+    node_X: FloatArray
+    """Unscaled features of the whole node in each sample, shape (samples, features)."""
     stream: IntArray
     """Index of the stream (a node in a recording) that each sample belongs to, shape (samples,)."""
+    recording: IntArray
+    """Number of the recording that each sample belongs to, shape (samples,)."""
+    node: IntArray
+    """Number of the node that each sample belongs to, shape (samples,)."""
     time: FloatArray
     """Timestamp of each sample in Unix seconds, shape (samples,)."""
 
@@ -107,7 +113,10 @@ def training_rows(dataset: Dataset, max_rows: int, max_test_rows: int, seed: int
         node_watts=node_watts,
         node_load={component: node_X[:, column] for component, column in mains.items()},
         load=node_X[:, dataset.features.index(load_feature(dataset.features))],
+        node_X=node_X,
         stream=dataset.stream[dataset.first_rows],
+        recording=np.asarray(dataset.index.codes[0], dtype=np.int64)[dataset.first_rows],
+        node=np.asarray(dataset.index.codes[1], dtype=np.int64)[dataset.first_rows],
         time=dataset.timestamps[dataset.first_rows],
     )
 

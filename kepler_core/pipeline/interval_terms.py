@@ -1,0 +1,213 @@
+"""Measure the terms of a component's interval (`kepler_core.honesty.interval`) on held-out samples."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import attrs
+import numpy as np
+
+from kepler_core.arrays import BoolArray, FloatArray, IntArray
+from kepler_core.honesty.document import IntervalTerms, SplitName
+from kepler_core.honesty.interval import (
+    LEVEL,
+    MACHINE_PRIOR_IDLE,
+    MACHINE_PRIOR_LOADED,
+    SESSION_PRIOR,
+)
+from kepler_core.pipeline.rows import TrainingRows
+
+MAX_LOAD_BINS = 4
+MIN_BIN_SAMPLES = 60
+"""A load bin has at least this number of samples, so that its 90 % quantile is known to about ± 5 %."""
+
+MIN_NODES = 3
+"""The error between machines is measured if there are at least this number of nodes."""
+PRIOR_NODES = 4
+"""Weight of the prior of the error between machines: it counts as much as this number of measured nodes."""
+MIN_HALF_SAMPLES = 5
+"""A node's error at idle (or under load) is measured if it has at least this number of samples there."""
+
+STEADY_FRACTION = 0.02
+"""The load is steady between two samples if it changes by at most this fraction of its range."""
+MIN_STEADY_PAIRS = 10
+
+_NORMAL = 1.6448536269514722
+"""95 % quantile of the standard normal distribution: 90 % of the values are within ± this number of deviations."""
+
+
+@attrs.frozen(eq=False)
+class _Samples:
+    """Predicted and measured watts of the tested samples of one split."""
+
+    predicted: FloatArray
+    measured: FloatArray
+    node: IntArray
+    recording: IntArray
+
+    @property
+    def error(self) -> FloatArray:
+        return self.predicted - self.measured
+
+
+def interval_terms(
+    rows: TrainingRows, held_out: Mapping[SplitName, Mapping[str, FloatArray]], component: str
+) -> IntervalTerms:
+    """Return the terms of a component's interval, measured on `held_out` predictions (see `pipeline.honesty.HeldOut`).
+
+    The quantiles come from the split `regimes` or `blocks`, whichever has the larger error. With several nodes,
+    each node's own gain is removed from the errors first, because the term between machines contains it.
+    """
+    measured = rows.node_watts[component]
+    lowest, highest = float(measured.min()), float(measured.max())
+    samples = {name: _tested(rows, predicted[component], measured) for name, predicted in held_out.items()}
+    within = max((samples[name] for name in ("blocks", "regimes") if name in samples), key=_mean_error)
+    edges, quantiles = _load_bins(_without_gains(within))
+    machine = _between_machines(samples["nodes"], lowest, highest) if "nodes" in samples else None
+    session = _between_sessions(samples["recordings"]) if "recordings" in samples else None
+    # machines differ at least as much as the sessions of one machine, so the term between machines is enough
+    prior = 0.0 if machine is not None else SESSION_PRIOR * (highest - lowest)
+    idle, loaded = machine or (MACHINE_PRIOR_IDLE, MACHINE_PRIOR_LOADED)
+    return IntervalTerms(
+        lowest=_rounded(lowest),
+        highest=_rounded(highest),
+        edges=[_rounded(edge) for edge in edges],
+        quantiles=[_rounded(quantile) for quantile in quantiles],
+        session=_rounded(prior if session is None else session),
+        machine_idle=_rounded(idle),
+        machine_loaded=_rounded(loaded),
+        noise=_rounded(_noise(rows, measured)),
+        session_measured=session is not None,
+        machine_measured=machine is not None,
+    )
+
+
+def _rounded(value: float) -> float:
+    return round(float(value), 6)
+
+
+def _tested(rows: TrainingRows, predicted: FloatArray, measured: FloatArray) -> _Samples:
+    tested = np.isfinite(predicted)
+    return _Samples(predicted[tested], measured[tested], rows.node[tested], rows.recording[tested])
+
+
+def _mean_error(samples: _Samples) -> float:
+    return float(np.mean(np.abs(samples.error)))
+
+
+def _without_gains(samples: _Samples) -> _Samples:
+    """Return the samples with the predictions multiplied by the gain of their node.
+
+    The gain of a node is the factor that fits the predictions to the node's measured power (least squares). With one
+    node, nothing is changed: then the error of the model is not the node's own.
+    """
+    if len(np.unique(samples.node)) < MIN_NODES:
+        return samples
+    predicted = samples.predicted.copy()
+    for node in np.unique(samples.node):
+        rows = samples.node == node
+        own = predicted[rows]
+        square = float(own @ own)
+        if square > 0:
+            predicted[rows] = own * (float(own @ samples.measured[rows]) / square)
+    return attrs.evolve(samples, predicted=predicted)
+
+
+def _load_bins(samples: _Samples) -> tuple[FloatArray, list[float]]:
+    """Return the edges between the load bins in predicted watts, and the conformal quantile of each bin."""
+    count = int(np.clip(len(samples.predicted) // MIN_BIN_SAMPLES, 1, MAX_LOAD_BINS))
+    edges = np.unique(np.quantile(samples.predicted, np.arange(1, count) / count))
+    bins = np.searchsorted(edges, samples.predicted, side="right")
+    error = np.abs(samples.error)
+    overall = conformal_quantile(error)
+    quantiles = [
+        conformal_quantile(error[bins == number]) if (bins == number).sum() >= MIN_BIN_SAMPLES // 2 else overall
+        for number in range(len(edges) + 1)
+    ]
+    return edges, quantiles
+
+
+def conformal_quantile(errors: FloatArray, level: float = LEVEL) -> float:
+    """Return the error that a new error does not exceed with probability `level`.
+
+    It is the ⌈(n + 1) · level⌉-th smallest of the n errors, as in split conformal prediction (Vovk, Gammerman, Shafer,
+    "Algorithmic Learning in a Random World", 2005), or the largest error if n is too small.
+    """
+    if len(errors) == 0:
+        return 0.0
+    rank = min(math.ceil((len(errors) + 1) * level), len(errors))
+    return float(np.partition(errors, rank - 1)[rank - 1])
+
+
+def _between_sessions(samples: _Samples) -> float | None:
+    """Return the error between two sessions of one machine in watts; None if no node is in two recordings.
+
+    For each node in each held-out recording, the mean error is known. Its true mean over sessions is 0, so the term is
+    the quantile of Student's t distribution with as many degrees of freedom as there are mean errors, times their root
+    mean square.
+    """
+    stream = np.column_stack([samples.node, samples.recording])
+    streams, number = np.unique(stream, axis=0, return_inverse=True)
+    nodes, counts = np.unique(streams[:, 0], return_counts=True)
+    repeated = nodes[counts > 1]
+    means = [
+        float(np.mean(samples.error[number.reshape(-1) == at]))
+        for at, (node, _) in enumerate(streams)
+        if node in repeated
+    ]
+    return _student(len(means)) * math.sqrt(float(np.mean(np.square(means)))) if len(means) > 1 else None
+
+
+def _between_machines(samples: _Samples, lowest: float, highest: float) -> tuple[float, float] | None:
+    """Return the error between machines at the lowest and at the highest power, as fractions of the power.
+
+    Each node was predicted by a model that was not trained on it. A node's relative error is the mean error of its
+    samples in the lower (or upper) half of the power range, divided by their mean predicted power. The variance of
+    the relative errors is combined with the prior, which counts as `PRIOR_NODES` nodes. None if there are fewer than
+    `MIN_NODES` nodes.
+    """
+    nodes = np.unique(samples.node)
+    if len(nodes) < MIN_NODES:
+        return None
+    upper = samples.measured > (lowest + highest) / 2
+    return _combined(samples, nodes, ~upper, MACHINE_PRIOR_IDLE), _combined(samples, nodes, upper, MACHINE_PRIOR_LOADED)
+
+
+def _combined(samples: _Samples, nodes: IntArray, half: BoolArray, prior: float) -> float:
+    relative = []
+    for node in nodes:
+        own = samples.node == node
+        rows = own & half if (own & half).sum() >= MIN_HALF_SAMPLES else own
+        mean = float(np.mean(samples.predicted[rows]))
+        if mean > 0:
+            relative.append(float(np.mean(samples.error[rows])) / mean)
+    n = len(relative)
+    variance = (PRIOR_NODES * (prior / _NORMAL) ** 2 + float(np.sum(np.square(relative)))) / (PRIOR_NODES + n)
+    return _student(PRIOR_NODES + n) * math.sqrt(variance)
+
+
+def _student(degrees: int) -> float:
+    """Return the number of deviations that contains `LEVEL` of Student's t distribution, on both sides together."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(degrees, (1 + LEVEL) / 2))
+
+
+def _noise(rows: TrainingRows, measured: FloatArray) -> float:
+    """Return the standard deviation of the measured power while the load is steady, in watts.
+
+    It is estimated from the differences between neighbouring samples: their median absolute deviation, times 1.4826
+    (the ratio of standard deviation and median absolute deviation of a normal distribution), divided by √2.
+    """
+    if len(measured) < 2:
+        return 0.0
+    neighbours = rows.stream[1:] == rows.stream[:-1]
+    change = np.diff(measured)
+    steady = neighbours & (np.abs(np.diff(rows.load)) <= STEADY_FRACTION * float(np.ptp(rows.load)))
+    if steady.sum() < MIN_STEADY_PAIRS:
+        steady = neighbours
+    differences = change[steady]
+    if len(differences) == 0:
+        return 0.0
+    return 1.4826 * float(np.median(np.abs(differences - np.median(differences)))) / math.sqrt(2)

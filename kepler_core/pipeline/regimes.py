@@ -1,0 +1,76 @@
+"""Regimes: groups of samples in which a machine does the same kind of work.
+
+A model that was validated on blocks of time has seen the work of the test samples, a few minutes before or after. The
+error on held-out regimes shows how wrong the model is for work that it has not seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from kepler_core.arrays import FloatArray, IntArray
+from kepler_core.honesty.ratios import Ratio, ratios
+
+REGIMES = 8
+"""Number of regimes that samples are divided into, if there are enough samples."""
+MIN_REGIME_SAMPLES = 15
+"""A data set with fewer than this number of samples per regime is divided into fewer regimes."""
+
+_LOGARITHMIC = ("cpu_cycles", "cpu_instructions", "bpf_cpu_time_ms")
+"""Features of the amount of work. The first one that a model has describes a sample, on a logarithmic scale."""
+
+
+def regimes(features: Sequence[str], X: FloatArray, seed: int) -> IntArray | None:
+    """Return the regime of each sample, shape (samples,); None if the samples cannot be divided into two regimes.
+
+    `X` holds the features of whole nodes in their own units, shape (samples, features). The regimes are clusters
+    (k-means) of standardised quantities: instructions per cycle, cache misses per instruction, cycles per CPU time
+    and the amount of work, as far as the features allow. If there are none of these, the clusters are made from
+    the logarithms of all features.
+    """
+    from sklearn.cluster import KMeans
+
+    count = min(REGIMES, len(X) // MIN_REGIME_SAMPLES)
+    described = _standardised(_descriptions(features, X))
+    if count < 2 or described.shape[1] == 0:
+        return None
+    count = min(count, len(np.unique(described, axis=0)))
+    if count < 2:
+        return None
+    labels = KMeans(count, n_init=10, random_state=seed).fit_predict(described)
+    return np.asarray(labels, dtype=np.int64)
+
+
+def _descriptions(features: Sequence[str], X: FloatArray) -> FloatArray:
+    """Return the quantities that describe the kind of work in each sample, shape (samples, quantities)."""
+    columns: Mapping[str, FloatArray] = dict(zip(features, X.T, strict=True))
+    quantities = [_SCALES[ratio](values) for ratio, values in ratios(columns).items()]
+    work = next((columns[name] for name in _LOGARITHMIC if name in columns), None)
+    if work is not None:
+        quantities.append(_log(work))
+    elif not quantities:
+        quantities = [_log(values) for values in columns.values()]
+    return np.column_stack(quantities) if quantities else np.empty((len(X), 0))
+
+
+def _log(values: FloatArray) -> FloatArray:
+    """Return logarithms of values that may be 0: values below a millionth of the highest count as a millionth."""
+    floor = float(np.abs(values).max(initial=0.0)) * 1e-6
+    return np.log(np.maximum(values, floor)) if floor > 0 else np.zeros(len(values))
+
+
+_SCALES: Mapping[Ratio, Callable[[FloatArray], FloatArray]] = {
+    "instructions_per_cycle": lambda values: values,
+    "misses_per_instruction": _log,
+    "cycles_per_cpu_ms": lambda values: values,
+}
+"""Scale on which each ratio is compared. Misses per instruction span several powers of ten."""
+
+
+def _standardised(quantities: FloatArray) -> FloatArray:
+    """Return the columns with mean 0 and standard deviation 1, without the columns that are constant."""
+    spread = quantities.std(axis=0)
+    varying = spread > 1e-12
+    return np.asarray((quantities[:, varying] - quantities[:, varying].mean(axis=0)) / spread[varying])
