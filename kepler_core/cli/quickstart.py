@@ -35,7 +35,8 @@ def quickstart(store: str, as_json: bool) -> int:
     The command trains the pipeline `quickstart`, loads the models back from the store, applies the best
     AbsPower model and the best DynPower model to the same recording, and prints the commands to try next.
     """
-    from kepler_core.cli.train import print_report, run
+    from kepler_core.cli.train import run
+    from kepler_core.cli.training_report import print_report
     from kepler_core.pipeline.load import load_pipeline
     from kepler_core.pipeline.observing import observe_for, read_for
 

@@ -11,6 +11,7 @@ from kepler_core.cli.inputs import metric_prefix_option, parse_vm_guests, read_a
 from kepler_core.cli.output import json_option, print_json, print_table
 from kepler_core.errors import RecordingError
 from kepler_core.faults import FAULTS
+from kepler_core.honesty.flags import ONE_RECORDING
 from kepler_core.recording.preflight import Preflight, check
 from kepler_core.recording.times import utc
 
@@ -54,6 +55,8 @@ def validate(
             if index:
                 click.echo()
             _print(report)
+        if len(files) == 1 and reports[0].trainable:
+            click.echo(ONE_RECORDING)
     usable = all(report.trainable and not (strict and report.findings) for report in reports)
     return 0 if usable and len(reports) == len(files) else 1
 

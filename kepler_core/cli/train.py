@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -24,7 +24,7 @@ from kepler_core.cli.inputs import (
     vm_guest_option,
     vm_settings,
 )
-from kepler_core.cli.output import json_option, print_json, print_table, watts
+from kepler_core.cli.output import json_option, print_json
 from kepler_core.cli.pipelines import set_option
 from kepler_core.cli.tables import TableFiles, read_tables, table_files, table_options
 from kepler_core.errors import (
@@ -144,7 +144,12 @@ def train(
         tables=table_files(inputs, tables, columns, energy_source, only),
         metric_prefix=metric_prefix,
     )
-    print_json(report.as_dict()) if as_json else print_report(report)
+    if as_json:
+        print_json(report.as_dict())
+    else:
+        from kepler_core.cli.training_report import print_report
+
+        print_report(report)
     return EXIT_SOME_FAILED if report.failed else 0
 
 
@@ -280,66 +285,3 @@ def _print_call(started: float) -> Callable[[HookCall], None]:
         click.echo(f"{at:9.3f} s  {call.hook:<24} {call.listener:<40} {1000 * call.seconds:9.2f} ms{failed}", err=True)
 
     return print_call
-
-
-def print_report(report: Report) -> None:
-    """Print a table of the models and their errors, then findings, notes, skipped data sets and failures."""
-    from kepler_core.recording.findings import Finding
-
-    print_table(
-        [_model_row(model) for model in report.models],
-        ("source", "type", "feature group", "trainer", "MAE W", "MAPE %", "MAE by component", "constant/line"),
-    )
-    measured_on = " or ".join(dict.fromkeys(model["held_out"] for model in report.models))
-    click.echo(
-        f"\nErrors are measured on {measured_on}.\nMAE and MAPE are those of the worst component, DynPower's are "
-        "of the sum over a node's containers.\nconstant/line: MAE of a constant and of a straight line through the "
-        "main feature, for that component."
-    )
-    if report.findings:
-        click.echo("\nFindings in the data:")
-        for line in finding_lines([Finding(**finding) for finding in report.findings]):
-            click.echo(f"  - {line}")
-    if report.notes:
-        click.echo("\nNoticed:")
-        _print_grouped(report.notes, "note")
-    if report.skipped:
-        click.echo("\nNot trained, because the data does not allow it:")
-        _print_grouped(report.skipped, "reason")
-    if report.failed:
-        click.echo("\nFailed:")
-        for failure in report.failed:
-            where = f"{failure['source']} {failure['output_type']} {failure['feature_group']}"
-            click.echo(f"  {failure['trainer'] or 'data set'} ({where}): {failure['reason']}")
-    click.echo(
-        f"\n{len(report.models)} models published as {report.store}/{report.pipeline}, version {report.version}, "
-        f"in {report.seconds['total']:.1f} s"
-    )
-
-
-def _model_row(model: dict[str, Any]) -> tuple[str, ...]:
-    components = model["components"]
-    worst = max(components, key=lambda component: components[component]["mae"])
-    baselines = model["baselines"][worst]
-    return (
-        model["source"],
-        model["output_type"],
-        model["feature_group"],
-        model["trainer"],
-        watts(model["mae"]),
-        watts(model["mape"]),
-        ", ".join(f"{c} {scores['mae']:.2f}" for c, scores in components.items() if scores["mae"] >= 0.005),
-        f"{baselines['constant_mae']:.1f}/{baselines['line_mae']:.1f}",
-    )
-
-
-def _print_grouped(entries: list[dict[str, Any]], key: str) -> None:
-    """Print each distinct text `entry[key]` once, followed by the data sets that have this text."""
-    datasets: dict[str, list[str]] = {}
-    for entry in entries:
-        datasets.setdefault(entry[key], []).append(
-            f"{entry['source']} {entry['output_type']} {entry['feature_group']}".rstrip()
-        )
-    for text, names in datasets.items():
-        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        click.echo(f"  {text}: {', '.join(names[:3])}{more}")

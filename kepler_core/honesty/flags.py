@@ -18,6 +18,10 @@ EXPLANATIONS: dict[Flag, str] = {
 """Maps each flag to a sentence for users."""
 
 
+ONE_RECORDING = "One recording: the error on another day is unknown. Add a recording of another day to measure it."
+"""Sentence for users who train from a single recording."""
+
+
 def flags(honesty: Honesty, match: MachineMatch, *, outside: bool, disagrees: bool) -> list[Flag]:
     """Return the flags of an estimate.
 

@@ -83,6 +83,17 @@ def _between_machines(terms: IntervalTerms, watts: FloatArray) -> FloatArray:
     return terms.machine_idle + load * (terms.machine_loaded - terms.machine_idle)
 
 
+def typical_half_width(terms: IntervalTerms, match: MachineMatch = SAME_MACHINE) -> float:
+    """Return the mean half-width over the load bins, in watts, for rows within the range of the training.
+
+    Each load bin is represented by the middle of its range of predicted watts. The bins have about equally many
+    samples, so the result is close to the mean over the samples of the training.
+    """
+    borders = np.array([terms.lowest, *terms.edges, max(terms.highest, *terms.edges, terms.lowest)])
+    middle = (borders[1:] + borders[:-1]) / 2
+    return float(np.mean(half_width(terms, middle, np.zeros(len(middle), dtype=bool), match)))
+
+
 def half_widths(
     honesty: Honesty,
     predicted: Mapping[str, FloatArray],

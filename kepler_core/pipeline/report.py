@@ -7,6 +7,8 @@ from typing import Any
 
 import attrs
 
+from kepler_core.honesty.document import read_honesty
+from kepler_core.honesty.interval import typical_half_width
 from kepler_core.pipeline.fit import FitResult
 from kepler_core.store.layout import model_path
 
@@ -53,6 +55,25 @@ def held_out(validation: Mapping[str, Any]) -> str:
             return f"data held out by the scheme {other}"
 
 
+def _honesty(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the mean absolute errors by split, the largest of them, and the typical half-width of the interval.
+
+    The half-width is that of the component with the widest interval, for a machine of the training; None for DynPower.
+    """
+    honesty = read_honesty(metadata)
+    assert honesty is not None  # every training writes the block
+    widths = [typical_half_width(terms) for terms in honesty.intervals.values()]
+    worst = honesty.splits[honesty.hardest]
+    assert worst is not None  # `read_honesty` has checked it
+    idle_biases = [errors.idle_bias for errors in worst.components.values()]
+    return {
+        "splits": {name: None if errors is None else errors.mae for name, errors in honesty.splits.items()},
+        "hardest": honesty.hardest,
+        "half_width": round(max(widths), 6) if widths else None,
+        "idle_bias": max(idle_biases, key=abs),
+    }
+
+
 def described(result: FitResult) -> dict[str, Any]:
     """Return the report's entry for a fit: the model and its errors, or the reason why the fit failed."""
     if result.files is None:
@@ -67,6 +88,7 @@ def described(result: FitResult) -> dict[str, Any]:
         "held_out": held_out(metadata["validation"]),
         "mae": metadata["mae"],
         "mape": metadata["mape"],
+        **_honesty(metadata),
         "components": {
             component: {k: v for k, v in scores.items() if k not in ("constant_mae", "line_mae")}
             for component, scores in components.items()
