@@ -1,8 +1,13 @@
-"""Rank models by their errors.
+"""Rank models by their errors on the hardest split that was measured.
+
+A training measures a model's mae on several splits: blocks of time, regimes (kinds of work), recordings and nodes (see
+`kepler_core.honesty`). Models are compared by the largest of these errors. If a split was not measured for one of the
+compared models, it counts for none of them, so that a model is not preferred because less was measured of it. Models
+without measured splits are compared by their mae.
 
 Models that were validated on the same data are compared by their errors. If the models were validated on
 several data sets, the best model of each data set is a candidate, and the candidates are compared by their
-relative errors. A relative error is a model's mae, divided by the mae of always predicting the median power. The
+relative errors. A relative error is a model's error, divided by the mae of always predicting the median power. The
 candidates are compared by their errors if the relative error of any candidate is unknown, or if models are
 ranked by another score than the mae.
 """
@@ -14,7 +19,12 @@ from typing import NamedTuple
 import numpy as np
 
 from kepler_core.arrays import FloatArray, IndexArray
+from kepler_core.honesty.document import SPLIT_NAMES
 from kepler_core.selection.scores import ScoreTable
+
+CLOSE = 1.05
+"""A model with a twin is preferred to a model without a twin whose error is up to this factor lower: the twin shows
+when the model meets work that it does not know."""
 
 
 class Ranking(NamedTuple):
@@ -29,22 +39,55 @@ class Ranking(NamedTuple):
 
 def rank_by_error(rows: IndexArray, error: FloatArray, error_key: str, scores: ScoreTable) -> Ranking:
     """Return the two best of the models in `rows`. `error` contains the score `error_key` of all models."""
-    order = np.argsort(unknown_last(error[rows]), kind="stable")
+    errors, measured = _hardest(rows, scores) if error_key == "mae" else (error[rows], error_key)
+    order = np.argsort(unknown_last(errors), kind="stable")
     data = scores.measured_on[rows]
     if len(rows) == 1 or (data == data[0]).all():
-        compared_by = f"{error_key} on the same data" if len(rows) > 1 else "the only one left"
+        compared_by = f"{measured} on the same data" if len(rows) > 1 else "the only one left"
+        if error_key == "mae" and len(rows) > 1:
+            order, reason = _preferring_twins(rows, order, errors, scores)
+            compared_by += reason
     elif error_key != "mae":
         compared_by = f"{error_key} on unlike data"
     else:
         winners = order[np.sort(np.unique(data[order], return_index=True)[1])]
-        relative = scores.relative_mae[rows[winners]]
+        relative = scores.relative_mae[rows[winners]] * errors[winners] / error[rows[winners]]
         if np.isnan(relative).any():
-            compared_by = "mae on unlike data, whose difficulty is not known"
+            compared_by = f"{measured} on unlike data, whose difficulty is not known"
         else:
             ranked = winners[np.argsort(relative, kind="stable")]
-            compared_by = "mae on unlike data, each relative to that of always answering the median"
+            compared_by = f"{measured} on unlike data, each relative to that of always answering the median"
             return Ranking(int(rows[ranked[0]]), int(rows[ranked[1]]), compared_by)
     return Ranking(int(rows[order[0]]), int(rows[order[1]]) if len(rows) > 1 else None, compared_by)
+
+
+def _hardest(rows: IndexArray, scores: ScoreTable) -> tuple[FloatArray, str]:
+    """Return the errors on the hardest split that was measured for all models, and a name for these errors.
+
+    The split may differ between the models. The name is that of the split of the best model.
+    """
+    columns = {name: scores.column(f"{name}_mae")[rows] for name in SPLIT_NAMES}
+    measured = {name: values for name, values in columns.items() if not np.isnan(values).any()}
+    if not measured:
+        return scores.column("mae")[rows], "mae"
+    names, table = list(measured), np.array(list(measured.values()))
+    hardest = table.max(axis=0)
+    deciding = names[int(table[:, int(hardest.argmin())].argmax())]
+    return hardest, f"mae on held-out {deciding}, the hardest split that was measured,"
+
+
+def _preferring_twins(
+    rows: IndexArray, order: IndexArray, errors: FloatArray, scores: ScoreTable
+) -> tuple[IndexArray, str]:
+    """Return the order with a model that has a twin in the first place, if its error is close to the lowest error."""
+    if scores.has_twin[rows[order[0]]]:
+        return order, ""
+    close = [at for at in order[1:] if scores.has_twin[rows[at]] and errors[at] <= CLOSE * errors[order[0]]]
+    if not close:
+        return order, ""
+    return np.array(
+        [close[0], *(at for at in order if at != close[0])], dtype=np.intp
+    ), ", then by whether a twin checks the model"
 
 
 def unknown_last(error: FloatArray) -> FloatArray:

@@ -7,12 +7,17 @@ from collections.abc import Sequence
 import attrs
 import numpy as np
 
-from kepler_core.arrays import FloatArray, IndexArray
+from kepler_core.arrays import BoolArray, FloatArray, IndexArray
+from kepler_core.honesty.document import SPLIT_NAMES
 from kepler_core.store.models import StoredModel
 from kepler_core.vocabulary import COMPONENTS
 
 ALWAYS_KNOWN = frozenset(
-    {"mae", "mape", "r2", "abs_max_corr", *(f"{c}_{score}" for c in COMPONENTS for score in ("mae", "mape", "r2"))}
+    {
+        *("mae", "mape", "r2", "abs_max_corr"),
+        *(f"{split}_mae" for split in SPLIT_NAMES),
+        *(f"{component}_{score}" for component in COMPONENTS for score in ("mae", "mape", "r2")),
+    }
 )
 """Scores that a filter may name even if no model of the catalogue has them."""
 
@@ -26,6 +31,8 @@ class ScoreTable:
     """A number for each model. Models with the same number were measured on the same data."""
     relative_mae: FloatArray
     """Each model's mae divided by the mae of always predicting the median of the training data; NaN if unknown."""
+    has_twin: BoolArray
+    """Whether another model checks each model (`kepler_core.honesty.document.Twin`)."""
 
     @property
     def known_names(self) -> frozenset[str]:
@@ -52,4 +59,5 @@ def score_table(models: Sequence[StoredModel]) -> ScoreTable:
         for position, name in enumerate(names):
             columns.setdefault(name, np.full(len(models), np.nan))[rows] = values[:, position]
     relative_mae = np.array([model.scores.relative_mae for model in models], dtype=np.float64)
-    return ScoreTable(columns, measured_on, relative_mae)
+    has_twin = np.array([model.scores.has_twin for model in models], dtype=bool)
+    return ScoreTable(columns, measured_on, relative_mae, has_twin)

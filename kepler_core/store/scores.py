@@ -10,6 +10,8 @@ from typing import Any
 
 import attrs
 
+from kepler_core.honesty.document import HONESTY_KEY, SPLIT_NAMES
+
 _NOT_SCORES = ("node_type", "rows", "mape_floor")
 """Keys of numbers in the metadata that are not scores."""
 
@@ -28,6 +30,8 @@ class Scores:
     """Identity of the data that the model was validated on. Scores of models with equal identities are comparable."""
     relative_mae: float
     """The model's mae divided by the mae of always predicting the median of the training data; NaN if unknown."""
+    has_twin: bool = False
+    """Whether another model checks this model (`kepler_core.honesty.document.Twin`)."""
 
     def get(self, name: str) -> float | None:
         """Return the score with this name; None if it is unknown or not finite."""
@@ -39,7 +43,8 @@ def read_scores(metadata: Mapping[str, Any], default_data: tuple[Any, ...]) -> S
     """Read the scores from a model's metadata.
 
     Numbers at the top level of the metadata are scores. Numbers in a component's validation are scores named
-    `<component>_<number's name>`. If the top level has no `r2`, the score `r2` is the lowest r2 of all
+    `<component>_<number's name>`. The mae on each measured split (`kepler_core.honesty`) is a score named
+    `<split>_mae`. If the top level has no `r2`, the score `r2` is the lowest r2 of all
     components. `default_data` identifies the validation data if the metadata does not identify it.
     """
     scores: dict[str, float] = {}
@@ -54,11 +59,23 @@ def read_scores(metadata: Mapping[str, Any], default_data: tuple[Any, ...]) -> S
     r2 = [numbers["r2"] for numbers in components.values() if _is_number(numbers.get("r2"))]
     if r2:
         scores.setdefault("r2", float(min(r2)))
+    honesty = metadata.get(HONESTY_KEY)
+    splits = honesty.get("splits") if isinstance(honesty, dict) else None
+    for split in SPLIT_NAMES:
+        errors = splits.get(split) if isinstance(splits, dict) else None
+        if isinstance(errors, dict) and _is_number(errors.get("mae")):
+            scores.setdefault(f"{split}_mae", float(errors["mae"]))
     if len(_SHARED_NAMES) > _MAX_SHARED_NAMES:
         _SHARED_NAMES.clear()
     names = tuple(scores)
     names = _SHARED_NAMES.setdefault(names, names)
-    return Scores(names, array("d", scores.values()), _measured_on(metadata, default_data), _relative_mae(components))
+    return Scores(
+        names,
+        array("d", scores.values()),
+        _measured_on(metadata, default_data),
+        _relative_mae(components),
+        isinstance(honesty, dict) and honesty.get("twin") is not None,
+    )
 
 
 # cached, because most models of a store have scores of the same names
