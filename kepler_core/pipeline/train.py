@@ -22,6 +22,7 @@ from kepler_core.pipeline.publication import Publication
 from kepler_core.pipeline.report import Report, described
 from kepler_core.pipeline.spec import PipelineSpec
 from kepler_core.pipeline.tables import TableTraining
+from kepler_core.pipeline.twins import with_twins
 from kepler_core.plugins.hooks import Hooks, hooks
 from kepler_core.recording.findings import findings
 from kepler_core.recording.observations import Observations
@@ -68,6 +69,7 @@ def train(
 
     preparation = Preparation(spec, context, slot, listeners, None if tables is None else tables.rows)
     prepared, results = _prepare_and_fit(preparation, planned, context, fits, report)
+    results = with_twins([job for one in prepared for job in one.jobs], results)
     _fill(report, planned, prepared, results)
     if not report.models:
         problem = "no model could be trained" if results else "nothing can be trained"

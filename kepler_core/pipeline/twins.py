@@ -1,0 +1,128 @@
+"""Choose the twin of each trained model: a model with fewer features that checks its predictions.
+
+A model with many features can be very wrong for work that it does not know, while a model of hardware counters alone is
+still nearly right. Where both differ by more than they ever did in the validation, the prediction of the model with
+fewer features is used (`kepler_core.models.twins`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import attrs
+import msgspec
+import numpy as np
+
+from kepler_core.arrays import FloatArray, IntArray
+from kepler_core.honesty.document import HONESTY_KEY, Honesty, SplitName, Twin, read_honesty
+from kepler_core.json_files import indented_json
+from kepler_core.models.power_model import METADATA_FILE
+from kepler_core.pipeline.fit import FitJob, FitResult
+from kepler_core.pipeline.interval_terms import conformal_quantile
+
+TWIN_GROUP = "CounterOnly"
+"""The feature group of twins, if the pipeline trains it."""
+LIMIT_LEVEL = 0.99
+"""Quantile of the differences in the validation above which two models disagree."""
+
+
+@attrs.frozen(eq=False)
+class _Trained:
+    job: FitJob
+    result: FitResult
+    honesty: Honesty
+
+    @property
+    def error(self) -> float:
+        errors = self.honesty.splits[self.honesty.hardest]
+        assert errors is not None  # `read_honesty` has checked it
+        return errors.mae
+
+
+def with_twins(jobs: Sequence[FitJob], results: Sequence[FitResult]) -> list[FitResult]:
+    """Return the results of the fits with `honesty.twin` in the metadata of each AbsPower model that has a twin.
+
+    The twin has the same energy source and a proper subset of the features. It is the model of the feature group
+    `TWIN_GROUP` with the lowest error on the hardest split or, if there is none, of the group with the fewest features.
+    Models of one feature alone, and models without such a subset, have no twin.
+    """
+    trained: list[_Trained] = []
+    for job, result in zip(jobs, results, strict=True):
+        if result.files is not None and job.rows.output_type == "AbsPower":
+            honesty = read_honesty(result.metadata)
+            assert honesty is not None  # every training writes the block
+            trained.append(_Trained(job, result, honesty))
+    twins = {id(entry.result): twin for entry in trained if (twin := _twin(entry, trained)) is not None}
+    return [_with(result, twins[id(result)]) if id(result) in twins else result for result in results]
+
+
+def _twin(model: _Trained, trained: Sequence[_Trained]) -> Twin | None:
+    features = set(model.job.rows.features)
+    candidates = [
+        other
+        for other in trained
+        if other.job.rows.source == model.job.rows.source
+        and set(other.job.rows.features) < features
+        and set(model.job.rows.components) <= set(other.job.rows.components)
+    ]
+    if not candidates:
+        return None
+    of_group = [other for other in candidates if other.job.rows.feature_group == TWIN_GROUP]
+    fewest = min(len(other.job.rows.features) for other in candidates)
+    chosen = min(
+        of_group or [other for other in candidates if len(other.job.rows.features) == fewest],
+        key=lambda other: other.error,
+    )
+    limits = _limits(model, chosen)
+    if limits is None:
+        return None
+    return Twin(str(chosen.result.metadata["model_name"]), chosen.job.rows.feature_group, limits)
+
+
+def _limits(model: _Trained, twin: _Trained) -> dict[str, float] | None:
+    """Return the limit of the difference for each component; None if no sample was held out for both models.
+
+    The differences are those between the predictions for held-out samples, on the hardest split of the model that was
+    measured for both. A limit is at least the noise floor of the measured power.
+    """
+    common = [name for name in model.result.held_out if name in twin.result.held_out]
+    if not common:
+        return None
+    split: SplitName = max(common, key=lambda name: _mae(model.honesty, name))
+    own, other = _common_samples(model.job, twin.job)
+    limits = {}
+    for component in model.job.rows.components:
+        difference = np.abs(
+            model.result.held_out[split][component][own] - twin.result.held_out[split][component][other]
+        )
+        difference = difference[np.isfinite(difference)]
+        if len(difference) == 0:
+            return None
+        floor = model.honesty.intervals[component].noise
+        limits[component] = round(max(conformal_quantile(difference, LIMIT_LEVEL), floor), 6)
+    return limits
+
+
+def _mae(honesty: Honesty, split: SplitName) -> float:
+    errors = honesty.splits[split]
+    return -1.0 if errors is None else errors.mae
+
+
+def _common_samples(one: FitJob, two: FitJob) -> tuple[IntArray, IntArray]:
+    """Return the indices of the samples that both data sets have: those of `one` and those of `two`."""
+    indices = np.intersect1d(_keys(one), _keys(two), assume_unique=True, return_indices=True)[1:]
+    return np.asarray(indices[0], dtype=np.int64), np.asarray(indices[1], dtype=np.int64)
+
+
+def _keys(job: FitJob) -> FloatArray:
+    """Return a distinct complex number for each sample, from its stream and time."""
+    return np.asarray(job.rows.stream + 1j * job.rows.time)
+
+
+def _with(result: FitResult, twin: Twin) -> FitResult:
+    assert result.files is not None
+    honesty = {**result.metadata[HONESTY_KEY], "twin": msgspec.to_builtins(twin)}
+    metadata = {**result.metadata, HONESTY_KEY: honesty}
+    stored = msgspec.json.decode(result.files[METADATA_FILE])
+    stored[HONESTY_KEY] = honesty
+    return attrs.evolve(result, metadata=metadata, files={**result.files, METADATA_FILE: indented_json(stored)})
