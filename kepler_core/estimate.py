@@ -14,6 +14,7 @@ from kepler_core.contracts import IsolationContext
 from kepler_core.dataset import Dataset
 from kepler_core.errors import RecordingError, StoreError
 from kepler_core.grouping import sum_by
+from kepler_core.intervals import intervals_of, with_twin
 from kepler_core.models.power_model import METADATA_FILE, PowerModel
 from kepler_core.pipeline.node_types import profile_file
 from kepler_core.pipeline.validation import score
@@ -30,11 +31,15 @@ class Estimate:
     model: StoredModel
     frame: pd.DataFrame
     """Watts, with the index of a `Dataset`. Each component has a column `<component>_predicted` and, if its
-    power was measured, a column `<component>_measured`. If the rows are containers, the measured column holds
+    power was measured, a column `<component>_measured`. If the model states intervals, each component has the columns
+    `<component>_lower` and `<component>_upper`. If the rows are containers, the measured column holds
     each container's share of the node's dynamic power."""
     components: dict[str, dict[str, Any]]
     """Mean power and errors by component, in the form that `kepler-model estimate --json` prints."""
     timestamps: int
+    doubts: dict[str, Any]
+    """Rows outside the range of the training (`outside`), rows in which the model and its twin disagree
+    (`disagreements`), and the flags of the estimate with a sentence each (`flags`)."""
 
     def summary(self) -> dict[str, Any]:
         """Return the JSON object that `kepler-model estimate --json` prints."""
@@ -50,6 +55,7 @@ class Estimate:
             "rows": len(self.frame),
             "timestamps": self.timestamps,
             "components": self.components,
+            **self.doubts,
         }
 
 
@@ -58,18 +64,23 @@ def estimate(stored: StoredModel, observations: Observations) -> Estimate:
 
     Raises `RecordingError` if there is no such timestamp.
     """
-    model = stored.load()
+    model = with_twin(stored)
     by_container = stored.output_type == "DynPower"
     extractor = registry.extractors.create("DefaultExtractor")
-    rows = extractor.extract(observations, model.features, stored.source, (), by_container=by_container)
+    features, names = model.model.features, model.model.components
+    rows = extractor.extract(observations, features, stored.source, (), by_container=by_container)
     if rows.frame.empty:
-        raise RecordingError(f"no timestamp at which all of {', '.join(model.features)} are known")
-    predicted = model.predict(rows.X)
-    frame = pd.DataFrame(
-        {f"{component}_predicted": watts for component, watts in predicted.items()}, index=rows.frame.index
-    )
+        raise RecordingError(f"no timestamp at which all of {', '.join(features)} are known")
+    checked = model.watts(rows.X)
+    predicted = dict(zip(names, checked.watts, strict=True))
+    intervals = intervals_of(stored, rows, checked, names)
+    columns = {f"{component}_predicted": watts for component, watts in predicted.items()}
+    for component, half in intervals.half_widths.items():
+        columns[f"{component}_lower"] = np.maximum(predicted[component] - half, 0.0)
+        columns[f"{component}_upper"] = predicted[component] + half
+    frame = pd.DataFrame(columns, index=rows.frame.index)
     components: dict[str, dict[str, Any]] = {}
-    for component in model.components:
+    for component in names:
         components[component] = {
             "predicted_mean": float(_sums_by_timestamp(rows, predicted[component]).mean()),
             "measured_mean": None,
@@ -77,8 +88,10 @@ def estimate(stored: StoredModel, observations: Observations) -> Estimate:
             "mape": None,
             "idle_error": None,
             "compared": 0,
+            "half_width": intervals.mean_half_width(component),
+            "coverage": None,
         }
-    measured = _measured(stored, observations, model.features, model.components)
+    measured = _measured(stored, observations, features, names)
     if measured is not None and len(measured.frame):
         positions = frame.index.get_indexer(measured.frame.index)
         for component in measured.components:
@@ -86,7 +99,10 @@ def estimate(stored: StoredModel, observations: Observations) -> Estimate:
             column[positions] = measured.y(component)
             frame[f"{component}_measured"] = column
             components[component].update(_comparison(measured, component, predicted[component][positions]))
-    return Estimate(stored, frame, components, len(rows.first_rows))
+            components[component]["coverage"] = intervals.coverage(
+                component, predicted[component], measured.y(component), positions
+            )
+    return Estimate(stored, frame, components, len(rows.first_rows), intervals.doubts)
 
 
 def _comparison(measured: Dataset, component: str, predicted: FloatArray) -> dict[str, Any]:

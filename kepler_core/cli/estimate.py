@@ -15,7 +15,7 @@ from kepler_core.cli.inputs import (
     store_option,
     vm_guest_option,
 )
-from kepler_core.cli.output import json_option, print_json, print_table, watts
+from kepler_core.cli.output import json_option, percent, print_json, print_table, watts
 from kepler_core.errors import RecordingError, UsageError
 from kepler_core.vocabulary import FEATURES, OUTPUT_TYPES, OutputType
 
@@ -161,8 +161,19 @@ def _print(summary: dict[str, Any]) -> None:
     print_table(
         [
             (component, watts(c["predicted_mean"]), watts(c["measured_mean"]), watts(c["mae"]), watts(c["mape"]),
-             c["compared"])
+             watts(c["half_width"]), percent(c["coverage"]), c["compared"])
             for component, c in summary["components"].items()
         ],
-        ("component", "predicted W (mean)", "measured W (mean)", "MAE W", "MAPE %", "timestamps compared"),
+        ("component", "predicted W (mean)", "measured W (mean)", "MAE W", "MAPE %", "± 90 % W", "coverage %",
+         "timestamps compared"),
     )  # fmt: skip
+    rows = summary["rows"]
+    if summary["outside"] or summary["disagreements"]:
+        click.echo(
+            f"\n{summary['outside']} of {rows} rows are outside the range of the training; in "
+            f"{summary['disagreements']} rows, the model and its twin disagree."
+        )
+    if summary["flags"]:
+        click.echo("\nReasons to doubt the estimates:")
+        for flag, sentence in summary["flags"].items():
+            click.echo(f"  - {flag}: {sentence}")

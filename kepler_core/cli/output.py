@@ -30,6 +30,11 @@ def _numeric(column: Sequence[str]) -> bool:
     return all(cell == "-" or cell.replace(".", "", 1).lstrip("-").isdigit() for cell in column)
 
 
+def percent(fraction: float | None) -> str:
+    """Return a fraction as a table cell in percent with one decimal; None becomes "-"."""
+    return "-" if fraction is None else f"{100 * fraction:.1f}"
+
+
 def watts(value: float | None) -> str:
     """Return watts or a percentage as a table cell with two decimals; None becomes "-"."""
     return "-" if value is None else f"{value:.2f}"

@@ -118,6 +118,8 @@ class PowerModel:
     _proportional: tuple[int, int] | None = attrs.field(init=False)
     """The component that is proportional to a feature, and this feature, as their numbers; None if there is none."""
     _limits: tuple[FloatArray, FloatArray] = attrs.field(init=False)
+    _range: tuple[FloatArray, FloatArray] = attrs.field(init=False)
+    """Lowest and highest value of each feature that is not outside the range of the training (see `outside`)."""
     _ceilings: FloatArray = attrs.field(init=False)
     _rows: list[tuple[list[int], Predictor | JointPredictor]] = attrs.field(init=False)
     """For each predictor: (the rows that it fills in the result of `watts`, the predictor). Each row is a component."""
@@ -142,6 +144,11 @@ class PowerModel:
             column = self._proportional[1]
             highest[column] = self.scale[column] * PROPORTIONAL_LIMIT
         return lowest, highest
+
+    @_range.default
+    def _range_of_the_training(self) -> tuple[FloatArray, FloatArray]:
+        margin = (FEATURE_LIMIT - 1) * self.scale
+        return np.maximum(self.lowest, -self.scale) - margin, self.scale + margin
 
     @_ceilings.default
     def _column_of_ceilings(self) -> FloatArray:
@@ -184,10 +191,39 @@ class PowerModel:
         may be columns that the model does not need. Raises `ModelError` if a feature is missing or named
         twice, a value is not finite, or the model cannot be evaluated.
         """
-        columns = self.features if features is None else features
-        X = scaled(self._matrix(values, columns), self.scale, self._limits)
+        return self.watts_of(self.columns(values, features))
+
+    def outside(self, values: Any, features: Sequence[str] | None = None) -> BoolArray:
+        """Return which rows have a feature outside the range of the training, shape (rows,). See `watts`.
+
+        The range of a feature ends at `FEATURE_LIMIT` times its largest value in training, where the feature is cut.
+        It begins below the lowest value in training, by the same margin.
+        """
+        return self.outside_of(self.columns(values, features))
+
+    def columns(self, values: Any, features: Sequence[str] | None = None) -> FloatArray:
+        """Return the model's features, shape (rows, features), for `watts_of` and `outside_of`.
+
+        A caller that needs both results passes the features through here once. See `watts` for the arguments and
+        the errors.
+        """
+        names = self.features if features is None else features
         try:
-            watts = self._unlimited(X)
+            X = np.asarray(values, dtype=np.float64)
+        except (ValueError, TypeError) as error:
+            raise ModelError(f"{self.name}: values are not rows of numbers: {error}") from error
+        if X.ndim != 2 or X.shape[1] != len(names):
+            raise ModelError(f"{self.name}: expected rows of {len(names)} values, got shape {X.shape}")
+        if (columns := tuple(names)) != self.features:
+            X = X.take(self._columns_of(columns), axis=1)
+        if not _all_finite(X):
+            raise ModelError(f"{self.name}: a feature is NaN or infinite")
+        return X
+
+    def watts_of(self, X: FloatArray) -> FloatArray:
+        """Return the predicted watts for the result of `columns`. See `watts`."""
+        try:
+            watts = self._unlimited(scaled(X, self.scale, self._limits))
         except Exception as error:  # model formats and their libraries raise exceptions of any class
             raise ModelError(f"{self.name} cannot be evaluated: {one_line(error, 200)}") from error
         # np.clip has more overhead than np.maximum and np.minimum. NaN stays NaN and is reported below.
@@ -201,16 +237,12 @@ class PowerModel:
             raise ModelError(f"{self.name}: the prediction for {component} is NaN or infinite for these features")
         return watts
 
-    def outside(self, values: Any, features: Sequence[str] | None = None) -> BoolArray:
-        """Return which rows have a feature outside the range of the training, shape (rows,). See `watts`.
-
-        The range of a feature ends at `FEATURE_LIMIT` times its largest value in training, where the feature is cut.
-        It begins below the lowest value in training, by the same margin.
-        """
-        X = self._matrix(values, self.features if features is None else features)
-        margin = (FEATURE_LIMIT - 1) * self.scale
-        beyond = np.greater(np.abs(X), self.scale + margin) | np.less(X, self.lowest - margin)
-        return np.asarray(beyond.any(axis=1))
+    def outside_of(self, X: FloatArray) -> BoolArray:
+        """Return which rows of the result of `columns` are outside the range of the training. See `outside`."""
+        lowest, highest = self._range
+        beyond = (lowest > X) | (highest < X)
+        rows: BoolArray = np.logical_or.reduce(beyond, axis=1)
+        return rows
 
     def _unlimited(self, X: SingleArray) -> FloatArray:
         """Return the watts from the predictors and constants, before limits and corrections are applied."""
@@ -236,19 +268,6 @@ class PowerModel:
             for rows, predictor in self._rows:
                 watts[rows] = predictor.predict(X)
         return watts
-
-    def _matrix(self, values: Any, names: Sequence[str]) -> FloatArray:
-        try:
-            X = np.asarray(values, dtype=np.float64)
-        except (ValueError, TypeError) as error:
-            raise ModelError(f"{self.name}: values are not rows of numbers: {error}") from error
-        if X.ndim != 2 or X.shape[1] != len(names):
-            raise ModelError(f"{self.name}: expected rows of {len(names)} values, got shape {X.shape}")
-        if (columns := tuple(names)) != self.features:
-            X = X.take(self._columns_of(columns), axis=1)
-        if not _all_finite(X):
-            raise ModelError(f"{self.name}: a feature is NaN or infinite")
-        return X
 
     def _columns_of(self, names: tuple[str, ...]) -> IndexArray:
         """Return the position in `names` of each feature of the model.

@@ -63,7 +63,7 @@ def _twin(model: _Trained, trained: Sequence[_Trained]) -> Twin | None:
         for other in trained
         if other.job.rows.source == model.job.rows.source
         and set(other.job.rows.features) < features
-        and set(model.job.rows.components) <= set(other.job.rows.components)
+        and set(model.job.rows.components) == set(other.job.rows.components)
     ]
     if not candidates:
         return None

@@ -1,0 +1,111 @@
+"""Intervals and flags of the estimates that a stored model makes for a recording."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
+import numpy as np
+
+from kepler_core.arrays import FloatArray, IntArray
+from kepler_core.dataset import Dataset
+from kepler_core.errors import StoreError
+from kepler_core.honesty.document import Honesty, read_honesty
+from kepler_core.honesty.flags import EXPLANATIONS, flags
+from kepler_core.honesty.interval import SAME_MACHINE, SAME_TYPE, half_width
+from kepler_core.models.twins import CheckedWatts, TwinnedModel, twinned
+from kepler_core.store.models import StoredModel, read_models
+
+
+@attrs.frozen(eq=False)
+class Intervals:
+    """Half-widths of the intervals around estimates, and the reasons to doubt the estimates."""
+
+    half_widths: Mapping[str, FloatArray]
+    """Half-width in watts by component, each of shape (rows,); empty if the model states no intervals."""
+    doubts: dict[str, Any]
+    """See `kepler_core.estimate.Estimate.doubts`."""
+
+    def mean_half_width(self, component: str) -> float | None:
+        """Return the mean half-width of a component's intervals in watts; None if it has no intervals."""
+        half = self.half_widths.get(component)
+        return None if half is None else float(half.mean())
+
+    def coverage(
+        self, component: str, predicted: FloatArray, measured: FloatArray, positions: IntArray
+    ) -> float | None:
+        """Return the fraction of the measured values that are within their intervals; None if there are no intervals.
+
+        `measured` has the shape (compared rows,), and `positions` the position of each compared row in `predicted`.
+        """
+        half = self.half_widths.get(component)
+        if half is None:
+            return None
+        return float(np.mean(np.abs(measured - predicted[positions]) <= half[positions]))
+
+
+def with_twin(stored: StoredModel) -> TwinnedModel:
+    """Load a stored model together with its twin, if its metadata name one (`kepler_core.honesty.document.Twin`).
+
+    Raises `StoreError` if the twin is not in the same version of the pipeline.
+    """
+    model = stored.load()
+    honesty = read_honesty(stored.metadata)
+    if honesty is None or honesty.twin is None:
+        return TwinnedModel(model)
+    twin = next(
+        (
+            other
+            for other in read_models(stored.snapshot)
+            if (other.name, other.feature_group) == (honesty.twin.model_name, honesty.twin.feature_group)
+            and (other.source, other.output_type, other.node_type)
+            == (stored.source, stored.output_type, stored.node_type)
+        ),
+        None,
+    )
+    if twin is None:
+        raise StoreError(
+            f"{stored.snapshot.where}: {stored.path} names the twin {honesty.twin.feature_group}/"
+            f"{honesty.twin.model_name}, which the pipeline does not have"
+        )
+    return twinned(model, twin.load(), honesty.twin)
+
+
+def intervals_of(stored: StoredModel, rows: Dataset, checked: CheckedWatts, components: Sequence[str]) -> Intervals:
+    """Return the intervals and flags of a model's estimates for the rows of a data set.
+
+    A node counts as a machine of the training if the training had a node of the same name: its power is then
+    estimated without the error between machines.
+    """
+    doubts: dict[str, Any] = {
+        "outside": int(checked.outside.sum()),
+        "disagreements": int(checked.disagrees.sum()),
+        "flags": {},
+    }
+    honesty = read_honesty(stored.metadata)
+    if honesty is None:
+        return Intervals({}, doubts)
+    trained = _trained(honesty, rows)
+    halves: dict[str, FloatArray] = {}
+    for number, component in enumerate(components):
+        if (terms := honesty.intervals.get(component)) is not None:
+            watts = checked.watts[number]
+            difference = None if checked.difference is None else checked.difference[number]
+            own = half_width(terms, watts, checked.outside, SAME_MACHINE, difference)
+            other = half_width(terms, watts, checked.outside, SAME_TYPE, difference)
+            halves[component] = np.where(trained, own, other)
+    raised = flags(
+        honesty,
+        SAME_MACHINE if trained.all() else SAME_TYPE,
+        outside=bool(checked.outside.any()),
+        disagrees=bool(checked.disagrees.any()),
+    )
+    doubts["flags"] = {flag: EXPLANATIONS[flag] for flag in raised}
+    return Intervals(halves, doubts)
+
+
+def _trained(honesty: Honesty, rows: Dataset) -> Any:
+    """Return which rows belong to a node of the training, shape (rows,)."""
+    names = rows.index.levels[1].astype(str)
+    return np.isin(names, honesty.seen.node_names)[np.asarray(rows.index.codes[1])]
