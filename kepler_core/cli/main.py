@@ -54,7 +54,7 @@ _COMMANDS = {
     ),
     "store": LazyCommand(
         "kepler_core.cli.store:store",
-        "List, check, import, export, prune and roll back the pipelines of a model store.",
+        "List, show, compare, check, import, export, prune and roll back the pipelines of a model store.",
     ),
     "pipelines": LazyCommand(
         "kepler_core.cli.pipelines:pipelines",

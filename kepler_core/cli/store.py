@@ -1,11 +1,9 @@
-"""The commands `store …`, which list, check, import, export, prune and roll back the pipelines of a model store."""
+"""The commands `store …`, which show, check, move and remove the pipelines of a model store."""
 
 from __future__ import annotations
 
 import os
-import shlex
 import sys
-import uuid
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -13,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kepler_core.atomic_files import whole_file, whole_folder, write_tree
+from kepler_core.cli.export_files import new_folder, write_atomically, write_folder
 from kepler_core.cli.inputs import store_option
 from kepler_core.cli.output import json_option, print_json, print_table
+from kepler_core.cli.store_models import compare, show
 from kepler_core.errors import StoreError, UsageError
 from kepler_core.urls import shown_location
 
@@ -27,7 +26,7 @@ _UPDATED = ("last_update_time", "export_time", "init_time")
 
 @click.group()
 def store() -> None:
-    """List, check, import, export, prune and roll back the pipelines of a model store."""
+    """List, show, compare, check, import, export, prune and roll back the pipelines of a model store."""
 
 
 @store.command("list")
@@ -206,9 +205,9 @@ def export(
 
         limits = parse_limits(max_errors)
         publication = Publication(publisher, parse_collect_date(collect_date))
-        target = _new_folder(output, force)
+        target = new_folder(output, force)
         files = export_files(_open(store).snapshot(pipeline, version), limits, publication)
-        _write_folder(target, files, force)
+        write_folder(target, files, force)
         click.echo(f"{output}: {len(files)} files", err=True)
         return
     if max_errors or publisher is not None or collect_date is not None:
@@ -223,7 +222,7 @@ def export(
         sys.stdout.buffer.write(content)
         sys.stdout.buffer.flush()
         return
-    _write_atomically(target, content)
+    write_atomically(target, content)
     click.echo(f"{output}: {len(content)} bytes", err=True)
 
 
@@ -363,38 +362,5 @@ def _print_rows(rows: list[list[Any]], headers: tuple[str, ...]) -> None:
     print_table(rows, headers)
 
 
-def _write_atomically(target: Path, content: bytes) -> None:
-    try:
-        with whole_file(target, f".{uuid.uuid4().hex}") as file:
-            file.write(content)
-    except OSError as error:
-        raise StoreError(f"cannot write {target}: {error.strerror or error}") from error
-
-
-def _new_folder(output: str, force: bool) -> Path:
-    """Return the folder to write; raise `UsageError` if it exists and may not be replaced."""
-    from kepler_core.model_db import README, REPORT_FOLDER
-    from kepler_core.models.power_model import METADATA_FILE
-
-    target = Path(os.path.abspath(output))
-    if not target.parent.is_dir():
-        raise UsageError(
-            f"cannot write {output}: there is no folder {target.parent}; create it with "
-            f"mkdir -p {shlex.quote(str(target.parent))}"
-        )
-    if os.path.lexists(target):
-        if not force:
-            raise UsageError(f"{output} already exists; --force replaces it")
-        # never replace a folder with other content, e.g. a home folder, or a pipeline or model in a store
-        names = (METADATA_FILE, README, REPORT_FOLDER)
-        if target.is_symlink() or not all((target / name).exists() for name in names):
-            raise UsageError(f"{output} is not the folder of an exported pipeline, and is not replaced")
-    return target
-
-
-def _write_folder(target: Path, files: dict[str, bytes], force: bool) -> None:
-    try:
-        with whole_folder(target, f".{uuid.uuid4().hex}", replace=force) as folder:
-            write_tree(folder, files)
-    except OSError as error:
-        raise StoreError(f"cannot write {target}: {error.strerror or error}") from error
+store.add_command(show)
+store.add_command(compare)

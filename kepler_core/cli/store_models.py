@@ -1,0 +1,162 @@
+"""The commands `store show` and `store compare`, which show what the models of a pipeline know about their errors."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kepler_core.cli.inputs import store_option
+from kepler_core.cli.output import json_option, print_json, print_table, watts
+from kepler_core.errors import UsageError
+from kepler_core.honesty.document import SPLIT_NAMES, Honesty, SplitName, read_honesty
+from kepler_core.honesty.flags import ONE_RECORDING
+from kepler_core.honesty.interval import typical_half_width
+
+if TYPE_CHECKING:
+    from kepler_core.store import Store
+    from kepler_core.store.models import StoredModel
+
+_KEYS = ("source", "output_type", "feature_group", "trainer")
+
+
+@click.command()
+@click.argument("pipeline", metavar="PIPELINE[@VERSION]")
+@store_option()
+@json_option
+def show(pipeline: str, store: str, as_json: bool) -> None:
+    """Show the errors by split, the intervals and the training data of a pipeline's models.
+
+    A split that was never measured is shown as "-". Without @VERSION, the current version is shown.
+    """
+    models = _models(store, pipeline)
+    entries = [_entry(model) for model in models]
+    if as_json:
+        print_json(entries)
+        return
+    rows = [
+        (
+            *(entry[key] for key in _KEYS),
+            *(watts(entry["splits"].get(name)) for name in SPLIT_NAMES),
+            watts(entry["half_width"]),
+            "-" if entry["twin"] is None else f"{entry['twin'].feature_group}/{entry['twin'].model_name}",
+        )
+        for entry in entries
+    ]
+    print_table(rows, ("source", "type", "feature group", "trainer", *SPLIT_NAMES, "± 90 % W", "twin"))
+    click.echo("\nMAE in watts on held-out data; ± 90 % W: typical half-width of the interval on a trained machine.")
+    _print_seen(models)
+
+
+def _print_seen(models: list[StoredModel]) -> None:
+    """Print what the models were trained on: each distinct training once, with the range of each feature."""
+    trainings: dict[tuple[int, int, int, int], dict[str, tuple[float, float]]] = {}
+    for model in models:
+        if (honesty := read_honesty(model.metadata)) is not None:
+            seen = honesty.seen
+            key = (seen.recordings, seen.days, seen.nodes, seen.samples)
+            trainings.setdefault(key, {}).update(seen.features)
+    for (recordings, days, nodes, samples), features in trainings.items():
+        counts = ((recordings, "recording"), (days, "day"), (nodes, "node"), (samples, "sample"))
+        numbers = ", ".join(f"{count} {name}{'' if count == 1 else 's'}" for count, name in counts)
+        click.echo(f"\nTrained on {numbers}:")
+        print_table(
+            [(name, f"{low:.4g}", f"{high:.4g}") for name, (low, high) in sorted(features.items())],
+            ("feature", "lowest", "highest"),
+            "  ",
+        )
+        if recordings == 1:
+            click.echo(f"  {ONE_RECORDING}")
+
+
+@click.command()
+@click.argument("first", metavar="PIPELINE[@VERSION]")
+@click.argument("second", metavar="PIPELINE[@VERSION]")
+@store_option()
+@json_option
+def compare(first: str, second: str, store: str, as_json: bool) -> None:
+    """Compare the errors of the models of two pipelines, or of two versions of a pipeline.
+
+    Models with equal energy source, output type, feature group and trainer are compared on the hardest split that
+    was measured for both.
+    """
+    by_key = [{_key(model): model for model in _models(store, name)} for name in (first, second)]
+    compared = [_compared(key, by_key[0].get(key), by_key[1].get(key)) for key in sorted({*by_key[0], *by_key[1]})]
+    if as_json:
+        print_json(compared)
+        return
+    print_table(
+        [
+            (*(entry[key] for key in _KEYS), entry["split"], watts(entry["first"]), watts(entry["second"]),
+             entry["better"])
+            for entry in compared
+        ],
+        ("source", "type", "feature group", "trainer", "split", first, second, "better"),
+    )  # fmt: skip
+    for name in ("first", "second"):
+        wins = sum(entry["better"] == name for entry in compared)
+        click.echo(f"{'' if name == 'second' else chr(10)}{first if name == 'first' else second}: "
+                   f"lower MAE in {wins} of {len(compared)} models")  # fmt: skip
+
+
+def _compared(key: tuple[str, ...], one: StoredModel | None, two: StoredModel | None) -> dict[str, Any]:
+    """Return the errors of two models on the hardest split that was measured for both, and which model is better."""
+    entry: dict[str, Any] = {**dict(zip(_KEYS, key, strict=True)), "split": None, "first": None, "second": None}
+    entry["better"] = "only first" if two is None else "only second" if one is None else None
+    if one is None or two is None:
+        return entry
+    errors = [_errors(model) for model in (one, two)]
+    common = [name for name in errors[0] if name in errors[1]]
+    if common:
+        split = max(common, key=lambda name: max(errors[0][name], errors[1][name]))
+        entry |= {"split": split, "first": errors[0][split], "second": errors[1][split]}
+        if entry["first"] != entry["second"]:
+            entry["better"] = "first" if entry["first"] < entry["second"] else "second"
+    return entry
+
+
+def _errors(model: StoredModel) -> dict[SplitName, float]:
+    honesty = read_honesty(model.metadata)
+    if honesty is None:
+        return {}
+    return {name: errors.mae for name, errors in honesty.splits.items() if errors is not None}
+
+
+def _key(model: StoredModel) -> tuple[str, ...]:
+    return (model.source, model.output_type, model.feature_group, model.trainer)
+
+
+def _entry(model: StoredModel) -> dict[str, Any]:
+    """Return the description of a model that `store show --json` prints."""
+    honesty = read_honesty(model.metadata)
+    entry: dict[str, Any] = {"path": model.path, **dict(zip(_KEYS, _key(model), strict=True))}
+    entry |= {"node_type": model.node_type, "mae": model.metadata.get("mae"), "splits": _errors(model)}
+    return entry | {
+        "hardest": None if honesty is None else honesty.hardest,
+        "half_width": None if honesty is None else _half_width(honesty),
+        "twin": None if honesty is None else honesty.twin,
+        "seen": None if honesty is None else honesty.seen,
+    }
+
+
+def _half_width(honesty: Honesty) -> float | None:
+    widths = [typical_half_width(terms) for terms in honesty.intervals.values()]
+    return max(widths) if widths else None
+
+
+def _models(location: str, name: str) -> list[StoredModel]:
+    """Return the models of a pipeline `NAME` or `NAME@VERSION`; raise `UsageError` if the version is no number."""
+    from kepler_core.store import open_store
+    from kepler_core.store.models import read_models
+
+    pipeline, _, version = name.partition("@")
+    if version and not version.isdecimal():
+        raise UsageError(f"{name}: the version after @ must be a number, such as {pipeline}@1")
+    opened = open_store(location)
+    _check_exists(opened, pipeline)
+    return read_models(opened.snapshot(pipeline, int(version) if version else None))
+
+
+def _check_exists(opened: Store, pipeline: str) -> None:
+    if pipeline not in opened.pipelines():
+        raise opened.no_such_pipeline(pipeline)
