@@ -27,7 +27,8 @@ def in_component_order(components: Iterable[str]) -> tuple[str, ...]:
 
 
 COUNTER_FEATURES = ("cache_miss", "cpu_cycles", "cpu_instructions")
-BPF_FEATURES = ("bpf_cpu_time_ms", "bpf_page_cache_hit")
+CPU_TIME_FEATURES = ("bpf_cpu_time_ms",)
+BPF_FEATURES = (*CPU_TIME_FEATURES, "bpf_page_cache_hit")
 IRQ_FEATURES = ("bpf_block_irq", "bpf_net_rx_irq", "bpf_net_tx_irq")
 ACCELERATOR_FEATURES = ("accelerator_intel_qat",)
 SYSTEM_FEATURES = ("cpu_scaling_frequency_hertz", "node_info")
@@ -49,6 +50,7 @@ THIRD_PARTY_GROUP = "ThirdParty"
 
 FEATURE_GROUPS: dict[str, tuple[str, ...]] = {
     "CounterOnly": COUNTER_FEATURES,
+    "CPUTime": CPU_TIME_FEATURES,
     "BPFOnly": BPF_FEATURES,
     "BPFIRQ": BPF_FEATURES + IRQ_FEATURES,
     "CounterIRQCombined": COUNTER_FEATURES + IRQ_FEATURES,
@@ -57,9 +59,21 @@ FEATURE_GROUPS: dict[str, tuple[str, ...]] = {
     "Full": WORKLOAD_FEATURES + SYSTEM_FEATURES,
     "AcceleratorOnly": ACCELERATOR_FEATURES,
 }
-"""Maps each feature group to its features. `ThirdParty` is missing because the user names its features."""
+"""Maps each feature group to its features. `ThirdParty` is missing because the user names its features, and the groups
+of `REDUCED_GROUPS` because they replace other groups."""
 
-GROUP_NAMES = (*FEATURE_GROUPS, THIRD_PARTY_GROUP)
+OPTIONAL_FEATURES = ("bpf_page_cache_hit",)
+"""Features that many recordings lack: Kepler measures page cache hits only in some of its versions."""
+
+REDUCED_GROUPS = {
+    "BPFOnly": "CPUTime",
+    **{group: f"{group}NoPageCache" for group in ("BPFIRQ", "Basic", "WorkloadOnly", "Full")},
+}
+"""Maps each feature group with an optional feature to the group that is trained in its place without this feature."""
+
+_WHOLE_GROUPS = {reduced: group for group, reduced in REDUCED_GROUPS.items() if reduced not in FEATURE_GROUPS}
+
+GROUP_NAMES = (*FEATURE_GROUPS, *_WHOLE_GROUPS, THIRD_PARTY_GROUP)
 
 MIN_TIMESTAMPS = 20
 """Minimum number of usable timestamps for a training. With fewer, too few would be left to test the models."""
@@ -158,5 +172,16 @@ def group_features(group: str, third_party: Iterable[str] = ()) -> tuple[str, ..
     """
     if group == THIRD_PARTY_GROUP:
         return tuple(third_party)
-    features = FEATURE_GROUPS[group]
-    return (*features, *third_party) if group in ("WorkloadOnly", "Full") else features
+    whole = _WHOLE_GROUPS.get(group, group)
+    features = FEATURE_GROUPS[whole]
+    if whole != group:
+        features = tuple(feature for feature in features if feature not in OPTIONAL_FEATURES)
+    return (*features, *third_party) if whole in ("WorkloadOnly", "Full") else features
+
+
+def reduced_group(group: str, missing: Iterable[str]) -> str | None:
+    """Return the group to train in place of a group, of which the features `missing` are not in the data.
+
+    None if the group has no such replacement, or if a feature is missing that is not optional.
+    """
+    return REDUCED_GROUPS.get(group) if set(missing) <= set(OPTIONAL_FEATURES) else None

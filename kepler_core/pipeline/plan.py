@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -16,7 +16,7 @@ from kepler_core.pipeline.spec import PipelineSpec, PluginSpec
 from kepler_core.recording.dead_features import reason_of_dead, split_dead
 from kepler_core.recording.observations import Observations
 from kepler_core.tables.rows import TableRows
-from kepler_core.vocabulary import FEATURE_GROUPS, THIRD_PARTY_GROUP, OutputType, group_features
+from kepler_core.vocabulary import FEATURE_GROUPS, THIRD_PARTY_GROUP, OutputType, group_features, reduced_group
 
 
 @attrs.frozen
@@ -99,7 +99,7 @@ def plan(spec: PipelineSpec, observations: Observations, offers: Offers | None =
             if isinstance(offer, str):
                 skipped.append(Skipped(source, output_type, "", offer))
                 continue
-            for group in groups:
+            for group in _reduced(groups, offer.features, spec.third_party):
                 features = group_features(group, spec.third_party)
                 missing = [feature for feature in features if feature not in offer.features]
                 if source not in offer.sources:
@@ -116,6 +116,19 @@ def plan(spec: PipelineSpec, observations: Observations, offers: Offers | None =
                 )
                 skipped.append(Skipped(source, output_type, group, reason, failed=by_name))
     return Plan(tuple(wanted), tuple(skipped))
+
+
+def _reduced(groups: Sequence[str], available: Collection[str], third_party: Sequence[str]) -> list[str]:
+    """Return the feature groups to train. A group without an optional feature replaces a group that needs it.
+
+    If the replacement is one of the groups anyway, the group stays in the list, and is reported as skipped.
+    """
+    reduced = []
+    for group in groups:
+        missing = [feature for feature in group_features(group, third_party) if feature not in available]
+        replacement = reduced_group(group, missing) if missing else None
+        reduced.append(group if replacement is None or replacement in groups else replacement)
+    return reduced
 
 
 def _why_missing(features: Sequence[str], observations: Observations) -> str:

@@ -16,7 +16,7 @@ from kepler_core.recording.dead_features import reason_of_dead, split_dead
 from kepler_core.recording.findings import Finding, findings
 from kepler_core.recording.observations import Observations
 from kepler_core.recording.schemas import find_schema, map_metric
-from kepler_core.vocabulary import FEATURE_GROUPS, MIN_TIMESTAMPS, is_constant
+from kepler_core.vocabulary import FEATURE_GROUPS, MIN_TIMESTAMPS, group_features, is_constant, reduced_group
 
 
 @attrs.frozen
@@ -188,7 +188,11 @@ def _groups(observations: Observations, schema: MetricSchema) -> list[GroupSumma
     for source, components in observations.sources.items():
         watts = [observations.power[source, component] for component in components]
         for group, features in FEATURE_GROUPS.items():
-            if unknown := [feature for feature in features if feature not in known_features]:
+            unknown = [feature for feature in features if feature not in known_features]
+            reduced = reduced_group(group, unknown) if unknown else None
+            if reduced is not None and reduced not in FEATURE_GROUPS:
+                group, features, unknown = reduced, group_features(reduced), []
+            if unknown:
                 dead, absent = split_dead(unknown, observations.counts)
                 missing = tuple(schema.spelling("container", feature) for feature in absent)
                 reasons = [f"missing: {', '.join(missing)}"] if missing else []

@@ -182,7 +182,7 @@ def test_the_stressng_recording(recordings: Path) -> None:
     assert profile.power["rapl-sysfs"]["dram"].idle == pytest.approx(39, abs=1.5)
     assert profile.power["acpi"]["platform"].idle == pytest.approx(171, abs=1.5)
     assert profile.quiet.idle
-    assert {"CounterOnly", "CounterIRQCombined"} == set(profile.feature_groups)
+    assert {"CounterOnly", "CounterIRQCombined", "CPUTime"} == set(profile.feature_groups)
 
 
 def test_the_idle_recording(recordings: Path) -> None:

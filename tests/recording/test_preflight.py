@@ -12,7 +12,7 @@ from kepler_core.errors import RecordingError
 from kepler_core.recording import Preflight, check, read_recording
 from kepler_core.recording.times import utc
 from kepler_core.simulate import START, Simulation, recording
-from kepler_core.vocabulary import FEATURE_GROUPS, MIN_TIMESTAMPS, RAPL_COMPONENTS
+from kepler_core.vocabulary import FEATURE_GROUPS, MIN_TIMESTAMPS, RAPL_COMPONENTS, REDUCED_GROUPS
 
 Document = dict[str, list[dict[str, Any]]]
 
@@ -66,10 +66,13 @@ def test_a_complete_recording_trains_every_feature_group(small: Document) -> Non
 @pytest.mark.parametrize(
     ("metric", "groups"),
     [
-        ("kepler_container_bpf_page_cache_hit_total", {"CounterOnly", "CounterIRQCombined", "AcceleratorOnly"}),
-        ("kepler_container_cache_miss_total", {"BPFOnly", "BPFIRQ", "AcceleratorOnly"}),
-        ("kepler_container_bpf_net_rx_irq_total", {"CounterOnly", "BPFOnly", "Basic", "AcceleratorOnly"}),
-        ("kepler_node_accelerator_intel_qat", {"CounterOnly", "BPFOnly", "BPFIRQ", "CounterIRQCombined", "Basic"}),
+        (
+            "kepler_container_bpf_page_cache_hit_total",
+            {"CounterOnly", "CPUTime", "CounterIRQCombined", "AcceleratorOnly", *REDUCED_GROUPS.values()},
+        ),
+        ("kepler_container_cache_miss_total", {"CPUTime", "BPFOnly", "BPFIRQ", "AcceleratorOnly"}),
+        ("kepler_container_bpf_net_rx_irq_total", {"CounterOnly", "CPUTime", "BPFOnly", "Basic", "AcceleratorOnly"}),
+        ("kepler_node_accelerator_intel_qat", FEATURE_GROUPS.keys() - {"WorkloadOnly", "Full", "AcceleratorOnly"}),
         ("kepler_node_node_info", FEATURE_GROUPS.keys() - {"Full"}),
         ("kepler_node_cpu_scaling_frequency_hertz", FEATURE_GROUPS.keys() - {"Full"}),
     ],
