@@ -14,6 +14,7 @@ from sklearn.utils.validation import check_is_fitted, check_X_y
 
 from kepler_core.arrays import FloatArray
 from kepler_core.contracts import FitTask, Regressor, Trainer
+from kepler_core.vocabulary import PREVIOUS_SUFFIX
 from kepler_plugins.bounds import check_above, check_at_least, check_at_most
 from kepler_plugins.model_formats.blend import (
     LAYOUT,
@@ -131,11 +132,15 @@ class BlendRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         return with_ratios(X.astype(np.float32), self.ratios_).astype(np.float64)
 
     def _fitted_physical(self, X: FloatArray, y: FloatArray) -> PhysicalModel:
-        terms = np.hstack([*physical_terms(X.astype(np.float32)), np.ones((len(X), int(self.fit_intercept)))])
+        # Only the present load has a place in the physical model, not the load at the previous timestamp.
+        present = np.array([not name.endswith(PREVIOUS_SUFFIX) for name in self.features])
+        columns = np.hstack(physical_terms(X[:, present].astype(np.float32)))
+        terms = np.hstack([columns, np.ones((len(X), int(self.fit_intercept)))])
         # The triangular factor of the QR decomposition of [terms, y] gives the same solution, but has few rows.
         r: FloatArray = np.linalg.qr(np.column_stack([terms, y]), mode="r")  # type: ignore[assignment]
         solution = nnls(r[:, :-1], r[:, -1], maxiter=100 * terms.shape[1])[0]
-        weights = solution[: 3 * X.shape[1]].reshape(3, X.shape[1])
+        weights = np.zeros((3, X.shape[1]))
+        weights[:, present] = solution[: columns.shape[1]].reshape(3, -1)
         bias = float(solution[-1]) if self.fit_intercept else 0.0
         return PhysicalModel(weights, bias, HIGHEST_FACTOR * float(y.max()))
 
