@@ -193,6 +193,13 @@ class Extractor(Plugin, ABC):
     """Number of consecutive timestamps whose values go into one row. Validation leaves out at least this number
     of timestamps between training rows and test rows."""
 
+    def dataset_features(self, features: Sequence[str]) -> tuple[str, ...]:
+        """Return the features with which a training calls `extract` for a feature group with `features`.
+
+        An extractor may add features that it computes itself.
+        """
+        return tuple(features)
+
     @abstractmethod
     def extract(
         self,

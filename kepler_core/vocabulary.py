@@ -43,6 +43,9 @@ bpf_cpu_time_ms, but measured with another counter.
 
 FEATURES = COUNTER_FEATURES + BPF_FEATURES + IRQ_FEATURES + ACCELERATOR_FEATURES + SYSTEM_FEATURES + UNGROUPED_FEATURES
 
+PREVIOUS_SUFFIX = "_previous"
+"""Suffix of a feature that has the value of another feature at the previous timestamp, e.g. `cpu_cycles_previous`."""
+
 BASIC_FEATURES = COUNTER_FEATURES + BPF_FEATURES
 WORKLOAD_FEATURES = BASIC_FEATURES + IRQ_FEATURES + ACCELERATOR_FEATURES
 

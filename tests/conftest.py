@@ -20,6 +20,9 @@ settings.load_profile("kepler")
 # By default, servers use folders below /mnt. This setting prevents that tests write to /mnt of this machine.
 os.environ["MNT_PATH"] = "/no-such-volume"
 
+# Tests run in several processes. If each process used all cores, threads would wait for each other most of the time.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 SLOW = (
     "offline_trainer/test_training_interruptions*",
     "offline_trainer/test_training_requests*",

@@ -17,7 +17,7 @@ from kepler_core.cli.inputs import (
 )
 from kepler_core.cli.output import json_option, percent, print_json, print_table, watts
 from kepler_core.errors import RecordingError, UsageError
-from kepler_core.vocabulary import FEATURES, OUTPUT_TYPES, OutputType
+from kepler_core.vocabulary import FEATURES, OUTPUT_TYPES, PREVIOUS_SUFFIX, OutputType
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -119,7 +119,7 @@ def observed(
     """
     from kepler_core.recording import observe
 
-    named = {feature for model in catalogue.models for feature in model.features}
+    named = {feature.removesuffix(PREVIOUS_SUFFIX) for model in catalogue.models for feature in model.features}
     third_party = sorted(named - set(FEATURES))
     observations = observe(
         read_all(inputs, third_party, metric_prefix),
@@ -143,9 +143,11 @@ def best_model(
     `conditions` are further attributes of the `ModelRequest` that selects the model.
     """
     from kepler_core.plugins.hooks import hooks
+    from kepler_core.recording.previous import previous_features
     from kepler_core.selection import ModelRequest
 
-    request = ModelRequest(output_type, tuple(observations.features), portable=True, **conditions)
+    features = (*observations.features, *previous_features(observations))
+    request = ModelRequest(output_type, features, portable=True, **conditions)
     model = catalogue.select(request).model
     hooks().call("kepler_model_selected", model=model.metadata)
     return model

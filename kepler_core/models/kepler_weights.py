@@ -32,7 +32,14 @@ from kepler_core.documents import DocumentError, decode_json
 from kepler_core.errors import ModelError
 from kepler_core.messages import LINE_CHARACTERS, shortened
 from kepler_core.text_blocks import PackedText, Packer
-from kepler_core.vocabulary import COMPONENTS, PLATFORM_COMPONENTS, RAPL_COMPONENTS, RARE_MAXIMUM, main_feature
+from kepler_core.vocabulary import (
+    COMPONENTS,
+    PLATFORM_COMPONENTS,
+    PREVIOUS_SUFFIX,
+    RAPL_COMPONENTS,
+    RARE_MAXIMUM,
+    main_feature,
+)
 
 LINEAR_TRAINER = "SGDRegressorTrainer"
 """Trainer name by which Kepler recognises every linear model, whichever trainer fitted the model."""
@@ -249,6 +256,8 @@ def _check_linear(component: str, weights: AllWeights, uninformative: Mapping[st
             raise ModelError(f"{component}: the scale of {feature} is negative")
         if variable.scale > 0 and variable.weight != 0:
             weight_of[feature] = variable.weight
+            if feature.endswith(PREVIOUS_SUFFIX):
+                raise ModelError(f"{component}: a weight on {feature}, which Kepler does not have")
             rare = _rare_reason(variable.scale) if variable.scale <= RARE_MAXIMUM else None
             if why := uninformative.get(feature, rare):
                 raise ModelError(f"{component}: a weight of {variable.weight:.3g} W on {feature}, {why}")

@@ -85,6 +85,8 @@ def fit(job: FitJob) -> FitResult:
     from threadpoolctl import threadpool_limits
 
     try:
+        # The import of a trainer loads its libraries. `threadpool_limits` limits only libraries that are loaded.
+        registry.trainers.get(job.trainer)
         # With one thread, NumPy adds sums in the same order on every machine, and workers do not compete for cores.
         with threadpool_limits(1), np.errstate(all="ignore"):
             files, metadata, held_out = _fit(job)

@@ -184,6 +184,7 @@ def extracted(extractor: Extractor, observations: Observations, wanted: Wanted) 
         components = extractor.components(source, by_container=by_container)
     else:
         components = observations.sources[source]
+    features = extractor.dataset_features(features)
     dataset = extractor.extract(observations, features, source, components, by_container=by_container)
     return attrs.evolve(dataset, feature_group=group)
 

@@ -13,6 +13,12 @@ def check_at_least(argument: str, value: float, lowest: float) -> None:
         raise PluginError(f"must be at least {lowest:g}, not {value}", path=(argument,))
 
 
+def check_at_most(argument: str, value: float, highest: float) -> None:
+    """Raise `PluginError` unless the value of an argument is at most `highest`."""
+    if not value <= highest:
+        raise PluginError(f"must be at most {highest:g}, not {value}", path=(argument,))
+
+
 def check_above(argument: str, value: float, limit: float, highest: float = math.inf) -> None:
     """Raise `PluginError` unless the value of an argument is finite, above `limit`, and at most `highest`."""
     if not (math.isfinite(value) and limit < value <= highest):

@@ -35,6 +35,18 @@ IMPOSSIBLE = [
     ("GradientBoostingRegressorTrainer", "max_depth", -1),
     ("GradientBoostingRegressorTrainer", "min_samples_leaf", 0),
     ("GradientBoostingRegressorTrainer", "subsample", 1.5),
+    ("HistGradientBoostingRegressorTrainer", "max_iter", 0),
+    ("HistGradientBoostingRegressorTrainer", "learning_rate", 0.0),
+    ("HistGradientBoostingRegressorTrainer", "max_leaf_nodes", 1),
+    ("HistGradientBoostingRegressorTrainer", "max_leaf_nodes", 65),
+    ("HistGradientBoostingRegressorTrainer", "min_samples_leaf", 0),
+    ("HistGradientBoostingRegressorTrainer", "l2_regularization", -1.0),
+    ("HistGradientBoostingRegressorTrainer", "rising", "cpu_cycles"),
+    ("BlendTrainer", "boosted_trees", 0),
+    ("BlendTrainer", "boosted_trees", 301),
+    ("BlendTrainer", "extra_trees", 0),
+    ("BlendTrainer", "learning_rate", 0.0),
+    ("BlendTrainer", "min_samples_leaf", 0),
     ("XgboostFitTrainer", "n_estimators", -1),
     ("XgboostFitTrainer", "learning_rate", 0.0),
     ("XgboostFitTrainer", "max_depth", -1),
@@ -59,9 +71,13 @@ def test_a_value_that_cannot_be_is_reported_with_the_path_of_its_key(name, argum
 @settings(max_examples=25, deadline=None)
 @given(data=st.data())
 def test_scikit_learn_accepts_what_is_accepted(trainer, data):
-    numbers = {"int": st.integers(-3, 8), "float": st.floats(-2, 8)}
+    values = {
+        "int": st.integers(-3, 8),
+        "float": st.floats(-2, 8),
+        "list[str] | None": st.none() | st.lists(st.sampled_from(["cpu_cycles", "unheard_of"])),
+    }
     arguments = {
-        argument.name: data.draw(numbers[argument.type]) for argument in arguments_of(registry.trainers.get(trainer))
+        argument.name: data.draw(values[argument.type]) for argument in arguments_of(registry.trainers.get(trainer))
     }
     try:
         created = registry.trainers.create(trainer, arguments)

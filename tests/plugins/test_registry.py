@@ -19,6 +19,8 @@ from kepler_core.plugins.arguments import arguments_of, create
 TRAINERS = {
     "PolynomialRegressionTrainer",
     "GradientBoostingRegressorTrainer",
+    "HistGradientBoostingRegressorTrainer",
+    "BlendTrainer",
     "KNeighborsRegressorTrainer",
     "LinearRegressionTrainer",
     "SVRRegressorTrainer",

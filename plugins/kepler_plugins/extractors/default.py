@@ -8,10 +8,14 @@ from kepler_core.contracts import Extractor
 from kepler_core.dataset import Dataset
 from kepler_core.frames import container_dataset, node_dataset
 from kepler_core.recording.observations import Observations
+from kepler_core.recording.previous import with_previous
 
 
 class DefaultExtractor(Extractor):
-    """Takes all timestamps at which every feature and every component's power are known, without smoothing."""
+    """Takes all timestamps at which every feature and every component's power are known, without smoothing.
+
+    A feature whose name ends in `_previous` is another feature's value at the previous timestamp.
+    """
 
     def extract(
         self,
@@ -22,6 +26,7 @@ class DefaultExtractor(Extractor):
         *,
         by_container: bool,
     ) -> Dataset:
+        observations = with_previous(observations, features)
         power = {component: observations.power[source, component] for component in components}
         if by_container:
             return container_dataset(

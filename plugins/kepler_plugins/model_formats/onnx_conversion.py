@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from kepler_core.arrays import SingleArray
 from kepler_core.errors import MissingExtraError, ModelError
+from kepler_plugins.model_formats.tree_ensemble import rounded_down
 
 INPUT_NAME = "X"
 """Name of the graph's only input."""
@@ -168,7 +168,7 @@ def _with_changed_attributes(convert: Any, change: Callable[[dict[str, Any]], No
 
 def _round_thresholds_down(attributes: dict[str, Any]) -> None:
     if "nodes_values" in attributes:
-        attributes["nodes_values"] = _rounded_down(attributes["nodes_values"]).tolist()
+        attributes["nodes_values"] = rounded_down(attributes["nodes_values"]).tolist()
 
 
 def _bools_to_integers(attributes: dict[str, Any]) -> None:
@@ -186,23 +186,9 @@ def _convert_histogram_trees(scope: Any, operator: Any, container: Any) -> None:
 
     operator.raw_operator = copy.deepcopy(operator.raw_operator)
     for (tree,) in operator.raw_operator._predictors:
-        tree.nodes["num_threshold"] = _rounded_down(tree.nodes["num_threshold"])
+        tree.nodes["num_threshold"] = rounded_down(tree.nodes["num_threshold"])
     convert = _with_changed_attributes(convert_sklearn_random_forest_regressor_converter, _bools_to_integers)
     convert(scope, operator, container)
-
-
-def _rounded_down(values: Sequence[float]) -> SingleArray:
-    """Round thresholds down to single precision.
-
-    The trees compare in double precision, and the graph compares in single precision. For a value x in single
-    precision, x ≤ threshold holds exactly if x ≤ the threshold rounded down. A threshold that is rounded up
-    could become equal to a value x that is above the exact threshold. The graph would then take the true side
-    for x instead of the false side.
-    """
-    exact = np.asarray(values, dtype=np.float64)
-    nearest = exact.astype(np.float32)
-    next_lower: SingleArray = np.nextafter(nearest, np.float32(-np.inf))
-    return np.where(nearest > exact, next_lower, nearest)
 
 
 def _register_boosters(regressor: Any) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import attrs
 import numpy as np
 
-from kepler_core.arrays import IndexArray, SingleArray
+from kepler_core.arrays import FloatArray, IndexArray, SingleArray
 from kepler_plugins.model_formats.onnx_reading import Attribute, Graph
 
 _PLAIN_ATTRIBUTES = {b"post_transform": b"NONE", b"aggregate_function": b"SUM"}
@@ -70,6 +70,20 @@ def merge_edges(edges: Sequence[SingleArray]) -> tuple[SingleArray, IndexArray]:
         positions[i, :-1] = of_ensemble.searchsorted(merged)
         positions[i, -1] = len(of_ensemble)
     return merged, positions
+
+
+def rounded_down(values: Sequence[float] | FloatArray) -> SingleArray:
+    """Round thresholds down to single precision.
+
+    The trees compare in double precision, and a stored model compares in single precision. For a value x in single
+    precision, x ≤ threshold holds exactly if x ≤ the threshold rounded down. A threshold that is rounded up
+    could become equal to a value x that is above the exact threshold. The stored model would then take the true side
+    for x instead of the false side.
+    """
+    exact = np.asarray(values, dtype=np.float64)
+    nearest = exact.astype(np.float32)
+    next_lower: SingleArray = np.nextafter(nearest, np.float32(-np.inf))
+    return np.where(nearest > exact, next_lower, nearest)
 
 
 def read_trees(graph: Graph, n_features: int) -> Trees | None:
