@@ -240,8 +240,9 @@ class PowerModel:
     def outside_of(self, X: FloatArray) -> BoolArray:
         """Return which rows of the result of `columns` are outside the range of the training. See `outside`."""
         lowest, highest = self._range
-        beyond = (lowest > X) | (highest < X)
-        rows: BoolArray = np.logical_or.reduce(beyond, axis=1)
+        beyond = lowest > X
+        beyond |= highest < X
+        rows: BoolArray = np.logical_or.reduce(beyond, axis=1) if any_true(beyond) else np.zeros(len(X), dtype=bool)
         return rows
 
     def _unlimited(self, X: SingleArray) -> FloatArray:
@@ -288,6 +289,11 @@ class PowerModel:
                     self._columns.clear()
                 self._columns[names] = columns
         return columns
+
+
+def any_true(mask: BoolArray) -> bool:
+    """Return whether an element is true. Several times as fast as `mask.any()` if the mask is small."""
+    return 1 in mask.tobytes()
 
 
 def _all_finite(numbers: FloatArray) -> bool:

@@ -17,7 +17,7 @@ import numpy as np
 from kepler_core.arrays import BoolArray, FloatArray, IndexArray
 from kepler_core.errors import ModelError
 from kepler_core.honesty.document import Twin
-from kepler_core.models.power_model import PowerModel
+from kepler_core.models.power_model import PowerModel, any_true
 
 
 @attrs.frozen(eq=False)
@@ -61,11 +61,13 @@ class TwinnedModel:
         if self._components is not None:
             twins = twins.take(self._components, axis=0)
         difference = np.abs(watts - twins)
-        disagrees: BoolArray = np.logical_or.reduce(difference > self._limits, axis=0)
-        # np.where has more overhead than `any`, and models rarely disagree.
-        return CheckedWatts(
-            np.where(disagrees, twins, watts) if disagrees.any() else watts, outside, disagrees, difference
+        beyond = difference > self._limits
+        disagrees: BoolArray = (
+            np.logical_or.reduce(beyond, axis=0) if any_true(beyond) else np.zeros(len(X), dtype=bool)
         )
+        if any_true(disagrees):
+            watts = np.where(disagrees, twins, watts)
+        return CheckedWatts(watts, outside, disagrees, difference)
 
 
 def twinned(model: PowerModel, twin: PowerModel, description: Twin) -> TwinnedModel:

@@ -14,10 +14,12 @@ from support.linear_models import ALL, publish
 from support.malformed_documents import CHANGES, malformed
 
 from kepler_core.errors import NoModelError
+from kepler_core.models.twins import TwinnedModel
 from kepler_core.selection import ModelRequest
 from kepler_core.store.local import LocalStore
 from kepler_servers.estimator.counters import Counters
-from kepler_servers.estimator.model_cache import CacheEntry, LoadedModel, ModelCache
+from kepler_servers.estimator.loaded_model import Check, LoadedModel
+from kepler_servers.estimator.model_cache import CacheEntry, ModelCache
 from kepler_servers.estimator.model_providers import ModelOffer
 from kepler_servers.estimator.request import WattsRequest, read_watts_request
 from kepler_servers.estimator.request_handler import RequestHandler
@@ -30,8 +32,9 @@ class DefectiveModel:
     """A model whose evaluation raises an exception that is not a `KeplerError`."""
 
     components: tuple[str, ...] = ("package",)
+    name: str = "Defective_0"
 
-    def watts(self, values: Any, features: Any) -> Any:
+    def columns(self, values: Any, features: Any) -> Any:
         raise ZeroDivisionError("in a library")
 
 
@@ -51,7 +54,8 @@ def reply_of_defective_model(output_type: str) -> dict[str, Any]:
     cache = ModelCache([], machine_spec={}, refresh_seconds=60.0, on_search_end=lambda: None)
     handler = RequestHandler(cache, Counters(), reply_limit=4096, about={})
     offer = ModelOffer("a store", "Defective_0", "digest", {}, {}, {})
-    loaded = LoadedModel(DefectiveModel(), offer, "a store", None, 0.0)  # type: ignore[arg-type]
+    model: Any = DefectiveModel()
+    loaded = LoadedModel(model, offer, "a store", None, 0.0, Check(TwinnedModel(model)))
     reply: dict[str, Any] = json.loads(handler.finish(request_for(output_type), CacheEntry(loaded=loaded)))
     return reply
 

@@ -23,8 +23,8 @@ from kepler_servers.estimator.model_providers import MAX_WHY_BYTES, ModelOffer, 
 
 MACHINE = {"processor": "x", "cores": 96, "chips": 2, "memory": 64, "frequency": 3000}
 MINE = {**MACHINE, "cores": 48}
-WEIGHTS = {"package": linear(30.0, {"bpf_cpu_time_ms": 2.5}), "dram": linear(3.0, {"bpf_cpu_time_ms": 0.0})}
-REQUEST = watts_request([[4000, 7], [0, 0]])
+WEIGHTS = {"package": linear(30.0, {"bpf_cpu_time_ms": 10.0}), "dram": linear(3.0, {"bpf_cpu_time_ms": 0.0})}
+REQUEST = watts_request([[1000, 7], [0, 0]])
 """A request for the metrics bpf_cpu_time_ms and bpf_page_cache_hit: a busy node and the idle node."""
 POWERS = {"package": [40.0, 30.0], "dram": [3.0, 3.0]}
 """The watts that `WEIGHTS` give for `REQUEST`."""
@@ -136,7 +136,7 @@ def test_weights_for_another_kind_of_power_are_refused(tmp_path: Path) -> None:
     reply = ask(tmp_path, **{KEY: str(tmp_path / "w.json")})
     assert (reply["powers"], "weights for platform" in reply["msg"]) == ({}, True)
     reply = ask(tmp_path, request={**REQUEST, "source": "acpi"}, NODE_TOTAL_INIT_URL=str(tmp_path / "w.json"))
-    assert reply["powers"] == {"platform": [104.0, 100.0]}
+    assert reply["powers"] == {"platform": [101.0, 100.0]}
 
 
 def test_the_reply_says_what_to_do_if_there_are_only_pickles(tmp_path: Path) -> None:

@@ -13,6 +13,9 @@ from kepler_core.store.layout import pipeline_files
 from kepler_core.store.local import LocalStore
 from support.small_pipelines import BPF
 
+SCALE = 2.0**20
+"""Scale of all features. The division by a power of two is exact, and a test fails if features are not scaled. Features
+of more than 1.05 times the scale are cut."""
 MACHINE: dict[str, Any] = {"vendor": "genuineintel", "processor": "made_up", "cores": 32, "chips": 2, "memory": 128}
 
 
@@ -35,6 +38,10 @@ class LinearModel:
         }
     )
     """For each component: the bias in watts, and the weight of each feature in watts per unit of the feature."""
+    lowest: float | None = None
+    """Lowest value of each feature in training; None if the model does not know it."""
+    honesty: Mapping[str, Any] | None = None
+    """The block `honesty` of the metadata; None if there is none."""
 
     @property
     def name(self) -> str:
@@ -57,15 +64,17 @@ class LinearModel:
             "mae": self.mae,
             "mape": 10 * self.mae,
         }
+        if self.honesty is not None:
+            metadata["honesty"] = dict(self.honesty)
         files: dict[str, bytes] = {}
         components: dict[str, Any] = {}
         for component, (bias, weights) in self.watts.items():
             components[component] = {"ceiling": 1e5, "format": "weights", "file": f"{component}.json"}
-            # The model divides features by the scale 4. This division is exact, and a test fails if features are not
-            # scaled.
-            scaled = {name: 4.0 * weight for name, weight in weights.items()}
+            scaled = {name: SCALE * weight for name, weight in weights.items()}
             files[f"{component}.json"] = json.dumps({"type": "linear", "weights": scaled, "bias": bias}).encode()
-        layout = {"layout": 1, "features": list(self.features), "scale": [4.0] * len(self.features)}
+        layout: dict[str, Any] = {"layout": 1, "features": list(self.features), "scale": [SCALE] * len(self.features)}
+        if self.lowest is not None:
+            layout["lowest"] = [self.lowest] * len(self.features)
         files["model.json"] = json.dumps({**layout, "components": components}).encode()
         files["metadata.json"] = json.dumps(metadata).encode()
         return metadata, files

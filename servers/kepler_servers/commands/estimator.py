@@ -155,6 +155,7 @@ def _serve(
 ) -> None:
     """Answer the requests on the sockets until the process gets SIGTERM or SIGINT."""
     import logging
+    import socket
 
     from kepler_servers.estimator.counters import Counters
     from kepler_servers.estimator.loop import Loop
@@ -170,7 +171,7 @@ def _serve(
         "machine_spec": spec,
         "pid": os.getpid(),
     }
-    handler = RequestHandler(cache, counters, reply_limit=reply_limit, about=about)
+    handler = RequestHandler(cache, counters, reply_limit=reply_limit, about=about, host_name=socket.gethostname())
     loop = Loop(sockets, handler, counters)
     loop.stop_on_signals()
     if metrics_address is not None:
@@ -275,6 +276,8 @@ def status(path: str, as_json: bool) -> None:
     click.echo(f"{requests['answered']} requests answered, {requests['failed']} failed{quantiles}")
     for key, description in (
         ("invalid_rows", "invalid rows"),
+        ("rows_outside", "rows outside the range of the model's training"),
+        ("disagreements", "rows answered by the twin of a model, because both disagreed"),
         ("replies_with_fewer_decimals", "replies with fewer decimals"),
         ("replies_without_all_components", "replies without all components"),
         ("replies_too_long", "replies that are too long for Kepler"),

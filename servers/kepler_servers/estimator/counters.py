@@ -23,6 +23,10 @@ class Counters:
 
         A feature is dead if it is 0 in all rows although the CPUs ran.
         """
+        self.rows_outside = 0
+        """Number of rows outside the range of their model's training, without the rows that ask for idle power."""
+        self.disagreements = 0
+        """Number of rows that the twin of their model answered, because the model differed too much from it."""
         self.fewer_decimals = 0
         self.components_left_out = 0
         self.too_long = 0

@@ -17,6 +17,8 @@ from kepler_servers.http.side_port import WsgiApplication, start_side_port
 _COUNTERS = {
     "rows": "Rows answered.",
     "invalid_rows": "Rows with impossible values, answered with 0 W.",
+    "rows_outside": "Rows outside the range of the model's training, without rows for idle power.",
+    "disagreements": "Rows answered by the twin of a model, because both differed by more than the limit.",
     "replies_with_fewer_decimals": "Replies that had room for fewer than three decimals.",
     "replies_without_all_components": "Replies that had no room for all components.",
     "replies_too_long": "Replies longer than the limit, which Kepler cannot read.",
@@ -68,6 +70,16 @@ class _StatusCollector(Collector):
             if "model" in model:
                 models.add_metric([str(model[label]) for label in _MODEL_LABELS], model["age_seconds"])
         yield models
+        widths = GaugeMetricFamily(
+            "kepler_estimator_interval_half_width_watts",
+            "Mean half-width of the intervals of the latest answer.",
+            labels=(*_MODEL_LABELS, "component"),
+        )
+        for model in status["models"]:
+            labels = [str(model.get(label)) for label in _MODEL_LABELS]
+            for component, watts in model.get("mean_half_width", {}).items():
+                widths.add_metric([*labels, component], watts)
+        yield widths
 
 
 def serve_metrics(host: str, port: int, handler: RequestHandler) -> None:

@@ -16,9 +16,11 @@ import attrs
 from kepler_core.errors import KeplerError, ModelError, NoModelError, path_text
 from kepler_core.messages import one_line, printable, quoted, shortened
 from kepler_core.models.power_model import PowerModel
+from kepler_core.models.twins import CheckedWatts
 from kepler_core.plugins.hooks import hooks
 from kepler_core.selection import ModelRequest
 from kepler_core.selection.filters import parse_filter
+from kepler_servers.estimator.loaded_model import LoadedModel, with_twin
 from kepler_servers.estimator.model_providers import ModelOffer, ModelProvider, StillRunningError
 from kepler_servers.estimator.request import ModelKey
 from kepler_servers.rate_limited_log import RateLimitedLog
@@ -26,7 +28,8 @@ from kepler_servers.rate_limited_log import RateLimitedLog
 log = logging.getLogger(__name__)
 
 MAX_MODELS = 16
-"""Maximum number of loaded models. If there are more, the cache evicts the entry that was requested least recently."""
+"""Maximum number of loaded models, without their twins. If there are more, the cache evicts the entry that was
+requested least recently."""
 MAX_KEYS = 500
 """Maximum number of cache entries. Entries without a model count too."""
 MAX_KEY_BYTES = 4 * 2**20
@@ -54,23 +57,6 @@ _JITTER = 0.2
 model server at the same time."""
 
 
-@attrs.frozen(eq=False)
-class LoadedModel:
-    """A model in memory, and a model provider's offer of this model for one model key.
-
-    Several model keys may share the model. Each key has its own offer, because the offers differ in their texts: the
-    same linear weights may be used in place of one model for one key, and in place of another model for another key.
-    """
-
-    model: PowerModel
-    offer: ModelOffer
-    provider: str
-    """Name of the model provider that made the offer."""
-    core_ratio: float | None
-    """Cores of this machine ÷ cores of the machine that the model was trained on; None if a number is unknown."""
-    loaded_at: float
-
-
 @attrs.define(eq=False)
 class CacheEntry:
     """The cached model for a model key, or the reason why the key has no model."""
@@ -84,6 +70,8 @@ class CacheEntry:
     created_at: float = attrs.field(factory=time.monotonic)
     requested_at: float = attrs.field(factory=time.monotonic)
     """Value of `time.monotonic()` at the latest request with this key."""
+    latest: CheckedWatts | None = None
+    """Watts of the latest request with this key, at most `explanation.MAX_KEPT_ROWS` rows."""
 
 
 @attrs.frozen
@@ -308,20 +296,35 @@ class ModelCache:
     def _load(self, provider: ModelProvider, offer: ModelOffer) -> LoadedModel:
         """Return the offered model, with this offer. Load the model only if it is not in memory yet."""
         core_ratio = self._core_ratio(offer)
-        if (loaded := self._models.get(offer.digest)) is not None:
-            return attrs.evolve(loaded, offer=offer.without_files(), provider=provider.name, core_ratio=core_ratio)
+        loaded = self._models.get(offer.digest)
         try:
-            model = offer.load()
+            model = offer.load() if loaded is None else loaded.model
         except KeplerError as error:
             raise ModelError(str(error), document=offer.provider) from error
-        loaded = LoadedModel(model, offer.without_files(), provider.name, core_ratio, time.time())
+        kept = offer.without_files()
+        if loaded is not None and not loaded.problem:
+            return attrs.evolve(loaded, offer=kept, provider=provider.name, core_ratio=core_ratio)
+        # A twin that could not be loaded may be there now.
+        loaded_at = time.time() if loaded is None else loaded.loaded_at
+        check = with_twin(model, offer, self._models_and_twins())
+        loaded = LoadedModel(model, kept, provider.name, core_ratio, loaded_at, check)
+        if loaded.problem:
+            self._search_log.log(f"{printable(offer.name)} is used without a check by its twin: {loaded.problem}")
         self._models[offer.digest] = loaded
         return loaded
+
+    def _models_and_twins(self) -> dict[str, PowerModel]:
+        """Return all models in memory by digest: loaded models, and the twins of loaded models."""
+        models = {digest: loaded.model for digest, loaded in self._models.items()}
+        for loaded in self._models.values():
+            if (twin := loaded.check.twinned.twin) is not None:
+                models.setdefault(loaded.check.twin_digest, twin)
+        return models
 
     def _use(self, key: ModelKey, entry: CacheEntry, loaded: LoadedModel) -> None:
         current = entry.loaded
         if current is not None and current.model is loaded.model and current.offer.is_logged_as(loaded.offer):
-            entry.loaded = loaded  # the explanation or the number of cores may have changed
+            entry.loaded = loaded  # the explanation, the number of cores or the twin may have changed
             return
         before = "" if current is None else f" in place of {current.offer.name}"
         log.info("%s: %s from %s%s", _described(key), printable(loaded.offer.name), loaded.offer.provider, before)
@@ -329,6 +332,7 @@ class ModelCache:
             self._search_log.log(f"{loaded.offer.provider}: {loaded.offer.remark}")
         if hooks().has_listeners("kepler_model_selected"):
             hooks().call("kepler_model_selected", model=loaded.model.metadata)
+        entry.latest = None
         # The event loop reads `entry.loaded` without a lock: it sees either the old model or the new model.
         entry.loaded = loaded
         self._drop_unused_models()

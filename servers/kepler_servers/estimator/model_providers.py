@@ -6,19 +6,22 @@ imported only if one of these providers is configured.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import attrs
 import msgspec
 
-from kepler_core.errors import KeplerError
-from kepler_core.messages import printable
+from kepler_core.errors import KeplerError, ModelError
+from kepler_core.honesty.document import Twin
+from kepler_core.messages import printable, quoted
 from kepler_core.models.linear_weights import unmeasured_features
 from kepler_core.models.loading import load_model
 from kepler_core.models.power_model import PowerModel
-from kepler_core.selection import ModelRequest, Selection
+from kepler_core.names import is_name
+from kepler_core.selection import Catalogue, ModelRequest, Selection
 from kepler_core.store.manifest import sha256
+from kepler_core.store.models import StoredModel
 from kepler_servers.live_catalogue import LiveCatalogue
 
 MAX_REMARK_CHARACTERS = 200
@@ -52,6 +55,17 @@ class ModelOffer:
     """The files of the model by name, or an object with the method `load`. None after `without_files`."""
     remark: str = ""
     """Text for replies and the log about linear weights (see `stand_in_remark`). Empty for other models."""
+    _find_twin: Callable[[Twin], ModelOffer] | None = None
+    """Function that returns the offer of the model's twin. None if the provider has no other models."""
+
+    def twin(self, twin: Twin) -> ModelOffer:
+        """Return the offer of the model's twin, as the model's metadata describe it.
+
+        Raises `KeplerError` if the provider does not have the twin, or does not answer.
+        """
+        if self._find_twin is None:
+            raise ModelError(f"{self.provider}: no other models, so not the twin {twin.model_name}")
+        return self._find_twin(twin)
 
     def without_files(self) -> ModelOffer:
         """Return a copy of this offer without `_source`, the description of the machine and a long explanation.
@@ -60,7 +74,7 @@ class ModelOffer:
         model cache keeps an offer for each model key, so a long answer of a model server must not stay in it.
         """
         why = self.why if len(msgspec.json.encode(self.why)) <= MAX_WHY_BYTES else {}
-        return attrs.evolve(self, source=None, machine_spec={}, why=why)
+        return attrs.evolve(self, source=None, machine_spec={}, why=why, find_twin=None)
 
     def is_logged_as(self, other: ModelOffer) -> bool:
         """Return whether the log describes both offers with the same texts."""
@@ -106,30 +120,61 @@ class StoreProvider:
             self.changed()
         if self._live.store_problem is not None and not self._live.current.models:
             raise UnreachableError(self._live.store_problem, document="store")
-        return offer_of(self._live.current.select(request), self.name)
+        catalogue = self._live.current
+        return offer_of(catalogue.select(request), self.name, catalogue)
 
     def changed(self) -> bool:
         self._was_read = True
         return self._live.refresh()
 
 
-def offer_of(selection: Selection, provider: str) -> ModelOffer:
-    """Return the offer of a provider for the model that a catalogue has selected."""
+def offer_of(selection: Selection, provider: str, catalogue: Catalogue | None = None) -> ModelOffer:
+    """Return the offer of a provider for the model that a catalogue has selected.
+
+    `catalogue` also has the model's twin; None if the provider has no other models than the selected one.
+    """
     model = selection.model
     name = f"{model.pipeline}/{model.path}"
     linear = model.linear_weights
     wanted = "" if (other := selection.stands_in_for) is None else f"{other.pipeline}/{other.path}"
+    remark = "" if linear is None else stand_in_remark(linear, name, wanted)
+
+    def find_twin(twin: Twin) -> ModelOffer:
+        assert catalogue is not None
+        path = twin_path(model.path, twin)
+        stored = catalogue.by_path(model.pipeline, path)
+        if stored is None:
+            raise ModelError(f"{provider}: no model {path}, the twin of {model.name}")
+        return _offer_of_model(stored, provider, {})
+
+    offer = _offer_of_model(model, provider, selection.explain(), remark)
+    return offer if catalogue is None else attrs.evolve(offer, find_twin=find_twin)
+
+
+def _offer_of_model(model: StoredModel, provider: str, why: Mapping[str, Any], remark: str = "") -> ModelOffer:
     return ModelOffer(
         provider,
-        name,
+        f"{model.pipeline}/{model.path}",
         # The path alone identifies a model in a published version, because such a version never changes. Models
         # that were copied into the store by hand may change, so the digest of the metadata and weights is added.
-        f"{model.snapshot.where}/{model.path}:{sha256(model.encoded + (linear or b''))}",
-        selection.explain(),
+        f"{model.snapshot.where}/{model.path}:{sha256(model.encoded + (model.linear_weights or b''))}",
+        why,
         model.machine_spec,
         model,
-        "" if linear is None else stand_in_remark(linear, name, wanted),
+        remark,
     )
+
+
+def twin_path(path: str, twin: Twin) -> str:
+    """Return the path of a model's twin below their pipeline. `path` is that of the model itself.
+
+    A path has the form `<source>/<output type>/<feature group>/<name>`. Only the last two parts may differ.
+    """
+    if not (is_name(twin.feature_group) and is_name(twin.model_name)):
+        raise ModelError(
+            f"{quoted(twin.feature_group, 60)}/{quoted(twin.model_name, 60)}: the path of a twin is no name"
+        )
+    return f"{path.rsplit('/', maxsplit=2)[0]}/{twin.feature_group}/{twin.model_name}"
 
 
 def stand_in_remark(linear: bytes, name: str, wanted: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import http.client
 import urllib.request
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -14,6 +14,7 @@ import msgspec
 from kepler_core.deadlines import Deadline, DeadlineError, TooLargeError
 from kepler_core.documents import DocumentError, decode_object
 from kepler_core.errors import KeplerError, ModelError, NoModelError
+from kepler_core.honesty.document import Twin, read_honesty
 from kepler_core.messages import printable
 from kepler_core.models.kepler_weights import LINEAR_TRAINER
 from kepler_core.models.linear_weights import load_linear_weights, read_linear_weights
@@ -25,9 +26,15 @@ from kepler_core.selection.stand_in import WHAT_TO_DO
 from kepler_core.store.http_exchange import Answer, exchange
 from kepler_core.store.manifest import sha256
 from kepler_core.store.model_archive import ModelArchive
-from kepler_core.urls import secrets_of, shown_url, without_secrets
+from kepler_core.urls import beside, secrets_of, shown_url, without_secrets
 from kepler_core.vocabulary import PLATFORM_COMPONENTS, OutputType
-from kepler_servers.estimator.model_providers import ModelOffer, UnreachableError, offer_of, stand_in_remark
+from kepler_servers.estimator.model_providers import (
+    ModelOffer,
+    UnreachableError,
+    offer_of,
+    stand_in_remark,
+    twin_path,
+)
 from kepler_servers.estimator.url_models import MAX_ARCHIVE_BYTES, InitUrl, UrlModels, read_url_models
 
 SERVER_TIMEOUT_SECONDS = 10.0
@@ -69,14 +76,50 @@ class ModelServerProvider:
             return self._offer_in_place_of(str(metadata.get("model_name") or "a model"), request)
         selection = _selection_in_header(answer)
         spec = metadata.get("machine_spec")
+        name = _model_name(answer, selection)
         return ModelOffer(
             self.name,
-            _model_name(answer, selection),
+            name,
             sha256(answer.body),
             selection,
             _machine_spec_in(selection) or (spec if isinstance(spec, dict) else {}),
             files,
+            find_twin=self._twin_finder(name, metadata),
         )
+
+    def _twin_finder(self, name: str, metadata: Mapping[str, Any]) -> Callable[[Twin], ModelOffer]:
+        """Download a model's twin, and return the function that returns the twin's offer.
+
+        `name` consists of the model's pipeline and path. The download must not wait until the function is called: only
+        the method `offer` runs in a thread that may be slow. A download that fails is an error of the function, because
+        the model can be used without its twin.
+        """
+        result: ModelOffer | KeplerError
+        try:
+            honesty = read_honesty(metadata)
+            if honesty is None or honesty.twin is None:
+                result = ModelError("the model has no twin", document=self.name)
+            else:
+                result = self._offer_of_twin(name, honesty.twin)
+        except KeplerError as error:
+            result = error
+
+        def find_twin(_: Twin) -> ModelOffer:
+            if isinstance(result, KeplerError):
+                raise result
+            return result
+
+        return find_twin
+
+    def _offer_of_twin(self, name: str, twin: Twin) -> ModelOffer:
+        name = twin_path(name, twin)
+        url = beside(self._url, f"models/{name}.zip")
+        answer = self._exchange(urllib.request.Request(url))  # noqa: S310 - the command checks the scheme
+        self._check_status(answer)
+        try:
+            return ModelOffer(self.name, name, sha256(answer.body), {}, {}, ModelArchive(answer.body, self.name))
+        except KeplerError as error:
+            raise UnreachableError(f"the answer is not a model: {error}", document=self.name) from None
 
     def changed(self) -> bool:
         return False
@@ -164,6 +207,10 @@ class ModelServerProvider:
         http_request = urllib.request.Request(  # noqa: S310 - the command checks the scheme
             self._url, msgspec.json.encode(body), {"Content-Type": "application/json"}, method="POST"
         )
+        return self._exchange(http_request)
+
+    def _exchange(self, http_request: urllib.request.Request) -> Answer:
+        """Return the model server's answer to a request. Raises `UnreachableError` if it does not answer in time."""
         deadline = Deadline(SERVER_TIMEOUT_SECONDS)
         try:
             return exchange(http_request, deadline, max_bytes=MAX_ARCHIVE_BYTES, socket_timeout=SERVER_TIMEOUT_SECONDS)

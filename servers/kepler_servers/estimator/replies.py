@@ -174,6 +174,12 @@ def _with_left_out(tail: Mapping[str, Any], left_out: Sequence[str]) -> Mapping[
     return {**tail, "msg": f"{message}no room for {', '.join(left_out)}"}
 
 
+def with_explanation(reply: Reply, explanation: Mapping[str, Any]) -> Reply:
+    """Return a reply with the further key `explanation`. The bytes of all other keys stay the same."""
+    content = b'%b,"explanation":%b}' % (reply.content[:-1], orjson.dumps(explanation))
+    return attrs.evolve(reply, content=content)
+
+
 def _encoded(powers: Mapping[str, NDArray[Any] | list[float]], tail: Mapping[str, Any]) -> bytes:
     return orjson.dumps({"powers": powers, **tail}, option=orjson.OPT_SERIALIZE_NUMPY)
 

@@ -78,6 +78,8 @@ class WattsRequest:
     dead: tuple[str, ...] = ()
     """Features that are 0 in all rows although the CPUs run. They are removed from the model key, so that the
     request is answered by a model that does not need them."""
+    explain: bool = False
+    """Whether the reply has the key `explanation`."""
 
     @property
     def remark(self) -> str:
@@ -123,6 +125,7 @@ class _Head(msgspec.Struct):
     system_features: list[str] | None = None
     system_values: list[str] | None = None
     command: str | None = None
+    explain: bool | None = None
 
 
 class _Body(_Head):
@@ -173,7 +176,7 @@ def decode_strictly(body: bytes | bytearray | memoryview) -> WattsRequest | Comm
         return None
     key = _checked_key(document, metrics, rows)
     values = _matrix(text, rows, len(metrics))
-    return None if values is None else _watts_request(key, metrics, values)
+    return None if values is None else _watts_request(key, metrics, values, explain=bool(document.explain))
 
 
 def _count_rows(text: bytes, width: int) -> int | None:
@@ -242,16 +245,16 @@ _cached_model_key = lru_cache(maxsize=_CACHED_KEYS)(_model_key)
 """`_model_key` with a cache, because the requests of a client usually differ only in their values."""
 
 
-def _watts_request(key: ModelKey, metrics: tuple[str, ...], values: FloatArray) -> WattsRequest:
+def _watts_request(key: ModelKey, metrics: tuple[str, ...], values: FloatArray, *, explain: bool) -> WattsRequest:
     """Find the rows with impossible values, set all values of these rows to 0, and return the request."""
     # A fast check whether all values are valid. If the bits of a number are read as an unsigned integer, negative
     # numbers, NaN and infinity are larger than any valid number. So it is enough to check the maximum.
     if not values.size or values.view(np.uint64).max() <= _MAX_PER_SECOND_BITS:
-        return WattsRequest(key, metrics, values, _NO_ROWS)
+        return WattsRequest(key, metrics, values, _NO_ROWS, explain=explain)
     invalid = np.flatnonzero(~((values >= 0) & (values <= MAX_PER_SECOND)).all(axis=1))
     values = values.copy()
     values[invalid] = 0.0
-    return WattsRequest(key, metrics, values, invalid)
+    return WattsRequest(key, metrics, values, invalid, explain=explain)
 
 
 def _decode_leniently(body: bytes) -> WattsRequest | Command:
@@ -290,7 +293,7 @@ def _decode_leniently(body: bytes) -> WattsRequest | Command:
         if value is None:
             raise InvalidRequestError(f"{name}: missing", output_type, count)
     values = np.array([_row(row, len(metrics)) for row in rows or ()], dtype=np.float64).reshape(count, len(metrics))
-    return _watts_request(key, metrics, values)
+    return _watts_request(key, metrics, values, explain=bool(head.explain))
 
 
 def _row(row: Any, width: int) -> list[float]:

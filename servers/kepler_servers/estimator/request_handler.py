@@ -9,16 +9,21 @@ from typing import Any
 
 import attrs
 import msgspec
+import numpy as np
 
 from kepler_core import __version__
 from kepler_core.errors import KeplerError, RequestError
 from kepler_core.messages import one_line, quoted
+from kepler_core.models.power_model import any_true
+from kepler_core.models.twins import CheckedWatts
 from kepler_core.plugins import registry
 from kepler_core.plugins.hooks import hooks
 from kepler_core.selection.sources import matching_sources
 from kepler_servers.estimator.counters import Counters
+from kepler_servers.estimator.explanation import explain, kept
+from kepler_servers.estimator.loaded_model import LoadedModel
 from kepler_servers.estimator.model_cache import CacheEntry, ModelCache
-from kepler_servers.estimator.replies import Reply, failure_reply, watts_reply
+from kepler_servers.estimator.replies import Reply, failure_reply, watts_reply, with_explanation
 from kepler_servers.estimator.request import (
     Command,
     InvalidRequestError,
@@ -52,9 +57,18 @@ class PendingRequest:
 class RequestHandler:
     """Answers requests with the models of a model cache."""
 
-    def __init__(self, cache: ModelCache, counters: Counters, *, reply_limit: int, about: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        cache: ModelCache,
+        counters: Counters,
+        *,
+        reply_limit: int,
+        about: Mapping[str, Any],
+        host_name: str = "",
+    ) -> None:
         """`reply_limit` is the maximum length of a reply in bytes; 0 means no limit. `about` has further keys that
-        are added to the status."""
+        are added to the status. `host_name` is the name of this machine; empty if it is not known."""
+        self._host_name = host_name
         self._cache = cache
         self._counters = counters
         self._limit = reply_limit
@@ -108,7 +122,7 @@ class RequestHandler:
             reason = f"{request.remark}; {reason}" if request.dead else reason
             return self.refuse(reason, key.output_type, rows, key.source)
         try:
-            watts = loaded.model.watts(request.values, request.metrics)
+            checked = loaded.check.twinned.watts(request.values, request.metrics)
         except KeplerError as error:
             return self.refuse(str(error), key.output_type, rows, key.source)
         message = request.remark
@@ -117,22 +131,44 @@ class RequestHandler:
             rows_text = "1 row" if len(request.invalid) == 1 else f"{len(request.invalid)} rows"
             problem = f"{rows_text} got 0 W because of invalid values"
             message = f"{problem}; {message}" if message else problem
-            watts[:, request.invalid] = 0.0
+            checked.watts[:, request.invalid] = 0.0
+            checked.outside[request.invalid] = checked.disagrees[request.invalid] = False
             self._request_log.log(f"{problem} (not numbers, negative, infinite or too large)")
         self._counters.rows += rows
         self._counters.requests["answered"] += 1
-        return self._count(
-            watts_reply(
-                loaded.model.components,
-                watts,
-                limit=self._limit,
-                core_ratio=loaded.core_ratio,
-                message=message,
-                remark=loaded.offer.remark,
-                keep_sums=key.output_type == "DynPower",
-                turn=self._counters.requests["answered"],
-            )
+        self._count_doubtful_rows(request, loaded, checked)
+        if loaded.check.honesty is not None:
+            entry.latest = kept(checked)
+        reply = watts_reply(
+            loaded.model.components,
+            checked.watts,
+            # Kepler requests no explanation. Other clients read the whole reply.
+            limit=0 if request.explain else self._limit,
+            core_ratio=loaded.core_ratio,
+            message=message,
+            remark=loaded.offer.remark,
+            keep_sums=key.output_type == "DynPower",
+            turn=self._counters.requests["answered"],
         )
+        if request.explain:
+            reply = with_explanation(reply, explain(loaded, checked, self._host_name))
+        return self._count(reply)
+
+    def _count_doubtful_rows(self, request: WattsRequest, loaded: LoadedModel, checked: CheckedWatts) -> None:
+        """Count and log the rows outside the range of the training, and the rows that the twin answered.
+
+        A row that is 0 in all features asks for idle power. Kepler sends such rows, so they are not counted as outside.
+        """
+        if any_true(checked.outside):
+            used = np.logical_or.reduce(request.values, axis=1)
+            if outside := int(np.count_nonzero(checked.outside & used)):
+                self._counters.rows_outside += outside
+                self._request_log.log(f"{loaded.offer.name}: rows outside the range of its training")
+        if any_true(checked.disagrees):
+            self._counters.disagreements += int(np.count_nonzero(checked.disagrees))
+            self._request_log.log(
+                f"{loaded.offer.name}: rows are answered by the twin {loaded.check.twin_name} instead"
+            )
 
     def refuse(self, reason: str, output_type: str | None, rows: int, source: str) -> bytes:
         """Log why a request cannot be answered, count it as failed, and return the reply that is safest for Kepler."""
@@ -185,7 +221,7 @@ class RequestHandler:
         """Return the estimator's status, which `kepler-model estimator status` shows; less than 64 KiB as JSON."""
         counters = self._counters
         now = time.time()
-        models, left_out = model_statuses(self._cache.entries(), now)
+        models, left_out = model_statuses(self._cache.entries(), now, self._host_name)
         return {
             "version": __version__,
             "uptime_seconds": round(now - counters.started, 1),
@@ -193,6 +229,8 @@ class RequestHandler:
             "requests": {outcome: counters.requests[outcome] for outcome in ("answered", "failed", "commands")},
             "rows": counters.rows,
             "invalid_rows": counters.invalid_rows,
+            "rows_outside": counters.rows_outside,
+            "disagreements": counters.disagreements,
             "dead_features": dict(counters.dead_features),
             "replies_with_fewer_decimals": counters.fewer_decimals,
             "replies_without_all_components": counters.components_left_out,

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from kepler_core.messages import shortened
+from kepler_servers.estimator.explanation import mean_half_widths
 from kepler_servers.estimator.model_cache import CacheEntry
 from kepler_servers.estimator.request import ModelKey
 
@@ -24,19 +25,21 @@ _MAX_CHARACTERS = 300
 _MAX_LISTED_METRICS = 100
 
 
-def model_statuses(entries: Iterable[tuple[ModelKey, CacheEntry]], now: float) -> tuple[list[dict[str, Any]], int]:
+def model_statuses(
+    entries: Iterable[tuple[ModelKey, CacheEntry]], now: float, host_name: str
+) -> tuple[list[dict[str, Any]], int]:
     """Return the status of cache entries, and the number of entries for which there was no room.
 
     If there is not enough room for all entries, entries without a model are left out first. Of several entries
     without a model, the entry whose latest request is oldest is left out first. The returned list has the order of
-    `entries`. `now` is a Unix time.
+    `entries`. `now` is a Unix time, `host_name` the name of this machine.
     """
     numbered = list(enumerate(entries))
     numbered.sort(key=lambda item: (item[1][1].loaded is not None, item[1][1].requested_at), reverse=True)
     listed: dict[int, dict[str, Any]] = {}
     left = MAX_STATUS_BYTES
     for number, (key, entry) in numbered:
-        status, size = _bounded(_status(key, entry, now))
+        status, size = _bounded(_status(key, entry, now, host_name))
         if size > left:
             break
         left -= size
@@ -55,7 +58,7 @@ def _bounded(status: dict[str, Any]) -> tuple[dict[str, Any], int]:
     return status, len(msgspec.json.encode(status))
 
 
-def _status(key: ModelKey, entry: CacheEntry, now: float) -> dict[str, Any]:
+def _status(key: ModelKey, entry: CacheEntry, now: float, host_name: str) -> dict[str, Any]:
     status: dict[str, Any] = {
         "output_type": key.output_type,
         "source": shortened(key.source, _MAX_CHARACTERS),
@@ -72,6 +75,10 @@ def _status(key: ModelKey, entry: CacheEntry, now: float) -> dict[str, Any]:
             "age_seconds": round(now - loaded.loaded_at, 1),
             "core_ratio": loaded.core_ratio,
             "mae": mae if isinstance(mae, int | float) else None,
+            "twin": shortened(loaded.check.twin_name, _MAX_CHARACTERS) or None,
+            "twin_problem": loaded.problem,
             "why": loaded.offer.why,
         }
+        if entry.latest is not None and len(entry.latest.watts) == len(loaded.model.components):
+            status["mean_half_width"] = mean_half_widths(loaded, entry.latest, host_name)
     return status

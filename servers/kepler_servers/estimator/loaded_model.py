@@ -1,0 +1,101 @@
+"""Loaded models with what is needed to check and to explain their predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from kepler_core.errors import KeplerError
+from kepler_core.honesty.document import Honesty, read_honesty
+from kepler_core.honesty.interval import MachineMatch
+from kepler_core.messages import one_line
+from kepler_core.models.power_model import PowerModel
+from kepler_core.models.twins import TwinnedModel, twinned
+from kepler_servers.estimator.model_providers import ModelOffer
+
+UNKNOWN_SIMILARITY = 0.4
+"""Similarity of two machines one of which is not known (`EXPECTED` in `kepler_profiler.similarity`)."""
+LEAST_SIMILARITY = 0.1
+"""Lower similarities count as this one, so that the error between machines stays finite."""
+
+
+@attrs.frozen(eq=False)
+class Check:
+    """What a model's metadata tell about doubtful predictions: the block `honesty`, and the twin."""
+
+    twinned: TwinnedModel
+    """The model with its twin, if it has one. It makes the predictions."""
+    honesty: Honesty | None = None
+    """The block `honesty` of the model's metadata; None if the metadata have none, or a malformed one."""
+    twin_name: str = ""
+    """Name of the twin, as `ModelOffer.name`; empty without a twin."""
+    twin_digest: str = ""
+    """Digest of the twin, as `ModelOffer.digest`; empty without a twin."""
+    problem: str = ""
+    """The reason why the model has no twin although its metadata name one, or why its block `honesty` is not used."""
+
+
+@attrs.frozen(eq=False)
+class LoadedModel:
+    """A model in memory, and a model provider's offer of this model for one model key.
+
+    Several model keys may share the model. Each key has its own offer, because the offers differ in their texts: the
+    same linear weights may be used in place of one model for one key, and in place of another model for another key.
+    """
+
+    model: PowerModel
+    offer: ModelOffer
+    provider: str
+    """Name of the model provider that made the offer."""
+    core_ratio: float | None
+    """Cores of this machine ÷ cores of the machine that the model was trained on; None if a number is unknown."""
+    loaded_at: float
+    check: Check
+
+    @property
+    def problem(self) -> str:
+        return self.check.problem
+
+    def match(self, host_name: str) -> MachineMatch:
+        """Return how well this machine, whose name is `host_name`, matches the machines of the model's training.
+
+        The error between machines is divided by the similarity of this machine and the model's machine. If the name
+        of this machine is one of the training's nodes and both machines have equal descriptions, the model was trained
+        on this machine.
+        """
+        node_type = self.offer.why.get("node_type")
+        node_type = node_type if isinstance(node_type, Mapping) else {}
+        similarity: Any = node_type.get("similarity")
+        if node_type.get("match") == "exact":
+            names = [] if self.check.honesty is None else self.check.honesty.seen.node_names
+            return MachineMatch(trained=any(_is_host(name, host_name) for name in names))
+        if isinstance(similarity, bool) or not isinstance(similarity, int | float):
+            similarity = UNKNOWN_SIMILARITY
+        return MachineMatch(dissimilarity=1.0 / min(max(similarity, LEAST_SIMILARITY), 1.0) - 1.0)
+
+
+def with_twin(model: PowerModel, offer: ModelOffer, models: Mapping[str, PowerModel]) -> Check:
+    """Return a model's block `honesty`, and the model with its twin, if its metadata name one.
+
+    `models` are the loaded models by digest. The twin is loaded only if it is not one of them. A twin that cannot be
+    loaded is a problem, but not an error: the model itself still answers.
+    """
+    honesty = None
+    try:
+        honesty = read_honesty(model.metadata)
+        if honesty is None or honesty.twin is None:
+            return Check(TwinnedModel(model), honesty)
+        twin_offer = offer.twin(honesty.twin)
+        twin = models.get(twin_offer.digest) or twin_offer.load()
+        return Check(twinned(model, twin, honesty.twin), honesty, twin_offer.name, twin_offer.digest)
+    except KeplerError as error:
+        return Check(TwinnedModel(model), honesty, problem=one_line(error, 200))
+
+
+def _is_host(node: str, host_name: str) -> bool:
+    """Return whether a node's name, e.g. `node7.example:9102` from a label `instance`, is that of this machine."""
+    name = node.rpartition(":")[0] if node.rpartition(":")[2].isdigit() else node
+    short = name.split(".", maxsplit=1)[0]
+    return bool(short) and short != "localhost" and host_name in (name, short)
