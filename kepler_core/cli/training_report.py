@@ -23,12 +23,14 @@ _COLUMNS = (
     "other rec. W",
     "± 90 % W",
     "idle bias W",
+    "zero W",
     "constant/line",
 )
 _LEGEND = """
 regimes W: MAE on kinds of work that were held out; other rec. W: MAE on recordings that were held out (– if there is
 only one). ± 90 % W: typical half-width of the interval that contains 90 % of the true values. idle bias W: mean error
-at low load. All are those of the worst component; those of DynPower are of the sum over a node's containers.
+at low load. zero W: prediction for a container that does nothing. All are those of the worst component; those of
+DynPower are of the sum over a node's containers, except zero W.
 constant/line: MAE of a constant and of a straight line through the main feature."""
 
 
@@ -78,8 +80,14 @@ def _model_row(model: dict[str, Any]) -> tuple[str, ...]:
         watts(model["splits"]["recordings"]),
         watts(model["half_width"]),
         watts(model["idle_bias"]),
+        watts(_zero_watts(components)),
         f"{baselines['constant_mae']:.1f}/{baselines['line_mae']:.1f}",
     )
+
+
+def _zero_watts(components: dict[str, dict[str, Any]]) -> float | None:
+    """Return the largest prediction for a container that does nothing, in watts; None for AbsPower."""
+    return max((errors["zero_watts"] for errors in components.values() if "zero_watts" in errors), default=None)
 
 
 def _print_grouped(entries: list[dict[str, Any]], key: str) -> None:

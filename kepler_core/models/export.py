@@ -17,6 +17,7 @@ from kepler_core.models.kepler_weights import (
     NO_WEIGHTS_KEY,
     refusal,
     uninformative_features,
+    without_idle_power,
     without_negligible,
 )
 from kepler_core.models.loading import format_name, load_model
@@ -56,6 +57,10 @@ class FittedComponent:
     constant: float | None
     watts: FloatArray
     """Measured power of the component in watts, shape (rows,)."""
+    gain: float = 1.0
+    """Factor of the predictions."""
+    zero_at_idle: bool = False
+    """Whether the prediction for a row of zeros is subtracted from all predictions, before the gain is applied."""
 
 
 def export(
@@ -73,6 +78,7 @@ def export(
     a regressor, or if the predictions of the exported and the fitted model for `X` differ by more than
     `TOLERANCE`.
     """
+    trainer = str(metadata.get("trainer", ""))
     files: dict[str, bytes] = {}
     parts: dict[str, ComponentPart] = {}
     weights: dict[str, Any] = {}
@@ -96,11 +102,15 @@ def export(
             )
         proportional = _proportional_feature(component, name, features)
         ceiling = ceiling_of(highest, proportional)
-        parts[component] = ComponentPart(ceiling, format=name, file=file, proportional_to=proportional)
+        shift = -entry.gain * _idle_power(chosen, files[file], features) if entry.zero_at_idle else 0.0
+        parts[component] = ComponentPart(
+            ceiling, format=name, file=file, proportional_to=proportional, gain=entry.gain, shift=shift
+        )
         if (kepler_weights := chosen.weights(files[file], features, by_feature)) is not None:
             negligible = TOLERANCE * float(np.ptp(entry.watts))
             weights[component] = without_negligible(kepler_weights, uninformative, negligible)
-    trainer = str(metadata.get("trainer", ""))
+            if entry.zero_at_idle:
+                weights[component] = without_idle_power(weights[component], trainer, entry.gain)
     for component, part in parts.items():
         if part.constant is not None:
             weights[component] = _constant_weights(part.constant, features, by_feature, trainer)
@@ -119,7 +129,7 @@ def export(
         else:
             full[NO_WEIGHTS_KEY] = reason
     files[METADATA_FILE] = indented_json(full)
-    _check_export(files, X, X32, fitted)
+    _check_export(files, X, X32, fitted, parts)
     return files
 
 
@@ -182,15 +192,27 @@ def _constant_weights(
     }
 
 
+def _idle_power(model_format: ModelFormat, content: bytes, features: Sequence[str]) -> float:
+    """Return the watts ≥ 0 that a component's file predicts for a row of zeros."""
+    idle = model_format.load(content, features).predict(np.zeros((1, len(features)), dtype=np.float32))
+    return max(float(np.ravel(idle)[0]), 0.0)
+
+
 def _check_export(
-    files: Mapping[str, bytes], X: FloatArray, X32: SingleArray, fitted: Mapping[str, FittedComponent]
+    files: Mapping[str, bytes],
+    X: FloatArray,
+    X32: SingleArray,
+    fitted: Mapping[str, FittedComponent],
+    parts: Mapping[str, ComponentPart],
 ) -> None:
     """Raise `ModelError` if the exported model and the fitted regressors predict watts that differ too much."""
     watts = load_model(files).predict(X)
     for component, entry in fitted.items():
         if entry.regressor is None:
             continue
+        part = parts[component]
         expected = np.maximum(entry.regressor.predict(X32.astype(np.float64)), 0.0)
+        expected = np.minimum(np.maximum(expected * part.gain + part.shift, 0.0), part.ceiling)
         spread = float(np.ptp(entry.watts))
         difference = float(np.max(np.abs(watts[component] - expected), initial=0.0))
         if not difference <= TOLERANCE * spread:

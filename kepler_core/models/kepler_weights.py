@@ -222,6 +222,35 @@ def without_negligible(weights: dict[str, Any], features: Collection[str], watts
     return changed
 
 
+def without_idle_power(weights: dict[str, Any], trainer: str, gain: float) -> dict[str, Any]:
+    """Return the weights of gain · (f(x) − f(0)) from a component's weights of f(x), with exactly 0 W at idle.
+
+    `weights` has the member `All_Weights`. Linear weights with a bias below 0 W keep this bias, as a model keeps
+    predictions of 0 W.
+    """
+    try:
+        component = msgspec.convert(weights, _Component)
+    except msgspec.ValidationError:
+        return weights  # `read_weights` raises an error that names the problem
+    numbers = component.All_Weights
+    if numbers.CurveFit_Weights is not msgspec.UNSET:
+        if len(numbers.CurveFit_Weights) != KEPLER_CURVES.get(trainer):
+            return weights
+        # in all three formulas, the first weight is the height of the curve and the last weight its offset
+        curve = [gain * numbers.CurveFit_Weights[0], *numbers.CurveFit_Weights[1:-1], 0.0]
+        curve[-1] = -_at_idle(trainer, curve)
+        while _at_idle(trainer, curve) < 0:  # by a rounding error
+            curve[-1] = math.nextafter(curve[-1], math.inf)
+        numbers.CurveFit_Weights = curve
+    if numbers.Bias_Weight is not msgspec.UNSET:
+        numbers.Bias_Weight = gain * min(numbers.Bias_Weight, 0.0)
+    for variable in numbers.Numerical_Variables.values():
+        if variable.weight is not None:
+            variable.weight *= gain
+    changed: dict[str, Any] = msgspec.to_builtins(component)
+    return changed
+
+
 def refusal(
     content: bytes, trainer: str, features: Sequence[str], uninformative: Mapping[str, str] | None = None
 ) -> str | None:

@@ -22,6 +22,10 @@ class Correction:
     shift: float = 0.0
 
 
+UNCORRECTED = Correction(1.0)
+"""The correction that changes nothing."""
+
+
 def recalibrated(files: Mapping[str, bytes], corrections: Mapping[str, Correction]) -> dict[str, bytes]:
     """Return a model's files with corrected predictions, by file name. This works for every model format.
 

@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 
 from kepler_core import __version__
-from kepler_core.arrays import FloatArray
+from kepler_core.arrays import BoolArray, FloatArray
 from kepler_core.contracts import FitTask, Regressor, Trainer
 from kepler_core.errors import KeplerError, ModelError, TrainingError
 from kepler_core.grouping import sum_by
@@ -22,6 +22,8 @@ from kepler_core.honesty.document import HONESTY_KEY, Seen, SplitName
 from kepler_core.messages import one_line
 from kepler_core.models.export import FittedComponent, export
 from kepler_core.models.power_model import FEATURE_LIMIT, ceiling_of, scaled
+from kepler_core.models.recalibration import UNCORRECTED, Correction
+from kepler_core.pipeline.container_sums import corrected, correction, small_half_bias, sum_errors
 from kepler_core.pipeline.honesty import HeldOut, honesty
 from kepler_core.pipeline.rows import TrainingRows
 from kepler_core.pipeline.validation import Fold, Score, baselines, score
@@ -107,13 +109,14 @@ def _fit(job: FitJob) -> tuple[dict[str, bytes], dict[str, Any], HeldOut]:
     X.setflags(write=False)  # NumPy raises if a regressor writes into X in `predict`
     test_X = _single(rows.test_X, rows.scale)
     fitted: dict[str, FittedComponent] = {}
-    scores: dict[str, Score] = {}
+    scores: dict[str, dict[str, float | int | None]] = {}
     held_out: dict[SplitName, dict[str, FloatArray]] = {name: {} for name in job.splits}
     for component in rows.components:
         watts = rows.fit_watts[component]
-        constant, regressor = None, None
+        constant, regressor, of_model = None, None, UNCORRECTED
         if is_constant(float(watts.min()), float(watts.max())):
-            constant = max(float(np.median(watts)), 0.0)
+            # a container that does nothing has no dynamic power, so the power of all containers is 0 if it is constant
+            constant = 0.0 if rows.output_type == "DynPower" else max(float(np.median(watts)), 0.0)
             predicted = _constant_predictions(job, constant)
         else:
             main, scale = main_feature(rows.features, component), tuple(map(float, rows.scale))
@@ -121,8 +124,11 @@ def _fit(job: FitJob) -> tuple[dict[str, bytes], dict[str, Any], HeldOut]:
             predicted = _cross_validate(job, trainer, task, X, test_X)
             regressor = _fitted(trainer, task, X, watts)
             _predicted(regressor, X, component)  # only to raise if a prediction is not finite
-        fitted[component] = FittedComponent(regressor, constant, watts)
-        scores[component] = _score(rows, component, predicted.own)
+            of_model = _correction(rows, regressor, test_X, component, rows.tested)
+        fitted[component] = FittedComponent(regressor, constant, watts, of_model.gain, rows.output_type == "DynPower")
+        scores[component] = attrs.asdict(_score(rows, component, predicted.own))
+        if rows.output_type == "DynPower":
+            scores[component] |= _sum_scores(rows, component, predicted.own, regressor, test_X, of_model)
         for name, by_sample in predicted.by_split.items():
             held_out[name][component] = by_sample
     metadata = _metadata(job, scores, trainer)
@@ -160,6 +166,39 @@ def _predicted(regressor: Regressor, X: FloatArray, component: str) -> FloatArra
     if not np.isfinite(predicted).all():
         raise ModelError(f"{component}: predicts NaN or infinity")
     return np.maximum(predicted, 0.0)
+
+
+def _correction(
+    rows: TrainingRows, regressor: Regressor, test_X: FloatArray, component: str, samples: BoolArray
+) -> Correction:
+    """Return the correction of a DynPower model that was fitted on `samples`; none for an AbsPower model."""
+    if rows.output_type == "AbsPower":
+        return UNCORRECTED
+    idle = float(_predicted(regressor, np.zeros((1, test_X.shape[1])), component)[0])
+    samples = samples & rows.tested
+    return correction(
+        rows, component, samples, _predicted(regressor, test_X[samples[rows.test_sample]], component), idle
+    )
+
+
+def _sum_scores(
+    rows: TrainingRows,
+    component: str,
+    held_out: FloatArray,
+    regressor: Regressor | None,
+    test_X: FloatArray,
+    of_model: Correction,
+) -> dict[str, float | None]:
+    """Return the errors that only DynPower models have. `held_out` are predicted node watts, shape (samples,)."""
+    watts, idle = np.zeros(len(test_X)), 0.0
+    if regressor is not None:
+        watts = corrected(_predicted(regressor, test_X, component), of_model)
+        idle = float(corrected(_predicted(regressor, np.zeros((1, test_X.shape[1])), component), of_model)[0])
+    return {
+        **sum_errors(rows, component, held_out),
+        "zero_watts": idle,
+        "small_half_bias_percent": small_half_bias(rows, component, watts),
+    }
 
 
 @attrs.frozen(eq=False)
@@ -208,21 +247,19 @@ def _out_of_fold(
         # the limits that a model of this fold would have (`kepler_core.models.power_model`)
         limit = FEATURE_LIMIT * np.abs(X[train]).max(axis=0)
         predicted = _predicted(regressor, np.clip(test_X[test_rows], -limit, limit), task.component)
-        predicted = np.minimum(predicted, ceiling_of(float(measured.max())))
+        of_fold = _correction(rows, regressor, test_X, task.component, fold.train)
+        predicted = np.minimum(corrected(predicted, of_fold), ceiling_of(float(measured.max())))
         watts[tested] = sum_by(predicted, rows.test_sample[test_rows], len(tested))[tested]
     return watts
 
 
 def _constant_predictions(job: FitJob, constant: float) -> _Predictions:
-    """Return the predictions of a constant power (watts): per node or, for DynPower, per container."""
+    """Return the predictions of a constant power (watts) of each node; it is 0 for DynPower."""
     rows = job.rows
-    containers = np.ones(len(rows.tested))
-    if rows.output_type == "DynPower":
-        containers = np.bincount(rows.test_sample, minlength=len(rows.tested)).astype(np.float64)
 
     def predict(folds: Sequence[Fold]) -> FloatArray:
         tested = np.logical_or.reduce([fold.test for fold in folds]) & rows.tested
-        return np.where(tested, constant * containers, np.nan)
+        return np.where(tested, constant, np.nan)
 
     return _of_all_splits(job, predict)
 
@@ -233,18 +270,18 @@ def _score(rows: TrainingRows, component: str, predicted: FloatArray) -> Score:
     return score(predicted[tested], rows.node_watts[component][tested], rows.load[tested])
 
 
-def _metadata(job: FitJob, scores: Mapping[str, Score], trainer: Trainer) -> dict[str, Any]:
+def _metadata(job: FitJob, scores: Mapping[str, Mapping[str, float | int | None]], trainer: Trainer) -> dict[str, Any]:
     """Return the content of the model's `metadata.json`, without the keys that `export` adds."""
     key = job.key
     components = {
         component: {
-            **{name: _rounded(value) for name, value in attrs.asdict(error).items()},
+            **{name: _rounded(value) for name, value in errors.items()},
             **{name: _rounded(value) for name, value in job.baselines[component].items()},
         }
-        for component, error in scores.items()
+        for component, errors in scores.items()
     }
-    worst_mae = max(error.mae for error in scores.values())
-    mapes = [error.mape for error in scores.values() if error.mape is not None]
+    worst_mae = max(errors["mae"] or 0.0 for errors in scores.values())
+    mapes = [mape for errors in scores.values() if (mape := errors["mape"]) is not None]
     worst_mape = max(mapes) if mapes else None
     metadata: dict[str, Any] = {
         "model_name": f"{key['trainer']}_{job.node_type}",

@@ -13,10 +13,10 @@ from support.command import kepler
 from support.steady_load import Document, steady
 
 from kepler_core.recording import Observations, observe, read_recording
+from kepler_core.recording.quiet import blocks, quiet_times
 from kepler_core.simulate import Simulation, true_power, write
 from kepler_profiler.profile import NodeProfile, build_profile, read_profile, write_profile
 from kepler_profiler.profile.document import ProfileError, json_schema
-from kepler_profiler.profile.quiet import blocks, quiet_times
 
 CORES = {"cores": 32}
 IDLE_WATTS = {name: float(watts[0]) for name, watts in true_power(np.zeros(1), np.zeros(1), 2).items()}

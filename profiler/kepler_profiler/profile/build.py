@@ -9,6 +9,7 @@ import numpy as np
 
 from kepler_core.containers import workload
 from kepler_core.recording.observations import Observations
+from kepler_core.recording.quiet import GAP_STEPS, IDLE_PART, QuietTimes, load_of, quiet_times
 from kepler_core.vocabulary import FEATURE_GROUPS
 from kepler_profiler.profile.document import (
     LAYOUT_VERSION,
@@ -19,7 +20,6 @@ from kepler_profiler.profile.document import (
     Range,
     Recorded,
 )
-from kepler_profiler.profile.quiet import GAP_STEPS, IDLE_PART, QuietTimes, load_of, quiet_times
 
 CONTRADICTION_SPREADS = 4.0
 """Measured power contradicts the idle power only if it is lower by more than this number · `idle_spread`."""

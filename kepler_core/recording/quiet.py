@@ -14,7 +14,7 @@ over time may not reach the idle power in such a short block.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import attrs
@@ -38,6 +38,8 @@ MIN_COVERAGE = 0.5
 
 The minimum is this fraction of the largest number of known values that any feature of `LOAD_FEATURES` has.
 """
+FEWEST_IDLE_SAMPLES = 10
+"""The power at fewer idle samples than this number is too uncertain to be a node's idle power."""
 _MS_PER_S = 1000.0
 
 
@@ -53,6 +55,8 @@ class QuietTimes:
     capacity: float | None
     blocks: int
     block_steps: int
+    limit: float = 0.0
+    """Highest mean load of a quiet block."""
 
     @property
     def part(self) -> float:
@@ -107,6 +111,39 @@ def quiet_times(
     return next((times for times in attempts if times.idle), attempts[0])
 
 
+def idle_samples(observations: Observations, machine_spec: Mapping[str, Any], stream: int) -> Iterator[BoolArray]:
+    """Yield the samples of one stream at which its node was idle, shape (samples,), for each length of blocks.
+
+    These are the samples in quiet blocks of at least three timestamps whose own load, and the load just before, are
+    quiet, too: a meter's reading covers the time since its previous reading, and may lag behind the load. A length with
+    fewer than `FEWEST_IDLE_SAMPLES` such samples is left out; if the node was never idle, all lengths are. The
+    highest load of the node is taken from all of its recordings.
+    """
+    measure = load_of(observations)
+    if measure is None:
+        return
+    feature, load = measure
+    capacity = capacity_of(feature, machine_spec)
+    node = observations.streams[stream].node
+    same_node = np.array([other.node == node for other in observations.streams])[observations.sample_stream]
+    known = np.isfinite(load)
+    usable = known & (observations.sample_stream == stream)
+    if not usable.any():
+        return
+    highest = float(load[known & same_node].max())
+    for steps in BLOCK_STEPS:
+        times = _quiet(observations, usable, feature, load, capacity, highest, steps)
+        if steps == 1 or not times.idle:
+            continue
+        samples = np.flatnonzero(usable)
+        low = load[samples] <= times.limit
+        low_before = np.concatenate([low[:1], low[:-1]])
+        idle = np.zeros(len(load), dtype=bool)
+        idle[samples] = times.samples[samples] & low & low_before
+        if idle.sum() >= FEWEST_IDLE_SAMPLES:
+            yield idle
+
+
 def _quiet(
     observations: Observations,
     usable: BoolArray,
@@ -130,7 +167,7 @@ def _quiet(
     samples = np.zeros(len(load), dtype=bool)
     samples[rows] = quiet[block[rows]]
     level = float(np.average(mean[quiet], weights=size[quiet]))
-    return QuietTimes(samples, feature, level, top, capacity, int(quiet.sum()), steps)
+    return QuietTimes(samples, feature, level, top, capacity, int(quiet.sum()), steps, limit)
 
 
 def blocks(observations: Observations, usable: BoolArray, steps: int) -> IntArray:
