@@ -44,6 +44,10 @@ _COMMANDS = {
         "kepler_core.cli.estimate:estimate",
         "Apply the best matching model of a store to a recording, and compare the estimates with the measured power.",
     ),
+    "recalibrate": LazyCommand(
+        "kepler_core.cli.recalibrate:recalibrate",
+        "Fit the models of a pipeline to a short metered recording of another machine or day.",
+    ),
     "plot": LazyCommand(
         "kepler_core.cli.plot:plot",
         "Draw the models of a store and the power in a recording, as a PNG or SVG file.",

@@ -49,7 +49,7 @@ def honesty(rows: TrainingRows, held_out: HeldOut, parts: Mapping[SplitName, int
     """
     splits: dict[SplitName, SplitErrors | None] = dict.fromkeys(SPLITS)
     for name, predicted in held_out.items():
-        splits[name] = _errors(rows, predicted, parts[name])
+        splits[name] = errors_of(rows, predicted, parts[name])
     measured = [(errors.mae, name) for name, errors in splits.items() if errors is not None]
     intervals = {}
     if rows.output_type == "AbsPower":
@@ -59,7 +59,11 @@ def honesty(rows: TrainingRows, held_out: HeldOut, parts: Mapping[SplitName, int
     )
 
 
-def _errors(rows: TrainingRows, predicted: Mapping[str, FloatArray], parts: int) -> SplitErrors:
+def errors_of(rows: TrainingRows, predicted: Mapping[str, FloatArray], parts: int) -> SplitErrors:
+    """Return the errors of predicted node watts.
+
+    `predicted` maps components to watts of shape (samples,), which are NaN for samples that are not tested.
+    """
     components: dict[str, ComponentErrors] = {}
     for component, watts in predicted.items():
         tested = np.isfinite(watts)

@@ -14,6 +14,7 @@ import attrs
 from kepler_core.errors import StoreError
 from kepler_core.machine import Machine, MachineSpec, identity
 from kepler_core.models.power_model import METADATA_FILE
+from kepler_core.pipeline.kept_rows import FOLDER, kept_rows_file
 from kepler_core.store.models import NodeType, read_models, read_node_types
 from kepler_core.store.snapshot import Snapshot
 from kepler_core.store.store import Store
@@ -73,6 +74,13 @@ class NodeTypeSlot:
             return {}
         names = [name for name in self.snapshot.names if name.startswith(PROFILES + "/")]
         return {name: self.snapshot.read(name) for name in names if name != profile_file(self.node_type)}
+
+    def kept_samples(self) -> dict[str, bytes]:
+        """Return the files with kept rows of the other node types: content by path in the pipeline."""
+        if self.snapshot is None:
+            return {}
+        names = [name for name in self.snapshot.names if name.startswith(FOLDER + "/")]
+        return {name: self.snapshot.read(name) for name in names if name != kept_rows_file(self.node_type)}
 
     def profile(self) -> dict[str, Any] | None:
         """Return the stored profile of this node type, or None if the store has no profile of it."""

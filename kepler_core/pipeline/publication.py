@@ -15,6 +15,7 @@ from kepler_core.errors import StoreError, VersionTakenError
 from kepler_core.machine import Machine
 from kepler_core.messages import quoted
 from kepler_core.pipeline.fit import FitResult
+from kepler_core.pipeline.kept_rows import kept_rows_file, write_kept_rows
 from kepler_core.pipeline.load import as_document, pipeline_digest
 from kepler_core.pipeline.node_types import NodeTypeSlot, find_slot
 from kepler_core.pipeline.plugins import used_plugins
@@ -60,7 +61,9 @@ class Publication:
         members = nodes if self.machine is None or self.machine.id is None else {self.machine.id}
         models = [(result.metadata, result.files) for result in results if result.files is not None]
         files = pipeline_files(models, self._metadata(slot, report), slot.index(members), slot.kept_models())
-        return {**files, **slot.kept_profiles()}
+        if self.spec.keep_rows:
+            files[kept_rows_file(slot.node_type)] = write_kept_rows(self.context.observations, self.spec.keep_rows)
+        return {**files, **slot.kept_profiles(), **slot.kept_samples()}
 
     def _metadata(self, slot: NodeTypeSlot, report: Report) -> dict[str, Any]:
         """Return the content of the pipeline's `metadata.json`."""

@@ -82,7 +82,7 @@ def training_rows(dataset: Dataset, max_rows: int, max_test_rows: int, seed: int
     fit_X, fit_watts, fit_sample = node_X, node_watts, np.arange(n)
     test_X, test_sample, tested = node_X, np.arange(n), np.ones(n, dtype=bool)
     several = dataset.by_container and len(sample) > n
-    node_rows = _evenly(n, max_rows // 2 if several else max_rows)
+    node_rows = evenly(n, max_rows // 2 if several else max_rows)
     fit_X, fit_sample = fit_X[node_rows], fit_sample[node_rows]
     fit_watts = {c: w[node_rows] for c, w in fit_watts.items()}
     if several:
@@ -92,7 +92,7 @@ def training_rows(dataset: Dataset, max_rows: int, max_test_rows: int, seed: int
         fit_sample = np.concatenate([fit_sample, sample[chosen]])
         fit_watts = {c: np.concatenate([w, watts[c][chosen]]) for c, w in fit_watts.items()}
         tested = np.zeros(n, dtype=bool)
-        tested[_evenly(n, max(int(n * max_test_rows / len(sample)), MIN_TESTED_SAMPLES))] = True
+        tested[evenly(n, max(int(n * max_test_rows / len(sample)), MIN_TESTED_SAMPLES))] = True
         test_rows = tested[sample]
         test_X, test_sample = X[test_rows], sample[test_rows]
     scale = np.abs(fit_X).max(axis=0, initial=0.0)
@@ -121,7 +121,7 @@ def training_rows(dataset: Dataset, max_rows: int, max_test_rows: int, seed: int
     )
 
 
-def _evenly(n: int, most: int) -> IntArray:
+def evenly(n: int, most: int) -> IntArray:
     """Return at most `most` evenly spaced integers from 0 to n − 1."""
     if n <= most:
         return np.arange(n)

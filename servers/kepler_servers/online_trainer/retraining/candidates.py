@@ -18,6 +18,7 @@ from kepler_core.machine import Machine
 from kepler_core.models.loading import load_model
 from kepler_core.models.power_model import METADATA_FILE, PowerModel
 from kepler_core.models.recalibration import Correction, recalibrated
+from kepler_core.pipeline.next_version import read_files
 from kepler_core.pipeline.spec import PipelineSpec
 from kepler_core.pipeline.train import train
 from kepler_core.recording.observations import Observations
@@ -172,10 +173,3 @@ def _corrections(entry: StoredModel, lines: Mapping[str, Line]) -> dict[str, Cor
             # a DynPower model gets no offset: the offset is power of the node that no container causes
             corrections[component] = Correction(line.scale, line.offset if entry.output_type == "AbsPower" else 0.0)
     return corrections
-
-
-def read_files(entry: StoredModel) -> dict[str, bytes]:
-    """Return relative path -> content of all files of a stored model."""
-    start = entry.path + "/"
-    names = (name for name in entry.snapshot.names if name.startswith(start))
-    return {name.removeprefix(start): entry.snapshot.read(name) for name in sorted(names)}

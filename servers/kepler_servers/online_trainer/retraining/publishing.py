@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
 
 from kepler_core.errors import VersionTakenError
-from kepler_core.models.power_model import METADATA_FILE
+from kepler_core.pipeline.next_version import next_version_files, read_files
 from kepler_core.store import Snapshot, Store
-from kepler_core.store.layout import NODE_TYPE_INDEX, pipeline_files
-from kepler_core.store.manifest import MANIFEST_FILE
-from kepler_core.store.models import StoredModel, read_models
-from kepler_servers.online_trainer.retraining.candidates import Candidate, Candidates, read_files
+from kepler_core.store.models import StoredModel
+from kepler_servers.online_trainer.retraining.candidates import Candidate, Candidates
 from kepler_servers.online_trainer.retraining.comparison import CandidateResult
 from kepler_servers.online_trainer.retraining.inputs import ONLINE_KEY, ServedModels
 from kepler_servers.online_trainer.retraining.restated_errors import Model
@@ -94,21 +91,7 @@ def _compose(base: Snapshot, served: ServedModels, outcome: Outcome, decision: M
     kept = {path: entry for path, entry in served.all.items() if path not in outcome.winners}
     trained_until = {path: served.trained_until.get(path, -1.0) for path in kept}
     trained_until |= {path: winner.trained_until for path, winner in outcome.winners.items()}
-    metadata = base.read_json(METADATA_FILE)
-    metadata["last_update_time"] = timestamp()
-    metadata[ONLINE_KEY] = {"trained_until": trained_until, "decision": decision}
     models: dict[str, Model] = {path: (entry.metadata, read_files(entry)) for path, entry in kept.items()}
     models |= {path: (winner.metadata, winner.files) for path, winner in outcome.winners.items()}
     models |= outcome.restated
-    files = pipeline_files([models[path] for path in sorted(models)], metadata, base.read_json(NODE_TYPE_INDEX))
-    base_models = {entry.path for entry in read_models(base)}
-    for name in sorted(base.names - files.keys() - {MANIFEST_FILE}):
-        belongs_to_model = any(name.startswith((f"{path}/", f"{path}.")) for path in base_models)
-        if not belongs_to_model and not name.endswith("_model_metadata.csv"):
-            files[name] = base.read(name)
-    return files
-
-
-def timestamp() -> str:
-    """Return the current time in UTC as "YYYY-MM-DD hh:mm:ss", the form used in metadata and decisions."""
-    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M:%S")
+    return next_version_files(base, models, {ONLINE_KEY: {"trained_until": trained_until, "decision": decision}})

@@ -14,9 +14,10 @@ import attrs
 import msgspec
 
 from kepler_core.models.power_model import METADATA_FILE
+from kepler_core.pipeline.next_version import read_files
 from kepler_core.pipeline.validation import score
 from kepler_core.store.models import StoredModel
-from kepler_servers.online_trainer.retraining.candidates import Candidate, read_files
+from kepler_servers.online_trainer.retraining.candidates import Candidate
 from kepler_servers.online_trainer.retraining.evaluation import Evaluation, Evaluator
 
 Model = tuple[Mapping[str, Any], Mapping[str, bytes]]

@@ -29,13 +29,14 @@ from kepler_core.errors import KeplerError
 from kepler_core.logs import configure_logging
 from kepler_core.machine import Machine, machine_spec_from
 from kepler_core.pipeline.load import pipeline_from
+from kepler_core.pipeline.next_version import timestamp
 from kepler_core.store import open_store
 from kepler_servers.online_trainer.retraining.candidates import ChallengerTrainer, make_candidates
 from kepler_servers.online_trainer.retraining.comparison import best_by_path, compare_candidates
 from kepler_servers.online_trainer.retraining.evaluation import Evaluator
 from kepler_servers.online_trainer.retraining.inputs import newest_time, read_samples, read_served, record_new_shifts
 from kepler_servers.online_trainer.retraining.isolation import AbsModels, node_type_profile, with_profile_isolator
-from kepler_servers.online_trainer.retraining.publishing import Outcome, publish_better, timestamp
+from kepler_servers.online_trainer.retraining.publishing import Outcome, publish_better
 from kepler_servers.online_trainer.retraining.refit import refit_winners
 from kepler_servers.online_trainer.retraining.restated_errors import restate_models
 from kepler_servers.online_trainer.retraining.task import RetrainingTask

@@ -1,0 +1,44 @@
+"""The files of a pipeline's next version, in which some models of an earlier version are replaced."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping
+from typing import Any
+
+from kepler_core.models.power_model import METADATA_FILE
+from kepler_core.store.layout import NODE_TYPE_INDEX, pipeline_files
+from kepler_core.store.manifest import MANIFEST_FILE
+from kepler_core.store.models import StoredModel, read_models
+from kepler_core.store.snapshot import Snapshot
+
+Model = tuple[Mapping[str, Any], Mapping[str, bytes]]
+"""Metadata and files (content by name in the model's folder) of a model."""
+
+
+def next_version_files(base: Snapshot, models: Mapping[str, Model], additions: Mapping[str, Any]) -> dict[str, bytes]:
+    """Return the files of a version with these models: content by path in the pipeline.
+
+    `models` maps the path of each model to the model. `additions` are added to the pipeline's `metadata.json`. All
+    other files, such as the profiles of node types, come from `base`.
+    """
+    metadata = base.read_json(METADATA_FILE) | {"last_update_time": timestamp()} | dict(additions)
+    files = pipeline_files([models[path] for path in sorted(models)], metadata, base.read_json(NODE_TYPE_INDEX))
+    base_models = {entry.path for entry in read_models(base)}
+    for name in sorted(base.names - files.keys() - {MANIFEST_FILE}):
+        belongs_to_model = any(name.startswith((f"{path}/", f"{path}.")) for path in base_models)
+        if not belongs_to_model and not name.endswith("_model_metadata.csv"):
+            files[name] = base.read(name)
+    return files
+
+
+def read_files(entry: StoredModel) -> dict[str, bytes]:
+    """Return all files of a stored model: content by name in the model's folder."""
+    start = entry.path + "/"
+    names = (name for name in entry.snapshot.names if name.startswith(start))
+    return {name.removeprefix(start): entry.snapshot.read(name) for name in sorted(names)}
+
+
+def timestamp() -> str:
+    """Return the current time in UTC as "YYYY-MM-DD hh:mm:ss", the form used in metadata and decisions."""
+    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M:%S")
