@@ -39,7 +39,7 @@ of several features at this limit stay finite in single precision."""
 CEILING_FACTOR = 10.0
 """The predictions of a component are limited to this multiple of its highest known power."""
 _LEAST_HIGHEST_WATTS = 1.0
-"""Lower limit of the highest known power from which a ceiling is computed."""
+"""If a component's highest known power is lower than this, the ceiling is computed from this value instead."""
 
 _MAX_COLUMN_ORDERS = 32
 _MAX_CACHED_NAMES = 64

@@ -45,7 +45,7 @@ POLL_SECONDS = 2.0
 FIRST_SEARCH_SECONDS = 4.0
 """Time limit for repeating the first search for a key.
 
-The search is repeated only while no provider has offered a model and a slow provider may still answer.
+The search is repeated only as long as no provider has offered a model, but a slow provider may still do so.
 """
 STOP_SECONDS = 0.5
 """Maximum time that `stop` waits for the background thread. This thread may itself be waiting for a server."""
@@ -306,7 +306,7 @@ class ModelCache:
         )
 
     def _load(self, provider: ModelProvider, offer: ModelOffer) -> LoadedModel:
-        """Return the offered model, with this offer. Load the model only if it is not in memory yet."""
+        """Return a `LoadedModel` of the offered model and the offer. Load the model only if it is not in memory yet."""
         core_ratio = self._core_ratio(offer)
         if (loaded := self._models.get(offer.digest)) is not None:
             return attrs.evolve(loaded, offer=offer.without_files(), provider=provider.name, core_ratio=core_ratio)
