@@ -115,7 +115,7 @@ def load(
     warm_up: float = 0.0,
     answer: Callable[[bytes | bytearray], tuple[int, bool]] = http_answer,
 ) -> dict[str, float]:
-    """Put load on a server for `warm_up` + `seconds`, and return the `statistics` of the time after the warm-up.
+    """Put load on a server for `warm_up` + `seconds` seconds. Return the `statistics` of the time after the warm-up.
 
     `answer` is called with the beginning of an answer. It returns the size of the whole answer (0 if the size
     is not known yet), and whether the answer is a success. An answer that is not a success counts as
@@ -179,9 +179,9 @@ def load_connections(
 ) -> tuple[list[float], dict[str, float]]:
     """Put load on a unix socket, with a new connection for each request.
 
-    Return the latencies in seconds of all replies that arrive during `seconds` after `warm_up`, and the
-    numbers of errors and of answers. A latency begins before the client connects and ends with the reply.
-    Without `replies`, any reply that is not empty counts as a success.
+    The load begins with a warm-up of `warm_up` seconds. Return the latencies in seconds of all replies that arrive in
+    the `seconds` seconds after the warm-up, and the numbers of errors and of answers. A latency begins before the
+    client connects and ends with the reply. Without `replies`, any reply that is not empty counts as a success.
     """
     clock = time.perf_counter
     upcoming = itertools.cycle(zip(requests, replies or [b""] * len(requests), strict=True))

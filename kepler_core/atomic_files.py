@@ -64,7 +64,7 @@ def whole_folder(path: Path, mark: str = "", *, replace: bool = False) -> Iterat
 
 
 def check_output(output: str) -> None:
-    """Raise `UsageError` if no file can be written to the path `output`: its folder is missing, or it is a folder.
+    """Raise `UsageError` if the folder of the path `output` does not exist, or if the path is itself a folder.
 
     Commands call this before they read their inputs, so that a typing mistake costs no time.
     """

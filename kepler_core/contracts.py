@@ -176,7 +176,7 @@ class Isolator(Plugin, ABC):
 
     @abstractmethod
     def isolate(self, dataset: Dataset, context: IsolationContext) -> Dataset:
-        """Return the data set with dynamic power as its power, and the subtracted power as `background`."""
+        """Return a data set that has the dynamic power, and whose `background` is the power that was subtracted."""
 
     def reconstruct(self, dataset: Dataset) -> Dataset:
         """Undo `isolate`: return the data set with its dynamic power (measured or estimated) plus `background`."""

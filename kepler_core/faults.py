@@ -61,7 +61,7 @@ def check_faults(names: Iterable[str], severity: int) -> None:
 
 
 def scrape_seconds(names: Iterable[str], severity: int, step: int) -> int:
-    """Return the seconds between two scrapes. The fault `step-not-dividing` replaces `step` by seconds of `STEPS`."""
+    """Return the seconds between two scrapes. The fault `step-not-dividing` replaces `step` by a value in `STEPS`."""
     return STEPS[severity][0] if "step-not-dividing" in names else step
 
 

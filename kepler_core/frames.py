@@ -58,12 +58,12 @@ def container_dataset(
     equal. Counters that exist only for the whole node, e.g. of an accelerator, are divided among the containers
     like package power. The values of a node's gauges are repeated in the row of each container.
 
-    Raises `ValueError` if none of the features is counted by container.
+    Raises `ValueError` if none of the features is counted per container.
     """
     row_sample = observations.row_sample
     own = [name for name in features if name in container_features]
     if not own:
-        raise ValueError(f"none of {', '.join(features)} is counted by container")
+        raise ValueError(f"none of {', '.join(features)} is counted per container")
     known_samples = np.logical_and.reduce(
         [np.isfinite(node_features[name]) for name in features] + [np.isfinite(watts) for watts in power.values()]
     )

@@ -49,7 +49,8 @@ _FAMILY_WORDS = frozenset({
     "i686", "risc", "riscv", "v", "ppc64le", "s390x",
 })  # fmt: skip
 """Words in processor names that do not tell the generation, because they occur in names of several generations."""
-# One or two digits number a class within a family ("Ryzen 7", "Core 2"); "armv8" and "v8l" are instruction sets.
+# A number of one or two digits denotes a class within a family ("Ryzen 7", "Core 2"). "armv8" and "v8l" are instruction
+# sets.
 _FAMILY_NUMBER = re.compile(r"[0-9]{1,2}|0+|armv[0-9]+[a-z]*|v[0-9]+l")
 
 IMPLEMENTERS = {

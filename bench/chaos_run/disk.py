@@ -23,7 +23,7 @@ class Disk:
     """
 
     def __init__(self, folder: Path, mounted: bool, processes: Callable[[], Iterable[int]]) -> None:
-        """`processes` returns the ids of the processes that `fill` limits if the folder is no tmpfs."""
+        """If the folder is no tmpfs, `fill` limits the file sizes of the processes whose ids `processes` returns."""
         self.folder = folder
         self.mounted = mounted
         self.full = threading.Event()

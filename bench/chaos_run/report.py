@@ -26,7 +26,7 @@ FLAT = (
     "life, because it got its first ONNX model then."
 )
 SILENCE_LIMIT_SECONDS = 30.0
-"""Longest time without a right answer, in seconds, that is no fault of a server whose process is ready."""
+"""A server whose process is ready may go this time without a right answer. A longer silence is a fault."""
 ALLOWED_5XX = (503, 507)
 """5xx statuses that the documentation describes: 503 if a server is busy or stopping, 507 if the disk is full."""
 _AVERAGED = 3

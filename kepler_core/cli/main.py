@@ -135,7 +135,7 @@ def main() -> None:
 def run(command: click.Command, program: str, *, verbose: bool = False, **settings: Any) -> None:
     """Run a command with the arguments of this process, and end the process with the command's exit code.
 
-    `program` is the name that messages give the program. `settings` are settings of the command's `click.Context`.
+    `program` is the name of the program in messages. `settings` are settings of the command's `click.Context`.
     With `verbose`, errors are raised, so that Python prints a traceback.
     """
     try:

@@ -64,12 +64,16 @@ class OldCommand:
     defaults: Mapping[str, str] = attrs.field(factory=dict)
     """Old option -> its default value, if the new default differs, so that the new command must state the value."""
     needed: Mapping[str, str] = attrs.field(factory=dict)
-    """Old or new options, of which the new command needs one -> the words if the user gave none of them.
+    """Maps each group of options of which the new command needs at least one to the text of a new option.
 
-    ARGUMENT stands for an argument of the new command that is not an option.
+    This text is added to the new command line if the user gave none of the options in the group. ARGUMENT in a group
+    stands for an argument of the new command that is not an option.
     """
     old_defaults: tuple[str, ...] = ()
-    """Keys like those of `needed`: the new command needs one of these options, and the old one had a default."""
+    """Keys like those of `needed`, for options that had a default in the old command.
+
+    The new command needs one of the options in each key.
+    """
 
 
 OPTIONS = (
@@ -110,7 +114,7 @@ OPTIONS = (
 )
 
 _PATHS = Replacement("", "there is no data folder: give the path of each file")
-_STORE = Replacement("--store {value}", "only the models are in the store; give the path of each other file")
+_STORE = Replacement("--store {value}", "the store contains only the models; give the paths of all other files")
 _RECORDINGS = Replacement("--input {json}", each=True)
 _THIRD_PARTY = Replacement("--set third_party=[{list}]")
 _TIMES_KNOWN = Replacement("", "not needed: a recording contains its start and end time")

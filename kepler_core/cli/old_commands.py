@@ -31,8 +31,8 @@ _OPTION_OF = {name: option for option in OPTIONS for name in option.names}
 def new_form(name: str, arguments: Sequence[str], command: click.Command | None = None) -> str:
     """Return an error message of one line: the new form of an old command line, with the values of the user.
 
-    `arguments` are the words after the name of the old command. `command` is the command that still has this name,
-    if there is one: the words that only the present command knows stay as they are.
+    `arguments` are the words after the name of the old command. `command` is the present command of the
+    same name, if one exists; options that only the present command has stay as they are.
     """
     return _Line(name, arguments, command).new_form()
 
@@ -49,14 +49,14 @@ def changed_form(name: str, arguments: Sequence[str], command: click.Command) ->
 
 
 def is_old_file_name(name: str) -> bool:
-    """Return whether a file name needs kepler-model-server 0.7, which split names at commas and added suffixes."""
+    """Return whether only kepler-model-server 0.7 finds such a file: it split names at commas and added suffixes."""
     if os.path.exists(name) or name == "-":
         return False
     return "," in name or not os.path.splitext(name)[1]
 
 
 class _Line:
-    """A command line for the old program, of which some words may already be for the present one."""
+    """A command line of the old program. The user may already have written some words for the present program in it."""
 
     def __init__(self, name: str, arguments: Sequence[str], command: click.Command | None) -> None:
         self.name = name
@@ -83,7 +83,7 @@ class _Line:
         self.has_argument = self._has_argument()
 
     def _has_argument(self) -> bool:
-        """Return whether a word is neither an option nor the value of an option."""
+        """Return whether the command line has a word that is neither an option nor the value of an option."""
         needs_value = False
         for word in self.rest:
             if word.startswith("-") and word != "-":
@@ -95,13 +95,14 @@ class _Line:
         return False
 
     def is_old(self) -> bool:
-        """Return whether the line has a form that only kepler-model-server 0.7 knows."""
+        """Return whether the command line has a form that only kepler-model-server 0.7 knows."""
         if any(word in _OPTION_OF and word not in self.present for word in self.written):
             return True
         values = {name: value for name, value in self.values.items() if isinstance(value, str)}
         for name in ("--input", "--output", "--profile"):
             value = values.get(name, "")
-            # a value that is no word of the line joins the values of a repeated option of the present program
+            # If a value is not itself a word of the command line, the user gave the option several times, as the
+            # present program allows. `_parse` has then joined the values with commas.
             parts = [value] if value in self.words else value.split(",")
             if any(is_old_file_name(part) for part in parts if part):
                 return True
@@ -114,7 +115,10 @@ class _Line:
         return lacks_default and bool(self.values) and not any(word.startswith("-") for word in self.rest)
 
     def _has(self, key: str, words: Sequence[str] = ()) -> bool:
-        """Return whether the line has one of some options; ARGUMENT stands for a word that belongs to no option."""
+        """Return whether the command line or `words` has one of the options in `key`.
+
+        If `key` contains ARGUMENT, a word of the command line that belongs to no option is sufficient, too.
+        """
         if key == "--server" and os.environ.get("PROM_SERVER"):
             return True
         given = {*self.values, *(word.partition("=")[0] for word in (*self.rest, *words))}
@@ -122,7 +126,7 @@ class _Line:
 
     def new_form(self) -> str:
         """Return the error message with the new form of the line."""
-        # words of the present program show that the user does not expect the defaults of the old one
+        # words of the present program show that the user does not expect the defaults of the old program
         values = {**({} if self.present and self.rest else self.old.defaults), **self.values}
         words, rest = self.old.new.split(), _without_secrets(self.rest)
         if self.has_argument and words[-1] == "default":  # the user's pipeline instead of the pipeline `default`
@@ -247,7 +251,7 @@ def _data_folder(values: dict[str, Any]) -> str:
 def _file(folder: str, name: str, suffix: str) -> str:
     """Return the path of a file in the old data folder. kepler-model-server added a missing suffix to names.
 
-    A file that exists in the present folder, and not in the old data folder, is meant for the new command.
+    If the file exists in the current folder, but not in the old data folder, its name is returned unchanged.
     """
     path = os.path.join(folder, name if suffix in name else name + suffix)
     return name if name == "-" or (os.path.isfile(name) and not os.path.exists(path)) else path

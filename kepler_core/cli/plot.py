@@ -87,9 +87,10 @@ def plot(
     time     predicted and measured power over time                               --store --input
     curve    power against the main feature: measured points, and all models of
              the best model's pipeline and feature group                          --store --input
-    errors   validated errors by trainer and feature group. With --kind: of all
-             models. Without --kind: if the best model is drawn too, only of
-             models of the same pipeline, source, output type and node type       --store
+    errors   validated errors of all models, by trainer and feature group. If
+             --kind is not given and the best model is drawn too: only the
+             errors of models with the same pipeline, source, output type
+             and node type as the best model                                      --store
     usage    measured power and all features over time                            --input
 
     The power of a DynPower model is the sum over the containers of a node. Components whose power is always 0

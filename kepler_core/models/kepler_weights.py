@@ -52,7 +52,7 @@ KEPLER_CURVES = {
 """The number of weights of each curve that Kepler can evaluate, by the trainer's name."""
 
 HEAD_ROOM = 3.0
-"""Multiple of the highest values in training up to which linear weights must not give less than 0 W.
+"""Linear weights must not give less than 0 W for features up to this multiple of their highest values in training.
 
 The contract with Kepler demands bias + 3 · Σ negative weights ≥ 0, because Kepler 0.7.12 limits no feature. The
 reason is a model in kepler-model-db that gave 1.8e19 mW as soon as a feature exceeded its highest value in training."""
@@ -138,7 +138,9 @@ class KeplerWeights:
 
 
 def decode_weights(content: bytes) -> tuple[dict[str, AllWeights], bytes]:
-    """Return the weights in a weight file by component, and as the members of a JSON object without its braces.
+    """Decode a weight file. Return the weights by component, and the same weights as JSON text.
+
+    The JSON text has the members of an object, without the braces around them.
 
     Raises `ModelError` if the content is not a weight file, or if the watts computed from it may overflow. Whether
     Kepler can evaluate the weights safely is not checked.

@@ -52,8 +52,9 @@ class LinearWeights:
 def read_linear_weights(content: bytes, features: Collection[str] | None = None) -> LinearWeights:
     """Read linear weights from a weight file. `features` are the model's features; None allows all features.
 
-    Raises `ModelError` if the content is not a weight file, the weights are not linear, not finite or have a feature
-    that is not in `features`, or if the weights give 0 W for all values of the features.
+    Raises `ModelError` in these cases: the content is not a weight file; the weights are not linear; a weight is not
+    finite; a weight is for a feature that is not in `features`; there is no feature, or there are more than
+    `MAX_FEATURES`; a feature's name is too long; the weights give 0 W for all values of the features.
     """
     components, encoded = decode_weights(content)
     for component, weights in components.items():
@@ -138,7 +139,7 @@ def _full_load(weights: AllWeights) -> float:
 
 
 def _used_variables(weights: AllWeights) -> dict[str, Variable]:
-    """Return the features of the formula: those with a scale above 0 that the training has measured."""
+    """Return the features of the formula, without features of scale 0 and counters that hardly counted in training."""
     return {
         feature: variable
         for feature, variable in weights.Numerical_Variables.items()

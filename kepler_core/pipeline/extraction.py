@@ -28,8 +28,9 @@ def choose_dataset(
 ) -> Wanted:
     """Return the data set of one energy source, feature group and level.
 
-    By default, they are the only energy source and feature group that the pipeline names, or that the observations
-    have. Raises `UsageError` if there are several, and `RecordingError` if the observations do not suffice.
+    If `energy_source` is None, the only energy source that the pipeline names is used. If the pipeline names none, the
+    only energy source of the observations is used. `feature_group` works in the same way. Raises `UsageError` if there
+    are several to choose from, and `RecordingError` if the observations do not suffice.
     """
     output_type: OutputType = "AbsPower" if level == "node" else "DynPower"
     source = _chosen_source(spec, observations, energy_source)
@@ -46,7 +47,10 @@ def choose_dataset(
         observations,
     )
     if not planned.wanted:
-        raise RecordingError(f"no data set of {source} and {group} by {level}: {planned.skipped[0].reason}")
+        raise RecordingError(
+            f"no data set per {level} for the energy source {source} and the feature group {group}: "
+            f"{planned.skipped[0].reason}"
+        )
     return planned.wanted[0]
 
 

@@ -59,7 +59,7 @@ class Offer:
     features: frozenset[str]
     """Features with known values."""
     container_features: frozenset[str]
-    """Features that are counted by container."""
+    """Features that are counted per container."""
 
 
 Offers = Mapping[OutputType, Offer | str]
@@ -73,9 +73,10 @@ def offers_of(observations: Observations) -> Offers:
 
 
 def plan(spec: PipelineSpec, observations: Observations, offers: Offers | None = None) -> Plan:
-    """Return the plan: which data sets the offers suffice for, and why the other data sets are skipped.
+    """Return the plan: which data sets can be extracted, and why the other data sets are skipped.
 
-    By default, the offers are those of the observations.
+    `offers` states what the data sets of each output type can be extracted from. By default, it is the result
+    of `offers_of` for the observations.
     """
     offers = offers_of(observations) if offers is None else offers
     available = {name for offer in offers.values() if isinstance(offer, Offer) for name in offer.sources}
@@ -107,7 +108,7 @@ def plan(spec: PipelineSpec, observations: Observations, offers: Offers | None =
                 elif missing:
                     reason = _why_missing(missing, observations)
                 elif output_type == "DynPower" and offer.container_features.isdisjoint(features):
-                    reason = f"{', '.join(features)}: counted by node only, not by container"
+                    reason = f"{', '.join(features)}: counted per node only, not per container"
                 else:
                     wanted.append((source, output_type, group, features))
                     continue

@@ -34,7 +34,10 @@ def isolation_context(
     profile: Mapping[str, Any] | None,
     machine_spec: Mapping[str, Any],
 ) -> IsolationContext:
-    """Return what isolators may use, without AbsPower models. The containers of the idle machine are background."""
+    """Return what isolators may use, except for the AbsPower models, which are added later.
+
+    The containers of the idle machine are background.
+    """
     background = frozenset() if idle is None else frozenset(map(workload, idle.container_names))
     return IsolationContext(observations, idle, background, profile, machine_spec)
 

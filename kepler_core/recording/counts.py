@@ -65,15 +65,15 @@ class Counts:
     idle_only: Counter[str] = attrs.field(factory=Counter)
     """Number of idle energy series without a dynamic energy series; keys are "<source label> <component>"."""
     ambiguous_series: Counter[str] = attrs.field(factory=Counter)
-    """Number of series with the same node, unit, source and exporter as another series, whose increases differ."""
+    """Number of series that have the same node, unit, source and exporter as another series, but other increases."""
     conflicting_times: Counter[str] = attrs.field(factory=Counter)
     """Number of series that have two different values at many timestamps."""
     no_counters: Counter[str] = attrs.field(factory=Counter)
     """Number of intervals in which the value of a counter falls, of metrics that fall too often to be counters."""
     falls: Counter[str] = attrs.field(factory=Counter)
-    """Number of samples at which a usage counter falls, but not to 0, so that it was not reset."""
+    """Number of samples at which a usage counter falls, but not to a value near 0. So the counter was not reset."""
     totals: Counter[str] = attrs.field(factory=Counter)
-    """Number of energy series or containers left out because they are the sum of other ones.
+    """Number of energy series or containers left out because each of them is a sum of others.
 
     Keys are metric names of energy, and "containers".
     """
@@ -128,7 +128,7 @@ class Counts:
     unreadable: Counter[str] = attrs.field(factory=Counter)
     """Number of samples whose value is so large that its rounding hides the increase of the counter."""
     impossible_values: Counter[str] = attrs.field(factory=Counter)
-    """Number of samples with values that no counter or meter has: negative, 2^64 and above, or a meter's error code."""
+    """Number of samples with impossible values: negative values, values of 2^64 and above, error codes of meters."""
     corrected_times: Counter[str] = attrs.field(factory=Counter)
     """Number of scrapes whose times were corrected, because the scrape interval is no multiple of the query's step.
 
@@ -153,7 +153,7 @@ class Counts:
                 self.examples.setdefault((kind, key), example)
 
     def of(self, kind: str) -> Counter[str]:
-        """Return the numbers of a kind of irregularity that are above 0, by key."""
+        """Return the counts of one kind of irregularity, by key. Counts of 0 are left out."""
         counter: Counter[str] = getattr(self, kind)
         return +counter
 

@@ -1,4 +1,4 @@
-"""Leave out readings that contradict other readings of the same node, by comparing units and whole components.
+"""Leave out readings that contradict the readings of other components or features of the same node.
 
 - `leave_out_mirrored_power`: two components with the same power, because one counter is reported as both.
 - `leave_out_tiny_power`: power that is too low for a machine that works.
@@ -26,7 +26,7 @@ _EQUAL = 1e-6
 """Largest difference of equal powers, as a fraction of the power."""
 
 FLOOR_WATTS = {"package": 0.1, "platform": 0.3}
-"""Lowest power of a component that can be the median power of a node whose CPUs work.
+"""If the CPUs of a node work, the median power of each of these components is at least this number of watts.
 
 A Raspberry Pi Zero, one of the smallest machines that run Linux, draws about 0.4 W when it is idle."""
 WORK_MS = 100.0
@@ -38,19 +38,22 @@ LEAST_CYCLES_PER_MS = 20_000.0
 The slowest CPUs of Linux servers have more than ten times as many cycles. If CPU time is counted in microseconds, there
 are only a few thousand cycles in what counts as a millisecond."""
 MANY_CPUS_MS = 8_000.0
-"""CPU time in milliseconds per second above which it is compared with the cycles. A counter of little work that was not
-read on all CPUs can have any ratio."""
+"""CPU time is compared with the cycles above this number of milliseconds per second. With less work, the comparison
+would say nothing, because a counter may not have been read on all CPUs."""
 
 STILL_WORK = {"bpf_cpu_time_ms": WORK_MS, "cpu_cycles": 1e8, "cpu_instructions": 1e8}
 """Usage per second with which a node works so much that no other feature of the CPUs can be 0: a tenth of a CPU."""
 _SHIFTING = ("bpf_cpu_time_ms", "cpu_cycles")
-"""Features whose unit is checked. The number of instructions per joule depends far more on the kind of work."""
+"""Features whose unit is checked.
+
+Instructions are not checked, because their number per joule depends far more on the kind of work.
+"""
 SHIFT_FACTOR = 8.0
 """If the unit of the usage changes, the slope of the power over the usage changes by this factor or more."""
 CERTAIN_SHIFT = 100.0
 """If the slope changes by this factor or more, the unit has changed, in whatever range the power is."""
 CORRELATION = 0.95
-"""Smallest correlation with which power counts as following the usage."""
+"""Power follows the usage if the correlation of usage and power is at least this value."""
 
 
 def cross_check(laid_out: LaidOut) -> None:
@@ -113,7 +116,7 @@ def leave_out_still_features(laid_out: LaidOut) -> None:
     """Leave out CPU time, cycles and instructions that are 0 although another one of them shows work.
 
     The next interval may contain the missing usage, so it is left out, too. A feature that is always 0 on a node is
-    left to `dead_features`.
+    kept here: the module `dead_features` leaves it out.
     """
     known = {name: values for name in CPU_FEATURES if (values := laid_out.node_features.get(name)) is not None}
     works = {name: values > STILL_WORK[name] for name, values in known.items()}
@@ -171,9 +174,9 @@ def _unit_changes(usage: FloatArray, watts: FloatArray) -> bool:
 
 
 def _slopes(x: FloatArray, y: FloatArray) -> FloatArray:
-    """Return the slope of the line through the first values, for each number of values; shape (samples,).
+    """Return the slopes of the lines through the first 1, 2, 3, … points (x, y), shape (samples,).
 
-    The slope is 0 where the correlation of x and y is below `CORRELATION`.
+    A slope is 0 if the correlation of x and y in these first points is below `CORRELATION`.
     """
     n = np.arange(1, len(x) + 1)
     x, y = x / max(float(np.abs(x).max()), 1e-300), y / max(float(np.abs(y).max()), 1e-300)

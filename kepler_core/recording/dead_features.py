@@ -35,7 +35,10 @@ def leave_out_dead_features(laid_out: LaidOut) -> None:
 
 
 def split_dead(features: Iterable[str], counts: Counts) -> tuple[list[str], list[str]]:
-    """Split features without any value in the recordings into (dead features, features that the recordings lack)."""
+    """Split features that have no values into two lists: dead features, and features that the recordings lack.
+
+    A dead feature was left out because it is 0 at all times although the CPUs run.
+    """
     dead: list[str] = []
     absent: list[str] = []
     for feature in features:

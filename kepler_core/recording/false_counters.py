@@ -1,7 +1,7 @@
 """Leave out series that are no counters, and energy series that are the sum of other series.
 
 - A recording rule may record a rate under the name of the counter. Such values fall as often as they rise.
-- An aggregation may add the total over modes or sockets to the series from which it was calculated.
+- An aggregation may write the total over modes or sockets as a further series of the same metric.
 """
 
 from __future__ import annotations
@@ -65,7 +65,10 @@ def _are_counters(item: MappedMetric, counts: Counts) -> BoolArray:
 
 
 def _totals(item: MappedMetric, mode_label: str | None, counts: Counts) -> BoolArray:
-    """Return which series of energy rise by the sum of all other modes or sockets, shape (series,)."""
+    """Return which energy series are totals, shape (series,).
+
+    A total rises as much as all other series of its group together, e.g. the series of the other modes or sockets.
+    """
     metric = item.metric
     is_total = np.zeros(metric.n_series, dtype=bool)
     for series in _groups(item, mode_label):
@@ -99,7 +102,7 @@ def _groups(item: MappedMetric, mode_label: str | None) -> Iterator[list[int]]:
 
 
 def _common_rises(metric: Metric, series: Sequence[int]) -> FloatArray:
-    """Return the increases of counters between the times that all of them have, shape (series, intervals)."""
+    """Return the increases of series between the timestamps that all series have, shape (series, intervals)."""
     spans = [metric.span(at) for at in series]
     times, number = np.unique(np.concatenate([metric.timestamps[span] for span in spans]), return_inverse=True)
     common = times[sum_by(np.ones(len(number)), number, len(times)) == len(series)]

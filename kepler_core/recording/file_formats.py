@@ -262,7 +262,7 @@ class _Reader:
             self.document.malformed.add(NAMELESS, place, problem)
 
     def _series(self, raw: _Json, metric: str, place: str) -> Series | None:
-        """Return a series; count it and return None if it is malformed."""
+        """Return a series. If it is malformed, count it and return None."""
         try:
             return decode_json(raw, _series)
         except DocumentError as error:
@@ -311,7 +311,7 @@ def _lines(content: bytes) -> Iterator[tuple[int, memoryview]]:
 
 
 def _kind(raw: _Json) -> str:
-    """Return the kind of a JSON value, which its first character tells."""
+    """Return the kind of a JSON value, found from the first character of the value."""
     first = _first(memoryview(raw))
     kinds = {b"{": "object", b"[": "list", b'"': "text", b"n": "null", b"t": "a boolean", b"f": "a boolean"}
     return kinds.get(first, "a number")

@@ -304,7 +304,7 @@ class Finding:
 
 
 def findings(counts: Counts) -> tuple[Finding, ...]:
-    """Return the findings that counts stand for, the severe ones first."""
+    """Return one finding for each kind and key in the counts, severe findings first."""
     result = []
     for kind, description in sorted(KINDS.items(), key=lambda item: SEVERITIES.index(item[1].severity)):
         for where, count in sorted(counts.of(kind).items()):

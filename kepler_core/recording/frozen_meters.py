@@ -23,7 +23,7 @@ If it stands still in fewer samples, the meter froze for some time.
 CATCH_UP = 0.9
 """If the power in a long interval is below this fraction of the lowest power in other intervals, energy was lost."""
 OFTEN = 0.05
-"""If a component begins to stand still in more than this fraction of the samples, none of its power is used."""
+"""If standstills of a component begin at more than this fraction of the samples, all its power is left out."""
 _ALWAYS_DRAW = ("package", "dram")
 """The components of a meter that draw power at all times."""
 LONG_INTERVAL = 1.5
@@ -87,9 +87,11 @@ class _Meter:
         return np.concatenate([[-1], last[:-1]])
 
     def watts(self) -> FloatArray:
-        """Return the mean power of each window at the window's last sample, and NaN at its other samples.
+        """Return the power of each window at the last sample of the window, and NaN at all other samples.
 
-        If the meter froze for some time (`is_seldom` is false), the first sample after the freeze is NaN, too.
+        A window ends at a sample at which the meter moves. The power of a window is the mean over the time since the
+        previous such sample. If the meter only froze for some time (`is_seldom` is false), the first sample after the
+        freeze is NaN, too.
         """
         begins = self.begins
         index = np.arange(len(begins))
@@ -107,9 +109,10 @@ class _Meter:
 def _without_still_components(watts: FloatArray, components: Sequence[str]) -> FloatArray:
     """Return `watts`, with NaN where package or DRAM has no power while another component of the meter has power.
 
-    `watts` and the result have the shape (components, samples). The interval after such an interval may contain its
-    energy, so its power is NaN, too. If a component often stands still, all of its power is NaN: it is not measured,
-    or its counter is too coarse. Core and uncore are 0 W on machines that do not measure them.
+    `watts` and the result have the shape (components, samples). The next interval may contain the energy of the
+    interval without power, so the power of the next interval is NaN, too. If a component often stands still, all power
+    of the component is NaN: it is not measured, or its counter is too coarse. Core and uncore are 0 W on machines that
+    do not measure them.
     """
     result = watts.copy()
     for at, component in enumerate(components):

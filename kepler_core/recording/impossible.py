@@ -1,4 +1,4 @@
-"""Leave out single values that no counter and no meter has."""
+"""Leave out single values that no counter or meter can have."""
 
 from __future__ import annotations
 

@@ -60,7 +60,10 @@ class SeriesCodes:
     unit_names: dict[str, str] = attrs.field(factory=dict[str, str])
     """Readable names, by unit; "" for a unit without a name."""
     spellings: dict[str, str] = attrs.field(factory=dict[str, str])
-    """The first spelling of each container id that occurs with a prefix or suffix, by the whole id."""
+    """The first spelling of each container id in the recording, with its prefix or suffix.
+
+    The keys are whole ids: 64 hexadecimal digits without prefix and suffix.
+    """
 
     def first_spelling(self, word: str) -> str:
         """Return the spelling with which the id of a container first occurred in the recording.
@@ -90,9 +93,10 @@ class MappedMetric:
     third_party: bool = False
     """Whether this is a metric that the user names as a feature although the metric schema does not know it."""
     ambiguous: BoolArray | None = None
-    """Whether the values of a series are uncertain, shape (series,); None if there is no such series.
+    """Whether the values of a series are uncertain, shape (series,); None if no values are uncertain.
 
-    Another series of the same unit has other values, or the series has two values at many timestamps.
+    They are uncertain if another series of the same unit has other values, or if the series has two values at many
+    timestamps.
     """
 
 
@@ -165,7 +169,7 @@ class _SameHost:
                 self._nodes_of_host.setdefault(host, set()).add(node)
 
     def node_of(self, label: str) -> str:
-        """Return the node label of Kepler's exporter on the machine where another exporter has the node label `label`.
+        """Return the node label that Kepler's exporter has on the machine that another exporter calls `label`.
 
         Two exporters on one machine have node labels with the same host and different ports. If several
         known nodes have the host of `label`, or none has it, `label` itself is returned.

@@ -17,11 +17,11 @@ from kepler_core.recording.counts import Counts
 from kepler_core.recording.metric_mapping import MappedMetric, keep_series
 
 INCREASE_TOLERANCE = 0.05
-"""Largest difference of two increases that count as alike in an interval, as a fraction of the larger increase."""
+"""Two increases in an interval are alike if they differ by at most this fraction of the larger increase."""
 TOTAL_TOLERANCE = 0.1
-"""Largest difference of two total increases that count as alike, as a fraction of the larger total.
+"""Two series are alike only if their increases differ by at most this fraction of the larger increase.
 
-A total increase is the increase over the whole recording.
+Each of these increases is the increase over the whole recording.
 """
 FEWEST_INTERVALS = 3
 """Two counters are compared only if the energy increases in at least this number of intervals."""
@@ -30,10 +30,12 @@ FEWEST_INTERVALS = 3
 def check_modes(mapped: Sequence[MappedMetric], mode_label: str, counts: Counts) -> list[MappedMetric]:
     """Return the metrics without the energy of meters that lack dynamic energy; count doubtful energy.
 
-    If a unit of a node (e.g. a socket) has idle energy and no dynamic energy, the unit is counted in
-    `counts.idle_only`. All of the node's series of this metric and energy source are then left out. The other two
-    cases change no samples: intervals in which idle and dynamic energy rise alike are counted in
-    `counts.counted_twice`, and series of dynamic energy without idle energy in `counts.dynamic_only`.
+    There are three cases:
+
+    - A unit of a node (e.g. a socket) has idle energy and no dynamic energy. The unit is counted in
+      `counts.idle_only`, and all of the node's series of this metric and energy source are left out.
+    - Idle and dynamic energy rise alike. The intervals in which they do so are counted in `counts.counted_twice`.
+    - A series of dynamic energy has no series of idle energy. The series is counted in `counts.dynamic_only`.
     """
     return [
         _check_metric(item, mode_label, counts) if item.mapping.kind == "energy" and item.metric.n_samples else item

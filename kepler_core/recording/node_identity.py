@@ -67,7 +67,7 @@ class _Group:
 def tell_nodes_apart(
     mapped: Sequence[MappedMetric], schema: MetricSchema, codes: SeriesCodes, counts: Counts
 ) -> list[MappedMetric]:
-    """Return the metrics with a node of its own for each machine that shares its node label with another machine.
+    """Give each machine a node of its own if several machines have the same node label. Return the changed metrics.
 
     The new nodes are added to `codes.nodes`. Their names are the node label and the labels that differ, for example
     "10.0.0.5:9102 (cluster=east)", or the value of an alias label such as `exported_instance`.

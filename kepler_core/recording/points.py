@@ -23,9 +23,9 @@ from kepler_core.recording.times import utc
 _EXACT = 2.0**40
 """Prometheus stores counters below this value (in double precision) with an error of less than 0.001."""
 MAX_FIRST_RATE = 3.0
-"""A new counter counts as begun at 0 if its first rate is at most this multiple of its second rate."""
+"""A new counter is assumed to have started at 0 if its first rate is at most this multiple of its second rate."""
 _FEWEST_RATES = 10
-"""Minimum number of other rates of a series that show which rates are usual."""
+"""A rate is only judged if its series has at least this number of other rates to compare it with."""
 _SMALL_FALL = 0.9
 """A counter that keeps at least this fraction of its value when it falls may not have been reset."""
 _LARGEST_ROUNDING = 0.01
@@ -51,7 +51,7 @@ class Position:
     row: IntArray | None = None
     """Index of each point's row, shape (points,); None if the points do not belong to containers."""
     scrapes: IntArray | None = None
-    """Distinct indices of the grid in `sample`, sorted; None if they were not needed yet."""
+    """The distinct values of `sample`, sorted; None if they were not needed yet."""
 
 
 @attrs.frozen(eq=False)
@@ -91,8 +91,8 @@ class Points:
 def points_of(item: MappedMetric, grid: FloatArray, positions: ArrayMemo[Position], counts: Counts) -> Points:
     """Return the points of a metric.
 
-    `grid` holds all timestamps of the recording, sorted. `positions` caches the positions, and irregular
-    intervals are added to `counts`.
+    `grid` holds all timestamps of the recording, sorted. `positions` caches one `Position` for
+    each combination of timestamps, series, nodes and units. Irregularities of the metric are added to `counts`.
     """
     metric, mapping = item.metric, item.mapping
 

@@ -24,7 +24,10 @@ _RISE_TOLERANCE = 0.1
 
 
 def node_aliases(mapped: Iterable[MappedMetric], schema: MetricSchema, nodes: Codes) -> dict[str, set[str]]:
-    """Return the node labels of all series that have a machine's name in an alias label, by machine name."""
+    """Return the node labels that belong to each machine, by the machine's name.
+
+    The name is the value of one of the labels in `MetricSchema.node_alias_labels`.
+    """
     aliases: dict[str, set[str]] = {}
     if not schema.node_alias_labels:
         return aliases
@@ -128,10 +131,10 @@ def _connected(pairs: Iterable[tuple[int, int]]) -> list[set[int]]:
 def without_duplicates(item: MappedMetric, counts: Counts) -> MappedMetric:
     """Return a metric with one sample per node, unit, source and time.
 
-    Of several samples, the sample from the exporter with the most samples is kept. If one exporter reports several
-    counters with the same unit, and they have different increases, none of them is a copy of another one, e.g.
-    because a label that the metric schema does not know tells the dies of a socket apart. These series are marked as
-    ambiguous, so that no sum contains them.
+    Of several samples, the sample from the exporter with the most samples is kept. But one exporter may report several
+    counters with the same unit and different increases. These counters are not copies of each other. For example, they
+    may count different dies of a socket, if the metric schema does not know the label that tells the dies apart. Their
+    series are marked as ambiguous, so that no sum contains them.
     """
     metric = item.metric
     reported = list(zip(item.node.tolist(), item.unit.tolist(), item.source, strict=True))
@@ -140,8 +143,8 @@ def without_duplicates(item: MappedMetric, counts: Counts) -> MappedMetric:
     codes: dict[tuple[int, int, str | None], int] = {}
     thing = np.array([codes.setdefault(key, len(codes)) for key in reported])
     by_exporter = sum_by(metric.lengths.astype(np.float64), item.exporter, int(item.exporter.max()) + 1)
-    # Series of the exporter with the most samples rank first, then series with more samples. So all samples that
-    # are kept come from a single exporter where possible.
+    # The series of the exporter with the most samples come first. Within an exporter, the series with the most samples
+    # come first. So all samples that are kept come from a single exporter where possible.
     order = np.lexsort((-metric.lengths, item.exporter, -by_exporter[item.exporter]))
     rank = np.empty(metric.n_series, dtype=np.int64)
     rank[order] = np.arange(metric.n_series)

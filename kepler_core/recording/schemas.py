@@ -72,7 +72,7 @@ def is_known_metric(metric: str, prefix: str | None = None) -> bool:
 def map_metric(schema: MetricSchema, metric: str) -> MetricMapping | None:
     """Return the mapping that a schema has for a metric; None if the schema does not know the metric.
 
-    A schema that raises counts as not knowing the metric: a broken plugin must not make recordings
+    If a schema raises an exception, it is treated as not knowing the metric: a broken plugin must not make recordings
     unreadable. The first error of each schema is logged.
     """
     try:

@@ -22,8 +22,8 @@ _LEAST_AGREEMENT = 0.95
 """Minimum fraction of the scrapes that must agree with the interval."""
 _N_OFFSETS = 60
 _LEAST_REPEATED = 0.1
-"""Minimum number of repeated scrapes, as a fraction of the scrapes that are not repeated. If there are fewer, failed
-scrapes are the cause, not a step shorter than the scrape interval."""
+"""Minimum number of repeated scrapes, as a fraction of the scrapes that are not repeated. Fewer
+repeats come from failed scrapes. More repeats show that the recording's step is shorter than the scrape interval."""
 
 
 def with_scrape_times(
@@ -31,8 +31,9 @@ def with_scrape_times(
 ) -> list[MappedMetric]:
     """Return the metrics with the times of the scrapes instead of the times of the query's steps.
 
-    `stale` maps a node's number to the times at which the query repeated a scrape of the node. `mapped` has no
-    samples at these times.
+    `stale` maps a node's number to the times at which the query's answer shows the values of an earlier scrape again.
+    `mapped` has no samples at these times.
+
     Only nodes whose scrapes appear at irregular intervals are changed.
     """
     changed: dict[int, tuple[FloatArray, FloatArray]] = {}
@@ -50,7 +51,7 @@ def with_scrape_times(
 
 
 def scrape_times(seen: FloatArray, step: float) -> FloatArray | None:
-    """Return the times of the scrapes whose values appear at the times `seen` of a query, shape (scrapes,).
+    """Return the times of the scrapes whose values first appear in a query at the times `seen`, shape (scrapes,).
 
     A scrape at time s appears at the first multiple of the step after s. The returned times
     differ from the true times by an unknown offset of less than a step, which is equal for all times.

@@ -8,8 +8,8 @@ over the values that cannot be true, and counts them. docs/recordings.md has a t
 - `leave_out_power`: power above a component's ceiling; a platform below its package, or a package below its core.
 - `leave_out_cpu_time`: more CPU time than the node has CPUs.
 - `leave_out_frozen_usage`: no usage at all while the node uses energy.
-- `leave_out_dead_features`: features that are always 0 although the CPUs run (in the module `dead_features`).
-- `cross_check`: usage and power in a wrong unit, and one counter as two components (in the module `cross_checks`).
+- `leave_out_dead_features`: features that are always 0 although the CPUs run (module `dead_features`).
+- `cross_check`: usage and power in a wrong unit, and two components that are the same counter (module `cross_checks`).
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ from kepler_core.recording.laid_out import LaidOut
 from kepler_core.vocabulary import CPU_FEATURES
 
 JUMP_FACTOR = 2.0
-"""If a node's values are sorted, and a value is above this multiple of the next lower value, the value and all
-higher values may be jumps. Hundreds of readings of a running machine have no such gap."""
+"""A value of a node may be a jump if it is above this multiple of the next lower value of the node. All higher values
+may then be jumps, too. Among hundreds of true readings of a running machine, no value is so far above the
+next lower value."""
 BURSTY_JUMP_FACTOR = 1000.0
 """Replaces `JUMP_FACTOR` for features that come in bursts without much work, such as interrupts of network and disk."""
 RATE_CEILING = 1e14
@@ -118,8 +119,9 @@ def leave_out_jumps(laid_out: LaidOut) -> None:
 def _jumps(values: FloatArray, others: list[FloatArray], factor: float, are_watts: bool = False) -> BoolArray:
     """Return which values are jumps that no array of `others` confirms, shape (samples,).
 
-    `values` are power (`are_watts`) and `others` are usage, or the reverse. Power rises at most in proportion to
-    usage. Usage of n times its usual maximum confirms power up to n · `factor` times the usual maximum of power.
+    `values` are power (`are_watts`) and `others` are usage, or the reverse. An array of `others` confirms a jump if it
+    is above its own usual maximum at the same sample. Power rises at most in proportion to usage. So if the usage is n
+    times its usual maximum, it confirms only power up to n · `factor` times the usual maximum of power.
     """
     is_jump = np.zeros(len(values), dtype=bool)
     known = np.flatnonzero(np.isfinite(values))
@@ -157,7 +159,7 @@ def _jumps(values: FloatArray, others: list[FloatArray], factor: float, are_watt
 
 
 def leave_out_contradictions(laid_out: LaidOut) -> None:
-    """Leave out a few samples at which usage and power contradict each other, within their usual ranges.
+    """Leave out a few samples at which usage and power contradict each other, though both are in their usual ranges.
 
     The usual power of a sample is the median power of samples with similar usage. A sample is a contradiction if
     three conditions hold: its power is far from the usual power; either its usage or its power is high among the
@@ -263,9 +265,9 @@ def _with_wrong_meters(laid_out: LaidOut, lower: BoolArray, whole: FloatArray, p
     """Return `lower`, extended to all samples of a node if one of the node's two meters is wrong throughout.
 
     `lower` marks the samples at which `whole` (e.g. the platform) draws less than `part` (e.g. the package), shape
-    (samples,). A meter that lags can be the cause for some time after a rise of the load. If lag is not the cause
-    in more than `MAX_CONTRADICTIONS` of a node's samples, then one of the meters measures something else, e.g. only
-    one of several power supplies. The other samples of this meter are then wrong, too.
+    (samples,). A meter that lags can be the cause for some time after a rise of the load. If more than the
+    fraction `MAX_CONTRADICTIONS` of a node's samples have another cause, one of the meters measures something else,
+    e.g. only one of several power supplies. The other samples of this meter are then wrong, too.
     """
     if not lower.any():
         return lower
@@ -282,9 +284,9 @@ def _with_wrong_meters(laid_out: LaidOut, lower: BoolArray, whole: FloatArray, p
 def _lag_explains(time: FloatArray, of_whole: FloatArray, of_part: FloatArray, at: int) -> bool:
     """Return whether a lag of the whole's meter explains that the whole draws less than the part at sample `at`.
 
-    A meter that lags, or reports a mean, shows at least the lowest power of the last `LAG_SECONDS`. At some time
-    in the next `LAG_SECONDS`, it shows the mean power of the last `MEAN_SECONDS`. All arrays are of one node,
-    shape (samples,).
+    A meter that lags, or reports a mean, shows at least the lowest power of the part in the `LAG_SECONDS` before the
+    sample. At some time in the `LAG_SECONDS` after the sample, it shows at least the mean power of the part in the
+    `MEAN_SECONDS` before the sample. All arrays are of one node, shape (samples,).
     """
     since, since_mean = np.searchsorted(time, (time[at] - LAG_SECONDS, time[at] - MEAN_SECONDS)).tolist()
     until = int(np.searchsorted(time, time[at] + LAG_SECONDS, side="right"))

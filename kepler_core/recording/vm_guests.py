@@ -77,7 +77,7 @@ def count_unnamed_guests(mapped: Sequence[MappedMetric], nodes: Codes, counts: C
 
 
 def _candidates(mapped: Sequence[MappedMetric], nodes: Codes) -> tuple[list[str], list[str]]:
-    """Return the node labels with usage of processes, and the ids of virtual machines with energy."""
+    """Return the node labels that have series of process usage, and the ids of virtual machines with energy series."""
     words = nodes.words
     guests: set[str] = set()
     vms: set[str] = set()

@@ -197,8 +197,8 @@ def _with_usable_weights(columns: ModelColumns, request: ModelRequest) -> BoolAr
 def why_no_weights(columns: ModelColumns, rows: IndexArray) -> str:
     """Return the most frequent reasons why the models in `rows` have no usable weights.
 
-    The reasons of linear models that have weights come first, because Kepler usually requests linear weights. The
-    reasons of curves follow, and then those of models that have no weights at all.
+    The reasons for linear models that have weights come first, because Kepler usually requests linear weights. The
+    reasons for models of the trainers in `KEPLER_CURVES` come next. The reason for models without any weights is last.
     """
     reasons = []
     place: dict[str, int] = {}

@@ -56,7 +56,7 @@ def rank_by_error(rows: IndexArray, error: FloatArray, error_key: str, scores: S
             compared_by = f"{measured} on unlike data, whose difficulty is not known"
         else:
             ranked = winners[np.argsort(relative, kind="stable")]
-            compared_by = f"{measured} on unlike data, each relative to that of always answering the median"
+            compared_by = f"{measured} on unlike data, divided by the mae of a model that always predicts the median"
             return Ranking(int(rows[ranked[0]]), int(rows[ranked[1]]), compared_by)
     return Ranking(int(rows[order[0]]), int(rows[order[1]]) if len(rows) > 1 else None, compared_by)
 

@@ -28,10 +28,10 @@ class ModelRequest:
     trainer: str | None = None
     filter: Filter = attrs.field(factory=Filter)
     node_type: int | None = None
-    """Number of the requested node type. In every pipeline, models of the node type with this number fit.
+    """Number of the requested node type. A model fits if its node type has this number, whatever its pipeline is.
 
-    If there are no such models, node types are compared with `machine_spec`. But if `machine_spec` is empty or
-    `loose_node_type` is False, no model fits.
+    If no model fits, node types are compared with `machine_spec`. But if `machine_spec` is empty or
+    `loose_node_type` is False, no model is selected.
     """
     machine_spec: Mapping[str, Any] = attrs.field(factory=dict)
     loose_node_type: bool = True
@@ -41,7 +41,8 @@ class ModelRequest:
     portable: bool = False
     """Whether the model must be one that Kepler Core can load: a portable model, or a model with linear weights.
 
-    If the model that fits best otherwise contains only pickles, linear weights stand in for it (see `stand_in`).
+    If the model that would fit best without this condition contains only pickles, linear weights are used in its place
+    (see `stand_in`).
     """
     linear_weights: bool = False
     """Whether the model must be one that is not portable, and has linear weights that Kepler Core can evaluate."""

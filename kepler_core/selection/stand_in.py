@@ -23,10 +23,10 @@ WHAT_TO_DO = (
 def select_loadable(select: Callable[[ModelRequest], Selection], request: ModelRequest) -> Selection:
     """Select the best model that Kepler Core can load.
 
-    If the request names a trainer and no model of this trainer can be loaded, the linear weights of another trainer
-    stand in for the trainer's best model: those of the same pipeline and node type, else those of the most similar
-    node type. All other conditions of the request are met. `select` selects the best model that meets all conditions
-    of a request. Raises `NoModelError` if neither a model nor linear weights fit.
+    If the request names a trainer and no model of this trainer can be loaded, the linear weights of another trainer are
+    used in place of the trainer's best model. They are taken from the pipeline and node type of this model, or if there
+    are none, from the most similar node type. All other conditions of the request are met. `select` selects the best
+    model that meets all conditions of a request. Raises `NoModelError` if neither a model nor linear weights fit.
     """
     anything = attrs.evolve(request, portable=False)
     try:
@@ -60,7 +60,7 @@ def _linear(
 
 
 def _advice(select: Callable[[ModelRequest], Selection], request: ModelRequest, error: NoModelError) -> str:
-    """Return an error's message, with the user's options if all fitting models contain only pickles."""
+    """Return an error's message. If all fitting models contain only pickles, add what the user can do."""
     try:
         wanted = select(request)
     except NoModelError:

@@ -131,8 +131,8 @@ def _own_name(where: str, content: _Content, file_name: str) -> str:
     """Return the name of an imported pipeline.
 
     The following names are tried in this order, and the first one that is allowed for a pipeline is returned: the name
-    of the only folder in the archive or folder, the name in the manifest, `name` in the pipeline's metadata, and the
-    name of the imported file or folder.
+    of the pipeline's folder, if this folder is the only entry of the imported file or folder; the name in the manifest;
+    `name` in the pipeline's metadata; the name of the imported file or folder.
     """
     for name in (*content.names, file_name):
         if isinstance(name, str) and is_name(name):

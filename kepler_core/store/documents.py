@@ -1,4 +1,7 @@
-"""The schemas of a pipeline's JSON documents, by which import, publish, verify and all readers check them."""
+"""The schemas of a pipeline's JSON documents.
+
+The commands `import`, `publish` and `verify`, and everything that reads a store, check the documents against them.
+"""
 
 from __future__ import annotations
 

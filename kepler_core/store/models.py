@@ -82,7 +82,7 @@ class StoredModel:
     For portable models, the value has no meaning: Kepler Core does not need their weights."""
     _packed: PackedText
     _other_weights: PackedText | None
-    """Linear weights that Kepler Core can evaluate although `weights` is None. Kepler cannot evaluate them safely."""
+    """Linear weights that only Kepler Core can evaluate safely. Then `weights` is None, because Kepler cannot."""
     archive_record: FileRecord | None
     """The size and digest of the model's zip file; None if `read_models` did not read this file."""
 
@@ -230,7 +230,7 @@ def read_models(snapshot: Snapshot, *, serving: bool = False) -> list[StoredMode
 
 
 def best_abs_model(snapshot: Snapshot, source: str, features: tuple[str, ...], node_type: int) -> PowerModel:
-    """Load the AbsPower model of an energy source, features and a node type that has the lowest error.
+    """Load the AbsPower model with the lowest error for an energy source, features and a node type.
 
     Isolators use it. Raises `PluginError` if the pipeline has no such model.
     """

@@ -90,7 +90,7 @@ class RemoteStore(Store):
         self._class = _filesystem_class(self._protocol, url)
         self._root = str(self._class._strip_protocol(url)).rstrip("/")
         if self._protocol in _S3 and not self._root:
-            raise StoreError(f"{url}: no bucket: s3://bucket or s3://bucket/folder")
+            raise StoreError(f"{url}: the URL has no bucket; expected s3://bucket or s3://bucket/folder")
         self._opened: tuple[int, Any] | None = None
         """The id of the process that opened the file system, and the file system; None until it is opened."""
 

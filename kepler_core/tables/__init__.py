@@ -1,4 +1,6 @@
-"""Tables of features and power in CSV and Parquet files. Data sets are written to tables, and trained from tables.
+"""Tables of features and power in CSV and Parquet files.
+
+Data sets can be written as tables, and models can be trained from tables.
 
 read_table(file, names, ...)    -> Table            the columns of a table, typed and checked
 observe_tables([Table, ...])    -> Observations     what the tables contain, without impossible readings

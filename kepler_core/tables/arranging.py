@@ -113,7 +113,7 @@ def number_samples(levels: Sequence[Arranged]) -> tuple[IntArray, FloatArray, li
 
 
 def _row_in_stream(stream: IntArray) -> FloatArray:
-    """Return the number of each row in its stream, shape (rows,)."""
+    """Return the position of each row within its stream, counted from 0, shape (rows,)."""
     order = np.argsort(stream, kind="stable")
     ordered = stream[order]
     starts = np.flatnonzero(np.diff(ordered, prepend=-1))

@@ -27,7 +27,7 @@ container."""
 
 _SHOWN_CHARACTERS = 60
 _SIMILAR = 0.85
-"""Similarity, as `difflib` defines it, from which on a name is taken for a misspelling of another name."""
+"""A name is taken for a misspelling of another name if their similarity (see `difflib`) is at least this value."""
 
 
 def dynamic_power_column(component: str) -> str:
@@ -75,7 +75,10 @@ def parse_columns(pairs: Sequence[str], third_party: Collection[str]) -> dict[st
 
 
 def similar_name(column: str) -> str:
-    """Return the name of Kepler Core's that a column's name may be a misspelling of: " (cpu_cycles?)", or ""."""
+    """Return a hint if a column's name looks like a misspelled column name of Kepler Core, e.g. " (cpu_cycles?)".
+
+    Return "" if there is no similar name, or if the name is correct.
+    """
     known = {name.casefold(): name for name in (*KEY_COLUMNS, *FEATURES, *POWER_COLUMNS)}
     matches = difflib.get_close_matches(column.strip().casefold(), known, n=1, cutoff=_SIMILAR)
     return f" ({known[matches[0]]}?)" if matches and known[matches[0]] != column else ""

@@ -46,7 +46,7 @@ class TableData:
     node_features: Mapping[str, FloatArray]
     """Feature -> value in the tables with rows of nodes, shape (samples,)."""
     node_power: Mapping[PowerKey, FloatArray]
-    """Watts in the tables with rows of nodes, shape (samples,)."""
+    """Measured watts of nodes, from the tables that have one row per node and time, shape (samples,)."""
     row_features: Mapping[str, FloatArray]
     """Feature -> value in the tables with rows of containers, shape (rows,)."""
     row_power: Mapping[PowerKey, FloatArray]
@@ -165,7 +165,7 @@ def _is_of_node(name: str, values: FloatArray, row_sample: IntArray) -> bool:
 def _leave_out_impossible(
     features: dict[str, FloatArray], power: dict[PowerKey, FloatArray], sample: IntArray, counts: Counts
 ) -> None:
-    """Count values that no counter and no meter can have, and replace them by NaN in all rows of their sample."""
+    """Count values that are impossible for a counter or meter, and replace them by NaN in all rows of their sample."""
     for name, values in features.items():
         impossible = np.abs(values) >= LARGEST_VALUE
         if name in FEATURES:
@@ -191,7 +191,7 @@ def _combined(
     row_sample: IntArray,
     n: int,
 ) -> dict[Key, FloatArray]:
-    """Return the values of the nodes, shape (samples,). Where a value is unknown, it is the sum over the containers."""
+    """Return the values of the nodes, shape (samples,). The sum over the containers replaces an unknown value."""
     combined = dict(of_nodes)
     sizes = np.bincount(row_sample, minlength=n)
     for key, values in of_rows.items():

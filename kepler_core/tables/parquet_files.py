@@ -68,9 +68,9 @@ def read_parquet(path: Path, kinds: ChooseKinds) -> RawTable:
 
 
 def _check_type(of: Any, kind: Kind, document: str, name: str) -> None:
-    """Raise `TableError` if a column of the type `of` does not have its kind.
+    """Raise `TableError` if a column of the Arrow type `of` cannot hold values of the kind `kind`.
 
-    The types are checked before columns are read: a column of lists has any number of values in a row.
+    The types are checked before columns are read, because a column of lists may hold very many values in few rows.
     """
     from pyarrow import types
 
@@ -88,7 +88,10 @@ def _check_type(of: Any, kind: Kind, document: str, name: str) -> None:
 
 
 def _check_size(metadata: Any, names: Container[str], document: str) -> None:
-    """Raise `TableError` if the columns with the names have too many values or bytes, by the metadata of any part."""
+    """Raise `TableError` if any part of a file's metadata states too many rows, values or bytes.
+
+    The parts are the metadata of the file, of its row groups, and of the columns in `names`.
+    """
     groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
     columns = [group.column(i) for group in groups for i in range(group.num_columns)]
     read = [column for column in columns if column.path_in_schema in names]

@@ -123,7 +123,7 @@ def rejects_other_features(subject: Subject) -> None:
     except ModelError:
         return
     except Exception as error:
-        raise CheckError(f"a model with other features raises {one_line(error)}; raise ModelError in load()") from error
+        raise CheckError(f"load() with too few features raises {one_line(error)}; raise ModelError") from error
     raise CheckError(
         f"load() accepts a model of {len(FEATURES)} features as a model of 1 feature, which predicts {predicted}; "
         f"raise ModelError in load()"

@@ -108,7 +108,7 @@ class SpecTable:
         )
 
     def _compared(self, spec: Spec) -> _Comparison:
-        # Keep the latest comparison, because callers of `similarities` next call `likeness` with the same spec.
+        # Keep the latest comparison: after `similarities`, callers usually call `likeness` with the same spec.
         last = self._last
         if last is None or last[0] != spec:
             last = self._last = dict(spec), self._compare(spec)

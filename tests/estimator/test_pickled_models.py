@@ -33,7 +33,7 @@ LINEAR = SmallModel(mae=5, weights=WEIGHTS)
 CURVE = SmallModel("LogarithmicRegressionTrainer", weights={"package": curve([1.0, 1.0, 1.0], scale=5.0)})
 KEY = "NODE_COMPONENTS_INIT_URL"
 STANDS_IN = f"linear weights of {LINEAR.name} stand in for {XGBOOST.name}"
-"""The message in a reply from the weights of `LINEAR`, if `XGBOOST` fits the request best."""
+"""The message in a reply that comes from the weights of `LINEAR` in place of `XGBOOST`, which fits the request best."""
 
 
 def poison(folder: Path) -> bytes:

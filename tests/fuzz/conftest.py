@@ -26,7 +26,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def count_inputs(record_property: Any) -> Iterator[None]:
-    """Add the number of inputs that a target has checked to the target's report."""
+    """Record in a target's report how many inputs the target has checked."""
     before = fuzzing.inputs_checked
     yield
     record_property(_INPUTS, fuzzing.inputs_checked - before)

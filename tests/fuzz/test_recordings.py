@@ -1,4 +1,4 @@
-"""Fuzz recordings: each is read and observed, or rejected with a one-line `RecordingError`."""
+"""Fuzz recordings: each recording becomes observations, or is rejected with a one-line `RecordingError`."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ documents = contents.map(encoded) | contents.map(answer)
 
 
 def check_recording(content: bytes) -> None:
-    """Check that a recording is rejected with one line, or is observed without infinite rates or infinite power."""
+    """Check that a recording is rejected with a one-line error, or gives rates and power without infinite values."""
     try:
         recording = read_recording(content, name="Monday")
         for metric in recording.metrics.values():

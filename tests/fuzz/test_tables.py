@@ -1,4 +1,4 @@
-"""Fuzz tables of features and power: each is read and observed, or rejected with a one-line error."""
+"""Fuzz tables of features and power: each table becomes training data, or is rejected with a one-line error."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ PLAIN = (pa.float64(), pa.int64(), pa.string())
 
 
 def cells_of(kind: pa.DataType) -> st.SearchStrategy[Any]:
-    """Return a strategy of integers, floats or texts, whichever an Arrow type is converted from."""
+    """Return a strategy for values that pyarrow stores in a column of an Arrow type: integers, floats or texts."""
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         return st.sampled_from(WORDS)
     return st.integers(0, 100) | times if pa.types.is_integer(kind) else numbers.map(float)
@@ -94,7 +94,7 @@ def parquet_tables(draw: st.DrawFn) -> bytes:
 
 @st.composite
 def damaged_parquet_tables(draw: st.DrawFn) -> bytes:
-    """Draw a Parquet table with up to four random bytes, often in its metadata at the end."""
+    """Draw a Parquet table in which up to four bytes are replaced by random bytes, often in the metadata at the end."""
     content = bytearray(draw(parquet_tables()))
     for _ in range(draw(st.integers(1, 4))):
         at = draw(st.integers(0, len(content) - 1) | st.integers(max(0, len(content) - 600), len(content) - 1))
@@ -103,7 +103,7 @@ def damaged_parquet_tables(draw: st.DrawFn) -> bytes:
 
 
 def check_table(path: Path, content: bytes) -> None:
-    """Check that a table is rejected with one line, or is observed without infinite values."""
+    """Check that a table is rejected with a one-line error, or becomes training data without infinite values."""
     path.write_bytes(content)
     spec = load_pipeline("default", settings=(f"third_party={json.dumps([THIRD_PARTY])}",))
     try:

@@ -152,7 +152,7 @@ answers = st.tuples(
 
 
 def test_answers_of_a_model_server() -> None:
-    """A provider sends up to three requests for one offer, and gets the next answer each time."""
+    """To get one model, a provider sends up to three requests. The test server answers each with its next answer."""
     queue: list[tuple[int, str, bytes]] = []
 
     class Handler(http.server.BaseHTTPRequestHandler):

@@ -252,7 +252,7 @@ def test_unknown_path_and_method(app: App, observed: Observed) -> None:
         (
             "verbose=yes",
             "verbose: 'yes' is not true or false; "
-            "as text, one of 1, t, T, TRUE, true, True, 0, f, F, FALSE, false, False",
+            "a text must be one of 1, t, T, TRUE, true, True, 0, f, F, FALSE, false, False",
         ),
         ("owner=%ff", "owner: not UTF-8"),
     ],

@@ -247,7 +247,10 @@ def test_other_wrong_settings(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["local", "ec2-0.7.11"])
 def test_a_folder_that_another_server_left_is_served_as_it_is(tmp_path: Path, zips: Path, name: str) -> None:
-    """A pipeline of the public database is not even downloaded: the archive of this name does not exist here."""
+    """The server does not even download a pipeline of the public database.
+
+    The archive ec2-0.7.11.zip does not exist in this test, so a download would fail.
+    """
     source = LocalStore(tmp_path / "source")
     shutil.copytree(source.snapshot("local").folder, tmp_path / "store" / name, symlinks=True)
     store = LocalStore(tmp_path / "store")

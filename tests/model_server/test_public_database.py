@@ -67,7 +67,7 @@ def test_a_node_type_without_safe_weights(database: ServerProcess) -> None:
 
 
 def test_no_served_weights_wrap_around() -> None:
-    """Kepler's power stays between 0 W and a megawatt, up to three times the highest values in training."""
+    """For features up to three times their highest values in training, Kepler's power is between 0 W and a megawatt."""
     models = read_catalogue(open_store(str(DATABASE))).models
     served = [model for model in models if model.weights is not None]
     assert len(served) == 10

@@ -86,7 +86,7 @@ def test_true_as_text_trains_from_virtual_machines(server: TrainerServer, text: 
 
 def test_other_texts_are_no_flags(server: TrainerServer) -> None:
     message = server.rejected(request(use_vm_metrics="yes"), 400, "use_vm_metrics")
-    assert "'yes' is not true or false; as text, one of 1, t, T, TRUE, true, True, 0, f, F, FALSE" in message
+    assert "'yes' is not true or false; a text must be one of 1, t, T, TRUE, true, True, 0, f, F, FALSE" in message
 
 
 def test_numbers_of_a_machine_as_text(server: TrainerServer, tmp_path: Path) -> None:

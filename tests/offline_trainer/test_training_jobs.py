@@ -123,7 +123,7 @@ def test_a_job_describes_its_training(server: TrainerServer, trained: str) -> No
 
 
 def test_data_sets_without_data_count_as_failed(server: TrainerServer) -> None:
-    """A feature group that the pipeline names, and that the recording lacks, is a failure without a model."""
+    """A feature group that the pipeline names, but that the recording lacks, counts as one failure."""
     before = _failed_models(server)
     pipeline = {
         "name": "lacking", "energy_sources": ["acpi"], "feature_groups": ["BPFOnly", "CounterOnly", "BPFIRQ"],

@@ -87,7 +87,7 @@ def replayed(folder: Path) -> Iterator[PrometheusProcess]:
 
 @attrs.frozen
 class Survivor:
-    """The files that killed online trainers left, and a Prometheus server that still scrapes."""
+    """The files left by online trainers that were killed, and a Prometheus server that still scrapes."""
 
     folder: Path
     url: str

@@ -276,7 +276,7 @@ def test_the_capacity_is_divided_evenly(sizes: list[int], capacity: int) -> None
     assert ((quotas >= 0) & (quotas <= counts)).all()
     is_cut = quotas < counts
     if is_cut.any():
-        # every group that loses elements keeps the largest number of elements that any group keeps, or one fewer
+        # a group that was cut keeps at most one element fewer than the group that keeps the most elements
         assert quotas.max() <= quotas[is_cut].min() + 1
 
 

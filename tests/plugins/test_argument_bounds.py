@@ -86,7 +86,8 @@ def test_scikit_learn_accepts_what_is_accepted(trainer, data):
     X = np.random.default_rng(0).uniform(0, 1, (30, 2))
     for output_type in ("AbsPower", "DynPower"):
         task = FitTask("package", ("cpu_cycles", "cpu_instructions"), "cpu_instructions", output_type, 0)
-        created.regressor(task).fit(X, 40 + X.sum(axis=1))  # raises InvalidParameterError otherwise
+        # `fit` raises InvalidParameterError if an argument is out of scikit-learn's bounds.
+        created.regressor(task).fit(X, 40 + X.sum(axis=1))
 
 
 def test_the_command_names_file_key_and_bound(tmp_path):

@@ -163,7 +163,10 @@ def test_training_with_a_broken_plugin_is_refused_in_one_line(broken_site, recor
 
 @pytest.fixture(scope="module")
 def messages(broken_site, odd_site, plugin_folder):
-    """The error messages of pipelines that name broken plugins or pass a wrong argument, by key of the pipeline."""
+    """The error messages of pipelines that name broken plugins or pass a wrong argument.
+
+    The keys are those of `documents` and `unmakeable`.
+    """
     documents = {name: {"abs_trainers": [name]} for name, *_ in BROKEN_TRAINERS.values()}
     documents["argument"] = {"abs_trainers": [{"name": "kepler-core:SGDRegressorTrainer", "args": {"alpha": 1}}]}
     unmakeable = {name: {"abs_trainers": [name]} for name in ("UnmakeableTrainer", "ExitsWhenMadeTrainer")}

@@ -10,7 +10,7 @@ from support.plugin_wheels import CLASHING_FULL, check_pipelines, imported_modul
 
 @pytest.fixture(scope="module")
 def messages(broken_site, odd_site, plugin_folder):
-    """The messages of `pipelines check` for pipelines that name plugins with clashing names, by key of the pipeline."""
+    """The error messages of pipelines that name clashing plugins. The keys are those of `names` and `aliases`."""
     names = {
         "clash": {"abs_trainers": [], "dyn_trainers": ["LinearRegressionTrainer"]},
         "both sides": {"abs_trainers": ["kepler-core:LinearRegressionTrainer", CLASHING_FULL]},

@@ -52,7 +52,11 @@ def workshop(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def wheels(workshop):
-    """The wheels of kepler-core, the examples, the documentation's examples and `plugins new`, by distribution."""
+    """The wheels of all distributions, by name.
+
+    The distributions are kepler-core, the examples, the documentation's examples, and the plugins that `plugins new`
+    creates.
+    """
     sources = workshop / "sources"
     sources.mkdir()
     folders = [copy_of_project(sources / "project")]

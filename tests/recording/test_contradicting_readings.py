@@ -1,4 +1,5 @@
-"""Tests of recordings whose series contradict each other: the watts are right or missing, and a finding names them."""
+"""Tests of recordings whose series contradict each other: the watts are right or missing, and a finding
+names the series."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ def test_a_second_exporter_continues_where_the_first_ends() -> None:
 
 
 def test_containers_that_only_a_second_exporter_reports_are_added() -> None:
-    # containers that both exporters report count once
+    # a container that both exporters report is counted once
     more = {"c" * 64: 2.0}
     observations = observed(merged(machine(), machine(containers={**CONTAINERS, **more}, pod="kepler-2", start=7.0)))
     np.testing.assert_allclose(observations.node_features["bpf_cpu_time_ms"][1:], 6.5 * variation(TIMES)[1:], rtol=1e-9)

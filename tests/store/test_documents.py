@@ -82,7 +82,7 @@ def test_verify_names_each(poisoned: LocalStore) -> None:
         assert document in output
 
 
-# --- a store that contains pipelines with malformed documents nevertheless ---
+# --- a store into which malformed documents were published without checks ---
 
 
 def test_the_catalogue_has_all_others(poisoned: LocalStore) -> None:

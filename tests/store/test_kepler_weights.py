@@ -306,7 +306,7 @@ def test_a_constant_component_needs_no_feature() -> None:
 def test_the_public_database() -> None:
     """All accepted weights of the database are safe. Each node type except type 2 has accepted linear weights.
 
-    The only linear weights of type 2 are over the counters, and give less than 0 W on a busy machine.
+    The only linear weights of type 2 have the features `COUNTERS`. They give less than 0 W on a busy machine.
     """
     linear_types: set[int] = set()
     refused: list[str] = []

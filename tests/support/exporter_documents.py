@@ -54,7 +54,7 @@ def variation(times: FloatArray) -> FloatArray:
 def counter(rate: float, times: FloatArray, start: float = 1000.0) -> FloatArray:
     """Return the values of a counter at `times`.
 
-    Before each time, the counter's rate per second is `rate`, multiplied by the `variation` at this time.
+    In the interval that ends at a time, the counter grows by `rate` per second, multiplied by `variation` of this time.
     """
     return start + np.concatenate([[0.0], np.cumsum(rate * variation(times)[1:] * np.diff(times))])
 

@@ -1,4 +1,4 @@
-"""A model server that answers as that of kepler-model-server 0.7, as far as the estimator notices."""
+"""A server that answers like the model server of kepler-model-server 0.7 in everything that an estimator notices."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ class OldModelServer:
     """A server that answers an unknown key with status 500, a missing model with 400, and else sends a model."""
 
     def __init__(self, archive: bytes | None, weights: Mapping[str, Any] | None, keys: frozenset[str] | None) -> None:
-        """Take the models that are sent. If `keys` is None, the server ignores keys that it does not know."""
+        """`archive` and `weights` are the models that the server sends; None for a model that it does not have.
+
+        `keys` are the keys of a request that the server knows. If `keys` is None, the server ignores unknown keys.
+        """
         self.requests: list[dict[str, Any]] = []
         self._archive = archive
         self._weights = weights

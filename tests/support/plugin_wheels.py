@@ -165,8 +165,8 @@ def hook_wheel(folder: Path, distribution: str, source: str, target: str = "") -
 
 _CONTRACT = "from kepler_core.contracts import Trainer\n"
 
-# Importing scikit-learn takes most of the time of these tests, so only the modules whose regressors are fitted import
-# it.
+# Importing scikit-learn takes most of the time of these tests. So a module imports it only if a test fits a
+# regressor of this module.
 _SKLEARN = """
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.linear_model import LinearRegression

@@ -38,9 +38,9 @@ def errors(
 ) -> Mapping[tuple[str, str], float | None]:
     """Return the largest error of the fit for each (component, load feature), in percent.
 
-    The fit is compared with the true power at the usages in `where`, a result of the function `usage`. Usages are
-    left out if their load is outside of the range of loads in the data set, because a fit cannot know the power
-    there. The error is None if the data set has too few rows for a fit.
+    `where` is the result of the function `usage`: several levels of usage. At each level, the fit is compared with the
+    true power. A level is left out if its load is outside of the range of loads in the data set, because a fit cannot
+    know the power there. The error is None if the data set has too few rows for a fit.
     """
     result: dict[tuple[str, str], float | None] = {}
     truth = true_power(*where, sockets)

@@ -31,7 +31,7 @@ def train(*arguments: str | Path) -> dict[str, Any]:
 
 
 def only_model(report: dict[str, Any], **keys: str) -> dict[str, Any]:
-    """Return the model of a report whose keys have the given values. Fail unless exactly one model has these values."""
+    """Return the only model in a report that has the given values. Fail unless exactly one model has these values."""
     models = [model for model in report["models"] if all(model[key] == value for key, value in keys.items())]
     assert len(models) == 1, f"{len(models)} models of {keys}"
     return dict(models[0])

@@ -1,7 +1,8 @@
 """Sweeps over the weights that the model server serves: what Kepler computes from them under unusual load.
 
 Kepler limits neither the features nor the resulting power. So the sweeps also include features at three times their
-highest values in training, and 100 events per second of features with at most one event per second in training.
+highest values in training. For a feature that never exceeded one event per second in training, they include 100
+events per second.
 """
 
 from __future__ import annotations

@@ -140,7 +140,7 @@ def test_columns_of_lists_are_refused_before_they_are_read(column: str, tmp_path
 
 
 def test_a_parquet_file_that_states_too_few_rows(tmp_path: Path) -> None:
-    """The number of rows stands in several places of a file, and pyarrow reads as many as the largest of them."""
+    """A file states its number of rows in several places. If they differ, pyarrow reads the largest number of rows."""
     pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     path = tmp_path / "t.parquet"
     pq.write_table(pa.table({"package_power": np.zeros(MAX_ROWS + 1)}), path, row_group_size=2**30)

@@ -172,7 +172,9 @@ def leaf_masks(trees: Trees) -> LeafMasks | None:
 
 
 def _number_leaves(trees: Trees, root: int) -> tuple[list[int], list[tuple[int, int, int]]] | None:
-    """Number the leaves of a tree, the true side of each inner node before its false side.
+    """Number the leaves of a tree. At each inner node, the leaves on its true side get the lower numbers.
+
+    The true side is the child for which the node's condition is true.
 
     Returns the leaves in the order of their numbers, and (node, first, end) for each inner node: the leaves
     with the numbers `first` to `end - 1` are on the true side of the node. Returns None if the tree has too
@@ -180,8 +182,9 @@ def _number_leaves(trees: Trees, root: int) -> tuple[list[int], list[tuple[int, 
     """
     leaves: list[int] = []
     inner_nodes: list[tuple[int, int, int]] = []
-    # Tree nodes to visit. An inner node is visited twice: before its true side, as (node, None), and after its true
-    # side, as (node, number of the first leaf on the true side).
+    # Tree nodes to visit. An inner node is visited twice. The entry (node, None) stands for the visit before the child
+    # for which the node's condition is true; the entry (node, number of this child's first leaf) for the visit after
+    # it.
     stack: list[tuple[int, int | None]] = [(root, None)]
     while stack:
         node, first = stack.pop()

@@ -130,8 +130,8 @@ class OnnxFormat(ModelFormat):
     suffix = ".onnx"
 
     def supports(self, regressor: Regressor) -> bool:
-        # Only trying a conversion shows whether it is possible, because third-party converters register themselves
-        # with skl2onnx.
+        # The only way to know whether a regressor can be converted is to try it, because third-party converters
+        # register themselves with skl2onnx.
         return hasattr(regressor, "predict")
 
     def dump(self, regressor: Regressor, features: Sequence[str], X: SingleArray) -> bytes:
@@ -156,8 +156,8 @@ class OnnxFormat(ModelFormat):
         if best is None:
             raise ModelError(
                 f"{type(regressor).__name__} cannot be written as ONNX ({reason}); give the trainer a model_format of "
-                "its own, or let it return a regressor that can be stored: one that skl2onnx can convert, or one with "
-                "a flat coef_ and an intercept_; instead, a regressor may set portable_ to such a regressor in fit"
+                "its own; or let it return a regressor that skl2onnx can convert, or that has a flat coef_ and an "
+                "intercept_; or let the regressor's fit() set portable_ to a regressor of this kind"
             )
         return best[1]
 

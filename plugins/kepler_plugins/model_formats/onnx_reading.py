@@ -1,8 +1,8 @@
 """Reader of ONNX models that does without the `onnx` package, which takes too much memory for a resident process.
 
 The reader accepts only some of the fields in onnx.proto. It rejects a model that has any other field, or
-that has two values of a field that is not declared as repeated. So ONNX Runtime reads
-nothing in a model that this reader has not read and that `onnx_checks` has not checked.
+that has two values of a field that is not declared as repeated. So everything that ONNX Runtime reads in a
+model was read by this reader and checked by `onnx_checks` before.
 """
 
 from __future__ import annotations

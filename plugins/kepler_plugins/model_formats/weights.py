@@ -171,7 +171,9 @@ class WeightsFormat(ModelFormat):
             raise ModelError("the weights are so large that their sum may overflow")
         if isinstance(weights, Curve):
             if weights.curve not in CURVES or len(weights.weights) != CURVES[weights.curve][0]:
-                raise ModelError(f"not a weights file: no curve {weights.curve!r} of {len(weights.weights)} weights")
+                raise ModelError(
+                    f"not a weights file: {weights.curve!r} is not a curve with {len(weights.weights)} weights"
+                )
             if weights.feature not in features:
                 raise ModelError(f"the feature {weights.feature!r} of the weights is not one of the model's features")
         elif unknown := sorted(set(weights.weights) - set(features)):

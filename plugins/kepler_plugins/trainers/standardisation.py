@@ -31,6 +31,7 @@ def standardiser(X: FloatArray) -> StandardScaler:
     errors in a constant column, or its first change after the training, would weigh as much as the load.
     """
     scaler = StandardScaler().fit(X)
-    # Divided by infinity, every value becomes 0: also a value that a constant feature never had in training.
+    # A feature that was constant in training is divided by infinity. So each of its values becomes 0, even a value that
+    # did not occur in training.
     scaler.scale_ = np.where(varying(X), scaler.scale_, np.inf)
     return scaler

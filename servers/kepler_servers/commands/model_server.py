@@ -62,7 +62,7 @@ def model_server(
     log_level: str | None,
     config_dir: str | None,
 ) -> None:
-    """Serve every Kepler node the power model that fits its machine (POST /model).
+    """Send each Kepler node the power model that fits its machine (POST /model).
 
     The server notices a newly published pipeline within seconds. GET /healthz lists the served and the
     broken pipelines. GET /openapi.json describes all endpoints.

@@ -16,9 +16,9 @@ from kepler_core.arrays import BoolArray, FloatArray
 MOVED = 0.15
 """Fraction of the core power of all rows that `concentrate_core` moves from the smallest rows to the other rows."""
 _STEPS = {"package": 2**0.5 - 1, "core": (5**0.5 - 1) / 2, "uncore": (13**0.5 - 3) / 2, "dram": 3**0.5 - 1}
-"""Component -> step from one reply to the next of the number (0 to 1) that is added to the first row (see `_start`).
+"""For each component, how much the number that is added to the first row (0 to 1, see `_start`) grows per reply.
 
-The step of `package` is used for the rest of the package, i.e. package power without core and uncore power.
+The number of `package` is used for the remainder of the package: package power without core and uncore power.
 The multiples of a quadratic irrational with small partial quotients, modulo 1, are a low-discrepancy sequence: the
 average over n replies differs from the exact watts by a multiple of log(n)/n (L. Kuipers, H. Niederreiter, "Uniform
 Distribution of Sequences", 1974, chapter 2.3).
@@ -36,15 +36,16 @@ def round_jointly(
     """Round the watts of processes to the number of decimals of each component.
 
     `watts` and the result have the shape (components, rows). In each component, the part of a row that is rounded off
-    is added to the next row, so that the sums over the rows stay right. What is added to the first row depends on
-    `turn`, the number of replies that were rounded before. Otherwise, the same rows would be rounded off in each reply.
+    is added to the next row, so that the sums over the rows stay right. The number that is added to the first
+    row depends on `turn`, the number of replies that were rounded before. Otherwise, the same rows would be rounded off
+    in each reply.
 
-    The package power is the sum of its rounded parts: core, uncore, and the rest of the package. Only rows with core
-    power get a rest, because Kepler would count the rest of other rows as core power. So core, uncore and package need
-    equal decimals.
+    The package power of a row is the sum of three rounded parts: core, uncore, and the remainder (package − core −
+    uncore). So core, uncore and package need equal decimals. Only rows with core power get a remainder, because Kepler
+    would count the remainder of any other row as core power.
 
-    With `concentrate_core`, only the rows with most core power get core power, so that the core power of all other
-    rows is a short `0`. There must be no uncore then.
+    With `concentrate_core`, only the rows whose core power is highest get core power. In all other rows, the core power
+    is 0, which is a single character in the reply. There must be no uncore then.
     """
     at = {name: index for index, name in enumerate(components)}
     units: FloatArray = np.array([[10.0 ** decimals[name]] for name in components])
@@ -67,9 +68,10 @@ def round_jointly(
 
 
 def _concentrated(core: FloatArray) -> FloatArray:
-    """Move core power from the rows with least core power to the other rows, in proportion to their core power.
+    """Move core power from the rows with the least core power to all other rows.
 
-    The moved power is at most the fraction `MOVED` of the core power of all rows.
+    The share that a row gets is proportional to the core power that it already has. The moved power is at most the
+    fraction `MOVED` of the core power of all rows.
     """
     order = np.argsort(core, kind="stable")
     small = order[core[order].cumsum() <= MOVED * core.sum()]
@@ -80,7 +82,7 @@ def _concentrated(core: FloatArray) -> FloatArray:
 
 
 def _within(values: FloatArray, highest: FloatArray) -> FloatArray:
-    """Reduce each value to its limit in `highest`. Add what was removed to the rows with the largest distance to it."""
+    """Reduce each value to its limit in `highest`. Add the removed amount to the rows farthest below their limits."""
     kept: FloatArray = np.minimum(values, highest)
     room = highest - kept
     order = np.argsort(-room, kind="stable")
@@ -90,11 +92,13 @@ def _within(values: FloatArray, highest: FloatArray) -> FloatArray:
 
 
 def _on_rows_with_core(rest: FloatArray, core: FloatArray, has_core: BoolArray) -> FloatArray:
-    """Move the rest of the package power to the rows whose rounded core power is above 0 (`has_core`).
+    """Move the remainders of the package power to the rows whose rounded core power is above 0 (`has_core`).
 
-    All powers are in units of the last decimal. If the core power of a row is below 1, e.g. 0.3, it is rounded to 1 in
-    a fraction 0.3 of the replies, and else to 0. The row gets its rest, divided by 0.3, in the replies with 1: this is
-    right on average. Rows with a core power of at least 1 get the remainder, so that the sum is right in each reply.
+    `rest` is the remainder of each row (package − core − uncore). All arrays have the shape (rows,), and all powers are
+    in units of the last decimal. If the core power of a row is below 1, e.g. 0.3, it is rounded to 1 in a fraction 0.3
+    of the replies, and else to 0. In the replies with 1, the row gets its remainder, divided by 0.3. This is right on
+    average. Rows with a core power of at least 1 get the difference that is left, so that the sum
+    over the rows is right in each reply.
     """
     moved = np.where(has_core, rest / np.clip(core, 1e-12, 1.0), 0.0)
     large = rest * (has_core & (core >= 1))
@@ -104,7 +108,7 @@ def _on_rows_with_core(rest: FloatArray, core: FloatArray, has_core: BoolArray) 
 
 
 def _carried(exact: FloatArray, start: float) -> FloatArray:
-    """Round the values of a component, and carry each remainder to the next row. `start` (0 to 1) is added to row 0."""
+    """Round the values of a component. Add the part that is rounded off to the next row. Row 0 gets `start` (0–1)."""
     return np.diff(np.floor(exact.cumsum() + start), prepend=0.0)
 
 

@@ -48,7 +48,7 @@ POLL_SECONDS = 2.0
 FIRST_SEARCH_SECONDS = 4.0
 """Time limit for repeating the first search for a key.
 
-The search is repeated only while no provider has offered a model and a slow provider may still answer.
+The search is repeated only as long as no provider has offered a model, but a slow provider may still do so.
 """
 STOP_SECONDS = 0.5
 """Maximum time that `stop` waits for the background thread. This thread may itself be waiting for a server."""
@@ -294,7 +294,7 @@ class ModelCache:
         )
 
     def _load(self, provider: ModelProvider, offer: ModelOffer) -> LoadedModel:
-        """Return the offered model, with this offer. Load the model only if it is not in memory yet."""
+        """Return a `LoadedModel` of the offered model and the offer. Load the model only if it is not in memory yet."""
         core_ratio = self._core_ratio(offer)
         loaded = self._models.get(offer.digest)
         try:

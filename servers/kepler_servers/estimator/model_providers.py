@@ -180,9 +180,10 @@ def twin_path(path: str, twin: Twin) -> str:
 def stand_in_remark(linear: bytes, name: str, wanted: str) -> str:
     """Return the remark about the linear weights of the model `name`: what they replace, and what they do not use.
 
-    `linear` is the content of the weights. `wanted` is the model that they are used in place of; it is empty if there
-    is no such model. The names of both models may begin with a pipeline and a path, which are left out unless only
-    they tell the models apart: the remark is short, because replies contain it.
+    `linear` is the content of the weights. `wanted` is the model that these weights replace; it is empty if there is no
+    such model. The names of both models may begin with a pipeline and a path. The remark leaves out these parts,
+    because replies contain the remark and must be short. It keeps these parts only if the names would otherwise be
+    equal.
     """
     remarks = []
     if wanted and wanted != name:

@@ -25,9 +25,9 @@ _FEW_NUMBERS = 16
 
 @attrs.frozen
 class _Way:
-    """A way to shorten a reply: the components that are kept, with their decimals, and whether to move core power.
+    """A way to shorten a reply: the components that are kept, and the number of decimals of each component.
 
-    `concentrate_core` is the argument of `round_jointly`.
+    `concentrate_core` is the argument of `round_jointly`. It moves core power to the rows that have most of it.
     """
 
     decimals: Mapping[str, int]
@@ -129,7 +129,10 @@ def _watts_reply(
 def _shorter_reply(
     components: Sequence[str], watts: FloatArray, *, limit: int, tail: Mapping[str, Any], turn: int | None
 ) -> Reply:
-    """Encode the reply in the first way of `_SHORTER` that makes it short enough. If no way does, use the last way.
+    """Encode a shortened reply.
+
+    `_SHORTER` lists the ways to shorten a reply. The first way that makes this reply short enough is used. If none of
+    the ways is sufficient, the last way is used.
 
     `round_jointly` rounds the watts. If `turn` is None, each value is rounded by itself instead.
     """
@@ -167,7 +170,7 @@ def _usual_bytes(watts: FloatArray, decimals: Iterable[int]) -> float:
 
 
 def _with_left_out(tail: Mapping[str, Any], left_out: Sequence[str]) -> Mapping[str, Any]:
-    """Return the members of a reply after `powers`, with a message that names the components that were left out."""
+    """Return the members that follow `powers` in a reply. The message names the components that were left out."""
     if not left_out:
         return tail
     message = f"{tail['msg']}; " if tail["msg"] else ""

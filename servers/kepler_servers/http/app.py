@@ -131,7 +131,7 @@ class App:
         return answer
 
     def _no_route(self, error: bottle.HTTPError) -> bytes | BinaryIO:
-        """Answer a request to an unknown path (404), or with a method that the path does not support (405)."""
+        """Answer a request whose path is unknown (404), or whose method the path does not support (405)."""
         request = bottle.request
         self.observe(OTHER_ENDPOINT, error.status_code, 0.0)
         if error.status_code == 405:

@@ -120,7 +120,10 @@ class _BoundedServer(WSGIServer):
                 self._changed.wait(_POLL_SECONDS)
 
     def request_read(self, connection: socket.socket) -> None:
-        """Record that the request of a connection is complete. The connection is then not shut down for new clients."""
+        """Record that the request of a connection is complete.
+
+        From then on, the connection is not shut down to make room for a new client.
+        """
         with self._changed:
             self._without_request.pop(connection, None)
 

@@ -95,7 +95,9 @@ def _end_slow_readers(ports: set[int], limit: int, warnings: RateLimitedLog) -> 
     stalled.sort(reverse=True)
     excess = max(0, len(stalled) - limit)
     if excess:
-        warnings.log(f"more than {limit} clients do not read their answers; the oldest connections are ended")
+        warnings.log(
+            f"more than {limit} clients do not read their answers; the connections that wait longest are ended"
+        )
     ended = [descriptor for n, (stall, descriptor) in enumerate(stalled) if n < excess or stall > STALL_TIMEOUT_SECONDS]
     for _, sock in _tcp_sockets(ended):
         # By now, the descriptor may belong to another connection.

@@ -40,7 +40,7 @@ def flag(value: bool | str | None, key: str) -> bool | None:
     if not isinstance(value, str):
         return value
     if value not in ("", *FLAGS):
-        raise RequestError(key, f"{quoted(value)} is not true or false; as text, one of {', '.join(FLAGS)}")
+        raise RequestError(key, f"{quoted(value)} is not true or false; a text must be one of {', '.join(FLAGS)}")
     return FLAGS.get(value)
 
 

@@ -73,7 +73,7 @@ class SelectionReasons(msgspec.Struct):
     node_type: SelectedNodeType
     candidates: Candidates
     stands_in_for: str | UnsetType = UNSET
-    """Pipeline and path of the model with pickles in whose place the selected model is used."""
+    """Pipeline and path of the model that the selected model replaces, because that model contains pickles."""
     runner_up: dict[str, float | str | None] | UnsetType = UNSET
 
 
@@ -119,8 +119,8 @@ def _members(model: StoredModel, name: str, encoded_weights: bytes) -> bytes:
 def portable_answer(selection: Selection) -> Answer:
     """Return the answer to an estimator of Kepler Core: the model's zip archive, or linear weights in place of pickles.
 
-    The weights may be ones that Kepler itself cannot evaluate safely, because Kepler Core can. Raises `StoreError` if
-    the archive is damaged.
+    Weights that are unsafe for Kepler itself are sent, too, because the estimator of Kepler Core evaluates them safely.
+    Raises `StoreError` if the archive is damaged.
     """
     linear = selection.model.linear_weights
     if linear is None:

@@ -9,7 +9,8 @@ DATABASE_PIPELINES = ("ec2-0.7.11", "specpower-0.7.11")
 """Pipelines that kepler-model-server 0.7 imports from the public model database by default."""
 
 TRAINED_PIPELINE = "std_v0.7.11"
-"""Pipeline that kepler-model-server 0.7 imports from any other database, and that its own training writes."""
+"""Pipeline that kepler-model-server 0.7 imports from a database other than the public one. Its own training writes a
+pipeline of the same name."""
 
 
 def initial_locations(pipeline_urls: str | None, database: str | None) -> tuple[tuple[str, ...], ...]:

@@ -106,7 +106,7 @@ class TrainerClient:
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.username is not None:
             raise UsageError(f"--server {quoted(shown_url(url), 100)}: expected http(s)://host:port")
         self.url = shown_url(url).rstrip("/")
-        """The URL for messages."""
+        """The URL as messages show it, without secrets."""
         self._secrets = [*secrets_of(url), token or ""]
         self._secure = parts.scheme == "https"
         self._host = parts.hostname

@@ -22,7 +22,7 @@ class Check(msgspec.Struct, tag=True):
 
 
 class Train(msgspec.Struct, tag=True):
-    """Command to train the pipeline of the request in a file, and then to exit."""
+    """Command to read a training request from a file, to train its pipeline, and then to exit."""
 
     job: str
     """The job's id."""

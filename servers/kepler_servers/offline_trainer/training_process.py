@@ -27,7 +27,7 @@ STATE_VARIABLE = "KEPLER_OFFLINE_TRAINER_OF"
 """Environment variable with the path of the state folder. Training processes and their children have it."""
 
 KILL_SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-"""Signals that end a process from outside: a user, systemd or, if memory runs out (SIGKILL), the kernel sends them."""
+"""Signals with which a user or systemd ends a process. The kernel sends SIGKILL, too, if memory runs out."""
 
 _MODULE = "kepler_servers.offline_trainer.training_main"
 _STDERR_LINES = 20

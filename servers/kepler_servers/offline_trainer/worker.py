@@ -33,7 +33,7 @@ Granian, the HTTP server, starts a new HTTP process when the old one fails.
 """
 
 _locks: list[IO[bytes]] = []
-"""Open lock file of the state folder; this list keeps it open until the process ends."""
+"""The lock file of the state folder. This list keeps the file open until the process ends."""
 
 
 def application() -> RsgiAdapter:

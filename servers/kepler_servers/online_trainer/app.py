@@ -16,7 +16,7 @@ from kepler_servers.online_trainer.metrics import PREFIX, RoundsCollector
 from kepler_servers.online_trainer.rounds import Rounds
 
 LATE_INTERVALS = 3
-"""`/healthz` reports "degraded" after this number of round intervals without a successful round."""
+"""`/healthz` reports "degraded" if no round has succeeded for this number of intervals between rounds."""
 
 
 class StoredSamples(msgspec.Struct):

@@ -77,7 +77,10 @@ class DriftMonitor:
         self._spec = MachineSpec() if machine_spec is None else machine_spec_from(machine_spec, "machine")
         self._signature: str | None = None
         self.node_type = 0
-        """Number of the nodes' node type; before its first models are published, the number that it will get."""
+        """Number of the nodes' node type.
+
+        Until models of this node type are published, it is the number that the node type will get.
+        """
         self.version: int | None = None
         """Number of the served version of the pipeline; None if no served model belongs to the node type."""
         self.watched: list[WatchedModel] = []

@@ -44,12 +44,12 @@ class FileHeader(msgspec.Struct):
     until: Number
     """Time up to which all samples had been fetched when the file was written, Unix seconds."""
     seen: Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
-    """Number of samples that were added by the fetches whose samples are in this file.
+    """Number of samples that the fetches stored in this file have added to the store.
 
-    The number includes samples that were thinned out later, but no samples that only replaced a stored sample.
+    Samples that were thinned out later are included. Samples that only replaced a stored sample are not.
     """
     step: Annotated[float, msgspec.Meta(gt=0)] | None = None
-    """Seconds between a node's samples when they were fetched; null if no node had two samples."""
+    """Interval between a node's samples at the time of the fetch, in seconds; null if no node had two samples."""
 
 
 @attrs.frozen

@@ -238,9 +238,9 @@ class SampleStore:
     def cursor(self, now: float) -> float | None:
         """Return the time up to which samples have been fetched (Unix seconds); None if no file states the time.
 
-        The time is read from the files' headers. Two kinds of files are ignored: files with a time after `now`, which
-        were written while a clock was wrong; and the oldest damaged file with all later files, until their time range
-        has been fetched again.
+        The time is read from the files' headers. Files with a time after `now` are ignored, because they were
+        written while a clock was wrong. If a file is damaged, this file and all later files are ignored, too, until the
+        values of their time range have been fetched again.
         """
         files = [f for f in self._files if self._first_lost is None or f.number < self._first_lost]
         return max((file.header.until for file in files if file.header.until <= now), default=None)
@@ -306,9 +306,9 @@ class SampleStore:
     def tidy(self) -> int:
         """Merge the files if there are many, and thin out the samples if there are too many.
 
-        Returns the number of samples that were thinned out. While the time range of a damaged file must be
-        fetched again, nothing is changed: otherwise samples that were thinned out would be fetched and added
-        again.
+        Returns the number of samples that were thinned out. As long as the time range of a damaged
+        file still has to be fetched again, nothing is changed. Otherwise, samples that were thinned out would be
+        fetched and added again.
         """
         if self.has_lost:
             return 0

@@ -74,8 +74,8 @@ class _Power:
 def find_shifts(observations: Observations) -> list[PowerShift]:
     """Return the new power shifts in each node's recent samples.
 
-    `observations` are sorted by node and time. Their watts must already be converted for all power shifts that
-    were found before (`shift_watts`).
+    `observations` are sorted by node and time. If a power shift is already known,
+    the watts before it must be converted to the level after it (`shift_watts`).
     """
     shifts = []
     for code, stream in enumerate(observations.streams):

@@ -25,7 +25,7 @@ MIN_GAIN = 0.02
 COMPONENT_LOSS = 0.05
 """Largest tolerated loss for a single component, as a fraction of the champion's error for this component."""
 COMPONENT_LOSS_WATTS = 0.1
-"""A loss for a single component is always tolerated up to this number of watts."""
+"""The error of a single component may always grow by up to this number of watts."""
 IDLE_LOSS_WATTS = 0.5
 """A loss in a component's error at idle is always tolerated up to this number of watts."""
 IDLE_LOSS_OF_POWER = 0.02

@@ -38,7 +38,8 @@ class HeldOut:
     ends: FloatArray
     """`starts` and `ends` are the first and last time of each range (Unix seconds, inclusive), in order of time."""
     gap: float
-    """Seconds before and after each range whose samples are used neither for training nor for evaluation."""
+    """Length in seconds of the gap before and after each range. Samples in a gap are used neither for training nor for
+    evaluation."""
 
     def covers(self, time: FloatArray) -> BoolArray:
         """Return for each time whether models are evaluated on it: whether it is within a range."""
@@ -63,8 +64,8 @@ def hold_out(time: FloatArray, trained_until: float, step: float, *, drift: bool
 
     `time` holds the times of all samples (Unix seconds) in any order. `trained_until` is the time of the
     newest sample that any served model was trained on. `step` is the number of seconds between a node's
-    samples, NaN if unknown. `drift` tells whether the retraining was triggered by a drift
-    (`BLOCK_TIMESTAMPS`).
+    samples, NaN if unknown. `drift` tells whether the retraining was triggered by a drift. If
+    so, every second block of `BLOCK_TIMESTAMPS` timestamps is held out.
     """
     times, counts = np.unique(time, return_counts=True)
     is_new = times > trained_until

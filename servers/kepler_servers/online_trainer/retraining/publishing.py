@@ -26,7 +26,7 @@ class Outcome:
     winners: Mapping[str, Candidate]
     """Path -> candidate that is better than the served model at the same path."""
     restated: Mapping[str, Model]
-    """Path -> model whose stated errors were raised (module `restated_errors`)."""
+    """Path -> model whose stated errors were increased (module `restated_errors`)."""
 
     def failure(self) -> dict[str, Any]:
         """Return the members that the decision has if nothing is published."""

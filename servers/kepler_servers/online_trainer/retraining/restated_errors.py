@@ -27,7 +27,10 @@ Model = tuple[Mapping[str, Any], Mapping[str, bytes]]
 def restate_models(
     evaluator: Evaluator, served: Mapping[str, StoredModel], winners: Mapping[str, Candidate]
 ) -> dict[str, Model]:
-    """Raise stated errors that are too low, for the models of the next version; return path -> changed model."""
+    """Increase the stated errors that are too low in the models of the next version.
+
+    Return the changed models by path.
+    """
     restated: dict[str, Model] = {}
     for path, entry in served.items():
         if path not in winners and entry.portable:
@@ -46,7 +49,7 @@ def restate_models(
 
 
 def restate(metadata: Mapping[str, Any], files: Mapping[str, bytes], evaluation: Evaluation) -> Model | None:
-    """Return the model, with each stated error that is lower than the evaluation's error raised to this error.
+    """Return the model with higher stated errors: the evaluation's error replaces each stated error that is lower.
 
     Returns None if no stated error is lower than the evaluation's error.
     """
