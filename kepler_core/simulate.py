@@ -16,8 +16,9 @@ fifth from idle to full load, with noise. Containers come and go, and their load
 steady and bursts. Counters start again at 0 when the exporter restarts. Metric names and labels are those of
 Kepler 0.7.
 
-Two attributes of `Simulation` add changes. With `shift_at`, the formula's power is multiplied by a factor from
-some time on, as after an update of the kernel. With `workloads`, different workloads follow each other.
+Three attributes of `Simulation` add changes. With `shift_at`, the formula's power is multiplied by a factor from
+some time on, as after an update of the kernel. With `workloads`, different workloads follow each other. With
+`node_spread`, the formula's power is multiplied by a factor of each node's own.
 """
 
 from __future__ import annotations
@@ -41,6 +42,10 @@ CORES_PER_SOCKET = 16
 HERTZ = 3.0e9
 START = 1_700_000_000
 """Unix seconds of the first sample."""
+MAX_NODE_SPREAD = 0.3
+"""Maximum of `Simulation.node_spread`. A wider spread would often give factors near 0."""
+MIN_NODE_FACTOR = 0.1
+"""Lowest factor of a node's power."""
 
 Series = tuple[str, dict[str, str], list[int], list[str]]
 """Metric name, labels, timestamps (Unix seconds) and values of one series."""
@@ -76,6 +81,9 @@ class Simulation:
     """Fraction of the simulated time (0 … 1) after which the formula's power is multiplied by `shift_gain`. None: the
     power is never multiplied."""
     shift_gain: float = 1.15
+    node_spread: float = 0.0
+    """Standard deviation of a factor that each node has, with mean 1. The formula's power of a node is multiplied by
+    the node's factor, as machines of one type differ. 0: all nodes follow the formula itself."""
     faults: tuple[str, ...] = ()
     """Kinds of faults of each node (`kepler_core.faults.FAULTS`)."""
     severity: int = 1
@@ -94,6 +102,8 @@ class Simulation:
             raise UsageError(f"shift_at must be between 0 and 1, not {self.shift_at}")
         if not 0 < self.shift_gain < 100:
             raise UsageError(f"shift_gain must be above 0 and below 100, not {self.shift_gain}")
+        if not 0 <= self.node_spread <= MAX_NODE_SPREAD:
+            raise UsageError(f"node_spread must be between 0 and {MAX_NODE_SPREAD}, not {self.node_spread}")
         check_faults(self.faults, self.severity)
 
 
@@ -148,8 +158,8 @@ def _all_series(simulation: Simulation) -> Iterator[Series]:
     rng = np.random.default_rng(simulation.seed)
     seconds = scrape_seconds(simulation.faults, simulation.severity, simulation.step)
     simulation = attrs.evolve(simulation, step=seconds)
-    for node in range(simulation.nodes):
-        series = _node(simulation, f"node-{node}", rng)
+    for node, factor in enumerate(node_factors(simulation).tolist()):
+        series = _node(simulation, f"node-{node}", factor, rng)
         if simulation.faults:
             series = _with_faults(simulation, series, node)
         yield from series
@@ -166,7 +176,14 @@ def _with_faults(simulation: Simulation, series: Iterator[Series], node: int) ->
         yield one.metric, one.labels, one.times.tolist(), [f"{value:.{one.decimals}f}" for value in one.values]
 
 
-def _node(simulation: Simulation, node: str, rng: np.random.Generator) -> Iterator[Series]:
+def node_factors(simulation: Simulation) -> FloatArray:
+    """Return the factor of each node's power, shape (nodes,); see `Simulation.node_spread`."""
+    # A generator of its own leaves all other random numbers of the seed as they are.
+    rng = np.random.default_rng([simulation.seed, 1])
+    return np.maximum(1 + simulation.node_spread * rng.standard_normal(simulation.nodes), MIN_NODE_FACTOR)
+
+
+def _node(simulation: Simulation, node: str, factor: float, rng: np.random.Generator) -> Iterator[Series]:
     n_times = simulation.timestamps
     busy, alive = _load(simulation, rng)
     rates = _container_rates(simulation, busy, rng)
@@ -179,6 +196,8 @@ def _node(simulation: Simulation, node: str, rng: np.random.Generator) -> Iterat
     power = true_power(u, rates["cache_miss"].sum(axis=0), simulation.sockets)
     if simulation.shift_at is not None:
         power = {name: watts * _gain(simulation) for name, watts in power.items()}
+    if simulation.node_spread:
+        power = {name: watts * factor for name, watts in power.items()}
     yield from _power_series(simulation, exporter, power, times, restarts, rng)
     yield from _system_series(simulation, exporter, u, times, restarts, rng)
 

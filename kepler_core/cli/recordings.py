@@ -156,6 +156,13 @@ _KINDS_OF_FAULTS = "\b\nKinds of faults:\n" + "\n".join(f"  {name:24}{kind.summa
     help="Factor by which --law-change multiplies the power.",
 )
 @click.option(
+    "--node-spread",
+    default=0.0,
+    show_default=True,
+    metavar="PART",
+    help="Standard deviation of the factor by which each node's power is multiplied (0 … 0.3); the mean is 1.",
+)
+@click.option(
     "--fault",
     "faults",
     multiple=True,
@@ -179,6 +186,7 @@ def simulate(
     workloads: int,
     shift_at: float | None,
     shift_gain: float,
+    node_spread: float,
     faults: tuple[str, ...],
     severity: int,
     seed: int,
@@ -206,6 +214,7 @@ def simulate(
         workloads=workloads,
         shift_at=shift_at,
         shift_gain=shift_gain,
+        node_spread=node_spread,
         faults=faults,
         severity=severity,
     )

@@ -10,12 +10,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import attrs
 import numpy as np
 import pytest
 
 from kepler_core.errors import UsageError
 from kepler_core.recording import Observations, observe, read_recording
-from kepler_core.simulate import CORES_PER_SOCKET, Simulation, recording, write
+from kepler_core.simulate import CORES_PER_SOCKET, Simulation, node_factors, recording, write
 
 NOISE = 0.015
 
@@ -84,6 +85,31 @@ def test_observed_watts_without_noise_equal_the_formula() -> None:
         np.testing.assert_allclose(measured[1:], expected[1:], rtol=1e-3)
 
 
+def test_node_spread_multiplies_the_power_of_each_node() -> None:
+    same = Simulation(containers=3, timestamps=60, nodes=3, noise=0.0, resets=0, seed=4)
+    spread = attrs.evolve(same, node_spread=0.1)
+    before, after = recording(same), recording(spread)
+    usage = "kepler_container_cpu_cycles_total"
+    assert before[usage] == after[usage]
+    factors = node_factors(spread)
+    assert len(set(factors)) == 3
+    for node, factor in enumerate(factors):
+        ratio = joules(after, f"node-{node}") / joules(before, f"node-{node}")
+        assert ratio == pytest.approx(factor, rel=1e-4)
+
+
+def test_node_spread_is_the_standard_deviation_of_the_factors() -> None:
+    factors = node_factors(Simulation(nodes=2000, node_spread=0.1))
+    assert factors.mean() == pytest.approx(1, abs=0.01)
+    assert factors.std() == pytest.approx(0.1, rel=0.05)
+
+
+def joules(content: dict[str, Any], node: str) -> float:
+    """Return the energy of a node's packages at the end of a recording, idle and dynamic energy together."""
+    metric = "kepler_node_package_joules_total"
+    return sum(float(one["values"][-1][1]) for one in content[metric] if one["metric"]["instance"] == node)
+
+
 def test_churn_and_restarts_do_not_change_the_formula() -> None:
     document = recording(Simulation(containers=30, timestamps=400, churn=0.6, resets=2, noise=0, nodes=2))
     observations = observe([read_recording(document)])
@@ -119,6 +145,7 @@ def test_the_bundled_sample_is_what_simulate_writes(tmp_path: Path) -> None:
     ("arguments", "named"),
     [
         ({"containers": 0}, "containers"),
+        ({"node_spread": 0.5}, "node_spread"),
         ({"timestamps": 1}, "timestamps"),
         ({"step": 0}, "step"),
         ({"sockets": 0}, "sockets"),
