@@ -6,8 +6,11 @@ The half-width of the interval around a prediction of P watts is
 
 where q is the conformal quantile of the prediction's load bin, measured on held-out workloads; w is
 `OUTSIDE_FACTOR` for a row outside the range of the training, and 1 otherwise; s is the error between sessions; m is
-the error between machines of one node type, and 0 on a machine that the model was trained on; and d is the
-disagreement with the model's twin. q, s and m are in the block `honesty` (`kepler_core.honesty.document`).
+the error between machines of one node type; and d is the disagreement with the model's twin. q, s and m are in the
+block `honesty` (`kepler_core.honesty.document`).
+
+m is 0 on a machine that the model was trained on, unless the training measured m with several machines: then the model
+predicts the mean of these machines, and each of them differs from the mean.
 
 The errors q, s and m have independent causes, so their squares add up. A training that could not measure s or m
 states the priors below.
@@ -70,7 +73,7 @@ def half_width(
     """
     quantile = np.asarray(terms.quantiles)[np.searchsorted(terms.edges, watts, side="right")]
     squares = np.square(np.where(outside, OUTSIDE_FACTOR * quantile, quantile)) + terms.session**2
-    if not match.trained:
+    if not match.trained or terms.machine_measured:
         squares += np.square(_between_machines(terms, watts) * (1 + match.dissimilarity) * watts)
     half: FloatArray = np.sqrt(squares)
     return half if disagreement is None else half + disagreement
