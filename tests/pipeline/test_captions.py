@@ -23,7 +23,7 @@ def test_reports_name_the_held_out_data(
     arguments = ("train", quick, "-i", simulated, "-s", tmp_path, "-j", "1", "--set", f"validation={validation}")
     done = kepler(*arguments, "--set", "feature_groups=[BPFOnly]", "--set", "dyn_trainers=[]")
     assert done.returncode == 0, done.stderr
-    assert f"Errors are measured on {words}." in done.stdout
+    assert f"MAE W and MAPE % are measured on {words}." in done.stdout
     page = next(tmp_path.rglob("report.html")).read_text()
     assert words.replace("'", "&#x27;") in page
     for other in set(SCHEMES.values()) - {words}:

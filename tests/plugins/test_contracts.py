@@ -14,6 +14,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import check_is_fitted
 
 from kepler_core.contracts import FitTask
+from kepler_core.honesty.document import Seen
 from kepler_core.models.export import FittedComponent, export
 from kepler_core.models.loading import load_model
 from kepler_core.models.power_model import scaled
@@ -430,7 +431,10 @@ def test_a_nearly_constant_component_does_not_fail_the_fit(name, level):
         node_watts=watts,
         node_load=dict.fromkeys(watts, X[:, 2]),
         load=X[:, 2],
+        node_X=X,
         stream=np.zeros(n, dtype=np.int64),
+        recording=np.zeros(n, dtype=np.int64),
+        node=np.zeros(n, dtype=np.int64),
         time=at * 1.0,
     )
     data_folds = folds(ValidationSpec(folds=2), rows.stream, rows.time)
@@ -438,6 +442,8 @@ def test_a_nearly_constant_component_does_not_fail_the_fit(name, level):
         FitJob(
             rows=rows,
             folds=data_folds,
+            splits={"blocks": data_folds},
+            seen=Seen(recordings=1, days=1, nodes=1, samples=n, features={}),
             baselines=all_baselines(rows, data_folds),
             trainer=name,
             args={},
@@ -479,7 +485,9 @@ def test_weight_json_by_keplers_formulas(name, output_type):
     document = json.loads(files["weight.json"])
     assert document["model_name"].rpartition("_")[0] == name
     assert document["machine_spec"] == {"cores": 8}
-    assert set(document) == {"model_name", "machine_spec", "package", "core", "dram"}
+    assert set(document) == {"model_name", "machine_spec", "limits", "package", "core", "dram"}
+    assert document["limits"]["features"].keys() == set(FEATURES)
+    assert document["limits"]["power"].keys() == {"package", "core", "dram"}
     predicted = load_model(files).predict(X)
     for component in watts:
         assert ("CurveFit_Weights" in document[component]["All_Weights"]) == (name in CURVES)

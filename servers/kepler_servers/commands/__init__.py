@@ -10,7 +10,7 @@ from kepler_core.plugins.hooks import hookimpl
 SERVERS = {
     "model-server": LazyCommand(
         "kepler_servers.commands.model_server:model_server",
-        "Serve every Kepler node the power model that fits its machine (POST /model).",
+        "Send each Kepler node the power model that fits its machine (POST /model).",
     ),
     "online-trainer": LazyCommand(
         "kepler_servers.commands.online_trainer:online_trainer",
