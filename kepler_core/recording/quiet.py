@@ -14,7 +14,7 @@ over time may not reach the idle power in such a short block.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import attrs
@@ -70,15 +70,15 @@ class QuietTimes:
         return self.feature is not None and self.part <= IDLE_PART
 
 
-def load_of(observations: Observations) -> tuple[str, FloatArray] | None:
+def load_of(observations: Observations, features: Collection[str] = LOAD_FEATURES) -> tuple[str, FloatArray] | None:
     """Return the name and the values, shape (samples,), of the feature that measures load.
 
-    The result is None if the observations have no such feature.
+    Only `features` are considered. The result is None if the observations have none of them.
     """
     counts = {
         name: int(np.isfinite(observations.node_features[name]).sum())
         for name in LOAD_FEATURES
-        if name in observations.node_features
+        if name in observations.node_features and name in features
     }
     most = max(counts.values(), default=0)
     for name, count in counts.items():
@@ -111,15 +111,17 @@ def quiet_times(
     return next((times for times in attempts if times.idle), attempts[0])
 
 
-def idle_samples(observations: Observations, machine_spec: Mapping[str, Any], stream: int) -> Iterator[BoolArray]:
+def idle_samples(
+    observations: Observations, machine_spec: Mapping[str, Any], stream: int, features: Collection[str]
+) -> Iterator[BoolArray]:
     """Yield the samples of one stream at which its node was idle, shape (samples,), for each length of blocks.
 
     These are the samples in quiet blocks of at least three timestamps whose own load, and the load just before, are
     quiet, too: a meter's reading covers the time since its previous reading, and may lag behind the load. A length with
     fewer than `FEWEST_IDLE_SAMPLES` such samples is left out; if the node was never idle, all lengths are. The
-    highest load of the node is taken from all of its recordings.
+    highest load of the node is taken from all of its recordings. The load is one of `features`.
     """
-    measure = load_of(observations)
+    measure = load_of(observations, features)
     if measure is None:
         return
     feature, load = measure

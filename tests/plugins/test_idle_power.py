@@ -43,7 +43,7 @@ def test_idle_power_is_the_median_of_the_quiet_times() -> None:
     assert lowest["package_power"] < dataset.background["package_power"].max()
 
 
-def test_all_feature_groups_have_the_same_idle_power() -> None:
+def test_feature_groups_of_alike_load_have_the_same_idle_power() -> None:
     document = steady(np.concatenate([LOADED, IDLE, LOADED]))
     first, second = isolated(document).background, isolated(document, ("bpf_cpu_time_ms",)).background
     assert first is not None

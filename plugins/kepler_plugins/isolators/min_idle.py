@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import attrs
 import numpy as np
 import pandas as pd
@@ -30,12 +32,12 @@ class MinIdleIsolator(Isolator):
     """Subtracts the idle power of each node and component in each recording.
 
     The idle power is the median power at the times when the node was idle: quiet blocks of at least three timestamps
-    (see `kepler_core.recording.quiet`). If the node was never idle in the recording, or its power was not steady at
-    these times, the idle power is the 5 % quantile of the power in the tenth of the samples with the least load. This
-    power may be too high, and a note says so.
+    (see `kepler_core.recording.quiet`), found by the load feature of the data set. If the node was never idle in the
+    recording, or its power was not steady at these times, the idle power is the 5 % quantile of the power in the tenth
+    of the samples with the least load. This power may be too high, and a note says so.
 
-    The isolator does not use the energy that an exporter reports with `mode="idle"`, because exporters compute this
-    energy, from the lowest power so far or from the share of idle CPU time, and do not measure it.
+    The isolator does not use the energy that an exporter reports with `mode="idle"`: Kepler 0.10 and newer compute it
+    from the share of idle CPU time, and no meter measures it.
     """
 
     def isolate(self, dataset: Dataset, context: IsolationContext) -> Dataset:
@@ -50,7 +52,7 @@ class MinIdleIsolator(Isolator):
             rows = np.flatnonzero(stream == number)
             recording, node = power.index[rows[0]][:2]
             of_stream = power.iloc[rows]
-            watts = _idle_power(of_stream, time[rows], context, codes.get((recording, node)))
+            watts = _idle_power(of_stream, time[rows], context, codes.get((recording, node)), dataset.features)
             if watts is None:
                 least = load[rows] <= np.quantile(load[rows], LEAST_LOADED_PART)
                 watts = of_stream[least].quantile(LOW_QUANTILE)
@@ -63,7 +65,7 @@ class MinIdleIsolator(Isolator):
 
 
 def _idle_power(
-    power: pd.DataFrame, time: FloatArray, context: IsolationContext, stream: int | None
+    power: pd.DataFrame, time: FloatArray, context: IsolationContext, stream: int | None, features: Sequence[str]
 ) -> pd.Series[float] | None:
     """Return the median power of each component while the node was idle, in watts; None if it never was.
 
@@ -72,7 +74,7 @@ def _idle_power(
     """
     if stream is None:
         return None
-    for idle in idle_samples(context.observations, context.machine_spec, stream):
+    for idle in idle_samples(context.observations, context.machine_spec, stream, features):
         while_idle = power[np.isin(time, context.observations.sample_time[idle])]
         if len(while_idle) >= FEWEST_IDLE_SAMPLES and _is_steady(while_idle):
             return while_idle.median()
