@@ -140,8 +140,14 @@ class CheckedRequests:
             unit = 10.0**-decimals
             assert difference <= unit + 1e-4, (component, difference, decimals)
             total_difference = abs(sum(watts) - expected[component].sum())
-            rounded_values = 1 if decimals < 3 and self.dynamic else len(watts)
-            assert total_difference <= 0.5 * unit * rounded_values + 1e-2, component
+            tolerance = 0.5 * unit * len(watts)
+            if decimals < 3 and self.dynamic:
+                # The estimator carries remainders from row to row. So a sum is wrong by at most one unit: the carry
+                # starts at a number from 0 to 1 that differs from reply to reply, and averages to 0.5. Package power is
+                # the sum of its rounded parts.
+                parts = 1 + len({"core", "uncore"} & powers.keys()) if component == "package" else 1
+                tolerance = unit * parts
+            assert total_difference <= tolerance + 1e-2, (component, total_difference, tolerance)
         left_out = set(self.model.components) - set(powers)
         for component in left_out:
             zero = not np.round(expected[component], 3).any()
@@ -211,16 +217,21 @@ class Load:
     def __init__(self, estimator: RunningEstimator, folder: Path, name: str, *kinds: CheckedRequests) -> None:
         self._estimator = estimator
         self._bodies, self._replies = folder / f"{name}.requests", folder / f"{name}.replies"
+        self.reply_bytes = 0
         requests, replies = [], []
         for kind in kinds:
             for number, request in enumerate(kind.requests):
                 reply = estimator.ask(request)
+                again = estimator.ask(request)
                 kind.check(number, reply)
+                kind.check(number, again)
                 requests.append(request)
-                replies.append(reply)
+                # Watts that are rounded with carried remainders differ from reply to reply. bench/load.py accepts any
+                # reply where the expected one is empty.
+                replies.append(reply if again == reply else b"")
+                self.reply_bytes = max(self.reply_bytes, len(reply), len(again))
         self._bodies.write_bytes(b"\n".join(requests))
-        self._replies.write_bytes(b"\n".join(replies))
-        self.reply_bytes = max(map(len, replies))
+        self._replies.write_bytes(b"".join(reply + b"\n" for reply in replies))
 
     def run(self, clients: int, seconds: float, processes: int) -> dict[str, float]:
         """Run bench/load.py, which sends the requests for some seconds and compares every reply with the expected one.

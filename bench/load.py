@@ -11,7 +11,7 @@ BODIES is a file with one request body per line. The bodies are sent in turn. Af
 the first body is sent again. An HTTP client sends all its requests on one connection. A client of a unix socket behaves
 like Kepler: it opens a connection for each request, sends no delimiter after the request, and reads the reply
 with a single call of at most 4096 bytes. REPLIES is a file with the expected reply to each body, one reply
-per line. Any other reply counts as an error.
+per line. Any other reply counts as an error. An empty line accepts any reply that is not empty.
 """
 
 from __future__ import annotations

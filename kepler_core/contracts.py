@@ -29,7 +29,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import attrs
 
@@ -313,6 +313,22 @@ class JointPredictor(Protocol):
 
     def predict(self, X: SingleArray) -> FloatArray:
         """Return watts, shape (components, samples). X is the same as for `Predictor.predict`."""
+
+
+@runtime_checkable
+class ExtensiblePredictor(Protocol):
+    """Interface of a `Predictor` or `JointPredictor` that can also predict the watts of a second model, its twin."""
+
+    def predict(self, X: SingleArray) -> FloatArray:
+        """Return watts; see `Predictor.predict` and `JointPredictor.predict`."""
+
+    def extended(self, more: Predictor | JointPredictor, columns: Sequence[int]) -> JointPredictor | None:
+        """Return a joint predictor of this predictor's components, and then of the components of `more`.
+
+        The first columns of the new predictor's X are the features of this predictor. `columns` has for each feature of
+        `more` its column in this X: a shared column or a further one. The predicted watts must be exactly those of the
+        two separate predictors. Return None if the two cannot be evaluated together.
+        """
 
 
 class ModelFormat(Plugin, ABC):

@@ -15,9 +15,11 @@ import attrs
 import numpy as np
 
 from kepler_core.arrays import BoolArray, FloatArray, IndexArray
+from kepler_core.contracts import ExtensiblePredictor
 from kepler_core.errors import ModelError
 from kepler_core.honesty.document import Twin
 from kepler_core.models.power_model import PowerModel, any_true
+from kepler_core.models.predictors import ComponentPredictor
 
 
 @attrs.frozen(eq=False)
@@ -40,12 +42,22 @@ class TwinnedModel:
 
     model: PowerModel
     twin: PowerModel | None = None
-    _limits: FloatArray | None = None
+    _limits: FloatArray = attrs.field(factory=lambda: np.empty((0, 1)))
     """Largest difference between both predictions that is not a disagreement, shape (components, 1)."""
     _columns: IndexArray = attrs.field(factory=lambda: np.empty(0, dtype=np.intp))
     """Columns of the model's features that are the twin's features, in the twin's order."""
     _components: IndexArray | None = None
     """Rows of the twin's watts that are the model's components, in the model's order; None if the orders are equal."""
+    _both: PowerModel | None = None
+    """A model that predicts the components of the model and then those of the twin, in the model's order, in one pass;
+    None if the predictors of the two models cannot be evaluated together."""
+    _both_columns: IndexArray | None = None
+    """Columns of the model's features that are the features of `_both`; None if they are all the model's features."""
+
+    @property
+    def is_one_pass(self) -> bool:
+        """Whether one pass evaluates the model and its twin. It takes less time than two passes."""
+        return self._both is not None
 
     def watts(self, values: Any, features: Sequence[str] | None = None) -> CheckedWatts:
         """Return the predicted watts, and the rows in which they are doubtful.
@@ -53,21 +65,26 @@ class TwinnedModel:
         See `PowerModel.watts` for the arguments and the errors.
         """
         X = self.model.columns(values, features)
-        watts = self.model.watts_of(X)
         outside = self.model.outside_of(X)
         if self.twin is None:
-            return CheckedWatts(watts, outside, np.zeros(len(X), dtype=bool))
-        twins = self.twin.watts_of(X.take(self._columns, axis=1))
-        if self._components is not None:
-            twins = twins.take(self._components, axis=0)
-        difference = np.abs(watts - twins)
+            return CheckedWatts(self.model.watts_of(X), outside, np.zeros(len(X), dtype=bool))
+        watts, twins = self._watts_of_both(X, self.twin)
+        difference = watts - twins
+        np.abs(difference, out=difference)
         beyond = difference > self._limits
-        disagrees: BoolArray = (
-            np.logical_or.reduce(beyond, axis=0) if any_true(beyond) else np.zeros(len(X), dtype=bool)
-        )
-        if any_true(disagrees):
-            watts = np.where(disagrees, twins, watts)
-        return CheckedWatts(watts, outside, disagrees, difference)
+        if not any_true(beyond):
+            return CheckedWatts(watts, outside, np.zeros(len(X), dtype=bool), difference)
+        disagrees: BoolArray = np.logical_or.reduce(beyond, axis=0)
+        return CheckedWatts(np.where(disagrees, twins, watts), outside, disagrees, difference)
+
+    def _watts_of_both(self, X: FloatArray, twin: PowerModel) -> tuple[FloatArray, FloatArray]:
+        """Return the watts of the model and of the twin, each of shape (components, rows)."""
+        if self._both is not None:
+            watts = self._both.watts_of(X if self._both_columns is None else X.take(self._both_columns, axis=1))
+            components = len(self.model.parts)
+            return watts[:components], watts[components:]
+        twins = twin.watts_of(X.take(self._columns, axis=1))
+        return self.model.watts_of(X), twins if self._components is None else twins.take(self._components, axis=0)
 
 
 def twinned(model: PowerModel, twin: PowerModel, description: Twin) -> TwinnedModel:
@@ -82,12 +99,61 @@ def twinned(model: PowerModel, twin: PowerModel, description: Twin) -> TwinnedMo
         raise ModelError(f"{model.name} does not have the feature {missing[0]}, which its twin {twin.name} needs")
     if set(twin.components) != set(model.components):
         raise ModelError(f"{model.name} and its twin {twin.name} predict different components")
+    columns = [model.features.index(name) for name in twin.features]
+    both, both_columns = _in_one_pass(model, twin, columns) or (None, None)
     return TwinnedModel(
         model,
         twin,
         np.array([[description.limits.get(component, np.inf)] for component in model.components]),
-        np.array([model.features.index(name) for name in twin.features], dtype=np.intp),
+        np.array(columns, dtype=np.intp),
         None
         if twin.components == model.components
         else np.array([twin.components.index(name) for name in model.components], dtype=np.intp),
+        both,
+        both_columns,
     )
+
+
+def _in_one_pass(
+    model: PowerModel, twin: PowerModel, columns: Sequence[int]
+) -> tuple[PowerModel, IndexArray | None] | None:
+    """Return a model that predicts the components of both models, and the columns that are its features.
+
+    `columns` has for each feature of the twin its column in the features of the model. A feature that the two models
+    divide by different scales is a feature of its own for the twin. So the predicted watts are exactly those of the two
+    models. Return None if a model has a component that is proportional to a feature, or if the predictors cannot be
+    evaluated together. See `TwinnedModel` for the result.
+    """
+    if len(model.predictors) != 1 or len(twin.predictors) != 1:
+        return None
+    parts = {f"{component} of the twin": twin.parts[component] for component in model.components}
+    if any(part.proportional_to is not None for part in (*model.parts.values(), *parts.values())):
+        return None
+    (own,), (other,) = model.predictors, twin.predictors
+    features, scale, lowest = list(model.features), model.scale.tolist(), model.lowest.tolist()
+    all_columns, twin_columns = list(range(len(features))), list[int]()
+    for name, column, of_twin in zip(twin.features, columns, twin.scale.tolist(), strict=True):
+        if of_twin == scale[column]:
+            twin_columns.append(column)
+            continue
+        twin_columns.append(len(features))
+        all_columns.append(column)
+        features.append(f"{name} of the twin")
+        scale.append(of_twin)
+        lowest.append(lowest[column])
+    if not isinstance(own.predictor, ExtensiblePredictor):
+        return None
+    joint = own.predictor.extended(other.predictor, twin_columns)
+    if joint is None:
+        return None
+    names = (*own.components, *(f"{component} of the twin" for component in other.components))
+    both = PowerModel(
+        model.metadata,
+        tuple(features),
+        np.array(scale),
+        np.array(lowest),
+        {**model.parts, **parts},
+        [ComponentPredictor(names, joint)],
+    )
+    shared = len(features) == len(model.features)
+    return both, None if shared else np.array(all_columns, dtype=np.intp)

@@ -18,7 +18,7 @@ from kepler_core.documents import DocumentError, decode_json
 from kepler_core.errors import ModelError
 from kepler_core.messages import quoted
 from kepler_plugins.model_formats.blend_terms import LogRatio, PhysicalModel, with_ratios
-from kepler_plugins.model_formats.leaf_masks import MAX_BYTES, MAX_LEAVES, JointLeafMasks, LeafMasks, leaf_masks
+from kepler_plugins.model_formats.leaf_masks import MAX_BYTES, MAX_LEAVES, LeafMasks, join_leaf_masks, leaf_masks
 from kepler_plugins.model_formats.stored_trees import MAX_COLUMNS, decode
 
 LAYOUT = 1
@@ -119,7 +119,7 @@ class JointBlend:
 
     def __init__(self, blends: Sequence[BlendPredictor]) -> None:
         self._ratios = blends[0].ratios
-        self._masks = JointLeafMasks([group for blend in blends for group in blend.groups])
+        self._masks = join_leaf_masks([group for blend in blends for group in blend.groups])
         self._factors = np.zeros((len(blends), sum(len(blend.groups) for blend in blends)))
         first = 0
         for row, blend in enumerate(blends):

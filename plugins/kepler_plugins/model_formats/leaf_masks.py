@@ -18,10 +18,12 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
+import attrs
 import numpy as np
 from numpy.typing import NDArray
 
 from kepler_core.arrays import FloatArray, IndexArray, SingleArray
+from kepler_core.contracts import JointPredictor, Predictor
 from kepler_plugins.model_formats.tree_ensemble import Trees, merge_edges
 
 Masks = NDArray[Any]
@@ -33,6 +35,9 @@ MAX_BYTES = 4_000_000
 
 An ensemble with larger masks is evaluated by ONNX Runtime instead, which takes 30 MB of a process's memory.
 """
+
+MAX_EXTENDED_BYTES = 2_000_000
+"""Limit of the size of the masks that `JointLeafMasks.extended` copies."""
 
 _FEW_LEAVES = 8
 """If no tree has more than this number of leaves, the look-up table of a tree has an entry for each possible mask.
@@ -65,57 +70,68 @@ class LeafMasks:
     def _evaluator(self) -> JointLeafMasks:
         # Made on first use: most ensembles become part of the `JointLeafMasks` of a whole model, and are never
         # evaluated alone.
-        return JointLeafMasks([self])
+        return join_leaf_masks([self])
 
     def predict(self, X: SingleArray) -> FloatArray:
         watts: FloatArray = self._evaluator.predict(X)[0]
         return watts
 
+    def extended(self, more: Predictor | JointPredictor, columns: Sequence[int]) -> JointLeafMasks | None:
+        """Return a predictor of the watts of this ensemble and of `more`; see `contracts.ExtensiblePredictor`."""
+        return self._evaluator.extended(more, columns)
 
+
+@attrs.frozen(eq=False)
+class _FeatureMasks:
+    """The leaf masks of one feature, for several ensembles."""
+
+    edges: SingleArray
+    """Thresholds of all ensembles, ascending. They divide the feature's values into intervals."""
+    masks: Masks
+    """Masks of all ensembles, one ensemble after another, shape (masks, trees)."""
+    positions: IndexArray
+    """Index in `masks` of each ensemble's mask for each interval, shape (ensembles of `users`, intervals)."""
+    users: slice | None = None
+    """The ensembles that use the feature; None if all ensembles do."""
+
+
+@attrs.frozen(eq=False)
 class JointLeafMasks:
-    """The leaf masks of several ensembles over the same features, one ensemble per component.
+    """The leaf masks of several ensembles over the same features. `join_leaf_masks` makes it.
 
     A prediction searches the value of each feature only once for all ensembles.
     """
 
-    def __init__(self, ensembles: Sequence[LeafMasks]) -> None:
-        trees = max(len(ensemble.leaves) for ensemble in ensembles)
-        few_leaves = all(ensemble.masks[0].dtype == np.uint8 for ensemble in ensembles)
-        mask_type = np.uint8 if few_leaves else np.uint64
-        width = 1 << _FEW_LEAVES if few_leaves else MAX_LEAVES
-        # With few leaves, the whole mask is the index of a tree's value in this table. Otherwise, the number of the
-        # reached leaf is the index.
-        values = np.zeros((len(ensembles), trees, width), dtype=np.float32)
-        for i, ensemble in enumerate(ensembles):
-            table = _values_by_mask(ensemble.leaves) if few_leaves else ensemble.leaves
-            values[i, : table.shape[0], : table.shape[1]] = table
-        self._few_leaves = few_leaves
-        self._values = values.reshape(-1)
-        self._table_starts = (np.arange(len(ensembles) * trees) * width).reshape(len(ensembles), 1, trees)
-        self._base = np.array([[ensemble.base] for ensemble in ensembles], dtype=np.float32)
-        self._edges: list[SingleArray] = []
-        self._masks: list[Masks] = []
-        """For each feature, the masks of all ensembles, one ensemble after another."""
-        self._positions: list[IndexArray] = []
-        """For each feature, the numbers of the rows of `_masks` to use, shape (ensembles, intervals).
+    features: Sequence[_FeatureMasks]
+    """The masks of each feature. All ensembles have masks for the first feature."""
+    values: SingleArray
+    """Value of each tree for each entry of its table, shape (ensembles, trees, entries).
 
-        The merged thresholds of all ensembles divide the feature's values into these intervals.
-        """
-        for feature in range(len(ensembles[0].edges)):
-            edges, positions = merge_edges([ensemble.edges[feature] for ensemble in ensembles])
-            masks = np.ones((sum(len(ensemble.masks[feature]) for ensemble in ensembles), trees), dtype=mask_type)
-            start = 0
-            for i, ensemble in enumerate(ensembles):
-                end = start + len(ensemble.masks[feature])
-                masks[start:end, : len(ensemble.leaves)] = ensemble.masks[feature]
-                positions[i] += start
-                start = end
-            self._edges.append(edges)
-            self._masks.append(masks)
-            self._positions.append(positions)
+    With few leaves, the whole mask is the index of an entry. Otherwise, the number of the reached leaf is the index.
+    """
+    base: SingleArray
+    """Number that is added to each prediction, shape (ensembles, 1)."""
+    _few_leaves: bool = attrs.field(init=False)
+    _flat_values: SingleArray = attrs.field(init=False)
+    _table_starts: IndexArray = attrs.field(init=False)
+    """Position of each tree's table in `_flat_values`, shape (trees, ensembles, 1)."""
+
+    @_few_leaves.default
+    def _has_few_leaves(self) -> bool:
+        return self.features[0].masks.dtype == np.uint8
+
+    @_flat_values.default
+    def _values_in_one_dimension(self) -> SingleArray:
+        return self.values.reshape(-1)
+
+    @_table_starts.default
+    def _starts_of_tables(self) -> IndexArray:
+        ensembles, trees, entries = self.values.shape
+        starts = (np.arange(ensembles * trees) * entries).reshape(ensembles, trees, 1)
+        return np.ascontiguousarray(starts.transpose(1, 0, 2))
 
     def predict(self, X: SingleArray) -> FloatArray:
-        """Return the predicted watts, shape (components, rows)."""
+        """Return the predicted watts, shape (ensembles, rows)."""
         if len(X) <= _ROWS_PER_BATCH:
             return self._predict(X)
         return np.hstack(
@@ -123,21 +139,129 @@ class JointLeafMasks:
         )
 
     def _predict(self, X: SingleArray) -> FloatArray:
-        masks_by_feature = (
-            masks.take(positions.take(edges.searchsorted(values), axis=1), axis=0)
-            for values, edges, masks, positions in zip(X.T, self._edges, self._masks, self._positions, strict=True)
+        columns = iter(zip(X.T, self.features, strict=True))
+        values, of_feature = next(columns)
+        reachable = of_feature.masks.take(
+            of_feature.positions.take(of_feature.edges.searchsorted(values), axis=1), axis=0
         )
-        reachable: Masks = next(masks_by_feature)
-        for masks in masks_by_feature:
-            reachable &= masks
+        for values, of_feature in columns:
+            masks = of_feature.masks.take(
+                of_feature.positions.take(of_feature.edges.searchsorted(values), axis=1), axis=0
+            )
+            of_users = reachable if of_feature.users is None else reachable[of_feature.users]
+            of_users &= masks
         if not self._few_leaves:
             # Keep only the lowest bit of each mask, and convert the mask to float64: the exponent is then the number of
             # the leaf.
             reachable &= ~reachable + np.uint64(1)
             reachable = (reachable.astype(np.float64).view(np.int64) >> 52) - 1023
-        leaves = self._values.take(self._table_starts + reachable)
-        # Add in single precision, tree after tree and the base last, because ONNX Runtime adds in this order.
-        return (leaves.cumsum(axis=2)[:, :, -1] + self._base).astype(np.float64)
+        leaves = self._flat_values.take(self._table_starts + reachable.transpose(2, 0, 1).copy())
+        watts: FloatArray = (_sums_of_trees(leaves) + self.base).astype(np.float64)
+        return watts
+
+    def extended(self, more: Predictor | JointPredictor, columns: Sequence[int]) -> JointLeafMasks | None:
+        """Return a predictor of the watts of these ensembles and of `more`; see `contracts.ExtensiblePredictor`.
+
+        Return None also if the masks together would be larger than `MAX_EXTENDED_BYTES`.
+        """
+        if isinstance(more, LeafMasks):
+            more = more._evaluator
+        if not isinstance(more, JointLeafMasks) or more._few_leaves != self._few_leaves:
+            return None
+        if self._mask_bytes + more._mask_bytes > MAX_EXTENDED_BYTES:
+            return None
+        return _joined([self, more], [range(len(self.features)), columns])
+
+    @property
+    def _mask_bytes(self) -> int:
+        return sum(of_feature.masks.nbytes for of_feature in self.features)
+
+    def with_trees(self, trees: int) -> JointLeafMasks:
+        """Return equal ensembles with at least the given number of trees. Each added tree has one leaf of 0 W."""
+        missing = trees - self.values.shape[1]
+        if missing <= 0:
+            return self
+        features = [
+            attrs.evolve(feature, masks=np.pad(feature.masks, ((0, 0), (0, missing)), constant_values=1))
+            for feature in self.features
+        ]
+        return JointLeafMasks(features, np.pad(self.values, ((0, 0), (0, missing), (0, 0))), self.base)
+
+
+def join_leaf_masks(ensembles: Sequence[LeafMasks]) -> JointLeafMasks:
+    """Join the leaf masks of several ensembles over the same features."""
+    few_leaves = all(ensemble.masks[0].dtype == np.uint8 for ensemble in ensembles)
+    parts = [_alone(ensemble, few_leaves=few_leaves) for ensemble in ensembles]
+    return _joined(parts, [range(len(part.features)) for part in parts])
+
+
+def _alone(ensemble: LeafMasks, *, few_leaves: bool) -> JointLeafMasks:
+    """Return the leaf masks of one ensemble in the form of a joint predictor."""
+    features = [
+        _FeatureMasks(edges, masks.astype(np.uint8 if few_leaves else np.uint64), np.arange(len(masks))[None])
+        for edges, masks in zip(ensemble.edges, ensemble.masks, strict=True)
+    ]
+    values = _values_by_mask(ensemble.leaves) if few_leaves else ensemble.leaves
+    values = np.pad(values, ((0, 0), (0, 0 if few_leaves else MAX_LEAVES - values.shape[1])))
+    return JointLeafMasks(features, values[None], np.array([[ensemble.base]], dtype=np.float32))
+
+
+def _joined(parts: Sequence[JointLeafMasks], columns: Sequence[Sequence[int]]) -> JointLeafMasks:
+    """Join leaf masks of one type. `columns` has for each part the columns of X that are its features.
+
+    For each column except the first, the parts that use it must follow one another.
+    """
+    trees = max(part.values.shape[1] for part in parts)
+    parts = [part.with_trees(trees) for part in parts]
+    ends = np.cumsum([0, *(len(part.base) for part in parts)]).tolist()
+    features = []
+    for column in range(1 + max(map(max, columns))):
+        masks: list[_FeatureMasks] = []
+        users: list[int] = []
+        for number, (part, own) in enumerate(zip(parts, columns, strict=True)):
+            if column in own:
+                masks.append(part.features[list(own).index(column)])
+                users.append(number)
+            elif column == 0:
+                masks.append(_unused(part))
+                users.append(number)
+        joined = _merged(masks)
+        if len(users) < len(parts):
+            joined = attrs.evolve(joined, users=slice(ends[users[0]], ends[users[-1] + 1]))
+        features.append(joined)
+    return JointLeafMasks(
+        features, np.concatenate([part.values for part in parts]), np.concatenate([part.base for part in parts])
+    )
+
+
+def _unused(part: JointLeafMasks) -> _FeatureMasks:
+    """Return the masks of a feature that an ensemble does not use: every leaf can be reached."""
+    like = part.features[0].masks[:1]
+    every_leaf = np.full_like(like, np.iinfo(like.dtype).max)
+    return _FeatureMasks(np.empty(0, dtype=np.float32), every_leaf, np.zeros((len(part.base), 1), dtype=np.intp))
+
+
+def _merged(parts: Sequence[_FeatureMasks]) -> _FeatureMasks:
+    """Merge the masks that several ensembles have for the same feature."""
+    edges, intervals = merge_edges([part.edges for part in parts])
+    starts = np.cumsum([0, *(len(part.masks) for part in parts)])
+    positions = [
+        part.positions.take(of_part, axis=1) + start
+        for part, of_part, start in zip(parts, intervals, starts[:-1], strict=True)
+    ]
+    return _FeatureMasks(edges, np.concatenate([part.masks for part in parts]), np.concatenate(positions))
+
+
+def _sums_of_trees(leaves: SingleArray) -> SingleArray:
+    """Return the sums of the reached leaves, shape (trees, ensembles, rows), over the trees.
+
+    The sums are added in single precision, tree after tree, because ONNX Runtime adds in this order. NumPy adds in this
+    order along the first axis, which is several times as fast as a cumulative sum. If the other axes have only one
+    element, the sum along the first axis has another order.
+    """
+    several = leaves[0].size > 1
+    sums: SingleArray = np.add.reduce(leaves, axis=0) if several else np.add.accumulate(leaves, axis=0)[-1]
+    return sums
 
 
 def leaf_masks(trees: Trees) -> LeafMasks | None:

@@ -1,0 +1,145 @@
+"""A model and its twin predict exactly the same numbers in one pass as each of them alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from sklearn.ensemble import GradientBoostingRegressor
+from xgboost import XGBRegressor
+
+from kepler_core.arrays import FloatArray
+from kepler_core.contracts import Regressor
+from kepler_core.honesty.document import Twin
+from kepler_core.models.loading import load_model
+from kepler_core.models.power_model import PowerModel
+from kepler_core.models.recalibration import Correction, recalibrated
+from kepler_core.models.twins import TwinnedModel, twinned
+from kepler_plugins.model_formats.onnx_graph import OnnxFormat
+
+FEATURES = ("a", "b", "c", "d", "e")
+SCALE = dict(zip(FEATURES, (2e8, 5e10, 8e10, 3.2e4, 7.0), strict=True))
+TWIN = ("c", "a", "b")
+_FORMAT = OnnxFormat()
+_CONSTANT = 3.5
+
+
+def boosting(trees: int = 30, depth: int = 3) -> Regressor:
+    return GradientBoostingRegressor(n_estimators=trees, max_depth=depth, random_state=1)
+
+
+def rows(count: int, seed: int) -> FloatArray:
+    """Return rows of all features, some of them outside the range of the training."""
+    return np.random.default_rng(seed).gamma(2.0, 0.25, (count, len(FEATURES))) * list(SCALE.values())
+
+
+def files_of(
+    features: Sequence[str], components: Mapping[str, Regressor | None], scale: Mapping[str, float]
+) -> dict[str, bytes]:
+    """Fit a model and return its files. A component without a regressor is constant."""
+    X = rows(200, 0)[:, [FEATURES.index(name) for name in features]] / [scale[name] for name in features]
+    single = X.astype(np.float32)
+    files: dict[str, bytes] = {}
+    parts: dict[str, Any] = {}
+    for number, (component, regressor) in enumerate(components.items()):
+        if regressor is None:
+            parts[component] = {"ceiling": 9.0, "constant": _CONSTANT}
+            continue
+        power = 10 * (number + 1) + (20 + number) * np.sqrt(X).sum(axis=1) * (1 + X[:, 0])
+        regressor.fit(single.astype(np.float64), power)
+        parts[component] = {"ceiling": float(power.max()) * 0.9, "format": "onnx", "file": f"{component}.onnx"}
+        files[f"{component}.onnx"] = _FORMAT.dump(regressor, list(features), single)
+    layout = {
+        "layout": 1,
+        "features": list(features),
+        "scale": [scale[name] for name in features],
+        "components": parts,
+    }
+    metadata = {"model_name": "Trees_0", "feature_group": "CounterOnly"}
+    return {**files, "model.json": msgspec.json.encode(layout), "metadata.json": msgspec.json.encode(metadata)}
+
+
+def pair(model: Mapping[str, bytes], twin: Mapping[str, bytes]) -> TwinnedModel:
+    """Load a model and its twin as the estimator does. Their predictions never count as a disagreement."""
+    loaded = [load_model(files, resident=True) for files in (model, twin)]
+    return twinned(*loaded, Twin("Trees_0", "CounterOnly", {}))
+
+
+def differences(model: PowerModel, twin: PowerModel, X: FloatArray) -> FloatArray:
+    """Return the differences between the predictions of two models that are evaluated one after the other."""
+    own, other = model.predict(X, FEATURES), twin.predict(X, FEATURES)
+    return np.array([np.abs(own[component] - other[component]) for component in own])
+
+
+def check_predictions(checked: TwinnedModel) -> None:
+    assert checked.twin is not None
+    for count in (0, 1, 2, 3, 128, 300):
+        X = rows(count, count)
+        answer = checked.watts(X, FEATURES)
+        assert answer.watts.tolist() == checked.model.watts(X, FEATURES).tolist()
+        assert answer.difference is not None
+        assert answer.difference.tolist() == differences(checked.model, checked.twin, X).tolist()
+        assert answer.outside.tolist() == checked.model.outside(X, FEATURES).tolist()
+
+
+ALL = ("package", "core", "uncore", "dram")
+PAIRS: dict[str, tuple[dict[str, Regressor | None], dict[str, Regressor | None]]] = {
+    "equal components": ({c: boosting() for c in ALL}, {c: boosting() for c in ALL}),
+    "another order": ({c: boosting() for c in ALL}, {c: boosting() for c in ALL[::-1]}),
+    "one component": ({"platform": boosting()}, {"platform": boosting()}),
+    "constant components": (
+        {"package": boosting(), "core": None, "uncore": None, "dram": boosting()},
+        {"package": boosting(), "core": boosting(), "uncore": None, "dram": None},
+    ),
+    "other numbers of trees": ({c: boosting(40) for c in ALL[:2]}, {c: boosting(7, 1) for c in ALL[:2]}),
+    "many leaves": (
+        {c: XGBRegressor(n_estimators=9, max_depth=5, n_jobs=1) for c in ALL[:2]},
+        {c: XGBRegressor(n_estimators=12, max_depth=6, n_jobs=1) for c in ALL[:2]},
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", PAIRS)
+@pytest.mark.parametrize("scales", ["equal scales", "other scales", "one other scale"])
+def test_one_pass_predicts_what_the_model_and_the_twin_predict_alone(kind: str, scales: str) -> None:
+    model, twin = PAIRS[kind]
+    factors = {"equal scales": (1.0, 1.0, 1.0), "other scales": (1.1, 0.7, 1.3), "one other scale": (1.0, 1.0, 0.9)}
+    scale = {name: SCALE[name] * factor for name, factor in zip(TWIN, factors[scales], strict=True)}
+    checked = pair(files_of(FEATURES, model, SCALE), files_of(TWIN, twin, scale))
+    assert checked.is_one_pass
+    check_predictions(checked)
+
+
+def test_corrections_of_the_model_and_of_the_twin_apply_in_one_pass() -> None:
+    components = {"package": boosting(), "dram": boosting()}
+    model = recalibrated(files_of(FEATURES, components, SCALE), {"package": Correction(1.25, -3.0)})
+    twin = recalibrated(files_of(TWIN, components, SCALE), {"dram": Correction(0.5, 1.0)})
+    checked = pair(model, twin)
+    assert checked.is_one_pass
+    check_predictions(checked)
+
+
+@pytest.mark.parametrize("trees", [1, 20])
+def test_trees_with_few_and_with_many_leaves_are_evaluated_one_after_the_other(trees: int) -> None:
+    checked = pair(
+        files_of(FEATURES, {"package": boosting(trees, 3)}, SCALE),
+        files_of(TWIN, {"package": XGBRegressor(n_estimators=trees, max_depth=6, n_jobs=1)}, SCALE),
+    )
+    assert not checked.is_one_pass
+    check_predictions(checked)
+
+
+def test_rows_in_which_the_two_disagree_get_the_watts_of_the_twin() -> None:
+    components = {"package": boosting(), "dram": boosting()}
+    checked = pair(files_of(FEATURES, components, SCALE), files_of(TWIN, components, SCALE))
+    assert checked.twin is not None
+    X = rows(60, 5)
+    limit = float(np.median(differences(checked.model, checked.twin, X)[0]))
+    limited = twinned(checked.model, checked.twin, Twin("Trees_0", "CounterOnly", {"package": limit}))
+    answer = limited.watts(X, FEATURES)
+    assert answer.disagrees.sum() == 30
+    expected = np.where(answer.disagrees, checked.twin.watts(X, FEATURES), checked.model.watts(X, FEATURES))
+    assert answer.watts.tolist() == expected.tolist()
