@@ -46,7 +46,7 @@ _COMMANDS = {
     ),
     "recalibrate": LazyCommand(
         "kepler_core.cli.recalibrate:recalibrate",
-        "Fit the models of a pipeline to a short metered recording of another machine or day.",
+        "Fit the AbsPower models of a pipeline to a short metered recording, and publish them as a new version.",
     ),
     "plot": LazyCommand(
         "kepler_core.cli.plot:plot",
