@@ -11,6 +11,7 @@ import pytest
 
 pytest.importorskip("sklearn")
 
+from support.small_pipelines import SmallModel
 from support.training import kepler
 
 from kepler_core.store import open_store
@@ -206,6 +207,18 @@ def test_corrected_limits_of_twins_allow_for_the_shifts(folder: Path) -> None:
             assert twin["limits"]["dram"] == earlier["dram"]
             compared += 1
     assert compared == 2
+
+
+def test_models_of_other_programs_stay(folder: Path) -> None:
+    store = open_store(str(folder / "m"))
+    snapshot = store.snapshot("mine")
+    foreign = SmallModel(trainer="PolynomialRegressionTrainer").files()
+    names = snapshot.names - {"manifest.json"}
+    store.publish("mine", {name: snapshot.read(name) for name in names} | foreign)
+    result = run(folder, "recalibrate", "-s", "m", "--idle-watts", "30")
+    assert len(result["chosen"]) == 4
+    after = store.snapshot("mine")
+    assert {name: after.read(name) for name in foreign} == foreign
 
 
 def test_estimate_uses_the_known_idle_power(folder: Path) -> None:
