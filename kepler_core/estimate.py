@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import attrs
@@ -59,12 +60,15 @@ class Estimate:
         }
 
 
-def estimate(stored: StoredModel, observations: Observations) -> Estimate:
+def estimate(
+    stored: StoredModel, observations: Observations, idle_watts: Mapping[str, float] | None = None
+) -> Estimate:
     """Apply a stored model to all timestamps of the observations at which the model's features are known.
 
-    Raises `RecordingError` if there is no such timestamp.
+    `idle_watts` is the known idle power of the machine by component (see `kepler_core.models.recalibration`). Raises
+    `RecordingError` if there is no such timestamp.
     """
-    model = with_twin(stored)
+    model = with_twin(stored, idle_watts)
     by_container = stored.output_type == "DynPower"
     extractor = registry.extractors.create("DefaultExtractor")
     features, names = model.model.features, model.model.components

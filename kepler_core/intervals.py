@@ -14,6 +14,8 @@ from kepler_core.errors import StoreError
 from kepler_core.honesty.document import Honesty, read_honesty
 from kepler_core.honesty.flags import EXPLANATIONS, flags
 from kepler_core.honesty.interval import SAME_MACHINE, SAME_TYPE, half_width
+from kepler_core.models.power_model import PowerModel
+from kepler_core.models.recalibration import Correction, corrected_model, idle_corrections, widened
 from kepler_core.models.twins import CheckedWatts, TwinnedModel, twinned
 from kepler_core.store.models import StoredModel, read_models
 
@@ -45,12 +47,13 @@ class Intervals:
         return float(np.mean(np.abs(measured - predicted[positions]) <= half[positions]))
 
 
-def with_twin(stored: StoredModel) -> TwinnedModel:
+def with_twin(stored: StoredModel, idle_watts: Mapping[str, float] | None = None) -> TwinnedModel:
     """Load a stored model together with its twin, if its metadata name one (`kepler_core.honesty.document.Twin`).
 
-    Raises `StoreError` if the twin is not in the same version of the pipeline.
+    If `idle_watts` (by component) is given, both models are shifted so that they predict it at the lowest load of
+    their training. Raises `StoreError` if the twin is not in the same version of the pipeline.
     """
-    model = stored.load()
+    model, own = _shifted(stored, idle_watts or {})
     honesty = read_honesty(stored.metadata)
     if honesty is None or honesty.twin is None:
         return TwinnedModel(model)
@@ -69,7 +72,15 @@ def with_twin(stored: StoredModel) -> TwinnedModel:
             f"{stored.snapshot.where}: {stored.path} names the twin {honesty.twin.feature_group}/"
             f"{honesty.twin.model_name}, which the pipeline does not have"
         )
-    return twinned(model, twin.load(), honesty.twin)
+    twin_model, other = _shifted(twin, idle_watts or {})
+    return twinned(model, twin_model, widened(honesty.twin, own, other))
+
+
+def _shifted(stored: StoredModel, idle_watts: Mapping[str, float]) -> tuple[PowerModel, dict[str, Correction]]:
+    """Load a model, and return it with the idle power `idle_watts`, and the corrections that this needs."""
+    model = stored.load()
+    corrections = idle_corrections(model, idle_watts) if idle_watts else {}
+    return corrected_model(model, corrections) if corrections else model, corrections
 
 
 def intervals_of(stored: StoredModel, rows: Dataset, checked: CheckedWatts, components: Sequence[str]) -> Intervals:

@@ -51,6 +51,8 @@ SLOW = (
     "fuzz/*",
     "store/test_remote_store*",
     "store/test_store_commands*",
+    "cli/test_recalibrate*",
+    "pipeline/test_kept_rows*",
 )
 """Test files that `make quick` leaves out: they train, start servers or install packages. Slowest first."""
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kepler_core.atomic_files import check_output
+from kepler_core.cli.idle_watts import check_components, idle_watts_option, parse_idle_watts
 from kepler_core.cli.inputs import (
     input_option,
     metric_prefix_option,
@@ -35,6 +36,10 @@ if TYPE_CHECKING:
 @click.option("--feature-group", help="Use only models of this feature group.")
 @click.option("--trainer", help="Use only models of this trainer.")
 @click.option("--pipeline", help="Use only models of this pipeline.")
+@idle_watts_option(
+    "Known idle power of the machine: the estimates are shifted so that they are this power at the lowest load. A "
+    "number alone is the platform's or, if the model has none, the package's. Only with AbsPower."
+)
 @click.option(
     "--vm",
     "use_vm_metrics",
@@ -55,6 +60,7 @@ def estimate(
     feature_group: str | None,
     trainer: str | None,
     pipeline: str | None,
+    idle_watts: str | None,
     use_vm_metrics: bool,
     vm_guests: tuple[str, ...],
     metric_prefix: str | None,
@@ -69,6 +75,8 @@ def estimate(
     """
     if output == "-" and as_json:
         raise UsageError("-o - and --json both write to standard output")
+    if idle_watts is not None and output_type != "AbsPower":
+        raise UsageError("--idle-watts works only with --output-type AbsPower: containers have no idle power")
     if output not in (None, "-"):
         check_output(output)
     from kepler_core.estimate import estimate as apply
@@ -89,7 +97,12 @@ def estimate(
         feature_group=feature_group,
         trainer=trainer,
     )
-    estimated = apply(model, observations)
+    idle = None
+    if idle_watts is not None:
+        components = model.load().components
+        idle = parse_idle_watts(idle_watts, components)
+        check_components(idle, components)
+    estimated = apply(model, observations, idle)
     if output is not None:
         from kepler_core.tables.writing import write_csv
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import click
 
-from kepler_core.plugins.hooks import hookimpl
+from kepler_core.plugins.hooks import Hooks, hookimpl
 
 
 class ProgressBar:
@@ -41,3 +41,16 @@ class ProgressBar:
         """Remove the bar."""
         self._bar = None
         self._stack.close()
+
+
+@contextmanager
+def progress_bar(listeners: Hooks) -> Iterator[None]:
+    """Show a progress bar of the trained models if standard error is a terminal."""
+    progress = ProgressBar() if sys.stderr.isatty() else None
+    if progress is not None:
+        listeners.listen(progress)
+    try:
+        yield
+    finally:
+        if progress is not None:
+            progress.close()

@@ -2,51 +2,18 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 import click
 
-from kepler_core.cli.inputs import input_option, metric_prefix_option, store_option
+from kepler_core.cli.idle_watts import check_components, idle_watts_option, parse_idle_watts
+from kepler_core.cli.inputs import input_option, metric_prefix_option, parse_vm_guests, store_option, vm_guest_option
 from kepler_core.cli.output import json_option, print_json, print_table, watts
-from kepler_core.errors import UsageError, close_matches
-from kepler_core.vocabulary import COMPONENTS
+from kepler_core.errors import UsageError
 
 if TYPE_CHECKING:
     from kepler_core.pipeline.recalibrate import Recalibration
-
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-def idle_watts_option(purpose: str) -> Callable[[F], F]:
-    """Return the click option `--idle-watts`."""
-    return click.option("--idle-watts", metavar="[COMPONENT=]WATTS[,…]", help=purpose)
-
-
-def parse_idle_watts(text: str, components: tuple[str, ...]) -> dict[str, float]:
-    """Return the idle power by component from a value of `--idle-watts`, e.g. "package=30,dram=5" or "120".
-
-    A number alone means the platform if it is in `components`, otherwise the package. Raises `UsageError` if a
-    component is unknown or a number is not finite and above 0.
-    """
-    alone = "platform" if "platform" in components else "package"
-    idle: dict[str, float] = {}
-    for part in text.split(","):
-        name, separator, number = part.rpartition("=")
-        component = name.strip() if separator else alone
-        if component not in COMPONENTS:
-            raise UsageError(
-                f"--idle-watts {part}: unknown component {component!r}; {close_matches(component, COMPONENTS)}"
-            )
-        try:
-            value = float(number)
-        except ValueError:
-            value = math.nan
-        if not (math.isfinite(value) and value > 0):
-            raise UsageError(f"--idle-watts {part}: expected a number of watts above 0, such as package=30")
-        idle[component] = value
-    return idle
+    from kepler_core.store import Snapshot, Store
 
 
 @click.command()
@@ -56,17 +23,23 @@ def parse_idle_watts(text: str, components: tuple[str, ...]) -> dict[str, float]
 @click.option("--source", metavar="NAME", help="Recalibrate only models of this energy source.")
 @click.option("--feature-group", metavar="GROUP", help="Recalibrate only models of this feature group.")
 @click.option(
+    "--node-type",
+    type=click.IntRange(0),
+    help="Recalibrate only models of this node type; needed if the pipeline has several.",
+)
+@click.option(
     "--models",
     type=click.IntRange(1),
     default=3,
     show_default=True,
     help="Number of trainers to recalibrate in each feature group: those with the lowest errors.",
 )
-@click.option("--jobs", type=click.IntRange(1), help="Number of fits at the same time (default: one per CPU).")
+@click.option("-j", "--jobs", type=click.IntRange(1), help="Number of fits at the same time (default: one per CPU).")
 @idle_watts_option(
-    "Known idle power of the machine: shift the models so that they predict it at the lowest load. A number alone is "
-    "the platform's or, if the models have none, the package's. Without --input, nothing else is changed."
+    "Instead of a recording: known idle power of the machine. The models are shifted so that they predict it at the "
+    "lowest load. A number alone is the platform's or, if the models have none, the package's."
 )
+@vm_guest_option()
 @metric_prefix_option()
 @json_option
 def recalibrate(
@@ -75,9 +48,11 @@ def recalibrate(
     pipeline: str | None,
     source: str | None,
     feature_group: str | None,
+    node_type: int | None,
     models: int,
     jobs: int | None,
     idle_watts: str | None,
+    vm_guests: tuple[str, ...],
     metric_prefix: str | None,
     as_json: bool,
 ) -> None:
@@ -86,60 +61,74 @@ def recalibrate(
     Two minutes of a machine whose power is metered are enough. For each model, the model as it is, a fit to earlier
     and new rows, and a fit to the new rows alone are compared on blocks of the new rows, and the best is published.
     `kepler-model store rollback` returns to the earlier version.
+
+    --vm-guest reads the usage and the power of a virtual machine.
     """
-    if not inputs and idle_watts is None:
-        raise UsageError("give a metered recording (--input) or the idle power (--idle-watts)")
+    if bool(inputs) == (idle_watts is not None):
+        raise UsageError("give either a metered recording (--input) or the idle power (--idle-watts)")
+    guests = parse_vm_guests(vm_guests)
     from kepler_core.cli.estimate import observed
-    from kepler_core.pipeline.recalibrate import correct_idle
+    from kepler_core.cli.progress import progress_bar
+    from kepler_core.pipeline.recalibrate import Scope, correct_idle, models_in
     from kepler_core.pipeline.recalibrate import recalibrate as run
     from kepler_core.plugins.hooks import hooks
     from kepler_core.selection import read_catalogue
     from kepler_core.store import open_store
 
     opened = open_store(store)
-    names = opened.pipelines()
+    pipeline = _pipeline(opened, pipeline)
+    scope = Scope(source, feature_group, node_type)
+    snapshot = opened.snapshot(pipeline)
+    selected = models_in(snapshot, scope)
+    if idle_watts is not None:
+        components = {component for model in selected for component in model.load().components}
+        idle = parse_idle_watts(idle_watts, components)
+        check_components(idle, components)
+        result = correct_idle(opened, pipeline, idle, scope)
+    else:
+        catalogue = read_catalogue(opened, pipelines=[pipeline])
+        observations = observed(
+            catalogue, inputs, use_vm_metrics=_uses_vm_metrics(snapshot), vm_guests=guests, metric_prefix=metric_prefix
+        )
+        with progress_bar(listeners := hooks()):
+            result = run(opened, pipeline, observations, listeners=listeners, scope=scope, models=models, jobs=jobs)
+    if as_json:
+        print_json(result.as_dict())
+    else:
+        _print(result, opened)
+
+
+def _uses_vm_metrics(snapshot: Snapshot) -> bool:
+    """Return whether the pipeline was trained on the usage and power of virtual machines."""
+    pipeline = snapshot.read_json("metadata.json").get("pipeline")
+    return isinstance(pipeline, dict) and pipeline.get("use_vm_metrics") is True
+
+
+def _pipeline(store: Store, pipeline: str | None) -> str:
+    """Return the name of the pipeline to recalibrate: the only one of the store, or `pipeline`."""
+    names = store.pipelines()
     if pipeline is None:
         if len(names) != 1:
             raise UsageError(
                 f"the store has {len(names)} pipelines ({', '.join(names) or 'none'}); name one: --pipeline"
             )
-        pipeline = names[0]
-    elif pipeline not in names:
-        raise opened.no_such_pipeline(pipeline)
-    catalogue = read_catalogue(opened, pipelines=[pipeline])
-    stored = {component for model in catalogue.models for component in model.metadata.get("components", ())}
-    idle = None if idle_watts is None else parse_idle_watts(idle_watts, tuple(stored))
-    results = []
-    if inputs:
-        observations = observed(catalogue, inputs, use_vm_metrics=False, vm_guests={}, metric_prefix=metric_prefix)
-        results.append(
-            run(
-                opened,
-                pipeline,
-                observations,
-                listeners=hooks(),
-                source=source,
-                feature_group=feature_group,
-                models=models,
-                jobs=jobs,
-            )
-        )
-    if idle is not None:
-        results.append(correct_idle(opened, pipeline, idle))
-    if as_json:
-        print_json(results[0].as_dict() if len(results) == 1 else [result.as_dict() for result in results])
-        return
-    for result in results:
-        if result.candidates:
-            _print_candidates(result)
-        click.echo(f"\n{result.reason}; published as {opened.location}/{pipeline}, version {result.version}")
+        return names[0]
+    if pipeline not in names:
+        raise store.no_such_pipeline(pipeline)
+    return pipeline
 
 
-def _print_candidates(result: Recalibration) -> None:
-    best = {entry["model"]: entry for entry in result.chosen}
-    rows = [
-        (entry["model"], entry["candidate"], watts(entry["mae"]), "chosen" if entry == best[entry["model"]] else "")
-        for entry in sorted(result.candidates, key=lambda entry: (entry["model"], entry["mae"]))
-    ]
-    print_table(rows, ("model", "candidate", "MAE W", ""))
-    click.echo("\nMAE W: error of the worst component on blocks of the metered recording that were held out.")
+def _print(result: Recalibration, store: Store) -> None:
+    if result.candidates:
+        best = {entry["model"]: entry for entry in result.chosen}
+        rows = [
+            (entry["model"], entry["candidate"], watts(entry["mae"]), "chosen" if entry == best[entry["model"]] else "")
+            for entry in sorted(result.candidates, key=lambda entry: (entry["model"], entry["mae"]))
+        ]
+        print_table(rows, ("model", "candidate", "MAE W", ""))
+        click.echo("\nMAE W: error of the worst component on blocks of the metered recording that were held out.")
+    if result.notes:
+        click.echo("\nNotes")
+    for note in result.notes:
+        click.echo(f"  - {note}")
+    click.echo(f"\n{result.reason}; published as {store.location}/{result.pipeline}, version {result.version}")

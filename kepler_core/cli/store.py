@@ -59,7 +59,7 @@ def list_(store: str, as_json: bool) -> None:
 )
 @json_option
 def history(pipeline: str, store: str, most: int, as_json: bool) -> None:
-    """List the stored versions of a PIPELINE and the decisions of the online trainer, oldest first."""
+    """List the stored versions of a PIPELINE, and the decisions of the online trainer and of recalibrate."""
     opened = _open(store)
     current = opened.current_version(pipeline)
     versions = [
@@ -83,7 +83,7 @@ def history(pipeline: str, store: str, most: int, as_json: bool) -> None:
         ]
         _print_rows(rows, ("version", "", "models", "updated", "problem"))
     if decisions:
-        click.echo("\nDecisions of the online trainer")
+        click.echo("\nDecisions of the online trainer and of recalibrate")
         print_table(
             [[entry.get(key) for key in ("time", "trigger", "decision", "version", "reason")] for entry in decisions],
             ("time (UTC)", "because of", "decision", "version", "reason"),

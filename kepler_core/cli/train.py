@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
@@ -261,19 +260,15 @@ def _load_pipeline(pipeline: str, settings: tuple[str, ...], name: str | None, s
 @contextmanager
 def _shown(listeners: Hooks, trace_hooks: bool) -> Iterator[None]:
     """Show a progress bar if standard error is a terminal, and print listener calls if `trace_hooks` is true."""
-    from kepler_core.cli.progress import ProgressBar
+    from kepler_core.cli.progress import progress_bar
 
     if trace_hooks:
         listeners.trace = _print_call(time.perf_counter())
-    progress = ProgressBar() if sys.stderr.isatty() else None
-    if progress is not None:
-        listeners.listen(progress)
     try:
-        yield
+        with progress_bar(listeners):
+            yield
     finally:
         listeners.trace = None
-        if progress is not None:
-            progress.close()
 
 
 def _print_call(started: float) -> Callable[[HookCall], None]:

@@ -6,12 +6,14 @@ from collections.abc import Mapping
 
 import attrs
 import msgspec
+import numpy as np
 
 from kepler_core.documents import DocumentError, decode_json, decode_object
 from kepler_core.errors import ModelError
+from kepler_core.honesty.document import Twin
 from kepler_core.json_files import indented_json
 from kepler_core.models.kepler_weights import KEPLER_CURVES, NO_WEIGHTS_KEY, refusal
-from kepler_core.models.power_model import METADATA_FILE, MODEL_FILE, WEIGHT_FILE, ComponentPart, ModelFile
+from kepler_core.models.power_model import METADATA_FILE, MODEL_FILE, WEIGHT_FILE, ComponentPart, ModelFile, PowerModel
 
 
 @attrs.frozen
@@ -62,6 +64,40 @@ def recalibrated(files: Mapping[str, bytes], corrections: Mapping[str, Correctio
         else:
             metadata[NO_WEIGHTS_KEY] = reason
     return {**changed, MODEL_FILE: indented_json(layout), METADATA_FILE: indented_json(metadata)}
+
+
+def corrected_model(model: PowerModel, corrections: Mapping[str, Correction]) -> PowerModel:
+    """Return a loaded model with corrected predictions. `corrections` maps components of the model to corrections."""
+    parts = {name: _corrected_part(part, corrections.get(name, UNCORRECTED)) for name, part in model.parts.items()}
+    return attrs.evolve(model, parts=parts)
+
+
+def idle_corrections(model: PowerModel, idle_watts: Mapping[str, float]) -> dict[str, Correction]:
+    """Return the corrections with which a model predicts `idle_watts` (by component) at the lowest load it has seen.
+
+    The model's predictions shift by the same watts at every load. The lowest load is the lowest value of each feature
+    in the training or, if it is not known, 0. Components that the model lacks are left out.
+    """
+    lowest = np.where(np.isfinite(model.lowest), model.lowest, 0.0)
+    predicted = model.predict(lowest[np.newaxis])
+    return {
+        component: Correction(1.0, watts - float(predicted[component][0]))
+        for component, watts in idle_watts.items()
+        if component in predicted
+    }
+
+
+def widened(twin: Twin, own: Mapping[str, Correction], other: Mapping[str, Correction]) -> Twin:
+    """Return the description of a model's twin after corrections with a gain of 1 of the model and of the twin.
+
+    If both models shift by different watts, each difference between their predictions may grow by the difference of
+    the shifts. The limits grow by the same watts, so that the corrections alone never cause a disagreement.
+    """
+    limits = {
+        component: limit + abs(own.get(component, UNCORRECTED).shift - other.get(component, UNCORRECTED).shift)
+        for component, limit in twin.limits.items()
+    }
+    return Twin(twin.model_name, twin.feature_group, limits)
 
 
 def _corrected_part(part: ComponentPart, correction: Correction) -> ComponentPart:

@@ -1,5 +1,7 @@
 """Rows of a training that stay in the pipeline, so that its models can be recalibrated later without the recordings.
 
+The rows are observations before the extractor: they are not smoothed, and have no features that an extractor adds.
+
 The file `samples/<node type>.json.gz` of a pipeline holds features and power of nodes at some of the timestamps of the
 training. `kepler-model recalibrate` mixes these rows with the rows of a new recording.
 """
@@ -15,7 +17,8 @@ import msgspec
 import numpy as np
 
 from kepler_core.arrays import FloatArray, IntArray
-from kepler_core.documents import DocumentError, decode_json
+from kepler_core.deadlines import TooLargeError
+from kepler_core.documents import MAX_NUMBER, DocumentError, decode_json
 from kepler_core.errors import StoreError
 from kepler_core.gzip_files import GzipError, unpacked
 from kepler_core.pipeline.rows import evenly
@@ -27,15 +30,18 @@ MAX_COLUMNS = 1000
 MAX_BYTES = 64 * 2**20
 """Maximum size of the unpacked file. A training writes at most 2,000 rows."""
 
-Column = Annotated[list[float | None], msgspec.Meta(max_length=MAX_ROWS)]
+Amount = Annotated[float, msgspec.Meta(ge=0, le=float(MAX_NUMBER))]
+Column = Annotated[list[Amount | None], msgspec.Meta(max_length=MAX_ROWS)]
 Columns = Annotated[dict[str, Column], msgspec.Meta(max_length=MAX_COLUMNS)]
+
+StreamNumber = Annotated[int, msgspec.Meta(ge=0, le=MAX_NUMBER)]
 
 
 class _Document(msgspec.Struct, forbid_unknown_fields=True):
     """The content of the file. Numbers have six significant digits; null stands for an unknown value."""
 
-    time: Annotated[list[float], msgspec.Meta(max_length=MAX_ROWS)]
-    stream: Annotated[list[int], msgspec.Meta(max_length=MAX_ROWS)]
+    time: Annotated[list[Amount], msgspec.Meta(max_length=MAX_ROWS)]
+    stream: Annotated[list[StreamNumber], msgspec.Meta(max_length=MAX_ROWS)]
     features: Columns
     power: Columns
 
@@ -59,11 +65,24 @@ class NodeRows:
             return None
         columns = [*(self.features[name] for name in features), *(self.power[name] for name in power)]
         rows = np.logical_and.reduce([np.isfinite(column) for column in columns])
+        kept = NodeRows(
+            self.time,
+            self.stream,
+            {name: self.features[name] for name in features},
+            {name: self.power[name] for name in power},
+        )
+        return kept._chosen(np.flatnonzero(rows))
+
+    def thinned(self, most: int) -> NodeRows:
+        """Return at most `most` of the rows, evenly spaced."""
+        return self._chosen(evenly(len(self.time), most))
+
+    def _chosen(self, rows: IntArray) -> NodeRows:
         return NodeRows(
             self.time[rows],
             self.stream[rows],
-            {name: self.features[name][rows] for name in features},
-            {name: self.power[name][rows] for name in power},
+            {name: values[rows] for name, values in self.features.items()},
+            {name: watts[rows] for name, watts in self.power.items()},
         )
 
 
@@ -85,13 +104,12 @@ def node_rows(observations: Observations) -> NodeRows:
 
 def write_kept_rows(observations: Observations, most: int) -> bytes:
     """Return the file with at most `most` rows, evenly spaced over all samples with known power."""
-    rows = node_rows(observations)
-    chosen = evenly(len(rows.time), most)
+    rows = node_rows(observations).thinned(most)
     document = _Document(
-        [float(time) for time in rows.time[chosen]],
-        [int(stream) for stream in rows.stream[chosen]],
-        {name: _shortened(values[chosen]) for name, values in sorted(rows.features.items())},
-        {name: _shortened(values[chosen]) for name, values in sorted(rows.power.items())},
+        [float(time) for time in rows.time],
+        [int(stream) for stream in rows.stream],
+        {name: _shortened(values) for name, values in sorted(rows.features.items())},
+        {name: _shortened(values) for name, values in sorted(rows.power.items())},
     )
     return gzip.compress(msgspec.json.encode(document), mtime=0)
 
@@ -104,7 +122,7 @@ def read_kept_rows(content: bytes, where: str) -> NodeRows:
     """Return the rows in a file; raise `StoreError` if the file is damaged or too large."""
     try:
         document = decode_json(b"".join(unpacked([content], MAX_BYTES)), _Document)
-    except (DocumentError, GzipError) as error:
+    except (DocumentError, GzipError, TooLargeError) as error:
         raise StoreError(f"{where}: {error}") from error
     n = len(document.time)
     lengths = {len(column) for column in (*document.features.values(), *document.power.values())}

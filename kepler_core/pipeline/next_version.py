@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kepler_core.models.power_model import METADATA_FILE
@@ -16,14 +16,22 @@ Model = tuple[Mapping[str, Any], Mapping[str, bytes]]
 """Metadata and files (content by name in the model's folder) of a model."""
 
 
-def next_version_files(base: Snapshot, models: Mapping[str, Model], additions: Mapping[str, Any]) -> dict[str, bytes]:
+def next_version_files(
+    base: Snapshot, models: Mapping[str, Model], additions: Mapping[str, Any], kept: Sequence[StoredModel] = ()
+) -> dict[str, bytes]:
     """Return the files of a version with these models: content by path in the pipeline.
 
-    `models` maps the path of each model to the model. `additions` are added to the pipeline's `metadata.json`. All
+    `models` maps the path of each new model to the model. `kept` are models that stay as they are, also models that
+    Kepler Core has not stored. `additions` are added to the pipeline's `metadata.json`. All
     other files, such as the profiles of node types, come from `base`.
     """
     metadata = base.read_json(METADATA_FILE) | {"last_update_time": timestamp()} | dict(additions)
-    files = pipeline_files([models[path] for path in sorted(models)], metadata, base.read_json(NODE_TYPE_INDEX))
+    files = pipeline_files(
+        [models[path] for path in sorted(models)],
+        metadata,
+        base.read_json(NODE_TYPE_INDEX),
+        [(entry.table_row, entry.files()) for entry in kept if entry.path not in models],
+    )
     base_models = {entry.path for entry in read_models(base)}
     for name in sorted(base.names - files.keys() - {MANIFEST_FILE}):
         belongs_to_model = any(name.startswith((f"{path}/", f"{path}.")) for path in base_models)

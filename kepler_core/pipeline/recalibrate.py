@@ -11,11 +11,12 @@ import msgspec
 import numpy as np
 
 from kepler_core.errors import TrainingError, UsageError, close_matches
-from kepler_core.honesty.document import read_honesty
-from kepler_core.models.power_model import PowerModel
-from kepler_core.models.recalibration import Correction, recalibrated
+from kepler_core.honesty.document import HONESTY_KEY, Twin, read_honesty
+from kepler_core.json_files import indented_json
+from kepler_core.models.power_model import METADATA_FILE
+from kepler_core.models.recalibration import idle_corrections, recalibrated, widened
 from kepler_core.pipeline.fits import Fits
-from kepler_core.pipeline.kept_rows import NodeRows, kept_rows_file, node_rows, read_kept_rows
+from kepler_core.pipeline.kept_rows import MAX_ROWS, NodeRows, kept_rows_file, node_rows, read_kept_rows
 from kepler_core.pipeline.next_version import Model, next_version_files, read_files, timestamp
 from kepler_core.pipeline.parallel import Backend, fit_all
 from kepler_core.pipeline.recalibration_candidates import (
@@ -31,12 +32,23 @@ from kepler_core.pipeline.twins import with_twins
 from kepler_core.plugins import registry
 from kepler_core.plugins.hooks import Hooks
 from kepler_core.recording.observations import Observations
+from kepler_core.recording.previous import with_previous
 from kepler_core.store.models import StoredModel, read_models
 from kepler_core.store.snapshot import Snapshot
 from kepler_core.store.store import Store
+from kepler_core.vocabulary import PREVIOUS_SUFFIX
 
 MODELS = 3
 """Number of trainers that are recalibrated in each feature group: those with the lowest errors."""
+
+
+@attrs.frozen
+class Scope:
+    """Conditions that a model has to fulfil to be recalibrated. None: no condition."""
+
+    source: str | None = None
+    feature_group: str | None = None
+    node_type: int | None = None
 
 
 @attrs.define
@@ -54,10 +66,12 @@ class Recalibration:
     """For each replaced or newly scored model: its path, the chosen candidate and its errors."""
     candidates: list[dict[str, Any]]
     """All candidates with their errors."""
+    notes: list[str]
+    """Models that were left out and fits that failed, with the reasons."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return the decision, in the form in which the store records it."""
-        return {"decision": "published", "reason": self.reason, **attrs.asdict(self)}
+        return {"decision": "published", "trigger": "recalibrate", "reason": self.reason, **attrs.asdict(self)}
 
     @property
     def reason(self) -> str:
@@ -74,8 +88,7 @@ def recalibrate(
     observations: Observations,
     *,
     listeners: Hooks,
-    source: str | None = None,
-    feature_group: str | None = None,
+    scope: Scope = Scope(),
     models: int = MODELS,
     backend: Backend = "loky",
     jobs: int | None = None,
@@ -83,32 +96,20 @@ def recalibrate(
     """Fit the AbsPower models of a pipeline to metered observations, and publish the result as a new version.
 
     In each feature group, the `models` models with the lowest errors are recalibrated. The other models stay, with
-    their errors on the new rows. `source` and `feature_group` limit the models; None: all. Raises `TrainingError` if
-    the observations do not suffice for any model. The store is not changed before all fits have ended.
+    their errors on the new rows. Raises `TrainingError` if the observations do not suffice for any model, and
+    `UsageError` if no model fulfils `scope`. The store is not changed before all fits have ended.
     """
     store.check_writable(pipeline)
     snapshot = store.snapshot(pipeline)
-    digest = observations.digest
-    new = node_rows(observations)
-    groups = _groups(snapshot, new, source, feature_group)
-    trainers = _trainers(snapshot)
-    served: list[Candidate] = []
-    work: list[tuple[Group, str, Any, Any]] = []
-    for group in groups:
-        served += [as_is(model, group, digest) for model in group.models]
-        best = dict.fromkeys([*(model.trainer for model in group.models[:models]), LINEAR])
-        arguments = {name: trainers.get(name, {}) for name in best}
-        work += [(group, *key, job) for key, job in fit_jobs(group, arguments, digest, 0).items()]
-    fits = Fits(partial(fit_all, backend=backend, scheduler=None, jobs=jobs), listeners)
-    results = fits.results([job for *_, job in work])
-    candidates = list(served)
-    for (group, trainer, kind, job), result in zip(work, results, strict=True):
-        path = f"{group.first.path.rpartition('/')[0]}/{trainer.rpartition(':')[2]}_{group.first.node_type}"
-        if (candidate := from_result(kind, path, job, result)) is not None:
-            candidates.append(candidate)
+    selected = models_in(snapshot, scope)
+    wanted = {name for model in selected for name in model.features}
+    known = {name for name in wanted if name.removesuffix(PREVIOUS_SUFFIX) in observations.node_features}
+    new = node_rows(with_previous(observations, sorted(known)))
+    groups, notes = _groups(snapshot, new, selected)
+    candidates, failures = _candidates(
+        groups, models, observations.digest, _trainers(snapshot), listeners, backend, jobs
+    )
     best_of = _best(candidates)
-    replaced = _models(best_of)
-    kept = {model.path: (model.metadata, read_files(model)) for model in read_models(snapshot)}
     recalibration = Recalibration(
         pipeline,
         store.next_version(pipeline),
@@ -117,87 +118,138 @@ def recalibrate(
         len(np.unique(new.time)),
         [best_of[path].as_dict() for path in sorted(best_of)],
         [candidate.as_dict() for candidate in candidates],
+        [*notes, *failures],
     )
-    return _publish(store, snapshot, {**kept, **replaced}, recalibration)
+    return _publish(store, snapshot, _models(snapshot, best_of), recalibration)
 
 
-def correct_idle(store: Store, pipeline: str, idle_watts: Mapping[str, float]) -> Recalibration:
+def _candidates(
+    groups: Sequence[Group],
+    models: int,
+    digest: str,
+    trainers: Mapping[str, Mapping[str, Any]],
+    listeners: Hooks,
+    backend: Backend,
+    jobs: int | None,
+) -> tuple[list[Candidate], list[str]]:
+    """Return the candidates of all groups, and a line for each fit that failed."""
+    candidates: list[Candidate] = []
+    work: list[tuple[Group, str, Any, Any]] = []
+    for group in groups:
+        candidates += [as_is(model, group, digest) for model in group.models]
+        best = dict.fromkeys([*(model.trainer for model in group.models[:models]), LINEAR])
+        arguments = {name: trainers.get(name, {}) for name in best}
+        work += [(group, *key, job) for key, job in fit_jobs(group, arguments, digest, 0).items()]
+    fits = Fits(partial(fit_all, backend=backend, scheduler=None, jobs=jobs), listeners)
+    results = fits.results([job for *_, job in work])
+    failures = []
+    for (group, trainer, kind, job), result in zip(work, results, strict=True):
+        path = f"{group.first.path.rpartition('/')[0]}/{trainer.rpartition(':')[2]}_{group.first.node_type}"
+        if (candidate := from_result(kind, path, job, result)) is not None:
+            candidates.append(candidate)
+        else:
+            failures.append(f"{path}, candidate {kind}: {result.reason}")
+    return candidates, failures
+
+
+def correct_idle(store: Store, pipeline: str, idle_watts: Mapping[str, float], scope: Scope = Scope()) -> Recalibration:
     """Shift the AbsPower models of a pipeline so that their idle power is `idle_watts` (by component), and publish it.
 
-    The dynamic part of the predictions stays. Raises `TrainingError` if no model has one of the components.
+    The dynamic part of the predictions and the stated errors stay. Raises `UsageError` if no model fulfils `scope`,
+    and `TrainingError` if no such model has one of the components.
     """
     store.check_writable(pipeline)
     snapshot = store.snapshot(pipeline)
-    models: dict[str, Model] = {}
-    chosen = []
-    for entry in read_models(snapshot):
-        files = read_files(entry)
-        models[entry.path] = (entry.metadata, files)
-        if entry.output_type != "AbsPower" or not entry.portable:
-            continue
-        corrections = idle_corrections(entry, entry.load(), idle_watts)
-        if corrections:
-            changed = recalibrated(files, corrections)
-            models[entry.path] = (msgspec.json.decode(changed["metadata.json"]), changed)
-            shifts = {component: correction.shift for component, correction in corrections.items()}
-            chosen.append({"model": entry.path, "candidate": "idle", "shift": shifts})
-    if not chosen:
+    selected = models_in(snapshot, scope)
+    loaded = {entry.path: entry.load() for entry in selected}
+    corrections = {path: made for path, model in loaded.items() if (made := idle_corrections(model, idle_watts))}
+    if not corrections:
         raise TrainingError(f"no AbsPower model of {pipeline} has the component {' or '.join(idle_watts)}")
-    recalibration = Recalibration(pipeline, store.next_version(pipeline), "idle", timestamp(), 0, chosen, [])
+    models: dict[str, Model] = {}
+    for entry in _own_models(snapshot):
+        files = read_files(entry)
+        if entry.path in corrections:
+            files = recalibrated(files, corrections[entry.path])
+        twin = _twin_of(entry)
+        if twin is not None and (entry.path in corrections or twin[0] in corrections):
+            own, other = corrections.get(entry.path, {}), corrections.get(twin[0], {})
+            models[entry.path] = _with_twin(files, widened(twin[1], own, other))
+        elif entry.path in corrections:
+            models[entry.path] = _model(files)
+    chosen = [
+        {"model": path, "candidate": "idle", "shift": {name: correction.shift for name, correction in made.items()}}
+        for path, made in sorted(corrections.items())
+    ]
+    recalibration = Recalibration(pipeline, store.next_version(pipeline), "idle", timestamp(), 0, chosen, [], [])
     return _publish(store, snapshot, models, recalibration)
 
 
-def idle_corrections(entry: StoredModel, model: PowerModel, idle_watts: Mapping[str, float]) -> dict[str, Correction]:
-    """Return the corrections with which a model predicts `idle_watts` (by component) for the lowest load it has seen.
+def models_in(snapshot: Snapshot, scope: Scope) -> list[StoredModel]:
+    """Return the AbsPower models of a pipeline that fulfil `scope`. All of them belong to one node type.
 
-    A component that the model lacks is left out. The lowest load is the lowest value of each feature in training or,
-    if it is not known, 0.
+    Raises `TrainingError` if Kepler Core has stored no AbsPower model, and `UsageError` if no model fulfils a
+    condition, or if the models belong to several node types and `scope` names none.
     """
-    honesty = read_honesty(entry.metadata)
-    lowest = [0.0 if honesty is None else honesty.seen.features.get(name, (0.0, 0.0))[0] for name in model.features]
-    predicted = model.predict(np.array([lowest]))
-    return {
-        component: Correction(1.0, watts - float(predicted[component][0]))
-        for component, watts in idle_watts.items()
-        if component in predicted
+    models = _own_models(snapshot)
+    if not models:
+        raise TrainingError(f"{snapshot.where}: the pipeline has no AbsPower model that Kepler Core stored")
+    conditions: dict[str, str | int | None] = {
+        "source": None if scope.source is None else registry.energy_sources.entry(scope.source).name,
+        "feature_group": scope.feature_group,
+        "node_type": scope.node_type,
     }
-
-
-def _groups(snapshot: Snapshot, new: NodeRows, source: str | None, feature_group: str | None) -> list[Group]:
-    """Return the groups of models whose features and power the new rows have; raise `TrainingError` if none."""
-    by_key: dict[tuple[str, str, int], list[StoredModel]] = {}
-    for model in read_models(snapshot):
-        if model.output_type == "AbsPower" and model.portable:
-            by_key.setdefault((model.source, model.feature_group, model.node_type), []).append(model)
-    names = {key[1] for key in by_key}
-    if feature_group is not None and feature_group not in names:
-        raise UsageError(
-            f"no AbsPower model of the feature group {feature_group!r}; {close_matches(feature_group, names)}"
-        )
-    if source is not None:
-        source = registry.energy_sources.entry(source).name
-    groups, problems = [], []
-    for (model_source, group_name, node_type), models in by_key.items():
-        if source not in (None, model_source) or feature_group not in (None, group_name):
+    for attribute, value in conditions.items():
+        values = {str(getattr(model, attribute)) for model in models}
+        if value is None:
             continue
-        first = models[0]
-        power = [f"{model_source}/{component}" for component in first.load().components]
-        rows = new.complete(first.features, power)
+        models = [model for model in models if getattr(model, attribute) == value]
+        if not models:
+            option = "--" + attribute.replace("_", "-")
+            raise UsageError(f"{option} {value}: no AbsPower model to recalibrate; {close_matches(str(value), values)}")
+    types = sorted({model.node_type for model in models})
+    if len(types) > 1:
+        raise UsageError(
+            f"the models belong to the node types {', '.join(map(str, types))}; name the node type of the machine: "
+            "--node-type (kepler-model store show lists the models)"
+        )
+    return models
+
+
+def _own_models(snapshot: Snapshot) -> list[StoredModel]:
+    return [model for model in read_models(snapshot) if model.output_type == "AbsPower" and model.portable]
+
+
+def _groups(snapshot: Snapshot, new: NodeRows, selected: Sequence[StoredModel]) -> tuple[list[Group], list[str]]:
+    """Return the groups of models whose features and power the new rows have, and a line for each other group.
+
+    Raises `TrainingError` if there is no group.
+    """
+    by_key: dict[tuple[str, str], list[StoredModel]] = {}
+    for model in selected:
+        by_key.setdefault((model.source, model.feature_group), []).append(model)
+    groups, problems, notes = [], [], []
+    old = _old_rows(snapshot, selected[0].node_type)
+    for (source, name), models in by_key.items():
+        features = models[0].features
+        power = [f"{source}/{component}" for component in models[0].load().components]
+        rows = new.complete(features, power)
         try:
             if rows is None:
-                raise TrainingError(f"the metered recording lacks features or power of {model_source} {group_name}")
+                missing = [*(set(features) - new.features.keys()), *(set(power) - new.power.keys())]
+                raise TrainingError(f"the metered recording lacks {', '.join(sorted(missing))}")
             check_rows(rows)
         except TrainingError as error:
-            problems.append(str(error))
+            problems.append(f"{source} {name}: {error}")
             continue
-        old = _old_rows(snapshot, node_type)
-        known = None if old is None else old.complete(first.features, power)
-        ordered = sorted(models, key=lambda model: _error(model))
-        groups.append(Group(ordered, rows, known if known is not None and len(known.time) else None))
+        known = None if old is None else old.complete(features, power)
+        if known is None or not len(known.time):
+            reason = "has no rows of the training" if old is None else "has no rows of the training with these features"
+            notes.append(f"{source} {name}: the pipeline {reason}, so no fit uses earlier rows")
+            known = None
+        groups.append(Group(sorted(models, key=_error), rows.thinned(MAX_ROWS), known))
     if not groups:
-        reasons = "; ".join(dict.fromkeys(problems)) or "the pipeline has no AbsPower model that Kepler Core stored"
-        raise TrainingError(f"nothing can be recalibrated: {reasons}")
-    return groups
+        raise TrainingError(f"nothing can be recalibrated: {'; '.join(problems)}")
+    return groups, [*(f"left out: {problem}" for problem in problems), *notes]
 
 
 def _error(model: StoredModel) -> float:
@@ -218,7 +270,7 @@ def _trainers(snapshot: Snapshot) -> dict[str, Mapping[str, Any]]:
     pipeline = snapshot.read_json("metadata.json").get("pipeline")
     entries = pipeline.get("abs_trainers", []) if isinstance(pipeline, dict) else []
     named = [entry if isinstance(entry, dict) else {"name": entry} for entry in entries]
-    return {str(entry["name"]).rpartition(":")[2]: entry.get("args") or {} for entry in named}
+    return {str(entry.get("name")).rpartition(":")[2]: entry.get("args") or {} for entry in named}
 
 
 def _best(candidates: Sequence[Candidate]) -> dict[str, Candidate]:
@@ -230,21 +282,52 @@ def _best(candidates: Sequence[Candidate]) -> dict[str, Candidate]:
     return best
 
 
-def _models(best: Mapping[str, Candidate]) -> dict[str, Model]:
-    """Return the models to publish by path; fitted models get a twin among the fitted models."""
+def _models(snapshot: Snapshot, best: Mapping[str, Candidate]) -> dict[str, Model]:
+    """Return the models to publish by path.
+
+    Fitted models get a twin among the fitted models. All other models lose their twin if it was fitted anew, because
+    the twin's limits were measured with the earlier model.
+    """
     models = {path: candidate.model for path, candidate in best.items()}
     fitted = {path: candidate.result for path, candidate in best.items() if candidate.result is not None}
+    for entry in _own_models(snapshot):
+        twin = _twin_of(entry)
+        if entry.path not in fitted and twin is not None and twin[0] in fitted:
+            files = models[entry.path][1] if entry.path in models else read_files(entry)
+            models[entry.path] = _with_twin(files, None)
     jobs, results = [job for job, _ in fitted.values()], [result for _, result in fitted.values()]
     for path, result in zip(fitted, with_twins(jobs, results), strict=True):
         assert result.files is not None  # `from_result` leaves out failed fits
-        models[path] = (msgspec.json.decode(result.files["metadata.json"]), result.files)
+        models[path] = _model(result.files)
     return models
+
+
+def _twin_of(entry: StoredModel) -> tuple[str, Twin] | None:
+    """Return the path of a model's twin and its description; None if the model has no twin."""
+    honesty = read_honesty(entry.metadata)
+    if honesty is None or honesty.twin is None:
+        return None
+    folder = f"{entry.source}/{entry.output_type}/{honesty.twin.feature_group}"
+    return f"{folder}/{honesty.twin.model_name}", honesty.twin
+
+
+def _with_twin(files: Mapping[str, bytes], twin: Twin | None) -> Model:
+    """Return a model with another description of its twin in the metadata."""
+    metadata = msgspec.json.decode(files[METADATA_FILE])
+    metadata[HONESTY_KEY]["twin"] = msgspec.to_builtins(twin)
+    return metadata, {**files, METADATA_FILE: indented_json(metadata)}
+
+
+def _model(files: Mapping[str, bytes]) -> Model:
+    return msgspec.json.decode(files[METADATA_FILE]), files
 
 
 def _publish(
     store: Store, snapshot: Snapshot, models: Mapping[str, Model], recalibration: Recalibration
 ) -> Recalibration:
-    files = next_version_files(snapshot, models, {"recalibration": recalibration.as_dict()})
+    """Publish the models together with all other models of the version, and record the decision."""
+    additions = {"recalibration": recalibration.as_dict()}
+    files = next_version_files(snapshot, models, additions, read_models(snapshot))
     version = store.publish(recalibration.pipeline, files, version=recalibration.version)
     store.record_decision(recalibration.pipeline, recalibration.as_dict())
     return attrs.evolve(recalibration, version=version)

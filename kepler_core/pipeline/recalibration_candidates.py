@@ -67,7 +67,7 @@ class Group:
     """The AbsPower models of one energy source and one feature group, and the rows to recalibrate them with."""
 
     models: Sequence[StoredModel]
-    """The models to recalibrate, the best first."""
+    """All models of the source and the feature group, the best first."""
     new: NodeRows
     old: NodeRows | None
     """Rows of the earlier training; None if the pipeline has none with these features and this power."""
@@ -198,7 +198,7 @@ def as_is(model: StoredModel, group: Group, digest: str) -> Candidate:
 def restated(metadata: Mapping[str, Any], errors: SplitErrors, digest: str, timestamps: int) -> dict[str, Any]:
     """Return a model's metadata with the errors that were measured on the new rows.
 
-    The interval terms stay; the twin is removed, because its limits were measured with another model.
+    The interval terms and the twin stay.
     """
     changed = dict(metadata)
     changed["mae"] = errors.mae
@@ -216,7 +216,7 @@ def restated(metadata: Mapping[str, Any], errors: SplitErrors, digest: str, time
     if HONESTY_KEY in changed:
         splits: dict[SplitName, Any] = dict.fromkeys(("blocks", "regimes", "recordings", "nodes"))
         splits["blocks"] = msgspec.to_builtins(errors)
-        changed[HONESTY_KEY] = changed[HONESTY_KEY] | {"splits": splits, "hardest": "blocks", "twin": None}
+        changed[HONESTY_KEY] = changed[HONESTY_KEY] | {"splits": splits, "hardest": "blocks"}
     return changed
 
 
