@@ -59,8 +59,12 @@ class EstimatorClient:
         source: str = "rapl-sysfs",
         trainer_name: str = "",
         filter: str = "",
+        explain: bool = False,
     ) -> dict[str, Any]:
         """Return the estimator's whole reply: `powers`, `msg` and, if known, `core_ratio`.
+
+        If `explain` is true, the reply also has the key `explanation`: the model, the half-widths of the intervals and
+        the reasons to doubt the watts (see docs/estimator.md).
 
         `core_ratio` is the number of cores of the estimator's machine, divided by the number of cores of the
         machine that the model was trained for. The arguments are those of the method `watts`. Raises `EstimatorError`.
@@ -73,6 +77,7 @@ class EstimatorClient:
                 "source": source,
                 "trainer_name": trainer_name,
                 "filter": filter,
+                **({"explain": True} if explain else {}),
             }
         )
         powers = reply.get("powers")

@@ -7,6 +7,7 @@ import click
 from kepler_core.cli.output import json_option, print_json, print_table
 from kepler_core.client import DEFAULT_SOCKET, EstimatorClient
 from kepler_core.errors import UsageError
+from kepler_core.honesty.flags import EXPLANATIONS
 from kepler_core.messages import quoted
 from kepler_core.vocabulary import OUTPUT_TYPES
 
@@ -35,6 +36,9 @@ from kepler_core.vocabulary import OUTPUT_TYPES
     metavar="mae:5;…",
     help="Use only models that meet all conditions, e.g. mae:5 for a mean absolute error of at most 5 W.",
 )
+@click.option(
+    "--explain", is_flag=True, help="Print the half-width of each interval, and the reasons to doubt the watts, too."
+)
 @json_option
 def ask(
     metrics: str,
@@ -44,13 +48,14 @@ def ask(
     source: str,
     trainer: str,
     filter_: str,
+    explain: bool,
     as_json: bool,
 ) -> None:
     """Send a request for watts to a running estimator over its unix socket, as Kepler does."""
     names = [name.strip() for name in metrics.split(",")]
     rows = [_row(text, len(names)) for text in values]
     reply = EstimatorClient(path).reply(
-        names, rows, output_type=output_type, source=source, trainer_name=trainer, filter=filter_
+        names, rows, output_type=output_type, source=source, trainer_name=trainer, filter=filter_, explain=explain
     )
     if as_json:
         print_json(reply)
@@ -58,10 +63,23 @@ def ask(
     powers = reply["powers"]
     if reply.get("msg"):
         click.echo(f"note: {reply['msg']}", err=True)
+    explanation = reply.get("explanation")
+    half_widths = explanation.get("half_width", {}) if isinstance(explanation, dict) else {}
     print_table(
-        [(number, *(f"{watts[number]:.3f}" for watts in powers.values())) for number in range(len(rows))],
+        [
+            (number, *(_with_interval(watts[number], half_widths.get(c), number) for c, watts in powers.items()))
+            for number in range(len(rows))
+        ],
         ("row", *(f"{component} W" for component in powers)),
     )
+    if isinstance(explanation, dict):
+        click.echo(f"\nmodel: {explanation.get('model')}")
+        for flag in explanation.get("flags", ()):
+            click.echo(f"  - {flag}: {EXPLANATIONS.get(flag, 'unknown flag')}")
+
+
+def _with_interval(watts: float, half_widths: list[float] | None, row: int) -> str:
+    return f"{watts:.3f}" if half_widths is None else f"{watts:.3f} ± {half_widths[row]:.1f}"
 
 
 def _row(text: str, width: int) -> list[float]:

@@ -9,7 +9,7 @@ from kepler_core.honesty.interval import MachineMatch
 
 Flag = Literal["one_session_only", "extrapolating", "disagreement", "other_machine"]
 
-EXPLANATIONS: dict[Flag, str] = {
+EXPLANATIONS: dict[str, str] = {
     "one_session_only": "The model was trained on one recording: its error on another day is unknown.",
     "extrapolating": "A feature is outside the range that the model was trained on.",
     "disagreement": "A model with fewer features predicts another power; its prediction is used instead.",

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any, Literal
 
 import attrs
 import numpy as np
 
-from kepler_core.errors import NoModelError
+from kepler_core.errors import ModelError, NoModelError
+from kepler_core.honesty.document import read_honesty
+from kepler_core.honesty.interval import typical_half_width
 from kepler_core.selection.scores import ScoreTable
 from kepler_core.selection.similarity import SpecLikeness, rounded_down
 from kepler_core.store.models import StoredModel
@@ -89,6 +92,8 @@ class Selection:
             "node_type": self.node_type.explain(model),
             "candidates": _explain_candidates(self.considered, self.dropped),
         }
+        if (honesty := _honesty(model)) is not None:
+            answer["honesty"] = dict(honesty)
         if self.stands_in_for is not None:
             answer["stands_in_for"] = f"{self.stands_in_for.pipeline}/{self.stands_in_for.path}"
         if self.runner_up is not None and self._runner_up_row is not None:
@@ -101,6 +106,29 @@ class Selection:
     def _error(self, row: int) -> float | None:
         value = float(self._scores.column(self.error_key)[row])
         return None if np.isnan(value) else value
+
+
+@lru_cache(maxsize=1024)
+def _honesty(model: StoredModel) -> Mapping[str, Any] | None:
+    """Return what the model states about its own errors; None if its metadata have no valid block `honesty`.
+
+    `mae` has the error on each split (null: never measured), `hardest` the split with the largest error, `half_width`
+    the typical half-width of the interval of each component in watts, and `twin` the model that checks this model.
+    """
+    try:
+        honesty = read_honesty(model.metadata)
+    except ModelError:
+        return None
+    if honesty is None:
+        return None
+    twin = honesty.twin
+    return {
+        "mae": {name: None if errors is None else errors.mae for name, errors in honesty.splits.items()},
+        "hardest": honesty.hardest,
+        "level": honesty.level,
+        "half_width": {c: round(typical_half_width(terms), 3) for c, terms in honesty.intervals.items()},
+        "twin": None if twin is None else f"{twin.feature_group}/{twin.model_name}",
+    }
 
 
 def no_model(message: str, considered: int, dropped: Iterable[Drop]) -> NoModelError:

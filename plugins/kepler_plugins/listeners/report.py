@@ -106,9 +106,12 @@ def page(pipeline: str, models: Sequence[Mapping[str, Any]], svgs: Sequence[str]
         f"<title>{title}</title><style>{_STYLE}</style><h1>{title}</h1>"
         f"<p>{len(trained)} models. Errors are in watts, measured on {measured_on}, for the component with the "
         f"largest error. Beside them are the errors of a constant and of a straight line through the main feature. "
-        f"Red: the error is not below that of the line.</p>"
+        f"Red: the error is not below that of the line. Regimes: the error on kinds of work that were held out; other "
+        f"recording: the error on recordings that were held out (–: never measured, so the error on another day is "
+        f"unknown); ± 90 %: typical half-width of the interval that contains 90 % of the true values.</p>"
         f"<table><tr><th>source<th>type<th>features<th>trainer<th>component"
-        f'<th class="n">MAE W<th class="n">MAPE %<th class="n">constant<th class="n">line</tr>{rows}</table>'
+        f'<th class="n">MAE W<th class="n">MAPE %<th class="n">regimes<th class="n">other recording<th class="n">± 90 %'
+        f'<th class="n">constant<th class="n">line</tr>{rows}</table>'
         + (f"<h2>Failed</h2><ul>{failures}</ul>" if failed else "")
         + (f"<h2>Pictures</h2>{''.join(f'<figure>{svg}</figure>' for svg in svgs)}" if svgs else "")
         + "</html>\n"
@@ -125,7 +128,9 @@ def _row(model: Mapping[str, Any]) -> str:
     trivial = model["baselines"][worst]
     bad = ' class="bad"' if model["mae"] >= trivial["line_mae"] else ""
     texts = (model["source"], model["output_type"], model["feature_group"], model["trainer"], worst)
-    numbers = (model["mae"], model["mape"], trivial["constant_mae"], trivial["line_mae"])
+    splits = model["splits"]
+    measured = (model["mae"], model["mape"], splits["regimes"], splits["recordings"], model["half_width"])
+    numbers = (*measured, trivial["constant_mae"], trivial["line_mae"])
     return (
         f"<tr{bad}>"
         + "".join(f"<td>{html.escape(str(text))}" for text in texts)

@@ -61,6 +61,20 @@ class SelectedNodeType(msgspec.Struct):
     attributes: dict[str, float | None] | UnsetType = UNSET
 
 
+class HonestyReasons(msgspec.Struct):
+    """What the selected model states about its own errors."""
+
+    mae: dict[str, float | None]
+    """Mean absolute error in watts on each split; null if it was never measured."""
+    hardest: str
+    level: float
+    """Probability with which an interval is meant to contain the true power."""
+    half_width: dict[str, float]
+    """Typical half-width of the interval in watts, by component."""
+    twin: str | None
+    """The model that checks the selected model."""
+
+
 class SelectionReasons(msgspec.Struct):
     """The selected model, and the reasons for its selection."""
 
@@ -72,6 +86,7 @@ class SelectionReasons(msgspec.Struct):
     error: dict[str, float | str | None]
     node_type: SelectedNodeType
     candidates: Candidates
+    honesty: HonestyReasons | UnsetType = UNSET
     stands_in_for: str | UnsetType = UNSET
     """Pipeline and path of the model that the selected model replaces, because that model contains pickles."""
     runner_up: dict[str, float | str | None] | UnsetType = UNSET
