@@ -52,6 +52,14 @@ class SplitErrors(msgspec.Struct, forbid_unknown_fields=True):
     components: dict[str, ComponentErrors]
     parts: Count
     """Number of parts that were held out one after the other: folds, regimes, recordings or groups of nodes."""
+    worst: Watts | None = None
+    """Mean absolute error on the hardest of these parts, in watts: the largest of all parts and components. Models are
+    ranked by it, because the mean over all parts hides how wrong a model is for work that is unlike the training."""
+
+    @property
+    def hardest(self) -> float:
+        """The mean absolute error on the hardest part or, if it is not known, on all parts together, in watts."""
+        return self.mae if self.worst is None else self.worst
 
 
 class Seen(msgspec.Struct, forbid_unknown_fields=True):

@@ -132,8 +132,7 @@ def _fit(job: FitJob) -> tuple[dict[str, bytes], dict[str, Any], HeldOut]:
         for name, by_sample in predicted.by_split.items():
             held_out[name][component] = by_sample
     metadata = _metadata(job, scores, trainer)
-    parts = {name: len(folds) for name, folds in job.splits.items()}
-    metadata[HONESTY_KEY] = msgspec.to_builtins(honesty(rows, held_out, parts, job.seen))
+    metadata[HONESTY_KEY] = msgspec.to_builtins(honesty(rows, held_out, job.splits, job.seen))
     files = export(rows.features, rows.scale, rows.fit_X, fitted, metadata, model_format=trainer.model_format)
     return files, metadata, held_out
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from kepler_core.honesty.interval import LEVEL
 from kepler_core.honesty.ratios import ratios
 from kepler_core.pipeline.interval_terms import interval_terms
 from kepler_core.pipeline.rows import TrainingRows
-from kepler_core.pipeline.validation import score
+from kepler_core.pipeline.validation import Fold, score
 
 SECONDS_PER_DAY = 86400
 
@@ -42,15 +42,17 @@ def _range(values: FloatArray) -> tuple[float, float]:
     return float(f"{values.min():.6g}"), float(f"{values.max():.6g}")
 
 
-def honesty(rows: TrainingRows, held_out: HeldOut, parts: Mapping[SplitName, int], description: Seen) -> Honesty:
+def honesty(
+    rows: TrainingRows, held_out: HeldOut, parts: Mapping[SplitName, Sequence[Fold]], description: Seen
+) -> Honesty:
     """Return the block `honesty` of a model.
 
-    `held_out` has the predictions for the held-out samples of each split, `parts` the number of folds of each split.
+    `held_out` has the predictions for the held-out samples of each split, `parts` the folds of each split.
     """
     splits: dict[SplitName, SplitErrors | None] = dict.fromkeys(SPLITS)
     for name, predicted in held_out.items():
         splits[name] = errors_of(rows, predicted, parts[name])
-    measured = [(errors.mae, name) for name, errors in splits.items() if errors is not None]
+    measured = [(errors.hardest, name) for name, errors in splits.items() if errors is not None]
     intervals = {}
     if rows.output_type == "AbsPower":
         intervals = {component: interval_terms(rows, held_out, component) for component in rows.components}
@@ -59,11 +61,13 @@ def honesty(rows: TrainingRows, held_out: HeldOut, parts: Mapping[SplitName, int
     )
 
 
-def errors_of(rows: TrainingRows, predicted: Mapping[str, FloatArray], parts: int) -> SplitErrors:
+def errors_of(rows: TrainingRows, predicted: Mapping[str, FloatArray], parts: Sequence[Fold]) -> SplitErrors:
     """Return the errors of predicted node watts.
 
     `predicted` maps components to watts of shape (samples,), which are NaN for samples that are not tested.
+    `parts` are the folds.
     """
+    worst = 0.0
     components: dict[str, ComponentErrors] = {}
     for component, watts in predicted.items():
         tested = np.isfinite(watts)
@@ -76,7 +80,12 @@ def errors_of(rows: TrainingRows, predicted: Mapping[str, FloatArray], parts: in
             rows=scores.rows,
             mape=None if scores.mape is None else _rounded(scores.mape),
         )
-    return SplitErrors(mae=max(errors.mae for errors in components.values()), components=components, parts=parts)
+        error = np.abs(watts - rows.node_watts[component])
+        for fold in parts:
+            if (of_part := fold.test & tested).any():
+                worst = max(worst, float(error[of_part].mean()))
+    mae = max(errors.mae for errors in components.values())
+    return SplitErrors(mae=mae, components=components, parts=len(parts), worst=_rounded(worst))
 
 
 def _rounded(value: float) -> float:

@@ -255,7 +255,7 @@ def _groups(snapshot: Snapshot, new: NodeRows, selected: Sequence[StoredModel]) 
 def _error(model: StoredModel) -> float:
     honesty = read_honesty(model.metadata)
     errors = None if honesty is None else honesty.splits[honesty.hardest]
-    return float(model.metadata.get("mae") or np.inf) if errors is None else errors.mae
+    return float(model.metadata.get("mae") or np.inf) if errors is None else errors.hardest
 
 
 def _old_rows(snapshot: Snapshot, node_type: int) -> NodeRows | None:

@@ -187,9 +187,9 @@ def check_rows(rows: NodeRows) -> None:
 def as_is(model: StoredModel, group: Group, digest: str) -> Candidate:
     """Return the served model as a candidate, with its errors on the new rows in its metadata."""
     loaded = model.load()
-    rows, _ = training_rows_of(group, None, loaded.components)
+    rows, folds = training_rows_of(group, None, loaded.components)
     predicted = loaded.predict(rows.node_X, rows.features)
-    errors = errors_of(rows, predicted, BLOCKS)
+    errors = errors_of(rows, predicted, folds)
     files = read_files(model)
     metadata = restated(model.metadata, errors, digest, len(rows.time))
     return Candidate("as is", model.path, errors, (metadata, {**files, METADATA_FILE: indented_json(metadata)}))

@@ -36,7 +36,7 @@ class _Trained:
     def error(self) -> float:
         errors = self.honesty.splits[self.honesty.hardest]
         assert errors is not None  # `read_honesty` has checked it
-        return errors.mae
+        return errors.hardest
 
 
 def with_twins(jobs: Sequence[FitJob], results: Sequence[FitResult]) -> list[FitResult]:
@@ -105,7 +105,7 @@ def _limits(model: _Trained, twin: _Trained) -> dict[str, float] | None:
 
 def _mae(honesty: Honesty, split: SplitName) -> float:
     errors = honesty.splits[split]
-    return -1.0 if errors is None else errors.mae
+    return -1.0 if errors is None else errors.hardest
 
 
 def _common_samples(one: FitJob, two: FitJob) -> tuple[IntArray, IntArray]:

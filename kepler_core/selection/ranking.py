@@ -1,9 +1,10 @@
 """Rank models by their errors on the hardest split that was measured.
 
 A training measures a model's mae on several splits: blocks of time, regimes (kinds of work), recordings and nodes (see
-`kepler_core.honesty`). Models are compared by the largest of these errors. If a split was not measured for one of the
-compared models, it counts for none of them, so that a model is not preferred because less was measured of it. Models
-without measured splits are compared by their mae.
+`kepler_core.honesty`). Models are compared by their mae on the hardest part of the hardest split, e.g. on the kind of
+work that is most unlike the rest of the training: a mean over all parts would hide such an error. If a split was not
+measured for one of the compared models, it counts for none of them, so that a model is not preferred because less was
+measured of it. Models without measured splits are compared by their mae.
 
 Models that were validated on the same data are compared by their errors. If the models were validated on
 several data sets, the best model of each data set is a candidate, and the candidates are compared by their
@@ -62,18 +63,18 @@ def rank_by_error(rows: IndexArray, error: FloatArray, error_key: str, scores: S
 
 
 def _hardest(rows: IndexArray, scores: ScoreTable) -> tuple[FloatArray, str]:
-    """Return the errors on the hardest split that was measured for all models, and a name for these errors.
+    """Return the errors on the hardest part of the hardest split that was measured for all models, and a name for them.
 
     The split may differ between the models. The name is that of the split of the best model.
     """
-    columns = {name: scores.column(f"{name}_mae")[rows] for name in SPLIT_NAMES}
+    columns = {name: scores.column(f"{name}_worst")[rows] for name in SPLIT_NAMES}
     measured = {name: values for name, values in columns.items() if not np.isnan(values).any()}
     if not measured:
         return scores.column("mae")[rows], "mae"
     names, table = list(measured), np.array(list(measured.values()))
     hardest = table.max(axis=0)
     deciding = names[int(table[:, int(hardest.argmin())].argmax())]
-    return hardest, f"mae on held-out {deciding}, the hardest split that was measured,"
+    return hardest, f"mae on the hardest of the held-out {deciding}, the hardest split that was measured,"
 
 
 def _preferring_twins(

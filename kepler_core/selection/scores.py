@@ -15,7 +15,7 @@ from kepler_core.vocabulary import COMPONENTS
 ALWAYS_KNOWN = frozenset(
     {
         *("mae", "mape", "r2", "abs_max_corr"),
-        *(f"{split}_mae" for split in SPLIT_NAMES),
+        *(f"{split}_{score}" for split in SPLIT_NAMES for score in ("mae", "worst")),
         *(f"{component}_{score}" for component in COMPONENTS for score in ("mae", "mape", "r2")),
     }
 )

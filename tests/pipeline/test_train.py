@@ -76,7 +76,7 @@ def test_what_the_data_does_not_allow_is_skipped_with_the_reason(stressng: tuple
     reasons = {(skip["source"], skip["feature_group"]): skip["reason"] for skip in report["skipped"]}
     assert "bpf_page_cache_hit" in reasons["acpi", "BPFOnly"]
     assert {group for _, group in reasons} == {
-        "BPFOnly", "BPFIRQ", "Basic", "WorkloadOnly", "Full", "AcceleratorOnly"
+        "BPFOnly", "WorkloadOnly", "Full", "AcceleratorOnly"
     }  # fmt: skip
 
 
@@ -84,7 +84,7 @@ def test_layout_of_the_store(stressng: tuple[Path, dict[str, Any]]) -> None:
     store, report = stressng
     root = store / "default"
     assert {path.name for path in root.iterdir()} == {
-        "manifest.json", "metadata.json", "node_type_index.json", "profiles", "rapl-sysfs", "acpi",
+        "manifest.json", "metadata.json", "node_type_index.json", "profiles", "samples", "rapl-sysfs", "acpi",
         "rapl-sysfs_AbsPower_model_metadata.csv", "rapl-sysfs_DynPower_model_metadata.csv",
         "acpi_AbsPower_model_metadata.csv", "acpi_DynPower_model_metadata.csv",
     }  # fmt: skip

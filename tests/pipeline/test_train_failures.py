@@ -115,7 +115,7 @@ def test_interrupted_training_publishes_nothing(simulated: Path, tmp_path: Path,
 
 
 def test_a_source_or_group_that_is_named_but_absent_fails(quick: Path, small: dict[str, Any], tmp_path: Path) -> None:
-    del small["kepler_container_bpf_page_cache_hit_total"]
+    del small["kepler_node_accelerator_intel_qat"]
     (tmp_path / "recording.json").write_text(json.dumps(small))
     arguments = [
         "train",
@@ -128,14 +128,14 @@ def test_a_source_or_group_that_is_named_but_absent_fails(quick: Path, small: di
         "--set",
         "dyn_trainers=[]",
     ]
-    arguments += ["--set", "energy_sources=[acpi, hmc]", "--set", "feature_groups=[CounterOnly, BPFOnly]"]
+    arguments += ["--set", "energy_sources=[acpi, hmc]", "--set", "feature_groups=[CounterOnly, AcceleratorOnly]"]
     done = kepler(*arguments)
     assert done.returncode == 3, done.stderr
     report = json.loads(done.stdout)
     assert len(report["models"]) == 2
     reasons = {(failure["source"], failure["feature_group"]): failure["reason"] for failure in report["failed"]}
     assert reasons["hmc", "CounterOnly"] == "no power of hmc in the data"
-    assert reasons["acpi", "BPFOnly"] == "no bpf_page_cache_hit in the data"
+    assert reasons["acpi", "AcceleratorOnly"] == "no accelerator_intel_qat in the data"
 
 
 def test_a_node_that_lacks_something_is_named(quick: Path, tmp_path: Path) -> None:
