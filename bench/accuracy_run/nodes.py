@@ -32,14 +32,22 @@ def measure(settings: Settings) -> tuple[list[Figure], list[Comparison]]:
     predicted = np.concatenate([one.predicted for one in results])
     half = np.concatenate([one.half_width for one in results])
     coverage = float(np.mean([one.coverage for one in results]))
-    width = float(np.mean(half / np.maximum(predicted, 1e-9)))
+    width = float(np.mean(half / predicted))
+    of_mean = float(half.mean() / predicted.mean())
+    covering = sum(one.coverage >= COVERAGE_ASKED for one in results)
     figure = Figure(
         f"{NODES} simulated nodes of one type, σ = {100 * SPREAD:g} %, {len(results)} seeds: interval on the sixth",
         "none",
         f"coverage ≥ {100 * COVERAGE_ASKED:g} %, half-width ≤ {100 * HALF_WIDTH_ASKED:g} %",
-        f"coverage {100 * coverage:.0f} %, half-width {100 * width:.1f} %",
+        f"coverage {100 * coverage:.0f} %, half-width {100 * width:.1f} % "
+        f"({100 * of_mean:.1f} % of the mean power); {covering} of {len(results)} nodes are covered",
         coverage >= COVERAGE_ASKED and width <= HALF_WIDTH_ASKED,
-        {"seeds": [one.values() for one in results]},
+        {
+            "coverage": coverage,
+            "half_width": width,
+            "half_width_of_mean": of_mean,
+            "seeds": [one.values() for one in results],
+        },
     )
     return [figure], results
 
