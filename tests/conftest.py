@@ -31,6 +31,7 @@ SLOW = (
     "tables/test_table_training*",
     "online_trainer/test_retraining*",
     "online_trainer/test_kills*",
+    "cli/test_accuracy_bench*",
     "cli/test_chaos*",
     "cli/test_plot*",
     "cli/test_readme*",

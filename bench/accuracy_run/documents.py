@@ -1,0 +1,43 @@
+"""Parts of recordings: the samples at some of a recording's times."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+Document = dict[str, list[dict[str, Any]]]
+"""A recording as decoded JSON: the series of each metric."""
+
+
+def read_document(path: Path) -> Document:
+    """Return a recording as decoded JSON."""
+    content = path.read_bytes()
+    document: Document = json.loads(gzip.decompress(content) if path.suffix == ".gz" else content)
+    return document
+
+
+def times_of(document: Document) -> list[float]:
+    """Return all timestamps of a recording, ascending."""
+    return sorted({float(time) for series in document.values() for one in series for time, _ in one["values"]})
+
+
+def part(document: Document, keeps: Callable[[float], bool]) -> Document:
+    """Return the recording with only the samples at the times that `keeps` accepts."""
+    result = {}
+    for metric, series in document.items():
+        kept = [{**one, "values": [value for value in one["values"] if keeps(float(value[0]))]} for one in series]
+        if any(one["values"] for one in kept):
+            result[metric] = [one for one in kept if one["values"]]
+    return result
+
+
+def of_instances(document: Document, keeps: Callable[[str], bool]) -> Document:
+    """Return the recording with only the series of the nodes whose label `instance` the function `keeps` accepts."""
+    return {
+        metric: kept
+        for metric, series in document.items()
+        if (kept := [one for one in series if keeps(one["metric"]["instance"])])
+    }
