@@ -27,8 +27,8 @@ def idle_watts_option(purpose: str) -> Callable[[F], F]:
 def parse_idle_watts(text: str, components: tuple[str, ...]) -> dict[str, float]:
     """Return the idle power by component from a value of `--idle-watts`, e.g. "package=30,dram=5" or "120".
 
-    A number alone means the platform if it is in `components`, otherwise the package. Raises `UsageError` if a
-    component is unknown or a number is not finite and above 0.
+    A number without a component is the power of the platform if the platform is in `components`, otherwise of the
+    package. Raises `UsageError` if a component is unknown, or if a number is not finite or not above 0.
     """
     alone = "platform" if "platform" in components else "package"
     idle: dict[str, float] = {}
@@ -60,12 +60,13 @@ def parse_idle_watts(text: str, components: tuple[str, ...]) -> dict[str, float]
     type=click.IntRange(1),
     default=3,
     show_default=True,
-    help="Number of trainers to recalibrate in each feature group: those with the lowest errors.",
+    help="Recalibrate this number of trainers in each feature group: the trainers with the lowest errors.",
 )
 @click.option("--jobs", type=click.IntRange(1), help="Number of fits at the same time (default: one per CPU).")
 @idle_watts_option(
-    "Known idle power of the machine: shift the models so that they predict it at the lowest load. A number alone is "
-    "the platform's or, if the models have none, the package's. Without --input, nothing else is changed."
+    "Known idle power of the machine. The models are shifted so that they predict this power at the lowest load. A "
+    "number without COMPONENT is the power of the platform or, if no model predicts the platform, of the package. "
+    "Without --input, the models are only shifted."
 )
 @metric_prefix_option()
 @json_option
@@ -83,9 +84,9 @@ def recalibrate(
 ) -> None:
     """Fit the AbsPower models of a pipeline to a short metered recording, and publish them as a new version.
 
-    Two minutes of a machine whose power is metered are enough. For each model, the model as it is, a fit to earlier
-    and new rows, and a fit to the new rows alone are compared on blocks of the new rows, and the best is published.
-    `kepler-model store rollback` returns to the earlier version.
+    A recording of two minutes is enough if the machine's power is metered. Each model has three candidates: the model
+    as it is, a fit to earlier and new rows, and a fit to the new rows alone. The candidates are compared on blocks of
+    the new rows, and the best candidate is published. `kepler-model store rollback` returns to the earlier version.
     """
     if not inputs and idle_watts is None:
         raise UsageError("give a metered recording (--input) or the idle power (--idle-watts)")
@@ -142,4 +143,4 @@ def _print_candidates(result: Recalibration) -> None:
         for entry in sorted(result.candidates, key=lambda entry: (entry["model"], entry["mae"]))
     ]
     print_table(rows, ("model", "candidate", "MAE W", ""))
-    click.echo("\nMAE W: error of the worst component on blocks of the metered recording that were held out.")
+    click.echo("\nMAE W: error of the worst component on held-out blocks of the metered recording.")

@@ -1,7 +1,7 @@
-"""Rows of a training that stay in the pipeline, so that its models can be recalibrated later without the recordings.
+"""Rows of a training that stay in the pipeline. With them, its models can be recalibrated without the recordings.
 
-The file `samples/<node type>.json.gz` of a pipeline holds features and power of nodes at some of the timestamps of the
-training. `kepler-model recalibrate` mixes these rows with the rows of a new recording.
+The file `samples/<node type>.json.gz` of a pipeline contains some rows of the training. A row has the features and the
+power of one node at one timestamp. `kepler-model recalibrate` mixes these rows with the rows of a new recording.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class _Document(msgspec.Struct, forbid_unknown_fields=True):
 
 @attrs.frozen(eq=False)
 class NodeRows:
-    """Features and power of nodes at some timestamps. NaN stands for an unknown value."""
+    """Rows: the features and the power of one node at one timestamp. NaN stands for an unknown value."""
 
     time: FloatArray
     """Unix seconds, shape (rows,)."""
@@ -54,7 +54,7 @@ class NodeRows:
     """Watts by `<energy source>/<component>`, each of shape (rows,)."""
 
     def complete(self, features: Sequence[str], power: Sequence[str]) -> NodeRows | None:
-        """Return the rows in which these features and this power are known; None if a column is missing."""
+        """Return the rows in which all named features and powers are known; None if a named column is missing."""
         if not (set(features) <= self.features.keys() and set(power) <= self.power.keys()):
             return None
         columns = [*(self.features[name] for name in features), *(self.power[name] for name in power)]
@@ -73,7 +73,7 @@ def kept_rows_file(node_type: int) -> str:
 
 
 def node_rows(observations: Observations) -> NodeRows:
-    """Return the rows of all samples in which the power of a node is known."""
+    """Return a row for each sample in which at least one power of the node is known."""
     known = np.logical_or.reduce([np.isfinite(watts) for watts in observations.power.values()] or [np.zeros(0, bool)])
     return NodeRows(
         observations.sample_time[known],
@@ -84,7 +84,10 @@ def node_rows(observations: Observations) -> NodeRows:
 
 
 def write_kept_rows(observations: Observations, most: int) -> bytes:
-    """Return the file with at most `most` rows, evenly spaced over all samples with known power."""
+    """Return the content of a file with at most `most` rows.
+
+    The rows are evenly spaced over all samples with known power.
+    """
     rows = node_rows(observations)
     chosen = evenly(len(rows.time), most)
     document = _Document(

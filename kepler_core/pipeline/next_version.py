@@ -1,4 +1,4 @@
-"""The files of a pipeline's next version, in which some models of an earlier version are replaced."""
+"""The files of a pipeline's next version, which replaces some models of an earlier version."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from kepler_core.store.models import StoredModel, read_models
 from kepler_core.store.snapshot import Snapshot
 
 Model = tuple[Mapping[str, Any], Mapping[str, bytes]]
-"""Metadata and files (content by name in the model's folder) of a model."""
+"""Metadata and files of a model. The files are a mapping from name, relative to the model's folder, to content."""
 
 
 def next_version_files(base: Snapshot, models: Mapping[str, Model], additions: Mapping[str, Any]) -> dict[str, bytes]:
-    """Return the files of a version with these models: content by path in the pipeline.
+    """Return the files of a version with these models, as a mapping from path to content.
 
-    `models` maps the path of each model to the model. `additions` are added to the pipeline's `metadata.json`. All
-    other files, such as the profiles of node types, come from `base`.
+    The paths are relative to the pipeline's folder. `models` maps the path of each model to the model.
+    `additions` are added to the pipeline's `metadata.json`. All other files, such as the profiles of node types, come
+    from `base`.
     """
     metadata = base.read_json(METADATA_FILE) | {"last_update_time": timestamp()} | dict(additions)
     files = pipeline_files([models[path] for path in sorted(models)], metadata, base.read_json(NODE_TYPE_INDEX))
@@ -33,7 +34,7 @@ def next_version_files(base: Snapshot, models: Mapping[str, Model], additions: M
 
 
 def read_files(entry: StoredModel) -> dict[str, bytes]:
-    """Return all files of a stored model: content by name in the model's folder."""
+    """Return all files of a stored model, as a mapping from name, relative to the model's folder, to content."""
     start = entry.path + "/"
     names = (name for name in entry.snapshot.names if name.startswith(start))
     return {name.removeprefix(start): entry.snapshot.read(name) for name in sorted(names)}

@@ -1,4 +1,4 @@
-"""Recalibrate the AbsPower models of a pipeline for a machine or day of which a short metered recording exists."""
+"""Recalibrate the AbsPower models of a pipeline with a short metered recording of another machine or day."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from kepler_core.store.snapshot import Snapshot
 from kepler_core.store.store import Store
 
 MODELS = 3
-"""Number of trainers that are recalibrated in each feature group: those with the lowest errors."""
+"""Number of trainers that are recalibrated in each feature group. The trainers with the lowest errors are chosen."""
 
 
 @attrs.define
@@ -51,7 +51,8 @@ class Recalibration:
     rows: int
     """Number of timestamps of the metered recording."""
     chosen: list[dict[str, Any]]
-    """For each replaced or newly scored model: its path, the chosen candidate and its errors."""
+    """The path and the chosen candidate of each model that was replaced or whose stated errors were replaced, with the
+    candidate's errors."""
     candidates: list[dict[str, Any]]
     """All candidates with their errors."""
 
@@ -61,7 +62,7 @@ class Recalibration:
 
     @property
     def reason(self) -> str:
-        """Return one line that says what was published."""
+        """Return one line that states what was published."""
         if self.kind == "idle":
             return f"the idle power of {len(self.chosen)} models was corrected"
         refitted = sum(entry["candidate"] != "as is" for entry in self.chosen)
@@ -82,9 +83,11 @@ def recalibrate(
 ) -> Recalibration:
     """Fit the AbsPower models of a pipeline to metered observations, and publish the result as a new version.
 
-    In each feature group, the `models` models with the lowest errors are recalibrated. The other models stay, with
-    their errors on the new rows. `source` and `feature_group` limit the models; None: all. Raises `TrainingError` if
-    the observations do not suffice for any model. The store is not changed before all fits have ended.
+    In each feature group, the `models` models with the lowest errors are recalibrated. The other models of the
+    feature group stay the same, but the new version states their errors on the new rows. `source` and `feature_group`
+    limit the models; None means no limit. The store is not changed before all fits have ended.
+
+    Raises `TrainingError` if the observations do not suffice for any model.
     """
     store.check_writable(pipeline)
     snapshot = store.snapshot(pipeline)
@@ -122,9 +125,12 @@ def recalibrate(
 
 
 def correct_idle(store: Store, pipeline: str, idle_watts: Mapping[str, float]) -> Recalibration:
-    """Shift the AbsPower models of a pipeline so that their idle power is `idle_watts` (by component), and publish it.
+    """Shift the AbsPower models of a pipeline so that their idle power is `idle_watts`, and publish the result.
 
-    The dynamic part of the predictions stays. Raises `TrainingError` if no model has one of the components.
+    `idle_watts` maps components to watts.
+
+    The dynamic part of the predictions stays the same. Raises `TrainingError` if no AbsPower model has any of these
+    components.
     """
     store.check_writable(pipeline)
     snapshot = store.snapshot(pipeline)
@@ -148,10 +154,10 @@ def correct_idle(store: Store, pipeline: str, idle_watts: Mapping[str, float]) -
 
 
 def idle_corrections(entry: StoredModel, model: PowerModel, idle_watts: Mapping[str, float]) -> dict[str, Correction]:
-    """Return the corrections with which a model predicts `idle_watts` (by component) for the lowest load it has seen.
+    """Return, by component, the correction that makes a model predict `idle_watts` at the lowest load of its training.
 
-    A component that the model lacks is left out. The lowest load is the lowest value of each feature in training or,
-    if it is not known, 0.
+    A component that the model lacks is left out. At the lowest load, each feature has its lowest value in the training.
+    If this value is not known, it counts as 0.
     """
     honesty = read_honesty(entry.metadata)
     lowest = [0.0 if honesty is None else honesty.seen.features.get(name, (0.0, 0.0))[0] for name in model.features]
@@ -164,7 +170,10 @@ def idle_corrections(entry: StoredModel, model: PowerModel, idle_watts: Mapping[
 
 
 def _groups(snapshot: Snapshot, new: NodeRows, source: str | None, feature_group: str | None) -> list[Group]:
-    """Return the groups of models whose features and power the new rows have; raise `TrainingError` if none."""
+    """Return the groups of models whose features and power are in the new rows.
+
+    Raises `TrainingError` if there is no such group.
+    """
     by_key: dict[tuple[str, str, int], list[StoredModel]] = {}
     for model in read_models(snapshot):
         if model.output_type == "AbsPower" and model.portable:
@@ -214,7 +223,10 @@ def _old_rows(snapshot: Snapshot, node_type: int) -> NodeRows | None:
 
 
 def _trainers(snapshot: Snapshot) -> dict[str, Mapping[str, Any]]:
-    """Return the arguments of the pipeline's trainers of AbsPower models, by the trainer's name (no distribution)."""
+    """Return the arguments of each trainer of AbsPower models in the pipeline, by the trainer's name.
+
+    The names do not contain the distribution.
+    """
     pipeline = snapshot.read_json("metadata.json").get("pipeline")
     entries = pipeline.get("abs_trainers", []) if isinstance(pipeline, dict) else []
     named = [entry if isinstance(entry, dict) else {"name": entry} for entry in entries]
@@ -222,7 +234,7 @@ def _trainers(snapshot: Snapshot) -> dict[str, Mapping[str, Any]]:
 
 
 def _best(candidates: Sequence[Candidate]) -> dict[str, Candidate]:
-    """Return the candidate with the lowest error for each path; the first of equally good ones."""
+    """Return the candidate with the lowest error for each path. Of candidates with equal errors, return the first."""
     best: dict[str, Candidate] = {}
     for candidate in candidates:
         if candidate.path not in best or candidate.errors.mae < best[candidate.path].errors.mae:
@@ -231,7 +243,7 @@ def _best(candidates: Sequence[Candidate]) -> dict[str, Candidate]:
 
 
 def _models(best: Mapping[str, Candidate]) -> dict[str, Model]:
-    """Return the models to publish by path; fitted models get a twin among the fitted models."""
+    """Return the models to publish, by path. The twin of a fitted model is chosen among the fitted models."""
     models = {path: candidate.model for path, candidate in best.items()}
     fitted = {path: candidate.result for path, candidate in best.items() if candidate.result is not None}
     jobs, results = [job for job, _ in fitted.values()], [result for _, result in fitted.values()]
