@@ -201,7 +201,10 @@ class Run:
     # --- disturbances ---
 
     def _plan(self) -> list[tuple[float, Any]]:
-        """Return all kills and full disks as (seconds from the start of the run, action)."""
+        """Return all planned events as (seconds from the start of the run, action).
+
+        The events kill servers or training processes, fill the disk, or free the disk.
+        """
         kills = max(len(self.servers), round(self.seconds * KILLS_UNTIL * KILLS_PER_SECOND_OF_SERVERS))
         steps: list[tuple[float, Any]] = []
         for number in range(kills):

@@ -1,10 +1,12 @@
 """Compare the speed of three ways to evaluate the tree ensembles of four components.
 
-The three ways are: ONNX Runtime; a separate predictor for each component, made by the model format `onnx` for
-resident processes (a step table or leaf masks, two forms of a tree ensemble as arrays); and a joint predictor of
-all components. The models are like the models of the built-in trainer GradientBoostingRegressorTrainer, with 100
-trees per component, and are fitted on random data. The benchmark uses one process and one thread. It prints the
-microseconds per prediction of all components.
+The three ways are: ONNX Runtime; a separate predictor for each component; and a joint predictor of all components.
+The model format `onnx` makes both kinds of predictors for long-running processes such as the estimator. They store
+the trees in arrays, either as a step table or as leaf masks (see the modules `step_table` and `leaf_masks`).
+
+The models are like the models of the built-in trainer GradientBoostingRegressorTrainer, with 100 trees per component,
+and are fitted on random data. The benchmark uses one process and one thread. It prints the microseconds per prediction
+of all components.
 
     python bench/predictors.py [--repeat 200] [--json]
 """

@@ -39,7 +39,8 @@ class Intervals:
     ) -> float | None:
         """Return the fraction of the measured values that are within their intervals; None if there are no intervals.
 
-        `measured` has the shape (compared rows,), and `positions` the position of each compared row in `predicted`.
+        `measured` has the shape (compared rows,). `positions` has the same shape, and is the index of each compared row
+        in `predicted`.
         """
         half = self.half_widths.get(component)
         if half is None:
@@ -86,8 +87,8 @@ def _shifted(stored: StoredModel, idle_watts: Mapping[str, float]) -> tuple[Powe
 def intervals_of(stored: StoredModel, rows: Dataset, checked: CheckedWatts, components: Sequence[str]) -> Intervals:
     """Return the intervals and flags of a model's estimates for the rows of a data set.
 
-    A node counts as a machine of the training if the training had a node of the same name: its power is then
-    estimated without the error between machines.
+    A node counts as a machine of the training if the training had a node of the same name. The intervals of such a
+    node do not contain the error between machines, unless the training measured this error.
     """
     doubts: dict[str, Any] = {
         "outside": int(checked.outside.sum()),

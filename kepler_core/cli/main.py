@@ -191,7 +191,10 @@ def _changed_form(command: click.Command) -> str | None:
 
 
 def _is_old_file(error: BaseException | None) -> bool:
-    """Return whether an error is about a missing file with the name of a file or a list of kepler-model-server 0.7."""
+    """Return whether an error is about a missing file whose name only an old command line can contain.
+
+    The command lines of kepler-model-server 0.7 contain file names without suffix, and lists of names with commas.
+    """
     from kepler_core.cli.old_commands import is_old_file_name
 
     if not isinstance(error, FileNotFoundError):

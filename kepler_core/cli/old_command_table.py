@@ -6,7 +6,7 @@ A replacement is written as words of a new command line. These fields are filled
     {list}      the values of an option that had several values, e.g. `A,B`
     {json}, {csv}, {png}    the file in the old data folder, with this suffix added if the value has no suffix
     {trainer}   the trainer in the name of a model: the name without `_<node type>`
-    {folder}    the folder of the exported pipeline, below the value
+    {folder}    the folder of the exported pipeline, inside the folder that the old option names
     {data}      the old data folder
     {kind}, {other}    `abs` and `dyn`, or the other way round if the old option --output-type is DynPower
 

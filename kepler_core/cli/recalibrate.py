@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     type=click.IntRange(1),
     default=3,
     show_default=True,
-    help="Number of trainers to recalibrate in each feature group: those with the lowest errors.",
+    help="Recalibrate this number of trainers in each feature group: the trainers with the lowest errors.",
 )
 @click.option("-j", "--jobs", type=click.IntRange(1), help="Number of fits at the same time (default: one per CPU).")
 @idle_watts_option(

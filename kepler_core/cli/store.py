@@ -173,8 +173,8 @@ def import_(location: str, name: str | None, store: str, as_json: bool) -> None:
     "max_errors",
     metavar="LIMIT",
     multiple=True,
-    help="With --for: export only models whose mae is at most this number of watts, or conditions such as "
-    "mae:10;mape:20 (mape in percent), which must all be met. If repeated, a model need only be within one LIMIT.",
+    help="With --for: export only models within LIMIT. LIMIT is a number of watts (the highest mae) or conditions such "
+    "as mae:10;mape:20 (mape in percent), which must all hold. If the option is repeated, one LIMIT is enough.",
 )
 @click.option("--publisher", metavar="NAME", help="With --for: name of the publisher, for metadata and README.")
 @click.option(

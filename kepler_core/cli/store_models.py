@@ -1,4 +1,4 @@
-"""The commands `store show` and `store compare`, which show what the models of a pipeline know about their errors."""
+"""The commands `store show` and `store compare`, which show the measured errors of the models of pipelines."""
 
 from __future__ import annotations
 
@@ -44,12 +44,14 @@ def show(pipeline: str, store: str, as_json: bool) -> None:
         for entry in entries
     ]
     print_table(rows, ("source", "type", "feature group", "trainer", *SPLIT_NAMES, "± 90 % W", "twin"))
-    click.echo("\nMAE in watts on held-out data; ± 90 % W: typical half-width of the interval on a trained machine.")
+    click.echo(
+        "\nMAE in watts on held-out data; ± 90 % W: typical half-width of the interval on a machine of the training."
+    )
     _print_seen(models)
 
 
 def _print_seen(models: list[StoredModel]) -> None:
-    """Print what the models were trained on: each distinct training once, with the range of each feature."""
+    """Print the amounts of training data and the range of each feature. Equal amounts are printed only once."""
     trainings: dict[tuple[int, int, int, int], dict[str, tuple[float, float]]] = {}
     for model in models:
         if (honesty := read_honesty(model.metadata)) is not None:
@@ -77,8 +79,8 @@ def _print_seen(models: list[StoredModel]) -> None:
 def compare(first: str, second: str, store: str, as_json: bool) -> None:
     """Compare the errors of the models of two pipelines, or of two versions of a pipeline.
 
-    Models with equal energy source, output type, feature group and trainer are compared on the hardest split that
-    was measured for both.
+    Two models are compared if they have the same energy source, output type, feature group and trainer. The
+    comparison uses the hardest split that was measured for both models.
     """
     by_key = [{_key(model): model for model in _models(store, name)} for name in (first, second)]
     compared = [_compared(key, by_key[0].get(key), by_key[1].get(key)) for key in sorted({*by_key[0], *by_key[1]})]
@@ -100,7 +102,7 @@ def compare(first: str, second: str, store: str, as_json: bool) -> None:
 
 
 def _compared(key: tuple[str, ...], one: StoredModel | None, two: StoredModel | None) -> dict[str, Any]:
-    """Return the errors of two models on the hardest split that was measured for both, and which model is better."""
+    """Return the errors of two models on the hardest split that was measured for both, and the better model."""
     entry: dict[str, Any] = {**dict(zip(_KEYS, key, strict=True)), "split": None, "first": None, "second": None}
     entry["better"] = "only first" if two is None else "only second" if one is None else None
     if one is None or two is None:
@@ -145,7 +147,7 @@ def _half_width(honesty: Honesty) -> float | None:
 
 
 def _models(location: str, name: str) -> list[StoredModel]:
-    """Return the models of a pipeline `NAME` or `NAME@VERSION`; raise `UsageError` if the version is no number."""
+    """Return the models of a pipeline `NAME` or `NAME@VERSION`; raise `UsageError` if the version is not a number."""
     from kepler_core.store import open_store
     from kepler_core.store.models import read_models
 

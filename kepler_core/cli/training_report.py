@@ -27,10 +27,10 @@ _COLUMNS = (
     "constant/line",
 )
 _LEGEND = """
-regimes W: MAE on kinds of work that were held out; other rec. W: MAE on recordings that were held out (– if there is
-only one). ± 90 % W: typical half-width of the interval that contains 90 % of the true values. idle bias W: mean error
-at low load. zero W: prediction for a container that does nothing. All are those of the worst component; those of
-DynPower are of the sum over a node's containers, except zero W.
+regimes W: MAE on kinds of work that were held out; other rec. W: MAE on recordings that were held out (- if there is
+only one recording). ± 90 % W: typical half-width of the interval that contains 90 % of the true values. idle bias W:
+mean error at low load. zero W: prediction for a container that does nothing. Each column shows the value of the worst
+component. For DynPower, all values except zero W are for the sum over a node's containers.
 constant/line: MAE of a constant and of a straight line through the main feature."""
 
 

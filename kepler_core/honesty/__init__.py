@@ -1,1 +1,1 @@
-"""What a model knows about its own errors: errors by split, the range of its training, and intervals."""
+"""The stated reliability of models: errors by split, the range of the training, and intervals."""

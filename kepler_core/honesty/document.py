@@ -17,7 +17,7 @@ HONESTY_KEY = "honesty"
 """Name of the block in a model's `metadata.json`."""
 
 SplitName = Literal["blocks", "regimes", "recordings", "nodes"]
-"""A way to hold out data: blocks of time, clusters of the workload's character, whole recordings, whole nodes."""
+"""A way to hold out data: blocks of time, regimes (kinds of work), whole recordings, or whole nodes."""
 
 SPLIT_NAMES: tuple[SplitName, ...] = ("blocks", "regimes", "recordings", "nodes")
 
@@ -70,7 +70,7 @@ class Seen(msgspec.Struct, forbid_unknown_fields=True):
     """Number of different days (in UTC) with a sample."""
     nodes: Count
     samples: Count
-    """Number of samples: a sample is a node at a timestamp."""
+    """Number of samples. A sample is one node at one timestamp."""
     features: dict[str, tuple[Finite, Finite]]
     """Lowest and highest value of each feature of a whole node, in the unit of `kepler_core.vocabulary`."""
     ratios: dict[str, tuple[Finite, Finite]] = {}
@@ -89,9 +89,9 @@ class IntervalTerms(msgspec.Struct, forbid_unknown_fields=True):
     edges: list[Watts]
     """Predicted watts that separate the load bins, ascending."""
     quantiles: list[Watts]
-    """Conformal quantile of the absolute error in each load bin, in watts; one more number than `edges`."""
+    """Conformal quantile of the absolute error in each load bin, in watts. The list has one item more than `edges`."""
     session: Watts
-    """Error between two sessions (days) of one machine, in watts: the quantile at the interval's level."""
+    """Error between two sessions (days) of one machine, in watts: its quantile at the level `Honesty.level`."""
     machine_idle: Watts
     """Error between two machines of one node type at the lowest power, as a fraction of the predicted power."""
     machine_loaded: Watts
@@ -99,13 +99,13 @@ class IntervalTerms(msgspec.Struct, forbid_unknown_fields=True):
     noise: Watts
     """Noise floor: standard deviation of the measured power while the load is steady, in watts."""
     session_measured: bool = False
-    """Whether `session` was measured with several recordings; otherwise, it is the documented prior."""
+    """Whether `session` was measured with several recordings. If not, `session` is a prior or 0."""
     machine_measured: bool = False
-    """Whether `machine_idle` and `machine_loaded` were measured with several nodes; otherwise, they are the prior."""
+    """Whether `machine_idle` and `machine_loaded` were measured with several nodes. If not, they are the priors."""
 
 
 class Twin(msgspec.Struct, forbid_unknown_fields=True):
-    """The model that checks this model's predictions: it needs fewer features, and is in the same pipeline."""
+    """The model that checks this model's predictions. It needs fewer features, and is in the same pipeline."""
 
     model_name: str
     feature_group: str
@@ -114,12 +114,12 @@ class Twin(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Honesty(msgspec.Struct, forbid_unknown_fields=True):
-    """What a model knows about its own errors."""
+    """The block `honesty`: the errors of a model, the data of its training, and the terms of its intervals."""
 
     splits: dict[SplitName, SplitErrors | None]
     """Errors by split; None if this error was never measured, e.g. `nodes` in a training with one node."""
     hardest: SplitName
-    """The measured split with the largest error. Models are ranked by the error on it."""
+    """The measured split with the largest error. Models are ranked by their error on this split."""
     seen: Seen
     level: Annotated[float, msgspec.Meta(gt=0, lt=1)]
     """Probability with which an interval is meant to contain the true power, e.g. 0.9."""
@@ -131,7 +131,7 @@ class Honesty(msgspec.Struct, forbid_unknown_fields=True):
 def read_honesty(metadata: Mapping[str, Any]) -> Honesty | None:
     """Return the block `honesty` of a model's metadata; None if the metadata has no such block.
 
-    Raises `ModelError` if the block does not fit its schema.
+    Raises `ModelError` if the block does not fit the schema `Honesty`, or contradicts itself.
     """
     if HONESTY_KEY not in metadata:
         return None

@@ -1,4 +1,4 @@
-"""Flags: short names of the reasons to doubt an estimate, with a sentence for each."""
+"""Flags: short names of the reasons to doubt an estimate. Each flag has a sentence for users."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Flag = Literal["one_session_only", "extrapolating", "disagreement", "other_machi
 EXPLANATIONS: dict[str, str] = {
     "one_session_only": "The model was trained on one recording: its error on another day is unknown.",
     "extrapolating": "A feature is outside the range that the model was trained on.",
-    "disagreement": "A model with fewer features predicts another power; its prediction is used instead.",
+    "disagreement": "A model with fewer features predicts a different power. Its prediction is used instead.",
     "other_machine": "The model was trained on another machine.",
 }
 """Maps each flag to a sentence for users."""
@@ -25,8 +25,8 @@ ONE_RECORDING = "One recording: the error on another day is unknown. Add a recor
 def flags(honesty: Honesty, match: MachineMatch, *, outside: bool, disagrees: bool) -> list[Flag]:
     """Return the flags of an estimate.
 
-    `outside` tells whether a row is outside the range of the training, `disagrees` whether the prediction differs
-    from the prediction of the model's twin by more than its limit.
+    `outside` tells whether a row is outside the range of the training. `disagrees` tells whether the predictions of
+    the model and of its twin differ by more than the limit.
     """
     raised: dict[Flag, bool] = {
         "one_session_only": honesty.splits.get("recordings") is None,

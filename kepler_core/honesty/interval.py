@@ -4,16 +4,19 @@ The half-width of the interval around a prediction of P watts is
 
     √( (w · q)² + s² + (m · P)² ) + d
 
-where q is the conformal quantile of the prediction's load bin, measured on held-out workloads; w is
-`OUTSIDE_FACTOR` for a row outside the range of the training, and 1 otherwise; s is the error between sessions; m is
-the error between machines of one node type; and d is the disagreement with the model's twin. q, s and m are in the
-block `honesty` (`kepler_core.honesty.document`).
+- q is the conformal quantile of the prediction's load bin, measured on held-out workloads.
+- w is `OUTSIDE_FACTOR` for a row outside the range of the training, and 1 for all other rows.
+- s is the error between sessions.
+- m is the error between machines of one node type, as a fraction of the power.
+- d is the absolute difference between the predictions of the model and of its twin.
 
-m is 0 on a machine that the model was trained on, unless the training measured m with several machines: then the model
-predicts the mean of these machines, and each of them differs from the mean.
+The block `honesty` contains q, s and m (`kepler_core.honesty.document`).
 
-The errors q, s and m have independent causes, so their squares add up. A training that could not measure s or m
-states the priors below.
+If the model was trained on the machine itself, m counts as 0. There is one exception: if the training measured m with
+several machines, the model predicts the mean of these machines. Each machine differs from this mean, so m counts.
+
+The errors q, s and m have independent causes, so their squares add up. If a training could not measure s or m, it
+uses the priors below.
 """
 
 from __future__ import annotations
@@ -34,7 +37,8 @@ OUTSIDE_FACTOR = 2.5
 
 SESSION_PRIOR = 0.15
 """Prior of the error between two sessions of one machine, as a fraction of the machine's power range (highest −
-lowest power). It is stated if a training has only one recording."""
+lowest power). It is used if a training measures neither the error between sessions nor the error
+between machines."""
 
 MACHINE_PRIOR_LOADED = 0.07
 """Prior of the error between two machines of one node type at the highest power, as a fraction of the power."""
@@ -50,8 +54,8 @@ class MachineMatch:
     trained: bool = False
     """Whether the model was trained on data of this very machine."""
     dissimilarity: float = 0.0
-    """0 if the machine has the node type of the model; higher numbers stand for machines that differ more. The error
-    between machines is multiplied by 1 + this number."""
+    """0 if the machine has the node type of the model. A higher number stands for a machine that differs more. The
+    error between machines is multiplied by (1 + dissimilarity)."""
 
 
 SAME_MACHINE = MachineMatch(trained=True)
@@ -68,7 +72,8 @@ def half_width(
     """Return the half-width of each prediction's interval in watts, shape (rows,).
 
     `watts` are the predictions of one component. `outside` tells which rows are outside the range of the training.
-    `disagreement` is the absolute difference to the prediction of the model's twin, in watts; None: no twin was asked.
+    `disagreement` is the absolute difference between the predictions of the model and of its twin, in watts. It is
+    None if the model has no twin.
     All arrays have the shape (rows,).
     """
     quantile = np.asarray(terms.quantiles)[np.searchsorted(terms.edges, watts, side="right")]

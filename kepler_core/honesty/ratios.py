@@ -16,11 +16,11 @@ _TERMS: Mapping[Ratio, tuple[str, str]] = {
     "misses_per_instruction": ("cache_miss", "cpu_instructions"),
     "cycles_per_cpu_ms": ("cpu_cycles", "bpf_cpu_time_ms"),
 }
-"""Maps each ratio to the features above and below the fraction bar."""
+"""Maps each ratio to its numerator and its denominator."""
 
 
 def ratios(columns: Mapping[str, FloatArray]) -> dict[Ratio, FloatArray]:
-    """Return each ratio whose two features are in `columns`, shape (samples,). A ratio with the divisor 0 is 0."""
+    """Return each ratio whose two features are in `columns`, shape (samples,). With denominator 0, a ratio is 0."""
     return {
         name: np.divide(columns[top], columns[bottom], out=np.zeros(len(columns[top])), where=columns[bottom] > 0)
         for name, (top, bottom) in _TERMS.items()

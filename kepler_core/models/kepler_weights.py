@@ -58,7 +58,8 @@ The contract with Kepler demands bias + 3 · Σ negative weights ≥ 0, because 
 reason is a model in kepler-model-db that gave 1.8e19 mW as soon as a feature exceeded its highest value in training."""
 
 NO_WEIGHTS_KEY = "no_weights"
-"""Key of a model's `metadata.json`: the reason why the model has no weights although its model format has some."""
+"""Key of a model's `metadata.json`. Its value is the reason why the model has no weights, although the model format can
+store weights."""
 
 _MAX_EXPONENT = 700.0  # math.exp overflows above about 709
 

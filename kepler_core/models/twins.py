@@ -1,8 +1,8 @@
 """Twins: models with fewer features that check the predictions of other models.
 
 The metadata of a model may name a twin (`kepler_core.honesty.document.Twin`). In validation, the predictions of the
-model and of the twin differed by at most the twin's limits, except in 1 % of the samples. If they differ by more in a
-row, the row shows something that the training has not seen. Then the twin is more likely to be right, because it has
+model and of the twin differed by at most the twin's limits, except in 1 % of the samples. If they differ by more than
+a limit in a row, the row is unlike the data of the training. Then the twin is more likely to be right, because it has
 fewer features that may leave the range of the training.
 """
 
@@ -27,7 +27,7 @@ class CheckedWatts:
     """Predicted watts, and the rows in which they are doubtful."""
 
     watts: FloatArray
-    """Predicted watts, shape (components, rows). In rows that `disagrees` marks, all of them are the twin's."""
+    """Predicted watts, shape (components, rows). In rows that `disagrees` marks, all watts come from the twin."""
     outside: BoolArray
     """Rows with a feature outside the range of the training, shape (rows,). See `PowerModel.outside`."""
     disagrees: BoolArray
@@ -90,8 +90,8 @@ class TwinnedModel:
 def twinned(model: PowerModel, twin: PowerModel, description: Twin) -> TwinnedModel:
     """Return the model with its twin. `description` is what the model's metadata state about the twin.
 
-    A component without a limit is not compared. Raises `ModelError` if the model `twin` is not the named one, has a
-    feature that the model does not need, or predicts other components.
+    A component without a limit is not compared. Raises `ModelError` if `twin` is not the model that `description`
+    names, if it needs a feature that `model` does not need, or if both predict different components.
     """
     if (twin.name, twin.metadata.get("feature_group")) != (description.model_name, description.feature_group):
         raise ModelError(f"{twin.name} is not the twin of {model.name}")

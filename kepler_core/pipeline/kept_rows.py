@@ -1,4 +1,4 @@
-"""Rows of a training that stay in the pipeline, so that its models can be recalibrated later without the recordings.
+"""Rows of a training that stay in the pipeline. With them, its models can be recalibrated without the recordings.
 
 The rows are observations before the extractor: they are not smoothed, and have no features that an extractor adds.
 
@@ -48,7 +48,7 @@ class _Document(msgspec.Struct, forbid_unknown_fields=True):
 
 @attrs.frozen(eq=False)
 class NodeRows:
-    """Features and power of nodes at some timestamps. NaN stands for an unknown value."""
+    """Rows: the features and the power of one node at one timestamp. NaN stands for an unknown value."""
 
     time: FloatArray
     """Unix seconds, shape (rows,)."""
@@ -60,7 +60,7 @@ class NodeRows:
     """Watts by `<energy source>/<component>`, each of shape (rows,)."""
 
     def complete(self, features: Sequence[str], power: Sequence[str]) -> NodeRows | None:
-        """Return the rows in which these features and this power are known; None if a column is missing."""
+        """Return the rows in which all named features and powers are known; None if a named column is missing."""
         if not (set(features) <= self.features.keys() and set(power) <= self.power.keys()):
             return None
         columns = [*(self.features[name] for name in features), *(self.power[name] for name in power)]
@@ -92,7 +92,7 @@ def kept_rows_file(node_type: int) -> str:
 
 
 def node_rows(observations: Observations) -> NodeRows:
-    """Return the rows of all samples in which the power of a node is known."""
+    """Return a row for each sample in which at least one power of the node is known."""
     known = np.logical_or.reduce([np.isfinite(watts) for watts in observations.power.values()] or [np.zeros(0, bool)])
     return NodeRows(
         observations.sample_time[known],

@@ -1,4 +1,4 @@
-"""The files of a pipeline's next version, in which some models of an earlier version are replaced."""
+"""The files of a pipeline's next version, which replaces some models of an earlier version."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kepler_core.store.models import StoredModel, read_models
 from kepler_core.store.snapshot import Snapshot
 
 Model = tuple[Mapping[str, Any], Mapping[str, bytes]]
-"""Metadata and files (content by name in the model's folder) of a model."""
+"""Metadata and files of a model. The files are a mapping from name, relative to the model's folder, to content."""
 
 
 def next_version_files(
@@ -41,7 +41,7 @@ def next_version_files(
 
 
 def read_files(entry: StoredModel) -> dict[str, bytes]:
-    """Return all files of a stored model: content by name in the model's folder."""
+    """Return all files of a stored model, as a mapping from name, relative to the model's folder, to content."""
     start = entry.path + "/"
     names = (name for name in entry.snapshot.names if name.startswith(start))
     return {name.removeprefix(start): entry.snapshot.read(name) for name in sorted(names)}

@@ -47,7 +47,10 @@ class NodeTypeSlot:
         return node_type_index(types)
 
     def kept_models(self) -> list[tuple[dict[str, Any], dict[str, bytes]]]:
-        """Return metadata and files (content by path in the pipeline) of each model of the other node types."""
+        """Return metadata and files of each model that belongs to a node type other than the trained one.
+
+        The files are a mapping from path, relative to the pipeline's folder, to content.
+        """
         if self.snapshot is None:
             return []
         return [
@@ -69,14 +72,20 @@ class NodeTypeSlot:
         return {n: how for n, how in isolation.items() if n in numbers} if isinstance(isolation, dict) else {}
 
     def kept_profiles(self) -> dict[str, bytes]:
-        """Return the profile files of the other node types: content by path in the pipeline."""
+        """Return the profile files of all node types but the trained one, as a mapping from path to content.
+
+        The paths are relative to the pipeline's folder.
+        """
         if self.snapshot is None:
             return {}
         names = [name for name in self.snapshot.names if name.startswith(PROFILES + "/")]
         return {name: self.snapshot.read(name) for name in names if name != profile_file(self.node_type)}
 
     def kept_samples(self) -> dict[str, bytes]:
-        """Return the files with kept rows of the other node types: content by path in the pipeline."""
+        """Return the files with kept rows of all node types but the trained one, as a mapping from path to content.
+
+        The paths are relative to the pipeline's folder.
+        """
         if self.snapshot is None:
             return {}
         names = [name for name in self.snapshot.names if name.startswith(FOLDER + "/")]

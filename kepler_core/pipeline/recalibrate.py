@@ -1,4 +1,4 @@
-"""Recalibrate the AbsPower models of a pipeline for a machine or day of which a short metered recording exists."""
+"""Recalibrate the AbsPower models of a pipeline with a short metered recording of another machine or day."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from kepler_core.store.store import Store
 from kepler_core.vocabulary import PREVIOUS_SUFFIX
 
 MODELS = 3
-"""Number of trainers that are recalibrated in each feature group: those with the lowest errors."""
+"""Number of trainers that are recalibrated in each feature group. The trainers with the lowest errors are chosen."""
 
 
 @attrs.frozen
@@ -63,7 +63,8 @@ class Recalibration:
     rows: int
     """Number of timestamps of the metered recording."""
     chosen: list[dict[str, Any]]
-    """For each replaced or newly scored model: its path, the chosen candidate and its errors."""
+    """The path and the chosen candidate of each model that was replaced or whose stated errors were replaced, with the
+    candidate's errors."""
     candidates: list[dict[str, Any]]
     """All candidates with their errors."""
     notes: list[str]
@@ -75,7 +76,7 @@ class Recalibration:
 
     @property
     def reason(self) -> str:
-        """Return one line that says what was published."""
+        """Return one line that states what was published."""
         if self.kind == "idle":
             return f"the idle power of {len(self.chosen)} models was corrected"
         refitted = sum(entry["candidate"] != "as is" for entry in self.chosen)
@@ -266,7 +267,10 @@ def _old_rows(snapshot: Snapshot, node_type: int) -> NodeRows | None:
 
 
 def _trainers(snapshot: Snapshot) -> dict[str, Mapping[str, Any]]:
-    """Return the arguments of the pipeline's trainers of AbsPower models, by the trainer's name (no distribution)."""
+    """Return the arguments of each trainer of AbsPower models in the pipeline, by the trainer's name.
+
+    The names do not contain the distribution.
+    """
     pipeline = snapshot.read_json("metadata.json").get("pipeline")
     entries = pipeline.get("abs_trainers", []) if isinstance(pipeline, dict) else []
     named = [entry if isinstance(entry, dict) else {"name": entry} for entry in entries]
@@ -274,7 +278,7 @@ def _trainers(snapshot: Snapshot) -> dict[str, Mapping[str, Any]]:
 
 
 def _best(candidates: Sequence[Candidate]) -> dict[str, Candidate]:
-    """Return the candidate with the lowest error for each path; the first of equally good ones."""
+    """Return the candidate with the lowest error for each path. Of candidates with equal errors, return the first."""
     best: dict[str, Candidate] = {}
     for candidate in candidates:
         if candidate.path not in best or candidate.errors.mae < best[candidate.path].errors.mae:

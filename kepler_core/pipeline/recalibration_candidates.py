@@ -1,10 +1,16 @@
 """The candidates of a recalibration: AbsPower models fitted to a short metered recording of another machine or day.
 
-For each model there are up to three candidates: the model as it is; a model that is fitted to rows of the earlier
-training and to the new rows, where the new rows together weigh a quarter of the earlier rows; and a model that is
-fitted to the new rows alone. `LINEAR` is a candidate in each feature group: non-negative linear models need few
-rows. Each candidate predicts each block of the new rows with a model that has not seen the block, and the candidate
-with the lowest error is published.
+Each model has up to three candidates:
+
+- the model as it is
+- a model that is fitted to rows of the earlier training and to the new rows. The total weight of the new rows is a
+  quarter of the total weight of the earlier rows.
+- a model that is fitted to the new rows alone
+
+Each feature group also has candidates of the trainer `LINEAR`, because non-negative linear models need few rows.
+
+The errors are measured on blocks of the new rows. Each block is predicted by a model that was not fitted to
+this block. For each model, the candidate with the lowest error is published.
 """
 
 from __future__ import annotations
@@ -31,18 +37,18 @@ from kepler_core.store.models import StoredModel
 from kepler_core.vocabulary import load_feature, main_feature
 
 Kind = Literal["as is", "mixed", "new"]
-"""How a candidate was made: the served model, a fit to earlier and new rows, or a fit to the new rows alone."""
+"""Kind of a candidate: the served model, a fit to earlier and new rows, or a fit to the new rows alone."""
 
 NEW_WEIGHT = 0.25
 """Weight of all new rows together, as a fraction of the weight of all earlier rows."""
 BLOCKS = 5
 """Number of blocks of the new rows. Each block is held out once."""
 MIN_ROWS = 20
-"""Smallest number of new rows: with fewer, a block would have fewer than 4 rows."""
+"""Smallest number of new rows. With fewer rows, a block would have fewer than 4 rows."""
 _NEW_STREAM = 1_000_000
-"""Number that is added to the stream numbers of new rows, to distinguish them from those of earlier rows."""
+"""Number that is added to the stream numbers of new rows. So no new row has the stream number of an earlier row."""
 LINEAR = "SGDRegressorTrainer"
-"""Trainer of non-negative linear models, which is fitted to the new rows alone."""
+"""Trainer of non-negative linear models. Each feature group has candidates of this trainer."""
 
 
 @attrs.frozen(eq=False)
@@ -70,7 +76,7 @@ class Group:
     """All models of the source and the feature group, the best first."""
     new: NodeRows
     old: NodeRows | None
-    """Rows of the earlier training; None if the pipeline has none with these features and this power."""
+    """Rows of the earlier training; None if the pipeline has no rows with these features and this power."""
 
     @property
     def first(self) -> StoredModel:
@@ -119,7 +125,7 @@ def fit_jobs(
 def training_rows_of(group: Group, old: NodeRows | None, components: Sequence[str]) -> tuple[TrainingRows, list[Fold]]:
     """Return the rows to fit on, the earlier rows first, and a fold for each block of the new rows.
 
-    The new rows are repeated as often as their weight demands (`NEW_WEIGHT`).
+    Each new row is repeated, so that all new rows together have about the weight `NEW_WEIGHT`.
     """
     features, source = group.first.features, group.first.source
     parts = [group.new] if old is None else [old, group.new]
@@ -179,7 +185,7 @@ def _lineage(model: StoredModel) -> dict[str, Any]:
 
 
 def check_rows(rows: NodeRows) -> None:
-    """Raise `TrainingError` if there are too few new rows to hold out blocks of them."""
+    """Raise `TrainingError` if there are too few new rows to hold out blocks."""
     if len(rows.time) < MIN_ROWS:
         raise TrainingError(f"only {len(rows.time)} usable timestamps in the metered recording; {MIN_ROWS} are needed")
 

@@ -1,7 +1,8 @@
 """Regimes: groups of samples in which a machine does the same kind of work.
 
-A model that was validated on blocks of time has seen the work of the test samples, a few minutes before or after. The
-error on held-out regimes shows how wrong the model is for work that it has not seen.
+If a model is validated on blocks of time, its training data contain the same work as the test samples, only a few
+minutes earlier or later. The error on held-out regimes shows how wrong the model is for work that is not in its
+training data.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ from kepler_core.honesty.ratios import Ratio, ratios
 REGIMES = 8
 """Number of regimes that samples are divided into, if there are enough samples."""
 MIN_REGIME_SAMPLES = 15
-"""A data set with fewer than this number of samples per regime is divided into fewer regimes."""
+"""Minimum mean number of samples per regime. A smaller data set is divided into fewer regimes."""
 
 _LOGARITHMIC = ("cpu_cycles", "cpu_instructions", "bpf_cpu_time_ms")
-"""Features of the amount of work. The first one that a model has describes a sample, on a logarithmic scale."""
+"""Features that measure the amount of work. The clusters use the first of these features that a data set has, on a
+logarithmic scale."""
 
 
 def regimes(features: Sequence[str], X: FloatArray, seed: int) -> IntArray | None:
@@ -27,8 +29,8 @@ def regimes(features: Sequence[str], X: FloatArray, seed: int) -> IntArray | Non
 
     `X` holds the features of whole nodes in their own units, shape (samples, features). The regimes are clusters
     (k-means) of standardised quantities: instructions per cycle, cache misses per instruction, cycles per CPU time
-    and the amount of work, as far as the features allow. If there are none of these, the clusters are made from
-    the logarithms of all features.
+    and the amount of work, as far as the features allow. If the features allow none of these quantities, the
+    logarithms of all features are used instead.
     """
     from sklearn.cluster import KMeans
 
@@ -56,7 +58,10 @@ def _descriptions(features: Sequence[str], X: FloatArray) -> FloatArray:
 
 
 def _log(values: FloatArray) -> FloatArray:
-    """Return logarithms of values that may be 0: values below a millionth of the highest count as a millionth."""
+    """Return logarithms of values that may be 0.
+
+    The lower limit of the values is a millionth of the highest absolute value. Lower values are replaced by this limit.
+    """
     floor = float(np.abs(values).max(initial=0.0)) * 1e-6
     return np.log(np.maximum(values, floor)) if floor > 0 else np.zeros(len(values))
 
@@ -70,7 +75,7 @@ _SCALES: Mapping[Ratio, Callable[[FloatArray], FloatArray]] = {
 
 
 def _standardised(quantities: FloatArray) -> FloatArray:
-    """Return the columns with mean 0 and standard deviation 1, without the columns that are constant."""
+    """Leave out constant columns, and scale all other columns to mean 0 and standard deviation 1."""
     spread = quantities.std(axis=0)
     varying = spread > 1e-12
     return np.asarray((quantities[:, varying] - quantities[:, varying].mean(axis=0)) / spread[varying])

@@ -1,7 +1,7 @@
 """Splits: the ways to hold out data on which a model's errors are measured.
 
-The errors on blocks of time hold for the same machine, day and work. The splits `regimes`, `recordings` and `nodes`
-hold out what a model meets later: other work, another day, another machine.
+The errors on blocks of time are valid for the machine, the day and the work of the training. The splits `regimes`,
+`recordings` and `nodes` show the errors for other work, for another day and for another machine.
 """
 
 from __future__ import annotations
@@ -20,10 +20,13 @@ from kepler_core.pipeline.validation import Fold, folds
 from kepler_core.vocabulary import MIN_TIMESTAMPS
 
 MAX_PARTS = 8
-"""Recordings or nodes are held out one by one. If there are more, they are divided into this number of groups."""
+"""Maximum number of folds of the splits `recordings` and `nodes`.
+
+Usually, each fold holds out one recording or node. If there are more recordings or nodes than this number, each fold
+holds out a group of them."""
 
 _MIN_TRAIN = MIN_TIMESTAMPS
-"""Minimum number of samples to train on. A part that leaves fewer samples is not held out."""
+"""Minimum number of samples to train on. If a fold leaves fewer samples for the training, it is not used."""
 
 
 def splits(
@@ -31,8 +34,9 @@ def splits(
 ) -> dict[SplitName, Sequence[Fold]]:
     """Return the folds of each split that the data allow.
 
-    `held_out` are the folds of the user's validation scheme `spec`; a split of the same name uses them as they are.
-    `memory` is the number of timestamps that the extractor combines into one row. The split `blocks` is always there.
+    `held_out` are the folds of the user's validation scheme `spec`. If a split has the name of this scheme, it uses
+    these folds unchanged. `memory` is the number of timestamps that the extractor combines into one row. The result
+    always has the split `blocks`.
     """
     blocks = folds(attrs.evolve(spec, scheme="blocks"), rows.stream, rows.time, memory)
     by_name: dict[SplitName, Sequence[Fold]] = {"blocks": blocks}
@@ -56,8 +60,9 @@ def _grouped(code: IntArray) -> IntArray:
 def _leave_out_groups(group: IntArray, reach: Mapping[int, IntArray] | None = None) -> list[Fold]:
     """Return a fold for each group, without the folds that leave too few samples to train on.
 
-    `reach` maps 1, 2, … to the index of the sample that is this number of samples later in the same stream (its own
-    index at the end of a stream). Samples within this reach of a test sample are not trained on.
+    `reach` maps each distance 1, 2, … to an array of shape (samples,). The array has the index of the sample that
+    follows each sample at this distance in the same stream. If there is no such sample, it has the index of the
+    sample itself. Samples at these distances before or after a test sample are not trained on.
     """
     held_out = []
     for number in np.unique(group):
@@ -72,7 +77,7 @@ def _leave_out_groups(group: IntArray, reach: Mapping[int, IntArray] | None = No
 
 
 def _neighbours(stream: IntArray, reach: int) -> dict[int, IntArray]:
-    """Return, for each distance 1 … `reach`, the index of the sample that much later in the same stream."""
+    """Return the argument `reach` of `_leave_out_groups` for the distances 1 to `reach`."""
     index = np.arange(len(stream))
     neighbours = {}
     for distance in range(1, reach + 1):

@@ -65,9 +65,11 @@ def table_training(
 ) -> TableTraining:
     """Return what a training from tables needs.
 
-    `energy_source` is the energy source of all power in the tables. By default, it is the pipeline's energy source
-    that measures the component; if the pipeline names none, acpi for the platform and rapl-sysfs for all other
-    components. CPU time that exceeds the CPUs of `machine` is left out.
+    `energy_source` is the energy source of all power in the tables. If it is None, the power of each component belongs
+    to that energy source of the pipeline which measures the component. If the pipeline names no energy source, the
+    power of the platform belongs to acpi, and the power of all other components belongs to rapl-sysfs.
+
+    CPU time that exceeds the CPUs of `machine` is left out.
 
     Raises `TableError`, `RecordingError` or `UsageError` if the tables cannot be used.
     """

@@ -1,8 +1,8 @@
-"""Choose the twin of each trained model: a model with fewer features that checks its predictions.
+"""Choose the twin of each trained model. A twin is a model with fewer features that checks the model's predictions.
 
-A model with many features can be very wrong for work that it does not know, while a model of hardware counters alone is
-still nearly right. Where both differ by more than they ever did in the validation, the prediction of the model with
-fewer features is used (`kepler_core.models.twins`).
+For work that is not in the training data, a model with many features can be very wrong. A model of hardware counters
+alone is still nearly right. If the two predictions differ by more than a limit that was measured in the validation, the
+prediction of the model with fewer features is used (`kepler_core.models.twins`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from kepler_core.pipeline.interval_terms import conformal_quantile
 TWIN_GROUP = "CounterOnly"
 """The feature group of twins, if the pipeline trains it."""
 LIMIT_LEVEL = 0.99
-"""Quantile of the differences in the validation above which two models disagree."""
+"""Two models disagree if they differ by more than this quantile of their differences in the validation."""
 
 
 @attrs.frozen(eq=False)
@@ -42,9 +42,9 @@ class _Trained:
 def with_twins(jobs: Sequence[FitJob], results: Sequence[FitResult]) -> list[FitResult]:
     """Return the results of the fits with `honesty.twin` in the metadata of each AbsPower model that has a twin.
 
-    The twin has the same energy source and a proper subset of the features. It is the model of the feature group
-    `TWIN_GROUP` with the lowest error on the hardest split or, if there is none, of the group with the fewest features.
-    Models of one feature alone, and models without such a subset, have no twin.
+    The twin has the same energy source, the same components and a proper subset of the features. Models of the feature
+    group `TWIN_GROUP` are preferred, then models with the fewest features. Among these, the model with the lowest error
+    on its hardest split is chosen. A model has no twin if no other model fits.
     """
     trained: list[_Trained] = []
     for job, result in zip(jobs, results, strict=True):
@@ -82,8 +82,9 @@ def _twin(model: _Trained, trained: Sequence[_Trained]) -> Twin | None:
 def _limits(model: _Trained, twin: _Trained) -> dict[str, float] | None:
     """Return the limit of the difference for each component; None if no sample was held out for both models.
 
-    The differences are those between the predictions for held-out samples, on the hardest split of the model that was
-    measured for both. A limit is at least the noise floor of the measured power.
+    The differences are differences between the two predictions for the same held-out sample. The split is the one with
+    the largest error of `model`, among the splits that were measured for both models. A limit is at least the noise
+    floor of the measured power.
     """
     common = [name for name in model.result.held_out if name in twin.result.held_out]
     if not common:
@@ -109,7 +110,7 @@ def _mae(honesty: Honesty, split: SplitName) -> float:
 
 
 def _common_samples(one: FitJob, two: FitJob) -> tuple[IntArray, IntArray]:
-    """Return the indices of the samples that both data sets have: those of `one` and those of `two`."""
+    """Return the indices, in `one` and in `two`, of the samples that both data sets have."""
     indices = np.intersect1d(_keys(one), _keys(two), assume_unique=True, return_indices=True)[1:]
     return np.asarray(indices[0], dtype=np.int64), np.asarray(indices[1], dtype=np.int64)
 

@@ -237,7 +237,7 @@ assert REGISTRIES.keys() == CONTRACTS.keys()
 
 
 def entries_named(name: str) -> Iterator[PluginEntry]:
-    """Yield the entries of all plugins, including refused plugins, that have a name, alias or full name."""
+    """Yield the entries of all plugins whose name, alias or full name is `name`, including refused plugins."""
     prefix, _, bare = name.rpartition(":")
     distribution = normalised(prefix)
     for registry in REGISTRIES.values():

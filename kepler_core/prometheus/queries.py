@@ -65,7 +65,8 @@ class Query:
         selector = self.selection.selector()
         if self.step is None:
             # Prometheus 3 excludes a sample at the very start of a range, Prometheus 2 includes it. The range
-            # therefore starts a millisecond earlier. `joining` drops a sample that two answers contain.
+            # therefore starts a millisecond earlier. If two answers contain the same sample, the module `joining`
+            # keeps only one copy.
             window = self.end - self.start + 1
             return "/api/v1/query", {"query": f"{selector}[{window}ms]", "time": _seconds(self.end)}
         # The window is a millisecond shorter than the step. Prometheus 2 includes both ends of a window, so it would

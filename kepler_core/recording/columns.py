@@ -18,8 +18,8 @@ METRIC_NAME_CHARACTERS = 200
 NAMELESS = "(no __name__)"
 """Key for series without a metric name in the counts of malformed series, whose keys are metric names."""
 MAX_CONFLICTS = 0.05
-"""If two samples with one timestamp have different values at this fraction of a series' samples or more, it is unknown
-when the samples of the series were taken."""
+"""Samples of a series conflict if they have the same timestamp, but different values. If at least this fraction of a
+series' samples conflict with an earlier sample, it is unknown when the samples of the series were taken."""
 _FEWEST_CONFLICTS = 3
 LARGEST_VALUE = 2.0**64
 """Maximum absolute value of a sample: larger values are replaced by it. Counters have at most 64 bits.

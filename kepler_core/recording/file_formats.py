@@ -81,7 +81,7 @@ class Malformed:
     examples: dict[str, str] = attrs.field(factory=dict)
     """Place and problem of the first malformed series, by metric name."""
     labels: dict[str, list[Mapping[str, str]]] = attrs.field(factory=dict)
-    """Labels of the series of which only the samples are malformed, by metric name."""
+    """By metric name: the labels of each series whose labels are valid, but whose samples are malformed."""
 
     def add(self, metric: str, place: str, problem: str, labels: Mapping[str, str] | None = None) -> None:
         """Count a malformed series."""

@@ -87,8 +87,8 @@ KINDS: Mapping[str, Kind] = {
     "usage_shifts": Kind(
         "error",
         "samples of usage whose unit changes",
-        "the power follows the usage before and after a time in the recording, but its slope over the usage changes by "
-        "a factor of more than 8 in the same range of power, or of more than 100 in any range",
+        "the power follows the usage before and after a time in the recording, but at this time, the watts per unit "
+        "of usage change by a factor of more than 8 in the same range of power, or by a factor of more than 100",
         "left out at all times of the node",
     ),
     "mirrored_power": Kind(

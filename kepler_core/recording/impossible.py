@@ -14,8 +14,9 @@ _INVALID_READING = float(2**32 - 1)
 INVALID_READINGS: FloatArray = np.array([_INVALID_READING, _INVALID_READING / 1e3, _INVALID_READING / 1e6])
 """The reading 2^32 - 1 of a sensor that does not answer, converted to joules or watts.
 
-Some hwmon drivers of Linux return this reading (e.g. ibmpowernv, xgene-hwmon). The sensor's unit may be J or W, mJ
-or mW, µJ or µW: one array element for each of the three sizes.
+Some hwmon drivers of Linux return this reading (e.g. ibmpowernv, xgene-hwmon). The sensor's unit may have
+no prefix (J, W), the prefix milli (mJ, mW) or the prefix micro (µJ, µW). The array has one element for each of these
+three cases.
 """
 
 
@@ -23,9 +24,9 @@ def impossible_values(item: MappedMetric, counts: Counts) -> BoolArray | None:
     """Return which samples of a metric are negative, too large or invalid readings, and count them.
 
     Return None if the metric has no such samples. The samples stay in the metric, and `points.points_of` replaces
-    their values by NaN, so that a sum over the node's containers or sockets is unknown if it lacks a value that
-    matters. If the samples were removed, the sum of the remaining containers or sockets could count as the value
-    of the node, which would be too low.
+    their values by NaN. So a sum over the node's containers or sockets can become NaN, too. If the samples were
+    removed, the sum of the remaining containers or sockets could count as the value of the node. This value would
+    be too low.
     """
     metric, mapping = item.metric, item.mapping
     if not metric.n_samples:

@@ -214,7 +214,7 @@ def _container_features(
 def _forget_totals(
     container_features: Mapping[str, FloatArray], rows: _Rows, codes: SeriesCodes, counts: Counts
 ) -> None:
-    """Set the usage of each container to NaN that is the total of all other containers of its node."""
+    """If the usage of a container is the total of all other containers of its node, set this usage to NaN."""
     for unit in units_of_totals(container_features, rows.sample, rows.unit).tolist():
         word = codes.units.words[unit]
         counts.count("totals", "containers", 1, printable(codes.unit_names.get(word) or word, 100))

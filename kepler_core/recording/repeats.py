@@ -98,11 +98,11 @@ class _Spans:
         self._of_node[node] = min(first, start), max(last, end)
 
     def overlapping(self, nodes: Collection[int] | None = None) -> list[tuple[int, int]]:
-        """Return pairs of nodes with overlapping spans, just enough to connect the nodes of each group.
+        """Return pairs of nodes with overlapping spans. The pairs connect all nodes of each group.
 
         `nodes` are the nodes to compare; None means all nodes. If node a overlaps b, and b overlaps c, then
-        a, b and c are one group. A group of n nodes has n - 1 pairs. Thousands of nodes may report the same
-        container, so that a list of all overlapping pairs would be too long.
+        a, b and c are one group. For a group of n nodes, only n - 1 pairs are returned. Thousands of nodes may
+        report the same container, so that a list of all overlapping pairs would be too long.
         """
         spans = sorted((*span, node) for node, span in self._of_node.items() if nodes is None or node in nodes)
         pairs = []

@@ -42,7 +42,9 @@ CONTRADICTION_SPREADS = 0.5
 
 The difference must be more than this multiple of the node's power range."""
 CONTRADICTION_DEVIATIONS = 10.0
-"""In a contradiction, the power also differs by more than this multiple of the median difference."""
+"""Usage and power contradict each other only if the power differs enough from the usual power at this usage.
+
+The difference must also be more than this multiple of the median difference of all samples of the node."""
 CONTRADICTION_RANKS = 0.3
 """In a contradiction, the ranks of usage and power differ by more than this number. The rank of a value among the
 values of its node is 0 for the lowest value and almost 1 for the highest value."""
@@ -140,7 +142,7 @@ def _jumps(values: FloatArray, others: list[FloatArray], factor: float, are_watt
         of_usual = of_usual[np.isfinite(of_usual)]
         if len(of_usual) < FEWEST_VALUES or of_usual.min() == of_usual.max():
             continue
-        # A jump is confirmed if `other` is above its usual maximum at the same sample. The usual maximum may be a
+        # A jump is confirmed if, at the same sample, `other` is above its own usual maximum. The usual maximum may be a
         # damaged value, so it is limited to `JUMP_FACTOR` times a high quantile.
         most_of_usual = min(of_usual.max(), JUMP_FACTOR * np.quantile(of_usual, USUAL_QUANTILE))
         confirmed = other[candidates] > most_of_usual

@@ -214,7 +214,7 @@ def _steps(streams: Sequence[Stream], stream: IntArray, time: FloatArray) -> tup
 
 
 def _without_left_out(data: TableData) -> TableData:
-    """Return the data without the values that the rules have left out in its observations."""
+    """Return the data with NaN in place of each value that was left out of the observations by a rule."""
     observations = data.observations
     unknown = np.full(len(observations.sample_time), np.nan)
     nodes = {name: observations.node_features.get(name, unknown) for name in (*data.node_features, *data.row_features)}

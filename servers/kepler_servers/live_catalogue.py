@@ -122,7 +122,7 @@ class LiveCatalogue:
             log.error("model %s is no longer served: %s", model.path, problem)
             pipeline.models = [other for other in pipeline.models if other is not model]
             pipeline.problem = problem
-            pipeline.signature = ""  # no signature is empty, so the pipeline will be read again
+            pipeline.signature = ""  # differs from every real signature, so the pipeline will be read again
             self._rebuild()
 
     def watch(self) -> None:

@@ -73,7 +73,7 @@ def test_abspower_gets_no_powers() -> None:
 
 
 class DefectiveProvider:
-    """A model provider each of whose methods raises an exception that is not a `KeplerError`."""
+    """A model provider. All its methods raise an exception that is not a `KeplerError`."""
 
     name = "defective"
 

@@ -50,7 +50,7 @@ def test_replies_have_milliwatts_up_to_the_documented_row_counts(
 
 
 def test_long_replies_lose_decimals_and_components() -> None:
-    """With more rows, a reply loses decimals and components in turn, in the order with the least error in Kepler."""
+    """With more rows, a reply has fewer decimals and, if it is still too long, fewer components."""
     first_rows = {}
     for rows in range(100, 1500, 10):
         reply = reply_of(random_watts(_FOUR, rows), limit=READ_LIMIT, core_ratio=0.5)

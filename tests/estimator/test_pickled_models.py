@@ -98,7 +98,7 @@ def test_linear_weights_of_the_same_node_type_stand_in(tmp_path: Path, named: st
 
 
 def test_weights_beside_an_archive_of_another_file_name(tmp_path: Path) -> None:
-    """The archive's metadata, not its file name, tells which weights are its own."""
+    """The archive's metadata, not its file name, tells which weights belong to the archive."""
     folder = write_database(tmp_path / "db", LINEAR)
     (folder / f"{LINEAR.name}.json").write_text(json.dumps(WEIGHTS))
     (folder / f"{LINEAR.name}.zip").rename(folder / "best.zip")

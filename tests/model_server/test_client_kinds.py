@@ -71,7 +71,7 @@ def test_an_old_estimator_never_gets_an_archive_of_kepler_core(server: ServerPro
 def test_an_old_estimator_without_the_key_spec_is_recognised(server: ServerProcess) -> None:
     request = {key: value for key, value in OLD_ESTIMATOR.items() if key != "spec"}
     assert server.post(request).headers["x-kepler-model"].startswith("public/")
-    # no estimator sends these keys and `values`, which belong to requests for watts
+    # `values` and `pipeline_name` belong to requests for watts; an estimator never sends them with these keys
     assert server.post({**request, "values": [], "pipeline_name": "trained"}).status == 200
 
 

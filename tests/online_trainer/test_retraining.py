@@ -58,7 +58,7 @@ class Story:
         return self.trainer.store.decisions("test")
 
     def kept_aside(self) -> dict[str, Any]:
-        """Return the first decision before the power shift that published no model."""
+        """Return the first of the decisions before the power shift that published no model."""
         return next(decision for decision in self.decisions_before_shift if decision["decision"] == "kept aside")
 
 

@@ -1,6 +1,6 @@
-"""Properties of the trainers that compare rows by distance: constant features carry no weight.
+"""Test that constant features have no influence on models whose trainers compare rows by distance.
 
-Each property compares a model of the varying features `LIVE` with a model that also has constant columns.
+Each test compares a model of the varying features `LIVE` alone with a model that also has constant columns.
 """
 
 from __future__ import annotations

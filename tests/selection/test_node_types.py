@@ -293,7 +293,7 @@ def test_node_types_of_this_machine_by_default(tmp_path: Path) -> None:
         (["list"], "give --store"),
         (["list", "--store", "s", "--index", "i"], "give --store"),
         (["list", "--index", "absent.json"], "absent.json: No such file"),
-        (["list", "--index", "absent.json", "--pipeline", "p"], "--pipeline goes with --store"),
+        (["list", "--index", "absent.json", "--pipeline", "p"], "--pipeline can only be used together with --store"),
         (["match", "--index", "absent.json", "--spec", "none.json"], "none.json: No such file"),
         (["add", "--spec", "empty.json", "--index", "i.json"], "no attribute of the machine is known"),
         (["add", "--store", "s"], "--pipeline"),

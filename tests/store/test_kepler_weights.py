@@ -263,8 +263,8 @@ UNSAFE_UNDER_LOAD = [
     # these two curves fall without limit
     ("LogarithmicRegressionTrainer", [-20.0, 0.5, 30.0]),
     ("ExponentialRegressionTrainer", [-1.0, 0.5, 30.0]),
-    # for a large x, the first of these curves is 0 · ∞ = NaN; the public model database has its weights for
-    # components whose power is always 0
+    # for a large x, the first of these curves is 0 · ∞ = NaN; the public model database contains
+    # these weights, for components whose power is always 0
     ("ExponentialRegressionTrainer", [0.0, 1.0, 0.0]),
     ("LogisticRegressionTrainer", [-40.0, 50.0, 0.1, 30.0]),
 ]

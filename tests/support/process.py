@@ -20,7 +20,7 @@ SETTINGS_KEYS = (
     "PROCESS_COMPONENTS_INIT_URL", "ERROR_KEY", "CONFIG_PATH", "PROMETHEUS_MULTIPROC_DIR", "HTTP_PROXY", "http_proxy",
     "MODEL_TOPURL",
 )  # fmt: skip
-"""Environment variables that processes under test do not inherit, because they would behave differently with them."""
+"""Environment variables that processes under test do not inherit, because the variables change their behaviour."""
 
 DEFECTS = ("Traceback", "panicked", "defect of", "Unexpected exit", "Logging error")
 """Words that are in the log of a process only if the process has a defect."""

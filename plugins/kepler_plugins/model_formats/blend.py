@@ -1,6 +1,7 @@
 """The model format `blend`: the weighted sum of tree ensembles and a physical model, as JSON.
 
-The file has the trees as arrays (`stored_trees`), in base64. Leaf masks evaluate the trees with NumPy alone.
+The file has the trees as arrays (`stored_trees`), in base64. The module `leaf_masks` evaluates the trees with NumPy
+alone.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from kepler_plugins.model_formats.stored_trees import MAX_COLUMNS, decode
 
 LAYOUT = 1
 GROUP_SIZE = 50
-"""Number of trees whose leaf masks are made together. The size of the masks rises with the square of this number."""
+"""Number of trees in a group. The leaf masks of a group are made together, and their size rises with the square of this
+number."""
 MAX_GROUPS = 24
 """Limit of the number of groups of trees per component."""
 MAX_MASK_BYTES = 24_000_000
@@ -37,7 +39,7 @@ Scale = Annotated[float, msgspec.Meta(gt=0, le=2.0**53)]
 
 
 class StoredRatio(msgspec.Struct, forbid_unknown_fields=True):
-    """A ratio of two features (`blend_terms.LogRatio`); the scales convert the scaled features to their own units."""
+    """A ratio of two features (`blend_terms.LogRatio`). The scales convert the scaled features to their own units."""
 
     top: Name
     bottom: Name

@@ -17,14 +17,14 @@ from kepler_core.arrays import FloatArray, SingleArray
 class LogRatio:
     """The logarithm of the ratio of two counters, both in their own units: ln((top + 1) / (bottom + 1)).
 
-    Adding 1 makes the ratio finite for counters that stand still. A counter below 0 counts as 0.
+    The addition of 1 makes the logarithm finite if a counter is 0. A counter below 0 counts as 0.
     """
 
     top: int
     """Column of the numerator in X."""
     bottom: int
     top_scale: float
-    """Factor from the scaled feature to its own unit."""
+    """Factor that converts the scaled feature to its own unit."""
     bottom_scale: float
 
     def values(self, X: SingleArray) -> FloatArray:
@@ -46,7 +46,7 @@ class PhysicalModel:
     """Weights of features, roots and squares, shape (3, features), in watts."""
     bias: float
     highest: float
-    """Upper limit of the predictions in watts: far from the training data, the sum of the terms means nothing."""
+    """Upper limit of the predictions in watts. Far from the training data, the sum of the terms may be far too high."""
 
     def predict(self, X: SingleArray) -> FloatArray:
         """Return watts, shape (rows,), in double precision."""

@@ -1,8 +1,8 @@
 """Tree ensembles as two arrays, as the model format `blend` stores them.
 
 The nodes of a tree are stored in preorder: an inner node, then the nodes of its true side, then the nodes of its
-false side. An inner node has the number of the feature that it compares, a leaf has `LEAF`. So the arrays need no
-numbers of children, and no content of the arrays can make a tree endless.
+false side. The first array has the number of the feature that an inner node compares, and `LEAF` for a leaf. Because of
+this order, the arrays need no indices of children. And no content of the arrays can make a tree endless.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _NUMBER_TYPE = np.dtype("<f4")
 
 @attrs.frozen(eq=False)
 class FittedTree:
-    """A decision tree as libraries keep it; each array has one element per node, and node 0 is the root."""
+    """A decision tree in the form of scikit-learn. Each array has one element per node, and node 0 is the root."""
 
     left: IntArray
     """Index of the child for values up to the threshold."""
@@ -38,7 +38,7 @@ class FittedTree:
     is_leaf: IntArray
     feature: IntArray
     threshold: SingleArray
-    """Highest value of the feature that goes to the left child, in single precision."""
+    """Highest value of the feature for which the left child is chosen, in single precision."""
     value: FloatArray
     """Value of each leaf in watts."""
 
@@ -63,7 +63,7 @@ def encode(trees: Sequence[FittedTree]) -> tuple[bytes, bytes]:
 
 
 def decode(features: bytes, numbers: bytes, n_columns: int, base: float, group_size: int) -> Iterator[Trees]:
-    """Yield the trees of one ensemble in groups of at most `group_size` trees; the first group has the base.
+    """Yield the trees of one ensemble in groups of at most `group_size` trees. The first group adds `base`.
 
     Raises `ModelError` if the arrays are damaged or exceed a limit.
     """
@@ -84,7 +84,7 @@ def decode(features: bytes, numbers: bytes, n_columns: int, base: float, group_s
 
 
 def _starts(feature: IntArray) -> list[int]:
-    """Return the index of each tree's first node, and at last the number of nodes.
+    """Return the index of each tree's first node, followed by the total number of nodes.
 
     In preorder, a tree is complete as soon as it has one leaf more than inner nodes.
     """
@@ -99,7 +99,7 @@ def _starts(feature: IntArray) -> list[int]:
 def _group(feature: IntArray, number: SingleArray, roots: list[int], n_columns: int, base: np.float32) -> Trees:
     n = len(feature)
     true, false = [-1] * n, [-1] * n
-    waiting: list[int] = []  # inner nodes whose false side has not begun
+    waiting: list[int] = []  # inner nodes whose false side was not reached yet
     for node, of_feature in enumerate(feature.tolist()):
         if of_feature != LEAF:
             true[node] = node + 1

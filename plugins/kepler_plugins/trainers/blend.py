@@ -1,4 +1,4 @@
-"""The trainer of a blend: the mean of three tree ensembles, and of a physical model that two others correct."""
+"""The trainer of a blend: the mean of five models, which are tree ensembles and a physical model with corrections."""
 
 from __future__ import annotations
 
@@ -37,19 +37,20 @@ RATIOS = (
 """The ratios that describe the kind of work: instructions per cycle, misses per instruction, and the frequency."""
 
 HIGHEST_FACTOR = 1.2
-"""The physical model is cut at this multiple of the highest power in training."""
+"""Predictions of the physical model are limited to this multiple of the highest power in training."""
 
 _FACTOR = 0.2
-"""Each of the five parts has the same factor, because no part is the best on all held-out data."""
+"""Factor of each of the five parts. The factors are equal, because no part is the best on all held-out data."""
 
 
 class BlendRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
     """The mean of five models: three tree ensembles, and a physical model with two different corrections.
 
     The three ensembles are gradient boosting, boosting whose power never falls with more work, and extra trees. The
-    physical model is bounded non-negative least squares over each feature, its root and its square. Gradient boosting
-    and extra trees fit what remains. All trees also compare ratios of features (`RATIOS`). The values in X must be
-    single-precision numbers, as the stored model gets them.
+    physical model is a non-negative linear model over each feature, the root of the feature and the square of the
+    feature. The predictions of the physical model are limited. One correction is gradient boosting, the other
+    correction is extra trees. Both are fitted to the residual of the physical model. All trees also compare ratios of
+    features (`RATIOS`). The values in X must be single-precision numbers, because the stored model gets such numbers.
     """
 
     def __init__(
@@ -132,7 +133,7 @@ class BlendRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         return with_ratios(X.astype(np.float32), self.ratios_).astype(np.float64)
 
     def _fitted_physical(self, X: FloatArray, y: FloatArray) -> PhysicalModel:
-        # Only the present load has a place in the physical model, not the load at the previous timestamp.
+        # The physical model uses only the present load, not the load at the previous timestamp.
         present = np.array([not name.endswith(PREVIOUS_SUFFIX) for name in self.features])
         columns = np.hstack(physical_terms(X[:, present].astype(np.float32)))
         terms = np.hstack([columns, np.ones((len(X), int(self.fit_intercept)))])
@@ -151,7 +152,7 @@ class BlendRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
             learning_rate=self.learning_rate,
             max_depth=4,
             min_samples_leaf=self.min_samples_leaf,
-            subsample=0.8 if rows > 1 else 1.0,  # 0.8 of a single row is no row
+            subsample=0.8 if rows > 1 else 1.0,  # 0.8 of a single row would be no row
             random_state=self.seed,
         )
 

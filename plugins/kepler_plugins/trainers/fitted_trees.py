@@ -11,10 +11,10 @@ from kepler_plugins.model_formats.tree_ensemble import rounded_down
 
 
 def of_decision_trees(trees: Any, factor: float) -> list[FittedTree]:
-    """Return the trees of an ensemble of `DecisionTreeRegressor`; the values of the leaves are multiplied by a factor.
+    """Return the trees of an ensemble of `DecisionTreeRegressor`. The values of the leaves are multiplied by `factor`.
 
-    `trees` are the elements of `estimators_`: the factor is the learning rate of a `GradientBoostingRegressor`, and
-    1 / number of trees for a mean over the trees.
+    `trees` are the elements of the ensemble's `estimators_`. For a `GradientBoostingRegressor`, `factor` is the
+    learning rate. For an ensemble that predicts the mean of its trees, `factor` is 1 / number of trees.
     """
     fitted = []
     for regressor in trees:

@@ -233,7 +233,7 @@ def _read(store: str | None, pipeline: str | None, index: str | None) -> dict[st
         from kepler_profiler.node_types import read_index
 
         if pipeline is not None:
-            raise UsageError("--pipeline goes with --store")
+            raise UsageError("--pipeline can only be used together with --store")
         return {index: read_index(index)}
     from kepler_core.store import open_store
     from kepler_core.store.models import read_node_types

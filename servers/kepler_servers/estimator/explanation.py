@@ -17,8 +17,8 @@ from kepler_servers.estimator.loaded_model import LoadedModel
 DECIMALS = 3
 """Decimals of the half-widths, in watts."""
 MAX_KEPT_ROWS = 100
-"""Maximum number of rows that are kept of a key's latest watts, for the mean half-widths. Kepler's requests for the
-power of a node have one or two rows."""
+"""Maximum number of rows that are kept of the latest answer for a model key, for the mean half-widths. Kepler's
+requests for the power of a node have one or two rows."""
 
 _SIMILARITIES = ("match", "number", "similarity", "looseness", "uncertainty")
 
@@ -73,13 +73,13 @@ def _half_widths(loaded: LoadedModel, checked: CheckedWatts, host_name: str) -> 
 
 
 def kept(checked: CheckedWatts) -> CheckedWatts:
-    """Return what is kept of an answer for `mean_half_widths`: at most `MAX_KEPT_ROWS` rows."""
+    """Return the first `MAX_KEPT_ROWS` rows of an answer. They are kept for `mean_half_widths`."""
     if len(checked.outside) <= MAX_KEPT_ROWS:
         return checked
     difference = checked.difference
     return attrs.evolve(
         checked,
-        # the copies let go of the other rows
+        # copies, so that the arrays with all rows can be freed
         watts=checked.watts[:, :MAX_KEPT_ROWS].copy(),
         outside=checked.outside[:MAX_KEPT_ROWS].copy(),
         disagrees=checked.disagrees[:MAX_KEPT_ROWS].copy(),

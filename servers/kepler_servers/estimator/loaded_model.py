@@ -1,4 +1,4 @@
-"""Loaded models with what is needed to check and to explain their predictions."""
+"""Loaded models, with all data that are needed to check and to explain their predictions."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from kepler_core.models.twins import TwinnedModel, twinned
 from kepler_servers.estimator.model_providers import ModelOffer
 
 UNKNOWN_SIMILARITY = 0.4
-"""Similarity of two machines one of which is not known (`EXPECTED` in `kepler_profiler.similarity`)."""
+"""Similarity of two machines if one of them is unknown (`EXPECTED` in `kepler_profiler.similarity`)."""
 LEAST_SIMILARITY = 0.1
-"""Lower similarities count as this one, so that the error between machines stays finite."""
+"""Lower similarities are replaced by this value, so that the error between machines stays finite."""
 
 
 @attrs.frozen(eq=False)
 class Check:
-    """What a model's metadata tell about doubtful predictions: the block `honesty`, and the twin."""
+    """The contents of a model's metadata that help to find doubtful predictions: the block `honesty`, and the twin."""
 
     twinned: TwinnedModel
-    """The model with its twin, if it has one. It makes the predictions."""
+    """The model and its twin, if the model has one. `TwinnedModel.watts` makes the predictions."""
     honesty: Honesty | None = None
-    """The block `honesty` of the model's metadata; None if the metadata have none, or a malformed one."""
+    """The block `honesty` of the model's metadata; None if the metadata have no such block, or a malformed block."""
     twin_name: str = ""
-    """Name of the twin, as `ModelOffer.name`; empty without a twin."""
+    """Name of the twin, in the form of `ModelOffer.name`; empty without a twin."""
     twin_digest: str = ""
-    """Digest of the twin, as `ModelOffer.digest`; empty without a twin."""
+    """Digest of the twin, in the form of `ModelOffer.digest`; empty without a twin."""
     problem: str = ""
     """The reason why the model has no twin although its metadata name one, or why its block `honesty` is not used."""
 
@@ -77,10 +77,10 @@ class LoadedModel:
 
 
 def with_twin(model: PowerModel, offer: ModelOffer, models: Mapping[str, PowerModel]) -> Check:
-    """Return a model's block `honesty`, and the model with its twin, if its metadata name one.
+    """Return a model's block `honesty`, and the model with its twin, if the metadata name a twin.
 
-    `models` are the loaded models by digest. The twin is loaded only if it is not one of them. A twin that cannot be
-    loaded is a problem, but not an error: the model itself still answers.
+    `models` are the loaded models by digest. The twin is loaded only if it is not among these models. If the twin
+    cannot be loaded, `Check.problem` states the reason, and the model answers without a twin.
     """
     honesty = None
     try:
@@ -95,7 +95,7 @@ def with_twin(model: PowerModel, offer: ModelOffer, models: Mapping[str, PowerMo
 
 
 def _is_host(node: str, host_name: str) -> bool:
-    """Return whether a node's name, e.g. `node7.example:9102` from a label `instance`, is that of this machine."""
+    """Return whether a node's name, e.g. `node7.example:9102` from a label `instance`, is the name of this machine."""
     name = node.rpartition(":")[0] if node.rpartition(":")[2].isdigit() else node
     short = name.split(".", maxsplit=1)[0]
     return bool(short) and short != "localhost" and host_name in (name, short)

@@ -370,9 +370,9 @@ def _reason(provider: str, error: KeplerError) -> _Reason:
 
 
 def _joined(reasons: Sequence[_Reason]) -> str:
-    """Return reasons as one text. If there are several reasons, each states which provider, server or key it is of.
+    """Return reasons as one text. If there are several reasons, each begins with the name of a provider, server or key.
 
-    A text that several providers have given is not repeated.
+    If several providers have the same reason, their names precede one copy of its text.
     """
     names: dict[str, dict[str, None]] = {}
     for reason in reasons:

@@ -159,7 +159,7 @@ class ModelServerProvider:
             # A proxy may have sent status 400. So this is not a `NoModelError`, and a model in use stays in use.
             raise UnreachableError(f"HTTP 400: no linear weights that fit; {WHAT_TO_DO}", document=self.name)
         self._check_status(answer)
-        # If the request is for models of the linear trainer, the weights are not used in place of another model.
+        # If the request names the linear trainer, the weights do not stand in for another model.
         wanted = "" if request.trainer == LINEAR_TRAINER else request.trainer or "the models of kepler-model-server"
         return self._offer_of_weights(answer, request, wanted)
 

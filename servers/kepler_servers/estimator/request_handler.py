@@ -179,7 +179,7 @@ class RequestHandler:
         return self._count(failure_reply(reason, output_type, rows, self._components_of(source), limit=self._limit))
 
     def _count(self, reply: Reply) -> bytes:
-        """Return the bytes of a reply. Count replies that were shortened to meet the limit of bytes, or exceed it."""
+        """Return the bytes of a reply. Count shortened replies, and replies that still exceed the limit of bytes."""
         if reply.decimals != 3:
             self._counters.fewer_decimals += 1
         if reply.left_out:

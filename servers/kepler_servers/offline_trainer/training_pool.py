@@ -231,7 +231,7 @@ class TrainingPool:
                 self._persist(lambda: jobs.fail(job.id, message.status, message.content))
                 return "failed"
             case Accepted():
-                raise AssertionError("Accepted without Check")
+                raise AssertionError("a worker sent Accepted although no Check was sent to it")
         return None
 
     # --- training processes that end without `Done` or `Rejected` ---
@@ -255,9 +255,10 @@ class TrainingPool:
         return self._fail_or_requeue(job, 500, f"the training process ended: {reason}")
 
     def _fail_or_requeue(self, job: Job, status: int, reason: str) -> str:
-        """Mark a job as failed. A job that may have published a version is queued again by `_requeue_or_fail`.
+        """Mark a job as failed, unless it may already have published a version.
 
-        The next attempt of such a job finds out whether a version was published.
+        Such a job is queued again by `_requeue_or_fail`, so that its next attempt finds out whether a version was
+        published.
         """
         current = self._jobs.get(job.id)
         if current is not None and current.state == RUNNING and current.may_be_published:

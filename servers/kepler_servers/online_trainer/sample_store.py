@@ -76,7 +76,7 @@ class AppendResult:
     The next fetch stores them, because a sample can be checked only when the node's following sample is known.
     """
     fresh: IntArray = attrs.field(factory=lambda: np.empty(0, dtype=np.int64), eq=False, repr=False)
-    """Indices of the added samples (without replacements) in the fetched observations."""
+    """Indices, in the fetched observations, of the new samples. Samples that replaced a stored sample are left out."""
 
 
 class SampleStore:

@@ -42,11 +42,11 @@ class HeldOut:
     evaluation."""
 
     def covers(self, time: FloatArray) -> BoolArray:
-        """Return for each time whether models are evaluated on it: whether it is within a range."""
+        """Return, for each time, whether it is within one of the held-out ranges."""
         return self._is_within(time, 0.0)
 
     def trainable(self, time: FloatArray) -> BoolArray:
-        """Return for each time whether models are trained on it: whether it is outside all ranges and their gaps."""
+        """Return, for each time, whether it is outside all held-out ranges and outside the gaps around them."""
         return ~self._is_within(time, self.gap)
 
     def _is_within(self, time: FloatArray, margin: float) -> BoolArray:

@@ -38,7 +38,9 @@ class Outcome:
 def publish_better(
     store: Store, pipeline: str, served: ServedModels, outcome: Outcome, decision: dict[str, Any]
 ) -> None:
-    """Publish a new version if there are winners, or if restated errors change which served models are best.
+    """Publish a new version if there are winners, or if new stated errors make other served models the best.
+
+    The retraining may have increased the stated errors of served models (`Outcome.restated`).
 
     The members that describe the outcome are added to `decision`.
     """
