@@ -62,7 +62,7 @@ FULL_DISK_SECONDS = (2.0, 6.0)
 KILL_A_TRAINING_EVERY_SECONDS = 15.0
 TRAINING_CLIENTS = 2
 CURRENT_SECONDS = 30.0
-"""Seconds after the end of the kills and hostile clients within which the servers must serve the current version."""
+"""The servers must serve the current version within this number of seconds after the last hostile client and kill."""
 SETTLE_SECONDS = 8.0
 """Seconds from the end of the hostile clients to the last measurement of open file descriptors.
 

@@ -58,7 +58,7 @@ def container_dataset(
     equal. Counters that exist only for the whole node, e.g. of an accelerator, are divided among the containers
     like package power. The values of a node's gauges are repeated in the row of each container.
 
-    Raises `ValueError` if none of the features is counted per container.
+    Raises `ValueError` if no feature has a counter of its own for each container.
     """
     row_sample = observations.row_sample
     own = [name for name in features if name in container_features]
@@ -104,7 +104,7 @@ def divided_dataset(
     features: Sequence[str],
     source: str,
 ) -> Dataset:
-    """Return a data set by container from features and power that are already divided among the containers.
+    """Return a data set with one row per container, from features and power that are already divided among containers.
 
     `row_features` (by feature) and `row_power` (watts, by component) have the shape (rows,). Rows with an unknown
     value (NaN) are left out.

@@ -41,11 +41,11 @@ def compressed_by_name(raw: BinaryIO, name: str) -> Iterator[BinaryIO | gzip.Gzi
 
 
 class GzipError(KeplerError):
-    """Bytes are not valid gzip, or have so little content that unpacking them would waste time."""
+    """Bytes are not valid gzip, or are many gzip members with almost no data, whose unpacking would waste time."""
 
 
 class Gunzip:
-    """Unpacks gzip from outside, block by block.
+    """Unpacks gzip data from files and clients that are not trusted, block by block.
 
     Unpacking takes time in proportion to the unpacked bytes. The caller must limit the total number of unpacked
     bytes; `unpack` yields them in pieces of at most 1 MiB.

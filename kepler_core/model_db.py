@@ -35,7 +35,8 @@ REPORT_FOLDER = "error_report"
 _ATTRIBUTES = ("processor", "cores", "chips", "memory", "frequency")
 _TEXT_CHARACTERS = 1000
 _SPECIAL = re.compile(r"[\\|<>\[\]`*&]")
-"""Characters with a meaning in Markdown. `_` has none inside of words, where names of models have it."""
+"""Characters with a meaning in Markdown. `_` is not one of them: in names of models, it stands only inside of words,
+where it has no meaning in Markdown."""
 
 
 @attrs.frozen
@@ -49,7 +50,7 @@ class Publication:
 
 
 def parse_limits(texts: Iterable[str]) -> tuple[Filter, ...]:
-    """Return the limits of errors in the values of the option `--max-error`.
+    """Parse the values of the option `--max-error`, and return the limits that they set for the errors of models.
 
     A text is the limit of `mae` in watts, or a list of limits in the syntax of filters, e.g. `mae:10;mape:20`.
     Raises `UsageError` if a text is malformed, or limits something other than an error.

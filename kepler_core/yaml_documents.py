@@ -1,4 +1,4 @@
-"""Decode YAML from outside, and write YAML. All YAML of Kepler Core is read and written here.
+"""Decode YAML that users and clients provide, and write YAML. All YAML of Kepler Core is read and written here.
 
 PyYAML's own loaders build Python objects from tags, expand aliases without a limit, and raise errors of many
 types. `decode_yaml` uses only PyYAML's parser, builds plain values from the parser's events, and limits the size of

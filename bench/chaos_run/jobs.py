@@ -22,7 +22,7 @@ from kepler_core.store.local import LocalStore
 PIPELINES = 4
 """Number of pipelines to which all jobs publish. It is fixed, so that the model server's catalogue does not grow."""
 DRAIN_SECONDS = 120.0
-"""Seconds after the end of the hostile clients and kills within which all acknowledged jobs must end."""
+"""All acknowledged jobs must end within this number of seconds after the last hostile client and the last kill."""
 MARKER_FILE = "training_job.json"
 
 

@@ -46,7 +46,7 @@ class Replacement:
     choices: Mapping[str, str] = attrs.field(factory=dict)
     """Value of the old option -> the new words for this value, which replace `new`."""
     single: bool = False
-    """Whether the new words take only the first part of the value, which is separated by commas."""
+    """Whether the new words take only the first item of the value, which is a list separated by commas."""
     ignored: str = ""
     """A value for which no words are needed, because it was the old default."""
 

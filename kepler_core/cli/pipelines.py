@@ -1,4 +1,4 @@
-"""The commands `pipelines …`, which list the shipped pipelines and check and show pipeline files."""
+"""The commands `pipelines …`, which list the shipped pipelines, and check or show a pipeline file."""
 
 from __future__ import annotations
 

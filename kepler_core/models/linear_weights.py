@@ -3,7 +3,7 @@
 The public kepler-model-db stores its models as pickles, which Kepler Core never loads. Beside the pickles of its
 linear models are their weights as JSON. From these, this module makes the files of a model of Kepler Core.
 
-Kepler Core can evaluate more weights than Kepler: it replaces a negative power by 0 W, and Kepler does not.
+Kepler Core also accepts weights that can give a negative power, and replaces this power by 0 W. Kepler does not.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ def load_model(source: Path | str | Mapping[str, bytes], where: str = "model", *
 
 
 def format_name(stored: str) -> str:
-    """Return the name under which the registry has a stored model's format.
+    """Return the registry's name for the format of a stored model.
 
     A stored name without a distribution, e.g. `onnx`, means the format of the distribution kepler-core, even
     if another distribution has a format of the same name.

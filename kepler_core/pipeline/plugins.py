@@ -21,7 +21,8 @@ def used_plugins(
 ) -> list[dict[str, Any]]:
     """Return a description of each plugin and each listener that takes part in a training.
 
-    `sources` are energy sources of models. The observations of a table without times do not have them.
+    `sources` are energy sources of models. If the observations come from a table without times, they do not
+    name their energy sources.
     """
     wanted: list[tuple[registry.Registry[Any], str]] = [
         *((registry.trainers, trainer.name) for trainer in (*spec.abs_trainers, *spec.dyn_trainers)),

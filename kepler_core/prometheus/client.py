@@ -67,7 +67,7 @@ class Server:
     verify: bool = True
     """Whether the client verifies the server's TLS certificate."""
     headers: Mapping[str, str] = attrs.field(factory=dict[str, str], repr=False)
-    """Further headers of each request, for example the tenant of a server for several tenants."""
+    """Further headers of each request, for example the name of the tenant if the server has several tenants."""
 
 
 class PrometheusClient:

@@ -69,7 +69,7 @@ class Counts:
     conflicting_times: Counter[str] = attrs.field(factory=Counter)
     """Number of series that have two different values at many timestamps."""
     no_counters: Counter[str] = attrs.field(factory=Counter)
-    """Number of intervals in which the value of a counter falls, of metrics that fall too often to be counters."""
+    """For each metric whose values fall too often for a counter: number of intervals in which a value falls."""
     falls: Counter[str] = attrs.field(factory=Counter)
     """Number of samples at which a usage counter falls, but not to a value near 0. So the counter was not reset."""
     totals: Counter[str] = attrs.field(factory=Counter)

@@ -150,9 +150,9 @@ def leave_out_usage_shifts(laid_out: LaidOut) -> None:
 def _unit_changes(usage: FloatArray, watts: FloatArray) -> bool:
     """Return whether there is a time at which the unit of a node's usage changes; both arrays have shape (samples,).
 
-    The power follows the usage before and after that time, but the slopes of power over usage differ by
-    `SHIFT_FACTOR` or more, although the power is in the same range, or by `CERTAIN_SHIFT` or more. The slope of a real
-    machine depends on the work, but much less, except if the power is in another range.
+    The power follows the usage before and after that time, but the slopes of power over usage differ. They differ by
+    `CERTAIN_SHIFT` or more; or they differ by `SHIFT_FACTOR` or more while the power stays in the same range. The
+    slope of a real machine changes much less than that while the power stays in the same range.
     """
     known = np.isfinite(usage) & np.isfinite(watts)
     x, y = usage[known], watts[known]
@@ -188,7 +188,7 @@ def _slopes(x: FloatArray, y: FloatArray) -> FloatArray:
 
 
 def _drop_power(laid_out: LaidOut, kind: str, key: tuple[str, str], parts: list[IndexArray]) -> None:
-    """Leave out the known power of a component at the samples of several nodes."""
+    """Leave out the power of one component at the given samples of several nodes."""
     if parts:
         samples = np.unique(np.concatenate(parts))
         laid_out.drop_power(kind, key, samples[np.isfinite(laid_out.power[key][samples])])

@@ -28,7 +28,7 @@ value until the next scrape, so that the value may be old by up to one more inte
 _AGREEING_TIMES = 0.95
 """Minimum fraction of times at which the values of replicas agree. Around resets and gaps, the values differ."""
 _COMMON_UNITS = 0.5
-"""Smallest fraction of the containers of a target that its replicas have in common.
+"""Replicas of one target must have at least this fraction of their containers in common.
 
 Replicas of one target report the same containers. Containers that live shorter than a scrape interval may be
 missing in one of them.
@@ -139,7 +139,9 @@ def _own_labels(mapped: Iterable[MappedMetric], schema: MetricSchema) -> set[str
 
 
 def _candidates(mapped: Sequence[MappedMetric], own: set[str], aliases: set[str]) -> dict[int, set[str]]:
-    """Return the labels that may tell machines with the same node label apart, by the number of the node label.
+    """Return the labels that may distinguish machines with the same node label.
+
+    The result maps the number of each such node label to the labels.
 
     Prometheus adds the labels of a target to all of its series, while the exporter's own labels occur on some
     metrics only. So a candidate has two values or more (a missing label is a value, too), and occurs on every

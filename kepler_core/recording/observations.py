@@ -28,7 +28,7 @@ class Stream:
 class Observations:
     """Features and power from one or several recordings, as arrays.
 
-    A *sample* is a node at a timestamp: a pair of stream and time. A *row* is a container in a sample.
+    A *stream* is a node in one recording. A *sample* is a stream at a timestamp. A *row* is a container in a sample.
     Samples are sorted by stream and time, rows by sample and container. NaN stands for an unknown value.
     Extractors read these arrays and must not change them.
     """

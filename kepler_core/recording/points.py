@@ -178,9 +178,10 @@ def _start_new_series(
 def _falls(metric: Metric, values: FloatArray, reset: BoolArray) -> BoolArray:
     """Return the points at which a counter falls without being reset, shape (points,).
 
-    A counter that is reset begins at 0 again, so that its value is at most a few usual increases. If it falls by a few
-    percent only and its value is far larger, then its value is not the increase. The cause may be a server that
-    deduplicates replicas, and switched to a replica with older values. `values` are the rates, and `reset` marks the
+    A counter that is reset begins at 0 again, so that its value afterwards is the increase since the reset: at most a
+    few usual increases. If the counter falls by a few percent only, and its value is far larger than a few usual
+    increases, it was not reset. The cause may be a server that deduplicates replicas, and switched to a replica with
+    older values. `values` are the rates, and `reset` marks the
     points at which the counter falls.
     """
     falls = np.zeros(len(values), dtype=bool)

@@ -163,7 +163,8 @@ def without_duplicates(item: MappedMetric, counts: Counts) -> MappedMetric:
 def _ambiguous_series(item: MappedMetric, thing: IntArray, counts: Counts) -> BoolArray | None:
     """Return which series share their unit with a series of the same exporter that has other increases.
 
-    `thing` numbers the combinations of node, unit and energy source; `thing` and the result have shape (series,).
+    `thing` has the number of each series' combination of node, unit and energy source. `thing` and the result have
+    the shape (series,).
     The result is None if no series is ambiguous.
     """
     if not item.mapping.counter:
@@ -184,7 +185,7 @@ def _ambiguous_series(item: MappedMetric, thing: IntArray, counts: Counts) -> Bo
 
 
 def _rise_alike(metric: Metric, first: int, second: int) -> bool:
-    """Return whether two counters rise alike in most windows of the times that both have, except for some percent.
+    """Return whether two counters rise by nearly the same amount in most time windows in which both have samples.
 
     Two servers scrape one counter at different times, so that its increases are compared over several intervals.
     """

@@ -40,7 +40,7 @@ def with_scrape_times(
     for node, repeated in stale.items():
         seen = _times_of(mapped, node)
         if len(repeated) < _LEAST_REPEATED * len(seen):
-            continue  # few repeated scrapes come from failed scrapes, not from the step
+            continue  # if only a few scrapes are repeated, failed scrapes are the cause, not the step
         step = float(np.median(np.diff(np.union1d(seen, repeated))))
         times = scrape_times(seen, step)
         if times is not None:

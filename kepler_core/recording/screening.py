@@ -284,7 +284,9 @@ def _with_wrong_meters(laid_out: LaidOut, lower: BoolArray, whole: FloatArray, p
 
 
 def _lag_explains(time: FloatArray, of_whole: FloatArray, of_part: FloatArray, at: int) -> bool:
-    """Return whether a lag of the whole's meter explains that the whole draws less than the part at sample `at`.
+    """Return whether the meter of a whole (e.g. the platform) lags behind that of a part (e.g. the package).
+
+    Such a lag would explain that the whole draws less power than the part at the sample `at`.
 
     A meter that lags, or reports a mean, shows at least the lowest power of the part in the `LAG_SECONDS` before the
     sample. At some time in the `LAG_SECONDS` after the sample, it shows at least the mean power of the part in the

@@ -47,7 +47,7 @@ def select_loadable(select: Callable[[ModelRequest], Selection], request: ModelR
 def _linear(
     select: Callable[[ModelRequest], Selection], wanted: Selection, request: ModelRequest, error: NoModelError
 ) -> Selection:
-    """Return the selection of linear weights in place of the model of `wanted`."""
+    """Return a selection whose linear weights stand in for the model that `wanted` has selected."""
     linear = attrs.evolve(request, trainer=None, linear_weights=True)
     of_node_type = attrs.evolve(linear, pipeline=wanted.model.pipeline, node_type=wanted.model.node_type)
     with suppress(NoModelError):

@@ -11,7 +11,8 @@ import pytest
 from support import fuzzing
 
 TOTAL_VARIABLE = "KEPLER_FUZZ_TOTAL_SECONDS"
-"""Environment variable with the sum of the times of all targets; `KEPLER_FUZZ_SECONDS` has precedence."""
+"""Environment variable: the number of seconds that all fuzz targets together may run. `KEPLER_FUZZ_SECONDS` has
+precedence."""
 _INPUTS = "fuzz inputs"
 
 

@@ -1,4 +1,5 @@
-"""Fuzz the files at a configured URL and the answers of a model server: each gives finite watts, or one line."""
+"""Fuzz the files at a configured URL and the answers of a model server: each gives finite watts, or
+a one-line error message."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ def test_idle_connections_give_way_to_further_clients(monkeypatch: pytest.Monkey
 
 
 def test_drip_fed_requests_are_ended(port: int) -> None:
-    """A client that sends one byte now and then does not extend the time limit of its connection."""
+    """A client does not extend the time limit of its connection by sending a single byte from time to time."""
     with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as connection:
         started = time.monotonic()
         with pytest.raises(OSError):

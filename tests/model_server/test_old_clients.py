@@ -64,7 +64,7 @@ def test_unknown_errors_are_left_out_of_weights(old: ServerProcess) -> None:
 
 
 def test_initial_pipelines_in_zips_of_both_layouts(tmp_path: Path) -> None:
-    """The four pipelines get their names from the folder in the zip, the manifest, the metadata, and the zip's name."""
+    """Each of the four pipelines gets its name from another place: folder in the zip, manifest, metadata, zip file."""
     source = LocalStore(tmp_path / "source")
     files = pipeline(SmallModel(weights={"package": linear(11.0)}))
     source.publish("exported", files)

@@ -70,7 +70,7 @@ class Fits(RegressorMixin, BaseEstimator):
 
 
 def trainer(regressor, **attributes):
-    """Return a trainer class whose method `regressor` calls the function `regressor`."""
+    """Return a trainer class that gets its regressors from the function `regressor`."""
 
     class Given(Trainer):
         """Trainer whose regressors a function makes."""

@@ -1,4 +1,4 @@
-"""Tests of registries: names without imports, close matches, `distribution:name`, and checked arguments."""
+"""Tests of registries: names are listed without imports, close matches, `distribution:name`, and checked arguments."""
 
 from __future__ import annotations
 

@@ -56,7 +56,10 @@ def add_copies(word: str, factor: float = 1.0, **labels: str) -> Damage:
 
 
 def add_total(metric: str, **labels: str | None) -> Damage:
-    """Return a function that adds the sum of the series of a metric as a series with other labels (None: without)."""
+    """Return a function that adds one series to a metric: the sum of its series, with changed labels.
+
+    A label whose value is None is removed.
+    """
 
     def damage(document: Document) -> None:
         total = copy.deepcopy(document[metric][0])

@@ -201,7 +201,7 @@ def test_numbers_that_are_not_json(number: str) -> None:
 
 @pytest.mark.parametrize(("weight", "scale"), [(0.0, 1.0), (0.0, 0.3), (-30.0, 1.001), (-11.7, 0.0)])
 def test_weights_at_the_bounds(weight: float, scale: float) -> None:
-    """The weight 0 on a rare feature is safe, and so is a power of exactly 0 W at three times the scale."""
+    """Weights are safe if a rare feature has weight 0, or if power falls to 0 W at three times a feature's scale."""
     answer = answer_of(read({"package": rare(weight, scale)}))
     assert not senseless_powers(answer, {"bpf_cpu_time_ms": 1000.0, "bpf_net_tx_irq": scale}, "bpf_cpu_time_ms")
 

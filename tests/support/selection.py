@@ -41,7 +41,7 @@ def chosen_path(catalogue: Catalogue, **keys: Any) -> str:
 
 
 def no_model_message(catalogue: Catalogue, **keys: Any) -> str:
-    """Return the message of the `NoModelError` that a request raises, after checks of the error's explanation."""
+    """Check the explanation in the `NoModelError` that a request raises, and return the message of the error."""
     with pytest.raises(NoModelError) as caught:
         catalogue.select(request_for(**keys))
     message = str(caught.value)

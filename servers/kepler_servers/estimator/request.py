@@ -83,7 +83,7 @@ class WattsRequest:
 
     @property
     def remark(self) -> str:
-        """Text about the dead features for the reply and the log; empty if there are none."""
+        """Text for the reply and the log that names the features that measure nothing; empty if there are none."""
         return f"{', '.join(self.dead)}: 0 in all rows although the CPUs run, so not used" if self.dead else ""
 
 

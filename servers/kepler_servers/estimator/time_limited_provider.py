@@ -12,7 +12,7 @@ from kepler_core.selection import ModelRequest
 from kepler_servers.estimator.model_providers import ModelOffer, ModelProvider, StillRunningError, UnreachableError
 
 OFFER_TIMEOUT_SECONDS = 0.5
-"""Time limit for an offer. If a provider takes longer, the model cache asks the next provider."""
+"""Time limit in seconds for a provider to offer a model. If it takes longer, the model cache asks the next provider."""
 MAX_CALLS = 8
 """Maximum number of calls that are running, or have ended with a result that no request has collected yet.
 

@@ -134,7 +134,7 @@ def _publish(store: Store, name: str, files: dict[str, bytes], where: str) -> bo
 def _database_pipeline(location: str) -> str | None:
     """Return the name of the public database's pipeline that a location has, or None for any other location.
 
-    Only for pipelines of the public database, the name of the file is certain to be the name of the pipeline.
+    The name of the file is certain to be the name of the pipeline only if the pipeline is from the public database.
     """
     path = split_url(location).path if is_url(location) else location
     name = Path(path).name.removesuffix(".zip")

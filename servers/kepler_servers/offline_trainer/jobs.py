@@ -178,7 +178,7 @@ class Jobs:
                 "UPDATE jobs SET state = ?, attempts = attempts + 1, started = ? WHERE id = ?",
                 (RUNNING, time.time(), job.id),
             )
-            # Rows of a previous attempt that may have published are kept, because they describe the published version.
+            # If a previous attempt may have published a version, its rows are kept, because they describe this version.
             if not job.may_be_published:
                 self._delete_rows(job.id, "stages", "models")
         return self.get(job.id)

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 NAME_TAKEN_STATUS = 409
-"""HTTP status if a folder that kepler-model has not published has the name of the pipeline to train."""
+"""HTTP status if the store has a folder with the pipeline's name that `kepler-model` has not published."""
 
 # --- commands from the HTTP process to the training process ---
 

@@ -320,6 +320,9 @@ class TrainingPool:
 
 
 def _failures(message: Message | None) -> str:
-    """Return the number of failures in a training's last message as the end of a log line. Empty if nothing failed."""
+    """Return the text for the end of a log line: how many fits failed, from the last message of a training.
+
+    The text is empty if no fit failed.
+    """
     number = len(message.report["failed"]) if isinstance(message, Done) else 0
     return f", {number} models or data sets failed" if number else ""

@@ -33,7 +33,7 @@ REQUIRED_ERRORS_BESIDE = 2.0
 MIN_SCALE = 0.5
 """Smallest plausible scale of a line; its inverse is the largest plausible scale.
 
-If the power for the same work changes by a larger factor, the name probably belongs to another machine now.
+If the power for the same work changes by a larger factor, the node's name probably belongs to another machine now.
 """
 SPLIT_VARIANCE = 0.7
 """Limit for dividing the pairs into earlier and later pairs.

@@ -44,7 +44,7 @@ def water_fill(counts: IntArray, capacity: int) -> IntArray:
     if counts.sum() <= capacity:
         return counts.copy()
     low, high = 0, int(counts.max(initial=0))
-    while low < high:  # bisect for the highest common maximum with which the capacity suffices
+    while low < high:  # bisect for the largest number per group with which all groups together fit into the capacity
         middle = (low + high + 1) // 2
         if np.minimum(counts, middle).sum() <= capacity:
             low = middle

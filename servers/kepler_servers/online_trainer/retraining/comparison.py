@@ -27,7 +27,7 @@ COMPONENT_LOSS = 0.05
 COMPONENT_LOSS_WATTS = 0.1
 """The error of a single component may always grow by up to this number of watts."""
 IDLE_LOSS_WATTS = 0.5
-"""A loss in a component's error at idle is always tolerated up to this number of watts."""
+"""The error of a component at idle may always grow by up to this number of watts."""
 IDLE_LOSS_OF_POWER = 0.02
 """Largest tolerated loss in a component's error at idle, as a fraction of the component's mean power."""
 IDLE_LOSS_OF_GAIN = 0.2
