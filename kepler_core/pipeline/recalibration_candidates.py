@@ -195,7 +195,7 @@ def as_is(model: StoredModel, group: Group, digest: str) -> Candidate:
     loaded = model.load()
     rows, folds = training_rows_of(group, None, loaded.components)
     predicted = loaded.predict(rows.node_X, rows.features)
-    errors = errors_of(rows, predicted, folds)
+    errors = _over_all_blocks(errors_of(rows, predicted, folds))
     files = read_files(model)
     metadata = restated(model.metadata, errors, digest, len(rows.time))
     return Candidate("as is", model.path, errors, (metadata, {**files, METADATA_FILE: indented_json(metadata)}))
@@ -231,7 +231,20 @@ def from_result(kind: Kind, path: str, job: FitJob, result: FitResult) -> Candid
     if result.files is None:
         return None
     honesty = msgspec.convert(result.metadata[HONESTY_KEY], Honesty)
-    errors = honesty.splits["blocks"]
-    assert errors is not None  # `fit_jobs` measures this split
-    stored = msgspec.json.decode(result.files[METADATA_FILE])
-    return Candidate(kind, path, errors, (stored, result.files), (job, result))
+    measured = honesty.splits["blocks"]
+    assert measured is not None  # `fit_jobs` measures this split
+    errors = _over_all_blocks(measured)
+    splits: dict[SplitName, SplitErrors | None] = {**honesty.splits, "blocks": errors}
+    block = msgspec.to_builtins(msgspec.structs.replace(honesty, splits=splits))
+    metadata = {**result.metadata, HONESTY_KEY: block}
+    stored = msgspec.json.decode(result.files[METADATA_FILE]) | {HONESTY_KEY: block}
+    files = {**result.files, METADATA_FILE: indented_json(stored)}
+    return Candidate(kind, path, errors, (stored, files), (job, attrs.evolve(result, metadata=metadata, files=files)))
+
+
+def _over_all_blocks(errors: SplitErrors) -> SplitErrors:
+    """Return the errors without the error on the hardest block, so that models are ranked by the error on all blocks.
+
+    The blocks of a short recording have few rows, so the error on a single one of them says little.
+    """
+    return msgspec.structs.replace(errors, worst=None)
