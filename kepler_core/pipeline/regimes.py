@@ -14,8 +14,6 @@ import numpy as np
 from kepler_core.arrays import FloatArray, IntArray
 from kepler_core.honesty.ratios import Ratio, ratios
 
-REGIMES = 8
-"""Number of regimes that samples are divided into, if there are enough samples."""
 MIN_REGIME_SAMPLES = 15
 """Minimum mean number of samples per regime. A smaller data set is divided into fewer regimes."""
 
@@ -24,17 +22,17 @@ _LOGARITHMIC = ("cpu_cycles", "cpu_instructions", "bpf_cpu_time_ms")
 logarithmic scale."""
 
 
-def regimes(features: Sequence[str], X: FloatArray, seed: int) -> IntArray | None:
+def regimes(features: Sequence[str], X: FloatArray, seed: int, most: int) -> IntArray | None:
     """Return the regime of each sample, shape (samples,); None if the samples cannot be divided into two regimes.
 
-    `X` holds the features of whole nodes in their own units, shape (samples, features). The regimes are clusters
-    (k-means) of standardised quantities: instructions per cycle, cache misses per instruction, cycles per CPU time
-    and the amount of work, as far as the features allow. If the features allow none of these quantities, the
-    logarithms of all features are used instead.
+    There are at most `most` regimes. `X` holds the features of whole nodes in their own units, shape (samples,
+    features). The regimes are clusters (k-means) of standardised quantities: instructions per cycle, cache misses per
+    instruction, cycles per CPU time and the amount of work, as far as the features allow. If the features allow none
+    of these quantities, the logarithms of all features are used instead.
     """
     from sklearn.cluster import KMeans
 
-    count = min(REGIMES, len(X) // MIN_REGIME_SAMPLES)
+    count = min(most, len(X) // MIN_REGIME_SAMPLES)
     described = _standardised(_descriptions(features, X))
     if count < 2 or described.shape[1] == 0:
         return None

@@ -102,6 +102,9 @@ class ValidationSpec:
     """Smallest time between training rows and test rows, in seconds. If null, it is a quarter of a block, but at
     least 2 steps (sampling intervals). The gap is never shorter than the time span that the extractor combines into
     one row (e.g. the window of SmoothExtractor)."""
+    regimes: int = attrs.field(default=8, validator=_at_least(0, 100))
+    """Largest number of regimes (kinds of work) that are held out one after the other, in addition to the scheme. Each
+    regime is a further fit of each model. 0 or 1: the error on held-out regimes is not measured."""
     last_fraction: float = attrs.field(default=0.3, validator=_fraction)
     """Fraction of each recording, at its end, that the scheme `last` holds out for the test."""
 

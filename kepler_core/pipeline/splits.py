@@ -40,7 +40,7 @@ def splits(
     """
     blocks = folds(attrs.evolve(spec, scheme="blocks"), rows.stream, rows.time, memory)
     by_name: dict[SplitName, Sequence[Fold]] = {"blocks": blocks}
-    group = regimes(rows.features, rows.node_X, seed)
+    group = regimes(rows.features, rows.node_X, seed, spec.regimes)
     candidates: dict[SplitName, list[Fold]] = {
         "regimes": [] if group is None else _leave_out_groups(group, _neighbours(rows.stream, memory - 1)),
         "recordings": _leave_out_groups(_grouped(rows.recording)),

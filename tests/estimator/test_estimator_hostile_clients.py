@@ -678,16 +678,16 @@ def test_slow_clients_are_dropped(estimator: EstimatorProcess, client: CheckingC
 
 
 def test_memory_does_not_grow(estimator: EstimatorProcess, client: CheckingClient) -> None:
-    """When all cases have run twice, the estimator may use little more memory than when they have run once."""
+    """When all cases have run three times, the estimator may use little more memory than when they have run twice."""
     resident = []
-    for _ in range(2):
+    for _ in range(3):
         for name in CASES:
             # A case that fails is reported by `test_a_hostile_client_does_not_affect_another_one`.
             with contextlib.suppress(AssertionError, ValueError, KeyError):
                 run_case(name, estimator, client)
         client.wait()
         resident.append(estimator.resident_kib())
-    assert resident[1] - resident[0] < 8 * 1024
+    assert resident[2] - resident[1] < 8 * 1024
 
 
 # --- fuzz ---

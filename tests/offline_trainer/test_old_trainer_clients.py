@@ -48,7 +48,7 @@ def test_the_pipeline_is_at_the_top_of_the_zip(server: TrainerServer, tmp_path: 
     folder = tmp_path / "models" / "old-client"
     unpack(answer.body, folder)
     assert json.loads((folder / "metadata.json").read_bytes())["name"] == "old-client"
-    assert {path.name for path in folder.iterdir() if path.is_dir()} == {"acpi", "profiles"}
+    assert {path.name for path in folder.iterdir() if path.is_dir()} == {"acpi", "profiles", "samples"}
     models = old_models(folder)
     assert list(models) == ["acpi/AbsPower/BPFOnly/LinearRegressionTrainer_0"]
     for model in models.values():

@@ -30,7 +30,7 @@ LINEAR = "LinearRegressionTrainer"
 @pytest.fixture(scope="module")
 def stressng(recordings: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     store = tmp_path_factory.mktemp("store")
-    settings = ["--jobs", "2", "--set", "validation.folds=3"]
+    settings = ["--jobs", "2", "--set", "validation.folds=3", "--set", "validation.regimes=3"]
     settings += ["--set", "feature_groups=[CounterOnly, CounterIRQCombined]"]
     return store, train("default", "--input", recordings / "kepler_stressng.json.gz", "--store", store, *settings)
 

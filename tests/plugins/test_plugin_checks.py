@@ -424,7 +424,7 @@ class Pickles(ModelFormat):
         (Pickles, "has_a_suffix", "write it with its dot"),
         (Pickles, "supports_only_regressors", "no regressor"),
         (Pickles, "rejects_other_bytes", "raise ModelError"),
-        (Pickles, "rejects_other_features", "raise ModelError in load"),
+        (Pickles, "rejects_other_features", "load() with too few features raises"),
     ],
 )
 def test_checks_find_errors(plugin, name, message):
