@@ -8,12 +8,12 @@ from typing import Any
 import attrs
 import numpy as np
 
-from kepler_core.arrays import FloatArray, IntArray
+from kepler_core.arrays import BoolArray, FloatArray, IntArray
 from kepler_core.dataset import Dataset
 from kepler_core.errors import StoreError
 from kepler_core.honesty.document import Honesty, read_honesty
 from kepler_core.honesty.flags import EXPLANATIONS, flags
-from kepler_core.honesty.interval import SAME_MACHINE, SAME_TYPE, half_width
+from kepler_core.honesty.interval import SAME_MACHINE, SAME_TYPE, half_widths
 from kepler_core.models.power_model import PowerModel
 from kepler_core.models.recalibration import Correction, corrected_model, idle_corrections, widened
 from kepler_core.models.twins import CheckedWatts, TwinnedModel, twinned
@@ -99,14 +99,6 @@ def intervals_of(stored: StoredModel, rows: Dataset, checked: CheckedWatts, comp
     if honesty is None:
         return Intervals({}, doubts)
     trained = _trained(honesty, rows)
-    halves: dict[str, FloatArray] = {}
-    for number, component in enumerate(components):
-        if (terms := honesty.intervals.get(component)) is not None:
-            watts = checked.watts[number]
-            difference = None if checked.difference is None else checked.difference[number]
-            own = half_width(terms, watts, checked.outside, SAME_MACHINE, difference)
-            other = half_width(terms, watts, checked.outside, SAME_TYPE, difference)
-            halves[component] = np.where(trained, own, other)
     raised = flags(
         honesty,
         SAME_MACHINE if trained.all() else SAME_TYPE,
@@ -114,7 +106,22 @@ def intervals_of(stored: StoredModel, rows: Dataset, checked: CheckedWatts, comp
         disagrees=bool(checked.disagrees.any()),
     )
     doubts["flags"] = {flag: EXPLANATIONS[flag] for flag in raised}
-    return Intervals(halves, doubts)
+    return Intervals(half_widths_of_nodes(honesty, checked, components, trained), doubts)
+
+
+def half_widths_of_nodes(
+    honesty: Honesty, checked: CheckedWatts, components: Sequence[str], trained: BoolArray
+) -> dict[str, FloatArray]:
+    """Return the half-widths in watts of all components that have an interval, each of shape (rows,).
+
+    `components` are the components of `checked.watts`, in order. `trained` tells which rows belong to a machine of the
+    training, shape (rows,).
+    """
+    watts = dict(zip(components, checked.watts, strict=True))
+    difference = None if checked.difference is None else dict(zip(components, checked.difference, strict=True))
+    own = half_widths(honesty, watts, checked.outside, SAME_MACHINE, difference)
+    other = half_widths(honesty, watts, checked.outside, SAME_TYPE, difference)
+    return {component: np.where(trained, own[component], other[component]) for component in own}
 
 
 def _trained(honesty: Honesty, rows: Dataset) -> Any:

@@ -146,9 +146,9 @@ def test_a_model_that_fails_is_not_watched_any_longer(tmp_path: Path) -> None:
     assert watched_groups(monitor) == ["BPFOnly", "CounterOnly"]
 
     class FailingModel:
-        features = ("bpf_cpu_time_ms",)
+        model = LinearModel(features=("bpf_cpu_time_ms",))
 
-        def predict(self, X: Any) -> Any:
+        def watts(self, X: Any) -> Any:
             raise ZeroDivisionError("raised by a model format of a third-party plugin")
 
     failing = next(watched for watched in monitor.watched if watched.entry.feature_group == "BPFOnly")

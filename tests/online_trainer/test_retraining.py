@@ -10,6 +10,7 @@ from typing import Any
 
 import attrs
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 pytest.importorskip("pyarrow")
 pytest.importorskip("sklearn")
@@ -46,6 +47,8 @@ class Story:
     version_before_shift: int | None
     decisions_before_shift: list[dict[str, Any]]
     alarm_before_shift: bool
+    health_before_shift: dict[str, Any]
+    metrics_before_shift: str
     last_round: float
     """Time of the latest round, in seconds from the start of the recording."""
 
@@ -68,6 +71,7 @@ def story(server: PrometheusProcess, content: Content, tmp_path_factory: pytest.
     trainer = TrainerUnderTest(tmp_path_factory.mktemp("story"), server.url)
     trainer.run_rounds(range(120, SHIFT_SECONDS - 59, 60))
     version, alarm = trainer.rounds.drift.version, trainer.rounds.drift.alarm
+    health, metrics = json.loads(get(trainer, "/healthz")), get(trainer, "/metrics")
     decisions = trainer.store.decisions("test")
     before = trainer.served_mae(content, SHIFT_SECONDS - 300, SHIFT_SECONDS)
     seconds = SHIFT_SECONDS
@@ -75,7 +79,7 @@ def story(server: PrometheusProcess, content: Content, tmp_path_factory: pytest.
         seconds += 60
         trainer.run_rounds([seconds])
         assert seconds <= SHIFT_SECONDS + 14 * 60, [d["reason"] for d in trainer.store.decisions("test")]
-    return Story(trainer, version, decisions, alarm, seconds)
+    return Story(trainer, version, decisions, alarm, health, metrics, seconds)
 
 
 def test_the_first_models_are_published(story: Story) -> None:
@@ -119,6 +123,25 @@ def test_health_and_metrics_of_the_trainer(story: Story) -> None:
     assert json.loads(get(story.trainer, "/healthz"))["served_version"] == story.trainer.store.current_version("test")
     assert json.loads(get(story.trainer, "/readyz"))["last_success"] is not None
     assert "there are /healthz and /readyz and /metrics" in json.loads(get(story.trainer, "/", "404 Not Found"))["msg"]
+
+
+def test_the_coverage_of_the_served_intervals_is_measured(story: Story) -> None:
+    (model,) = story.health_before_shift["models"]
+    assert (model["source"], model["feature_group"], model["interval_level"]) == ("rapl-sysfs", "CounterOnly", 0.9)
+    package = model["components"]["package"]
+    assert 0 < package["running_error"] <= package["running_error_limit"]
+    assert package["interval_coverage"] > 0.5
+    assert package["interval_half_width"] > package["running_error"]
+    samples = {
+        (family.name, sample.labels.get("component")): sample.value
+        for family in text_string_to_metric_families(story.metrics_before_shift)
+        for sample in family.samples
+    }
+    prefix = "kepler_online_trainer"
+    assert samples[f"{prefix}_interval_coverage_ratio", "package"] == package["interval_coverage"]
+    assert samples[f"{prefix}_interval_half_width_watts", "package"] == package["interval_half_width"]
+    assert samples[f"{prefix}_samples_outside_ratio", None] == model["samples_outside"]
+    assert samples[f"{prefix}_disagreements_ratio", None] == model["disagreements"] == 0
 
 
 def get(trainer: TrainerUnderTest, path: str, expected: str = "200 OK") -> str:

@@ -1,22 +1,25 @@
-"""Watch the served models for drift: calculate their running error on newly measured samples."""
+"""Watch the served models: calculate their running error and the coverage of their intervals on new samples."""
 
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
 import attrs
 import numpy as np
 
-from kepler_core.arrays import IntArray
+from kepler_core.arrays import FloatArray, IntArray
 from kepler_core.errors import KeplerError
+from kepler_core.honesty.document import Honesty, read_honesty
+from kepler_core.intervals import half_widths_of_nodes, with_twin
 from kepler_core.machine import MachineSpec, machine_spec_from
 from kepler_core.messages import one_line
-from kepler_core.models.power_model import PowerModel
+from kepler_core.models.twins import TwinnedModel
 from kepler_core.pipeline.node_types import matching_type
 from kepler_core.recording.observations import Observations
+from kepler_core.selection.ranking import rank_by_error
+from kepler_core.selection.scores import score_table
 from kepler_core.store import Store
 from kepler_core.store.models import StoredModel, read_models, read_node_types
 
@@ -25,32 +28,98 @@ log = logging.getLogger(__name__)
 _ERROR_CHARACTERS = 200
 
 WINDOW_SAMPLES = 100
-"""A model's running error is the mean of its absolute errors on this number of newest samples."""
+"""The running error and the coverage of a model are means over this number of newest samples."""
 MIN_SAMPLES = 20
-"""A running error is calculated only from at least this number of samples."""
+"""A running error or a coverage is calculated only from at least this number of samples."""
 ALARM_FACTOR = 1.5
 ALARM_WATTS = 0.5
 """The alarm is on while a model's running error exceeds ALARM_FACTOR · its validated error + ALARM_WATTS."""
 
 
+def _empty() -> FloatArray:
+    return np.empty(0)
+
+
+@attrs.frozen(eq=False)
+class Window:
+    """The results of a component of a served model on the newest samples, at most `WINDOW_SAMPLES`."""
+
+    errors: FloatArray = attrs.field(factory=_empty)
+    """Absolute errors in watts, shape (samples,)."""
+    half_widths: FloatArray | None = None
+    """Half-widths of the intervals in watts, shape (samples,); None if the model states no interval."""
+
+    def followed_by(self, errors: FloatArray, half_widths: FloatArray | None) -> Window:
+        """Return the window with the results of new samples added at its end."""
+        if half_widths is not None:
+            half_widths = _newest(_empty() if self.half_widths is None else self.half_widths, half_widths)
+        return Window(_newest(self.errors, errors), half_widths)
+
+    @property
+    def running_error(self) -> float:
+        """The mean absolute error in watts."""
+        return float(self.errors.mean())
+
+    @property
+    def coverage(self) -> float | None:
+        """The fraction of the samples whose measured power is within its interval; None if there are no intervals."""
+        return None if self.half_widths is None else float(np.mean(self.errors <= self.half_widths))
+
+    @property
+    def mean_half_width(self) -> float | None:
+        """The mean half-width of the intervals in watts; None if there are no intervals."""
+        return None if self.half_widths is None else float(self.half_widths.mean())
+
+
+def _newest(values: FloatArray, more: FloatArray) -> FloatArray:
+    return np.concatenate([values, more])[-WINDOW_SAMPLES:]
+
+
 @attrs.define
 class WatchedModel:
-    """A served model and its errors on the newest samples."""
+    """A served model and its results on the newest samples.
+
+    Threads of the HTTP server read the results while the thread of the rounds updates them. Therefore values are only
+    replaced, and no array or dict is changed in place.
+    """
 
     entry: StoredModel
-    model: PowerModel
+    model: TwinnedModel
+    """The model, with its twin if it has one."""
     validated: Mapping[str, float]
     """Component -> mean absolute error when the model was validated, in watts."""
-    errors: dict[str, deque[float]] = attrs.field(factory=dict)
-    """Component -> the model's absolute errors on the newest samples, in watts."""
+    honesty: Honesty | None = None
+    """What the model states about its reliability; None if its metadata have no valid block `honesty`."""
+    windows: Mapping[str, Window] = attrs.field(factory=dict)
+    """Component -> results on the newest samples."""
+    outside: FloatArray = attrs.field(factory=_empty)
+    """For each of the newest samples, 1 if a feature is outside the range of the training, otherwise 0."""
+    disagrees: FloatArray = attrs.field(factory=_empty)
+    """For each of the newest samples, 1 if the model and its twin disagree, otherwise 0."""
+
+    def known_windows(self) -> dict[str, Window]:
+        """Return component -> its window, for all components with at least `MIN_SAMPLES` errors."""
+        return {c: window for c, window in sorted(self.windows.items()) if len(window.errors) >= MIN_SAMPLES}
 
     def running(self) -> dict[str, float]:
         """Return component -> running error in watts, for all components with at least `MIN_SAMPLES` errors."""
-        return {c: float(np.mean(errors)) for c, errors in self.errors.items() if len(errors) >= MIN_SAMPLES}
+        return {c: window.running_error for c, window in self.known_windows().items()}
 
     def alarms(self) -> dict[str, bool]:
         """Return component -> whether the component's running error exceeds its `limit`."""
         return {c: error > limit(self.validated[c]) for c, error in self.running().items()}
+
+    def outside_ratio(self) -> float | None:
+        """Return the fraction of samples outside the range of the training; None if there are too few samples."""
+        return _ratio(self.outside)
+
+    def disagreement_ratio(self) -> float | None:
+        """Return the fraction of samples in which model and twin disagree; None if there are too few samples."""
+        return _ratio(self.disagrees)
+
+
+def _ratio(window: FloatArray) -> float | None:
+    return float(window.mean()) if len(window) >= MIN_SAMPLES else None
 
 
 def limit(validated: float) -> float:
@@ -61,9 +130,9 @@ def limit(validated: float) -> float:
 class DriftMonitor:
     """A monitor that compares the served models of one node type with live measurements.
 
-    For each energy source and feature group, it watches the AbsPower model with the lowest validated error.
-    It does not watch DynPower models, because the power of a container cannot be measured. DynPower models
-    are evaluated only in a retraining.
+    For each energy source and feature group, it watches the AbsPower model that model selection prefers. It does not
+    watch DynPower models, because the power of a container cannot be measured. DynPower models are evaluated only in
+    a retraining.
     """
 
     def __init__(self, store: Store, pipeline: str, machine_spec: Mapping[str, Any] | None) -> None:
@@ -98,24 +167,7 @@ class DriftMonitor:
         snapshot = self._store.snapshot(self._pipeline)
         node_type = matching_type(read_node_types(snapshot), self._spec.as_dict())
         entries = [entry for entry in read_models(snapshot) if entry.node_type == node_type]
-        best: dict[tuple[str, str], StoredModel] = {}
-        for entry in entries:
-            if entry.output_type == "AbsPower" and entry.portable:
-                best_yet = best.get((entry.source, entry.feature_group))
-                if best_yet is None or _validated_error(entry) < _validated_error(best_yet):
-                    best[entry.source, entry.feature_group] = entry
-        watched = []
-        for entry in best.values():
-            try:
-                model = entry.load()
-            except KeplerError as error:
-                log.error("the served model %s cannot be watched: %s", entry.path, error)
-                continue
-            validated = {c: _number(entry, f"{c}_mae") or _validated_error(entry) for c in model.components}
-            if not all(map(np.isfinite, validated.values())):
-                log.error("the served model %s cannot be watched: its metadata has no validated error", entry.path)
-                continue
-            watched.append(WatchedModel(entry, model, validated))
+        watched = [model for entry in _preferred(entries) if (model := _watched(entry)) is not None]
         self.node_type, self.watched = node_type, watched
         self.version, self._signature = snapshot.version if entries else None, signature
         return True
@@ -139,22 +191,73 @@ class DriftMonitor:
         return any(any(watched.alarms().values()) for watched in self.watched)
 
 
+def _preferred(entries: list[StoredModel]) -> list[StoredModel]:
+    """Return the AbsPower model that selection prefers for each energy source and feature group."""
+    groups: dict[tuple[str, str], list[StoredModel]] = {}
+    for entry in entries:
+        if entry.output_type == "AbsPower" and entry.portable:
+            groups.setdefault((entry.source, entry.feature_group), []).append(entry)
+    preferred = []
+    for models in groups.values():
+        scores = score_table(models)
+        ranking = rank_by_error(np.arange(len(models)), scores.column("mae"), "mae", scores)
+        preferred.append(models[ranking.best])
+    return preferred
+
+
+def _watched(entry: StoredModel) -> WatchedModel | None:
+    """Load a served model, with its twin if possible; None if it cannot be watched. The log has the reason."""
+    honesty = None
+    try:
+        try:
+            honesty = read_honesty(entry.metadata)
+            model = with_twin(entry)
+        except KeplerError as error:
+            # as in the estimator, a missing twin or a malformed block `honesty` does not make the model unusable
+            log.warning("the served model %s is watched without a twin: %s", entry.path, error)
+            model = TwinnedModel(entry.load())
+    except KeplerError as error:
+        log.error("the served model %s cannot be watched: %s", entry.path, error)
+        return None
+    validated = {c: _number(entry, f"{c}_mae") or _validated_error(entry) for c in model.model.components}
+    if not all(map(np.isfinite, validated.values())):
+        log.error("the served model %s cannot be watched: its metadata has no validated error", entry.path)
+        return None
+    return WatchedModel(entry, model, validated, honesty)
+
+
 def _compare(watched: WatchedModel, observations: Observations, fresh: IntArray) -> None:
-    """Add the model's absolute errors on the new samples to `watched.errors`."""
-    features = watched.model.features
+    """Add the model's errors on the new samples, and the half-widths of its intervals, to the windows of `watched`."""
+    features = watched.model.model.features
     if not set(features) <= set(observations.node_features):
         return
     X = np.column_stack([observations.node_features[name][fresh] for name in features])
     complete = np.isfinite(X).all(axis=1)
     if not complete.any():
         return
-    for component, watts in watched.model.predict(X[complete]).items():
+    samples = fresh[complete]
+    checked = watched.model.watts(X[complete])
+    watched.outside = _newest(watched.outside, checked.outside.astype(np.float64))
+    watched.disagrees = _newest(watched.disagrees, checked.disagrees.astype(np.float64))
+    names = watched.model.model.components
+    half_widths: Mapping[str, FloatArray] = {}
+    if watched.honesty is not None:
+        seen = set(watched.honesty.seen.node_names)
+        is_seen = np.array([stream.node in seen for stream in observations.streams], dtype=bool)
+        trained = is_seen[observations.sample_stream[samples]]
+        half_widths = half_widths_of_nodes(watched.honesty, checked, names, trained)
+    windows = dict(watched.windows)
+    for component, watts in zip(names, checked.watts, strict=True):
         measured = observations.power.get((watched.entry.source, component))
         if measured is None:
             continue
-        errors = np.abs(watts - measured[fresh][complete])
-        window = watched.errors.setdefault(component, deque(maxlen=WINDOW_SAMPLES))
-        window.extend(errors[np.isfinite(errors)].tolist())
+        errors = np.abs(watts - measured[samples])
+        known = np.isfinite(errors)
+        half = half_widths.get(component)
+        windows[component] = windows.get(component, Window()).followed_by(
+            errors[known], None if half is None else half[known]
+        )
+    watched.windows = windows
 
 
 def _validated_error(entry: StoredModel) -> float:

@@ -11,7 +11,8 @@ from kepler_servers.online_trainer.drift import limit
 from kepler_servers.online_trainer.rounds import Rounds
 
 PREFIX = "kepler_online_trainer"
-_MODEL_LABELS = ("source", "feature_group", "model", "component")
+_MODEL_LABELS = ("source", "feature_group", "model")
+_COMPONENT_LABELS = (*_MODEL_LABELS, "component")
 
 
 class RoundsCollector(Collector):
@@ -74,26 +75,37 @@ class RoundsCollector(Collector):
         yield seconds
 
     def _models(self) -> Iterable[Metric]:
-        running = GaugeMetricFamily(
-            f"{PREFIX}_running_error_watts",
-            "Mean absolute error of a served model on live measurements.",
-            labels=_MODEL_LABELS,
+        running, limits, drift, coverage, half_width = (
+            GaugeMetricFamily(f"{PREFIX}_{name}", text, labels=_COMPONENT_LABELS)
+            for name, text in (
+                ("running_error_watts", "Mean absolute error of a served model on live measurements."),
+                ("running_error_limit_watts", "Running error above which a served model has drifted."),
+                ("model_drift", "1 if the running error of the served model exceeds its limit."),
+                ("interval_coverage_ratio", "Part of the live measurements that are within a served model's interval."),
+                ("interval_half_width_watts", "Mean half-width of a served model's interval on live measurements."),
+            )
         )
-        limits = GaugeMetricFamily(
-            f"{PREFIX}_running_error_limit_watts",
-            "Running error above which a served model has drifted.",
-            labels=_MODEL_LABELS,
-        )
-        drift = GaugeMetricFamily(
-            f"{PREFIX}_model_drift",
-            "1 if the running error of the served model exceeds its limit.",
-            labels=_MODEL_LABELS,
+        outside, disagreements = (
+            GaugeMetricFamily(f"{PREFIX}_{name}", text, labels=_MODEL_LABELS)
+            for name, text in (
+                ("samples_outside_ratio", "Part of the live samples that are outside the range of the training."),
+                ("disagreements_ratio", "Part of the live samples in which a served model and its twin disagree."),
+            )
         )
         for watched in self._rounds.drift.watched:
-            alarms = watched.alarms()
-            for component, error in sorted(watched.running().items()):
-                labels = (watched.entry.source, watched.entry.feature_group, watched.entry.name, component)
-                running.add_metric(labels, error)
-                limits.add_metric(labels, limit(watched.validated[component]))
-                drift.add_metric(labels, float(alarms[component]))
-        yield from (running, limits, drift)
+            labels = (watched.entry.source, watched.entry.feature_group, watched.entry.name)
+            for component, window in watched.known_windows().items():
+                error, highest = window.running_error, limit(watched.validated[component])
+                for family, value in (
+                    (running, error),
+                    (limits, highest),
+                    (drift, float(error > highest)),
+                    (coverage, window.coverage),
+                    (half_width, window.mean_half_width),
+                ):
+                    if value is not None:
+                        family.add_metric((*labels, component), value)
+            for family, value in ((outside, watched.outside_ratio()), (disagreements, watched.disagreement_ratio())):
+                if value is not None:
+                    family.add_metric(labels, value)
+        yield from (running, limits, drift, coverage, half_width, outside, disagreements)
