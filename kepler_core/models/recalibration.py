@@ -10,7 +10,7 @@ import numpy as np
 
 from kepler_core.documents import DocumentError, decode_json, decode_object
 from kepler_core.errors import ModelError
-from kepler_core.honesty.document import Twin
+from kepler_core.honesty.document import HONESTY_KEY, Honesty, IntervalTerms, Twin, read_honesty
 from kepler_core.json_files import indented_json
 from kepler_core.models.kepler_weights import KEPLER_CURVES, NO_WEIGHTS_KEY, refusal
 from kepler_core.models.power_model import METADATA_FILE, MODEL_FILE, WEIGHT_FILE, ComponentPart, ModelFile, PowerModel
@@ -34,9 +34,9 @@ def recalibrated(files: Mapping[str, bytes], corrections: Mapping[str, Correctio
     `files` are the model's files by name. `corrections` maps components to corrections. The
     weights for Kepler are corrected too. They are left out if Kepler could no longer evaluate them safely, e.g.
     because of less than 0 W at idle. Then `metadata.json` has the reason under `no_weights`.
-    `metadata.json` lists the corrections under `recalibration`. The errors in `metadata.json` do not change, so
-    they still describe the uncorrected predictions. Raises `ModelError` if the files are not a model, or a gain
-    is not above 0.
+    `metadata.json` lists the corrections under `recalibration`. The terms of the intervals and the limits of the twin
+    are converted like the predictions. The errors in `metadata.json` do not change, so they still describe the
+    uncorrected predictions. Raises `ModelError` if the files are not a model, or a gain is not above 0.
     """
     for component, correction in corrections.items():
         if not correction.gain > 0:
@@ -55,6 +55,8 @@ def recalibrated(files: Mapping[str, bytes], corrections: Mapping[str, Correctio
         for component in corrections
         if component in layout.components
     }
+    if (honesty := read_honesty(metadata)) is not None:
+        metadata[HONESTY_KEY] = msgspec.to_builtins(_corrected_honesty(honesty, corrections))
     changed = dict(files)
     if WEIGHT_FILE in changed:
         trainer = str(metadata.get("trainer", ""))
@@ -107,6 +109,36 @@ def _corrected_part(part: ComponentPart, correction: Correction) -> ComponentPar
         return msgspec.structs.replace(part, ceiling=ceiling, gain=gain, shift=shift)
     constant = max(correction.gain * part.constant + correction.shift, 0.0)
     return msgspec.structs.replace(part, ceiling=ceiling, constant=constant)
+
+
+def _corrected_honesty(honesty: Honesty, corrections: Mapping[str, Correction]) -> Honesty:
+    """Return the block `honesty` with terms and limits for corrected predictions of the model and of its twin.
+
+    A gain multiplies all watts, so also errors. A shift moves only the watts at which the bins of an interval end.
+    """
+
+    def corrected(terms: IntervalTerms, by: Correction) -> IntervalTerms:
+        def moved(watts: float) -> float:
+            return max(by.gain * watts + by.shift, 0.0)
+
+        return msgspec.structs.replace(
+            terms,
+            lowest=moved(terms.lowest),
+            highest=moved(terms.highest),
+            edges=[moved(edge) for edge in terms.edges],
+            quantiles=[by.gain * quantile for quantile in terms.quantiles],
+            session=by.gain * terms.session,
+            noise=by.gain * terms.noise,
+        )
+
+    twin = honesty.twin
+    if twin is not None:
+        limits = {name: limit * corrections.get(name, UNCORRECTED).gain for name, limit in twin.limits.items()}
+        twin = msgspec.structs.replace(twin, limits=limits)
+    intervals = {
+        name: corrected(terms, corrections.get(name, UNCORRECTED)) for name, terms in honesty.intervals.items()
+    }
+    return msgspec.structs.replace(honesty, intervals=intervals, twin=twin)
 
 
 def _corrected_weights(content: bytes, trainer: str, corrections: Mapping[str, Correction]) -> bytes:

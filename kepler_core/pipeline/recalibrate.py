@@ -11,8 +11,6 @@ import msgspec
 import numpy as np
 
 from kepler_core.errors import TrainingError, UsageError, close_matches
-from kepler_core.honesty.document import HONESTY_KEY, Twin, read_honesty
-from kepler_core.json_files import indented_json
 from kepler_core.models.power_model import METADATA_FILE
 from kepler_core.models.recalibration import idle_corrections, recalibrated, widened
 from kepler_core.pipeline.fits import Fits
@@ -28,12 +26,13 @@ from kepler_core.pipeline.recalibration_candidates import (
     fit_jobs,
     from_result,
 )
-from kepler_core.pipeline.twins import with_twins
+from kepler_core.pipeline.twins import twin_of, with_description, with_twins
 from kepler_core.plugins import registry
 from kepler_core.plugins.hooks import Hooks
 from kepler_core.recording.observations import Observations
 from kepler_core.recording.previous import with_previous
 from kepler_core.store.models import StoredModel, read_models
+from kepler_core.store.scores import hardest_error
 from kepler_core.store.snapshot import Snapshot
 from kepler_core.store.store import Store
 from kepler_core.vocabulary import PREVIOUS_SUFFIX
@@ -171,10 +170,10 @@ def correct_idle(store: Store, pipeline: str, idle_watts: Mapping[str, float], s
         files = read_files(entry)
         if entry.path in corrections:
             files = recalibrated(files, corrections[entry.path])
-        twin = _twin_of(entry)
+        twin = twin_of(entry.table_row)
         if twin is not None and (entry.path in corrections or twin[0] in corrections):
             own, other = corrections.get(entry.path, {}), corrections.get(twin[0], {})
-            models[entry.path] = _with_twin(files, widened(twin[1], own, other))
+            models[entry.path] = with_description(files, widened(twin[1], own, other))
         elif entry.path in corrections:
             models[entry.path] = _model(files)
     chosen = [
@@ -254,9 +253,8 @@ def _groups(snapshot: Snapshot, new: NodeRows, selected: Sequence[StoredModel]) 
 
 
 def _error(model: StoredModel) -> float:
-    honesty = read_honesty(model.metadata)
-    errors = None if honesty is None else honesty.splits[honesty.hardest]
-    return float(model.metadata.get("mae") or np.inf) if errors is None else errors.hardest
+    error = hardest_error(model.scores)
+    return np.inf if error is None else error
 
 
 def _old_rows(snapshot: Snapshot, node_type: int) -> NodeRows | None:
@@ -295,31 +293,15 @@ def _models(snapshot: Snapshot, best: Mapping[str, Candidate]) -> dict[str, Mode
     models = {path: candidate.model for path, candidate in best.items()}
     fitted = {path: candidate.result for path, candidate in best.items() if candidate.result is not None}
     for entry in _own_models(snapshot):
-        twin = _twin_of(entry)
+        twin = twin_of(entry.table_row)
         if entry.path not in fitted and twin is not None and twin[0] in fitted:
             files = models[entry.path][1] if entry.path in models else read_files(entry)
-            models[entry.path] = _with_twin(files, None)
+            models[entry.path] = with_description(files, None)
     jobs, results = [job for job, _ in fitted.values()], [result for _, result in fitted.values()]
     for path, result in zip(fitted, with_twins(jobs, results), strict=True):
         assert result.files is not None  # `from_result` leaves out failed fits
         models[path] = _model(result.files)
     return models
-
-
-def _twin_of(entry: StoredModel) -> tuple[str, Twin] | None:
-    """Return the path of a model's twin and its description; None if the model has no twin."""
-    honesty = read_honesty(entry.metadata)
-    if honesty is None or honesty.twin is None:
-        return None
-    folder = f"{entry.source}/{entry.output_type}/{honesty.twin.feature_group}"
-    return f"{folder}/{honesty.twin.model_name}", honesty.twin
-
-
-def _with_twin(files: Mapping[str, bytes], twin: Twin | None) -> Model:
-    """Return a model with another description of its twin in the metadata."""
-    metadata = msgspec.json.decode(files[METADATA_FILE])
-    metadata[HONESTY_KEY]["twin"] = msgspec.to_builtins(twin)
-    return metadata, {**files, METADATA_FILE: indented_json(metadata)}
 
 
 def _model(files: Mapping[str, bytes]) -> Model:

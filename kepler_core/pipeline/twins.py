@@ -7,7 +7,8 @@ prediction of the model with fewer features is used (`kepler_core.models.twins`)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import attrs
 import msgspec
@@ -19,6 +20,7 @@ from kepler_core.json_files import indented_json
 from kepler_core.models.power_model import METADATA_FILE
 from kepler_core.pipeline.fit import FitJob, FitResult
 from kepler_core.pipeline.interval_terms import conformal_quantile
+from kepler_core.pipeline.next_version import Model
 
 TWIN_GROUP = "CounterOnly"
 """The feature group of twins, if the pipeline trains it."""
@@ -54,6 +56,25 @@ def with_twins(jobs: Sequence[FitJob], results: Sequence[FitResult]) -> list[Fit
             trained.append(_Trained(job, result, honesty))
     twins = {id(entry.result): twin for entry in trained if (twin := _twin(entry, trained)) is not None}
     return [_with(result, twins[id(result)]) if id(result) in twins else result for result in results]
+
+
+def twin_of(metadata: Mapping[str, Any]) -> tuple[str, Twin] | None:
+    """Return the path of a model's twin in the pipeline and its description; None if the model has no twin.
+
+    `metadata` are those of the model. Raises `ModelError` if their block `honesty` is malformed.
+    """
+    honesty = read_honesty(metadata)
+    if honesty is None or honesty.twin is None:
+        return None
+    folder = f"{metadata['source']}/{metadata['output_type']}/{honesty.twin.feature_group}"
+    return f"{folder}/{honesty.twin.model_name}", honesty.twin
+
+
+def with_description(files: Mapping[str, bytes], twin: Twin | None) -> Model:
+    """Return a model with another description of its twin in the metadata. `files` are the model's files by name."""
+    metadata = msgspec.json.decode(files[METADATA_FILE])
+    metadata[HONESTY_KEY]["twin"] = msgspec.to_builtins(twin)
+    return metadata, {**files, METADATA_FILE: indented_json(metadata)}
 
 
 def _twin(model: _Trained, trained: Sequence[_Trained]) -> Twin | None:

@@ -39,6 +39,15 @@ class Scores:
         return value if value is not None and math.isfinite(value) else None
 
 
+def hardest_error(scores: Scores) -> float | None:
+    """Return the error by which models of one training are ranked, in watts; None if it is unknown.
+
+    It is the mean absolute error on the hardest part of the hardest split. Models without splits are ranked by `mae`.
+    """
+    worst = [error for split in SPLIT_NAMES if (error := scores.get(f"{split}_worst")) is not None]
+    return max(worst) if worst else scores.get("mae")
+
+
 def read_scores(metadata: Mapping[str, Any], default_data: tuple[Any, ...]) -> Scores:
     """Read the scores from a model's metadata.
 

@@ -69,6 +69,26 @@ def test_models_of_every_format_are_corrected(models: list[StoredModel]) -> None
                 np.testing.assert_allclose(watts["package"], after["package"], rtol=1e-4)
 
 
+def test_intervals_and_limits_follow_the_predictions(models: list[StoredModel]) -> None:
+    files = files_of(models[0])
+    metadata = json.loads(files["metadata.json"])
+    twin = {"model_name": "x_0", "feature_group": "CPUTime", "limits": {"package": 3.0, "dram": 3.0}}
+    metadata["honesty"]["twin"] = twin
+    before = metadata["honesty"]["intervals"]
+    before["package"] |= {"edges": [60.0, 80.0], "quantiles": [1.0, 2.0, 3.0]}
+    files["metadata.json"] = json.dumps(metadata).encode()
+    honesty = json.loads(recalibrated(files, {"package": Correction(2.0, -10.0)})["metadata.json"])["honesty"]
+    old, new = before["package"], honesty["intervals"]["package"]
+    np.testing.assert_allclose(new["edges"], [2 * edge - 10 for edge in old["edges"]])
+    np.testing.assert_allclose(new["quantiles"], [2 * quantile for quantile in old["quantiles"]])
+    assert (new["lowest"], new["highest"]) == (2 * old["lowest"] - 10, 2 * old["highest"] - 10)
+    assert (new["session"], new["noise"]) == (2 * old["session"], 2 * old["noise"])
+    assert (new["machine_idle"], new["machine_loaded"]) == (old["machine_idle"], old["machine_loaded"])
+    assert honesty["intervals"]["dram"] == before["dram"]
+    assert honesty["twin"]["limits"] == {"package": 6.0, "dram": 3.0}
+    assert honesty["splits"] == metadata["honesty"]["splits"]
+
+
 def test_weights_that_become_unsafe_are_left_out(models: list[StoredModel]) -> None:
     entry = next(entry for entry in models if entry.trainer == "SGDRegressorTrainer")
     files = recalibrated(files_of(entry), {"package": Correction(1.0, -500.0)})

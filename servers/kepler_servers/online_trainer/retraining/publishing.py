@@ -7,14 +7,15 @@ from typing import Any
 
 import attrs
 
-from kepler_core.errors import VersionTakenError
-from kepler_core.pipeline.next_version import next_version_files, read_files
+from kepler_core.errors import ModelError, VersionTakenError
+from kepler_core.pipeline.next_version import Model, next_version_files, read_files
+from kepler_core.pipeline.twins import twin_of, with_description
 from kepler_core.store import Snapshot, Store
 from kepler_core.store.models import StoredModel
+from kepler_core.store.scores import hardest_error, read_scores
 from kepler_servers.online_trainer.retraining.candidates import Candidate, Candidates
 from kepler_servers.online_trainer.retraining.comparison import CandidateResult
 from kepler_servers.online_trainer.retraining.inputs import ONLINE_KEY, ServedModels
-from kepler_servers.online_trainer.retraining.restated_errors import Model
 
 
 @attrs.frozen
@@ -68,11 +69,10 @@ def _best_models(served: Mapping[str, StoredModel], restated: Mapping[str, Model
     """
     best: dict[tuple[str, str, str], tuple[float, str]] = {}
     for path, entry in served.items():
-        metadata = restated[path][0] if path in restated else entry.metadata
-        mae = metadata.get("mae")
-        if entry.portable and isinstance(mae, int | float):
+        error = hardest_error(read_scores(restated[path][0], ()) if path in restated else entry.scores)
+        if entry.portable and error is not None:
             key = entry.source, entry.output_type, entry.feature_group
-            best[key] = min(best.get(key, (float("inf"), "")), (float(mae), path))
+            best[key] = min(best.get(key, (float("inf"), "")), (error, path))
     return {path for _, path in best.values()}
 
 
@@ -96,4 +96,22 @@ def _compose(base: Snapshot, served: ServedModels, outcome: Outcome, decision: M
     models: dict[str, Model] = {path: (entry.metadata, read_files(entry)) for path, entry in kept.items()}
     models |= {path: (winner.metadata, winner.files) for path, winner in outcome.winners.items()}
     models |= outcome.restated
+    models |= _without_twins(models, {path: winner.kind for path, winner in outcome.winners.items()})
     return next_version_files(base, models, {ONLINE_KEY: {"trained_until": trained_until, "decision": decision}})
+
+
+def _without_twins(models: Mapping[str, Model], kinds: Mapping[str, str]) -> dict[str, Model]:
+    """Return the models that lose their twin, by path.
+
+    The limits of a twin were measured between two models of one training. If only one of them is new in this version,
+    or if they became new in different ways, the limits are not valid. `kinds` has the kind of each new model.
+    """
+    changed = {}
+    for path, (metadata, files) in models.items():
+        try:
+            twin = twin_of(metadata)
+        except ModelError:  # the block of a served model is malformed; nothing uses it, so it stays as it is
+            continue
+        if twin is not None and (twin[0] not in models or kinds.get(path) != kinds.get(twin[0])):
+            changed[path] = with_description(files, None)
+    return changed

@@ -2,26 +2,40 @@
 
 A model that was validated on little data (an idle machine, one workload) has a low validated error. Model
 selection would prefer it to a model that was validated on many workloads. Therefore, if a model's error on
-all stored samples is higher than its validated error, the published metadata state the higher error.
+all stored samples is higher than its validated error, the published metadata state the higher error. The errors by
+split, by which models are ranked, and the quantiles of the intervals in the block `honesty` are increased, too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
 import msgspec
+import numpy as np
 
+from kepler_core.arrays import FloatArray
+from kepler_core.errors import ModelError
+from kepler_core.honesty.document import (
+    HONESTY_KEY,
+    ComponentErrors,
+    Honesty,
+    IntervalTerms,
+    SplitErrors,
+    read_honesty,
+)
 from kepler_core.models.power_model import METADATA_FILE
-from kepler_core.pipeline.next_version import read_files
+from kepler_core.pipeline.interval_terms import conformal_quantile
+from kepler_core.pipeline.next_version import Model, read_files
 from kepler_core.pipeline.validation import score
 from kepler_core.store.models import StoredModel
 from kepler_servers.online_trainer.retraining.candidates import Candidate
 from kepler_servers.online_trainer.retraining.evaluation import Evaluation, Evaluator
 
-Model = tuple[Mapping[str, Any], Mapping[str, bytes]]
-"""Metadata of a model, and relative path -> content of its files."""
+PARTS = 5
+"""Number of parts of the stored samples for the error on the hardest part."""
 
 
 def restate_models(
@@ -51,6 +65,7 @@ def restate_models(
 def restate(metadata: Mapping[str, Any], files: Mapping[str, bytes], evaluation: Evaluation) -> Model | None:
     """Return the model with higher stated errors: the evaluation's error replaces each stated error that is lower.
 
+    The same holds for the errors on held-out blocks and for the quantiles of the intervals in the block `honesty`.
     Returns None if no stated error is lower than the evaluation's error.
     """
     restated = dict(metadata)
@@ -74,9 +89,53 @@ def restate(metadata: Mapping[str, Any], files: Mapping[str, bytes], evaluation:
     restated["mae"] = max(maes)
     restated["mape"] = max(mapes) if mapes else None
     restated["validation"] = {**metadata.get("validation", {}), "components": components}
+    with contextlib.suppress(ModelError):  # nothing uses a malformed block, so it stays as it is
+        if (honesty := read_honesty(metadata)) is not None:
+            restated[HONESTY_KEY] = msgspec.to_builtins(_restated_honesty(honesty, evaluation, higher))
     restated["restated"] = {"components": higher, "instants": len(evaluation.samples)}
     content = msgspec.json.format(msgspec.json.encode(restated), indent=1) + b"\n"
     return restated, {**files, METADATA_FILE: content}
+
+
+def _restated_honesty(honesty: Honesty, evaluation: Evaluation, higher: Sequence[str]) -> Honesty:
+    """Return the block `honesty` with the errors and quantiles of the evaluation where they are higher.
+
+    `higher` are the components whose stated errors are too low. The samples of the evaluation are divided into
+    `PARTS` parts that follow each other in time, because models are ranked by their error on the hardest part.
+    """
+    blocks = honesty.splits.get("blocks")
+    components = {} if blocks is None else dict(blocks.components)
+    worst = 0.0 if blocks is None else blocks.hardest
+    intervals = dict(honesty.intervals)
+    for name in higher:
+        predicted, measured = evaluation.predicted[name], evaluation.measured[name]
+        error = np.abs(predicted - measured)
+        scores = score(predicted, measured, evaluation.load)
+        components[name] = ComponentErrors(
+            mae=_rounded(scores.mae),
+            bias=_rounded(float(np.mean(predicted - measured))),
+            idle_bias=_rounded(scores.idle_error),
+            rows=scores.rows,
+            mape=_rounded(scores.mape),
+        )
+        worst = max(worst, *(float(part.mean()) for part in np.array_split(error, min(PARTS, len(error)))))
+        if name in intervals:
+            intervals[name] = _widened(intervals[name], predicted, error)
+    mae = max(errors.mae for errors in components.values())
+    parts = PARTS if blocks is None else blocks.parts
+    splits = {**honesty.splits, "blocks": SplitErrors(mae, components, parts, _rounded(worst))}
+    hardest = max((errors.hardest, name) for name, errors in splits.items() if errors is not None)[1]
+    return msgspec.structs.replace(honesty, splits=splits, hardest=hardest, intervals=intervals)
+
+
+def _widened(terms: IntervalTerms, predicted: FloatArray, error: FloatArray) -> IntervalTerms:
+    """Return the terms with the quantile of each load bin increased to the quantile of these errors in watts."""
+    bins = np.searchsorted(terms.edges, predicted, side="right")
+    quantiles = [
+        max(quantile, _rounded(conformal_quantile(error[bins == number])))
+        for number, quantile in enumerate(terms.quantiles)
+    ]
+    return msgspec.structs.replace(terms, quantiles=quantiles)
 
 
 def _rounded(value: Any) -> Any:
