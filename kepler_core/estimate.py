@@ -39,7 +39,8 @@ class Estimate:
     """Mean power and errors by component, in the form that `kepler-model estimate --json` prints."""
     timestamps: int
     doubts: dict[str, Any]
-    """Rows outside the range of the training (`outside`), rows in which the model and its twin disagree
+    """Probability with which an interval is meant to contain the true power (`level`; None if the model states no
+    intervals), rows outside the range of the training (`outside`), rows in which the model and its twin disagree
     (`disagreements`), and the flags of the estimate with a sentence each (`flags`)."""
 
     def summary(self) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from kepler_core.errors import StoreError
 from kepler_core.honesty.document import Honesty, read_honesty
 from kepler_core.honesty.flags import EXPLANATIONS, flags
 from kepler_core.honesty.interval import SAME_MACHINE, SAME_TYPE, half_widths
+from kepler_core.honesty.node_names import host_of
 from kepler_core.models.power_model import PowerModel
 from kepler_core.models.recalibration import Correction, corrected_model, idle_corrections, widened
 from kepler_core.models.twins import CheckedWatts, TwinnedModel, twinned
@@ -87,26 +88,25 @@ def _shifted(stored: StoredModel, idle_watts: Mapping[str, float]) -> tuple[Powe
 def intervals_of(stored: StoredModel, rows: Dataset, checked: CheckedWatts, components: Sequence[str]) -> Intervals:
     """Return the intervals and flags of a model's estimates for the rows of a data set.
 
-    A node counts as a machine of the training if the training had a node of the same name. The intervals of such a
-    node do not contain the error between machines, unless the training measured this error.
+    A node counts as a machine of the training if the training had a node of the same name. Names that every machine
+    can have, such as localhost:9102, do not count (`kepler_core.honesty.node_names`). The intervals of a node of the
+    training do not contain the error between machines, unless the training measured this error.
     """
-    doubts: dict[str, Any] = {
-        "outside": int(checked.outside.sum()),
-        "disagreements": int(checked.disagrees.sum()),
-        "flags": {},
-    }
     honesty = read_honesty(stored.metadata)
-    if honesty is None:
-        return Intervals({}, doubts)
-    trained = _trained(honesty, rows)
+    trained = np.zeros(len(checked.outside), dtype=bool) if honesty is None else _trained(honesty, rows)
     raised = flags(
         honesty,
         SAME_MACHINE if trained.all() else SAME_TYPE,
         outside=bool(checked.outside.any()),
         disagrees=bool(checked.disagrees.any()),
     )
-    doubts["flags"] = {flag: EXPLANATIONS[flag] for flag in raised}
-    return Intervals(half_widths_of_nodes(honesty, checked, components, trained), doubts)
+    doubts: dict[str, Any] = {
+        "level": None if honesty is None else honesty.level,
+        "outside": int(checked.outside.sum()),
+        "disagreements": int(checked.disagrees.sum()),
+        "flags": {flag: EXPLANATIONS[flag] for flag in raised},
+    }
+    return Intervals({} if honesty is None else half_widths_of_nodes(honesty, checked, components, trained), doubts)
 
 
 def half_widths_of_nodes(
@@ -124,7 +124,7 @@ def half_widths_of_nodes(
     return {component: np.where(trained, own[component], other[component]) for component in own}
 
 
-def _trained(honesty: Honesty, rows: Dataset) -> Any:
+def _trained(honesty: Honesty, rows: Dataset) -> BoolArray:
     """Return which rows belong to a node of the training, shape (rows,)."""
-    names = rows.index.levels[1].astype(str)
-    return np.isin(names, honesty.seen.node_names)[np.asarray(rows.index.codes[1])]
+    known = {name for name in honesty.seen.node_names if host_of(name) is not None}
+    return np.array([str(name) in known for name in rows.index.levels[1]], dtype=bool)[np.asarray(rows.index.codes[1])]

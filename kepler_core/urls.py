@@ -6,6 +6,7 @@ Users write passwords and tokens into URLs. Every log line, error, status, metri
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Iterable
 from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
@@ -25,6 +26,16 @@ _HIDDEN = "***"
 def is_url(location: str) -> bool:
     """Return whether a location is a URL rather than a path."""
     return _URL.match(location) is not None
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether `host` is a loopback address, which other machines cannot reach."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def is_file_url(location: str) -> bool:

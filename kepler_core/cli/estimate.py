@@ -173,13 +173,14 @@ def _print(summary: dict[str, Any]) -> None:
         f"MAE in validation {watts(summary['validated_mae'])} W"
     )
     click.echo(f"{summary['rows']} rows, {summary['timestamps']} timestamps\n")
+    interval = "± W" if summary["level"] is None else f"± {100 * summary['level']:.0f} % W"
     print_table(
         [
             (component, watts(c["predicted_mean"]), watts(c["measured_mean"]), watts(c["mae"]), watts(c["mape"]),
              watts(c["half_width"]), percent(c["coverage"]), c["compared"])
             for component, c in summary["components"].items()
         ],
-        ("component", "predicted W (mean)", "measured W (mean)", "MAE W", "MAPE %", "± 90 % W", "coverage %",
+        ("component", "predicted W (mean)", "measured W (mean)", "MAE W", "MAPE %", interval, "coverage %",
          "timestamps compared"),
     )  # fmt: skip
     rows = summary["rows"]

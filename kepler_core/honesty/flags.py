@@ -22,16 +22,17 @@ ONE_RECORDING = "One recording: the error on another day is unknown. Add a recor
 """Sentence for users who train from a single recording."""
 
 
-def flags(honesty: Honesty, match: MachineMatch, *, outside: bool, disagrees: bool) -> list[Flag]:
+def flags(honesty: Honesty | None, match: MachineMatch, *, outside: bool, disagrees: bool) -> list[Flag]:
     """Return the flags of an estimate.
 
-    `outside` tells whether a row is outside the range of the training. `disagrees` tells whether the predictions of
-    the model and of its twin differ by more than the limit.
+    `honesty` is None if the metadata of the model have no such block. Then the recordings and machines of the training
+    are not known, and their flags are not raised. `outside` tells whether a row is outside the range of the training.
+    `disagrees` tells whether the predictions of the model and of its twin differ by more than the limit.
     """
     raised: dict[Flag, bool] = {
-        "one_session_only": honesty.splits.get("recordings") is None,
+        "one_session_only": honesty is not None and honesty.splits.get("recordings") is None,
         "extrapolating": outside,
         "disagreement": disagrees,
-        "other_machine": not match.trained,
+        "other_machine": honesty is not None and not match.trained,
     }
     return [flag for flag, is_raised in raised.items() if is_raised]

@@ -204,7 +204,7 @@ def offline_trainer(
         if importlib.util.find_spec(module) is None:
             raise MissingExtraError("serve offline-trainer", "train", module)
     from kepler_core.configuration import Configuration
-    from kepler_servers.http.hosts import is_loopback
+    from kepler_core.urls import is_loopback
     from kepler_servers.http.server import serve
     from kepler_servers.offline_trainer.settings import SETTINGS_VARIABLE, TARGET, Settings
 
@@ -238,7 +238,7 @@ def offline_trainer(
 
 def _check(settings: Settings, host: str, *, insecure: bool) -> None:
     """Check the settings before the HTTP process starts. Raises `UsageError` if that process would fail with them."""
-    from kepler_servers.http.hosts import is_loopback
+    from kepler_core.urls import is_loopback
     from kepler_servers.offline_trainer.queue_database import open_queue
     from kepler_servers.offline_trainer.settings import StateFolder
     from kepler_servers.offline_trainer.worker import lock, read_token

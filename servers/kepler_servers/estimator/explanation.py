@@ -27,10 +27,7 @@ def explain(loaded: LoadedModel, checked: CheckedWatts, host_name: str) -> dict[
     """Return the value of the key `explanation` in a reply. `host_name` is the name of this machine."""
     honesty, why = loaded.check.honesty, loaded.offer.why
     outside, disagrees = np.flatnonzero(checked.outside), np.flatnonzero(checked.disagrees)
-    if honesty is not None:
-        raised = flags(honesty, loaded.match(host_name), outside=len(outside) > 0, disagrees=len(disagrees) > 0)
-    else:
-        raised = ["extrapolating"] if len(outside) else []
+    raised = flags(honesty, loaded.match(host_name), outside=len(outside) > 0, disagrees=len(disagrees) > 0)
     node_type = why.get("node_type")
     node_type = node_type if isinstance(node_type, Mapping) else {}
     return {

@@ -10,6 +10,7 @@ import attrs
 from kepler_core.errors import KeplerError
 from kepler_core.honesty.document import Honesty, read_honesty
 from kepler_core.honesty.interval import MachineMatch
+from kepler_core.honesty.node_names import host_of
 from kepler_core.messages import one_line
 from kepler_core.models.power_model import PowerModel
 from kepler_core.models.twins import TwinnedModel, twinned
@@ -96,6 +97,5 @@ def with_twin(model: PowerModel, offer: ModelOffer, models: Mapping[str, PowerMo
 
 def _is_host(node: str, host_name: str) -> bool:
     """Return whether a node's name, e.g. `node7.example:9102` from a label `instance`, is the name of this machine."""
-    name = node.rpartition(":")[0] if node.rpartition(":")[2].isdigit() else node
-    short = name.split(".", maxsplit=1)[0]
-    return bool(short) and short != "localhost" and host_name in (name, short)
+    host = host_of(node)
+    return host is not None and host_name in (host, host.split(".", maxsplit=1)[0])

@@ -9,24 +9,14 @@ A web page in a browser on this machine can send requests to the server in two w
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Collection, Mapping
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlsplit
 
 from kepler_core.messages import quoted
+from kepler_core.urls import is_loopback
 from kepler_servers.http.answer import HttpError
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether `host` is a loopback address, which other machines cannot reach."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def check_host(environ: Mapping[str, Any], allowed: Collection[str]) -> None:
