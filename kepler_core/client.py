@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -16,6 +16,20 @@ DEFAULT_SOCKET = "/tmp/estimator.sock"  # noqa: S108 - Kepler dials this path
 
 class EstimatorError(KeplerError):
     """The estimator could not be reached, or its reply has no watts."""
+
+
+class Explanation(msgspec.Struct):
+    """What an estimator states about the watts of a reply (see docs/estimator.md). Further keys are ignored."""
+
+    model: str
+    half_width: dict[str, list[float]]
+    """Half-width of each row's interval in watts, by component; empty if the model states no intervals."""
+    flags: list[str]
+    """Reasons to doubt the watts (`kepler_core.honesty.flags`)."""
+    level: float | None = None
+    """Probability with which an interval is meant to contain the true power."""
+    problem: str = ""
+    """Why the model is not checked by its twin, or why its intervals are not used; empty if there is no problem."""
 
 
 class EstimatorClient:
@@ -63,8 +77,8 @@ class EstimatorClient:
     ) -> dict[str, Any]:
         """Return the estimator's whole reply: `powers`, `msg` and, if known, `core_ratio`.
 
-        If `explain` is true, the reply also has the key `explanation`: the model, the half-widths of the intervals and
-        the reasons to doubt the watts (see docs/estimator.md).
+        If `explain` is true, the reply also has the key `explanation`, which `explanation` reads: the model, the
+        half-widths of the intervals and the reasons to doubt the watts.
 
         `core_ratio` is the number of cores of the estimator's machine, divided by the number of cores of the
         machine that the model was trained for. The arguments are those of the method `watts`. Raises `EstimatorError`.
@@ -85,7 +99,24 @@ class EstimatorClient:
             raise EstimatorError(f"{self.path}: {reply.get('msg') or 'no powers in the reply'}")
         if reply.get("msg") and not any(map(any, powers.values())):
             raise EstimatorError(f"{self.path}: {reply['msg']}")
+        if explain:
+            self.explanation(reply)
         return reply
+
+    def explanation(self, reply: Mapping[str, Any]) -> Explanation:
+        """Return the explanation in a reply to a request with `explain`. Raises `EstimatorError` if it is malformed."""
+        if "explanation" not in reply:
+            raise EstimatorError(
+                f"{self.path}: this estimator does not explain its replies; it may be an older version"
+            )
+        try:
+            explanation = msgspec.convert(reply["explanation"], Explanation)
+        except msgspec.ValidationError as error:
+            raise EstimatorError(f"{self.path}: the explanation is malformed: {error}") from error
+        for component, widths in explanation.half_width.items():
+            if len(widths) != len(reply["powers"].get(component, widths)):
+                raise EstimatorError(f"{self.path}: the explanation is malformed: it has too few or too many rows")
+        return explanation
 
     def status(self) -> dict[str, Any]:
         """Return the estimator's status. Raises `EstimatorError`, e.g. if another program than an estimator replies."""

@@ -54,7 +54,8 @@ def ask(
     """Send a request for watts to a running estimator over its unix socket, as Kepler does."""
     names = [name.strip() for name in metrics.split(",")]
     rows = [_row(text, len(names)) for text in values]
-    reply = EstimatorClient(path).reply(
+    client = EstimatorClient(path)
+    reply = client.reply(
         names, rows, output_type=output_type, source=source, trainer_name=trainer, filter=filter_, explain=explain
     )
     if as_json:
@@ -63,8 +64,8 @@ def ask(
     powers = reply["powers"]
     if reply.get("msg"):
         click.echo(f"note: {reply['msg']}", err=True)
-    explanation = reply.get("explanation")
-    half_widths = explanation.get("half_width", {}) if isinstance(explanation, dict) else {}
+    explanation = client.explanation(reply) if explain else None
+    half_widths = {} if explanation is None else explanation.half_width
     print_table(
         [
             (number, *(_with_interval(watts[number], half_widths.get(c), number) for c, watts in powers.items()))
@@ -72,9 +73,13 @@ def ask(
         ],
         ("row", *(f"{component} W" for component in powers)),
     )
-    if isinstance(explanation, dict):
-        click.echo(f"\nmodel: {explanation.get('model')}")
-        for flag in explanation.get("flags", ()):
+    if explanation is not None:
+        click.echo(f"\nmodel: {explanation.model}")
+        if explanation.level is not None and half_widths:
+            click.echo(f"±: the interval is meant to contain the true power with {100 * explanation.level:.0f} %")
+        if explanation.problem:
+            click.echo(f"problem: {explanation.problem}")
+        for flag in explanation.flags:
             click.echo(f"  - {flag}: {EXPLANATIONS.get(flag, 'unknown flag')}")
 
 

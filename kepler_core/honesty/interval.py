@@ -62,6 +62,23 @@ SAME_MACHINE = MachineMatch(trained=True)
 SAME_TYPE = MachineMatch()
 
 
+UNKNOWN_SIMILARITY = 0.4
+"""Similarity of two machines if one of them is unknown (`EXPECTED` in `kepler_profiler.similarity`)."""
+
+LEAST_SIMILARITY = 0.1
+"""Lower similarities are replaced by this value, so that the error between machines stays finite."""
+
+
+def other_type(similarity: float | None) -> MachineMatch:
+    """Return the match of a machine that does not have the node type of the model.
+
+    The error between machines is divided by `similarity`, the similarity of the two machines from 0 to 1. None: it is
+    not known.
+    """
+    known = UNKNOWN_SIMILARITY if similarity is None else similarity
+    return MachineMatch(dissimilarity=1.0 / min(max(known, LEAST_SIMILARITY), 1.0) - 1.0)
+
+
 def half_width(
     terms: IntervalTerms,
     watts: FloatArray,

@@ -56,9 +56,10 @@ def held_out(validation: Mapping[str, Any]) -> str:
 
 
 def _honesty(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the mean absolute errors by split, the largest of them, and the typical half-width of the interval.
+    """Return the errors by split, the largest of them, the typical half-width of the interval, and the data seen.
 
-    The half-width is that of the component with the widest interval, for a machine of the training; None for DynPower.
+    The errors are mean absolute errors. The half-width is that of the component with the widest interval, for a machine
+    of the training; None for DynPower.
     """
     honesty = read_honesty(metadata)
     assert honesty is not None  # every training writes the block
@@ -71,6 +72,7 @@ def _honesty(metadata: Mapping[str, Any]) -> dict[str, Any]:
         "hardest": honesty.hardest,
         "half_width": round(max(widths), 6) if widths else None,
         "idle_bias": max(idle_biases, key=abs),
+        "seen": {name: getattr(honesty.seen, name) for name in ("recordings", "days", "nodes", "samples")},
     }
 
 

@@ -11,7 +11,14 @@ import numpy as np
 
 from kepler_core.errors import ModelError, NoModelError
 from kepler_core.honesty.document import read_honesty
-from kepler_core.honesty.interval import typical_half_width
+from kepler_core.honesty.flags import EXPLANATIONS, flags
+from kepler_core.honesty.interval import (
+    SAME_MACHINE,
+    SAME_TYPE,
+    UNKNOWN_SIMILARITY,
+    other_type,
+    typical_half_width,
+)
 from kepler_core.selection.scores import ScoreTable
 from kepler_core.selection.similarity import SpecLikeness, rounded_down
 from kepler_core.store.models import StoredModel
@@ -46,6 +53,13 @@ class NodeTypeMatch:
     number: int | None = None
     spec: Mapping[str, Any] = attrs.field(factory=dict)
     likeness: SpecLikeness | None = None
+
+    @property
+    def similarity_of_another_type(self) -> float | None:
+        """The similarity to the request's machine if that machine has another node type; None if it has not."""
+        if self.match == "unknown":
+            return UNKNOWN_SIMILARITY
+        return self.likeness.similarity if self.match == "nearest" and self.likeness is not None else None
 
     def explain(self, model: StoredModel) -> dict[str, Any]:
         """Return the member `node_type` of a selection's JSON explanation."""
@@ -92,7 +106,7 @@ class Selection:
             "node_type": self.node_type.explain(model),
             "candidates": _explain_candidates(self.considered, self.dropped),
         }
-        if (honesty := _honesty(model)) is not None:
+        if (honesty := _honesty(model, self.node_type.similarity_of_another_type)) is not None:
             answer["honesty"] = dict(honesty)
         if self.stands_in_for is not None:
             answer["stands_in_for"] = f"{self.stands_in_for.pipeline}/{self.stands_in_for.path}"
@@ -109,11 +123,12 @@ class Selection:
 
 
 @lru_cache(maxsize=1024)
-def _honesty(model: StoredModel) -> Mapping[str, Any] | None:
+def _honesty(model: StoredModel, similarity: float | None) -> Mapping[str, Any] | None:
     """Return what the model states about its own errors; None if its metadata have no valid block `honesty`.
 
-    `mae` has the error on each split (null: never measured), `hardest` the split with the largest error, `half_width`
-    the typical half-width of the interval of each component in watts, and `twin` the model that checks this model.
+    `similarity` is None if the machine of the request has the model's node type, or if the request describes no
+    machine. The result does not depend on features, so only the flags of the training and of the machine can be raised.
+    A machine of the model's node type may be the machine of the training, so it gets no flag.
     """
     try:
         honesty = read_honesty(model.metadata)
@@ -122,11 +137,14 @@ def _honesty(model: StoredModel) -> Mapping[str, Any] | None:
     if honesty is None:
         return None
     twin = honesty.twin
+    match = SAME_TYPE if similarity is None else other_type(similarity)
+    raised = flags(honesty, SAME_MACHINE if similarity is None else match, outside=False, disagrees=False)
     return {
         "mae": {name: None if errors is None else errors.mae for name, errors in honesty.splits.items()},
         "hardest": honesty.hardest,
         "level": honesty.level,
-        "half_width": {c: round(typical_half_width(terms), 3) for c, terms in honesty.intervals.items()},
+        "half_width": {c: round(typical_half_width(terms, match), 3) for c, terms in honesty.intervals.items()},
+        "flags": {flag: EXPLANATIONS[flag] for flag in raised},
         "twin": None if twin is None else f"{twin.feature_group}/{twin.model_name}",
     }
 

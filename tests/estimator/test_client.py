@@ -107,22 +107,45 @@ def test_the_error_without_an_estimator_hints_at_the_command(tmp_path: Path) -> 
     ids=repr,
 )  # fmt: skip
 def test_the_reply_of_another_program_is_an_error(tmp_path: Path, reply: bytes) -> None:
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(tmp_path / "f.sock"))
-        listener.listen()
+    thread = replying(tmp_path / "f.sock", reply)
+    with pytest.raises(EstimatorError, match=r"f\.sock: ") as caught:
+        EstimatorClient(str(tmp_path / "f.sock")).watts(BPF, ROWS)
+    assert "\n" not in str(caught.value)
+    thread.join()
 
-        def serve() -> None:
-            peer, _ = listener.accept()
-            with peer:
-                peer.recv(65536)
-                peer.sendall(reply)
 
-        thread = threading.Thread(target=serve)
-        thread.start()
-        with pytest.raises(EstimatorError, match=r"f\.sock: ") as caught:
-            EstimatorClient(str(tmp_path / "f.sock")).watts(BPF, ROWS)
-        assert "\n" not in str(caught.value)
-        thread.join()
+def replying(path: Path, reply: bytes) -> threading.Thread:
+    """Start a program that listens at `path` and sends `reply` to the first client."""
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(path))
+    listener.listen()
+
+    def serve() -> None:
+        with listener, listener.accept()[0] as peer:
+            peer.recv(65536)
+            peer.sendall(reply)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    return thread
+
+
+@pytest.mark.parametrize(
+    ("explanation", "message"),
+    [
+        ("", "does not explain its replies"),
+        (',"explanation":5', "the explanation is malformed: Expected `object`"),
+        (',"explanation":{"model":"m","flags":[]}', "the explanation is malformed: Object missing"),
+        (',"explanation":{"model":"m","flags":[],"half_width":{"package":[1]}}', "too few or too many rows"),
+    ],
+)
+def test_an_explanation_that_is_missing_or_malformed(explanation: str, message: str, tmp_path: Path) -> None:
+    reply = f'{{"powers":{{"package":[1,2]}},"msg":""{explanation}}}'
+    thread = replying(tmp_path / "f.sock", reply.encode())
+    values = [word for row in ROWS[:2] for word in ("--values", ",".join(map(str, row)))]
+    error = kepler("ask", "--socket", tmp_path / "f.sock", "--metrics", ",".join(BPF), "--explain", *values, code=1)
+    assert message in error
+    thread.join()
 
 
 def test_the_client_has_a_timeout(tmp_path: Path) -> None:

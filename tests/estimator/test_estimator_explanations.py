@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from support.command import kepler
 from support.estimator_clients import KEPLERS_READ, ask_as_kepler, watts_request
 from support.estimator_process import EstimatorProcess, running_estimator
 from support.linear_models import MACHINE, SCALE, LinearModel, publish
@@ -20,6 +21,7 @@ from support.server_process import free_port, serving
 from support.small_pipelines import BPF
 
 from kepler_core.client import EstimatorClient
+from kepler_core.honesty.flags import EXPLANATIONS
 from kepler_core.models.twins import CheckedWatts
 from kepler_servers.estimator.explanation import MAX_KEPT_ROWS, kept
 
@@ -100,6 +102,21 @@ def test_rows_in_which_the_models_differ_are_the_twins(twins: EstimatorProcess) 
     # `explained` has sent two requests. A row for idle power is not counted as outside.
     assert (status["rows_outside"], status["disagreements"]) == (2, 2)
     assert "rows are answered by the twin" in twins.log
+
+
+def test_ask_prints_the_intervals_and_the_doubts(twins: EstimatorProcess) -> None:
+    values = [word for row in ROWS for word in ("--values", ",".join(map(str, row)))]
+    command = ("ask", "--socket", twins.path, "--metrics", ",".join(BPF), "--trainer", RICH, *values)
+    assert "±" not in kepler(*command).stdout
+    text = kepler(*command, "--explain").stdout
+    cells = [line.split() for line in text.splitlines()[2:6]]
+    package = zip(POWERS["package"], EXPLAINED["half_width"]["package"], strict=True)
+    assert [row[1:4] for row in cells] == [[f"{watts:.3f}", "±", f"{half:.1f}"] for watts, half in package]
+    assert [row[4:] for row in cells] == [[f"{watts:.3f}"] for watts in POWERS["dram"]]
+    assert f"model: made/rapl-sysfs/AbsPower/BPFOnly/{RICH}_0" in text
+    for flag, sentence in EXPLANATIONS.items():
+        assert f"  - {flag}: {sentence}\n" in text
+    assert json.loads(kepler(*command, "--explain", "--json").stdout)["explanation"]["rows_disagreeing"] == [1]
 
 
 def test_a_usual_row_has_no_doubts(twins: EstimatorProcess) -> None:

@@ -83,6 +83,23 @@ def test_the_report_is_published_with_the_models(trained):
     assert "report.html" in (folder / "models" / "mine" / "manifest.json").read_text()
 
 
+def test_the_report_states_what_was_measured(trained):
+    folder, _ = trained
+    page = (folder / "models" / "mine" / "report.html").read_text()
+    (metadata,) = folder.glob("models/mine/acpi/AbsPower/CounterOnly/*/metadata.json")
+    honesty = json.loads(metadata.read_text())["honesty"]
+    seen = honesty["seen"]
+    assert f"recordings: 1, days: 1, nodes: {seen['nodes']}, samples: {seen['samples']}." in page
+    assert "One recording: the error on another day is unknown." in page
+    headers = re.findall(r"<th[^>]*>([^<]+)", page)
+    cells = dict(zip(headers, re.findall(r"<td[^>]*>([^<]+)", page), strict=True))
+    splits = honesty["splits"]
+    for header, split in (("regimes", "regimes"), ("other recording", "recordings"), ("other node", "nodes")):
+        errors = splits[split]
+        assert cells[header] == ("–" if errors is None else f"{errors['mae']:.2f}")
+    assert float(cells["± 90 %"]) > float(cells["MAE W"])
+
+
 def test_the_report_has_pictures(trained):
     folder, _ = trained
     page = (folder / "models" / "mine" / "report.html").read_text()

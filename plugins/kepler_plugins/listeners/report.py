@@ -2,9 +2,10 @@
 
 The setting KEPLER_REPORT=true adds the page as report.html. It can be an environment variable or a file in
 the configuration folder. The page shows the error of every model beside the errors of two simple predictions:
-a constant, and a straight line over the main feature. Pictures show the errors, and the power and the features of the
-recordings. The page has no predictions for the recordings: the models were fitted on them, and the errors would look
-too small. `kepler-model plot` draws the predictions for another recording.
+a constant, and a straight line over the main feature. It also shows the errors on other work, recordings and nodes as
+far as they were measured, the half-widths of the intervals, and the data of the training. Pictures show the errors, and
+the power and the features of the recordings. The page has no predictions for the recordings: the models were fitted on
+them, and the errors would look too small. `kepler-model plot` draws the predictions for another recording.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from kepler_core.configuration import Configuration
+from kepler_core.honesty.flags import ONE_RECORDING
 from kepler_core.plugins.hooks import hookimpl
 
 if TYPE_CHECKING:
@@ -107,15 +109,26 @@ def page(pipeline: str, models: Sequence[Mapping[str, Any]], svgs: Sequence[str]
         f"<p>{len(trained)} models. Errors are in watts, measured on {measured_on}, for the component with the "
         f"largest error. Beside them are the errors of a constant and of a straight line through the main feature. "
         f"Red: the error is not below that of the line. Regimes: the error on kinds of work that were held out; other "
-        f"recording: the error on recordings that were held out (–: never measured, so the error on another day is "
-        f"unknown); ± 90 %: typical half-width of the interval that contains 90 % of the true values.</p>"
+        f"recording and other node: the error on recordings and on nodes that were held out (–: never measured). "
+        f"± 90 %: typical half-width of the interval that contains 90 % of the true values, on a machine of the "
+        f"training.</p>{_seen(trained)}"
         f"<table><tr><th>source<th>type<th>features<th>trainer<th>component"
-        f'<th class="n">MAE W<th class="n">MAPE %<th class="n">regimes<th class="n">other recording<th class="n">± 90 %'
-        f'<th class="n">constant<th class="n">line</tr>{rows}</table>'
+        f'<th class="n">MAE W<th class="n">MAPE %<th class="n">regimes<th class="n">other recording'
+        f'<th class="n">other node<th class="n">± 90 %<th class="n">constant<th class="n">line</tr>{rows}</table>'
         + (f"<h2>Failed</h2><ul>{failures}</ul>" if failed else "")
         + (f"<h2>Pictures</h2>{''.join(f'<figure>{svg}</figure>' for svg in svgs)}" if svgs else "")
         + "</html>\n"
     )
+
+
+def _seen(trained: Sequence[Mapping[str, Any]]) -> str:
+    """Return paragraphs with the data of the training, and with the reason to doubt that all models share."""
+    if not trained:
+        return ""
+    largest = max((model["seen"] for model in trained), key=lambda seen: int(seen["samples"]))
+    counts = ", ".join(f"{name}: {number}" for name, number in largest.items())
+    doubt = f"<p><b>{ONE_RECORDING}</b></p>" if all(m["splits"]["recordings"] is None for m in trained) else ""
+    return f"<p>Data of the training: {counts}.</p>{doubt}"
 
 
 def _where(model: Mapping[str, Any]) -> str:
@@ -129,8 +142,15 @@ def _row(model: Mapping[str, Any]) -> str:
     bad = ' class="bad"' if model["mae"] >= trivial["line_mae"] else ""
     texts = (model["source"], model["output_type"], model["feature_group"], model["trainer"], worst)
     splits = model["splits"]
-    measured = (model["mae"], model["mape"], splits["regimes"], splits["recordings"], model["half_width"])
-    numbers = (*measured, trivial["constant_mae"], trivial["line_mae"])
+    held_out = (splits["regimes"], splits["recordings"], splits["nodes"])
+    numbers = (
+        model["mae"],
+        model["mape"],
+        *held_out,
+        model["half_width"],
+        trivial["constant_mae"],
+        trivial["line_mae"],
+    )
     return (
         f"<tr{bad}>"
         + "".join(f"<td>{html.escape(str(text))}" for text in texts)

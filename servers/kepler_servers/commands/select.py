@@ -107,6 +107,8 @@ def _print(explanation: dict[str, Any]) -> None:
         name = runner_up.pop("model")
         click.echo(f"next: {name} ({_scores(runner_up)})")
     _print_node_type(explanation["node_type"])
+    if "honesty" in explanation:
+        _print_honesty(explanation["honesty"])
     candidates = explanation["candidates"]
     click.echo(f"\n{candidates['considered']} models considered")
     if candidates["dropped"]:
@@ -127,6 +129,14 @@ def _print_node_type(node_type: dict[str, Any]) -> None:
         click.echo(f"node type {node_type['number']}: {node_type['match']}{similarity} ({spec})")
     for attribute, likeness in node_type.get("attributes", {}).items():
         click.echo(f"  {attribute:<10} {'not known on one side' if likeness is None else format(likeness, '.3f')}")
+
+
+def _print_honesty(honesty: dict[str, Any]) -> None:
+    if honesty["half_width"]:
+        widths = ", ".join(f"{component} ± {width:.1f} W" for component, width in honesty["half_width"].items())
+        click.echo(f"{100 * honesty['level']:.0f} % interval: {widths}")
+    for flag, sentence in honesty["flags"].items():
+        click.echo(f"  - {flag}: {sentence}")
 
 
 def _scores(scores: dict[str, float | None]) -> str:

@@ -9,17 +9,12 @@ import attrs
 
 from kepler_core.errors import KeplerError
 from kepler_core.honesty.document import Honesty, read_honesty
-from kepler_core.honesty.interval import MachineMatch
+from kepler_core.honesty.interval import MachineMatch, other_type
 from kepler_core.honesty.node_names import host_of
 from kepler_core.messages import one_line
 from kepler_core.models.power_model import PowerModel
 from kepler_core.models.twins import TwinnedModel, twinned
 from kepler_servers.estimator.model_providers import ModelOffer
-
-UNKNOWN_SIMILARITY = 0.4
-"""Similarity of two machines if one of them is unknown (`EXPECTED` in `kepler_profiler.similarity`)."""
-LEAST_SIMILARITY = 0.1
-"""Lower similarities are replaced by this value, so that the error between machines stays finite."""
 
 
 @attrs.frozen(eq=False)
@@ -72,9 +67,8 @@ class LoadedModel:
         if node_type.get("match") == "exact":
             names = [] if self.check.honesty is None else self.check.honesty.seen.node_names
             return MachineMatch(trained=any(_is_host(name, host_name) for name in names))
-        if isinstance(similarity, bool) or not isinstance(similarity, int | float):
-            similarity = UNKNOWN_SIMILARITY
-        return MachineMatch(dissimilarity=1.0 / min(max(similarity, LEAST_SIMILARITY), 1.0) - 1.0)
+        is_known = isinstance(similarity, int | float) and not isinstance(similarity, bool)
+        return other_type(float(similarity) if is_known else None)
 
 
 def with_twin(model: PowerModel, offer: ModelOffer, models: Mapping[str, PowerModel]) -> Check:

@@ -70,7 +70,10 @@ class HonestyReasons(msgspec.Struct):
     level: float
     """Probability with which an interval is meant to contain the true power."""
     half_width: dict[str, float]
-    """Typical half-width of the interval in watts, by component."""
+    """Typical half-width of the interval in watts, by component, for a machine of the model's node type. If the
+    client's machine has another node type, the half-width contains the error between these machines."""
+    flags: dict[str, str]
+    """Reasons to doubt all estimates of the model, with a sentence each."""
     twin: str | None
     """The model that checks the selected model."""
 
