@@ -68,6 +68,8 @@ def _print(report: Preflight) -> None:
                f"{len(report.other_metrics)} other metrics are not needed")  # fmt: skip
     for metric, note in report.notes.items():
         click.echo(f"  {metric}: {note}")
+    for metric, reason in report.unused_metrics.items():
+        click.echo(f"  {metric}: not used: {reason}")
     click.echo("\nNodes")
     print_table(
         [
