@@ -129,6 +129,8 @@ def map_metric(metric: Metric, use: MetricUse, codes: SeriesCodes, counts: Count
 
     Series that no mapping selects, and that are not known as unused, are counted.
     """
+    if not use.mappings:
+        return []
     mapped = []
     selected: BoolArray = np.zeros(metric.n_series, dtype=bool)
     for mapping in use.mappings:
