@@ -34,28 +34,17 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 import attrs
 
 from kepler_core.arrays import FloatArray, SingleArray
+from kepler_core.metering import Collector as Collector
+from kepler_core.metering import Output as Output
 from kepler_core.metric_mappings import MetricMapping as MetricMapping
 from kepler_core.metric_mappings import UnusedMetric as UnusedMetric
+from kepler_core.plugin import PLUGIN_API as PLUGIN_API
+from kepler_core.plugin import Plugin as Plugin
 from kepler_core.vocabulary import RARE_MAXIMUM, OutputType
 
 if TYPE_CHECKING:
     from kepler_core.dataset import Dataset
     from kepler_core.recording.observations import Observations
-
-PLUGIN_API = (1, 0)
-"""Version of these contracts: (major, minor). A new minor version only adds; a new major one may break plugins.
-
-A distribution declares the version that it was written for in the entry-point group
-`kepler.plugin_api`. "1.2" means that its plugins work with versions ≥ 1.2 and < 2.0 of these contracts.
-Distributions that were written for other versions are not imported."""
-
-
-class Plugin:
-    """Base class of all plugins."""
-
-    extra: ClassVar[str | None] = None
-    """The optional-dependency extra of kepler-core that the plugin needs, for example "xgboost"; None: no extra."""
-
 
 # --- kepler.trainers ------------------------------------------------------------------------------
 
@@ -362,5 +351,7 @@ CONTRACTS: dict[str, type[Plugin]] = {
     "kepler.energy_sources": EnergySource,
     "kepler.metric_schemas": MetricSchema,
     "kepler.model_formats": ModelFormat,
+    "kepler.collectors": Collector,
+    "kepler.outputs": Output,
 }
 """Maps each entry-point group to the class that the plugins of this group derive from."""

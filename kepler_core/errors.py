@@ -19,6 +19,9 @@ exception is a defect of Kepler Core or of a plugin; the command line shows its 
     │   ├── NameTakenError          name of a folder that kepler-model has not published
     │   └── NoModelError            request that no model in the store fits
     ├── TrainingError               training without a usable model
+    ├── MeterError                  meter that cannot measure or publish
+    │   ├── CollectorError          features that cannot be measured on this machine
+    │   └── OutputError             watts that cannot be published
     ├── PrometheusError             failed or unusable answer of a Prometheus server
     └── MissingExtraError           optional dependency that is not installed
 
@@ -142,6 +145,18 @@ class NoModelError(StoreError):
 
 class TrainingError(KeplerError):
     """A training cannot produce a usable model."""
+
+
+class MeterError(KeplerError):
+    """Error: the meter cannot measure or publish the power of this machine."""
+
+
+class CollectorError(MeterError):
+    """Error: a collector cannot measure its features on this machine."""
+
+
+class OutputError(MeterError):
+    """Error: an output cannot publish watts."""
 
 
 class PrometheusError(KeplerError):

@@ -32,6 +32,8 @@ class Report:
     """Irregularities of the recordings, each in the form of `Finding.as_dict`; the severe irregularities come first."""
     node_type: int = 0
     seconds: dict[str, float] = attrs.field(factory=dict)
+    page: str | None = None
+    """Path of the report for people (`report.html`) in the pipeline; None if no listener has added it."""
 
     def as_dict(self) -> dict[str, Any]:
         return attrs.asdict(self)

@@ -7,17 +7,29 @@ from typing import Any
 
 from kepler_core.contracts import (
     CONTRACTS,
+    Collector,
     EnergySource,
     Extractor,
     Isolator,
     MetricSchema,
     ModelFormat,
+    Output,
     Plugin,
     Trainer,
 )
 from kepler_core.errors import PluginError, close_matches
 from kepler_core.plugins import registry
-from kepler_core.testing import energy_sources, extractors, isolators, metric_schemas, model_formats, plugins, trainers
+from kepler_core.testing import (
+    collectors,
+    energy_sources,
+    extractors,
+    isolators,
+    metric_schemas,
+    model_formats,
+    outputs,
+    plugins,
+    trainers,
+)
 from kepler_core.testing.checks import Check, CheckError, CheckFunction, Subject
 
 CHECKS: dict[type[Plugin], tuple[CheckFunction, ...]] = {
@@ -27,6 +39,8 @@ CHECKS: dict[type[Plugin], tuple[CheckFunction, ...]] = {
     EnergySource: energy_sources.CHECKS,
     MetricSchema: metric_schemas.CHECKS,
     ModelFormat: model_formats.CHECKS,
+    Collector: collectors.CHECKS,
+    Output: outputs.CHECKS,
 }
 """Contract -> the checks for this contract only. They run after `plugins.CHECKS`, the checks for all contracts."""
 

@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from kepler_core.contracts import (
+    Collector,
     EnergySource,
     Extractor,
     IsolationContext,
     Isolator,
     MetricSchema,
     ModelFormat,
+    Output,
     Plugin,
     Regressor,
     Trainer,
@@ -72,6 +74,19 @@ def check_model_format(plugin: type[ModelFormat] | str, *, regressor: Regressor 
     gradient boosting if the format does not support linear regression.
     """
     _check(ModelFormat, plugin, regressor=regressor)
+
+
+def check_collector(plugin: type[Collector] | str, arguments: Mapping[str, Any] | None = None) -> None:
+    """Check a collector: it measures the features that it provides, or says why this machine cannot be measured."""
+    _check(Collector, plugin, arguments)
+
+
+def check_output(plugin: type[Output] | str, arguments: Mapping[str, Any] | None = None) -> None:
+    """Check an output: it takes readings, withdraws them and closes.
+
+    Pass `arguments` that publish in a temporary place, so that the check does not disturb a running meter.
+    """
+    _check(Output, plugin, arguments)
 
 
 def _check(
