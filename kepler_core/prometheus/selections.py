@@ -68,7 +68,7 @@ def select_metrics(
     )
     selections = []
     for name in sorted(set(names)):
-        if name in third_party and not uses.mappings(name):
+        if name in third_party and not needed.get(name):
             # A third-party metric comes from another exporter, which has another port in its node label. So the
             # regular expression `instance` is not applied to this metric.
             selections.append(Selection(name, tuple(matchers)))

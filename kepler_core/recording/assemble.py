@@ -58,6 +58,7 @@ from kepler_core.recording.scrape_times import with_scrape_times
 from kepler_core.recording.separated_nodes import join_separated_nodes
 from kepler_core.recording.vm_guests import count_unnamed_guests, join_vm_guests
 from kepler_core.recording.wraps import without_wraps
+from kepler_core.vocabulary import HOST_FEATURES
 
 
 def observe(
@@ -186,10 +187,11 @@ def _map_metrics(
     for metric in recording.metrics.values():
         use = uses.metrics.get(metric.name)
         if metric.name in third_party:
-            if use is not None and use.mappings:
+            grouped = [] if use is None else [m.name for m in use.mappings if m.name not in HOST_FEATURES]
+            if use is not None and grouped:
                 raise RecordingError(
                     f"{metric.name} is no third-party metric: the schema {use.schema_name} maps it to "
-                    f"{use.mappings[0].name}, which is in the feature groups already",
+                    f"{grouped[0]}, which is in the feature groups already",
                     path=("third_party",),
                 )
             named.append(metric)

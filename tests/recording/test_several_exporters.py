@@ -11,6 +11,9 @@ import pytest
 from support.command import kepler
 
 from kepler_core.arrays import FloatArray
+from kepler_core.errors import RecordingError
+from kepler_core.pipeline.spec import PipelineSpec
+from kepler_core.prometheus import select_metrics
 from kepler_core.recording import Observations, check, observe, read_recording
 from kepler_core.recording.alignment import interpolated
 
@@ -249,3 +252,17 @@ def test_nothing_is_interpolated_in_a_gap() -> None:
     times = np.array([0.0, 5.0, 10.0, 100.0, 105.0])
     at, _ = interpolated(times, times, np.array([2.0, 50.0, 102.0]), True)
     np.testing.assert_allclose(at, [2.0, 102.0])
+
+
+def test_a_host_metric_can_be_a_third_party_feature_and_cpu_time_cannot() -> None:
+    times = scrapes(2.0)
+    switches = [series(counter(10.0 * load(), times), times, instance="10.0.0.5:9100")]
+    content = joined([kepler_010(), {"node_context_switches_total": switches}])
+    read = read_recording(content, name="recording")
+    named = observe([read], third_party=["node_context_switches_total"])
+    values = named.node_features["node_context_switches_total"]
+    assert float(np.nanmean(values)) == pytest.approx(10 * float(np.mean(load()[: int((N - 2) * STEP)])), rel=0.02)
+    with pytest.raises(RecordingError, match="maps it to bpf_cpu_time_ms, which is in the feature groups already"):
+        observe([read], third_party=["kepler_process_cpu_seconds_total"])
+    pipeline = PipelineSpec(name="p", third_party=["node_context_switches_total"])
+    assert "node_context_switches_total" in {one.metric for one in select_metrics(list(content), spec=pipeline)}

@@ -90,6 +90,12 @@ for _name in ("node_disk_read_bytes_total", "node_disk_written_bytes_total"):
 for _name in ("node_network_receive_bytes_total", "node_network_transmit_bytes_total"):
     _METRICS[_name] += (UnusedMetric("the loopback interface"),)
 
+_OTHER_BEGINNINGS = (
+    "node_cpu_", "node_pressure_cpu_", "node_hwmon_power_", "node_hwmon_energy_", "node_power_supply_",
+    "node_softnet_cpu_",
+)  # fmt: skip
+_OTHERS = (UnusedMetric("describes CPUs or sensors, and is no usage, energy or power that Kepler Core knows"),)
+
 _SPELLINGS = {
     mapping.name: metric
     for metric, mappings in reversed(_METRICS.items())
@@ -110,7 +116,7 @@ class NodeExporter(MetricSchema):
     container_labels = ("container_id",)
 
     def mappings(self, metric: str) -> Sequence[MetricMapping | UnusedMetric]:
-        return _METRICS.get(metric, ())
+        return _METRICS.get(metric) or (_OTHERS if metric.startswith(_OTHER_BEGINNINGS) else ())
 
     def spelling(self, level: str, name: str) -> str:
         return _SPELLINGS.get(name, name)
