@@ -44,12 +44,16 @@ _COMMANDS = {
         "kepler_servers.commands.samples:samples",
         "Show or export the samples that an online trainer has stored.",
     ),
+    "monitoring": LazyCommand(
+        "kepler_servers.commands.monitoring:monitoring",
+        "Write rules for Prometheus and dashboards for Grafana to FOLDER.",
+    ),
 }
 
 
 @hookimpl
 def kepler_register_commands(cli: click.Group) -> None:
-    """Add the commands `serve`, `select`, `submit`, `estimator` and `samples` to `kepler-model`."""
+    """Add the commands `serve`, `select`, `submit`, `estimator`, `samples` and `monitoring` to `kepler-model`."""
     cli.add_command(LazyGroup("serve", lazy=SERVERS, help="Run a server until it gets SIGTERM or SIGINT."))
     assert isinstance(cli, LazyGroup)
     cli.lazy.update(_COMMANDS)
