@@ -34,13 +34,14 @@ from kepler_profiler.machine_description import (
     MEASURED_VENDORS,
     MachineDescription,
     describe,
+    host_of,
     imputed_values,
     terms,
 )
 
 __all__ = [
     "Estimate", "GuestPower", "IdleShare", "MachineDescription", "MachineFormula", "NoEstimate", "describe", "estimate",
-    "guest_share", "package_watts",
+    "guest_share", "host_of", "package_watts",
 ]  # fmt: skip
 
 IdleShare = Literal["reservation", "none"]
@@ -190,7 +191,7 @@ class MachineFormula:
             upper = watts + error + part * max(upper - watts - error, 0.0)
             lower = max(lower, idle - error)
         else:
-            reasons.append("a measured idle power (idle_watts) would make the interval much narrower")
+            reasons.append("a measured idle power of the machine would make the interval much narrower")
         return Estimate(watts, lower, upper, idle, full, error_class, tuple(reasons))
 
     def mape(self, machine: MachineDescription, *, idle_known: bool = False) -> float | None:

@@ -13,7 +13,7 @@ import attrs
 
 from kepler_core.errors import UsageError
 from kepler_core.machine import MachineSpec
-from kepler_profiler.processors import Processor
+from kepler_profiler.processors import InstanceFamily, Processor, lookup
 
 MEASURED_VENDORS = ("intel", "amd")
 """Vendors of the processors of the machines that the formula was fitted to."""
@@ -88,7 +88,7 @@ def describe(spec: MachineSpec, processor: Processor | None = None) -> MachineDe
     """Return the description of a physical machine from its attributes and its processor.
 
     Return None if the number of logical CPUs is not known. The attributes of a virtual machine describe the virtual
-    machine, not its host: use `kepler_profiler.processors.host` for the host.
+    machine, not its host: use `host_of` for the host of a cloud instance.
     """
     threads, chips = spec.cores, spec.chips
     if threads is None:
@@ -112,6 +112,29 @@ def describe(spec: MachineSpec, processor: Processor | None = None) -> MachineDe
         year=None if processor is None else processor.year,
         vendor=vendor or vendor_of(spec),
         client=processor is not None and processor.client,
+    )
+
+
+def host_of(family: InstanceFamily) -> MachineDescription | None:
+    """Return the description of the hosts of a family of cloud instances.
+
+    A fact in which the family's possible processors differ counts as unknown. Return None if the table of instances
+    has no size of the hosts, because the provider does not publish it.
+    """
+    if family.host_threads is None:
+        return None
+    rows = [processor for name in family.processors if (processor := lookup(name)) is not None]
+    cores_by_threads = {row.cores / row.threads for row in rows if row.cores and row.threads}
+    tdp, years, vendors = ({getattr(row, name) for row in rows} for name in ("tdp_watts", "year", "vendor"))
+    known_years = [year for year in years if year is not None]
+    return MachineDescription(
+        threads=family.host_threads,
+        cores=round(family.host_threads * cores_by_threads.pop()) if len(cores_by_threads) == 1 else None,
+        chips=family.host_chips,
+        tdp_watts=tdp.pop() if len(tdp) == 1 else None,
+        memory_gib=family.host_memory_gib,
+        year=round(sum(known_years) / len(known_years)) if known_years else None,
+        vendor=vendors.pop() if len(vendors) == 1 else None,
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import importlib.resources
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar
 
@@ -23,6 +24,12 @@ T = TypeVar("T")
 MAX_ROWS = 5_000
 LAYOUT = 1
 """Version of the layout of both files. A file with another version is rejected."""
+
+_BEGINNINGS = ("", "Intel ", "Intel Xeon ", "Intel Core ", "AMD ", "AMD EPYC ", "AMD Ryzen ", "AWS ")
+"""Words that `lookup` puts before a name that it does not find."""
+_AZURE_SIZE = re.compile(r"standard_[a-z]+([0-9]{1,4})[a-z]*(?:-[0-9]+[a-z]*)?(?:_v[0-9]+)?")
+_AMAZON_SIZE = re.compile(r"[a-z0-9]+\.(?:large|([0-9]{1,3})?xlarge)")
+_GOOGLE_SIZE = re.compile(r"[a-z0-9]+-(?:standard|highmem|highcpu)-([0-9]{1,4})")
 
 _Count = Annotated[int, msgspec.Meta(ge=1, le=65_536)]
 _Watts = Annotated[float, msgspec.Meta(gt=0, le=5_000)]
@@ -92,9 +99,13 @@ def lookup(model_name: str) -> Processor | None:
     """Return the processor with a name, or None if the table does not list it.
 
     `model_name` is a name in any spelling: as in /proc/cpuinfo, as Kepler sends it, or normalised by
-    `kepler_core.processor_names`.
+    `kepler_core.processor_names`. The vendor and the family may be left out: "i7-8700", "Gold 6230".
     """
-    return _by_name().get(comparable_processor(model_name))
+    by_name = _by_name()
+    for beginning in _BEGINNINGS:
+        if (processor := by_name.get(comparable_processor(beginning + model_name))) is not None:
+            return processor
+    return None
 
 
 def similar_processors(model_name: str) -> str:
@@ -130,6 +141,18 @@ def instance_family(name: str) -> str:
     if "-" in text:
         return text.partition("-")[0]
     return text.rstrip("0123456789")
+
+
+def instance_vcpus(name: str) -> int | None:
+    """Return the number of virtual CPUs in the name of an instance type; None if the name does not tell it."""
+    text = name.strip().casefold()[:100]
+    if azure := _AZURE_SIZE.fullmatch(text):
+        return int(azure[1])
+    if amazon := _AMAZON_SIZE.fullmatch(text):
+        return 4 * int(amazon[1] or 1) if text.endswith("xlarge") else 2
+    if google := _GOOGLE_SIZE.fullmatch(text):
+        return int(google[1])
+    return None
 
 
 def processors() -> tuple[Processor, ...]:
