@@ -87,6 +87,12 @@ def test_unknown_instance_has_close_matches(tmp_path):
         this_machine(tmp_path, instance="mm55.large")
 
 
+def test_instance_with_another_processor_is_refused(tmp_path):
+    SyntheticMachine(tmp_path, virtual=True, model=GENOA)
+    with pytest.raises(UsageError, match="its hosts have Intel Xeon"):
+        this_machine(tmp_path, instance="m5.large")
+
+
 # --- the formula ----------------------------------------------------------------------------------
 
 
@@ -147,7 +153,9 @@ def test_hidden_load_gives_the_range_from_idle_to_full(tmp_path):
 def test_period_without_features_has_no_power(tmp_path):
     SyntheticMachine(tmp_path)
     source = FormulaSource(this_machine(tmp_path))
-    assert source.read(Observation(1.7e9, 5.0, {})) is None
+    assert source.read(Observation(1.7e9, 0.0, {})) is None
+    with pytest.raises(MeterError, match="was suspended"):
+        source.read(Observation(1.7e9, 5.0, {}, problems=("the machine was suspended for 9 s",)))
 
 
 def test_machine_without_a_number_of_cpus(tmp_path):

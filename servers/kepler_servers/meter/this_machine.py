@@ -70,6 +70,7 @@ def this_machine(root: Path, spec: MachineSpec | None = None, instance: str | No
         if family is None:
             known = [row.family for row in instances()]
             raise UsageError(f"--instance {instance[:60]}: not in the table; {close_matches(instance[:60], known)}")
+        _check_vendor(spec, family, instance)
     virtual = discovery.virtual or (f"instance {instance}" if instance else None)
     if virtual is None:
         return _physical(spec)
@@ -77,6 +78,17 @@ def this_machine(root: Path, spec: MachineSpec | None = None, instance: str | No
         instance = _instance_in_dmi(root)
         family = None if instance is None else instance_type(instance)
     return _guest(spec, virtual, instance, family)
+
+
+def _check_vendor(spec: MachineSpec, family: InstanceFamily, instance: str) -> None:
+    """Raise `UsageError` if this machine's processor has another vendor than the hosts of an instance type."""
+    vendors = {row.vendor for name in family.processors if (row := lookup(name)) is not None}
+    own = vendor_of(spec)
+    if own in ("intel", "amd") and vendors and own not in vendors:
+        raise UsageError(
+            f"--instance {instance[:60]}: its hosts have {' or '.join(family.processors[:3])}, but this machine has a "
+            f"processor of {own.upper() if own == 'amd' else own.capitalize()}"
+        )
 
 
 def _physical(spec: MachineSpec) -> ThisMachine:

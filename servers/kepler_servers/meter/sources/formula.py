@@ -77,8 +77,10 @@ class FormulaSource:
 
     def read(self, observation: Observation) -> Reading | None:
         curve = self.curve
-        if observation.seconds <= 0 or not observation.features:
+        if observation.seconds <= 0:
             return None
+        if not observation.features:
+            raise MeterError("; ".join(observation.problems) or "no collector measures this machine")
         description = f"machine formula for {self._machine.description}"
         if self._busy_host is not None and (observation.steal or 0.0) >= BUSY_HOST_STEAL:
             curve = self._busy_host
@@ -160,8 +162,3 @@ def _quantile(values: Sequence[float], part: float) -> float:
     low = int(place)
     high = min(low + 1, len(ordered) - 1)
     return ordered[low] + (place - low) * (ordered[high] - ordered[low])
-
-
-def interval_percent(power: Power) -> float:
-    """Return half the width of an interval in percent of the watts."""
-    return 50.0 * (power.upper - power.lower) / power.watts if power.watts > 0 else 0.0

@@ -74,8 +74,10 @@ class ModelSource:
         self._used: dict[str, LoadedModel] = {}
 
     def read(self, observation: Observation) -> Reading | None:
-        if observation.seconds <= 0 or not observation.features:
+        if observation.seconds <= 0:
             return None
+        if not observation.features:
+            raise MeterError("; ".join(observation.problems) or "no collector measures this machine")
         entries = {source: self._entry(source, observation) for source in ENERGY_SOURCES}
         models: dict[str, LoadedModel] = {}
         reasons: dict[str, None] = {}
