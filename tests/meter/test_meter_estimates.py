@@ -14,9 +14,10 @@ from kepler_core.machine import MachineSpec
 from kepler_core.metering import Observation
 from kepler_servers.estimator.configured_providers import model_request_url, store_provider
 from kepler_servers.meter.settings import MeterSettings, build_chain, build_collectors
+from kepler_servers.meter.sources.following import FollowingSource
 from kepler_servers.meter.sources.formula import FormulaSource
 from kepler_servers.meter.sources.model import UNSTATED_ERROR, ModelSource
-from kepler_servers.meter.this_machine import ThisMachine, this_machine
+from kepler_servers.meter.this_machine import MachineWatch, ThisMachine, this_machine
 
 XEON = "intel_xeon_platinum_8259cl"
 HOST = {"processor": XEON, "cores": 96, "chips": 2, "memory": 384}
@@ -91,6 +92,31 @@ def test_instance_with_another_processor_is_refused(tmp_path):
     SyntheticMachine(tmp_path, virtual=True, model=GENOA)
     with pytest.raises(UsageError, match="its hosts have Intel Xeon"):
         this_machine(tmp_path, instance="m5.large")
+
+
+def test_watch_notices_another_processor(tmp_path):
+    machine = SyntheticMachine(tmp_path, cpus=4, virtual=True)
+    watch = MachineWatch(tmp_path, lambda: this_machine(tmp_path), clock=machine.monotonic)
+    source = FollowingSource(FormulaSource, watch)
+    before = platform(source.read(observation(1.0)))
+    machine.now += 100
+    machine.file("proc/cpuinfo", (tmp_path / "proc/cpuinfo").read_text().replace("Platinum 8259CL", "E5-2676 v3"))
+    machine.now += 1
+    assert watch.has_changed()
+    after = platform(source.read(observation(1.0)))
+    assert "E5-2676 v3" in watch.machine.description
+    assert after.watts != before.watts
+    machine.now += 100
+    assert not watch.has_changed()
+
+
+def test_watch_follows_the_number_of_cpus(tmp_path):
+    machine = SyntheticMachine(tmp_path, cpus=4, virtual=True)
+    watch = MachineWatch(tmp_path, lambda: this_machine(tmp_path), clock=machine.monotonic)
+    machine.now += 100
+    machine.file("sys/devices/system/cpu/online", "0-7")
+    assert watch.has_changed()
+    assert watch.machine.spec.cores == 8
 
 
 # --- the formula ----------------------------------------------------------------------------------

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import statistics
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import attrs
@@ -16,10 +18,16 @@ from kepler_profiler.machine import discover
 from kepler_profiler.machine_description import host_of, vendor_of
 from kepler_profiler.processors import InstanceFamily, Processor, instance_type, instances, lookup, processors
 
+log = logging.getLogger(__name__)
+
 CLOUD_CHIPS = 2
 """Assumed number of sockets of a host whose size is not published. The power for each thread hardly depends on it."""
 _FIRST_CLOUD_YEAR = 2014
+WATCH_SECONDS = 30.0
+"""Interval at which the meter checks whether this machine is another one now."""
 _DMI_BYTES = 200
+_FINGERPRINT_BYTES = 512
+"""The vendor, family, model, name and stepping of the first CPU are within these bytes."""
 _NUMBERED_PROCESSOR = re.compile(r"(intel|amd)_family_([0-9]+)_model_([0-9]+)_stepping_([0-9]+)")
 _ARCHITECTURES = {
     ("intel", 6, 63): ("haswell-ep",), ("intel", 6, 79): ("broadwell-ep",),
@@ -54,6 +62,44 @@ class ThisMachine:
             return 1.0, 1.0
         parts = [min(self.spec.cores / host.threads, 1.0) for host in self.hosts]
         return min(parts), max(parts)
+
+
+class MachineWatch:
+    """Notices if this machine becomes another one: if a virtual machine moves to another host, or gets more CPUs."""
+
+    def __init__(
+        self, root: Path, identify: Callable[[], ThisMachine], *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """`identify` returns what is known about the machine. `clock` returns seconds, and never jumps."""
+        self._root = root
+        self._identify = identify
+        self._clock = clock
+        self._fingerprint = self._read_fingerprint()
+        self._checked_at = clock()
+        self.machine = identify()
+
+    def has_changed(self) -> bool:
+        """Return whether `machine` was replaced. The files are read at most every `WATCH_SECONDS`."""
+        now = self._clock()
+        if now - self._checked_at < WATCH_SECONDS:
+            return False
+        self._checked_at = now
+        fingerprint = self._read_fingerprint()
+        if fingerprint == self._fingerprint:
+            return False
+        self._fingerprint = fingerprint
+        machine = self._identify()
+        if machine == self.machine:
+            return False
+        log.warning("this machine is now another one: %s", machine.description)
+        self.machine = machine
+        return True
+
+    def _read_fingerprint(self) -> tuple[bytes, ...]:
+        """Return the first lines of /proc/cpuinfo without clocks, and the CPUs that are online."""
+        cpuinfo = _first_bytes(self._root / "proc/cpuinfo", _FINGERPRINT_BYTES)
+        lines = [line for line in cpuinfo.splitlines() if not line.lower().startswith((b"cpu mhz", b"bogomips"))]
+        return (*lines, _first_bytes(self._root / "sys/devices/system/cpu/online", _FINGERPRINT_BYTES))
 
 
 def this_machine(root: Path, spec: MachineSpec | None = None, instance: str | None = None) -> ThisMachine:
@@ -126,6 +172,11 @@ def _possible_processors(spec: MachineSpec, family: InstanceFamily | None) -> tu
         rows = [row for name in family.processors if (row := lookup(name)) is not None and row.threads]
         if rows:
             return rows, " or ".join(row.model for row in rows[:3])
+    processor = _processor(spec)
+    if processor is not None:
+        rows = _large(row for row in servers if row.architecture == processor.architecture)
+        if rows:
+            return rows, f"{processor.model}, whose size is not published"
     match = _NUMBERED_PROCESSOR.fullmatch(spec.processor or "")
     if match is not None:
         names = _ARCHITECTURES.get((match[1], int(match[2]), int(match[3])), ())
@@ -166,11 +217,18 @@ def _processor(spec: MachineSpec) -> Processor | None:
 
 def _instance_in_dmi(root: Path) -> str | None:
     """Return the name of the instance type that Amazon's machines have in their DMI tables; None elsewhere."""
-    texts = []
-    for name in ("sys_vendor", "product_name"):
-        try:
-            with open(root / "sys/class/dmi/id" / name, "rb") as file:
-                texts.append(file.read(_DMI_BYTES).decode(errors="replace").strip())
-        except OSError:
-            return None
-    return texts[1] if texts[0] == "Amazon EC2" and texts[1] else None
+    folder = root / "sys/class/dmi/id"
+    vendor, product = (
+        _first_bytes(folder / name, _DMI_BYTES).decode(errors="replace").strip()
+        for name in ("sys_vendor", "product_name")
+    )
+    return product if vendor == "Amazon EC2" and product else None
+
+
+def _first_bytes(path: Path, limit: int) -> bytes:
+    """Return the first bytes of a file; nothing if it cannot be read."""
+    try:
+        with open(path, "rb", buffering=0) as file:
+            return file.read(limit)
+    except OSError:
+        return b""

@@ -19,6 +19,8 @@ IdleShare = Literal["reservation", "none"]
 
 LOADS = tuple(step / 20 for step in range(21))
 """The loads at which the formula is evaluated at the start. Between them, the watts are on a line."""
+GUEST_LOADS = (0.0, 1.0)
+"""The same for a virtual machine. Its power is on a line, because its host's load does not depend on its own."""
 BUSY_HOST_STEAL = 0.03
 """If the host takes this fraction of the time from the virtual machine, all CPUs of the host are busy."""
 _LOWER_QUANTILE, _UPPER_QUANTILE = 0.05, 0.95
@@ -28,16 +30,18 @@ _LOWER_QUANTILE, _UPPER_QUANTILE = 0.05, 0.95
 class PowerCurve:
     """Watts and their interval by load."""
 
+    loads: Sequence[float]
+    """Ascending loads from 0 to 1."""
     points: Sequence[Power]
-    """Power at each load of `LOADS`."""
+    """Power at each of the loads."""
     reasons: tuple[str, ...] = ()
     """Reasons for the width of the interval, and what would make it narrower."""
 
     def at(self, load: float) -> Power:
         """Return the power at a load from 0 to 1."""
         load = min(max(load, 0.0), 1.0)
-        right = min(max(bisect.bisect_left(LOADS, load), 1), len(LOADS) - 1)
-        part = (load - LOADS[right - 1]) / (LOADS[right] - LOADS[right - 1])
+        right = min(max(bisect.bisect_left(self.loads, load), 1), len(self.loads) - 1)
+        part = (load - self.loads[right - 1]) / (self.loads[right] - self.loads[right - 1])
         low, high = self.points[right - 1], self.points[right]
         return Power(
             low.watts + part * (high.watts - low.watts),
@@ -116,18 +120,19 @@ def machine_curve(
     """
     if not machine.hosts:
         raise MeterError("the number of CPUs of this machine is not known; state it in a file for --machine-spec")
+    loads = LOADS if machine.virtual is None else GUEST_LOADS
     curves: list[list[Estimate | GuestPower]] = []
     refusals: dict[str, None] = {}
     for host in machine.hosts:
-        powers = [_power(machine, host, load, idle_watts, idle_share, host_load) for load in LOADS]
+        powers = [_power(machine, host, load, idle_watts, idle_share, host_load) for load in loads]
         estimates = [power for power in powers if not isinstance(power, NoEstimate)]
         refusals.update(dict.fromkeys(r for power in powers if isinstance(power, NoEstimate) for r in power.reasons))
-        if len(estimates) == len(LOADS):
+        if len(estimates) == len(loads):
             curves.append(estimates)
     if not curves:
         raise MeterError("; ".join(refusals))
     points = []
-    for position in range(len(LOADS)):
+    for position in range(len(loads)):
         at_load = [curve[position] for curve in curves]
         points.append(
             Power(
@@ -137,7 +142,7 @@ def machine_curve(
             )
         )
     reasons = dict.fromkeys(reason for curve in curves for reason in curve[0].reasons)
-    return PowerCurve(points, tuple(reasons))
+    return PowerCurve(loads, points, tuple(reasons))
 
 
 def _power(
