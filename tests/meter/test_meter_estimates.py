@@ -7,6 +7,7 @@ import time
 
 import pytest
 from support.linear_models import LinearModel, publish
+from support.paths import SHARED
 from support.synthetic_machine import SyntheticMachine
 
 from kepler_core.errors import MeterError, UsageError
@@ -182,6 +183,23 @@ def test_period_without_features_has_no_power(tmp_path):
     assert source.read(Observation(1.7e9, 0.0, {})) is None
     with pytest.raises(MeterError, match="was suspended"):
         source.read(Observation(1.7e9, 5.0, {}, problems=("the machine was suspended for 9 s",)))
+
+
+@pytest.mark.parametrize("case", ["rpi4_32bit", "rpi4_64bit_sys"])
+def test_board_that_was_never_measured_has_no_estimate(case):
+    root = SHARED / "cases" / "machines" / case
+    if not root.exists():
+        pytest.skip(f"{root} does not exist")
+    with pytest.raises(MeterError, match=r"no machine like this one.*cortex_a72"):
+        FormulaSource(this_machine(root)).read(observation())
+
+
+def test_unknown_small_processor_may_be_a_mini_computer(tmp_path):
+    SyntheticMachine(tmp_path / "n100", cpus=4, model="Intel(R) N100000")
+    SyntheticMachine(tmp_path / "xeon", cpus=4, model="Intel(R) Xeon(R) Gold 6130 CPU @ 2.10GHz")
+    unknown, known = (platform(formula(this_machine(tmp_path / name), 0.0)) for name in ("n100", "xeon"))
+    assert unknown.lower < 10
+    assert unknown.upper / unknown.lower > 3 * known.upper / known.lower
 
 
 def test_machine_without_a_number_of_cpus(tmp_path):

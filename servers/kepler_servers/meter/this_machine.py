@@ -15,30 +15,25 @@ from kepler_core.errors import UsageError, close_matches
 from kepler_core.machine import MachineSpec
 from kepler_profiler.formula import MachineDescription, describe
 from kepler_profiler.machine import discover
-from kepler_profiler.machine_description import host_of, vendor_of
+from kepler_profiler.machine_description import MEASURED_VENDORS, host_of, vendor_of
 from kepler_profiler.processors import InstanceFamily, Processor, instance_type, instances, lookup, processors
 
 log = logging.getLogger(__name__)
 
 CLOUD_CHIPS = 2
 """Assumed number of sockets of a host whose size is not published. The power for each thread hardly depends on it."""
+SMALL_THREADS = 32
+"""A machine with fewer threads may be something else than a server."""
+MINI_TDP_WATTS = 6.0
+"""Thermal design power of processors of mini computers, e.g. Intel's N100."""
 _FIRST_CLOUD_YEAR = 2014
 WATCH_SECONDS = 30.0
 """Interval at which the meter checks whether this machine is another one now."""
 _DMI_BYTES = 200
 _FINGERPRINT_BYTES = 512
 """The vendor, family, model, name and stepping of the first CPU are within these bytes."""
-_NUMBERED_PROCESSOR = re.compile(r"(intel|amd)_family_([0-9]+)_model_([0-9]+)_stepping_([0-9]+)")
-_ARCHITECTURES = {
-    ("intel", 6, 63): ("haswell-ep",), ("intel", 6, 79): ("broadwell-ep",),
-    ("intel", 6, 85): ("skylake-sp", "cascadelake-sp", "cooperlake-sp"), ("intel", 6, 106): ("icelake-sp",),
-    ("intel", 6, 143): ("sapphirerapids",), ("intel", 6, 207): ("emeraldrapids",),
-    ("intel", 6, 173): ("graniterapids",), ("intel", 6, 175): ("sierraforest",), ("amd", 23, 1): ("zen",),
-    ("amd", 23, 49): ("zen2",), ("amd", 25, 1): ("zen3",), ("amd", 25, 17): ("zen4",), ("amd", 25, 160): ("zen4c",),
-    ("amd", 26, 2): ("zen5",), ("amd", 26, 17): ("zen5c",),
-}  # fmt: skip
-"""(vendor, family, model) of a CPU that hides its name -> architectures (Linux, intel-family.h; AMD's revision guides).
-"""
+_NUMBERS = re.compile(r"family [0-9]+ model [0-9]+")
+"""Part of the name of a processor of which only the numbers are known, because the host hides its name."""
 
 
 @attrs.frozen
@@ -49,7 +44,7 @@ class ThisMachine:
     virtual: str | None
     """The evidence that the machine is virtual; None if there is none."""
     hosts: tuple[MachineDescription, ...]
-    """The physical machines that this machine, or its host, may be. Empty: not even the number of CPUs is known."""
+    """The physical machines that this machine, or its host, may be; empty if none like it was measured."""
     description: str
     """What the machine is thought to be, for people: "2 of 384 threads of a host with …"."""
     instance: str | None = None
@@ -139,14 +134,29 @@ def _check_vendor(spec: MachineSpec, family: InstanceFamily, instance: str) -> N
 
 def _physical(spec: MachineSpec) -> ThisMachine:
     processor = _processor(spec)
-    host = describe(spec, processor)
     name = processor.model if processor else spec.processor or "an unknown processor"
     tdp = f", {processor.tdp_watts:g} W TDP" if processor and processor.tdp_watts else ""
     chips = f"{spec.chips} × " if spec.chips and spec.chips > 1 else ""
     memory = f", {spec.memory} GiB" if spec.memory else ""
-    return ThisMachine(
-        spec, None, () if host is None else (host,), f"{chips}{name}{tdp}, {spec.cores or '?'} threads{memory}"
-    )
+    about = f"{chips}{name}{tdp}, {spec.cores or '?'} threads{memory}"
+    return ThisMachine(spec, None, _candidates(spec, processor), about)
+
+
+def _candidates(spec: MachineSpec, processor: Processor | None) -> tuple[MachineDescription, ...]:
+    """Return the physical machines that the machine formula may take for a machine.
+
+    Only servers and a few desktop machines were measured. A small machine with an unknown x86 processor may be a
+    server, or a mini computer with a tenth of its power: both are returned. Boards with other processors draw even
+    less, and none was measured, so there is none for them.
+    """
+    host = describe(spec, processor)
+    if host is None:
+        return ()
+    if host.vendor not in MEASURED_VENDORS and host.threads < SMALL_THREADS:
+        return ()
+    if processor is None and host.threads < SMALL_THREADS:
+        return host, attrs.evolve(host, tdp_watts=MINI_TDP_WATTS, client=True)
+    return (host,)
 
 
 def _guest(spec: MachineSpec, virtual: str, instance: str | None, family: InstanceFamily | None) -> ThisMachine:
@@ -172,17 +182,13 @@ def _possible_processors(spec: MachineSpec, family: InstanceFamily | None) -> tu
         rows = [row for name in family.processors if (row := lookup(name)) is not None and row.threads]
         if rows:
             return rows, " or ".join(row.model for row in rows[:3])
-    processor = _processor(spec)
+    processor = _processor(spec) or _by_numbers(spec)
     if processor is not None:
         rows = _large(row for row in servers if row.architecture == processor.architecture)
         if rows:
+            if _NUMBERS.search(processor.model):
+                return rows, f"a processor of the kind {processor.architecture} (the host hides its name)"
             return rows, f"{processor.model}, whose size is not published"
-    match = _NUMBERED_PROCESSOR.fullmatch(spec.processor or "")
-    if match is not None:
-        names = _ARCHITECTURES.get((match[1], int(match[2]), int(match[3])), ())
-        rows = _large(row for row in servers if row.architecture in names)
-        if rows:
-            return rows, f"a processor of the kind {' or '.join(names)} (the host hides its name)"
     vendor = vendor_of(spec)
     recent = [row for row in servers if (row.year or 0) >= _FIRST_CLOUD_YEAR]
     rows = _large(row for row in recent if row.vendor == vendor) or _large(recent)
@@ -213,6 +219,15 @@ def _host_with(processor: Processor) -> MachineDescription:
 
 def _processor(spec: MachineSpec) -> Processor | None:
     return None if spec.processor is None else lookup(spec.processor)
+
+
+def _by_numbers(spec: MachineSpec) -> Processor | None:
+    """Return a processor with the same family and model numbers, whatever its stepping; None if there is none."""
+    family, separator, _ = (spec.processor or "").partition("_stepping_")
+    if not separator:
+        return None
+    name = f"{family}_".replace("_", " ")
+    return next((row for row in processors() if row.model.casefold().startswith(name)), None)
 
 
 def _instance_in_dmi(root: Path) -> str | None:

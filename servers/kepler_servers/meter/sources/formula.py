@@ -23,7 +23,8 @@ GUEST_LOADS = (0.0, 1.0)
 """The same for a virtual machine. Its power is on a line, because its host's load does not depend on its own."""
 BUSY_HOST_STEAL = 0.03
 """If the host takes this fraction of the time from the virtual machine, all CPUs of the host are busy."""
-_LOWER_QUANTILE, _UPPER_QUANTILE = 0.05, 0.95
+_LOWER_QUANTILE, _MEDIAN, _UPPER_QUANTILE = 0.05, 0.5, 0.95
+_MIN_VALUES = 10
 
 
 @attrs.frozen
@@ -119,7 +120,10 @@ def machine_curve(
     lower and of the upper ends of their intervals. Raises `MeterError` if no host has an estimate.
     """
     if not machine.hosts:
-        raise MeterError("the number of CPUs of this machine is not known; state it in a file for --machine-spec")
+        raise MeterError(
+            f"no machine like this one was measured ({machine.description}); describe it in a file for --machine-spec, "
+            "or use a model of such a machine"
+        )
     loads = LOADS if machine.virtual is None else GUEST_LOADS
     curves: list[list[Estimate | GuestPower]] = []
     refusals: dict[str, None] = {}
@@ -136,7 +140,7 @@ def machine_curve(
         at_load = [curve[position] for curve in curves]
         points.append(
             Power(
-                _quantile([power.watts for power in at_load], 0.5),
+                _quantile([power.watts for power in at_load], _MEDIAN),
                 _quantile([power.lower for power in at_load], _LOWER_QUANTILE),
                 _quantile([power.upper for power in at_load], _UPPER_QUANTILE),
             )
@@ -161,8 +165,13 @@ def _power(
 
 
 def _quantile(values: Sequence[float], part: float) -> float:
-    """Return a quantile of values, on the line between the two neighbouring values."""
+    """Return a quantile of values, on the line between the two neighbouring values.
+
+    Of a few values, the quantiles that bound an interval are the lowest and the highest value.
+    """
     ordered = sorted(values)
+    if len(ordered) < _MIN_VALUES and part != _MEDIAN:
+        return ordered[0] if part < _MEDIAN else ordered[-1]
     place = part * (len(ordered) - 1)
     low = int(place)
     high = min(low + 1, len(ordered) - 1)
