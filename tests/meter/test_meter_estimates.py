@@ -68,6 +68,13 @@ def test_guest_that_sees_its_processor(tmp_path):
     assert "sockets are assumed" in guest.description
 
 
+def test_guest_on_a_laptop_has_one_socket(tmp_path):
+    SyntheticMachine(tmp_path, cpus=2, virtual=True, model="Intel(R) Core(TM) i7-8550U CPU @ 1.80GHz")
+    guest = this_machine(tmp_path)
+    assert guest.hosts[0].chips == 1
+    assert guest.shares == (2 / 8, 2 / 8)
+
+
 def test_guest_that_sees_only_numbers(tmp_path):
     machine = SyntheticMachine(tmp_path, cpus=2, virtual=True, model=GENOA)
     machine.file("proc/cpuinfo", (tmp_path / "proc/cpuinfo").read_text().replace("85", "17").replace(": 6", ": 25"))

@@ -168,8 +168,10 @@ def _guest(spec: MachineSpec, virtual: str, instance: str | None, family: Instan
         return ThisMachine(spec, virtual, (host,), about, instance)
     processor = _processor(spec)
     if processor is not None and processor.threads:
-        about = f"{kind}{own} of a host with {processor.model}; {CLOUD_CHIPS} sockets are assumed"
-        return ThisMachine(spec, virtual, (_host_with(processor),), about, instance)
+        host = _host_with(processor)
+        about = f"{kind}{own} of a host with {processor.model}"
+        about += "" if host.chips == 1 else f"; {host.chips} sockets are assumed"
+        return ThisMachine(spec, virtual, (host,), about, instance)
     rows, about = _possible_processors(spec, family)
     hosts = tuple(_host_with(row) for row in rows)
     return ThisMachine(spec, virtual, hosts, f"{kind}{own} of a host with {about}", instance)
@@ -205,11 +207,13 @@ def _large(candidates: Iterable[Processor]) -> list[Processor]:
 
 
 def _host_with(processor: Processor) -> MachineDescription:
+    """Return a host with a processor. Hosts in clouds have two sockets; desktops and laptops have one."""
     assert processor.threads is not None
+    chips = 1 if processor.client else CLOUD_CHIPS
     return MachineDescription(
-        threads=processor.threads * CLOUD_CHIPS,
-        cores=None if processor.cores is None else processor.cores * CLOUD_CHIPS,
-        chips=CLOUD_CHIPS,
+        threads=processor.threads * chips,
+        cores=None if processor.cores is None else processor.cores * chips,
+        chips=chips,
         tdp_watts=processor.tdp_watts,
         year=processor.year,
         vendor=processor.vendor,
