@@ -49,6 +49,7 @@ ARGUMENTS = {
     "kepler-core:hwmon": {"root": "sys"},
     "kepler-core:watts": {"path": "watts"},
     "kepler-core:prometheus": {"port": 0},
+    "kepler-core:per-vm": {"folder": "guests"},
 }
 """Arguments of plugins that are required, or whose defaults could disturb a running program."""
 
