@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import attrs
 
 from kepler_core.errors import CollectorError
+from kepler_core.kernel_files import unsigned
 
 MODES = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal", "guest", "guest_nice")
 """The columns of /proc/stat. user contains guest, and nice contains guest_nice."""
@@ -99,10 +100,10 @@ def parse_stat(content: bytes) -> CpuTimes:
             elif name[3:].isdigit() and len(name) < 10 and len(cpus) < MAX_CPUS:
                 cpus[int(name[3:])] = ticks
         elif name == b"ctxt":
-            switches = counter(rest)
+            switches = unsigned(rest)
         elif name == b"intr":
             # The total is the first number. The line has a number for each of many thousand interrupts.
-            interrupts = counter(rest.strip().partition(b" ")[0])
+            interrupts = unsigned(rest.strip().partition(b" ")[0])
     if not cpus:
         if total is None:
             raise CollectorError("/proc/stat lists no CPU; the file may be hidden in this container")
@@ -146,20 +147,12 @@ def usage_between(earlier: CpuTimes, later: CpuTimes, seconds: float, ticks_per_
     )
 
 
-def counter(text: bytes) -> int | None:
-    """Return a counter of the kernel; None if the text is not an unsigned number of at most 64 bits."""
-    text = text.strip()
-    if not text.isdigit() or len(text) > 20:
-        return None
-    return int(text)
-
-
 def _ticks(rest: bytes) -> tuple[int, ...] | None:
     """Return the ticks of a row by mode. Modes that an old kernel does not have are 0."""
     fields = rest.split()[: len(MODES)]
     if len(fields) < _REQUIRED_MODES:
         return None
-    ticks = [counter(field) for field in fields]
+    ticks = [unsigned(field) for field in fields]
     if any(value is None or value > _MAX_TICKS for value in ticks):
         return None
     values = [value for value in ticks if value is not None]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 
-from kepler_plugins.collectors.cpu_times import counter
+from kepler_core.kernel_files import unsigned
 
 Counters = dict[tuple[str, str], int]
 """(feature, device) -> counter. Features without devices have the device ""."""
@@ -34,7 +34,7 @@ def parse_diskstats(content: bytes, is_whole_disk: Callable[[str], bool]) -> Cou
         if len(fields) <= _WRITTEN_SECTORS:
             continue
         name = fields[2][:_NAME_CHARACTERS].decode(errors="replace")
-        read, written = counter(fields[_READ_SECTORS]), counter(fields[_WRITTEN_SECTORS])
+        read, written = unsigned(fields[_READ_SECTORS]), unsigned(fields[_WRITTEN_SECTORS])
         if read is None or written is None or _NOT_A_DISK.match(name) or not is_whole_disk(name):
             continue
         counters["disk_read_bytes", name] = read * SECTOR_BYTES
@@ -56,7 +56,7 @@ def parse_interfaces(content: bytes) -> Counters:
         label = name.strip()[:_NAME_CHARACTERS].decode(errors="replace")
         if not separator or label == "lo" or len(fields) <= _SENT_BYTES:
             continue
-        received, sent = counter(fields[_RECEIVED_BYTES]), counter(fields[_SENT_BYTES])
+        received, sent = unsigned(fields[_RECEIVED_BYTES]), unsigned(fields[_SENT_BYTES])
         if received is not None and sent is not None:
             counters["network_received_bytes", label] = received
             counters["network_sent_bytes", label] = sent
@@ -67,7 +67,7 @@ def parse_vmstat(content: bytes) -> Counters:
     """Return the page faults of all processes."""
     for line in content.splitlines():
         name, _, rest = line.partition(b" ")
-        if name == b"pgfault" and (faults := counter(rest)) is not None:
+        if name == b"pgfault" and (faults := unsigned(rest)) is not None:
             return {("page_faults", ""): faults}
     return {}
 
@@ -82,7 +82,7 @@ def parse_softirqs(content: bytes) -> Counters:
         feature = _SOFT_IRQS.get(fields[0]) if fields else None
         if feature is not None:
             for column, field in zip(columns, fields[1:], strict=False):
-                if (value := counter(field)) is not None:
+                if (value := unsigned(field)) is not None:
                     counters[feature, column] = value
     return counters
 
@@ -92,7 +92,7 @@ def memory_used_bytes(content: bytes) -> float | None:
     kib: dict[bytes, int] = {}
     for line in content.splitlines():
         name, _, rest = line.partition(b":")
-        if name in (b"MemTotal", b"MemAvailable") and (value := counter(rest.removesuffix(b" kB"))) is not None:
+        if name in (b"MemTotal", b"MemAvailable") and (value := unsigned(rest.removesuffix(b" kB"))) is not None:
             kib[name] = value
     if len(kib) < 2 or kib[b"MemAvailable"] > kib[b"MemTotal"]:
         return None
@@ -119,5 +119,5 @@ def rates(earlier: Mapping[tuple[str, str], int], later: Counters, seconds: floa
 
 def mean_frequency_hertz(contents: Iterable[bytes]) -> float | None:
     """Return the mean clock of CPUs in Hz, from the contents of their files scaling_cur_freq; None without a value."""
-    clocks = [value for content in contents if (value := counter(content)) is not None and 0 < value < 10**8]
+    clocks = [value for content in contents if (value := unsigned(content)) is not None and 0 < value < 10**8]
     return 1000.0 * sum(clocks) / len(clocks) if clocks else None

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
-from kepler_core.errors import CollectorError
+from kepler_core.errors import CollectorError, MeterError
+from kepler_core.kernel_files import KernelFile
 from kepler_core.metering import Collector, Observation
-from kepler_plugins.collectors.kernel_files import KernelFile
 from kepler_plugins.collectors.perf_events import COUNTERS, CpuCounters, CpuCounts, hardware_events
 
 MAX_CPUS = 1024
@@ -69,7 +69,10 @@ class PerfCollector(Collector):
 
     def _follow_cpus(self) -> None:
         """Open the counters of CPUs that are new, and close those of CPUs that are gone."""
-        numbers = _cpus(self._online.read())
+        try:
+            numbers = _cpus(self._online.read())
+        except MeterError as error:
+            raise CollectorError(str(error)) from error
         if numbers == self._numbers:
             return
         _check_descriptors(len(numbers))

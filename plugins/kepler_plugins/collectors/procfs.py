@@ -10,7 +10,8 @@ from typing import ClassVar
 
 import attrs
 
-from kepler_core.errors import CollectorError
+from kepler_core.errors import CollectorError, MeterError
+from kepler_core.kernel_files import KernelFile, files_mounted_over
 from kepler_core.metering import Collector, Observation
 from kepler_core.vocabulary import HOST_FEATURES
 from kepler_plugins.collectors.cpu_times import CpuTimes, CpuUsage, parse_stat, usage_between
@@ -25,7 +26,6 @@ from kepler_plugins.collectors.kernel_counters import (
     parse_vmstat,
     rates,
 )
-from kepler_plugins.collectors.kernel_files import KernelFile, files_mounted_over
 
 MIN_PERIOD_SECONDS = 0.05
 """Shortest period. The kernel counts CPU time in ticks of 10 ms, so shorter periods would measure the ticks."""
@@ -176,7 +176,7 @@ class ProcfsCollector(Collector):
             file = self._files[name] = KernelFile(self._root, name)
         try:
             content = file.read()
-        except CollectorError as error:
+        except MeterError as error:
             problems.append(str(error))
             return None
         if not content:
@@ -188,7 +188,7 @@ class ProcfsCollector(Collector):
         content = self._read("proc/stat", problems)
         try:
             return None if content is None else parse_stat(content)
-        except CollectorError as error:
+        except MeterError as error:
             problems.append(str(error))
             return None
 
@@ -221,7 +221,7 @@ class ProcfsCollector(Collector):
         for file in self._clock_files:
             try:
                 contents.append(file.read())
-            except CollectorError:
+            except MeterError:
                 continue  # A CPU that went offline, or a machine without cpufreq, which is the usual case for guests.
         if (hertz := mean_frequency_hertz(contents)) is not None:
             gauges["cpu_scaling_frequency_hertz"] = hertz

@@ -7,12 +7,13 @@ import errno
 import os
 from pathlib import Path
 
-from kepler_core.errors import CollectorError
+from kepler_core.errors import MeterError
 
 MAX_FILE_BYTES = 8 * 2**20
 """Maximum size of a file. /proc/softirqs of a machine with 8192 CPUs has about 1 MB."""
 _CHUNK_BYTES = 2**16
 _MAX_MOUNT_BYTES = 2**20
+_MAX_DIGITS = 20
 # The kernel writes blanks and backslashes in mount points as octal numbers.
 _ESCAPES = ((r"\040", " "), (r"\011", "\t"), (r"\012", "\n"), (r"\134", "\\"))
 _GONE = (errno.ENODEV, errno.ENXIO, errno.ESTALE, errno.EBADF)
@@ -31,7 +32,7 @@ class KernelFile:
         self._descriptor: int | None = None
 
     def read(self) -> bytes:
-        """Return the content of the file. Raises `CollectorError` with the reason if it cannot be read."""
+        """Return the content of the file. Raises `MeterError` with the reason if it cannot be read."""
         try:
             try:
                 return self._content()
@@ -42,7 +43,7 @@ class KernelFile:
                 return self._content()
         except OSError as error:
             self.close()
-            raise CollectorError(f"{self.name}: {error.strerror or error}") from error
+            raise MeterError(f"{self.name}: {error.strerror or error}") from error
 
     def close(self) -> None:
         """Close the file. May be called several times."""
@@ -85,3 +86,9 @@ def files_mounted_over(root: Path) -> dict[str, str]:
         if point.startswith("/proc/"):
             mounted[point] = kind[0] if kind else "unknown"
     return mounted
+
+
+def unsigned(text: bytes) -> int | None:
+    """Return a counter of the kernel; None if the text is not an unsigned number of at most 20 digits."""
+    text = text.strip()
+    return int(text) if text.isdigit() and len(text) <= _MAX_DIGITS else None
