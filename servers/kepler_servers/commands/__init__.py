@@ -33,6 +33,10 @@ SERVERS = {
 own."""
 
 _COMMANDS = {
+    "watts": LazyCommand(
+        "kepler_servers.commands.watts:watts",
+        "Show how many watts this machine draws now, with a 90 % interval.",
+    ),
     "select": LazyCommand(
         "kepler_servers.commands.select:select",
         "Show which model of a store fits a machine best, and why.",
@@ -58,7 +62,7 @@ _COMMANDS = {
 
 @hookimpl
 def kepler_register_commands(cli: click.Group) -> None:
-    """Add the commands `serve`, `select`, `submit`, `estimator`, `meter` and `samples` to `kepler-model`."""
+    """Add the commands `serve`, `watts`, `select`, `submit`, `estimator`, `meter` and `samples` to `kepler-model`."""
     cli.add_command(LazyGroup("serve", lazy=SERVERS, help="Run a server until it gets SIGTERM or SIGINT."))
     assert isinstance(cli, LazyGroup)
     cli.lazy.update(_COMMANDS)
