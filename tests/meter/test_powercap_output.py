@@ -121,6 +121,9 @@ def test_scaphandre_finds_its_names(tmp_path: Path) -> None:
     output.write(reading(package=42.0, dram=5.0), {"package": 1.0, "dram": 2.0})
     assert (tmp_path / "class/powercap/intel-rapl:0/energy_uj").read_text() == "1000000\n"
     assert (tmp_path / "class/powercap/intel-rapl:0:2/energy_uj").read_text() == "2000000\n"
+    codecarbon = tmp_path / "class/powercap/intel-rapl/subsystem/intel-rapl:0/energy_uj"
+    assert codecarbon.read_text() == "1000000\n", "CodeCarbon reads this path only"
+    assert zones_of(tmp_path) == {"package-0": 1_000_000, "dram": 2_000_000}
     output.close()
     assert PowercapOutput(str(tmp_path)).restore() == {"package": 1.0, "dram": 2.0}
 

@@ -41,7 +41,7 @@ _SCAPHANDRE = {
     "dram": "intel-rapl:0:2",
     "psys": "intel-rapl:1",
 }
-"""Zone -> name of its folder as the Intel driver names it. Scaphandre reads no other folders."""
+"""Zone -> name of its folder as the Intel driver names it. Scaphandre and CodeCarbon read no other folders."""
 _COMPONENT_OF = {zone: component for component, zone in ZONE_OF_COMPONENT.items()}
 _COUNTER = re.compile(rb"[0-9]{1,18}\n?")
 
@@ -95,6 +95,8 @@ class PowercapOutput(Output):
         try:
             self._lock.acquire()
             self.folder.mkdir(parents=True, exist_ok=True)
+            if self.scaphandre:
+                _make_subsystem_link(self.folder)
             foreign = [path.name for path in self.folder.iterdir() if (path / _NAME).exists() and not _is_own(path)]
             if foreign:
                 self._lock.release()
@@ -209,6 +211,14 @@ class _ZoneFolder:
     def withdraw(self) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.rename(ENERGY, LAST_ENERGY, src_dir_fd=self.descriptor, dst_dir_fd=self.descriptor)
+
+
+def _make_subsystem_link(folder: Path) -> None:
+    """Make `intel-rapl/subsystem`, a link to the folder itself. CodeCarbon looks for zones only below this path."""
+    link = folder / "intel-rapl" / "subsystem"
+    link.parent.mkdir(exist_ok=True)
+    if not link.is_symlink():
+        link.symlink_to("..")
 
 
 def _zone_name(component: str) -> str:

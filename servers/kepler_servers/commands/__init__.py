@@ -24,8 +24,13 @@ SERVERS = {
         "kepler_servers.commands.offline_trainer:offline_trainer",
         "Train pipelines from recordings that clients send (POST /train), and publish them.",
     ),
+    "meter": LazyCommand(
+        "kepler_servers.commands.meter:meter",
+        "Publish the watts of this machine for Kepler, Prometheus and other programs.",
+    ),
 }
-"""The commands below `kepler-model serve`. `commands.programs` also runs each of them as a program of its own."""
+"""The commands below `kepler-model serve`. `commands.programs` also runs four of them as programs of their
+own."""
 
 _COMMANDS = {
     "watts": LazyCommand(
@@ -44,6 +49,10 @@ _COMMANDS = {
         "kepler_servers.commands.estimator:estimator_commands",
         "Show the state of a running estimator.",
     ),
+    "meter": LazyCommand(
+        "kepler_servers.commands.meter:meter_commands",
+        "Show what a running meter publishes.",
+    ),
     "samples": LazyCommand(
         "kepler_servers.commands.samples:samples",
         "Show or export the samples that an online trainer has stored.",
@@ -53,7 +62,7 @@ _COMMANDS = {
 
 @hookimpl
 def kepler_register_commands(cli: click.Group) -> None:
-    """Add the commands `serve`, `watts`, `select`, `submit`, `estimator` and `samples` to `kepler-model`."""
+    """Add the commands `serve`, `watts`, `select`, `submit`, `estimator`, `meter` and `samples` to `kepler-model`."""
     cli.add_command(LazyGroup("serve", lazy=SERVERS, help="Run a server until it gets SIGTERM or SIGINT."))
     assert isinstance(cli, LazyGroup)
     cli.lazy.update(_COMMANDS)

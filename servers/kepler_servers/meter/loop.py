@@ -148,7 +148,7 @@ class MeterLoop:
             self._reason, self._provenance = None, reading.provenance
         elif not first:
             self.publisher.withdraw(reason, estimated)
-            if self._reason != reason:
+            if not self._reason:  # only once, because the reason may contain a number that changes each time
                 log.warning("no estimate: %s", printable(reason))
             self._reason, self._provenance = reason, None
         self._report(observation, reading, (begin, collected, estimated))
