@@ -27,7 +27,7 @@ _NO_WATTS = 1e-9
 
 
 class RatioRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
-    """The mean of boosted trees and extra trees, fitted to ln(y ÷ the column `reference` of X).
+    """The mean of boosted trees and extra trees, fitted to ln(y ÷ the column `reference` of X), or to ln(y) if None.
 
     The prediction is reference · exp(mean). So a machine that is larger than all machines of the training draws more
     power than they do, although a tree never predicts more than it has seen.
@@ -35,7 +35,7 @@ class RatioRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
 
     def __init__(
         self,
-        reference: int,
+        reference: int | None,
         rising: tuple[int, ...],
         boosted_trees: int = 200,
         extra_trees: int = 50,
@@ -53,8 +53,8 @@ class RatioRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
 
     def fit(self, X: FloatArray, y: FloatArray) -> RatioRegressor:
         X, y = check_X_y(X, y, dtype=np.float64)
-        # Constant power does not depend on the reference. A floor above all references makes it a constant divisor.
-        self.floor_ = _SMALLEST_REFERENCE if np.ptp(y) > 0 else 2.0 * max(float(X[:, self.reference].max()), 1.0)
+        # Constant power does not depend on the reference.
+        self.divides_ = self.reference is not None and float(np.ptp(y)) > 0
         usable = y > 0
         if not usable.any():  # no row has power, so that the ratio is 0 everywhere
             usable, y = np.ones(len(y), dtype=bool), np.full_like(y, _NO_WATTS)
@@ -71,7 +71,7 @@ class RatioRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
 
     def _references(self, X: FloatArray) -> FloatArray:
         """Return the number that the power of each row is divided by, shape (rows,)."""
-        return np.maximum(X[:, self.reference], self.floor_)
+        return np.maximum(X[:, self.reference], _SMALLEST_REFERENCE) if self.divides_ else np.ones(len(X))
 
     def _trees(self) -> Any:
         boosted = HistGradientBoostingRegressor(
@@ -96,7 +96,7 @@ class MachinePowerTrainer(Trainer):
     """Fits trees to the ratio of power and thermal design power, for tables with machines of many kinds.
 
     `reference` names the feature that the power is divided by, and `rising` the features that can only raise the power
-    that the boosted trees predict.
+    that the boosted trees predict. If a feature group lacks the feature `reference`, the trees are fitted to the power.
     """
 
     def __init__(
@@ -124,12 +124,8 @@ class MachinePowerTrainer(Trainer):
         }
 
     def regressor(self, task: FitTask) -> Regressor:
-        # The reference is a column of the features. Without it, the main feature takes its place, so that the trainer
-        # works with every feature group.
-        name = self.reference if self.reference in task.features else task.main_feature
-        return RatioRegressor(
-            task.features.index(name), tuple(rising(task.features, self.rising)), seed=task.seed, **self.parameters
-        )
+        reference = task.features.index(self.reference) if self.reference in task.features else None
+        return RatioRegressor(reference, tuple(rising(task.features, self.rising)), seed=task.seed, **self.parameters)
 
 
 def _register_converter() -> None:
@@ -166,8 +162,11 @@ def _convert(scope: Any, operator: Any, container: Any) -> None:
 
     is_double = isinstance(operator.inputs[0].type, DoubleTensorType)
     number = TensorProto.DOUBLE if is_double else TensorProto.FLOAT
+    if not regressor.divides_:
+        node("Exp", logs.full_name, output=operator.outputs[0].full_name, op_version=13)
+        return
     index = constant("reference", TensorProto.INT64, regressor.reference)
     column = node("Gather", operator.inputs[0].full_name, index, axis=1, op_version=13)
-    reference = node("Max", column, constant("smallest", number, regressor.floor_), op_version=13)
+    reference = node("Max", column, constant("smallest", number, _SMALLEST_REFERENCE), op_version=13)
     ratio = node("Exp", logs.full_name, op_version=13)
     node("Mul", ratio, reference, output=operator.outputs[0].full_name, op_version=14)
