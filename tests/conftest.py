@@ -54,6 +54,8 @@ SLOW = (
     "store/test_store_commands*",
     "cli/test_recalibrate*",
     "pipeline/test_kept_rows*",
+    "pairs/test_pair_training*",
+    "pairs/test_real_pairs*",
 )
 """Test files that `make quick` leaves out: they train, start servers or install packages. Slowest first."""
 

@@ -1,0 +1,1 @@
+"""Read an exporter directly, without Prometheus."""
