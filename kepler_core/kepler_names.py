@@ -37,6 +37,9 @@ PAIR_METRICS = (
 )
 """The metrics of a host from which the power of a virtual machine is calculated."""
 
+RECORDED_METRICS = (*PAIR_METRICS, NODE_WATTS)
+"""The metrics of a host that `kepler-model pair host` records."""
+
 RUNNING = "running"
 """Value of the label `state` of a workload that still exists. The watts of a terminated workload are its last ones."""
 

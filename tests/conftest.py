@@ -56,6 +56,7 @@ SLOW = (
     "pipeline/test_kept_rows*",
     "pairs/test_pair_training*",
     "pairs/test_real_pairs*",
+    "pairs/test_pair_command*",
 )
 """Test files that `make quick` leaves out: they train, start servers or install packages. Slowest first."""
 
