@@ -17,6 +17,7 @@ from kepler_core import kepler_names as names
 from kepler_core.arrays import BoolArray, FloatArray, IntArray
 from kepler_core.errors import RecordingError, close_matches
 from kepler_core.messages import printable, quoted
+from kepler_core.pairs.host_node import HostNode, by_component
 from kepler_core.pairs.increases import Labels, increases, on_grid, selected
 from kepler_core.pairs.targets import capacity_watts, kepler_watts, marginal_watts
 from kepler_core.pairs.usage_lag import usage_of_windows
@@ -117,7 +118,7 @@ class _Host:
         self.recording = recording
         self.labels = _labels_of(recording, vm)
         self.vm = self.labels.get("vm_id") or vm
-        self.node = {name: self.labels[name] for name in ("instance", "node_name") if self.labels.get(name)}
+        self.node = HostNode(recording, self.labels)
 
     def reported(self) -> HostWindows:
         """Return the target `kepler`: repaired if the host's Kepler has a lag, else from joules, else from watts."""
@@ -125,21 +126,21 @@ class _Host:
         if joules is None:
             gauge = self._of_vm(names.VM_WATTS)
             if gauge is None:
-                raise self._missing(names.VM_JOULES)
+                raise self.node.missing(names.VM_JOULES)
             return self._from_gauge(gauge)
-        if self._of_node(names.PROCESS_SECONDS) is not None and self._of_node(names.USAGE_RATIO) is not None:
+        if self.node.metric(names.PROCESS_SECONDS) is not None and self.node.metric(names.USAGE_RATIO) is not None:
             repaired = self._repaired()
             if repaired is not None:
                 return repaired
         grid = np.unique(joules.timestamps)
-        zones = {zone: increases(metric, grid) for zone, metric in _by_zone(joules).items()}
+        zones = {zone: increases(metric, grid) for zone, metric in by_component(joules).items()}
         windows = _joined(grid, zones, _fell(joules, grid))
         watts = {zone: windows.sums(values) / (windows.end - windows.start) for zone, values in zones.items()}
         return self._result(windows, watts, f"differences of {names.VM_JOULES}", ())
 
     def of_target(self, target: Target, reservation: Reservation | None) -> HostWindows:
         """Return the target `capacity` or `marginal`."""
-        grid, energy = self._node_energy()
+        grid, energy = self.node.energy()
         vm_seconds, all_seconds = self._cpu_seconds(grid)
         windows = _joined(grid, energy, np.zeros(len(grid) - 1, dtype=bool))
         seconds = windows.end - windows.start
@@ -148,7 +149,7 @@ class _Host:
         for component, joules in energy.items():
             used = windows.sums(joules)
             if target == "capacity":
-                watts[component] = capacity_watts(used, seconds, work, self.cpus())
+                watts[component] = capacity_watts(used, seconds, work, self.node.cpus())
             elif reservation is None:
                 raise RecordingError(
                     "the target marginal needs the host's idle power and the reserved part of the host"
@@ -161,22 +162,10 @@ class _Host:
             raise RecordingError(f"the idle power of none of {known} is known", document=self.recording.name)
         return self._result(windows, watts, f"differences of {names.NODE_JOULES} and {names.PROCESS_SECONDS}", ())
 
-    def cpus(self) -> int:
-        """Return the number of the host's logical CPUs."""
-        # kepler_node_cpu_info has no label node_name
-        instance = self.node.get("instance")
-        info = selected(
-            self.recording.metrics.get(names.CPU_INFO),
-            lambda labels: instance is None or labels.get("instance", instance) == instance,
-        )
-        if info is None:
-            raise self._missing(names.CPU_INFO)
-        return len({info.labels[at].get("processor", "") for at in np.unique(info.series)})
-
     def _repaired(self) -> HostWindows | None:
         """Return the target `kepler` with the usage of the right window; None if the host's Kepler has no lag."""
-        grid, energy = self._node_energy()
-        ratio = self._of_node(names.USAGE_RATIO)
+        grid, energy = self.node.energy()
+        ratio = self.node.metric(names.USAGE_RATIO)
         if ratio is None or not energy or len(grid) < 3 or names.CPU_INFO not in self.recording.metrics:
             return None
         vm_seconds, all_seconds = self._cpu_seconds(grid)
@@ -184,7 +173,7 @@ class _Host:
         seconds = windows.end - windows.start
         work, total = windows.sums(vm_seconds), windows.sums(all_seconds)
         ratios = on_grid(ratio, grid)[windows.last]
-        usage, lags = usage_of_windows(ratios, total / (self.cpus() * seconds))
+        usage, lags = usage_of_windows(ratios, total / (self.node.cpus() * seconds))
         if not lags:
             return None
         watts = {
@@ -199,7 +188,7 @@ class _Host:
 
     def _from_gauge(self, gauge: Metric) -> HostWindows:
         grid = np.unique(gauge.timestamps)
-        zones = {zone: on_grid(metric, grid) for zone, metric in _by_zone(gauge).items()}
+        zones = {zone: on_grid(metric, grid) for zone, metric in by_component(gauge).items()}
         new = np.zeros(len(grid), dtype=bool)
         for values in zones.values():
             new[1:] |= (values[1:] != values[:-1]) & np.isfinite(values[1:])
@@ -213,58 +202,22 @@ class _Host:
         repeated = 1.0 - len(ends) / max(len(grid) - 1, 1)
         return self._result(windows, watts, f"values of {names.VM_WATTS}", (note,), repeated)
 
-    def _node_energy(self) -> tuple[FloatArray, dict[str, FloatArray]]:
-        """Return a grid of timestamps, and by component the joules of the node between them.
-
-        The sum of active and idle joules is preferred, because the raw counter falls back to 0 at its maximum.
-        """
-        active, idle = self._of_node(names.NODE_ACTIVE_JOULES), self._of_node(names.NODE_IDLE_JOULES)
-        raw = self._of_node(names.NODE_JOULES)
-        parts = [active, idle] if active is not None and idle is not None else [raw]
-        if parts[0] is None:
-            raise self._missing(names.NODE_JOULES)
-        grid = np.unique(parts[0].timestamps)
-        energy: dict[str, FloatArray] = {}
-        for part in parts:
-            assert part is not None
-            for zone, metric in _by_zone(part).items():
-                values = increases(metric, grid)
-                energy[zone] = energy[zone] + values if zone in energy else values
-        return grid, energy
-
     def _cpu_seconds(self, grid: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Return the CPU seconds of the virtual machine and of all processes between timestamps."""
-        processes = self._of_node(names.PROCESS_SECONDS)
+        processes = self.node.metric(names.PROCESS_SECONDS)
         if processes is None:
-            raise self._missing(names.PROCESS_SECONDS)
+            raise self.node.missing(names.PROCESS_SECONDS)
         own = selected(processes, lambda labels: labels.get("vm_id") == self.vm)
         if own is None:
             raise RecordingError(
                 f"no process with vm_id={quoted(self.vm)} in {names.PROCESS_SECONDS}", document=self.recording.name
             )
-        return (
-            increases(own, grid, falls="reset"),
-            increases(processes, grid, new_from_zero=True, falls="reset"),
-        )
-
-    def _of_node(self, metric: str) -> Metric | None:
-        return selected(
-            self.recording.metrics.get(metric),
-            lambda labels: all(labels.get(name, value) == value for name, value in self.node.items()),
-        )
+        return increases(own, grid, falls="reset"), self.node.cpu_seconds(grid)
 
     def _of_vm(self, metric: str) -> Metric | None:
         return selected(
-            self._of_node(metric),
+            self.node.metric(metric),
             lambda labels: _id(labels) == _id(self.labels) and labels.get("state", names.RUNNING) == names.RUNNING,
-        )
-
-    def _missing(self, metric: str) -> RecordingError:
-        present = [name for name in names.PAIR_METRICS if name in self.recording.metrics]
-        return RecordingError(
-            f"no {metric} of the virtual machine {quoted(self.vm)} or its host; the recording has "
-            f"{', '.join(present) or 'no metric of Kepler 0.10 or later'}",
-            document=self.recording.name,
         )
 
     def _result(
@@ -334,16 +287,6 @@ def _fell(metric: Metric, grid: FloatArray) -> BoolArray:
     fell = np.zeros(len(grid) - 1, dtype=bool)
     fell[np.searchsorted(grid, metric.timestamps[same]) - 1] = True
     return fell
-
-
-def _by_zone(metric: Metric) -> dict[str, Metric]:
-    """Return a metric's series by component. Zones that are no component are left out."""
-    zones = {}
-    for zone, component in names.ZONE_COMPONENTS.items():
-        part = selected(metric, lambda labels, zone=zone: labels.get("zone") == zone)  # type: ignore[misc]
-        if part is not None:
-            zones[component] = part
-    return zones
 
 
 def _labels_of(recording: Recording, vm: str) -> Labels:

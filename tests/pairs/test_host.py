@@ -83,7 +83,7 @@ def test_capacity_is_the_part_of_all_cpu_time() -> None:
 
 
 def test_a_raw_counter_that_falls_back_leaves_its_windows_out() -> None:
-    host = SimulatedHost()
+    host = SimulatedHost(wrap=1000.0)
     content = host.recording()
     del content[names.NODE_IDLE_JOULES]
     windows = read(content, "capacity")

@@ -37,6 +37,10 @@ class SimulatedHost:
     repeat: int = 1
     """Number of times that each reading is read."""
     seed: int = 0
+    wrap: float = 1e9
+    """Joules at which the raw counter of the node falls back to 0."""
+    idle_seconds: float = 0.0
+    """Time at the beginning in which the host does nearly nothing."""
     period: float | None = None
     """If set, the load repeats after this number of seconds."""
 
@@ -46,13 +50,16 @@ class SimulatedHost:
         n = self.seconds * 10 + 1000
         if self.period is not None:
             return 2.0 + 1.5 * np.sin(2 * np.pi * np.arange(n) / 10 / self.period)
-        return np.repeat(random.uniform(0.1, GUEST_CPUS, n // 37 + 1), 37)[:n]
+        return self._after_idle(np.repeat(random.uniform(0.1, GUEST_CPUS, n // 37 + 1), 37)[:n])
 
     def neighbour_cpus(self) -> FloatArray:
         """Return the number of CPUs that the other process uses, in the form of `vm_cpus`."""
         random = np.random.default_rng(self.seed + 1)
         n = self.seconds * 10 + 1000
-        return np.repeat(random.uniform(0.5, 1.0, n // 120 + 1), 120)[:n]
+        return self._after_idle(np.repeat(random.uniform(0.5, 1.0, n // 120 + 1), 120)[:n])
+
+    def _after_idle(self, cpus: FloatArray) -> FloatArray:
+        return np.where(np.arange(len(cpus)) < 10 * self.idle_seconds, 0.01, cpus)
 
     def windows(self) -> dict[str, FloatArray]:
         """Return start, end, CPU seconds and joules of each window; the time begins at 0."""
@@ -94,13 +101,14 @@ class SimulatedHost:
             joules = values[zone]
             node = {"node_name": "host-1", "zone": zone, "path": f"/sys/class/powercap/{zone}"}
             for metric, series in (
-                (names.NODE_JOULES, _sum(joules) % 1000.0),
+                (names.NODE_JOULES, _sum(joules) % self.wrap),
                 (names.NODE_ACTIVE_JOULES, _sum(usage * joules)),
                 (names.NODE_IDLE_JOULES, 77.0 + _sum((1 - usage) * joules)),
             ):
                 content.setdefault(metric, []).append(self._series(node, series))
             watts = usage * joules * values["vm"] / total
             content.setdefault(names.VM_JOULES, []).append(self._series({**vm_labels, "zone": zone}, _sum(watts)))
+            content.setdefault(names.NODE_WATTS, []).append(self._series(node, joules / self.window))
             gauge = self._series({**vm_labels, "zone": zone}, watts / self.window)
             content.setdefault(names.VM_WATTS, []).append(gauge)
         return content
