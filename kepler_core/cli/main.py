@@ -33,6 +33,10 @@ _COMMANDS = {
         "kepler_core.cli.recordings:validate",
         "Report which models can be trained from a recording, and why other models cannot.",
     ),
+    "doctor": LazyCommand(
+        "kepler_core.cli.doctor:doctor",
+        "Find out what is wrong with a Kepler 0.10 or later, and say what to do.",
+    ),
     "train": LazyCommand("kepler_core.cli.train:train", "Train, validate and publish the models of a pipeline."),
     "extract": LazyCommand(
         "kepler_core.cli.extract:extract",

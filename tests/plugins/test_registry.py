@@ -86,6 +86,9 @@ def test_built_in_names_and_aliases(plugins, alias, name):
         ("ampere-xgene-hwmon", ("package", "core"), "intel_rapl"),
         ("grace-acpi", ("package", "core"), "intel_rapl"),
         ("trained_power_model", (*RAPL, "platform"), "trained_power_model"),
+        ("vm-kepler", RAPL, "vm-kepler"),
+        ("vm-capacity", RAPL, "vm-capacity"),
+        ("vm-marginal", RAPL, "vm-marginal"),
     ],
 )
 def test_energy_sources_measure_and_are_sent_as_on_the_wire(name, components, sent_as):

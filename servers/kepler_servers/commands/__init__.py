@@ -45,6 +45,11 @@ _COMMANDS = {
         "kepler_servers.commands.submit:submit",
         "Have an offline trainer train a PIPELINE (the name of a shipped pipeline, or a YAML file).",
     ),
+    "pair": LazyCommand(
+        "kepler_servers.commands.pair:pair",
+        "Record a host and a virtual machine on it, so that `train --host --guest` makes models of the virtual "
+        "machine.",
+    ),
     "estimator": LazyCommand(
         "kepler_servers.commands.estimator:estimator_commands",
         "Show the state of a running estimator.",
