@@ -29,6 +29,7 @@ SLOW = (
     "offline_trainer/test_training_jobs*",
     "pipeline/test_train*",
     "tables/test_table_training*",
+    "profiler/test_machine_fit*",
     "online_trainer/test_retraining*",
     "online_trainer/test_kills*",
     "cli/test_accuracy_bench*",
