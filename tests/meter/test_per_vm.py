@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import random
 from pathlib import Path
 
 import attrs
 import pytest
+from support.qemu_host import QemuHost, qemu
 from support.readings import reading, zones_of
 
 from kepler_core.metering import Observation, Power
@@ -15,44 +15,10 @@ from kepler_servers.meter.energy import EnergyCounters
 from kepler_servers.meter.per_vm import PerVmOutput, guest_shares, idle_part
 from kepler_servers.meter.qemu_guests import Guest, GuestScanner
 
-TICKS = os.sysconf("SC_CLK_TCK")
-
-
-class Host:
-    """A folder `proc` with processes."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        (root / "proc").mkdir()
-        self.seconds: dict[int, float] = {}
-
-    def start(self, pid: int, *arguments: str, started: int = 1000) -> None:
-        folder = self.root / "proc" / str(pid)
-        folder.mkdir(exist_ok=True)
-        (folder / "cmdline").write_text("".join(f"{argument}\0" for argument in arguments))
-        self.seconds[pid] = 0.0
-        self.use(pid, 0.0, started)
-
-    def use(self, pid: int, seconds: float, started: int = 1000) -> None:
-        """Let a process use CPU time."""
-        self.seconds[pid] += seconds
-        ticks = round(self.seconds[pid] * TICKS)
-        fields = ["S", *["0"] * 10, str(ticks // 2), str(ticks - ticks // 2), *["0"] * 6, str(started), *["0"] * 30]
-        (self.root / "proc" / str(pid) / "stat").write_text(f"{pid} (CPU 0/KVM) x) {' '.join(fields)}\n")
-
-    def end(self, pid: int) -> None:
-        for file in (self.root / "proc" / str(pid)).iterdir():
-            file.unlink()
-        (self.root / "proc" / str(pid)).rmdir()
-
 
 @pytest.fixture
-def host(tmp_path: Path) -> Host:
-    return Host(tmp_path)
-
-
-def qemu(name: str, cpus: int) -> tuple[str, ...]:
-    return "/usr/bin/qemu-system-x86_64", "-name", f"guest={name},debug-threads=on", "-smp", f"{cpus},sockets={cpus}"
+def host(tmp_path: Path) -> QemuHost:
+    return QemuHost(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +31,9 @@ def qemu(name: str, cpus: int) -> tuple[str, ...]:
         (("/usr/bin/kvm", "-name", "../../etc/a b", "-smp", "2"), "etc-a-b", 2),
     ],
 )
-def test_guests_are_found_by_their_command_lines(host: Host, arguments: tuple[str, ...], name: str, cpus: int) -> None:
+def test_guests_are_found_by_their_command_lines(
+    host: QemuHost, arguments: tuple[str, ...], name: str, cpus: int
+) -> None:
     host.start(7, *arguments)
     host.use(7, 12.5)
     host.start(8, "/usr/bin/python3", "/usr/bin/qemu-system-x86_64")
@@ -73,7 +41,7 @@ def test_guests_are_found_by_their_command_lines(host: Host, arguments: tuple[st
     assert GuestScanner(str(host.root)).guests() == [Guest(7, 1000, name, cpus, 12.5)]
 
 
-def test_a_process_that_becomes_a_guest_is_found(host: Host) -> None:
+def test_a_process_that_becomes_a_guest_is_found(host: QemuHost) -> None:
     """libvirt starts a process that later executes QEMU."""
     scanner = GuestScanner(str(host.root))
     host.start(7, "/usr/sbin/libvirtd")
@@ -105,7 +73,7 @@ def test_the_idle_part_is_that_of_the_reading_or_of_the_cpus() -> None:
     assert idle_part(host) == 1.0
 
 
-def test_the_trees_of_six_guests_add_up_to_the_host(host: Host, tmp_path: Path) -> None:
+def test_the_trees_of_six_guests_add_up_to_the_host(host: QemuHost, tmp_path: Path) -> None:
     """Guests do random work, come and go. At the end, their counters have risen by the host's energy."""
     rng = random.Random(1)
     output = PerVmOutput(str(tmp_path / "guests"), str(host.root))
@@ -136,7 +104,7 @@ def test_the_trees_of_six_guests_add_up_to_the_host(host: Host, tmp_path: Path) 
     output.close()
 
 
-def test_the_tree_of_a_guest_that_has_ended_is_withdrawn(host: Host, tmp_path: Path) -> None:
+def test_the_tree_of_a_guest_that_has_ended_is_withdrawn(host: QemuHost, tmp_path: Path) -> None:
     output = PerVmOutput(str(tmp_path / "guests"), str(host.root))
     output.open()
     host.start(1, *qemu("vm-1", 2))
@@ -156,7 +124,7 @@ def test_the_tree_of_a_guest_that_has_ended_is_withdrawn(host: Host, tmp_path: P
     output.close()
 
 
-def test_values_of_a_killed_process_are_withdrawn(host: Host, tmp_path: Path) -> None:
+def test_values_of_a_killed_process_are_withdrawn(host: QemuHost, tmp_path: Path) -> None:
     killed = PerVmOutput(str(tmp_path / "guests"), str(host.root))
     killed.open()
     host.start(1, *qemu("vm-1", 2))
@@ -171,7 +139,7 @@ def test_values_of_a_killed_process_are_withdrawn(host: Host, tmp_path: Path) ->
 
 
 def test_one_guest_without_a_tree_does_not_stop_the_other_ones(
-    host: Host, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    host: QemuHost, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     output = PerVmOutput(str(tmp_path / "guests"), str(host.root))
     output.open()

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import attrs
 import pytest
 from support.readings import FORMULA, MEASURED, files_below, reading, zones_of
 from support.small_disk import fill_disk, make_read_only, small_disk
@@ -104,6 +105,14 @@ def test_a_changed_provenance_continues_the_counter_at_both_paths(tmp_path: Path
     assert old.read_text() == "4000000\n"
     output.withdraw("the meter is broken")
     assert not old.exists()
+
+
+def test_a_changed_description_changes_the_file_only(tmp_path: Path, output: PowercapOutput) -> None:
+    output.write(reading(package=42.0), {"package": 1.0})
+    changed = attrs.evolve(FORMULA, description="the host is busy")
+    output.write(reading(changed, package=42.0), {"package": 2.0})
+    assert "description: the host is busy\n" in (tmp_path / CURRENT / "provenance").read_text()
+    assert zones_of(tmp_path) == {"package-0": 2_000_000}
 
 
 def test_a_zone_that_the_source_does_not_know_disappears(tmp_path: Path, output: PowercapOutput) -> None:

@@ -14,6 +14,7 @@ from support.command import kepler
 from support.meter_process import MeterProcess, SensorMachine, running_meter
 from support.paths import ROOT
 from support.process import wait_for
+from support.qemu_host import QemuHost, qemu
 from support.server_process import free_port
 from support.small_disk import fill_disk, small_disk
 
@@ -103,6 +104,28 @@ def test_a_full_disk_is_logged_once_and_then_the_counter_continues(machine: Sens
         meter.wait_until(lambda: "output powercap works again" in meter.log, "the recovery is not logged")
         assert meter.log.count("output powercap fails") == 1
         assert "No space left on device" in meter.log
+
+
+def test_the_trees_of_six_guests_add_up_to_the_host_and_a_meter_in_a_guest_reads_its_tree(tmp_path: Path) -> None:
+    machine = SensorMachine(tmp_path / "machine", watts=200.0, proc=False)
+    host = QemuHost(machine.root)
+    for pid in range(1, 7):
+        host.start(pid, *qemu(f"vm-{pid}", pid))
+    trees = tmp_path / "guests"
+    (tmp_path / "guest").mkdir()
+    with running_meter(machine.root, tmp_path / "tree", "--per-vm", trees) as meter:
+        meter.wait_until(lambda: (trees / "vm-6/class/powercap/intel-rapl:0/energy_uj").exists(), "no trees")
+        options = ("--source", "provided", "--provided-tree", trees / "vm-6" / "class" / "powercap")
+        with running_meter(tmp_path / "guest", tmp_path / "guest-tree", *options) as guest:
+            guest.wait_until(lambda: guest.zones()["package-0"] > 300e6, "the meter in the guest stands still")
+            watts = guest.status()["power"]["package"]["watts"]
+            assert watts == pytest.approx(200.0 * 6 / 21, rel=0.1), "6 of 21 virtual CPUs"
+        host.end(2)
+        meter.wait_until(lambda: not (trees / "vm-2/class/powercap/intel-rapl:0/energy_uj").exists(), "vm-2 stays")
+    counters = [int(file.read_text()) for file in trees.rglob("last_energy_uj")]
+    (total,) = [int(file.read_text()) for file in (tmp_path / "tree").rglob("last_energy_uj")]
+    assert len(counters) == 6
+    assert sum(counters) == pytest.approx(total, rel=0.01)
 
 
 def test_settings_come_from_the_configuration(machine: SensorMachine, tmp_path: Path) -> None:

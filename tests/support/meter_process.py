@@ -15,13 +15,15 @@ from support.readings import zones_of
 
 
 class SensorMachine:
-    """A folder with this machine's `proc`, and with a power sensor of the whole machine in `sys/class/hwmon`."""
+    """A folder with a power sensor of the whole machine in `sys/class/hwmon`."""
 
-    def __init__(self, root: Path, watts: float = 42.0) -> None:
+    def __init__(self, root: Path, watts: float = 42.0, *, proc: bool = True) -> None:
+        """`proc` states whether the folder has this machine's `proc`, too."""
         self.root = root
         folder = root / "sys" / "class" / "hwmon" / "hwmon0"
         folder.mkdir(parents=True)
-        (root / "proc").symlink_to("/proc")
+        if proc:
+            (root / "proc").symlink_to("/proc")
         (folder / "name").write_text("power_meter\n")
         self._sensor = folder / "power1_average"
         self.set(watts)
@@ -55,8 +57,10 @@ class MeterProcess(ProcessUnderTest):
     def wait_published(self) -> None:
         """Wait for a counter of this process. A killed process may have left a counter and a status."""
 
+        pid = self.process.pid
+
         def published() -> bool:
-            return bool(self.zones()) and self.status()["pid"] == self.process.pid
+            return bool(self.zones()) and (self.tree / "status.json").exists() and self.status()["pid"] == pid
 
         self.wait_until(published, "no counter is published")
 

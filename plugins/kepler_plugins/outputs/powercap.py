@@ -116,10 +116,12 @@ class PowercapOutput(Output):
         names = {component: self._folder_name(reading, component) for component in components}
         try:
             self._lock.acquire()
-            if provenance != self._provenance or names != {key: zone.name for key, zone in self._zones.items()}:
+            if names != {component: zone.name for component, zone in self._zones.items()}:
                 self._arrange(names, provenance, joules)
-            else:
-                self._write_counters(joules)
+                return
+            if provenance != self._provenance:
+                self._write_provenance(provenance)
+            self._write_counters(joules)
         except OSError as error:
             self._retreat()
             raise self._error(error) from error
@@ -157,8 +159,9 @@ class PowercapOutput(Output):
         for component, name in names.items():
             path = self.folder / name
             path.mkdir(exist_ok=True)
-            zone = self._zones[component] = _ZoneFolder(path)
-            zone.replace(PROVENANCE, provenance)  # first, because it marks the folder as one of ours
+            self._zones[component] = _ZoneFolder(path)
+        self._write_provenance(provenance)  # first, because it marks the folders as ours
+        for zone in self._zones.values():
             zone.replace(_RANGE, b"0\n")
         self._write_counters(joules)
         for path in self._own_folders():
@@ -168,6 +171,10 @@ class PowercapOutput(Output):
             zone.replace(_NAME, f"{_zone_name(component)}\n".encode())
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(LAST_ENERGY, dir_fd=zone.descriptor)
+
+    def _write_provenance(self, provenance: bytes) -> None:
+        for zone in self._zones.values():
+            zone.replace(PROVENANCE, provenance)
         self._provenance = provenance
 
     def _write_counters(self, joules: Mapping[str, float]) -> None:

@@ -15,7 +15,7 @@ import click
 
 from kepler_core.cli.configured_option import config_dir_option, configured_option
 from kepler_core.cli.output import json_option, print_json, print_table
-from kepler_core.errors import UsageError
+from kepler_core.errors import CollectorError, UsageError
 from kepler_core.vocabulary import COMPONENTS, ZONE_OF_COMPONENT
 from kepler_servers.commands.deployment import configure_server_logging, log_level_option
 from kepler_servers.commands.meter_options import machine_options, meter_settings
@@ -173,6 +173,7 @@ def meter(context: click.Context, /, **values: Any) -> None:
 
 def _serve(publishing: Publishing, settings: MeterSettings) -> None:
     """Publish until the process gets SIGTERM or SIGINT."""
+    from kepler_core.messages import printable
     from kepler_servers.meter.loop import MeterLoop, stop_signal
     from kepler_servers.meter.publishing import Publisher, Zones
     from kepler_servers.meter.settings import build_chain, build_collectors
@@ -190,7 +191,10 @@ def _serve(publishing: Publishing, settings: MeterSettings) -> None:
         stack.callback(chain.close)
         collectors = build_collectors(settings)
         stack.callback(collectors.close)
-        collectors.open()
+        try:
+            collectors.open()
+        except CollectorError as error:  # a real meter works without features
+            log.warning("no features, retrying: %s", printable(str(error)))
         zones = Zones(tuple(_ZONES[zone] for zone in publishing.zones), _ZONES[publishing.zone])
         log.info("publishing through %s", ", ".join(outputs))
         MeterLoop(collectors, chain, publisher, zones, settings.interval, on_status).run(stop)
@@ -214,7 +218,7 @@ def _outputs(publishing: Publishing, root: str) -> dict[str, Output]:
         raise UsageError("the output watts needs a file: give --watts-file")
     if publishing.per_vm is not None:
         names.append("per-vm")
-        arguments["per-vm"] = {"folder": publishing.per_vm, "root": root, "scaphandre": publishing.scaphandre}
+        arguments["per-vm"] = {"folder": publishing.per_vm, "root": root}
     elif "per-vm" in names:
         raise UsageError("the output per-vm needs a folder: give --per-vm")
     if publishing.metrics_port is not None:

@@ -16,7 +16,7 @@ import attrs
 
 from kepler_core.errors import MeterError
 from kepler_core.messages import one_line, printable
-from kepler_core.metering import Observation, Provenance, Reading
+from kepler_core.metering import Observation, Reading
 from kepler_servers.meter.publishing import Publisher, Zones
 from kepler_servers.meter.status import MeterStatus, ZonePower
 
@@ -92,8 +92,8 @@ class MeterLoop:
     _started: float = attrs.field(init=False, factory=time.time)
     _reason: str | None = attrs.field(init=False, default="")
     """Why there is no estimate; None if there is one; empty before the first period has ended."""
-    _provenance: Provenance | None = attrs.field(init=False, default=None)
-    """The provenance of the latest reading; None if there is no estimate."""
+    _source: str | None = attrs.field(init=False, default=None)
+    """The power source of the latest reading; None if there is no estimate."""
     _next_reading: float = attrs.field(init=False, default=0.0)
     _latest_delay: float = attrs.field(init=False, default=0.0)
 
@@ -143,14 +143,14 @@ class MeterLoop:
         estimated = time.monotonic()
         if reading is not None:
             self.publisher.publish(reading, estimated)
-            if reading.provenance != self._provenance:
+            if reading.provenance.slug != self._source:
                 log.info("power source %s: %s", printable(reading.provenance.slug), _watts_text(reading))
-            self._reason, self._provenance = None, reading.provenance
+            self._reason, self._source = None, reading.provenance.slug
         elif not first:
             self.publisher.withdraw(reason, estimated)
             if not self._reason:  # only once, because the reason may contain a number that changes each time
                 log.warning("no estimate: %s", printable(reason))
-            self._reason, self._provenance = reason, None
+            self._reason, self._source = reason, None
         self._report(observation, reading, (begin, collected, estimated))
 
     def _collect(self) -> Observation:

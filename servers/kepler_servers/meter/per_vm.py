@@ -43,13 +43,9 @@ class PerVmOutput(Output):
 
     advance_seconds: ClassVar[float | None] = 0.1
 
-    def __init__(self, folder: str, root: str = "/", scaphandre: bool = False) -> None:
-        """`folder` gets a subfolder for each guest. `root` is the folder that contains `proc`.
-
-        With `scaphandre`, the folders of zones are named `intel-rapl:N`.
-        """
+    def __init__(self, folder: str, root: str = "/") -> None:
+        """`folder` gets a subfolder for each guest. `root` is the folder that contains `proc`."""
         self.folder = Path(folder)
-        self.scaphandre = scaphandre
         self._scanner = GuestScanner(root)
         self._trees: dict[str, _GuestTree] = {}
         """Trees by the name of the guest's folder."""
@@ -153,7 +149,8 @@ class PerVmOutput(Output):
         """Return an output that writes into the subfolder of a guest."""
         from kepler_core.plugins.registry import outputs  # takes 0.3 s, and most machines have no guests
 
-        arguments = {"root": str(self.folder / name), "scaphandre": self.scaphandre}
+        # Guests expect the names that Scaphandre uses: the source `provided` of a meter in the guest, and Scaphandre.
+        arguments = {"root": str(self.folder / name), "scaphandre": True}
         return outputs.create("kepler-core:powercap", arguments)
 
     def _withdraw_all(self, reason: str) -> None:

@@ -163,9 +163,9 @@ def _source_metrics(published: Published) -> Iterator[Metric]:
     info = GaugeMetricFamily(
         f"{PREFIX}_source_info",
         "1 for the power source in use, and the part of the host's idle power that the watts contain.",
-        labels=("kind", "name", "version", "idle_share", "description"),
+        labels=("kind", "name", "version", "idle_share"),
     )
-    labels = (provenance.kind, provenance.name, provenance.version, reading.idle_share, provenance.description)
+    labels = (provenance.kind, provenance.name, provenance.version, reading.idle_share)
     info.add_metric([printable(label) for label in labels], 1)
     yield info
     age = GaugeMetricFamily(f"{PREFIX}_reading_age_seconds", "Age of the latest reading.")

@@ -36,6 +36,8 @@ class PowercapSource:
     """The energy counters of the processors (RAPL) in /sys/class/powercap."""
 
     kind: Kind = "measured"
+    keeps_files_open = True
+    """Whether the kernel writes the files. Programs may replace them by other files."""
 
     def __init__(
         self,
@@ -142,7 +144,7 @@ class PowercapSource:
         )
 
     def _reader(self, zone: Path) -> Callable[[], int]:
-        file = KernelFile(zone, "energy_uj")
+        file = KernelFile(zone, "energy_uj", keep_open=self.keeps_files_open)
         self._files.append(file)
 
         def read() -> int:
@@ -174,6 +176,8 @@ class ProvidedTreeSource(PowercapSource):
 
     It has the zones intel-rapl:N. The files name and max_energy_range_uj may be missing.
     """
+
+    keeps_files_open = False
 
     def __init__(
         self,
