@@ -14,6 +14,7 @@ from kepler_core.faults import FAULTS
 from kepler_core.honesty.flags import ONE_RECORDING
 from kepler_core.recording.preflight import Preflight, check
 from kepler_core.recording.times import utc
+from kepler_core.simulate import EXPORTERS
 
 
 @click.command()
@@ -68,6 +69,8 @@ def _print(report: Preflight) -> None:
                f"{len(report.other_metrics)} other metrics are not needed")  # fmt: skip
     for metric, note in report.notes.items():
         click.echo(f"  {metric}: {note}")
+    for metric, reason in report.unused_metrics.items():
+        click.echo(f"  {metric}: not used: {reason}")
     click.echo("\nNodes")
     print_table(
         [
@@ -127,6 +130,13 @@ _KINDS_OF_FAULTS = "\b\nKinds of faults:\n" + "\n".join(f"  {name:24}{kind.summa
 @click.option("--containers", default=20, show_default=True, help="Number of containers per node.")
 @click.option("--minutes", type=float, default=10.0, show_default=True, help="Duration of the recording in minutes.")
 @click.option("--step", default=3, show_default=True, help="Seconds between two samples of a series.")
+@click.option(
+    "--exporter",
+    type=click.Choice(EXPORTERS),
+    default=EXPORTERS[0],
+    show_default=True,
+    help="Exporter that measures the nodes: Kepler up to 0.9, or Kepler since 0.10.",
+)
 @click.option("--sockets", default=2, show_default=True, help="Number of processor sockets per node.")
 @click.option("--nodes", default=1, show_default=True, help="Number of nodes.")
 @click.option(
@@ -190,6 +200,7 @@ def simulate(
     faults: tuple[str, ...],
     severity: int,
     seed: int,
+    exporter: str,
 ) -> None:
     """Write a simulated recording of nodes whose power follows a known formula.
 
@@ -217,6 +228,7 @@ def simulate(
         node_spread=node_spread,
         faults=faults,
         severity=severity,
+        exporter=exporter,
     )
     write(simulation, output)
     if sys.stderr.isatty():
