@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -48,6 +48,9 @@ if TYPE_CHECKING:
     from kepler_core.recording.findings import Finding
     from kepler_core.recording.observations import Observations
 
+PAGE_LISTENER = "kepler-core:report"
+"""Full name of the listener that adds report.html to the published pipeline."""
+
 
 @click.command()
 @click.argument("pipeline")
@@ -84,6 +87,13 @@ if TYPE_CHECKING:
     help="Print each call of a listener to standard error, with its start time and duration.",
 )
 @click.option("--strict", is_flag=True, help="Train nothing if the recordings have any finding, and exit with code 1.")
+@click.option(
+    "--report",
+    type=click.Choice(["html", "none"]),
+    default="html",
+    show_default=True,
+    help="Whether report.html is added to the pipeline: errors, pictures, and what was left out.",
+)
 @vm_guest_option()
 @metric_prefix_option()
 @set_option
@@ -105,6 +115,7 @@ def train(
     profile: str | None,
     trace_hooks: bool,
     strict: bool,
+    report: Literal["html", "none"],
     vm_guests: tuple[str, ...],
     metric_prefix: str | None,
     settings: tuple[str, ...],
@@ -133,7 +144,7 @@ def train(
     """
     of_recordings = {"--vm-guest": vm_guests, "--metric-prefix": None if idle else metric_prefix}
     only = [option for option, value in of_recordings.items() if value]
-    report = run(
+    result = run(
         pipeline,
         inputs,
         store,
@@ -149,14 +160,15 @@ def train(
         strict=strict,
         tables=_instead_of_recordings(inputs, tables, columns, energy_source, pairs, only),
         metric_prefix=metric_prefix,
+        with_page=report == "html",
     )
     if as_json:
-        print_json(report.as_dict())
+        print_json(result.as_dict())
     else:
         from kepler_core.cli.training_report import print_report
 
-        print_report(report)
-    return EXIT_SOME_FAILED if report.failed else 0
+        print_report(result)
+    return EXIT_SOME_FAILED if result.failed else 0
 
 
 def _instead_of_recordings(
@@ -202,6 +214,7 @@ def run(
     strict: bool = False,
     tables: TableFiles | PairFiles | None = None,
     metric_prefix: str | None = None,
+    with_page: bool = True,
 ) -> Report:
     """Read recordings or tables, train a pipeline's models on them and publish the models.
 
@@ -213,7 +226,7 @@ def run(
     from kepler_core.store import open_store
 
     spec = _load_pipeline(pipeline, settings, name, store)
-    with _shown(listeners := hooks(), trace_hooks):
+    with _shown(listeners := hooks(), trace_hooks), nullcontext() if with_page else listeners.without(PAGE_LISTENER):
         stored_profile = None if profile is None else read_object(profile)
         started = time.perf_counter()
         table_data = _read_tables(tables, spec, machine)

@@ -12,6 +12,7 @@ import attrs
 from kepler_core.contracts import IsolationContext
 from kepler_core.errors import TrainingError, UsageError
 from kepler_core.machine import Machine
+from kepler_core.pipeline.evidence import evidence
 from kepler_core.pipeline.fit import FitResult
 from kepler_core.pipeline.fits import AbsModels, Fits, reasons
 from kepler_core.pipeline.node_types import find_slot
@@ -74,14 +75,18 @@ def train(
 
     preparation = Preparation(spec, context, slot, listeners, None if tables is None else tables.rows)
     prepared, results = _prepare_and_fit(preparation, planned, context, fits, report)
-    results = with_twins([job for one in prepared for job in one.jobs], results)
+    fit_jobs = [job for one in prepared for job in one.jobs]
+    results = with_twins(fit_jobs, results)
     _fill(report, planned, prepared, results)
     if not report.models:
         problem = "no model could be trained" if results else "nothing can be trained"
         raise TrainingError(f"{problem}: {reasons([*report.failed, *([] if results else report.skipped)])}")
 
     started = time.perf_counter()
-    publication = Publication(spec, context, store, machine, listeners)
+    published = [
+        evidence(job, result) for job, result in zip(fit_jobs, results, strict=True) if result.files is not None
+    ]
+    publication = Publication(spec, context, store, machine, listeners, published)
     report.version = publication.publish(slot, results, report)
     report.seconds["publish"] = round(time.perf_counter() - started, 3)
     listeners.call(
