@@ -25,8 +25,12 @@ class KernelFile:
     The kernel makes the content of the file anew whenever it is read from its begin.
     """
 
-    def __init__(self, root: Path, name: str) -> None:
-        """Remember the path of the file, e.g. "proc/stat". The file is opened when it is read first."""
+    def __init__(self, root: Path, name: str, *, keep_open: bool = True) -> None:
+        """Remember the path of the file, e.g. "proc/stat". The file is opened when it is read first.
+
+        `keep_open` must be false for a file that a program replaces by another file, instead of writing into it.
+        """
+        self._keep_open = keep_open
         self.name = f"/{name}"
         self._path = root / name
         self._descriptor: int | None = None
@@ -44,6 +48,9 @@ class KernelFile:
         except OSError as error:
             self.close()
             raise MeterError(f"{self.name}: {error.strerror or error}") from error
+        finally:
+            if not self._keep_open:
+                self.close()
 
     def close(self) -> None:
         """Close the file. May be called several times."""

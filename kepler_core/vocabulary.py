@@ -31,6 +31,9 @@ RAPL_COMPONENTS = ("package", "core", "uncore", "dram")
 PLATFORM_COMPONENTS = ("platform",)
 COMPONENTS = RAPL_COMPONENTS + PLATFORM_COMPONENTS
 
+ZONE_OF_COMPONENT = {"package": "package", "core": "core", "uncore": "uncore", "dram": "dram", "platform": "psys"}
+"""Component -> name of its power zone in Linux (drivers/powercap/intel_rapl_common.c); Kepler uses these names."""
+
 
 def in_component_order(components: Iterable[str]) -> tuple[str, ...]:
     """Return components in the order of `COMPONENTS`. Unknown components come last, in the order of the argument."""

@@ -6,12 +6,15 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
+import attrs
 import numpy as np
 
+from kepler_core.arrays import BoolArray, FloatArray
 from kepler_profiler.formula import MachineFormula
 from kepler_profiler.machine_tables import MeasuredMachine
 from machine_formula_run.fitting import Folds, fit, interval
 
+YEARS = ((2004, 2008), (2009, 2011), (2012, 2016), (2017, 2019), (2020, 2021))
 SPLITS = ("group5", "cpumodel5", "newer", "vendor")
 
 
@@ -27,42 +30,75 @@ def splits(folder: Path) -> Folds:
     return found
 
 
-def errors(machines: Sequence[MeasuredMachine], folds: Folds) -> dict[str, dict[str, float]]:
-    """Return the errors on each split: MAPE in percent, and the coverage of the 90 % intervals in percent.
+@attrs.frozen(eq=False)
+class Judged:
+    """Estimates for machines that the formula was not fitted to, compared with their measured power."""
+
+    ratio: FloatArray
+    """Measured ÷ estimated watts, shape (machines, loads)."""
+    covered: BoolArray
+    """Whether the measured watts are in the 90 % interval, shape (machines, loads)."""
+    half_width: float
+    """Mean half-width of the intervals as a fraction of the estimate."""
+    years: tuple[int, ...]
+    vendors: tuple[str, ...]
+    """Vendor of each machine's processor."""
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """MAPE at all loads, at idle and at full load, coverage and half-width, all in percent."""
+        errors = 100 * np.abs(1 / self.ratio - 1)
+        return {
+            "mape": float(errors.mean()),
+            "idle": float(errors[:, 0].mean()),
+            "full": float(errors[:, -1].mean()),
+            "coverage": 100 * float(self.covered.mean()),
+            "half_width": 100 * self.half_width,
+        }
+
+    @property
+    def by_class(self) -> dict[str, tuple[int, float, float]]:
+        """Number of machines, MAPE and coverage in percent of each vendor and range of years."""
+        errors = 100 * np.abs(1 / self.ratio - 1).mean(axis=1)
+        result = {}
+        for vendor in sorted(set(self.vendors)):
+            for first, last in YEARS:
+                rows = [v == vendor and first <= y <= last for v, y in zip(self.vendors, self.years, strict=True)]
+                if count := sum(rows):
+                    name = f"{vendor} {first}-{last}"
+                    result[name] = count, float(errors[rows].mean()), 100 * float(self.covered[rows].mean())
+        return result
+
+
+def judge(machines: Sequence[MeasuredMachine], folds: Folds, split: str, *, by_idle: bool) -> Judged:
+    """Compare estimates with measurements on a split.
 
     Within each fold, coefficients and intervals come from the fold's training machines alone.
     """
-    result: dict[str, dict[str, float]] = {}
-    for by_idle in (False, True):
-        for split in SPLITS:
-            key = split + (", idle power known" if by_idle else "")
-            result[key] = _errors(machines, folds[split], by_idle)
-    return result
-
-
-def _errors(
-    machines: Sequence[MeasuredMachine], folds: Sequence[tuple[frozenset[str], frozenset[str]]], by_idle: bool
-) -> dict[str, float]:
-    relative, covered, widths = [], [], []
-    for train, test in folds:
-        formula = MachineFormula(
-            fit([machine for machine in machines if machine.name in train], _inner(machines, train))
-        )
+    ratios, covered, widths, tested = [], [], [], []
+    for train, test in folds[split]:
+        document = fit([machine for machine in machines if machine.name in train], _inner(machines, train))
+        formula = MachineFormula(document)
         for machine in (machine for machine in machines if machine.name in test):
             idle = float(machine.watts[0]) if by_idle else None
-            found = [interval(formula, machine.description, float(load), idle) for load in machine.loads]
-            watts = np.array([one.watts for one in found])
-            lower, upper = np.array([one.lower for one in found]), np.array([one.upper for one in found])
-            relative.append(np.abs(watts / machine.watts - 1))
+            results = [interval(formula, machine.description, float(load), idle) for load in machine.loads]
+            watts = np.array([one.watts for one in results])
+            lower, upper = np.array([one.lower for one in results]), np.array([one.upper for one in results])
+            ratios.append(machine.watts / watts)
             covered.append((machine.watts >= lower) & (machine.watts <= upper))
             widths.append((upper - lower) / watts / 2)
-    table, inside = np.array(relative), np.array(covered)
+            tested.append(machine)
+    years = tuple(machine.description.year or 0 for machine in tested)
+    vendors = tuple(machine.description.vendor or "unknown" for machine in tested)
+    return Judged(np.array(ratios), np.array(covered), float(np.mean(widths)), years, vendors)
+
+
+def all_judged(machines: Sequence[MeasuredMachine], folds: Folds) -> dict[str, Judged]:
+    """Return the comparison on each split, without and with a known idle power."""
     return {
-        "mape": 100 * float(table.mean()),
-        "idle": 100 * float(table[:, 0].mean()),
-        "full": 100 * float(table[:, -1].mean()),
-        "coverage": 100 * float(inside.mean()),
-        "half_width": 100 * float(np.mean(widths)),
+        split + (", idle power known" if by_idle else ""): judge(machines, folds, split, by_idle=by_idle)
+        for by_idle in (False, True)
+        for split in SPLITS
     }
 
 

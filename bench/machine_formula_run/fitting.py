@@ -23,6 +23,8 @@ PLAIN = ("one", "cores", "threads", "chips", "amd")
 FACTS = ("tdp", "memory", "year")
 RIDGE = 1.0
 DIGITS = 5
+MIDDLE = LEVELS.index(0.5)
+"""Index of the load of 50 % in `LEVELS`."""
 NO_COEFFICIENTS: Mapping[str, Mapping[str, float]] = {fact: {} for fact in FACTS}
 Folds = Mapping[str, Sequence[tuple[frozenset[str], frozenset[str]]]]
 """Name of a split -> for each fold the names of the machines to fit, and of the machines to test."""
@@ -66,7 +68,8 @@ def fit(machines: Sequence[MeasuredMachine], folds: Folds) -> FormulaDocument:
 
 def _coefficients(machines: Sequence[MeasuredMachine]) -> FormulaDocument:
     """Return a document with coefficients, but without residuals."""
-    complete = [machine for machine in machines if not machine.description.missing]
+    # desktops have another idle power for their size than servers, and are too few for a term of their own
+    complete = [one for one in machines if not one.description.missing and not one.description.client]
     plain = np.array([[_terms(machine.description)[name] for name in PLAIN] for machine in complete])
     targets = {
         "tdp": [math.log(machine.description.tdp_watts or 1) for machine in complete],

@@ -42,6 +42,10 @@ _MACHINES = {
         "kepler_profiler.commands.machines:estimate",
         "Estimate the power of a machine that was never measured.",
     ),
+    "fit": LazyCommand(
+        "kepler_profiler.commands.machine_fit:fit",
+        "Train a model over machines of many kinds from a table of measured machines.",
+    ),
     "list": LazyCommand(
         "kepler_profiler.commands.machine_tables:list_machines",
         "List the processors in the table, or the cloud instances.",

@@ -8,7 +8,8 @@ import pytest
 from support.synthetic_machine import SyntheticMachine
 
 from kepler_core.errors import MeterError
-from kepler_core.metering import Observation
+from kepler_core.metering import Observation, Power, Provenance, Reading
+from kepler_plugins.outputs.powercap import PowercapOutput
 from kepler_servers.meter.sources import hwmon
 from kepler_servers.meter.sources.hwmon import HwmonSource
 from kepler_servers.meter.sources.msr import MsrSource
@@ -67,7 +68,7 @@ def test_sockets_are_added_and_counters_wrap(machine):
 
 def test_own_trees_are_never_read(machine):
     zone(machine, "kepler-core:formula", "package-0", 1)
-    with pytest.raises(MeterError, match="no zones"):
+    with pytest.raises(MeterError, match="published by Kepler Core"):
         powercap(machine).read(observation(machine))
     zone(machine, "intel-rapl:0", "package-0", 1)
     with pytest.raises(MeterError, match="no zones"):
@@ -150,12 +151,18 @@ def test_unreadable_counter_names_what_helps(machine, monkeypatch):
 def test_tree_of_scaphandre(machine):
     """Scaphandre's host writes every 5 s, without names and ranges."""
     machine.file("var/scaphandre/intel-rapl:0/energy_uj", 1000)
+    file = machine.root / "var/scaphandre/intel-rapl:0/energy_uj"
     source = ProvidedTreeSource(machine.root, clock=machine.monotonic)
     powers = []
     for second in range(1, 41):
         machine.now += 1
         if second % 5 == 2:
             add(machine, "intel-rapl:0", 15e6, tree="var/scaphandre")
+        if second == 33:
+            content = file.read_bytes()
+            file.write_bytes(b"")
+            reading = source.read(observation(machine))
+            file.write_bytes(content)
         if (reading := source.read(observation(machine))) is not None:
             powers.append(reading.power["package"].watts)
     assert len(powers) > 25
@@ -164,6 +171,38 @@ def test_tree_of_scaphandre(machine):
     machine.now += 31
     with pytest.raises(MeterError, match="stands still"):
         source.read(observation(machine))
+
+
+def published(tmp_path, kind, name):
+    """Write the tree of the output `powercap` in the form for Scaphandre, and return its folder."""
+    output = PowercapOutput(str(tmp_path / "tree"), scaphandre=True)
+    output.open()
+    reading = Reading(1.7e9, {"package": Power(5.0, 4.0, 6.0)}, Provenance(kind, name))
+    output.write(reading, {"package": 1.0})
+    return output
+
+
+@pytest.mark.parametrize(("kind", "name"), [("formula", "formula"), ("measured", "provided")])
+def test_estimates_that_a_meter_publishes_are_not_read(machine, tmp_path, kind, name):
+    output = published(tmp_path, kind, name)
+    for source in (
+        ProvidedTreeSource(machine.root, folder=output.folder),
+        PowercapSource(machine.root, folder=output.folder),
+    ):
+        with pytest.raises(MeterError, match="no measurement"):
+            source.read(observation(machine))
+    output.close()
+
+
+def test_measurement_of_a_host_is_read_by_its_guest(machine, tmp_path):
+    output = published(tmp_path, "measured", "powercap")
+    source = ProvidedTreeSource(machine.root, folder=output.folder, clock=machine.monotonic)
+    for second in range(1, 20):
+        machine.now += 1
+        output.advance({"package": 1.0 + 5.0 * second})
+        reading = source.read(observation(machine))
+    output.close()
+    assert watts(reading) == pytest.approx({"package": 5.0})
 
 
 def sensor(machine, chip, name, **files):

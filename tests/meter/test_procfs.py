@@ -89,7 +89,7 @@ def test_counters_that_fall(machine):
     collector.collect()
     machine.ticks[0]["iowait"] -= 50  # the kernel corrects this counter afterwards
     machine.ticks[1] = dict.fromkeys(machine.ticks[1], 0)  # the counters of this CPU have started again
-    machine.switches = -1
+    machine.switches = -100
     machine.run(1.0, load=1.0)
     observation = collector.collect()
     assert observation.load == pytest.approx(1.0)

@@ -150,9 +150,16 @@ def test_failing_collector_is_named_and_tried_again():
     collectors.close()
 
 
-def test_machine_that_no_collector_can_observe():
-    with pytest.raises(CollectorError, match="perf: no PMU"):
-        CollectorSet({"perf": Measures({}, CollectorError("no PMU"))}).open()
+def test_machine_that_no_collector_can_observe_has_no_features():
+    now = [0.0]
+    collectors = CollectorSet({"perf": Measures({}, CollectorError("no PMU"))}, clock=lambda: now[0])
+    collectors.open()
+    assert collectors.problems == {"perf": "no PMU"}
+    collectors.collect()
+    now[0] = 2.0
+    observation = collectors.collect()
+    assert (observation.features, observation.seconds) == ({}, 2.0)
+    assert observation.problems == ("perf: no PMU",)
 
 
 def test_observation_without_a_period_does_not_set_the_length_of_the_period():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from kepler_plugins.collectors.cpu_times import MODES
@@ -12,9 +13,16 @@ XEON = "Intel(R) Xeon(R) Platinum 8259CL CPU @ 2.50GHz"
 
 
 def write(path: Path, text: str | int) -> None:
-    """Write a file in place, as the kernel does: a file that is open stays the same file."""
+    """Write a file in place, as the kernel does: a file that is open stays the same file, and is never empty."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"{text}\n" if not str(text).endswith("\n") else str(text))
+    content = f"{text}\n".encode() if not str(text).endswith("\n") else str(text).encode()
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
+    try:
+        os.pwrite(descriptor, content, 0)
+        if os.fstat(descriptor).st_size > len(content):
+            os.ftruncate(descriptor, len(content))
+    finally:
+        os.close(descriptor)
 
 
 class SyntheticMachine:
@@ -53,9 +61,11 @@ class SyntheticMachine:
         write(self.root / name, text)
 
     def write_stat(self) -> None:
-        rows = [f"cpu{number} " + " ".join(map(str, ticks.values())) for number, ticks in self.ticks.items()]
-        total = [sum(ticks[mode] for ticks in self.ticks.values()) for mode in MODES]
-        lines = ["cpu  " + " ".join(map(str, total)), *rows, "intr 5 0 0", f"ctxt {self.switches}", "btime 1"]
+        # All numbers have the same width, so that a reader in another thread never sees a number that is cut.
+        total = {mode: sum(ticks[mode] for ticks in self.ticks.values()) for mode in MODES}
+        rows = {"": total, **self.ticks}
+        lines = [f"cpu{name} " + " ".join(f"{value:012}" for value in ticks.values()) for name, ticks in rows.items()]
+        lines += ["intr 5 0 0", f"ctxt {max(self.switches, 0):012}", "btime 1"]
         self.file("proc/stat", "\n".join(lines))
         online = ",".join(map(str, self.ticks))
         self.file("sys/devices/system/cpu/online", online)

@@ -28,13 +28,8 @@ def list_machines(text: str, of_instances: bool, as_json: bool) -> None:
 
     TEXT selects the rows whose name, vendor or architecture contains it.
     """
-    rows: list[Processor] | list[InstanceFamily]
-    if of_instances:
-        rows = [row for row in instances() if text.casefold() in f"{row.provider} {row.family}".casefold()]
-    else:
-        rows = [
-            row for row in processors() if text.casefold() in f"{row.model} {row.vendor} {row.architecture}".casefold()
-        ]
+    table: tuple[Processor, ...] | tuple[InstanceFamily, ...] = instances() if of_instances else processors()
+    rows = [row for row in table if text.casefold() in _searched(row).casefold()]
     if not rows:
         raise UsageError(f"no row contains {text!r}; `kepler-model machines list` shows all")
     if as_json:

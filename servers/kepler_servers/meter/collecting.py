@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import attrs
 
-from kepler_core.errors import CollectorError, KeplerError
+from kepler_core.errors import KeplerError
 from kepler_core.messages import one_line, printable
 from kepler_core.metering import Collector, Observation
 
@@ -39,6 +39,7 @@ class CollectorSet:
         """`collectors` maps names to collectors, in order of preference. `clock` returns seconds, and never jumps."""
         self._members = [_Member(name, collector) for name, collector in collectors.items()]
         self._clock = clock
+        self._collected_at: float | None = None
 
     @property
     def names(self) -> Sequence[str]:
@@ -51,19 +52,18 @@ class CollectorSet:
         return {member.name: member.problem for member in self._members if member.problem}
 
     def open(self) -> None:
-        """Open the collectors. Raises `CollectorError` with all reasons if none can be opened."""
+        """Open the collectors. `problems` has the reasons for those that cannot be opened."""
         for member in self._members:
             self._open(member)
-        if not self.names:
-            reasons = "; ".join(f"{name}: {problem}" for name, problem in self.problems.items())
-            raise CollectorError(f"this machine cannot be observed: {reasons or 'no collectors are configured'}")
 
     def collect(self) -> Observation:
         """Return what all collectors measured since the previous call.
 
-        Collectors that cannot be opened or fail are named in `Observation.problems`. Raises `CollectorError` if all
-        of them fail.
+        Collectors that cannot be opened or fail are named in `Observation.problems`. If all of them fail, the
+        observation has no features: a meter needs none.
         """
+        now, before = self._clock(), self._collected_at
+        self._collected_at = now
         observations: list[Observation] = []
         problems: list[str] = []
         for member in self._members:
@@ -79,7 +79,7 @@ class CollectorSet:
                 self._close(member, _text(member.name, error))
                 problems.append(f"{member.name}: {member.problem}")
         if not observations:
-            raise CollectorError("; ".join(problems) or "no collectors are configured")
+            return Observation(time.time(), 0.0 if before is None else now - before, {}, problems=tuple(problems))
         return merged(observations, problems)
 
     def close(self) -> None:

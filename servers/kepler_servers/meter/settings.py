@@ -14,9 +14,10 @@ from kepler_core.plugins import registry
 from kepler_core.plugins.arguments import arguments_of, create
 from kepler_servers.meter.collecting import CollectorSet
 from kepler_servers.meter.source_chain import SourceChain
+from kepler_servers.meter.sources.following import FollowingSource
 from kepler_servers.meter.sources.formula import FormulaSource, IdleShare
 from kepler_servers.meter.sources.power_source import PowerSource
-from kepler_servers.meter.this_machine import ThisMachine, this_machine
+from kepler_servers.meter.this_machine import MachineWatch, ThisMachine, this_machine
 
 if TYPE_CHECKING:
     from kepler_servers.estimator.model_providers import ModelProvider
@@ -82,31 +83,36 @@ def build_chain(settings: MeterSettings, machine: ThisMachine | None = None) -> 
     `machine` is the result of `settings.machine()`, if the caller has it. Raises `UsageError` if a source is unknown,
     or if no source is left.
     """
-    machine = machine or settings.machine()
-    sources = [source for name in dict.fromkeys(settings.sources) if (source := _source(name, settings, machine))]
+    known = [machine] if machine is not None else []
+    watch = MachineWatch(Path(settings.root), lambda: known.pop() if known else settings.machine())
+    sources = [source for name in dict.fromkeys(settings.sources) if (source := _source(name, settings, watch))]
     if not sources:
         raise UsageError("no power source is left; " + close_matches("", SOURCES))
     return SourceChain(sources)
 
 
-def _source(name: str, settings: MeterSettings, machine: ThisMachine) -> PowerSource | None:
+def _source(name: str, settings: MeterSettings, watch: MachineWatch) -> PowerSource | None:
     """Return a power source by name; None if it needs a setting that is not set."""
     root, own_trees = Path(settings.root), [Path(tree) for tree in settings.own_trees]
     if name == "formula":
         known = settings.idle_watts.get("platform")
-        return FormulaSource(machine, idle_watts=known, idle_share=settings.idle_share)
+        share = settings.idle_share
+        return FollowingSource(lambda machine: FormulaSource(machine, idle_watts=known, idle_share=share), watch)
     if name == "model":
         providers = _providers(settings)
         if not providers:
             return None
         from kepler_servers.meter.sources.model import ModelSource
 
-        return ModelSource(
-            providers,
-            machine,
-            host_name=socket.gethostname(),
-            idle_share=settings.idle_share,
-            idle_watts=settings.idle_watts,
+        return FollowingSource(
+            lambda machine: ModelSource(
+                providers,
+                machine,
+                host_name=socket.gethostname(),
+                idle_share=settings.idle_share,
+                idle_watts=settings.idle_watts,
+            ),
+            watch,
         )
     if name in ("powercap", "provided"):
         from kepler_servers.meter.sources.powercap import PowercapSource, ProvidedTreeSource

@@ -60,6 +60,11 @@ class SourceChain:
         return None if self._current is None else self._links[self._current].source
 
     @property
+    def is_waiting(self) -> bool:
+        """Whether a source needs a further period for its first reading."""
+        return self._current is None and any(not link.problem for link in self._links)
+
+    @property
     def problems(self) -> list[str]:
         """The reasons why better sources than the current one are not used, one sentence each."""
         better = self._links if self._current is None else self._links[: self._current]

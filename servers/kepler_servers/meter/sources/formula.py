@@ -19,25 +19,30 @@ IdleShare = Literal["reservation", "none"]
 
 LOADS = tuple(step / 20 for step in range(21))
 """The loads at which the formula is evaluated at the start. Between them, the watts are on a line."""
+GUEST_LOADS = (0.0, 1.0)
+"""The same for a virtual machine. Its power is on a line, because its host's load does not depend on its own."""
 BUSY_HOST_STEAL = 0.03
 """If the host takes this fraction of the time from the virtual machine, all CPUs of the host are busy."""
-_LOWER_QUANTILE, _UPPER_QUANTILE = 0.05, 0.95
+_LOWER_QUANTILE, _MEDIAN, _UPPER_QUANTILE = 0.05, 0.5, 0.95
+_MIN_VALUES = 10
 
 
 @attrs.frozen
 class PowerCurve:
     """Watts and their interval by load."""
 
+    loads: Sequence[float]
+    """Ascending loads from 0 to 1."""
     points: Sequence[Power]
-    """Power at each load of `LOADS`."""
+    """Power at each of the loads."""
     reasons: tuple[str, ...] = ()
     """Reasons for the width of the interval, and what would make it narrower."""
 
     def at(self, load: float) -> Power:
         """Return the power at a load from 0 to 1."""
         load = min(max(load, 0.0), 1.0)
-        right = min(max(bisect.bisect_left(LOADS, load), 1), len(LOADS) - 1)
-        part = (load - LOADS[right - 1]) / (LOADS[right] - LOADS[right - 1])
+        right = min(max(bisect.bisect_left(self.loads, load), 1), len(self.loads) - 1)
+        part = (load - self.loads[right - 1]) / (self.loads[right] - self.loads[right - 1])
         low, high = self.points[right - 1], self.points[right]
         return Power(
             low.watts + part * (high.watts - low.watts),
@@ -77,8 +82,10 @@ class FormulaSource:
 
     def read(self, observation: Observation) -> Reading | None:
         curve = self.curve
-        if observation.seconds <= 0 or not observation.features:
+        if observation.seconds <= 0:
             return None
+        if not observation.features:
+            raise MeterError("; ".join(observation.problems) or "no collector measures this machine")
         description = f"machine formula for {self._machine.description}"
         if self._busy_host is not None and (observation.steal or 0.0) >= BUSY_HOST_STEAL:
             curve = self._busy_host
@@ -113,29 +120,33 @@ def machine_curve(
     lower and of the upper ends of their intervals. Raises `MeterError` if no host has an estimate.
     """
     if not machine.hosts:
-        raise MeterError("the number of CPUs of this machine is not known; state it in a file for --machine-spec")
+        raise MeterError(
+            f"no machine like this one was measured ({machine.description}); describe it in a file for --machine-spec, "
+            "or use a model of such a machine"
+        )
+    loads = LOADS if machine.virtual is None else GUEST_LOADS
     curves: list[list[Estimate | GuestPower]] = []
     refusals: dict[str, None] = {}
     for host in machine.hosts:
-        powers = [_power(machine, host, load, idle_watts, idle_share, host_load) for load in LOADS]
+        powers = [_power(machine, host, load, idle_watts, idle_share, host_load) for load in loads]
         estimates = [power for power in powers if not isinstance(power, NoEstimate)]
         refusals.update(dict.fromkeys(r for power in powers if isinstance(power, NoEstimate) for r in power.reasons))
-        if len(estimates) == len(LOADS):
+        if len(estimates) == len(loads):
             curves.append(estimates)
     if not curves:
         raise MeterError("; ".join(refusals))
     points = []
-    for position in range(len(LOADS)):
+    for position in range(len(loads)):
         at_load = [curve[position] for curve in curves]
         points.append(
             Power(
-                _quantile([power.watts for power in at_load], 0.5),
+                _quantile([power.watts for power in at_load], _MEDIAN),
                 _quantile([power.lower for power in at_load], _LOWER_QUANTILE),
                 _quantile([power.upper for power in at_load], _UPPER_QUANTILE),
             )
         )
     reasons = dict.fromkeys(reason for curve in curves for reason in curve[0].reasons)
-    return PowerCurve(points, tuple(reasons))
+    return PowerCurve(loads, points, tuple(reasons))
 
 
 def _power(
@@ -154,14 +165,14 @@ def _power(
 
 
 def _quantile(values: Sequence[float], part: float) -> float:
-    """Return a quantile of values, on the line between the two neighbouring values."""
+    """Return a quantile of values, on the line between the two neighbouring values.
+
+    Of a few values, the quantiles that bound an interval are the lowest and the highest value.
+    """
     ordered = sorted(values)
+    if len(ordered) < _MIN_VALUES and part != _MEDIAN:
+        return ordered[0] if part < _MEDIAN else ordered[-1]
     place = part * (len(ordered) - 1)
     low = int(place)
     high = min(low + 1, len(ordered) - 1)
     return ordered[low] + (place - low) * (ordered[high] - ordered[low])
-
-
-def interval_percent(power: Power) -> float:
-    """Return half the width of an interval in percent of the watts."""
-    return 50.0 * (power.upper - power.lower) / power.watts if power.watts > 0 else 0.0

@@ -29,7 +29,7 @@ REFRESH_SECONDS = 120.0
 """Interval at which better models are searched for."""
 UNSTATED_ERROR = 0.5
 """Half-width of the interval of a model that states no errors, as a fraction of its watts."""
-MIN_SIMILARITY = 0.3
+MIN_SIMILARITY = 0.4
 """If the most similar machine with a model is less similar than this, the machine formula is better than the model."""
 _ROWS = 2
 _NOW, _IDLE = range(_ROWS)
@@ -74,16 +74,23 @@ class ModelSource:
         self._used: dict[str, LoadedModel] = {}
 
     def read(self, observation: Observation) -> Reading | None:
-        if observation.seconds <= 0 or not observation.features:
+        if observation.seconds <= 0:
             return None
+        if not observation.features:
+            raise MeterError("; ".join(observation.problems) or "no collector measures this machine")
         entries = {source: self._entry(source, observation) for source in ENERGY_SOURCES}
-        models = {
-            source: model for source, entry in entries.items() if (model := self._model(source, entry, observation))
-        }
+        models: dict[str, LoadedModel] = {}
+        reasons: dict[str, None] = {}
+        for source, entry in entries.items():
+            model = self._model(source, entry, observation)
+            problem = entry.problem if model is None else _unlike(model)
+            if model is not None and not problem:
+                models[source] = model
+            elif problem:
+                reasons[problem] = None
         if not models:
             if any(entry.searching for entry in entries.values()):
                 return None
-            reasons = dict.fromkeys(entry.problem for entry in entries.values() if entry.problem)
             raise MeterError("; ".join(reasons) or "no model fits")
         self._used = models
         return self._reading(observation, models, [entries[source].problem for source in models])

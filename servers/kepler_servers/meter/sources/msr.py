@@ -18,6 +18,7 @@ from kepler_profiler.cpuinfo import cpu_list, parse_cpuinfo
 from kepler_servers.meter.sources.energy_counter import EnergyCounter, watts_by_component
 from kepler_servers.meter.sources.measured import measured_reading
 from kepler_servers.meter.sources.power_source import Kind
+from kepler_servers.meter.sources.powercap import RESCAN_SECONDS
 
 MAX_SOCKETS = 64
 _UNIT_SHIFT, _UNIT_MASK = 8, 0x1F
@@ -53,14 +54,12 @@ class MsrSource:
         self._clock = clock
         self._counters: list[EnergyCounter] = []
         self._descriptors: list[int] = []
+        self._failure: MeterError | None = None
+        self._retry_at = 0.0
 
     def read(self, observation: Observation) -> Reading | None:
         if not self._counters:
-            try:
-                self._open()
-            except OSError as error:
-                self.close()
-                raise MeterError(self._reason(error)) from error
+            self._try_to_open()
         watts, problems, waiting = watts_by_component(self._counters, self._clock())
         if problems:
             self.close()
@@ -71,6 +70,22 @@ class MsrSource:
         for descriptor in self._descriptors:
             os.close(descriptor)
         self._descriptors, self._counters = [], []
+
+    def _try_to_open(self) -> None:
+        """Open the registers. Raises `MeterError`. After a failure, the next try is a minute later: it takes long."""
+        now = self._clock()
+        if self._failure is not None and now < self._retry_at:
+            raise self._failure
+        self._failure, self._retry_at = None, now + RESCAN_SECONDS
+        try:
+            self._open()
+        except MeterError as error:
+            self._failure = error
+        except OSError as error:
+            self._failure = MeterError(self._reason(error))
+        if self._failure is not None:
+            self.close()
+            raise self._failure
 
     def _open(self) -> None:
         """Open the registers of one CPU of each socket. Raises `OSError` or `MeterError`."""

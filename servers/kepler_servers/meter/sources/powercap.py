@@ -17,7 +17,10 @@ from kepler_servers.meter.sources.power_source import Kind
 
 OWN_PREFIXES = ("kepler-core", "kepler_core")
 """Beginning of the names of directories and sensors that Kepler Core itself publishes. Reading them would be a loop."""
+PROVENANCE = "provenance"
+"""File in the zones that the output `powercap` of the meter writes. It states where the watts come from."""
 MAX_ZONES = 256
+_TEXT_BYTES = 2000
 RESCAN_SECONDS = 60.0
 """Interval at which the tree is searched for zones that have come or gone."""
 PROVIDED_PATIENCE_SECONDS = 30.0
@@ -33,6 +36,8 @@ class PowercapSource:
     """The energy counters of the processors (RAPL) in /sys/class/powercap."""
 
     kind: Kind = "measured"
+    keeps_files_open = True
+    """Whether the kernel writes the files. Programs may replace them by other files."""
 
     def __init__(
         self,
@@ -56,6 +61,8 @@ class PowercapSource:
         self._files: list[KernelFile] = []
         self._zones: tuple[str, ...] = ()
         self._scanned_at: float | None = None
+        self._skipped = ""
+        """Name of a zone that is no measurement."""
 
     def read(self, observation: Observation) -> Reading | None:
         now = self._clock()
@@ -97,10 +104,14 @@ class PowercapSource:
             names = sorted(entry.name for entry in os.scandir(self._folder))[:MAX_ZONES]
         except OSError:
             return []
+        self._skipped = ""
         zones: dict[tuple[str, str], str] = {}
         for name in names:
             path = self._folder / name
-            if name.startswith(OWN_PREFIXES) or not (path / "energy_uj").exists():
+            if not (path / "energy_uj").exists():
+                continue
+            if name.startswith(OWN_PREFIXES) or not self._is_measurement(path):
+                self._skipped = name
                 continue
             label = self._label(path)
             component = _COMPONENTS.get(_INDEX.sub("", label))
@@ -115,13 +126,13 @@ class PowercapSource:
                 zones[component, socket] = name
         return [(name, component) for (component, _), name in sorted(zones.items())]
 
+    def _is_measurement(self, zone: Path) -> bool:
+        """Return whether the kernel has made a zone. The meter's output puts the file `provenance` into its zones."""
+        return not (zone / PROVENANCE).exists()
+
     def _label(self, zone: Path) -> str:
         """Return the name of a zone, e.g. "package-0" or "dram"; "" if it has none."""
-        try:
-            with open(zone / "name", "rb") as file:
-                return file.read(100).decode(errors="replace").strip().casefold()
-        except OSError:
-            return ""
+        return _text(zone / "name").strip().casefold()
 
     def _counter(self, zone: Path, component: str) -> EnergyCounter:
         try:
@@ -133,7 +144,7 @@ class PowercapSource:
         )
 
     def _reader(self, zone: Path) -> Callable[[], int]:
-        file = KernelFile(zone, "energy_uj")
+        file = KernelFile(zone, "energy_uj", keep_open=self.keeps_files_open)
         self._files.append(file)
 
         def read() -> int:
@@ -155,6 +166,8 @@ class PowercapSource:
     def _why_no_zones(self) -> str:
         if not self._folder.is_dir():
             return f"{self._folder} does not exist: no RAPL, or no driver for it"
+        if self._skipped:
+            return f"{self._folder / self._skipped} is published by Kepler Core, and no measurement"
         return f"{self._folder} has no zones of energy counters"
 
 
@@ -163,6 +176,8 @@ class ProvidedTreeSource(PowercapSource):
 
     It has the zones intel-rapl:N. The files name and max_energy_range_uj may be missing.
     """
+
+    keeps_files_open = False
 
     def __init__(
         self,
@@ -177,8 +192,35 @@ class ProvidedTreeSource(PowercapSource):
             root, own_trees=own_trees, clock=clock, name="provided", folder=folder or root / "var/scaphandre"
         )
 
+    def _is_measurement(self, zone: Path) -> bool:
+        """Return whether the host has measured a zone.
+
+        The meter on a host can provide its guests' power, too. Then the file `provenance` states whether the host's
+        power was measured. A power from this source was read from such a tree: reading it again would be a loop.
+        """
+        text = _text(zone / PROVENANCE)
+        return not text or ("kind: measured" in text.splitlines() and f"name: {self.name}" not in text.splitlines())
+
     def _description(self) -> str:
         return f"power that the host of this virtual machine provides in {self._folder}"
+
+    def _reader(self, zone: Path) -> Callable[[], int]:
+        read_kernel_file = super()._reader(zone)
+        file = self._files[-1]
+        path = zone / "energy_uj"
+        latest: list[int] = []
+
+        def read() -> int:
+            file.close()  # The host may replace the file, so an open one may be the old one.
+            try:
+                if latest and path.stat().st_size == 0:
+                    return latest[0]  # Scaphandre empties the file before it writes the next value.
+            except OSError as error:
+                raise MeterError(f"{path}: {error.strerror or error}") from error
+            latest[:] = [read_kernel_file()]
+            return latest[0]
+
+        return read
 
     def _label(self, zone: Path) -> str:
         label = super()._label(zone)
@@ -194,4 +236,14 @@ class ProvidedTreeSource(PowercapSource):
         return counter
 
     def _why_no_zones(self) -> str:
+        if self._skipped:
+            return f"{self._folder / self._skipped} is an estimate, and no measurement of the host"
         return f"{self._folder}: the host provides no power"
+
+
+def _text(path: Path) -> str:
+    try:
+        with open(path, "rb") as file:
+            return file.read(_TEXT_BYTES).decode(errors="replace")
+    except OSError:
+        return ""
