@@ -38,7 +38,7 @@ class ZoneIdle:
     kepler_watts: float | None
     """Mean of Kepler's "idle" power over the whole recording; None if the recording does not have it."""
     load: float
-    """Part of the node's CPUs that were busy in its quietest times, 0 to 1."""
+    """Load in the quietest times as a part of all CPUs or, if their number is not known, of the highest load."""
     readings: int
     """Number of readings while the node was idle."""
 
@@ -48,7 +48,7 @@ class ZoneIdle:
         if self.watts is not None:
             return ""
         if self.load > IDLE_PART:
-            return f"never idle: {100 * self.load:.0f} % of the CPUs were busy in the quietest times"
+            return f"never idle: the load was {100 * self.load:.0f} % in the quietest times"
         return f"only {self.readings} readings while idle; {FEWEST_IDLE_SAMPLES} are needed"
 
     def as_dict(self) -> dict[str, Any]:
@@ -64,9 +64,9 @@ def idle_power(recording: Recording) -> list[ZoneIdle]:
 def _of_node(node: HostNode) -> list[ZoneIdle]:
     try:
         grid, energy = node.energy()
-        cpus = node.cpus()
     except RecordingError:
         return []
+    cpus = node.cpus() if node.metric(names.CPU_INFO) is not None else None
     load = _load(node, grid, cpus)
     if load is None or len(grid) < 3:
         return []
@@ -90,15 +90,17 @@ def _of_node(node: HostNode) -> list[ZoneIdle]:
     return zones
 
 
-def _load(node: HostNode, grid: FloatArray, cpus: int) -> FloatArray | None:
+def _load(node: HostNode, grid: FloatArray, cpus: int | None) -> FloatArray | None:
     """Return the CPU milliseconds per second in each interval of the grid; None if the load is not known."""
     if node.metric(names.PROCESS_SECONDS) is not None:
         return 1000.0 * node.cpu_seconds(grid) / np.diff(grid)
     ratio = node.metric(names.USAGE_RATIO)
-    return None if ratio is None else 1000.0 * cpus * on_grid(ratio, grid)[1:]
+    return None if ratio is None or cpus is None else 1000.0 * cpus * on_grid(ratio, grid)[1:]
 
 
-def _quiet(node: HostNode, grid: FloatArray, load: FloatArray, power: dict[str, FloatArray], cpus: int) -> QuietTimes:
+def _quiet(
+    node: HostNode, grid: FloatArray, load: FloatArray, power: dict[str, FloatArray], cpus: int | None
+) -> QuietTimes:
     n = len(load)
     empty = np.empty(0, dtype=np.int64)
     observations = Observations(
@@ -118,7 +120,7 @@ def _quiet(node: HostNode, grid: FloatArray, load: FloatArray, power: dict[str, 
         schemas=(),
         digest=node.recording.digest,
     )
-    return quiet_times(observations, {"cores": cpus})
+    return quiet_times(observations, {} if cpus is None else {"cores": cpus})
 
 
 def _mean(joules: FloatArray, grid: FloatArray) -> float | None:

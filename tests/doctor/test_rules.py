@@ -121,6 +121,17 @@ def test_the_idle_power_is_learned_from_quiet_times() -> None:
     assert "never idle" in busy["package"].reason
 
 
+def test_validate_shows_the_idle_power_beside_that_of_kepler(tmp_path: Path) -> None:
+    file = tmp_path / "host.json"
+    file.write_text(json.dumps(SimulatedHost(idle_seconds=60).recording()))
+    done = kepler("validate", file, "--json")
+    assert done.returncode == 0, done.stderr
+    zones = {zone["zone"]: zone for zone in json.loads(done.stdout)["idle_power"]}
+    assert zones["package"]["watts"] == pytest.approx(IDLE_WATTS["package"], abs=0.2)
+    assert zones["package"]["kepler_watts"] != pytest.approx(zones["package"]["watts"], abs=0.2)
+    assert "Idle power" in kepler("validate", file).stdout
+
+
 def test_other_exporters_are_named_as_such() -> None:
     series = [{"metric": {"instance": "a"}, "values": [[1, "1"], [2, "2"]]}]
     with pytest.raises(RecordingError, match=r"Kepler 0\.9 or earlier"):

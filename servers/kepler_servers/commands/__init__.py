@@ -71,7 +71,7 @@ _COMMANDS = {
 
 @hookimpl
 def kepler_register_commands(cli: click.Group) -> None:
-    """Add the commands of this package to `kepler-model`."""
+    """Add the servers and the commands of this package to `kepler-model`."""
     cli.add_command(LazyGroup("serve", lazy=SERVERS, help="Run a server until it gets SIGTERM or SIGINT."))
     assert isinstance(cli, LazyGroup)
     cli.lazy.update(_COMMANDS)
