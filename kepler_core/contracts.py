@@ -29,31 +29,22 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 import attrs
 
 from kepler_core.arrays import FloatArray, SingleArray
+from kepler_core.metering import Collector as Collector
+from kepler_core.metering import Output as Output
+from kepler_core.metric_mappings import MetricMapping as MetricMapping
+from kepler_core.metric_mappings import UnusedMetric as UnusedMetric
+from kepler_core.plugin import PLUGIN_API as PLUGIN_API
+from kepler_core.plugin import Plugin as Plugin
 from kepler_core.vocabulary import RARE_MAXIMUM, OutputType
 
 if TYPE_CHECKING:
     from kepler_core.dataset import Dataset
     from kepler_core.recording.observations import Observations
-
-PLUGIN_API = (1, 0)
-"""Version of these contracts: (major, minor). A new minor version only adds; a new major one may break plugins.
-
-A distribution declares the version that it was written for in the entry-point group
-`kepler.plugin_api`. "1.2" means that its plugins work with versions ≥ 1.2 and < 2.0 of these contracts.
-Distributions that were written for other versions are not imported."""
-
-
-class Plugin:
-    """Base class of all plugins."""
-
-    extra: ClassVar[str | None] = None
-    """The optional-dependency extra of kepler-core that the plugin needs, for example "xgboost"; None: no extra."""
-
 
 # --- kepler.trainers ------------------------------------------------------------------------------
 
@@ -238,37 +229,6 @@ class EnergySource(Plugin, ABC):
 # --- kepler.metric_schemas ------------------------------------------------------------------------
 
 
-@attrs.frozen
-class MetricMapping:
-    """The feature or component that one metric of an exporter measures."""
-
-    kind: Literal["feature", "energy", "power"]
-    """What the metric measures. "feature": the feature `name`. "energy": the energy of the component `name`, as a
-    counter of joules. "power": the power of the component `name`, as a gauge of watts."""
-    name: str
-    """Name of a feature or component from `kepler_core.vocabulary`."""
-    level: Literal["container", "process", "vm", "node"]
-    """Whether each series of the metric belongs to a container, a process, a virtual machine or a node."""
-    unit_labels: tuple[str, ...] = ()
-    """Labels that distinguish the units of a node. A unit is e.g. a container, or a CPU package in the mode "idle"
-    or "dynamic". The attribute `aggregate` tells how the values of the units become the node's value. If two
-    series of a node have equal values of these labels at the same time, one of the two series is left out."""
-    counter: bool = attrs.field()
-    """Whether the metric is a counter, which is used as a rate per second. Default: True, except for power."""
-    scale: float = 1.0
-    """Factor that converts the metric's unit to the unit that `kepler_core.vocabulary` defines."""
-    aggregate: Literal["sum", "mean"] = "sum"
-    """How the values of several units (see `unit_labels`) become the node's value."""
-    source: str | None = None
-    """Name of the energy source for series without a source label; None: series without the label are not used."""
-    note: str = ""
-    """A remark for the user, for example that newer exporters use another name for the metric."""
-
-    @counter.default
-    def _is_counter(self) -> bool:
-        return self.kind != "power"
-
-
 class MetricSchema(Plugin, ABC):
     """Plugin that describes the metric names and labels of one exporter, or of a range of its versions."""
 
@@ -276,7 +236,8 @@ class MetricSchema(Plugin, ABC):
     """Name of the label that distinguishes nodes."""
     node_alias_labels: ClassVar[tuple[str, ...]] = ()
     """Names of labels whose value identifies the machine. Two series with different values of `node_label`, but
-    equal values of one of these labels, come from two exporters on one machine."""
+    equal values of one of these labels, come from one machine: from two exporters, or from exporters with different
+    schemas."""
     container_labels: ClassVar[tuple[str, ...]] = ("container_id",)
     """Labels that identify a container: first the label of its id, then labels to use if the id is missing."""
     source_label: ClassVar[str] = "source"
@@ -287,9 +248,11 @@ class MetricSchema(Plugin, ABC):
     Kepler Core uses the label to detect this. None: the exporter does not split energy."""
 
     @abstractmethod
-    def mapping(self, metric: str) -> MetricMapping | None:
-        """Return the mapping of a metric, or None if the metric belongs to another exporter.
+    def mappings(self, metric: str) -> Sequence[MetricMapping | UnusedMetric]:
+        """Return what the series of a metric measure; nothing if the metric belongs to another exporter.
 
+        A series is used by each mapping that selects it (`MetricMapping.where`). A series that no mapping selects
+        counts as unknown. For series that are known and not used, return an `UnusedMetric` with the reason.
         Must be quick and must not raise.
         """
 
@@ -388,5 +351,7 @@ CONTRACTS: dict[str, type[Plugin]] = {
     "kepler.energy_sources": EnergySource,
     "kepler.metric_schemas": MetricSchema,
     "kepler.model_formats": ModelFormat,
+    "kepler.collectors": Collector,
+    "kepler.outputs": Output,
 }
 """Maps each entry-point group to the class that the plugins of this group derive from."""

@@ -19,6 +19,9 @@ exception is a defect of Kepler Core or of a plugin; the command line shows its 
     │   ├── NameTakenError          name of a folder that kepler-model has not published
     │   └── NoModelError            request that no model in the store fits
     ├── TrainingError               training without a usable model
+    ├── MeterError                  meter that cannot measure or publish
+    │   ├── CollectorError          features that cannot be measured on this machine
+    │   └── OutputError             watts that cannot be published
     ├── PrometheusError             failed or unusable answer of a Prometheus server
     └── MissingExtraError           optional dependency that is not installed
 
@@ -144,6 +147,18 @@ class TrainingError(KeplerError):
     """A training cannot produce a usable model."""
 
 
+class MeterError(KeplerError):
+    """Error: the meter cannot measure or publish the power of this machine."""
+
+
+class CollectorError(MeterError):
+    """Error: a collector cannot measure its features on this machine."""
+
+
+class OutputError(MeterError):
+    """Error: an output cannot publish watts."""
+
+
 class PrometheusError(KeplerError):
     """A Prometheus server does not answer, or sends an answer that cannot be used."""
 
@@ -186,9 +201,21 @@ def path_text(path: Iterable[str | int]) -> str:
 
 _EXTRA_OF = {
     **dict.fromkeys(
-        ("pandas", "sklearn", "scipy", "joblib", "skl2onnx", "onnx", "onnxmltools", "threadpoolctl", "matplotlib"),
+        (
+            "pandas",
+            "sklearn",
+            "scipy",
+            "joblib",
+            "skl2onnx",
+            "onnx",
+            "onnxmltools",
+            "threadpoolctl",
+            "matplotlib",
+            "jinja2",
+        ),
         "train",
     ),
+    "onnxruntime": "onnx",
     "urllib3": "prometheus",
     "pyarrow": "online",
     "xgboost": "xgboost",

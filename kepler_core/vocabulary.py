@@ -15,9 +15,24 @@ OutputType = Literal["AbsPower", "DynPower"]
 
 OUTPUT_TYPES: tuple[OutputType, ...] = get_args(OutputType)
 
+Target = Literal["machine", "kepler", "capacity", "marginal"]
+"""What the watts of a training are.
+
+machine: the power that a meter measures of a whole machine. The other targets are the power of a virtual machine, which
+no meter measures: it is a part of the host's power, and `kepler_core.pairs.targets` defines the part.
+"""
+
+TARGETS: tuple[Target, ...] = get_args(Target)
+
+VM_SOURCES: Mapping[str, str] = {"kepler": "vm-kepler", "capacity": "vm-capacity", "marginal": "vm-marginal"}
+"""Energy source of the models of each target that is the power of a virtual machine."""
+
 RAPL_COMPONENTS = ("package", "core", "uncore", "dram")
 PLATFORM_COMPONENTS = ("platform",)
 COMPONENTS = RAPL_COMPONENTS + PLATFORM_COMPONENTS
+
+ZONE_OF_COMPONENT = {"package": "package", "core": "core", "uncore": "uncore", "dram": "dram", "platform": "psys"}
+"""Component -> name of its power zone in Linux (drivers/powercap/intel_rapl_common.c); Kepler uses these names."""
 
 
 def in_component_order(components: Iterable[str]) -> tuple[str, ...]:
@@ -33,6 +48,30 @@ IRQ_FEATURES = ("bpf_block_irq", "bpf_net_rx_irq", "bpf_net_tx_irq")
 ACCELERATOR_FEATURES = ("accelerator_intel_qat",)
 SYSTEM_FEATURES = ("cpu_scaling_frequency_hertz", "node_info")
 UNGROUPED_FEATURES = ("cpu_ref_cycles", "task_clock_ms")
+HOST_FEATURES = (
+    "cpu_user_ms",
+    "cpu_system_ms",
+    "cpu_idle_ms",
+    "cpu_iowait_ms",
+    "cpu_steal_ms",
+    "cpu_guest_ms",
+    "context_switches",
+    "interrupts",
+    "page_faults",
+    "memory_used_bytes",
+    "disk_read_bytes",
+    "disk_written_bytes",
+    "network_received_bytes",
+    "network_sent_bytes",
+)
+"""Features that a Linux kernel reports for a whole machine (/proc).
+
+cpu_user_ms contains the modes user and nice, without the time of guests. cpu_guest_ms contains the modes guest and
+guest_nice. cpu_system_ms contains the modes system, irq and softirq. memory_used_bytes is a gauge: MemTotal −
+MemAvailable. All other features are counters, so they are used as rates per second. bpf_cpu_time_ms of a machine is
+cpu_user_ms + cpu_guest_ms + cpu_system_ms. Disk features count whole disks (no partitions and no loop, RAM or
+device-mapper devices), network features count all interfaces but the loopback interface.
+"""
 CPU_FEATURES = ("bpf_cpu_time_ms", "cpu_cycles", "cpu_instructions")
 """The features that rise with the work of the CPUs, and with the power."""
 """Features that some exporters report and no feature group contains.
@@ -41,7 +80,18 @@ Some releases of Kepler report the values of cpu_cycles as cpu_ref_cycles. task_
 bpf_cpu_time_ms, but measured with another counter.
 """
 
-FEATURES = COUNTER_FEATURES + BPF_FEATURES + IRQ_FEATURES + ACCELERATOR_FEATURES + SYSTEM_FEATURES + UNGROUPED_FEATURES
+FEATURES = (
+    COUNTER_FEATURES
+    + BPF_FEATURES
+    + IRQ_FEATURES
+    + ACCELERATOR_FEATURES
+    + SYSTEM_FEATURES
+    + UNGROUPED_FEATURES
+    + HOST_FEATURES
+)
+
+GAUGES = (*SYSTEM_FEATURES, "memory_used_bytes")
+"""Features that are values of a node at a moment. All other features are counters."""
 
 PREVIOUS_SUFFIX = "_previous"
 """Suffix of a feature that has the value of another feature at the previous timestamp, e.g. `cpu_cycles_previous`."""

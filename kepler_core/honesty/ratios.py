@@ -11,7 +11,7 @@ from kepler_core.arrays import FloatArray
 
 Ratio = Literal["instructions_per_cycle", "misses_per_instruction", "cycles_per_cpu_ms"]
 
-_TERMS: Mapping[Ratio, tuple[str, str]] = {
+RATIO_FEATURES: Mapping[Ratio, tuple[str, str]] = {
     "instructions_per_cycle": ("cpu_instructions", "cpu_cycles"),
     "misses_per_instruction": ("cache_miss", "cpu_instructions"),
     "cycles_per_cpu_ms": ("cpu_cycles", "bpf_cpu_time_ms"),
@@ -23,6 +23,6 @@ def ratios(columns: Mapping[str, FloatArray]) -> dict[Ratio, FloatArray]:
     """Return each ratio whose two features are in `columns`, shape (samples,). With denominator 0, a ratio is 0."""
     return {
         name: np.divide(columns[top], columns[bottom], out=np.zeros(len(columns[top])), where=columns[bottom] > 0)
-        for name, (top, bottom) in _TERMS.items()
+        for name, (top, bottom) in RATIO_FEATURES.items()
         if top in columns and bottom in columns
     }

@@ -36,7 +36,7 @@ from kepler_core.pipeline.rows import TrainingRows
 from kepler_core.pipeline.validation import Fold, Score, baselines, score
 from kepler_core.plugins import registry
 from kepler_core.plugins.problems import import_problem, required_versions
-from kepler_core.vocabulary import is_constant, main_feature
+from kepler_core.vocabulary import Target, is_constant, main_feature
 
 
 @attrs.frozen(eq=False)
@@ -57,6 +57,7 @@ class FitJob:
     machine_spec: Mapping[str, Any]
     validation: Mapping[str, Any]
     lineage: Mapping[str, Any]
+    target: Target = "machine"
 
     @property
     def key(self) -> dict[str, str]:
@@ -314,6 +315,8 @@ def _metadata(job: FitJob, scores: Mapping[str, Mapping[str, float | int | None]
         "mae": _rounded(worst_mae),
         "mape": _rounded(worst_mape),
     }
+    if job.target != "machine":
+        metadata["target"] = job.target
     for component, errors in components.items():
         metadata[f"{component}_mae"] = errors["mae"]
         metadata[f"{component}_mape"] = errors["mape"]

@@ -27,6 +27,7 @@ from kepler_core.pipeline.recalibration_candidates import (
     fit_jobs,
     from_result,
 )
+from kepler_core.pipeline.targets import refuse_stored_vm_target
 from kepler_core.pipeline.twins import twin_of, with_description, with_twins
 from kepler_core.plugins import registry
 from kepler_core.plugins.hooks import Hooks
@@ -102,6 +103,7 @@ def recalibrate(
     """
     store.check_writable(pipeline)
     snapshot = store.snapshot(pipeline)
+    refuse_stored_vm_target(snapshot, "the metered recording")
     selected = models_in(snapshot, scope)
     wanted = {name for model in selected for name in model.features}
     known = {name for name in wanted if name.removesuffix(PREVIOUS_SUFFIX) in observations.node_features}

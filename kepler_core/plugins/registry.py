@@ -26,6 +26,7 @@ from kepler_core.contracts import (
 )
 from kepler_core.errors import PluginError, UnknownPluginError, close_matches
 from kepler_core.messages import quoted
+from kepler_core.metering import Collector, Output
 from kepler_core.plugins.arguments import create
 from kepler_core.plugins.entries import PluginEntry, installed_plugins
 from kepler_core.plugins.loading import load_entry
@@ -228,10 +229,21 @@ extractors = Registry("kepler.extractors", Extractor)  # type: ignore[type-abstr
 energy_sources = Registry("kepler.energy_sources", EnergySource)
 metric_schemas = Registry("kepler.metric_schemas", MetricSchema)  # type: ignore[type-abstract]
 model_formats = Registry("kepler.model_formats", ModelFormat)  # type: ignore[type-abstract]
+collectors = Registry("kepler.collectors", Collector)  # type: ignore[type-abstract]
+outputs = Registry("kepler.outputs", Output)  # type: ignore[type-abstract]
 
 REGISTRIES: dict[str, Registry[Any]] = {
     registry.namespace: registry
-    for registry in (trainers, isolators, extractors, energy_sources, metric_schemas, model_formats)
+    for registry in (
+        trainers,
+        isolators,
+        extractors,
+        energy_sources,
+        metric_schemas,
+        model_formats,
+        collectors,
+        outputs,
+    )
 }
 assert REGISTRIES.keys() == CONTRACTS.keys()
 

@@ -27,7 +27,7 @@ from kepler_core.recording.rates import GAP_FACTOR
 from kepler_core.recording.screening import leave_out_cpu_time, leave_out_power, screen
 from kepler_core.tables.arranging import Arranged, Numbering, arrange, number_samples
 from kepler_core.tables.table import Table
-from kepler_core.vocabulary import FEATURES, SYSTEM_FEATURES
+from kepler_core.vocabulary import FEATURES, GAUGES
 
 Key = TypeVar("Key")
 PowerKey = tuple[str, str]
@@ -155,7 +155,7 @@ def _by_source(level: Arranged, source_of: Callable[[str], str | None]) -> dict[
 
 def _is_of_node(name: str, values: FloatArray, row_sample: IntArray) -> bool:
     """Return whether a feature is a gauge of the node, i.e. has the same value in all rows of each sample."""
-    if (name in FEATURES and name not in SYSTEM_FEATURES) or name.endswith("_total"):
+    if (name in FEATURES and name not in GAUGES) or name.endswith("_total"):
         return False
     same_sample = row_sample[1:] == row_sample[:-1]
     known = np.isfinite(values)

@@ -14,11 +14,13 @@ defines fixtures, which pytest finds by itself if kepler-core is installed.
 from kepler_core.testing.checks import Check, CheckError
 from kepler_core.testing.collection import check_all, checks_of, parametrize_with_checks
 from kepler_core.testing.contracts import (
+    check_collector,
     check_energy_source,
     check_extractor,
     check_isolator,
     check_metric_schema,
     check_model_format,
+    check_output,
     check_trainer,
 )
 
@@ -26,11 +28,13 @@ __all__ = [
     "Check",
     "CheckError",
     "check_all",
+    "check_collector",
     "check_energy_source",
     "check_extractor",
     "check_isolator",
     "check_metric_schema",
     "check_model_format",
+    "check_output",
     "check_trainer",
     "checks_of",
     "parametrize_with_checks",

@@ -7,17 +7,29 @@ from typing import Any
 
 from kepler_core.contracts import (
     CONTRACTS,
+    Collector,
     EnergySource,
     Extractor,
     Isolator,
     MetricSchema,
     ModelFormat,
+    Output,
     Plugin,
     Trainer,
 )
 from kepler_core.errors import PluginError, close_matches
 from kepler_core.plugins import registry
-from kepler_core.testing import energy_sources, extractors, isolators, metric_schemas, model_formats, plugins, trainers
+from kepler_core.testing import (
+    collectors,
+    energy_sources,
+    extractors,
+    isolators,
+    metric_schemas,
+    model_formats,
+    outputs,
+    plugins,
+    trainers,
+)
 from kepler_core.testing.checks import Check, CheckError, CheckFunction, Subject
 
 CHECKS: dict[type[Plugin], tuple[CheckFunction, ...]] = {
@@ -27,13 +39,15 @@ CHECKS: dict[type[Plugin], tuple[CheckFunction, ...]] = {
     EnergySource: energy_sources.CHECKS,
     MetricSchema: metric_schemas.CHECKS,
     ModelFormat: model_formats.CHECKS,
+    Collector: collectors.CHECKS,
+    Output: outputs.CHECKS,
 }
 """Contract -> the checks for this contract only. They run after `plugins.CHECKS`, the checks for all contracts."""
 
 EXTRAS: dict[type[Plugin], tuple[str, ...]] = {
     Isolator: ("context",),
     ModelFormat: ("regressor",),
-    MetricSchema: ("metrics",),
+    MetricSchema: ("metrics", "scrape"),
 }
 """Contract -> names of the additional objects that users can pass to the checks of this contract."""
 
@@ -44,7 +58,7 @@ def checks_of(plugin: type[Any] | str, arguments: Mapping[str, Any] | None = Non
     `plugin` is a class, or the name, alias or `distribution:name` of an installed plugin. `arguments` are
     passed to the plugin's `__init__`, as users write them in a pipeline file. `extras` are additional
     objects for the checks of some contracts: `context` for an isolator, `regressor` for a model format,
-    `metrics` for a metric schema.
+    `metrics` and `scrape` for a metric schema.
     """
     plugin_class, name = _resolved(plugin)
     contract = next((contract for contract in CONTRACTS.values() if issubclass(plugin_class, contract)), None)

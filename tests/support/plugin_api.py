@@ -17,13 +17,17 @@ from typing import Any
 import attrs
 
 from kepler_core import contracts, testing
-from kepler_core.contracts import CONTRACTS, PLUGIN_API, FitTask, IsolationContext, MetricMapping, Plugin
+from kepler_core.contracts import CONTRACTS, PLUGIN_API, FitTask, IsolationContext, MetricMapping, Plugin, UnusedMetric
 from kepler_core.dataset import Dataset
 from kepler_core.frames import container_dataset, node_dataset
+from kepler_core.metering import Observation, Power, Provenance, Reading
 from kepler_core.models.power_model import PowerModel
 from kepler_core.plugins import hooks
 from kepler_core.plugins.registry import Registry
 from kepler_core.recording import Observations
+
+METER_DATA = (Observation, Reading, Power, Provenance)
+"""The data that collectors return and outputs receive."""
 
 INTERNAL_FIELDS = ("counts", "memos")
 """Fields of public data classes that are not part of the plugins' API."""
@@ -37,7 +41,10 @@ def public_api() -> dict[str, Any]:
     return {
         "namespaces": {namespace: plugin.__name__ for namespace, plugin in CONTRACTS.items()},
         "classes": {plugin.__name__: _class(plugin) for plugin in classes},
-        "values": {kind.__name__: _fields(kind) for kind in (FitTask, IsolationContext, MetricMapping)},
+        "values": {
+            kind.__name__: _fields(kind)
+            for kind in (FitTask, IsolationContext, MetricMapping, UnusedMetric, *METER_DATA)
+        },
         "data": {kind.__name__: {**_fields(kind), **_members(kind)} for kind in (Dataset, Observations)},
         "functions": {
             "node_dataset": _signature(node_dataset),

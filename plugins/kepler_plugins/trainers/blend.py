@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 import sklearn
-from scipy.optimize import nnls
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.ensemble import ExtraTreesRegressor, GradientBoostingRegressor, HistGradientBoostingRegressor
 from sklearn.utils.validation import check_is_fitted, check_X_y
 
 from kepler_core.arrays import FloatArray
 from kepler_core.contracts import FitTask, Regressor, Trainer
+from kepler_core.honesty.ratios import RATIO_FEATURES
+from kepler_core.models.power_model import ceiling_of
 from kepler_core.vocabulary import PREVIOUS_SUFFIX
 from kepler_plugins.bounds import check_above, check_at_least, check_at_most
 from kepler_plugins.model_formats.blend import (
@@ -27,17 +28,8 @@ from kepler_plugins.model_formats.blend import (
 from kepler_plugins.model_formats.blend_terms import LogRatio, PhysicalModel, physical_terms, with_ratios
 from kepler_plugins.model_formats.stored_trees import FittedTree, encode
 from kepler_plugins.trainers.fitted_trees import of_decision_trees, of_histogram_trees
+from kepler_plugins.trainers.linear import non_negative_solution
 from kepler_plugins.trainers.rising_features import rising
-
-RATIOS = (
-    ("cpu_instructions", "cpu_cycles"),
-    ("cache_miss", "cpu_instructions"),
-    ("cpu_cycles", "bpf_cpu_time_ms"),
-)
-"""The ratios that describe the kind of work: instructions per cycle, misses per instruction, and the frequency."""
-
-HIGHEST_FACTOR = 1.2
-"""Predictions of the physical model are limited to this multiple of the highest power in training."""
 
 _FACTOR = 0.2
 """Factor of each of the five parts. The factors are equal, because no part is the best on all held-out data."""
@@ -50,7 +42,8 @@ class BlendRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
     physical model is a non-negative linear model over each feature, the root of the feature and the square of the
     feature. The predictions of the physical model are limited. One correction is gradient boosting, the other
     correction is extra trees. Both are fitted to the residual of the physical model. All trees also compare ratios of
-    features (`RATIOS`). The values in X must be single-precision numbers, because the stored model gets such numbers.
+    features (`RATIO_FEATURES`). The values in X must be single-precision numbers, because the stored model gets such
+    numbers.
     """
 
     def __init__(
@@ -79,7 +72,7 @@ class BlendRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         column = {name: index for index, name in enumerate(self.features)}
         self.ratios_ = tuple(
             LogRatio(column[top], column[bottom], scale[column[top]], scale[column[bottom]])
-            for top, bottom in RATIOS
+            for top, bottom in RATIO_FEATURES.values()
             if top in column and bottom in column
         )
         self.physical_ = self._fitted_physical(X, y)
@@ -137,13 +130,11 @@ class BlendRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         present = np.array([not name.endswith(PREVIOUS_SUFFIX) for name in self.features])
         columns = np.hstack(physical_terms(X[:, present].astype(np.float32)))
         terms = np.hstack([columns, np.ones((len(X), int(self.fit_intercept)))])
-        # The triangular factor of the QR decomposition of [terms, y] gives the same solution, but has few rows.
-        r: FloatArray = np.linalg.qr(np.column_stack([terms, y]), mode="r")  # type: ignore[assignment]
-        solution = nnls(r[:, :-1], r[:, -1], maxiter=100 * terms.shape[1])[0]
+        solution = non_negative_solution(terms, y)
         weights = np.zeros((3, X.shape[1]))
         weights[:, present] = solution[: columns.shape[1]].reshape(3, -1)
         bias = float(solution[-1]) if self.fit_intercept else 0.0
-        return PhysicalModel(weights, bias, HIGHEST_FACTOR * float(y.max()))
+        return PhysicalModel(weights, bias, ceiling_of(float(y.max())))
 
     def _boosting(self, rows: int) -> Any:
         return GradientBoostingRegressor(

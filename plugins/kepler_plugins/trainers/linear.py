@@ -43,11 +43,22 @@ class PolynomialRegressionTrainer(Trainer):
         return make_pipeline(terms, Ridge(alpha=self.alpha))  # type: ignore[no-any-return]
 
 
+def non_negative_solution(A: FloatArray, y: FloatArray) -> FloatArray:
+    """Return the w ≥ 0 that minimises ‖Aw − y‖², shape (columns of A,).
+
+    SciPy solves the problem with the method of Lawson and Hanson (1974).
+    """
+    if not A.shape[1]:
+        return np.zeros(0)
+    # The triangular factor of the QR decomposition of [A, y] gives the same solution, but has few rows.
+    r: FloatArray = np.linalg.qr(np.column_stack([A, y]), mode="r")  # type: ignore[assignment]
+    return np.asarray(nnls(r[:, :-1], r[:, -1], maxiter=100 * A.shape[1])[0])
+
+
 class NonNegativeLeastSquares(RegressorMixin, BaseEstimator):  # type: ignore[misc]
     """Least squares with weights w ≥ 0 and intercept b ≥ 0: minimises ‖Xw + b − y‖² over w and b.
 
-    The weights of the columns in `left_out`, and of columns that are constant in X, are 0.
-    SciPy solves the problem with the method of Lawson and Hanson (1974). `fit` sets `coef_`, shape
+    The weights of the columns in `left_out`, and of columns that are constant in X, are 0. `fit` sets `coef_`, shape
     (features,), and `intercept_`.
     """
 
@@ -62,9 +73,7 @@ class NonNegativeLeastSquares(RegressorMixin, BaseEstimator):  # type: ignore[mi
         A = X[:, weighted]
         if self.fit_intercept:
             A = np.column_stack([A, np.ones(len(X))])
-        # The triangular factor of the QR decomposition of [A, y] gives the same solution, but has few rows.
-        r: FloatArray = np.linalg.qr(np.column_stack([A, np.asarray(y, dtype=np.float64)]), mode="r")  # type: ignore[assignment]
-        solution = nnls(r[:, :-1], r[:, -1], maxiter=100 * A.shape[1])[0] if A.shape[1] else np.zeros(0)
+        solution = non_negative_solution(A, np.asarray(y, dtype=np.float64))
         self.coef_ = np.zeros(X.shape[1])
         self.coef_[weighted] = solution[: np.count_nonzero(weighted)]
         self.intercept_ = float(solution[-1]) if self.fit_intercept else 0.0
