@@ -43,12 +43,12 @@ def measure(path: str) -> dict[str, Any]:
     from kepler_core.pipeline.plan import datasets, plan
     from kepler_core.plugins import registry
     from kepler_core.recording import observe, read_recording
-    from kepler_core.recording.schemas import is_known_metric
+    from kepler_core.recording.schemas import is_used_metric
 
     spec = load_pipeline("default")
-    is_known_metric("")  # imports the metric schemas now, so that the measured time does not include the import
+    is_used_metric("")  # imports the metric schemas now, so that the measured time does not include the import
     started = time.perf_counter()
-    recording = read_recording(path, wanted=is_known_metric)
+    recording = read_recording(path, wanted=is_used_metric)
     read = time.perf_counter()
     observations = observe([recording])
     observed = time.perf_counter()

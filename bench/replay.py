@@ -20,7 +20,7 @@ import attrs
 import numpy as np
 
 from kepler_core.recording import Recording, read_recording
-from kepler_core.recording.schemas import find_schema
+from kepler_core.recording.schemas import find_schemas
 
 MAX_GAP_STEPS = 5
 """Values are not interpolated between two samples that are more than this number of steps apart."""
@@ -43,14 +43,13 @@ class Replay:
     """The series of a recording, from which a value can be read for any time of the recording."""
 
     def __init__(self, recording: Recording, speed: float) -> None:
-        named_schema = find_schema(recording.metrics)
-        if named_schema is None:
+        uses = find_schemas(recording.metrics)
+        if not uses.has_mappings:
             raise SystemExit(f"{recording.name}: no metric schema knows any of its metrics")
-        schema = named_schema[1]
         self.series: list[Series] = []
         for metric in recording.metrics.values():
-            mapping = schema.mapping(metric.name)
-            counter = mapping.counter if mapping is not None else metric.name.endswith("_total")
+            mappings = uses.mappings(metric.name)
+            counter = mappings[0].counter if mappings else metric.name.endswith("_total")
             for index, labels in enumerate(metric.labels):
                 part = metric.span(index)
                 values = metric.values[part] / (speed if counter else 1.0)

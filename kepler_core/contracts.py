@@ -29,13 +29,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 import attrs
 
 from kepler_core.arrays import FloatArray, SingleArray
 from kepler_core.metering import Collector as Collector
 from kepler_core.metering import Output as Output
+from kepler_core.metric_mappings import MetricMapping as MetricMapping
+from kepler_core.metric_mappings import UnusedMetric as UnusedMetric
 from kepler_core.plugin import PLUGIN_API as PLUGIN_API
 from kepler_core.plugin import Plugin as Plugin
 from kepler_core.vocabulary import RARE_MAXIMUM, OutputType
@@ -227,37 +229,6 @@ class EnergySource(Plugin, ABC):
 # --- kepler.metric_schemas ------------------------------------------------------------------------
 
 
-@attrs.frozen
-class MetricMapping:
-    """The feature or component that one metric of an exporter measures."""
-
-    kind: Literal["feature", "energy", "power"]
-    """What the metric measures. "feature": the feature `name`. "energy": the energy of the component `name`, as a
-    counter of joules. "power": the power of the component `name`, as a gauge of watts."""
-    name: str
-    """Name of a feature or component from `kepler_core.vocabulary`."""
-    level: Literal["container", "process", "vm", "node"]
-    """Whether each series of the metric belongs to a container, a process, a virtual machine or a node."""
-    unit_labels: tuple[str, ...] = ()
-    """Labels that distinguish the units of a node. A unit is e.g. a container, or a CPU package in the mode "idle"
-    or "dynamic". The attribute `aggregate` tells how the values of the units become the node's value. If two
-    series of a node have equal values of these labels at the same time, one of the two series is left out."""
-    counter: bool = attrs.field()
-    """Whether the metric is a counter, which is used as a rate per second. Default: True, except for power."""
-    scale: float = 1.0
-    """Factor that converts the metric's unit to the unit that `kepler_core.vocabulary` defines."""
-    aggregate: Literal["sum", "mean"] = "sum"
-    """How the values of several units (see `unit_labels`) become the node's value."""
-    source: str | None = None
-    """Name of the energy source for series without a source label; None: series without the label are not used."""
-    note: str = ""
-    """A remark for the user, for example that newer exporters use another name for the metric."""
-
-    @counter.default
-    def _is_counter(self) -> bool:
-        return self.kind != "power"
-
-
 class MetricSchema(Plugin, ABC):
     """Plugin that describes the metric names and labels of one exporter, or of a range of its versions."""
 
@@ -265,7 +236,8 @@ class MetricSchema(Plugin, ABC):
     """Name of the label that distinguishes nodes."""
     node_alias_labels: ClassVar[tuple[str, ...]] = ()
     """Names of labels whose value identifies the machine. Two series with different values of `node_label`, but
-    equal values of one of these labels, come from two exporters on one machine."""
+    equal values of one of these labels, come from one machine: from two exporters, or from exporters with different
+    schemas."""
     container_labels: ClassVar[tuple[str, ...]] = ("container_id",)
     """Labels that identify a container: first the label of its id, then labels to use if the id is missing."""
     source_label: ClassVar[str] = "source"
@@ -276,9 +248,11 @@ class MetricSchema(Plugin, ABC):
     Kepler Core uses the label to detect this. None: the exporter does not split energy."""
 
     @abstractmethod
-    def mapping(self, metric: str) -> MetricMapping | None:
-        """Return the mapping of a metric, or None if the metric belongs to another exporter.
+    def mappings(self, metric: str) -> Sequence[MetricMapping | UnusedMetric]:
+        """Return what the series of a metric measure; nothing if the metric belongs to another exporter.
 
+        A series is used by each mapping that selects it (`MetricMapping.where`). A series that no mapping selects
+        counts as unknown. For series that are known and not used, return an `UnusedMetric` with the reason.
         Must be quick and must not raise.
         """
 

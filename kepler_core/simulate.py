@@ -14,7 +14,7 @@ Normally distributed noise of 1.5 % is added to the power of each component in e
 slowly at high load, as on a processor that lowers its clock under load; the reported frequency falls by a
 fifth from idle to full load, with noise. Containers come and go, and their load alternates between idle,
 steady and bursts. Counters start again at 0 when the exporter restarts. Metric names and labels are those of
-Kepler 0.7.
+Kepler 0.7, or those of Kepler 0.10 and later (module `simulated_kepler`).
 
 Three attributes of `Simulation` add changes. With `shift_at`, the formula's power is multiplied by a factor from
 some time on, as after an update of the kernel. With `workloads`, different workloads follow each other. With
@@ -33,10 +33,11 @@ import numpy as np
 
 from kepler_core.arrays import BoolArray, FloatArray, IntArray
 from kepler_core.atomic_files import whole_file
-from kepler_core.errors import UsageError
+from kepler_core.errors import UsageError, close_matches
 from kepler_core.faults import check_faults, scrape_seconds, with_faults
 from kepler_core.gzip_files import compressed_by_name
 from kepler_core.simulated_counter import Counter
+from kepler_core.simulated_kepler import Series, SimulatedMachine, kepler_series
 
 CORES_PER_SOCKET = 16
 HERTZ = 3.0e9
@@ -47,8 +48,8 @@ MAX_NODE_SPREAD = 0.3
 MIN_NODE_FACTOR = 0.1
 """Lowest factor of a node's power."""
 
-Series = tuple[str, dict[str, str], list[int], list[str]]
-"""Metric name, labels, timestamps (Unix seconds) and values of one series."""
+EXPORTERS = ("kepler-0.7", "kepler-0.10")
+"""The exporters whose metrics a simulated recording can have: Kepler up to 0.9, and Kepler since 0.10."""
 
 
 @attrs.frozen
@@ -88,6 +89,8 @@ class Simulation:
     """Kinds of faults of each node (`kepler_core.faults.FAULTS`)."""
     severity: int = 1
     """Severity of the faults: 1, 2 or 3."""
+    exporter: str = "kepler-0.7"
+    """The exporter (one of `EXPORTERS`) that measures the nodes. The nodes of a seed are the same for all exporters."""
 
     def __attrs_post_init__(self) -> None:
         for name, least in (
@@ -104,6 +107,10 @@ class Simulation:
             raise UsageError(f"shift_gain must be above 0 and below 100, not {self.shift_gain}")
         if not 0 <= self.node_spread <= MAX_NODE_SPREAD:
             raise UsageError(f"node_spread must be between 0 and {MAX_NODE_SPREAD}, not {self.node_spread}")
+        if self.exporter not in EXPORTERS:
+            raise UsageError(f"unknown exporter {self.exporter!r}; {close_matches(self.exporter, EXPORTERS)}")
+        if self.faults and self.exporter != "kepler-0.7":
+            raise UsageError(f"faults are those of kepler-0.7; the exporter {self.exporter} cannot have them")
         check_faults(self.faults, self.severity)
 
 
@@ -159,7 +166,7 @@ def _all_series(simulation: Simulation) -> Iterator[Series]:
     seconds = scrape_seconds(simulation.faults, simulation.severity, simulation.step)
     simulation = attrs.evolve(simulation, step=seconds)
     for node, factor in enumerate(node_factors(simulation).tolist()):
-        series = _node(simulation, f"node-{node}", factor, rng)
+        series = _node(simulation, node, factor, rng)
         if simulation.faults:
             series = _with_faults(simulation, series, node)
         yield from series
@@ -183,7 +190,8 @@ def node_factors(simulation: Simulation) -> FloatArray:
     return np.maximum(1 + simulation.node_spread * rng.standard_normal(simulation.nodes), MIN_NODE_FACTOR)
 
 
-def _node(simulation: Simulation, node: str, factor: float, rng: np.random.Generator) -> Iterator[Series]:
+def _node(simulation: Simulation, number: int, factor: float, rng: np.random.Generator) -> Iterator[Series]:
+    node = f"node-{number}"
     n_times = simulation.timestamps
     busy, alive = _load(simulation, rng)
     rates = _container_rates(simulation, busy, rng)
@@ -191,14 +199,28 @@ def _node(simulation: Simulation, node: str, factor: float, rng: np.random.Gener
     restarts = np.sort(rng.choice(np.arange(1, n_times), size=n_restarts, replace=False))
     times = START + simulation.step * np.arange(n_times)
     exporter = {"instance": node, "job": "kepler-exporter", "namespace": "kepler", "endpoint": "http"}
-    yield from _container_series(simulation, node, exporter, rates, alive, times, restarts)
     u = np.minimum(busy.sum(axis=0), 1.0)
     power = true_power(u, rates["cache_miss"].sum(axis=0), simulation.sockets)
     if simulation.shift_at is not None:
         power = {name: watts * _gain(simulation) for name, watts in power.items()}
     if simulation.node_spread:
         power = {name: watts * factor for name, watts in power.items()}
-    yield from _power_series(simulation, exporter, power, times, restarts, rng)
+    noisy = {
+        name: np.maximum(watts * (1 + simulation.noise * rng.standard_normal(n_times)), 0.0)
+        for name, watts in power.items()
+    }
+    if simulation.exporter == "kepler-0.10":
+        machine = SimulatedMachine(
+            node, exporter, times, simulation.step, simulation.sockets, CORES_PER_SOCKET * simulation.sockets,
+            rates["bpf_cpu_time_ms"] / 1e3, alive, noisy, restarts,
+        )  # fmt: skip
+        # A generator of its own leaves the nodes of a seed the same for all exporters.
+        yield from kepler_series(machine, np.random.default_rng([simulation.seed, 2, number]))
+        for _ in _system_series(simulation, exporter, u, times, restarts, rng):
+            pass  # only to take the same random numbers as for the other exporter
+        return
+    yield from _container_series(simulation, node, exporter, rates, alive, times, restarts)
+    yield from _power_series(simulation, exporter, power, noisy, times, restarts)
     yield from _system_series(simulation, exporter, u, times, restarts, rng)
 
 
@@ -259,19 +281,19 @@ def _power_series(
     simulation: Simulation,
     exporter: dict[str, str],
     power: dict[str, FloatArray],
+    noisy_power: dict[str, FloatArray],
     times: IntArray,
     restarts: IntArray,
-    rng: np.random.Generator,
 ) -> Iterator[Series]:
     """Yield the energy counters of all components. Idle energy and dynamic energy are separate series.
 
-    Each socket has its own series, except that the platform's energy is not divided among sockets.
+    Each socket has its own series, except that the platform's energy is not divided among sockets. `power` is the
+    power of the formula, and `noisy_power` the power with noise.
     """
-    n_times = len(times)
     for component, watts in power.items():
         source = "acpi" if component == "platform" else "rapl-sysfs"
-        noisy = np.maximum(watts * (1 + simulation.noise * rng.standard_normal(n_times)), 0.0)
-        idle = np.full(n_times, float(watts.min()) * 0.9)
+        noisy = noisy_power[component]
+        idle = np.full(len(times), float(watts.min()) * 0.9)
         packages = [""] if component == "platform" else [str(socket) for socket in range(simulation.sockets)]
         for package in packages:
             for mode, part in (("idle", np.minimum(idle, noisy)), ("dynamic", np.maximum(noisy - idle, 0.0))):

@@ -20,6 +20,9 @@ settings.load_profile("kepler")
 # By default, servers use folders below /mnt. This setting prevents that tests write to /mnt of this machine.
 os.environ["MNT_PATH"] = "/no-such-volume"
 
+# Each training would spend seconds on the pictures of its report. Tests of the report turn it on.
+os.environ["KEPLER_REPORT"] = "false"
+
 # Tests run in several processes. If each process used all cores, threads would wait for each other most of the time.
 os.environ["OMP_NUM_THREADS"] = "1"
 
@@ -57,6 +60,9 @@ SLOW = (
     "pipeline/test_kept_rows*",
     "meter/test_serve_meter*",
     "meter/test_scraped_meter*",
+    "pairs/test_pair_training*",
+    "pairs/test_real_pairs*",
+    "pairs/test_pair_command*",
 )
 """Test files that `make quick` leaves out: they train, start servers or install packages. Slowest first."""
 

@@ -63,6 +63,8 @@ def print_report(report: Report) -> None:
         f"\n{len(report.models)} models published as {report.store}/{report.pipeline}, version {report.version}, "
         f"in {report.seconds['total']:.1f} s"
     )
+    if report.page:
+        click.echo(f"Report with pictures: {report.store.rstrip('/')}/{report.pipeline}/{report.page}")
 
 
 def _model_row(model: dict[str, Any]) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ import attrs
 from kepler_core.machine import Machine
 from kepler_core.pipeline.spec import PipelineSpec
 from kepler_core.recording import Observations, Recording, observe, read_recording
-from kepler_core.recording.schemas import is_known_metric
+from kepler_core.recording.schemas import is_used_metric
 
 
 def read_for(
@@ -52,6 +52,6 @@ def read_known(
     """
 
     def is_wanted(metric: str) -> bool:
-        return metric in third_party or is_known_metric(metric, metric_prefix)
+        return metric in third_party or is_used_metric(metric, metric_prefix)
 
     return attrs.evolve(read_recording(source, name=name, wanted=is_wanted), metric_prefix=metric_prefix)

@@ -14,6 +14,7 @@ from kepler_core.contracts import IsolationContext
 from kepler_core.errors import StoreError, VersionTakenError
 from kepler_core.machine import Machine
 from kepler_core.messages import quoted
+from kepler_core.pipeline.evidence import Evidence
 from kepler_core.pipeline.fit import FitResult
 from kepler_core.pipeline.kept_rows import kept_rows_file, write_kept_rows
 from kepler_core.pipeline.load import as_document, pipeline_digest
@@ -22,7 +23,7 @@ from kepler_core.pipeline.plugins import used_plugins
 from kepler_core.pipeline.report import Report
 from kepler_core.pipeline.spec import PipelineSpec
 from kepler_core.plugins.hooks import Hooks
-from kepler_core.store.layout import pipeline_files
+from kepler_core.store.layout import REPORT_FILE, pipeline_files
 from kepler_core.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -37,6 +38,8 @@ class Publication:
     store: Store
     machine: Machine | None
     listeners: Hooks
+    evidence: Sequence[Evidence] = ()
+    """The predictions of the trained models for held-out samples, for listeners."""
 
     def publish(self, slot: NodeTypeSlot, results: Sequence[FitResult], report: Report) -> int:
         """Publish the trained models together with the models of other node types, and return the version.
@@ -47,7 +50,8 @@ class Publication:
         """
         while True:
             files = self._files(slot, results, report)
-            files |= self._files_of_listeners(files, slot)
+            files |= (additions := self._files_of_listeners(files, slot, report))
+            report.page = REPORT_FILE if REPORT_FILE in additions else None
             try:
                 return self.store.publish(self.spec.name, files, version=slot.next_version)
             except VersionTakenError as error:
@@ -81,6 +85,7 @@ class Publication:
             "pipeline": document,
             "recordings": [attrs.asdict(stream) for stream in observations.streams],
             "findings": report.findings,
+            **({"pairs": report.pairs} if report.pairs else {}),
             "idle_recordings": [] if idle is None else [attrs.asdict(stream) for stream in idle.streams],
             "isolation": {
                 **slot.kept_isolation(),
@@ -98,7 +103,7 @@ class Publication:
             ),
         }
 
-    def _files_of_listeners(self, files: Mapping[str, bytes], slot: NodeTypeSlot) -> dict[str, bytes]:
+    def _files_of_listeners(self, files: Mapping[str, bytes], slot: NodeTypeSlot, report: Report) -> dict[str, bytes]:
         """Return the files that listeners add to the pipeline; leave out files with an unusable path or content."""
         additions: dict[str, bytes] = {}
         self.listeners.call(
@@ -110,6 +115,9 @@ class Publication:
             node_type=slot.node_type,
             machine_spec=self.context.machine_spec,
             profile=self.context.profile,
+            evidence=self.evidence,
+            report=report.as_dict(),
+            document=as_document(self.spec),
         )
         return {name: content for name, content in additions.items() if _is_usable(name, content, files)}
 

@@ -30,8 +30,12 @@ class Report:
     """Notes that isolators wrote about data sets."""
     findings: list[dict[str, Any]] = attrs.field(factory=list)
     """Irregularities of the recordings, each in the form of `Finding.as_dict`; the severe irregularities come first."""
+    pairs: list[dict[str, Any]] = attrs.field(factory=list)
+    """The pairs of a host and a guest from which models of virtual machines were trained: `Pair.description`."""
     node_type: int = 0
     seconds: dict[str, float] = attrs.field(factory=dict)
+    page: str | None = None
+    """Path of the report for people (`report.html`) in the pipeline; None if no listener has added it."""
 
     def as_dict(self) -> dict[str, Any]:
         return attrs.asdict(self)

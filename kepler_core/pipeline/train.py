@@ -12,6 +12,7 @@ import attrs
 from kepler_core.contracts import IsolationContext
 from kepler_core.errors import TrainingError, UsageError
 from kepler_core.machine import Machine
+from kepler_core.pipeline.evidence import evidence
 from kepler_core.pipeline.fit import FitResult
 from kepler_core.pipeline.fits import AbsModels, Fits, reasons
 from kepler_core.pipeline.node_types import find_slot
@@ -22,6 +23,7 @@ from kepler_core.pipeline.publication import Publication
 from kepler_core.pipeline.report import Report, described
 from kepler_core.pipeline.spec import PipelineSpec
 from kepler_core.pipeline.tables import TableTraining
+from kepler_core.pipeline.targets import refuse_other_target, refuse_vm_target
 from kepler_core.pipeline.twins import with_twins
 from kepler_core.plugins.hooks import Hooks, hooks
 from kepler_core.recording.findings import findings
@@ -58,10 +60,14 @@ def train(
         raise UsageError("--scheduler goes with --backend dask")
     listeners = listeners or hooks()
     report = Report(spec.name, store.location)
+    if tables is None:
+        refuse_vm_target(spec, "a recording of a machine is not enough")
     store.check_writable(spec.name)
+    refuse_other_target(store, spec)
     slot = find_slot(store, spec.name, machine)
     report.node_type = slot.node_type
     report.findings = [finding.as_dict() for finding in findings(observations.counts)]
+    report.pairs = [] if tables is None else list(tables.pairs)
     planned = plan(spec, observations, None if tables is None else tables.offers)
     profile = slot.profile() if profile is None else profile
     context = isolation_context(observations, idle, profile, slot.spec.as_dict())
@@ -69,14 +75,18 @@ def train(
 
     preparation = Preparation(spec, context, slot, listeners, None if tables is None else tables.rows)
     prepared, results = _prepare_and_fit(preparation, planned, context, fits, report)
-    results = with_twins([job for one in prepared for job in one.jobs], results)
+    fit_jobs = [job for one in prepared for job in one.jobs]
+    results = with_twins(fit_jobs, results)
     _fill(report, planned, prepared, results)
     if not report.models:
         problem = "no model could be trained" if results else "nothing can be trained"
         raise TrainingError(f"{problem}: {reasons([*report.failed, *([] if results else report.skipped)])}")
 
     started = time.perf_counter()
-    publication = Publication(spec, context, store, machine, listeners)
+    published = [
+        evidence(job, result) for job, result in zip(fit_jobs, results, strict=True) if result.files is not None
+    ]
+    publication = Publication(spec, context, store, machine, listeners, published)
     report.version = publication.publish(slot, results, report)
     report.seconds["publish"] = round(time.perf_counter() - started, 3)
     listeners.call(

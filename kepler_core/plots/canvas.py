@@ -60,6 +60,11 @@ _SETTINGS: dict[Any, Any] = {
 
 _REFERENCE = re.compile(r'(?:url\(#|href="#)([^)"]+)')
 _ID = re.compile(r' id="([^"]+)"')
+_TAG = re.compile(r"<[^>]*>")
+_LONG_NUMBER = re.compile(r"-?\d+\.\d{3,}")
+_POINTS = re.compile(r"<g( [^>]*)?>\s*((?:<use [^>]*/>\s*){20,})</g>")
+"""A group of many equal points, for example of a cloud of points."""
+_STYLE = re.compile(r' style="[^"]*"')
 
 
 @attrs.frozen(eq=False)
@@ -141,7 +146,27 @@ def _svg(panels: Sequence[Panel], name: str) -> str:
     svg = text.getvalue()
     number = {old: at for at, old in enumerate(dict.fromkeys(_REFERENCE.findall(svg)), 1)}
     svg = _ID.sub(lambda match: f' id="{name}-{number[match[1]]}"' if match[1] in number else "", svg)
-    return _REFERENCE.sub(lambda match: match[0].replace(match[1], f"{name}-{number[match[1]]}"), svg)
+    return _shorter(_REFERENCE.sub(lambda match: match[0].replace(match[1], f"{name}-{number[match[1]]}"), svg))
+
+
+def _shorter(svg: str) -> str:
+    """Return an SVG file that looks the same with fewer characters.
+
+    Coordinates are rounded to hundredths of a point. Points of one colour get their style from their group: matplotlib
+    repeats it for each point.
+    """
+    svg = _TAG.sub(lambda tag: _LONG_NUMBER.sub(lambda match: f"{float(match[0]):.2f}", tag[0]), svg)
+    return _POINTS.sub(_styled_together, svg)
+
+
+def _styled_together(group: re.Match[str]) -> str:
+    """Return a group of points with the style of its points, if they all have the same style."""
+    attributes, points = group[1] or "", group[2]
+    styles = set(_STYLE.findall(points))
+    if len(styles) != 1 or "style=" in attributes:
+        return group[0]
+    together = re.sub(r"\s*\n\s*", "", _STYLE.sub("", points))
+    return f"<g{attributes}{styles.pop()}>{together}</g>"
 
 
 def grid(part: SubFigure, rows: int, columns: int = 1, *, share_x: bool = False) -> list[Axes]:

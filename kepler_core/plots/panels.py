@@ -54,6 +54,8 @@ class NodePower:
     """Watts; NaN where the power was not measured. None if it was never measured."""
     predicted: FloatArray | None = None
     """Watts; None if no model was applied."""
+    half_width: FloatArray | None = None
+    """Half-width of the interval around `predicted` in watts; None if it is not known."""
 
 
 @attrs.frozen(eq=False)
@@ -143,14 +145,18 @@ def time_panel(subtitle: str, nodes: Sequence[NodePower]) -> Panel:
             if node.measured is not None:
                 plot.plot(*_line(node.time, node.measured, starts[node.node]), color=MEASURED, label="measured")
             if node.predicted is not None:
-                line = _line(node.time, node.predicted, starts[node.node])
-                plot.plot(*line, color=PREDICTED, label="predicted", lw=1.0)
+                minutes, predicted = _line(node.time, node.predicted, starts[node.node])
+                if node.half_width is not None:
+                    _, half = _line(node.time, node.half_width, starts[node.node])
+                    band = np.maximum(predicted - half, 0), predicted + half
+                    plot.fill_between(minutes, *band, color=PREDICTED, alpha=0.2, lw=0, label="90 % interval")
+                plot.plot(minutes, predicted, color=PREDICTED, label="predicted", lw=1.0)
             plot.set_ylabel("W")
             plot.set_title((f"{_short(node.node)}: " if several else "") + node.component + _thinned(step))
             _finish_row(plot)
         plots[-1].set_xlabel(axis)
         by_label = _handles(plots)
-        part.legend(by_label.values(), by_label.keys(), loc="outside lower center", ncols=2)
+        part.legend(by_label.values(), by_label.keys(), loc="outside lower center", ncols=3)
 
     more = _left_out(len(nodes) - len(shown))
     return Panel("Power over time", subtitle + more, 1.45 * len(shown) + 0.6, draw)
@@ -214,7 +220,7 @@ def curve_panel(subtitle: str, curves: Sequence[Curve]) -> Panel:
             plot.set_title(curve.component)
             plot.set(xlabel=f"{_short(curve.feature)} ({curve.unit})", ylabel="power (W)")
             plot.set_ylim(bottom=0)
-            plot.xaxis.set_major_formatter(_number)
+            plot.xaxis.set_major_formatter(short_number)
         handles, labels = plots[0].get_legend_handles_labels()
         part.legend(handles, labels, loc="outside lower center", ncols=3, markerscale=2)
 
@@ -334,10 +340,10 @@ def _line(time: FloatArray, values: FloatArray, start: float) -> tuple[FloatArra
 def _finish_row(plot: Axes) -> None:
     plot.set_ylim(bottom=0)
     plot.margins(x=0.01)
-    plot.yaxis.set_major_formatter(_number)
+    plot.yaxis.set_major_formatter(short_number)
 
 
-def _number(value: float, _: float | None = None) -> str:
+def short_number(value: float, _: float | None = None) -> str:
     """Return the label of a number on an axis, of at most five characters, e.g. 0.25 or 20 k."""
     for prefix, factor in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if abs(value) >= factor:

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     import click
 
     from kepler_core.dataset import Dataset
+    from kepler_core.pipeline.evidence import Evidence
     from kepler_core.recording.columns import Recording
     from kepler_core.recording.observations import Observations
 
@@ -101,12 +103,17 @@ class HookSpecs:
         node_type: int,
         machine_spec: Mapping[str, Any],
         profile: Mapping[str, Any] | None,
+        evidence: Sequence[Evidence],
+        report: Mapping[str, Any],
+        document: Mapping[str, Any],
     ) -> None:
         """Called before a pipeline is published.
 
         `files` is empty at first, and listeners can add files to it. Each key is a path below the pipeline's
         folder, and the value is the content of the file. `profile` is the profile of the node type: the profile
-        that the user passed to the training, or else the profile in the store.
+        that the user passed to the training, or else the profile in the store. `evidence` has the predictions of
+        each trained model for held-out samples. `report` has the keys of the report of `train --json`, without the
+        version. `document` is the content of the pipeline file, with all defaults.
         """
 
     @hookspec
@@ -186,6 +193,16 @@ class Hooks:
             self._register(listener)
         except (ValueError, pluggy.PluginValidationError) as error:
             raise PluginError(f"{listener!r} cannot listen: {one_line(error)}") from error
+
+    @contextmanager
+    def without(self, name: str) -> Iterator[None]:
+        """Do not call the installed listener with this full name until the context ends."""
+        listener = self.manager.unregister(name=name) if self.manager.has_plugin(name) else None
+        try:
+            yield
+        finally:
+            if listener is not None:
+                self._register(listener, name)
 
     def listeners(self) -> list[str]:
         """Return the full names of the installed listeners that are registered, sorted."""

@@ -17,7 +17,7 @@ from kepler_core.prometheus.queries import Query, answers
 from kepler_core.prometheus.replies import decode_series
 from kepler_core.prometheus.selections import Selection
 from kepler_core.recording.samples import decode_samples
-from kepler_core.recording.schemas import find_schema, map_metric
+from kepler_core.recording.schemas import find_schemas
 
 _LOOK_SECONDS = 900.0
 """Length of the time range whose samples are looked at. It holds several scrapes of every usual interval."""
@@ -62,11 +62,10 @@ def scrape_interval(
 
 def _energy_first(selections: Sequence[Selection], metric_prefix: str | None) -> list[Selection]:
     """Return the selections, energy counters first: a node has few series of them, so that the answers are small."""
-    named_schema = find_schema((selection.metric for selection in selections), metric_prefix)
+    uses = find_schemas((selection.metric for selection in selections), metric_prefix)
 
     def is_feature(selection: Selection) -> bool:
-        mapping = None if named_schema is None else map_metric(named_schema[1], selection.metric)
-        return mapping is None or mapping.kind == "feature"
+        return all(mapping.kind == "feature" for mapping in uses.mappings(selection.metric))
 
     return sorted(selections, key=is_feature)
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import attrs
 
 from kepler_core.contracts import MetricMapping, MetricSchema
 from kepler_core.plugins import registry
-from kepler_core.recording.schemas import find_schema, map_metric
+from kepler_core.recording.schemas import SchemaUse, find_schemas
 from kepler_core.vocabulary import FEATURE_GROUPS, group_features
 
 if TYPE_CHECKING:
@@ -49,59 +49,113 @@ def select_metrics(
 ) -> list[Selection]:
     """Return a selection for each metric in `names` that the pipeline `spec` needs.
 
-    `names` are the metrics that a server has. Without a pipeline, every metric that the server's metric
-    schema knows is selected. `instance` is a regular expression that must match the whole node label.
-    `matchers` are PromQL label matchers to add to every selection. `metric_prefix` is the first word of the
-    exporter's metric names, if it is not the one that the schema expects.
+    `names` are the metrics that a server has. Without a pipeline, every metric that a metric schema uses is selected.
+    If several exporters report the same feature or component, the metrics of one of them are selected. `instance` is
+    a regular expression that must match the whole node label of the exporter with most metrics. `matchers` are PromQL
+    label matchers to add to every selection. `metric_prefix` is the first word of the exporter's metric names, if it
+    is not the one that the schema expects.
     """
-    named_schema = find_schema(names, metric_prefix)
-    if named_schema is None:
-        return []
-    schema = named_schema[1]
-    of_node = [f"{schema.node_label}=~{promql_string(instance)}"] if instance is not None else []
+    uses = find_schemas(names, metric_prefix)
     third_party = () if spec is None else spec.third_party
-    mappings = {name: mapping for name in names if (mapping := map_metric(schema, name)) is not None}
-    by_container = any(m.kind == "feature" and m.level == "container" for m in mappings.values())
+    features = {m.level for use in uses.metrics.values() for m in use.mappings if m.kind == "feature"}
+    level = "container" if "container" in features else "process"
+    needed = _from_one_exporter(
+        {
+            name: [m for m in use.mappings if spec is None or _is_needed(spec, m, level)]
+            for name, use in uses.metrics.items()
+        },
+        uses,
+    )
     selections = []
     for name in sorted(set(names)):
-        if name in mappings:
-            own = [] if spec is None else _needed(spec, mappings[name], schema, by_container)
-            if own is not None:
-                selections.append(Selection(name, (*own, *of_node, *matchers)))
-        elif name in third_party:
+        if name in third_party and not uses.mappings(name):
             # A third-party metric comes from another exporter, which has another port in its node label. So the
             # regular expression `instance` is not applied to this metric.
             selections.append(Selection(name, tuple(matchers)))
+        elif mappings := needed.get(name, []):
+            schema = uses.metrics[name].schema
+            own = [*_where(mappings), *([] if spec is None else _matchers(spec, mappings, schema))]
+            if instance is not None and schema is uses.schemas[0][1]:
+                own.append(f"{schema.node_label}=~{promql_string(instance)}")
+            selections.append(Selection(name, (*own, *matchers)))
     return selections
 
 
-def _needed(spec: PipelineSpec, mapping: MetricMapping, schema: MetricSchema, by_container: bool) -> list[str] | None:
-    """Return label matchers for the series that a pipeline needs of a metric; None if the pipeline needs no series."""
+def _from_one_exporter(
+    mappings: Mapping[str, Sequence[MetricMapping]], uses: SchemaUse
+) -> dict[str, list[MetricMapping]]:
+    """Return the mappings of each metric, without those of features and components that a better exporter reports.
+
+    `kepler_core.recording.exporters.one_exporter_each` prefers the same exporters. The number of CPUs is needed only
+    for metrics that are shares of the CPUs.
+    """
+    number = {name: at for at, name in enumerate(uses.names)}
+    best: dict[tuple[str, ...], tuple[bool, int]] = {}
+
+    def place(metric: str, mapping: MetricMapping) -> tuple[bool, int]:
+        return mapping.level == "node", number[uses.metrics[metric].schema_name]
+
+    def key(mapping: MetricMapping) -> tuple[str, ...]:
+        return (mapping.name,) if mapping.kind == "feature" else (mapping.name, mapping.level, mapping.source or "")
+
+    for metric, of_metric in mappings.items():
+        for mapping in of_metric:
+            best[key(mapping)] = min(best.get(key(mapping), place(metric, mapping)), place(metric, mapping))
+    shares = any(mapping.share_of is not None for of_metric in mappings.values() for mapping in of_metric)
+    return {
+        metric: [m for m in of_metric if (shares if m.kind == "cpus" else best[key(m)] == place(metric, m))]
+        for metric, of_metric in mappings.items()
+    }
+
+
+def _where(mappings: Sequence[MetricMapping]) -> list[str]:
+    """Return label matchers for the label values of mappings, for labels that all of the mappings name."""
+    labels = set(mappings[0].where).intersection(*(mapping.where for mapping in mappings))
+    values = {label: sorted({value for mapping in mappings for value in mapping.where[label]}) for label in labels}
+    return [
+        f"{label}=~{promql_string('|'.join(re.escape(value) for value in of_label))}"
+        for label, of_label in sorted(values.items())
+    ]
+
+
+def _is_needed(spec: PipelineSpec, mapping: MetricMapping, level: str) -> bool:
+    """Return whether a pipeline needs the series of a mapping. `level` is the level of features of units."""
+    if mapping.kind == "cpus":
+        return True
     if mapping.kind != "feature":
-        return _needed_power(spec, mapping, schema)
-    if mapping.name not in _features(spec):
-        return None
-    if mapping.level == "node":
-        return []
-    if spec.use_vm_metrics:
-        if mapping.level != "process":
-            return None
-        return [] if spec.vm_guests else ['job="vm"']
-    return [] if mapping.level == ("container" if by_container else "process") else None
+        return mapping.level == ("vm" if spec.use_vm_metrics else "node") and _reads(spec, mapping) is not None
+    return mapping.name in _features(spec) and mapping.level in (
+        "node",
+        "process" if spec.use_vm_metrics else level,
+    )
 
 
-def _needed_power(spec: PipelineSpec, mapping: MetricMapping, schema: MetricSchema) -> list[str] | None:
-    if mapping.level != ("vm" if spec.use_vm_metrics else "node"):
-        return None
+def _matchers(spec: PipelineSpec, mappings: Sequence[MetricMapping], schema: MetricSchema) -> list[str]:
+    """Return label matchers for the series that a pipeline needs of a metric, besides `MetricMapping.where`."""
+    if any(mapping.kind in ("feature", "cpus") for mapping in mappings):
+        is_guest = spec.use_vm_metrics and not spec.vm_guests and any(m.level == "process" for m in mappings)
+        return ['job="vm"'] if is_guest else []
+    values: set[str] = set()
+    for mapping in mappings:
+        labels = _reads(spec, mapping)
+        if labels is None or not labels:
+            return []
+        values.update(labels)
+    words = [re.escape(value) for value in sorted(values - {""})] + [""] * ("" in values)
+    return [f"{schema.source_label}=~{promql_string('|'.join(words))}"]
+
+
+def _reads(spec: PipelineSpec, mapping: MetricMapping) -> list[str] | None:
+    """Return the source labels that a pipeline reads of a component; None if it reads none, empty if it reads all.
+
+    The source label "" stands for series without a source label, if they belong to one of the energy sources.
+    """
     if spec.energy_sources == "auto":
         return []
-    source_labels = [label for name in spec.energy_sources for label in _source_labels(name, mapping.name)]
-    if not source_labels:
+    labels = [label for name in spec.energy_sources for label in _source_labels(name, mapping.name)]
+    if not labels:
         return None
-    # An empty alternative in the regular expression matches series without a source label. Such series belong to
-    # the energy source that the mapping names.
-    words = [re.escape(label) for label in source_labels] + ([""] if mapping.source in source_labels else [])
-    return [f"{schema.source_label}=~{promql_string('|'.join(words))}"]
+    return [*labels, *([""] if mapping.source in labels else [])]
 
 
 def _source_labels(source: str, component: str) -> Collection[str]:

@@ -2,10 +2,12 @@
 
 The steps for each recording, with the modules that contain them:
 
-1. A metric schema maps the metrics to the vocabulary (`schemas`, `metric_mapping`).
-2. Machines that share a node label are told apart (`node_identity`). If the usage and the energy of a machine
-   have different node labels, they are joined (`separated_nodes`, `vm_guests`). Nodes, units and scrapes that the
-   recording reports twice are left out (`repeats`).
+1. Metric schemas map the metrics to the vocabulary (`schemas`, `metric_mapping`). Counters that wrap are continued
+   (`wraps`).
+2. Machines that share a node label are told apart (`node_identity`). The metrics of several exporters on one machine
+   are joined (`exporters`, `cpu_shares`). If the usage and the energy of a machine have different node labels, they
+   are joined, too (`separated_nodes`, `vm_guests`). Nodes, units and scrapes that the recording reports twice are left
+   out (`repeats`). Exporters that are scraped at different times are brought to the same times (`alignment`).
 3. The samples are laid out by node, time and container (`layout`). Counters become rates (`points`,
    `rates`), and the rates of a node's containers are added up (`node_values`).
 
@@ -20,11 +22,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from kepler_core.arrays import FloatArray, IntArray
-from kepler_core.contracts import MetricSchema
 from kepler_core.errors import RecordingError
 from kepler_core.messages import printable, quoted
+from kepler_core.recording.alignment import aligned
 from kepler_core.recording.columns import METRIC_NAME_CHARACTERS, Recording
 from kepler_core.recording.counts import Counts
+from kepler_core.recording.cpu_shares import with_cpu_shares
+from kepler_core.recording.exporters import join_exporters, one_exporter_each
 from kepler_core.recording.false_counters import without_false_counters
 from kepler_core.recording.layout import lay_out
 from kepler_core.recording.malformed import without_malformed_energy
@@ -33,12 +37,14 @@ from kepler_core.recording.metric_mapping import (
     Codes,
     MappedMetric,
     SeriesCodes,
+    count_irregular,
+    map_metric,
     map_series,
     select_level,
     third_party_mapping,
 )
 from kepler_core.recording.modes import check_modes
-from kepler_core.recording.node_identity import tell_nodes_apart
+from kepler_core.recording.node_identity import tell_nodes_apart_by_schema
 from kepler_core.recording.observations import Observations
 from kepler_core.recording.rates import spacing
 from kepler_core.recording.repeats import (
@@ -47,10 +53,11 @@ from kepler_core.recording.repeats import (
     without_duplicates,
     without_repeated_scrapes,
 )
-from kepler_core.recording.schemas import find_schema, installed_schema_names, map_metric
+from kepler_core.recording.schemas import SchemaUse, find_schemas, installed_schema_names
 from kepler_core.recording.scrape_times import with_scrape_times
 from kepler_core.recording.separated_nodes import join_separated_nodes
 from kepler_core.recording.vm_guests import count_unnamed_guests, join_vm_guests
+from kepler_core.recording.wraps import without_wraps
 
 
 def observe(
@@ -119,35 +126,38 @@ def _observe_one(
     cpus: int | None,
     vm_guests: Mapping[str, str],
 ) -> Observations:
-    schema_name, schema = _schema_of(recording)
+    uses = _schemas_of(recording)
+    schemas = [schema for _, schema in uses.schemas]
     counts = Counts()
     counts.empty_series.update(recording.empty_series)
-    recording = without_malformed_energy(recording, schema, counts)
+    recording = without_malformed_energy(recording, uses, counts)
     codes = SeriesCodes()
-    mapped = _map_metrics(recording, schema_name, schema, third_party, codes, counts)
-    mapped = tell_nodes_apart(mapped, schema, codes, counts)
-    aliases = node_aliases(mapped, schema, codes.nodes)
+    mapped = _map_metrics(recording, uses, third_party, codes, counts)
+    mapped = tell_nodes_apart_by_schema(mapped, schemas, codes, counts)
+    mapped = join_exporters(mapped, schemas, codes.nodes, counts)
+    mapped = with_cpu_shares(mapped, codes.nodes, counts)
+    aliases = node_aliases(mapped, codes.nodes)
     if vm_guests:
         mapped = join_vm_guests(mapped, vm_guests, codes.nodes, counts)
     elif use_vm_metrics:
         count_unnamed_guests(mapped, codes.nodes, counts)
     mapped = select_level(mapped, use_vm_metrics, any_job=bool(vm_guests))
+    mapped = one_exporter_each(mapped, schemas, counts)
     mapped = without_duplicate_nodes(mapped, codes.nodes, codes.units, aliases, counts)
     if not use_vm_metrics:
         mapped = join_separated_nodes(mapped, codes.nodes, counts)
     mapped = [without_duplicates(item, counts) for item in mapped]
-    mapped = without_false_counters(mapped, schema.mode_label, counts)
+    mapped = without_false_counters(mapped, counts)
     mapped, repeated = without_repeated_scrapes(mapped, codes.nodes, counts)
     mapped = with_scrape_times(mapped, repeated, codes.nodes, counts)
-    if schema.mode_label is not None:
-        mapped = check_modes(mapped, schema.mode_label, counts)
-    return lay_out(recording, schema_name, mapped, codes, meters, _usual_step(mapped), schema.mode_label, cpus, counts)
+    mapped = aligned(check_modes(mapped, counts))
+    return lay_out(recording, uses.names, mapped, codes, meters, _usual_step(mapped), cpus, counts)
 
 
-def _schema_of(recording: Recording) -> tuple[str, MetricSchema]:
-    """Return the name of the metric schema that a recording follows, and the schema itself."""
-    schema = find_schema(recording.metrics, recording.metric_prefix)
-    if schema is None:
+def _schemas_of(recording: Recording) -> SchemaUse:
+    """Return the metric schemas whose metrics the recording has."""
+    uses = find_schemas(recording.metrics, recording.metric_prefix)
+    if not uses.has_mappings:
         metrics = sorted([*recording.metrics, *recording.other_metrics])
         contents = "it is empty"
         if metrics:
@@ -156,7 +166,7 @@ def _schema_of(recording: Recording) -> tuple[str, MetricSchema]:
         schemas = ", ".join(installed_schema_names())
         problem = f"no metric that an installed metric schema knows ({schemas}){_prefix_note(recording)}; {contents}"
         raise RecordingError(problem, document=recording.name)
-    return schema
+    return uses
 
 
 def _prefix_note(recording: Recording) -> str:
@@ -165,30 +175,32 @@ def _prefix_note(recording: Recording) -> str:
 
 def _map_metrics(
     recording: Recording,
-    schema_name: str,
-    schema: MetricSchema,
+    uses: SchemaUse,
     third_party: Sequence[str],
     codes: SeriesCodes,
     counts: Counts,
 ) -> list[MappedMetric]:
-    """Map the metrics that the schema knows, and then the user's third-party metrics, to the vocabulary."""
-    mapped, named = [], []
+    """Map the metrics that the schemas know, and then the user's third-party metrics, to the vocabulary."""
+    mapped: list[MappedMetric] = []
+    named = []
     for metric in recording.metrics.values():
-        mapping = map_metric(schema, metric.name)
+        use = uses.metrics.get(metric.name)
         if metric.name in third_party:
-            if mapping is not None:
+            if use is not None and use.mappings:
                 raise RecordingError(
-                    f"{metric.name} is no third-party metric: the schema {schema_name} maps it to {mapping.name}, "
-                    "which is in the feature groups already",
+                    f"{metric.name} is no third-party metric: the schema {use.schema_name} maps it to "
+                    f"{use.mappings[0].name}, which is in the feature groups already",
                     path=("third_party",),
                 )
             named.append(metric)
-        elif mapping is not None:
-            mapped.append(map_series(metric, mapping, schema, codes, counts))
-    # Third-party metrics come last, because their node labels are matched with the nodes of all other metrics.
+        elif use is not None:
+            mapped.extend(map_metric(metric, use, codes, counts))
+    mapped = [without_wraps(item, counts) for item in mapped]
+    schema = uses.schemas[0][1]
     for metric in named:
         mapping = third_party_mapping(metric, schema)
         mapped.append(map_series(metric, mapping, schema, codes, counts, third_party=True))
+        count_irregular(metric, counts)
     return mapped
 
 

@@ -122,6 +122,19 @@ def metric_from_columns(
     return Metric(name, timestamps, values, series, labels, not_finite, repeated, conflicting)
 
 
+def metric_of_series(metric: Metric, chosen: BoolArray) -> Metric:
+    """Return a metric with only the series in the mask `chosen`, shape (series,); the series get new numbers."""
+    if chosen.all():
+        return metric
+    kept = chosen[metric.series]
+    columns = (metric.timestamps[kept], metric.values[kept], (np.cumsum(chosen) - 1)[metric.series[kept]])
+    for column in columns:
+        column.setflags(write=False)
+    labels = tuple(metric.labels[at] for at in np.flatnonzero(chosen).tolist())
+    conflicting = None if metric.conflicting is None or not metric.conflicting[chosen].any() else metric.conflicting
+    return Metric(metric.name, *columns, labels, conflicting=None if conflicting is None else conflicting[chosen])
+
+
 def _conflicting_series(values: FloatArray, series: IntArray, first: BoolArray, n: int) -> BoolArray | None:
     """Return which of `n` series have two values at many timestamps, e.g. because the clock was set back.
 

@@ -27,6 +27,16 @@ class Counts:
     """Number of series with a single sample, from which no rate can be calculated."""
     missing_labels: Counter[str] = attrs.field(factory=Counter)
     """Number of series without a label that should identify their node or unit; keys are "<metric> <label>"."""
+    unmapped_series: Counter[str] = attrs.field(factory=Counter)
+    """Number of series left out because no mapping of the metric selects them, e.g. because of an unknown zone."""
+    unknown_shares: Counter[str] = attrs.field(factory=Counter)
+    """Number of series left out because they are shares of a node's CPUs, whose number no metric tells."""
+    other_exporters: Counter[str] = attrs.field(factory=Counter)
+    """Number of series left out because another exporter on the node reports the same; keys are metric names."""
+    ambiguous_hosts: Counter[str] = attrs.field(factory=Counter)
+    """Number of node labels of an exporter that fit several nodes of another exporter; keys are node labels."""
+    wraps: Counter[str] = attrs.field(factory=Counter)
+    """Number of samples at which a counter began at 0 again after its highest value."""
     gaps: Counter[str] = attrs.field(factory=Counter)
     """Number of intervals between samples that are too long to calculate a rate (`rates.GAP_FACTOR`)."""
     resets: Counter[str] = attrs.field(factory=Counter)

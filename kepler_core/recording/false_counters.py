@@ -27,16 +27,14 @@ _EQUAL = 0.001
 _FEWEST_PARTS = 2
 
 
-def without_false_counters(
-    mapped: Sequence[MappedMetric], mode_label: str | None, counts: Counts
-) -> list[MappedMetric]:
+def without_false_counters(mapped: Sequence[MappedMetric], counts: Counts) -> list[MappedMetric]:
     """Return the metrics without the series that are no counters, and without totals of energy."""
     result = []
     for item in mapped:
         if item.mapping.counter and not item.third_party and item.metric.n_samples:
             item = keep_series(item, _are_counters(item, counts))
             if item.mapping.kind == "energy" and item.mapping.level == "node":
-                item = keep_series(item, ~_totals(item, mode_label, counts))
+                item = keep_series(item, ~_totals(item, counts))
         result.append(item)
     return result
 
@@ -64,14 +62,14 @@ def _are_counters(item: MappedMetric, counts: Counts) -> BoolArray:
     return is_counter
 
 
-def _totals(item: MappedMetric, mode_label: str | None, counts: Counts) -> BoolArray:
+def _totals(item: MappedMetric, counts: Counts) -> BoolArray:
     """Return which energy series are totals, shape (series,).
 
     A total rises as much as all other series of its group together, e.g. the series of the other modes or sockets.
     """
     metric = item.metric
     is_total = np.zeros(metric.n_series, dtype=bool)
-    for series in _groups(item, mode_label):
+    for series in _groups(item):
         if is_total[series].any():
             continue
         rises = _common_rises(metric, series)
@@ -87,9 +85,9 @@ def _totals(item: MappedMetric, mode_label: str | None, counts: Counts) -> BoolA
     return is_total
 
 
-def _groups(item: MappedMetric, mode_label: str | None) -> Iterator[list[int]]:
+def _groups(item: MappedMetric) -> Iterator[list[int]]:
     """Yield groups of series that may contain a total: the modes of a socket, the sockets of a mode, and all series."""
-    unit_labels = item.mapping.unit_labels
+    unit_labels, mode_label = item.mapping.unit_labels, item.schema.mode_label
     sockets = [label for label in unit_labels if label != mode_label]
     modes = [label for label in unit_labels if label == mode_label]
     for names in (sockets, modes, []):

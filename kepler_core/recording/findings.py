@@ -193,6 +193,24 @@ KINDS: Mapping[str, Kind] = {
         "a series has no label `instance` or `container_id`",
         "used; the series are told apart by their other labels",
     ),
+    "unmapped_series": Kind(
+        "warning",
+        "series with label values that the metric schema does not know",
+        "no mapping of the metric is for these values, e.g. for a zone of another meter",
+        "left out",
+    ),
+    "unknown_shares": Kind(
+        "warning",
+        "series that are shares of a number of CPUs that is not known",
+        "the exporter reports CPU usage as a share of the machine, and no metric of the node tells its number of CPUs",
+        "left out",
+    ),
+    "ambiguous_hosts": Kind(
+        "warning",
+        "node labels of an exporter that fit several nodes",
+        "the host of the node label, or a label with the name of the machine, fits several nodes of another exporter",
+        "the node stays separate, so that its usage and energy are not used together",
+    ),
     "unknown_sources": Kind(
         "warning",
         "energy series of an unknown source",
@@ -242,6 +260,12 @@ KINDS: Mapping[str, Kind] = {
         "two exporters report the same container, socket or mode of a node at the same time",
         "left out, not added up",
     ),
+    "other_exporters": Kind(
+        "note",
+        "series of what another exporter on the node reports, too",
+        "two exporters report the same feature or the same component of an energy source",
+        "left out, not added up",
+    ),
     "repeated_scrapes": Kind(
         "note",
         "timestamps that repeat the previous scrape",
@@ -271,6 +295,12 @@ KINDS: Mapping[str, Kind] = {
         "counter resets",
         "a counter falls",
         "the value after the reset counts as the increase; for energy, the power of the interval is unknown",
+    ),
+    "wraps": Kind(
+        "note",
+        "counters that began at 0 again after their highest value",
+        "a counter falls, and its metric schema states the highest value",
+        "used: the counter is continued",
     ),
     "one_sample_series": Kind("note", "series of one sample", "a series has one sample", "not used: it has no rate"),
     "empty_series": Kind("note", "series without samples", "a series has no sample", "left out"),

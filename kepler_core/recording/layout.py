@@ -6,12 +6,13 @@ In this module, a *point* is what Prometheus calls a sample: one value of one se
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import attrs
 import numpy as np
 
 from kepler_core.arrays import BoolArray, FloatArray, IntArray
+from kepler_core.contracts import MetricMapping
 from kepler_core.grouping import sum_by
 from kepler_core.messages import printable
 from kepler_core.recording.array_memo import ArrayMemo
@@ -22,6 +23,8 @@ from kepler_core.recording.laid_out import LaidOut
 from kepler_core.recording.meters import Meter
 from kepler_core.recording.metric_mapping import MappedMetric, SeriesCodes
 from kepler_core.recording.node_values import (
+    NEGLIGIBLE_FRACTION,
+    combined,
     forget_uncounted,
     known_first,
     node_power,
@@ -66,19 +69,18 @@ class _Rows:
 
 def lay_out(
     recording: Recording,
-    schema_name: str,
+    schemas: tuple[str, ...],
     mapped: list[MappedMetric],
     codes: SeriesCodes,
     meters: Mapping[str, Meter],
     step: float,
-    mode_label: str | None,
     cpus: int | None,
     counts: Counts,
 ) -> Observations:
     """Return the observations of one recording from its mapped metrics.
 
-    `step` is the usual number of seconds between two samples of a node. `meters` maps source labels to meters.
-    `mode_label` is the label that tells idle from dynamic energy. `cpus` is the number of CPUs of each node.
+    `schemas` are the names of the metric schemas that the recording follows. `step` is the usual number of seconds
+    between two samples of a node. `meters` maps source labels to meters. `cpus` is the number of CPUs of each node.
     """
     grid = _time_grid(mapped)
     positions: ArrayMemo[Position] = ArrayMemo()
@@ -86,17 +88,13 @@ def lay_out(
     samples = _number_samples(points, positions.results, grid, len(codes.nodes))
     by_container = [p for p in points if p.is_feature and p.mapping.level != "node"]
     rows = _number_rows(by_container, max(len(codes.units), 1))
-    container_features, upcoming = _container_features(by_container, len(rows.sample), len(samples.time))
+    container_features, upcoming = _container_features(by_container, rows, len(samples.time))
     _forget_totals(container_features, rows, codes, counts)
     node_features = _sums_of_containers(by_container, container_features, upcoming, rows, samples, counts)
     of_node = [p for p in points if p.is_feature and p.mapping.level == "node"]
-    for p in of_node:
-        values = value_of_node(p, len(samples.time))
-        node_features[p.mapping.name] = known_first(node_features.get(p.mapping.name), values)
-    power: dict[tuple[str, str], FloatArray] = {}
-    for p in (p for p in points if not p.is_feature):
-        for key, watts in node_power(p, samples.stream, meters, mode_label, counts).items():
-            power[key] = known_first(power.get(key), watts)
+    for name, entries in _by_name((p, value_of_node(p, len(samples.time))) for p in of_node).items():
+        node_features[name] = known_first(node_features.get(name), combined(entries))
+    power = _power([p for p in points if not p.is_feature], samples, meters, counts)
     gauges = frozenset(p.mapping.name for p in of_node if not p.mapping.counter)
     nodes, units = codes.nodes.words, codes.units.words
     labels = tuple(nodes[code] for code in samples.node)
@@ -122,7 +120,7 @@ def lay_out(
         windows=windows,
         step=step,
         counts=counts,
-        schemas=(schema_name,),
+        schemas=tuple(sorted(schemas)),
         digest=recording.digest,
     )
 
@@ -194,21 +192,56 @@ def _union(keys: Sequence[IntArray]) -> IntArray:
     return rows
 
 
+def _by_name(values: Iterable[tuple[Points, FloatArray]]) -> dict[str, list[tuple[MetricMapping, FloatArray]]]:
+    """Return the mappings of each feature with their values, by the name of the feature."""
+    by_name: dict[str, list[tuple[MetricMapping, FloatArray]]] = {}
+    for p, of_points in values:
+        by_name.setdefault(p.mapping.name, []).append((p.mapping, of_points))
+    return by_name
+
+
+def _power(
+    points: Sequence[Points], samples: _Samples, meters: Mapping[str, Meter], counts: Counts
+) -> dict[tuple[str, str], FloatArray]:
+    """Return the watts of each sample, by (energy source, component)."""
+    entries: dict[tuple[str, str], list[tuple[MetricMapping, FloatArray]]] = {}
+    for p in points:
+        for key, watts in node_power(p, samples.stream, meters, counts).items():
+            entries.setdefault(key, []).append((p.mapping, watts))
+    return {key: combined(of_key) for key, of_key in entries.items()}
+
+
 def _container_features(
-    by_container: Sequence[Points], n_rows: int, n_samples: int
+    by_container: Sequence[Points], rows: _Rows, n_samples: int
 ) -> tuple[dict[str, FloatArray], dict[str, FloatArray]]:
-    """Return the rates of each row, and the sums of `Points.upcoming` in each sample, both by feature."""
-    features: dict[str, FloatArray] = {}
-    upcoming: dict[str, FloatArray] = {}
-    for p in by_container:
-        name = p.mapping.name
-        assert p.position.row is not None
-        values = _spread(n_rows, p.position.row, p.values)
-        features[name] = known_first(features.get(name), values)
-        upcoming.setdefault(name, np.zeros(n_samples))
-        if p.upcoming is not None:
-            upcoming[name] += sum_by(p.upcoming, p.position.sample, n_samples)
-    return features, upcoming
+    """Return the rates of each row, and the sums of the rates that are unknown in each sample, both by feature."""
+    upcoming = {p.mapping.name: np.zeros(n_samples) for p in by_container}
+    values = [(p, _values_of_rows(p, rows, upcoming[p.mapping.name])) for p in by_container]
+    return {name: combined(entries) for name, entries in _by_name(values).items()}, upcoming
+
+
+def _values_of_rows(p: Points, rows: _Rows, upcoming: FloatArray) -> FloatArray:
+    """Return the rate of each row, shape (rows,); add the rates that are unknown to `upcoming`, shape (samples,).
+
+    The rates of the series of a row, e.g. of the processes of a container, add up. If the series without a rate may
+    have more than `NEGLIGIBLE_FRACTION` of the sum, the rate of the row is NaN, and the whole sum counts as unknown.
+    """
+    row, n_rows = p.position.row, len(rows.sample)
+    assert row is not None
+    if p.upcoming is not None:
+        upcoming += sum_by(p.upcoming, p.position.sample, len(upcoming))
+    if not p.mapping.summed_labels:
+        return _spread(n_rows, row, p.values)
+    is_known = np.isfinite(p.values)
+    totals = sum_by(p.values[is_known], row[is_known], n_rows)
+    n_known = np.bincount(row[is_known], minlength=n_rows)
+    missing = np.zeros(n_rows) if p.upcoming is None else sum_by(p.upcoming, row, n_rows)
+    complete = (n_known > 0) & (missing <= NEGLIGIBLE_FRACTION * (totals + missing))
+    if p.unreadable is not None:
+        complete[row[p.unreadable]] = False
+    lost = (n_known > 0) & ~complete
+    upcoming += sum_by(totals[lost], rows.sample[lost], len(upcoming))
+    return np.where(complete, totals, np.nan)
 
 
 def _forget_totals(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Literal
 
 import attrs
@@ -11,8 +11,10 @@ import numpy as np
 
 from kepler_core.arrays import BoolArray, IntArray
 from kepler_core.contracts import MetricMapping, MetricSchema
-from kepler_core.recording.columns import Metric, metric_from_columns
+from kepler_core.messages import printable
+from kepler_core.recording.columns import Metric, metric_from_columns, metric_of_series
 from kepler_core.recording.counts import Counts
+from kepler_core.recording.schemas import MetricUse
 
 EXPORTER_LABELS = ("job", "instance", "pod", "namespace", "service", "endpoint", "container")
 """Labels that Prometheus adds to identify the scraped target. Together they distinguish exporters."""
@@ -81,7 +83,10 @@ class MappedMetric:
     """A metric, its mapping to the vocabulary, and the node, unit, exporter and energy source of each series."""
 
     metric: Metric
+    """The series that the mapping selects, with their samples."""
     mapping: MetricMapping
+    schema: MetricSchema
+    """The metric schema that the mapping comes from; for a third-party metric, the first schema of the recording."""
     node: IntArray
     """Number of each series' node in `SeriesCodes.nodes`, shape (series,)."""
     unit: IntArray
@@ -90,6 +95,10 @@ class MappedMetric:
     """Number of each series' exporter in `SeriesCodes.exporters`, shape (series,)."""
     source: tuple[str | None, ...]
     """Value of each series' source label, or `mapping.source` for a series without that label."""
+    share: IntArray
+    """Number of each series' values of `MetricMapping.summed_labels`, shape (series,).
+
+    The values of a unit's series with different numbers add up."""
     third_party: bool = False
     """Whether this is a metric that the user names as a feature although the metric schema does not know it."""
     ambiguous: BoolArray | None = None
@@ -115,6 +124,37 @@ def third_party_mapping(metric: Metric, schema: MetricSchema) -> MetricMapping:
     return MetricMapping("feature", metric.name, "node", tuple(units), counter=counter, aggregate=aggregate)
 
 
+def map_metric(metric: Metric, use: MetricUse, codes: SeriesCodes, counts: Counts) -> list[MappedMetric]:
+    """Return one entry for each mapping of a metric that selects series of it.
+
+    Series that no mapping selects, and that are not known as unused, are counted.
+    """
+    if not use.mappings:
+        return []
+    mapped = []
+    selected: BoolArray = np.zeros(metric.n_series, dtype=bool)
+    for mapping in use.mappings:
+        chosen: BoolArray = np.array([mapping.selects(labels) for labels in metric.labels], dtype=bool)
+        selected |= chosen
+        if chosen.any():
+            mapped.append(map_series(metric_of_series(metric, chosen), mapping, use.schema, codes, counts))
+    for at in np.flatnonzero(~selected & (metric.lengths > 0)).tolist():
+        labels = metric.labels[at]
+        if not any(entry.selects(labels) for entry in use.unused):
+            names = sorted({label for mapping in use.mappings for label in (*mapping.where, *mapping.where_not)})
+            words = ", ".join(f"{label}={labels.get(label, '')}" for label in names)
+            counts.count("unmapped_series", metric.name, 1, printable(words, 100))
+    count_irregular(metric, counts)
+    return mapped
+
+
+def count_irregular(metric: Metric, counts: Counts) -> None:
+    """Count the samples of a metric that were left out while it was read, and its series with a single sample."""
+    counts.not_finite.update({metric.name: metric.not_finite})
+    counts.repeated_timestamps.update({metric.name: metric.repeated})
+    counts.one_sample_series.update({metric.name: int(np.count_nonzero(metric.lengths == 1))})
+
+
 def map_series(
     metric: Metric,
     mapping: MetricMapping,
@@ -126,58 +166,32 @@ def map_series(
 ) -> MappedMetric:
     """Return a metric with the node, unit, exporter and energy source of each of its series.
 
-    New nodes, units and exporters get numbers in `codes`. The metric's irregular samples and missing labels
-    are added to `counts`.
+    New nodes, units and exporters get numbers in `codes`. Missing labels are added to `counts`.
     """
     n = metric.n_series
-    node, unit, exporter = (np.zeros(n, dtype=np.int64) for _ in range(3))
+    node, unit, exporter, share = (np.zeros(n, dtype=np.int64) for _ in range(4))
     sources: list[str | None] = []
-    same_host = _SameHost(codes.nodes.words) if third_party else None
+    shares = Codes()
     for index, labels in enumerate(metric.labels):
         if schema.node_label not in labels:
             counts.missing_labels[f"{metric.name} {schema.node_label}"] += 1
-        label = labels.get(schema.node_label, "")
-        node[index] = codes.nodes.code(label if same_host is None else same_host.node_of(label))
+        node[index] = codes.nodes.code(labels.get(schema.node_label, ""))
         word, missing = _unit(mapping, labels)
         if mapping.level == "container":
             word = codes.first_spelling(word)
         if missing:
             counts.missing_labels[f"{metric.name} {missing}"] += 1
         unit[index] = codes.units.code(word)
-        if word not in codes.unit_names:
+        if not codes.unit_names.get(word):
             codes.unit_names[word] = _unit_name(mapping, labels)
         exporter[index] = codes.exporters.code("\0".join(labels.get(label, "") for label in EXPORTER_LABELS))
+        share[index] = shares.code("\0".join(labels.get(label, "") for label in mapping.summed_labels))
         sources.append(labels.get(schema.source_label, mapping.source))
-    counts.not_finite.update({metric.name: metric.not_finite})
-    counts.repeated_timestamps.update({metric.name: metric.repeated})
-    counts.one_sample_series.update({metric.name: int(np.count_nonzero(metric.lengths == 1))})
     conflicting = metric.conflicting
     if conflicting is not None:
         example = codes.nodes.words[node[int(np.argmax(conflicting))]]
         counts.count("conflicting_times", metric.name, int(np.count_nonzero(conflicting)), example)
-    return MappedMetric(metric, mapping, node, unit, exporter, tuple(sources), third_party, conflicting)
-
-
-class _SameHost:
-    """Finds the node label of Kepler's exporter from the node label of another exporter on the same machine."""
-
-    def __init__(self, nodes: Sequence[str]) -> None:
-        self._nodes = set(nodes)
-        self._nodes_of_host: dict[str, set[str]] = {}
-        for node in nodes:
-            for host in (node, node.rpartition(":")[0]):
-                self._nodes_of_host.setdefault(host, set()).add(node)
-
-    def node_of(self, label: str) -> str:
-        """Return the node label that Kepler's exporter has on the machine that another exporter calls `label`.
-
-        Two exporters on one machine have node labels with the same host and different ports. If several
-        known nodes have the host of `label`, or none has it, `label` itself is returned.
-        """
-        if label in self._nodes:
-            return label
-        matches = self._nodes_of_host.get(label.rpartition(":")[0] or label, ())
-        return next(iter(matches)) if len(matches) == 1 else label
+    return MappedMetric(metric, mapping, schema, node, unit, exporter, tuple(sources), share, third_party, conflicting)
 
 
 def _unit(mapping: MetricMapping, labels: Mapping[str, str]) -> tuple[str, str | None]:
@@ -189,6 +203,8 @@ def _unit(mapping: MetricMapping, labels: Mapping[str, str]) -> tuple[str, str |
     first, *others = mapping.unit_labels
     if labels.get(first):
         return labels[first], None
+    if mapping.rest:
+        return mapping.rest, None
     return "/".join(word for label in others if (word := labels.get(label, ""))), first
 
 

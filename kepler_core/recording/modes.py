@@ -27,7 +27,7 @@ FEWEST_INTERVALS = 3
 """Two counters are compared only if the energy increases in at least this number of intervals."""
 
 
-def check_modes(mapped: Sequence[MappedMetric], mode_label: str, counts: Counts) -> list[MappedMetric]:
+def check_modes(mapped: Sequence[MappedMetric], counts: Counts) -> list[MappedMetric]:
     """Return the metrics without the energy of meters that lack dynamic energy; count doubtful energy.
 
     There are three cases:
@@ -37,10 +37,13 @@ def check_modes(mapped: Sequence[MappedMetric], mode_label: str, counts: Counts)
     - Idle and dynamic energy rise alike. The intervals in which they do so are counted in `counts.counted_twice`.
     - A series of dynamic energy has no series of idle energy. The series is counted in `counts.dynamic_only`.
     """
-    return [
-        _check_metric(item, mode_label, counts) if item.mapping.kind == "energy" and item.metric.n_samples else item
-        for item in mapped
-    ]
+    checked = []
+    for item in mapped:
+        mode_label = item.schema.mode_label
+        if mode_label is not None and item.mapping.kind == "energy" and item.metric.n_samples:
+            item = _check_metric(item, mode_label, counts)
+        checked.append(item)
+    return checked
 
 
 def _check_metric(item: MappedMetric, mode_label: str, counts: Counts) -> MappedMetric:

@@ -64,6 +64,20 @@ class _Group:
         return overlap >= 0 and overlap >= shorter / 2
 
 
+def tell_nodes_apart_by_schema(
+    mapped: Sequence[MappedMetric], schemas: Sequence[MetricSchema], codes: SeriesCodes, counts: Counts
+) -> list[MappedMetric]:
+    """Return the metrics, with a node for each machine, as `tell_nodes_apart` does for the metrics of each schema.
+
+    Series of exporters with different schemas are not compared with each other.
+    """
+    told_apart = []
+    for schema in schemas:
+        own = [item for item in mapped if item.schema is schema]
+        told_apart.extend(tell_nodes_apart(own, schema, codes, counts))
+    return told_apart
+
+
 def tell_nodes_apart(
     mapped: Sequence[MappedMetric], schema: MetricSchema, codes: SeriesCodes, counts: Counts
 ) -> list[MappedMetric]:
@@ -134,7 +148,9 @@ def _own_labels(mapped: Iterable[MappedMetric], schema: MetricSchema) -> set[str
         own.add(schema.mode_label)
     for item in mapped:
         if not item.third_party:
-            own.update(item.mapping.unit_labels)
+            mapping = item.mapping
+            own.update(mapping.unit_labels, mapping.summed_labels, mapping.ignored_labels)
+            own.update(mapping.where, mapping.where_not)
     return own
 
 
@@ -277,10 +293,10 @@ def _common_series(
 
 def _by_unit(
     mapped: Sequence[MappedMetric], group: _Group, kinds: tuple[str, ...]
-) -> dict[tuple[int, int, str | None], tuple[int, int]]:
-    """Return the series of the counters of a group, by (metric, unit, energy source)."""
+) -> dict[tuple[int, int, int, str | None], tuple[int, int]]:
+    """Return the series of the counters of a group, by (metric, unit, share of the unit, energy source)."""
     return {
-        (index, int(mapped[index].unit[at]), mapped[index].source[at]): (index, at)
+        (index, int(mapped[index].unit[at]), int(mapped[index].share[at]), mapped[index].source[at]): (index, at)
         for index, at in group.series
         if mapped[index].mapping.kind in kinds and mapped[index].mapping.counter and not mapped[index].third_party
     }

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 
 import numpy as np
 
 from kepler_core.arrays import BoolArray, FloatArray, IntArray
+from kepler_core.contracts import MetricMapping
 from kepler_core.grouping import sum_by
 from kepler_core.recording.counts import Counts
 from kepler_core.recording.meters import Meter
@@ -36,14 +37,37 @@ After a restart of the exporter, most series are new and have no rate yet. The s
 that have a rate would be far too low.
 """
 
+COMPLETE = 0.9
+"""Smallest fraction of the series of a node's feature that must have a rate; otherwise the sum is unknown (NaN)."""
+
 
 def known_first(first: FloatArray | None, second: FloatArray) -> FloatArray:
     """Return the values of `first`, but the values of `second` where `first` is NaN.
 
-    This merges two metrics with the same mapping, e.g. the old and the new name of a metric in a recording
+    This merges two metrics of the same quantity, e.g. the old and the new name of a metric in a recording
     during which the exporter was upgraded.
     """
     return second if first is None else np.where(np.isfinite(first), first, second)
+
+
+def combined(entries: Sequence[tuple[MetricMapping, FloatArray]]) -> FloatArray:
+    """Return the values of a feature or component that one or several mappings measure.
+
+    Each entry has a mapping and its values; all values have the same shape. Mappings with different parts add up
+    (`MetricMapping.part`). Of mappings with the same part, and of sums with different ranks, the first known value is
+    used; lower ranks come first.
+    """
+    result: FloatArray | None = None
+    for rank in sorted({mapping.rank for mapping, _ in entries}):
+        parts: dict[str, FloatArray] = {}
+        for mapping, values in entries:
+            if mapping.rank == rank:
+                parts[mapping.part] = known_first(parts.get(mapping.part), values)
+        result = known_first(
+            result, np.sum(list(parts.values()), axis=0) if len(parts) > 1 else next(iter(parts.values()))
+        )
+    assert result is not None
+    return result
 
 
 def sum_of_containers(
@@ -120,19 +144,23 @@ def forget_uncounted(
 def value_of_node(points: Points, n_samples: int) -> FloatArray:
     """Return a feature that is measured per node, not per container, for each sample, shape (samples,).
 
-    It is the sum or the mean (`MetricMapping.aggregate`) over the node's units, e.g. its CPUs.
+    It is the sum or the mean (`MetricMapping.aggregate`) over the node's units, e.g. its CPUs. Where fewer than
+    `COMPLETE` of the series of a scrape have a rate, the sum is NaN.
     """
     is_known = np.isfinite(points.values)
     sample = points.position.sample[is_known]
     totals = sum_by(points.values[is_known], sample, n_samples)
     n_known = np.bincount(sample, minlength=n_samples)
+    if points.mapping.aggregate == "sum":
+        n_series = np.bincount(points.position.sample, minlength=n_samples)
+        n_known = np.where(n_known >= COMPLETE * n_series, n_known, 0)
     if points.mapping.aggregate == "mean":
         totals = totals / np.maximum(n_known, 1)
     return np.where(n_known > 0, totals, np.nan)
 
 
 def node_power(
-    points: Points, sample_stream: IntArray, meters: Mapping[str, Meter], mode_label: str | None, counts: Counts
+    points: Points, sample_stream: IntArray, meters: Mapping[str, Meter], counts: Counts
 ) -> dict[tuple[str, str], FloatArray]:
     """Return the watts of each sample, by (energy source, component).
 
@@ -158,7 +186,7 @@ def node_power(
         complete = (n_known > 0) & (n_known >= _units_of_streams(points, of_meter, sample_stream)[sample_stream])
         counts.incomplete[f"{meter.source} {component}"] += int(np.count_nonzero((n_known > 0) & ~complete))
         key = meter.source, component
-        stuck = _samples_with_stuck_units(points, is_known, sample_stream, mode_label) & complete
+        stuck = _samples_with_stuck_units(points, is_known, sample_stream) & complete
         counts.count("stuck_units", " ".join(key), int(np.count_nonzero(stuck)))
         complete &= ~stuck
         power[key] = known_first(power.get(key), np.where(complete, totals, np.nan))
@@ -174,19 +202,17 @@ def _units_of_streams(points: Points, of_meter: BoolArray, sample_stream: IntArr
     item, metric = points.item, points.item.metric
     n_units = np.zeros(int(sample_stream.max(initial=-1)) + 1, dtype=np.int64)
     stream_of_node: dict[int, int] = {}
-    counted: set[tuple[int, int]] = set()
+    counted: set[tuple[int, int, int]] = set()
     for index in np.flatnonzero(of_meter & (metric.lengths > 1)):
-        node, unit = int(item.node[index]), int(item.unit[index])
+        node, unit = int(item.node[index]), (int(item.unit[index]), int(item.share[index]))
         stream = stream_of_node.setdefault(node, int(sample_stream[points.position.sample[metric.starts[index]]]))
-        if (node, unit) not in counted:
-            counted.add((node, unit))
+        if (node, *unit) not in counted:
+            counted.add((node, *unit))
             n_units[stream] += 1
     return n_units
 
 
-def _samples_with_stuck_units(
-    points: Points, is_known: BoolArray, sample_stream: IntArray, mode_label: str | None
-) -> BoolArray:
+def _samples_with_stuck_units(points: Points, is_known: BoolArray, sample_stream: IntArray) -> BoolArray:
     """Return the samples at which a socket's energy stands still while the energy of another socket moves.
 
     A socket uses energy all the time, so a counter that stands still is faulty, and the sum over the sockets is too
@@ -196,7 +222,7 @@ def _samples_with_stuck_units(
     """
     item, metric, n = points.item, points.item.metric, len(sample_stream)
     sockets: dict[tuple[str, ...], int] = {}
-    names = [label for label in item.mapping.unit_labels if label != mode_label]
+    names = [label for label in item.mapping.unit_labels if label != item.schema.mode_label]
     of_series = np.array(
         [sockets.setdefault(tuple(labels.get(name, "") for name in names), len(sockets)) for labels in metric.labels]
     )

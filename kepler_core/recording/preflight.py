@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
 import numpy as np
 
-from kepler_core.contracts import MetricSchema
+from kepler_core.contracts import MetricMapping
 from kepler_core.plugins import registry
 from kepler_core.recording.assemble import observe
 from kepler_core.recording.columns import Recording
 from kepler_core.recording.dead_features import reason_of_dead, split_dead
 from kepler_core.recording.findings import Finding, findings
 from kepler_core.recording.observations import Observations
-from kepler_core.recording.schemas import find_schema, map_metric
-from kepler_core.vocabulary import FEATURE_GROUPS, MIN_TIMESTAMPS, group_features, is_constant, reduced_group
+from kepler_core.recording.schemas import SchemaUse, find_schemas
+from kepler_core.vocabulary import (
+    FEATURE_GROUPS,
+    MIN_TIMESTAMPS,
+    VM_SOURCES,
+    group_features,
+    is_constant,
+    reduced_group,
+)
 
 
 @attrs.frozen
@@ -82,11 +89,13 @@ class Preflight:
     recording: str
     digest: str
     schema: str
-    """Name of the metric schema that the recording follows."""
+    """Names of the metric schemas that the recording follows, with commas; the schema with most metrics comes first."""
     metrics: dict[str, int]
-    """Number of samples of each metric that the schema knows, by metric name."""
+    """Number of samples of each metric that a schema uses, by metric name."""
+    unused_metrics: dict[str, str]
+    """Why metrics that a schema knows are not used, by metric name."""
     other_metrics: tuple[str, ...]
-    """Sorted names of the metrics that the schema does not know."""
+    """Sorted names of the metrics that no schema knows."""
     notes: dict[str, str]
     """Notes for the user, by metric name, e.g. that an old version of Kepler used this name."""
     nodes: list[NodeSummary]
@@ -115,29 +124,33 @@ def check(
     Raises `RecordingError` only if no installed metric schema knows any metric of the recording.
     """
     observations = observe([recording], use_vm_metrics=use_vm_metrics, vm_guests=vm_guests)
-    named_schema = find_schema(recording.metrics, recording.metric_prefix)
-    assert named_schema is not None  # `observe` raises if no schema is found
-    schema_name, schema = named_schema
-    mappings = {name: mapping for name in recording.metrics if (mapping := map_metric(schema, name)) is not None}
+    uses = find_schemas([*recording.metrics, *recording.other_metrics], recording.metric_prefix)
+    used = sorted(name for name in recording.metrics if uses.mappings(name))
+    unused = {name: use.reason_unused for name, use in sorted(uses.metrics.items()) if use.reason_unused}
     missing_sources = {
-        name: f"no {' or '.join(schema.spelling('node', c) for c in plugin.components[:1])} with source "
+        name: f"no {' or '.join(uses.spelling('node', c) for c in plugin.components[:1])} with source "
         + " or ".join(repr(value) for value in plugin.reads)
         for name, plugin in sorted(registry.energy_sources.load_all()[0].items())
-        if name not in observations.sources
+        if name not in observations.sources and name not in VM_SOURCES.values()
     }
     return Preflight(
         recording=recording.name,
         digest=recording.digest,
-        schema=schema_name,
-        metrics={name: recording.metrics[name].n_samples for name in sorted(mappings)},
-        other_metrics=tuple(sorted({*recording.other_metrics, *(recording.metrics.keys() - mappings.keys())})),
-        notes={name: mapping.note for name, mapping in sorted(mappings.items()) if mapping.note},
+        schema=", ".join(uses.names),
+        metrics={name: recording.metrics[name].n_samples for name in used},
+        unused_metrics=unused,
+        other_metrics=tuple(sorted({*recording.other_metrics, *recording.metrics} - {*used, *unused})),
+        notes={name: note for name in used if (note := _note(uses.mappings(name)))},
         nodes=_nodes(observations),
         power=_power(observations),
-        groups=_groups(observations, schema),
+        groups=_groups(observations, uses),
         missing_sources=missing_sources,
         findings=findings(observations.counts),
     )
+
+
+def _note(mappings: Sequence[MetricMapping]) -> str:
+    return "; ".join(dict.fromkeys(mapping.note for mapping in mappings if mapping.note))
 
 
 def _nodes(observations: Observations) -> list[NodeSummary]:
@@ -182,7 +195,7 @@ def _power(observations: Observations) -> list[PowerSummary]:
     return summaries
 
 
-def _groups(observations: Observations, schema: MetricSchema) -> list[GroupSummary]:
+def _groups(observations: Observations, uses: SchemaUse) -> list[GroupSummary]:
     summaries = []
     known_features = set(observations.features)
     for source, components in observations.sources.items():
@@ -194,10 +207,10 @@ def _groups(observations: Observations, schema: MetricSchema) -> list[GroupSumma
                 group, features, unknown = reduced, group_features(reduced), []
             if unknown:
                 dead, absent = split_dead(unknown, observations.counts)
-                missing = tuple(schema.spelling("container", feature) for feature in absent)
+                missing = tuple(uses.spelling("container", feature) for feature in absent)
                 reasons = [f"missing: {', '.join(missing)}"] if missing else []
                 if dead:
-                    reasons.append(reason_of_dead([schema.spelling("container", feature) for feature in dead]))
+                    reasons.append(reason_of_dead([uses.spelling("container", feature) for feature in dead]))
                 summaries.append(GroupSummary(source, group, False, 0, "; ".join(reasons), missing))
                 continue
             columns = [*watts, *(observations.node_features[feature] for feature in features)]

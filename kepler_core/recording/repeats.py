@@ -8,7 +8,6 @@ import attrs
 import numpy as np
 
 from kepler_core.arrays import BoolArray, FloatArray, IntArray
-from kepler_core.contracts import MetricSchema
 from kepler_core.grouping import sum_by
 from kepler_core.messages import printable
 from kepler_core.recording.columns import Metric
@@ -23,18 +22,17 @@ _RISE_TOLERANCE = 0.1
 """Largest difference between the increases of a counter and of its copy, as a fraction of the larger increase."""
 
 
-def node_aliases(mapped: Iterable[MappedMetric], schema: MetricSchema, nodes: Codes) -> dict[str, set[str]]:
+def node_aliases(mapped: Iterable[MappedMetric], nodes: Codes) -> dict[str, set[str]]:
     """Return the node labels that belong to each machine, by the machine's name.
 
     The name is the value of one of the labels in `MetricSchema.node_alias_labels`.
     """
     aliases: dict[str, set[str]] = {}
-    if not schema.node_alias_labels:
-        return aliases
     words = nodes.words
     for item in mapped:
-        for node, labels in zip(item.node.tolist(), item.metric.labels, strict=True):
-            for label in schema.node_alias_labels:
+        names = item.schema.node_alias_labels
+        for node, labels in zip(item.node.tolist(), item.metric.labels, strict=True) if names else ():
+            for label in names:
                 if labels.get(label):
                     aliases.setdefault(labels[label], set()).add(words[node])
     return aliases
@@ -137,10 +135,10 @@ def without_duplicates(item: MappedMetric, counts: Counts) -> MappedMetric:
     series are marked as ambiguous, so that no sum contains them.
     """
     metric = item.metric
-    reported = list(zip(item.node.tolist(), item.unit.tolist(), item.source, strict=True))
+    reported = list(zip(item.node.tolist(), item.unit.tolist(), item.share.tolist(), item.source, strict=True))
     if len(set(reported)) == metric.n_series:
         return item
-    codes: dict[tuple[int, int, str | None], int] = {}
+    codes: dict[tuple[int, int, int, str | None], int] = {}
     thing = np.array([codes.setdefault(key, len(codes)) for key in reported])
     by_exporter = sum_by(metric.lengths.astype(np.float64), item.exporter, int(item.exporter.max()) + 1)
     # The series of the exporter with the most samples come first. Within an exporter, the series with the most samples

@@ -1,12 +1,14 @@
-"""Find the installed metric schema that a recording follows, and map metrics with it."""
+"""Find the installed metric schemas that know the metrics of a recording, and map metrics with them."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 
-from kepler_core.contracts import MetricMapping, MetricSchema
+import attrs
+
+from kepler_core.contracts import MetricMapping, MetricSchema, UnusedMetric
 from kepler_core.errors import PluginError, UsageError
 from kepler_core.messages import one_line
 from kepler_core.plugins import registry
@@ -46,43 +48,110 @@ def installed_schema_names() -> list[str]:
     return registry.metric_schemas.names()
 
 
-def find_schema(metrics: Iterable[str], prefix: str | None = None) -> tuple[str, MetricSchema] | None:
-    """Return the name and the instance of the installed metric schema that knows the most of the given metrics.
+@attrs.frozen
+class MetricUse:
+    """A metric, the schema that knows the metric, and what the schema states about the metric's series."""
+
+    schema_name: str
+    schema: MetricSchema
+    mappings: tuple[MetricMapping, ...]
+    unused: tuple[UnusedMetric, ...]
+
+    @property
+    def reason_unused(self) -> str:
+        """Why no series of the metric is used; empty if the metric has mappings."""
+        return "" if self.mappings else "; ".join(dict.fromkeys(entry.reason for entry in self.unused))
+
+
+@attrs.frozen
+class SchemaUse:
+    """The installed metric schemas that know metrics of a recording or a server, and the metrics that they know."""
+
+    schemas: tuple[tuple[str, MetricSchema], ...]
+    """Names and instances of the schemas; the schema that knows most metrics comes first."""
+    metrics: Mapping[str, MetricUse]
+    """The known metrics, by name. If several schemas know a metric, the first of `schemas` is used."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the schemas."""
+        return tuple(name for name, _ in self.schemas)
+
+    def mappings(self, metric: str) -> tuple[MetricMapping, ...]:
+        """Return the mappings of a metric; nothing if no schema knows the metric or if it is not used."""
+        use = self.metrics.get(metric)
+        return () if use is None else use.mappings
+
+    @property
+    def has_mappings(self) -> bool:
+        """Whether any of the known metrics is used."""
+        return any(use.mappings for use in self.metrics.values())
+
+    def spelling(self, level: str, name: str) -> str:
+        """Return a metric name for a feature or component, from the first schema that has a metric of its own for it.
+
+        Return `name` itself if no schema has one.
+        """
+        spellings = (schema.spelling(level, name) for _, schema in self.schemas)
+        return next((spelling for spelling in spellings if spelling != name), name)
+
+
+def find_schemas(metrics: Iterable[str], prefix: str | None = None) -> SchemaUse:
+    """Return the installed metric schemas that know any of the given metrics.
 
     `prefix` is the first word of the exporter's metric names, if it is not the word that the schema expects (e.g.
-    "kepler"). Schemas without an argument `prefix` ignore it. Returns None if no schema knows any of the metrics.
+    "kepler"). Schemas without an argument `prefix` ignore it. A schema whose metrics are all known to schemas with
+    more known metrics is left out.
     """
     metric_names = list(metrics)
-    best: tuple[int, str, MetricSchema] | None = None
+    known: list[tuple[str, MetricSchema, dict[str, MetricUse]]] = []
     for name, schema in _installed_schemas(prefix):
-        n_known = sum(map_metric(schema, metric) is not None for metric in metric_names)
-        if n_known and (best is None or n_known > best[0]):
-            best = n_known, name, schema
-    return None if best is None else best[1:]
+        entries = ((metric, mappings_of(schema, metric)) for metric in metric_names)
+        uses = {metric: _use(name, schema, mappings) for metric, mappings in entries if mappings}
+        if uses:
+            known.append((name, schema, uses))
+    known.sort(key=lambda entry: -len(entry[2]))
+    schemas: list[tuple[str, MetricSchema]] = []
+    by_metric: dict[str, MetricUse] = {}
+    for name, schema, uses in known:
+        if uses.keys() - by_metric.keys():
+            schemas.append((name, schema))
+            by_metric = {**uses, **by_metric}
+    return SchemaUse(tuple(schemas), by_metric)
 
 
-def is_known_metric(metric: str, prefix: str | None = None) -> bool:
-    """Return whether any installed metric schema knows the metric, so that its samples must be read.
+def _use(name: str, schema: MetricSchema, entries: Sequence[MetricMapping | UnusedMetric]) -> MetricUse:
+    mappings = tuple(entry for entry in entries if isinstance(entry, MetricMapping))
+    return MetricUse(name, schema, mappings, tuple(entry for entry in entries if isinstance(entry, UnusedMetric)))
 
-    `prefix` has the same meaning as in `find_schema`.
+
+def is_used_metric(metric: str, prefix: str | None = None) -> bool:
+    """Return whether any installed metric schema uses series of the metric, so that its samples must be read.
+
+    `prefix` has the same meaning as in `find_schemas`.
     """
-    return any(map_metric(schema, metric) is not None for _, schema in _installed_schemas(prefix))
+    return any(
+        isinstance(entry, MetricMapping)
+        for _, schema in _installed_schemas(prefix)
+        for entry in mappings_of(schema, metric)
+    )
 
 
-def map_metric(schema: MetricSchema, metric: str) -> MetricMapping | None:
-    """Return the mapping that a schema has for a metric; None if the schema does not know the metric.
+def mappings_of(schema: MetricSchema, metric: str) -> tuple[MetricMapping | UnusedMetric, ...]:
+    """Return what a schema states about a metric; nothing if the schema does not know the metric.
 
     If a schema raises an exception, it is treated as not knowing the metric: a broken plugin must not make recordings
     unreadable. The first error of each schema is logged.
     """
     try:
-        mapping = schema.mapping(metric)
-        if mapping is not None and not isinstance(mapping, MetricMapping):
-            raise TypeError(f"{mapping!r} is no MetricMapping")
+        entries = tuple(schema.mappings(metric))
+        for entry in entries:
+            if not isinstance(entry, (MetricMapping, UnusedMetric)):
+                raise TypeError(f"{entry!r} is no MetricMapping and no UnusedMetric")
     except Exception as error:  # a plugin may raise any exception
         if type(schema) not in _reported:
             _reported.add(type(schema))
             name = registry.metric_schemas.full_name(type(schema))
-            log.warning("metric schema %s: mapping(%.40r) failed: %s", name, metric, one_line(error))
-        return None
-    return mapping
+            log.warning("metric schema %s: mappings(%.40r) failed: %s", name, metric, one_line(error))
+        return ()
+    return entries

@@ -12,6 +12,8 @@ from kepler_core.json_files import indented_json
 from kepler_core.models.power_model import METADATA_FILE, WEIGHT_FILE
 
 NODE_TYPE_INDEX = "node_type_index.json"
+REPORT_FILE = "report.html"
+"""The report of the training, if a listener has added it."""
 
 _ZIP_DATE = (1980, 1, 1, 0, 0, 0)
 """Modification date of all files in archives. It never changes, so that archives of equal files are equal."""

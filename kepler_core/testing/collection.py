@@ -47,7 +47,7 @@ CHECKS: dict[type[Plugin], tuple[CheckFunction, ...]] = {
 EXTRAS: dict[type[Plugin], tuple[str, ...]] = {
     Isolator: ("context",),
     ModelFormat: ("regressor",),
-    MetricSchema: ("metrics",),
+    MetricSchema: ("metrics", "scrape"),
 }
 """Contract -> names of the additional objects that users can pass to the checks of this contract."""
 
@@ -58,7 +58,7 @@ def checks_of(plugin: type[Any] | str, arguments: Mapping[str, Any] | None = Non
     `plugin` is a class, or the name, alias or `distribution:name` of an installed plugin. `arguments` are
     passed to the plugin's `__init__`, as users write them in a pipeline file. `extras` are additional
     objects for the checks of some contracts: `context` for an isolator, `regressor` for a model format,
-    `metrics` for a metric schema.
+    `metrics` and `scrape` for a metric schema.
     """
     plugin_class, name = _resolved(plugin)
     contract = next((contract for contract in CONTRACTS.values() if issubclass(plugin_class, contract)), None)

@@ -54,13 +54,17 @@ def check_energy_source(plugin: type[EnergySource] | str) -> None:
     _check(EnergySource, plugin)
 
 
-def check_metric_schema(plugin: type[MetricSchema] | str, *, metrics: Mapping[str, str] | None = None) -> None:
+def check_metric_schema(
+    plugin: type[MetricSchema] | str, *, metrics: Mapping[str, str] | None = None, scrape: str | None = None
+) -> None:
     """Check a metric schema with many metric names, and with a generated recording that has metrics of these names.
 
     `metrics` maps the exporter's metric names to features and components of `kepler_core.vocabulary`, for
     example `{"host_power_microwatts": "platform"}`. By default, the checks use the names that `spelling` returns.
+    `scrape` is the text of the exporter's page /metrics: with it, the checks also find metrics that the schema does not
+    mention, and zones that are added up although they overlap.
     """
-    _check(MetricSchema, plugin, metrics=metrics)
+    _check(MetricSchema, plugin, metrics=metrics, scrape=scrape)
 
 
 def check_model_format(plugin: type[ModelFormat] | str, *, regressor: Regressor | None = None) -> None:

@@ -1,24 +1,32 @@
-"""Checks of metric schemas."""
+"""Checks of metric schemas. The module `exporter_scrapes` has the checks that look at the exporter's own output."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from kepler_core.contracts import MetricMapping
+from kepler_core.contracts import MetricMapping, UnusedMetric
 from kepler_core.errors import PluginError
 from kepler_core.messages import one_line
 from kepler_core.plugins import registry
 from kepler_core.plugins.arguments import create
 from kepler_core.recording import observe, read_recording
-from kepler_core.recording.schemas import map_metric
+from kepler_core.recording.schemas import mappings_of
 from kepler_core.testing.checks import CheckError, CheckFunction, Subject, require
+from kepler_core.testing.exporter_scrapes import (
+    adds_no_overlapping_zones,
+    counts_nothing_twice,
+    drops_no_metric,
+    scraped_families,
+    uses_no_gauge_as_energy,
+)
 from kepler_core.vocabulary import COMPONENTS, FEATURES
 
 LEVELS = ("container", "process", "vm", "node")
+KINDS = ("feature", "energy", "power", "cpus")
 
 WATTS = {"platform": 400.0, "package": 200.0, "core": 100.0, "uncore": 50.0, "dram": 100.0}
 """Power of each component in the generated recording, in watts. A machine can have these powers at the same time."""
@@ -29,12 +37,12 @@ RATE_PER_SECOND = 50.0
 STEP_SECONDS = 5
 
 MAX_MILLISECONDS = 5.0
-"""Limit for the average duration of a call of `mapping`, in milliseconds of CPU time."""
+"""Limit for the average duration of a call of `mappings`, in milliseconds of CPU time."""
 
 _OTHER_METRICS = (
     "",
     "up",
-    "node_cpu_seconds_total",
+    "process_cpu_seconds_total",
     "go_goroutines",
     "ALERTS",
     "a" * 500,
@@ -44,47 +52,56 @@ _OTHER_METRICS = (
 )
 
 
-def _metrics(subject: Subject) -> dict[str, str]:
-    """Return metric name -> the feature or component that the metric measures.
+def _metrics(subject: Subject) -> dict[str, tuple[str, ...]]:
+    """Return metric name -> the features or components that series of the metric measure.
 
     The plugin's author can pass these metrics to the checks. By default, they are all metric names that the schema's
-    method `spelling` returns.
+    method `spelling` returns. The names of a metric that the author does not pass are not known and empty.
     """
+    metrics: dict[str, tuple[str, ...]] = {}
     extra: Mapping[str, str] | None = subject.extras.get("metrics")
     if extra is not None:
-        return dict(extra)
-    schema = subject.make()
-    metrics: dict[str, str] = {}
-    for word in (*FEATURES, *COMPONENTS):
-        for level in LEVELS:
-            metric = schema.spelling(level, word)
-            if metric != word and metric not in metrics and schema.mapping(metric) is not None:
-                metrics[metric] = word
+        metrics.update({metric: (word,) for metric, word in extra.items()})
+    else:
+        schema = subject.make()
+        for word in (*FEATURES, *COMPONENTS):
+            for level in LEVELS:
+                metric = schema.spelling(level, word)
+                if metric != word and word not in metrics.get(metric, ()):
+                    metrics[metric] = (*metrics.get(metric, ()), word)
+    for family in scraped_families(subject):
+        if _mappings(subject.make(), family):
+            metrics.setdefault(family, ())
     return metrics
 
 
-def _mapping(schema: Any, metric: str) -> MetricMapping:
-    result = schema.mapping(metric)
-    require(
-        isinstance(result, MetricMapping),
-        f"mapping({metric!r}) is {result!r}; return a MetricMapping for a metric of this exporter",
+def _mappings(schema: Any, metric: str) -> tuple[MetricMapping, ...]:
+    """Return the mappings of a metric, without statements that series are unused."""
+    result = schema.mappings(metric)
+    is_valid = isinstance(result, (tuple, list)) and all(
+        isinstance(entry, (MetricMapping, UnusedMetric)) for entry in result
     )
-    mapping: MetricMapping = result
-    return mapping
+    require(is_valid, f"mappings({metric!r}) is {result!r}; return a tuple of MetricMapping and UnusedMetric")
+    return tuple(entry for entry in result if isinstance(entry, MetricMapping))
 
 
 def knows_metrics(subject: Subject) -> None:
-    """Check that there is at least one metric, and that `mapping` maps each metric to the expected name."""
+    """Check that there is at least one metric, and that `mappings` maps each metric to the expected names."""
     metrics = _metrics(subject)
+    schema = subject.make()
     require(
-        metrics,
+        any(_mappings(schema, metric) for metric in metrics),
         "maps no metric that spelling() returns; let spelling(level, word) return the metric of each word of our "
         "vocabulary that the exporter has, or pass metrics={name: word} to the checks",
     )
-    schema = subject.make()
-    for metric, word in metrics.items():
-        mapping = _mapping(schema, metric)
-        require(mapping.name == word, f"{metric} is mapped to {mapping.name!r}, but spelling() returns it for {word!r}")
+    for metric, words in metrics.items():
+        names = [mapping.name for mapping in _mappings(schema, metric)]
+        for word in words:
+            require(
+                word in names,
+                f"{metric} is mapped to {', '.join(map(repr, names)) or 'nothing'}, but spelling() returns it for "
+                f"{word!r}",
+            )
 
 
 def uses_known_words(subject: Subject) -> None:
@@ -94,36 +111,45 @@ def uses_known_words(subject: Subject) -> None:
     """
     schema = subject.make()
     for metric in _metrics(subject):
-        mapping = _mapping(schema, metric)
-        words = FEATURES if mapping.kind == "feature" else COMPONENTS
-        require(mapping.kind in ("feature", "energy", "power"), f"{metric}: kind {mapping.kind!r} is unknown")
-        require(mapping.name in words, f"{metric}: {mapping.name!r} is no {mapping.kind} of kepler_core.vocabulary")
-        require(mapping.level in LEVELS, f"{metric}: level {mapping.level!r} is none of {', '.join(LEVELS)}")
-        require(np.isfinite(mapping.scale) and mapping.scale > 0, f"{metric}: scale {mapping.scale} is not above 0")
-        if mapping.level != "node":
-            require(mapping.unit_labels, f"{metric}: unit_labels is empty; name the label of the {mapping.level}'s id")
-        if mapping.kind == "energy":
-            require(mapping.counter, f"{metric}: energy is a counter of joules; a gauge of watts has the kind power")
+        for mapping in _mappings(schema, metric):
+            _check_words(metric, mapping)
+
+
+def _check_words(metric: str, mapping: MetricMapping) -> None:
+    words = {"feature": FEATURES, "cpus": ("cpus",)}.get(mapping.kind, COMPONENTS)
+    require(mapping.kind in KINDS, f"{metric}: kind {mapping.kind!r} is unknown")
+    require(mapping.name in words, f"{metric}: {mapping.name!r} is no {mapping.kind} of kepler_core.vocabulary")
+    require(mapping.level in LEVELS, f"{metric}: level {mapping.level!r} is none of {', '.join(LEVELS)}")
+    require(np.isfinite(mapping.scale) and mapping.scale > 0, f"{metric}: scale {mapping.scale} is not above 0")
+    if mapping.level != "node":
+        require(mapping.unit_labels, f"{metric}: unit_labels is empty; name the label of the {mapping.level}'s id")
+    if mapping.kind == "energy":
+        require(mapping.counter, f"{metric}: energy is a counter of joules; a gauge of watts has the kind power")
+    if mapping.wraps_at is not None:
+        require(mapping.counter and mapping.wraps_at > 0, f"{metric}: wraps_at is for counters, and above 0")
+    if mapping.share_of is not None:
+        is_gauge = mapping.kind == "feature" and not mapping.counter
+        require(is_gauge, f"{metric}: share_of is for features that are gauges")
 
 
 def ignores_other_metrics(subject: Subject) -> None:
-    """Check that `mapping` returns None for metrics of other exporters, which recordings also contain."""
+    """Check that `mappings` returns nothing for metrics of other exporters, which recordings also contain."""
     schema = subject.make()
     for metric in _OTHER_METRICS:
         try:
-            mapping = schema.mapping(metric)
+            result = schema.mappings(metric)
         except Exception as error:
-            raise CheckError(f"mapping({metric[:30]!r}) raises {one_line(error)}; return None") from error
+            raise CheckError(f"mappings({metric[:30]!r}) raises {one_line(error)}; return ()") from error
         require(
-            mapping is None, f"mapping({metric[:30]!r}) is {mapping!r}; return None for a metric of another exporter"
+            result in ((), []), f"mappings({metric[:30]!r}) is {result!r}; return () for a metric of another exporter"
         )
 
 
 def knows_no_other_schemas_metrics(subject: Subject) -> None:
     """Check that no other installed schema maps the same metrics.
 
-    A recording is read with the schema that maps the largest number of the recording's metrics. If two schemas map
-    the same metrics, the choice between these schemas is arbitrary.
+    If two schemas map a metric, the schema that knows more metrics of a recording is used, so that the choice depends
+    on the recording.
     """
     for name, other in registry.metric_schemas.load_all()[0].items():
         if other is subject.plugin:
@@ -132,7 +158,7 @@ def knows_no_other_schemas_metrics(subject: Subject) -> None:
             schema = create(other, name, {})
         except PluginError:  # the other schema cannot be instantiated, so no recording is read with it
             continue
-        shared = sorted(metric for metric in _metrics(subject) if map_metric(schema, metric) is not None)
+        shared = sorted(metric for metric in _metrics(subject) if mappings_of(schema, metric))
         require(
             not shared,
             f"the schema {name} also maps {', '.join(shared[:3])}; both would claim the same recordings",
@@ -140,24 +166,24 @@ def knows_no_other_schemas_metrics(subject: Subject) -> None:
 
 
 def mapping_is_quick(subject: Subject) -> None:
-    """Check that `mapping` is quick, because it is called for every metric of every recording."""
+    """Check that `mappings` is quick, because it is called for every metric of every recording."""
     schema = subject.make()
     names = [*_metrics(subject), *(f"some_metric_{number}" for number in range(200))]
     started = time.process_time()
     for metric in names:
-        schema.mapping(metric)
+        schema.mappings(metric)
     milliseconds = 1000 * (time.process_time() - started) / len(names)
     require(
         milliseconds < MAX_MILLISECONDS,
-        f"mapping() takes {milliseconds:.1f} ms a metric; look names up, and do not read files there",
+        f"mappings() takes {milliseconds:.1f} ms a metric; look names up, and do not read files there",
     )
 
 
 def is_deterministic(subject: Subject) -> None:
-    """Check that two instances of the schema return the same mapping for each metric."""
+    """Check that two instances of the schema return the same mappings for each metric."""
     schema, other = subject.make(), subject.make()
     for metric in _metrics(subject):
-        require(schema.mapping(metric) == other.mapping(metric), f"mapping({metric!r}) changes from call to call")
+        require(schema.mappings(metric) == other.mappings(metric), f"mappings({metric!r}) changes from call to call")
 
 
 def has_the_right_units(subject: Subject) -> None:
@@ -170,49 +196,73 @@ def has_the_right_units(subject: Subject) -> None:
     if all(other is not subject.plugin for other in registry.metric_schemas.load_all()[0].values()):
         return  # not installed: recordings are read with installed schemas only
     schema = subject.make()
-    metrics = _metrics(subject)
+    entries = _tested_mappings(schema, list(_metrics(subject)))
     content: dict[str, list[dict[str, Any]]] = {}
-    mappings: dict[str, MetricMapping] = {}
-    levels = {_mapping(schema, metric).level for metric in metrics}
-    used_levels = ("container", "node") if "container" in levels else ("process", "node")
-    for metric, word in metrics.items():
-        mapping = _mapping(schema, metric)
-        if mapping.level in used_levels and word not in {m.name for m in mappings.values()}:
-            mappings[metric] = mapping
-            content[metric] = _series(schema, mapping)
+    for metric, mapping, share in entries:
+        if mapping.kind != "cpus" or metric not in content:  # the series of a feature tell the number of CPUs, too
+            content.setdefault(metric, []).append(_series(schema, mapping, share))
     observations = observe([read_recording(content, name="of known power")])
-    for metric, mapping in mappings.items():
+    for metric, mapping, _ in entries:
         if mapping.kind == "feature":
-            expected = RATE_PER_SECOND * (1 if mapping.counter else mapping.scale)
+            expected = RATE_PER_SECOND * (1 if mapping.counter or mapping.share_of else mapping.scale)
             _compare(metric, observations.node_features.get(mapping.name), expected)
-            continue
-        sources = [source for source, component in observations.power if component == mapping.name]
-        require(
-            sources,
-            f"{metric}: a recording with it has no power; set source=… to an energy source (known: "
-            f"{', '.join(registry.energy_sources.names())}) where series have no label {schema.source_label!r}",
-        )
-        _compare(metric, observations.power[sources[0], mapping.name], WATTS.get(mapping.name, OTHER_WATTS))
+        elif mapping.kind != "cpus":
+            sources = [source for source, component in observations.power if component == mapping.name]
+            require(
+                sources,
+                f"{metric}: a recording with it has no power; set source=… to an energy source (known: "
+                f"{', '.join(registry.energy_sources.names())}) where series have no label {schema.source_label!r}",
+            )
+            _compare(metric, observations.power[sources[0], mapping.name], WATTS.get(mapping.name, OTHER_WATTS))
 
 
-def _series(schema: Any, mapping: MetricMapping) -> list[dict[str, Any]]:
-    """Return a list with one series of a metric, as in a Prometheus range-query result."""
+def _tested_mappings(schema: Any, metrics: Sequence[str]) -> list[tuple[str, MetricMapping, float]]:
+    """Return the mappings to test: (metric, mapping, share of the feature or component that the series measures).
+
+    Of each feature and component, the mappings with the lowest rank are tested, one for each part.
+    """
+    known = [(metric, mapping) for metric in metrics for mapping in _mappings(schema, metric)]
+    levels = {mapping.level for _, mapping in known if mapping.kind == "feature"}
+    used_levels = ("container", "node") if "container" in levels else ("process", "node")
+    has_cpus = any(mapping.kind == "cpus" for _, mapping in known)
+    known = [
+        (m, mapping) for m, mapping in known if mapping.level in used_levels and (has_cpus or not mapping.share_of)
+    ]
+    tested: list[tuple[str, MetricMapping, float]] = []
+    for name in dict.fromkeys(mapping.name for _, mapping in known):
+        # the level of units comes first, because it is preferred to the level of nodes
+        of_name = sorted(((m, x) for m, x in known if x.name == name), key=lambda e: (e[1].level == "node", e[1].rank))
+        first = of_name[0][1]
+        parts: dict[str, tuple[str, MetricMapping]] = {}
+        for metric, mapping in of_name:
+            if (mapping.level, mapping.rank, mapping.kind) == (first.level, first.rank, first.kind):
+                parts.setdefault(mapping.part, (metric, mapping))
+        tested.extend((metric, mapping, 1 / len(parts)) for metric, mapping in parts.values())
+    return tested
+
+
+def _series(schema: Any, mapping: MetricMapping, share: float) -> dict[str, Any]:
+    """Return a series that has a share of the known rate or power, as in a Prometheus range-query result."""
     labels = {schema.node_label: "machine-1"}
-    for label in mapping.unit_labels:
+    for label in (*mapping.unit_labels, *mapping.summed_labels):
         labels[label] = "some" if label != "mode" else "dynamic"
-    if mapping.kind != "feature" and mapping.source is not None:
+    labels.update({label: values[0] for label, values in mapping.where.items() if values[0]})
+    if mapping.kind in ("energy", "power") and mapping.source is not None:
         source = registry.energy_sources.load_all()[0].get(mapping.source)
         require(source is not None, f"source {mapping.source!r} is no installed energy source")
-    rate = RATE_PER_SECOND if mapping.kind == "feature" else WATTS.get(mapping.name, OTHER_WATTS)
+    is_power = mapping.kind in ("energy", "power")
+    rate = share * (WATTS.get(mapping.name, OTHER_WATTS) if is_power else RATE_PER_SECOND)
     values = []
     for number in range(20):
         timestamp = 1_700_000_000 + STEP_SECONDS * number
         if mapping.counter:
             value = rate * STEP_SECONDS * number / mapping.scale
+        elif mapping.share_of is not None:
+            value = rate / (1000 * mapping.scale)  # of one CPU
         else:
-            value = rate if mapping.kind == "feature" else rate / mapping.scale
+            value = rate / mapping.scale if is_power else rate
         values.append([timestamp, f"{value:.9g}"])
-    return [{"metric": labels, "values": values}]
+    return {"metric": labels, "values": values}
 
 
 def _compare(metric: str, values: Any, expected: float) -> None:
@@ -234,5 +284,9 @@ CHECKS: tuple[CheckFunction, ...] = (
     knows_no_other_schemas_metrics,
     mapping_is_quick,
     is_deterministic,
+    adds_no_overlapping_zones,
+    uses_no_gauge_as_energy,
+    counts_nothing_twice,
+    drops_no_metric,
     has_the_right_units,
 )

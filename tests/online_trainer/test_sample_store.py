@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 pytest.importorskip("pyarrow")
 
 from kepler_core.recording import Observations, observe, read_recording
-from kepler_core.recording.schemas import is_known_metric
+from kepler_core.recording.schemas import is_used_metric
 from kepler_core.simulate import START, Simulation, recording
 from kepler_servers.online_trainer import sample_store as sample_store_module
 from kepler_servers.online_trainer import sample_table
@@ -45,7 +45,7 @@ def between(content: Content, since: float, until: float, late: str = "-") -> Ob
         cut = [{"metric": s["metric"], "values": [v for v in s["values"] if since <= v[0] <= end]} for s in series]
         if kept := [s for s in cut if s["values"]]:
             part[metric] = kept
-    return observe([read_recording(part, name="x", wanted=is_known_metric)]) if part else None
+    return observe([read_recording(part, name="x", wanted=is_used_metric)]) if part else None
 
 
 def fetch(store: SampleStore, content: Content, until: float, late: str = "-") -> None:

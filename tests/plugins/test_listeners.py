@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
-from xml.etree import ElementTree
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -33,7 +31,6 @@ def trained(tmp_path_factory, kepler_recording_file):
     settings = {
         "KEPLER_AUDIT_LOG": str(folder / "audit.log"),
         "KEPLER_METRICS_FILE": str(folder / "kepler.prom"),
-        "KEPLER_REPORT": "true",
     }
     with pytest.MonkeyPatch.context() as patch:
         for key, value in settings.items():
@@ -73,45 +70,6 @@ def test_the_metrics_are_those_of_the_training(trained):
     (error,) = families["kepler_model_mae_watts"].samples
     (metadata,) = folder.glob("models/mine/acpi/AbsPower/CounterOnly/*/metadata.json")
     assert error.value == json.loads(metadata.read_text())["mae"]
-
-
-def test_the_report_is_published_with_the_models(trained):
-    folder, _ = trained
-    page = (folder / "models" / "mine" / "report.html").read_text()
-    assert page.startswith("<!doctype html>")
-    assert "LinearRegressionTrainer" in page
-    assert "report.html" in (folder / "models" / "mine" / "manifest.json").read_text()
-
-
-def test_the_report_states_what_was_measured(trained):
-    folder, _ = trained
-    page = (folder / "models" / "mine" / "report.html").read_text()
-    (metadata,) = folder.glob("models/mine/acpi/AbsPower/CounterOnly/*/metadata.json")
-    honesty = json.loads(metadata.read_text())["honesty"]
-    seen = honesty["seen"]
-    assert f"recordings: 1, days: 1, nodes: {seen['nodes']}, samples: {seen['samples']}." in page
-    assert "One recording: the error on another day is unknown." in page
-    headers = re.findall(r"<th[^>]*>([^<]+)", page)
-    cells = dict(zip(headers, re.findall(r"<td[^>]*>([^<]+)", page), strict=True))
-    splits = honesty["splits"]
-    for header, split in (("regimes", "regimes"), ("other recording", "recordings"), ("other node", "nodes")):
-        errors = splits[split]
-        assert cells[header] == ("–" if errors is None else f"{errors['mae']:.2f}")
-    assert float(cells["± 90 %"]) > float(cells["MAE W"])
-
-
-def test_the_report_has_pictures(trained):
-    folder, _ = trained
-    page = (folder / "models" / "mine" / "report.html").read_text()
-    svgs = [ElementTree.fromstring(svg) for svg in re.findall(r"<svg.*?</svg>", page, re.DOTALL)]
-    (metadata,) = folder.glob("models/mine/acpi/AbsPower/CounterOnly/*/metadata.json")
-    shown = [[element.text for element in svg.iter()] for svg in svgs]
-    assert [texts.count(None) < len(texts) for texts in shown] == [True] * 3
-    assert f"{json.loads(metadata.read_text())['mae']:.3g} W" in shown[0]
-    assert "measured by acpi" in shown[1]
-    assert "acpi platform power (W)" in shown[2]
-    ids = re.findall(r' id="([^"]+)"', page)
-    assert len(ids) == len(set(ids))
 
 
 def test_trace_hooks_shows_each_call(trained):

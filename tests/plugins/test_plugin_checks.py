@@ -15,7 +15,16 @@ from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.linear_model import LinearRegression, Ridge
 
 from kepler_core import testing
-from kepler_core.contracts import EnergySource, Extractor, Isolator, MetricMapping, MetricSchema, ModelFormat, Trainer
+from kepler_core.contracts import (
+    EnergySource,
+    Extractor,
+    Isolator,
+    MetricMapping,
+    MetricSchema,
+    ModelFormat,
+    Trainer,
+    UnusedMetric,
+)
 from kepler_core.errors import PluginError
 from kepler_core.frames import node_dataset
 from kepler_core.plugins import registry
@@ -366,13 +375,14 @@ class Watch(EnergySource):
 
 
 def schema(mapping):
-    """Return a metric schema class whose method `mapping` calls the function `mapping`."""
+    """Return a metric schema class that maps each metric with the function `mapping`, to one mapping or to None."""
 
     class Given(MetricSchema):
         """Metric schema that maps metrics with a function."""
 
-        def mapping(self, metric):
-            return mapping(metric)
+        def mappings(self, metric):
+            result = mapping(metric)
+            return () if result is None else (result,)
 
         def spelling(self, level, name):
             return {"bpf_cpu_time_ms": "a_cpu", "platform": "a_power"}.get(name, name)
@@ -393,6 +403,94 @@ def slow(metric):
 
 def stranger(metric):
     return MetricMapping("feature", "heartbeats", "container", ()) if metric == "a_cpu" else None
+
+
+def scraped(metrics):
+    """Return a metric schema class with a mapping method that looks names up in `metrics`."""
+
+    class Scraped(MetricSchema):
+        """Metric schema of an exporter whose output is `SCRAPE`."""
+
+        def mappings(self, metric):
+            return metrics.get(metric, ())
+
+    return Scraped
+
+
+SCRAPE = """
+# TYPE x_zone_joules_total counter
+x_zone_joules_total{path="0",zone="package"} 8
+x_zone_joules_total{path="1",zone="core"} 5
+x_zone_joules_total{path="2",zone="dram-1"} 2
+# TYPE x_package_now gauge
+x_package_now 41.2
+# TYPE x_cpu_joules_total counter
+x_cpu_joules_total 7
+# TYPE x_cpu_active_joules_total counter
+x_cpu_active_joules_total 3
+# TYPE x_ticks counter
+x_ticks{mode="user"} 1
+x_ticks{mode="idle"} 1
+"""
+ZONES_BY_PATH = MetricMapping("energy", "package", "node", ("path",), source="rapl-sysfs")
+
+
+def package(**about):
+    return MetricMapping("energy", "package", "node", source="rapl-sysfs", **about)
+
+
+@pytest.mark.parametrize(
+    ("metrics", "name", "message"),
+    [
+        ({"x_zone_joules_total": (ZONES_BY_PATH,)}, "adds_no_overlapping_zones", 'x_zone_joules_total{zone="core"}'),
+        (
+            {
+                "x_zone_joules_total": (
+                    package(where={"zone": "package"}, part="a"),
+                    package(where={"zone": "core"}, part="b"),
+                )
+            },
+            "adds_no_overlapping_zones",
+            "write one mapping for each zone",
+        ),
+        ({"x_package_now": (package(),)}, "uses_no_gauge_as_energy", "is a gauge, but is mapped as energy"),
+        (
+            {"x_cpu_joules_total": (MetricMapping("power", "package", "node", source="rapl-sysfs"),)},
+            "uses_no_gauge_as_energy",
+            "is a counter, but is mapped as power",
+        ),
+        (
+            {"x_cpu_joules_total": (package(part="all"),), "x_cpu_active_joules_total": (package(part="active"),)},
+            "counts_nothing_twice",
+            "x_cpu_active_joules_total seems to be a part of x_cpu_joules_total",
+        ),
+        (
+            {"x_cpu_joules_total": (package(),), "x_cpu_active_joules_total": (package(),)},
+            "counts_nothing_twice",
+            "both measure package",
+        ),
+        ({"x_cpu_joules_total": (package(),)}, "drops_no_metric", "x_zone_joules_total is not mapped"),
+        (
+            {"x_zone_joules_total": (package(where={"zone": "package"}),),
+             "x_cpu_joules_total": (UnusedMetric("a sum"),),
+             "x_cpu_active_joules_total": (UnusedMetric("a part"),)},
+            "drops_no_metric",
+            "'zone': 'core'",
+        ),
+    ],
+)  # fmt: skip
+def test_checks_find_mistakes_in_the_exporters_output(metrics, name, message):
+    checks = {check.name: check for check in checks_of(scraped(metrics), scrape=SCRAPE)}
+    with pytest.raises(CheckError) as error:
+        checks[name]()
+    assert message in str(error.value)
+
+
+def test_checks_find_added_zones_without_the_exporters_output():
+    zones = {"a_power": (MetricMapping("energy", "package", "node", ("zone",), source="rapl-sysfs"),)}
+    checks = {check.name: check for check in checks_of(scraped(zones), metrics={"a_power": "package"})}
+    with pytest.raises(CheckError, match="these zones overlap"):
+        checks["adds_no_overlapping_zones"]()
 
 
 class Pickles(ModelFormat):
@@ -429,7 +527,7 @@ class Pickles(ModelFormat):
         (Watch, "has_a_name_on_the_wire", "write the name that Kepler uses"),
         (Watch, "reads_no_other_sources_labels", "rapl-sysfs also reads rapl-sysfs"),
         (schema(lambda metric: None), "knows_metrics", "let spelling"),
-        (schema(greedy), "ignores_other_metrics", "return None for a metric of another exporter"),
+        (schema(greedy), "ignores_other_metrics", "return () for a metric of another exporter"),
         (schema(slow), "mapping_is_quick", "look names up"),
         (schema(stranger), "uses_known_words", "'heartbeats' is no feature"),
         (Pickles, "has_a_suffix", "write it with its dot"),
@@ -461,7 +559,7 @@ def test_every_check_function_is_listed(module):
         for name, function in vars(module).items()
         if inspect.isfunction(function) and function.__module__ == module.__name__ and not name.startswith("_")
     }
-    assert functions == set(module.CHECKS)
+    assert functions == {check for check in module.CHECKS if check.__module__ == module.__name__}
 
 
 # --- functions that collect and run checks --------------------------------------------------------

@@ -244,7 +244,7 @@ def test_doctor_reports_the_problem_of_each(broken_environment, tmp_path):
         "kepler-broken-fit:BrokenFitTrainer": "the matrix is not to my liking (14 checks: ",
         "kepler-broken-fit:BrokenProcessTrainer": "ends the process that checks it (exit code 9)",
         "kepler-broken-import:BrokenImportTrainer": "No module named 'a_module_that_nobody_has'",
-        "kepler-broken-schema:broken-schema": "mapping('') raises LookupError",
+        "kepler-broken-schema:broken-schema": "mappings('') raises LookupError",
         "LinearRegressionTrainer": "kepler-core:LinearRegressionTrainer",
         "acpi": "kepler-broken-clash:acpi",
     }
@@ -271,7 +271,7 @@ def test_good_plugins_train_and_serve_beside_broken_ones(broken_environment, rec
             "BrokenFitTrainer": "RuntimeError: the matrix is not to my liking",
             "BrokenProcessTrainer": "it ended the process in which it was fitted",
         }
-    assert "metric schema kepler-broken-schema:broken-schema: mapping(" in done.stderr
+    assert "metric schema kepler-broken-schema:broken-schema: mappings(" in done.stderr
     assert "hook kepler-broken-hook:ill: kepler_dataset_ready failed: RuntimeError: raised on purpose" in done.stderr
     traced = [line for line in done.stderr.splitlines() if re.match(r" +\d+\.\d+ s  kepler_", line)]
     assert any("kepler_publishing" in line and "kepler-core:profiler" in line for line in traced)

@@ -14,7 +14,7 @@ from kepler_core.pipeline.observing import read_known
 from kepler_core.prometheus import select_metrics
 from kepler_core.recording import observe
 from kepler_core.recording.csv_files import write_metrics
-from kepler_core.recording.schemas import is_known_metric
+from kepler_core.recording.schemas import is_used_metric
 from kepler_core.simulate import Simulation, recording
 
 CONTENT = recording(Simulation(containers=2, timestamps=60))
@@ -27,13 +27,13 @@ def write(path: Path, content: dict[str, Any]) -> Path:
 
 
 def test_the_prefix_makes_metrics_known() -> None:
-    assert is_known_metric("acme_container_cpu_cycles_total", "acme")
-    assert is_known_metric("acme_container_cpu_cycles_total", "acme_")
-    assert not is_known_metric("acme_container_cpu_cycles_total")
-    assert not is_known_metric("kepler_container_cpu_cycles_total", "acme")
-    assert not is_known_metric("acmecontainer_cpu_cycles_total", "acme")
+    assert is_used_metric("acme_container_cpu_cycles_total", "acme")
+    assert is_used_metric("acme_container_cpu_cycles_total", "acme_")
+    assert not is_used_metric("acme_container_cpu_cycles_total")
+    assert not is_used_metric("kepler_container_cpu_cycles_total", "acme")
+    assert not is_used_metric("acmecontainer_cpu_cycles_total", "acme")
     with pytest.raises(UsageError, match=r"--metric-prefix: .*'a b' cannot begin the name of a metric"):
-        is_known_metric("kepler_container_cpu_cycles_total", "a b")
+        is_used_metric("kepler_container_cpu_cycles_total", "a b")
 
 
 def test_the_metrics_of_the_prefix_are_selected_for_a_query() -> None:
@@ -63,7 +63,7 @@ def test_validate_and_extract_with_a_prefix(tmp_path: Path) -> None:
     assert set(report["metrics"]) == set(RENAMED)
     assert "acme_node_platform_joules_total" in report["missing_sources"]["hmc"]
     done = kepler("validate", write(tmp_path / "k.json", CONTENT), "--metric-prefix", "acme")
-    assert "knows (kepler-0.7) with the prefix 'acme'" in done.stderr
+    assert "kepler-0.7, node_exporter) with the prefix 'acme'" in done.stderr
     options = ("--energy-source", "rapl", "--feature-group", "Full", "--output", "-")
     renamed = kepler("extract", "--input", path, "--metric-prefix", "acme", *options).stdout
     write(path, CONTENT)

@@ -30,7 +30,7 @@ from kepler_core.errors import UsageError
 from kepler_core.prometheus import PrometheusClient, Selection, Server
 from kepler_core.prometheus.scrape_interval import scrape_interval
 from kepler_core.recording import Observations, observe, read_recording
-from kepler_core.recording.schemas import is_known_metric
+from kepler_core.recording.schemas import is_used_metric
 from kepler_core.simulate import START, Simulation, recording
 
 CONTENT = recording(Simulation(containers=4, timestamps=3000, step=2))
@@ -50,7 +50,7 @@ def queried(url: str, *arguments: str | Path) -> dict[str, Any]:
 
 
 def observed(source: Path | dict[str, Any]) -> Observations:
-    return observe([read_recording(source, name="same", wanted=is_known_metric)])
+    return observe([read_recording(source, name="same", wanted=is_used_metric)])
 
 
 def check_same(observations: Observations, expected: Observations) -> None:

@@ -13,7 +13,7 @@ import yaml
 from kepler_core.pipeline.load import load_pipeline, pipeline_from
 from kepler_core.prometheus import PrometheusClient, Server, select_metrics
 from kepler_core.recording import Observations, observe, read_recording
-from kepler_core.recording.schemas import is_known_metric
+from kepler_core.recording.schemas import is_used_metric
 from kepler_core.simulate import START, Simulation, recording
 from kepler_core.store import Store, open_store
 from kepler_core.store.models import read_models
@@ -157,7 +157,7 @@ def observe_part(content: Content, since: float, until: float) -> Observations:
 
     The times are in seconds since the recording began.
     """
-    return observe([read_recording(cut(content, since, until), name="x", wanted=is_known_metric)])
+    return observe([read_recording(cut(content, since, until), name="x", wanted=is_used_metric)])
 
 
 def expected_samples(content: Content, until: float) -> list[tuple[str, float]]:
@@ -172,7 +172,7 @@ def expected_samples(content: Content, until: float) -> list[tuple[str, float]]:
         for metric, series in cut(content, 0, until).items()
         if metric in selected
     }
-    observations = observe([read_recording(part, name="x", wanted=is_known_metric)])
+    observations = observe([read_recording(part, name="x", wanted=is_used_metric)])
     complete = sample_table.completeness(observations)
     node = observations.streams[0].node
     # The online trainer stores the newest sample of a node only in the next round.

@@ -17,7 +17,7 @@ from typing import Any
 import attrs
 
 from kepler_core import contracts, testing
-from kepler_core.contracts import CONTRACTS, PLUGIN_API, FitTask, IsolationContext, MetricMapping, Plugin
+from kepler_core.contracts import CONTRACTS, PLUGIN_API, FitTask, IsolationContext, MetricMapping, Plugin, UnusedMetric
 from kepler_core.dataset import Dataset
 from kepler_core.frames import container_dataset, node_dataset
 from kepler_core.metering import Observation, Power, Provenance, Reading
@@ -41,7 +41,10 @@ def public_api() -> dict[str, Any]:
     return {
         "namespaces": {namespace: plugin.__name__ for namespace, plugin in CONTRACTS.items()},
         "classes": {plugin.__name__: _class(plugin) for plugin in classes},
-        "values": {kind.__name__: _fields(kind) for kind in (FitTask, IsolationContext, MetricMapping, *METER_DATA)},
+        "values": {
+            kind.__name__: _fields(kind)
+            for kind in (FitTask, IsolationContext, MetricMapping, UnusedMetric, *METER_DATA)
+        },
         "data": {kind.__name__: {**_fields(kind), **_members(kind)} for kind in (Dataset, Observations)},
         "functions": {
             "node_dataset": _signature(node_dataset),

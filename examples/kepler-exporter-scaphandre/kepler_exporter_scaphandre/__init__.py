@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Sequence
 
-from kepler_core.contracts import EnergySource, MetricMapping, MetricSchema
-
-CORES = "KEPLER_SCAPHANDRE_CORES"
-"""Name of the environment variable with the number of logical CPUs of each recorded machine."""
-
-_SOCKET_POWER = "scaph_socket_power_microwatts"
-_CPU_USAGE = "scaph_process_cpu_usage_percentage"
+from kepler_core.contracts import EnergySource, MetricMapping, MetricSchema, UnusedMetric
 
 
 class ScaphandreRapl(EnergySource):
@@ -21,32 +15,45 @@ class ScaphandreRapl(EnergySource):
     reads = ("scaphandre",)
 
 
+METRICS: dict[str, tuple[MetricMapping | UnusedMetric, ...]] = {
+    "scaph_socket_power_microwatts": (
+        MetricMapping("power", "package", "node", ("socket_id",), scale=1e-6, source="scaphandre"),
+    ),
+    # per cent of all logical CPUs; Scaphandre does not report their number
+    "scaph_process_cpu_usage_percentage": (
+        MetricMapping(
+            "feature",
+            "bpf_cpu_time_ms",
+            "process",
+            ("pid", "exe"),
+            scale=0.01,
+            share_of="cpus",
+            ignored_labels=("cmdline",),
+        ),
+    ),
+    "scaph_host_power_microwatts": (
+        UnusedMetric("the sum of the sockets, or the power of the whole platform on machines that measure it"),
+    ),
+    "scaph_process_power_consumption_microwatts": (UnusedMetric("a share of the host's power by CPU time"),),
+}
+
+
 class Scaphandre1(MetricSchema):
     """Metric names of Scaphandre 1.x for the power of sockets and the CPU usage of processes.
 
-    Scaphandre reports CPU usage in per cent of all logical CPUs, but does not report their number. If the
-    environment variable KEPLER_SCAPHANDRE_CORES is set to that number, CPU usage is converted to the
-    feature bpf_cpu_time_ms. If it is not set, CPU usage is not read, because the percentages of machines
-    with different numbers of CPUs cannot be compared.
+    Scaphandre reports CPU usage in per cent of all logical CPUs. Kepler Core converts it to the feature
+    bpf_cpu_time_ms if another exporter on the machine, for example node_exporter, tells the number of CPUs.
     """
 
     node_label = "instance"
     container_labels = ("pid", "exe")
 
-    def __init__(self) -> None:
-        cores = os.environ.get(CORES, "")
-        self.cores = int(cores) if cores.isdecimal() else 0
-
-    def mapping(self, metric: str) -> MetricMapping | None:
-        if metric == _SOCKET_POWER:
-            return MetricMapping("power", "package", "node", ("socket_id",), scale=1e-6, source="scaphandre")
-        if metric == _CPU_USAGE and self.cores:
-            # A usage of 1 % of one CPU is 10 ms of CPU time per second.
-            milliseconds = 10.0 * self.cores
-            return MetricMapping(
-                "feature", "bpf_cpu_time_ms", "process", self.container_labels, counter=False, scale=milliseconds
-            )
-        return None
+    def mappings(self, metric: str) -> Sequence[MetricMapping | UnusedMetric]:
+        return METRICS.get(metric, ())
 
     def spelling(self, level: str, name: str) -> str:
-        return {"package": _SOCKET_POWER, "bpf_cpu_time_ms": _CPU_USAGE}.get(name, name)
+        spellings = {
+            "package": "scaph_socket_power_microwatts",
+            "bpf_cpu_time_ms": "scaph_process_cpu_usage_percentage",
+        }
+        return spellings.get(name, name)

@@ -3,18 +3,12 @@
 import json
 
 import numpy as np
-import pytest
 
 from kepler_core.recording import observe, read_recording
 from kepler_core.testing import parametrize_with_checks
 
 START, STEP, N = 1_700_000_000, 5, 120
 CORES = 8
-
-
-@pytest.fixture(autouse=True)
-def cores(monkeypatch):
-    monkeypatch.setenv("KEPLER_SCAPHANDRE_CORES", str(CORES))
 
 
 @parametrize_with_checks("scaphandre-1")
@@ -56,20 +50,29 @@ def document():
     )
 
 
+def with_node_exporter(content):
+    """Return the recording with the metric of node_exporter that tells the number of CPUs."""
+    times = [START + STEP * number for number in range(N)]
+    labels = {"instance": "machine-1:9100", "mode": "user"}
+    cpus = [{"metric": {**labels, "cpu": str(cpu)}, "values": [[time, "7"] for time in times]} for cpu in range(CORES)]
+    return {**content, "node_cpu_seconds_total": cpus}
+
+
 def test_power_and_usage_are_read_in_our_units():
     content, watts, busy = document()
-    observations = observe([read_recording(content, name="scaphandre")])
-    assert observations.schemas == ("scaphandre-1",)
+    observations = observe([read_recording(with_node_exporter(content), name="scaphandre")])
+    assert "scaphandre-1" in observations.schemas
     np.testing.assert_allclose(observations.power["scaphandre", "package"], watts, rtol=1e-5)
     np.testing.assert_allclose(observations.node_features["bpf_cpu_time_ms"], busy.sum(axis=0) * 10 * CORES, rtol=1e-4)
 
 
-def test_without_the_number_of_cores_usage_is_no_feature(monkeypatch):
-    monkeypatch.delenv("KEPLER_SCAPHANDRE_CORES")
-    from kepler_exporter_scaphandre import Scaphandre1
-
-    assert Scaphandre1().mapping("scaph_process_cpu_usage_percentage") is None
-    assert Scaphandre1().mapping("scaph_socket_power_microwatts").name == "package"
+def test_without_the_number_of_cpus_usage_is_no_feature():
+    content, watts, _ = document()
+    observations = observe([read_recording(content, name="scaphandre")])
+    assert observations.schemas == ("scaphandre-1",)
+    assert not observations.features
+    assert observations.counts.of("unknown_shares")
+    np.testing.assert_allclose(observations.power["scaphandre", "package"], watts, rtol=1e-5)
 
 
 def test_validate_recognises_the_schema(kepler_run, tmp_path):

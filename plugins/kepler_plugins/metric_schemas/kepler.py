@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 
 from kepler_core.contracts import MetricMapping, MetricSchema
@@ -124,8 +125,9 @@ class Kepler07(MetricSchema):
             raise PluginError(f"{quoted(prefix)} cannot begin the name of a metric", path=("prefix",))
         self._begin = prefix.removesuffix("_") + "_"
 
-    def mapping(self, metric: str) -> MetricMapping | None:
-        return _mapping(metric.removeprefix(self._begin)) if metric.startswith(self._begin) else None
+    def mappings(self, metric: str) -> Sequence[MetricMapping]:
+        mapping = _mapping(metric.removeprefix(self._begin)) if metric.startswith(self._begin) else None
+        return () if mapping is None else (mapping,)
 
     def spelling(self, level: str, name: str) -> str:
         if name in (*RAPL_COMPONENTS, *PLATFORM_COMPONENTS):

@@ -45,6 +45,11 @@ _COMMANDS = {
         "kepler_servers.commands.submit:submit",
         "Have an offline trainer train a PIPELINE (the name of a shipped pipeline, or a YAML file).",
     ),
+    "pair": LazyCommand(
+        "kepler_servers.commands.pair:pair",
+        "Record a host and a virtual machine on it, so that `train --host --guest` makes models of the virtual "
+        "machine.",
+    ),
     "estimator": LazyCommand(
         "kepler_servers.commands.estimator:estimator_commands",
         "Show the state of a running estimator.",
@@ -57,12 +62,16 @@ _COMMANDS = {
         "kepler_servers.commands.samples:samples",
         "Show or export the samples that an online trainer has stored.",
     ),
+    "monitoring": LazyCommand(
+        "kepler_servers.commands.monitoring:monitoring",
+        "Write rules for Prometheus and dashboards for Grafana to FOLDER.",
+    ),
 }
 
 
 @hookimpl
 def kepler_register_commands(cli: click.Group) -> None:
-    """Add the commands `serve`, `watts`, `select`, `submit`, `estimator`, `meter` and `samples` to `kepler-model`."""
+    """Add the servers and the commands of this package to `kepler-model`."""
     cli.add_command(LazyGroup("serve", lazy=SERVERS, help="Run a server until it gets SIGTERM or SIGINT."))
     assert isinstance(cli, LazyGroup)
     cli.lazy.update(_COMMANDS)

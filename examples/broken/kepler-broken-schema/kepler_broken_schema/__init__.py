@@ -1,10 +1,12 @@
 """A metric schema that raises for every metric."""
 
+from collections.abc import Sequence
+
 from kepler_core.contracts import MetricMapping, MetricSchema
 
 
 class BrokenSchema(MetricSchema):
-    """A metric schema whose method `mapping` always raises `LookupError`."""
+    """A metric schema whose method `mappings` always raises `LookupError`."""
 
-    def mapping(self, metric: str) -> MetricMapping | None:
+    def mappings(self, metric: str) -> Sequence[MetricMapping]:
         raise LookupError(f"this schema raises for every metric: {metric}")

@@ -1,0 +1,101 @@
+"""What a metric schema states about a metric: the feature or component that its series measure, or why they are unused.
+
+A metric may need several mappings, each for some values of its labels: the label `zone` of one energy metric
+can stand for the components package and DRAM. `kepler_core.contracts.MetricSchema` returns the mappings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import attrs
+
+
+def _values_by_label(where: Mapping[str, str | tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    return {label: (values,) if isinstance(values, str) else tuple(values) for label, values in where.items()}
+
+
+def _selects(where: Mapping[str, tuple[str, ...]], labels: Mapping[str, str]) -> bool:
+    return all(labels.get(label, "") in values for label, values in where.items())
+
+
+@attrs.frozen
+class MetricMapping:
+    """The feature or component that series of a metric measure, and how their values are combined."""
+
+    kind: Literal["feature", "energy", "power", "cpus"]
+    """What the series measure. "feature": the feature `name`. "energy": the energy of the component `name`, as a
+    counter of joules. "power": the power of the component `name`, as a gauge of watts. "cpus": nothing; each unit of
+    the node (see `unit_labels`) is one of the node's logical CPUs, and `name` is "cpus"."""
+    name: str
+    """Name of a feature or component from `kepler_core.vocabulary`; "cpus" for the kind "cpus"."""
+    level: Literal["container", "process", "vm", "node"]
+    """Whether each series of the metric belongs to a container, a process, a virtual machine or a node."""
+    unit_labels: tuple[str, ...] = ()
+    """Labels that distinguish the units of a node. A unit is e.g. a container, or a CPU package in the mode "idle"
+    or "dynamic". The attribute `aggregate` tells how the values of the units become the node's value. If two
+    series of a node have equal values of these labels and of `summed_labels` at the same time, one of the two series
+    is left out."""
+    share_of: Literal["cpus"] | None = attrs.field(default=None, kw_only=True)
+    """Quantity of which the metric is a share. "cpus": the values, multiplied by `scale`, are fractions (0 to 1) of
+    the CPU time of all logical CPUs of the node, and the feature is CPU time in milliseconds per second. The number
+    of CPUs comes from a metric of the kind "cpus" of any exporter on the node. None: the metric is no share."""
+    counter: bool = attrs.field()
+    """Whether the metric is a counter, which is used as a rate per second. Default: True, except for power and for
+    shares (`share_of`)."""
+    scale: float = 1.0
+    """Factor that converts the metric's unit to the unit that `kepler_core.vocabulary` defines."""
+    aggregate: Literal["sum", "mean"] = "sum"
+    """How the values of several units (see `unit_labels`) become the node's value."""
+    source: str | None = None
+    """Name of the energy source for series without a source label; None: series without the label are not used."""
+    note: str = ""
+    """A remark for the user, for example that newer exporters use another name for the metric."""
+    where: Mapping[str, tuple[str, ...]] = attrs.field(factory=dict, converter=_values_by_label, kw_only=True)
+    """Label -> the value, or the values, of the series that this mapping describes. A missing label has the value "".
+    Empty: the mapping describes all series of the metric."""
+    where_not: Mapping[str, tuple[str, ...]] = attrs.field(factory=dict, converter=_values_by_label, kw_only=True)
+    """Label -> the value, or the values, of series that this mapping does not describe, e.g. {"container": ""} for
+    series that are sums over several containers."""
+    summed_labels: tuple[str, ...] = attrs.field(default=(), kw_only=True)
+    """Labels whose values are parts of one unit: the values of series that differ only in these labels add up to the
+    value of the unit. An example are the processes (label `pid`) of a container."""
+    ignored_labels: tuple[str, ...] = attrs.field(default=(), kw_only=True)
+    """Labels of the exporter that neither distinguish units nor machines, e.g. the path of a meter's file, which may
+    change when a machine restarts."""
+    part: str = attrs.field(default="", kw_only=True)
+    """Name of the part of the feature or component that the series measure. Mappings of one feature or component with
+    different parts add up, e.g. active and idle energy, or user and system CPU time. The sum is known only where all
+    parts are known."""
+    rank: int = attrs.field(default=0, kw_only=True)
+    """If several metrics measure the same, the metric with the lowest rank is used wherever its value is known."""
+    wraps_at: float | None = attrs.field(default=None, kw_only=True)
+    """Value, in the metric's unit, after which the counter begins at 0 again. None: this does not happen, or the
+    value is not known. If a counter of energy falls and the value is not known, the interval is left out."""
+    rest: str = attrs.field(default="", kw_only=True)
+    """Name of the unit of the series that have none of `unit_labels`, e.g. the processes outside of containers.
+    Empty: such series count as irregular, because a label is missing."""
+
+    @counter.default
+    def _is_counter(self) -> bool:
+        return self.kind != "power" and self.share_of is None
+
+    def selects(self, labels: Mapping[str, str]) -> bool:
+        """Return whether the mapping describes a series with these labels."""
+        excluded = any(labels.get(label, "") in values for label, values in self.where_not.items())
+        return not excluded and _selects(self.where, labels)
+
+
+@attrs.frozen
+class UnusedMetric:
+    """Statement that a schema knows series of a metric, and that Kepler Core does not use them."""
+
+    reason: str
+    """Why the series are not used, in one sentence for the user, e.g. "covers only the last window of the exporter"."""
+    where: Mapping[str, tuple[str, ...]] = attrs.field(factory=dict, converter=_values_by_label, kw_only=True)
+    """Label -> the value, or the values, of the series that are not used. Empty: all series of the metric."""
+
+    def selects(self, labels: Mapping[str, str]) -> bool:
+        """Return whether the statement is about a series with these labels."""
+        return _selects(self.where, labels)

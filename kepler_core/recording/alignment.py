@@ -1,0 +1,109 @@
+"""Bring the metrics of several exporters on one node to the same times.
+
+Prometheus scrapes each exporter at times of its own. The values of one exporter are kept; the counters and gauges
+of all other exporters are interpolated at the times of that exporter. An increase of an interpolated counter then
+covers the same interval as the increase of the energy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+
+import attrs
+import numpy as np
+
+from kepler_core.arrays import FloatArray, IntArray
+from kepler_core.recording.columns import metric_from_columns
+from kepler_core.recording.metric_mapping import MappedMetric
+from kepler_core.recording.rates import GAP_FACTOR
+
+COARSE = 1.5
+"""An exporter sets the times if its interval is more than this multiple of the interval of the energy.
+
+Interpolation between two values that are far apart hides what happened between them."""
+
+
+def aligned(mapped: Sequence[MappedMetric]) -> list[MappedMetric]:
+    """Return the metrics, with the values of all exporters of a node at the times of one exporter."""
+    if len({_exporter(item) for item in mapped}) < 2:
+        return list(mapped)
+    times = _times_of_nodes(mapped)
+    return [_at_times(item, {node: ref for node, (owner, ref) in times.items() if owner != _exporter(item)})
+            for item in mapped]  # fmt: skip
+
+
+def _exporter(item: MappedMetric) -> Hashable:
+    return ("third party", item.metric.name) if item.third_party else ("schema", id(item.schema))
+
+
+def _times_of_nodes(mapped: Sequence[MappedMetric]) -> dict[int, tuple[Hashable, FloatArray]]:
+    """Return for each node the exporter that sets its times, and the times in Unix seconds.
+
+    This is the exporter of the energy, or the exporter with the longest interval if that is much longer (`COARSE`).
+    """
+    longest: dict[int, dict[Hashable, FloatArray]] = {}
+    energy: dict[int, Hashable] = {}
+    for item in mapped:
+        metric, exporter = item.metric, _exporter(item)
+        for series in np.flatnonzero(metric.lengths > 2).tolist():
+            node = int(item.node[series])
+            if item.mapping.kind != "feature":
+                energy.setdefault(node, exporter)
+            of_node = longest.setdefault(node, {})
+            if metric.lengths[series] > len(of_node.get(exporter, ())):
+                of_node[exporter] = metric.timestamps[metric.span(series)]
+    chosen = {}
+    for node, times in longest.items():
+        first = energy.get(node, next(iter(times)))
+        steps = {exporter: float(np.median(np.diff(of_exporter))) for exporter, of_exporter in times.items()}
+        slowest = max(steps, key=lambda exporter: steps[exporter])
+        owner = slowest if steps[slowest] > COARSE * steps[first] else first
+        chosen[node] = owner, times[owner]
+    return chosen
+
+
+def _at_times(item: MappedMetric, times_of_node: dict[int, FloatArray]) -> MappedMetric:
+    """Return a metric with its series interpolated at the times of their nodes.
+
+    Series of nodes that `times_of_node` lacks are unchanged, and series that have only these times.
+    """
+    metric = item.metric
+    times: list[FloatArray] = []
+    values: list[FloatArray] = []
+    series: list[IntArray] = []
+    changed = False
+    for at in np.flatnonzero(metric.lengths).tolist():
+        span = metric.span(at)
+        own_times, own_values = metric.timestamps[span], metric.values[span]
+        wanted = times_of_node.get(int(item.node[at]))
+        if wanted is not None and not np.isin(own_times, wanted).all():
+            own_times, own_values = interpolated(own_times, own_values, wanted, item.mapping.counter)
+            changed = True
+        times.append(own_times)
+        values.append(own_values)
+        series.append(np.full(len(own_times), at))
+    if not changed:
+        return item
+    columns = np.concatenate(times), np.concatenate(values), np.concatenate(series)
+    return attrs.evolve(item, metric=metric_from_columns(metric.name, *columns, metric.labels))
+
+
+def interpolated(
+    times: FloatArray, values: FloatArray, wanted: FloatArray, counter: bool
+) -> tuple[FloatArray, FloatArray]:
+    """Return the times among `wanted` at which a series can be interpolated, and the interpolated values.
+
+    This is not possible before the first and after the last value, in a gap, and where a counter falls. `times` and
+    `values` have the shape (samples,), `wanted` has the shape (times,); all times are in Unix seconds and ascending.
+    """
+    if len(times) < 2:
+        exact = np.isin(times, wanted)
+        return times[exact], values[exact]
+    wanted = wanted[(wanted >= times[0]) & (wanted <= times[-1])]
+    at = np.minimum(np.searchsorted(times, wanted, side="right") - 1, len(times) - 2)
+    seconds, change = np.diff(times), np.diff(values)
+    usable = seconds <= GAP_FACTOR * float(np.median(seconds))
+    if counter:
+        usable &= change >= 0
+    wanted, at = wanted[usable[at]], at[usable[at]]
+    return wanted, values[at] + change[at] * (wanted - times[at]) / seconds[at]

@@ -1,0 +1,124 @@
+"""Join the metrics of several exporters on one machine, e.g. of Kepler and of node_exporter.
+
+Each exporter has a node label of its own, such as "10.0.0.5:28282" and "10.0.0.5:9100". Two exporters are on one
+machine if their node labels have the same host, or if one of their labels names the same machine
+(`MetricSchema.node_alias_labels`). If a quantity comes from several exporters, one of them is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import attrs
+import numpy as np
+
+from kepler_core.contracts import MetricSchema
+from kepler_core.messages import printable
+from kepler_core.recording.counts import Counts
+from kepler_core.recording.metric_mapping import Codes, MappedMetric, keep_series
+
+_NAMED_NODES = 3
+"""Number of nodes that a message names."""
+
+
+def join_exporters(
+    mapped: Sequence[MappedMetric], schemas: Sequence[MetricSchema], nodes: Codes, counts: Counts
+) -> list[MappedMetric]:
+    """Return the metrics with one node for each machine. A machine keeps the node of the first of `schemas`.
+
+    Third-party metrics come last. If the node of an exporter fits several nodes of the exporters before, the node
+    stays separate and is counted.
+    """
+    joined: list[MappedMetric] = []
+    names_of_node: dict[int, set[str]] = {}
+    for own in (*([item for item in mapped if item.schema is s and not item.third_party] for s in schemas),
+                [item for item in mapped if item.third_party]):  # fmt: skip
+        names = _names_of_nodes(own, nodes)
+        moved = _moved(names, names_of_node, nodes, counts)
+        for node, of_node in names.items():
+            names_of_node.setdefault(moved.get(node, node), set()).update(of_node)
+        if moved:
+            number = np.arange(len(nodes))
+            number[list(moved)] = list(moved.values())
+            own = [attrs.evolve(item, node=number[item.node]) for item in own]
+        joined.extend(own)
+    return joined
+
+
+def _names_of_nodes(items: Iterable[MappedMetric], nodes: Codes) -> dict[int, set[str]]:
+    """Return the names of each node: the host in the node label, and the values of alias labels."""
+    words = nodes.words
+    names: dict[int, set[str]] = {}
+    for item in items:
+        for node, labels in zip(item.node.tolist(), item.metric.labels, strict=True):
+            if node not in names:
+                names[node] = {host_of(words[node])}
+            if not item.third_party:
+                names[node].update(labels[label] for label in item.schema.node_alias_labels if labels.get(label))
+    return names
+
+
+def host_of(node: str) -> str:
+    """Return a node label without its port; the words in parentheses of a node that was told apart stay."""
+    label, space, words = node.partition(" ")
+    host, colon, port = label.rpartition(":")
+    return (host if colon and port.isdecimal() else label) + space + words
+
+
+def _moved(names: dict[int, set[str]], before: dict[int, set[str]], nodes: Codes, counts: Counts) -> dict[int, int]:
+    """Return the nodes of an exporter that are nodes of the exporters `before`, as {node: node before}."""
+    of_name: dict[str, set[int]] = {}
+    for node, of_node in before.items():
+        for name in of_node:
+            of_name.setdefault(name, set()).add(node)
+    moved = {}
+    words = nodes.words
+    for node, of_node in names.items():
+        candidates = set().union(*(of_name.get(name, set()) for name in of_node))
+        if node in before or not candidates:
+            continue
+        if len(candidates) == 1:
+            moved[node] = candidates.pop()
+            continue
+        shown = ", ".join(printable(words[candidate], 80) for candidate in sorted(candidates)[:_NAMED_NODES])
+        counts.count("ambiguous_hosts", words[node], 1, f"it may be any of {shown}")
+    return moved
+
+
+def one_exporter_each(
+    mapped: Sequence[MappedMetric], schemas: Sequence[MetricSchema], counts: Counts
+) -> list[MappedMetric]:
+    """Leave out, on each node, the features and components that another exporter already reports.
+
+    An exporter that reports a feature by container is preferred to one that reports it for the whole node; otherwise
+    the first of `schemas` is preferred.
+    """
+    if len(schemas) < 2:
+        return list(mapped)
+    number = {id(schema): at for at, schema in enumerate(schemas)}
+    best: dict[tuple[int, object], tuple[bool, int]] = {}
+
+    def place(item: MappedMetric) -> tuple[bool, int]:
+        return item.mapping.level == "node", number[id(item.schema)]
+
+    def key(item: MappedMetric, series: int) -> tuple[int, object]:
+        mapping = item.mapping
+        if mapping.kind == "feature":
+            return int(item.node[series]), mapping.name
+        return int(item.node[series]), (mapping.level, item.source[series], mapping.name)
+
+    for item in mapped:
+        for series in np.flatnonzero(item.metric.lengths > 0).tolist() if not item.third_party else ():
+            best[key(item, series)] = min(best.get(key(item, series), place(item)), place(item))
+    kept = []
+    for item in mapped:
+        if not item.third_party:
+            is_best = np.array(
+                [best.get(key(item, at), place(item)) == place(item) for at in range(item.metric.n_series)]
+            )
+            counts.count(
+                "other_exporters", item.metric.name, int(np.count_nonzero(~is_best & (item.metric.lengths > 0)))
+            )
+            item = keep_series(item, is_best)
+        kept.append(item)
+    return kept

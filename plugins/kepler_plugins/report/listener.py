@@ -1,0 +1,37 @@
+"""The listener that adds the page report.html to each published pipeline.
+
+The setting KEPLER_REPORT=false leaves it out. It can be an environment variable or a file in the configuration folder.
+The command `train --report none` leaves it out, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from kepler_core.configuration import Configuration
+from kepler_core.plugins.hooks import hookimpl
+from kepler_core.store.layout import REPORT_FILE
+
+if TYPE_CHECKING:
+    from kepler_core.pipeline.evidence import Evidence
+    from kepler_core.recording.observations import Observations
+
+SETTING = "KEPLER_REPORT"
+
+
+@hookimpl
+def kepler_publishing(
+    pipeline: str,
+    files: dict[str, bytes],
+    observations: Observations,
+    evidence: Sequence[Evidence],
+    report: Mapping[str, Any],
+    document: Mapping[str, Any],
+) -> None:
+    """Add report.html to the files that are published, unless the setting is false."""
+    if Configuration().flag(SETTING) is not False:
+        # imported here, because the listener is registered in processes that do not draw
+        from kepler_plugins.report.page import page
+
+        files[REPORT_FILE] = page(pipeline, observations, evidence, report, document).encode()
