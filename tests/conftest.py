@@ -58,11 +58,11 @@ SLOW = (
     "store/test_store_commands*",
     "cli/test_recalibrate*",
     "pipeline/test_kept_rows*",
+    "meter/test_serve_meter*",
+    "meter/test_scraped_meter*",
     "pairs/test_pair_training*",
     "pairs/test_real_pairs*",
     "pairs/test_pair_command*",
-    "meter/test_serve_meter*",
-    "meter/test_scraped_meter*",
 )
 """Test files that `make quick` leaves out: they train, start servers or install packages. Slowest first."""
 

@@ -23,6 +23,7 @@ from kepler_core.pipeline.recalibration_candidates import (
     Group,
     as_is,
     check_rows,
+    earlier_error,
     fit_jobs,
     from_result,
 )
@@ -147,7 +148,8 @@ def _candidates(
     failures = []
     for (group, trainer, kind, job), result in zip(work, results, strict=True):
         path = f"{group.first.path.rpartition('/')[0]}/{trainer.rpartition(':')[2]}_{group.first.node_type}"
-        if (candidate := from_result(kind, path, job, result)) is not None:
+        earlier = earlier_error([model for model in group.models if model.trainer == trainer])
+        if (candidate := from_result(kind, path, job, result, earlier)) is not None:
             candidates.append(candidate)
         else:
             failures.append(f"{path}, candidate {kind}: {result.reason}")

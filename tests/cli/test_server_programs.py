@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+import json
 import re
 import subprocess
 import sys
@@ -72,7 +74,7 @@ def test_every_option_has_a_documented_key(name: str) -> None:
 def test_no_two_options_have_the_same_key() -> None:
     keys = [option.key for name in NAMES for option in options(name) if isinstance(option, ConfiguredOption)]
     shared = {key for key in keys if keys.count(key) > 1}
-    assert shared == {"SERVER_LOG_LEVEL"}
+    assert shared == {"SERVER_LOG_LEVEL", "SERVER_LOG_FORMAT"}
 
 
 @click.command()
@@ -124,6 +126,19 @@ def test_wrong_log_levels(name: str) -> None:
     done = subprocess.run([program(name), "-l", "loud"], check=False, capture_output=True, text=True)
     assert done.returncode == 2
     assert "'loud' is not one of 'debug', 'info', 'warn', 'warning', 'error'" in done.stderr
+
+
+def test_a_server_logs_lines_of_json(tmp_path: Path) -> None:
+    command = [program("estimator"), "--socket", tmp_path / "e.sock", "--log-format", "json", "-s", tmp_path]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stderr is not None
+        first = json.loads(running.stderr.readline())
+        running.terminate()
+        others = [json.loads(line) for line in running.stderr]
+    for line in (first, *others):
+        assert {"time", "level", "logger", "message"} <= line.keys()
+        assert datetime.datetime.fromisoformat(line["time"]).tzinfo is not None
+    assert running.returncode == 0
 
 
 @pytest.mark.parametrize("name", ["model-server", "offline-trainer", "online-trainer"])

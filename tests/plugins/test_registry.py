@@ -23,6 +23,7 @@ TRAINERS = {
     "BlendTrainer",
     "KNeighborsRegressorTrainer",
     "LinearRegressionTrainer",
+    "MachinePowerTrainer",
     "SVRRegressorTrainer",
     "XgboostFitTrainer",
     "SGDRegressorTrainer",
@@ -47,7 +48,7 @@ def run_python(code: str) -> object:
 # --- built-in plugins -----------------------------------------------------------------------------
 
 
-def test_the_ten_trainers():
+def test_the_built_in_trainers():
     assert built_in(registry.trainers) == TRAINERS
 
 

@@ -96,6 +96,20 @@ def test_the_errors_on_unseen_machines_are_as_documented(public: Path) -> None:
     assert 87 <= figures["group5, idle power known"]["coverage"] <= 93
 
 
+@pytest.mark.shared_data
+def test_trees_are_more_accurate_than_the_formula_on_newer_hardware(public: Path) -> None:
+    sys.path.insert(0, str(ROOT / "bench"))
+    try:
+        from machine_formula_run.evaluation import splits
+        from machine_formula_run.trees import split_errors
+    finally:
+        sys.path.remove(str(ROOT / "bench"))
+    machines = read_machines(public / "spec_power.csv").machines
+    figures = split_errors(machines, splits(public / "splits")["newer"], with_idle=False)
+    assert figures["mape"] <= 14.5
+    assert 84 <= figures["coverage"] <= 93
+
+
 def _flat(value: object, path: str = "") -> dict[str, float]:
     """Return the numbers in a JSON value by their path."""
     if isinstance(value, dict):

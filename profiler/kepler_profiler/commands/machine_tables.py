@@ -7,6 +7,7 @@ import msgspec
 
 from kepler_core.cli.output import json_option, print_json, print_table
 from kepler_core.errors import UsageError
+from kepler_core.messages import printable, quoted
 from kepler_profiler.processors import (
     InstanceFamily,
     Processor,
@@ -31,7 +32,7 @@ def list_machines(text: str, of_instances: bool, as_json: bool) -> None:
     table: tuple[Processor, ...] | tuple[InstanceFamily, ...] = instances() if of_instances else processors()
     rows = [row for row in table if text.casefold() in _searched(row).casefold()]
     if not rows:
-        raise UsageError(f"no row contains {text!r}; `kepler-model machines list` shows all")
+        raise UsageError(f"no row contains {quoted(text)}; `kepler-model machines list` shows all")
     if as_json:
         print_json([msgspec.to_builtins(row) for row in rows])
         return
@@ -68,7 +69,9 @@ def show(name: str, as_json: bool) -> None:
     """
     row: Processor | InstanceFamily | None = lookup(name) or instance_type(name)
     if row is None:
-        raise UsageError(f"{name}: not in the tables of processors and instances; {similar_processors(name)}")
+        raise UsageError(
+            f"{printable(name, 60)}: not in the tables of processors and instances; {similar_processors(name)}"
+        )
     document = {**msgspec.to_builtins(row), "source": sources()[row.source]}
     if as_json:
         print_json(document)

@@ -10,6 +10,7 @@ import click
 from kepler_core.cli.output import json_option, print_json, print_table
 from kepler_core.errors import KeplerError, UsageError, close_matches
 from kepler_core.machine import MachineSpec, read_machine_spec
+from kepler_core.messages import printable
 from kepler_profiler.formula import (
     Estimate,
     GuestPower,
@@ -34,6 +35,7 @@ from kepler_profiler.processors import (
     similar_processors,
 )
 
+_SHOWN_CHARACTERS = 60
 _SHOWN_LOADS = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)
 
 
@@ -111,22 +113,23 @@ def estimate(
 
 def _host(instance: str, vcpus: int | None) -> tuple[MachineDescription, int]:
     """Return the host of a cloud instance, and the number of virtual CPUs of the instance."""
+    option = f"--instance {printable(instance, _SHOWN_CHARACTERS)}"
     family = instance_type(instance)
     if family is None:
         hint = close_matches(instance_family(instance), [row.family for row in instances()])
-        raise UsageError(f"--instance {instance}: the family is not in the table of instances; {hint}")
+        raise UsageError(f"{option}: the family is not in the table of instances; {hint}")
     host = host_of(family)
     if host is None:
         processors = " or ".join(family.processors)
         raise UsageError(
-            f"--instance {instance}: {family.provider} does not publish the size of the hosts ({processors}); "
+            f"{option}: {family.provider} does not publish the size of the hosts ({processors}); "
             "describe a host with --threads, --chips and --processor, and the guest with --vcpus"
         )
     count = vcpus or instance_vcpus(instance)
     if count is None and ".metal" in instance:
         count = host.threads
     if count is None:
-        raise UsageError(f"--instance {instance}: the name does not tell the number of virtual CPUs; give --vcpus")
+        raise UsageError(f"{option}: the name does not tell the number of virtual CPUs; give --vcpus")
     return host, count
 
 
@@ -171,8 +174,8 @@ def _processor(facts: _Facts, spec: MachineSpec) -> Processor | None:
         return None
     processor = lookup(name)
     if processor is None and facts.processor is not None and (facts.threads is None or facts.tdp is None):
-        hint = similar_processors(name)
-        raise UsageError(f"--processor {name}: not in the table of processors; {hint} Or give --threads and --tdp")
+        option, hint = f"--processor {printable(name, _SHOWN_CHARACTERS)}", similar_processors(name)
+        raise UsageError(f"{option}: not in the table of processors; {hint} (or give --threads and --tdp)")
     return processor
 
 

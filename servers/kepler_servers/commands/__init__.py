@@ -62,6 +62,10 @@ _COMMANDS = {
         "kepler_servers.commands.samples:samples",
         "Show or export the samples that an online trainer has stored.",
     ),
+    "monitoring": LazyCommand(
+        "kepler_servers.commands.monitoring:monitoring",
+        "Write rules for Prometheus and dashboards for Grafana to FOLDER.",
+    ),
 }
 
 

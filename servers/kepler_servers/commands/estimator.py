@@ -13,7 +13,7 @@ import click
 from kepler_core.cli.configured_option import config_dir_option, configured_option
 from kepler_core.cli.output import json_option, print_json, print_table
 from kepler_core.client import DEFAULT_SOCKET, EstimatorClient
-from kepler_servers.commands.deployment import configure_server_logging, log_level_option, store_in_volume
+from kepler_servers.commands.deployment import configure_server_logging, log_options, store_in_volume
 
 if TYPE_CHECKING:
     from kepler_core.configuration import Configuration
@@ -88,7 +88,7 @@ _DEFAULT_SERVICE = "kepler-model-server.kepler.svc.cluster.local"
     type=click.IntRange(0, 65535),
     help="Serve Prometheus metrics on this TCP port.",
 )
-@log_level_option
+@log_options
 @config_dir_option
 @click.pass_context
 def estimator(

@@ -17,7 +17,7 @@ from kepler_core.cli.configured_option import config_dir_option, configured_opti
 from kepler_core.cli.output import json_option, print_json, print_table
 from kepler_core.errors import CollectorError, UsageError
 from kepler_core.vocabulary import COMPONENTS, ZONE_OF_COMPONENT
-from kepler_servers.commands.deployment import configure_server_logging, log_level_option
+from kepler_servers.commands.deployment import configure_server_logging, log_options
 from kepler_servers.commands.meter_options import machine_options, meter_settings
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ _tree_option = configured_option(
     help="Seconds between two readings of the power.",
 )
 @machine_options
-@log_level_option
+@log_options
 @config_dir_option
 @click.pass_context
 def meter(context: click.Context, /, **values: Any) -> None:

@@ -20,7 +20,7 @@ from kepler_core.machine import read_machine_spec
 from kepler_servers.commands.deployment import (
     configure_server_logging,
     create_store_folder,
-    log_level_option,
+    log_options,
     state_folder,
     store_location,
 )
@@ -217,7 +217,7 @@ class Options:
     show_default=True,
     help="Port on which the trainer serves /healthz and /metrics.",
 )
-@log_level_option
+@log_options
 @config_dir_option
 @set_option
 @click.pass_context
