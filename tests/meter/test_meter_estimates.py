@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 
+import attrs
 import pytest
 from support.linear_models import LinearModel, publish
 from support.paths import SHARED
@@ -261,6 +262,23 @@ def test_model_of_the_host_on_a_guest(tmp_path):
         assert reading.idle.watts == pytest.approx(idle)
         assert reading.power["package"].upper > idle + 17
         assert reading.idle_share == idle_share
+
+
+def test_guest_prefers_a_model_of_virtual_machines(tmp_path):
+    publish(tmp_path, MODEL, machine=HOST)
+    own = attrs.evolve(MODEL, source="vm-kepler", watts={"package": (1.0, {"bpf_cpu_time_ms": 0.001})})
+    publish(tmp_path, own, name="guests", machine={**HOST, "cores": 4})
+    source = model_source(tmp_path, host(4, "KVM"), idle_share="none")
+    reading = wait_for_reading(source, observation(features={"bpf_cpu_time_ms": 2000.0}))
+    source.close()
+    assert reading.power["package"].watts == pytest.approx(3.0)
+    assert "guests/vm-kepler" in reading.provenance.name
+    assert reading.idle_share == "reservation"
+    # a physical machine never gets the model of a virtual machine
+    source = model_source(tmp_path, host())
+    reading = wait_for_reading(source, observation(features={"bpf_cpu_time_ms": 2000.0}))
+    source.close()
+    assert reading.power["package"].watts == pytest.approx(44.0)
 
 
 def test_known_idle_power_shifts_a_model(tmp_path):

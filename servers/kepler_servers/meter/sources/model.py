@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import attrs
 import numpy as np
@@ -12,7 +13,7 @@ from kepler_core.arrays import FloatArray
 from kepler_core.errors import MeterError
 from kepler_core.honesty.flags import flags
 from kepler_core.metering import Observation, Power, Provenance, Reading
-from kepler_core.vocabulary import in_component_order
+from kepler_core.vocabulary import VM_SOURCES, in_component_order
 from kepler_profiler.formula_document import published_formula
 from kepler_servers.estimator.explanation import half_widths_of
 from kepler_servers.estimator.loaded_model import LoadedModel, is_host
@@ -25,6 +26,8 @@ from kepler_servers.meter.this_machine import ThisMachine
 
 ENERGY_SOURCES = ("acpi", "rapl-sysfs")
 """Energy sources whose models are asked for: acpi for the whole machine, rapl-sysfs for its components."""
+GUEST_SOURCES = tuple(VM_SOURCES.values())
+"""Energy sources whose models a virtual machine prefers: they were trained on virtual machines, from their hosts."""
 REFRESH_SECONDS = 120.0
 """Interval at which better models are searched for."""
 UNSTATED_ERROR = 0.5
@@ -78,7 +81,8 @@ class ModelSource:
             return None
         if not observation.features:
             raise MeterError("; ".join(observation.problems) or "no collector measures this machine")
-        entries = {source: self._entry(source, observation) for source in ENERGY_SOURCES}
+        sources = ENERGY_SOURCES if self._machine.virtual is None else (*GUEST_SOURCES, *ENERGY_SOURCES)
+        entries = {source: self._entry(source, observation) for source in sources}
         models: dict[str, LoadedModel] = {}
         reasons: dict[str, None] = {}
         for source, entry in entries.items():
@@ -88,6 +92,11 @@ class ModelSource:
                 models[source] = model
             elif problem:
                 reasons[problem] = None
+        own = [source for source in GUEST_SOURCES if source in models]
+        if own:
+            models = {own[0]: models[own[0]]}
+        elif not self._used and any(entries[source].searching for source in sources if source in GUEST_SOURCES):
+            return None  # a model of the host would be replaced in a moment
         if not models:
             if any(entry.searching for entry in entries.values()):
                 return None
@@ -133,8 +142,9 @@ class ModelSource:
     ) -> Reading | None:
         powers: dict[str, _ComponentPower] = {}
         raised: dict[str, None] = {}
-        for loaded in models.values():
-            by_component, own_flags = self._powers(observation, loaded)
+        for source, loaded in models.items():
+            ratio = 1.0 if source in GUEST_SOURCES else self._guest_ratio(loaded)
+            by_component, own_flags = self._powers(observation, loaded, ratio)
             for component, power in by_component.items():
                 powers.setdefault(component, power)
             raised.update(dict.fromkeys(own_flags))
@@ -154,18 +164,20 @@ class ModelSource:
             Provenance("model", loaded.offer.name, "" if version is None else str(version), description),
             powers[main].idle,
             None,
-            "all" if all(self._guest_ratio(model) >= 1 for model in models.values()) else self._idle_share,
+            self._shown_idle_share(models),
             tuple(raised),
             observation,
         )
 
-    def _powers(self, observation: Observation, loaded: LoadedModel) -> tuple[dict[str, _ComponentPower], list[str]]:
+    def _powers(
+        self, observation: Observation, loaded: LoadedModel, ratio: float
+    ) -> tuple[dict[str, _ComponentPower], list[str]]:
+        """Return the power by component and the reasons to doubt it. See `_component` for `ratio`."""
         features = loaded.model.features
         values = np.zeros((_ROWS, len(features)))
         values[_NOW] = [observation.features[feature] for feature in features]
         checked = loaded.check.twinned.watts(values, features)
         widths = half_widths_of(loaded, checked, self._host_name)
-        ratio = self._guest_ratio(loaded)
         powers = {}
         for component, watts in zip(loaded.model.components, checked.watts, strict=True):
             half = widths.get(component, np.abs(watts) * UNSTATED_ERROR)
@@ -179,6 +191,12 @@ class ModelSource:
                 disagrees=bool(checked.disagrees[_NOW]),
             )
         )
+
+    def _shown_idle_share(self, models: Mapping[str, LoadedModel]) -> Literal["reservation", "none", "all"]:
+        if self._machine.virtual is not None and next(iter(models)) in GUEST_SOURCES:
+            # a model that was trained on virtual machines contains a part of the idle power, whatever the setting is
+            return "reservation"
+        return "all" if all(self._guest_ratio(model) >= 1 for model in models.values()) else self._idle_share
 
     def _guest_ratio(self, loaded: LoadedModel) -> float:
         """Return this virtual machine's part of the CPUs of the model's machine; 1 if the model is for whole machines
