@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -18,6 +20,8 @@ from support.qemu_host import QemuHost, qemu
 from support.server_process import free_port
 from support.small_disk import fill_disk, small_disk
 
+MIN_VALID_SECONDS = 5.0
+"""Time for which a power is integrated if no new reading follows."""
 FORBIDDEN = ("pandas", "sklearn", "matplotlib", "scipy")
 """Modules that a resident process must not import, because they take much memory."""
 
@@ -79,6 +83,19 @@ def test_the_counter_continues_after_a_kill(machine: SensorMachine, tmp_path: Pa
         # The first look at the new counter may come late; 42 W add at most 42 J/s since the start of the new process.
         added = meter.zones()["package-0"] - before
         assert 0 <= added <= 42e6 * (time.time() - meter.status()["started"])
+
+
+def test_a_process_that_was_stopped_does_not_invent_energy(machine: SensorMachine, tmp_path: Path) -> None:
+    with running_meter(machine.root, tmp_path / "tree", "--interval", "0.2") as meter:
+        before, begin = meter.zones()["package-0"], time.monotonic()
+        os.kill(meter.process.pid, signal.SIGSTOP)
+        time.sleep(MIN_VALID_SECONDS + 4)
+        stopped = time.monotonic() - begin
+        os.kill(meter.process.pid, signal.SIGCONT)
+        meter.wait_until(lambda: meter.zones().get("package-0", 0) > before, "the counter stands still")
+        time.sleep(1)
+        added = (meter.zones()["package-0"] - before) / 42e6
+        assert MIN_VALID_SECONDS < added < time.monotonic() - begin - stopped + MIN_VALID_SECONDS + 1
 
 
 def test_without_a_source_there_is_no_value_and_then_a_value_again(machine: SensorMachine, tmp_path: Path) -> None:
