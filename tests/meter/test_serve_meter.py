@@ -98,6 +98,31 @@ def test_a_process_that_was_stopped_does_not_invent_energy(machine: SensorMachin
         assert MIN_VALID_SECONDS < added < time.monotonic() - begin - stopped + MIN_VALID_SECONDS + 1
 
 
+def test_a_change_of_the_source_does_not_change_the_counter(machine: SensorMachine, tmp_path: Path) -> None:
+    """A running Kepler continues to read the path that it found at its start."""
+    seen: list[int] = []
+    known = tmp_path / "tree/class/powercap/kepler-core:measured:hwmon:package/energy_uj"
+    with running_meter(machine.root, tmp_path / "tree", "--source", "hwmon", "--source", "formula") as meter:
+
+        def changed_to(kind: str) -> bool:
+            seen.append(int(known.read_text()))
+            return bool(meter.status()["kind"] == kind)
+
+        begin = time.monotonic()
+        assert changed_to("measured")
+        machine.set(0)
+        meter.wait_until(lambda: changed_to("formula"), "the formula does not take over")
+        meter.wait_until(lambda: changed_to("formula") and seen[-1] > seen[-2], "the counter stands still")
+        assert list(meter.zones()) == ["package-0"]
+        machine.set(42)
+        meter.wait_until(lambda: changed_to("measured"), "the meter is not used again")
+        seconds = time.monotonic() - begin
+    assert seen == sorted(seen)
+    # Without a jump: 42 W or, by the formula, at most 1000 W. A counter of another path would begin at 1 µJ.
+    assert 0 < seen[-1] - seen[0] < 1000e6 * (seconds + 1)
+    assert meter.log.count("power source kepler-core:") == 3
+
+
 def test_without_a_source_there_is_no_value_and_then_a_value_again(machine: SensorMachine, tmp_path: Path) -> None:
     with running_meter(machine.root, tmp_path / "tree", "--source", "hwmon") as meter:
         machine.set(0)
