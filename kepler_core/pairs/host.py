@@ -128,10 +128,8 @@ class _Host:
             if gauge is None:
                 raise self.node.missing(names.VM_JOULES)
             return self._from_gauge(gauge)
-        if self.node.metric(names.PROCESS_SECONDS) is not None and self.node.metric(names.USAGE_RATIO) is not None:
-            repaired = self._repaired()
-            if repaired is not None:
-                return repaired
+        if (repaired := self._repaired()) is not None:
+            return repaired
         grid = np.unique(joules.timestamps)
         zones = {zone: increases(metric, grid) for zone, metric in by_component(joules).items()}
         windows = _joined(grid, zones, _fell(joules, grid))
@@ -164,15 +162,21 @@ class _Host:
 
     def _repaired(self) -> HostWindows | None:
         """Return the target `kepler` with the usage of the right window; None if the host's Kepler has no lag."""
+        active = self.node.metric(names.NODE_ACTIVE_JOULES)
+        parts = (active, self.node.metric(names.NODE_IDLE_JOULES), self.node.metric(names.CPU_INFO), self._processes())
+        if active is None or any(part is None for part in parts):
+            return None
         grid, energy = self.node.energy()
-        ratio = self.node.metric(names.USAGE_RATIO)
-        if ratio is None or not energy or len(grid) < 3 or names.CPU_INFO not in self.recording.metrics:
+        zones = by_component(active)
+        if not energy or energy.keys() != zones.keys() or len(grid) < 3:
             return None
         vm_seconds, all_seconds = self._cpu_seconds(grid)
         windows = _joined(grid, energy, np.zeros(len(grid) - 1, dtype=bool))
         seconds = windows.end - windows.start
         work, total = windows.sums(vm_seconds), windows.sums(all_seconds)
-        ratios = on_grid(ratio, grid)[windows.last]
+        # In all zones, Kepler multiplies the energy of a window with the same usage ratio to get its active energy.
+        zone = next(iter(energy))
+        ratios = windows.sums(increases(zones[zone], grid)) / windows.sums(energy[zone])
         usage, lags = usage_of_windows(ratios, total / (self.node.cpus() * seconds))
         if not lags:
             return None
@@ -181,10 +185,10 @@ class _Host:
             for component, joules in energy.items()
         }
         note = (
-            f"the host's Kepler is a release whose {names.USAGE_RATIO} lags by one window (0.10.0 to 0.11.4): the "
-            "watts were calculated anew from the node's energy with the usage of the right window"
+            "the host's Kepler is a release whose CPU usage lags by one window (0.10.0 to 0.11.4): the watts were "
+            "calculated anew from the node's energy with the usage of the right window"
         )
-        return self._result(windows, watts, "the node's energy, usage ratio and CPU seconds", (note,))
+        return self._result(windows, watts, "the node's active and idle energy, and CPU seconds", (note,))
 
     def _from_gauge(self, gauge: Metric) -> HostWindows:
         grid = np.unique(gauge.timestamps)
@@ -204,15 +208,18 @@ class _Host:
 
     def _cpu_seconds(self, grid: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Return the CPU seconds of the virtual machine and of all processes between timestamps."""
-        processes = self.node.metric(names.PROCESS_SECONDS)
-        if processes is None:
+        if self.node.metric(names.PROCESS_SECONDS) is None:
             raise self.node.missing(names.PROCESS_SECONDS)
-        own = selected(processes, lambda labels: labels.get("vm_id") == self.vm)
+        own = self._processes()
         if own is None:
             raise RecordingError(
                 f"no process with vm_id={quoted(self.vm)} in {names.PROCESS_SECONDS}", document=self.recording.name
             )
         return increases(own, grid, falls="reset"), self.node.cpu_seconds(grid)
+
+    def _processes(self) -> Metric | None:
+        """Return the CPU seconds of the virtual machine's processes; None if there are none."""
+        return selected(self.node.metric(names.PROCESS_SECONDS), lambda labels: labels.get("vm_id") == self.vm)
 
     def _of_vm(self, metric: str) -> Metric | None:
         return selected(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 
+import attrs
 import pytest
 from support.linear_models import LinearModel, publish
 from support.paths import SHARED
@@ -263,6 +264,23 @@ def test_model_of_the_host_on_a_guest(tmp_path):
         assert reading.idle_share == idle_share
 
 
+def test_guest_prefers_a_model_of_virtual_machines(tmp_path):
+    publish(tmp_path, MODEL, machine=HOST)
+    own = attrs.evolve(MODEL, source="vm-kepler", watts={"package": (1.0, {"bpf_cpu_time_ms": 0.001})})
+    publish(tmp_path, own, name="guests", machine={**HOST, "cores": 4})
+    source = model_source(tmp_path, host(4, "KVM"), idle_share="none")
+    reading = wait_for_reading(source, observation(features={"bpf_cpu_time_ms": 2000.0}))
+    source.close()
+    assert reading.power["package"].watts == pytest.approx(3.0)
+    assert "guests/vm-kepler" in reading.provenance.name
+    assert reading.idle_share == "reservation"
+    # a physical machine never gets the model of a virtual machine
+    source = model_source(tmp_path, host())
+    reading = wait_for_reading(source, observation(features={"bpf_cpu_time_ms": 2000.0}))
+    source.close()
+    assert reading.power["package"].watts == pytest.approx(44.0)
+
+
 def test_known_idle_power_shifts_a_model(tmp_path):
     publish(tmp_path, MODEL, machine=HOST)
     source = model_source(tmp_path, host(), idle_watts={"package": 30.0})
@@ -296,6 +314,15 @@ def test_model_of_another_machine_is_not_used(tmp_path):
     publish(tmp_path, MODEL, machine={"processor": "arm_neoverse_n1", "cores": 4, "chips": 1, "memory": 8})
     source = model_source(tmp_path, host())
     with pytest.raises(MeterError, match="another machine"):
+        wait_for_reading(source, observation())
+    source.close()
+
+
+@pytest.mark.parametrize("virtual", [None, "KVM"])
+def test_model_of_an_unknown_machine_is_not_used(tmp_path, virtual):
+    publish(tmp_path, MODEL, machine={})
+    source = model_source(tmp_path, host(2, virtual))
+    with pytest.raises(MeterError, match="train with --machine-spec"):
         wait_for_reading(source, observation())
     source.close()
 

@@ -34,9 +34,9 @@ def test_the_lag_of_releases_is_repaired() -> None:
     windows = read(host.recording())
     assert windows.watts["package"] == pytest.approx(host.kepler_watts()[1:-1], abs=1e-4)
     assert "lags" in windows.notes[0]
-    # without the usage ratio, the watts are those that this Kepler reports: of the wrong window
+    # without the CPU seconds of the processes, the watts are those that this Kepler reports: of the wrong window
     content = host.recording()
-    del content[names.USAGE_RATIO]
+    del content[names.PROCESS_SECONDS]
     reported = read(content).watts["package"]
     assert np.abs(reported - host.kepler_watts()[1:]).max() > 1.0
 

@@ -134,3 +134,45 @@ def test_a_recording_of_the_guests_exporter_replaces_a_table(folder: Path, tmp_p
     done = kepler(*words, "--json", cwd=folder)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["pairs"][0]["offset_seconds"] == pytest.approx(2.7, abs=0.15)
+
+
+def test_one_recording_can_hold_the_host_and_the_guest(folder: Path, tmp_path: Path) -> None:
+    content = json.loads((folder / "host0.json").read_text())
+    modes: dict[str, list[list[Any]]] = {"user": [], "idle": []}
+    total, idle = 0.0, 0.0
+    for row in (folder / "guest0.csv").read_text().splitlines()[1:]:
+        time, _, load = row.split(",")[:3]
+        total, idle = total + float(load) / 1000, idle + 4 - float(load) / 1000
+        modes["user"].append([float(time), f"{total:.4f}"])
+        modes["idle"].append([float(time), f"{idle:.4f}"])
+    content["node_cpu_seconds_total"] = [
+        {"metric": {"instance": "guest-1:9100", "cpu": "0", "mode": mode}, "values": values}
+        for mode, values in modes.items()
+    ]
+    both = tmp_path / "both.json"
+    both.write_text(json.dumps(content))
+    words = ["train", "mine.yaml", "--host", str(both), "--guest", str(both), "--vm", "vm-a", "-s", "one"]
+    unnamed = kepler(*words, cwd=folder)
+    assert unnamed.returncode == 2
+    assert "choose the guest with --guest-node" in unnamed.stderr
+    done = kepler(*words, "--guest-node", "guest-1:9100", "--json", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["pairs"][0]["offset_seconds"] == pytest.approx(2.7, abs=0.15)
+
+
+def test_the_online_trainer_refuses_models_of_virtual_machines(folder: Path) -> None:
+    words = [
+        "serve",
+        "online-trainer",
+        "--pipeline",
+        "mine.yaml",
+        "--server",
+        "http://127.0.0.1:9",
+        "-s",
+        "online",
+        "--state",
+        "state",
+    ]
+    done = kepler(*words, "--set", "target=kepler", cwd=folder)
+    assert done.returncode == 2
+    assert "the online trainer reads recordings of machines" in done.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import attrs
 import numpy as np
@@ -12,10 +13,10 @@ from kepler_core.arrays import FloatArray
 from kepler_core.errors import MeterError
 from kepler_core.honesty.flags import flags
 from kepler_core.metering import Observation, Power, Provenance, Reading
-from kepler_core.vocabulary import in_component_order
+from kepler_core.vocabulary import VM_SOURCES, in_component_order
 from kepler_profiler.formula_document import published_formula
 from kepler_servers.estimator.explanation import half_widths_of
-from kepler_servers.estimator.loaded_model import LoadedModel
+from kepler_servers.estimator.loaded_model import LoadedModel, is_host
 from kepler_servers.estimator.model_cache import CacheEntry, ModelCache
 from kepler_servers.estimator.model_providers import ModelProvider
 from kepler_servers.estimator.request import ModelKey
@@ -25,6 +26,8 @@ from kepler_servers.meter.this_machine import ThisMachine
 
 ENERGY_SOURCES = ("acpi", "rapl-sysfs")
 """Energy sources whose models are asked for: acpi for the whole machine, rapl-sysfs for its components."""
+GUEST_SOURCES = tuple(VM_SOURCES.values())
+"""Energy sources whose models a virtual machine prefers: they were trained on virtual machines, from their hosts."""
 REFRESH_SECONDS = 120.0
 """Interval at which better models are searched for."""
 UNSTATED_ERROR = 0.5
@@ -78,16 +81,22 @@ class ModelSource:
             return None
         if not observation.features:
             raise MeterError("; ".join(observation.problems) or "no collector measures this machine")
-        entries = {source: self._entry(source, observation) for source in ENERGY_SOURCES}
+        sources = ENERGY_SOURCES if self._machine.virtual is None else (*GUEST_SOURCES, *ENERGY_SOURCES)
+        entries = {source: self._entry(source, observation) for source in sources}
         models: dict[str, LoadedModel] = {}
         reasons: dict[str, None] = {}
         for source, entry in entries.items():
             model = self._model(source, entry, observation)
-            problem = entry.problem if model is None else _unlike(model)
+            problem = entry.problem if model is None else self._unlike(model)
             if model is not None and not problem:
                 models[source] = model
             elif problem:
                 reasons[problem] = None
+        own = [source for source in GUEST_SOURCES if source in models]
+        if own:
+            models = {own[0]: models[own[0]]}
+        elif not self._used and any(entries[source].searching for source in sources if source in GUEST_SOURCES):
+            return None  # a model of the host would be replaced in a moment
         if not models:
             if any(entry.searching for entry in entries.values()):
                 return None
@@ -109,13 +118,33 @@ class ModelSource:
         used = self._used.get(source) if entry.searching else None
         return used if used is not None and set(used.model.features) <= set(observation.features) else None
 
+    def _unlike(self, loaded: LoadedModel) -> str:
+        """Return why a model is not for a machine like this one; "" if it is."""
+        if self._is_trained_here(loaded):
+            return ""
+        name, node_type = loaded.offer.name, loaded.offer.why.get("node_type")
+        similarity = node_type.get("similarity") if isinstance(node_type, Mapping) else None
+        if not isinstance(similarity, int | float):
+            return f"{name}: the machine of its training is not known; train with --machine-spec"
+        if similarity < MIN_SIMILARITY:
+            return f"{name} is for another machine (similarity {similarity:.2f}, at least {MIN_SIMILARITY} is needed)"
+        if self._machine.virtual is not None and loaded.core_ratio is None:
+            return f"{name}: the number of CPUs of the training's machine is not known, so neither is this one's part"
+        return ""
+
+    def _is_trained_here(self, loaded: LoadedModel) -> bool:
+        """Return whether the training of a model had a node with the name of this machine."""
+        honesty = loaded.check.honesty
+        return honesty is not None and any(is_host(name, self._host_name) for name in honesty.seen.node_names)
+
     def _reading(
         self, observation: Observation, models: Mapping[str, LoadedModel], problems: Sequence[str]
     ) -> Reading | None:
         powers: dict[str, _ComponentPower] = {}
         raised: dict[str, None] = {}
-        for loaded in models.values():
-            by_component, own_flags = self._powers(observation, loaded)
+        for source, loaded in models.items():
+            ratio = 1.0 if source in GUEST_SOURCES else self._guest_ratio(loaded)
+            by_component, own_flags = self._powers(observation, loaded, ratio)
             for component, power in by_component.items():
                 powers.setdefault(component, power)
             raised.update(dict.fromkeys(own_flags))
@@ -135,18 +164,20 @@ class ModelSource:
             Provenance("model", loaded.offer.name, "" if version is None else str(version), description),
             powers[main].idle,
             None,
-            "all" if self._machine.virtual is None else self._idle_share,
+            self._shown_idle_share(models),
             tuple(raised),
             observation,
         )
 
-    def _powers(self, observation: Observation, loaded: LoadedModel) -> tuple[dict[str, _ComponentPower], list[str]]:
+    def _powers(
+        self, observation: Observation, loaded: LoadedModel, ratio: float
+    ) -> tuple[dict[str, _ComponentPower], list[str]]:
+        """Return the power by component and the reasons to doubt it. See `_component` for `ratio`."""
         features = loaded.model.features
         values = np.zeros((_ROWS, len(features)))
         values[_NOW] = [observation.features[feature] for feature in features]
         checked = loaded.check.twinned.watts(values, features)
         widths = half_widths_of(loaded, checked, self._host_name)
-        ratio = self._guest_ratio(loaded)
         powers = {}
         for component, watts in zip(loaded.model.components, checked.watts, strict=True):
             half = widths.get(component, np.abs(watts) * UNSTATED_ERROR)
@@ -161,10 +192,16 @@ class ModelSource:
             )
         )
 
+    def _shown_idle_share(self, models: Mapping[str, LoadedModel]) -> Literal["reservation", "none", "all"]:
+        if self._machine.virtual is not None and next(iter(models)) in GUEST_SOURCES:
+            # a model that was trained on virtual machines contains a part of the idle power, whatever the setting is
+            return "reservation"
+        return "all" if all(self._guest_ratio(model) >= 1 for model in models.values()) else self._idle_share
+
     def _guest_ratio(self, loaded: LoadedModel) -> float:
         """Return this virtual machine's part of the CPUs of the model's machine; 1 if the model is for whole machines
         like this one."""
-        if self._machine.virtual is None or loaded.core_ratio is None:
+        if self._machine.virtual is None or loaded.core_ratio is None or self._is_trained_here(loaded):
             return 1.0
         return min(loaded.core_ratio, 1.0)
 
@@ -190,16 +227,6 @@ class ModelSource:
             _power(own_idle + work, half_own + (1 - low) * work, half_own + (high - 1) * work),
             _power(own_idle, half_idle * ratio, half_idle * ratio),
         )
-
-
-def _unlike(loaded: LoadedModel) -> str:
-    """Return why a model is for a machine that is too different; "" if it is not."""
-    node_type = loaded.offer.why.get("node_type")
-    similarity = node_type.get("similarity") if isinstance(node_type, Mapping) else None
-    if not isinstance(similarity, int | float) or similarity >= MIN_SIMILARITY:
-        return ""
-    name = loaded.offer.name
-    return f"{name} is for another machine (similarity {similarity:.2f}, at least {MIN_SIMILARITY} is needed)"
 
 
 @attrs.frozen
