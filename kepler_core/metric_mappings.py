@@ -45,7 +45,9 @@ class MetricMapping:
     """Whether the metric is a counter, which is used as a rate per second. Default: True, except for power and for
     shares (`share_of`)."""
     scale: float = 1.0
-    """Factor that converts the metric's unit to the unit that `kepler_core.vocabulary` defines."""
+    """Factor that converts the metric's unit to the unit that `kepler_core.vocabulary` defines.
+
+    The factor of a `part` may be negative: the part is then subtracted, e.g. available memory from all memory."""
     aggregate: Literal["sum", "mean"] = "sum"
     """How the values of several units (see `unit_labels`) become the node's value."""
     source: str | None = None

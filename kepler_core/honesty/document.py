@@ -44,7 +44,7 @@ class ComponentErrors(msgspec.Struct, forbid_unknown_fields=True):
     """Mean absolute error in percent of the measured power; None if the measured power was nearly 0 W."""
 
 
-class SplitErrors(msgspec.Struct, forbid_unknown_fields=True):
+class SplitErrors(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     """Errors on the data that one split holds out."""
 
     mae: Watts

@@ -1,8 +1,7 @@
 """Bring the metrics of several exporters on one node to the same times.
 
-Prometheus scrapes each exporter at times of its own. The values of one exporter are kept; the counters and gauges
-of all other exporters are interpolated at the times of that exporter. An increase of an interpolated counter then
-covers the same interval as the increase of the energy.
+Prometheus scrapes each exporter at times of its own. The counters and gauges are interpolated at common times. An
+increase of an interpolated counter then covers the same interval as the increase of the energy.
 """
 
 from __future__ import annotations
@@ -16,19 +15,20 @@ from kepler_core.arrays import FloatArray, IntArray
 from kepler_core.recording.columns import metric_from_columns
 from kepler_core.recording.metric_mapping import MappedMetric
 from kepler_core.recording.rates import GAP_FACTOR
+from kepler_core.vocabulary import CPU_FEATURES
 
 COARSE = 1.5
-"""An exporter sets the times if its interval is more than this multiple of the interval of the energy.
+"""An exporter sets the times of a node if its interval is more than this multiple of the interval of the energy.
 
 Interpolation between two values that are far apart hides what happened between them."""
 
 
 def aligned(mapped: Sequence[MappedMetric]) -> list[MappedMetric]:
-    """Return the metrics, with the values of all exporters of a node at the times of one exporter."""
+    """Return the metrics, with the values of all exporters of a node at the same times."""
     if len({_exporter(item) for item in mapped}) < 2:
         return list(mapped)
     times = _times_of_nodes(mapped)
-    return [_at_times(item, {node: ref for node, (owner, ref) in times.items() if owner != _exporter(item)})
+    return [_at_times(item, {node: t.wanted for node, t in times.items() if t.owner != _exporter(item)})
             for item in mapped]  # fmt: skip
 
 
@@ -36,19 +36,33 @@ def _exporter(item: MappedMetric) -> Hashable:
     return ("third party", item.metric.name) if item.third_party else ("schema", id(item.schema))
 
 
-def _times_of_nodes(mapped: Sequence[MappedMetric]) -> dict[int, tuple[Hashable, FloatArray]]:
-    """Return for each node the exporter that sets its times, and the times in Unix seconds.
+@attrs.frozen(eq=False)
+class _Times:
+    """The times of a node, in Unix seconds."""
 
-    This is the exporter of the energy, or the exporter with the longest interval if that is much longer (`COARSE`).
+    owner: Hashable
+    """The exporter that has values at these times; None if no exporter has."""
+    wanted: FloatArray
+
+
+def _times_of_nodes(mapped: Sequence[MappedMetric]) -> dict[int, _Times]:
+    """Return the times of each node whose metrics come from several exporters.
+
+    These are the times of the energy. If the usage of the CPUs comes from another exporter, the times are in the middle
+    between both: the interpolation then smooths usage and power alike, so that it does not change the relation between
+    them. If another exporter has a much longer interval (`COARSE`), its times are used.
     """
     longest: dict[int, dict[Hashable, FloatArray]] = {}
     energy: dict[int, Hashable] = {}
+    work: dict[int, set[Hashable]] = {}
     for item in mapped:
         metric, exporter = item.metric, _exporter(item)
         for series in np.flatnonzero(metric.lengths > 2).tolist():
             node = int(item.node[series])
             if item.mapping.kind != "feature":
                 energy.setdefault(node, exporter)
+            elif item.mapping.name in CPU_FEATURES:
+                work.setdefault(node, set()).add(exporter)
             of_node = longest.setdefault(node, {})
             if metric.lengths[series] > len(of_node.get(exporter, ())):
                 of_node[exporter] = metric.timestamps[metric.span(series)]
@@ -57,9 +71,21 @@ def _times_of_nodes(mapped: Sequence[MappedMetric]) -> dict[int, tuple[Hashable,
         first = energy.get(node, next(iter(times)))
         steps = {exporter: float(np.median(np.diff(of_exporter))) for exporter, of_exporter in times.items()}
         slowest = max(steps, key=lambda exporter: steps[exporter])
-        owner = slowest if steps[slowest] > COARSE * steps[first] else first
-        chosen[node] = owner, times[owner]
+        others = sorted(work.get(node, set()) - {first}, key=lambda exporter: -len(times[exporter]))
+        if steps[slowest] > COARSE * steps[first]:
+            chosen[node] = _Times(slowest, times[slowest])
+        elif others and first not in work[node] and (shift := _half_offset(times[first], times[others[0]])):
+            chosen[node] = _Times(None, times[first] + shift)
+        elif len(times) > 1:
+            chosen[node] = _Times(first, times[first])
     return chosen
+
+
+def _half_offset(times: FloatArray, others: FloatArray) -> float:
+    """Return half of the usual time from a scrape of one exporter to the nearest scrape of another, in seconds."""
+    at = np.clip(np.searchsorted(others, times), 1, len(others) - 1)
+    before, after = others[at - 1] - times, others[at] - times
+    return float(np.median(np.where(-before < after, before, after))) / 2
 
 
 def _at_times(item: MappedMetric, times_of_node: dict[int, FloatArray]) -> MappedMetric:

@@ -68,7 +68,9 @@ class SchemaUse:
     """The installed metric schemas that know metrics of a recording or a server, and the metrics that they know."""
 
     schemas: tuple[tuple[str, MetricSchema], ...]
-    """Names and instances of the schemas; the schema that knows most metrics comes first."""
+    """Names and instances of the schemas, in the order in which they are preferred.
+
+    Schemas with features by container or process come first, and among them the schema that knows most metrics."""
     metrics: Mapping[str, MetricUse]
     """The known metrics, by name. If several schemas know a metric, the first of `schemas` is used."""
 
@@ -100,8 +102,8 @@ def find_schemas(metrics: Iterable[str], prefix: str | None = None) -> SchemaUse
     """Return the installed metric schemas that know any of the given metrics.
 
     `prefix` is the first word of the exporter's metric names, if it is not the word that the schema expects (e.g.
-    "kepler"). Schemas without an argument `prefix` ignore it. A schema whose metrics are all known to schemas with
-    more known metrics is left out.
+    "kepler"). Schemas without an argument `prefix` ignore it. A schema whose metrics are all known to preferred
+    schemas is left out.
     """
     metric_names = list(metrics)
     known: list[tuple[str, MetricSchema, dict[str, MetricUse]]] = []
@@ -110,7 +112,7 @@ def find_schemas(metrics: Iterable[str], prefix: str | None = None) -> SchemaUse
         uses = {metric: _use(name, schema, mappings) for metric, mappings in entries if mappings}
         if uses:
             known.append((name, schema, uses))
-    known.sort(key=lambda entry: -len(entry[2]))
+    known.sort(key=lambda entry: (not _has_units(entry[2]), -len(entry[2])))
     schemas: list[tuple[str, MetricSchema]] = []
     by_metric: dict[str, MetricUse] = {}
     for name, schema, uses in known:
@@ -118,6 +120,11 @@ def find_schemas(metrics: Iterable[str], prefix: str | None = None) -> SchemaUse
             schemas.append((name, schema))
             by_metric = {**uses, **by_metric}
     return SchemaUse(tuple(schemas), by_metric)
+
+
+def _has_units(uses: Mapping[str, MetricUse]) -> bool:
+    """Return whether any of the metrics is a feature of containers or processes."""
+    return any(m.kind == "feature" and m.level != "node" for use in uses.values() for m in use.mappings)
 
 
 def _use(name: str, schema: MetricSchema, entries: Sequence[MetricMapping | UnusedMetric]) -> MetricUse:

@@ -148,7 +148,8 @@ def counts_nothing_twice(subject: Subject) -> None:
     for (_, _, word), entries in by_name.items():
         for at, (name, mapping) in enumerate(entries):
             for other, its_mapping in entries[at + 1 :]:
-                if name == other or mapping.rank != its_mapping.rank:
+                is_subtracted = mapping.scale * its_mapping.scale < 0
+                if name == other or mapping.rank != its_mapping.rank or is_subtracted:
                     continue
                 whole, part = sorted((name, other), key=len)
                 if mapping.part != its_mapping.part:

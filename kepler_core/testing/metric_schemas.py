@@ -120,7 +120,8 @@ def _check_words(metric: str, mapping: MetricMapping) -> None:
     require(mapping.kind in KINDS, f"{metric}: kind {mapping.kind!r} is unknown")
     require(mapping.name in words, f"{metric}: {mapping.name!r} is no {mapping.kind} of kepler_core.vocabulary")
     require(mapping.level in LEVELS, f"{metric}: level {mapping.level!r} is none of {', '.join(LEVELS)}")
-    require(np.isfinite(mapping.scale) and mapping.scale > 0, f"{metric}: scale {mapping.scale} is not above 0")
+    is_scale = np.isfinite(mapping.scale) and (mapping.scale > 0 or (mapping.scale < 0 and mapping.part != ""))
+    require(is_scale, f"{metric}: scale {mapping.scale} is not above 0; only a part can be subtracted")
     if mapping.level != "node":
         require(mapping.unit_labels, f"{metric}: unit_labels is empty; name the label of the {mapping.level}'s id")
     if mapping.kind == "energy":
@@ -197,8 +198,19 @@ def has_the_right_units(subject: Subject) -> None:
         return  # not installed: recordings are read with installed schemas only
     schema = subject.make()
     entries = _tested_mappings(schema, list(_metrics(subject)))
+    cpus = [entry for entry in entries if entry[1].kind == "cpus"]
+    for name in dict.fromkeys(mapping.name for _, mapping, _ in entries if mapping.kind != "cpus"):
+        _check_units(schema, [entry for entry in entries if entry[1].name == name], cpus)
+
+
+_Tested = tuple[str, MetricMapping, float]
+"""A metric, a mapping, and the share of the feature or component that the series measures."""
+
+
+def _check_units(schema: Any, entries: Sequence[_Tested], cpus: Sequence[_Tested]) -> None:
+    """Check that a recording of one feature or component, and of one CPU, is read in our units."""
     content: dict[str, list[dict[str, Any]]] = {}
-    for metric, mapping, share in entries:
+    for metric, mapping, share in (*entries, *cpus):
         if mapping.kind != "cpus" or metric not in content:  # the series of a feature tell the number of CPUs, too
             content.setdefault(metric, []).append(_series(schema, mapping, share))
     observations = observe([read_recording(content, name="of known power")])
@@ -206,7 +218,7 @@ def has_the_right_units(subject: Subject) -> None:
         if mapping.kind == "feature":
             expected = RATE_PER_SECOND * (1 if mapping.counter or mapping.share_of else mapping.scale)
             _compare(metric, observations.node_features.get(mapping.name), expected)
-        elif mapping.kind != "cpus":
+        else:
             sources = [source for source, component in observations.power if component == mapping.name]
             require(
                 sources,
@@ -216,8 +228,8 @@ def has_the_right_units(subject: Subject) -> None:
             _compare(metric, observations.power[sources[0], mapping.name], WATTS.get(mapping.name, OTHER_WATTS))
 
 
-def _tested_mappings(schema: Any, metrics: Sequence[str]) -> list[tuple[str, MetricMapping, float]]:
-    """Return the mappings to test: (metric, mapping, share of the feature or component that the series measures).
+def _tested_mappings(schema: Any, metrics: Sequence[str]) -> list[_Tested]:
+    """Return the mappings to test.
 
     Of each feature and component, the mappings with the lowest rank are tested, one for each part.
     """
@@ -228,14 +240,15 @@ def _tested_mappings(schema: Any, metrics: Sequence[str]) -> list[tuple[str, Met
     known = [
         (m, mapping) for m, mapping in known if mapping.level in used_levels and (has_cpus or not mapping.share_of)
     ]
-    tested: list[tuple[str, MetricMapping, float]] = []
+    tested: list[_Tested] = []
     for name in dict.fromkeys(mapping.name for _, mapping in known):
         # the level of units comes first, because it is preferred to the level of nodes
         of_name = sorted(((m, x) for m, x in known if x.name == name), key=lambda e: (e[1].level == "node", e[1].rank))
         first = of_name[0][1]
         parts: dict[str, tuple[str, MetricMapping]] = {}
         for metric, mapping in of_name:
-            if (mapping.level, mapping.rank, mapping.kind) == (first.level, first.rank, first.kind):
+            is_used = (mapping.level, mapping.rank, mapping.kind) == (first.level, first.rank, first.kind)
+            if is_used and mapping.scale > 0:  # a part that is subtracted is 0 in the recording
                 parts.setdefault(mapping.part, (metric, mapping))
         tested.extend((metric, mapping, 1 / len(parts)) for metric, mapping in parts.values())
     return tested

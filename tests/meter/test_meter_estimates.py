@@ -318,6 +318,15 @@ def test_model_of_another_machine_is_not_used(tmp_path):
     source.close()
 
 
+@pytest.mark.parametrize("virtual", [None, "KVM"])
+def test_model_of_an_unknown_machine_is_not_used(tmp_path, virtual):
+    publish(tmp_path, MODEL, machine={})
+    source = model_source(tmp_path, host(2, virtual))
+    with pytest.raises(MeterError, match="train with --machine-spec"):
+        wait_for_reading(source, observation())
+    source.close()
+
+
 # --- settings -------------------------------------------------------------------------------------
 
 

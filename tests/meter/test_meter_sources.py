@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from support.synthetic_machine import SyntheticMachine
 
 from kepler_core.errors import MeterError
@@ -203,6 +206,50 @@ def test_measurement_of_a_host_is_read_by_its_guest(machine, tmp_path):
         reading = source.read(observation(machine))
     output.close()
     assert watts(reading) == pytest.approx({"package": 5.0})
+
+
+_CONTENT = st.one_of(st.binary(max_size=30), st.integers(0, 2**70).map(lambda value: b"%d\n" % value))
+
+
+@given(st.lists(_CONTENT, min_size=1, max_size=6), _CONTENT, st.floats(0.01, 1000))
+def test_malformed_counters_never_give_impossible_watts(tmp_path_factory, contents, span, seconds):
+    machine = SyntheticMachine(tmp_path_factory.mktemp("machine"), cpus=1)
+    zone(machine, "intel-rapl:0", "package-0", 1)
+    sensor(machine, "hwmon0", "power_meter", power1_average=1)
+    (machine.root / "sys/class/powercap/intel-rapl:0/max_energy_range_uj").write_bytes(span)
+    sources = (powercap(machine), HwmonSource(machine.root, clock=machine.monotonic))
+    for content in contents:
+        machine.now += seconds
+        for name in ("powercap/intel-rapl:0/energy_uj", "hwmon/hwmon0/power1_average"):
+            (machine.root / "sys/class" / name).write_bytes(content)
+        for source in sources:
+            try:
+                reading = source.read(observation(machine))
+            except MeterError:
+                continue
+            powers = [] if reading is None else list(reading.power.values())
+            assert all(0.05 <= power.watts <= 10_000 and power.lower <= power.upper for power in powers)
+    for source in sources:
+        source.close()
+
+
+@given(st.binary(max_size=60), st.binary(max_size=60))
+def test_malformed_names_of_zones_and_sensors_are_ignored(tmp_path_factory, name, label):
+    machine = SyntheticMachine(tmp_path_factory.mktemp("machine"), cpus=1)
+    for folder, file, content in (
+        ("powercap/intel-rapl:0", "name", name),
+        ("powercap/intel-rapl:0", "energy_uj", b"1"),
+        ("hwmon/hwmon0", "name", name),
+        ("hwmon/hwmon0", "power1_label", label),
+        ("hwmon/hwmon0", "power1_input", b"50000000"),
+    ):
+        path = machine.root / "sys/class" / folder / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    for source in (PowercapSource(machine.root), HwmonSource(machine.root), ProvidedTreeSource(machine.root)):
+        with contextlib.suppress(MeterError):
+            source.read(observation(machine))
+        source.close()
 
 
 def sensor(machine, chip, name, **files):

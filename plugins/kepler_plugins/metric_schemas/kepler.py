@@ -138,4 +138,6 @@ class Kepler07(MetricSchema):
             return f"{self._begin}node_info"
         if name == "accelerator_intel_qat":
             return f"{self._begin}node_accelerator_intel_qat"
+        if name not in _COUNTED:
+            return name
         return f"{self._begin}{level if level in ('container', 'process') else 'container'}_{name}_total"

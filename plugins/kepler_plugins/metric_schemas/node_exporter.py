@@ -1,19 +1,20 @@
-"""The metric schema of Prometheus' node_exporter: CPU time, CPU frequency and power meters of a whole machine.
+"""The metric schema of Prometheus' node_exporter: usage and power meters of a whole machine.
 
-Names and labels are those of node_exporter 1.0 to 1.9 (collector/cpu_linux.go, cpufreq_linux.go, rapl_linux.go,
-hwmon_linux.go).
+Names and labels are those of node_exporter 1.0 to 1.9 (collector/cpu_linux.go, cpufreq_linux.go, stat_linux.go,
+vmstat_linux.go, meminfo_linux.go, diskstats_linux.go, netdev_linux.go, rapl_linux.go, hwmon_linux.go).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from kepler_core.contracts import MetricMapping, MetricSchema, UnusedMetric
 from kepler_core.vocabulary import RAPL_COMPONENTS
 
-BUSY_MODES = ("user", "nice", "system", "irq", "softirq")
-"""Values of the label `mode` in which a CPU works. The time of guests is part of user and nice."""
-_IDLE_MODES = ("idle", "iowait", "steal")
+USER_MODES = ("user", "nice")
+"""Values of the label `mode` of programs. This time contains the time of guests."""
+SYSTEM_MODES = ("system", "irq", "softirq")
 PACKAGE_WRAPS_AT = 262143.328850
 """Joules after which the package counter of most Intel processors begins at 0 (max_energy_range_uj of powercap)."""
 ACPI_METERS = tuple(
@@ -25,20 +26,47 @@ ACPI_METERS = tuple(
 _NO_METER = UnusedMetric("the sensor is no ACPI power meter: it measures a part that Kepler Core has no component for")
 _PLATFORM = MetricMapping("power", "platform", "node", ("chip", "sensor"), source="acpi", where={"chip": ACPI_METERS})
 
+_DEVICE_MAPPER = tuple(f"dm-{number}" for number in range(256))
+"""Values of the label `device` of logical volumes, whose transfers are also transfers of the disks below them."""
+
+
+def _cpu(name: str, modes: str | tuple[str, ...], **about: Any) -> MetricMapping:
+    """Return the mapping of the CPU time in some modes, added up over all CPUs."""
+    return MetricMapping(
+        "feature", name, "node", ("cpu", "mode"), scale=about.pop("scale", 1000.0), where={"mode": modes}, **about
+    )
+
+
+def _of_node(name: str, *unit_labels: str, **about: Any) -> tuple[MetricMapping]:
+    return (MetricMapping("feature", name, "node", unit_labels, **about),)
+
+
 _METRICS: dict[str, tuple[MetricMapping | UnusedMetric, ...]] = {
     "node_cpu_seconds_total": (
-        MetricMapping(
-            "feature", "bpf_cpu_time_ms", "node", ("cpu", "mode"), scale=1000.0, where={"mode": BUSY_MODES}
-        ),
+        _cpu("bpf_cpu_time_ms", (*USER_MODES, *SYSTEM_MODES)),
+        _cpu("cpu_user_ms", USER_MODES, part="programs and guests"),
+        _cpu("cpu_system_ms", SYSTEM_MODES),
+        _cpu("cpu_idle_ms", "idle"),
+        _cpu("cpu_iowait_ms", "iowait"),
+        _cpu("cpu_steal_ms", "steal"),
         MetricMapping("cpus", "cpus", "node", ("cpu",), counter=False, where={"mode": "user"}),
-        UnusedMetric("the CPU does not work", where={"mode": _IDLE_MODES}),
     ),
-    "node_cpu_guest_seconds_total": (UnusedMetric("already part of the modes user and nice"),),
-    "node_cpu_scaling_frequency_hertz": (
-        MetricMapping(
-            "feature", "cpu_scaling_frequency_hertz", "node", ("cpu",), counter=False, aggregate="mean"
-        ),
+    "node_cpu_guest_seconds_total": (
+        _cpu("cpu_guest_ms", USER_MODES),
+        _cpu("cpu_user_ms", USER_MODES, scale=-1000.0, part="guests"),
     ),
+    "node_cpu_scaling_frequency_hertz": _of_node(
+        "cpu_scaling_frequency_hertz", "cpu", counter=False, aggregate="mean"
+    ),
+    "node_context_switches_total": _of_node("context_switches"),
+    "node_intr_total": _of_node("interrupts"),
+    "node_vmstat_pgfault": _of_node("page_faults"),
+    "node_memory_MemTotal_bytes": _of_node("memory_used_bytes", counter=False, part="total"),
+    "node_memory_MemAvailable_bytes": _of_node("memory_used_bytes", counter=False, part="available", scale=-1.0),
+    "node_disk_read_bytes_total": _of_node("disk_read_bytes", "device", where_not={"device": _DEVICE_MAPPER}),
+    "node_disk_written_bytes_total": _of_node("disk_written_bytes", "device", where_not={"device": _DEVICE_MAPPER}),
+    "node_network_receive_bytes_total": _of_node("network_received_bytes", "device", where_not={"device": "lo"}),
+    "node_network_transmit_bytes_total": _of_node("network_sent_bytes", "device", where_not={"device": "lo"}),
     **{
         f"node_rapl_{zone}_joules_total": (
             MetricMapping(
@@ -57,17 +85,21 @@ _METRICS: dict[str, tuple[MetricMapping | UnusedMetric, ...]] = {
     "node_hwmon_power_average_watt": (_PLATFORM, _NO_METER),
     "node_hwmon_power_watt": (_PLATFORM, _NO_METER),
 }  # fmt: skip
+for _name in ("node_disk_read_bytes_total", "node_disk_written_bytes_total"):
+    _METRICS[_name] += (UnusedMetric("a logical volume; the disks below it are used"),)
+for _name in ("node_network_receive_bytes_total", "node_network_transmit_bytes_total"):
+    _METRICS[_name] += (UnusedMetric("the loopback interface"),)
 
 _SPELLINGS = {
-    "bpf_cpu_time_ms": "node_cpu_seconds_total",
-    "cpu_scaling_frequency_hertz": "node_cpu_scaling_frequency_hertz",
-    "platform": "node_hwmon_power_average_watt",
-    **{zone: f"node_rapl_{zone}_joules_total" for zone in RAPL_COMPONENTS},
+    mapping.name: metric
+    for metric, mappings in reversed(_METRICS.items())
+    for mapping in mappings
+    if isinstance(mapping, MetricMapping) and mapping.scale > 0
 }
 
 
 class NodeExporter(MetricSchema):
-    """Schema of node_exporter: CPU time and frequency of a node, RAPL counters and ACPI power meters.
+    """Schema of node_exporter: usage of a node (CPU, memory, disks, network), RAPL counters and ACPI power meters.
 
     With these metrics alone, models of the feature group CPUTime can be trained. node_exporter needs the permission to
     read /sys/class/powercap, and the option --collector.rapl, which is set by default.

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kepler_core.cli.idle_watts import idle_watts_option
-from kepler_core.cli.inputs import store_option
+from kepler_core.cli.configured_option import config_dir_option
 from kepler_core.cli.output import json_option
 from kepler_core.errors import MeterError
+from kepler_servers.commands.meter_options import machine_options, meter_settings
 
 if TYPE_CHECKING:
     from kepler_core.metering import Observation, Reading
@@ -36,37 +36,10 @@ FIRST_READING_SECONDS = 10.0
     show_default=True,
     help="Length of a period in seconds, with --watch.",
 )
-@idle_watts_option(
-    "Known idle power. A number alone, or platform=WATTS, is that of the whole physical machine at the plug; on a "
-    "virtual machine, that of the host."
-)
-@store_option(required=False)
-@click.option("--model-server", metavar="URL", help="Model server to get a model from.")
-@click.option("--machine-spec", metavar="FILE", help="JSON file that describes this machine.  [default: discovered]")
-@click.option("--instance", metavar="TYPE", help="Type of the cloud instance, e.g. m5.2xlarge.")
-@click.option(
-    "--idle-share",
-    type=click.Choice(["reservation", "none"]),
-    default="reservation",
-    show_default=True,
-    help="Count the same part of the host's idle power as of its CPUs as this virtual machine's, or none of it.",
-)
-@click.option(
-    "--source",
-    "sources",
-    metavar="NAME",
-    multiple=True,
-    help="Use only this power source: provided, powercap, msr, hwmon, model or formula. Can be repeated.",
-)
-@click.option(
-    "--root",
-    metavar="DIR",
-    default="/",
-    show_default=True,
-    help="Folder that has the machine's folders proc and sys, e.g. /host in a container.",
-)
+@machine_options
+@config_dir_option
 @json_option
-def watts(watch: bool, interval: float, idle_watts: str | None, as_json: bool, **options: Any) -> None:
+def watts(watch: bool, interval: float, config_dir: str | None, as_json: bool, **options: Any) -> None:
     """Show how many watts this machine draws now, with a 90 % interval.
 
     The watts are measured if the machine has a meter that can be read, otherwise estimated: by a model of --store or
@@ -75,13 +48,10 @@ def watts(watch: bool, interval: float, idle_watts: str | None, as_json: bool, *
 
     Exit code 1: there is neither a measurement nor an estimate.
     """
-    from kepler_core.cli.idle_watts import parse_idle_watts
-    from kepler_core.vocabulary import COMPONENTS
-    from kepler_servers.meter.settings import SOURCES, MeterSettings, build_chain, build_collectors
+    from kepler_core.configuration import Configuration
+    from kepler_servers.meter.settings import build_chain, build_collectors
 
-    options["sources"] = options["sources"] or SOURCES
-    known = {} if idle_watts is None else parse_idle_watts(idle_watts, COMPONENTS)
-    settings = MeterSettings(idle_watts=known, interval=interval, **options)
+    settings = meter_settings(options, Configuration(config_dir), interval=interval)
     machine = settings.machine()
     chain = build_chain(settings, machine)
     collectors = build_collectors(settings)

@@ -152,7 +152,7 @@ class Report:
         idle = {
             "reservation": "the same part of the host's idle power",
             "none": "none of the host's idle power",
-            "all": "the power that the host measures for it",
+            "all": "the whole power that was measured for it",
         }[self.reading.idle_share]
         return f"{share} of the host's CPUs, and {idle}"
 

@@ -16,7 +16,7 @@ from kepler_core.metering import Observation, Power, Provenance, Reading
 from kepler_core.vocabulary import VM_SOURCES, in_component_order
 from kepler_profiler.formula_document import published_formula
 from kepler_servers.estimator.explanation import half_widths_of
-from kepler_servers.estimator.loaded_model import LoadedModel
+from kepler_servers.estimator.loaded_model import LoadedModel, is_host
 from kepler_servers.estimator.model_cache import CacheEntry, ModelCache
 from kepler_servers.estimator.model_providers import ModelProvider
 from kepler_servers.estimator.request import ModelKey
@@ -87,7 +87,7 @@ class ModelSource:
         reasons: dict[str, None] = {}
         for source, entry in entries.items():
             model = self._model(source, entry, observation)
-            problem = entry.problem if model is None else _unlike(model)
+            problem = entry.problem if model is None else self._unlike(model)
             if model is not None and not problem:
                 models[source] = model
             elif problem:
@@ -117,6 +117,25 @@ class ModelSource:
             return entry.loaded
         used = self._used.get(source) if entry.searching else None
         return used if used is not None and set(used.model.features) <= set(observation.features) else None
+
+    def _unlike(self, loaded: LoadedModel) -> str:
+        """Return why a model is not for a machine like this one; "" if it is."""
+        if self._is_trained_here(loaded):
+            return ""
+        name, node_type = loaded.offer.name, loaded.offer.why.get("node_type")
+        similarity = node_type.get("similarity") if isinstance(node_type, Mapping) else None
+        if not isinstance(similarity, int | float):
+            return f"{name}: the machine of its training is not known; train with --machine-spec"
+        if similarity < MIN_SIMILARITY:
+            return f"{name} is for another machine (similarity {similarity:.2f}, at least {MIN_SIMILARITY} is needed)"
+        if self._machine.virtual is not None and loaded.core_ratio is None:
+            return f"{name}: the number of CPUs of the training's machine is not known, so neither is this one's part"
+        return ""
+
+    def _is_trained_here(self, loaded: LoadedModel) -> bool:
+        """Return whether the training of a model had a node with the name of this machine."""
+        honesty = loaded.check.honesty
+        return honesty is not None and any(is_host(name, self._host_name) for name in honesty.seen.node_names)
 
     def _reading(
         self, observation: Observation, models: Mapping[str, LoadedModel], problems: Sequence[str]
@@ -174,15 +193,15 @@ class ModelSource:
         )
 
     def _shown_idle_share(self, models: Mapping[str, LoadedModel]) -> Literal["reservation", "none", "all"]:
-        if self._machine.virtual is None:
-            return "all"
-        # a model that was trained on virtual machines contains a part of the idle power, whatever the setting is
-        return "reservation" if next(iter(models)) in GUEST_SOURCES else self._idle_share
+        if self._machine.virtual is not None and next(iter(models)) in GUEST_SOURCES:
+            # a model that was trained on virtual machines contains a part of the idle power, whatever the setting is
+            return "reservation"
+        return "all" if all(self._guest_ratio(model) >= 1 for model in models.values()) else self._idle_share
 
     def _guest_ratio(self, loaded: LoadedModel) -> float:
         """Return this virtual machine's part of the CPUs of the model's machine; 1 if the model is for whole machines
         like this one."""
-        if self._machine.virtual is None or loaded.core_ratio is None:
+        if self._machine.virtual is None or loaded.core_ratio is None or self._is_trained_here(loaded):
             return 1.0
         return min(loaded.core_ratio, 1.0)
 
@@ -208,16 +227,6 @@ class ModelSource:
             _power(own_idle + work, half_own + (1 - low) * work, half_own + (high - 1) * work),
             _power(own_idle, half_idle * ratio, half_idle * ratio),
         )
-
-
-def _unlike(loaded: LoadedModel) -> str:
-    """Return why a model is for a machine that is too different; "" if it is not."""
-    node_type = loaded.offer.why.get("node_type")
-    similarity = node_type.get("similarity") if isinstance(node_type, Mapping) else None
-    if not isinstance(similarity, int | float) or similarity >= MIN_SIMILARITY:
-        return ""
-    name = loaded.offer.name
-    return f"{name} is for another machine (similarity {similarity:.2f}, at least {MIN_SIMILARITY} is needed)"
 
 
 @attrs.frozen

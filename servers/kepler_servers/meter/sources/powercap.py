@@ -205,19 +205,17 @@ class ProvidedTreeSource(PowercapSource):
         return f"power that the host of this virtual machine provides in {self._folder}"
 
     def _reader(self, zone: Path) -> Callable[[], int]:
-        read_kernel_file = super()._reader(zone)
-        file = self._files[-1]
+        read_file = super()._reader(zone)
         path = zone / "energy_uj"
         latest: list[int] = []
 
         def read() -> int:
-            file.close()  # The host may replace the file, so an open one may be the old one.
             try:
                 if latest and path.stat().st_size == 0:
                     return latest[0]  # Scaphandre empties the file before it writes the next value.
             except OSError as error:
                 raise MeterError(f"{path}: {error.strerror or error}") from error
-            latest[:] = [read_kernel_file()]
+            latest[:] = [read_file()]
             return latest[0]
 
         return read
