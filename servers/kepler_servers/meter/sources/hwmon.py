@@ -16,7 +16,7 @@ from kepler_core.metering import Observation, Reading
 from kepler_servers.meter.sources.energy_counter import MAX_WATTS, MIN_WATTS, EnergyCounter, watts_by_component
 from kepler_servers.meter.sources.measured import MAIN_COMPONENTS, measured_reading
 from kepler_servers.meter.sources.power_source import Kind
-from kepler_servers.meter.sources.powercap import OWN_PREFIXES, RESCAN_SECONDS
+from kepler_servers.meter.sources.powercap import RESCAN_SECONDS
 
 FROZEN_SECONDS = 120.0
 FROZEN_LOAD_CHANGE = 0.3
@@ -59,7 +59,8 @@ RULES = (
     # Boards with current sensors at the supply of the whole board, e.g. NVIDIA Jetson.
     _rule("ina[0-9]+", r"vdd_in|vin_sys_5v0", "platform"),
 )
-"""Sensors of other drivers (graphics cards, network cards, disks, single rails) are not the power of the machine."""
+"""Sensors of other drivers (graphics cards, network cards, disks, single rails) are not the power of the machine. Those
+of the meter's own output (kepler_core) are not a measurement."""
 
 _SENSOR = re.compile(r"(power|energy)([0-9]{1,4})_(input|average)")
 
@@ -164,7 +165,7 @@ class HwmonSource:
         for chip in chips:
             folder = self._folder / chip
             name = _text(folder / "name")
-            if name.startswith(OWN_PREFIXES) or not any(rule.chip.fullmatch(name) for rule in RULES):
+            if not any(rule.chip.fullmatch(name) for rule in RULES):
                 continue
             for kind, number, file in _sensors_of(folder):
                 if _text(folder / f"{kind}{number}_enable") == "0":

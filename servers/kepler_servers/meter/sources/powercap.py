@@ -121,9 +121,7 @@ class PowercapSource:
             socket = (
                 label if component == "package" else name.removeprefix("intel-rapl-mmio:").removeprefix("intel-rapl:")
             )
-            zones.setdefault((component, socket), name)
-            if not name.startswith("intel-rapl-mmio"):
-                zones[component, socket] = name
+            zones[component, socket] = name  # the names are sorted, so intel-rapl replaces intel-rapl-mmio
         return [(name, component) for (component, _), name in sorted(zones.items())]
 
     def _is_measurement(self, zone: Path) -> bool:
