@@ -201,9 +201,21 @@ def path_text(path: Iterable[str | int]) -> str:
 
 _EXTRA_OF = {
     **dict.fromkeys(
-        ("pandas", "sklearn", "scipy", "joblib", "skl2onnx", "onnx", "onnxmltools", "threadpoolctl", "matplotlib"),
+        (
+            "pandas",
+            "sklearn",
+            "scipy",
+            "joblib",
+            "skl2onnx",
+            "onnx",
+            "onnxmltools",
+            "threadpoolctl",
+            "matplotlib",
+            "jinja2",
+        ),
         "train",
     ),
+    "onnxruntime": "onnx",
     "urllib3": "prometheus",
     "pyarrow": "online",
     "xgboost": "xgboost",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+import json
 import logging
 
 COMMAND_FORMAT = "%(levelname)s %(name)s: %(message)s"
@@ -17,6 +19,23 @@ LEVELS = {
 """Name of a log level on a server's command line -> level of the module `logging`."""
 
 
-def configure_logging(level: int, *, format: str = SERVER_FORMAT) -> None:
-    """Send log records of at least `level` to standard error. Replace any earlier logging configuration."""
+class JsonFormatter(logging.Formatter):
+    """Formats each log record as one line of JSON: time (UTC, ISO 8601), level, logger, message and, if any, error."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        time = datetime.datetime.fromtimestamp(record.created, datetime.UTC).isoformat(timespec="milliseconds")
+        line = {"time": time, "level": record.levelname, "logger": record.name, "message": record.getMessage()}
+        if record.exc_info:
+            line["error"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False)
+
+
+def configure_logging(level: int, *, format: str = SERVER_FORMAT, as_json: bool = False) -> None:
+    """Send log records of at least `level` to standard error. Replace any earlier logging configuration.
+
+    With `as_json`, each record is a line of JSON, and `format` is not used.
+    """
     logging.basicConfig(level=level, format=format, force=True)
+    if as_json:
+        for handler in logging.getLogger().handlers:
+            handler.setFormatter(JsonFormatter())

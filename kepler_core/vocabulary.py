@@ -15,9 +15,24 @@ OutputType = Literal["AbsPower", "DynPower"]
 
 OUTPUT_TYPES: tuple[OutputType, ...] = get_args(OutputType)
 
+Target = Literal["machine", "kepler", "capacity", "marginal"]
+"""What the watts of a training are.
+
+machine: the power that a meter measures of a whole machine. The other targets are the power of a virtual machine, which
+no meter measures: it is a part of the host's power, and `kepler_core.pairs.targets` defines the part.
+"""
+
+TARGETS: tuple[Target, ...] = get_args(Target)
+
+VM_SOURCES: Mapping[str, str] = {"kepler": "vm-kepler", "capacity": "vm-capacity", "marginal": "vm-marginal"}
+"""Energy source of the models of each target that is the power of a virtual machine."""
+
 RAPL_COMPONENTS = ("package", "core", "uncore", "dram")
 PLATFORM_COMPONENTS = ("platform",)
 COMPONENTS = RAPL_COMPONENTS + PLATFORM_COMPONENTS
+
+ZONE_OF_COMPONENT = {"package": "package", "core": "core", "uncore": "uncore", "dram": "dram", "platform": "psys"}
+"""Component -> name of its power zone in Linux (drivers/powercap/intel_rapl_common.c); Kepler uses these names."""
 
 
 def in_component_order(components: Iterable[str]) -> tuple[str, ...]:

@@ -32,6 +32,7 @@ SLOW = (
     "offline_trainer/test_training_jobs*",
     "pipeline/test_train*",
     "tables/test_table_training*",
+    "profiler/test_machine_fit*",
     "online_trainer/test_retraining*",
     "online_trainer/test_kills*",
     "cli/test_accuracy_bench*",
@@ -57,6 +58,11 @@ SLOW = (
     "store/test_store_commands*",
     "cli/test_recalibrate*",
     "pipeline/test_kept_rows*",
+    "meter/test_serve_meter*",
+    "meter/test_scraped_meter*",
+    "pairs/test_pair_training*",
+    "pairs/test_real_pairs*",
+    "pairs/test_pair_command*",
 )
 """Test files that `make quick` leaves out: they train, start servers or install packages. Slowest first."""
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NoReturn
 
 import click
+import msgspec
 
 from kepler_core import __version__
 from kepler_core.cli.lazy import LazyCommand, LazyGroup
@@ -30,6 +32,10 @@ _COMMANDS = {
     "validate": LazyCommand(
         "kepler_core.cli.recordings:validate",
         "Report which models can be trained from a recording, and why other models cannot.",
+    ),
+    "doctor": LazyCommand(
+        "kepler_core.cli.doctor:doctor",
+        "Find out what is wrong with a Kepler 0.10 or later, and say what to do.",
     ),
     "train": LazyCommand("kepler_core.cli.train:train", "Train, validate and publish the models of a pipeline."),
     "extract": LazyCommand(
@@ -146,6 +152,8 @@ def run(command: click.Command, program: str, *, verbose: bool = False, **settin
     except click.ClickException as error:
         if isinstance(error, click.UsageError) and (message := _changed_form(command)) is not None:
             fail(message, error.exit_code)
+        if _wants_json():
+            fail(error.format_message(), error.exit_code, program, kind="UsageError")
         error.show()
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
@@ -167,7 +175,8 @@ def run(command: click.Command, program: str, *, verbose: bool = False, **settin
         is_usage = isinstance(error, UsageError) or _is_old_file(error.__cause__)
         if is_usage and (message := _changed_form(command)) is not None:
             fail(message, UsageError.exit_code, program)
-        fail(str(error), error.exit_code, program)
+        place = {"document": error.document, "path": list(error.path)}
+        fail(str(error), error.exit_code, program, kind=type(error).__name__, place=place)
     except ModuleNotFoundError as error:
         extra = missing_extra(error, "this command")
         if extra is None or verbose:
@@ -202,7 +211,27 @@ def _is_old_file(error: BaseException | None) -> bool:
     return error.filename in sys.argv[2:] and is_old_file_name(str(error.filename))
 
 
-def fail(message: str, code: int, program: str = "kepler-model") -> None:
-    """Print an error message on one line and end the process with an exit code."""
-    click.echo(f"{program}: error: {message}", err=True)
+def _wants_json() -> bool:
+    """Return whether the command line of this process has the option --json."""
+    return "--json" in sys.argv[1:]
+
+
+def fail(
+    message: str,
+    code: int,
+    program: str = "kepler-model",
+    *,
+    kind: str = "KeplerError",
+    place: Mapping[str, Any] | None = None,
+) -> NoReturn:
+    """Print an error message on one line of standard error and end the process with an exit code.
+
+    With the option --json, the line is a JSON object: `error` (the message), `kind` (the class of the error),
+    `exit_code`, and for a wrong document its name (`document`) and the keys that lead to the wrong value (`path`).
+    """
+    if _wants_json():
+        content = {"error": message, "kind": kind, "exit_code": code, **(place or {})}
+        click.echo(msgspec.json.encode(content).decode(), err=True)
+    else:
+        click.echo(f"{program}: error: {message}", err=True)
     sys.exit(code)

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
 import click
 
+from kepler_core.cli.doctor import print_idle
 from kepler_core.cli.findings import print_findings
 from kepler_core.cli.inputs import metric_prefix_option, parse_vm_guests, read_all, vm_guest_option
 from kepler_core.cli.output import json_option, print_json, print_table
+from kepler_core.doctor.idle import ZoneIdle, idle_power
 from kepler_core.errors import RecordingError
 from kepler_core.faults import FAULTS
 from kepler_core.honesty.flags import ONE_RECORDING
+from kepler_core.kepler_names import NODE_JOULES
+from kepler_core.recording import Recording
 from kepler_core.recording.preflight import Preflight, check
 from kepler_core.recording.times import utc
 from kepler_core.simulate import EXPORTERS
@@ -40,29 +45,40 @@ def validate(
     """
     guests = parse_vm_guests(vm_guests)
     reports: list[Preflight] = []
+    idle: list[list[ZoneIdle]] = []
     for file in files:
         try:
             recording = read_all([file], metric_prefix=metric_prefix)[0]
             reports.append(check(recording, use_vm_metrics=use_vm_metrics or bool(guests), vm_guests=guests))
+            idle.append(_idle_power(recording))
         except RecordingError as error:
             if len(files) == 1:
                 raise
             # report this error, then check the remaining files
             click.echo(f"kepler-model: error: {error}", err=True)
     if as_json:
-        print_json(reports[0].as_dict() if len(files) == 1 else [report.as_dict() for report in reports])
+        documents = [
+            {**report.as_dict(), "idle_power": [zone.as_dict() for zone in zones]}
+            for report, zones in zip(reports, idle, strict=True)
+        ]
+        print_json(documents[0] if len(files) == 1 else documents)
     else:
-        for index, report in enumerate(reports):
+        for index, (report, zones) in enumerate(zip(reports, idle, strict=True)):
             if index:
                 click.echo()
-            _print(report)
+            _print(report, zones)
         if len(files) == 1 and reports[0].trainable:
             click.echo(ONE_RECORDING)
     usable = all(report.trainable and not (strict and report.findings) for report in reports)
     return 0 if usable and len(reports) == len(files) else 1
 
 
-def _print(report: Preflight) -> None:
+def _idle_power(recording: Recording) -> list[ZoneIdle]:
+    """Return the idle power of each zone in a recording of Kepler 0.10 or later; empty for other recordings."""
+    return idle_power(recording) if NODE_JOULES in recording.metrics else []
+
+
+def _print(report: Preflight, idle: Sequence[ZoneIdle]) -> None:
     samples = sum(report.metrics.values())
     click.echo(click.style(report.recording, bold=True))
     click.echo(f"schema {report.schema}: {len(report.metrics)} metrics, {samples} samples; "
@@ -83,6 +99,7 @@ def _print(report: Preflight) -> None:
     )  # fmt: skip
     print_findings(report.findings)
     _print_power(report)
+    print_idle(idle)
     _print_groups(report)
     verdict = "Can be trained." if report.trainable else "Nothing can be trained from this recording."
     click.echo(f"\n{verdict}")

@@ -14,7 +14,7 @@ from kepler_core.honesty.flags import ONE_RECORDING
 from kepler_core.honesty.interval import typical_half_width
 
 if TYPE_CHECKING:
-    from kepler_core.store import Store
+    from kepler_core.store import Snapshot, Store
     from kepler_core.store.models import StoredModel
 
 _KEYS = ("source", "output_type", "feature_group", "trainer")
@@ -82,6 +82,7 @@ def compare(first: str, second: str, store: str, as_json: bool) -> None:
     Two models are compared if they have the same energy source, output type, feature group and trainer. The
     comparison uses the hardest split that was measured for both models.
     """
+    _refuse_different_targets(store, first, second)
     by_key = [{_key(model): model for model in _models(store, name)} for name in (first, second)]
     compared = [_compared(key, by_key[0].get(key), by_key[1].get(key)) for key in sorted({*by_key[0], *by_key[1]})]
     if as_json:
@@ -146,17 +147,34 @@ def _half_width(honesty: Honesty) -> float | None:
     return max(widths) if widths else None
 
 
+def _refuse_different_targets(store: str, first: str, second: str) -> None:
+    """Raise `UsageError` if two pipelines have different targets: an error of one is no error of the other."""
+    from kepler_core.pipeline.targets import target_of
+
+    targets = [target_of(_snapshot(store, name)) for name in (first, second)]
+    if targets[0] != targets[1]:
+        raise UsageError(
+            f"{first} has the target {targets[0]}, {second} has the target {targets[1]}: they estimate different "
+            "watts, so that their errors cannot be compared"
+        )
+
+
 def _models(location: str, name: str) -> list[StoredModel]:
     """Return the models of a pipeline `NAME` or `NAME@VERSION`; raise `UsageError` if the version is not a number."""
-    from kepler_core.store import open_store
     from kepler_core.store.models import read_models
+
+    return read_models(_snapshot(location, name))
+
+
+def _snapshot(location: str, name: str) -> Snapshot:
+    from kepler_core.store import open_store
 
     pipeline, _, version = name.partition("@")
     if version and not version.isdecimal():
         raise UsageError(f"{name}: the version after @ must be a number, such as {pipeline}@1")
     opened = open_store(location)
     _check_exists(opened, pipeline)
-    return read_models(opened.snapshot(pipeline, int(version) if version else None))
+    return opened.snapshot(pipeline, int(version) if version else None)
 
 
 def _check_exists(opened: Store, pipeline: str) -> None:

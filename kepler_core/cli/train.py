@@ -24,6 +24,7 @@ from kepler_core.cli.inputs import (
     vm_settings,
 )
 from kepler_core.cli.output import json_option, print_json
+from kepler_core.cli.pairs import PairFiles, pair_options, read_pairs
 from kepler_core.cli.pipelines import set_option
 from kepler_core.cli.tables import TableFiles, read_tables, table_files, table_options
 from kepler_core.errors import (
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from kepler_core.pipeline.parallel import Backend
     from kepler_core.pipeline.report import Report
     from kepler_core.pipeline.spec import PipelineSpec
+    from kepler_core.pipeline.tables import TableTraining
     from kepler_core.plugins.hooks import HookCall, Hooks
     from kepler_core.recording.findings import Finding
     from kepler_core.recording.observations import Observations
@@ -54,6 +56,7 @@ PAGE_LISTENER = "kepler-core:report"
 @click.argument("pipeline")
 @input_option(required=False)
 @table_options
+@pair_options
 @store_option()
 @click.option("--name", help="Name of the pipeline in the store (default: the name in the pipeline file).")
 @click.option(
@@ -117,6 +120,7 @@ def train(
     metric_prefix: str | None,
     settings: tuple[str, ...],
     as_json: bool,
+    pairs: PairFiles | None,
 ) -> int:
     """Train, validate and publish the models of a pipeline.
 
@@ -134,6 +138,9 @@ def train(
     --vm-guest sets the keys use_vm_metrics and vm_guests of the pipeline.
 
     --data trains from tables, e.g. of your own meters, instead of recordings (see docs/tables.md).
+
+    --host, --guest and --vm train a model of a virtual machine from recordings of its host and of itself
+    (see docs/pairs.md).
     """
     of_recordings = {"--vm-guest": vm_guests, "--metric-prefix": None if idle else metric_prefix}
     only = [option for option, value in of_recordings.items() if value]
@@ -151,7 +158,7 @@ def train(
         profile=profile,
         trace_hooks=trace_hooks,
         strict=strict,
-        tables=table_files(inputs, tables, columns, energy_source, only),
+        tables=_instead_of_recordings(inputs, tables, columns, energy_source, pairs, only),
         metric_prefix=metric_prefix,
         with_page=report == "html",
     )
@@ -162,6 +169,23 @@ def train(
 
         print_report(result)
     return EXIT_SOME_FAILED if result.failed else 0
+
+
+def _instead_of_recordings(
+    inputs: tuple[str, ...],
+    tables: tuple[str, ...],
+    columns: tuple[str, ...],
+    energy_source: str | None,
+    pairs: PairFiles | None,
+    only_recordings: Sequence[str],
+) -> TableFiles | PairFiles | None:
+    """Return the tables or pairs that a user names; None if the user names recordings."""
+    if pairs is None:
+        return table_files(inputs, tables, columns, energy_source, only_recordings)
+    others = {"--input": inputs, "--data": tables, "--column": columns, "--energy-source": energy_source}
+    if given := [*only_recordings, *(option for option, value in others.items() if value)]:
+        raise UsageError(f"{given[0]} does not go with --host and --guest")
+    return pairs
 
 
 def _machine(machine_spec: str | None, machine_id: str | None) -> Machine | None:
@@ -188,7 +212,7 @@ def run(
     profile: str | None = None,
     trace_hooks: bool = False,
     strict: bool = False,
-    tables: TableFiles | None = None,
+    tables: TableFiles | PairFiles | None = None,
     metric_prefix: str | None = None,
     with_page: bool = True,
 ) -> Report:
@@ -205,7 +229,7 @@ def run(
     with _shown(listeners := hooks(), trace_hooks), nullcontext() if with_page else listeners.without(PAGE_LISTENER):
         stored_profile = None if profile is None else read_object(profile)
         started = time.perf_counter()
-        table_data = None if tables is None else read_tables(tables, spec, machine)
+        table_data = _read_tables(tables, spec, machine)
         if table_data is None:
             observations = _observe(spec, inputs, machine, metric_prefix)
         else:
@@ -234,6 +258,14 @@ def run(
     total_seconds = time.perf_counter() - started
     report.seconds = {"read": round(read_seconds, 3), **report.seconds, "total": round(total_seconds, 3)}
     return report
+
+
+def _read_tables(
+    tables: TableFiles | PairFiles | None, spec: PipelineSpec, machine: Machine | None
+) -> TableTraining | None:
+    if tables is None:
+        return None
+    return read_pairs(tables, spec, machine) if isinstance(tables, PairFiles) else read_tables(tables, spec, machine)
 
 
 def _observe(

@@ -44,7 +44,7 @@ class ComponentErrors(msgspec.Struct, forbid_unknown_fields=True):
     """Mean absolute error in percent of the measured power; None if the measured power was nearly 0 W."""
 
 
-class SplitErrors(msgspec.Struct, forbid_unknown_fields=True):
+class SplitErrors(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     """Errors on the data that one split holds out."""
 
     mae: Watts
@@ -55,6 +55,11 @@ class SplitErrors(msgspec.Struct, forbid_unknown_fields=True):
     worst: Watts | None = None
     """Mean absolute error on the hardest of these parts, in watts: the largest of all parts and components. Models are
     ranked by it, because the mean over all parts hides how wrong a model is for work that is unlike the training."""
+    standard_error: Watts | None = None
+    """Standard error of `mae` in watts, from the errors on the parts. Only a recalibration states it."""
+    earlier: Watts | None = None
+    """Mean absolute error of the trainer's model on its hardest split before a recalibration, in watts; None if there
+    was no recalibration or no such model. See `kepler_core.selection.ranking`."""
 
     @property
     def hardest(self) -> float:

@@ -2,7 +2,7 @@
 
 The half-width of the interval around a prediction of P watts is
 
-    √( (w · q)² + s² + (m · P)² ) + d
+    √( (w · q)² + s² + (m · P)² + d² )
 
 - q is the conformal quantile of the prediction's load bin, measured on held-out workloads.
 - w is `OUTSIDE_FACTOR` for a row outside the range of the training, and 1 for all other rows.
@@ -15,8 +15,11 @@ The block `honesty` contains q, s and m (`kepler_core.honesty.document`).
 If the model was trained on the machine itself, m counts as 0. There is one exception: if the training measured m with
 several machines, the model predicts the mean of these machines. Each machine differs from this mean, so m counts.
 
-The errors q, s and m have independent causes, so their squares add up. If a training could not measure s or m, it
-uses the priors below.
+The errors q, s and m have independent causes, so their squares add up. The difference d shows an error of the model or
+of the twin in this row. Its sign has nothing to do with the day or the machine, and the usual difference is already
+part of q. So d is one more independent term. The half-width is never smaller than d: the interval around the prediction
+that is used always contains the prediction of the other model. If a training could not measure s or m, it uses the
+priors below.
 """
 
 from __future__ import annotations
@@ -97,8 +100,10 @@ def half_width(
     squares = np.square(np.where(outside, OUTSIDE_FACTOR * quantile, quantile)) + terms.session**2
     if not match.trained or terms.machine_measured:
         squares += np.square(_between_machines(terms, watts) * (1 + match.dissimilarity) * watts)
+    if disagreement is not None:
+        squares += np.square(disagreement)
     half: FloatArray = np.sqrt(squares)
-    return half if disagreement is None else half + disagreement
+    return half
 
 
 def _between_machines(terms: IntervalTerms, watts: FloatArray) -> FloatArray:

@@ -59,6 +59,8 @@ class FittedComponent:
     """Measured power of the component in watts, shape (rows,)."""
     gain: float = 1.0
     """Factor of the predictions."""
+    weights_gain: float = 1.0
+    """Factor of the weights for Kepler, which Kepler does not cut at the ceiling."""
     zero_at_idle: bool = False
     """Whether the prediction for a row of zeros is subtracted from all predictions, before the gain is applied."""
 
@@ -100,7 +102,7 @@ def export(
                 f"{component}: the exported model has {len(files[file])} bytes, more than {MAX_COMPONENT_BYTES}; "
                 "train a smaller model, e.g. with fewer or less deep trees"
             )
-        proportional = _proportional_feature(component, name, features)
+        proportional = _proportional_to(component, name, features)
         ceiling = ceiling_of(highest, proportional)
         shift = -entry.gain * _idle_power(chosen, files[file], features) if entry.zero_at_idle else 0.0
         parts[component] = ComponentPart(
@@ -110,7 +112,7 @@ def export(
             negligible = TOLERANCE * float(np.ptp(entry.watts))
             weights[component] = without_negligible(kepler_weights, uninformative, negligible)
             if entry.zero_at_idle:
-                weights[component] = without_idle_power(weights[component], trainer, entry.gain)
+                weights[component] = without_idle_power(weights[component], trainer, entry.weights_gain)
     for component, part in parts.items():
         if part.constant is not None:
             weights[component] = _constant_weights(part.constant, features, by_feature, trainer)
@@ -133,8 +135,19 @@ def export(
     return files
 
 
-def _proportional_feature(component: str, model_format: str, features: Sequence[str]) -> str | None:
-    """Return the feature that a component's formula is proportional to (`ComponentPart.proportional_to`), if any."""
+def proportional_feature(
+    component: str, regressor: Regressor, features: Sequence[str], model_format: str | None
+) -> str | None:
+    """Return what `ComponentPart.proportional_to` of the exported regressor is.
+
+    `model_format` is `Trainer.model_format`. Raises `ModelError` if no model format supports the regressor.
+    """
+    if PROPORTIONAL_FEATURES.get(component) not in features:
+        return None  # without a search for the model format, which may import a library
+    return _proportional_to(component, _format_for(regressor, _candidates(model_format))[0], features)
+
+
+def _proportional_to(component: str, model_format: str, features: Sequence[str]) -> str | None:
     feature = PROPORTIONAL_FEATURES.get(component)
     return feature if model_format == "weights" and feature in features else None
 

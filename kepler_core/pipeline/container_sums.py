@@ -5,41 +5,79 @@ DynPower model is corrected in two ways. A container that does nothing has no dy
 zeros is subtracted from every prediction. And the sums over the containers of a node must match the power of the node:
 a gain for each component makes the mean of the sums equal to the mean of the measured dynamic power.
 
+A stored model cuts its predictions at a ceiling (`kepler_core.models.power_model`). The cut predictions have to match
+the node, so the gain accounts for the ceiling. Kepler does not cut what the weights predict, so the weights have a gain
+of their own.
+
 The gain is computed from the samples that a model is fitted on. In the validation, the gain of a fold is computed from
 the training samples of this fold, so the errors of held-out samples are errors of corrected models.
 """
 
 from __future__ import annotations
 
+import attrs
 import numpy as np
 
 from kepler_core.arrays import BoolArray, FloatArray
 from kepler_core.grouping import sum_by
-from kepler_core.models.recalibration import Correction
+from kepler_core.models.recalibration import UNCORRECTED, Correction
 from kepler_core.pipeline.rows import TrainingRows
 from kepler_core.vocabulary import main_feature
 
-MAX_GAIN = 2.0
-"""The gain is between the reciprocal of this number and this number. A model that needs more correction is wrong."""
+MAX_GAIN = 10.0
+"""The gain is between the reciprocal of this number and this number. It keeps a model that predicts nearly 0 W for
+everything from becoming a step from 0 W to the ceiling. Within these limits, the ceiling prevents that a high gain
+gives a container more power than the node has drawn."""
+MAX_WEIGHTS_GAIN = 2.0
+"""The same limit for the gain of the weights for Kepler. It is lower, because Kepler has no ceiling."""
+
+
+@attrs.frozen
+class ContainerCorrection:
+    """The correction of a DynPower model, and the factor of its weights for Kepler."""
+
+    model: Correction = UNCORRECTED
+    weights_gain: float = 1.0
+
+
+UNCORRECTED_CONTAINERS = ContainerCorrection()
+"""The correction of models that are not corrected."""
 
 
 def correction(
-    rows: TrainingRows, component: str, samples: BoolArray, predicted: FloatArray, idle: float
-) -> Correction:
+    rows: TrainingRows, component: str, samples: BoolArray, predicted: FloatArray, idle: float, ceiling: float
+) -> ContainerCorrection:
     """Return the correction of a DynPower model from `samples`, a mask of shape (samples,).
 
     `predicted` are the uncorrected predictions ≥ 0 W for the rows to test on that belong to these samples, in order.
-    `idle` is the uncorrected prediction ≥ 0 W for a container that does nothing.
+    `idle` is the uncorrected prediction ≥ 0 W for a container that does nothing. `ceiling` is the upper limit of the
+    corrected predictions in watts.
     """
     above_idle = np.maximum(predicted - idle, 0.0)
     total, measured = float(above_idle.sum()), float(rows.node_watts[component][samples].sum())
-    gain = float(np.clip(measured / total, 1 / MAX_GAIN, MAX_GAIN)) if total > 0 and measured > 0 else 1.0
-    return Correction(gain, -gain * idle)
+    if not (total > 0 and measured > 0):
+        return ContainerCorrection(Correction(1.0, -idle))
+    gain = float(np.clip(gain_below(ceiling, above_idle, measured), 1 / MAX_GAIN, MAX_GAIN))
+    weights_gain = float(np.clip(measured / total, 1 / MAX_WEIGHTS_GAIN, MAX_WEIGHTS_GAIN))
+    return ContainerCorrection(Correction(gain, -gain * idle), weights_gain)
 
 
-def corrected(predicted: FloatArray, correction: Correction) -> FloatArray:
-    """Return corrected predictions ≥ 0 W from uncorrected predictions ≥ 0 W, as a stored model computes them."""
-    return np.maximum(predicted * correction.gain + correction.shift, 0.0)
+def gain_below(ceiling: float, watts: FloatArray, total: float) -> float:
+    """Return the gain g for which the sum of min(g · watts, ceiling) is `total`, or the closest sum that is possible.
+
+    If the k largest predictions are cut, the sum is k · ceiling + g · (sum of all smaller predictions). For the true k,
+    this sum is the smallest, because each prediction counts with the smaller of two values. So g is the largest of the
+    gains that all k give.
+    """
+    descending = np.sort(watts[watts > 0])[::-1]
+    cut = np.arange(len(descending))
+    smaller = np.cumsum(descending[::-1])[::-1]
+    return float(np.max((total - cut * ceiling) / smaller))
+
+
+def corrected(predicted: FloatArray, correction: Correction, ceiling: float) -> FloatArray:
+    """Return corrected predictions in watts from uncorrected predictions ≥ 0 W, as a stored model computes them."""
+    return np.clip(predicted * correction.gain + correction.shift, 0.0, ceiling)
 
 
 def sum_errors(rows: TrainingRows, component: str, sums: FloatArray) -> dict[str, float | None]:

@@ -21,15 +21,22 @@ from kepler_core.grouping import sum_by
 from kepler_core.honesty.document import HONESTY_KEY, Seen, SplitName
 from kepler_core.messages import one_line
 from kepler_core.models.export import FittedComponent, export
-from kepler_core.models.power_model import FEATURE_LIMIT, ceiling_of, scaled
-from kepler_core.models.recalibration import UNCORRECTED, Correction
-from kepler_core.pipeline.container_sums import corrected, correction, small_half_bias, sum_errors
+from kepler_core.models.power_model import scaled
+from kepler_core.pipeline.container_sums import (
+    UNCORRECTED_CONTAINERS,
+    ContainerCorrection,
+    corrected,
+    correction,
+    small_half_bias,
+    sum_errors,
+)
 from kepler_core.pipeline.honesty import HeldOut, honesty
+from kepler_core.pipeline.model_limits import ModelLimits, model_limits
 from kepler_core.pipeline.rows import TrainingRows
 from kepler_core.pipeline.validation import Fold, Score, baselines, score
 from kepler_core.plugins import registry
 from kepler_core.plugins.problems import import_problem, required_versions
-from kepler_core.vocabulary import is_constant, main_feature
+from kepler_core.vocabulary import Target, is_constant, main_feature
 
 
 @attrs.frozen(eq=False)
@@ -50,6 +57,7 @@ class FitJob:
     machine_spec: Mapping[str, Any]
     validation: Mapping[str, Any]
     lineage: Mapping[str, Any]
+    target: Target = "machine"
 
     @property
     def key(self) -> dict[str, str]:
@@ -113,7 +121,7 @@ def _fit(job: FitJob) -> tuple[dict[str, bytes], dict[str, Any], HeldOut]:
     held_out: dict[SplitName, dict[str, FloatArray]] = {name: {} for name in job.splits}
     for component in rows.components:
         watts = rows.fit_watts[component]
-        constant, regressor, of_model = None, None, UNCORRECTED
+        constant, regressor, of_model, stored = None, None, UNCORRECTED_CONTAINERS, None
         if is_constant(float(watts.min()), float(watts.max())):
             # a container that does nothing has no dynamic power, so the power of all containers is 0 if it is constant
             constant = 0.0 if rows.output_type == "DynPower" else max(float(np.median(watts)), 0.0)
@@ -124,11 +132,15 @@ def _fit(job: FitJob) -> tuple[dict[str, bytes], dict[str, Any], HeldOut]:
             predicted = _cross_validate(job, trainer, task, X, test_X)
             regressor = _fitted(trainer, task, X, watts)
             _predicted(regressor, X, component)  # only to raise if a prediction is not finite
-            of_model = _correction(rows, regressor, test_X, component, rows.tested)
-        fitted[component] = FittedComponent(regressor, constant, watts, of_model.gain, rows.output_type == "DynPower")
+            limits = model_limits(regressor, component, rows.features, trainer.model_format, X, watts)
+            of_model = _correction(rows, regressor, limits, test_X, component, rows.tested)
+            stored = _as_stored(regressor, limits, component, of_model)
+        fitted[component] = FittedComponent(
+            regressor, constant, watts, of_model.model.gain, of_model.weights_gain, rows.output_type == "DynPower"
+        )
         scores[component] = attrs.asdict(_score(rows, component, predicted.own))
         if rows.output_type == "DynPower":
-            scores[component] |= _sum_scores(rows, component, predicted.own, regressor, test_X, of_model)
+            scores[component] |= _sum_scores(rows, component, predicted.own, stored, test_X)
         for name, by_sample in predicted.by_split.items():
             held_out[name][component] = by_sample
     metadata = _metadata(job, scores, trainer)
@@ -168,31 +180,44 @@ def _predicted(regressor: Regressor, X: FloatArray, component: str) -> FloatArra
 
 
 def _correction(
-    rows: TrainingRows, regressor: Regressor, test_X: FloatArray, component: str, samples: BoolArray
-) -> Correction:
+    rows: TrainingRows,
+    regressor: Regressor,
+    limits: ModelLimits,
+    test_X: FloatArray,
+    component: str,
+    samples: BoolArray,
+) -> ContainerCorrection:
     """Return the correction of a DynPower model that was fitted on `samples`; none for an AbsPower model."""
     if rows.output_type == "AbsPower":
-        return UNCORRECTED
+        return UNCORRECTED_CONTAINERS
     idle = float(_predicted(regressor, np.zeros((1, test_X.shape[1])), component)[0])
     samples = samples & rows.tested
-    return correction(
-        rows, component, samples, _predicted(regressor, test_X[samples[rows.test_sample]], component), idle
-    )
+    predicted = _predicted(regressor, limits.cut(test_X[samples[rows.test_sample]]), component)
+    return correction(rows, component, samples, predicted, idle, limits.ceiling)
+
+
+def _as_stored(
+    regressor: Regressor, limits: ModelLimits, component: str, correction: ContainerCorrection
+) -> Callable[[FloatArray], FloatArray]:
+    """Return a function from scaled features to the watts that the stored model predicts for them, shape (rows,)."""
+    return lambda X: corrected(_predicted(regressor, limits.cut(X), component), correction.model, limits.ceiling)
 
 
 def _sum_scores(
     rows: TrainingRows,
     component: str,
     held_out: FloatArray,
-    regressor: Regressor | None,
+    stored: Callable[[FloatArray], FloatArray] | None,
     test_X: FloatArray,
-    of_model: Correction,
 ) -> dict[str, float | None]:
-    """Return the errors that only DynPower models have. `held_out` are predicted node watts, shape (samples,)."""
+    """Return the errors that only DynPower models have.
+
+    `held_out` are predicted node watts, shape (samples,). `stored` is the function `_as_stored`; None if the power is
+    constant, which is 0 W.
+    """
     watts, idle = np.zeros(len(test_X)), 0.0
-    if regressor is not None:
-        watts = corrected(_predicted(regressor, test_X, component), of_model)
-        idle = float(corrected(_predicted(regressor, np.zeros((1, test_X.shape[1])), component), of_model)[0])
+    if stored is not None:
+        watts, idle = stored(test_X), float(stored(np.zeros((1, test_X.shape[1])))[0])
     return {
         **sum_errors(rows, component, held_out),
         "zero_watts": idle,
@@ -243,11 +268,9 @@ def _out_of_fold(
         measured = rows.fit_watts[task.component][train]
         regressor = _fitted(trainer, task, X[train], measured)
         test_rows = tested[rows.test_sample]
-        # the limits that a model of this fold would have (`kepler_core.models.power_model`)
-        limit = FEATURE_LIMIT * np.abs(X[train]).max(axis=0)
-        predicted = _predicted(regressor, np.clip(test_X[test_rows], -limit, limit), task.component)
-        of_fold = _correction(rows, regressor, test_X, task.component, fold.train)
-        predicted = np.minimum(corrected(predicted, of_fold), ceiling_of(float(measured.max())))
+        limits = model_limits(regressor, task.component, rows.features, trainer.model_format, X[train], measured)
+        of_fold = _correction(rows, regressor, limits, test_X, task.component, fold.train)
+        predicted = _as_stored(regressor, limits, task.component, of_fold)(test_X[test_rows])
         watts[tested] = sum_by(predicted, rows.test_sample[test_rows], len(tested))[tested]
     return watts
 
@@ -292,6 +315,8 @@ def _metadata(job: FitJob, scores: Mapping[str, Mapping[str, float | int | None]
         "mae": _rounded(worst_mae),
         "mape": _rounded(worst_mape),
     }
+    if job.target != "machine":
+        metadata["target"] = job.target
     for component, errors in components.items():
         metadata[f"{component}_mae"] = errors["mae"]
         metadata[f"{component}_mape"] = errors["mape"]

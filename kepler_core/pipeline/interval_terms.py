@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import attrs
 import numpy as np
@@ -25,8 +25,10 @@ the measured 90 % quantile."""
 
 MIN_NODES = 3
 """Minimum number of nodes to measure the error between machines."""
-PRIOR_NODES = 4
-"""Weight of the prior of the error between machines: it counts as much as this number of measured nodes."""
+PRIOR_FREEDOM = 4
+"""Degrees of freedom of the prior of the error between machines. With 4, the prior says with a probability of 90 % that
+the standard deviation is between 0.65 and 2.4 times the stated one: it is known within a factor of about two. It
+counts as much as the deviations of five measured nodes from their mean."""
 MIN_HALF_SAMPLES = 5
 """Minimum number of a node's samples in the lower (or upper) half of the power range to measure the node's error there.
 If a node has fewer samples in this half, all its samples are used."""
@@ -169,18 +171,20 @@ def _between_machines(samples: _Samples, lowest: float, highest: float) -> tuple
     """Return the error between machines at the lowest and at the highest power, as fractions of the power.
 
     Each node was predicted by a model that was not trained on this node. A node's relative error is the mean error of
-    its samples in the lower (or upper) half of the power range, divided by their mean predicted power. The variance of
-    the relative errors is combined with the prior, which counts as `PRIOR_NODES` nodes. Returns None if there are fewer
-    than `MIN_NODES` nodes.
+    its samples in the lower (or upper) half of the power range, divided by their mean predicted power. Returns None if
+    there are fewer than `MIN_NODES` nodes.
     """
     nodes = np.unique(samples.node)
     if len(nodes) < MIN_NODES:
         return None
     upper = samples.measured > (lowest + highest) / 2
-    return _combined(samples, nodes, ~upper, MACHINE_PRIOR_IDLE), _combined(samples, nodes, upper, MACHINE_PRIOR_LOADED)
+    return (
+        error_of_new_node(_relative_errors(samples, nodes, ~upper), MACHINE_PRIOR_IDLE),
+        error_of_new_node(_relative_errors(samples, nodes, upper), MACHINE_PRIOR_LOADED),
+    )
 
 
-def _combined(samples: _Samples, nodes: IntArray, half: BoolArray, prior: float) -> float:
+def _relative_errors(samples: _Samples, nodes: IntArray, half: BoolArray) -> list[float]:
     relative = []
     for node in nodes:
         own = samples.node == node
@@ -188,9 +192,29 @@ def _combined(samples: _Samples, nodes: IntArray, half: BoolArray, prior: float)
         mean = float(np.mean(samples.predicted[rows]))
         if mean > 0:
             relative.append(float(np.mean(samples.error[rows])) / mean)
+    return relative
+
+
+def error_of_new_node(relative: Sequence[float], prior: float) -> float:
+    """Return the relative error that a model does not exceed on a new node, with the probability `LEVEL`.
+
+    `relative` has the relative error of each of n nodes, predicted by a model of the n − 1 other nodes. `prior` is
+    the error without any measured node, and the result if there are fewer than `MIN_NODES` nodes.
+
+    The nodes have random effects. An error that all nodes share is an error of the model, and part of the quantiles. So
+    the variance is computed around the mean of the relative errors. Each of them is the difference between one node and
+    the mean of the other nodes, which is n/(n − 1) times the difference from the mean of all nodes. The variance has
+    n − 1 degrees of freedom, and is combined with the prior (scaled inverse chi-squared distribution: Gelman et al.,
+    "Bayesian Data Analysis", 2013, section 2.6). The square of a new node's difference from the mean of n nodes is
+    1 + 1/n times the variance.
+    """
     n = len(relative)
-    variance = (PRIOR_NODES * (prior / _NORMAL) ** 2 + float(np.sum(np.square(relative)))) / (PRIOR_NODES + n)
-    return _student(PRIOR_NODES + n) * math.sqrt(variance)
+    if n < MIN_NODES:
+        return prior
+    squares = float(np.sum(np.square(np.array(relative) - np.mean(relative)))) * ((n - 1) / n) ** 2
+    freedom = PRIOR_FREEDOM + n - 1
+    variance = (PRIOR_FREEDOM * (prior / _NORMAL) ** 2 + squares) / freedom
+    return _student(freedom) * math.sqrt(variance * (1 + 1 / n))
 
 
 def _student(degrees: int) -> float:

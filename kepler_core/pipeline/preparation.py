@@ -129,6 +129,7 @@ class Preparation:
                 machine_spec=self._slot.spec.as_dict(),
                 validation=validation,
                 lineage=self._lineage,
+                target=spec.target,
             )
             for trainer in trainers_of(spec, dataset.output_type)
         ]

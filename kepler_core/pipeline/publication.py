@@ -85,6 +85,7 @@ class Publication:
             "pipeline": document,
             "recordings": [attrs.asdict(stream) for stream in observations.streams],
             "findings": report.findings,
+            **({"pairs": report.pairs} if report.pairs else {}),
             "idle_recordings": [] if idle is None else [attrs.asdict(stream) for stream in idle.streams],
             "isolation": {
                 **slot.kept_isolation(),

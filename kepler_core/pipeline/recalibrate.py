@@ -23,9 +23,11 @@ from kepler_core.pipeline.recalibration_candidates import (
     Group,
     as_is,
     check_rows,
+    earlier_error,
     fit_jobs,
     from_result,
 )
+from kepler_core.pipeline.targets import refuse_stored_vm_target
 from kepler_core.pipeline.twins import twin_of, with_description, with_twins
 from kepler_core.plugins import registry
 from kepler_core.plugins.hooks import Hooks
@@ -101,6 +103,7 @@ def recalibrate(
     """
     store.check_writable(pipeline)
     snapshot = store.snapshot(pipeline)
+    refuse_stored_vm_target(snapshot, "the metered recording")
     selected = models_in(snapshot, scope)
     wanted = {name for model in selected for name in model.features}
     known = {name for name in wanted if name.removesuffix(PREVIOUS_SUFFIX) in observations.node_features}
@@ -145,7 +148,8 @@ def _candidates(
     failures = []
     for (group, trainer, kind, job), result in zip(work, results, strict=True):
         path = f"{group.first.path.rpartition('/')[0]}/{trainer.rpartition(':')[2]}_{group.first.node_type}"
-        if (candidate := from_result(kind, path, job, result)) is not None:
+        earlier = earlier_error([model for model in group.models if model.trainer == trainer])
+        if (candidate := from_result(kind, path, job, result, earlier)) is not None:
             candidates.append(candidate)
         else:
             failures.append(f"{path}, candidate {kind}: {result.reason}")

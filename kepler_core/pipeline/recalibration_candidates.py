@@ -10,11 +10,14 @@ Each model has up to three candidates:
 Each feature group also has candidates of the trainer `LINEAR`, because non-negative linear models need few rows.
 
 The errors are measured on blocks of the new rows. Each block is predicted by a model that was not fitted to
-this block. For each model, the candidate with the lowest error is published.
+this block. For each model, the candidate with the lowest error is published. The published errors have a standard
+error, and the error of the trainer before the recalibration, because the selection needs both to compare models whose
+errors are uncertain (`kepler_core.selection.ranking`).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -22,6 +25,7 @@ import attrs
 import msgspec
 import numpy as np
 
+from kepler_core.arrays import FloatArray
 from kepler_core.errors import TrainingError
 from kepler_core.honesty.document import HONESTY_KEY, Honesty, Seen, SplitErrors, SplitName
 from kepler_core.honesty.ratios import ratios
@@ -34,6 +38,7 @@ from kepler_core.pipeline.next_version import Model, read_files
 from kepler_core.pipeline.rows import TrainingRows
 from kepler_core.pipeline.validation import Fold
 from kepler_core.store.models import StoredModel
+from kepler_core.store.scores import Scores, hardest_error
 from kepler_core.vocabulary import load_feature, main_feature
 
 Kind = Literal["as is", "mixed", "new"]
@@ -195,7 +200,7 @@ def as_is(model: StoredModel, group: Group, digest: str) -> Candidate:
     loaded = model.load()
     rows, folds = training_rows_of(group, None, loaded.components)
     predicted = loaded.predict(rows.node_X, rows.features)
-    errors = _over_all_blocks(errors_of(rows, predicted, folds))
+    errors = _over_all_blocks(errors_of(rows, predicted, folds), rows, predicted, folds, earlier_error([model]))
     files = read_files(model)
     metadata = restated(model.metadata, errors, digest, len(rows.time))
     return Candidate("as is", model.path, errors, (metadata, {**files, METADATA_FILE: indented_json(metadata)}))
@@ -226,14 +231,14 @@ def restated(metadata: Mapping[str, Any], errors: SplitErrors, digest: str, time
     return changed
 
 
-def from_result(kind: Kind, path: str, job: FitJob, result: FitResult) -> Candidate | None:
-    """Return a fitted candidate; None if its fit failed."""
+def from_result(kind: Kind, path: str, job: FitJob, result: FitResult, earlier: float | None) -> Candidate | None:
+    """Return a fitted candidate; None if its fit failed. `earlier` is `SplitErrors.earlier`."""
     if result.files is None:
         return None
     honesty = msgspec.convert(result.metadata[HONESTY_KEY], Honesty)
     measured = honesty.splits["blocks"]
     assert measured is not None  # `fit_jobs` measures this split
-    errors = _over_all_blocks(measured)
+    errors = _over_all_blocks(measured, job.rows, result.held_out["blocks"], job.folds, earlier)
     splits: dict[SplitName, SplitErrors | None] = {**honesty.splits, "blocks": errors}
     block = msgspec.to_builtins(msgspec.structs.replace(honesty, splits=splits))
     metadata = {**result.metadata, HONESTY_KEY: block}
@@ -242,9 +247,32 @@ def from_result(kind: Kind, path: str, job: FitJob, result: FitResult) -> Candid
     return Candidate(kind, path, errors, (stored, files), (job, attrs.evolve(result, metadata=metadata, files=files)))
 
 
-def _over_all_blocks(errors: SplitErrors) -> SplitErrors:
-    """Return the errors without the error on the hardest block, so that models are ranked by the error on all blocks.
+def earlier_error(models: Sequence[StoredModel]) -> float | None:
+    """Return the lowest error of models before their first recalibration, in watts; None if it is unknown."""
+    known = [error for model in models if (error := _earlier(model.scores)) is not None]
+    return min(known, default=None)
 
-    The blocks of a short recording have few rows, so the error on a single one of them says little.
+
+def _earlier(scores: Scores) -> float | None:
+    if scores.get("blocks_standard_error") is not None:  # only a recalibration states it
+        return scores.get("blocks_earlier")
+    return hardest_error(scores)
+
+
+def _over_all_blocks(
+    errors: SplitErrors,
+    rows: TrainingRows,
+    predicted: Mapping[str, FloatArray],
+    blocks: Sequence[Fold],
+    earlier: float | None,
+) -> SplitErrors:
+    """Return the errors as a recalibration states them: with a standard error, and without the error on one block.
+
+    The blocks of a short recording have few rows, so the error on a single one of them says little. Therefore models
+    are ranked by the error on all blocks. `predicted` maps components to held-out predictions of shape (samples,).
     """
-    return msgspec.structs.replace(errors, worst=None)
+    worst = max(errors.components, key=lambda component: errors.components[component].mae)
+    error = np.abs(predicted[worst] - rows.node_watts[worst])
+    of_blocks = [float(np.mean(error[block.test])) for block in blocks]
+    standard_error = float(np.std(of_blocks, ddof=1)) / math.sqrt(len(of_blocks))
+    return msgspec.structs.replace(errors, worst=None, standard_error=round(standard_error, 6), earlier=earlier)

@@ -30,6 +30,8 @@ class Report:
     """Notes that isolators wrote about data sets."""
     findings: list[dict[str, Any]] = attrs.field(factory=list)
     """Irregularities of the recordings, each in the form of `Finding.as_dict`; the severe irregularities come first."""
+    pairs: list[dict[str, Any]] = attrs.field(factory=list)
+    """The pairs of a host and a guest from which models of virtual machines were trained: `Pair.description`."""
     node_type: int = 0
     seconds: dict[str, float] = attrs.field(factory=dict)
     page: str | None = None

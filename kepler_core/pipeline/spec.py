@@ -11,7 +11,7 @@ from kepler_core.errors import close_matches
 from kepler_core.messages import quoted
 from kepler_core.names import check_name
 from kepler_core.strict import WrongFieldError
-from kepler_core.vocabulary import FEATURES, GROUP_NAMES, THIRD_PARTY_GROUP
+from kepler_core.vocabulary import FEATURES, GROUP_NAMES, THIRD_PARTY_GROUP, Target
 
 MAX_THIRD_PARTY = 500
 """Maximum number of metrics in `third_party`. A stored model can have at most 1000 features."""
@@ -128,6 +128,10 @@ class PipelineSpec:
     """Trainers of AbsPower models, which estimate the whole power of a node."""
     dyn_trainers: list[PluginSpec] = attrs.field(factory=list[PluginSpec])
     """Trainers of DynPower models, which estimate the power of a container."""
+    target: Target = "machine"
+    """What the watts of the training are. machine: the power of a whole machine, as a meter measures it. kepler,
+    capacity and marginal: the part of a host's power that belongs to a virtual machine; `train --host --guest` sets the
+    key."""
     use_vm_metrics: bool = False
     """Whether to train on the energy of virtual machines, and on usage of processes with the label job="vm"."""
     vm_guests: dict[str, str] = attrs.field(factory=dict[str, str], validator=_vm_guests)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import attrs
 
@@ -35,6 +36,8 @@ class TableTraining:
     rows: TableRows
     notes: tuple[str, ...]
     """Remarks for the user, one line each."""
+    pairs: tuple[dict[str, Any], ...] = ()
+    """Descriptions of the pairs of a host and a guest from which the tables were made."""
 
     @property
     def offers(self) -> Mapping[OutputType, Offer | str]:

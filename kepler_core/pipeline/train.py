@@ -23,6 +23,7 @@ from kepler_core.pipeline.publication import Publication
 from kepler_core.pipeline.report import Report, described
 from kepler_core.pipeline.spec import PipelineSpec
 from kepler_core.pipeline.tables import TableTraining
+from kepler_core.pipeline.targets import refuse_other_target, refuse_vm_target
 from kepler_core.pipeline.twins import with_twins
 from kepler_core.plugins.hooks import Hooks, hooks
 from kepler_core.recording.findings import findings
@@ -59,10 +60,14 @@ def train(
         raise UsageError("--scheduler goes with --backend dask")
     listeners = listeners or hooks()
     report = Report(spec.name, store.location)
+    if tables is None:
+        refuse_vm_target(spec, "a recording of a machine is not enough")
     store.check_writable(spec.name)
+    refuse_other_target(store, spec)
     slot = find_slot(store, spec.name, machine)
     report.node_type = slot.node_type
     report.findings = [finding.as_dict() for finding in findings(observations.counts)]
+    report.pairs = [] if tables is None else list(tables.pairs)
     planned = plan(spec, observations, None if tables is None else tables.offers)
     profile = slot.profile() if profile is None else profile
     context = isolation_context(observations, idle, profile, slot.spec.as_dict())

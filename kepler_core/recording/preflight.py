@@ -16,7 +16,14 @@ from kepler_core.recording.dead_features import reason_of_dead, split_dead
 from kepler_core.recording.findings import Finding, findings
 from kepler_core.recording.observations import Observations
 from kepler_core.recording.schemas import SchemaUse, find_schemas
-from kepler_core.vocabulary import FEATURE_GROUPS, MIN_TIMESTAMPS, group_features, is_constant, reduced_group
+from kepler_core.vocabulary import (
+    FEATURE_GROUPS,
+    MIN_TIMESTAMPS,
+    VM_SOURCES,
+    group_features,
+    is_constant,
+    reduced_group,
+)
 
 
 @attrs.frozen
@@ -124,7 +131,7 @@ def check(
         name: f"no {' or '.join(uses.spelling('node', c) for c in plugin.components[:1])} with source "
         + " or ".join(repr(value) for value in plugin.reads)
         for name, plugin in sorted(registry.energy_sources.load_all()[0].items())
-        if name not in observations.sources
+        if name not in observations.sources and name not in VM_SOURCES.values()
     }
     return Preflight(
         recording=recording.name,

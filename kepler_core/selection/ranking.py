@@ -6,6 +6,12 @@ work that is most unlike the rest of the training: a mean over all parts would h
 measured for one of the compared models, it counts for none of them, so that a model is not preferred because less was
 measured of it. Models without measured splits are compared by their mae.
 
+A recalibration measures the errors on a few minutes. They are so uncertain that the lowest of many errors is often low
+by chance. So a model counts as equally good if the difference to the lowest error is within one standard error of the
+difference (compare the one-standard-error rule of Breiman, Friedman, Olshen and Stone, "Classification and Regression
+Trees", 1984). Among equally good models, the model whose trainer had the lowest error before the recalibration is the
+best, because this error was measured on far more data.
+
 Models that were validated on the same data are compared by their errors. If the models were validated on
 several data sets, the best model of each data set is a candidate, and the candidates are compared by their
 relative errors. A relative error is a model's error, divided by the mae of always predicting the median power. The
@@ -46,6 +52,8 @@ def rank_by_error(rows: IndexArray, error: FloatArray, error_key: str, scores: S
     if len(rows) == 1 or (data == data[0]).all():
         compared_by = f"{measured} on the same data" if len(rows) > 1 else "the only one left"
         if error_key == "mae" and len(rows) > 1:
+            order, reason = _preferring_earlier(rows, order, errors, scores)
+            compared_by += reason
             order, reason = _preferring_twins(rows, order, errors, scores)
             compared_by += reason
     elif error_key != "mae":
@@ -77,6 +85,31 @@ def _hardest(rows: IndexArray, scores: ScoreTable) -> tuple[FloatArray, str]:
     return hardest, f"mae on the hardest of the held-out {deciding}, the hardest split that was measured,"
 
 
+def _preferring_earlier(
+    rows: IndexArray, order: IndexArray, errors: FloatArray, scores: ScoreTable
+) -> tuple[IndexArray, str]:
+    """Return the order with the model in the first place that is chosen by the error before a recalibration.
+
+    The order stays the same if the best model was not recalibrated.
+    """
+    lowest = order[0]
+    uncertain = scores.column("blocks_standard_error")[rows]
+    earlier = unknown_last(scores.column("blocks_earlier")[rows])
+    within = np.hypot(uncertain, uncertain[lowest])  # NaN for a model that was not recalibrated
+    equal = [at for at in order if errors[at] - errors[lowest] <= within[at]]
+    chosen = min(equal, key=lambda at: earlier[at], default=lowest)
+    if earlier[chosen] >= earlier[lowest]:
+        return order, ""
+    return _with_first(order, chosen), (
+        ", then by the error before the recalibration, because errors within a standard error count as equal"
+    )
+
+
+def _with_first(order: IndexArray, first: np.intp) -> IndexArray:
+    """Return the order with `first` moved to the first place."""
+    return np.array([first, *(at for at in order if at != first)], dtype=np.intp)
+
+
 def _preferring_twins(
     rows: IndexArray, order: IndexArray, errors: FloatArray, scores: ScoreTable
 ) -> tuple[IndexArray, str]:
@@ -86,9 +119,7 @@ def _preferring_twins(
     close = [at for at in order[1:] if scores.has_twin[rows[at]] and errors[at] <= CLOSE * errors[order[0]]]
     if not close:
         return order, ""
-    return np.array(
-        [close[0], *(at for at in order if at != close[0])], dtype=np.intp
-    ), ", then by whether a twin checks the model"
+    return _with_first(order, close[0]), ", then by whether a twin checks the model"
 
 
 def unknown_last(error: FloatArray) -> FloatArray:

@@ -53,9 +53,10 @@ def read_scores(metadata: Mapping[str, Any], default_data: tuple[Any, ...]) -> S
 
     Numbers at the top level of the metadata are scores. Numbers in a component's validation are scores named
     `<component>_<number's name>`. The mae on each measured split (`kepler_core.honesty`) is a score named
-    `<split>_mae`, and the mae on the hardest part of the split a score named `<split>_worst`. If the top level has no
-    `r2`, the score `r2` is the lowest r2 of all components. `default_data` identifies the validation data if the
-    metadata does not identify it.
+    `<split>_mae`, and the mae on the hardest part of the split a score named `<split>_worst`. Recalibrated
+    models also have the scores `blocks_standard_error` and `blocks_earlier`. If the top level has no `r2`, the score
+    `r2` is the lowest r2 of all components. `default_data` identifies the validation data if the metadata does not
+    identify it.
     """
     scores: dict[str, float] = {}
     components = _component_scores(metadata)
@@ -77,6 +78,9 @@ def read_scores(metadata: Mapping[str, Any], default_data: tuple[Any, ...]) -> S
             worst = errors.get("worst")
             scores.setdefault(f"{split}_mae", float(errors["mae"]))
             scores.setdefault(f"{split}_worst", float(errors["mae"] if worst is None else worst))
+            for key in ("standard_error", "earlier"):
+                if _is_number(errors.get(key)):
+                    scores.setdefault(f"{split}_{key}", float(errors[key]))
     if len(_SHARED_NAMES) > _MAX_SHARED_NAMES:
         _SHARED_NAMES.clear()
     names = tuple(scores)

@@ -94,12 +94,19 @@ class Chosen:
     """Names of the columns that are not read, in order. Columns of background power are not listed."""
 
 
-def choose(header: Sequence[str], names: Mapping[str, str], third_party: Iterable[str], table: str) -> Chosen:
+def choose(
+    header: Sequence[str],
+    names: Mapping[str, str],
+    third_party: Iterable[str],
+    table: str,
+    *,
+    needs_power: bool = True,
+) -> Chosen:
     """Choose the columns to read from a table with the column names `header`.
 
     `names` is the result of `parse_columns`. A column that is not in `names` is read if it has one of Kepler Core's
     names. Raises `TableError` if the table lacks a column of `names` or `third_party`, has two columns of the same
-    name, or has no power.
+    name, or has no power although it `needs_power`.
     """
     if repeated := [name for name, times in Counter(header).items() if times > 1]:
         raise TableError(f"two columns have the name {quoted(repeated[0])}", document=table)
@@ -116,7 +123,7 @@ def choose(header: Sequence[str], names: Mapping[str, str], third_party: Iterabl
                 hint = close_matches(name, header)
                 raise TableError(f"no column {quoted(name)}, which third_party names; {hint}", document=table)
             columns[name] = name
-    if not any(name in POWER_COLUMNS for name in columns):
+    if needs_power and not any(name in POWER_COLUMNS for name in columns):
         shown = ", ".join(printable(column, _SHOWN_CHARACTERS) for column in header[:8])
         more = ", …" if len(header) > 8 else ""
         example = power_column(COMPONENTS[0])

@@ -67,11 +67,12 @@ def check_suffix(name: str) -> str:
     return suffix
 
 
-def read_table(name: str, columns: Mapping[str, str], third_party: Sequence[str]) -> Table:
+def read_table(name: str, columns: Mapping[str, str], third_party: Sequence[str], *, needs_power: bool = True) -> Table:
     """Read a table from a CSV or Parquet file.
 
     `columns` maps Kepler Core's names to names in the file (see `parse_columns`). `third_party` names further
-    columns to use as features. Raises `TableError` or `UsageError` if the file is not such a table.
+    columns to use as features. Without `needs_power`, the table may have features only. Raises `TableError` or
+    `UsageError` if the file is not such a table.
     """
     read = read_csv if check_suffix(name) == ".csv" else read_parquet
     chosen: dict[str, str] = {}
@@ -79,7 +80,7 @@ def read_table(name: str, columns: Mapping[str, str], third_party: Sequence[str]
 
     def kinds(header: Sequence[str]) -> Mapping[str, Kind]:
         nonlocal unused
-        choice = choose(header, columns, third_party, name)
+        choice = choose(header, columns, third_party, name, needs_power=needs_power)
         chosen.update(choice.columns)
         unused = choice.unused
         return {column: _kind(own) for own, column in choice.columns.items()}

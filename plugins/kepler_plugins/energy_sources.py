@@ -76,3 +76,27 @@ class TrainedPowerModel(EnergySource):
     components = (*RAPL_COMPONENTS, *PLATFORM_COMPONENTS)
     sent_as = "trained_power_model"
     reads = ("trained_power_model",)
+
+
+class VmKepler(EnergySource):
+    """The power of a virtual machine that Kepler on the host reports: the target `kepler` of a training from a pair."""
+
+    components = RAPL_COMPONENTS
+    sent_as = "vm-kepler"
+    reads = ("vm-kepler",)
+
+
+class VmCapacity(EnergySource):
+    """The host's power times the virtual machine's part of all CPU time: the target `capacity`."""
+
+    components = RAPL_COMPONENTS
+    sent_as = "vm-capacity"
+    reads = ("vm-capacity",)
+
+
+class VmMarginal(EnergySource):
+    """The virtual machine's part of the host's power above idle, and of its idle power: the target `marginal`."""
+
+    components = RAPL_COMPONENTS
+    sent_as = "vm-marginal"
+    reads = ("vm-marginal",)

@@ -1,4 +1,4 @@
-"""The profiler's listener, which adds the command `profile` and publishes a profile with every pipeline."""
+"""The profiler's listener: it adds the commands `profile` and `machines`, and publishes a profile with a pipeline."""
 
 from __future__ import annotations
 
@@ -37,12 +37,33 @@ _COMMANDS = {
     ),
 }
 
+_MACHINES = {
+    "estimate": LazyCommand(
+        "kepler_profiler.commands.machines:estimate",
+        "Estimate the power of a machine that was never measured.",
+    ),
+    "fit": LazyCommand(
+        "kepler_profiler.commands.machine_fit:fit",
+        "Train a model over machines of many kinds from a table of measured machines.",
+    ),
+    "list": LazyCommand(
+        "kepler_profiler.commands.machine_tables:list_machines",
+        "List the processors in the table, or the cloud instances.",
+    ),
+    "show": LazyCommand(
+        "kepler_profiler.commands.machine_tables:show",
+        "Show a processor or a cloud instance, with the source of the facts.",
+    ),
+}
+
 
 @hookimpl
 def kepler_register_commands(cli: click.Group) -> None:
-    """Add the command group `profile` to the command line `kepler-model`."""
+    """Add the command groups `profile` and `machines` to the command line `kepler-model`."""
     about = "Describe a machine, find its node type, and measure its idle power."
     cli.add_command(LazyGroup("profile", lazy=_COMMANDS, help=about))
+    about = "Estimate the power of machines and cloud instances that were never measured."
+    cli.add_command(LazyGroup("machines", lazy=_MACHINES, help=about))
 
 
 @hookimpl

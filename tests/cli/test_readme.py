@@ -12,7 +12,7 @@ from support.paths import ROOT
 
 pytest.importorskip("sklearn")
 
-COMMANDS = ("quickstart", "simulate", "validate", "train", "estimate", "select")
+COMMANDS = ("quickstart", "simulate", "validate", "train", "estimate", "select", "machines")
 TOLERANCE = 0.05
 """Allowed difference of a number, as a fraction: other versions of the libraries give slightly other models."""
 _NUMBER = re.compile(r"-?\d+\.\d+")

@@ -101,6 +101,25 @@ def test_the_table_marks_the_chosen_candidates(folder: Path) -> None:
     assert "metered timestamps" in text
 
 
+def test_recalibrated_models_state_how_uncertain_their_errors_are(folder: Path) -> None:
+    store = open_store(str(folder / "m"))
+
+    def blocks() -> dict[str, Any]:
+        models = read_models(store.snapshot("mine"))
+        return {model.path: model.metadata["honesty"]["splits"]["blocks"] for model in models if BEST in model.path}
+
+    hardest = {
+        model.path: max(errors["worst"] for errors in model.metadata["honesty"]["splits"].values() if errors)
+        for model in read_models(store.snapshot("mine"))
+    }
+    assert {errors.get("standard_error") for errors in blocks().values()} == {None}
+    for _ in range(2):  # the second recalibration keeps the error before the first one
+        run(folder, "recalibrate", "-s", "m", "-i", "metered.json", "-j", "1", "--feature-group", "CounterOnly")
+        for path, errors in blocks().items():
+            assert 0 < errors["standard_error"] < errors["mae"]
+            assert errors.get("earlier") == hardest.get(path)  # None for the trainer that the pipeline did not have
+
+
 def test_models_lose_a_twin_that_was_fitted_anew(folder: Path) -> None:
     store = open_store(str(folder / "m"))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+import json
 import re
 import subprocess
 import sys
@@ -20,6 +22,8 @@ from kepler_core.errors import UsageError
 from kepler_servers.commands import SERVERS
 
 NAMES = tuple(SERVERS)
+PROGRAMS = tuple(name for name in NAMES if name != "meter")
+"""The servers that are programs, too, because containers of kepler-model-server start programs with these names."""
 KEYS_OUTSIDE_OF_THE_OPTION_CLASS = re.compile(r"\[configuration key: ([A-Z_]+)")
 WITHOUT_KEY = {"config_dir", "settings", "help"}
 
@@ -39,7 +43,7 @@ def options(name: str) -> Iterator[click.Option]:
             yield parameter
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", PROGRAMS)
 def test_the_program_has_the_options_of_the_command(name: str) -> None:
     done = subprocess.run([program(name), "-h"], check=True, capture_output=True, text=True)
     command = kepler("serve", name, "-h")
@@ -50,9 +54,9 @@ def test_the_program_has_the_options_of_the_command(name: str) -> None:
     assert "-c, --config-dir DIR" in done.stdout
 
 
-def test_every_server_is_a_program() -> None:
+def test_the_servers_of_old_containers_are_programs() -> None:
     scripts = entry_points(group="console_scripts").select(module="kepler_servers.commands.programs")
-    assert {script.name for script in scripts} == set(NAMES)
+    assert {script.name for script in scripts} == set(PROGRAMS)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -70,7 +74,7 @@ def test_every_option_has_a_documented_key(name: str) -> None:
 def test_no_two_options_have_the_same_key() -> None:
     keys = [option.key for name in NAMES for option in options(name) if isinstance(option, ConfiguredOption)]
     shared = {key for key in keys if keys.count(key) > 1}
-    assert shared == {"SERVER_LOG_LEVEL"}
+    assert shared == {"SERVER_LOG_LEVEL", "SERVER_LOG_FORMAT"}
 
 
 @click.command()
@@ -122,6 +126,19 @@ def test_wrong_log_levels(name: str) -> None:
     done = subprocess.run([program(name), "-l", "loud"], check=False, capture_output=True, text=True)
     assert done.returncode == 2
     assert "'loud' is not one of 'debug', 'info', 'warn', 'warning', 'error'" in done.stderr
+
+
+def test_a_server_logs_lines_of_json(tmp_path: Path) -> None:
+    command = [program("estimator"), "--socket", tmp_path / "e.sock", "--log-format", "json", "-s", tmp_path]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stderr is not None
+        first = json.loads(running.stderr.readline())
+        running.terminate()
+        others = [json.loads(line) for line in running.stderr]
+    for line in (first, *others):
+        assert {"time", "level", "logger", "message"} <= line.keys()
+        assert datetime.datetime.fromisoformat(line["time"]).tzinfo is not None
+    assert running.returncode == 0
 
 
 @pytest.mark.parametrize("name", ["model-server", "offline-trainer", "online-trainer"])

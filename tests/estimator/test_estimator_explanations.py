@@ -57,7 +57,7 @@ ROWS = ([10_000, 8_000], [10_000, 20_000], [2e6, 8_000], [0, 0])
 """A usual row, a row in which the twin's package power differs by 20 W, a row above the range of the training, and a
 row that asks for idle power, which is below the range of the training."""
 POWERS = {"package": [158.0, 150.0, round(58.0 + 1.05 * SCALE / 100, 3), 50.0], "dram": [8.0, 9.0, 8.0, 8.0]}
-EXPLAINED = {"half_width": {"package": [13.0, 25.0, 16.5, 8.5]}, "rows_outside": [2, 3], "rows_disagreeing": [1]}
+EXPLAINED = {"half_width": {"package": [9.434, 20.616, 11.673, 8.5]}, "rows_outside": [2, 3], "rows_disagreeing": [1]}
 REQUEST = watts_request(ROWS, trainer_name=RICH)
 
 
@@ -121,7 +121,7 @@ def test_ask_prints_the_intervals_and_the_doubts(twins: EstimatorProcess) -> Non
 
 def test_a_usual_row_has_no_doubts(twins: EstimatorProcess) -> None:
     explanation = explained(twins, watts_request(ROWS[:1], trainer_name=RICH))["explanation"]
-    assert explanation["half_width"] == {"package": [13.0]}
+    assert explanation["half_width"] == {"package": [9.434]}
     assert explanation["flags"] == ["one_session_only", "other_machine"]
     assert (twins.status()["rows_outside"], twins.status()["disagreements"]) == (0, 0)
 
@@ -168,7 +168,7 @@ def test_metrics(tmp_path: Path) -> None:
     assert samples["kepler_estimator_rows_outside_total"].value == 1
     assert samples["kepler_estimator_disagreements_total"].value == 1
     width = samples["kepler_estimator_interval_half_width_watts"]
-    assert width.value == pytest.approx(np.mean(EXPLAINED["half_width"]["package"]))  # type: ignore[call-overload]
+    assert width.value == pytest.approx(np.mean(EXPLAINED["half_width"]["package"]), abs=0.001)  # type: ignore[call-overload]
     assert (width.labels["component"], width.labels["trainer"]) == ("package", RICH)
 
 

@@ -64,9 +64,9 @@ def test_a_constant_power_counts_as_full_load() -> None:
     assert watts == pytest.approx(5)
 
 
-def test_the_disagreement_is_added() -> None:
-    half = half_width(terms(), np.array([60.0]), INSIDE, SAME_MACHINE, np.array([7.0]))
-    assert half.tolist() == pytest.approx([12])
+def test_the_disagreement_is_an_independent_error() -> None:
+    half = half_width(terms(), np.array([60.0]), INSIDE, SAME_MACHINE, np.array([12.0]))
+    assert half.tolist() == pytest.approx([13])  # √(3² + 4² + 12²)
 
 
 def test_the_typical_half_width_is_the_mean_over_the_bins() -> None:

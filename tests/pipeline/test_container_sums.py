@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import attrs
+import msgspec
 import numpy as np
 import pytest
 from support.command import kepler
@@ -13,6 +15,8 @@ from support.command import kepler
 from kepler_core.contracts import IsolationContext
 from kepler_core.models.kepler_weights import without_idle_power
 from kepler_core.models.loading import load_model
+from kepler_core.models.power_model import PowerModel
+from kepler_core.pipeline.container_sums import gain_below
 from kepler_core.plugins import registry
 from kepler_core.recording import observe, read_recording
 from kepler_core.simulate import Simulation, write
@@ -50,13 +54,47 @@ def test_an_idle_container_has_no_power_and_sums_match(folder: Path, trainer: st
     model = load_model(model_folder(folder, trainer), resident=resident)
     for watts in model.predict(np.zeros((1, len(model.features)))).values():
         assert watts[0] <= 0.005
-    observations = observe([read_recording(folder / "r.json")])
+    predicted, measured = sums(model, folder / "r.json", "package")
+    assert predicted == pytest.approx(measured, rel=0.03)
+
+
+def sums(model: PowerModel, recording: Path, component: str) -> tuple[float, float]:
+    """Return the sums of predicted and measured dynamic power, over all containers and timestamps of a recording."""
+    observations = observe([read_recording(recording)])
     dataset = registry.extractors.create("default").extract(
         observations, model.features, "rapl-sysfs", observations.sources["rapl-sysfs"], by_container=True
     )
     dataset = registry.isolators.create("min").isolate(dataset, IsolationContext(observations))
-    predicted = model.predict(dataset.X)["package"].sum()
-    assert predicted == pytest.approx(dataset.y("package").sum(), rel=0.03)
+    return float(model.predict(dataset.X)[component].sum()), float(dataset.y(component).sum())
+
+
+def test_sums_match_although_predictions_are_cut(tmp_path: Path, recordings: Path) -> None:
+    """The power of DRAM barely rises with the CPU time, so a line through 0 W crosses the ceiling of the model."""
+    done = kepler(
+        "train", "quickstart", "-i", recordings / "kepler_coremark.json", "-s", tmp_path, "--jobs", "1",
+        "--set", "abs_trainers=[]", "--set", "dyn_trainers=[SGDRegressorTrainer]",
+        "--set", "energy_sources=[rapl-sysfs]", "--set", "feature_groups=[CPUTime]",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    folder = model_folder(tmp_path, "SGDRegressorTrainer")
+    model = load_model(folder)
+    predicted, measured = sums(model, recordings / "kepler_coremark.json", "dram")
+    assert predicted == pytest.approx(measured, rel=0.01)
+    # Kepler does not cut its predictions, so the weights have the lower gain that the sums need without a ceiling
+    weights = json.loads((folder / "weight.json").read_text())["dram"]["All_Weights"]["Numerical_Variables"]
+    ((feature, weight),) = weights.items()
+    uncut = attrs.evolve(model, parts={c: msgspec.structs.replace(p, ceiling=1e6) for c, p in model.parts.items()})
+    row = np.array([[0.5 * weight["scale"]]])
+    assert feature == "bpf_cpu_time_ms"
+    assert 0.5 * weight["weight"] < 0.8 * float(uncut.predict(row)["dram"][0])
+
+
+@pytest.mark.parametrize("ceiling", [1e6, 9.0, 2.0, 1.0])
+def test_the_gain_accounts_for_the_ceiling(ceiling: float) -> None:
+    watts = np.random.default_rng(0).gamma(1.0, 2.0, 500)
+    watts[:50] = 0.0
+    gain = gain_below(ceiling, watts, 440.0)
+    assert np.minimum(gain * watts, ceiling).sum() == pytest.approx(440.0)
 
 
 @pytest.mark.parametrize("trainer", TRAINERS)

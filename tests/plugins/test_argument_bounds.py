@@ -74,6 +74,7 @@ def test_scikit_learn_accepts_what_is_accepted(trainer, data):
     values = {
         "int": st.integers(-3, 8),
         "float": st.floats(-2, 8),
+        "str": st.sampled_from(["cpu_cycles", "unheard_of"]),
         "list[str] | None": st.none() | st.lists(st.sampled_from(["cpu_cycles", "unheard_of"])),
     }
     arguments = {

@@ -53,14 +53,25 @@ BUILT_IN = [
 ]
 
 
+ARGUMENTS = {
+    "kepler-core:powercap": {"root": "sys"},
+    "kepler-core:hwmon": {"root": "sys"},
+    "kepler-core:watts": {"path": "watts"},
+    "kepler-core:prometheus": {"port": 0},
+    "kepler-core:per-vm": {"folder": "guests"},
+}
+"""Arguments of plugins that are required, or whose defaults could disturb a running program."""
+
+
 @pytest.mark.parametrize(("plugins", "name"), BUILT_IN)
-def test_built_in_plugins_pass(plugins, name):
+def test_built_in_plugins_pass(plugins, name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     plugin = plugins.get(name)
     if missing := missing_modules(plugin):
         pytest.skip(f"{missing[0]} is not installed")
     # The checks need a regressor that the format supports. Only the trainer of blends makes such regressors.
     extras = {"regressor": BlendRegressor(COUNTER_FEATURES, ())} if name == "kepler-core:blend" else {}
-    check_all(checks_of(plugin, **extras))
+    check_all(checks_of(plugin, ARGUMENTS.get(name), **extras))
 
 
 # --- trainers -------------------------------------------------------------------------------------

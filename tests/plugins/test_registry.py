@@ -23,6 +23,7 @@ TRAINERS = {
     "BlendTrainer",
     "KNeighborsRegressorTrainer",
     "LinearRegressionTrainer",
+    "MachinePowerTrainer",
     "SVRRegressorTrainer",
     "XgboostFitTrainer",
     "SGDRegressorTrainer",
@@ -47,7 +48,7 @@ def run_python(code: str) -> object:
 # --- built-in plugins -----------------------------------------------------------------------------
 
 
-def test_the_ten_trainers():
+def test_the_built_in_trainers():
     assert built_in(registry.trainers) == TRAINERS
 
 
@@ -86,6 +87,9 @@ def test_built_in_names_and_aliases(plugins, alias, name):
         ("ampere-xgene-hwmon", ("package", "core"), "intel_rapl"),
         ("grace-acpi", ("package", "core"), "intel_rapl"),
         ("trained_power_model", (*RAPL, "platform"), "trained_power_model"),
+        ("vm-kepler", RAPL, "vm-kepler"),
+        ("vm-capacity", RAPL, "vm-capacity"),
+        ("vm-marginal", RAPL, "vm-marginal"),
     ],
 )
 def test_energy_sources_measure_and_are_sent_as_on_the_wire(name, components, sent_as):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
 from support.selection import request_for
 from support.small_pipelines import SmallModel, pipeline
 from support.small_pipelines import catalogue as make_catalogue
@@ -69,3 +72,31 @@ def test_a_model_without_the_error_comes_last() -> None:
     catalogue = make_catalogue(SmallModel("A", mae=-1), SmallModel("B", mae=99))
     assert catalogue.select(request_for()).model.trainer == "B"
     assert catalogue.select(request_for(trainer="A")).explain()["error"]["mae"] is None
+
+
+def recalibrated(trainer: str, mae: float, **stated: Any) -> SmallModel:
+    """Return a model whose error was measured on the blocks of a metered recording."""
+    blocks = {"mae": mae, "components": {}, "parts": 5, "worst": None, **stated}
+    return SmallModel(trainer, mae=mae, data="metered", more={"honesty": {"splits": {"blocks": blocks}}})
+
+
+@pytest.mark.parametrize(
+    ("lowest", "other", "selected"),
+    [
+        # the difference of 1 W is within the standard error of the difference, √(0.8² + 0.8²) = 1.13
+        ({"standard_error": 0.8, "earlier": 30.0}, {"standard_error": 0.8, "earlier": 10.0}, "Other"),
+        ({"standard_error": 0.8, "earlier": 10.0}, {"standard_error": 0.8, "earlier": 30.0}, "Lowest"),
+        ({"standard_error": 0.5, "earlier": 30.0}, {"standard_error": 0.5, "earlier": 10.0}, "Lowest"),
+        ({"standard_error": 0.8}, {"standard_error": 0.8, "earlier": 10.0}, "Other"),
+        ({"standard_error": 0.8, "earlier": 30.0}, {"standard_error": 0.8}, "Lowest"),
+        ({}, {}, "Lowest"),
+    ],
+)
+def test_uncertain_errors_of_recalibrated_models(
+    lowest: dict[str, float], other: dict[str, float], selected: str
+) -> None:
+    """Of errors that hardly differ, the error before the recalibration decides."""
+    catalogue = make_catalogue(recalibrated("Lowest", 5.0, **lowest), recalibrated("Other", 6.0, **other))
+    explanation = catalogue.select(request_for()).explain()
+    assert explanation["trainer"] == selected
+    assert ("before the recalibration" in explanation["error"]["compared_by"]) == (selected == "Other")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -101,9 +102,13 @@ class OnnxPredictor:
 def onnxruntime() -> Any:
     """Import ONNX Runtime on first use, and limit the memory of all its sessions together.
 
-    A graph of a few bytes can need gigabytes. For example, the sum of a column and a row is a whole matrix.
+    A graph of a few bytes can need gigabytes. For example, the sum of a column and a row is a whole matrix. Raises
+    `ModelError` with the pip command if ONNX Runtime is not installed: few models need it (see `load_resident`).
     """
-    import onnxruntime as runtime
+    try:
+        import onnxruntime as runtime
+    except ModuleNotFoundError as error:
+        raise ModelError(MissingExtraError("this kind of model", "onnx", "onnxruntime").message) from error
 
     memory = runtime.OrtMemoryInfo("Cpu", runtime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, runtime.OrtMemType.DEFAULT)
     # arena_extend_strategy 1 extends the arena by the requested size. The default strategy doubles the arena.
@@ -162,7 +167,12 @@ class OnnxFormat(ModelFormat):
         return best[1]
 
     def load(self, content: bytes, features: Sequence[str]) -> Predictor:
-        return OnnxPredictor(content, len(features))
+        try:
+            return OnnxPredictor(content, len(features))
+        except ModelError:
+            if importlib.util.find_spec("onnxruntime") is None:
+                return self.load_resident(content, features)
+            raise
 
     def load_resident(self, content: bytes, features: Sequence[str]) -> Predictor:
         graph = read_graph(content)

@@ -24,10 +24,19 @@ SERVERS = {
         "kepler_servers.commands.offline_trainer:offline_trainer",
         "Train pipelines from recordings that clients send (POST /train), and publish them.",
     ),
+    "meter": LazyCommand(
+        "kepler_servers.commands.meter:meter",
+        "Publish the watts of this machine for Kepler, Prometheus and other programs.",
+    ),
 }
-"""The commands below `kepler-model serve`. `commands.programs` also runs each of them as a program of its own."""
+"""The commands below `kepler-model serve`. `commands.programs` also runs four of them as programs of their
+own."""
 
 _COMMANDS = {
+    "watts": LazyCommand(
+        "kepler_servers.commands.watts:watts",
+        "Show how many watts this machine draws now, with a 90 % interval.",
+    ),
     "select": LazyCommand(
         "kepler_servers.commands.select:select",
         "Show which model of a store fits a machine best, and why.",
@@ -36,20 +45,33 @@ _COMMANDS = {
         "kepler_servers.commands.submit:submit",
         "Have an offline trainer train a PIPELINE (the name of a shipped pipeline, or a YAML file).",
     ),
+    "pair": LazyCommand(
+        "kepler_servers.commands.pair:pair",
+        "Record a host and a virtual machine on it, so that `train --host --guest` makes models of the virtual "
+        "machine.",
+    ),
     "estimator": LazyCommand(
         "kepler_servers.commands.estimator:estimator_commands",
         "Show the state of a running estimator.",
     ),
+    "meter": LazyCommand(
+        "kepler_servers.commands.meter:meter_commands",
+        "Show what a running meter publishes.",
+    ),
     "samples": LazyCommand(
         "kepler_servers.commands.samples:samples",
         "Show or export the samples that an online trainer has stored.",
+    ),
+    "monitoring": LazyCommand(
+        "kepler_servers.commands.monitoring:monitoring",
+        "Write rules for Prometheus and dashboards for Grafana to FOLDER.",
     ),
 }
 
 
 @hookimpl
 def kepler_register_commands(cli: click.Group) -> None:
-    """Add the commands `serve`, `select`, `submit`, `estimator` and `samples` to `kepler-model`."""
+    """Add the servers and the commands of this package to `kepler-model`."""
     cli.add_command(LazyGroup("serve", lazy=SERVERS, help="Run a server until it gets SIGTERM or SIGINT."))
     assert isinstance(cli, LazyGroup)
     cli.lazy.update(_COMMANDS)

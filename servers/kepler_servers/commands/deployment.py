@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from kepler_core.atomic_files import make_folders
-from kepler_core.cli.configured_option import configured_option
+from kepler_core.cli.configured_option import F, configured_option
 from kepler_core.configuration import Configuration
 from kepler_core.errors import UsageError
 from kepler_core.logs import LEVELS, configure_logging
@@ -23,7 +23,21 @@ STORE_FOLDER = "models"
 STATE_FOLDER = "state"
 
 
-log_level_option = configured_option(
+_LOG_FORMAT = "kepler_servers.log_format"
+"""Key of the log format in `click.Context.meta`."""
+
+_log_format_option = configured_option(
+    "--log-format",
+    key="SERVER_LOG_FORMAT",
+    type=click.Choice(["text", "json"], case_sensitive=False),
+    default="text",
+    show_default=True,
+    expose_value=False,
+    callback=lambda context, _, value: context.meta.__setitem__(_LOG_FORMAT, value),
+    help="Form of the log: a line of text or a line of JSON for each message.",
+)
+
+_log_level_option = configured_option(
     "-l",
     "--log-level",
     key="SERVER_LOG_LEVEL",
@@ -33,11 +47,17 @@ log_level_option = configured_option(
 )
 
 
-def configure_server_logging(context: click.Context, log_level: str | None) -> str:
-    """Configure logging for a server, and return the name of the log level."""
+def log_options(command: F) -> F:
+    """Add the options --log-level (argument `log_level`) and --log-format to the command of a server."""
+    return _log_level_option(_log_format_option(command))
+
+
+def configure_server_logging(context: click.Context, log_level: str | None) -> tuple[str, str]:
+    """Configure logging for a server, and return the name of the log level and the log format (text or json)."""
     name = log_level or ("debug" if context.find_root().params.get("verbose") else "info")
-    configure_logging(LEVELS[name])
-    return name
+    log_format = str(context.meta.get(_LOG_FORMAT, "text"))
+    configure_logging(LEVELS[name], as_json=log_format == "json")
+    return name, log_format
 
 
 def store_location(configuration: Configuration, option: str | None) -> str:

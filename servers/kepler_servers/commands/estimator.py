@@ -13,8 +13,7 @@ import click
 from kepler_core.cli.configured_option import config_dir_option, configured_option
 from kepler_core.cli.output import json_option, print_json, print_table
 from kepler_core.client import DEFAULT_SOCKET, EstimatorClient
-from kepler_core.errors import UsageError
-from kepler_servers.commands.deployment import configure_server_logging, log_level_option, store_in_volume
+from kepler_servers.commands.deployment import configure_server_logging, log_options, store_in_volume
 
 if TYPE_CHECKING:
     from kepler_core.configuration import Configuration
@@ -89,7 +88,7 @@ _DEFAULT_SERVICE = "kepler-model-server.kepler.svc.cluster.local"
     type=click.IntRange(0, 65535),
     help="Serve Prometheus metrics on this TCP port.",
 )
-@log_level_option
+@log_options
 @config_dir_option
 @click.pass_context
 def estimator(
@@ -195,6 +194,8 @@ def _serve(
 
 def _providers(configuration: Configuration, model_server: str | None, store: str | None) -> list[ModelProvider]:
     """Return the configured model providers, in the order in which the model cache asks them."""
+    from kepler_servers.estimator.configured_providers import model_server_provider, store_provider
+
     providers: list[ModelProvider] = []
     url = configuration.text("MODEL_SERVER_URL", model_server)
     # MODEL_SERVER_ENABLE=false turns off the configuration key MODEL_SERVER_URL, but not the option --model-server.
@@ -202,42 +203,25 @@ def _providers(configuration: Configuration, model_server: str | None, store: st
         url = (url or _DEFAULT_SERVICE) if enabled else None
     init_urls = {key: text for key in _INIT_KEYS if (text := configuration.text(key)) is not None}
     if url is not None or init_urls:
-        from kepler_servers.estimator.remote_providers import ModelServerProvider, UrlProvider
+        from kepler_servers.estimator.remote_providers import UrlProvider
         from kepler_servers.estimator.time_limited_provider import TimeLimitedProvider
 
         if url is not None:
-            providers.append(TimeLimitedProvider(ModelServerProvider(_request_url(url, configuration))))
+            providers.append(model_server_provider(_request_url(url, configuration)))
         if init_urls:
             providers.append(TimeLimitedProvider(UrlProvider(init_urls)))
     if store is not None:
-        from kepler_core.store import open_store
-        from kepler_profiler.similarity import SpecTable
-        from kepler_servers.estimator.model_providers import StoreProvider
-        from kepler_servers.live_catalogue import LiveCatalogue
-
-        error_key = configuration.text("ERROR_KEY") or "mae"
-        live = LiveCatalogue(open_store(store), compare=SpecTable, error_key=error_key, serving=False)
-        providers.append(StoreProvider(live))
+        providers.append(store_provider(store, configuration.text("ERROR_KEY") or "mae"))
     return providers
 
 
 def _request_url(url: str, configuration: Configuration) -> str:
     """Return the URL for model requests to a model server. Raises `UsageError` if the server's URL is invalid."""
-    from urllib.parse import urlsplit
-
-    from kepler_core.messages import quoted
-    from kepler_core.urls import shown_url
+    from kepler_servers.estimator.configured_providers import model_request_url
 
     if url == _DEFAULT_SERVICE:
         url = f"http://{url}:{configuration.text('MODEL_SERVER_PORT') or 8100}"
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        parts = urlsplit("")
-    if parts.scheme not in ("http", "https") or not parts.netloc:
-        raise UsageError(f"MODEL_SERVER_URL: {quoted(shown_url(url), 100)} is not http://host:port")
-    path = configuration.text("MODEL_SERVER_MODEL_REQ_PATH") or "/model"
-    return url if parts.path not in ("", "/") else url.rstrip("/") + path
+    return model_request_url(url, configuration.text("MODEL_SERVER_MODEL_REQ_PATH"), "MODEL_SERVER_URL")
 
 
 def machine(name: str | None) -> dict[str, Any]:

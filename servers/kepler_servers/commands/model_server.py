@@ -13,7 +13,7 @@ from kepler_core.errors import UsageError
 from kepler_servers.commands.deployment import (
     configure_server_logging,
     create_store_folder,
-    log_level_option,
+    log_options,
     store_location,
 )
 
@@ -50,7 +50,7 @@ DEFAULT_PORT = 8100
     show_default=True,
     help="Number of worker processes.",
 )
-@log_level_option
+@log_options
 @config_dir_option
 @click.pass_context
 def model_server(
@@ -80,7 +80,7 @@ def model_server(
     from kepler_servers.model_server.initial_locations import initial_locations
     from kepler_servers.model_server.settings import SETTINGS_VARIABLE, TARGET, Settings
 
-    level = configure_server_logging(context, log_level)
+    level, log_format = configure_server_logging(context, log_level)
     configuration = Configuration(config_dir)
     location = store_location(configuration, store)
     path = configuration.text("MODEL_SERVER_MODEL_REQ_PATH") or "/model"
@@ -97,6 +97,7 @@ def model_server(
             configuration.text("ERROR_KEY") or "mae",
             workers,
             level,
+            log_format,
             initial,
             scratch,
         )

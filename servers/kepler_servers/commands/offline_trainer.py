@@ -16,7 +16,7 @@ from kepler_core.errors import MissingExtraError, UsageError
 from kepler_servers.commands.deployment import (
     configure_server_logging,
     create_store_folder,
-    log_level_option,
+    log_options,
     state_folder,
     store_location,
 )
@@ -169,7 +169,7 @@ class Size(click.ParamType):  # type: ignore[type-arg,unused-ignore]
     metavar="HOURS",
     help="Time after which a finished job and its zip are removed. The trained pipeline stays in the store.",
 )
-@log_level_option
+@log_options
 @config_dir_option
 @click.pass_context
 def offline_trainer(
@@ -208,7 +208,7 @@ def offline_trainer(
     from kepler_servers.http.server import serve
     from kepler_servers.offline_trainer.settings import SETTINGS_VARIABLE, TARGET, Settings
 
-    level = configure_server_logging(context, log_level)
+    level, log_format = configure_server_logging(context, log_level)
     configuration = Configuration(config_dir)
     location = store_location(configuration, store)
     if scheduler is not None and backend != "dask":
@@ -230,6 +230,7 @@ def offline_trainer(
         keep_inputs=keep_inputs * 3600,
         keep_results=keep_results * 3600,
         log_level=level,
+        log_format=log_format,
     )
     _check(settings, host, insecure=insecure)
     os.environ[SETTINGS_VARIABLE] = msgspec.json.encode(settings).decode()

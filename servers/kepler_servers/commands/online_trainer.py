@@ -20,7 +20,7 @@ from kepler_core.machine import read_machine_spec
 from kepler_servers.commands.deployment import (
     configure_server_logging,
     create_store_folder,
-    log_level_option,
+    log_options,
     state_folder,
     store_location,
 )
@@ -217,7 +217,7 @@ class Options:
     show_default=True,
     help="Port on which the trainer serves /healthz and /metrics.",
 )
-@log_level_option
+@log_options
 @config_dir_option
 @set_option
 @click.pass_context
@@ -340,6 +340,7 @@ def _open_client(options: Options, configuration: Configuration, url: str, stop:
 def _make_fetcher(options: Options, configuration: Configuration, client: PrometheusClient) -> Fetcher:
     """Load the pipeline, and return the `Fetcher` that gets the pipeline's samples from Prometheus."""
     from kepler_core.pipeline.load import load_pipeline
+    from kepler_core.pipeline.targets import refuse_vm_target
     from kepler_servers.online_trainer.fetching import Fetcher
 
     settings = options.settings
@@ -348,6 +349,7 @@ def _make_fetcher(options: Options, configuration: Configuration, client: Promet
         names = [word.strip() for word in third_party.split(",") if word.strip()]
         settings = (*settings, f"third_party=[{', '.join(names)}]")
     spec = load_pipeline(options.pipeline, settings=settings, name=options.name)
+    refuse_vm_target(spec, "the online trainer reads recordings of machines")
     step = configuration.number("PROM_QUERY_STEP", options.step)
     if step is not None and step <= 0:
         raise UsageError(f"PROM_QUERY_STEP: {step:g} is not above 0")

@@ -38,7 +38,7 @@ def explain(loaded: LoadedModel, checked: CheckedWatts, host_name: str) -> dict[
         "level": None if honesty is None else honesty.level,
         "half_width": {
             component: np.round(width, DECIMALS).tolist()
-            for component, width in _half_widths(loaded, checked, host_name).items()
+            for component, width in half_widths_of(loaded, checked, host_name).items()
         },
         "flags": raised,
         "rows_outside": outside.tolist(),
@@ -50,11 +50,11 @@ def explain(loaded: LoadedModel, checked: CheckedWatts, host_name: str) -> dict[
 
 def mean_half_widths(loaded: LoadedModel, latest: CheckedWatts, host_name: str) -> dict[str, float]:
     """Return the mean half-width of each component's intervals over the kept rows of an answer, in watts."""
-    widths = _half_widths(loaded, latest, host_name) if len(latest.outside) else {}
+    widths = half_widths_of(loaded, latest, host_name) if len(latest.outside) else {}
     return {component: round(float(width.mean()), DECIMALS) for component, width in widths.items()}
 
 
-def _half_widths(loaded: LoadedModel, checked: CheckedWatts, host_name: str) -> dict[str, FloatArray]:
+def half_widths_of(loaded: LoadedModel, checked: CheckedWatts, host_name: str) -> dict[str, FloatArray]:
     """Return the half-width of the interval of each row, by component. It is empty if there are no intervals."""
     if loaded.check.honesty is None:
         return {}

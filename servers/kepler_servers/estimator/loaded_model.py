@@ -66,7 +66,7 @@ class LoadedModel:
         similarity: Any = node_type.get("similarity")
         if node_type.get("match") == "exact":
             names = [] if self.check.honesty is None else self.check.honesty.seen.node_names
-            return MachineMatch(trained=any(_is_host(name, host_name) for name in names))
+            return MachineMatch(trained=any(is_host(name, host_name) for name in names))
         is_known = isinstance(similarity, int | float) and not isinstance(similarity, bool)
         return other_type(float(similarity) if is_known else None)
 
@@ -89,7 +89,7 @@ def with_twin(model: PowerModel, offer: ModelOffer, models: Mapping[str, PowerMo
         return Check(TwinnedModel(model), honesty, problem=one_line(error, 200))
 
 
-def _is_host(node: str, host_name: str) -> bool:
+def is_host(node: str, host_name: str) -> bool:
     """Return whether a node's name, e.g. `node7.example:9102` from a label `instance`, is the name of this machine."""
     host = host_of(node)
     return host is not None and host_name in (host, host.split(".", maxsplit=1)[0])

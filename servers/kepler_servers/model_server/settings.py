@@ -17,6 +17,7 @@ class Settings(msgspec.Struct, frozen=True):
     error_key: str = "mae"
     workers: int = 1
     log_level: str = "info"
+    log_format: str = "text"
     initial: tuple[tuple[str, ...], ...] = ()
     """For each pipeline to import at the start: the locations at which it may be, in the order in which to try them."""
     scratch: str = ""

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 def application() -> RsgiAdapter:
     """Read the model store, and return the application of this worker process."""
     settings = msgspec.json.decode(os.environ[SETTINGS_VARIABLE], type=Settings)
-    configure_logging(LEVELS[settings.log_level])
+    configure_logging(LEVELS[settings.log_level], as_json=settings.log_format == "json")
     end_with_parent()
     live = LiveCatalogue(open_store(settings.store), compare=SpecTable, error_key=settings.error_key, serving=True)
     # `refresh` makes tens of thousands of objects that stay. `freeze` exempts them from later garbage collections.

@@ -45,6 +45,7 @@ class Settings(msgspec.Struct, frozen=True):
     keep_results: float = 168 * 3600.0
     """Time between a job's end and the removal of the job and its result file (a zip), in seconds."""
     log_level: str = "info"
+    log_format: str = "text"
 
 
 class StateFolder:

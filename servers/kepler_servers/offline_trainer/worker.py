@@ -50,7 +50,7 @@ def application() -> RsgiAdapter:
 
 def _application() -> RsgiAdapter:
     settings = msgspec.json.decode(os.environ[SETTINGS_VARIABLE], type=Settings)
-    configure_logging(LEVELS[settings.log_level])
+    configure_logging(LEVELS[settings.log_level], as_json=settings.log_format == "json")
     end_with_parent()
     folder = StateFolder(settings.state)
     folder.create()

@@ -1,0 +1,48 @@
+"""The names of Kepler 0.10 and later: its metrics and labels.
+
+Source: the collectors in internal/exporter/prometheus/collector of sustainable-computing-io/kepler, v0.10.0 to v0.11.4.
+"""
+
+from __future__ import annotations
+
+NODE_JOULES = "kepler_node_cpu_joules_total"
+"""Counter of a zone's energy as the hardware counts it: it starts at any value and falls back to 0 at its maximum."""
+NODE_ACTIVE_JOULES = "kepler_node_cpu_active_joules_total"
+NODE_IDLE_JOULES = "kepler_node_cpu_idle_joules_total"
+"""Counters of the used and the unused part of a zone's energy. They do not fall back."""
+NODE_WATTS = "kepler_node_cpu_watts"
+USAGE_RATIO = "kepler_node_cpu_usage_ratio"
+"""Gauge: the part of the time of all CPUs in which they were busy. Up to 0.11.4, it lags by one window."""
+CPU_INFO = "kepler_node_cpu_info"
+"""One series with the value 1 per logical CPU (label `processor`)."""
+PROCESS_SECONDS = "kepler_process_cpu_seconds_total"
+PROCESS_JOULES = "kepler_process_cpu_joules_total"
+VM_JOULES = "kepler_vm_cpu_joules_total"
+"""Counter of a virtual machine's energy. It falls to 0 if a window has no active energy."""
+VM_WATTS = "kepler_vm_cpu_watts"
+"""Gauge of a virtual machine's power in the last window."""
+CONTAINER_JOULES = "kepler_container_cpu_joules_total"
+BUILD_INFO = "kepler_build_info"
+
+PAIR_METRICS = (
+    NODE_JOULES,
+    NODE_ACTIVE_JOULES,
+    NODE_IDLE_JOULES,
+    USAGE_RATIO,
+    CPU_INFO,
+    PROCESS_SECONDS,
+    VM_JOULES,
+    VM_WATTS,
+    BUILD_INFO,
+)
+"""The metrics of a host from which the power of a virtual machine is calculated."""
+
+RECORDED_METRICS = (*PAIR_METRICS, NODE_WATTS)
+"""The metrics of a host that `kepler-model pair host` records."""
+
+RUNNING = "running"
+"""Value of the label `state` of a workload that still exists. The watts of a terminated workload are its last ones."""
+
+ZONE_COMPONENTS = {"package": "package", "core": "core", "uncore": "uncore", "dram": "dram"}
+"""Label `zone` -> component. Zones overlap: package contains core and uncore. psys is no component, because it contains
+the package and only a part of the machine."""

@@ -1,0 +1,1 @@
+"""The built-in collectors: they measure features of this machine for the meter."""

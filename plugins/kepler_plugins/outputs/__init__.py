@@ -1,0 +1,1 @@
+"""Built-in outputs of the meter."""

@@ -1,0 +1,279 @@
+"""A folder that looks like `/sys/class/powercap` of Linux, with the energy counters of the meter.
+
+Kepler (version 0.10 and later), node_exporter and Scaphandre read such a folder in place of the real one. Three facts
+about these programs decide how the folder is written:
+
+- Kepler lists the zones when it starts, and then reads `<zone>/energy_uj` at the paths that it found. node_exporter
+  lists the zones at each scrape. Both programs ignore a folder without the file `name`.
+- Kepler loses the energy counters of all workloads in a period in which no counter has increased.
+- If Kepler cannot read one zone, it exports no power at all. So a missing file tells Kepler that there is no estimate.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import ClassVar
+
+from kepler_core.atomic_files import replace_file
+from kepler_core.errors import OutputError
+from kepler_core.messages import reason_of
+from kepler_core.metering import Output, Reading
+from kepler_core.vocabulary import ZONE_OF_COMPONENT, in_component_order
+from kepler_plugins.outputs.provenance import FILE_NAME as PROVENANCE
+from kepler_plugins.outputs.provenance import provenance_text
+from kepler_plugins.outputs.publish_lock import PublishLock
+
+ENERGY = "energy_uj"
+LAST_ENERGY = "last_energy_uj"
+"""File that keeps the counter while there is no estimate. No other program reads it."""
+_NAME = "name"
+_RANGE = "max_energy_range_uj"
+LOCK = ".kepler-core-powercap.lock"
+
+_SCAPHANDRE = {
+    "package": "intel-rapl:0",
+    "core": "intel-rapl:0:0",
+    "uncore": "intel-rapl:0:1",
+    "dram": "intel-rapl:0:2",
+    "psys": "intel-rapl:1",
+}
+"""Zone -> name of its folder as the Intel driver names it. Scaphandre and CodeCarbon read no other folders."""
+_COMPONENT_OF = {zone: component for component, zone in ZONE_OF_COMPONENT.items()}
+_COUNTER = re.compile(rb"[0-9]{1,18}\n?")
+
+
+class PowercapOutput(Output):
+    """Output that writes energy counters in the form of `/sys/class/powercap`, for Kepler, node_exporter, Scaphandre.
+
+    Each component has one folder with the file `name`. The folder is named after the provenance of the watts at the
+    time when the folder was made. If the provenance changes, a new folder takes its place. In the old folder, `name`
+    is removed, and `energy_uj` becomes a link to the new folder: a Kepler that was started before the change continues
+    to read the same counter at its old path.
+    """
+
+    advance_seconds: ClassVar[float | None] = 0.1
+    """Kepler reads the counters at any time, at most every half second. Each of its periods must see an increase."""
+
+    def __init__(self, root: str, scaphandre: bool = False) -> None:
+        """`root` is the folder that stands for `/sys`. With `scaphandre`, folders are named `intel-rapl:N`."""
+        self.root = Path(root)
+        self.scaphandre = scaphandre
+        self._zones: dict[str, _ZoneFolder] = {}
+        """The folders that are being written, by component."""
+        self._lowest: dict[str, int] = {}
+        """Lowest value in microjoules that may be written, by component."""
+        self._provenance = b""
+        self._lock = PublishLock(self.root / LOCK)
+
+    @property
+    def folder(self) -> Path:
+        """The folder that stands for `/sys/class/powercap`."""
+        return self.root / "class" / "powercap"
+
+    def restore(self) -> dict[str, float]:
+        """Return the joules by component that the folder contains; empty if there is no such folder."""
+        joules: dict[str, float] = {}
+        with contextlib.suppress(OSError):
+            for path in self._own_folders():
+                component = _component_of(path.name)
+                for name in (ENERGY, LAST_ENERGY):
+                    microjoules = _read_counter(path / name)
+                    if component is not None and microjoules is not None:
+                        joules[component] = max(joules.get(component, 0.0), microjoules / 1e6)
+        return joules
+
+    def open(self) -> None:
+        """Lock the folder, and withdraw the values of a killed process.
+
+        Raises `OutputError` if another meter writes there, if the folder contains zones that no meter has made, or
+        if it cannot be written.
+        """
+        try:
+            self._lock.acquire()
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if self.scaphandre:
+                _make_subsystem_link(self.folder)
+            foreign = [path.name for path in self.folder.iterdir() if (path / _NAME).exists() and not _is_own(path)]
+            if foreign:
+                self._lock.release()
+                raise OutputError(
+                    f"{self.folder} contains {min(foreign)}, which no meter has made; choose an empty folder"
+                )
+            self._lowest = {component: round(joules * 1e6) for component, joules in self.restore().items()}
+            for path in self._own_folders():
+                _withdraw_counter(path)
+        except OSError as error:
+            self._lock.release()
+            raise self._error(error) from error
+
+    def write(self, reading: Reading, joules: Mapping[str, float]) -> None:
+        components = [name for name in in_component_order(reading.power) if name in ZONE_OF_COMPONENT]
+        provenance = provenance_text(reading)
+        names = {component: self._folder_name(reading, component) for component in components}
+        try:
+            self._lock.acquire()
+            if names != {component: zone.name for component, zone in self._zones.items()}:
+                self._arrange(names, provenance, joules)
+                return
+            if provenance != self._provenance:
+                self._write_provenance(provenance)
+            self._write_counters(joules)
+        except OSError as error:
+            self._retreat()
+            raise self._error(error) from error
+
+    def advance(self, joules: Mapping[str, float]) -> None:
+        try:
+            self._write_counters(joules)
+        except OSError as error:
+            self._retreat()
+            raise self._error(error) from error
+
+    def withdraw(self, reason: str) -> None:
+        """Remove `energy_uj` of all zones. `name` stays, so that Kepler can start and find the zones meanwhile."""
+        try:
+            for zone in self._zones.values():
+                zone.withdraw()
+        except OSError as error:
+            raise self._error(error) from error
+        finally:
+            self._leave_zones()
+
+    def close(self) -> None:
+        with contextlib.suppress(OutputError):
+            self.withdraw("the meter has ended")
+        self._lock.release()
+
+    def _folder_name(self, reading: Reading, component: str) -> str:
+        zone = ZONE_OF_COMPONENT[component]
+        return _SCAPHANDRE[zone] if self.scaphandre else f"{reading.provenance.slug}:{zone}"
+
+    def _arrange(self, names: Mapping[str, str], provenance: bytes, joules: Mapping[str, float]) -> None:
+        """Make the folders `names`, by component, the only ones that have the file `name`."""
+        self._leave_zones()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for component, name in names.items():
+            path = self.folder / name
+            path.mkdir(exist_ok=True)
+            self._zones[component] = _ZoneFolder(path)
+        self._write_provenance(provenance)  # first, because it marks the folders as ours
+        for zone in self._zones.values():
+            zone.replace(_RANGE, b"0\n")
+        self._write_counters(joules)
+        for path in self._own_folders():
+            if path.name not in names.values():
+                _replace_by_alias(path, names.get(_component_of(path.name) or ""))
+        for component, zone in self._zones.items():
+            zone.replace(_NAME, f"{_zone_name(component)}\n".encode())
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(LAST_ENERGY, dir_fd=zone.descriptor)
+
+    def _write_provenance(self, provenance: bytes) -> None:
+        for zone in self._zones.values():
+            zone.replace(PROVENANCE, provenance)
+        self._provenance = provenance
+
+    def _write_counters(self, joules: Mapping[str, float]) -> None:
+        lowest = self._lowest
+        for component, zone in self._zones.items():
+            # Kepler takes a counter of 0 for a meter that does not work, so counters start at 1.
+            microjoules = max(round(joules[component] * 1e6), lowest.get(component, 1), 1)
+            zone.replace(ENERGY, b"%d\n" % microjoules)
+            lowest[component] = microjoules
+
+    def _retreat(self) -> None:
+        """After a failed write, remove the counters, which would look current, and start afresh with the next write."""
+        self._leave_zones()
+        # The failure may have come while new folders took the place of others, so all folders are searched.
+        with contextlib.suppress(OSError):
+            for path in self._own_folders():
+                _withdraw_counter(path)
+
+    def _leave_zones(self) -> None:
+        for zone in self._zones.values():
+            os.close(zone.descriptor)
+        self._zones = {}
+        self._provenance = b""
+
+    def _own_folders(self) -> list[Path]:
+        return sorted(path for path in self.folder.iterdir() if _is_own(path))
+
+    def _error(self, error: OSError) -> OutputError:
+        return OutputError(f"cannot write {self.folder}: {reason_of(error)}")
+
+
+class _ZoneFolder:
+    """An open folder of one zone. Its descriptor saves the kernel from looking up the path ten times per second."""
+
+    def __init__(self, path: Path) -> None:
+        self.name = path.name
+        self.descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def replace(self, name: str, content: bytes) -> None:
+        replace_file(self.descriptor, name, content)
+
+    def withdraw(self) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(ENERGY, LAST_ENERGY, src_dir_fd=self.descriptor, dst_dir_fd=self.descriptor)
+
+
+def _make_subsystem_link(folder: Path) -> None:
+    """Make `intel-rapl/subsystem`, a link to the folder itself. CodeCarbon looks for zones only below this path."""
+    link = folder / "intel-rapl" / "subsystem"
+    link.parent.mkdir(exist_ok=True)
+    if not link.is_symlink():
+        link.symlink_to("..")
+
+
+def _zone_name(component: str) -> str:
+    """Return the content of the file `name`. The Intel driver numbers the packages."""
+    return "package-0" if component == "package" else ZONE_OF_COMPONENT[component]
+
+
+def _component_of(folder_name: str) -> str | None:
+    """Return the component whose counter is in a folder of this name."""
+    zones = (zone for zone, name in _SCAPHANDRE.items() if name == folder_name)
+    return _COMPONENT_OF.get(next(zones, folder_name.rpartition(":")[2]))
+
+
+def _is_own(path: Path) -> bool:
+    return (path / PROVENANCE).is_file()
+
+
+def _read_counter(path: Path) -> int | None:
+    try:
+        with path.open("rb") as file:
+            content = file.read(32)
+    except OSError:
+        return None
+    return int(content) if _COUNTER.fullmatch(content) else None
+
+
+def _withdraw_counter(folder: Path) -> None:
+    """Rename the counter in a folder, so that no program reads it. A link to another folder's counter stays."""
+    if not (folder / ENERGY).is_symlink():
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(folder / ENERGY, folder / LAST_ENERGY)
+
+
+def _replace_by_alias(folder: Path, current: str | None) -> None:
+    """Hide a folder from programs that list zones, and let it lead to the counter in the folder `current`.
+
+    If `current` is None, the component has no counter now, and the folder keeps its last counter.
+    """
+    (folder / _NAME).unlink(missing_ok=True)
+    if current is None:
+        _withdraw_counter(folder)
+        return
+    target = f"../{current}/{ENERGY}"
+    if (folder / ENERGY).is_symlink() and os.readlink(folder / ENERGY) == target:
+        return
+    link = folder / f".{ENERGY}.link"
+    link.unlink(missing_ok=True)
+    link.symlink_to(target)
+    os.replace(link, folder / ENERGY)
+    (folder / LAST_ENERGY).unlink(missing_ok=True)

@@ -1,0 +1,47 @@
+"""`machines fit`: train a pipeline from a table of measured machines."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import click
+
+from kepler_core.cli.output import json_option, print_json
+from kepler_core.cli.tables import TableFiles
+from kepler_core.errors import EXIT_SOME_FAILED
+
+
+@click.command()
+@click.argument("table", metavar="TABLE.csv")
+@click.option("-s", "--store", default="models", show_default=True, help="Folder or URL of the model store.")
+@click.option("-n", "--name", default="machines", show_default=True, help="Name of the pipeline in the store.")
+@click.option("--with-idle", is_flag=True, help="Train a model that needs the idle power of a machine.")
+@click.option("-j", "--jobs", type=click.IntRange(1), help="Number of simultaneous fits (default: one per core).")
+@json_option
+def fit(table: str, store: str, name: str, with_idle: bool, jobs: int | None, as_json: bool) -> int:
+    """Train a model over machines of many kinds from a table of measured machines.
+
+    TABLE.csv has own measurements (columns load_pct, power_w and facts about the machines), or is an export of the
+    SPECpower_ssj2008 results from SPEC's website. The reported errors are those of held-out machines.
+    docs/machine-formula.md describes both forms.
+    """
+    from kepler_core.cli.train import run
+    from kepler_core.cli.training_report import print_report
+    from kepler_profiler.machine_pipeline import write_machine_pipeline
+    from kepler_profiler.machine_tables import read_machines
+
+    machines = read_machines(table)
+    for note in machines.notes:
+        click.echo(f"kepler-model: {note}", err=True)
+    with tempfile.TemporaryDirectory() as folder:
+        files = write_machine_pipeline(machines.machines, name, Path(folder), with_idle=with_idle)
+        report = run(
+            str(files.pipeline), (), store, jobs=jobs, tables=TableFiles((str(files.table),), (), None), settings=()
+        )
+    if as_json:
+        print_json({**report.as_dict(), "machines": len(machines.machines), "left_out": machines.left_out})
+    else:
+        click.echo(f"{len(machines.machines)} machines of {table}")
+        print_report(report)
+    return EXIT_SOME_FAILED if report.failed else 0

@@ -1,0 +1,244 @@
+"""`machines estimate`: estimate the power of machines that were never measured, and of guests on them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+import click
+
+from kepler_core.cli.output import json_option, print_json, print_table
+from kepler_core.errors import KeplerError, UsageError, close_matches
+from kepler_core.machine import MachineSpec, read_machine_spec
+from kepler_core.messages import printable
+from kepler_profiler.formula import (
+    Estimate,
+    GuestPower,
+    IdleShare,
+    MachineDescription,
+    NoEstimate,
+    describe,
+    guest_share,
+    host_of,
+    package_watts,
+)
+from kepler_profiler.formula import (
+    estimate as formula_estimate,
+)
+from kepler_profiler.processors import (
+    Processor,
+    instance_family,
+    instance_type,
+    instance_vcpus,
+    instances,
+    lookup,
+    similar_processors,
+)
+
+_SHOWN_CHARACTERS = 60
+_SHOWN_LOADS = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)
+
+
+@attrs.frozen
+class _Facts:
+    """Facts about a machine that a user states; None where the user states nothing."""
+
+    processor: str | None
+    threads: int | None
+    cores: int | None
+    chips: int | None
+    memory: float | None
+    tdp: float | None
+    year: int | None
+
+
+@click.command()
+@click.option("--spec", "spec_file", metavar="FILE", help="Description of the machine, as `profile machine -o` writes.")
+@click.option("--processor", metavar="NAME", help="Name of the processor, e.g. 'Xeon Gold 6230'.")
+@click.option("--threads", type=int, help="Number of logical CPUs of all chips.")
+@click.option("--cores", type=int, help="Number of cores of all chips.")
+@click.option("--chips", type=int, help="Number of processor chips (sockets).")
+@click.option("--memory", type=float, metavar="GIB", help="Memory in GiB.")
+@click.option("--tdp", type=float, metavar="WATTS", help="Thermal design power of one chip.")
+@click.option("--year", type=int, help="Year in which the processor was introduced.")
+@click.option("--instance", metavar="TYPE", help="Estimate a cloud instance instead, e.g. m5.2xlarge.")
+@click.option("--vcpus", type=int, help="Virtual CPUs of a guest on the machine (default: as the name of TYPE says).")
+@click.option("--host-load", type=float, metavar="LOAD", help="Load of the guest's host from 0 to 1, if it is known.")
+@click.option(
+    "--idle-share",
+    type=click.Choice(["reservation", "none"]),
+    default="reservation",
+    show_default=True,
+    help="Part of the host's idle power that a guest is charged: by its reserved CPUs, or nothing.",
+)
+@click.option("--load", type=float, help="Load from 0 (idle) to 1 (all CPUs busy). Default: several loads.")
+@click.option("--idle-watts", type=float, metavar="N", help="Measured idle power of the whole machine in watts (AC).")
+@json_option
+def estimate(
+    spec_file: str | None,
+    instance: str | None,
+    vcpus: int | None,
+    host_load: float | None,
+    idle_share: IdleShare,
+    load: float | None,
+    idle_watts: float | None,
+    as_json: bool,
+    **facts: Any,
+) -> None:
+    """Estimate the power of a machine that was never measured.
+
+    The machine is described by a file, by options, or by the name of a cloud instance. Without any of them, it is
+    this machine. The watts are AC power of the whole machine, with an interval that is meant to contain 90 % of the
+    true values. docs/machine-formula.md explains the formula.
+    """
+    stated = _Facts(**facts)
+    loads = _SHOWN_LOADS if load is None else (load,)
+    if instance is not None:
+        if spec_file is not None or any(value is not None for value in attrs.astuple(stated)):
+            raise UsageError("--instance describes the machine already; leave out --spec and the facts")
+        machine, vcpus = _host(instance, vcpus)
+    else:
+        machine = _machine(spec_file, stated)
+    if vcpus is not None:
+        guests = [
+            (at, guest_share(machine, vcpus, at, host_load=host_load, idle_share=idle_share, idle_watts=idle_watts))
+            for at in loads
+        ]
+        _print_guest(machine, vcpus, guests, as_json)
+        return
+    if host_load is not None:
+        raise UsageError("--host-load goes with a guest (--vcpus or --instance)")
+    _print_machine(machine, [(at, formula_estimate(machine, at, idle_watts=idle_watts)) for at in loads], as_json)
+
+
+def _host(instance: str, vcpus: int | None) -> tuple[MachineDescription, int]:
+    """Return the host of a cloud instance, and the number of virtual CPUs of the instance."""
+    option = f"--instance {printable(instance, _SHOWN_CHARACTERS)}"
+    family = instance_type(instance)
+    if family is None:
+        hint = close_matches(instance_family(instance), [row.family for row in instances()])
+        raise UsageError(f"{option}: the family is not in the table of instances; {hint}")
+    host = host_of(family)
+    if host is None:
+        processors = " or ".join(family.processors)
+        raise UsageError(
+            f"{option}: {family.provider} does not publish the size of the hosts ({processors}); "
+            "describe a host with --threads, --chips and --processor, and the guest with --vcpus"
+        )
+    count = vcpus or instance_vcpus(instance)
+    if count is None and ".metal" in instance:
+        count = host.threads
+    if count is None:
+        raise UsageError(f"{option}: the name does not tell the number of virtual CPUs; give --vcpus")
+    return host, count
+
+
+def _machine(spec_file: str | None, facts: _Facts) -> MachineDescription:
+    """Return the described machine: facts of the user first, then the file or this machine, then the table."""
+    if spec_file is not None:
+        spec = read_machine_spec(spec_file)
+    elif any(value is not None for value in attrs.astuple(facts)):
+        spec = MachineSpec()
+    else:
+        spec = _this_machine()
+    processor = _processor(facts, spec)
+    chips = facts.chips or spec.chips or (1 if facts.processor and facts.threads is None else None)
+    spec = attrs.evolve(spec, cores=facts.threads or spec.cores, chips=chips)
+    described = describe(spec, processor)
+    if described is None:
+        raise UsageError("the number of logical CPUs is not known; give --threads, or a --processor of the table")
+    return attrs.evolve(
+        described,
+        cores=described.cores if facts.cores is None else facts.cores,
+        memory_gib=described.memory_gib if facts.memory is None else facts.memory,
+        tdp_watts=described.tdp_watts if facts.tdp is None else facts.tdp,
+        year=described.year if facts.year is None else facts.year,
+    )
+
+
+def _this_machine() -> MachineSpec:
+    from kepler_profiler.machine import discover
+
+    discovery = discover()
+    if discovery.virtual is not None:
+        raise UsageError(
+            f"this is a virtual machine ({discovery.virtual}), which does not show its host; give --instance TYPE, "
+            "or describe the host with --threads, --chips and --processor, and the guest with --vcpus"
+        )
+    return discovery.spec
+
+
+def _processor(facts: _Facts, spec: MachineSpec) -> Processor | None:
+    name = facts.processor or spec.processor
+    if name is None:
+        return None
+    processor = lookup(name)
+    if processor is None and facts.processor is not None and (facts.threads is None or facts.tdp is None):
+        option, hint = f"--processor {printable(name, _SHOWN_CHARACTERS)}", similar_processors(name)
+        raise UsageError(f"{option}: not in the table of processors; {hint} (or give --threads and --tdp)")
+    return processor
+
+
+def _print_machine(machine: MachineDescription, rows: list[tuple[float, Estimate | NoEstimate]], as_json: bool) -> None:
+    estimates = [(load, result) for load, result in rows if isinstance(result, Estimate)]
+    if not estimates:
+        _print_nothing(machine, rows[0][1].reasons, as_json)
+        return
+    if as_json:
+        documents = [
+            {"load": load, **attrs.asdict(result), "package_watts": round(package_watts(result).watts, 1)}
+            for load, result in estimates
+        ]
+        print_json({"machine": attrs.asdict(machine), "estimates": [_rounded(document) for document in documents]})
+        return
+    print_table(
+        [(f"{100 * load:g} %", *_cells(result), _cells(package_watts(result))[0]) for load, result in estimates],
+        ("load", "watts", "lower", "upper", "of it CPU packages"),
+    )
+    _print_facts(machine, estimates[0][1])
+
+
+def _print_guest(
+    machine: MachineDescription, vcpus: int, rows: list[tuple[float, GuestPower | NoEstimate]], as_json: bool
+) -> None:
+    estimates = [(busy, result) for busy, result in rows if isinstance(result, GuestPower)]
+    if not estimates:
+        _print_nothing(machine, rows[0][1].reasons, as_json)
+        return
+    if as_json:
+        documents = [_rounded({"busy": busy, **attrs.asdict(result)}) for busy, result in estimates]
+        print_json({"host": attrs.asdict(machine), "vcpus": vcpus, "estimates": documents})
+        return
+    print_table(
+        [(f"{100 * busy:g} %", *_cells(result)) for busy, result in estimates],
+        ("guest busy", "watts", "lower", "upper"),
+    )
+    click.echo(f"\nA guest with {vcpus} of the {machine.threads} threads of its host.")
+    first = estimates[0][1]
+    share = "its reserved share of the host's idle power" if first.idle_share == "reservation" else "no idle power"
+    click.echo(f"The watts contain {share} ({first.idle:.1f} W).")
+    _print_facts(machine, first)
+
+
+def _print_facts(machine: MachineDescription, result: Estimate | GuestPower) -> None:
+    facts = [f"{machine.threads} threads", f"{machine.known_cores} cores", f"{machine.known_chips} chips"]
+    facts += [] if machine.tdp_watts is None else [f"{machine.tdp_watts:g} W of thermal design power for each chip"]
+    facts += [] if machine.memory_gib is None else [f"{machine.memory_gib:g} GiB of memory"]
+    facts += [] if machine.year is None else [f"processor of {machine.year}"]
+    click.echo(f"Machine: {', '.join(facts)}. Class of the interval: {result.error_class}.")
+    for reason in result.reasons:
+        click.echo(f"  {reason}")
+
+
+def _print_nothing(machine: MachineDescription, reasons: tuple[str, ...], as_json: bool) -> None:
+    if as_json:
+        print_json({"machine": attrs.asdict(machine), "estimates": [], "reasons": reasons})
+    raise KeplerError(f"no estimate: {'; '.join(reasons)}")
+
+
+def _cells(result: Estimate | GuestPower) -> tuple[str, str, str]:
+    return f"{result.watts:.1f}", f"{result.lower:.1f}", f"{result.upper:.1f}"
+
+
+def _rounded(document: dict[str, Any]) -> dict[str, Any]:
+    return {name: round(value, 2) if isinstance(value, float) else value for name, value in document.items()}

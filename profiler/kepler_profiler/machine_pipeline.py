@@ -1,0 +1,73 @@
+"""Train a pipeline from a table of measured machines: the table and the pipeline file that `train --data` gets."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+import attrs
+
+from kepler_core.errors import TableError
+from kepler_core.yaml_documents import encode_yaml
+from kepler_profiler.machine_features import LOAD, REFERENCE, machine_features, vendors_of
+from kepler_profiler.machine_tables import MeasuredMachine
+
+MIN_MACHINES = 20
+"""Smallest number of machines to train from. With fewer machines, held-out machines say little about others."""
+TRAINER = "MachinePowerTrainer"
+_MAX_ROWS = 20_000
+_FOLDS = 5
+
+
+@attrs.frozen
+class MachinePipeline:
+    """The files of a training: a table, and a pipeline file that names its features."""
+
+    table: Path
+    pipeline: Path
+    features: tuple[str, ...]
+
+
+def write_machine_pipeline(
+    machines: Sequence[MeasuredMachine], name: str, folder: Path, *, with_idle: bool = False
+) -> MachinePipeline:
+    """Write a table with one row per machine and load, and a pipeline for it, into a folder.
+
+    With `with_idle`, the measured idle power of a machine is one of the features, and machines without a measurement at
+    idle are left out. Raises `TableError` if there are fewer than `MIN_MACHINES` machines.
+    """
+    usable = [machine for machine in machines if not with_idle or machine.loads[0] == 0]
+    if len(usable) < MIN_MACHINES:
+        measured = " with a measurement at idle" if with_idle else ""
+        raise TableError(f"{len(usable)} machines{measured}; a model needs at least {MIN_MACHINES}")
+    vendors = vendors_of(usable)
+    rows: list[dict[str, object]] = []
+    # Machines with equal facts share a node, because validation holds out whole nodes: if one of two equal machines
+    # were held out, the other one would give the answer away.
+    configurations: dict[object, int] = {}
+    for machine in usable:
+        idle = float(machine.watts[0]) if with_idle else None
+        node = f"configuration {configurations.setdefault(machine.description, len(configurations) + 1)}"
+        facts = machine_features(machine.description, machine.facts, machine.words, vendors, idle)
+        for load, watts in zip(machine.loads, machine.watts, strict=True):
+            rows.append({"node": node, "platform_power": float(watts), LOAD: float(load), **facts})
+    features = (LOAD, *(key for key in rows[0] if key not in ("node", "platform_power", LOAD)))
+    table, pipeline = folder / "machines.csv", folder / f"{name}.yaml"
+    with table.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, ["node", "platform_power", *features])
+        writer.writeheader()
+        writer.writerows(rows)
+    document = {
+        "name": name,
+        "description": "Power of whole machines, from facts about the machine and its load",
+        "energy_sources": ["acpi"],
+        "feature_groups": ["ThirdParty"],
+        "third_party": list(features),
+        "abs_trainers": [{"name": TRAINER, "args": {"reference": REFERENCE, "rising": [LOAD]}}],
+        "max_rows": _MAX_ROWS,
+        "keep_rows": 0,
+        "validation": {"scheme": "nodes", "folds": _FOLDS, "regimes": 0},
+    }
+    pipeline.write_text(encode_yaml(document), encoding="utf-8")
+    return MachinePipeline(table, pipeline, features)

@@ -1,0 +1,38 @@
+"""The command `kepler-model monitoring`, which writes the files with which Prometheus and Grafana watch Kepler Core."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+import click
+
+from kepler_core.atomic_files import make_folders, whole_file
+from kepler_core.errors import UsageError
+
+FILES = ("rules.yaml", "power.json", "models.json")
+"""Rules for Prometheus, and two dashboards for Grafana. They are in the folder `monitoring` of `kepler_config`."""
+
+
+@click.command()
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--force", is_flag=True, help="Replace files that exist.")
+def monitoring(folder: Path, force: bool) -> None:
+    """Write rules for Prometheus and dashboards for Grafana to FOLDER.
+
+    rules.yaml has recording and alerting rules (add it to rule_files of prometheus.yml). power.json and models.json
+    are dashboards (Grafana: Dashboards, New, Import). docs/monitoring.md explains each alert.
+    """
+    taken = [name for name in FILES if (folder / name).exists()]
+    if taken and not force:
+        raise UsageError(f"{folder}: {', '.join(taken)} exist already; --force replaces them")
+    source = files("kepler_config") / "monitoring"
+    try:
+        make_folders(folder)
+        for name in FILES:
+            with whole_file(folder / name) as file:
+                file.write((source / name).read_bytes())
+    except OSError as error:
+        raise UsageError(f"{folder}: {error.strerror or error}") from error
+    for name in FILES:
+        click.echo(folder / name)

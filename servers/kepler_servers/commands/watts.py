@@ -1,0 +1,129 @@
+"""The command `kepler-model watts`: the power of this machine now, without configuration and without a network."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kepler_core.cli.configured_option import config_dir_option
+from kepler_core.cli.output import json_option
+from kepler_core.errors import MeterError
+from kepler_servers.commands.meter_options import machine_options, meter_settings
+
+if TYPE_CHECKING:
+    from kepler_core.metering import Observation, Reading
+    from kepler_servers.meter.collecting import CollectorSet
+    from kepler_servers.meter.report import Report
+    from kepler_servers.meter.settings import MeterSettings
+    from kepler_servers.meter.source_chain import SourceChain
+    from kepler_servers.meter.this_machine import ThisMachine
+
+FIRST_PERIOD_SECONDS = 0.4
+"""Length of the periods until the first reading. The kernel counts CPU time in ticks of 10 ms."""
+FIRST_READING_SECONDS = 10.0
+"""Maximum time to wait for the first reading. A source of a virtual machine's host may write every five seconds."""
+
+
+@click.command()
+@click.option("--watch", is_flag=True, help="Print a line for each period, until Ctrl-C.")
+@click.option(
+    "--interval",
+    type=click.FloatRange(0.1, 3600),
+    default=1.0,
+    show_default=True,
+    help="Length of a period in seconds, with --watch.",
+)
+@machine_options
+@config_dir_option
+@json_option
+def watts(watch: bool, interval: float, config_dir: str | None, as_json: bool, **options: Any) -> None:
+    """Show how many watts this machine draws now, with a 90 % interval.
+
+    The watts are measured if the machine has a meter that can be read, otherwise estimated: by a model of --store or
+    --model-server that fits this machine, or by the machine formula. Needs no configuration, no privileges and no
+    network. As root, the energy counters of the processors can be read.
+
+    Exit code 1: there is neither a measurement nor an estimate.
+    """
+    from kepler_core.configuration import Configuration
+    from kepler_servers.meter.settings import build_chain, build_collectors
+
+    settings = meter_settings(options, Configuration(config_dir), interval=interval)
+    machine = settings.machine()
+    chain = build_chain(settings, machine)
+    collectors = build_collectors(settings)
+    try:
+        collectors.open()
+        reading, observation = _first_reading(chain, collectors)
+        _show(_report(reading, observation, machine, chain, settings), as_json, watch)
+        if watch:
+            for reading, observation in _readings(chain, collectors, interval):
+                _show(_report(reading, observation, machine, chain, settings), as_json, watch)
+    except KeyboardInterrupt:
+        if not watch:
+            raise
+    finally:
+        collectors.close()
+        chain.close()
+
+
+def _first_reading(chain: SourceChain, collectors: CollectorSet) -> tuple[Reading, Observation]:
+    """Return the first reading. Raises `MeterError` with the reasons if there is none."""
+    deadline = time.monotonic() + FIRST_READING_SECONDS
+    while True:
+        observation = collectors.collect()
+        try:
+            return chain.reading(observation), observation
+        except MeterError:
+            if not chain.is_waiting or time.monotonic() >= deadline:
+                raise
+        time.sleep(FIRST_PERIOD_SECONDS)
+
+
+def _readings(chain: SourceChain, collectors: CollectorSet, interval: float) -> Iterator[tuple[Reading, Observation]]:
+    """Yield a reading for each period. A period without a reading is named on standard error."""
+    due = time.monotonic()
+    while True:
+        due = max(due + interval, time.monotonic())
+        time.sleep(due - time.monotonic())
+        try:
+            observation = collectors.collect()
+            yield chain.reading(observation), observation
+        except MeterError as error:
+            click.echo(f"no watts: {error}", err=True)
+
+
+def _report(
+    reading: Reading, observation: Observation, machine: ThisMachine, chain: SourceChain, settings: MeterSettings
+) -> Report:
+    from kepler_servers.meter.advice import advice
+    from kepler_servers.meter.report import Report
+    from kepler_servers.meter.sources.formula import FormulaSource
+
+    whole = None
+    if reading.provenance.kind == "measured" and reading.main != "platform" and machine.virtual is None:
+        try:
+            estimate = FormulaSource(machine, idle_watts=settings.idle_watts.get("platform")).read(observation)
+        except MeterError:
+            estimate = None
+        whole = None if estimate is None else estimate.power["platform"]
+    better = advice(reading, machine, settings)
+    return Report(reading, machine, whole, observation.load, observation.steal, better, chain.problems)
+
+
+def _show(report: Report, as_json: bool, watch: bool) -> None:
+    if as_json and watch:
+        import msgspec
+
+        click.echo(msgspec.json.encode(report.document()).decode())
+    elif as_json:
+        from kepler_core.cli.output import print_json
+
+        print_json(report.document())
+    elif watch:
+        click.echo(report.line())
+    else:
+        click.echo("\n".join(report.lines()))

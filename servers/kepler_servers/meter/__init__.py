@@ -1,0 +1,1 @@
+"""The meter: tells other programs how much power this machine draws."""

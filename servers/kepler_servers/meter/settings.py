@@ -1,0 +1,148 @@
+"""The settings of the meter, and how its collectors and power sources are made from them."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import attrs
+
+from kepler_core.errors import UsageError, close_matches
+from kepler_core.plugins import registry
+from kepler_core.plugins.arguments import arguments_of, create
+from kepler_servers.meter.collecting import CollectorSet
+from kepler_servers.meter.source_chain import SourceChain
+from kepler_servers.meter.sources.following import FollowingSource
+from kepler_servers.meter.sources.formula import FormulaSource, IdleShare
+from kepler_servers.meter.sources.power_source import PowerSource
+from kepler_servers.meter.this_machine import MachineWatch, ThisMachine, this_machine
+
+if TYPE_CHECKING:
+    from kepler_servers.estimator.model_providers import ModelProvider
+
+SOURCES = ("provided", "powercap", "msr", "hwmon", "model", "formula")
+"""The power sources in the order of trust. A tree that the host of a virtual machine provides comes first: it is the
+host's measurement of this virtual machine."""
+COLLECTORS = ("procfs", "perf")
+PROVIDED_TREE_KEY = "SCAPHANDRE_POWERCAP_PATH"
+"""Environment variable with the folder of the provided tree, which Scaphandre in a virtual machine reads, too."""
+
+
+@attrs.frozen
+class MeterSettings:
+    """What a user can set about the meter of this machine."""
+
+    root: str = "/"
+    """Folder that contains proc, sys, dev and var: "/host" in a container that has the machine's folders there."""
+    sources: Sequence[str] = SOURCES
+    """Names of the power sources, the most trusted first."""
+    collectors: Sequence[str] = COLLECTORS
+    """Names of collectors (plugins). If two measure a feature, the first one counts."""
+    store: str | None = None
+    model_server: str | None = None
+    machine_spec: str | None = None
+    """File that describes this machine; None: discovered."""
+    instance: str | None = None
+    """Name of the cloud instance type, e.g. "m5.2xlarge"."""
+    idle_watts: Mapping[str, float] = attrs.field(factory=dict)
+    """Known idle power by component. `platform` is that of the whole physical machine, also on a virtual machine."""
+    idle_share: IdleShare = "reservation"
+    """The part of the host's idle power that counts as a virtual machine's."""
+    provided_tree: str | None = None
+    """Folder in which the host provides the power of this virtual machine; None: `var/scaphandre` in `root`."""
+    own_trees: Sequence[str] = ()
+    """Folders that this meter itself publishes. They are never read as a meter."""
+    interval: float = 1.0
+    """Length of a period in seconds."""
+
+    def machine(self) -> ThisMachine:
+        """Return what is known about this machine. Raises `UsageError` if a setting is wrong."""
+        spec = None
+        if self.machine_spec is not None:
+            from kepler_core.machine import read_machine_spec
+
+            spec = read_machine_spec(self.machine_spec)
+        return this_machine(Path(self.root), spec, self.instance)
+
+
+def build_collectors(settings: MeterSettings) -> CollectorSet:
+    """Return the collectors of the settings, not opened yet. Raises `PluginError` if one is unknown or broken."""
+    collectors = {}
+    for name in dict.fromkeys(settings.collectors):
+        plugin = registry.collectors.get(name)
+        takes_root = any(argument.name == "root" for argument in arguments_of(plugin))
+        collectors[name] = create(plugin, name, {"root": settings.root} if takes_root else {})
+    return CollectorSet(collectors)
+
+
+def build_chain(settings: MeterSettings, machine: ThisMachine | None = None) -> SourceChain:
+    """Return the power sources of the settings in the order of trust.
+
+    `machine` is the result of `settings.machine()`, if the caller has it. Raises `UsageError` if a source is unknown,
+    or if no source is left.
+    """
+    known = [machine] if machine is not None else []
+    watch = MachineWatch(Path(settings.root), lambda: known.pop() if known else settings.machine())
+    sources = [source for name in dict.fromkeys(settings.sources) if (source := _source(name, settings, watch))]
+    if not sources:
+        raise UsageError("no power source is left; " + close_matches("", SOURCES))
+    return SourceChain(sources)
+
+
+def _source(name: str, settings: MeterSettings, watch: MachineWatch) -> PowerSource | None:
+    """Return a power source by name; None if it needs a setting that is not set."""
+    root, own_trees = Path(settings.root), [Path(tree) for tree in settings.own_trees]
+    if name == "formula":
+        known = settings.idle_watts.get("platform")
+        share = settings.idle_share
+        return FollowingSource(lambda machine: FormulaSource(machine, idle_watts=known, idle_share=share), watch)
+    if name == "model":
+        providers = _providers(settings)
+        if not providers:
+            return None
+        from kepler_servers.meter.sources.model import ModelSource
+
+        return FollowingSource(
+            lambda machine: ModelSource(
+                providers,
+                machine,
+                host_name=socket.gethostname(),
+                idle_share=settings.idle_share,
+                idle_watts=settings.idle_watts,
+            ),
+            watch,
+        )
+    if name in ("powercap", "provided"):
+        from kepler_servers.meter.sources.powercap import PowercapSource, ProvidedTreeSource
+
+        if name == "powercap":
+            return PowercapSource(root, own_trees=own_trees)
+        tree = settings.provided_tree
+        return ProvidedTreeSource(root, folder=None if tree is None else Path(tree), own_trees=own_trees)
+    if name == "hwmon":
+        from kepler_servers.meter.sources.hwmon import HwmonSource
+
+        return HwmonSource(root, own_trees=own_trees)
+    if name == "msr":
+        from kepler_servers.meter.sources.msr import MsrSource
+
+        return MsrSource(root)
+    raise UsageError(f"unknown power source {name[:60]!r}; {close_matches(name[:60], SOURCES)}")
+
+
+def _providers(settings: MeterSettings) -> list[ModelProvider]:
+    """Return the providers of models: the model server first, as in the estimator."""
+    from kepler_servers.estimator.configured_providers import (
+        model_request_url,
+        model_server_provider,
+        store_provider,
+    )
+
+    providers = []
+    if settings.model_server is not None:
+        providers.append(model_server_provider(model_request_url(settings.model_server, None, "--model-server")))
+    if settings.store is not None:
+        providers.append(store_provider(settings.store))
+    return providers

@@ -1,0 +1,1 @@
+"""The power sources of the meter: real meters, models, and the machine formula."""

@@ -1,0 +1,121 @@
+"""Energy counters, and the watts that follow from them."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+import attrs
+
+from kepler_core.errors import MeterError
+
+MAX_WATTS = 10_000.0
+"""Highest power that one counter can have. No processor package and no single machine draws more."""
+MIN_WATTS = 0.05
+"""Lowest power of a package or of a machine. A meter that reports less does not measure."""
+_MICROJOULES = 1e6
+_MAX_POINTS = 64
+
+
+@attrs.define
+class EnergyCounter:
+    """An energy counter in microjoules that is read once per period.
+
+    The watts are the increase between two moments at which the counter changed. Between such moments, the previous
+    watts stay, because some meters change only every second or every five seconds.
+    """
+
+    where: str
+    """Name of the counter in messages, usually its file."""
+    component: str
+    read: Callable[[], int]
+    """Function that returns the counter in microjoules. Raises `MeterError`."""
+    range_microjoules: int = 0
+    """The counter goes on at 0 after this value; 0 if that is not known."""
+    patience_seconds: float = 3.0
+    """A counter that did not change for this time stands still, so it measures nothing."""
+    smoothing_seconds: float = 0.0
+    """The watts are the mean over at least this time. 0: the mean since the previous change."""
+    discard_first_change: bool = False
+    """Whether the first change is only the begin of a measurement, because the counter changes rarely."""
+    _value: int | None = None
+    _changed_at: float = 0.0
+    _points: deque[tuple[float, float]] = attrs.field(factory=lambda: deque(maxlen=_MAX_POINTS))
+    """Moments at which the counter changed, and the microjoules since the first of them."""
+    _watts: float | None = None
+
+    def watts(self, now: float) -> float | None:
+        """Return the watts at the moment `now` of a clock in seconds; None until they are known.
+
+        Raises `MeterError` if the counter cannot be read, stands still, or reports a power that no machine has.
+        """
+        try:
+            value = self.read()
+        except MeterError:
+            self._start(None, now)
+            raise
+        if self._value is None:
+            self._start(value, now)
+            return None
+        if value == self._value:
+            if now - self._changed_at > self.patience_seconds:
+                raise MeterError(f"{self.where} stands still at {value} for {now - self._changed_at:.0f} s")
+            return self._watts
+        step = value - self._value
+        if step < 0:
+            step += self.range_microjoules
+        if step < 0 or self._may_have_wrapped_unseen(now):
+            # The counter has started again, or it is not known how often it has wrapped.
+            self._start(value, now)
+            return None
+        self._value, self._changed_at = value, now
+        if self.discard_first_change and not self._points:
+            self._points.append((now, 0.0))
+            return None
+        return self._mean(step, now)
+
+    def _start(self, value: int | None, now: float) -> None:
+        self._value, self._changed_at, self._watts = value, now, None
+        self._points.clear()
+        if value is not None and not self.discard_first_change:
+            self._points.append((now, 0.0))
+
+    def _may_have_wrapped_unseen(self, now: float) -> bool:
+        longest = self.range_microjoules / _MICROJOULES / MAX_WATTS
+        return self.range_microjoules > 0 and now - self._changed_at > longest
+
+    def _mean(self, step: int, now: float) -> float:
+        self._points.append((now, self._points[-1][1] + step))
+        while len(self._points) > 2 and now - self._points[1][0] >= self.smoothing_seconds:
+            self._points.popleft()
+        begin, joules_before = self._points[0]
+        if now <= begin:
+            raise MeterError(f"{self.where}: no time has passed between two values")
+        watts = (self._points[-1][1] - joules_before) / _MICROJOULES / (now - begin)
+        lowest = MIN_WATTS if self.component in ("package", "platform") else 0.0
+        if not lowest <= watts <= MAX_WATTS:
+            self._start(None, now)
+            raise MeterError(f"{self.where} reports {watts:.3g} W, which no machine draws")
+        self._watts = watts
+        return watts
+
+
+def watts_by_component(counters: list[EnergyCounter], now: float) -> tuple[dict[str, float], list[str], bool]:
+    """Return the watts by component, the problems, and whether all counters of a component wait for a second value.
+
+    Counters of the same component (one for each socket) are added. A component has no watts if one of its counters has
+    none, because the sum of some sockets is not the power of the machine.
+    """
+    sums: dict[str, float | None] = {}
+    problems: dict[str, str] = {}
+    for counter in counters:
+        try:
+            watts = counter.watts(now)
+        except MeterError as error:
+            problems.setdefault(counter.component, str(error))
+            watts = None
+        before = sums.get(counter.component, 0.0)
+        sums[counter.component] = None if before is None or watts is None else before + watts
+    power = {component: watts for component, watts in sums.items() if watts is not None}
+    waiting = any(watts is None and component not in problems for component, watts in sums.items())
+    return power, list(problems.values()), waiting

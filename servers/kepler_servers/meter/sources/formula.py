@@ -1,0 +1,178 @@
+"""The source that estimates with the machine formula, for machines without a meter and without a model."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Sequence
+from typing import Literal
+
+import attrs
+
+from kepler_core.errors import MeterError
+from kepler_core.metering import Observation, Power, Provenance, Reading
+from kepler_profiler.formula import Estimate, GuestPower, MachineDescription, NoEstimate, estimate, guest_share
+from kepler_profiler.formula_document import LAYOUT
+from kepler_servers.meter.sources.power_source import Kind
+from kepler_servers.meter.this_machine import ThisMachine
+
+IdleShare = Literal["reservation", "none"]
+
+LOADS = tuple(step / 20 for step in range(21))
+"""The loads at which the formula is evaluated at the start. Between them, the watts are on a line."""
+GUEST_LOADS = (0.0, 1.0)
+"""The same for a virtual machine. Its power is on a line, because its host's load does not depend on its own."""
+BUSY_HOST_STEAL = 0.03
+"""If the host takes this fraction of the time from the virtual machine, all CPUs of the host are busy."""
+_LOWER_QUANTILE, _MEDIAN, _UPPER_QUANTILE = 0.05, 0.5, 0.95
+_MIN_VALUES = 10
+
+
+@attrs.frozen
+class PowerCurve:
+    """Watts and their interval by load."""
+
+    loads: Sequence[float]
+    """Ascending loads from 0 to 1."""
+    points: Sequence[Power]
+    """Power at each of the loads."""
+    reasons: tuple[str, ...] = ()
+    """Reasons for the width of the interval, and what would make it narrower."""
+
+    def at(self, load: float) -> Power:
+        """Return the power at a load from 0 to 1."""
+        load = min(max(load, 0.0), 1.0)
+        right = min(max(bisect.bisect_left(self.loads, load), 1), len(self.loads) - 1)
+        part = (load - self.loads[right - 1]) / (self.loads[right] - self.loads[right - 1])
+        low, high = self.points[right - 1], self.points[right]
+        return Power(
+            low.watts + part * (high.watts - low.watts),
+            low.lower + part * (high.lower - low.lower),
+            low.upper + part * (high.upper - low.upper),
+        )
+
+
+class FormulaSource:
+    """The machine formula: watts at the wall plug from what the machine is and how busy it is."""
+
+    kind: Kind = "formula"
+    name = "formula"
+
+    def __init__(
+        self, machine: ThisMachine, *, idle_watts: float | None = None, idle_share: IdleShare = "reservation"
+    ) -> None:
+        """`idle_watts` is the known idle power of the physical machine. On a virtual machine, `idle_share` is the part
+        of the host's idle power that counts as the virtual machine's."""
+        self._machine = machine
+        self._idle_share: IdleShare = idle_share
+        self._problem = ""
+        self._busy_host: PowerCurve | None = None
+        try:
+            self._curve = machine_curve(machine, idle_watts, idle_share)
+            if machine.virtual is not None:
+                self._busy_host = machine_curve(machine, idle_watts, idle_share, host_load=1.0)
+        except MeterError as error:
+            self._problem = str(error)
+
+    @property
+    def curve(self) -> PowerCurve:
+        """The power of this machine by load. Raises `MeterError` if the formula knows no such machine."""
+        if self._problem:
+            raise MeterError(self._problem)
+        return self._curve
+
+    def read(self, observation: Observation) -> Reading | None:
+        curve = self.curve
+        if observation.seconds <= 0:
+            return None
+        if not observation.features:
+            raise MeterError("; ".join(observation.problems) or "no collector measures this machine")
+        description = f"machine formula for {self._machine.description}"
+        if self._busy_host is not None and (observation.steal or 0.0) >= BUSY_HOST_STEAL:
+            curve = self._busy_host
+            description += "; the host is busy"
+        idle, full = curve.at(0.0), curve.at(1.0)
+        if observation.load is None:
+            # The load is hidden, e.g. by lxcfs: the power is somewhere between idle and full load.
+            power = Power((idle.watts + full.watts) / 2, idle.lower, full.upper)
+            description += "; the load is not known"
+        else:
+            power = curve.at(observation.load)
+        return Reading(
+            observation.time,
+            {"platform": power},
+            Provenance("formula", "formula", str(LAYOUT), description),
+            idle,
+            full,
+            "all" if self._machine.virtual is None else self._idle_share,
+            observation=observation,
+        )
+
+    def close(self) -> None:
+        """Do nothing: the formula holds no files."""
+
+
+def machine_curve(
+    machine: ThisMachine, idle_watts: float | None, idle_share: IdleShare, host_load: float | None = None
+) -> PowerCurve:
+    """Return the power of a machine by load.
+
+    If several hosts are possible, the watts are the median of all of them, and the interval contains 90 % of the
+    lower and of the upper ends of their intervals. Raises `MeterError` if no host has an estimate.
+    """
+    if not machine.hosts:
+        raise MeterError(
+            f"no machine like this one was measured ({machine.description}); describe it in a file for --machine-spec, "
+            "or use a model of such a machine"
+        )
+    loads = LOADS if machine.virtual is None else GUEST_LOADS
+    curves: list[list[Estimate | GuestPower]] = []
+    refusals: dict[str, None] = {}
+    for host in machine.hosts:
+        powers = [_power(machine, host, load, idle_watts, idle_share, host_load) for load in loads]
+        estimates = [power for power in powers if not isinstance(power, NoEstimate)]
+        refusals.update(dict.fromkeys(r for power in powers if isinstance(power, NoEstimate) for r in power.reasons))
+        if len(estimates) == len(loads):
+            curves.append(estimates)
+    if not curves:
+        raise MeterError("; ".join(refusals))
+    points = []
+    for position in range(len(loads)):
+        at_load = [curve[position] for curve in curves]
+        points.append(
+            Power(
+                _quantile([power.watts for power in at_load], _MEDIAN),
+                _quantile([power.lower for power in at_load], _LOWER_QUANTILE),
+                _quantile([power.upper for power in at_load], _UPPER_QUANTILE),
+            )
+        )
+    reasons = dict.fromkeys(reason for curve in curves for reason in curve[0].reasons)
+    return PowerCurve(loads, points, tuple(reasons))
+
+
+def _power(
+    machine: ThisMachine,
+    host: MachineDescription,
+    load: float,
+    idle_watts: float | None,
+    idle_share: IdleShare,
+    host_load: float | None,
+) -> Estimate | GuestPower | NoEstimate:
+    if machine.virtual is None:
+        return estimate(host, load, idle_watts=idle_watts)
+    return guest_share(
+        host, machine.spec.cores or 1, load, host_load=host_load, idle_share=idle_share, idle_watts=idle_watts
+    )
+
+
+def _quantile(values: Sequence[float], part: float) -> float:
+    """Return a quantile of values, on the line between the two neighbouring values.
+
+    Of a few values, the quantiles that bound an interval are the lowest and the highest value.
+    """
+    ordered = sorted(values)
+    if len(ordered) < _MIN_VALUES and part != _MEDIAN:
+        return ordered[0] if part < _MEDIAN else ordered[-1]
+    place = part * (len(ordered) - 1)
+    low = int(place)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (place - low) * (ordered[high] - ordered[low])

@@ -1,0 +1,213 @@
+"""The source that reads power and energy sensors from /sys/class/hwmon."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+import attrs
+
+from kepler_core.errors import MeterError
+from kepler_core.kernel_files import KernelFile, unsigned
+from kepler_core.metering import Observation, Reading
+from kepler_servers.meter.sources.energy_counter import MAX_WATTS, MIN_WATTS, EnergyCounter, watts_by_component
+from kepler_servers.meter.sources.measured import MAIN_COMPONENTS, measured_reading
+from kepler_servers.meter.sources.power_source import Kind
+from kepler_servers.meter.sources.powercap import RESCAN_SECONDS
+
+FROZEN_SECONDS = 120.0
+FROZEN_LOAD_CHANGE = 0.3
+"""A sensor whose value did not change for `FROZEN_SECONDS`, while the load changed by this fraction, stands still."""
+MAX_CHIPS = 256
+MAX_SENSORS_OF_CHIP = 64
+_TEXT_BYTES = 100
+
+
+@attrs.frozen
+class _Rule:
+    """The sensors of a driver that measure a machine or its processors."""
+
+    chip: re.Pattern[str]
+    label: re.Pattern[str]
+    """Pattern of the sensor's label; the label is "" if the driver gives none."""
+    component: str
+
+
+def _rule(chip: str, label: str, component: str) -> _Rule:
+    return _Rule(re.compile(chip), re.compile(label), component)
+
+
+RULES = (
+    # NVIDIA Grace: ACPI power meters, which have their names in the file power1_oem_info.
+    _rule("power_meter", r"module power socket [0-9]+", "platform"),
+    _rule("power_meter", r"grace power socket [0-9]+", "package"),
+    _rule("power_meter", r"cpu power socket [0-9]+", "core"),
+    # ACPI power meter of the whole machine (acpi_power_meter).
+    _rule("power_meter", r"", "platform"),
+    # Power supplies with a USB or PMBus interface.
+    _rule("corsairpsu", r"power total", "platform"),
+    # Ampere and X-Gene.
+    _rule("apm_xgene|xgene_hwmon", r"cpu power", "package"),
+    # AMD EPYC, with the driver amd_energy.
+    _rule("amd_energy", r"esocket[0-9]+", "package"),
+    _rule("amd_energy", r"ecore[0-9]+", "core"),
+    # IBM POWER with OPAL.
+    _rule("ibmpowernv", r"system", "platform"),
+    # Boards with current sensors at the supply of the whole board, e.g. NVIDIA Jetson.
+    _rule("ina[0-9]+", r"vdd_in|vin_sys_5v0", "platform"),
+)
+"""Sensors of other drivers (graphics cards, network cards, disks, single rails) are not the power of the machine. Those
+of the meter's own output (kepler_core) are not a measurement."""
+
+_SENSOR = re.compile(r"(power|energy)([0-9]{1,4})_(input|average)")
+
+
+@attrs.define
+class _PowerSensor:
+    """A sensor of power in microwatts."""
+
+    where: str
+    component: str
+    file: KernelFile
+    _value: int | None = None
+    _changed_at: float = 0.0
+    _loads: tuple[float, float] = (1.0, 0.0)
+    """Lowest and highest load since the value changed."""
+
+    def watts(self, now: float, load: float | None) -> float:
+        """Return the watts. Raises `MeterError` if the sensor does not measure."""
+        value = unsigned(self.file.read())
+        if value is None:
+            raise MeterError(f"{self.where} is not a number of microwatts")
+        if value != self._value:
+            self._value, self._changed_at, self._loads = value, now, (1.0, 0.0)
+        if load is not None:
+            self._loads = (min(self._loads[0], load), max(self._loads[1], load))
+        if now - self._changed_at > FROZEN_SECONDS and self._loads[1] - self._loads[0] >= FROZEN_LOAD_CHANGE:
+            raise MeterError(f"{self.where} stands still at {value} µW although the load changes")
+        watts = value / 1e6
+        lowest = MIN_WATTS if self.component in ("package", "platform") else 0.0
+        if not lowest <= watts <= MAX_WATTS:
+            raise MeterError(f"{self.where} reports {watts:.3g} W, which no machine draws")
+        return watts
+
+
+class HwmonSource:
+    """Power sensors of the machine or its processors in /sys/class/hwmon."""
+
+    kind: Kind = "measured"
+    name = "hwmon"
+
+    def __init__(
+        self, root: Path, *, own_trees: Collection[Path] = (), clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """See `PowercapSource` for the arguments."""
+        self._folder = root / "sys/class/hwmon"
+        self._own_trees = {path.resolve() for path in own_trees}
+        self._clock = clock
+        self._sensors: list[_PowerSensor] = []
+        self._counters: list[EnergyCounter] = []
+        self._files: list[KernelFile] = []
+        self._scanned: tuple[tuple[str, str], ...] = ()
+        self._scanned_at: float | None = None
+
+    def read(self, observation: Observation) -> Reading | None:
+        now = self._clock()
+        if self._scanned_at is None or now - self._scanned_at >= RESCAN_SECONDS:
+            self._scan(now)
+        if not self._sensors and not self._counters:
+            raise MeterError(f"{self._folder} has no power sensor of the machine or its processors")
+        watts, problems, waiting = watts_by_component(self._counters, now)
+        sums: dict[str, float] = {}
+        failed = set()
+        for sensor in self._sensors:
+            try:
+                sums[sensor.component] = sums.get(sensor.component, 0.0) + sensor.watts(now, observation.load)
+            except MeterError as error:
+                problems.append(str(error))
+                failed.add(sensor.component)
+        watts |= {component: value for component, value in sums.items() if component not in failed}
+        if problems and not any(component in watts for component in MAIN_COMPONENTS):
+            self._scanned_at = None
+        return measured_reading(observation, watts, self.name, self._description(), problems, waiting)
+
+    def close(self) -> None:
+        for file in self._files:
+            file.close()
+        self._files, self._sensors, self._counters, self._scanned, self._scanned_at = [], [], [], (), None
+
+    def _description(self) -> str:
+        count = len(self._sensors) + len(self._counters)
+        return f"power sensors of the machine, {count} in {self._folder}"
+
+    def _scan(self, now: float) -> None:
+        found = self._find()
+        scanned = tuple((path, component) for path, component in found)
+        if scanned != self._scanned:
+            self.close()
+            self._scanned = scanned
+            for path, component in found:
+                self._add(Path(path), component)
+        self._scanned_at = now
+
+    def _find(self) -> list[tuple[str, str]]:
+        """Return the file of each sensor that measures the machine or its processors, with its component."""
+        try:
+            if self._folder.resolve() in self._own_trees:
+                return []
+            chips = sorted(entry.name for entry in os.scandir(self._folder))[:MAX_CHIPS]
+        except OSError:
+            return []
+        found = []
+        for chip in chips:
+            folder = self._folder / chip
+            name = _text(folder / "name")
+            if not any(rule.chip.fullmatch(name) for rule in RULES):
+                continue
+            for kind, number, file in _sensors_of(folder):
+                if _text(folder / f"{kind}{number}_enable") == "0":
+                    continue
+                label = _text(folder / f"{kind}{number}_label") or _text(folder / f"{kind}{number}_oem_info")
+                rule = next((r for r in RULES if r.chip.fullmatch(name) and r.label.fullmatch(label)), None)
+                if rule is not None:
+                    found.append((str(folder / file), rule.component))
+        return found
+
+    def _add(self, path: Path, component: str) -> None:
+        file = KernelFile(path.parent, path.name)
+        self._files.append(file)
+        if path.name.startswith("power"):
+            self._sensors.append(_PowerSensor(str(path), component, file))
+            return
+
+        def read() -> int:
+            value = unsigned(file.read())
+            if value is None:
+                raise MeterError(f"{path} is not a number of microjoules")
+            return value
+
+        self._counters.append(EnergyCounter(str(path), component, read))
+
+
+def _sensors_of(folder: Path) -> list[tuple[str, str, str]]:
+    """Return kind, number and file of the sensors in a folder. An average is preferred to a momentary value."""
+    files: dict[tuple[str, str], str] = {}
+    try:
+        names = sorted(entry.name for entry in os.scandir(folder))
+    except OSError:
+        return []
+    for name in names:
+        if (match := _SENSOR.fullmatch(name)) is not None:
+            files.setdefault((match[1], match[2]), name)
+    return [(kind, number, name) for (kind, number), name in sorted(files.items())[:MAX_SENSORS_OF_CHIP]]
+
+
+def _text(path: Path) -> str:
+    try:
+        with open(path, "rb") as file:
+            return file.read(_TEXT_BYTES).decode(errors="replace").strip().casefold()
+    except OSError:
+        return ""

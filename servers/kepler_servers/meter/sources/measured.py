@@ -1,0 +1,39 @@
+"""Readings of real meters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from kepler_core.errors import MeterError
+from kepler_core.metering import Observation, Power, Provenance, Reading
+from kepler_core.vocabulary import in_component_order
+
+MAIN_COMPONENTS = ("platform", "package")
+"""A meter must measure one of these components. The other components are parts of the machine."""
+ERRORS = {"platform": 0.03, "package": 0.05, "core": 0.05, "uncore": 0.1, "dram": 0.2}
+"""Assumed errors of meters, as fractions of the power. They are documented assumptions, not measured here: RAPL's
+package agrees with external meters within some percent since Haswell, its DRAM is less exact, and power supplies with
+sensors state 1 to 3 %."""
+
+
+def measured_reading(
+    observation: Observation,
+    watts: Mapping[str, float],
+    name: str,
+    description: str,
+    problems: list[str],
+    waiting: bool,
+) -> Reading | None:
+    """Return the reading of a meter; None if the meter needs a further period.
+
+    Raises `MeterError` if neither the platform nor the package was measured; `problems` are the reasons.
+    """
+    if not any(component in watts for component in MAIN_COMPONENTS):
+        if waiting and not problems:
+            return None
+        raise MeterError("; ".join(problems) or "neither a package nor the whole machine is measured")
+    power = {}
+    for component in in_component_order(watts):
+        error = ERRORS[component] * watts[component]
+        power[component] = Power(watts[component], watts[component] - error, watts[component] + error)
+    return Reading(observation.time, power, Provenance("measured", name, description=description))

@@ -1,0 +1,120 @@
+"""Tests of `kepler-model machines fit`, and of the figures of the machine formula on the public table."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.paths import ROOT, SHARED
+from support.training import kepler
+
+from kepler_core.json_files import indented_json
+from kepler_core.store import open_store
+from kepler_core.store.models import read_models
+from kepler_profiler.machine_features import LOAD
+from kepler_profiler.machine_tables import read_machines
+
+pytest.importorskip("sklearn")
+
+PUBLIC = SHARED / "data" / "public"
+COEFFICIENTS = ROOT / "config" / "kepler_config" / "machines" / "formula.json"
+
+
+def table(path: Path) -> Path:
+    """Write 30 machines of 30 sizes; the power is proportional to the thermal design power of all chips."""
+    lines = ["machine_id,tdp_w,chips,cores,threads,memory_gb,hw_year,load_pct,power_w"]
+    for number in range(30):
+        tdp, chips = 60 + 5 * number, 1 + number % 2
+        for load in range(0, 101, 10):
+            watts = chips * tdp * (0.4 + 0.01 * load)
+            lines.append(
+                f"m{number},{tdp},{chips},{chips * 16},{chips * 32},{64 + number},{2010 + number // 3},{load},{watts}"
+            )
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_a_table_of_machines_becomes_a_stored_model(tmp_path: Path) -> None:
+    store = tmp_path / "models"
+    done = kepler("machines", "fit", table(tmp_path / "own.csv"), "-s", store, "-n", "own", "-j", "1", "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert (report["machines"], report["left_out"]) == (30, [])
+    (stored,) = read_models(open_store(str(store)).snapshot("own"))
+    assert stored.trainer == "MachinePowerTrainer"
+    assert stored.metadata["honesty"]["intervals"]["platform"]["machine_measured"]
+    model = stored.load()
+    features = {"machine_tdp_w": 300.0, "machine_chip_tdp_w": 150.0, "machine_chips": 2.0, "machine_cores": 32.0}
+    features |= {"machine_threads": 64.0, "machine_memory_gib": 80.0, "machine_year": 2015.0}
+    rows = np.array([[{**features, LOAD: load}.get(name, 0.0) for name in model.features] for load in (0.0, 0.5, 1.0)])
+    watts = model.predict(rows)["platform"]
+    assert 0 < watts[0] < watts[1] < watts[2]
+
+
+@pytest.fixture(scope="module")
+def public() -> Path:
+    if not PUBLIC.exists():
+        pytest.skip(f"{PUBLIC} is absent")
+    return PUBLIC
+
+
+@pytest.mark.shared_data
+def test_the_shipped_coefficients_are_those_of_the_fit(public: Path) -> None:
+    sys.path.insert(0, str(ROOT / "bench"))
+    try:
+        from machine_formula_run.evaluation import splits
+        from machine_formula_run.fitting import fit
+    finally:
+        sys.path.remove(str(ROOT / "bench"))
+    machines = read_machines(public / "spec_power.csv").machines
+    fitted = json.loads(indented_json(fit(machines, splits(public / "splits"))))
+    shipped = json.loads(COEFFICIENTS.read_bytes())
+    for name in ("full", "idle", "full_by_idle", "imputed", "guest_factor"):
+        for key, value in _flat(fitted[name]).items():
+            assert value == pytest.approx(_flat(shipped[name])[key], abs=2e-4), (name, key)
+    assert fitted["classes"] == shipped["classes"]
+
+
+@pytest.mark.shared_data
+def test_the_errors_on_unseen_machines_are_as_documented(public: Path) -> None:
+    sys.path.insert(0, str(ROOT / "bench"))
+    try:
+        from machine_formula_run.evaluation import all_judged, splits
+    finally:
+        sys.path.remove(str(ROOT / "bench"))
+    judged = all_judged(read_machines(public / "spec_power.csv").machines, splits(public / "splits"))
+    figures = {split: one.figures for split, one in judged.items()}
+    assert figures["group5"]["mape"] <= 16
+    assert figures["cpumodel5"]["mape"] <= 16
+    assert figures["newer"]["mape"] <= 16
+    assert figures["group5, idle power known"]["mape"] <= 8
+    assert 87 <= figures["group5"]["coverage"] <= 93
+    assert 87 <= figures["cpumodel5"]["coverage"] <= 93
+    assert 87 <= figures["group5, idle power known"]["coverage"] <= 93
+
+
+@pytest.mark.shared_data
+def test_trees_are_more_accurate_than_the_formula_on_newer_hardware(public: Path) -> None:
+    sys.path.insert(0, str(ROOT / "bench"))
+    try:
+        from machine_formula_run.evaluation import splits
+        from machine_formula_run.trees import split_errors
+    finally:
+        sys.path.remove(str(ROOT / "bench"))
+    machines = read_machines(public / "spec_power.csv").machines
+    figures = split_errors(machines, splits(public / "splits")["newer"], with_idle=False)
+    assert figures["mape"] <= 14.5
+    assert 84 <= figures["coverage"] <= 93
+
+
+def _flat(value: object, path: str = "") -> dict[str, float]:
+    """Return the numbers in a JSON value by their path."""
+    if isinstance(value, dict):
+        return {key: number for name, item in value.items() for key, number in _flat(item, f"{path}/{name}").items()}
+    if isinstance(value, list):
+        return {key: number for at, item in enumerate(value) for key, number in _flat(item, f"{path}/{at}").items()}
+    assert isinstance(value, int | float)
+    return {path: value}

@@ -1,0 +1,44 @@
+"""Readings and scripted power sources for tests of the meter."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from kepler_core.metering import Observation, Power, Provenance, Reading
+
+FORMULA = Provenance("formula", "machine-formula", "1", "estimated from the processor")
+MEASURED = Provenance("measured", "powercap")
+
+
+def reading(provenance: Provenance = FORMULA, **watts: float) -> Reading:
+    """Return a reading with these watts by component, and intervals of ± 10 %."""
+    power = {component: Power(value, 0.9 * value, 1.1 * value) for component, value in watts.items()}
+    return Reading(time=time.time(), power=power, provenance=provenance)
+
+
+def files_below(folder: Path) -> dict[str, str]:
+    """Return the contents of the files below a folder, by path. Hidden files and dangling links are left out."""
+    return {
+        str(path.relative_to(folder)): path.read_text()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not path.name.startswith(".")
+    }
+
+
+def zones_of(root: Path) -> dict[str, int]:
+    """Return the counter of each zone, by the content of `name`, as a program reads them that lists the zones."""
+    return {
+        path.read_text().strip(): int((path.parent / "energy_uj").read_text())
+        for path in (root / "class" / "powercap").glob("*/name")
+    }
+
+
+class ScriptedSource:
+    """A power source whose reading is what a function returns."""
+
+    problems = ()
+
+    def __init__(self, read: Callable[[Observation], Reading]) -> None:
+        self.reading = read
