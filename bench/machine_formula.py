@@ -1,8 +1,8 @@
 """Fit the coefficients of the machine formula to published SPECpower_ssj2008 results, and measure their errors.
 
 The script reads the table `spec_power.csv`, writes `config/kepler_config/machines/formula.json` (and the plots of
-docs/machine-formula.md), and prints the errors on the fixed splits of the data. Equal tables give equal files. The
-table itself is no part of this repository.
+docs/machine-formula.md), and prints the errors on the fixed splits. The same table gives the same files. The
+table itself is not part of this repository.
 
     python bench/machine_formula.py [--data FOLDER] [--output FILE] [--plots FOLDER] [--trees] [--json FILE]
 """

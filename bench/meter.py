@@ -7,7 +7,7 @@ the meter with SIGKILL and starts it again: the pause must add no energy.
 
     python bench/meter.py [--seconds 120] [--quick] [--json]
 
-Without other load on the machine, the targets are: at most 1 % of one CPU with 10 advances per second, at most 60 MB,
+Without other load on the machine, the targets are: at most 1 % of one CPU with 10 updates per second, at most 60 MB,
 the first value within 1 s, and delays of at most 100 ms.
 """
 
@@ -47,7 +47,7 @@ ENERGY_TARGETS = {"total_error_percent": 0.5, "worst_window_percent": 5.0}
 
 
 class Machine:
-    """A folder with `sys/class/powercap`, whose counters a thread advances, and with this machine's `proc`."""
+    """A folder with this machine's `proc`, and with `sys/class/powercap`, whose counters a thread raises."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -79,7 +79,7 @@ class Machine:
             self._write()
 
     def _write(self) -> None:
-        # A file in /sys stays the same file while its content changes, so the meter keeps it open.
+        # The meter keeps its files in /sys open: their content changes, but the files stay the same.
         for file, part in self._files.items():
             os.pwrite(file.fileno(), b"%d\n" % round(1e6 * (100 + part * self._joules)), 0)
 
@@ -103,7 +103,7 @@ class Meter:
         """Seconds from the start of the process to its first value."""
 
     def counters(self) -> dict[str, int]:
-        """Return the published counters in µJ by zone, as a program reads them that lists the zones."""
+        """Return the published counters in µJ by zone. Like other programs, it lists the zones first."""
         counters = {}
         with contextlib.suppress(FileNotFoundError):
             for name in self.tree.glob("class/powercap/*/name"):
@@ -132,9 +132,9 @@ def watch(meter: Meter, seconds: float) -> dict[str, Any]:
     """Read the counters for some seconds, and compare them with the reported watts."""
     cpu, began = meter.cpu_seconds(), time.monotonic()
     readings: list[tuple[float, float]] = []
-    """Times at which the meter began to report watts of the package, and these watts."""
+    """Pairs: time at which the meter began to report a power of the package, and this power in watts."""
     points: list[tuple[float, float]] = []
-    """Times at which the counter of the package has just risen, and its joules."""
+    """Pairs: time at which the counter of the package has just risen, and its value in joules."""
     longest = 0.0
     while (now := time.monotonic()) < began + seconds:
         status = meter.status()
@@ -167,7 +167,7 @@ def watch(meter: Meter, seconds: float) -> dict[str, Any]:
 
 
 def window_errors(points: list[tuple[float, float]], readings: list[tuple[float, float]]) -> Iterator[float]:
-    """Yield for each window by how much percent the counter differs from the integral of the reported watts."""
+    """Yield, for each window, the difference of counter and integral of the reported watts, in percent."""
     begin = points[0]
     for point in points:
         if point[0] - begin[0] >= WINDOW_SECONDS:
@@ -176,7 +176,7 @@ def window_errors(points: list[tuple[float, float]], readings: list[tuple[float,
 
 
 def integral(readings: list[tuple[float, float]], begin: float, end: float) -> float:
-    """Return the energy between two times, if each reported power holds until the next one is reported."""
+    """Return the energy between two times, assuming that each reported power holds until the next report."""
     joules = 0.0
     for (start, watts), following in zip(readings, [*readings[1:], (end, 0.0)], strict=True):
         joules += watts * max(min(following[0], end) - max(start, begin), 0.0)
@@ -224,7 +224,7 @@ def show(result: dict[str, Any]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=120.0, help="duration of the load (%(default)s)")
-    parser.add_argument("--starts", type=int, default=3, help="number of further starts (%(default)s)")
+    parser.add_argument("--starts", type=int, default=3, help="number of extra starts of the meter (%(default)s)")
     parser.add_argument("--quick", action="store_true", help="a load of 16 s, and one further start")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()

@@ -1,7 +1,7 @@
 """Train models of a virtual machine on one real session, and measure their errors on another session.
 
 The data are two sessions of one KVM guest with 4 virtual CPUs under stress-ng: what Kepler on the host reported of it
-(`kepler_vm_cpu_watts`), and what the guest saw in /proc. They are in the form of the program that recorded them, and
+(`kepler_vm_cpu_watts`), and what the guest saw in /proc. They have the format of the program that recorded them, and
 are not part of the repository. This script writes them as the files that `kepler-model pair` writes, and trains with
 `kepler-model train --host --guest`.
 
@@ -35,7 +35,7 @@ from kepler_core.store.models import read_models
 SESSIONS = ("20250910_100240", "20250910_145957")
 VM = "fedora40"
 CPUS = 4
-"""Virtual CPUs of the guest: the recorded utilisation is in percent of all of them."""
+"""Number of virtual CPUs of the guest. The recorded utilisation is in percent of all these CPUs."""
 TRAINERS = "[LinearRegressionTrainer, BlendTrainer, GradientBoostingRegressorTrainer]"
 
 
@@ -60,7 +60,7 @@ def convert(data: Path, folder: Path, session: str) -> tuple[Path, Path]:
 
 
 def joined(files: tuple[Path, Path]) -> Pair:
-    """Return the pair of a session, aligned."""
+    """Return the aligned pair of one session."""
     recording = read_recording(files[0])
     windows = read_host(recording, VM, "kepler")
     guest, digest = read_guest(str(files[1]), None)
@@ -106,7 +106,7 @@ def errors(store: Path, other: Pair) -> list[dict[str, Any]]:
 
 
 def line(pair: Pair) -> dict[str, float]:
-    """Return the errors of a straight line that is fitted to the same session: the least that any line can have."""
+    """Return the errors of a straight line that is fitted to the same session: the least errors of any line."""
     table = pair_table(pair)
     load: FloatArray = table.features["bpf_cpu_time_ms"]
     watts: FloatArray = table.power["package"]

@@ -9,10 +9,10 @@ NODE_JOULES = "kepler_node_cpu_joules_total"
 """Counter of a zone's energy as the hardware counts it: it starts at any value and falls back to 0 at its maximum."""
 NODE_ACTIVE_JOULES = "kepler_node_cpu_active_joules_total"
 NODE_IDLE_JOULES = "kepler_node_cpu_idle_joules_total"
-"""Counters of the used and the unused part of a zone's energy. They do not fall back."""
+"""Counters of the used and the unused part of a zone's energy. They do not fall back to 0."""
 NODE_WATTS = "kepler_node_cpu_watts"
 USAGE_RATIO = "kepler_node_cpu_usage_ratio"
-"""Gauge: the part of the time of all CPUs in which they were busy. Up to 0.11.4, it lags by one window."""
+"""Gauge: the part of the time of all CPUs in which they were busy. Up to Kepler 0.11.4, it lags by one window."""
 CPU_INFO = "kepler_node_cpu_info"
 """One series with the value 1 per logical CPU (label `processor`)."""
 PROCESS_SECONDS = "kepler_process_cpu_seconds_total"
@@ -41,8 +41,8 @@ RECORDED_METRICS = (*PAIR_METRICS, NODE_WATTS)
 """The metrics of a host that `kepler-model pair host` records."""
 
 RUNNING = "running"
-"""Value of the label `state` of a workload that still exists. The watts of a terminated workload are its last ones."""
+"""Value of the label `state` of a workload that still exists. The watts of an ended workload are its last watts."""
 
 ZONE_COMPONENTS = {"package": "package", "core": "core", "uncore": "uncore", "dram": "dram"}
 """Label `zone` -> component. Zones overlap: package contains core and uncore. psys is no component, because it contains
-the package and only a part of the machine."""
+more than the package, but not the whole machine."""

@@ -20,13 +20,13 @@ _GONE = (errno.ENODEV, errno.ENXIO, errno.ESTALE, errno.EBADF)
 
 
 class KernelFile:
-    """A file that is kept open, and read from its begin with `pread`. This is cheaper than opening it in each period.
+    """A file that is kept open, and read from its start with `pread`. This is cheaper than opening it in each period.
 
-    The kernel makes the content of the file anew whenever it is read from its begin.
+    The kernel writes new content into the file whenever it is read from its start.
     """
 
     def __init__(self, root: Path, name: str, *, keep_open: bool = True) -> None:
-        """Remember the path of the file, e.g. "proc/stat". The file is opened when it is read first.
+        """Remember the path of the file, e.g. "proc/stat". The file is opened at the first read.
 
         `keep_open` must be false for a file that a program replaces by another file, instead of writing into it.
         """
@@ -43,7 +43,7 @@ class KernelFile:
             except OSError as error:
                 if error.errno not in _GONE:
                     raise
-                self.close()  # The device has come back as another one, e.g. a CPU that was offline.
+                self.close()  # The device was removed and came back, e.g. a CPU that was offline.
                 return self._content()
         except OSError as error:
             self.close()

@@ -29,7 +29,7 @@ class Observation:
     seconds: float
     """Length of the period in seconds, by a clock that never jumps."""
     features: Mapping[str, float]
-    """Values by the names of `kepler_core.vocabulary`; counters as rates per second. A feature that could not be
+    """Feature (of `kepler_core.vocabulary`) -> value; counters are rates per second. A feature that could not be
     measured is missing. It is never 0 in place of an unknown value."""
     load: float | None = None
     """Fraction of the time of all CPUs in which they were busy, 0 to 1; None if it is not known."""
@@ -84,7 +84,7 @@ class Reading:
     full: Power | None = None
     """Power of the main component if all CPUs are busy; None if it is not known."""
     idle_share: Literal["reservation", "none", "all"] = "all"
-    """The part of the host's idle power that a virtual machine's power contains. "reservation": the part of the host's
+    """The part of the host's idle power in a virtual machine's power. "reservation": equal to the part of the host's
     CPUs that the virtual machine has. "none": no idle power. "all": not a virtual machine, or its power is measured."""
     flags: tuple[str, ...] = ()
     """Reasons to doubt the watts: names of `kepler_core.honesty.flags.EXPLANATIONS`."""
@@ -104,7 +104,7 @@ class Collector(Plugin, ABC):
     """
 
     provides: ClassVar[tuple[str, ...]]
-    """All features that the collector can measure. If several collectors measure a feature, the first one of the
+    """All features that the collector can measure. If several collectors measure a feature, the first one in the
     setting `collectors` counts."""
 
     def open(self) -> None:

@@ -26,7 +26,7 @@ class MetricMapping:
 
     kind: Literal["feature", "energy", "power", "cpus"]
     """What the series measure. "feature": the feature `name`. "energy": the energy of the component `name`, as a
-    counter of joules. "power": the power of the component `name`, as a gauge of watts. "cpus": nothing; each unit of
+    counter of joules. "power": the power of the component `name`, as a gauge of watts. "cpus": no value; each unit of
     the node (see `unit_labels`) is one of the node's logical CPUs, and `name` is "cpus"."""
     name: str
     """Name of a feature or component from `kepler_core.vocabulary`; "cpus" for the kind "cpus"."""
@@ -61,8 +61,8 @@ class MetricMapping:
     """Label -> the value, or the values, of series that this mapping does not describe, e.g. {"container": ""} for
     series that are sums over several containers."""
     summed_labels: tuple[str, ...] = attrs.field(default=(), kw_only=True)
-    """Labels whose values are parts of one unit: the values of series that differ only in these labels add up to the
-    value of the unit. An example are the processes (label `pid`) of a container."""
+    """Labels that split a unit into parts: the values of series that differ only in these labels add up to the
+    value of the unit. An example is the processes (label `pid`) of a container."""
     ignored_labels: tuple[str, ...] = attrs.field(default=(), kw_only=True)
     """Labels of the exporter that neither distinguish units nor machines, e.g. the path of a meter's file, which may
     change when a machine restarts."""
@@ -76,7 +76,7 @@ class MetricMapping:
     """Value, in the metric's unit, after which the counter begins at 0 again. None: this does not happen, or the
     value is not known. If a counter of energy falls and the value is not known, the interval is left out."""
     rest: str = attrs.field(default="", kw_only=True)
-    """Name of the unit of the series that have none of `unit_labels`, e.g. the processes outside of containers.
+    """Name of the unit for all series that have none of `unit_labels`, e.g. the processes outside of containers.
     Empty: such series count as irregular, because a label is missing."""
 
     @counter.default

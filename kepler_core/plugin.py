@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 PLUGIN_API = (1, 0)
-"""Version of the contracts of plugins: (major, minor). A new minor version only adds; a major one may break plugins.
+"""Version of the contracts of plugins: (major, minor). Minor versions only add parts; major ones may break plugins.
 
 A distribution declares the version that it was written for in the entry-point group
 `kepler.plugin_api`. "1.2" means that its plugins work with versions ≥ 1.2 and < 2.0 of the contracts.

@@ -1,12 +1,12 @@
 """The series of a simulated machine as Kepler 0.11.4 exports them, with all properties that readers must know.
 
-Kepler reads its meters in *windows*: every 5 s, and when it is scraped and its data is older than 0.5 s. So the
+Kepler's *windows* end every 5 s, and also when it is scraped and its data is older than 0.5 s. So the
 windows are irregular, and a scrape may show values that are up to 0.5 s old. Further properties of the releases
 0.10.0 to 0.11.4, as read from their source:
 
-- `kepler_node_cpu_joules_total` is the register, which begins anywhere and falls at its highest value. With several
+- `kepler_node_cpu_joules_total` is the register: it starts at any value, and falls to 0 at its highest. With several
   sockets it is the sum of the registers, and its path is "aggregated-<zone>".
-- Active energy is the energy of a window times the busy part of the window *before*, idle energy is the rest.
+- Active energy is the energy of a window times the busy part of the *previous* window; idle energy is the rest.
 - Energy of workloads falls to 0 after a window in which no process had a tick of CPU time.
 - Workloads that have ended are shown once more with state="terminated"; CPU seconds have no label `state`.
 - CPU seconds are in ticks of 10 ms and count from the start of the process, also after a restart of Kepler.
@@ -34,7 +34,7 @@ REGISTER_JOULES = 262143.328850
 """Highest value of the register of one socket."""
 TICKS_PER_SECOND = 100.0
 TERMINATED_JOULES = 10.0
-"""Lowest energy of an ended workload that Kepler shows (`monitor.minTerminatedEnergyThreshold`)."""
+"""Kepler shows an ended workload only if it used at least this energy (`monitor.minTerminatedEnergyThreshold`)."""
 ZONES = ("package", "core", "dram", "uncore", "psys")
 _PSYS = 1.05
 """Power of the zone psys, divided by the power of package and DRAM."""
@@ -66,14 +66,14 @@ class SimulatedMachine:
 
 @attrs.frozen(eq=False)
 class _Windows:
-    """The windows of Kepler between its readings."""
+    """Kepler's windows: the times between its readings."""
 
     end: FloatArray
     """Unix seconds at which each window ends, shape (windows,)."""
     of_scrape: IntArray
     """Index of the window that each scrape shows, shape (scrapes,)."""
     ratio: FloatArray
-    """Busy part of the CPUs in the window before, shape (windows,)."""
+    """Busy part of the CPUs in the previous window, shape (windows,)."""
     restart: BoolArray
     """Whether Kepler was restarted before the window, shape (windows,)."""
 
@@ -125,7 +125,7 @@ def kepler_series(machine: SimulatedMachine, rng: np.random.Generator) -> Iterat
 
 
 def _ends_of_windows(machine: SimulatedMachine, phase: float) -> FloatArray:
-    """Return the times at which Kepler reads its meters: at its timer, and at scrapes that find old data."""
+    """Return the times at which Kepler reads its meters: when its timer fires, and at scrapes that find old data."""
     first, last = float(machine.times[0]) - machine.step, float(machine.times[-1])
     timer = np.arange(first + phase, last, INTERVAL_SECONDS)
     before = np.searchsorted(timer, machine.times, side="right") - 1
@@ -138,7 +138,7 @@ class _Process:
     """A process with its labels, and the container that it belongs to."""
 
     container: int
-    """Index of the container; the last container of several is a virtual machine."""
+    """Index of the container. If there are several containers, the last one is a virtual machine."""
     labels: dict[str, str]
     rates: FloatArray
     """CPU seconds per second, shape (scrapes,)."""
@@ -158,7 +158,7 @@ def _vm_id(machine: SimulatedMachine) -> str:
 
 
 def _processes(machine: SimulatedMachine, rng: np.random.Generator) -> list[_Process]:
-    """Return the processes: one for the virtual machine, and one to `_MOST_PROCESSES` for each container."""
+    """Return the processes: one for the virtual machine, and 1 to `_MOST_PROCESSES` for each container."""
     processes = []
     pid = 100
     for container, rates in enumerate(machine.cpu_seconds):
@@ -261,7 +261,7 @@ def _energy_series(
     share: FloatArray,
     alive: BoolArray,
 ) -> Iterator[Series]:
-    """Yield the energy and the power of a workload in each zone. `share` is its part of the CPU time of all."""
+    """Yield the energy and the power of a workload in each zone. `share` is its part of all workloads' CPU time."""
     total = _with_falls(windows, windows.ratio * energy["package"] * share, windows.ratio > 0)
     for state, shown in (("running", alive), ("terminated", _just_ended(alive))):
         at = np.flatnonzero(shown)
@@ -278,7 +278,7 @@ def _energy_series(
 
 
 def _with_falls(windows: _Windows, joules: FloatArray, has_energy: BoolArray) -> FloatArray:
-    """Return the counter of a workload's energy: it falls to 0 after each window without energy of any workload."""
+    """Return the counter of a workload's energy: it falls to 0 after each window in which no workload used energy."""
     lost = attrs.evolve(windows, restart=windows.restart | ~has_energy)
     return lost.energy_of(joules)
 

@@ -19,7 +19,7 @@ SPLITS = ("group5", "cpumodel5", "newer", "vendor")
 
 
 def splits(folder: Path) -> Folds:
-    """Read the splits of the public table: for each fold the machines to fit, and the machines to test."""
+    """Read the splits of the public table: for each fold, the machines to fit with, and those to test on."""
     found: dict[str, list[tuple[frozenset[str], frozenset[str]]]] = {}
     for split in SPLITS:
         folds: dict[str, dict[str, set[str]]] = {}
@@ -46,7 +46,7 @@ class Judged:
 
     @property
     def figures(self) -> dict[str, float]:
-        """MAPE at all loads, at idle and at full load, coverage and half-width, all in percent."""
+        """MAPE (over all loads, at idle, and at full load), coverage and half-width, all in percent."""
         errors = 100 * np.abs(1 / self.ratio - 1)
         return {
             "mape": float(errors.mean()),
@@ -58,7 +58,7 @@ class Judged:
 
     @property
     def by_class(self) -> dict[str, tuple[int, float, float]]:
-        """Number of machines, MAPE and coverage in percent of each vendor and range of years."""
+        """For each vendor and range of years: number of machines, MAPE and coverage (in percent)."""
         errors = 100 * np.abs(1 / self.ratio - 1).mean(axis=1)
         result = {}
         for vendor in sorted(set(self.vendors)):
@@ -103,7 +103,7 @@ def all_judged(machines: Sequence[MeasuredMachine], folds: Folds) -> dict[str, J
 
 
 def _inner(machines: Sequence[MeasuredMachine], train: frozenset[str]) -> Folds:
-    """Return folds within the training machines: unseen processor models, and the newest fifth of the machines."""
+    """Return folds of the training machines that hold out processor models, and the newest fifth of the machines."""
     own = [machine for machine in machines if machine.name in train]
     models = sorted({machine.words.get("cpu_model", machine.name) for machine in own})
     fold_of = {model: index % 5 for index, model in enumerate(models)}

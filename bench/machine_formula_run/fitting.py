@@ -18,7 +18,7 @@ from kepler_profiler.machine_tables import MeasuredMachine
 ENDS = ("one", "tdp", "cores", "threads", "memory", "chips", "year", "year2", "amd")
 """Terms of the power at full load, and of the idle power."""
 BENDS = ("one", "year", "year2", "amd")
-"""Terms of both coefficients of the shape."""
+"""Terms of the two coefficients of `shape`, the curve of power over load."""
 PLAIN = ("one", "cores", "threads", "chips", "amd")
 FACTS = ("tdp", "memory", "year")
 RIDGE = 1.0
@@ -27,7 +27,7 @@ MIDDLE = LEVELS.index(0.5)
 """Index of the load of 50 % in `LEVELS`."""
 NO_COEFFICIENTS: Mapping[str, Mapping[str, float]] = {fact: {} for fact in FACTS}
 Folds = Mapping[str, Sequence[tuple[frozenset[str], frozenset[str]]]]
-"""Name of a split -> for each fold the names of the machines to fit, and of the machines to test."""
+"""Name of a split -> for each fold, names of the machines to fit with, and of those to test on."""
 
 
 def patterns() -> list[tuple[str, ...]]:
@@ -42,7 +42,7 @@ def without(machine: MachineDescription, missing: Sequence[str]) -> MachineDescr
 
 
 def fit(machines: Sequence[MeasuredMachine], folds: Folds) -> FormulaDocument:
-    """Fit the formula to machines with 11 loads each. The residuals come from folds of unseen processors."""
+    """Fit the formula to machines with 11 loads each. The residuals are those of held-out processor models."""
     document = _coefficients(machines)
     held_out = [
         (
@@ -68,7 +68,7 @@ def fit(machines: Sequence[MeasuredMachine], folds: Folds) -> FormulaDocument:
 
 def _coefficients(machines: Sequence[MeasuredMachine]) -> FormulaDocument:
     """Return a document with coefficients, but without residuals."""
-    # desktops have another idle power for their size than servers, and are too few for a term of their own
+    # desktops differ from servers in idle power, and there are too few desktops to fit a term for them
     complete = [one for one in machines if not one.description.missing and not one.description.client]
     plain = np.array([[_terms(machine.description)[name] for name in PLAIN] for machine in complete])
     targets = {
@@ -107,7 +107,7 @@ def _terms(machine: MachineDescription) -> dict[str, float]:
 
 
 def _bends(bends: FloatArray, watts: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Return the coefficients of both terms of the shape."""
+    """Return the coefficients of the two terms of `shape`, the curve of power over load."""
     loads = np.array(LEVELS)
     measured = (watts - watts[:, :1]) / (watts[:, -1:] - watts[:, :1]) - loads
     functions = np.stack([np.sqrt(loads) - loads, loads**2 - loads])
@@ -160,7 +160,7 @@ def _residuals(logs: FloatArray) -> Residuals:
 
 
 def _scale(held_out: Sequence[tuple[FormulaDocument, list[MeasuredMachine]]], document: FormulaDocument) -> float:
-    """Return the factor of the intervals' width that covers 90 % of the points of newer machines than those fitted."""
+    """Return the factor that widens the intervals so that they cover 90 % of the points of newer machines."""
     own = document.residuals[""]
     logs = np.concatenate([_log_ratios(one, tested, (), False) for one, tested in held_out])
     needed = np.where(logs < 0, logs / np.array(own.lower), logs / np.array(own.upper))
@@ -184,7 +184,7 @@ def _classes() -> dict[str, ErrorClass]:
 
 
 def interval(formula: MachineFormula, machine: MachineDescription, load: float, idle: float | None) -> Estimate:
-    """Return the estimate of a machine, which must have one."""
+    """Return the estimate of a machine for which the formula has one."""
     result = formula.estimate(machine, load, idle_watts=idle)
     assert isinstance(result, Estimate)
     return result

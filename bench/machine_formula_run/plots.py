@@ -1,4 +1,4 @@
-"""The plots of `docs/machine-formula.md`, as SVG files. Equal tables give equal files."""
+"""The plots of `docs/machine-formula.md`, as SVG files. The same table gives the same files."""
 
 from __future__ import annotations
 
@@ -61,5 +61,5 @@ def _years(axes: Axes, judged: Judged) -> None:
 
 
 def _spread(count: int) -> Sequence[float]:
-    """Return small shifts of equal distances, so that points of one year do not hide each other."""
+    """Return small, evenly spaced shifts, so that points of one year do not hide each other."""
     return list((np.arange(count) * 0.618 % 1 - 0.5) * 0.6)

@@ -27,7 +27,7 @@ SPLITS = ("group5", "cpumodel5", "newer")
 def tree_errors(
     machines: Sequence[MeasuredMachine], folds: Folds, splits: Sequence[str] = SPLITS
 ) -> dict[str, dict[str, float]]:
-    """Return MAPE and the coverage of the 90 % intervals in percent on each split, without and with idle power."""
+    """Return MAPE and interval coverage (in percent) on each split, without and with a known idle power."""
     result = {}
     for with_idle in (False, True):
         for split in splits:
@@ -39,7 +39,7 @@ def tree_errors(
 def split_errors(
     machines: Sequence[MeasuredMachine], folds: Sequence[tuple[frozenset[str], frozenset[str]]], *, with_idle: bool
 ) -> dict[str, float]:
-    """Return MAPE, coverage and mean half-width in percent of the models that each fold trains, on its tests."""
+    """Return MAPE, coverage and mean half-width (in percent) of each fold's models on its test machines."""
     relative, inside, widths = [], [], []
     for train, test in folds:
         fitted = [machine for machine in machines if machine.name in train]

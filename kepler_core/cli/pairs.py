@@ -1,4 +1,4 @@
-"""Options of `train` for a pair of recordings, of a host and of a virtual machine, and the reading of pairs."""
+"""Options of `train` for pairs of recordings (one of a host, one of its guest), and functions that read pairs."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class PairFiles:
     vm: str
     guest_node: str | None
     target: Target | None
-    """None: the pipeline's target or, if that is the power of a machine, `kepler`."""
+    """None: the target of the pipeline or, if this target is the power of a machine, `kepler`."""
     offset: float | None
     largest_offset: float
     idle_watts: str | None
@@ -48,7 +48,7 @@ _OPTIONS = (
         metavar="FILE",
         multiple=True,
         help="Recording of Kepler 0.10 or later on the host of a virtual machine, e.g. by `kepler-model pair host`. "
-        "Goes with --guest and --vm. Can be repeated.",
+        "Needs --guest and --vm. Can be repeated.",
     ),
     click.option(
         "--guest",
@@ -76,7 +76,7 @@ _OPTIONS = (
         "pair_offset",
         type=float,
         metavar="SECONDS",
-        help="How far the guest is ahead of the host (default: estimated from the changes of CPU time and power).",
+        help="How much earlier the guest shows work (default: estimated from the changes of CPU time and power).",
     ),
     click.option(
         "--largest-offset",
@@ -119,7 +119,7 @@ def pair_options(command: F) -> F:
 
 
 def _pair_files(values: dict[str, Any]) -> PairFiles | None:
-    """Return the pairs that the options name; None if they name none. Raises `UsageError` if one is missing."""
+    """Return the pairs that the options name, or None. Raises `UsageError` if an option is missing."""
     hosts, guests, vm = values["pair_hosts"], values["pair_guests"], values["pair_vm"]
     if not hosts and not guests:
         alone = {

@@ -10,7 +10,7 @@ import attrs
 from kepler_core.pairs.host_node import HostNode
 
 Severity = Literal["error", "warning", "note"]
-"""error: the numbers are wrong or missing. warning: numbers will be misread. note: Kepler Core deals with it."""
+"""error: the numbers are wrong or missing. warning: numbers will be misread. note: Kepler Core corrects it."""
 
 
 @attrs.frozen
@@ -20,7 +20,7 @@ class Diagnosis:
     rule: str
     severity: Severity
     node: str
-    """The node that it is about; "" if the recording names none."""
+    """The node that the finding is about; "" if the recording names none."""
     seen: str
     """What was seen, in one sentence."""
     advice: str

@@ -16,7 +16,7 @@ _OLD_CONTAINER = "kepler_container_joules_total"
 def nodes_of(recording: Recording) -> list[HostNode]:
     """Return the nodes of a recording of Kepler 0.10 or later.
 
-    Nodes are told apart by the label instance, because kepler_build_info has no other one. Raises `RecordingError` if
+    Nodes are told apart by the label instance, as kepler_build_info has no other label. Raises `RecordingError` if
     the recording has no metric of Kepler 0.10 or later.
     """
     instances: dict[str, None] = {}

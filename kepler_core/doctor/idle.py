@@ -1,7 +1,7 @@
 """The idle power of each zone of a node, learned from the quiet times of a recording.
 
 Kepler's own "idle" power is only the unused part of each window's energy, (1 − usage) · energy: it falls to 0 as the
-machine fills up. The idle power of a machine is what it draws while it does nothing.
+machine gets busy. The idle power of a machine is what it draws while it does nothing.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ class ZoneIdle:
     kepler_watts: float | None
     """Mean of Kepler's "idle" power over the whole recording; None if the recording does not have it."""
     load: float
-    """Load in the quietest times as a part of all CPUs or, if their number is not known, of the highest load."""
+    """Load in the quietest times: a part of all CPUs or, if their number is unknown, of the highest load."""
     readings: int
     """Number of readings while the node was idle."""
 
     @property
     def reason(self) -> str:
-        """Why the idle power is not known; "" if it is."""
+        """Why the idle power is not known; "" if it is known."""
         if self.watts is not None:
             return ""
         if self.load > IDLE_PART:

@@ -21,9 +21,9 @@ from kepler_core.pairs.usage_lag import usage_of_windows
 from kepler_core.recording.columns import Metric
 
 LEAST_WATTS = 0.01
-"""A zone of a real machine draws more. The fake meter adds about 0.15 mJ per reading."""
+"""A zone of a real machine draws more watts than this. The fake meter adds about 0.15 mJ per reading."""
 OTHER_WINDOW = 0.05
-"""The gauge and the counter are of different windows if they differ by more than this fraction."""
+"""The gauge and the counter belong to different windows if they differ by more than this fraction."""
 OFTEN = 0.2
 """The windows are disturbed if gauge and counter differ in more than this fraction of the readings."""
 FEWEST_READINGS = 5
@@ -108,7 +108,7 @@ def empty_node_name(node: HostNode) -> Found | None:
 
 
 def release_lag(node: HostNode) -> Found | None:
-    """Find the usage ratio that is one window late."""
+    """Find a usage ratio that is that of the previous window."""
     version = next((v for labels in _labels(node.metric(names.BUILD_INFO)) if (v := labels.get("version", ""))), "")
     seen = None
     if _RELEASE_WITH_LAG.fullmatch(version):
@@ -168,7 +168,7 @@ def guests_typed_as_containers(node: HostNode) -> Found | None:
 
 
 def shared_vm_id(node: HostNode) -> Found | None:
-    """Find several virtual machines with one id."""
+    """Find virtual machines that share the same id."""
     pids: dict[str, set[str]] = defaultdict(set)
     for labels in _labels(node.metric(names.PROCESS_SECONDS)):
         if labels.get("vm_id") and labels.get("type", "vm") == "vm":
@@ -184,7 +184,7 @@ def shared_vm_id(node: HostNode) -> Found | None:
 
 
 def counter_wraps(node: HostNode) -> Found | None:
-    """Find falls of the raw counter at its maximum."""
+    """Find where the raw counter falls back to 0 because it reached its maximum."""
     falls = Counter(labels.get("zone", "") for labels in _falling(node.metric(names.NODE_JOULES)))
     if not falls or _falling(node.metric(names.NODE_ACTIVE_JOULES)):
         return None  # if the counter of active energy falls, too, Kepler was started anew
@@ -197,7 +197,7 @@ def counter_wraps(node: HostNode) -> Found | None:
 
 
 def disturbed_windows(node: HostNode) -> Found | None:
-    """Find readings between which Kepler made several windows: with its timer, or for another reader."""
+    """Find readings between which Kepler made several windows, because of its timer or another reader."""
     gauge, joules = node.metric(names.NODE_WATTS), node.metric(names.NODE_JOULES)
     if gauge is None or joules is None:
         return None
@@ -254,7 +254,7 @@ def _median_watts(metric: Metric) -> float:
 
 
 def _falling(metric: Metric | None) -> list[dict[str, str]]:
-    """Return the labels of a series once for each fall of its value."""
+    """Return the labels of each series whose value falls, once for each fall."""
     if metric is None:
         return []
     falls = (metric.series[1:] == metric.series[:-1]) & (np.diff(metric.values) < 0)

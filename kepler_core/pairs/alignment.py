@@ -1,12 +1,12 @@
 """Find the offset between the clocks of a host and of a guest.
 
 Two clocks differ, and Kepler's watts come later than the work: a window ends when the metrics are read. The offset is
-the one with which the changes of the guest's CPU time explain the changes of the host's watts best. Both are compared
+the one at which changes of the guest's CPU time best explain those of the host's watts. CPU time and watts are compared
 in the windows of the host: for each offset, the guest's CPU time is averaged over the shifted windows, and the watts
 are fitted with a line. The residuals of neighbouring windows are correlated, so the line is fitted to the changes
 w(t) − ρ·w(t − 1) with the ρ from 0 to 0.95 that fits best (Cochrane and Orcutt, 1949). Twice the difference of the
-log-likelihoods tells how much worse another offset is; below the 90 % quantile of χ² with one degree of freedom, it is
-within the interval.
+log-likelihoods tells how much worse another offset is. If it is below the 90 % quantile of χ² (one degree of freedom),
+the other offset is within the interval.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from kepler_core.pairs.host import HostWindows
 LARGEST_OFFSET_SECONDS = 15.0
 STEP_SECONDS = 0.1
 FEWEST_WINDOWS = 30
-"""With fewer windows at the same time in both recordings, the offset is not estimated."""
+"""If fewer windows than this are in both recordings, the offset is not estimated."""
 WITHIN = 2.71
 """90 % quantile of the χ² distribution with one degree of freedom."""
 PEAK_SECONDS = 1.5
-"""Offsets that differ by more than this and more than a window from the best one must fit clearly worse."""
+"""Offsets that are further than this, and than one window, from the best one must fit clearly worse."""
 LEAST_ADVANTAGE = 6.63
-"""How much worse they must fit: the 99 % quantile of the χ² distribution with one degree of freedom."""
+"""How much worse such offsets must fit: the 99 % quantile of the χ² distribution with one degree of freedom."""
 LEAST_EFFECT = 20.0
-"""How much better the line must fit than no line: with less, the watts do not follow the guest's CPU time."""
+"""How much better a fit with a line must be than one without; else the watts do not follow the CPU time."""
 LOADS = ("bpf_cpu_time_ms", "cpu_instructions", "cpu_cycles", "task_clock_ms")
 """Features that can be compared with the watts, in order of preference."""
 _CORRELATIONS = np.arange(0.0, 0.96, 0.05)
 
 
 class AlignmentError(KeplerError):
-    """The offset of the clocks cannot be told from the recordings."""
+    """The offset of the clocks cannot be determined from the recordings."""
 
 
 @attrs.frozen
@@ -73,7 +73,7 @@ def given_offset(offset: float, guest: GuestUsage) -> Alignment:
 def align(host: HostWindows, guest: GuestUsage, largest: float = LARGEST_OFFSET_SECONDS) -> Alignment:
     """Return the offset of the clocks, searched from −`largest` to `largest` seconds.
 
-    Raises `AlignmentError` with the reason if the offset cannot be told.
+    Raises `AlignmentError` with the reason if the offset cannot be determined.
     """
     feature = load_of(guest)
     watts = next(iter(host.watts.values()))
@@ -100,7 +100,7 @@ def align(host: HostWindows, guest: GuestUsage, largest: float = LARGEST_OFFSET_
 
 
 def load_of(guest: GuestUsage) -> str:
-    """Return the guest's feature that is compared with the watts. Raises `AlignmentError` if it has none."""
+    """Return the guest's feature that is compared with the watts. Raises `AlignmentError` if there is none."""
     feature = next((name for name in LOADS if name in guest.features and np.nanmax(guest.features[name]) > 0), None)
     if feature is None:
         hint = close_matches(LOADS[0], guest.features)
@@ -132,7 +132,7 @@ def _require_clear(
 
 
 def _fit(load: FloatArray, watts: FloatArray) -> float:
-    """Return twice the log-likelihood of a rising line with correlated residuals, without the constant."""
+    """Return twice the log-likelihood of a rising line with correlated residuals, without its constant term."""
     best = -np.inf
     for correlation in _CORRELATIONS:
         x = load[1:] - correlation * load[:-1]

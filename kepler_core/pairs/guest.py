@@ -46,7 +46,7 @@ class GuestUsage:
         covered = np.concatenate([[0.0], np.cumsum(np.where(known, seconds, 0.0))])
 
         def within(total: FloatArray) -> FloatArray:
-            # np.interp continues with the first and the last total: times outside of the samples add nothing
+            # before and after the samples, np.interp returns the first or last total, so these times add nothing
             return np.asarray(np.interp(end, self.time, total) - np.interp(start, self.time, total))
 
         known_seconds = within(covered)

@@ -29,8 +29,8 @@ SHORTEST_WINDOW_SECONDS = 0.9
 LONGEST_WINDOW = 5.0
 """Windows that are longer than this multiple of the median window are left out: the recording has a gap there."""
 WINDOWS_AFTER_START = 2
-"""Number of windows after a start of Kepler that are left out: it counts the whole past CPU time of each process as
-time of the first window."""
+"""Number of windows that are left out after Kepler starts: Kepler counts all past CPU time of each process as
+time of its first window."""
 
 
 @attrs.frozen(eq=False)
@@ -45,31 +45,31 @@ class Reservation:
 
 @attrs.frozen(eq=False)
 class HostWindows:
-    """The power of a virtual machine in windows of its host."""
+    """The power of a virtual machine in the windows of its host's recording."""
 
     vm: str
     """Id of the virtual machine."""
     start: FloatArray
-    """Begin of each window in Unix seconds of the host's clock, shape (windows,)."""
+    """Start of each window in Unix seconds of the host's clock, shape (windows,)."""
     end: FloatArray
     """End of each window in Unix seconds of the host's clock, shape (windows,), ascending."""
     watts: Mapping[str, FloatArray]
     """Component -> watts of the virtual machine, shape (windows,); NaN for an unknown value."""
     basis: str
-    """The metrics from which the watts were calculated, in words."""
+    """Text that names the metrics from which the watts were calculated."""
     notes: tuple[str, ...]
     """Remarks for the user, one line each."""
     left_out: Mapping[str, int]
     """Reason -> number of windows that were left out."""
     repeats: float
-    """Part of the recording's timestamps whose values repeat those of the timestamp before."""
+    """Fraction of the recording's timestamps whose values are the same as at the previous timestamp."""
 
 
 def read_host(recording: Recording, vm: str, target: Target, reservation: Reservation | None = None) -> HostWindows:
     """Return the power of a virtual machine in a recording of its host.
 
     `vm` is the label `vm_id` or `vm_name` of the virtual machine. The watts come from counters of joules if the
-    recording has them, and otherwise from the gauge of watts, from which only the target `kepler` can be told. Raises
+    recording has them, and otherwise from the gauge of watts, which is enough only for the target `kepler`. Raises
     `RecordingError` if the recording does not have the virtual machine or the metrics that the target needs.
     """
     host = _Host(recording, vm)
@@ -86,7 +86,7 @@ class _Windows:
     first: IntArray
     """Index of the first interval of each window, shape (windows,), ascending."""
     count: int
-    """Number of intervals that belong to a window: those behind the last window's end are left out."""
+    """Number of intervals that belong to a window. Intervals after the end of the last window do not."""
 
     @property
     def start(self) -> FloatArray:
@@ -104,7 +104,7 @@ class _Windows:
         return np.append(self.first[1:], self.count) if self.count else self.first
 
     def sums(self, values: FloatArray) -> FloatArray:
-        """Return the sum over each window's intervals; NaN if one of them is unknown."""
+        """Return the sum over each window's intervals; NaN if one of these values is unknown."""
         if not self.count:
             return np.empty(0)
         sums: FloatArray = np.add.reduceat(values[: self.count], self.first)
@@ -121,7 +121,7 @@ class _Host:
         self.node = HostNode(recording, self.labels)
 
     def reported(self) -> HostWindows:
-        """Return the target `kepler`: repaired if the host's Kepler has a lag, else from joules, else from watts."""
+        """Return the target `kepler`: corrected if Kepler lags, else from joules or, without them, from watts."""
         joules = self._of_vm(names.VM_JOULES)
         if joules is None:
             gauge = self._of_vm(names.VM_WATTS)
@@ -255,7 +255,7 @@ class _Host:
 
 
 def _usable(start: FloatArray, end: FloatArray, watts: Mapping[str, FloatArray]) -> tuple[BoolArray, dict[str, int]]:
-    """Return whether each window can be used, shape (windows,), and how many cannot, by reason."""
+    """Return whether each window can be used, shape (windows,), and how many cannot be used, by reason."""
     seconds = end - start
     unknown = ~np.any([np.isfinite(values) for values in watts.values()], axis=0)
     short = seconds < SHORTEST_WINDOW_SECONDS
@@ -272,7 +272,7 @@ def _usable(start: FloatArray, end: FloatArray, watts: Mapping[str, FloatArray])
 def _joined(grid: FloatArray, zones: Mapping[str, FloatArray], fell: BoolArray) -> _Windows:
     """Join each interval in which no energy changed with the next one, unless a counter fell in it.
 
-    After a counter of the node fell (a start of Kepler), the next windows are unknown, too.
+    If a counter of the node fell (Kepler was started again), the next windows are unknown, too.
     """
     changed = np.zeros(len(grid) - 1, dtype=bool)
     restarted = np.zeros(len(grid) - 1, dtype=bool)

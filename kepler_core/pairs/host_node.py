@@ -11,19 +11,19 @@ from kepler_core.pairs.increases import Labels, increases, selected
 from kepler_core.recording.columns import Metric, Recording
 
 NODE_LABELS = ("instance", "node_name")
-"""Labels that name a node. Kepler up to 0.11.4 has an empty node_name outside of Kubernetes, so neither is required."""
+"""Labels that name a node. None is required: outside of Kubernetes, Kepler up to 0.11.4 has an empty node_name."""
 
 
 class HostNode:
     """One node in a recording."""
 
     def __init__(self, recording: Recording, labels: Labels) -> None:
-        """`labels` are those of any series of the node."""
+        """`labels` are the labels of any one series of the node."""
         self.recording = recording
         self.labels = {name: labels[name] for name in NODE_LABELS if labels.get(name)}
 
     def metric(self, name: str) -> Metric | None:
-        """Return the series of a metric that belong to the node; None if there are none."""
+        """Return the node's series of a metric; None if the node has none."""
         return selected(
             self.recording.metrics.get(name),
             lambda labels: all(labels.get(label, value) == value for label, value in self.labels.items()),
@@ -42,7 +42,7 @@ class HostNode:
         return len({info.labels[at].get("processor", "") for at in np.unique(info.series)})
 
     def energy(self) -> tuple[FloatArray, dict[str, FloatArray]]:
-        """Return a grid of timestamps, and by component the joules of the node between them.
+        """Return a grid of timestamps, and for each component the node's joules between these timestamps.
 
         The sum of active and idle joules is preferred, because the raw counter falls back to 0 at its maximum.
         """
@@ -68,7 +68,7 @@ class HostNode:
         return increases(processes, grid, new_from_zero=True, falls="reset")
 
     def missing(self, metric: str) -> RecordingError:
-        """Return the error that the node lacks a metric."""
+        """Return an error which says that the node lacks a metric."""
         present = [name for name in names.PAIR_METRICS if name in self.recording.metrics]
         return RecordingError(
             f"no {metric} of {' '.join(self.labels.values()) or 'the host'}; the recording has "
@@ -78,7 +78,7 @@ class HostNode:
 
 
 def by_component(metric: Metric) -> dict[str, Metric]:
-    """Return a metric's series by component. Zones that are no component are left out."""
+    """Return a metric's series by component. Zones that are not a component are left out."""
     zones = {}
     for zone, component in names.ZONE_COMPONENTS.items():
         part = selected(metric, lambda labels, zone=zone: labels.get("zone") == zone)  # type: ignore[misc]

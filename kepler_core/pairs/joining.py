@@ -63,7 +63,7 @@ class Pair:
 def pair_table(pair: Pair) -> Table:
     """Return one row per window of the host: the guest's features, averaged over the window, and the target's watts.
 
-    Windows for which no feature of the guest is known are left out. Times are of the host's clock. Raises
+    Windows for which no feature of the guest is known are left out. Times are those of the host's clock. Raises
     `RecordingError` if no window remains.
     """
     host, offset = pair.host, pair.alignment.offset

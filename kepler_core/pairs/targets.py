@@ -5,10 +5,10 @@ fraction `usage`, the virtual machine's process ran for `vm_seconds`, and all pr
 virtual machine's energy in joules is then, by target:
 
 - `kepler`: usage · joules · vm_seconds / all_seconds. Kepler 0.10 and later reports this power. It contains a part of
-  the host's idle power, which becomes smaller the busier the other virtual machines are.
+  the host's idle power. This part becomes smaller when the other virtual machines are busier.
 - `capacity`: joules · vm_seconds / (cpus · seconds). The virtual machine's part of all CPU time that the host has.
 - `marginal`: (joules − idle_watts · seconds) · vm_seconds / all_seconds + reserved · idle_watts · seconds. The energy
-  above idle by the part of the work, and of the idle energy the part of the host that is reserved for the virtual
+  above idle, times the share of the work, plus the idle energy, times the share of the host reserved for the virtual
   machine.
 
 The functions take and return arrays of the shape (windows,). The result is in watts, and NaN where the power is not
@@ -44,7 +44,7 @@ def marginal_watts(
 ) -> FloatArray:
     """Return the watts of the target `marginal`.
 
-    `idle_watts` is the host's power if it does nothing. `reserved` is the part of the host that is reserved for the
+    `idle_watts` is the power of the idle host. `reserved` is the part of the host that is reserved for the
     virtual machine, from 0 to 1. A host that drew less than its idle power has no energy above idle.
     """
     above = np.maximum(joules - idle_watts * seconds, 0.0)

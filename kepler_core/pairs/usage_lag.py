@@ -1,7 +1,7 @@
 """The lag of Kepler's usage ratio.
 
 Kepler 0.10.0 to 0.11.4 calculates the power of a node before it reads /proc. So the usage ratio of a reading belongs to
-the window before, and the ratio of a window comes with the next reading.
+the previous window, and the ratio of a window comes with the next reading.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import numpy as np
 from kepler_core.arrays import FloatArray
 
 FEWEST_WINDOWS = 10
-"""With fewer windows, no lag is searched."""
+"""With fewer windows, no lag is looked for."""
 CLEARLY = 0.7
 """The ratio lags if it deviates less than this multiple when it is compared one reading later."""
 LEAST_DEVIATION = 0.01
-"""A usage ratio that deviates by at most this value from the CPU seconds has no lag that matters."""
+"""If a usage ratio deviates from the CPU seconds by at most this value, its lag does not matter."""
 
 
 def usage_of_windows(ratios: FloatArray, shares: FloatArray) -> tuple[FloatArray, bool]:

@@ -25,13 +25,13 @@ class Evidence:
     """Content of the model's `metadata.json`."""
     held_out: HeldOut
     """Predicted watts by split and component, each of shape (samples,); NaN for samples that were not tested. No
-    sample was used to train the model that predicted it."""
+    sample was used to train the model that predicts this sample."""
     measured: Mapping[str, FloatArray]
     """Measured watts by component, each of shape (samples,). For DynPower, this is the dynamic power of the node."""
     time: FloatArray
     """Timestamp of each sample in Unix seconds, shape (samples,)."""
     node: IntArray
-    """Index in `node_names` of each sample's node, shape (samples,)."""
+    """For each sample, the index of its node in `node_names`, shape (samples,)."""
     node_names: Sequence[str]
     load_feature: str
     load: FloatArray

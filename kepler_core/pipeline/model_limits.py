@@ -1,6 +1,6 @@
-"""The limits that a fitted regressor will have as a stored model: the cut of features, and the ceiling of its power.
+"""The limits that a fitted regressor will have as a stored model: the limits of its features, and of its power.
 
-Held-out predictions and the gains of DynPower models are computed with these limits, so that they are those of the
+Held-out predictions and the gains of DynPower models are computed with these limits, so that they equal those of the
 stored model (`kepler_core.models.power_model`).
 """
 
@@ -27,7 +27,7 @@ class ModelLimits:
     """Upper limit of the power in watts."""
 
     def cut(self, X: FloatArray) -> FloatArray:
-        """Return features, shape (rows, features), cut at the limits."""
+        """Return features, shape (rows, features); a value beyond a limit is replaced by the limit."""
         return np.clip(X, -self.features, self.features)
 
 

@@ -12,7 +12,7 @@ MACHINE = "machine"
 
 
 def target_of(snapshot: Snapshot) -> str:
-    """Return the target of a stored pipeline. Pipelines that do not state it have the power of machines."""
+    """Return the target of a stored pipeline. Pipelines that state no target estimate the power of machines."""
     if "metadata.json" not in snapshot.names:
         return MACHINE
     pipeline = snapshot.read_json("metadata.json").get("pipeline")
@@ -30,7 +30,7 @@ def refuse_vm_target(spec: PipelineSpec, where: str) -> None:
 
 
 def refuse_stored_vm_target(snapshot: Snapshot, what: str) -> None:
-    """Raise `UsageError` if a stored pipeline estimates the power of virtual machines, and `what` measures machines."""
+    """Raise `UsageError` if a stored pipeline estimates the power of virtual machines, but `what` measures machines."""
     target = target_of(snapshot)
     if target != MACHINE:
         raise UsageError(
@@ -47,7 +47,7 @@ def refuse_other_target(store: Store, spec: PipelineSpec) -> None:
     try:
         target = target_of(store.snapshot(spec.name))
     except StoreError:
-        return  # a version that cannot be read is replaced, as without a check
+        return  # a version that cannot be read is replaced, as if there were no check
     if target != spec.target:
         raise TrainingError(
             f"the pipeline {spec.name} in {store.location} has the target {target}, this training has {spec.target}; "

@@ -1,4 +1,4 @@
-"""The panel of residuals: the errors of predictions against the load of the node."""
+"""The panel of residuals: the errors of predictions, drawn over the load of the node."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Residuals:
     feature: str
     unit: str
     load: FloatArray
-    """Values of the feature, shape (samples,)."""
+    """Values of the load feature, shape (samples,)."""
     residual: FloatArray
     """Predicted − measured watts, shape (samples,)."""
 
@@ -35,7 +35,7 @@ class Residuals:
 def residual_panel(subtitle: str, residuals: Sequence[Residuals]) -> Panel:
     """Return a panel of predicted − measured power against load: a point for each sample, and the mean error.
 
-    The mean error is that of `CURVE_BINS` groups of samples with similar load.
+    The mean error is calculated in `CURVE_BINS` groups of samples with similar load.
     """
 
     def draw(part: SubFigure) -> None:

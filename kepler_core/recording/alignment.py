@@ -1,6 +1,6 @@
 """Bring the metrics of several exporters on one node to the same times.
 
-Prometheus scrapes each exporter at times of its own. The counters and gauges are interpolated at common times. An
+Prometheus scrapes different exporters at different times. The counters and gauges are interpolated at common times. An
 increase of an interpolated counter then covers the same interval as the increase of the energy.
 """
 
@@ -91,7 +91,7 @@ def _half_offset(times: FloatArray, others: FloatArray) -> float:
 def _at_times(item: MappedMetric, times_of_node: dict[int, FloatArray]) -> MappedMetric:
     """Return a metric with its series interpolated at the times of their nodes.
 
-    Series of nodes that `times_of_node` lacks are unchanged, and series that have only these times.
+    Series stay unchanged if `times_of_node` lacks their node, or if they already have only these times.
     """
     metric = item.metric
     times: list[FloatArray] = []
@@ -119,7 +119,7 @@ def interpolated(
 ) -> tuple[FloatArray, FloatArray]:
     """Return the times among `wanted` at which a series can be interpolated, and the interpolated values.
 
-    This is not possible before the first and after the last value, in a gap, and where a counter falls. `times` and
+    Nothing is interpolated before the first value, after the last, in a gap, or where a counter falls. `times` and
     `values` have the shape (samples,), `wanted` has the shape (times,); all times are in Unix seconds and ascending.
     """
     if len(times) < 2:

@@ -1,4 +1,4 @@
-"""Convert shares of a node's CPUs to CPU time, with the number of CPUs that another metric tells."""
+"""Convert shares of a node's CPUs to CPU time, using the number of CPUs from another metric."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def with_cpu_shares(mapped: Sequence[MappedMetric], nodes: Codes, counts: Counts
 def _numbers_of_cpus(mapped: Sequence[MappedMetric], n_nodes: int) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     """Return the number of logical CPUs of each node, shape (nodes,); 0 if it is not known.
 
-    If several metrics tell the number, the largest number is used: a metric may lack CPUs, but has none too many.
+    If several metrics have the number, the largest is used: a metric may miss CPUs, but never has too many.
     """
     numbers = np.zeros(n_nodes)
     for item in mapped:

@@ -24,9 +24,9 @@ _NAMED_NODES = 3
 def join_exporters(
     mapped: Sequence[MappedMetric], schemas: Sequence[MetricSchema], nodes: Codes, counts: Counts
 ) -> list[MappedMetric]:
-    """Return the metrics with one node for each machine. A machine keeps the node of the first of `schemas`.
+    """Return the metrics with one node for each machine. Its node is that in the first of `schemas`.
 
-    Third-party metrics come last. If the node of an exporter fits several nodes of the exporters before, the node
+    Third-party metrics come last. If an exporter's node matches several nodes of earlier exporters, the node
     stays separate and is counted.
     """
     joined: list[MappedMetric] = []
@@ -59,7 +59,7 @@ def _names_of_nodes(items: Iterable[MappedMetric], nodes: Codes) -> dict[int, se
 
 
 def host_of(node: str) -> str:
-    """Return a node label without its port; the words in parentheses of a node that was told apart stay."""
+    """Return a node label without its port. Words in parentheses that tell two nodes apart are kept."""
     label, space, words = node.partition(" ")
     host, colon, port = label.rpartition(":")
     return (host if colon and port.isdecimal() else label) + space + words

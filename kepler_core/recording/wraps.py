@@ -1,4 +1,4 @@
-"""Continue counters that begin at 0 again after their highest value, such as the energy counters of RAPL."""
+"""Make counters rise on where they begin at 0 again after their highest value, e.g. the energy counters of RAPL."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from kepler_core.recording.counts import Counts
 from kepler_core.recording.metric_mapping import MappedMetric
 
 MAX_RISE = 3.0
-"""A fall of a counter is a wrap if the rate across it is at most this multiple of the highest other rate of the series.
+"""A counter's fall is a wrap if the rate over the fall is at most this multiple of the series' highest other rate.
 
-A restart of the exporter or the machine would, as a wrap, give a far higher rate in most cases.
+If a restart of the exporter or the machine were taken for a wrap, the rate would mostly be far higher.
 """
 
 
 def without_wraps(item: MappedMetric, counts: Counts) -> MappedMetric:
-    """Return a metric whose counters rise over the values at which the hardware's counters wrap.
+    """Return a metric whose counters keep rising where the hardware's counters wrap to 0.
 
     The metric is returned unchanged if its mapping does not state `wraps_at`, or if no fall of a counter is a wrap.
     """

@@ -1,7 +1,7 @@
 """Parse the text format in which exporters serve metrics.
 
 Source: the exposition formats of Prometheus (text format 0.0.4, and the same lines in OpenMetrics 1.0). The text comes
-from outside, so that its size, its numbers of samples and labels, and the length of each text are limited.
+from outside, so its size, its numbers of samples and labels, and the length of each string are limited.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def parse_exposition(
     """Return the samples of all wanted metrics, in the order of the text.
 
     Timestamps and exemplars in the text are ignored. `name` is the text's name in messages. Raises `ExpositionError`
-    with the line if any line is malformed, also of a metric that is not wanted: no part of such a text is used.
+    with the line if a line is malformed, even a line of an unwanted metric: no part of such a text is used.
     """
     if len(content) > MAX_BYTES:
         raise ExpositionError(f"more than {MAX_BYTES} bytes", document=name)

@@ -15,7 +15,7 @@ def every(
 ) -> Iterator[float]:
     """Yield the seconds since the start, at once and then at each multiple of `interval`, up to `duration`.
 
-    Ticks that have passed while the caller worked are left out. Ends when `stop` is set.
+    Multiples that passed while the caller worked are left out. Ends when `stop` is set.
     """
     started = clock()
     number = 0

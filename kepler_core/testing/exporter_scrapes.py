@@ -40,7 +40,7 @@ class Family:
 
 
 def scraped_families(subject: Subject) -> dict[str, Family]:
-    """Return the metrics in the exporter's output, by name; nothing if the author did not pass the output."""
+    """Return the metrics in the exporter's output, by name; empty if the author did not pass the output."""
     kinds: dict[str, str] = {}
     labels: dict[str, list[dict[str, str]]] = {}
     for line in subject.extras.get("scrape", "").splitlines():
@@ -53,7 +53,7 @@ def scraped_families(subject: Subject) -> dict[str, Family]:
 
 
 def _names(subject: Subject) -> list[str]:
-    """Return the metric names that `spelling` returns, that the author passes, and that the exporter's output has."""
+    """Return all metric names: from `spelling`, from the author, and from the exporter's output."""
     schema = subject.make()
     spelled = [schema.spelling(level, word) for word in (*FEATURES, *COMPONENTS) for level in _LEVELS]
     return list(dict.fromkeys([*subject.extras.get("metrics", ()), *spelled, *scraped_families(subject)]))
@@ -70,7 +70,7 @@ def _mapped(subject: Subject) -> dict[str, tuple[MetricMapping, ...]]:
 def adds_no_overlapping_zones(subject: Subject) -> None:
     """Check that no component has the energy or power of several zones, e.g. of package and of core.
 
-    Different mappings, each with `where={"zone": …}`, are right. One mapping for all zones adds what overlaps.
+    One mapping per zone, with `where={"zone": …}`, is right. One mapping for all zones adds up overlapping zones.
     """
     families = scraped_families(subject)
     zones_of: dict[tuple[str, str, int], dict[str, str]] = {}
@@ -94,7 +94,7 @@ def adds_no_overlapping_zones(subject: Subject) -> None:
 def _zone_series(
     mapping: MetricMapping, scraped: Sequence[Mapping[str, str]]
 ) -> list[tuple[str, str, Mapping[str, str]]]:
-    """Return series with a zone to test a mapping with, as (label, zone, labels of the series)."""
+    """Return series that have a zone, for tests of a mapping, as (label, zone, labels of the series)."""
     series = []
     for labels in scraped:
         for label, value in labels.items():
@@ -111,7 +111,7 @@ def _zone_series(
 def uses_no_gauge_as_energy(subject: Subject) -> None:
     """Check that energy is a counter of joules and power a gauge of watts.
 
-    The type in the exporter's output decides, and without it the unit in the metric's name.
+    The type in the exporter's output decides. Without an output, the unit in the metric's name decides.
     """
     families = scraped_families(subject)
     for name, mappings in _mapped(subject).items():
@@ -136,8 +136,8 @@ def uses_no_gauge_as_energy(subject: Subject) -> None:
 def counts_nothing_twice(subject: Subject) -> None:
     """Check that the parts of a feature or component do not contain each other, and that alternatives have ranks.
 
-    A metric whose name has all words of another metric's name but more, such as x_cpu_active_joules_total and
-    x_cpu_joules_total, measures a part of it. The two must not be added up.
+    A metric whose name has all words of another name and more words, such as x_cpu_active_joules_total beside
+    x_cpu_joules_total, measures a part of that metric. The two must not be added up.
     """
     families = scraped_families(subject)
     by_name: dict[tuple[str, str, str], list[tuple[str, MetricMapping]]] = {}
@@ -167,7 +167,7 @@ def counts_nothing_twice(subject: Subject) -> None:
 
 
 def drops_no_metric(subject: Subject) -> None:
-    """Check that the schema states what each metric of power, energy and CPU in the exporter's output is.
+    """Check that the schema describes each metric of power, energy and CPU in the exporter's output.
 
     A metric that is not used must be an `UnusedMetric` with a reason, and each series must have a mapping or a reason.
     """

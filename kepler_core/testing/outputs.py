@@ -24,7 +24,7 @@ def advances_at_a_positive_interval(subject: Subject) -> None:
 
 
 def publishes_and_withdraws(subject: Subject) -> None:
-    """Check that an output takes readings, withdraws them, and closes twice. It may refuse with `OutputError`."""
+    """Check that an output takes readings, withdraws them, and can be closed twice. It may raise `OutputError`."""
     output = create(subject.plugin, subject.name, subject.arguments)
     try:
         output.restore()

@@ -2,13 +2,13 @@
 
     watts(load) = idle + (full − idle) · shape(load)
 
-`full` and `idle ÷ full` are products of powers of facts about the machine: the thermal design power of its chips, its
+`full` and `idle ÷ full` are products of facts with exponents: the thermal design power of the machine's chips, its
 cores, threads, chips and memory, and the year and vendor of its processor. `shape` rises from 0 to 1. All coefficients
 are data (`machines/formula.json` in `kepler_config`), fitted by `bench/machine_formula.py` to published
 SPECpower_ssj2008 results. docs/machine-formula.md explains them and their errors.
 
 The watts are AC power at the wall plug of the whole machine, with its power supply, fans, disks and memory. `load` is
-the share of the highest throughput, for which the share of busy CPU time stands. `package_watts` estimates the part of
+the share of the highest throughput, taken from the share of busy CPU time. `package_watts` estimates the part of
 the processors.
 
     machine = describe(discover().spec, lookup(model_name))
@@ -45,14 +45,14 @@ __all__ = [
 ]  # fmt: skip
 
 IdleShare = Literal["reservation", "none"]
-"""What a guest is charged of its host's idle power: its reserved share of the host's threads, or nothing."""
+"""The part of the host's idle power that counts for a guest: its reserved share of the host's threads, or nothing."""
 
 _MAX_MEASURED_CORES_PER_CHIP = 64
 _MAX_MEASURED_CHIPS = 8
 _MAX_IDLE_PART = 0.95
 _MIN_FULL_BY_IDLE = 1.05
 _MAX_WATTS = 50_000.0
-"""No single machine draws more. A description that gives more is taken as wrong."""
+"""No single machine draws more watts. A description that results in more is taken as wrong."""
 _IDLE_METER_ERROR = 0.03
 """Assumed error of an idle power that a user states, as a fraction."""
 _CONTRADICTION = 4.0
@@ -60,7 +60,7 @@ _CONTRADICTION = 4.0
 _REFUSED = 20.0
 """If a stated idle power differs from the formula's by more than this factor, there is no estimate."""
 
-# The package's share of a two-socket Haswell server with RAPL and AC power in Kepler's public recordings: 32 W of
+# The packages' share of the AC power of a two-socket Haswell server in Kepler's public recordings: 32 W of
 # 171 W at idle, 168 W of the 225 W between idle and full load. The bounds are assumptions for other machines.
 _PACKAGE_OF_IDLE = (0.08, 0.19, 0.5)
 _PACKAGE_OF_DYNAMIC = (0.5, 0.75, 0.95)
@@ -84,7 +84,7 @@ class Estimate:
     full: float
     """Estimated power at full load."""
     error_class: str
-    """Key of the machine's class in the classes of `FormulaDocument`, which determines the interval."""
+    """Key of the machine's class among the classes of `FormulaDocument`. The class determines the interval."""
     reasons: tuple[str, ...]
     """Reasons for the width of the interval, and what would make it narrower. One sentence each."""
 
@@ -160,7 +160,7 @@ class MachineFormula:
         """Return the AC power of a whole machine at a load from 0 (idle) to 1 (highest throughput).
 
         `idle_watts` is the machine's measured idle power, which makes the interval narrower. Returns `NoEstimate` if
-        the machine's facts contradict the stated idle power, or if its power is beyond any machine. Raises
+        the machine's facts contradict the stated idle power, or if the estimate is above any machine's power. Raises
         `UsageError` if `load` or `idle_watts` is out of its range.
         """
         _check_load(load)
@@ -234,7 +234,7 @@ def package_watts(whole: Estimate) -> Estimate:
 
     The shares of idle power and of the remaining power come from one two-socket server. The interval assumes that
     the shares of other machines are between 8 % and 50 % of the idle power, and between 50 % and 95 % of the
-    remaining power. No table of machines has both powers, so this interval was never tested.
+    remaining power. No table of machines has both AC and package power, so this interval was never tested.
     """
     dynamic = max(whole.watts - whole.idle, 0.0)
     low, middle, high = (
@@ -267,8 +267,8 @@ def guest_share(
 
     `busy` is the share of the guest's CPU time that is busy, from 0 to 1. The guest gets its share of the host's idle
     power by its reserved threads (or nothing, with `idle_share` "none"), and the dynamic power of its work. A host's
-    power is not a line, so the watts of the same work depend on the work of all guests. If `host_load` is not known,
-    the interval contains the factors of 90 % of all loads of the measured machines (0.72 to 1.75).
+    power is not linear, so the watts of the same work depend on the work of all guests. If `host_load` is not known,
+    the interval allows for the factors 0.72 to 1.75, which cover 90 % of all loads of the measured machines.
     `idle_watts` is the measured idle power of the host.
 
     Returns `NoEstimate` if the guest has more virtual CPUs than its host has threads, or if the host has no estimate.
@@ -326,7 +326,7 @@ def _sum(coefficients: Mapping[str, float], values: Mapping[str, float]) -> floa
 
 
 def _at(load: float, values: Sequence[float]) -> float:
-    """Return a value at a load, on the line between the values at the two neighbouring loads of `LEVELS`."""
+    """Return the value at a load, interpolated linearly between the values at the neighbouring loads of `LEVELS`."""
     right = min(max(bisect.bisect_left(LEVELS, load), 1), len(LEVELS) - 1)
     part = (load - LEVELS[right - 1]) / (LEVELS[right] - LEVELS[right - 1])
     return values[right - 1] + part * (values[right] - values[right - 1])

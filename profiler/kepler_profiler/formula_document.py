@@ -38,12 +38,12 @@ class Residuals(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Shape(msgspec.Struct, forbid_unknown_fields=True):
-    """Coefficients of the two terms that bend the line from idle to full load."""
+    """Coefficients of the two terms that turn the straight line from idle to full load into a curve."""
 
     root: Coefficients
-    """Coefficients whose sum is the factor of √load − load."""
+    """Coefficients whose sum is multiplied by (√load − load)."""
     square: Coefficients
-    """Coefficients whose sum is the factor of load² − load."""
+    """Coefficients whose sum is multiplied by (load² − load)."""
 
 
 class ErrorClass(msgspec.Struct, forbid_unknown_fields=True):
@@ -51,11 +51,11 @@ class ErrorClass(msgspec.Struct, forbid_unknown_fields=True):
 
     about: Text
     scale: Annotated[float, msgspec.Meta(ge=1, le=10)]
-    """Factor of the quantiles in `Residuals`."""
+    """Factor by which the quantiles in `Residuals` are multiplied."""
     factor: Annotated[float, msgspec.Meta(ge=1, le=10)]
-    """The interval is at least watts ÷ factor to watts · factor."""
+    """The interval reaches at least from watts ÷ factor to watts · factor."""
     measured: bool
-    """Whether errors of such machines were measured. If not, `factor` is a documented assumption."""
+    """Whether the formula's errors for such machines were measured. If not, `factor` is a documented assumption."""
 
 
 class FormulaDocument(msgspec.Struct, forbid_unknown_fields=True):
@@ -81,11 +81,11 @@ class FormulaDocument(msgspec.Struct, forbid_unknown_fields=True):
     """The same as `residuals`, for a known idle power."""
     classes: dict[Text, ErrorClass]
     guest_factor: Annotated[list[float], msgspec.Meta(min_length=2, max_length=2)]
-    """Range (5 % to 95 % quantile) of (dynamic power ÷ load) ÷ (dynamic power at full load), over all loads."""
+    """5 % and 95 % quantiles, over all loads, of the ratio (dynamic power ÷ load) ÷ (dynamic power at full load)."""
 
 
 def decode_formula(content: bytes, document: str) -> FormulaDocument:
-    """Decode the content of a file with coefficients. `document` is its name. Raises `FormulaError`."""
+    """Decode the content of a file with coefficients. `document` is the file's name. Raises `FormulaError`."""
     try:
         decoded = decode_json(content, FormulaDocument)
     except DocumentError as error:

@@ -1,7 +1,7 @@
 """The facts about a machine that the machine formula uses, and how they are checked and filled in.
 
 `MachineDescription` describes a whole physical machine. Each fact may be unknown, except for the number of threads.
-`describe` makes a description from what a machine knows of itself (`MachineSpec`) and from the table of processors.
+`describe` makes a description from a machine's own attributes (`MachineSpec`) and from the table of processors.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from kepler_core.machine import MachineSpec
 from kepler_profiler.processors import InstanceFamily, Processor, lookup
 
 MEASURED_VENDORS = ("intel", "amd")
-"""Vendors of the processors of the machines that the formula was fitted to."""
+"""Processor vendors of the machines that the formula was fitted to."""
 LAST_MEASURED_YEAR = 2021
 """Year of the newest hardware that the formula was fitted to. Later years are treated as this year."""
 _FIRST_MEASURED_YEAR = 2006
@@ -51,7 +51,7 @@ class MachineDescription:
     """Thermal design power of one chip in watts."""
     memory_gib: float | None = None
     year: int | None = None
-    """Year in which the processor was introduced, which stands for the year of the hardware."""
+    """Year in which the processor was introduced. It is used as the year of the hardware."""
     vendor: str | None = None
     """Vendor of the processor in lower case: "intel", "amd", "ampere" …"""
     client: bool = False
@@ -60,7 +60,7 @@ class MachineDescription:
     def __attrs_post_init__(self) -> None:
         for name, (lowest, highest) in _LIMITS.items():
             value = getattr(self, name)
-            if value is not None and not lowest <= value <= highest:  # also true for NaN
+            if value is not None and not lowest <= value <= highest:  # NaN is rejected, too
                 raise UsageError(f"{value} is not between {lowest:g} and {highest:g}", path=(name,))
         if self.cores is not None and self.cores > self.threads:
             raise UsageError(f"{self.cores} cores cannot have only {self.threads} threads", path=("cores",))
@@ -118,8 +118,8 @@ def describe(spec: MachineSpec, processor: Processor | None = None) -> MachineDe
 def host_of(family: InstanceFamily) -> MachineDescription | None:
     """Return the description of the hosts of a family of cloud instances.
 
-    A fact in which the family's possible processors differ counts as unknown. Return None if the table of instances
-    has no size of the hosts, because the provider does not publish it.
+    A fact counts as unknown if it differs between the family's processors. Return None if the table of instances
+    does not have the size of the hosts, because the provider does not publish it.
     """
     if family.host_threads is None:
         return None
@@ -149,7 +149,7 @@ def vendor_of(spec: MachineSpec) -> str | None:
 def terms(machine: MachineDescription, imputed: Mapping[str, float]) -> dict[str, float]:
     """Return the terms of the formula for a machine, by name; all of them are near 0 for usual servers of 2012.
 
-    `imputed` has the values of the facts that are missing: the thermal design power of one chip in watts (tdp), the
+    `imputed` has the values to use for missing facts: the thermal design power of one chip in watts (tdp), the
     memory in GiB (memory) and the year (year).
     """
     tdp = imputed["tdp"] if machine.tdp_watts is None else machine.tdp_watts
@@ -170,7 +170,7 @@ def terms(machine: MachineDescription, imputed: Mapping[str, float]) -> dict[str
 def imputed_values(machine: MachineDescription, coefficients: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     """Return a usual value of each fact that may be missing: tdp (W per chip), memory (GiB) and year.
 
-    `coefficients` has for each fact the coefficients of the plain terms. They give ln(tdp), ln(memory) and year − 2012.
+    `coefficients` has, for each fact, the coefficients of `_plain_terms` to compute ln(tdp), ln(memory) or year − 2012.
     """
     plain = _plain_terms(machine)
     sums = {fact: sum(plain[name] * value for name, value in own.items()) for fact, own in coefficients.items()}
@@ -182,7 +182,7 @@ def imputed_values(machine: MachineDescription, coefficients: Mapping[str, Mappi
 
 
 def _plain_terms(machine: MachineDescription) -> dict[str, float]:
-    """Return the terms that need no fact that may be missing."""
+    """Return the terms that can be computed without the facts that may be missing (tdp, memory and year)."""
     cores = machine.known_cores
     return {
         "one": 1.0,

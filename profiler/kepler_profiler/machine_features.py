@@ -1,4 +1,4 @@
-"""The features that models over machines of many kinds are trained on: facts about a machine, and its load."""
+"""The features for training models of many kinds of machines: facts about a machine, and its load."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def vendor_feature(vendor: str) -> str:
 
 
 def vendors_of(machines: Sequence[MeasuredMachine]) -> tuple[str, ...]:
-    """Return the names of the vendors' features, in alphabetical order: only vendors with several machines."""
+    """Return the names of the features for vendors with enough machines, in alphabetical order."""
     count = Counter(vendor_feature(machine.words["vendor"]) for machine in machines if "vendor" in machine.words)
     frequent = [name for name, number in count.most_common(MAX_VENDORS) if number >= MIN_MACHINES_OF_VENDOR]
     return tuple(sorted(frequent))
@@ -42,8 +42,8 @@ def machine_features(
 ) -> dict[str, float]:
     """Return the features of a machine by name, without the load. All of them are at least 0.
 
-    `facts` has some of `EXTRA_FACTS`; 0 stands for an unknown one. `vendors` are the features of vendors (see
-    `vendors_of`). `idle_watts` is the idle power, for models that use it. Usual values stand for an unknown thermal
+    `facts` has some of `EXTRA_FACTS`; unknown ones are 0. `vendors` are the names of the vendors' features (see
+    `vendors_of`). `idle_watts` is the idle power, for models that use it. Usual values replace an unknown thermal
     design power, memory or year.
     """
     usual = imputed_values(machine, published_formula().imputed)

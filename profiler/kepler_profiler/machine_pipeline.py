@@ -1,4 +1,4 @@
-"""Train a pipeline from a table of measured machines: the table and the pipeline file that `train --data` gets."""
+"""Make the input of `train --data` from measured machines: a table, and a pipeline file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from kepler_profiler.machine_features import LOAD, REFERENCE, machine_features, 
 from kepler_profiler.machine_tables import MeasuredMachine
 
 MIN_MACHINES = 20
-"""Smallest number of machines to train from. With fewer machines, held-out machines say little about others."""
+"""Smallest number of machines to train from. With fewer, the errors on held-out machines mean little."""
 TRAINER = "MachinePowerTrainer"
 _MAX_ROWS = 20_000
 _FOLDS = 5
@@ -22,7 +22,7 @@ _FOLDS = 5
 
 @attrs.frozen
 class MachinePipeline:
-    """The files of a training: a table, and a pipeline file that names its features."""
+    """The files for training: a table, and a pipeline file that names the table's features."""
 
     table: Path
     pipeline: Path
@@ -32,7 +32,7 @@ class MachinePipeline:
 def write_machine_pipeline(
     machines: Sequence[MeasuredMachine], name: str, folder: Path, *, with_idle: bool = False
 ) -> MachinePipeline:
-    """Write a table with one row per machine and load, and a pipeline for it, into a folder.
+    """Write a table with one row per machine and load, and a pipeline for this table, into a folder.
 
     With `with_idle`, the measured idle power of a machine is one of the features, and machines without a measurement at
     idle are left out. Raises `TableError` if there are fewer than `MIN_MACHINES` machines.
@@ -44,7 +44,7 @@ def write_machine_pipeline(
     vendors = vendors_of(usable)
     rows: list[dict[str, object]] = []
     # Machines with equal facts share a node, because validation holds out whole nodes: if one of two equal machines
-    # were held out, the other one would give the answer away.
+    # were held out, the model would already know its power from the other one.
     configurations: dict[object, int] = {}
     for machine in usable:
         idle = float(machine.watts[0]) if with_idle else None

@@ -3,12 +3,12 @@
 Two forms of CSV files are read:
 
 - One row for each machine and load, with the columns `load_pct` (0 = idle … 100), `power_w` (AC watts), `machine_id`
-  and the machine's facts: `processor` or `cpu_name`, `tdp_w` (of one chip), `chips`, `cores`, `threads` (all of the
+  and the machine's facts: `processor` or `cpu_name`, `tdp_w` (of one chip), `chips`, `cores`, `threads` (of the
   whole machine), `memory_gb`, `hw_year`, `vendor` (of the machine), and any of `EXTRA_FACTS`.
-- SPEC's export, with one row for each machine, "Processor", "# Cores", "# Chips", "# Threads Per Core", "Memory (GB)",
+- SPEC's export: one row per machine; columns "Processor", "# Cores", "# Chips", "# Threads Per Core", "Memory (GB)",
   and "Average watts @ 100% of target load" … "Average watts @ active idle".
 
-Facts that a file lacks come from the table of processors. A machine whose row cannot be true is left out and named.
+Facts that a file lacks come from the table of processors. A machine with impossible values is left out and named.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class MachineTable:
 
 
 def read_machines(path: str | Path) -> MachineTable:
-    """Read a table of measured machines. Raises `TableError` if the file has neither of the two forms."""
+    """Read a table of measured machines. Raises `TableError` if the file has none of the forms named above."""
     is_spec = False
 
     def kinds(header: Sequence[str]) -> Mapping[str, Kind]:

@@ -1,6 +1,6 @@
 """The table of processors and cloud instances: threads, thermal design power, year, and the sizes of hosts.
 
-The table is data of Kepler Core (`machines/processors.json` and `machines/instances.json` in `kepler_config`). Each row
+The table is part of Kepler Core (`machines/processors.json` and `machines/instances.json` in `kepler_config`). Each row
 names its source. `lookup` finds a processor by the name that the CPU reports, whatever its spelling. `instance_type`
 finds the family of a cloud instance by the instance's name, for example "m5.2xlarge".
 """
@@ -26,7 +26,7 @@ LAYOUT = 1
 """Version of the layout of both files. A file with another version is rejected."""
 
 _BEGINNINGS = ("", "Intel ", "Intel Xeon ", "Intel Core ", "AMD ", "AMD EPYC ", "AMD Ryzen ", "AWS ")
-"""Words that `lookup` puts before a name that it does not find."""
+"""If `lookup` does not find a name, it tries the name with each of these words in front."""
 _AZURE_SIZE = re.compile(r"standard_[a-z]+([0-9]{1,4})[a-z]*(?:-[0-9]+[a-z]*)?(?:_v[0-9]+)?")
 _AMAZON_SIZE = re.compile(r"[a-z0-9]+\.(?:large|([0-9]{1,3})?xlarge)")
 _GOOGLE_SIZE = re.compile(r"[a-z0-9]+-(?:standard|highmem|highcpu)-([0-9]{1,4})")
@@ -109,7 +109,7 @@ def lookup(model_name: str) -> Processor | None:
 
 
 def similar_processors(model_name: str) -> str:
-    """Return the end of an error message about a processor that `lookup` does not find: similar names in the table."""
+    """Return similar names in the table, to end an error message about a processor that `lookup` does not find."""
     by_name = _by_name()
     name = comparable_processor(model_name) or model_name.casefold()[:200]
     rows = {processor.model: key for key, processor in by_name.items()}
@@ -144,7 +144,7 @@ def instance_family(name: str) -> str:
 
 
 def instance_vcpus(name: str) -> int | None:
-    """Return the number of virtual CPUs in the name of an instance type; None if the name does not tell it."""
+    """Return the number of virtual CPUs in the name of an instance type; None if the name does not contain it."""
     text = name.strip().casefold()[:100]
     if azure := _AZURE_SIZE.fullmatch(text):
         return int(azure[1])
@@ -166,7 +166,7 @@ def instances() -> tuple[InstanceFamily, ...]:
 
 
 def sources() -> Mapping[str, str]:
-    """Return the description of each source of both tables, by the key that rows use."""
+    """Return the description of each source that the two tables name, by the source's key."""
     return {**_processor_table().sources, **_instance_table().sources}
 
 

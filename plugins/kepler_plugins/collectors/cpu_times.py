@@ -22,7 +22,7 @@ virtual machine moves to another host. A fall of at most this many seconds count
 counters of the CPU have started again, so this period of the CPU is left out."""
 _EXCESS_FACTOR = 1.5
 _EXCESS_SECONDS = 0.5
-# A CPU cannot have spent more time than has passed. Ticks are late by up to some hundredths of a second.
+# A CPU cannot have spent more time than has passed. The kernel may count ticks some hundredths of a second late.
 
 
 @attrs.frozen
@@ -31,7 +31,7 @@ class CpuTimes:
 
     cpus: Mapping[int, tuple[int, ...]]
     """Number of each logical CPU that is online -> its ticks by mode, in the order of `MODES`. The number −1 stands for
-    all CPUs together, if the kernel lists no single CPU."""
+    all CPUs together, if the kernel does not list single CPUs."""
     context_switches: int | None = None
     interrupts: int | None = None
 
@@ -53,7 +53,7 @@ class CpuUsage:
     """The largest CPU time of one CPU in all modes together, in seconds. It is close to the length of the period,
     unless the machine stood still in the meantime."""
     left_out: int
-    """Number of CPUs whose counters started again, and which are not in the sum."""
+    """Number of CPUs that are not in the sum, because their counters started again."""
 
     @property
     def user(self) -> float:
@@ -116,7 +116,7 @@ def parse_stat(content: bytes) -> CpuTimes:
 def usage_between(earlier: CpuTimes, later: CpuTimes, seconds: float, ticks_per_second: float) -> CpuUsage:
     """Return the CPU time that passed between two moments that are `seconds` apart.
 
-    Each CPU is compared with itself, so that CPUs may come and go: the sum of all CPUs falls if one goes. A CPU that
+    The increase is taken for each CPU, so that CPUs may come and go: a sum over all CPUs falls if one goes. A CPU that
     was not there earlier counts from the next period on.
     """
     sums = dict.fromkeys(MODES, 0)
@@ -125,7 +125,7 @@ def usage_between(earlier: CpuTimes, later: CpuTimes, seconds: float, ticks_per_
     tolerance = FALL_TOLERANCE_SECONDS * ticks_per_second
     most = (_EXCESS_FACTOR * seconds + _EXCESS_SECONDS) * ticks_per_second
     if -1 in later.cpus:
-        most *= MAX_CPUS  # one row for an unknown number of CPUs
+        most *= MAX_CPUS  # this row stands for an unknown number of CPUs
     for number, ticks in later.cpus.items():
         before = earlier.cpus.get(number)
         if before is None:
@@ -139,7 +139,7 @@ def usage_between(earlier: CpuTimes, later: CpuTimes, seconds: float, ticks_per_
         longest = max(longest, passed)
         for mode, step in zip(MODES, steps, strict=True):
             sums[mode] += max(step, 0)
-    # A guest's time is part of user. The kernel writes both at different moments, so it may seem longer.
+    # A guest's time is part of user. The kernel writes both at different moments, so it may seem longer than user.
     sums["guest"] = min(sums["guest"], sums["user"])
     sums["guest_nice"] = min(sums["guest_nice"], sums["nice"])
     return CpuUsage(

@@ -16,11 +16,11 @@ _BYTES_PER_KIB = 1024
 _READ_SECTORS, _WRITTEN_SECTORS = 5, 9
 _RECEIVED_BYTES, _SENT_BYTES = 0, 8
 _SOFT_IRQS = {b"BLOCK:": "bpf_block_irq", b"NET_RX:": "bpf_net_rx_irq", b"NET_TX:": "bpf_net_tx_irq"}
-"""Rows of /proc/softirqs. Kepler counts the same interrupts, by process, as bpf_…_irq."""
+"""Rows of /proc/softirqs. Kepler counts the same interrupts for each process, and names them bpf_…_irq."""
 MAX_DEVICES = 4096
 _NAME_CHARACTERS = 64
 
-# Devices that read from and write to other disks, so their data would count twice, and devices without a disk.
+# Devices without a disk, and devices that use other disks, so that their data would count twice.
 _NOT_A_DISK = re.compile(r"(?:loop|ram|zram|dm-|md|sr|fd|nullb)[0-9]|nvme[0-9]+c[0-9]+n")
 # Names of whole disks, for systems without /sys/block.
 _WHOLE_DISK = re.compile(r"(?:s|v|xv|h|das)d[a-z]+|nvme[0-9]+n[0-9]+|mmcblk[0-9]+|pmem[0-9]+|nbd[0-9]+|rbd[0-9]+")
@@ -43,12 +43,12 @@ def parse_diskstats(content: bytes, is_whole_disk: Callable[[str], bool]) -> Cou
 
 
 def is_name_of_whole_disk(name: str) -> bool:
-    """Return whether a device's name is that of a whole disk, where /sys/block cannot be read."""
+    """Return whether a device is a whole disk by its name; for use if /sys/block cannot be read."""
     return _WHOLE_DISK.fullmatch(name) is not None
 
 
 def parse_interfaces(content: bytes) -> Counters:
-    """Return the bytes that the network interfaces but the loopback interface have received and sent."""
+    """Return the bytes that all network interfaces except the loopback interface have received and sent."""
     counters: Counters = {}
     for line in content.splitlines()[:MAX_DEVICES]:
         name, separator, rest = line.rpartition(b":")
@@ -100,7 +100,7 @@ def memory_used_bytes(content: bytes) -> float | None:
 
 
 def rates(earlier: Mapping[tuple[str, str], int], later: Counters, seconds: float) -> tuple[dict[str, float], set[str]]:
-    """Return the increase per second of each feature, and the features of which a counter has fallen.
+    """Return the increase per second of each feature, and the features with a counter that has fallen.
 
     The counters of all devices that were there at both moments are summed. A feature with a fallen counter has no
     rate, because the counter has started again at an unknown moment.
@@ -118,6 +118,6 @@ def rates(earlier: Mapping[tuple[str, str], int], later: Counters, seconds: floa
 
 
 def mean_frequency_hertz(contents: Iterable[bytes]) -> float | None:
-    """Return the mean clock of CPUs in Hz, from the contents of their files scaling_cur_freq; None without a value."""
+    """Return the mean clock of CPUs in Hz from their files scaling_cur_freq; None if no file has a value."""
     clocks = [value for content in contents if (value := unsigned(content)) is not None and 0 < value < 10**8]
     return 1000.0 * sum(clocks) / len(clocks) if clocks else None

@@ -1,4 +1,4 @@
-"""The collector `perf`: hardware counters of all CPUs, on machines that have them and allow to read them."""
+"""The collector `perf`: hardware counters of all CPUs, on machines that have them and allow programs to read them."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from kepler_core.metering import Collector, Observation
 from kepler_plugins.collectors.perf_events import COUNTERS, CpuCounters, CpuCounts, hardware_events
 
 MAX_CPUS = 1024
-"""Maximum number of CPUs. Each CPU needs a descriptor for each counter."""
+"""Maximum number of CPUs. Each CPU needs a file descriptor for each counter."""
 SPARE_DESCRIPTORS = 128
-"""Descriptors that are left to the other parts of the process."""
+"""File descriptors that are left for the other parts of the process."""
 MIN_RUNNING_FRACTION = 0.01
-"""If the counters of a CPU counted for a smaller part of a period, they are not extrapolated to the whole period."""
+"""If a CPU's counters counted for less than this part of a period, they are not extrapolated to the whole period."""
 _CPU_RANGE = re.compile(r"([0-9]{1,4})(?:-([0-9]{1,4}))?")
 
 
 class PerfCollector(Collector):
-    """Measures CPU cycles, instructions and cache misses. Needs CAP_PERFMON or perf_event_paranoid ≤ 0, and a PMU."""
+    """Measures CPU cycles, instructions, cache misses. Needs a PMU, and CAP_PERFMON or perf_event_paranoid ≤ 0."""
 
     provides: ClassVar[tuple[str, ...]] = tuple(COUNTERS)
 
     def __init__(self, root: str = "/") -> None:
-        """`root` is the folder that contains proc and sys: "/host" if a container has the machine's folders there."""
+        """`root` is the folder with proc and sys, e.g. "/host" if a container has the machine's folders there."""
         self._root = Path(root)
         self._online = KernelFile(self._root, "sys/devices/system/cpu/online")
         self._counters: dict[int, CpuCounters] = {}
@@ -55,7 +55,7 @@ class PerfCollector(Collector):
     def collect(self) -> Observation:
         """Return the counters' increases per second since the previous call, see `Collector.collect`.
 
-        A counter that has stood still on all CPUs has no value: it does not count on this machine.
+        A counter that did not change on any CPU has no value: it does not work on this machine.
         """
         self._follow_cpus()
         counts = {cpu: read for cpu, counters in self._counters.items() if (read := counters.read()) is not None}
@@ -92,7 +92,7 @@ class PerfCollector(Collector):
 def increases(
     earlier: Mapping[int, CpuCounts], later: Mapping[int, CpuCounts], seconds: float
 ) -> tuple[dict[str, float], list[str]]:
-    """Return the increase per second of each counter, summed over all CPUs, and the reasons for missing ones.
+    """Return the increase per second of each counter, summed over all CPUs, and the reason for each missing counter.
 
     If the counters of a CPU counted only in a part of the period, because several programs share them, the increase is
     extrapolated to the whole period.
@@ -157,7 +157,7 @@ def _check_descriptors(cpus: int) -> None:
 
 
 def _units_of_cpus(root: Path) -> dict[int, int]:
-    """Return the type of the unit of counters of each CPU on machines with several kinds of cores; otherwise {}."""
+    """Return the type of each CPU's unit of counters, on machines with several kinds of cores; otherwise {}."""
     units: list[tuple[int, tuple[int, ...]]] = []
     for folder in sorted((root / "sys/bus/event_source/devices").glob("*")):
         # Only the units of cores have a file cpus. The units of caches and memory controllers have a file cpumask.
@@ -169,7 +169,7 @@ def _units_of_cpus(root: Path) -> dict[int, int]:
 
 
 def _cpus(content: bytes) -> tuple[int, ...]:
-    """Return the numbers in a list of CPUs such as "0-3,8". Raises `CollectorError` if it is none."""
+    """Return the numbers in a list of CPUs such as "0-3,8". Raises `CollectorError` if the text is not a list."""
     numbers: set[int] = set()
     for part in content.decode(errors="replace").strip().split(","):
         bounds = _CPU_RANGE.fullmatch(part)

@@ -1,6 +1,6 @@
 """Hardware counters of all CPUs, by the system call perf_event_open.
 
-The numbers are those of Linux: include/uapi/linux/perf_event.h, and the tables of system calls of the architectures.
+The constants are those of Linux: include/uapi/linux/perf_event.h, and the tables of system calls of the architectures.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SYSTEM_CALLS = {
     "x86_64": 298, "aarch64": 241, "riscv64": 241, "loongarch64": 241, "ppc64le": 319, "s390x": 331, "i386": 336,
     "i686": 336, "armv7l": 364, "armv6l": 364,
 }  # fmt: skip
-"""Number of the system call perf_event_open, by the machine that `platform.machine` names."""
+"""Number of the system call perf_event_open, by the type of machine that `platform.machine` returns."""
 
 HARDWARE = 0
 """PERF_TYPE_HARDWARE."""
@@ -40,14 +40,14 @@ class CpuCounts:
     """The counters of one CPU since they were opened."""
 
     enabled: int
-    """Nanoseconds since the counters were opened, while the CPU was online."""
+    """Nanoseconds in which the CPU was online, since the counters were opened."""
     running: int
-    """Nanoseconds in which the counters counted. It is shorter than `enabled` if other programs use counters too."""
+    """Nanoseconds in which the counters counted. This is less than `enabled` if other programs use counters too."""
     values: Mapping[str, int]
 
 
 class CpuCounters:
-    """The counters of one CPU. They form a group, so that they count in the same times, and one call reads them."""
+    """The counters of one CPU. They form a group, so they count at the same times, and one call reads them all."""
 
     def __init__(self, cpu: int, events: Mapping[str, tuple[int, int]]) -> None:
         """Open the counters of a CPU: feature -> (type, configuration), as in `perf_event_attr`.
@@ -93,7 +93,7 @@ class CpuCounters:
 
 
 def hardware_events(features: Sequence[str], pmu: int | None) -> dict[str, tuple[int, int]]:
-    """Return the events of features. `pmu` is the type of the CPU's unit of counters; None if all CPUs have the same.
+    """Return the events of features. `pmu` is the type of the CPU's counter unit; None if all CPUs have the same unit.
 
     Machines with several kinds of cores have a unit of counters for each kind.
     """

@@ -28,15 +28,15 @@ from kepler_plugins.collectors.kernel_counters import (
 )
 
 MIN_PERIOD_SECONDS = 0.05
-"""Shortest period. The kernel counts CPU time in ticks of 10 ms, so shorter periods would measure the ticks."""
+"""Shortest period. The kernel counts CPU time in ticks of 10 ms, so shorter periods would be too inexact."""
 MAX_PERIOD_SECONDS = 3600.0
-"""Longest period. The mean over a longer one says nothing about the power at its end."""
+"""Longest period. The mean over a longer period says nothing about the power at the period's end."""
 SUSPENDED_SECONDS = 0.5
 """If the machine was suspended for at least this time, the period is left out."""
 STOOD_STILL_FRACTION = 0.5
 """If no CPU has used this fraction of the period in any mode, idle included, the virtual machine stood still."""
 MAX_FREQUENCY_FILES = 32
-"""Maximum number of CPUs whose clock is read, evenly spread. A read can wake an idle CPU."""
+"""Maximum number of CPUs whose clock is read; they are evenly spread. Reading can wake an idle CPU."""
 
 _CPU_FEATURES = ("bpf_cpu_time_ms", *(name for name in HOST_FEATURES if name.startswith("cpu_")))
 _PARSERS: dict[str, tuple[Callable[[bytes], Counters], tuple[str, ...]]] = {
@@ -66,7 +66,7 @@ def read_clocks() -> Clocks:
 
 @attrs.frozen
 class _Sample:
-    """What the files said at one moment. A part that could not be read is None."""
+    """The values in the files at one moment. A part that could not be read is None."""
 
     clocks: Clocks
     times: CpuTimes | None
@@ -87,7 +87,7 @@ class ProcfsCollector(Collector):
     clocks: ClassVar[Callable[[], Clocks]] = staticmethod(read_clocks)
 
     def __init__(self, root: str = "/") -> None:
-        """`root` is the folder that contains proc and sys: "/host" if a container has the machine's folders there."""
+        """`root` is the folder with proc and sys, e.g. "/host" if a container has the machine's folders there."""
         self._root = Path(root)
         self._ticks_per_second = float(os.sysconf("SC_CLK_TCK"))
         self._files: dict[str, KernelFile] = {}
@@ -106,7 +106,7 @@ class ProcfsCollector(Collector):
                 f"{point} is a {kind} file of this container, not the machine's"
             )
         # In a container, /proc/net has the network of the container. If the container has the machine's /proc in
-        # another folder, process 1 in that folder is the machine's, and so is its network.
+        # another folder, process 1 in that folder is the machine's process 1, and it has the machine's network.
         is_mounted = self._root != Path("/") and (self._root / _NETWORK_OF_PROCESS_1).exists()
         self._network = _NETWORK_OF_PROCESS_1 if is_mounted else _NETWORK
         if not is_mounted and (reason := _container_network(self._root)):
@@ -123,7 +123,7 @@ class ProcfsCollector(Collector):
     def collect(self) -> Observation:
         """Return the features since the previous call, see `Collector.collect`.
 
-        A period is left out, which means that it has no features, if it is too short or too long, or if the machine
+        A period is left out (has no features) if it is too short or too long, or if the machine
         was suspended or stood still in it. Raises `CollectorError` if none of the files can be read.
         """
         clocks = type(self).clocks()
@@ -222,7 +222,7 @@ class ProcfsCollector(Collector):
             try:
                 contents.append(file.read())
             except MeterError:
-                continue  # A CPU that went offline, or a machine without cpufreq, which is the usual case for guests.
+                continue  # The CPU went offline, or the machine has no cpufreq, which is usual for guests.
         if (hertz := mean_frequency_hertz(contents)) is not None:
             gauges["cpu_scaling_frequency_hertz"] = hertz
         return gauges
@@ -279,7 +279,7 @@ def _container_network(root: Path) -> str:
     """Return why /proc/net/dev has only the interfaces of a container; "" if it has the interfaces of the machine.
 
     The interfaces of a machine belong to a device or, in a virtual machine, to a virtual device. The interfaces in a
-    container's own network namespace belong to none.
+    container's own network namespace belong to no device.
     """
     interfaces = root / "sys/class/net"
     try:

@@ -14,7 +14,7 @@ _UNIT_LABELS = ("id", "namespace", "pod", "container")
 
 _METRICS: dict[str, tuple[MetricMapping | UnusedMetric, ...]] = {
     CPU_TIME: (
-        # The kubelet also reports each pod, each slice and the root (without `container`), which contain containers.
+        # The kubelet also reports what contains containers: each pod, each slice and the root (without `container`).
         MetricMapping(
             "feature",
             "bpf_cpu_time_ms",
@@ -26,7 +26,7 @@ _METRICS: dict[str, tuple[MetricMapping | UnusedMetric, ...]] = {
             where_not={"container": ("", "POD")},
             note="does not contain the processes outside of containers",
         ),
-        # cAdvisor alone has no label `container`; a container has a name, and a slice has none
+        # cAdvisor without the kubelet has no label `container`; its containers have a name, and slices have none
         MetricMapping(
             "feature",
             "bpf_cpu_time_ms",

@@ -65,7 +65,7 @@ _METRICS: dict[str, tuple[MetricMapping | UnusedMetric, ...]] = {
     # max_energy_range_uj of Linux' powercap for the packages of most Intel processors
     "ceems_rapl_package_joules_total": _energy("package", 262143.328850),
     "ceems_rapl_dram_joules_total": _energy("dram", None),
-    # the baseboard controller's power of the whole machine
+    # the power of the whole machine, measured by the baseboard controller
     "ceems_ipmi_dcmi_current_watts": (
         MetricMapping("power", "platform", "node", source="acpi", ignored_labels=("hostname",)),
     ),

@@ -14,7 +14,7 @@ from kepler_core.vocabulary import RAPL_COMPONENTS
 _RUNNING = ("running", "")
 """Values of the label `state` of workloads that exist. Kepler repeats the last values of terminated workloads."""
 _METER = "rapl-sysfs"
-"""The energy source of zones: Kepler reads them from /sys/class/powercap. Its metrics do not name the meter."""
+"""The energy source of zones, which Kepler reads from /sys/class/powercap. Kepler's metrics do not name the meter."""
 SYSTEM_PROCESSES = "system_processes"
 """The unit of all processes outside of containers. Kepler 0.7 uses the same name."""
 _SECONDS_TO_MS = 1000.0
@@ -22,7 +22,7 @@ _PACKAGE_WRAPS_AT = 262143.328850
 """Joules after which the package counter of most Intel processors begins at 0: max_energy_range_uj of Linux' powercap.
 
 Kepler adds the counters of several sockets. Their sum begins at 0 after a multiple of this value, so that a fall of
-the sum is no wrap of this height (`kepler_core.recording.wraps`)."""
+the sum is not a wrap at this value (`kepler_core.recording.wraps`)."""
 
 _PSYS = UnusedMetric(
     "psys covers the whole platform on some machines and a part of it on others, and it contains the package",
@@ -99,7 +99,7 @@ _CPUS = MetricMapping(
     ignored_labels=("vendor_id", "model_name", "physical_id", "core_id"),
 )
 _BMC_LABELS = ("bmc_id", "chassis_id", "source_id", "power_control_id")
-"""Labels of a reading of the baseboard controller. The first releases named `source_id` `power_control_id`."""
+"""Labels of a reading of the baseboard controller. In the first releases, `source_id` was called `power_control_id`."""
 _PLATFORM = (
     MetricMapping(
         "power",
@@ -125,7 +125,7 @@ _PLATFORM = (
 )
 
 _METRICS: dict[str, tuple[MetricMapping | UnusedMetric, ...]] = {
-    # Active and idle energy begin at 0 with Kepler and never wrap; their sum is the whole energy of the zone.
+    # Active and idle energy start at 0 when Kepler starts, and never wrap; their sum is the zone's whole energy.
     "node_cpu_active_joules_total": (*_part_of_energy("active"), _PSYS),
     "node_cpu_idle_joules_total": (*_part_of_energy("idle"), _PSYS),
     "node_cpu_joules_total": (*_RAW_ENERGY, _PSYS),
@@ -153,7 +153,7 @@ class Kepler010(MetricSchema):
     """Schema of Kepler 0.10 and later (`kepler_node_cpu_*_joules_total`, `kepler_process_cpu_seconds_total`).
 
     CPU time is the only feature. The machine's name is in the label `node_name`, which Kepler up to 0.11.4 has only
-    in Kubernetes or with the flag --kube.node-name, so that nodes are told apart by `instance`.
+    in Kubernetes or with the flag --kube.node-name. So `instance` tells nodes apart.
     """
 
     node_label = "instance"

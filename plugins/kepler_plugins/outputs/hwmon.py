@@ -1,7 +1,7 @@
 """A folder that looks like `/sys/class/hwmon` of Linux, with the watts of the meter as a power sensor.
 
-Kepler (version 0.11.4 and later) and node_exporter read such a folder in place of the real one. Kepler integrates the
-power itself.
+Kepler (version 0.11.4 and later) and node_exporter read such a folder in place of the real one. Kepler calculates the
+energy from the power.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ CHIP = "kepler_core"
 """Name of the hwmon chip. Linux forbids "-" in these names (Documentation/hwmon/sysfs-interface)."""
 LOCK = ".kepler-core-hwmon.lock"
 _SENSORS = {component: number for number, component in enumerate(ZONE_OF_COMPONENT, 1)}
-"""Component -> number of its sensor. The numbers do not depend on the power source, because Kepler keeps the paths."""
+"""Component -> number of its sensor. Numbers do not depend on the power source: Kepler keeps reading the same paths."""
 
 
 class HwmonOutput(Output):
@@ -35,7 +35,7 @@ class HwmonOutput(Output):
         self.root = Path(root)
         self._descriptor: int | None = None
         self._labelled: set[str] = set()
-        """Components whose sensors have their labels."""
+        """Components whose sensor labels have been written."""
         self._provenance = b""
         self._lock = PublishLock(self.root / LOCK)
 
@@ -47,7 +47,7 @@ class HwmonOutput(Output):
     def open(self) -> None:
         """Lock the folder, and withdraw the values of a killed process.
 
-        Raises `OutputError` if another meter writes there, if the folder is not one that a meter has made, or if it
+        Raises `OutputError` if another meter writes there, if no meter has made the folder, or if the folder
         cannot be written.
         """
         try:
@@ -101,7 +101,7 @@ class HwmonOutput(Output):
         self._lock.release()
 
     def _leave(self) -> None:
-        """Remove the values, as far as that is possible, and start afresh with the next write."""
+        """Remove the values, as far as that is possible, and start from the beginning at the next write."""
         if self._descriptor is not None:
             for component in _SENSORS:
                 with contextlib.suppress(OSError):

@@ -5,7 +5,7 @@ about these programs decide how the folder is written:
 
 - Kepler lists the zones when it starts, and then reads `<zone>/energy_uj` at the paths that it found. node_exporter
   lists the zones at each scrape. Both programs ignore a folder without the file `name`.
-- Kepler loses the energy counters of all workloads in a period in which no counter has increased.
+- If no counter increases in a period, Kepler loses the energy counters of all workloads.
 - If Kepler cannot read one zone, it exports no power at all. So a missing file tells Kepler that there is no estimate.
 """
 
@@ -56,7 +56,7 @@ class PowercapOutput(Output):
     """
 
     advance_seconds: ClassVar[float | None] = 0.1
-    """Kepler reads the counters at any time, at most every half second. Each of its periods must see an increase."""
+    """Kepler can read the counters at any time, at most every half second. Between two reads, they must increase."""
 
     def __init__(self, root: str, scaphandre: bool = False) -> None:
         """`root` is the folder that stands for `/sys`. With `scaphandre`, folders are named `intel-rapl:N`."""
@@ -134,7 +134,7 @@ class PowercapOutput(Output):
             raise self._error(error) from error
 
     def withdraw(self, reason: str) -> None:
-        """Remove `energy_uj` of all zones. `name` stays, so that Kepler can start and find the zones meanwhile."""
+        """Remove `energy_uj` of all zones. `name` stays, so that a Kepler that starts meanwhile finds the zones."""
         try:
             for zone in self._zones.values():
                 zone.withdraw()
@@ -153,14 +153,14 @@ class PowercapOutput(Output):
         return _SCAPHANDRE[zone] if self.scaphandre else f"{reading.provenance.slug}:{zone}"
 
     def _arrange(self, names: Mapping[str, str], provenance: bytes, joules: Mapping[str, float]) -> None:
-        """Make the folders `names`, by component, the only ones that have the file `name`."""
+        """Make the folders in `names` (component -> folder) the only folders with the file `name`."""
         self._leave_zones()
         self.folder.mkdir(parents=True, exist_ok=True)
         for component, name in names.items():
             path = self.folder / name
             path.mkdir(exist_ok=True)
             self._zones[component] = _ZoneFolder(path)
-        self._write_provenance(provenance)  # first, because it marks the folders as ours
+        self._write_provenance(provenance)  # first, because this file marks the folders as made by a meter
         for zone in self._zones.values():
             zone.replace(_RANGE, b"0\n")
         self._write_counters(joules)
@@ -180,13 +180,13 @@ class PowercapOutput(Output):
     def _write_counters(self, joules: Mapping[str, float]) -> None:
         lowest = self._lowest
         for component, zone in self._zones.items():
-            # Kepler takes a counter of 0 for a meter that does not work, so counters start at 1.
+            # Kepler treats a counter of 0 as a meter that does not work, so counters start at 1.
             microjoules = max(round(joules[component] * 1e6), lowest.get(component, 1), 1)
             zone.replace(ENERGY, b"%d\n" % microjoules)
             lowest[component] = microjoules
 
     def _retreat(self) -> None:
-        """After a failed write, remove the counters, which would look current, and start afresh with the next write."""
+        """After a failed write, remove the counters, because they look current. The next write starts again."""
         self._leave_zones()
         # The failure may have come while new folders took the place of others, so all folders are searched.
         with contextlib.suppress(OSError):
@@ -207,7 +207,7 @@ class PowercapOutput(Output):
 
 
 class _ZoneFolder:
-    """An open folder of one zone. Its descriptor saves the kernel from looking up the path ten times per second."""
+    """An open folder of one zone. With its descriptor, the kernel need not look up the path ten times per second."""
 
     def __init__(self, path: Path) -> None:
         self.name = path.name
@@ -261,7 +261,7 @@ def _withdraw_counter(folder: Path) -> None:
 
 
 def _replace_by_alias(folder: Path, current: str | None) -> None:
-    """Hide a folder from programs that list zones, and let it lead to the counter in the folder `current`.
+    """Hide a folder from programs that list zones, and link its counter to the counter in the folder `current`.
 
     If `current` is None, the component has no counter now, and the folder keeps its last counter.
     """

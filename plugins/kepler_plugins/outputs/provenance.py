@@ -1,4 +1,4 @@
-"""The file that states beside published watts where they come from."""
+"""The file beside published watts that states where the watts come from."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from kepler_core.messages import single_line
 from kepler_core.metering import Reading
 
 FILE_NAME = "provenance"
-"""Name of the file. Outputs also recognise folders that a meter has made by this file."""
+"""Name of the file. By this file, outputs also recognise the folders that a meter has made."""
 
 
 def provenance_text(reading: Reading) -> bytes:

@@ -21,9 +21,9 @@ class PublishLock:
         """Lock the file, and create it and its folder if they are missing.
 
         Does nothing if this object has locked the file already. If the locked file was removed, another process
-        could create and lock a new file at the path. So this method then locks the new file.
+        could create and lock a new file at the path. So in this case, the method locks a new file.
 
-        Raises `OutputError` if another process has locked the file, and `OSError`.
+        Raises `OSError`, and `OutputError` if another process has locked the file.
         """
         if self._descriptor is not None:
             with contextlib.suppress(OSError):

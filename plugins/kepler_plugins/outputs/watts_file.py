@@ -28,7 +28,7 @@ class WattsFileOutput(Output):
         self._lock = PublishLock(self.path.with_name(f".{self.path.name}.lock"))
 
     def open(self) -> None:
-        """Lock the file, and remove a file that a killed process has left.
+        """Lock the output, and remove the file if a killed process has left it.
 
         Raises `OutputError` if another meter writes the file, or if its folder cannot be written.
         """
@@ -63,7 +63,7 @@ class WattsFileOutput(Output):
             raise self._error(error) from error
 
     def close(self) -> None:
-        if self._descriptor is not None:  # a file of another meter stays
+        if self._descriptor is not None:  # the file stays if it belongs to another meter
             with contextlib.suppress(OutputError):
                 self.withdraw("the meter has ended")
         self._leave()

@@ -23,7 +23,7 @@ SPLIT_WORDS: dict[SplitName, str] = {
     "recordings": "Another recording",
     "nodes": "Another node",
 }
-"""Names of the splits for people."""
+"""Names of the splits, as the report shows them."""
 
 
 @attrs.frozen(eq=False)
@@ -41,9 +41,9 @@ class Chosen:
 
     @property
     def components(self) -> list[str]:
-        """The components, those with the highest measured power first.
+        """The components, in descending order of measured power.
 
-        Components without power are left out, unless no component has any: on many machines, core and uncore are 0 W.
+        Components without power are left out, unless none has power: on many machines, core and uncore are 0 W.
         """
         highest = {name: float(self.evidence.measured[name].max()) for name in self.evidence.metadata["components"]}
         ordered = sorted(highest, key=lambda name: -highest[name])
@@ -58,7 +58,7 @@ class Chosen:
         return np.isfinite(self.predicted(component))
 
     def half_width(self, component: str) -> FloatArray | None:
-        """Return the half-width of each prediction's interval in watts, shape (samples,); None without an interval."""
+        """Return the half-width of each prediction's interval in watts, shape (samples,); None if there is none."""
         if component not in self.honesty.intervals:
             return None
         watts = self.predicted(component)
@@ -67,7 +67,7 @@ class Chosen:
         return half_widths(self.honesty, {component: known}, inside, SAME_MACHINE)[component]
 
     def coverage(self, component: str) -> float | None:
-        """Return the part of the measured values of held-out blocks that are in their intervals; None without one."""
+        """Return which part of the measured values of held-out blocks is in the intervals; None without intervals."""
         half, tested = self.half_width(component), self.tested(component)
         if half is None or not tested.any():
             return None
@@ -100,7 +100,7 @@ class Chosen:
         return rows
 
     def interval_rows(self) -> list[dict[str, Any]]:
-        """Return a row for each component with an interval: its half-width, its coverage and its terms in watts."""
+        """Return a row for each component with an interval: the interval's half-width, coverage and terms in watts."""
         return [
             {
                 "component": component,
@@ -120,14 +120,14 @@ class Chosen:
 
 
 def chosen_models(evidence: Sequence[Evidence]) -> list[Chosen]:
-    """Return the best model of each energy source and output type: the lowest error on the hardest split.
+    """Return the best model of each energy source and output type: the one with the lowest error on its hardest split.
 
     At most `MAX_CHOSEN` models are returned, those of AbsPower first.
     """
     best: dict[tuple[str, str], tuple[float, Chosen]] = {}
     for one in evidence:
         honesty = read_honesty(one.metadata)
-        assert honesty is not None  # every training writes the block
+        assert honesty is not None  # every training writes this block of the metadata
         hardest = honesty.splits[honesty.hardest]
         assert hardest is not None  # `read_honesty` has checked it
         key = (str(one.metadata["output_type"]), str(one.metadata["source"]))

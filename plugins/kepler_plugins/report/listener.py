@@ -29,7 +29,7 @@ def kepler_publishing(
     report: Mapping[str, Any],
     document: Mapping[str, Any],
 ) -> None:
-    """Add report.html to the files that are published, unless the setting is false."""
+    """Add report.html to the files that are published, unless the setting KEPLER_REPORT is false."""
     if Configuration().flag(SETTING) is not False:
         # imported here, because the listener is registered in processes that do not draw
         from kepler_plugins.report.page import page

@@ -28,17 +28,17 @@ from kepler_plugins.report.chosen import Chosen
 MAX_NODES = 3
 """Maximum number of nodes whose power is drawn over time for a chosen model."""
 MAX_SAMPLES = 700
-"""Maximum number of samples of a node that are drawn, so that the report stays small. A longer recording is drawn by
-its first samples without gaps: every n-th sample would hide how the power changes."""
+"""Maximum number of samples of a node that are drawn, so that the report stays small. Of a longer recording, only
+the first samples are drawn, without gaps: every n-th sample would hide how the power changes."""
 
 MAX_POINTS = 400
-"""Maximum number of points of each component in the clouds of points. They are evenly spaced in time."""
+"""Maximum number of points of each component in the scatter plots. The points are evenly spaced in time."""
 
 HELD_OUT = "on blocks of time that were held out of the training"
 
 
 class Pictures:
-    """Draws panels as `<svg>` elements. The ids in each element differ from those of all others."""
+    """Draws panels as `<svg>` elements. The ids in one element occur in no other element."""
 
     def __init__(self) -> None:
         self._drawn = 0
@@ -50,7 +50,7 @@ class Pictures:
 
 
 def of_model(pictures: Pictures, chosen: Chosen, observations: Observations) -> list[str]:
-    """Return the pictures of a chosen model: power over time, predicted against measured, and errors against load."""
+    """Return a chosen model's pictures: power over time, predicted against measured power, and errors against load."""
     components = chosen.components
     every, errors = _node_power(chosen, components), {}
     for component in components:

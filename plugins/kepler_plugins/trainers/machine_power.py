@@ -1,4 +1,4 @@
-"""The trainer of models over machines of many kinds: tree ensembles on the ratio of power and thermal design power."""
+"""The trainer of models for machines of many kinds: tree ensembles that predict power ÷ thermal design power."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _SMALLEST_REFERENCE = 0.01
 """Smallest number that power is divided by, as a fraction of the largest reference in training."""
 
 _NO_WATTS = 1e-9
-"""Power that stands for 0 W, whose logarithm is not finite."""
+"""Power that is used in place of 0 W, because the logarithm of 0 is not finite."""
 
 
 class RatioRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
-    """The mean of boosted trees and extra trees, fitted to ln(y ÷ the column `reference` of X), or to ln(y) if None.
+    """Mean of boosted and extra trees, fitted to ln(y ÷ column `reference` of X), or to ln(y) if `reference` is None.
 
-    The prediction is reference · exp(mean). So a machine that is larger than all machines of the training draws more
-    power than they do, although a tree never predicts more than it has seen.
+    The prediction is reference · exp(mean). So a machine that is larger than all machines of the training can get more
+    predicted power than they have, although a tree never predicts more than its largest training value.
     """
 
     def __init__(

@@ -22,7 +22,7 @@ from kepler_core.errors import EXIT_SOME_FAILED
 def fit(table: str, store: str, name: str, with_idle: bool, jobs: int | None, as_json: bool) -> int:
     """Train a model over machines of many kinds from a table of measured machines.
 
-    TABLE.csv has own measurements (columns load_pct, power_w and facts about the machines), or is an export of the
+    TABLE.csv has your own measurements (columns load_pct, power_w and facts about the machines), or is an export of the
     SPECpower_ssj2008 results from SPEC's website. The reported errors are those of held-out machines.
     docs/machine-formula.md describes both forms.
     """

@@ -27,7 +27,7 @@ from kepler_profiler.processors import (
 def list_machines(text: str, of_instances: bool, as_json: bool) -> None:
     """List the processors in the table, or the cloud instances.
 
-    TEXT selects the rows whose name, vendor or architecture contains it.
+    TEXT selects the rows that contain TEXT in their name, vendor or architecture.
     """
     table: tuple[Processor, ...] | tuple[InstanceFamily, ...] = instances() if of_instances else processors()
     rows = [row for row in table if text.casefold() in _searched(row).casefold()]

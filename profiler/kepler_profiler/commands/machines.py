@@ -69,7 +69,7 @@ class _Facts:
     type=click.Choice(["reservation", "none"]),
     default="reservation",
     show_default=True,
-    help="Part of the host's idle power that a guest is charged: by its reserved CPUs, or nothing.",
+    help="Part of the host's idle power that counts for a guest: by its reserved CPUs, or nothing.",
 )
 @click.option("--load", type=float, help="Load from 0 (idle) to 1 (all CPUs busy). Default: several loads.")
 @click.option("--idle-watts", type=float, metavar="N", help="Measured idle power of the whole machine in watts (AC).")
@@ -87,7 +87,7 @@ def estimate(
 ) -> None:
     """Estimate the power of a machine that was never measured.
 
-    The machine is described by a file, by options, or by the name of a cloud instance. Without any of them, it is
+    The machine is described by a file, by options, or by the name of a cloud instance. The default is
     this machine. The watts are AC power of the whole machine, with an interval that is meant to contain 90 % of the
     true values. docs/machine-formula.md explains the formula.
     """
@@ -134,7 +134,7 @@ def _host(instance: str, vcpus: int | None) -> tuple[MachineDescription, int]:
 
 
 def _machine(spec_file: str | None, facts: _Facts) -> MachineDescription:
-    """Return the described machine: facts of the user first, then the file or this machine, then the table."""
+    """Return the machine. Facts come first from the user, then from the file or this machine, then from the table."""
     if spec_file is not None:
         spec = read_machine_spec(spec_file)
     elif any(value is not None for value in attrs.astuple(facts)):

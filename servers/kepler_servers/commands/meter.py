@@ -30,13 +30,13 @@ log = logging.getLogger(__name__)
 DEFAULT_OUTPUT = "powercap"
 _ZONES = {zone: component for component, zone in ZONE_OF_COMPONENT.items()}
 MIN_VALID_SECONDS = 5.0
-"""Minimum time for which a power counts as current if no new reading follows."""
+"""Minimum time for which a reading stays valid if no new reading follows."""
 VALID_INTERVALS = 5
 
 
 @attrs.frozen
 class Publishing:
-    """Where `kepler-model serve meter` publishes, as click parsed it."""
+    """Options of `kepler-model serve meter` about where it publishes, as parsed by click."""
 
     tree: str
     outputs: tuple[str, ...]
@@ -51,7 +51,7 @@ class Publishing:
 
 
 def default_tree() -> str:
-    """Return the default folder of the tree: in systemd's runtime folder of the service, else below /run."""
+    """Return the default folder of the tree: in the runtime folder that systemd gives the service, or in /run."""
     runtime = os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
     if not runtime and os.geteuid() != 0 and os.environ.get("XDG_RUNTIME_DIR"):
         runtime = os.path.join(os.environ["XDG_RUNTIME_DIR"], "kepler-core")
@@ -64,7 +64,7 @@ _tree_option = configured_option(
     metavar="DIR",
     default=default_tree,
     show_default="/run/kepler-core/sysfs",
-    help="Folder that stands for /sys in the outputs powercap and hwmon.",
+    help="Folder that the outputs powercap and hwmon write into, instead of /sys.",
 )
 
 
@@ -87,7 +87,7 @@ _tree_option = configured_option(
     "--per-vm",
     key="METER_PER_VM",
     metavar="DIR",
-    help="Write a tree with its share of the power for each QEMU guest of this host into this folder.",
+    help="For each QEMU guest of this host, write a tree with the guest's share of the power into this folder.",
 )
 @configured_option(
     "--metrics-port",
@@ -107,7 +107,7 @@ _tree_option = configured_option(
     "--kepler-names",
     key="METER_KEPLER_NAMES",
     is_flag=True,
-    help="Serve Kepler's metrics of a node, too, for dashboards on machines without Kepler.",
+    help="Also serve Kepler's node metrics, for dashboards on machines without Kepler.",
 )
 @configured_option(
     "--zone",
@@ -115,7 +115,7 @@ _tree_option = configured_option(
     type=click.Choice(["package", "psys"]),
     default="package",
     show_default=True,
-    help="Zone of the machine's power if the power of its parts is not known.",
+    help="Zone in which the machine's power is published if the power of its parts is not known.",
 )
 @configured_option(
     "--zones",
@@ -128,7 +128,7 @@ _tree_option = configured_option(
     "--scaphandre",
     key="METER_SCAPHANDRE",
     is_flag=True,
-    help="Name the folders of zones intel-rapl:N, as Scaphandre needs it, instead of after the power source.",
+    help="Name the zones' folders intel-rapl:N, which Scaphandre needs, and not after the power source.",
 )
 @configured_option(
     "--interval",
@@ -145,12 +145,12 @@ _tree_option = configured_option(
 def meter(context: click.Context, /, **values: Any) -> None:
     """Publish the watts of this machine for Kepler, Prometheus and other programs.
 
-    Once per interval, the meter reads the most trusted power source that works: a real meter, a model of the
+    Once per interval, the meter reads the most trusted power source that works: a real meter, a model from a
     store or model server, or the machine formula. Between two readings, the energy counters rise with the watts
     of the latest reading. `kepler-model meter status` shows what is published.
 
     \b
-    Configuration key without an option, read from the environment or the configuration folder:
+    Configuration key that has no option. It is read from the environment or the configuration folder:
       MODEL_SERVER_ENABLE  if false, MODEL_SERVER_URL is ignored
     """
     from kepler_core.configuration import Configuration
@@ -166,7 +166,7 @@ def meter(context: click.Context, /, **values: Any) -> None:
     )
     _serve(publishing, settings)
     if any(not thread.daemon and thread is not threading.main_thread() for thread in threading.enumerate()):
-        # A thread still waits for a model server or store that does not answer. A normal exit would wait for it.
+        # A thread still waits for a model server or store that does not answer. A normal exit would wait, too.
         logging.shutdown()
         os._exit(0)
 

@@ -89,7 +89,7 @@ _OPTIONS = (
 
 
 def machine_options(command: F) -> F:
-    """Add the options that `meter_settings` reads to a command."""
+    """Add to a command the options that `meter_settings` reads."""
     for option in reversed(_OPTIONS):
         command = option(command)
     return command

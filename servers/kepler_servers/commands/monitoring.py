@@ -1,4 +1,4 @@
-"""The command `kepler-model monitoring`, which writes the files with which Prometheus and Grafana watch Kepler Core."""
+"""The command `kepler-model monitoring`, which writes files that let Prometheus and Grafana watch Kepler Core."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ WRITE_SECONDS = 60.0
 """Interval at which the file is written, so that a crash of the machine costs no more than this time."""
 MAX_GUEST_ROWS = 1_000_000
 SHORTEST_INTERVAL_SECONDS = 0.6
-"""Kepler measures anew only if its last window is older than 0.5 s."""
+"""Kepler makes a new measurement only if its latest one is older than 0.5 s."""
 
 
 @click.group()
@@ -35,7 +35,7 @@ def pair() -> None:
 
     Run `pair host` on the host (or on any machine that reaches its Kepler) and `pair guest` in the virtual machine, at
     the same time. Let the load of the virtual machine change every few seconds, without a pattern that repeats.
-    Ctrl-C ends a recording and keeps what there is.
+    Ctrl-C ends a recording and keeps what has been recorded.
     """
 
 
@@ -61,8 +61,8 @@ def host(url: str, output: str, interval: float, duration: str, vm: str | None) 
     """Record what Kepler 0.10 or later on the host reports (URL, e.g. http://host:28282/metrics).
 
     Writes a recording (.json or .json.gz) that all commands read. Set `monitor: {interval: 0s}` in the configuration of
-    this Kepler, and let nothing else read its metrics during the recording: then each reading makes exactly one window.
-    Otherwise Kepler also measures between the readings, and watts of a reading cover only a part of the time. The
+    this Kepler, and let nothing else read its metrics during the recording: then Kepler measures once per reading.
+    Otherwise Kepler also measures between the readings, and the watts are the mean of only a part of the time. The
     joules are right in any case.
     """
     seconds = seconds_of(duration, "--duration")
@@ -136,7 +136,7 @@ def guest(output: str, interval: float, duration: str, node: str | None, root: s
         if len(rows) >= MAX_GUEST_ROWS:
             raise KeplerError(f"more than {MAX_GUEST_ROWS} samples; record less often, or for a shorter time")
         if not rows or observation.time > rows[-1][0]:
-            # the row of the first observation has no features: it tells when the period of the next row begins
+            # the first row has no features; its time tells when the period of the next row begins
             rows.append((observation.time, dict(observation.features)))
 
     try:
@@ -149,7 +149,7 @@ def guest(output: str, interval: float, duration: str, node: str | None, root: s
 
 
 def _checked(output: str, suffixes: tuple[str, ...]) -> Path:
-    """Return the path of the output. Raises `UsageError` if it cannot be written or has another suffix."""
+    """Return the path of the output. Raises `UsageError` if it cannot be written, or ends in none of the suffixes."""
     if not output.endswith(suffixes):
         raise UsageError(f"{output}: the name must end in {' or '.join(suffixes)}")
     check_output(output)
@@ -188,7 +188,7 @@ def _progress(duration: float, interval: float) -> Iterator[Callable[[], None]]:
 
 
 def _describe(scrape: Scrape, vm: str | None, where: str) -> None:
-    """Print what the host's Kepler reports. Raises `RecordingError` if a pair cannot be recorded from it."""
+    """Print what the host's Kepler reports. Raises `RecordingError` if this is not enough to record a pair."""
     metrics = {sample.metric for sample in scrape.samples}
     if names.BUILD_INFO in metrics and names.NODE_JOULES not in metrics:
         raise RecordingError(

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from kepler_servers.meter.this_machine import ThisMachine
 
 FIRST_PERIOD_SECONDS = 0.4
-"""Length of the periods until the first reading. The kernel counts CPU time in ticks of 10 ms."""
+"""Length of the periods until the first reading. Not shorter, because the kernel counts CPU time in ticks of 10 ms."""
 FIRST_READING_SECONDS = 10.0
-"""Maximum time to wait for the first reading. A source of a virtual machine's host may write every five seconds."""
+"""Maximum time to wait for the first reading. The host of a virtual machine may write only every five seconds."""
 
 
 @click.command()
@@ -42,7 +42,7 @@ FIRST_READING_SECONDS = 10.0
 def watts(watch: bool, interval: float, config_dir: str | None, as_json: bool, **options: Any) -> None:
     """Show how many watts this machine draws now, with a 90 % interval.
 
-    The watts are measured if the machine has a meter that can be read, otherwise estimated: by a model of --store or
+    The watts are measured if the machine has a meter that can be read, otherwise estimated: by a model from --store or
     --model-server that fits this machine, or by the machine formula. Needs no configuration, no privileges and no
     network. As root, the energy counters of the processors can be read.
 
@@ -84,7 +84,7 @@ def _first_reading(chain: SourceChain, collectors: CollectorSet) -> tuple[Readin
 
 
 def _readings(chain: SourceChain, collectors: CollectorSet, interval: float) -> Iterator[tuple[Reading, Observation]]:
-    """Yield a reading for each period. A period without a reading is named on standard error."""
+    """Yield a reading for each period. A period without a reading is reported on standard error."""
     due = time.monotonic()
     while True:
         due = max(due + interval, time.monotonic())

@@ -15,7 +15,7 @@ DEFAULT_MODEL_PATH = "/model"
 def model_request_url(url: str, path: str | None, setting: str) -> str:
     """Return the URL for requests to a model server.
 
-    `path` is the path of the endpoint, None for the usual one. It is not used if `url` has a path itself. `setting` is
+    `path` is the path of the endpoint, None for the usual one. If `url` has a path, that path is used. `setting` is
     the name of the option or configuration key, for messages. Raises `UsageError` if `url` is not http(s)://host:port.
     """
     try:

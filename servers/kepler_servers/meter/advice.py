@@ -1,4 +1,4 @@
-"""What would make the watts of this machine more certain, with figures."""
+"""Advice on what would make the watts of this machine more certain, and by how much."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kepler_servers.meter.sources.measured import ERRORS
 from kepler_servers.meter.this_machine import ThisMachine
 
 WORTHWHILE = 0.9
-"""An advice is given if it makes the interval narrower than this fraction of its width."""
+"""Advice is given if following it makes the interval narrower than this fraction of its present width."""
 
 
 def interval_percent(power: Power) -> float:

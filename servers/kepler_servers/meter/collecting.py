@@ -1,4 +1,4 @@
-"""Several collectors as one: their features are merged, and one that fails does not end the others."""
+"""Uses several collectors as one: merges their features. A collector that fails does not stop the others."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class _Member:
     name: str
     collector: Collector
     problem: str = "not opened yet"
-    """Why the collector is not open; empty if it is."""
+    """Why the collector is not open; empty if it is open."""
     retry_at: float = 0.0
 
 
 class CollectorSet:
     """Merges the observations of several collectors.
 
-    If several collectors measure a feature, the first one counts. The period is that of the first collector that has
+    If several collectors measure a feature, the first one counts. The period comes from the first collector that has
     one.
     """
 
@@ -52,7 +52,7 @@ class CollectorSet:
         return {member.name: member.problem for member in self._members if member.problem}
 
     def open(self) -> None:
-        """Open the collectors. `problems` has the reasons for those that cannot be opened."""
+        """Open the collectors. `problems` then names the collectors that cannot be opened, and why."""
         for member in self._members:
             self._open(member)
 
@@ -60,7 +60,7 @@ class CollectorSet:
         """Return what all collectors measured since the previous call.
 
         Collectors that cannot be opened or fail are named in `Observation.problems`. If all of them fail, the
-        observation has no features: a meter needs none.
+        observation has no features: a real meter works without them.
         """
         now, before = self._clock(), self._collected_at
         self._collected_at = now

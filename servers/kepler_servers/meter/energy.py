@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 DEFAULT_VALID_SECONDS = 10.0
-"""Default of the time for which a power is integrated if no new power follows."""
+"""Default time for which the counters keep rising if no new power is set."""
 
 
 class EnergyCounters:
@@ -19,7 +19,7 @@ class EnergyCounters:
     """
 
     def __init__(self, joules: Mapping[str, float] | None = None, valid_seconds: float = DEFAULT_VALID_SECONDS) -> None:
-        """`joules` are the counters to continue, by component.
+        """`joules` are the values from which the counters continue, by component.
 
         If no power is set for `valid_seconds`, the counters stop: the process may have been stopped for hours, and
         nobody knows the power in this time.

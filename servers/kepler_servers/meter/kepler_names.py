@@ -29,7 +29,7 @@ class NodeEnergy:
         self.idle: dict[str, float] = {}
 
     def add(self, joules: Mapping[str, float], usage_ratio: float) -> None:
-        """Divide the increase of the energy counters since the previous call. Counters of a new zone start at 0."""
+        """Split the counters' increase since the last call into active and idle. Counters of a new zone start at 0."""
         for zone, total in joules.items():
             increase = max(total - self._last.get(zone, total), 0.0)
             self.active[zone] = self.active.get(zone, 0.0) + usage_ratio * increase

@@ -27,13 +27,13 @@ FIRST_PERIOD_SECONDS = 0.2
 
 
 class Collecting(Protocol):
-    """Collectors, as the loop uses them."""
+    """What the loop needs from collectors."""
 
     def collect(self) -> Observation: ...
 
 
 class Estimating(Protocol):
-    """Power sources, as the loop uses them."""
+    """What the loop needs from power sources."""
 
     @property
     def problems(self) -> Sequence[str]:
@@ -62,7 +62,7 @@ class StopSignal:
 def stop_signal() -> Iterator[StopSignal]:
     """Handle SIGTERM and SIGINT during the `with` block. Only the main thread may use it.
 
-    The kernel's signal only writes a byte to a pipe: no exception can interrupt a write to the outputs.
+    A signal only writes a byte to a pipe, so no exception can interrupt a write to the outputs.
     """
     read_end, write_end = os.pipe()
     os.set_blocking(write_end, False)
@@ -120,7 +120,7 @@ class MeterLoop:
                 self.publisher.advance(now)
 
     def _schedule(self, now: float) -> None:
-        """Set the time of the next reading. Times that have passed are left out, e.g. after the process was stopped."""
+        """Set the time of the next reading. Times that have passed are skipped, e.g. after the process was stopped."""
         period = self.interval if self._reason is None else min(FIRST_PERIOD_SECONDS, self.interval)
         if now - self._first_period > self.interval:
             period = self.interval
@@ -151,7 +151,7 @@ class MeterLoop:
             self._reason, self._source = None, reading.provenance.slug
         elif not first:
             self.publisher.withdraw(reason, estimated)
-            if not self._reason:  # only once, because the reason may contain a number that changes each time
+            if not self._reason:  # logged once, because the reason may contain a number that changes each time
                 log.warning("no estimate: %s", printable(reason))
             self._reason, self._source = reason, None
         self._report(observation, reading, (begin, collected, estimated))

@@ -1,4 +1,4 @@
-"""The output `per-vm`, which gives each QEMU guest of this host a tree with its share of the host's power."""
+"""The output `per-vm`, which writes a tree with each QEMU guest's share of the host's power."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ class _GuestTree:
 class PerVmOutput(Output):
     """Output that writes one tree in the form of `/sys` for each QEMU guest, to be mounted into the guest.
 
-    The shares of all guests add up to the host's power, including its idle power: the idle part is divided by the
-    number of virtual CPUs, and the rest by the CPU time of the guests. The host's idle power is that of the reading. If
-    it is not known, the idle part is the part of the CPU time in which the CPUs were idle, as in Kepler.
+    The shares of all guests add up to the host's power, including its idle power: they share the idle part by their
+    numbers of virtual CPUs, and the rest by their CPU time. The host's idle power is the one in the reading. If
+    it is not known, the idle part is the fraction of the CPU time in which the CPUs were idle, as in Kepler.
     """
 
     advance_seconds: ClassVar[float | None] = 0.1
@@ -108,7 +108,7 @@ class PerVmOutput(Output):
         self._trees.clear()
 
     def _divide(self, joules: Mapping[str, float]) -> None:
-        """Add to each guest's counters its share of the energy that the host used since the previous call.
+        """Add each guest's share of the host's energy since the previous call to the guest's counters.
 
         So the counters of all guests together rise as much as the host's counters.
         """
@@ -147,9 +147,9 @@ class PerVmOutput(Output):
 
     def _output(self, name: str) -> Output:
         """Return an output that writes into the subfolder of a guest."""
-        from kepler_core.plugins.registry import outputs  # takes 0.3 s, and most machines have no guests
+        from kepler_core.plugins.registry import outputs  # the import takes 0.3 s, and most machines have no guests
 
-        # Guests expect the names that Scaphandre uses: the source `provided` of a meter in the guest, and Scaphandre.
+        # Two programs in a guest may expect Scaphandre's names: a meter (its source `provided`), and Scaphandre itself.
         arguments = {"root": str(self.folder / name), "scaphandre": True}
         return outputs.create("kepler-core:powercap", arguments)
 
@@ -165,7 +165,7 @@ class PerVmOutput(Output):
 
 
 def idle_part(reading: Reading) -> float:
-    """Return the part of the host's power that is divided by the number of virtual CPUs, 0 to 1."""
+    """Return the part (0 to 1) of the host's power that guests share by their numbers of virtual CPUs."""
     watts = reading.power[reading.main].watts
     if reading.idle is not None and watts > 0:
         return min(max(reading.idle.watts / watts, 0.0), 1.0)
@@ -176,8 +176,8 @@ def idle_part(reading: Reading) -> float:
 def guest_shares(guests: Sequence[Guest], before: Mapping[int, Guest], idle: float) -> list[float]:
     """Return each guest's share of the host's power. The shares add up to 1, if there is a guest.
 
-    `before` has the guests at the previous reading, by process number. `idle` is the part of the power that is divided
-    by the number of virtual CPUs; the rest is divided by the CPU time since the previous reading.
+    `before` has the guests at the previous reading, by process number. `idle` is the part of the power that is shared
+    in proportion to the virtual CPUs; the rest in proportion to the CPU time since the previous reading.
     """
     used = []
     for guest in guests:
@@ -208,7 +208,7 @@ def _is_same(guest: Guest, other: Guest) -> bool:
 
 
 def _folder_names(guests: Sequence[Guest]) -> dict[str, Guest]:
-    """Return the guests by the names of their folders. Of several guests with one name, later ones get their number."""
+    """Return the guests by the names of their folders. If guests share a name, later ones also get their number."""
     names: dict[str, Guest] = {}
     for guest in guests:
         names[guest.name if guest.name not in names else f"{guest.name}-{guest.pid}"] = guest

@@ -40,7 +40,7 @@ class Published:
 
 @attrs.define
 class MeterState:
-    """What the metrics are made from. The meter's thread replaces the values; threads of scrapes read them."""
+    """What the metrics are made from. The meter's thread replaces the values; threads that answer scrapes read them."""
 
     kepler_names: bool
     """Whether Kepler's metrics of a node are served, too."""
@@ -70,7 +70,7 @@ class _MeterCollector(Collector):
         self._state = state
         self._cpus = read_cpus(state.root) if state.kepler_names else []
         self._shown: dict[str, float] = {}
-        """The highest counter of each component that was served."""
+        """The highest value that was served of each component's counter."""
         self._lock = threading.Lock()
 
     def collect(self) -> Iterable[Metric]:
@@ -96,7 +96,7 @@ class _MeterCollector(Collector):
         """Return the energy counters at this moment.
 
         The meter publishes a new power between two scrapes, and a scrape may happen at the same time. So the counters
-        of two scrapes are compared: Prometheus would take a counter that falls for one that was reset.
+        of two scrapes are compared: if a counter fell, Prometheus would treat it as reset.
         """
         family = CounterMetricFamily(
             f"{PREFIX}_joules", "Energy of a component: the integral of its watts.", labels=("component",)
@@ -191,7 +191,7 @@ def _source_metrics(published: Published) -> Iterator[Metric]:
         flags.add_metric((flag,), 1)
     yield flags
     if provenance.kind != "measured":
-        # The metrics that the proposal "VM power modelling" of Kepler's community names, as far as they are known here.
+        # Metrics from the proposal "VM power modelling" of Kepler's community, if their values are known here.
         version = GaugeMetricFamily(
             "kepler_vm_model_version", "1 for the version of the model of a zone.", labels=("zone", "version")
         )

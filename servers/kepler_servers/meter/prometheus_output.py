@@ -51,7 +51,7 @@ class PrometheusOutput(Output):
         self._state.reason = reason
 
     def report(self, status: MeterStatus) -> None:
-        """Take the status of the meter, whose durations and problems are served, too."""
+        """Keep the meter's status: the durations and problems in it are served, too."""
         self._state.status = status
 
     def close(self) -> None:

@@ -21,20 +21,20 @@ MAX_WATTS = 1e6
 
 @attrs.frozen
 class Zones:
-    """The components to publish, and the component under which a machine's only power is published."""
+    """The components to publish, and the component that a machine's power gets if no other power is known."""
 
     only: tuple[str, ...] = ()
-    """Components to publish; empty: all."""
+    """Components to publish; if empty, all components."""
     total: str = "package"
-    """Component that the power of a machine gets if no part of this power is known.
+    """Component under which a machine's power is published if the power of no part is known.
 
-    Kepler and most dashboards read the zone package only. A power that contains a known package power is never
+    Kepler and most dashboards read the zone package only. If the package power is known, no larger power is ever
     published as package."""
 
     def of(self, reading: Reading) -> Reading:
         """Return a reading with the components to publish.
 
-        Raises `MeterError` if there is no such component, or if a power is one that no machine can have.
+        Raises `MeterError` if there is no such component, or if a power is too high for any machine.
         """
         power = dict(reading.power)
         if set(power) == {"platform"}:
@@ -60,17 +60,17 @@ class Publisher:
     """
 
     def __init__(self, outputs: Mapping[str, Output], valid_seconds: float) -> None:
-        """`outputs` maps names for messages to outputs. `valid_seconds`: see `EnergyCounters`."""
+        """`outputs` has the outputs by the names that messages use. `valid_seconds`: see `EnergyCounters`."""
         self._outputs = dict(outputs)
         self._valid_seconds = valid_seconds
         self._energy = EnergyCounters()
         self._due: dict[str, float] = {}
-        """Times of the next calls of `advance`, by output. An output without an estimate is missing."""
+        """Times of the next calls of `advance`, by output. Outputs that publish no estimate are missing."""
         self.problems: dict[str, str] = {}
         """Reasons why outputs fail, by output."""
 
     def open(self) -> None:
-        """Continue the counters that earlier processes published last, and open all outputs.
+        """Continue the counters from the last values of earlier processes, and open all outputs.
 
         Raises `OutputError` if an output cannot be opened. Then no output stays open.
         """

@@ -11,12 +11,12 @@ from pathlib import Path
 import attrs
 
 _PROGRAM = re.compile(r"(?:^|/)(?:qemu-system-[\w.-]+|libexec/qemu-kvm|bin/kvm)$|^(?:qemu-kvm|kvm)$")
-"""Paths of QEMU: Debian and most others, RHEL and OpenShift, Proxmox."""
+"""Paths of QEMU in Debian and most other systems, in RHEL and OpenShift, and in Proxmox."""
 _MAX_ARGUMENT_BYTES = 2**17
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 _MAX_NAME_CHARACTERS = 100
 RESCAN_CALLS = 10
-"""Number of calls after which all processes are examined again. A process may have been found before it became QEMU."""
+"""Number of calls after which all processes are examined again. A process may have been examined before it ran QEMU."""
 
 
 @attrs.frozen
@@ -83,7 +83,7 @@ class GuestScanner:
         return Guest(int(number), started, name, _cpus(arguments), seconds)
 
     def _times(self, number: str) -> tuple[int, float]:
-        """Return the start in ticks, and the CPU seconds of a process."""
+        """Return the start of a process in ticks, and its CPU seconds."""
         with (self._proc / number / "stat").open("rb") as file:
             # The name of the program is in parentheses, and may itself contain blanks and parentheses.
             fields = file.read(4096).rpartition(b")")[2].split()
@@ -91,14 +91,14 @@ class GuestScanner:
 
 
 def _options(arguments: Sequence[str], option: str) -> Iterator[str]:
-    """Yield the values of an option of QEMU, which may begin with one or two dashes."""
+    """Yield the values of a QEMU option. The option may begin with one or two dashes."""
     for word, value in itertools.pairwise(arguments):
         if word in (f"-{option}", f"--{option}"):
             yield value
 
 
 def _guest_name(arguments: Sequence[str]) -> str:
-    """Return the guest's name or UUID in a form that is safe as the name of a folder; empty if it has none."""
+    """Return the guest's name or UUID in a form that is safe as the name of a folder; empty if it has neither."""
     for option, key in (("name", "guest"), ("uuid", "")):
         for value in _options(arguments, option):
             name = _UNSAFE.sub("-", _property(value, key)).strip(".-")[:_MAX_NAME_CHARACTERS]
@@ -118,7 +118,7 @@ def _cpus(arguments: Sequence[str]) -> int:
 def _property(value: str, key: str) -> str:
     """Return the property `key` of a value such as `guest=vm-a,debug-threads=on`.
 
-    The value may begin with the property's text without its key. Return an empty text if there is no such property.
+    The value may begin with the property, without its key. Return an empty text if there is no such property.
     """
     first, *others = value.split(",")
     for part in (first, *others):

@@ -125,7 +125,7 @@ class Report:
         ]
 
     def _scale(self, main: Power) -> list[str]:
-        """Return a picture of the interval between 0 W and its upper end or full load."""
+        """Return a text picture of the interval, on a scale from 0 W to the interval's upper end or full load."""
         end = max([main.upper, *(power.upper for power in (self.reading.full,) if power is not None)])
         if end <= 0:
             return []

@@ -27,7 +27,7 @@ SOURCES = ("provided", "powercap", "msr", "hwmon", "model", "formula")
 host's measurement of this virtual machine."""
 COLLECTORS = ("procfs", "perf")
 PROVIDED_TREE_KEY = "SCAPHANDRE_POWERCAP_PATH"
-"""Environment variable with the folder of the provided tree, which Scaphandre in a virtual machine reads, too."""
+"""Environment variable with the folder of the provided tree. Scaphandre in a virtual machine reads it, too."""
 
 
 @attrs.frozen
@@ -43,17 +43,17 @@ class MeterSettings:
     store: str | None = None
     model_server: str | None = None
     machine_spec: str | None = None
-    """File that describes this machine; None: discovered."""
+    """File that describes this machine; if None, the description is discovered."""
     instance: str | None = None
     """Name of the cloud instance type, e.g. "m5.2xlarge"."""
     idle_watts: Mapping[str, float] = attrs.field(factory=dict)
-    """Known idle power by component. `platform` is that of the whole physical machine, also on a virtual machine."""
+    """Known idle power by component. `platform` means the whole physical machine, also on a virtual machine."""
     idle_share: IdleShare = "reservation"
-    """The part of the host's idle power that counts as a virtual machine's."""
+    """The part of the host's idle power that a virtual machine gets."""
     provided_tree: str | None = None
     """Folder in which the host provides the power of this virtual machine; None: `var/scaphandre` in `root`."""
     own_trees: Sequence[str] = ()
-    """Folders that this meter itself publishes. They are never read as a meter."""
+    """Folders that this meter itself publishes. They are never read as a power source."""
     interval: float = 1.0
     """Length of a period in seconds."""
 

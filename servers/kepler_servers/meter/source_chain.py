@@ -17,18 +17,18 @@ log = logging.getLogger(__name__)
 GOOD_READINGS = 3
 """A better source is taken after this number of readings without an error in between."""
 MAX_GOOD_READINGS = 300
-"""The number is doubled whenever the source fails again, up to this one: a source that comes and goes is not taken each
+"""The number is doubled whenever the source fails again, up to this limit: a source that often fails is not taken each
 time."""
 MISSES = 3
-"""A source is left after this number of periods without a reading. Until then, its latest reading is used."""
+"""A source is no longer used after this number of periods without a reading. Until then, its latest reading is used."""
 START_PERIODS = 3
-"""At the start, a better source that needs a further period is waited for at most this number of periods."""
+"""At the start, the meter waits at most this number of periods for a better source that needs more time."""
 _MAX_PROBLEM_CHARACTERS = 300
 
 
 @attrs.define(eq=False)
 class _Link:
-    """A source, and how it has done."""
+    """A source, and its successes and failures so far."""
 
     source: PowerSource
     problem: str = ""
@@ -41,9 +41,9 @@ class _Link:
 
 
 class SourceChain:
-    """Reads the best power source that works, and switches between sources live.
+    """Reads the best power source that works, and switches between sources while the meter runs.
 
-    The readings carry their provenance. A switch never changes the energy counters: the meter integrates the watts.
+    Each reading names its source. A switch changes no energy counter, because the counters add up the watts.
     """
 
     def __init__(self, sources: Sequence[PowerSource]) -> None:
@@ -98,7 +98,7 @@ class SourceChain:
                 log.debug("closing the source %s failed", link.source.name, exc_info=True)
 
     def _take_better(self, observation: Observation, end: int) -> Reading | None:
-        """Read the first `end` sources, and return the reading of one that is now taken; None if none is."""
+        """Read the first `end` sources. If one of them is taken now, return its reading, otherwise None."""
         waiting = False
         taken: tuple[int, Reading] | None = None
         for index, link in enumerate(self._links[:end]):
@@ -117,7 +117,7 @@ class SourceChain:
         return taken[1]
 
     def _after_miss(self, link: _Link, current: int, observation: Observation) -> Reading:
-        """Return the latest reading, or that of a less trusted source if the current one has failed too often."""
+        """Return the latest reading, or a less trusted source's reading if the current source fails too often."""
         self._misses += 1
         if self._misses < MISSES and self._latest is not None:
             return attrs.evolve(self._latest, time=observation.time)

@@ -1,4 +1,4 @@
-"""What the meter knows about this machine: its description, and on a virtual machine the hosts that it may be on."""
+"""What the meter knows about this machine: its description, and for a virtual machine, the hosts it may run on."""
 
 from __future__ import annotations
 
@@ -23,36 +23,36 @@ log = logging.getLogger(__name__)
 CLOUD_CHIPS = 2
 """Assumed number of sockets of a host whose size is not published. The power for each thread hardly depends on it."""
 SMALL_THREADS = 32
-"""A machine with fewer threads may be something else than a server."""
+"""A machine with fewer threads may be something other than a server."""
 MINI_TDP_WATTS = 6.0
 """Thermal design power of processors of mini computers, e.g. Intel's N100."""
 _FIRST_CLOUD_YEAR = 2014
 WATCH_SECONDS = 30.0
-"""Interval at which the meter checks whether this machine is another one now."""
+"""Interval at which the meter checks whether this machine has changed, e.g. moved to another host."""
 _DMI_BYTES = 200
 _FINGERPRINT_BYTES = 512
 """The vendor, family, model, name and stepping of the first CPU are within these bytes."""
 _NUMBERS = re.compile(r"family [0-9]+ model [0-9]+")
-"""Part of the name of a processor of which only the numbers are known, because the host hides its name."""
+"""Part of a processor's name if only its numbers are known, because the host hides the real name."""
 
 
 @attrs.frozen
 class ThisMachine:
-    """A machine, as far as it knows itself."""
+    """What is known about a machine on the machine itself."""
 
     spec: MachineSpec
     virtual: str | None
     """The evidence that the machine is virtual; None if there is none."""
     hosts: tuple[MachineDescription, ...]
-    """The physical machines that this machine, or its host, may be; empty if none like it was measured."""
+    """The physical machines that this machine, or its host, may be; empty if no machine like it was measured."""
     description: str
-    """What the machine is thought to be, for people: "2 of 384 threads of a host with …"."""
+    """What the machine probably is, as text for people: "2 of 384 threads of a host with …"."""
     instance: str | None = None
     """Name of the cloud instance type."""
 
     @property
     def shares(self) -> tuple[float, float]:
-        """The smallest and largest part of the host's threads that this machine has; 1 if it is not virtual."""
+        """The smallest and largest part of the host's threads that this machine has; both are 1 if not virtual."""
         if self.virtual is None or not self.spec.cores or not self.hosts:
             return 1.0, 1.0
         parts = [min(self.spec.cores / host.threads, 1.0) for host in self.hosts]
@@ -60,7 +60,7 @@ class ThisMachine:
 
 
 class MachineWatch:
-    """Notices if this machine becomes another one: if a virtual machine moves to another host, or gets more CPUs."""
+    """Notices if this machine changes: if a virtual machine moves to another host, or gets more CPUs."""
 
     def __init__(
         self, root: Path, identify: Callable[[], ThisMachine], *, clock: Callable[[], float] = time.monotonic
@@ -91,7 +91,7 @@ class MachineWatch:
         return True
 
     def _read_fingerprint(self) -> tuple[bytes, ...]:
-        """Return the first lines of /proc/cpuinfo without clocks, and the CPUs that are online."""
+        """Return the first lines of /proc/cpuinfo without clock rates, and the CPUs that are online."""
         cpuinfo = _first_bytes(self._root / "proc/cpuinfo", _FINGERPRINT_BYTES)
         lines = [line for line in cpuinfo.splitlines() if not line.lower().startswith((b"cpu mhz", b"bogomips"))]
         return (*lines, _first_bytes(self._root / "sys/devices/system/cpu/online", _FINGERPRINT_BYTES))
@@ -143,11 +143,11 @@ def _physical(spec: MachineSpec) -> ThisMachine:
 
 
 def _candidates(spec: MachineSpec, processor: Processor | None) -> tuple[MachineDescription, ...]:
-    """Return the physical machines that the machine formula may take for a machine.
+    """Return the physical machines that a machine may be, for the machine formula.
 
     Only servers and a few desktop machines were measured. A small machine with an unknown x86 processor may be a
-    server, or a mini computer with a tenth of its power: both are returned. Boards with other processors draw even
-    less, and none was measured, so there is none for them.
+    server, or a mini computer with a tenth of the power: both are returned. Boards with other processors draw even
+    less, and no such board was measured, so nothing is returned for them.
     """
     host = describe(spec, processor)
     if host is None:

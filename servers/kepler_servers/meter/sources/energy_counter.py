@@ -21,8 +21,8 @@ _MAX_POINTS = 64
 class EnergyCounter:
     """An energy counter in microjoules that is read once per period.
 
-    The watts are the increase between two moments at which the counter changed. Between such moments, the previous
-    watts stay, because some meters change only every second or every five seconds.
+    The watts are the rate of increase between two changes of the counter. Between changes, the previous
+    watts stay valid, because some meters change only every second or every five seconds.
     """
 
     where: str
@@ -31,13 +31,13 @@ class EnergyCounter:
     read: Callable[[], int]
     """Function that returns the counter in microjoules. Raises `MeterError`."""
     range_microjoules: int = 0
-    """The counter goes on at 0 after this value; 0 if that is not known."""
+    """The counter restarts at 0 after this value; 0 if the value is not known."""
     patience_seconds: float = 3.0
-    """A counter that did not change for this time stands still, so it measures nothing."""
+    """If a counter does not change for this time, it counts as broken, because it measures nothing."""
     smoothing_seconds: float = 0.0
     """The watts are the mean over at least this time. 0: the mean since the previous change."""
     discard_first_change: bool = False
-    """Whether the first change is only the begin of a measurement, because the counter changes rarely."""
+    """Whether the first change only starts a measurement, because the counter changes rarely."""
     _value: int | None = None
     _changed_at: float = 0.0
     _points: deque[tuple[float, float]] = attrs.field(factory=lambda: deque(maxlen=_MAX_POINTS))
@@ -45,7 +45,7 @@ class EnergyCounter:
     _watts: float | None = None
 
     def watts(self, now: float) -> float | None:
-        """Return the watts at the moment `now` of a clock in seconds; None until they are known.
+        """Return the watts at the moment `now` (seconds of a clock); None until they are known.
 
         Raises `MeterError` if the counter cannot be read, stands still, or reports a power that no machine has.
         """

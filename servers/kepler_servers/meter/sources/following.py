@@ -1,4 +1,4 @@
-"""A source that is made again when this machine becomes another one."""
+"""A source that is made again when this machine changes, e.g. moves to another host."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class FollowingSource:
 
     def read(self, observation: Observation) -> Reading | None:
         self._watch.has_changed()
-        # Several sources share the watch, so another source may have noticed the change.
+        # Several sources share one `MachineWatch`, so another source may have noticed the change.
         if self._watch.machine is not self._machine:
             self._machine = self._watch.machine
             self._source.close()

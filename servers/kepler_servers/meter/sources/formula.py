@@ -18,11 +18,11 @@ from kepler_servers.meter.this_machine import ThisMachine
 IdleShare = Literal["reservation", "none"]
 
 LOADS = tuple(step / 20 for step in range(21))
-"""The loads at which the formula is evaluated at the start. Between them, the watts are on a line."""
+"""The loads at which the formula is evaluated at the start. Between them, the watts are interpolated."""
 GUEST_LOADS = (0.0, 1.0)
-"""The same for a virtual machine. Its power is on a line, because its host's load does not depend on its own."""
+"""The same for a virtual machine. Two are enough: its power is linear, as its own load does not change its host's."""
 BUSY_HOST_STEAL = 0.03
-"""If the host takes this fraction of the time from the virtual machine, all CPUs of the host are busy."""
+"""If the virtual machine waits this fraction of the time for a CPU (steal time), all CPUs of the host are busy."""
 _LOWER_QUANTILE, _MEDIAN, _UPPER_QUANTILE = 0.05, 0.5, 0.95
 _MIN_VALUES = 10
 
@@ -52,7 +52,7 @@ class PowerCurve:
 
 
 class FormulaSource:
-    """The machine formula: watts at the wall plug from what the machine is and how busy it is."""
+    """The machine formula: estimates the watts at the wall plug from facts about the machine and its load."""
 
     kind: Kind = "formula"
     name = "formula"
@@ -61,7 +61,7 @@ class FormulaSource:
         self, machine: ThisMachine, *, idle_watts: float | None = None, idle_share: IdleShare = "reservation"
     ) -> None:
         """`idle_watts` is the known idle power of the physical machine. On a virtual machine, `idle_share` is the part
-        of the host's idle power that counts as the virtual machine's."""
+        of the host's idle power that the virtual machine gets."""
         self._machine = machine
         self._idle_share: IdleShare = idle_share
         self._problem = ""
@@ -75,7 +75,7 @@ class FormulaSource:
 
     @property
     def curve(self) -> PowerCurve:
-        """The power of this machine by load. Raises `MeterError` if the formula knows no such machine."""
+        """The power of this machine by load. Raises `MeterError` if the formula is not valid for it."""
         if self._problem:
             raise MeterError(self._problem)
         return self._curve
@@ -116,8 +116,8 @@ def machine_curve(
 ) -> PowerCurve:
     """Return the power of a machine by load.
 
-    If several hosts are possible, the watts are the median of all of them, and the interval contains 90 % of the
-    lower and of the upper ends of their intervals. Raises `MeterError` if no host has an estimate.
+    If several hosts are possible, the watts are the median over the hosts. The interval contains 90 % of the
+    lower ends and 90 % of the upper ends of the hosts' intervals. Raises `MeterError` if no host has an estimate.
     """
     if not machine.hosts:
         raise MeterError(
@@ -165,9 +165,9 @@ def _power(
 
 
 def _quantile(values: Sequence[float], part: float) -> float:
-    """Return a quantile of values, on the line between the two neighbouring values.
+    """Return a quantile of values, interpolated linearly between the two neighbouring values.
 
-    Of a few values, the quantiles that bound an interval are the lowest and the highest value.
+    If there are only a few values, the ends of an interval are the lowest and the highest value.
     """
     ordered = sorted(values)
     if len(ordered) < _MIN_VALUES and part != _MEDIAN:

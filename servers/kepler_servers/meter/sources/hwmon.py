@@ -20,7 +20,7 @@ from kepler_servers.meter.sources.powercap import RESCAN_SECONDS
 
 FROZEN_SECONDS = 120.0
 FROZEN_LOAD_CHANGE = 0.3
-"""A sensor whose value did not change for `FROZEN_SECONDS`, while the load changed by this fraction, stands still."""
+"""A sensor is frozen if its value did not change for `FROZEN_SECONDS` while the load changed by this fraction."""
 MAX_CHIPS = 256
 MAX_SENSORS_OF_CHIP = 64
 _TEXT_BYTES = 100
@@ -59,7 +59,7 @@ RULES = (
     # Boards with current sensors at the supply of the whole board, e.g. NVIDIA Jetson.
     _rule("ina[0-9]+", r"vdd_in|vin_sys_5v0", "platform"),
 )
-"""Sensors of other drivers (graphics cards, network cards, disks, single rails) are not the power of the machine. Those
+"""Sensors of other drivers (graphics cards, network cards, disks, single rails) do not measure the whole machine. Those
 of the meter's own output (kepler_core) are not a measurement."""
 
 _SENSOR = re.compile(r"(power|energy)([0-9]{1,4})_(input|average)")
@@ -154,7 +154,7 @@ class HwmonSource:
         self._scanned_at = now
 
     def _find(self) -> list[tuple[str, str]]:
-        """Return the file of each sensor that measures the machine or its processors, with its component."""
+        """Return the file of each sensor that measures the machine or its processors, and the sensor's component."""
         try:
             if self._folder.resolve() in self._own_trees:
                 return []

@@ -11,9 +11,9 @@ from kepler_core.vocabulary import in_component_order
 MAIN_COMPONENTS = ("platform", "package")
 """A meter must measure one of these components. The other components are parts of the machine."""
 ERRORS = {"platform": 0.03, "package": 0.05, "core": 0.05, "uncore": 0.1, "dram": 0.2}
-"""Assumed errors of meters, as fractions of the power. They are documented assumptions, not measured here: RAPL's
-package agrees with external meters within some percent since Haswell, its DRAM is less exact, and power supplies with
-sensors state 1 to 3 %."""
+"""Assumed errors of meters, as fractions of the power. They are taken from documents, not measured here: RAPL's
+package agrees with external meters to a few percent since Haswell, RAPL's DRAM is less exact, and power supplies with
+sensors state errors of 1 to 3 %."""
 
 
 def measured_reading(

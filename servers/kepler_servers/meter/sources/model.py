@@ -1,4 +1,4 @@
-"""The source that applies a model of a model store or model server to the features of this machine."""
+"""The source that applies a model from a model store or model server to the features of this machine."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from kepler_servers.meter.sources.power_source import Kind
 from kepler_servers.meter.this_machine import ThisMachine
 
 ENERGY_SOURCES = ("acpi", "rapl-sysfs")
-"""Energy sources whose models are asked for: acpi for the whole machine, rapl-sysfs for its components."""
+"""Energy sources for which models are requested: acpi for the whole machine, rapl-sysfs for its components."""
 GUEST_SOURCES = tuple(VM_SOURCES.values())
 """Energy sources whose models a virtual machine prefers: they were trained on virtual machines, from their hosts."""
 REFRESH_SECONDS = 120.0
@@ -57,9 +57,9 @@ class ModelSource:
         idle_share: IdleShare = "reservation",
         idle_watts: Mapping[str, float] | None = None,
     ) -> None:
-        """`host_name` is the name of this machine; the training of a model may name it.
+        """`host_name` is the name of this machine; a model may state that it was trained on it.
 
-        `idle_watts` is the known idle power by component. The watts are shifted so that they fit it. See
+        `idle_watts` is the known idle power by component. The watts are shifted to match this idle power. See
         `FormulaSource` for `idle_share`.
         """
         self._machine = machine
@@ -112,7 +112,7 @@ class ModelSource:
         return self._cache.entry(key)
 
     def _model(self, source: str, entry: CacheEntry, observation: Observation) -> LoadedModel | None:
-        """Return the model of a cache entry, or the one used before, while a new search runs."""
+        """Return the model of a cache entry, or the previous model while a new search runs."""
         if entry.loaded is not None:
             return entry.loaded
         used = self._used.get(source) if entry.searching else None
@@ -199,16 +199,16 @@ class ModelSource:
         return "all" if all(self._guest_ratio(model) >= 1 for model in models.values()) else self._idle_share
 
     def _guest_ratio(self, loaded: LoadedModel) -> float:
-        """Return this virtual machine's part of the CPUs of the model's machine; 1 if the model is for whole machines
+        """Return which part of the model machine's CPUs this virtual machine has; 1 if the model is for whole machines
         like this one."""
         if self._machine.virtual is None or loaded.core_ratio is None or self._is_trained_here(loaded):
             return 1.0
         return min(loaded.core_ratio, 1.0)
 
     def _component(self, component: str, watts: FloatArray, half: FloatArray, ratio: float) -> _ComponentPower:
-        """Return the power now and at idle of this machine, from that of the model's machine.
+        """Return this machine's power now and at idle, from the power of the model's machine.
 
-        A virtual machine has its part of the idle power, and the power that its own work adds. How much it adds depends
+        A virtual machine gets its part of the idle power, and the power that its own work adds. This addition depends
         on the work of other virtual machines on the host, which is not known.
         """
         now, idle = (max(float(value), 0.0) for value in watts)

@@ -25,7 +25,7 @@ _UNIT_SHIFT, _UNIT_MASK = 8, 0x1F
 _COUNTER_MASK = 2**32 - 1
 _MICROJOULES = 1e6
 _DRAM_UNIT_JOULES = 2.0**-16
-"""Unit of the DRAM counter of Intel servers. It differs from the unit that the register of units states."""
+"""Unit of the DRAM counter of Intel servers. It differs from the unit that the processor itself states."""
 _DRAM_MODELS = frozenset({63, 79, 85, 106, 108, 143, 207})
 """Models of family 6 whose DRAM counter has this unit: Haswell, Broadwell, Skylake, Ice Lake, Sapphire Rapids and
 Emerald Rapids servers."""
@@ -72,7 +72,7 @@ class MsrSource:
         self._descriptors, self._counters = [], []
 
     def _try_to_open(self) -> None:
-        """Open the registers. Raises `MeterError`. After a failure, the next try is a minute later: it takes long."""
+        """Open the registers. Raises `MeterError`. After a failure, it waits a minute, because a try takes long."""
         now = self._clock()
         if self._failure is not None and now < self._retry_at:
             raise self._failure

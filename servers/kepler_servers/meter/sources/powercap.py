@@ -16,13 +16,13 @@ from kepler_servers.meter.sources.measured import MAIN_COMPONENTS, measured_read
 from kepler_servers.meter.sources.power_source import Kind
 
 OWN_PREFIXES = ("kepler-core", "kepler_core")
-"""Beginning of the names of directories and sensors that Kepler Core itself publishes. Reading them would be a loop."""
+"""Beginning of the names of directories and sensors that Kepler Core itself publishes. It must not read them itself."""
 PROVENANCE = "provenance"
 """File in the zones that the output `powercap` of the meter writes. It states where the watts come from."""
 MAX_ZONES = 256
 _TEXT_BYTES = 2000
 RESCAN_SECONDS = 60.0
-"""Interval at which the tree is searched for zones that have come or gone."""
+"""Interval at which the tree is searched for zones that were added or removed."""
 PROVIDED_PATIENCE_SECONDS = 30.0
 PROVIDED_SMOOTHING_SECONDS = 10.0
 # Scaphandre on the host writes every 2 to 10 s.
@@ -37,7 +37,7 @@ class PowercapSource:
 
     kind: Kind = "measured"
     keeps_files_open = True
-    """Whether the kernel writes the files. Programs may replace them by other files."""
+    """Whether files may stay open: yes for the kernel's files; a program may replace its files by other ones."""
 
     def __init__(
         self,
@@ -48,9 +48,9 @@ class PowercapSource:
         name: str = "powercap",
         folder: Path | None = None,
     ) -> None:
-        """`root` is the folder that contains sys. `own_trees` are folders that Kepler Core publishes, and are not read.
+        """`root` is the folder that contains sys. `own_trees` are folders that Kepler Core writes. They are not read.
 
-        `clock` returns seconds, and never jumps. `folder` is another folder that has the zones.
+        `clock` returns seconds, and never jumps. `folder` has the zones if they are not in the usual folder.
         """
         self.name = name
         self._root = root
@@ -62,7 +62,7 @@ class PowercapSource:
         self._zones: tuple[str, ...] = ()
         self._scanned_at: float | None = None
         self._skipped = ""
-        """Name of a zone that is no measurement."""
+        """Name of a zone that was left out because it is not a measurement."""
 
     def read(self, observation: Observation) -> Reading | None:
         now = self._clock()
@@ -86,7 +86,7 @@ class PowercapSource:
     # --- zones ---
 
     def _scan(self, now: float) -> None:
-        """Find the zones. The counters are kept if the zones are the same, because they remember their values."""
+        """Find the zones. If the zones are the same, the counters are kept, because they store earlier values."""
         self._scanned_at = now
         zones = self._find_zones()
         if tuple(zone for zone, _ in zones) == self._zones and self._counters:
@@ -97,7 +97,7 @@ class PowercapSource:
         self._counters = [self._counter(self._folder / zone, component) for zone, component in zones]
 
     def _find_zones(self) -> list[tuple[str, str]]:
-        """Return the name of each zone's directory, with its component. No energy is in two zones."""
+        """Return the name of each zone's directory, and the zone's component. No energy is counted twice."""
         try:
             if self._folder.resolve() in self._own_trees:
                 return []
@@ -125,7 +125,7 @@ class PowercapSource:
         return [(name, component) for (component, _), name in sorted(zones.items())]
 
     def _is_measurement(self, zone: Path) -> bool:
-        """Return whether the kernel has made a zone. The meter's output puts the file `provenance` into its zones."""
+        """Return whether a zone is the kernel's. Zones that the meter itself publishes have the file `provenance`."""
         return not (zone / PROVENANCE).exists()
 
     def _label(self, zone: Path) -> str:
@@ -172,7 +172,7 @@ class PowercapSource:
 class ProvidedTreeSource(PowercapSource):
     """A tree in which the host of this virtual machine writes the power of the virtual machine, as Scaphandre does.
 
-    It has the zones intel-rapl:N. The files name and max_energy_range_uj may be missing.
+    It has the zones intel-rapl:N. The files called name and max_energy_range_uj may be missing.
     """
 
     keeps_files_open = False
@@ -185,7 +185,7 @@ class ProvidedTreeSource(PowercapSource):
         own_trees: Collection[Path] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`folder` is the tree; by default that of Scaphandre, /var/scaphandre. See `PowercapSource`."""
+        """`folder` is the tree; by default Scaphandre's tree, /var/scaphandre. See `PowercapSource`."""
         super().__init__(
             root, own_trees=own_trees, clock=clock, name="provided", folder=folder or root / "var/scaphandre"
         )
@@ -194,7 +194,7 @@ class ProvidedTreeSource(PowercapSource):
         """Return whether the host has measured a zone.
 
         The meter on a host can provide its guests' power, too. Then the file `provenance` states whether the host's
-        power was measured. A power from this source was read from such a tree: reading it again would be a loop.
+        power was measured. If the host itself read the power from such a tree, it is not used again.
         """
         text = _text(zone / PROVENANCE)
         return not text or ("kind: measured" in text.splitlines() and f"name: {self.name}" not in text.splitlines())
