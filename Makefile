@@ -46,6 +46,7 @@ bench: $(VENV)/installed  ## Measure speed and memory
 	$(BIN)/python bench/model_server.py
 	$(BIN)/python bench/estimator.py
 	$(BIN)/python bench/plugins.py
+	$(BIN)/python bench/meter.py
 
 chaos: $(VENV)/installed  ## Run all servers for 10 minutes beside hostile clients, kills and full disks
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'pytest >= 8'

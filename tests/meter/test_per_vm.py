@@ -7,6 +7,8 @@ from pathlib import Path
 
 import attrs
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from support.qemu_host import QemuHost, qemu
 from support.readings import reading, zones_of
 
@@ -39,6 +41,17 @@ def test_guests_are_found_by_their_command_lines(
     host.start(8, "/usr/bin/python3", "/usr/bin/qemu-system-x86_64")
     host.start(9)
     assert GuestScanner(str(host.root)).guests() == [Guest(7, 1000, name, cpus, 12.5)]
+
+
+@given(arguments=st.lists(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])), max_size=6))
+def test_every_guest_has_a_safe_folder_name(tmp_path_factory: pytest.TempPathFactory, arguments: list[str]) -> None:
+    host = QemuHost(tmp_path_factory.mktemp("host"))
+    host.start(7, "/usr/bin/kvm", "-name", *arguments, "-smp", *arguments)
+    (guest,) = GuestScanner(str(host.root)).guests()
+    assert Path(guest.name).name == guest.name
+    assert 0 < len(guest.name) <= 100
+    assert not guest.name.startswith(".")
+    assert 1 <= guest.cpus <= 4096
 
 
 def test_a_process_that_becomes_a_guest_is_found(host: QemuHost) -> None:

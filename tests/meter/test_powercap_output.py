@@ -187,6 +187,32 @@ def test_a_full_disk_leaves_no_frozen_and_no_half_value(tmp_path: Path) -> None:
         output.close()
 
 
+def test_a_disk_that_is_full_during_a_change_of_the_source_leaves_no_old_value(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "64k"):
+        output = PowercapOutput(str(tmp_path / "disk"))
+        output.open()
+        output.write(reading(package=42.0), {"package": 1.0})
+        fill_disk(tmp_path / "disk" / "filler")
+        with pytest.raises(OutputError, match="No space left on device"):
+            output.write(reading(MEASURED, package=42.0), {"package": 2.0})
+        assert list((tmp_path / "disk").rglob("energy_uj")) == []
+        (tmp_path / "disk" / "filler").unlink()
+        output.write(reading(MEASURED, package=42.0), {"package": 3.0})
+        assert zones_of(tmp_path / "disk") == {"package-0": 3_000_000}
+        output.close()
+
+
+def test_without_permission_the_error_is_one_line(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can act as another user")
+    os.seteuid(65534)
+    try:
+        with pytest.raises(OutputError, match=r"cannot write .*: Permission denied"):
+            PowercapOutput(str(tmp_path / "tree")).open()
+    finally:
+        os.seteuid(0)
+
+
 def test_malformed_counters_are_not_restored(tmp_path: Path, output: PowercapOutput) -> None:
     output.write(reading(package=42.0, dram=4.0), {"package": 1.0, "dram": 1.0})
     for content in ("", "-5\n", "1e9\n", "9" * 30, "\x00"):

@@ -106,6 +106,7 @@ def test_the_status_of_the_meter_is_served(output: PrometheusOutput) -> None:
     assert series["kepler_meter_problem_info", (("problem", "output powercap: the disk is full"),)] == 1
     assert series["kepler_meter_problems", ()] == 2
     assert series["kepler_meter_latest_delay_seconds", ()] == 0.03
+    assert series["kepler_vm_model_inference_duration_seconds", (("zone", "package"),)] == 0.001
 
 
 def test_the_metrics_of_kepler(output: PrometheusOutput) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -18,6 +20,8 @@ from support.qemu_host import QemuHost, qemu
 from support.server_process import free_port
 from support.small_disk import fill_disk, small_disk
 
+MIN_VALID_SECONDS = 5.0
+"""Time for which a power is integrated if no new reading follows."""
 FORBIDDEN = ("pandas", "sklearn", "matplotlib", "scipy")
 """Modules that a resident process must not import, because they take much memory."""
 
@@ -79,6 +83,44 @@ def test_the_counter_continues_after_a_kill(machine: SensorMachine, tmp_path: Pa
         # The first look at the new counter may come late; 42 W add at most 42 J/s since the start of the new process.
         added = meter.zones()["package-0"] - before
         assert 0 <= added <= 42e6 * (time.time() - meter.status()["started"])
+
+
+def test_a_process_that_was_stopped_does_not_invent_energy(machine: SensorMachine, tmp_path: Path) -> None:
+    with running_meter(machine.root, tmp_path / "tree", "--interval", "0.2") as meter:
+        before, begin = meter.zones()["package-0"], time.monotonic()
+        os.kill(meter.process.pid, signal.SIGSTOP)
+        time.sleep(MIN_VALID_SECONDS + 4)
+        stopped = time.monotonic() - begin
+        os.kill(meter.process.pid, signal.SIGCONT)
+        meter.wait_until(lambda: meter.zones().get("package-0", 0) > before, "the counter stands still")
+        time.sleep(1)
+        added = (meter.zones()["package-0"] - before) / 42e6
+        assert MIN_VALID_SECONDS < added < time.monotonic() - begin - stopped + MIN_VALID_SECONDS + 1
+
+
+def test_a_change_of_the_source_does_not_change_the_counter(machine: SensorMachine, tmp_path: Path) -> None:
+    """A running Kepler continues to read the path that it found at its start."""
+    seen: list[int] = []
+    known = tmp_path / "tree/class/powercap/kepler-core:measured:hwmon:package/energy_uj"
+    with running_meter(machine.root, tmp_path / "tree", "--source", "hwmon", "--source", "formula") as meter:
+
+        def changed_to(kind: str) -> bool:
+            seen.append(int(known.read_text()))
+            return bool(meter.status()["kind"] == kind)
+
+        begin = time.monotonic()
+        assert changed_to("measured")
+        machine.set(0)
+        meter.wait_until(lambda: changed_to("formula"), "the formula does not take over")
+        meter.wait_until(lambda: changed_to("formula") and seen[-1] > seen[-2], "the counter stands still")
+        assert list(meter.zones()) == ["package-0"]
+        machine.set(42)
+        meter.wait_until(lambda: changed_to("measured"), "the meter is not used again")
+        seconds = time.monotonic() - begin
+    assert seen == sorted(seen)
+    # Without a jump: 42 W or, by the formula, at most 1000 W. A counter of another path would begin at 1 µJ.
+    assert 0 < seen[-1] - seen[0] < 1000e6 * (seconds + 1)
+    assert meter.log.count("power source kepler-core:") == 3
 
 
 def test_without_a_source_there_is_no_value_and_then_a_value_again(machine: SensorMachine, tmp_path: Path) -> None:

@@ -187,10 +187,11 @@ class PowercapOutput(Output):
 
     def _retreat(self) -> None:
         """After a failed write, remove the counters, which would look current, and start afresh with the next write."""
-        for zone in self._zones.values():
-            with contextlib.suppress(OSError):
-                zone.withdraw()
         self._leave_zones()
+        # The failure may have come while new folders took the place of others, so all folders are searched.
+        with contextlib.suppress(OSError):
+            for path in self._own_folders():
+                _withdraw_counter(path)
 
     def _leave_zones(self) -> None:
         for zone in self._zones.values():

@@ -94,13 +94,16 @@ class MeterLoop:
     """Why there is no estimate; None if there is one; empty before the first period has ended."""
     _source: str | None = attrs.field(init=False, default=None)
     """The power source of the latest reading; None if there is no estimate."""
+    _first_period: float = attrs.field(init=False, default=0.0)
+    """Start of the first period, by `time.monotonic`."""
     _next_reading: float = attrs.field(init=False, default=0.0)
     _latest_delay: float = attrs.field(init=False, default=0.0)
 
     def run(self, stop: StopSignal) -> None:
         """Publish until a signal arrives. The publisher must be open."""
         self._measure(first=True)
-        self._next_reading = time.monotonic() + min(FIRST_PERIOD_SECONDS, self.interval)
+        self._first_period = time.monotonic()
+        self._next_reading = self._first_period + min(FIRST_PERIOD_SECONDS, self.interval)
         while True:
             due = min(self._next_reading, self.publisher.next_advance)
             if stop.wait(due - time.monotonic()):
@@ -119,7 +122,7 @@ class MeterLoop:
     def _schedule(self, now: float) -> None:
         """Set the time of the next reading. Times that have passed are left out, e.g. after the process was stopped."""
         period = self.interval if self._reason is None else min(FIRST_PERIOD_SECONDS, self.interval)
-        if self._reason is not None and time.time() - self._started > self.interval:
+        if now - self._first_period > self.interval:
             period = self.interval
         self._next_reading += period
         if self._next_reading <= now:

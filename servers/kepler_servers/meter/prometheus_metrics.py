@@ -126,6 +126,13 @@ class _MeterCollector(Collector):
                 ("interval_seconds", "Seconds between two readings.", status.interval),
             ):
                 yield GaugeMetricFamily(f"{PREFIX}_{name}", text, value)
+            if published is not None and published.reading.provenance.kind != "measured":
+                yield _by_zone(
+                    published.reading,
+                    "kepler_vm_model_inference_duration_seconds",
+                    "Duration of the latest estimate, for all zones together.",
+                    status.estimate_seconds,
+                )
         yield GaugeMetricFamily(f"{PREFIX}_problems", "Number of problems.", len(problems))
         family = GaugeMetricFamily(
             f"{PREFIX}_problem_info", "1 for each problem, in the words of the meter's log.", labels=("problem",)
@@ -133,6 +140,14 @@ class _MeterCollector(Collector):
         for problem in dict.fromkeys(printable(problem, 200) for problem in problems[:MAX_PROBLEMS]):
             family.add_metric((problem,), 1)
         yield family
+
+
+def _by_zone(reading: Reading, name: str, text: str, value: float) -> Metric:
+    """Return a metric that has the same value for each zone."""
+    family = GaugeMetricFamily(name, text, labels=("zone",))
+    for component in reading.power:
+        family.add_metric((ZONE_OF_COMPONENT.get(component, component),), value)
+    return family
 
 
 def _power_metrics(reading: Reading) -> Iterator[Metric]:
