@@ -29,6 +29,8 @@ OFTEN = 0.2
 FEWEST_READINGS = 5
 _FAKE_PATH = re.compile(r"/energy_[a-z]+(-\d+)?$")
 """Path of a zone of Kepler's fake meter. A powercap zone's path is a folder such as …/intel-rapl:0."""
+_ESTIMATE = re.compile(r"kepler-core:(model|formula):[^/]*")
+"""The end of the path of a zone that the meter publishes (`kepler_core.metering.Provenance.slug`)."""
 _RELEASE_WITH_LAG = re.compile(r"v?0\.(10|11)\.\d+")
 _HYPERVISORS = re.compile(r"qemu|kvm|virtqemud")
 _SHOWN = 3
@@ -54,6 +56,18 @@ def fake_meter(node: HostNode) -> Found | None:
         "(docs/which-kepler.md)"
     )
     return Found(seen, advice)
+
+
+def estimated_power(node: HostNode) -> Found | None:
+    """Find power that Kepler Core's meter has estimated with a model or formula."""
+    for labels in _labels(node.metric(names.NODE_JOULES)):
+        estimate = _ESTIMATE.search(labels.get("path", ""))
+        if estimate is not None:
+            return Found(
+                f"the power comes from `kepler-model serve meter` ({printable(estimate.group(), 80)})",
+                "it is an estimate and no measurement: do not train models from it",
+            )
+    return None
 
 
 def zones_summed(node: HostNode) -> Found | None:
@@ -256,6 +270,7 @@ RULES: tuple[Rule, ...] = (
     Rule("disturbed-windows", "warning", disturbed_windows),
     Rule("guests-as-containers", "warning", guests_typed_as_containers),
     Rule("shared-vm-id", "warning", shared_vm_id),
+    Rule("estimated-power", "note", estimated_power),
     Rule("release-lag", "note", release_lag),
     Rule("counter-wraps", "note", counter_wraps),
     Rule("empty-node-name", "note", empty_node_name),

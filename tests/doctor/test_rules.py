@@ -19,6 +19,7 @@ from kepler_core.errors import RecordingError
 from kepler_core.recording import read_recording
 
 Content = dict[str, list[dict[str, Any]]]
+ESTIMATE = "/run/kepler-core/sysfs/class/powercap/kepler-core:formula:machine-formula@1"
 ENERGY = (names.NODE_JOULES, names.NODE_ACTIVE_JOULES, names.NODE_IDLE_JOULES, names.NODE_WATTS)
 
 
@@ -83,6 +84,7 @@ FAULTS: list[tuple[str, str, Callable[[Content], None], str]] = [
     ("guests-as-containers", "warning", kubevirt, "virt-launcher"),
     ("shared-vm-id", "warning", second_guest, "-uuid"),
     ("empty-node-name", "note", lambda content: relabel(content, ENERGY, node_name=None), "--kube.node-name"),
+    ("estimated-power", "note", lambda content: relabel(content, ENERGY, path=ESTIMATE), "do not train"),
     ("release-lag", "note", lambda content: relabel(content, (names.BUILD_INFO,), version="v0.11.4"), "use joules"),
 ]
 

@@ -105,11 +105,21 @@ def test_marginal_is_work_above_idle_and_reserved_idle() -> None:
 
 def test_terminated_machines_and_other_hosts_do_not_count() -> None:
     content = SimulatedHost().recording()
-    expected = read(content).watts["package"]
+    expected = {target: read(content, target).watts["package"] for target in ("kepler", "capacity")}
     for series in list(content[names.VM_JOULES]):
         terminated = {**series["metric"], "state": "terminated"}
-        content[names.VM_JOULES].append({"metric": terminated, "values": [[t, "5"] for t, _ in series["values"]]})
-    assert read(content).watts["package"] == pytest.approx(expected)
+        rising = [[time, str(500.0 * number)] for number, (time, _) in enumerate(series["values"])]
+        content[names.VM_JOULES].append({"metric": terminated, "values": rising})
+    for metric, all_series in SimulatedHost(seed=3).recording().items():
+        for series in all_series:
+            other = {**series["metric"], "instance": "host-2:28282"}
+            if "node_name" in other:
+                other["node_name"] = "host-2"
+            if other.get("vm_id"):
+                other.update(vm_id="another", vm_name="vm-z")
+            content[metric].append({**series, "metric": other})
+    for target, watts in expected.items():
+        assert read(content, target).watts["package"] == pytest.approx(watts)
 
 
 def test_unknown_machines_are_named_with_the_known_ones() -> None:

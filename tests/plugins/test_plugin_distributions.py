@@ -183,10 +183,10 @@ def test_models_are_served_after_their_trainer_was_removed(workshop, wheels, rec
     assert "lightgbm" not in site.kepler("plugins", "list", cwd=tmp_path).stdout
     assert served(site, store, tmp_path) == answers
 
-    line = site.kepler(*command, cwd=inner, check=1).stderr.strip()
-    assert "unknown trainer 'lightgbm'" in line
-    assert line.endswith("from kepler-trainer-lightgbm 1.0.0: pip install kepler-trainer-lightgbm==1.0.0")
-    assert len(line.splitlines()) == 1
+    error = json.loads(site.kepler(*command, cwd=inner, check=1).stderr)["error"]
+    assert "unknown trainer 'lightgbm'" in error
+    assert error.endswith("from kepler-trainer-lightgbm 1.0.0: pip install kepler-trainer-lightgbm==1.0.0")
+    assert len(error.splitlines()) == 1
     assert "kepler-trainer-lightgbm==1.0.0" in site.kepler(*frozen, cwd=tmp_path).stdout.splitlines()
 
 

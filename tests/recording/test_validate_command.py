@@ -200,7 +200,7 @@ BAD_FILES = {
 def test_an_unreadable_file_is_reported_on_one_line(content: bytes, message: str, tmp_path: Path) -> None:
     path = tmp_path / "r.json"
     path.write_bytes(content)
-    process = validate("--json", path)
+    process = validate(path)
     assert process.returncode == 1
     assert process.stdout == ""
     assert len(process.stderr.splitlines()) == 1, process.stderr

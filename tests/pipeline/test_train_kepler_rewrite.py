@@ -1,0 +1,67 @@
+"""Tests of trainings on simulated recordings of Kepler 0.10: the models are those of Kepler 0.7 on the same machine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from support.training import train
+
+from kepler_core.models.loading import load_model
+from kepler_core.simulate import CORES_PER_SOCKET, Simulation, true_power, write
+
+PIPELINE = """
+abs_trainers: [LinearRegressionTrainer, GradientBoostingRegressorTrainer]
+dyn_trainers: [LinearRegressionTrainer]
+feature_groups: [CPUTime]
+energy_sources: [rapl-sysfs]
+"""
+BUSY = np.array([0.1, 0.3, 0.5, 0.7])
+RATES = BUSY * CORES_PER_SOCKET * 1000.0
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[tuple[str, str], Any]]:
+    """Train from one machine as both exporters record it; return the models by exporter, output type and trainer."""
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "cpu.yaml").write_text(PIPELINE)
+    models: dict[str, dict[tuple[str, str], Any]] = {}
+    for exporter in ("kepler-0.7", "kepler-0.10"):
+        simulation = Simulation(containers=8, timestamps=900, sockets=1, noise=0.005, seed=2, exporter=exporter)
+        write(simulation, str(folder / f"{exporter}.json"))
+        store = folder / exporter
+        report = train(folder / "cpu.yaml", "-i", folder / f"{exporter}.json", "-s", store)
+        assert report["failed"] == []
+        models[exporter] = {
+            (model["output_type"], model["trainer"]): load_model(store / "cpu" / model["path"])
+            for model in report["models"]
+        }
+    return models
+
+
+@pytest.mark.parametrize("trainer", ["LinearRegressionTrainer", "GradientBoostingRegressorTrainer"])
+@pytest.mark.parametrize("component", ["package", "core", "dram"])
+def test_models_of_both_exporters_predict_the_same(trained: Any, trainer: str, component: str) -> None:
+    old, new = (
+        trained[exporter]["AbsPower", trainer].predict(RATES[:, None])[component]
+        for exporter in ("kepler-0.7", "kepler-0.10")
+    )
+    np.testing.assert_allclose(new, old, rtol=0.01 if trainer == "LinearRegressionTrainer" else 0.02)
+
+
+def test_dynamic_power_of_a_container_is_the_same(trained: Any) -> None:
+    old, new = (
+        trained[exporter]["DynPower", "LinearRegressionTrainer"].predict(RATES[:, None])["package"]
+        for exporter in ("kepler-0.7", "kepler-0.10")
+    )
+    np.testing.assert_allclose(new, old, rtol=0.02)
+
+
+def test_the_power_law_comes_back(trained: Any) -> None:
+    """Boosted trees follow the curve of the formula in steps, so that the mean over many loads is compared."""
+    busy = np.linspace(0.1, 0.7, 100)
+    rates = busy[:, None] * CORES_PER_SOCKET * 1000.0
+    predicted = trained["kepler-0.10"]["AbsPower", "GradientBoostingRegressorTrainer"].predict(rates)["package"]
+    truth = true_power(busy, np.zeros(len(busy)), 1)["package"]
+    assert float(np.mean(predicted)) == pytest.approx(float(np.mean(truth)), rel=0.01)
