@@ -129,6 +129,16 @@ def test_watch_prints_lines_until_interrupted():
     assert [report["time"] for report in reports] == sorted(report["time"] for report in reports)
 
 
+def test_reasons_are_in_the_report_and_not_in_a_log(tmp_path):
+    publish(tmp_path, LinearModel(), machine=HOST)
+    done = subprocess.run(
+        [sys.executable, "-m", "kepler_core", "watts", "-s", str(tmp_path)], capture_output=True, text=True, cwd=ROOT
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "vm-kepler" not in done.stdout
+    assert "Measured." in done.stdout or "  - model: " in done.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [

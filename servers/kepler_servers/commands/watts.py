@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -52,22 +54,38 @@ def watts(watch: bool, interval: float, config_dir: str | None, as_json: bool, *
     from kepler_servers.meter.settings import build_chain, build_collectors
 
     settings = meter_settings(options, Configuration(config_dir), interval=interval)
-    machine = settings.machine()
-    chain = build_chain(settings, machine)
-    collectors = build_collectors(settings)
+    with _without_warnings(verbose=bool(click.get_current_context().find_root().params.get("verbose"))):
+        machine = settings.machine()
+        chain, collectors = build_chain(settings, machine), build_collectors(settings)
+        try:
+            collectors.open()
+            reading, observation = _first_reading(chain, collectors)
+            _show(_report(reading, observation, machine, chain, settings), as_json, watch)
+            if watch:
+                for reading, observation in _readings(chain, collectors, interval):
+                    _show(_report(reading, observation, machine, chain, settings), as_json, watch)
+        except KeyboardInterrupt:
+            if not watch:
+                raise
+        finally:
+            collectors.close()
+            chain.close()
+
+
+@contextmanager
+def _without_warnings(*, verbose: bool) -> Iterator[None]:
+    """Log only errors of the estimating modules, unless the user wants to see each step.
+
+    The report itself has the reasons why a source is not used.
+    """
+    log = logging.getLogger("kepler_servers")
+    level = log.level
+    if not verbose:
+        log.setLevel(logging.ERROR)
     try:
-        collectors.open()
-        reading, observation = _first_reading(chain, collectors)
-        _show(_report(reading, observation, machine, chain, settings), as_json, watch)
-        if watch:
-            for reading, observation in _readings(chain, collectors, interval):
-                _show(_report(reading, observation, machine, chain, settings), as_json, watch)
-    except KeyboardInterrupt:
-        if not watch:
-            raise
+        yield
     finally:
-        collectors.close()
-        chain.close()
+        log.setLevel(level)
 
 
 def _first_reading(chain: SourceChain, collectors: CollectorSet) -> tuple[Reading, Observation]:

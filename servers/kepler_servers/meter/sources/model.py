@@ -90,8 +90,8 @@ class ModelSource:
             problem = entry.problem if model is None else self._unlike(model)
             if model is not None and not problem:
                 models[source] = model
-            elif problem:
-                reasons[problem] = None
+            elif problem and (model is not None or source in ENERGY_SOURCES):
+                reasons[problem] = None  # few stores have models of virtual machines, so none is no reason
         own = [source for source in GUEST_SOURCES if source in models]
         if own:
             models = {own[0]: models[own[0]]}
