@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -132,12 +131,23 @@ def estimator(
         configuration, model_server, configuration.text("MODEL_PATH", store) or store_in_volume(configuration)
     )
     spec = machine(machine_spec)
-    # Until the event loop handles SIGTERM, the signal raises SystemExit here. So `finally` removes the socket files.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    # Until the event loop handles the signals, they are only noted. A handler that raises could interrupt the import of
+    # a C module: the interpreter then crashes when it exits, or the exception gets lost.
+    early_signals: list[int] = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, _: early_signals.append(number))
     sockets = listen([path] if path is not None else DEFAULT_PATHS)
     try:
         metrics_address = None if metrics_port is None else (metrics_host, metrics_port)
-        _serve(sockets, providers, spec, reply_limit=reply_limit, refresh=refresh, metrics_address=metrics_address)
+        _serve(
+            sockets,
+            providers,
+            spec,
+            reply_limit=reply_limit,
+            refresh=refresh,
+            metrics_address=metrics_address,
+            early_signals=early_signals,
+        )
     finally:
         for listening in sockets:
             listening.close()
@@ -151,8 +161,12 @@ def _serve(
     reply_limit: int,
     refresh: float,
     metrics_address: tuple[str, int] | None,
+    early_signals: Sequence[int],
 ) -> None:
-    """Answer the requests on the sockets until the process gets SIGTERM or SIGINT."""
+    """Answer the requests on the sockets until the process gets SIGTERM or SIGINT.
+
+    `early_signals` has the signals that the process got before the event loop handled them.
+    """
     import logging
     import socket
 
@@ -173,6 +187,8 @@ def _serve(
     handler = RequestHandler(cache, counters, reply_limit=reply_limit, about=about, host_name=socket.gethostname())
     loop = Loop(sockets, handler, counters)
     loop.stop_on_signals()
+    if early_signals:
+        return
     if metrics_address is not None:
         from kepler_servers.estimator.metrics import serve_metrics
 
