@@ -30,7 +30,8 @@ def advice(reading: Reading, machine: ThisMachine, settings: MeterSettings) -> l
     if machine.virtual is not None:
         meter = 100 * ERRORS["package"]
         sentences.append(
-            f"Let the host provide the power of this virtual machine (`scaphandre qemu`, or QEMU with rapl=on): "
+            "Let the host provide the power of this virtual machine (`kepler-model serve meter --per-vm` or "
+            f"`scaphandre qemu` on the host, or QEMU with rapl=on): "
             f"measured, about ± {meter:.0f} % instead of ± {now:.0f} %."
         )
     if kind == "formula":
