@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import html
 import json
 import re
 from html.parser import HTMLParser
@@ -129,6 +131,23 @@ def test_the_page_says_what_was_left_out_and_how_to_train_again(page: str, keple
     assert f"kepler-model train pipeline.yaml -i {kepler_recording_file} -s STORE" in page
     assert "feature_groups:" in page
     assert page.index('<h2 id="left-out">') < page.index('<h2 id="again">')
+
+
+def test_the_page_names_skipped_data_sets(
+    tmp_path: Path, kepler_recording_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KEPLER_REPORT", "true")
+    recorded = json.loads(gzip.decompress(kepler_recording_file.read_bytes()))
+    (tmp_path / "r.json").write_text(json.dumps({k: v for k, v in recorded.items() if "page_cache" not in k}))
+    every = {key: value for key, value in PIPELINE.items() if key not in ("feature_groups", "dyn_trainers")}
+    (tmp_path / "mine.yaml").write_text(json.dumps(every))
+    done = kepler("train", "mine.yaml", "-i", "r.json", "-s", "models", "-j", "1", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "models" / "mine" / "report.html").read_text()
+    skipped = json.loads((tmp_path / "models" / "mine" / "metadata.json").read_text())["skipped"]
+    assert skipped
+    for entry in skipped:
+        assert html.escape(f"{entry['feature_group']}: {entry['reason']}") in page
 
 
 def test_names_are_escaped(tmp_path: Path, kepler_recording_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
