@@ -47,6 +47,8 @@ __all__ = [
 IdleShare = Literal["reservation", "none"]
 """The part of the host's idle power that counts for a guest: its reserved share of the host's threads, or nothing."""
 
+SMALL_THREADS = 32
+"""A machine with fewer threads may be something other than a server."""
 _MAX_MEASURED_CORES_PER_CHIP = 64
 _MAX_MEASURED_CHIPS = 8
 _MAX_IDLE_PART = 0.95
@@ -160,10 +162,15 @@ class MachineFormula:
         """Return the AC power of a whole machine at a load from 0 (idle) to 1 (highest throughput).
 
         `idle_watts` is the machine's measured idle power, which makes the interval narrower. Returns `NoEstimate` if
-        the machine's facts contradict the stated idle power, or if the estimate is above any machine's power. Raises
+        the machine's facts contradict the stated idle power, if the estimate is above any machine's power, or if a
+        small machine of another vendor than Intel and AMD has no known TDP: it may be a board of a few watts. Raises
         `UsageError` if `load` or `idle_watts` is out of its range.
         """
         _check_load(load)
+        if machine.vendor not in MEASURED_VENDORS and "tdp" in machine.missing and machine.threads < SMALL_THREADS:
+            return NoEstimate(
+                ("a small machine with a processor of this vendor may be a board of a few watts; state the TDP",)
+            )
         usual_idle, usual_full = self.ends(machine)
         if usual_full > _MAX_WATTS:
             return NoEstimate((f"{machine.threads} threads would draw {usual_full:,.0f} W: no such machine is known",))

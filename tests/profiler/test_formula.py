@@ -6,6 +6,7 @@ import math
 import subprocess
 import sys
 
+import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -104,7 +105,7 @@ def test_a_missing_fact_makes_the_interval_wider_and_is_named(missing: str) -> N
             MachineDescription(threads=512, cores=256, chips=16, tdp_watts=150, memory_gib=4096, vendor="intel"),
             "unusual",
         ),
-        (MachineDescription(threads=4), "other"),
+        (MachineDescription(threads=64), "other"),
     ],
 )
 def test_machines_unlike_the_measured_ones_get_wide_intervals(machine: MachineDescription, error_class: str) -> None:
@@ -112,6 +113,14 @@ def test_machines_unlike_the_measured_ones_get_wide_intervals(machine: MachineDe
     assert result.error_class == error_class
     assert width(result) > 1.1 * width(result_of(SERVER, 0.3))
     assert any("measured" in reason for reason in result.reasons)
+
+
+@pytest.mark.parametrize("vendor", ["arm", None])
+def test_a_small_machine_that_may_be_a_board_gets_no_estimate(vendor: str | None) -> None:
+    board = MachineDescription(threads=4, memory_gib=4, vendor=vendor)
+    assert isinstance(estimate(board, 0.5), NoEstimate)
+    assert isinstance(estimate(attrs.evolve(board, tdp_watts=6), 0.5), Estimate)
+    assert isinstance(estimate(attrs.evolve(board, vendor="intel"), 0.5), Estimate)
 
 
 def test_a_machine_that_cannot_exist_gets_no_estimate() -> None:

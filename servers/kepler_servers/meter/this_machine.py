@@ -13,7 +13,7 @@ import attrs
 
 from kepler_core.errors import UsageError, close_matches
 from kepler_core.machine import MachineSpec
-from kepler_profiler.formula import MachineDescription, describe
+from kepler_profiler.formula import SMALL_THREADS, MachineDescription, describe
 from kepler_profiler.machine import discover
 from kepler_profiler.machine_description import MEASURED_VENDORS, host_of, vendor_of
 from kepler_profiler.processors import InstanceFamily, Processor, instance_type, instances, lookup, processors
@@ -22,8 +22,6 @@ log = logging.getLogger(__name__)
 
 CLOUD_CHIPS = 2
 """Assumed number of sockets of a host whose size is not published. The power for each thread hardly depends on it."""
-SMALL_THREADS = 32
-"""A machine with fewer threads may be something other than a server."""
 MINI_TDP_WATTS = 6.0
 """Thermal design power of processors of mini computers, e.g. Intel's N100."""
 _FIRST_CLOUD_YEAR = 2014
