@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 import time
@@ -57,6 +58,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, help="number of fits at the same time (default: one per CPU)")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
+    os.environ.setdefault("KEPLER_REPORT", "false")  # no measurement reads the report of a training
     figures: list[Figure] = []
     skipped: dict[str, str] = {}
     seconds: dict[str, float] = {}
