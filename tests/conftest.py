@@ -57,6 +57,7 @@ SLOW = (
     "store/test_remote_store*",
     "store/test_store_commands*",
     "cli/test_recalibrate*",
+    "plugins/test_report*",
     "pipeline/test_kept_rows*",
     "meter/test_serve_meter*",
     "meter/test_scraped_meter*",

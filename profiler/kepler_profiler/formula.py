@@ -163,13 +163,14 @@ class MachineFormula:
 
         `idle_watts` is the machine's measured idle power, which makes the interval narrower. Returns `NoEstimate` if
         the machine's facts contradict the stated idle power, if the estimate is above any machine's power, or if a
-        small machine of another vendor than Intel and AMD has no known TDP: it may be a board of a few watts. Raises
+        small machine with an unknown processor is not from Intel or AMD: it may be a board of a few watts. Raises
         `UsageError` if `load` or `idle_watts` is out of its range.
         """
         _check_load(load)
-        if machine.vendor not in MEASURED_VENDORS and "tdp" in machine.missing and machine.threads < SMALL_THREADS:
+        is_unknown = {"tdp", "year"} <= set(machine.missing)
+        if is_unknown and machine.vendor not in MEASURED_VENDORS and machine.threads < SMALL_THREADS:
             return NoEstimate(
-                ("a small machine with a processor of this vendor may be a board of a few watts; state the TDP",)
+                ("a small machine with an unknown processor may be a board of a few watts; state the TDP",)
             )
         usual_idle, usual_full = self.ends(machine)
         if usual_full > _MAX_WATTS:
