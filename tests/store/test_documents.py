@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -133,10 +134,33 @@ def test_any_bytes_decode_or_raise_one_error(content: bytes) -> None:
         assert isinstance(decode_object(content), dict)
 
 
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
+NUMBERS = st.integers() | st.integers(2**53 - 3, 2**53 + 3) | st.floats(allow_nan=False, allow_infinity=False)
+VALUES = st.recursive(NUMBERS | TEXTS, lambda inner: st.lists(inner) | st.dictionaries(TEXTS, inner))
+
+
+@given(VALUES, st.booleans())
+def test_a_number_is_refused_exactly_if_it_is_too_large(value: object, ascii_only: bool) -> None:
+    content = json.dumps(value, ensure_ascii=ascii_only).encode()
+    if largest(value) > 2**53:
+        with pytest.raises(DocumentError):
+            decode_value(content)
+    else:
+        assert decode_value(content) == value
+
+
+def largest(value: object) -> float:
+    """Return the largest absolute value of the numbers in a JSON value."""
+    if isinstance(value, list | dict):
+        return max((largest(item) for item in (value if isinstance(value, list) else value.values())), default=0)
+    return abs(value) if isinstance(value, int | float) else 0
+
+
 @pytest.mark.parametrize(
     "content",
     [
         b"", b"[]", b"{", b'{"a":"\xff"}', b'{"a":' + b"9" * 400 + b"}", b'{"a":1e300}', b'{"a":9007199254740993}',
+        b'{"\\"":9007199254740993}', b'{"2e5":[-9007199254740993]}',
         b'{"a":999999999999999e9}', b'{"a":-9.9E+99}', b'{"a":' + b"[" * MAX_DEPTH + b"]" * MAX_DEPTH + b"}",
         b'{"a":' * (MAX_DEPTH + 1) + b"1" + b"}" * (MAX_DEPTH + 1),
         # brackets in strings must not hide the brackets outside of the strings, which are nested too deeply
