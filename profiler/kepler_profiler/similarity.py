@@ -24,6 +24,7 @@ vendor. A name that fits processors of several generations counts as absent.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import attrs
@@ -44,7 +45,8 @@ EXPECTED = 0.4
 _WEIGHT = np.array(list(WEIGHTS.values()))
 _SAME_VENDOR = 0.2
 _SAME_BEGINNING = 0.75
-_MAX_PROCESSORS = 256
+_KEPT_NUMBERS = 500_000
+"""How many numbers the kept columns of a table have at most, i.e. 4 MB."""
 
 
 @attrs.frozen
@@ -59,16 +61,39 @@ class Likeness:
 
 
 @attrs.frozen(eq=False)
-class _Comparison:
-    """The comparison of one spec with all specs of a table. Each array has one row per spec of the table."""
+class _Column:
+    """The comparison of one attribute of a spec with all specs of a table."""
 
-    similarity: FloatArray
-    looseness: FloatArray
-    uncertainty: FloatArray
     scores: FloatArray
-    """Likeness of each attribute, shape (specs, attributes); NaN unless both specs have the attribute."""
-    stated: BoolArray
-    """Whether at least one of the two specs has the attribute, shape (specs, attributes)."""
+    """Likeness of the two values, shape (specs,); NaN unless both specs have the attribute."""
+    terms: FloatArray
+    """What the attribute adds to the sums of `_Comparison`, shape (4, specs)."""
+
+
+class _Comparison:
+    """The comparison of one spec with all specs of a table. Each array has the shape (specs,)."""
+
+    def __init__(self, columns: Sequence[_Column]) -> None:
+        """Add up the terms of one column per attribute."""
+        self._columns = columns
+        weight, loose, uncertain, differences = sum((c.terms for c in columns[1:]), start=columns[0].terms)
+        total = np.where(weight > 0, weight, 1.0)
+        self._looseness = loose / total
+        self._uncertainty = uncertain / total
+        similarity = 1.0 - self._looseness - self._uncertainty * (1.0 - EXPECTED)
+        # Only equal specs may have the similarity 1. Rounding errors must not change this.
+        similarity = np.minimum(np.maximum(similarity, 0.0), 1.0 - 1e-9)
+        self.similarity: FloatArray = np.where(differences == 0, 1.0, similarity)
+
+    def likeness(self, row: int) -> Likeness:
+        """Return the comparison with one spec of the table."""
+        stated = {n: c.scores[row] for n, c in zip(ATTRIBUTES, self._columns, strict=True) if c.terms[0, row] > 0}
+        return Likeness(
+            float(self.similarity[row]),
+            float(self._looseness[row]),
+            float(self._uncertainty[row]),
+            {name: None if np.isnan(score) else round(float(score), 4) for name, score in stated.items()},
+        )
 
 
 class SpecTable:
@@ -82,10 +107,10 @@ class SpecTable:
         self._processors = [comparable_processor(spec.get("processor")) for spec in specs]
         self._distinct = sorted({p for p in self._processors if p})
         at = {processor: index for index, processor in enumerate(self._distinct)}
-        self._scores: dict[str, FloatArray] = {}
         self._processor = np.array([at.get(p, -1) for p in self._processors], dtype=np.intp)
         self._numbers = np.array([_numbers(spec) for spec in specs], dtype=np.float64).reshape(len(specs), len(NUMERIC))
-        self._stated = np.column_stack([self._processor >= 0, self._numbers > 0])
+        # Machines have few different values of an attribute, so most comparisons add up columns that are kept.
+        self._column = lru_cache(max(_KEPT_NUMBERS // (5 * max(len(specs), 1)), 16))(self._compare_attribute)
         self._last: tuple[Spec, _Comparison] | None = None
 
     def similarities(self, spec: Spec) -> FloatArray:
@@ -94,18 +119,7 @@ class SpecTable:
 
     def likeness(self, spec: Spec, row: int) -> Likeness:
         """Return how similar the spec in a row of the table is to `spec`, with the likeness of each attribute."""
-        comparison = self._compared(spec)
-        attributes = {
-            name: None if np.isnan(score) else round(float(score), 4)
-            for name, score, stated in zip(ATTRIBUTES, comparison.scores[row], comparison.stated[row], strict=True)
-            if stated
-        }
-        return Likeness(
-            float(comparison.similarity[row]),
-            float(comparison.looseness[row]),
-            float(comparison.uncertainty[row]),
-            attributes,
-        )
+        return self._compared(spec).likeness(row)
 
     def _compared(self, spec: Spec) -> _Comparison:
         # Keep the latest comparison: after `similarities`, callers usually call `likeness` with the same spec.
@@ -114,38 +128,34 @@ class SpecTable:
             last = self._last = dict(spec), self._compare(spec)
         return last[1]
 
-    def _processor_scores(self, processor: str) -> FloatArray:
-        """Return the likeness of `processor` and each distinct processor name in the table."""
-        scores = self._scores.get(processor)
-        if scores is None:
-            if len(self._scores) > _MAX_PROCESSORS:
-                self._scores.clear()
-            scores = np.array([processor_likeness(processor, other) for other in self._distinct])
-            self._scores[processor] = scores
-        return scores
-
     def _compare(self, spec: Spec) -> _Comparison:
-        theirs = self._numbers
-        scores = np.full((len(theirs), len(ATTRIBUTES)), np.nan)
-        processor = comparable_processor(spec.get("processor"))
-        if processor and self._distinct:
-            named = self._processor >= 0
-            scores[named, 0] = self._processor_scores(processor)[self._processor[named]]
-        numbers = np.array(_numbers(spec))
-        both = (theirs > 0) & (numbers > 0)
-        np.divide(np.minimum(theirs, numbers), np.maximum(theirs, numbers), out=scores[:, 1:], where=both)
-        stated = self._stated | np.array([bool(processor), *(numbers > 0)])
-        weight = np.where(stated, _WEIGHT, 0.0)
-        total = weight.sum(axis=1)
-        weight /= np.where(total > 0, total, 1.0)[:, None]
+        values = (comparable_processor(spec.get("processor")), *_numbers(spec))
+        return _Comparison([self._column(attribute, value) for attribute, value in enumerate(values)])
+
+    def _compare_attribute(self, attribute: int, value: str | float) -> _Column:
+        """Compare a value of the attribute `ATTRIBUTES[attribute]` with that of each spec in the table."""
+        stated, scores = self._processor_scores(value) if isinstance(value, str) else self._ratios(attribute, value)
+        weight = np.where(stated, _WEIGHT[attribute], 0.0)
         unknown = np.isnan(scores)
-        looseness = np.where(unknown, 0.0, weight * (1.0 - scores)).sum(axis=1)
-        uncertainty = np.where(unknown, weight, 0.0).sum(axis=1)
-        similarity = 1.0 - looseness - uncertainty * (1.0 - EXPECTED)
-        # Only equal specs may have the similarity 1. Rounding errors must not change this.
-        exact = np.where(unknown, weight == 0, scores == 1.0).all(axis=1)
-        similarity = np.where(exact, 1.0, np.clip(similarity, 0.0, 1.0 - 1e-9))
-        return _Comparison(similarity, looseness, uncertainty, scores, stated)
+        differs = np.where(unknown, stated, scores != 1.0)
+        terms = [weight, np.where(unknown, 0.0, weight * (1.0 - scores)), np.where(unknown, weight, 0.0), differs]
+        return _Column(scores, np.array(terms))
+
+    def _processor_scores(self, processor: str) -> tuple[BoolArray, FloatArray]:
+        """Return which specs have a name if `processor` is compared with them, and the likeness of the names."""
+        named = self._processor >= 0
+        scores = np.full(len(named), np.nan)
+        if processor and self._distinct:
+            of_distinct = np.array([processor_likeness(processor, other) for other in self._distinct])
+            scores[named] = of_distinct[self._processor[named]]
+        return named | bool(processor), scores
+
+    def _ratios(self, attribute: int, number: float) -> tuple[BoolArray, FloatArray]:
+        """Return which of two numbers are known, one of them or both, and the lower divided by the higher number."""
+        theirs = self._numbers[:, attribute - 1]
+        scores = np.full(len(theirs), np.nan)
+        np.divide(np.minimum(theirs, number), np.maximum(theirs, number), out=scores, where=(theirs > 0) & (number > 0))
+        return (theirs > 0) | (number > 0), scores
 
 
 def compare(one: Spec, other: Spec) -> Likeness:
