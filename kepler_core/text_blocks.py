@@ -7,6 +7,7 @@ together take a fraction of the memory.
 from __future__ import annotations
 
 import zlib
+from functools import lru_cache
 from itertools import accumulate
 
 import attrs
@@ -57,7 +58,14 @@ class PackedText:
 
     def unpack(self) -> bytes:
         """Return the text."""
-        return self._block.text(self._number)
+        return _unpack(self._block, self._number)
+
+
+@lru_cache(maxsize=256)
+def _unpack(block: _Block, number: int) -> bytes:
+    # The texts of the models that many clients get are unpacked once. The cache holds on to blocks, not to models, so
+    # a catalogue that is no longer used can be freed.
+    return block.text(number)
 
 
 class Packer:

@@ -20,7 +20,7 @@ import numpy as np
 from kepler_core.arrays import IndexArray
 from kepler_core.models.kepler_weights import KEPLER_CURVES
 from kepler_core.selection.columns import ModelColumns
-from kepler_core.selection.explanation import Selection
+from kepler_core.selection.explanation import Selection, StatedErrors
 from kepler_core.selection.filtering import apply_filter, check_filter, meets_filter
 from kepler_core.selection.filters import Filter
 from kepler_core.selection.narrowing import Candidates, narrow, usable_feature_sets
@@ -73,6 +73,7 @@ class Catalogue:
         self._error = self._columns.scores.column(error_key)
         self._candidates_of: dict[Any, Candidates] = {}
         self._sources_of: dict[str, frozenset[str]] = {}
+        self._stated = StatedErrors()
 
     def select(self, request: ModelRequest) -> Selection:
         """Select the best model for a request.
@@ -112,6 +113,7 @@ class Catalogue:
             len(self.models),
             dropped,
             None if runner_up is None else self.models[runner_up],
+            self._stated,
             self._columns.scores,
             best,
             runner_up,

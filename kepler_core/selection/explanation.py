@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from functools import lru_cache
 from typing import Any, Literal
 
 import attrs
 import numpy as np
 
 from kepler_core.errors import ModelError, NoModelError
-from kepler_core.honesty.document import read_honesty
+from kepler_core.honesty.document import Honesty, read_honesty
 from kepler_core.honesty.flags import EXPLANATIONS, flags
 from kepler_core.honesty.interval import (
     SAME_MACHINE,
@@ -22,6 +21,9 @@ from kepler_core.honesty.interval import (
 from kepler_core.selection.scores import ScoreTable
 from kepler_core.selection.similarity import SpecLikeness, rounded_down
 from kepler_core.store.models import StoredModel
+
+_MAX_STATEMENTS = 1024
+"""Maximum number of models whose statements a catalogue keeps. A statement takes some kilobytes."""
 
 
 @attrs.frozen
@@ -76,6 +78,47 @@ class NodeTypeMatch:
         return answer
 
 
+class StatedErrors:
+    """What models state about their own errors. A catalogue keeps the statements of the models that it selects."""
+
+    def __init__(self) -> None:
+        self._honesty: dict[StoredModel, Honesty | None] = {}
+
+    def explain(self, model: StoredModel, similarity: float | None) -> dict[str, Any] | None:
+        """Return the member `honesty` of a selection's JSON explanation.
+
+        None stands for a model whose metadata have no valid block `honesty`. `similarity` is None if the machine of
+        the request has the model's node type, or if the request describes no machine. The result does not depend on
+        features, so only the flags of the training and of the machine can be raised. A machine of the model's node
+        type may be the machine of the training, so it gets no flag.
+        """
+        honesty = self._read(model)
+        if honesty is None:
+            return None
+        twin = honesty.twin
+        match = SAME_TYPE if similarity is None else other_type(similarity)
+        raised = flags(honesty, SAME_MACHINE if similarity is None else match, outside=False, disagrees=False)
+        return {
+            "mae": {name: None if errors is None else errors.mae for name, errors in honesty.splits.items()},
+            "hardest": honesty.hardest,
+            "level": honesty.level,
+            "half_width": {c: round(typical_half_width(terms, match), 3) for c, terms in honesty.intervals.items()},
+            "flags": {flag: EXPLANATIONS[flag] for flag in raised},
+            "twin": None if twin is None else f"{twin.feature_group}/{twin.model_name}",
+        }
+
+    def _read(self, model: StoredModel) -> Honesty | None:
+        if model in self._honesty:
+            return self._honesty[model]
+        try:
+            honesty = read_honesty(model.metadata)
+        except ModelError:
+            honesty = None
+        if len(self._honesty) < _MAX_STATEMENTS:
+            self._honesty[model] = honesty
+        return honesty
+
+
 @attrs.frozen(eq=False)
 class Selection:
     """The model that was chosen for a request, and the reasons for the choice."""
@@ -87,6 +130,7 @@ class Selection:
     considered: int
     dropped: tuple[Drop, ...]
     runner_up: StoredModel | None
+    _stated: StatedErrors
     _scores: ScoreTable
     _row: int
     _runner_up_row: int | None
@@ -106,8 +150,8 @@ class Selection:
             "node_type": self.node_type.explain(model),
             "candidates": _explain_candidates(self.considered, self.dropped),
         }
-        if (honesty := _honesty(model, self.node_type.similarity_of_another_type)) is not None:
-            answer["honesty"] = dict(honesty)
+        if (honesty := self._stated.explain(model, self.node_type.similarity_of_another_type)) is not None:
+            answer["honesty"] = honesty
         if self.stands_in_for is not None:
             answer["stands_in_for"] = f"{self.stands_in_for.pipeline}/{self.stands_in_for.path}"
         if self.runner_up is not None and self._runner_up_row is not None:
@@ -120,33 +164,6 @@ class Selection:
     def _error(self, row: int) -> float | None:
         value = float(self._scores.column(self.error_key)[row])
         return None if np.isnan(value) else value
-
-
-@lru_cache(maxsize=1024)
-def _honesty(model: StoredModel, similarity: float | None) -> Mapping[str, Any] | None:
-    """Return what the model states about its own errors; None if its metadata have no valid block `honesty`.
-
-    `similarity` is None if the machine of the request has the model's node type, or if the request describes no
-    machine. The result does not depend on features, so only the flags of the training and of the machine can be raised.
-    A machine of the model's node type may be the machine of the training, so it gets no flag.
-    """
-    try:
-        honesty = read_honesty(model.metadata)
-    except ModelError:
-        return None
-    if honesty is None:
-        return None
-    twin = honesty.twin
-    match = SAME_TYPE if similarity is None else other_type(similarity)
-    raised = flags(honesty, SAME_MACHINE if similarity is None else match, outside=False, disagrees=False)
-    return {
-        "mae": {name: None if errors is None else errors.mae for name, errors in honesty.splits.items()},
-        "hardest": honesty.hardest,
-        "level": honesty.level,
-        "half_width": {c: round(typical_half_width(terms, match), 3) for c, terms in honesty.intervals.items()},
-        "flags": {flag: EXPLANATIONS[flag] for flag in raised},
-        "twin": None if twin is None else f"{twin.feature_group}/{twin.model_name}",
-    }
 
 
 def no_model(message: str, considered: int, dropped: Iterable[Drop]) -> NoModelError:
