@@ -54,8 +54,12 @@ def with_twins(jobs: Sequence[FitJob], results: Sequence[FitResult]) -> list[Fit
             honesty = read_honesty(result.metadata)
             assert honesty is not None  # every training writes the block
             trained.append(_Trained(job, result, honesty))
-    twins = {id(entry.result): twin for entry in trained if (twin := _twin(entry, trained)) is not None}
-    return [_with(result, twins[id(result)]) if id(result) in twins else result for result in results]
+    changed = {
+        id(entry.result): entry.result.with_honesty(msgspec.structs.replace(entry.honesty, twin=twin))
+        for entry in trained
+        if (twin := _twin(entry, trained)) is not None
+    }
+    return [changed.get(id(result), result) for result in results]
 
 
 def twin_of(metadata: Mapping[str, Any]) -> tuple[str, Twin] | None:
@@ -139,12 +143,3 @@ def _common_samples(one: FitJob, two: FitJob) -> tuple[IntArray, IntArray]:
 def _keys(job: FitJob) -> FloatArray:
     """Return a distinct complex number for each sample, from its stream and time."""
     return np.asarray(job.rows.stream + 1j * job.rows.time)
-
-
-def _with(result: FitResult, twin: Twin) -> FitResult:
-    assert result.files is not None
-    honesty = {**result.metadata[HONESTY_KEY], "twin": msgspec.to_builtins(twin)}
-    metadata = {**result.metadata, HONESTY_KEY: honesty}
-    stored = msgspec.json.decode(result.files[METADATA_FILE])
-    stored[HONESTY_KEY] = honesty
-    return attrs.evolve(result, metadata=metadata, files={**result.files, METADATA_FILE: indented_json(stored)})
