@@ -132,6 +132,13 @@ class Honesty(msgspec.Struct, forbid_unknown_fields=True):
     """Terms of the interval, by component. Empty for DynPower models: the power of a container is never measured."""
     twin: Twin | None = None
 
+    @property
+    def hardest_errors(self) -> SplitErrors:
+        """The errors on the split `hardest`."""
+        errors = self.splits[self.hardest]
+        assert errors is not None  # `read_honesty` has checked it
+        return errors
+
 
 def read_honesty(metadata: Mapping[str, Any]) -> Honesty | None:
     """Return the block `honesty` of a model's metadata; None if the metadata has no such block.

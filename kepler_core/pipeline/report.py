@@ -68,9 +68,7 @@ def _honesty(metadata: Mapping[str, Any]) -> dict[str, Any]:
     honesty = read_honesty(metadata)
     assert honesty is not None  # every training writes the block
     widths = [typical_half_width(terms) for terms in honesty.intervals.values()]
-    worst = honesty.splits[honesty.hardest]
-    assert worst is not None  # `read_honesty` has checked it
-    idle_biases = [errors.idle_bias for errors in worst.components.values()]
+    idle_biases = [errors.idle_bias for errors in honesty.hardest_errors.components.values()]
     return {
         "splits": {name: None if errors is None else errors.mae for name, errors in honesty.splits.items()},
         "hardest": honesty.hardest,

@@ -36,9 +36,7 @@ class _Trained:
 
     @property
     def error(self) -> float:
-        errors = self.honesty.splits[self.honesty.hardest]
-        assert errors is not None  # `read_honesty` has checked it
-        return errors.hardest
+        return self.honesty.hardest_errors.hardest
 
 
 def with_twins(jobs: Sequence[FitJob], results: Sequence[FitResult]) -> list[FitResult]:

@@ -123,9 +123,8 @@ def _summary(report: Mapping[str, Any], chosen: Sequence[Chosen]) -> list[str]:
     ]
     for one in chosen:
         metadata, name = one.evidence.metadata, one.components[0]
-        blocks, hardest = one.honesty.splits["blocks"], one.honesty.splits[one.honesty.hardest]
+        blocks, hardest = one.honesty.splits["blocks"], one.honesty.hardest_errors
         assert blocks is not None  # every training measures blocks
-        assert hardest is not None  # `read_honesty` has checked it
         text = (
             f"The best {metadata['output_type']} model of {metadata['source']} is {metadata['trainer']} over the "
             f"features {metadata['feature_group']}. For work and days like those of the training, its mean error for "
