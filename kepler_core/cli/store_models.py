@@ -9,9 +9,9 @@ import click
 from kepler_core.cli.inputs import store_option
 from kepler_core.cli.output import json_option, print_json, print_table, watts
 from kepler_core.errors import UsageError
-from kepler_core.honesty.document import SPLIT_NAMES, Honesty, SplitName, read_honesty
+from kepler_core.honesty.document import SPLIT_NAMES, SplitName, read_honesty
 from kepler_core.honesty.flags import ONE_RECORDING
-from kepler_core.honesty.interval import typical_half_width
+from kepler_core.honesty.interval import widest_half_width
 
 if TYPE_CHECKING:
     from kepler_core.store import Snapshot, Store
@@ -136,15 +136,10 @@ def _entry(model: StoredModel) -> dict[str, Any]:
     entry |= {"node_type": model.node_type, "mae": model.metadata.get("mae"), "splits": _errors(model)}
     return entry | {
         "hardest": None if honesty is None else honesty.hardest,
-        "half_width": None if honesty is None else _half_width(honesty),
+        "half_width": None if honesty is None else widest_half_width(honesty),
         "twin": None if honesty is None else honesty.twin,
         "seen": None if honesty is None else honesty.seen,
     }
-
-
-def _half_width(honesty: Honesty) -> float | None:
-    widths = [typical_half_width(terms) for terms in honesty.intervals.values()]
-    return max(widths) if widths else None
 
 
 def _refuse_different_targets(store: str, first: str, second: str) -> None:
