@@ -21,6 +21,7 @@ from kepler_core.models.power_model import METADATA_FILE
 from kepler_core.pipeline.fit import FitJob, FitResult
 from kepler_core.pipeline.interval_terms import conformal_quantile
 from kepler_core.pipeline.next_version import Model
+from kepler_core.store.layout import model_path, twin_path
 
 TWIN_GROUP = "CounterOnly"
 """The feature group of twins, if the pipeline trains it."""
@@ -68,8 +69,7 @@ def twin_of(metadata: Mapping[str, Any]) -> tuple[str, Twin] | None:
     honesty = read_honesty(metadata)
     if honesty is None or honesty.twin is None:
         return None
-    folder = f"{metadata['source']}/{metadata['output_type']}/{honesty.twin.feature_group}"
-    return f"{folder}/{honesty.twin.model_name}", honesty.twin
+    return twin_path(model_path(metadata), honesty.twin), honesty.twin
 
 
 def with_description(files: Mapping[str, bytes], twin: Twin | None) -> Model:

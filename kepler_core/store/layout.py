@@ -8,6 +8,7 @@ import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from kepler_core.honesty.document import Twin
 from kepler_core.json_files import indented_json
 from kepler_core.models.power_model import METADATA_FILE, WEIGHT_FILE
 
@@ -61,6 +62,14 @@ def model_tables(models: Iterable[Mapping[str, Any]]) -> dict[str, bytes]:
 def model_path(model: Mapping[str, Any]) -> str:
     """Return the path of a model's folder below its pipeline."""
     return f"{model['source']}/{model['output_type']}/{model['feature_group']}/{model['model_name']}"
+
+
+def twin_path(path: str, twin: Twin) -> str:
+    """Return the path of a model's twin. `path` is the path of the model, below its pipeline or below the store.
+
+    Both are in the folder of the same energy source and output type. The names in `twin` are not checked.
+    """
+    return f"{path.rsplit('/', maxsplit=2)[0]}/{twin.feature_group}/{twin.model_name}"
 
 
 def zip_bytes(files: Mapping[str, bytes]) -> bytes:
