@@ -10,7 +10,7 @@ from typing import Any
 
 from kepler_core.honesty.document import Twin
 from kepler_core.json_files import indented_json
-from kepler_core.models.power_model import METADATA_FILE, WEIGHT_FILE
+from kepler_core.models.power_model import HELD_OUT_FILE, METADATA_FILE, WEIGHT_FILE
 
 NODE_TYPE_INDEX = "node_type_index.json"
 REPORT_FILE = "report.html"
@@ -44,7 +44,7 @@ def pipeline_files(
         base = model_path(model)
         for file, data in sorted(content.items()):
             files[f"{base}/{file}"] = data
-        files[f"{base}.zip"] = zip_bytes(content)
+        files[f"{base}.zip"] = zip_bytes({file: data for file, data in content.items() if file != HELD_OUT_FILE})
         if WEIGHT_FILE in content:
             files[f"{base}.json"] = content[WEIGHT_FILE]
         assert name == base.rpartition("/")[2]

@@ -15,7 +15,8 @@ import pytest
 from support.command import kepler
 
 from kepler_core.plugins.hooks import hooks
-from kepler_plugins.report.page import TABLE_COLUMNS, number
+from kepler_plugins.report.page import TABLE_COLUMNS
+from kepler_plugins.report.templates import number
 
 PIPELINE = {
     "name": "mine",

@@ -14,6 +14,7 @@ from kepler_core.plugins.hooks import hookimpl
 from kepler_core.store.layout import REPORT_FILE
 
 if TYPE_CHECKING:
+    from kepler_core.comparison.comparison import Comparison
     from kepler_core.pipeline.evidence import Evidence
     from kepler_core.recording.observations import Observations
 
@@ -35,3 +36,11 @@ def kepler_publishing(
         from kepler_plugins.report.page import page
 
         files[REPORT_FILE] = page(pipeline, observations, evidence, report, document).encode()
+
+
+@hookimpl
+def kepler_pipelines_compared(comparison: Comparison, files: dict[str, bytes]) -> None:
+    """Add the page of a comparison, whatever the setting KEPLER_REPORT is: a user has asked for the page."""
+    from kepler_plugins.report.comparison import comparison_page
+
+    files[REPORT_FILE] = comparison_page(comparison).encode()
