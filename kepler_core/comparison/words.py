@@ -34,7 +34,8 @@ def summary(
     if len(general) > MAX_CASES:
         sentences.append(f"{len(general) - MAX_CASES} more energy sources and types are in the tables.")
     sentences.append(_counts(pairs))
-    sentences += [text for side in (first, second) if (text := _seen(side))]
+    if seen := [text for side in (first, second) if (text := _seen(side))]:
+        sentences.append(" ".join(seen))
     if same_data is False:
         sentences.append(
             "A and B were trained on different data, so their errors were measured on different samples: a lower error "
@@ -42,10 +43,11 @@ def summary(
         )
     elif same_data is None:
         sentences.append("It is not known whether A and B were trained on the same data.")
-    for side in (first, second):
-        if unknown := sum(model.problem is not None for model in side.models):
-            sentences.append(f"{unknown} of {len(side.models)} models of {side.letter} state no errors by split.")
-    return sentences
+    return sentences + [
+        f"{unknown} of {len(side.models)} models of {side.letter} state no errors by split."
+        for side in (first, second)
+        if (unknown := sum(model.problem is not None for model in side.models))
+    ]
 
 
 def _of_case(choice: Choice) -> str:
@@ -57,11 +59,12 @@ def _of_case(choice: Choice) -> str:
         names = f"{_name(choice.first)} from each of both"
     else:
         names = f"{_name(choice.first)} from A and {_name(choice.second)} from B"
-    best = f"{_name(choice.model)} of {choice.taken}"
-    parts = [f"{where}: select takes {names}; if it has both, {best} (compared by {choice.compared_by.rstrip(',')})"]
+    parts = [f"{where}: select takes {names}"]
     parts += _differences(choice.first, choice.second)
     if (error := common_error(Pair(choice.first.key, 0, choice.first, choice.second))) is not None:
         parts.append(_common(error))
+    reason = choice.compared_by.rstrip(",")
+    parts.append(f"From both, select takes {_name(choice.model)} of {choice.taken}, compared by {reason}")
     return ". ".join(parts) + "."
 
 

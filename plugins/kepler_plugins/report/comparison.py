@@ -30,8 +30,11 @@ def comparison_page(comparison: Comparison) -> str:
         split_words=[SPLIT_WORDS[name] for name in SPLIT_NAMES],
         several_node_types=len(first.node_types | second.node_types) > 1,
         rows=[_row(pair) for pair in comparison.pairs],
-        choices=[choice.as_dict() | {"first": _path(choice.first), "second": _path(choice.second)}
-                 for choice in comparison.choices],
+        choices=[
+            choice.as_dict()
+            | {"first": _path(choice.first), "second": _path(choice.second), "model": _path(choice.model)}
+            for choice in comparison.choices
+        ],
         chosen=[_section(choice, pictures) for choice in general[:MAX_CHOSEN]],
         hidden=max(len(general) - MAX_CHOSEN, 0),
         recordings=[
@@ -44,7 +47,7 @@ def comparison_page(comparison: Comparison) -> str:
             if names
         ],
         changes=comparison.changes,
-    )  # fmt: skip
+    )
 
 
 def _path(model: SideModel | None) -> str | None:
