@@ -14,7 +14,11 @@ from kepler_core.models.power_model import HELD_OUT_FILE, METADATA_FILE, WEIGHT_
 
 NODE_TYPE_INDEX = "node_type_index.json"
 REPORT_FILE = "report.html"
-"""The report of the training, if a listener has added it."""
+"""The report of the training or of the retraining that made the version, if a listener has added it."""
+REPORT_LISTENER = "kepler-core:report"
+"""Full name of the listener that adds `REPORT_FILE`."""
+REPORT_SETTING = "KEPLER_REPORT"
+"""Setting that turns the report off if it is false."""
 
 _ZIP_DATE = (1980, 1, 1, 0, 0, 0)
 """Modification date of all files in archives. It never changes, so that archives of equal files are equal."""
