@@ -35,6 +35,7 @@ def comparison_page(comparison: Comparison) -> str:
             | {"first": _path(choice.first), "second": _path(choice.second), "model": _path(choice.model)}
             for choice in comparison.choices
         ],
+        reasons=_reasons(comparison.choices),
         chosen=[_section(choice, pictures) for choice in general[:MAX_CHOSEN]],
         hidden=max(len(general) - MAX_CHOSEN, 0),
         recordings=[
@@ -52,6 +53,15 @@ def comparison_page(comparison: Comparison) -> str:
 
 def _path(model: SideModel | None) -> str | None:
     return None if model is None else f"{model.stored.feature_group}/{model.stored.name}"
+
+
+def _reasons(choices: Iterable[Choice]) -> dict[str, list[str]]:
+    """Return the ways in which errors were compared -> the choices that were made so."""
+    reasons: dict[str, list[str]] = {}
+    for choice in choices:
+        case = f"{choice.source} {choice.output_type} {choice.features}"
+        reasons.setdefault(choice.compared_by.rstrip(","), []).append(case)
+    return reasons
 
 
 def _row(pair: Pair) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from kepler_core.comparison.sides import SideModel
 from kepler_core.honesty.document import SPLIT_NAMES, SplitName
 from kepler_core.messages import printable
 from kepler_core.pipeline.held_out_samples import HeldOutSamples
-from kepler_core.plots.canvas import COLOURS, PREDICTED, Panel, grid
+from kepler_core.plots.canvas import COLOURS, Panel, grid
 from kepler_core.plots.panels import NodePower, scatter_panel
 from kepler_plugins.report.chosen import SPLIT_WORDS
 from kepler_plugins.report.pictures import Pictures
@@ -22,7 +22,7 @@ from kepler_plugins.report.pictures import Pictures
 if TYPE_CHECKING:
     from matplotlib.figure import SubFigure
 
-_SIDE_COLOURS = {"A": COLOURS[0], "B": PREDICTED}
+_SIDE_COLOURS = {"A": COLOURS[0], "B": COLOURS[1]}
 MAX_FEATURES = 20
 """Maximum number of features in the picture of ranges."""
 MAX_COMPONENTS = 6
