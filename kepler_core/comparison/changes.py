@@ -40,7 +40,7 @@ def changes_of(one: Side, two: Side) -> list[Change]:
     """Return the settings of the pipelines, the lineage and the plugins that differ, sorted by key."""
     flat = [dict(_settings(side)) for side in (one, two)]
     keys = sorted(key for key in flat[0].keys() | flat[1].keys() if flat[0].get(key) != flat[1].get(key))
-    return [Change(printable(key), flat[0].get(key), flat[1].get(key)) for key in keys[:MAX_CHANGES]]
+    return [Change(printable(key), *(_shown(side.get(key)) for side in flat)) for key in keys[:MAX_CHANGES]]
 
 
 def recordings_of(one: Side, two: Side) -> Recordings:
@@ -94,4 +94,8 @@ def _flat(key: str, value: Any) -> Iterator[tuple[str, str]]:
 
 
 def _text(value: Any) -> str:
-    return printable(value if isinstance(value, str) else msgspec.json.encode(value).decode(), _VALUE_CHARACTERS)
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
+
+
+def _shown(text: str | None) -> str | None:
+    return None if text is None else printable(text, _VALUE_CHARACTERS)

@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import attrs
 
-from kepler_core.documents import decode_object
 from kepler_core.errors import KeplerError
 from kepler_core.honesty.document import Honesty, Seen, SplitErrors, SplitName, read_honesty
 from kepler_core.honesty.interval import widest_half_width
@@ -130,5 +129,5 @@ class Side:
 def read_side(letter: SideName, name: str, location: str, snapshot: Snapshot) -> Side:
     """Read one side of a comparison. Raises `StoreError` if the version is incomplete or damaged."""
     models = tuple(map(SideModel, read_models(snapshot)))
-    metadata = decode_object(snapshot.read(METADATA_FILE)) if METADATA_FILE in snapshot.names else {}
+    metadata = snapshot.read_json(METADATA_FILE) if METADATA_FILE in snapshot.names else {}
     return Side(letter, name, shown_location(location), snapshot, metadata, models)

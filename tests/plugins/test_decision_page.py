@@ -119,7 +119,8 @@ HOSTILE = "<script>alert(1)</script>&\"'"
         {"models": [{"path": "p", "served": {"components": {HOSTILE: {"mae": 9e15}}}, "new": RESULT}]},
         {"observed": [{"source": HOSTILE, "model": HOSTILE, "components": {HOSTILE: {}}}]},
         {"law_changes": [{"node": HOSTILE, "since": 1e15, "lines": {HOSTILE: {"scale": "x"}}}, {"lines": [1]}]},
-        {"held_out_from": -9e15, "held_out_until": 9e15},
+        {"held_out_from": -9e15, "held_out_until": 9e15, "served_until": -1.0},
+        {"models": [{**CANDIDATE, "gain": float("nan"), "needed": float("inf")}], "seconds": float("nan")},
         {"models": [{**CANDIDATE, "path": f"p{number}"} for number in range(60)]},
     ],
 )

@@ -167,8 +167,9 @@ def _node_powers(samples: Mapping[str, HeldOutSamples]) -> tuple[list[NodePower]
             tested = np.isfinite(predicted) & np.isfinite(measured)
             if not tested.any():
                 continue
-            highest[component] = max(highest.get(component, 0.0), float(measured[tested].max()))
-            nodes.append(NodePower(letter, component, one.time, measured, predicted))
+            name = printable(component, _NAME_CHARACTERS)
+            highest[name] = max(highest.get(name, 0.0), float(measured[tested].max()))
+            nodes.append(NodePower(letter, name, one.time, measured, predicted))
     order = sorted(highest, key=lambda component: -highest[component])[:MAX_COMPONENTS]
     shown = [node for component in order for node in nodes if node.component == component]
     return shown, dict.fromkeys(order)

@@ -108,7 +108,7 @@ def _facts(decision: Decision) -> Iterator[tuple[str, str]]:
         yield "judged on", "nothing: no model was served before, or there were no new samples"
     if decision.instants is not None:
         yield "trained on", f"{decision.instants:,} samples"
-    if decision.served_until and decision.data_until:
+    if decision.data_until and decision.served_until is not None and decision.served_until > 0:
         hours = (decision.data_until - decision.served_until) / 3600
         yield (
             "age of the served models",

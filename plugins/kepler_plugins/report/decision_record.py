@@ -9,7 +9,8 @@ import msgspec
 
 from kepler_core.documents import Number, Text
 
-MAX_MODELS = 500
+MAX_MODELS = 5000
+"""Maximum number of candidates, and of observed models, of a decision that is shown."""
 _Components = dict[Text, dict[Text, Number | None]]
 
 
@@ -88,9 +89,9 @@ class Decision(msgspec.Struct):
 
 
 def read_decision(document: Mapping[str, Any]) -> Decision | None:
-    """Return a decision; None if it is malformed."""
+    """Return a decision; None if it is malformed. A number that is not finite counts as unknown."""
     try:
-        return msgspec.convert(document, Decision)
+        return msgspec.json.decode(msgspec.json.encode(document), type=Decision)
     except msgspec.ValidationError:
         return None
 
