@@ -36,7 +36,7 @@ PIPELINE = {
 }
 SIMULATION = Simulation(containers=6, timestamps=400, sockets=1, workloads=6, resets=0, accelerator=False, seed=7)
 WIDTH_PIXELS = 1100
-HEIGHT_PIXELS = 1560
+HEIGHT_PIXELS = 1505
 COLOURS = 64
 """Number of colours of the picture. With all colours, the file would be three times as large."""
 MAX_BYTES = 150_000
