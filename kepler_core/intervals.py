@@ -18,6 +18,7 @@ from kepler_core.honesty.node_names import host_of
 from kepler_core.models.power_model import PowerModel
 from kepler_core.models.recalibration import Correction, corrected_model, idle_corrections, widened
 from kepler_core.models.twins import CheckedWatts, TwinnedModel, twinned
+from kepler_core.store.layout import twin_path
 from kepler_core.store.models import StoredModel, read_models
 
 
@@ -59,16 +60,9 @@ def with_twin(stored: StoredModel, idle_watts: Mapping[str, float] | None = None
     honesty = read_honesty(stored.metadata)
     if honesty is None or honesty.twin is None:
         return TwinnedModel(model)
-    twin = next(
-        (
-            other
-            for other in read_models(stored.snapshot)
-            if (other.name, other.feature_group) == (honesty.twin.model_name, honesty.twin.feature_group)
-            and (other.source, other.output_type, other.node_type)
-            == (stored.source, stored.output_type, stored.node_type)
-        ),
-        None,
-    )
+    path = twin_path(stored.path, honesty.twin)
+    of_type = (other for other in read_models(stored.snapshot) if other.node_type == stored.node_type)
+    twin = next((other for other in of_type if other.path == path), None)
     if twin is None:
         raise StoreError(
             f"{stored.snapshot.where}: {stored.path} names the twin {honesty.twin.feature_group}/"

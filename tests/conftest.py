@@ -58,6 +58,8 @@ SLOW = (
     "store/test_store_commands*",
     "cli/test_recalibrate*",
     "plugins/test_report*",
+    "plugins/test_decision_page*",
+    "cli/test_store_models*",
     "pipeline/test_kept_rows*",
     "meter/test_serve_meter*",
     "meter/test_scraped_meter*",

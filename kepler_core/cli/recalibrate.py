@@ -100,7 +100,9 @@ def recalibrate(
 
 def _uses_vm_metrics(snapshot: Snapshot) -> bool:
     """Return whether the pipeline was trained on the usage and power of virtual machines."""
-    pipeline = snapshot.read_json("metadata.json").get("pipeline")
+    from kepler_core.models.power_model import METADATA_FILE
+
+    pipeline = snapshot.read_json(METADATA_FILE).get("pipeline")
     return isinstance(pipeline, dict) and pipeline.get("use_vm_metrics") is True
 
 

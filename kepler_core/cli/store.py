@@ -16,6 +16,7 @@ from kepler_core.cli.inputs import store_option
 from kepler_core.cli.output import json_option, print_json, print_table
 from kepler_core.cli.store_models import compare, show
 from kepler_core.errors import StoreError, UsageError
+from kepler_core.messages import printable
 from kepler_core.urls import shown_location
 
 if TYPE_CHECKING:
@@ -88,6 +89,9 @@ def history(pipeline: str, store: str, most: int, as_json: bool) -> None:
             [[entry.get(key) for key in ("time", "trigger", "decision", "version", "reason")] for entry in decisions],
             ("time (UTC)", "because of", "decision", "version", "reason"),
         )
+        pages = [entry["page"] for entry in decisions if isinstance(entry.get("page"), str)]
+        if pages:
+            click.echo(f"\nPage of the latest decision without a new version: {printable(pages[-1])}, below the store")
 
 
 @store.command()

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from kepler_core.cli.export_files import write_atomically
 from kepler_core.cli.inputs import store_option
 from kepler_core.cli.output import json_option, print_json, print_table, watts
 from kepler_core.errors import UsageError
-from kepler_core.honesty.document import SPLIT_NAMES, Honesty, SplitName, read_honesty
+from kepler_core.honesty.document import SPLIT_NAMES, SplitName, read_honesty
 from kepler_core.honesty.flags import ONE_RECORDING
-from kepler_core.honesty.interval import typical_half_width
+from kepler_core.honesty.interval import widest_half_width
+from kepler_core.json_files import indented_json
+from kepler_core.store.layout import REPORT_FILE
 
 if TYPE_CHECKING:
+    from kepler_core.comparison.comparison import Comparison
+    from kepler_core.comparison.pairs import Pair
+    from kepler_core.comparison.sides import Side
     from kepler_core.store import Snapshot, Store
     from kepler_core.store.models import StoredModel
 
@@ -75,16 +82,30 @@ def _print_seen(models: list[StoredModel]) -> None:
 @click.argument("first", metavar="PIPELINE[@VERSION]")
 @click.argument("second", metavar="PIPELINE[@VERSION]")
 @store_option()
+@click.option(
+    "--other-store", metavar="DIR|URL", help="The model store of the second pipeline.  [default: the same store]"
+)
+@click.option(
+    "--report",
+    metavar="FILE",
+    help="Write the whole comparison to this file: a page with pictures (FILE.html) or a document (FILE.json).",
+)
 @json_option
-def compare(first: str, second: str, store: str, as_json: bool) -> None:
+def compare(first: str, second: str, store: str, other_store: str | None, report: str | None, as_json: bool) -> None:
     """Compare the errors of the models of two pipelines, or of two versions of a pipeline.
 
     Two models are compared if they have the same energy source, output type, feature group and trainer. The
-    comparison uses the hardest split that was measured for both models.
+    comparison uses the hardest split that was measured for both models. With --report, the comparison also has the
+    models that `select` would take, the training data, and the settings that differ.
     """
-    _refuse_different_targets(store, first, second)
-    by_key = [{_key(model): model for model in _models(store, name)} for name in (first, second)]
-    compared = [_compared(key, by_key[0].get(key), by_key[1].get(key)) for key in sorted({*by_key[0], *by_key[1]})]
+    from kepler_core.comparison.comparison import compare_sides
+    from kepler_core.comparison.pairs import pairs_of
+
+    kind = None if report is None else _report_kind(report)
+    one, two = _sides((first, store), (second, store if other_store is None else other_store))
+    compared = [_compared(pair) for pair in pairs_of(one, two)]
+    if report is not None:
+        _write_report(compare_sides(one, two), report, kind)
     if as_json:
         print_json(compared)
         return
@@ -102,20 +123,59 @@ def compare(first: str, second: str, store: str, as_json: bool) -> None:
                    f"lower MAE in {wins} of {len(compared)} models")  # fmt: skip
 
 
-def _compared(key: tuple[str, ...], one: StoredModel | None, two: StoredModel | None) -> dict[str, Any]:
+def _compared(pair: Pair) -> dict[str, Any]:
     """Return the errors of two models on the hardest split that was measured for both, and the better model."""
-    entry: dict[str, Any] = {**dict(zip(_KEYS, key, strict=True)), "split": None, "first": None, "second": None}
-    entry["better"] = "only first" if two is None else "only second" if one is None else None
-    if one is None or two is None:
-        return entry
-    errors = [_errors(model) for model in (one, two)]
-    common = [name for name in errors[0] if name in errors[1]]
-    if common:
-        split = max(common, key=lambda name: max(errors[0][name], errors[1][name]))
-        entry |= {"split": split, "first": errors[0][split], "second": errors[1][split]}
-        if entry["first"] != entry["second"]:
-            entry["better"] = "first" if entry["first"] < entry["second"] else "second"
+    entry: dict[str, Any] = {**dict(zip(_KEYS, pair.key, strict=True)), "split": pair.split}
+    for name, model in (("first", pair.first), ("second", pair.second)):
+        entry[name] = None if model is None or pair.split is None else model.errors[pair.split].mae
+    names = {"A": "first", "B": "second"}
+    entry["better"] = f"only {names[pair.only]}" if pair.only else names[pair.better] if pair.better else None
     return entry
+
+
+def _report_kind(report: str) -> str:
+    """Return the suffix of the file to write; raise `UsageError` if it is neither .html nor .json."""
+    suffix = Path(report).suffix.lower()
+    if suffix not in (".html", ".json"):
+        raise UsageError(f"--report {report}: the name of the file must end in .html or .json")
+    return suffix
+
+
+def _sides(first: tuple[str, str], second: tuple[str, str]) -> tuple[Side, Side]:
+    """Read the sides of a comparison, each given by its name and its store.
+
+    Raises `UsageError` if their targets differ: an error of one is no error of the other.
+    """
+    from kepler_core.comparison.sides import read_side
+    from kepler_core.pipeline.targets import target_of
+
+    snapshots = [_snapshot(location, name) for name, location in (first, second)]
+    targets = list(map(target_of, snapshots))
+    if targets[0] != targets[1]:
+        raise UsageError(
+            f"{first[0]} has the target {targets[0]}, {second[0]} has the target {targets[1]}: they estimate different "
+            "watts, so that their errors cannot be compared"
+        )
+    return read_side("A", *first, snapshots[0]), read_side("B", *second, snapshots[1])
+
+
+def _write_report(comparison: Comparison, path: str, kind: str | None) -> None:
+    """Write a comparison as JSON, or as the page that a listener makes."""
+    if kind == ".json":
+        content = indented_json(comparison.as_dict())
+    else:
+        from kepler_core.plugins.hooks import hooks
+
+        files: dict[str, bytes] = {}
+        hooks().call("kepler_pipelines_compared", comparison=comparison, files=files)
+        if REPORT_FILE not in files:
+            raise UsageError(
+                f"--report {path}: no page was made. The listener kepler-core:report makes it, which needs "
+                "pip install 'kepler-core[train]' (kepler-model plugins list shows whether it is turned off)"
+            )
+        content = files[REPORT_FILE]
+    write_atomically(Path(path), content)
+    click.echo(f"Report: {path}", err=True)
 
 
 def _errors(model: StoredModel) -> dict[SplitName, float]:
@@ -136,27 +196,10 @@ def _entry(model: StoredModel) -> dict[str, Any]:
     entry |= {"node_type": model.node_type, "mae": model.metadata.get("mae"), "splits": _errors(model)}
     return entry | {
         "hardest": None if honesty is None else honesty.hardest,
-        "half_width": None if honesty is None else _half_width(honesty),
+        "half_width": None if honesty is None else widest_half_width(honesty),
         "twin": None if honesty is None else honesty.twin,
         "seen": None if honesty is None else honesty.seen,
     }
-
-
-def _half_width(honesty: Honesty) -> float | None:
-    widths = [typical_half_width(terms) for terms in honesty.intervals.values()]
-    return max(widths) if widths else None
-
-
-def _refuse_different_targets(store: str, first: str, second: str) -> None:
-    """Raise `UsageError` if two pipelines have different targets: an error of one is no error of the other."""
-    from kepler_core.pipeline.targets import target_of
-
-    targets = [target_of(_snapshot(store, name)) for name in (first, second)]
-    if targets[0] != targets[1]:
-        raise UsageError(
-            f"{first} has the target {targets[0]}, {second} has the target {targets[1]}: they estimate different "
-            "watts, so that their errors cannot be compared"
-        )
 
 
 def _models(location: str, name: str) -> list[StoredModel]:

@@ -35,6 +35,7 @@ from kepler_core.errors import (
     UnknownPluginError,
     UsageError,
 )
+from kepler_core.store.layout import REPORT_LISTENER
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,9 +48,6 @@ if TYPE_CHECKING:
     from kepler_core.plugins.hooks import HookCall, Hooks
     from kepler_core.recording.findings import Finding
     from kepler_core.recording.observations import Observations
-
-PAGE_LISTENER = "kepler-core:report"
-"""Full name of the listener that adds report.html to the published pipeline."""
 
 
 @click.command()
@@ -226,7 +224,7 @@ def run(
     from kepler_core.store import open_store
 
     spec = _load_pipeline(pipeline, settings, name, store)
-    with _shown(listeners := hooks(), trace_hooks), nullcontext() if with_page else listeners.without(PAGE_LISTENER):
+    with _shown(listeners := hooks(), trace_hooks), nullcontext() if with_page else listeners.without(REPORT_LISTENER):
         stored_profile = None if profile is None else read_object(profile)
         started = time.perf_counter()
         table_data = _read_tables(tables, spec, machine)

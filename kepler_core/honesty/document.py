@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from kepler_core.documents import MAX_NUMBER
 from kepler_core.errors import ModelError
 
 HONESTY_KEY = "honesty"
@@ -24,9 +25,9 @@ SPLIT_NAMES: tuple[SplitName, ...] = ("blocks", "regimes", "recordings", "nodes"
 MAX_NODE_NAMES = 100
 """Maximum number of node names in `Seen.node_names`."""
 
-Finite = Annotated[float, msgspec.Meta(ge=-(2.0**53), le=2.0**53)]
-Watts = Annotated[float, msgspec.Meta(ge=0, le=2.0**53)]
-Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+Finite = Annotated[float, msgspec.Meta(ge=-float(MAX_NUMBER), le=float(MAX_NUMBER))]
+Watts = Annotated[float, msgspec.Meta(ge=0, le=float(MAX_NUMBER))]
+Count = Annotated[int, msgspec.Meta(ge=0, le=MAX_NUMBER)]
 
 
 class ComponentErrors(msgspec.Struct, forbid_unknown_fields=True):
@@ -131,6 +132,13 @@ class Honesty(msgspec.Struct, forbid_unknown_fields=True):
     intervals: dict[str, IntervalTerms]
     """Terms of the interval, by component. Empty for DynPower models: the power of a container is never measured."""
     twin: Twin | None = None
+
+    @property
+    def hardest_errors(self) -> SplitErrors:
+        """The errors on the split `hardest`."""
+        errors = self.splits[self.hardest]
+        assert errors is not None  # `read_honesty` has checked it
+        return errors
 
 
 def read_honesty(metadata: Mapping[str, Any]) -> Honesty | None:

@@ -124,6 +124,11 @@ def typical_half_width(terms: IntervalTerms, match: MachineMatch = SAME_MACHINE)
     return float(np.mean(half_width(terms, middle, np.zeros(len(middle), dtype=bool), match)))
 
 
+def widest_half_width(honesty: Honesty) -> float | None:
+    """Return the largest `typical_half_width` of all components, in watts; None if the model states no interval."""
+    return max(map(typical_half_width, honesty.intervals.values()), default=None)
+
+
 def half_widths(
     honesty: Honesty,
     predicted: Mapping[str, FloatArray],

@@ -24,6 +24,8 @@ from kepler_core.models.predictors import ComponentPredictor
 MODEL_FILE = "model.json"
 METADATA_FILE = "metadata.json"
 WEIGHT_FILE = "weight.json"
+HELD_OUT_FILE = "held_out.json.gz"
+"""Predictions for held-out samples (`kepler_core.pipeline.held_out_samples`). The model's zip file does not have it."""
 LAYOUT_VERSION = 1
 
 MAX_FILE_BYTES = 256 * 2**20

@@ -13,7 +13,15 @@ from kepler_core.errors import ModelError
 from kepler_core.honesty.document import HONESTY_KEY, Honesty, IntervalTerms, Twin, read_honesty
 from kepler_core.json_files import indented_json
 from kepler_core.models.kepler_weights import KEPLER_CURVES, NO_WEIGHTS_KEY, refusal
-from kepler_core.models.power_model import METADATA_FILE, MODEL_FILE, WEIGHT_FILE, ComponentPart, ModelFile, PowerModel
+from kepler_core.models.power_model import (
+    HELD_OUT_FILE,
+    METADATA_FILE,
+    MODEL_FILE,
+    WEIGHT_FILE,
+    ComponentPart,
+    ModelFile,
+    PowerModel,
+)
 
 
 @attrs.frozen
@@ -57,7 +65,8 @@ def recalibrated(files: Mapping[str, bytes], corrections: Mapping[str, Correctio
     }
     if (honesty := read_honesty(metadata)) is not None:
         metadata[HONESTY_KEY] = msgspec.to_builtins(_corrected_honesty(honesty, corrections))
-    changed = dict(files)
+    # what the uncorrected model predicted for held-out samples is not what the corrected model would have predicted
+    changed = {name: content for name, content in files.items() if name != HELD_OUT_FILE}
     if WEIGHT_FILE in changed:
         trainer = str(metadata.get("trainer", ""))
         weights = _corrected_weights(changed.pop(WEIGHT_FILE), trainer, corrections)

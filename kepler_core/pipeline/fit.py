@@ -18,10 +18,11 @@ from kepler_core.arrays import BoolArray, FloatArray
 from kepler_core.contracts import FitTask, Regressor, Trainer
 from kepler_core.errors import KeplerError, ModelError, TrainingError
 from kepler_core.grouping import sum_by
-from kepler_core.honesty.document import HONESTY_KEY, Seen, SplitName
+from kepler_core.honesty.document import HONESTY_KEY, Honesty, Seen, SplitName
+from kepler_core.json_files import indented_json
 from kepler_core.messages import one_line
 from kepler_core.models.export import FittedComponent, export
-from kepler_core.models.power_model import scaled
+from kepler_core.models.power_model import METADATA_FILE, scaled
 from kepler_core.pipeline.container_sums import (
     UNCORRECTED_CONTAINERS,
     ContainerCorrection,
@@ -80,6 +81,14 @@ class FitResult:
     reason: str | None
     held_out: HeldOut = attrs.field(factory=dict)
     """The predictions for held-out samples."""
+
+    def with_honesty(self, block: Honesty) -> FitResult:
+        """Return the result of a successful fit with another block `honesty` in its metadata and its files."""
+        assert self.files is not None  # a failed fit has no metadata
+        changed = {HONESTY_KEY: msgspec.to_builtins(block)}
+        stored = msgspec.json.decode(self.files[METADATA_FILE]) | changed
+        files = {**self.files, METADATA_FILE: indented_json(stored)}
+        return attrs.evolve(self, metadata={**self.metadata, **changed}, files=files)
 
 
 def all_baselines(rows: TrainingRows, held_out: Sequence[Fold]) -> dict[str, dict[str, float]]:

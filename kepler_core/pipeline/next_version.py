@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kepler_core.models.power_model import METADATA_FILE
-from kepler_core.store.layout import NODE_TYPE_INDEX, pipeline_files
+from kepler_core.store.layout import NODE_TYPE_INDEX, REPORT_FILE, pipeline_files
 from kepler_core.store.manifest import MANIFEST_FILE
 from kepler_core.store.models import StoredModel, read_models
 from kepler_core.store.snapshot import Snapshot
@@ -23,7 +23,8 @@ def next_version_files(
 
     `models` maps the path of each new model to the model. `kept` are models that stay as they are, also models that
     Kepler Core has not stored. `additions` are added to the pipeline's `metadata.json`. All
-    other files, such as the profiles of node types, come from `base`.
+    other files, such as the profiles of node types, come from `base`. Only the report is left out: it describes
+    the models of the earlier version.
     """
     metadata = base.read_json(METADATA_FILE) | {"last_update_time": timestamp()} | dict(additions)
     files = pipeline_files(
@@ -33,7 +34,7 @@ def next_version_files(
         [(entry.table_row, entry.files()) for entry in kept if entry.path not in models],
     )
     base_models = {entry.path for entry in read_models(base)}
-    for name in sorted(base.names - files.keys() - {MANIFEST_FILE}):
+    for name in sorted(base.names - files.keys() - {MANIFEST_FILE, REPORT_FILE}):
         belongs_to_model = any(name.startswith((f"{path}/", f"{path}.")) for path in base_models)
         if not belongs_to_model and not name.endswith("_model_metadata.csv"):
             files[name] = base.read(name)

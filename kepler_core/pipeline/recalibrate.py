@@ -273,7 +273,7 @@ def _trainers(snapshot: Snapshot) -> dict[str, Mapping[str, Any]]:
 
     The names do not contain the distribution.
     """
-    pipeline = snapshot.read_json("metadata.json").get("pipeline")
+    pipeline = snapshot.read_json(METADATA_FILE).get("pipeline")
     entries = pipeline.get("abs_trainers", []) if isinstance(pipeline, dict) else []
     named = [entry if isinstance(entry, dict) else {"name": entry} for entry in entries]
     return {str(entry.get("name")).rpartition(":")[2]: entry.get("args") or {} for entry in named}

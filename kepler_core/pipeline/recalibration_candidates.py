@@ -240,11 +240,10 @@ def from_result(kind: Kind, path: str, job: FitJob, result: FitResult, earlier: 
     assert measured is not None  # `fit_jobs` measures this split
     errors = _over_all_blocks(measured, job.rows, result.held_out["blocks"], job.folds, earlier)
     splits: dict[SplitName, SplitErrors | None] = {**honesty.splits, "blocks": errors}
-    block = msgspec.to_builtins(msgspec.structs.replace(honesty, splits=splits))
-    metadata = {**result.metadata, HONESTY_KEY: block}
-    stored = msgspec.json.decode(result.files[METADATA_FILE]) | {HONESTY_KEY: block}
-    files = {**result.files, METADATA_FILE: indented_json(stored)}
-    return Candidate(kind, path, errors, (stored, files), (job, attrs.evolve(result, metadata=metadata, files=files)))
+    changed = result.with_honesty(msgspec.structs.replace(honesty, splits=splits))
+    assert changed.files is not None  # the fit did not fail
+    stored = msgspec.json.decode(changed.files[METADATA_FILE])
+    return Candidate(kind, path, errors, (stored, changed.files), (job, changed))
 
 
 def earlier_error(models: Sequence[StoredModel]) -> float | None:

@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 
 from kepler_core.honesty.document import read_honesty
-from kepler_core.honesty.interval import typical_half_width
+from kepler_core.honesty.interval import widest_half_width
 from kepler_core.pipeline.fit import FitResult
 from kepler_core.store.layout import model_path
 
@@ -67,14 +67,12 @@ def _honesty(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """
     honesty = read_honesty(metadata)
     assert honesty is not None  # every training writes the block
-    widths = [typical_half_width(terms) for terms in honesty.intervals.values()]
-    worst = honesty.splits[honesty.hardest]
-    assert worst is not None  # `read_honesty` has checked it
-    idle_biases = [errors.idle_bias for errors in worst.components.values()]
+    half_width = widest_half_width(honesty)
+    idle_biases = [errors.idle_bias for errors in honesty.hardest_errors.components.values()]
     return {
         "splits": {name: None if errors is None else errors.mae for name, errors in honesty.splits.items()},
         "hardest": honesty.hardest,
-        "half_width": round(max(widths), 6) if widths else None,
+        "half_width": None if half_width is None else round(half_width, 6),
         "idle_bias": max(idle_biases, key=abs),
         "seen": {name: getattr(honesty.seen, name) for name in ("recordings", "days", "nodes", "samples")},
     }

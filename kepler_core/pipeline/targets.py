@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from kepler_core.errors import StoreError, TrainingError, UsageError
+from kepler_core.models.power_model import METADATA_FILE
 from kepler_core.pipeline.spec import PipelineSpec
 from kepler_core.store.snapshot import Snapshot
 from kepler_core.store.store import Store
@@ -13,9 +14,9 @@ MACHINE = "machine"
 
 def target_of(snapshot: Snapshot) -> str:
     """Return the target of a stored pipeline. Pipelines that state no target estimate the power of machines."""
-    if "metadata.json" not in snapshot.names:
+    if METADATA_FILE not in snapshot.names:
         return MACHINE
-    pipeline = snapshot.read_json("metadata.json").get("pipeline")
+    pipeline = snapshot.read_json(METADATA_FILE).get("pipeline")
     target = pipeline.get("target", MACHINE) if isinstance(pipeline, dict) else MACHINE
     return target if target in TARGETS else MACHINE
 

@@ -15,6 +15,7 @@ from kepler_core.machine import Machine
 from kepler_core.pipeline.evidence import evidence
 from kepler_core.pipeline.fit import FitResult
 from kepler_core.pipeline.fits import AbsModels, Fits, reasons
+from kepler_core.pipeline.held_out_samples import MAX_SAMPLES, with_held_out_samples
 from kepler_core.pipeline.node_types import find_slot
 from kepler_core.pipeline.parallel import Backend, fit_all
 from kepler_core.pipeline.plan import Plan, Skipped, Wanted, plan
@@ -83,10 +84,13 @@ def train(
         raise TrainingError(f"{problem}: {reasons([*report.failed, *([] if results else report.skipped)])}")
 
     started = time.perf_counter()
-    published = [
-        evidence(job, result) for job, result in zip(fit_jobs, results, strict=True) if result.files is not None
-    ]
-    publication = Publication(spec, context, store, machine, listeners, published)
+    published = {
+        at: evidence(job, result)
+        for at, (job, result) in enumerate(zip(fit_jobs, results, strict=True))
+        if result.files is not None
+    }
+    results = with_held_out_samples(results, published, min(spec.keep_rows, MAX_SAMPLES))
+    publication = Publication(spec, context, store, machine, listeners, list(published.values()))
     report.version = publication.publish(slot, results, report)
     report.seconds["publish"] = round(time.perf_counter() - started, 3)
     listeners.call(

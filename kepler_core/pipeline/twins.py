@@ -21,6 +21,7 @@ from kepler_core.models.power_model import METADATA_FILE
 from kepler_core.pipeline.fit import FitJob, FitResult
 from kepler_core.pipeline.interval_terms import conformal_quantile
 from kepler_core.pipeline.next_version import Model
+from kepler_core.store.layout import model_path, twin_path
 
 TWIN_GROUP = "CounterOnly"
 """The feature group of twins, if the pipeline trains it."""
@@ -36,9 +37,7 @@ class _Trained:
 
     @property
     def error(self) -> float:
-        errors = self.honesty.splits[self.honesty.hardest]
-        assert errors is not None  # `read_honesty` has checked it
-        return errors.hardest
+        return self.honesty.hardest_errors.hardest
 
 
 def with_twins(jobs: Sequence[FitJob], results: Sequence[FitResult]) -> list[FitResult]:
@@ -54,8 +53,12 @@ def with_twins(jobs: Sequence[FitJob], results: Sequence[FitResult]) -> list[Fit
             honesty = read_honesty(result.metadata)
             assert honesty is not None  # every training writes the block
             trained.append(_Trained(job, result, honesty))
-    twins = {id(entry.result): twin for entry in trained if (twin := _twin(entry, trained)) is not None}
-    return [_with(result, twins[id(result)]) if id(result) in twins else result for result in results]
+    changed = {
+        id(entry.result): entry.result.with_honesty(msgspec.structs.replace(entry.honesty, twin=twin))
+        for entry in trained
+        if (twin := _twin(entry, trained)) is not None
+    }
+    return [changed.get(id(result), result) for result in results]
 
 
 def twin_of(metadata: Mapping[str, Any]) -> tuple[str, Twin] | None:
@@ -66,8 +69,7 @@ def twin_of(metadata: Mapping[str, Any]) -> tuple[str, Twin] | None:
     honesty = read_honesty(metadata)
     if honesty is None or honesty.twin is None:
         return None
-    folder = f"{metadata['source']}/{metadata['output_type']}/{honesty.twin.feature_group}"
-    return f"{folder}/{honesty.twin.model_name}", honesty.twin
+    return twin_path(model_path(metadata), honesty.twin), honesty.twin
 
 
 def with_description(files: Mapping[str, bytes], twin: Twin | None) -> Model:
@@ -139,12 +141,3 @@ def _common_samples(one: FitJob, two: FitJob) -> tuple[IntArray, IntArray]:
 def _keys(job: FitJob) -> FloatArray:
     """Return a distinct complex number for each sample, from its stream and time."""
     return np.asarray(job.rows.stream + 1j * job.rows.time)
-
-
-def _with(result: FitResult, twin: Twin) -> FitResult:
-    assert result.files is not None
-    honesty = {**result.metadata[HONESTY_KEY], "twin": msgspec.to_builtins(twin)}
-    metadata = {**result.metadata, HONESTY_KEY: honesty}
-    stored = msgspec.json.decode(result.files[METADATA_FILE])
-    stored[HONESTY_KEY] = honesty
-    return attrs.evolve(result, metadata=metadata, files={**result.files, METADATA_FILE: indented_json(stored)})

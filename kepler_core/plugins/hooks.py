@@ -31,6 +31,7 @@ from kepler_core.plugins.problems import import_problem
 if TYPE_CHECKING:
     import click
 
+    from kepler_core.comparison.comparison import Comparison
     from kepler_core.dataset import Dataset
     from kepler_core.pipeline.evidence import Evidence
     from kepler_core.recording.columns import Recording
@@ -128,6 +129,23 @@ class HookSpecs:
         """Called after another version of a pipeline became its current version.
 
         `action` is "publish" or "roll back".
+        """
+
+    @hookspec
+    def kepler_pipelines_compared(self, comparison: Comparison, files: dict[str, bytes]) -> None:
+        """Called by `kepler-model store compare --report FILE.html`.
+
+        `files` is empty at first. A listener adds the page `report.html` to it.
+        """
+
+    @hookspec
+    def kepler_retraining_decided(self, retraining: Mapping[str, Any], files: dict[str, bytes]) -> None:
+        """Called by the online trainer before it publishes a version or records that it publishes none.
+
+        `retraining` has the keys `pipeline`, `decision` (the record that is stored), `earlier` (the decisions that
+        were recorded before, the oldest first) and `samples` (for each compared model that was evaluated, by its path
+        and kind: the time, the measured and the predicted watts of the samples on which it was judged). `files` is
+        empty at first. A listener adds the page `report.html` to it.
         """
 
     @hookspec

@@ -5,7 +5,10 @@ from __future__ import annotations
 import re
 import time
 import uuid
+from collections.abc import Iterable, Mapping
 from typing import Any
+
+import msgspec
 
 from kepler_core.documents import DocumentError, decode_object
 
@@ -13,6 +16,9 @@ DECISIONS = ".decisions"
 """Folder of a store that holds the decisions of each pipeline."""
 MAX_DECISIONS = 500
 """Maximum number of decisions that a store keeps for each pipeline. Older decisions are removed."""
+
+MAX_PAGES = 20
+"""Maximum number of decisions with a page that a store keeps for each pipeline. A page takes up to 1 MB."""
 
 _FILE_NAME = re.compile(r"[0-9]{14}-[0-9a-f]{8}\.json")
 
@@ -25,6 +31,30 @@ def decision_name() -> str:
 def is_decision(name: str) -> bool:
     """Return whether a file name has the form that `decision_name` returns."""
     return _FILE_NAME.fullmatch(name) is not None
+
+
+def decision_files(pipeline: str, decision: Mapping[str, Any], page: bytes | None) -> dict[str, bytes]:
+    """Return the files that record a decision made now: name -> content, the page first.
+
+    If there is a page, the decision has its path below the store under `page`.
+    """
+    name = decision_name()
+    if page is None:
+        return {name: msgspec.json.encode(decision)}
+    page_name = f"{name.removesuffix('.json')}.html"
+    recorded = {**decision, "page": f"{DECISIONS}/{pipeline}/{page_name}"}
+    return {page_name: page, name: msgspec.json.encode(recorded)}
+
+
+def outdated(names: Iterable[str]) -> list[str]:
+    """Return which of the file names belong to decisions and pages that are no longer kept."""
+    decisions, pages = [], []
+    for name in sorted(names):
+        if is_decision(name):
+            decisions.append(name)
+        elif is_decision(f"{name.removesuffix('.html')}.json"):
+            pages.append(name)
+    return [*decisions[:-MAX_DECISIONS], *pages[:-MAX_PAGES]]
 
 
 def read_decision(content: bytes) -> dict[str, Any] | None:

@@ -8,12 +8,17 @@ import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from kepler_core.honesty.document import Twin
 from kepler_core.json_files import indented_json
-from kepler_core.models.power_model import METADATA_FILE, WEIGHT_FILE
+from kepler_core.models.power_model import HELD_OUT_FILE, METADATA_FILE, WEIGHT_FILE
 
 NODE_TYPE_INDEX = "node_type_index.json"
 REPORT_FILE = "report.html"
-"""The report of the training, if a listener has added it."""
+"""The report of the training or of the retraining that made the version, if a listener has added it."""
+REPORT_LISTENER = "kepler-core:report"
+"""Full name of the listener that adds `REPORT_FILE`."""
+REPORT_SETTING = "KEPLER_REPORT"
+"""Setting that turns the report off if it is false."""
 
 _ZIP_DATE = (1980, 1, 1, 0, 0, 0)
 """Modification date of all files in archives. It never changes, so that archives of equal files are equal."""
@@ -43,7 +48,7 @@ def pipeline_files(
         base = model_path(model)
         for file, data in sorted(content.items()):
             files[f"{base}/{file}"] = data
-        files[f"{base}.zip"] = zip_bytes(content)
+        files[f"{base}.zip"] = zip_bytes({file: data for file, data in content.items() if file != HELD_OUT_FILE})
         if WEIGHT_FILE in content:
             files[f"{base}.json"] = content[WEIGHT_FILE]
         assert name == base.rpartition("/")[2]
@@ -61,6 +66,14 @@ def model_tables(models: Iterable[Mapping[str, Any]]) -> dict[str, bytes]:
 def model_path(model: Mapping[str, Any]) -> str:
     """Return the path of a model's folder below its pipeline."""
     return f"{model['source']}/{model['output_type']}/{model['feature_group']}/{model['model_name']}"
+
+
+def twin_path(path: str, twin: Twin) -> str:
+    """Return the path of a model's twin. `path` is the path of the model, below its pipeline or below the store.
+
+    Both are in the folder of the same energy source and output type. The names in `twin` are not checked.
+    """
+    return f"{path.rsplit('/', maxsplit=2)[0]}/{twin.feature_group}/{twin.model_name}"
 
 
 def zip_bytes(files: Mapping[str, bytes]) -> bytes:

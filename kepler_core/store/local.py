@@ -24,13 +24,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from kepler_core.atomic_files import flush_folder, make_folders, write_flushed, write_tree
 from kepler_core.errors import NameTakenError, StoreError, VersionTakenError
 from kepler_core.models.power_model import MAX_FILE_BYTES, METADATA_FILE
 from kepler_core.names import is_name
-from kepler_core.store.decisions import DECISIONS, MAX_DECISIONS, decision_name, is_decision, read_decision
+from kepler_core.store.decisions import DECISIONS, decision_files, is_decision, outdated, read_decision
 from kepler_core.store.manifest import MANIFEST_FILE, make_manifest, read_manifest
 from kepler_core.store.snapshot import Snapshot
 from kepler_core.store.store import Pruned, Store, checked_name
@@ -223,15 +221,18 @@ class LocalStore(Store):
         shutil.rmtree(staging / str(version), ignore_errors=True)
         return True
 
-    def record_decision(self, pipeline: str, decision: Mapping[str, Any]) -> None:
+    def record_decision(self, pipeline: str, decision: Mapping[str, Any], page: bytes | None = None) -> None:
         folder = self.root / DECISIONS / checked_name(pipeline)
+        files = decision_files(pipeline, decision, page)
         try:
             with self._writing() as staging:
-                write_flushed(staging / "decision", msgspec.json.encode(decision))
+                for name, content in files.items():
+                    write_flushed(staging / name, content)
                 make_folders(folder)
-                os.replace(staging / "decision", folder / decision_name())
+                for name in files:
+                    os.replace(staging / name, folder / name)
                 flush_folder(folder)
-                for name in sorted(filter(is_decision, os.listdir(folder)))[:-MAX_DECISIONS]:
+                for name in outdated(os.listdir(folder)):
                     (folder / name).unlink()
         except OSError as error:
             raise _write_error(self.root, error) from error

@@ -33,7 +33,7 @@ from kepler_core.errors import KeplerError, MissingExtraError, NameTakenError, S
 from kepler_core.messages import quoted, reason_of, shortened
 from kepler_core.models.power_model import MAX_FILE_BYTES, METADATA_FILE
 from kepler_core.names import is_name
-from kepler_core.store.decisions import DECISIONS, MAX_DECISIONS, decision_name, is_decision, read_decision
+from kepler_core.store.decisions import DECISIONS, decision_files, is_decision, outdated, read_decision
 from kepler_core.store.manifest import MANIFEST_FILE, make_manifest, read_manifest
 from kepler_core.store.snapshot import Snapshot
 from kepler_core.store.store import Store, checked_name
@@ -194,11 +194,12 @@ class RemoteStore(Store):
                 raise self.no_such_version(pipeline, version)
             self._make_current(pipeline, published)
 
-    def record_decision(self, pipeline: str, decision: Mapping[str, Any]) -> None:
+    def record_decision(self, pipeline: str, decision: Mapping[str, Any], page: bytes | None = None) -> None:
         folder = f"{DECISIONS}/{checked_name(pipeline)}"
         with self._errors("write"):
-            self._fs.pipe_file(f"{self._root}/{folder}/{decision_name()}", msgspec.json.encode(decision))
-            for name in self._decision_names(folder)[:-MAX_DECISIONS]:
+            for name, content in decision_files(pipeline, decision, page).items():
+                self._fs.pipe_file(f"{self._root}/{folder}/{name}", content)
+            for name in outdated(name for name, kind in self._entries(folder) if kind == "file"):
                 self._fs.rm_file(f"{self._root}/{folder}/{name}")
 
     def decisions(self, pipeline: str) -> list[dict[str, Any]]:

@@ -120,8 +120,12 @@ class Store(ABC):
     def _roll_back(self, pipeline: str, version: int) -> None: ...
 
     @abstractmethod
-    def record_decision(self, pipeline: str, decision: Mapping[str, Any]) -> None:
-        """Store a decision about a pipeline as JSON, and remove all but the newest `MAX_DECISIONS` decisions."""
+    def record_decision(self, pipeline: str, decision: Mapping[str, Any], page: bytes | None = None) -> None:
+        """Store a decision about a pipeline as JSON, and remove all but the newest `MAX_DECISIONS` decisions.
+
+        `page` is an HTML page about the decision, which is stored beside it; None if there is none. The stored
+        decision has its path below the store under `page`. All but the newest `MAX_PAGES` pages are removed.
+        """
 
     @abstractmethod
     def decisions(self, pipeline: str) -> list[dict[str, Any]]:

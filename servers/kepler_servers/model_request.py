@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
+from kepler_core.documents import MAX_NUMBER
 from kepler_core.errors import RequestError, close_matches
 from kepler_core.machine import MAX_ATTRIBUTE
 from kepler_core.messages import quoted
@@ -133,7 +134,7 @@ def integers(spec: Mapping[str, Any]) -> dict[str, int | str]:
         if isinstance(value, bool) or value is None:
             continue
         if isinstance(value, int | float):
-            if value == value and abs(value) < 2**53:
+            if value == value and abs(value) < MAX_NUMBER:
                 values[key] = round(value)
         elif isinstance(value, str):
             values[key] = value

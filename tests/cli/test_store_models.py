@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+from support.html_page import check_self_contained
 from support.training import kepler
+
+from kepler_core.models.power_model import HELD_OUT_FILE
+from kepler_core.pipeline.held_out_samples import read_held_out_samples
 
 SECONDS_PER_DAY = 86400
 PIPELINE = """
@@ -73,6 +80,84 @@ def test_compare_uses_a_split_that_both_have(folder: Path) -> None:
     for entry in compared:
         assert entry["split"] in ("blocks", "regimes")
         assert entry["better"] == ("first" if entry["first"] < entry["second"] else "second")
+
+
+def test_the_report_of_a_comparison_has_all_models_of_both(folder: Path) -> None:
+    done = kepler("store", "compare", "mine@1", "mine", "-s", "models", "--report", "ab.html", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    page = (folder / "ab.html").read_text()
+    check_self_contained(page)
+    rows = re.findall(r"<tr>(.*?)</tr>", page[page.index('id="pairs"') : page.index('id="select"')], re.DOTALL)
+    assert len(rows) == 1 + 8
+    assert page.count("Errors by what was held out") >= 2
+    assert "samples, held out of both trainings" in page
+    assert "The error was measured on another recording only for B" in page
+    assert "b.json, node node-0" in page[page.index("Only in B") :]
+    assert "A was trained on" in page
+
+
+def test_the_document_of_a_comparison_has_the_errors_of_the_metadata(folder: Path) -> None:
+    done = kepler("store", "compare", "mine@1", "mine@2", "-s", "models", "--report", "ab.json", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    document = json.loads((folder / "ab.json").read_text())
+    assert [document[side]["seen"]["recordings"] for side in "AB"] == [1, 2]
+    assert document["same_data"] is False
+    for pair in document["models"]:
+        for side, version in (("A", 1), ("B", 2)):
+            path = folder / "models" / ".versions" / "mine" / str(version) / pair[side]["path"] / "metadata.json"
+            splits = json.loads(path.read_text())["honesty"]["splits"]
+            assert pair[side]["splits"] == {name: errors for name, errors in splits.items() if errors is not None}
+        common = pair["common_samples"]
+        # of the 200 samples with the lowest hashes of the longer training, about half are of the recording of A
+        assert 50 < common["samples"] < 150
+        assert common["standard_error"] > 0
+    for choice in document["select"]:
+        assert choice["model"] in (choice["A"], choice["B"])
+
+
+def test_errors_on_common_samples_are_those_of_the_kept_predictions(folder: Path) -> None:
+    kepler("store", "compare", "mine@1", "mine@1", "-s", "models", "--report", "aa.json", cwd=folder)
+    document = json.loads((folder / "aa.json").read_text())
+    assert document["same_data"] is True
+    assert document["changes"] == []
+    for pair in document["models"]:
+        content = (folder / "models" / ".versions" / "mine" / "1" / pair["A"]["path"] / HELD_OUT_FILE).read_bytes()
+        samples = read_held_out_samples(content, "")
+        common = pair["common_samples"]
+        predicted = samples.predicted[common["split"]][common["component"]]
+        error = np.abs(predicted - samples.measured[common["component"]])
+        assert common["first"] == common["second"] == pytest.approx(np.nanmean(error), abs=1e-6)
+        assert pair["better"] is None
+
+
+def test_models_without_kept_predictions_are_named(folder: Path) -> None:
+    """Models of an earlier version keep no predictions; a model of another program states no errors by split."""
+    old = folder / "old"
+    shutil.copytree(folder / "models" / ".versions" / "mine" / "1", old)
+    for path in [*old.rglob(HELD_OUT_FILE), *old.glob("manifest.json"), *old.glob(".manifest*")]:
+        path.unlink()
+    for path in old.glob("*/AbsPower/CounterOnly/*/metadata.json"):
+        path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "honesty"}))
+    done = kepler("store", "import", "old", "-s", "other", "--name", "<b>old", cwd=folder)
+    assert done.returncode != 0
+    done = kepler("store", "import", "old", "-s", "other", "--name", "old", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    done = kepler(
+        "store", "compare", "mine@1", "old", "-s", "models", "--other-store", "other", "--report", "old.html",
+        cwd=folder,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    page = (folder / "old.html").read_text()
+    check_self_contained(page)
+    assert "not drawn for B: the model keeps no predictions for held-out samples" in page
+    assert re.search(r"of \d+ models of B state no errors by split", page)
+    assert "not comparable" in page
+
+
+def test_a_report_needs_a_known_form(folder: Path) -> None:
+    done = kepler("store", "compare", "mine@1", "mine", "-s", "models", "--report", "ab.pdf", cwd=folder)
+    assert done.returncode == 2
+    assert "must end in .html or .json" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from support.small_pipelines import BPF
 from kepler_core.arrays import FloatArray
 from kepler_core.machine import Machine, machine_spec_from
 from kepler_core.store import Store, open_store
+from kepler_core.store.layout import REPORT_FILE
 from kepler_core.store.models import StoredModel, read_models
 from kepler_servers.online_trainer.retraining.candidates import Candidate, Candidates
 from kepler_servers.online_trainer.retraining.comparison import CandidateResult, Comparison
@@ -93,8 +94,9 @@ def published_twin(store: Store, **kinds: str) -> Any:
     results = [CandidateResult(path, winner, None, None, better) for path, winner in winners.items()]
     outcome = Outcome(Candidates({}, served.snapshot, None), results, winners, {})
     decision: dict[str, Any] = {}
-    publish_better(store, "made", served, outcome, decision)
+    publish_better(store, "made", served, outcome, decision, lambda _: b"the page")
     assert decision["version"] == 2
+    assert store.snapshot("made").read(REPORT_FILE) == b"the page"
     return next(m for m in read_models(store.snapshot("made")) if m.path == RICH).metadata["honesty"]["twin"]
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from kepler_core.arrays import FloatArray, SingleArray
 from kepler_core.contracts import JointPredictor, ModelFormat, Predictor, Regressor
-from kepler_core.documents import DocumentError, decode_json
+from kepler_core.documents import MAX_NUMBER, DocumentError, decode_json
 from kepler_core.errors import ModelError
 from kepler_core.messages import quoted
 from kepler_plugins.model_formats.blend_terms import LogRatio, PhysicalModel, with_ratios
@@ -35,7 +35,7 @@ _ROWS_PER_BATCH = 32
 
 Name = Annotated[str, msgspec.Meta(max_length=200)]
 Watts = Annotated[float, msgspec.Meta(ge=-1e9, le=1e9)]
-Scale = Annotated[float, msgspec.Meta(gt=0, le=2.0**53)]
+Scale = Annotated[float, msgspec.Meta(gt=0, le=float(MAX_NUMBER))]
 
 
 class StoredRatio(msgspec.Struct, forbid_unknown_fields=True):

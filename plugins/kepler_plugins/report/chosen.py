@@ -128,9 +128,8 @@ def chosen_models(evidence: Sequence[Evidence]) -> list[Chosen]:
     for one in evidence:
         honesty = read_honesty(one.metadata)
         assert honesty is not None  # every training writes this block of the metadata
-        hardest = honesty.splits[honesty.hardest]
-        assert hardest is not None  # `read_honesty` has checked it
+        error = honesty.hardest_errors.hardest
         key = (str(one.metadata["output_type"]), str(one.metadata["source"]))
-        if key not in best or hardest.hardest < best[key][0]:
-            best[key] = hardest.hardest, Chosen(one, honesty)
+        if key not in best or error < best[key][0]:
+            best[key] = error, Chosen(one, honesty)
     return [best[key][1] for key in sorted(best)][:MAX_CHOSEN]

@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from kepler_core.configuration import Configuration
 from kepler_core.plugins.hooks import hookimpl
-from kepler_core.store.layout import REPORT_FILE
+from kepler_core.store.layout import REPORT_FILE, REPORT_SETTING
 
 if TYPE_CHECKING:
+    from kepler_core.comparison.comparison import Comparison
     from kepler_core.pipeline.evidence import Evidence
     from kepler_core.recording.observations import Observations
-
-SETTING = "KEPLER_REPORT"
 
 
 @hookimpl
@@ -30,8 +29,25 @@ def kepler_publishing(
     document: Mapping[str, Any],
 ) -> None:
     """Add report.html to the files that are published, unless the setting KEPLER_REPORT is false."""
-    if Configuration().flag(SETTING) is not False:
+    if Configuration().flag(REPORT_SETTING) is not False:
         # imported here, because the listener is registered in processes that do not draw
         from kepler_plugins.report.page import page
 
         files[REPORT_FILE] = page(pipeline, observations, evidence, report, document).encode()
+
+
+@hookimpl
+def kepler_retraining_decided(retraining: Mapping[str, Any], files: dict[str, bytes]) -> None:
+    """Add the page of a decision of the online trainer, unless the setting KEPLER_REPORT is false."""
+    if Configuration().flag(REPORT_SETTING) is not False:
+        from kepler_plugins.report.decision import decision_page
+
+        files[REPORT_FILE] = decision_page(retraining).encode()
+
+
+@hookimpl
+def kepler_pipelines_compared(comparison: Comparison, files: dict[str, bytes]) -> None:
+    """Add the page of a comparison, whatever the setting KEPLER_REPORT is: a user has asked for the page."""
+    from kepler_plugins.report.comparison import comparison_page
+
+    files[REPORT_FILE] = comparison_page(comparison).encode()

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from typing import Any
-
-from jinja2 import Environment, FunctionLoader, StrictUndefined
 
 from kepler_core.honesty.flags import ONE_RECORDING
 from kepler_core.pipeline.evidence import Evidence
@@ -14,6 +11,7 @@ from kepler_core.recording.observations import Observations
 from kepler_core.yaml_documents import encode_yaml
 from kepler_plugins.report.chosen import SPLIT_WORDS, Chosen, chosen_models
 from kepler_plugins.report.pictures import Pictures, of_model, of_training
+from kepler_plugins.report.templates import render
 
 TABLE_COLUMNS = (
     ("source", "Energy source"),
@@ -47,14 +45,9 @@ def page(
     The arguments are those of the hook `kepler_publishing`. Equal arguments give equal pages.
     """
     pictures, chosen = Pictures(), chosen_models(evidence)
-    environment = Environment(
-        loader=FunctionLoader(_asset), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["number"] = number
-    return environment.get_template("page.html.j2").render(
+    return render(
+        "page.html.j2",
         pipeline=pipeline,
-        style=_asset("style.css"),
-        script=_asset("table.js"),
         report=report,
         summary=_summary(report, chosen),
         doubt=ONE_RECORDING if all(model["splits"]["recordings"] is None for model in report["models"]) else "",
@@ -77,16 +70,6 @@ def page(
         lineage=evidence[0].metadata["lineage"] if evidence else {},
         document=encode_yaml(document),
     )
-
-
-def number(value: float | None, digits: int = 2) -> str:
-    """Return a number for a table; "–" for None."""
-    return "–" if value is None else f"{value:,.{digits}f}"
-
-
-def _asset(name: str) -> str:
-    """Return the text of a file in the folder of this module."""
-    return files("kepler_plugins.report").joinpath(name).read_text("utf-8")
 
 
 def _sorted(models: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -123,9 +106,8 @@ def _summary(report: Mapping[str, Any], chosen: Sequence[Chosen]) -> list[str]:
     ]
     for one in chosen:
         metadata, name = one.evidence.metadata, one.components[0]
-        blocks, hardest = one.honesty.splits["blocks"], one.honesty.splits[one.honesty.hardest]
+        blocks, hardest = one.honesty.splits["blocks"], one.honesty.hardest_errors
         assert blocks is not None  # every training measures blocks
-        assert hardest is not None  # `read_honesty` has checked it
         text = (
             f"The best {metadata['output_type']} model of {metadata['source']} is {metadata['trainer']} over the "
             f"features {metadata['feature_group']}. For work and days like those of the training, its mean error for "

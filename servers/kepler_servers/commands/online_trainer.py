@@ -234,6 +234,7 @@ def online_trainer(context: click.Context, /, **values: Any) -> None:
       PROM_THIRDPARTY_METRICS  metrics of other exporters to use as features, separated by commas
     """
     from kepler_core.configuration import Configuration
+    from kepler_core.store.layout import REPORT_SETTING
 
     options = Options(**values)
     configuration = Configuration(options.config_dir)
@@ -274,6 +275,7 @@ def online_trainer(context: click.Context, /, **values: Any) -> None:
             samples=samples,
             machine_spec=machine_spec,
             keep_versions=keep_versions,
+            report=configuration.flag(REPORT_SETTING) is not False,
             stop=stop,
         )
         for number in (signal.SIGTERM, signal.SIGINT):

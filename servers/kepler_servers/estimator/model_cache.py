@@ -13,6 +13,7 @@ from typing import Any
 
 import attrs
 
+from kepler_core.documents import MAX_NUMBER
 from kepler_core.errors import KeplerError, ModelError, NoModelError, path_text
 from kepler_core.messages import one_line, printable, quoted, shortened
 from kepler_core.models.power_model import PowerModel
@@ -360,7 +361,7 @@ class ModelCache:
 def _cores(machine_spec: Mapping[str, Any]) -> float:
     """Return the number of cores in a machine description; 0 if the description has no valid number."""
     cores: Any = machine_spec.get("cores")
-    is_count = isinstance(cores, int | float) and not isinstance(cores, bool) and 0 < cores < 2**53
+    is_count = isinstance(cores, int | float) and not isinstance(cores, bool) and 0 < cores < MAX_NUMBER
     return float(cores) if is_count else 0.0
 
 

@@ -20,6 +20,7 @@ from kepler_core.models.loading import load_model
 from kepler_core.models.power_model import PowerModel
 from kepler_core.names import is_name
 from kepler_core.selection import Catalogue, ModelRequest, Selection
+from kepler_core.store.layout import twin_path
 from kepler_core.store.manifest import sha256
 from kepler_core.store.models import StoredModel
 from kepler_servers.live_catalogue import LiveCatalogue
@@ -141,7 +142,7 @@ def offer_of(selection: Selection, provider: str, catalogue: Catalogue | None = 
 
     def find_twin(twin: Twin) -> ModelOffer:
         assert catalogue is not None
-        path = twin_path(model.path, twin)
+        path = checked_twin_path(model.path, twin)
         stored = catalogue.by_path(model.pipeline, path)
         if stored is None:
             raise ModelError(f"{provider}: no model {path}, the twin of {model.name}")
@@ -165,16 +166,13 @@ def _offer_of_model(model: StoredModel, provider: str, why: Mapping[str, Any], r
     )
 
 
-def twin_path(path: str, twin: Twin) -> str:
-    """Return the path of a model's twin below their pipeline. `path` is that of the model itself.
-
-    A path has the form `<source>/<output type>/<feature group>/<name>`. Only the last two parts may differ.
-    """
+def checked_twin_path(path: str, twin: Twin) -> str:
+    """Return `kepler_core.store.layout.twin_path`; raise `ModelError` if a part of it is no name."""
     if not (is_name(twin.feature_group) and is_name(twin.model_name)):
         raise ModelError(
             f"{quoted(twin.feature_group, 60)}/{quoted(twin.model_name, 60)}: the path of a twin is no name"
         )
-    return f"{path.rsplit('/', maxsplit=2)[0]}/{twin.feature_group}/{twin.model_name}"
+    return twin_path(path, twin)
 
 
 def stand_in_remark(linear: bytes, name: str, wanted: str) -> str:

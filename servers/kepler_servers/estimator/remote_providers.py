@@ -31,9 +31,9 @@ from kepler_core.vocabulary import PLATFORM_COMPONENTS, OutputType
 from kepler_servers.estimator.model_providers import (
     ModelOffer,
     UnreachableError,
+    checked_twin_path,
     offer_of,
     stand_in_remark,
-    twin_path,
 )
 from kepler_servers.estimator.url_models import MAX_ARCHIVE_BYTES, InitUrl, UrlModels, read_url_models
 
@@ -112,7 +112,7 @@ class ModelServerProvider:
         return find_twin
 
     def _offer_of_twin(self, name: str, twin: Twin) -> ModelOffer:
-        name = twin_path(name, twin)
+        name = checked_twin_path(name, twin)
         url = beside(self._url, f"models/{name}.zip")
         answer = self._exchange(urllib.request.Request(url))  # noqa: S310 - the command checks the scheme
         self._check_status(answer)

@@ -14,6 +14,7 @@ import msgspec
 
 from kepler_core.documents import DocumentError, decode_json
 from kepler_core.errors import StoreError
+from kepler_core.models.power_model import METADATA_FILE
 from kepler_core.plugins.hooks import hookimpl
 from kepler_core.store import Store
 
@@ -53,7 +54,7 @@ def published_version(store: Store, pipeline: str, job: str) -> int | None:
 
 def recovered_report(store: Store, pipeline: str, version: int) -> Mapping[str, Any]:
     """Return the parts of a training's report that the metadata of the published version contain."""
-    metadata = store.snapshot(pipeline, version).read_json("metadata.json")
+    metadata = store.snapshot(pipeline, version).read_json(METADATA_FILE)
     lists = {key: metadata.get(key, []) for key in ("failed", "skipped", "notes")}
     return {"pipeline": pipeline, "store": store.location, "version": version, **lists}
 

@@ -12,9 +12,9 @@ from kepler_servers.http.answer import RETRY_LATER, Answer, json_answer
 from kepler_servers.http.app import App
 from kepler_servers.http.metrics import CONTENT_TYPE, RequestMetrics
 from kepler_servers.http.route import Returns, Route
-from kepler_servers.online_trainer.drift import WatchedModel, limit
 from kepler_servers.online_trainer.metrics import PREFIX, RoundsCollector
 from kepler_servers.online_trainer.rounds import Rounds
+from kepler_servers.online_trainer.watched_state import WatchedModelState, watched_state
 
 LATE_INTERVALS = 3
 """`/healthz` reports "degraded" if no round has succeeded for this number of intervals between rounds."""
@@ -40,35 +40,6 @@ class DecisionSummary(msgspec.Struct):
     decision: str | None
     version: int | None
     reason: str | None
-
-
-class WatchedComponentState(msgspec.Struct):
-    """Results of one component of a served model on the newest samples."""
-
-    running_error: float
-    """Mean absolute error in watts."""
-    running_error_limit: float
-    """Running error in watts above which the model has drifted."""
-    interval_coverage: float | None
-    """Fraction of the samples whose measured power is within its interval; null if the model states no intervals."""
-    interval_half_width: float | None
-    """Mean half-width of the intervals in watts; null if the model states no intervals."""
-
-
-class WatchedModelState(msgspec.Struct):
-    """A served model and its results on the newest samples."""
-
-    source: str
-    feature_group: str
-    model: str
-    interval_level: float | None
-    """Probability with which an interval is meant to contain the true power; null if the model states no intervals."""
-    samples_outside: float | None
-    """Fraction of the samples that are outside the range of the training; null if there are too few samples."""
-    disagreements: float | None
-    """Fraction of the samples in which the model and its twin disagree; null if there are too few samples."""
-    components: dict[str, WatchedComponentState]
-    """Results by component, without components that have too few samples."""
 
 
 class Health(msgspec.Struct):
@@ -115,27 +86,10 @@ def health(rounds: Rounds) -> Health:
         ),
         nodes_gone=status.gone,
         drift=rounds.drift.alarm,
-        models=[_watched_state(watched) for watched in rounds.drift.watched],
+        models=[watched_state(watched) for watched in rounds.drift.watched],
         last_decision=None
         if decision is None
         else DecisionSummary(*(decision.get(key) for key in DecisionSummary.__struct_fields__)),
-    )
-
-
-def _watched_state(watched: WatchedModel) -> WatchedModelState:
-    return WatchedModelState(
-        watched.entry.source,
-        watched.entry.feature_group,
-        watched.entry.name,
-        None if watched.honesty is None else watched.honesty.level,
-        watched.outside_ratio(),
-        watched.disagreement_ratio(),
-        {
-            component: WatchedComponentState(
-                window.running_error, limit(watched.validated[component]), window.coverage, window.mean_half_width
-            )
-            for component, window in watched.known_windows().items()
-        },
     )
 
 

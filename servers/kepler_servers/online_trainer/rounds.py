@@ -14,6 +14,7 @@ import time
 from typing import Any
 
 import attrs
+import msgspec
 import numpy as np
 import pyarrow as pa
 
@@ -31,6 +32,7 @@ from kepler_servers.online_trainer.sample_files import SampleStoreError
 from kepler_servers.online_trainer.sample_store import SampleStore
 from kepler_servers.online_trainer.state_folder import StateFolder
 from kepler_servers.online_trainer.status import Status
+from kepler_servers.online_trainer.watched_state import watched_state
 
 log = logging.getLogger(__name__)
 
@@ -76,13 +78,15 @@ class Rounds:
         samples: SampleStore,
         machine_spec: dict[str, Any] | None = None,
         keep_versions: int | None = None,
+        report: bool = True,
         stop: threading.Event | None = None,
     ) -> None:
         """Prepare the rounds.
 
         `store` is the model store, `samples` the sample store. `machine_spec` describes the nodes' machines;
         None if they are not described. `keep_versions` is the number of versions of the pipeline that stay in the
-        model store after a publication; None if all stay. Setting `stop` ends `run`.
+        model store after a publication; None if all stay. `report` tells whether each decision gets a page. Setting
+        `stop` ends `run`.
         """
         self.fetcher = fetcher
         self.store = store
@@ -91,6 +95,7 @@ class Rounds:
         self.samples = samples
         self.machine_spec = machine_spec
         self.keep_versions = keep_versions
+        self.report = report
         self.stop = stop or threading.Event()
         self.status = Status()
         self.drift = DriftMonitor(store, fetcher.spec.name, machine_spec)
@@ -254,6 +259,8 @@ class Rounds:
             train_all=train_all,
             jobs=self.schedule.jobs,
             machine_spec=self.machine_spec,
+            observed=[msgspec.to_builtins(watched_state(watched)) for watched in self.drift.watched],
+            report=self.report,
         )
         started = time.monotonic()
         decision = run_in_process(task, timeout=self.schedule.training_timeout, stop=self.stop)

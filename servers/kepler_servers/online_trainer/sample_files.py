@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from kepler_core.atomic_files import flush_folder, make_folders, whole_file
-from kepler_core.documents import DocumentError, Number, decode_json
+from kepler_core.documents import MAX_NUMBER, DocumentError, Number, decode_json
 from kepler_core.errors import KeplerError
 
 LAYOUT = 1
@@ -43,7 +43,7 @@ class FileHeader(msgspec.Struct):
     since: Number
     until: Number
     """Time up to which all samples had been fetched when the file was written, Unix seconds."""
-    seen: Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
+    seen: Annotated[int, msgspec.Meta(ge=0, lt=MAX_NUMBER)]
     """Number of samples that the fetches stored in this file have added to the store.
 
     Samples that were thinned out later are included. Samples that only replaced a stored sample are not.

@@ -21,8 +21,10 @@ from kepler_core.models.recalibration import Correction, recalibrated
 from kepler_core.pipeline.next_version import read_files
 from kepler_core.pipeline.spec import PipelineSpec
 from kepler_core.pipeline.train import train
+from kepler_core.plugins.hooks import hooks
 from kepler_core.recording.observations import Observations
 from kepler_core.store import Snapshot
+from kepler_core.store.layout import REPORT_FILE, REPORT_LISTENER
 from kepler_core.store.local import LocalStore
 from kepler_core.store.manifest import MANIFEST_FILE
 from kepler_core.store.models import StoredModel, read_models
@@ -101,9 +103,11 @@ class ChallengerTrainer:
         """
         store = LocalStore(self.state.challengers)
         if self.served is not None:
-            names = self.served.names - {MANIFEST_FILE}
+            names = self.served.names - {MANIFEST_FILE, REPORT_FILE}
             store.publish(spec.name, {name: self.served.read(name) for name in sorted(names)})
-        report = train(spec, observations, store, jobs=self.jobs, machine=self.machine, profile=self.profile)
+        # the version that is published gets the page of the decision; nobody reads a page about the challengers alone
+        with hooks().without(REPORT_LISTENER):
+            report = train(spec, observations, store, jobs=self.jobs, machine=self.machine, profile=self.profile)
         store.prune(spec.name, KEPT_VERSIONS)
         snapshot = store.snapshot(spec.name, report.version)
         until = newest_time(observations)

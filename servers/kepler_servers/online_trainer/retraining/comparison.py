@@ -45,6 +45,8 @@ class Comparison:
     reason: str
     gain: float
     """The challenger's gain in watts, summed over all components; negative if the champion is better."""
+    needed: float | None = None
+    """The gain in watts that the challenger had to exceed; None if the two models were not compared by their errors."""
 
 
 @attrs.frozen
@@ -65,6 +67,8 @@ class CandidateResult:
             "kind": self.candidate.kind,
             "better": self.comparison.better,
             "reason": self.comparison.reason,
+            "gain": round(self.comparison.gain, 3),
+            "needed": None if self.comparison.needed is None else round(self.comparison.needed, 3),
             "served": None if self.served is None else self.served.as_dict(),
             "new": None if self.evaluation is None else self.evaluation.as_dict(),
         }
@@ -134,10 +138,10 @@ def compare(champion: Evaluation, challenger: Evaluation) -> Comparison:
     if not gain > needed:
         result = "no better" if gain <= 0 else "better by less than noise"
         reason = f"{result} on {len(common)} new samples: {watts}, needed a gain of {needed:.2f} W"
-        return Comparison(False, reason, gain)
+        return Comparison(False, reason, gain, needed)
     if (loss := _component_loss(champion, challenger) or _idle_loss(champion, challenger, gain)) is not None:
-        return Comparison(False, f"{loss} ({watts})", gain)
-    return Comparison(True, f"better on {len(common)} new samples: {watts}", gain)
+        return Comparison(False, f"{loss} ({watts})", gain, needed)
+    return Comparison(True, f"better on {len(common)} new samples: {watts}", gain, needed)
 
 
 def _gain(champion: Evaluation, challenger: Evaluation) -> tuple[float, float]:

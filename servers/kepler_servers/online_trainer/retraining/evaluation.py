@@ -11,8 +11,10 @@ import numpy as np
 from kepler_core.arrays import BoolArray, FloatArray, IntArray
 from kepler_core.contracts import IsolationContext
 from kepler_core.dataset import Dataset
-from kepler_core.errors import PluginError
+from kepler_core.errors import ModelError, PluginError
 from kepler_core.grouping import sum_by
+from kepler_core.honesty.document import read_honesty
+from kepler_core.honesty.interval import SAME_MACHINE, half_widths
 from kepler_core.models.power_model import PowerModel
 from kepler_core.pipeline.plan import Plan, Wanted, datasets
 from kepler_core.pipeline.spec import PipelineSpec
@@ -36,6 +38,8 @@ class LoadableModel(Protocol):
     def output_type(self) -> str: ...
     @property
     def feature_group(self) -> str: ...
+    @property
+    def metadata(self) -> Mapping[str, Any]: ...
     def load(self) -> PowerModel:
         """Load the model."""
 
@@ -53,6 +57,8 @@ class Evaluation:
     """Values of the load feature (`vocabulary.load_feature`), summed over the node."""
     is_extrapolated: BoolArray
     """Whether the model extrapolates for the sample (`EXTRAPOLATION_FACTOR`)."""
+    half_widths: Mapping[str, FloatArray] = attrs.field(factory=dict)
+    """Component -> half-widths of the model's intervals in watts; a component without intervals is left out."""
 
     def errors(self) -> dict[str, dict[str, float]]:
         """Return component -> {"mae": mean absolute error, "idle_error": error at idle}, in watts."""
@@ -75,11 +81,25 @@ class Evaluation:
             return {component: values[mask] for component, values in columns.items()}
 
         samples = tuple(sample for sample in self.samples if sample in chosen)
-        return Evaluation(samples, cut(self.predicted), cut(self.measured), self.load[mask], self.is_extrapolated[mask])
+        columns = cut(self.predicted), cut(self.measured), self.load[mask], self.is_extrapolated[mask]
+        return Evaluation(samples, *columns, cut(self.half_widths))
+
+    def coverage(self) -> dict[str, dict[str, float]]:
+        """Return component -> {"coverage": part of the samples within the intervals, "half_width": mean, in watts}."""
+        coverage = {}
+        for component, half in self.half_widths.items():
+            inside = np.abs(self.predicted[component] - self.measured[component]) <= half
+            coverage[component] = {
+                "coverage": round(float(inside.mean()), 3),
+                "half_width": round(float(half.mean()), 3),
+            }
+        return coverage
 
     def as_dict(self) -> dict[str, Any]:
         """Return the JSON form in which a decision records this evaluation."""
-        return {"instants": len(self.samples), "components": self.errors()}
+        coverage = self.coverage()
+        components = {name: {**errors, **coverage.get(name, {})} for name, errors in self.errors().items()}
+        return {"instants": len(self.samples), "components": components}
 
 
 class Evaluator:
@@ -116,7 +136,7 @@ class Evaluator:
             return None
         chosen = chosen[np.argsort(time[chosen], kind="stable")]
         with np.errstate(all="ignore"):
-            return _evaluate(model, dataset, chosen, components)
+            return _with_intervals(_evaluate(model, dataset, chosen, components), entry.metadata)
 
     def _dataset(self, wanted: Wanted) -> Dataset | None:
         """Return the data set for an energy source, output type and features.
@@ -142,6 +162,18 @@ class Evaluator:
 
 def _evenly_spaced(n: int) -> IntArray:
     return np.unique(np.linspace(0, n - 1, min(n, MAX_SAMPLES_ON_ALL)).astype(np.int64))
+
+
+def _with_intervals(evaluation: Evaluation, metadata: Mapping[str, Any]) -> Evaluation:
+    """Return the evaluation with the half-widths of the intervals that the model's metadata state, if they do."""
+    try:
+        honesty = read_honesty(metadata)
+    except ModelError:  # a malformed block does not make the model worse; it has no intervals
+        return evaluation
+    if honesty is None:
+        return evaluation
+    widths = half_widths(honesty, evaluation.predicted, evaluation.is_extrapolated, SAME_MACHINE)
+    return attrs.evolve(evaluation, half_widths=widths)
 
 
 def _evaluate(model: PowerModel, dataset: Dataset, chosen: IntArray, components: list[str]) -> Evaluation:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -11,6 +11,7 @@ from kepler_core.errors import ModelError, VersionTakenError
 from kepler_core.pipeline.next_version import Model, next_version_files, read_files
 from kepler_core.pipeline.twins import twin_of, with_description
 from kepler_core.store import Snapshot, Store
+from kepler_core.store.layout import REPORT_FILE
 from kepler_core.store.models import StoredModel
 from kepler_core.store.scores import hardest_error, read_scores
 from kepler_servers.online_trainer.retraining.candidates import Candidate, Candidates
@@ -37,13 +38,19 @@ class Outcome:
 
 
 def publish_better(
-    store: Store, pipeline: str, served: ServedModels, outcome: Outcome, decision: dict[str, Any]
+    store: Store,
+    pipeline: str,
+    served: ServedModels,
+    outcome: Outcome,
+    decision: dict[str, Any],
+    page_of: Callable[[Mapping[str, Any]], bytes | None],
 ) -> None:
     """Publish a new version if there are winners, or if new stated errors make other served models the best.
 
     The retraining may have increased the stated errors of served models (`Outcome.restated`).
 
-    The members that describe the outcome are added to `decision`.
+    The members that describe the outcome are added to `decision`. `page_of` returns the page of a decision for the
+    published version, or None.
     """
     changed = _best_models(served.own, {}) ^ _best_models(served.own, outcome.restated)
     base = outcome.candidates.base
@@ -55,6 +62,8 @@ def publish_better(
     assert base is not None  # winners and models with restated errors exist only if there is a version
     decision |= {"decision": "published", "reason": _reason(outcome, changed)}
     files = _compose(base, served, outcome, decision)
+    if (page := page_of({**decision, "version": served.slot.next_version})) is not None:
+        files[REPORT_FILE] = page
     try:
         decision["version"] = store.publish(pipeline, files, version=served.slot.next_version)
     except VersionTakenError:

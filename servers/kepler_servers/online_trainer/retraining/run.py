@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 
 from kepler_core.contracts import IsolationContext
 from kepler_core.documents import DocumentError, decode_json
@@ -33,8 +32,15 @@ from kepler_core.pipeline.next_version import timestamp
 from kepler_core.store import open_store
 from kepler_servers.online_trainer.retraining.candidates import ChallengerTrainer, make_candidates
 from kepler_servers.online_trainer.retraining.comparison import best_by_path, compare_candidates
+from kepler_servers.online_trainer.retraining.decision_page import page_maker
 from kepler_servers.online_trainer.retraining.evaluation import Evaluator
-from kepler_servers.online_trainer.retraining.inputs import newest_time, read_samples, read_served, record_new_shifts
+from kepler_servers.online_trainer.retraining.inputs import (
+    SampleSplit,
+    newest_time,
+    read_samples,
+    read_served,
+    record_new_shifts,
+)
 from kepler_servers.online_trainer.retraining.isolation import AbsModels, node_type_profile, with_profile_isolator
 from kepler_servers.online_trainer.retraining.publishing import Outcome, publish_better
 from kepler_servers.online_trainer.retraining.refit import refit_winners
@@ -76,16 +82,27 @@ def retrain(task: RetrainingTask) -> dict[str, Any]:
         "node_type": served.slot.node_type,
         "data_until": newest_time(samples.all),
         "instants": len(samples.training.sample_time),
-        "held_out": int(np.count_nonzero(samples.held_out.covers(samples.all.sample_time))),
+        **_judged_on(samples),
+        "served_until": max((served.trained_until.get(path, 0.0) for path in served.own), default=None),
+        "observed": task.observed,
         "law_changes": msgspec.to_builtins(shifts),
         "trained_on_all": sorted(refitted),
         "models": [result.as_dict() for result in results],
         "problem": candidates.problem,
         "seconds": round(time.monotonic() - started, 1),
     }
-    publish_better(store, spec.name, served, Outcome(candidates, results, winners, restated), decision)
-    store.record_decision(spec.name, decision)
+    page_of = page_maker(spec.name, results, store.decisions(spec.name), task.report)
+    publish_better(store, spec.name, served, Outcome(candidates, results, winners, restated), decision, page_of)
+    # the page of a published version is its report.html, so that nothing is stored twice
+    store.record_decision(spec.name, decision, None if decision["version"] is not None else page_of(decision))
     return decision
+
+
+def _judged_on(samples: SampleSplit) -> dict[str, Any]:
+    """Return the number of the held-out samples, and their first and last time in Unix seconds (None without any)."""
+    times = samples.all.sample_time[samples.held_out.covers(samples.all.sample_time)]
+    first, last = (float(times.min()), float(times.max())) if len(times) else (None, None)
+    return {"held_out": len(times), "held_out_from": first, "held_out_until": last}
 
 
 def main() -> None:

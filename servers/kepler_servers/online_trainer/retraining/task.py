@@ -23,3 +23,7 @@ class RetrainingTask(msgspec.Struct, frozen=True):
     """Number of models to fit in parallel."""
     machine_spec: dict[str, Any] | None = None
     """Description of the nodes' machines; None if they are not described."""
+    observed: list[dict[str, Any]] = []
+    """What the online trainer has observed of the served models: running errors, coverage (`/healthz`, `models`)."""
+    report: bool = True
+    """Whether the decision gets a page, if a listener makes one."""

@@ -1,0 +1,28 @@
+"""Test the pages that a store keeps beside recorded decisions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from kepler_core.store import open_store
+from kepler_core.store.decisions import MAX_PAGES
+
+
+@pytest.mark.parametrize("protocol", ["file", "memory"])
+def test_only_the_newest_pages_are_kept(protocol: str, tmp_path: Path) -> None:
+    """`memory` is a file system of the kind that object stores use."""
+    root = f"{tmp_path}/s"
+    store = open_store(root if protocol == "file" else f"memory://{root}")
+    for number in range(MAX_PAGES + 3):
+        store.record_decision("p", {"decision": "kept aside", "number": number}, b"<p>%d" % number)
+    store.record_decision("p", {"decision": "kept aside", "number": -1})
+    decisions, files = store.decisions("p"), fsspec.filesystem(protocol)
+    assert len(decisions) == MAX_PAGES + 4
+    existing = [entry for entry in decisions if "page" in entry and files.exists(f"{root}/{entry['page']}")]
+    assert len(existing) == MAX_PAGES
+    for entry in existing:
+        assert files.cat(f"{root}/{entry['page']}") == b"<p>%d" % entry["number"]
+    assert "page" not in decisions[-1]
