@@ -1,4 +1,4 @@
-"""The cell cache of tree ensembles predicts exactly the same numbers as the leaf masks, whatever it has cached."""
+"""Cell caches and row masks of tree ensembles predict exactly the same numbers as the leaf masks."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from kepler_core.arrays import FloatArray, SingleArray
 from kepler_plugins.model_formats.cell_cache import MIN_ROWS, CellCache, cell_cache
 from kepler_plugins.model_formats.leaf_masks import JointLeafMasks, LeafMasks, join_leaf_masks, leaf_masks
+from kepler_plugins.model_formats.row_masks import MAX_ROWS, RowMasks, row_masks
 from kepler_plugins.model_formats.tree_ensemble import Trees
 
 FEATURES = 3
@@ -74,17 +75,17 @@ ENSEMBLES = st.lists(
     st.builds(ensemble, st.integers(0, 10**6), st.integers(1, 6), st.integers(1, 4)), min_size=1, max_size=4
 )
 REQUESTS = st.lists(
-    st.lists(st.tuples(*[st.sampled_from(VALUES.tolist())] * FEATURES), min_size=MIN_ROWS, max_size=40),
+    st.lists(st.tuples(*[st.sampled_from(VALUES.tolist())] * FEATURES), min_size=1, max_size=40),
     min_size=1,
     max_size=5,
 )
 
 
-@given(ENSEMBLES, REQUESTS, st.integers(1, 10))
+@given(ENSEMBLES, REQUESTS, st.integers(2, 10))
 def test_the_watts_of_cached_cells_are_those_of_the_masks(
     ensembles: list[LeafMasks], requests: list[list[tuple[float, ...]]], slot_bits: int
 ) -> None:
-    """With few slots, many cells compete for each slot."""
+    """With few slots, many cells compete for each slot. Requests with one or two rows do not use the cache."""
     masks = join_leaf_masks(ensembles)
     cache = CellCache(masks, slot_bits)
     for request in (*requests, *requests):
@@ -123,9 +124,21 @@ def test_every_cell_has_a_key_of_its_own() -> None:
     assert counted.rows == first
 
 
+def test_large_masks_are_not_copied_for_single_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    masks = join_leaf_masks([ensemble(1, 5, 3)])
+    size = sum((len(of_feature.edges) + 1) * 5 for of_feature in masks.features)
+    monkeypatch.setattr("kepler_plugins.model_formats.row_masks.MAX_BYTES", size)
+    assert isinstance(row_masks(masks), RowMasks)
+    monkeypatch.setattr("kepler_plugins.model_formats.row_masks.MAX_BYTES", size - 1)
+    assert row_masks(masks) is masks
+
+
 def test_few_rows_are_not_cached() -> None:
     cache, counted = counted_cache(join_leaf_masks([ensemble(1, 5, 3)]))
     X = np.zeros((MIN_ROWS, FEATURES), dtype=np.float32)
+    cache.predict(X[:1])
+    cache.predict(X[:MAX_ROWS])
+    assert counted.rows == 0
     for _ in range(3):
         cache.predict(X[1:])
     assert counted.rows == 3 * (MIN_ROWS - 1)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from kepler_core.arrays import BoolArray, FloatArray, IntArray, SingleArray
 from kepler_core.contracts import JointPredictor, Predictor
 from kepler_core.models.power_model import any_true
 from kepler_plugins.model_formats.leaf_masks import FeatureMasks, JointLeafMasks, LeafMasks, join_leaf_masks
+from kepler_plugins.model_formats.row_masks import MAX_ROWS, RowMasks, row_masks
 
 MIN_ROWS = 8
 """Fewer rows are predicted without the cache, because the leaf masks are as fast for them."""
@@ -30,6 +32,8 @@ _MULTIPLIER = 0x9E3779B97F4A7C15
 """2^64 divided by the golden ratio, and odd. The product of a cell's number and this factor, modulo 2^64, is the cell's
 key. The products of close numbers differ in their highest bits, which are the number of the slot (Knuth, "The Art of
 Computer Programming", volume 3, section 6.4)."""
+_OTHER_SLOTS = (1, 2, 3)
+"""A cell is in the slot that its key states, or in a slot whose number is this slot's number XOR 1, 2 or 3."""
 _MAX_CELLS = 2**62
 """Limit of the number of cells of all ensembles together, so that each cell has a number of its own."""
 
@@ -38,7 +42,10 @@ class CellCache:
     """Predicts exactly what leaf masks predict, and keeps the watts of the cells that it has seen."""
 
     def __init__(self, masks: JointLeafMasks, slot_bits: int = SLOT_BITS) -> None:
-        """Take the leaf masks. They must not have more than `_MAX_CELLS` cells: see `cell_cache`."""
+        """Take the leaf masks. They must not have more than `_MAX_CELLS` cells: see `cell_cache`.
+
+        The cache has 2 to the power of `slot_bits` slots, at least 4.
+        """
         self._masks = masks
         self._slots = 1 << slot_bits
         self._shift = np.uint64(64 - slot_bits)
@@ -51,8 +58,15 @@ class CellCache:
         """Watts of the cell in each slot, in single precision like the sums of the leaf masks."""
         self._lock = threading.Lock()
 
+    @cached_property
+    def _rows(self) -> RowMasks | JointLeafMasks:
+        # Made on first use: requests for the power of processes have more rows.
+        return row_masks(self._masks)
+
     def predict(self, X: SingleArray) -> FloatArray:
         """Return the predicted watts, shape (ensembles, rows)."""
+        if len(X) <= MAX_ROWS:
+            return self._rows.predict(X)
         # Two threads that write to the same slot could mix up a key and watts.
         if len(X) < MIN_ROWS or not self._lock.acquire(blocking=False):
             return self._masks.predict(X)
@@ -84,25 +98,26 @@ class CellCache:
         return watts
 
     def _fill(self, X: SingleArray, keys: IntArray, slots: IntArray, missing: BoolArray, watts: FloatArray) -> None:
-        """Set the watts that are missing, from the second slots of the cells or else from the leaf masks.
-
-        The second slot of a cell is the neighbour of its first slot.
-        """
-        second = slots[missing] ^ 1
-        is_second = self._keys.take(second) == keys[missing]
-        watts[missing] = self._watts.take(second)
-        missing[missing] = ~is_second
+        """Set the watts that are missing, from the other slots of the cells or else from the leaf masks."""
+        for other in _OTHER_SLOTS:
+            slot = slots[missing] ^ other
+            is_here = self._keys.take(slot) == keys[missing]
+            watts[missing] = self._watts.take(slot)
+            missing[missing] = ~is_here
         rows = np.flatnonzero(np.logical_or.reduce(missing, axis=0))
-        if not len(rows):
-            return
-        watts[:, rows] = self._masks.predict(X.take(rows, axis=0))
-        first, keys = slots[missing], keys[missing]
-        # A cell goes to its first slot if this slot is empty, and else replaces the cell in its second slot.
-        chosen = first ^ (self._keys.take(first) != 0)
+        if len(rows):
+            watts[:, rows] = self._masks.predict(X.take(rows, axis=0))
+            self._keep(keys[missing], slots[missing], watts[missing])
+
+    def _keep(self, keys: IntArray, slots: IntArray, watts: FloatArray) -> None:
+        """Write new cells to the first of their slots that is empty, or else to the last of their slots."""
+        chosen = slots
+        for other in _OTHER_SLOTS:
+            chosen = np.where(self._keys.take(chosen) == 0, chosen, slots ^ other)
         self._keys[chosen] = keys
-        # Several cells may have the same slot. Only one of their keys is there now.
+        # Several cells may have chosen the same slot. Only one of their keys is there now.
         kept = self._keys.take(chosen) == keys
-        self._watts[chosen[kept]] = watts[missing][kept]
+        self._watts[chosen[kept]] = watts[kept]
 
 
 def join_with_cache(ensembles: Sequence[LeafMasks]) -> CellCache | JointLeafMasks:

@@ -22,7 +22,7 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from kepler_core.arrays import FloatArray, IndexArray, SingleArray
+from kepler_core.arrays import FloatArray, IndexArray, IntArray, SingleArray
 from kepler_core.contracts import JointPredictor, Predictor
 from kepler_plugins.model_formats.tree_ensemble import Trees, merge_edges
 
@@ -151,10 +151,7 @@ class JointLeafMasks:
             of_users = reachable if of_feature.users is None else reachable[of_feature.users]
             of_users &= masks
         if not self._few_leaves:
-            # Keep only the lowest bit of each mask, and convert the mask to float64: the exponent is then the number of
-            # the leaf.
-            reachable &= ~reachable + np.uint64(1)
-            reachable = (reachable.astype(np.float64).view(np.int64) >> 52) - 1023
+            reachable = lowest_leaves(reachable)
         leaves = self._flat_values.take(self._table_starts + reachable.transpose(2, 0, 1).copy())
         watts: FloatArray = (_sums_of_trees(leaves) + self.base).astype(np.float64)
         return watts
@@ -250,6 +247,15 @@ def _merged(parts: Sequence[FeatureMasks]) -> FeatureMasks:
         for part, of_part, start in zip(parts, intervals, starts[:-1], strict=True)
     ]
     return FeatureMasks(edges, np.concatenate([part.masks for part in parts]), np.concatenate(positions))
+
+
+def lowest_leaves(reachable: Masks) -> IntArray:
+    """Return the number of the lowest leaf in each mask of 64 bits. The masks are changed."""
+    # Keep only the lowest bit of each mask, and convert the mask to float64: the exponent is then the number of the
+    # leaf.
+    reachable &= ~reachable + np.uint64(1)
+    leaves: IntArray = (reachable.astype(np.float64).view(np.int64) >> 52) - 1023
+    return leaves
 
 
 def _sums_of_trees(leaves: SingleArray) -> SingleArray:
