@@ -32,25 +32,20 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from checked_requests import DISTINCT_REQUESTS, PIPELINE, SOURCE, CheckedRequests
 from generated_stores import memory_folder
 from load import KEPLER_READS
 from model_server import megabytes, progress
 
 from kepler_core.client import EstimatorClient
-from kepler_core.models.loading import load_model
-from kepler_core.models.power_model import PowerModel
 from kepler_core.vocabulary import FEATURE_GROUPS, OUTPUT_TYPES
 
-PIPELINE, SOURCE = "bench", "rapl-sysfs"
 GROUP = "BPFOnly"
 """Default feature group. `TARGETS` applies only to this feature group."""
 BOOSTING, LINEAR = "GradientBoostingRegressorTrainer", "LinearRegressionTrainer"
 TRAINERS = {BOOSTING: "boosting", LINEAR: "linear"}
 ROWS = (1, 100, 500)
 CLIENTS = (1, 8)
-DISTINCT_REQUESTS = 16
-"""Number of different requests for each combination of trainer, output type and number of rows."""
 KEPLER_METRICS = ("bpf_cpu_time_ms", "bpf_net_tx_irq", "bpf_net_rx_irq", "bpf_block_irq", "bpf_page_cache_hit")
 """Metrics that Kepler 0.7 sends if a machine has no hardware counters. The models of `GROUP` need two of these."""
 STARTS = 5
@@ -66,7 +61,7 @@ P99 = "≤ 5 ms at 1 and 100 rows"
 EXISTING_P99 = "20–34 ms"
 
 
-# --- models and requests ---
+# --- models ---
 
 
 def train(store: str, folder: Path, group: str) -> None:
@@ -86,72 +81,6 @@ def train(store: str, folder: Path, group: str) -> None:
     command += ["--input", recording, "--store", store]
     command += [part for key, value in keys.items() for part in ("--set", f"{key}={value}")]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-
-
-class CheckedRequests:
-    """Requests with the same trainer, output type and number of rows, and the watts that the model predicts."""
-
-    def __init__(
-        self, store: str, trainer: str, output_type: str, rows: int, metrics: tuple[str, ...] | None = None
-    ) -> None:
-        (folder,) = Path(store, PIPELINE, SOURCE, output_type).glob(f"*/{trainer}_0")
-        self.model: PowerModel = load_model(folder)
-        assert len(self.model.components) == 4, self.model.components
-        rng = np.random.default_rng(rows)
-        self.dynamic = output_type == "DynPower"
-        self.requests: list[bytes] = []
-        self.watts: list[dict[str, Any]] = []
-        scales = dict(zip(self.model.features, self.model.scale, strict=True))
-        for _ in range(DISTINCT_REQUESTS):
-            names = list(rng.permutation(list(metrics or self.model.features)))
-            # If a request has many rows, each row is a container, which uses only a small share of its node's
-            # resources.
-            share = 1.0 if rows == 1 else 4.0 / rows
-            values = rng.uniform(0.0, share, (rows, len(names))) * [scales.get(name, 1e4) for name in names]
-            values = np.round(values, 6)
-            request = {
-                "metrics": names,
-                "values": values.tolist(),
-                "output_type": output_type,
-                "source": "intel_rapl",
-                "system_features": ["cpu_architecture"],
-                "system_values": ["unknown"],
-                "trainer_name": trainer,
-                "filter": "",
-            }
-            self.requests.append(json.dumps(request, separators=(",", ":")).encode())
-            self.watts.append(self.model.predict(values, names))
-
-    def check(self, number: int, reply: bytes) -> None:
-        """Check that Kepler can read a reply, and that the reply has the watts that the model predicts."""
-        assert len(reply) <= KEPLER_READS, f"{len(reply)} bytes"
-        document = json.loads(reply)
-        powers, expected = document["powers"], self.watts[number]
-        assert powers, document
-        assert "package" in powers, document["msg"]
-        for component, watts in powers.items():
-            # The more rows a reply has, the fewer decimals its watts have. With very many rows, watts are whole
-            # numbers.
-            whole = all(isinstance(number, int) for number in watts)
-            decimals = 0 if whole else max((len(repr(number).partition(".")[2]) for number in watts), default=0)
-            difference = np.abs(np.array(watts) - expected[component]).max()
-            # The estimator adds the rounding error of a row to the next row, and a sum in single precision depends on
-            # the order of its terms. So the last decimal may differ by one from the expected value.
-            unit = 10.0**-decimals
-            assert difference <= unit + 1e-4, (component, difference, decimals)
-            total_difference = abs(sum(watts) - expected[component].sum())
-            tolerance = 0.5 * unit * len(watts)
-            if decimals < 3 and self.dynamic:
-                # The estimator carries remainders from row to row. So a sum is wrong by at most one unit: the carry
-                # starts at a number from 0 to 1 that differs from reply to reply, and averages to 0.5. Package power is
-                # the sum of its rounded parts.
-                parts = 1 + len({"core", "uncore"} & powers.keys()) if component == "package" else 1
-                tolerance = unit * parts
-            assert total_difference <= tolerance + 1e-2, (component, total_difference, tolerance)
-        left_out = set(self.model.components) - set(powers)
-        for component in left_out:
-            zero = not np.round(expected[component], 3).any()
-            assert zero or component in document["msg"], f"{component} is missing"
 
 
 # --- the estimator's process ---

@@ -117,8 +117,9 @@ class PowerModel:
     parts: Mapping[str, ComponentPart]
     predictors: Sequence[ComponentPredictor]
     """The predictors of the components whose power is not constant."""
-    _proportional: tuple[int, int] | None = attrs.field(init=False)
-    """The component that is proportional to a feature, and this feature, as their numbers; None if there is none."""
+    _proportional: tuple[list[int], int] | None = attrs.field(init=False)
+    """The components that are proportional to a feature, and this feature, as their numbers; None if there is none.
+    All such components are proportional to the same feature."""
     _limits: tuple[FloatArray, FloatArray] = attrs.field(init=False)
     _range: tuple[FloatArray, FloatArray] = attrs.field(init=False)
     """Lowest and highest value of each feature that is not outside the range of the training (see `outside`)."""
@@ -133,11 +134,10 @@ class PowerModel:
     other than 1 or a shift other than 0, as in most models."""
 
     @_proportional.default
-    def _proportional_component(self) -> tuple[int, int] | None:
-        for number, part in enumerate(self.parts.values()):
-            if part.proportional_to is not None:
-                return number, self.features.index(part.proportional_to)
-        return None
+    def _proportional_components(self) -> tuple[list[int], int] | None:
+        feature_of = {number: part.proportional_to for number, part in enumerate(self.parts.values())}
+        numbers = [number for number, feature in feature_of.items() if feature is not None]
+        return (numbers, self.features.index(str(feature_of[numbers[0]]))) if numbers else None
 
     @_limits.default
     def _limits_of_the_scale(self) -> tuple[FloatArray, FloatArray]:
@@ -251,13 +251,13 @@ class PowerModel:
         """Return the watts from the predictors and constants, before limits and corrections are applied."""
         if self._proportional is None or len(X) == 0:
             return self._evaluated(X)
-        component, column = self._proportional
+        components, column = self._proportional
         if X[:, column].max() <= FEATURE_LIMIT:
             return self._evaluated(X)
         cut = X.copy()
         np.minimum(cut[:, column], FEATURE_LIMIT, out=cut[:, column])
         watts = self._evaluated(cut)
-        watts[component] = self._evaluated(X)[component]
+        watts[components] = self._evaluated(X)[components]
         return watts
 
     def _evaluated(self, X: SingleArray) -> FloatArray:

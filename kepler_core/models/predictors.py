@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import attrs
+import numpy as np
 
+from kepler_core.arrays import FloatArray, IndexArray, SingleArray
 from kepler_core.contracts import JointPredictor, Predictor
 
 
@@ -13,3 +15,25 @@ class ComponentPredictor:
 
     components: tuple[str, ...]
     predictor: Predictor | JointPredictor
+
+
+@attrs.frozen(eq=False)
+class PredictorPair:
+    """A joint predictor of two predictors that cannot share their work, such as a linear model and a tree ensemble."""
+
+    first: ComponentPredictor
+    second: ComponentPredictor
+    first_features: int | None
+    """Number of columns of X that are the features of `first`; None if all columns are."""
+    second_columns: IndexArray
+    """Columns of X that are the features of `second`, in their order."""
+
+    def predict(self, X: SingleArray) -> FloatArray:
+        """Return the watts of the components of `first` and then of `second`, shape (components, rows)."""
+        components = len(self.first.components)
+        watts = np.empty((components + len(self.second.components), len(X)))
+        # The columns are copied, because NumPy may round sums differently in another memory order.
+        own = X if self.first_features is None else X[:, : self.first_features].copy()
+        watts[:components] = self.first.predictor.predict(own)
+        watts[components:] = self.second.predictor.predict(X.take(self.second_columns, axis=1))
+        return watts

@@ -15,11 +15,11 @@ import attrs
 import numpy as np
 
 from kepler_core.arrays import BoolArray, FloatArray, IndexArray
-from kepler_core.contracts import ExtensiblePredictor
+from kepler_core.contracts import ExtensiblePredictor, JointPredictor
 from kepler_core.errors import ModelError
 from kepler_core.honesty.document import Twin
 from kepler_core.models.power_model import PowerModel, any_true
-from kepler_core.models.predictors import ComponentPredictor
+from kepler_core.models.predictors import ComponentPredictor, PredictorPair
 
 
 @attrs.frozen(eq=False)
@@ -50,7 +50,7 @@ class TwinnedModel:
     """Rows of the twin's watts that are the model's components, in the model's order; None if the orders are equal."""
     _both: PowerModel | None = None
     """A model that predicts the components of the model and then those of the twin, in the model's order, in one pass;
-    None if the predictors of the two models cannot be evaluated together."""
+    None if they cannot be evaluated together."""
     _both_columns: IndexArray | None = None
     """Columns of the model's features that are the features of `_both`; None if they are all the model's features."""
 
@@ -121,14 +121,12 @@ def _in_one_pass(
 
     `columns` has for each feature of the twin its column in the features of the model. A feature that the two models
     divide by different scales is a feature of its own for the twin. So the predicted watts are exactly those of the two
-    models. Return None if a model has a component that is proportional to a feature, or if the predictors cannot be
-    evaluated together. See `TwinnedModel` for the result.
+    models. Return None if a model has several predictors, or if the twin has a component that is proportional to a
+    feature which the two models divide by different scales. See `TwinnedModel` for the result.
     """
     if len(model.predictors) != 1 or len(twin.predictors) != 1:
         return None
     parts = {f"{component} of the twin": twin.parts[component] for component in model.components}
-    if any(part.proportional_to is not None for part in (*model.parts.values(), *parts.values())):
-        return None
     (own,), (other,) = model.predictors, twin.predictors
     features, scale, lowest = list(model.features), model.scale.tolist(), model.lowest.tolist()
     all_columns, twin_columns = list(range(len(features))), list[int]()
@@ -141,11 +139,12 @@ def _in_one_pass(
         features.append(f"{name} of the twin")
         scale.append(of_twin)
         lowest.append(lowest[column])
-    if not isinstance(own.predictor, ExtensiblePredictor):
-        return None
-    joint = own.predictor.extended(other.predictor, twin_columns)
+        if any(part.proportional_to == name for part in twin.parts.values()):
+            return None
+    joint = _extended(own, other, twin_columns)
     if joint is None:
-        return None
+        own_features = None if len(features) == len(model.features) else len(model.features)
+        joint = PredictorPair(own, other, own_features, np.array(twin_columns, dtype=np.intp))
     names = (*own.components, *(f"{component} of the twin" for component in other.components))
     both = PowerModel(
         model.metadata,
@@ -157,3 +156,8 @@ def _in_one_pass(
     )
     shared = len(features) == len(model.features)
     return both, None if shared else np.array(all_columns, dtype=np.intp)
+
+
+def _extended(own: ComponentPredictor, other: ComponentPredictor, columns: Sequence[int]) -> JointPredictor | None:
+    """Return a predictor in which two predictors share their work; None if they cannot share it."""
+    return own.predictor.extended(other.predictor, columns) if isinstance(own.predictor, ExtensiblePredictor) else None

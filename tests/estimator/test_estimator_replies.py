@@ -16,6 +16,7 @@ from support.kepler_powers import kepler_powers
 from support.linear_models import MACHINE, LinearModel, publish
 
 from kepler_core.arrays import FloatArray
+from kepler_servers.estimator import replies
 from kepler_servers.estimator.joint_rounding import round_jointly
 from kepler_servers.estimator.replies import READ_LIMIT, Reply, failure_reply, watts_reply
 
@@ -147,6 +148,14 @@ def test_a_reply_has_as_many_decimals_as_fit(drawn: dict[str, list[float]], rows
         # With one more decimal, the reply would have exceeded the limit.
         longer = {name: np.round(watts[name], reply.decimals + 1).tolist() for name in watts if watts[name].any()}
         assert len(json.dumps({"powers": longer, "msg": ""}, separators=(",", ":"))) > limit
+
+
+@given(st.lists(st.floats(0, 1e12), min_size=1, max_size=30), st.integers(0, 3))
+def test_no_reply_is_shorter_than_its_lower_bound(numbers: list[float], decimals: int) -> None:
+    """Replies are not encoded if their lower bound exceeds the limit. A wrong bound would shorten replies too much."""
+    rounded = np.round(np.array([numbers]), decimals)
+    assert replies._least_bytes(rounded) <= len(replies._encoded_whole({"package": rounded[0]}, {"msg": ""}))
+    assert replies._least_bytes_with_decimals(rounded) <= len(replies._encoded({"package": rounded[0]}, {"msg": ""}))
 
 
 def test_idle_processes_leave_room_for_the_decimals_of_others() -> None:

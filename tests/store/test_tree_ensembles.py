@@ -18,7 +18,8 @@ from xgboost import XGBRegressor
 
 from kepler_core.arrays import SingleArray
 from kepler_core.errors import ModelError
-from kepler_plugins.model_formats.leaf_masks import MAX_LEAVES, JointLeafMasks, LeafMasks, leaf_masks
+from kepler_plugins.model_formats.cell_cache import CellCache
+from kepler_plugins.model_formats.leaf_masks import MAX_LEAVES, LeafMasks, leaf_masks
 from kepler_plugins.model_formats.onnx_checks import check_graph
 from kepler_plugins.model_formats.onnx_graph import OnnxFormat, OnnxPredictor
 from kepler_plugins.model_formats.onnx_reading import read_graph
@@ -206,7 +207,7 @@ def test_joint_masks_predict_what_each_ensemble_predicts() -> None:
     )
     for contents in (small, [large, *small], [large], [large, large]):
         joint = _FORMAT.join([_FORMAT.load_resident(content, names) for content in contents])
-        assert isinstance(joint, JointLeafMasks)
+        assert isinstance(joint, CellCache)
         for X in (points, points[:1], points[:128], points[:129]):
             watts = joint.predict(X)
             assert watts.dtype == np.float64

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
 from sklearn.ensemble import GradientBoostingRegressor
+from sklearn.linear_model import LinearRegression
 from xgboost import XGBRegressor
 
 from kepler_core.arrays import FloatArray
@@ -19,11 +20,12 @@ from kepler_core.models.power_model import PowerModel
 from kepler_core.models.recalibration import Correction, recalibrated
 from kepler_core.models.twins import TwinnedModel, twinned
 from kepler_plugins.model_formats.onnx_graph import OnnxFormat
+from kepler_plugins.model_formats.weights import WeightsFormat
 
 FEATURES = ("a", "b", "c", "d", "e")
 SCALE = dict(zip(FEATURES, (2e8, 5e10, 8e10, 3.2e4, 7.0), strict=True))
 TWIN = ("c", "a", "b")
-_FORMAT = OnnxFormat()
+_FORMATS = {"weights": WeightsFormat(), "onnx": OnnxFormat()}
 _CONSTANT = 3.5
 
 
@@ -50,8 +52,10 @@ def files_of(
             continue
         power = 10 * (number + 1) + (20 + number) * np.sqrt(X).sum(axis=1) * (1 + X[:, 0])
         regressor.fit(single.astype(np.float64), power)
-        parts[component] = {"ceiling": float(power.max()) * 0.9, "format": "onnx", "file": f"{component}.onnx"}
-        files[f"{component}.onnx"] = _FORMAT.dump(regressor, list(features), single)
+        name = next(name for name, model_format in _FORMATS.items() if model_format.supports(regressor))
+        file = component + _FORMATS[name].suffix
+        parts[component] = {"ceiling": float(power.max()) * 0.9, "format": name, "file": file}
+        files[file] = _FORMATS[name].dump(regressor, list(features), single)
     layout = {
         "layout": 1,
         "features": list(features),
@@ -122,11 +126,37 @@ def test_corrections_of_the_model_and_of_the_twin_apply_in_one_pass() -> None:
     check_predictions(checked)
 
 
-@pytest.mark.parametrize("trees", [1, 20])
-def test_trees_with_few_and_with_many_leaves_are_evaluated_one_after_the_other(trees: int) -> None:
+def linear() -> Regressor:
+    return LinearRegression()
+
+
+DIFFERENT: dict[str, tuple[Callable[[], Regressor], Callable[[], Regressor]]] = {
+    "few and many leaves": (boosting, lambda: XGBRegressor(n_estimators=20, max_depth=6, n_jobs=1)),
+    "a linear model with a boosted twin": (linear, boosting),
+    "a boosted model with a linear twin": (boosting, linear),
+}
+
+
+@pytest.mark.parametrize("kind", DIFFERENT)
+@pytest.mark.parametrize("components", [ALL, ALL[:1]], ids=["four components", "one component"])
+@pytest.mark.parametrize("factor", [1.0, 0.8], ids=["equal scales", "another scale"])
+def test_models_of_different_kinds_predict_in_one_pass_what_they_predict_alone(
+    kind: str, components: tuple[str, ...], factor: float
+) -> None:
+    own, other = DIFFERENT[kind]
+    scale = {name: SCALE[name] * factor for name in TWIN}
     checked = pair(
-        files_of(FEATURES, {"package": boosting(trees, 3)}, SCALE),
-        files_of(TWIN, {"package": XGBRegressor(n_estimators=trees, max_depth=6, n_jobs=1)}, SCALE),
+        files_of(FEATURES, {c: own() for c in components}, SCALE),
+        files_of(TWIN, {c: other() for c in reversed(components)}, scale),
+    )
+    assert checked.is_one_pass
+    check_predictions(checked)
+
+
+def test_models_of_several_kinds_of_predictors_are_evaluated_one_after_the_other() -> None:
+    checked = pair(
+        files_of(FEATURES, {"package": boosting(), "dram": linear()}, SCALE),
+        files_of(TWIN, {"package": boosting(), "dram": boosting()}, SCALE),
     )
     assert not checked.is_one_pass
     check_predictions(checked)

@@ -22,7 +22,7 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from kepler_core.arrays import FloatArray, IndexArray, SingleArray
+from kepler_core.arrays import FloatArray, IndexArray, IntArray, SingleArray
 from kepler_core.contracts import JointPredictor, Predictor
 from kepler_plugins.model_formats.tree_ensemble import Trees, merge_edges
 
@@ -82,7 +82,7 @@ class LeafMasks:
 
 
 @attrs.frozen(eq=False)
-class _FeatureMasks:
+class FeatureMasks:
     """The leaf masks of one feature, for several ensembles."""
 
     edges: SingleArray
@@ -102,7 +102,7 @@ class JointLeafMasks:
     A prediction searches the value of each feature only once for all ensembles.
     """
 
-    features: Sequence[_FeatureMasks]
+    features: Sequence[FeatureMasks]
     """The masks of each feature. All ensembles have masks for the first feature."""
     values: SingleArray
     """Value of each tree for each entry of its table, shape (ensembles, trees, entries).
@@ -151,10 +151,7 @@ class JointLeafMasks:
             of_users = reachable if of_feature.users is None else reachable[of_feature.users]
             of_users &= masks
         if not self._few_leaves:
-            # Keep only the lowest bit of each mask, and convert the mask to float64: the exponent is then the number of
-            # the leaf.
-            reachable &= ~reachable + np.uint64(1)
-            reachable = (reachable.astype(np.float64).view(np.int64) >> 52) - 1023
+            reachable = lowest_leaves(reachable)
         leaves = self._flat_values.take(self._table_starts + reachable.transpose(2, 0, 1).copy())
         watts: FloatArray = (_sums_of_trees(leaves) + self.base).astype(np.float64)
         return watts
@@ -198,7 +195,7 @@ def join_leaf_masks(ensembles: Sequence[LeafMasks]) -> JointLeafMasks:
 def _alone(ensemble: LeafMasks, *, few_leaves: bool) -> JointLeafMasks:
     """Return the leaf masks of one ensemble in the form of a joint predictor."""
     features = [
-        _FeatureMasks(edges, masks.astype(np.uint8 if few_leaves else np.uint64), np.arange(len(masks))[None])
+        FeatureMasks(edges, masks.astype(np.uint8 if few_leaves else np.uint64), np.arange(len(masks))[None])
         for edges, masks in zip(ensemble.edges, ensemble.masks, strict=True)
     ]
     values = _values_by_mask(ensemble.leaves) if few_leaves else ensemble.leaves
@@ -216,7 +213,7 @@ def _joined(parts: Sequence[JointLeafMasks], columns: Sequence[Sequence[int]]) -
     ends = np.cumsum([0, *(len(part.base) for part in parts)]).tolist()
     features = []
     for column in range(1 + max(map(max, columns))):
-        masks: list[_FeatureMasks] = []
+        masks: list[FeatureMasks] = []
         users: list[int] = []
         for number, (part, own) in enumerate(zip(parts, columns, strict=True)):
             if column in own:
@@ -234,14 +231,14 @@ def _joined(parts: Sequence[JointLeafMasks], columns: Sequence[Sequence[int]]) -
     )
 
 
-def _unused(part: JointLeafMasks) -> _FeatureMasks:
+def _unused(part: JointLeafMasks) -> FeatureMasks:
     """Return the masks of a feature that an ensemble does not use: every leaf can be reached."""
     like = part.features[0].masks[:1]
     every_leaf = np.full_like(like, np.iinfo(like.dtype).max)
-    return _FeatureMasks(np.empty(0, dtype=np.float32), every_leaf, np.zeros((len(part.base), 1), dtype=np.intp))
+    return FeatureMasks(np.empty(0, dtype=np.float32), every_leaf, np.zeros((len(part.base), 1), dtype=np.intp))
 
 
-def _merged(parts: Sequence[_FeatureMasks]) -> _FeatureMasks:
+def _merged(parts: Sequence[FeatureMasks]) -> FeatureMasks:
     """Merge the masks that several ensembles have for the same feature."""
     edges, intervals = merge_edges([part.edges for part in parts])
     starts = np.cumsum([0, *(len(part.masks) for part in parts)])
@@ -249,7 +246,16 @@ def _merged(parts: Sequence[_FeatureMasks]) -> _FeatureMasks:
         part.positions.take(of_part, axis=1) + start
         for part, of_part, start in zip(parts, intervals, starts[:-1], strict=True)
     ]
-    return _FeatureMasks(edges, np.concatenate([part.masks for part in parts]), np.concatenate(positions))
+    return FeatureMasks(edges, np.concatenate([part.masks for part in parts]), np.concatenate(positions))
+
+
+def lowest_leaves(reachable: Masks) -> IntArray:
+    """Return the number of the lowest leaf in each mask of 64 bits. The masks are changed."""
+    # Keep only the lowest bit of each mask, and convert the mask to float64: the exponent is then the number of the
+    # leaf.
+    reachable &= ~reachable + np.uint64(1)
+    leaves: IntArray = (reachable.astype(np.float64).view(np.int64) >> 52) - 1023
+    return leaves
 
 
 def _sums_of_trees(leaves: SingleArray) -> SingleArray:

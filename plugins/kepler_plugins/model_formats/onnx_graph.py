@@ -14,7 +14,8 @@ from kepler_core.arrays import FloatArray, SingleArray
 from kepler_core.contracts import JointPredictor, ModelFormat, Predictor, Regressor
 from kepler_core.errors import MissingExtraError, ModelError
 from kepler_core.messages import one_line
-from kepler_plugins.model_formats.leaf_masks import LeafMasks, join_leaf_masks, leaf_masks
+from kepler_plugins.model_formats.cell_cache import join_with_cache
+from kepler_plugins.model_formats.leaf_masks import LeafMasks, leaf_masks
 from kepler_plugins.model_formats.onnx_checks import check_graph
 from kepler_plugins.model_formats.onnx_conversion import INPUT_NAME, to_onnx
 from kepler_plugins.model_formats.onnx_reading import read_graph
@@ -41,7 +42,7 @@ _FATAL = 4
 
 _JOINT_PREDICTORS: dict[type[Predictor], Callable[[Any], JointPredictor]] = {
     StepTable: JointStepTables,
-    LeafMasks: join_leaf_masks,
+    LeafMasks: join_with_cache,
 }
 
 

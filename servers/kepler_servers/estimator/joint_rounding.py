@@ -109,7 +109,11 @@ def _on_rows_with_core(rest: FloatArray, core: FloatArray, has_core: BoolArray) 
 
 def _carried(exact: FloatArray, start: float) -> FloatArray:
     """Round the values of a component. Add the part that is rounded off to the next row. Row 0 gets `start` (0–1)."""
-    return np.diff(np.floor(exact.cumsum() + start), prepend=0.0)
+    rounded: FloatArray = exact.cumsum()
+    rounded += start
+    np.floor(rounded, out=rounded)
+    rounded[1:] -= rounded[:-1].copy()  # np.diff with `prepend` takes four times as long
+    return rounded
 
 
 def _start(component: str, turn: int) -> float:

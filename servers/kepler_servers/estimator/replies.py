@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -117,10 +117,12 @@ def _watts_reply(
         nonzero = [i for i, any_watts in enumerate(np.logical_or.reduce(watts, axis=1).tolist()) if any_watts] or [0]
         names = [names[i] for i in nonzero]
         watts = watts[nonzero]
-    rounded = dict(zip(names, np.round(watts, DECIMALS), strict=True))
+    rounded = np.round(watts, DECIMALS)
     # `_encoded_whole` makes the reply shorter, but takes longer. Most replies do not need it.
-    for encode in (_encoded, _encoded_whole):
-        reply = encode(rounded, tail)
+    for encode, least_bytes in ((_encoded, _least_bytes_with_decimals), (_encoded_whole, _least_bytes)):
+        if limit and least_bytes(rounded) > limit:
+            continue
+        reply = encode(dict(zip(names, rounded, strict=True)), tail)
         if not limit or len(reply) <= limit:
             return Reply(reply)
     return _shorter_reply(names, watts, limit=limit, tail=tail, turn=turn)
@@ -137,36 +139,71 @@ def _shorter_reply(
     `round_jointly` rounds the watts. If `turn` is None, each value is rounded by itself instead.
     """
     tried: tuple[dict[str, int], bool] | None = None
+    sizes = _UsualBytes(components, watts)
     for way in _SHORTER:
         decimals = {name: way.decimals[name] for name in components if name in way.decimals}
         decimals = decimals or dict.fromkeys(components[:1], 0)
         concentrate_core = way.concentrate_core and {"package", "core"} <= decimals.keys()
         if (decimals, concentrate_core) == tried:
             continue
-        used = watts[[components.index(name) for name in decimals]]
-        if way is not _SHORTER[-1] and _usual_bytes(used, decimals.values()) > limit:
+        if way is not _SHORTER[-1] and sizes.of(decimals) > limit:
             continue
         tried = decimals, concentrate_core
+        used = watts[[components.index(name) for name in decimals]]
         if turn is None:
             rounded = np.array([np.round(row, n) for row, n in zip(used, decimals.values(), strict=True)])
         else:
             rounded = round_jointly(list(decimals), used, decimals, turn, concentrate_core=concentrate_core)
         left_out = tuple(name for name in ("uncore", "core", "dram") if name in components and name not in decimals)
+        if way is not _SHORTER[-1] and _least_bytes(rounded) > limit:
+            tried = None  # the last way may be equal to this one, and must give a reply
+            continue
         content = _encoded_whole(dict(zip(decimals, rounded, strict=True)), _with_left_out(tail, left_out))
         if len(content) <= limit:
             break
     return Reply(content, min(decimals.values()), left_out, too_long=len(content) > limit)
 
 
-def _usual_bytes(watts: FloatArray, decimals: Iterable[int]) -> float:
-    """Return an approximate lower bound of the bytes of a reply with these watts.
+class _UsualBytes:
+    """Computes approximate lower bounds of the bytes of a reply."""
 
-    `watts` has the shape (components, rows). `decimals` has the number of decimals of each component. A whole number
-    takes at least two bytes, including the comma after it. A number with decimals takes at least two bytes more. The
-    factor is 1.7 instead of 2, because up to 15 % of the watts may happen to be whole numbers.
+    def __init__(self, components: Sequence[str], watts: FloatArray) -> None:
+        """`watts` has the shape (components, rows)."""
+        self._watts = dict(zip(components, watts, strict=True))
+        self._nonzero: dict[tuple[str, int], int] = {}
+        """Number of rows of a component that are not 0 with a number of decimals."""
+
+    def of(self, decimals: Mapping[str, int]) -> float:
+        """Return the approximate lower bound for the components in `decimals`, each with its number of decimals.
+
+        A whole number takes at least two bytes, including the comma after it. A number with decimals takes at least two
+        bytes more. The factor is 1.7 instead of 2, because up to 15 % of the watts may happen to be whole numbers.
+        """
+        parts = [self._count(name, n) for name, n in decimals.items() if n]
+        numbers = sum(len(self._watts[name]) for name in decimals)
+        return 2 * numbers + 1.7 * sum(parts)
+
+    def _count(self, name: str, decimals: int) -> int:
+        if (name, decimals) not in self._nonzero:
+            self._nonzero[name, decimals] = int(np.count_nonzero(self._watts[name] >= 10.0**-decimals))
+        return self._nonzero[name, decimals]
+
+
+def _least_bytes_with_decimals(rounded: FloatArray) -> int:
+    """Return a lower bound of the bytes of a reply with these numbers, encoded by `_encoded`: "0.0," for a number."""
+    return 4 * rounded.size
+
+
+def _least_bytes(rounded: FloatArray) -> int:
+    """Return a lower bound of the bytes of a reply with these numbers, encoded by `_encoded_whole`.
+
+    A number takes a byte for each digit before the decimal point, and one for the comma after it. If it is not whole,
+    the decimal point and a decimal take two more bytes.
     """
-    parts = [np.count_nonzero(row >= 10.0**-n) for row, n in zip(watts, decimals, strict=True) if n]
-    return 2 * watts.size + 1.7 * sum(parts)
+    whole = np.floor(rounded)
+    fractions = np.count_nonzero(whole != rounded)
+    several_digits = sum(int(np.count_nonzero(whole >= power)) for power in (10.0, 100.0))
+    return 2 * rounded.size + 2 * int(fractions) + several_digits
 
 
 def _with_left_out(tail: Mapping[str, Any], left_out: Sequence[str]) -> Mapping[str, Any]:

@@ -1,0 +1,170 @@
+"""A cache of the watts in the cells of a tree ensemble's grid.
+
+The thresholds of an ensemble form a grid over its features, and the ensemble is constant in each cell of this grid. A
+table of all cells would be the fastest predictor, but with three features and a hundred thresholds each it would take
+megabytes per model. Most requests need only few cells: most processes use nearly nothing of a machine, and the counters
+of a machine rise together. So the cache keeps only cells that a request has needed, up to a fixed number.
+
+The cached watts are those that the leaf masks have computed for another row in the same cell. So they are exactly equal
+to the watts that the leaf masks would compute for the row itself.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from functools import cached_property
+
+import numpy as np
+
+from kepler_core.arrays import BoolArray, FloatArray, IntArray, SingleArray
+from kepler_core.contracts import JointPredictor, Predictor
+from kepler_core.models.power_model import any_true
+from kepler_plugins.model_formats.leaf_masks import FeatureMasks, JointLeafMasks, LeafMasks, join_leaf_masks
+from kepler_plugins.model_formats.row_masks import MAX_ROWS, RowMasks, row_masks
+
+MIN_ROWS = 8
+"""Fewer rows are predicted without the cache, because the leaf masks are as fast for them."""
+SLOT_BITS = 16
+"""Logarithm of the number of slots of a cache. Each slot takes 12 bytes, so a full cache takes 768 KiB."""
+
+_MULTIPLIER = 0x9E3779B97F4A7C15
+"""2^64 divided by the golden ratio, and odd. The product of a cell's number and this factor, modulo 2^64, is the cell's
+key. The products of close numbers differ in their highest bits, which are the number of the slot (Knuth, "The Art of
+Computer Programming", volume 3, section 6.4)."""
+_OTHER_SLOTS = (1, 2, 3)
+"""A cell is in the slot that its key states, or in a slot whose number is this slot's number XOR 1, 2 or 3."""
+_MAX_CELLS = 2**62
+"""Limit of the number of cells of all ensembles together, so that each cell has a number of its own."""
+
+
+class CellCache:
+    """Predicts exactly what leaf masks predict, and keeps the watts of the cells that it has seen."""
+
+    def __init__(self, masks: JointLeafMasks, slot_bits: int = SLOT_BITS) -> None:
+        """Take the leaf masks. They must not have more than `_MAX_CELLS` cells: see `cell_cache`.
+
+        The cache has 2 to the power of `slot_bits` slots, at least 4.
+        """
+        self._masks = masks
+        self._slots = 1 << slot_bits
+        self._shift = np.uint64(64 - slot_bits)
+        self._edges = [of_feature.edges for of_feature in masks.features]
+        self._offsets = _offsets(masks)
+        """For each feature, an array of shape (ensembles, intervals). The sum over the features is the cell's key."""
+        self._keys = np.empty(0, dtype=np.int64)
+        """Key of the cell in each slot. 0 stands for an empty slot: the numbers of cells start at 1."""
+        self._watts = np.empty(0, dtype=np.float32)
+        """Watts of the cell in each slot, in single precision like the sums of the leaf masks."""
+        self._lock = threading.Lock()
+
+    @cached_property
+    def _rows(self) -> RowMasks | JointLeafMasks:
+        # Made on first use: requests for the power of processes have more rows.
+        return row_masks(self._masks)
+
+    def predict(self, X: SingleArray) -> FloatArray:
+        """Return the predicted watts, shape (ensembles, rows)."""
+        if len(X) <= MAX_ROWS:
+            return self._rows.predict(X)
+        # Two threads that write to the same slot could mix up a key and watts.
+        if len(X) < MIN_ROWS or not self._lock.acquire(blocking=False):
+            return self._masks.predict(X)
+        try:
+            return self._predict(X)
+        finally:
+            self._lock.release()
+
+    def extended(self, more: Predictor | JointPredictor, columns: Sequence[int]) -> JointPredictor | None:
+        """Return a predictor of the watts of these ensembles and of `more`; see `contracts.ExtensiblePredictor`."""
+        joint = self._masks.extended(more._masks if isinstance(more, CellCache) else more, columns)
+        return None if joint is None else cell_cache(joint)
+
+    def _predict(self, X: SingleArray) -> FloatArray:
+        if not len(self._keys):
+            # The operating system provides a page of these arrays when it is first written.
+            self._keys = np.zeros(self._slots, dtype=np.int64)
+            self._watts = np.zeros(self._slots, dtype=np.float32)
+        columns = zip(X.T, self._edges, self._offsets, strict=True)
+        values, edges, offsets = next(columns)
+        keys = offsets.take(edges.searchsorted(values), axis=1)
+        for values, edges, offsets in columns:
+            keys += offsets.take(edges.searchsorted(values), axis=1)
+        slots = (keys.view(np.uint64) >> self._shift).view(np.int64)
+        watts: FloatArray = self._watts.take(slots).astype(np.float64)
+        missing = self._keys.take(slots) != keys
+        if any_true(missing):
+            self._fill(X, keys, slots, missing, watts)
+        return watts
+
+    def _fill(self, X: SingleArray, keys: IntArray, slots: IntArray, missing: BoolArray, watts: FloatArray) -> None:
+        """Set the watts that are missing, from the other slots of the cells or else from the leaf masks."""
+        for other in _OTHER_SLOTS:
+            slot = slots[missing] ^ other
+            is_here = self._keys.take(slot) == keys[missing]
+            watts[missing] = self._watts.take(slot)
+            missing[missing] = ~is_here
+        rows = np.flatnonzero(np.logical_or.reduce(missing, axis=0))
+        if len(rows):
+            watts[:, rows] = self._masks.predict(X.take(rows, axis=0))
+            self._keep(keys[missing], slots[missing], watts[missing])
+
+    def _keep(self, keys: IntArray, slots: IntArray, watts: FloatArray) -> None:
+        """Write new cells to the first of their slots that is empty, or else to the last of their slots."""
+        chosen = slots
+        for other in _OTHER_SLOTS:
+            chosen = np.where(self._keys.take(chosen) == 0, chosen, slots ^ other)
+        self._keys[chosen] = keys
+        # Several cells may have chosen the same slot. Only one of their keys is there now.
+        kept = self._keys.take(chosen) == keys
+        self._watts[chosen[kept]] = watts[kept]
+
+
+def join_with_cache(ensembles: Sequence[LeafMasks]) -> CellCache | JointLeafMasks:
+    """Join the leaf masks of several ensembles over the same features, with a cache of their cells."""
+    return cell_cache(join_leaf_masks(ensembles))
+
+
+def cell_cache(masks: JointLeafMasks) -> CellCache | JointLeafMasks:
+    """Return the leaf masks with a cache of their cells, or without a cache if the ensembles have too many cells."""
+    return CellCache(masks) if sum(_numbers_of_cells(masks)) < _MAX_CELLS else masks
+
+
+def _numbers_of_cells(masks: JointLeafMasks) -> list[int]:
+    """Return the number of cells of each ensemble."""
+    numbers = [1] * len(masks.base)
+    for of_feature in masks.features:
+        for ensemble, intervals in zip(_users(masks, of_feature), _own_intervals(of_feature), strict=True):
+            numbers[ensemble] *= int(intervals[-1]) + 1
+    return numbers
+
+
+def _offsets(masks: JointLeafMasks) -> list[IntArray]:
+    """Return for each feature what each of its intervals adds to the key of a cell, shape (ensembles, intervals).
+
+    The first feature also adds the number of the ensemble's first cell. So no two cells have the same key.
+    """
+    ensembles = len(masks.base)
+    first = np.cumsum([1, *_numbers_of_cells(masks)[:-1]]).astype(np.uint64)
+    strides = np.ones(ensembles, dtype=np.uint64)
+    offsets: list[IntArray] = []
+    for of_feature in masks.features:
+        numbers = np.zeros((ensembles, len(of_feature.edges) + 1), dtype=np.uint64)
+        users = list(_users(masks, of_feature))
+        intervals = _own_intervals(of_feature).astype(np.uint64)
+        numbers[users] = intervals * strides[users, None]
+        strides[users] *= intervals[:, -1] + np.uint64(1)
+        if not offsets:
+            numbers += first[:, None]
+        offsets.append((numbers * np.uint64(_MULTIPLIER)).view(np.int64))  # the product is taken modulo 2^64
+    return offsets
+
+
+def _users(masks: JointLeafMasks, of_feature: FeatureMasks) -> range:
+    """Return the numbers of the ensembles that use a feature."""
+    return range(len(masks.base))[of_feature.users or slice(None)]
+
+
+def _own_intervals(of_feature: FeatureMasks) -> IntArray:
+    """Return the interval of each ensemble's own thresholds for each merged interval, shape (users, intervals)."""
+    return of_feature.positions - of_feature.positions[:, :1]
