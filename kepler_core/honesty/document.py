@@ -55,7 +55,9 @@ class SplitErrors(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True
     """Number of parts that were held out one after the other: folds, regimes, recordings or groups of nodes."""
     worst: Watts | None = None
     """Mean absolute error on the hardest of these parts, in watts: the largest of all parts and components. Models are
-    ranked by it, because the mean over all parts hides how wrong a model is for work that is unlike the training."""
+    ranked by it, because the mean over all parts hides how wrong a model is for work that is unlike the training. With
+    three nodes or more, it is computed without the gains of the nodes, so it can be lower than `mae`. None after a
+    recalibration: then models are ranked by `mae`."""
     standard_error: Watts | None = None
     """Standard error of `mae` in watts, from the errors on the parts. Only a recalibration states it."""
     earlier: Watts | None = None

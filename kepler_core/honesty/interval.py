@@ -35,6 +35,10 @@ from kepler_core.honesty.document import Honesty, IntervalTerms
 LEVEL = 0.9
 """Probability with which an interval is meant to contain the true power."""
 
+NORMAL_QUANTILE = 1.6448536269514722
+"""95 % quantile of the standard normal distribution: 90 % of the values are within ± this number of standard
+deviations."""
+
 OUTSIDE_FACTOR = 2.5
 """Factor of the conformal quantile for rows outside the range of the training."""
 

@@ -33,6 +33,7 @@ from kepler_core.pipeline.container_sums import (
 )
 from kepler_core.pipeline.honesty import HeldOut, honesty
 from kepler_core.pipeline.model_limits import ModelLimits, model_limits
+from kepler_core.pipeline.node_gains import node_gains
 from kepler_core.pipeline.rows import TrainingRows
 from kepler_core.pipeline.validation import Fold, Score, baselines, score
 from kepler_core.plugins import registry
@@ -139,7 +140,8 @@ def _fit(job: FitJob) -> tuple[dict[str, bytes], dict[str, Any], HeldOut]:
             main, scale = main_feature(rows.features, component), tuple(map(float, rows.scale))
             task = FitTask(component, rows.features, main, rows.output_type, job.seed, scale)
             predicted = _cross_validate(job, trainer, task, X, test_X)
-            regressor = _fitted(trainer, task, X, watts)
+            every_row = np.ones(len(X), dtype=bool)
+            regressor = _fitted(trainer, task, X, _of_mean_node(rows, component, every_row))
             _predicted(regressor, X, component)  # only to raise if a prediction is not finite
             limits = model_limits(regressor, component, rows.features, trainer.model_format, X, watts)
             of_model = _correction(rows, regressor, limits, test_X, component, rows.tested)
@@ -156,6 +158,17 @@ def _fit(job: FitJob) -> tuple[dict[str, bytes], dict[str, Any], HeldOut]:
     metadata[HONESTY_KEY] = msgspec.to_builtins(honesty(rows, held_out, job.splits, job.seen))
     files = export(rows.features, rows.scale, rows.fit_X, fitted, metadata, model_format=trainer.model_format)
     return files, metadata, held_out
+
+
+def _of_mean_node(rows: TrainingRows, component: str, chosen: BoolArray) -> FloatArray:
+    """Return the watts that a regressor is fitted to, for the `chosen` rows to fit on (a mask of shape (fit rows,)).
+
+    For AbsPower, they are those of the mean node: the gains of the nodes are removed (`node_gains`).
+    """
+    watts = rows.fit_watts[component][chosen]
+    if rows.output_type == "DynPower":
+        return watts
+    return watts / node_gains(rows.fit_X[chosen], watts, rows.node[rows.fit_sample[chosen]])
 
 
 def _single(X: FloatArray, scale: FloatArray) -> FloatArray:
@@ -275,7 +288,7 @@ def _out_of_fold(
         if not tested.any():
             continue
         measured = rows.fit_watts[task.component][train]
-        regressor = _fitted(trainer, task, X[train], measured)
+        regressor = _fitted(trainer, task, X[train], _of_mean_node(rows, task.component, train))
         test_rows = tested[rows.test_sample]
         limits = model_limits(regressor, task.component, rows.features, trainer.model_format, X[train], measured)
         of_fold = _correction(rows, regressor, limits, test_X, task.component, fold.train)

@@ -13,6 +13,7 @@ from kepler_core.honesty.document import SPLIT_NAMES as SPLITS
 from kepler_core.honesty.interval import LEVEL
 from kepler_core.honesty.ratios import ratios
 from kepler_core.pipeline.interval_terms import interval_terms
+from kepler_core.pipeline.node_gains import with_own_gains
 from kepler_core.pipeline.rows import TrainingRows
 from kepler_core.pipeline.validation import Fold, score
 
@@ -65,7 +66,9 @@ def errors_of(rows: TrainingRows, predicted: Mapping[str, FloatArray], parts: Se
     """Return the errors of predicted node watts.
 
     `predicted` maps components to watts of shape (samples,), which are NaN for samples that are not tested.
-    `parts` are the folds.
+    `parts` are the folds. For AbsPower, `SplitErrors.worst` is computed without the gains of the nodes
+    (`kepler_core.pipeline.node_gains`): they are the same for all models, and no model can know them. With them, the
+    node that differs most from all others would decide which model counts as the best.
     """
     worst = 0.0
     components: dict[str, ComponentErrors] = {}
@@ -80,7 +83,10 @@ def errors_of(rows: TrainingRows, predicted: Mapping[str, FloatArray], parts: Se
             rows=scores.rows,
             mape=None if scores.mape is None else _rounded(scores.mape),
         )
-        error = np.abs(watts - rows.node_watts[component])
+        ranked = watts.copy()
+        if rows.output_type == "AbsPower":
+            ranked[tested] = with_own_gains(watts[tested], measured, rows.node[tested])
+        error = np.abs(ranked - rows.node_watts[component])
         for fold in parts:
             if (of_part := fold.test & tested).any():
                 worst = max(worst, float(error[of_part].mean()))

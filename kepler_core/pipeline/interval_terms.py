@@ -14,8 +14,10 @@ from kepler_core.honesty.interval import (
     LEVEL,
     MACHINE_PRIOR_IDLE,
     MACHINE_PRIOR_LOADED,
+    NORMAL_QUANTILE,
     SESSION_PRIOR,
 )
+from kepler_core.pipeline.node_gains import MIN_NODES, with_own_gains
 from kepler_core.pipeline.rows import TrainingRows
 
 MAX_LOAD_BINS = 4
@@ -23,12 +25,11 @@ MIN_BIN_SAMPLES = 60
 """Minimum mean number of samples in a load bin. With 60 samples, between about 85 % and 95 % of new errors are below
 the measured 90 % quantile."""
 
-MIN_NODES = 3
-"""Minimum number of nodes to measure the error between machines."""
-PRIOR_FREEDOM = 4
-"""Degrees of freedom of the prior of the error between machines. With 4, the prior says with a probability of 90 % that
-the standard deviation is between 0.65 and 2.4 times the stated one: it is known within a factor of about two. It
-counts as much as the deviations of five measured nodes from their mean."""
+PRIOR_FREEDOM = 3
+"""Degrees of freedom of the prior of the error between machines. 3 is the smallest whole number with which the mean of
+the variance is finite, so the prior is as weak as possible: it says with a probability of 90 % that the standard
+deviation is between 0.62 and 2.9 times the stated one. It counts as much as the deviations of four measured nodes from
+their mean."""
 MIN_HALF_SAMPLES = 5
 """Minimum number of a node's samples in the lower (or upper) half of the power range to measure the node's error there.
 If a node has fewer samples in this half, all its samples are used."""
@@ -36,10 +37,6 @@ If a node has fewer samples in this half, all its samples are used."""
 STEADY_FRACTION = 0.02
 """The load is steady between two samples if it changes by at most this fraction of the load's range."""
 MIN_STEADY_PAIRS = 10
-
-_NORMAL = 1.6448536269514722
-"""95 % quantile of the standard normal distribution: 90 % of the values are within ± this number of standard
-deviations."""
 
 
 @attrs.frozen(eq=False)
@@ -68,8 +65,8 @@ def interval_terms(
     measured = rows.node_watts[component]
     lowest, highest = float(measured.min()), float(measured.max())
     samples = {name: _tested(rows, predicted[component], measured) for name, predicted in held_out.items()}
-    within = max((samples[name] for name in ("blocks", "regimes") if name in samples), key=_mean_error)
-    edges, quantiles = _load_bins(_without_gains(within))
+    within = max((_without_gains(samples[name]) for name in ("blocks", "regimes") if name in samples), key=_mean_error)
+    edges, quantiles = _load_bins(within)
     machine = _between_machines(samples["nodes"], lowest, highest) if "nodes" in samples else None
     session = _between_sessions(samples["recordings"]) if "recordings" in samples else None
     # Machines differ at least as much as the sessions of one machine. So if the term between machines was measured,
@@ -104,22 +101,8 @@ def _mean_error(samples: _Samples) -> float:
 
 
 def _without_gains(samples: _Samples) -> _Samples:
-    """Return the samples with the predictions multiplied by the gain of their node.
-
-    The gain of a node is the factor that fits the predictions to the node's measured power (least squares). If
-    there are fewer than `MIN_NODES` nodes, the predictions stay the same, because then the term between machines is
-    not measured.
-    """
-    if len(np.unique(samples.node)) < MIN_NODES:
-        return samples
-    predicted = samples.predicted.copy()
-    for node in np.unique(samples.node):
-        rows = samples.node == node
-        own = predicted[rows]
-        square = float(own @ own)
-        if square > 0:
-            predicted[rows] = own * (float(own @ samples.measured[rows]) / square)
-    return attrs.evolve(samples, predicted=predicted)
+    """Return the samples with the gain of each node removed (`with_own_gains`)."""
+    return attrs.evolve(samples, predicted=with_own_gains(samples.predicted, samples.measured, samples.node))
 
 
 def _load_bins(samples: _Samples) -> tuple[FloatArray, list[float]]:
@@ -213,7 +196,7 @@ def error_of_new_node(relative: Sequence[float], prior: float) -> float:
         return prior
     squares = float(np.sum(np.square(np.array(relative) - np.mean(relative)))) * ((n - 1) / n) ** 2
     freedom = PRIOR_FREEDOM + n - 1
-    variance = (PRIOR_FREEDOM * (prior / _NORMAL) ** 2 + squares) / freedom
+    variance = (PRIOR_FREEDOM * (prior / NORMAL_QUANTILE) ** 2 + squares) / freedom
     return _student(freedom) * math.sqrt(variance * (1 + 1 / n))
 
 

@@ -105,7 +105,7 @@ class Preparation:
         spec = self._spec
         rows = training_rows(dataset, spec.max_rows, spec.max_test_rows, spec.seed)
         node = np.asarray(dataset.index.codes[1], dtype=np.int64)[dataset.first_rows]
-        held_out = folds(spec.validation, rows.stream, rows.time, self._extractor.memory, node)
+        held_out = folds(spec.validation, rows.stream, rows.time, self._extractor.memory, node, spec.seed)
         baselines = all_baselines(rows, held_out)
         by_split = splits(spec.validation, held_out, rows, self._extractor.memory, spec.seed)
         description = seen(dataset, rows)

@@ -38,7 +38,7 @@ def splits(
     these folds unchanged. `memory` is the number of timestamps that the extractor combines into one row. The result
     always has the split `blocks`.
     """
-    blocks = folds(attrs.evolve(spec, scheme="blocks"), rows.stream, rows.time, memory)
+    blocks = folds(attrs.evolve(spec, scheme="blocks"), rows.stream, rows.time, memory, seed=seed)
     by_name: dict[SplitName, Sequence[Fold]] = {"blocks": blocks}
     group = regimes(rows.features, rows.node_X, seed, spec.regimes)
     candidates: dict[SplitName, list[Fold]] = {

@@ -16,6 +16,7 @@ import numpy as np
 
 from kepler_core.arrays import FloatArray, IntArray
 from kepler_core.honesty.document import HONESTY_KEY, Honesty, SplitName, Twin, read_honesty
+from kepler_core.honesty.least_error import least_error
 from kepler_core.json_files import indented_json
 from kepler_core.models.power_model import METADATA_FILE
 from kepler_core.pipeline.fit import FitJob, FitResult
@@ -35,17 +36,14 @@ class _Trained:
     result: FitResult
     honesty: Honesty
 
-    @property
-    def error(self) -> float:
-        return self.honesty.hardest_errors.hardest
-
 
 def with_twins(jobs: Sequence[FitJob], results: Sequence[FitResult]) -> list[FitResult]:
     """Return the results of the fits with `honesty.twin` in the metadata of each AbsPower model that has a twin.
 
     The twin has the same energy source, the same components and a proper subset of the features. Models of the feature
-    group `TWIN_GROUP` are preferred, then models with the fewest features. Among these, the model with the lowest error
-    on its hardest split is chosen. A model has no twin if no other model fits.
+    group `TWIN_GROUP` are preferred, then models with the fewest features. Among these, the model is chosen by its
+    error as in the selection (`kepler_core.selection.ranking`): by the error on the hardest split or, if errors of a
+    recalibration hardly differ, by the error before the recalibration. A model has no twin if no other model fits.
     """
     trained: list[_Trained] = []
     for job, result in zip(jobs, results, strict=True):
@@ -92,14 +90,23 @@ def _twin(model: _Trained, trained: Sequence[_Trained]) -> Twin | None:
         return None
     of_group = [other for other in candidates if other.job.rows.feature_group == TWIN_GROUP]
     fewest = min(len(other.job.rows.features) for other in candidates)
-    chosen = min(
-        of_group or [other for other in candidates if len(other.job.rows.features) == fewest],
-        key=lambda other: other.error,
-    )
+    chosen = _least_wrong(of_group or [other for other in candidates if len(other.job.rows.features) == fewest])
     limits = _limits(model, chosen)
     if limits is None:
         return None
     return Twin(str(chosen.result.metadata["model_name"]), chosen.job.rows.feature_group, limits)
+
+
+def _least_wrong(candidates: Sequence[_Trained]) -> _Trained:
+    """Return the model that is chosen by its error. A split counts only if it was measured for all candidates."""
+    measured = [{name: split for name, split in one.honesty.splits.items() if split is not None} for one in candidates]
+    common = set.intersection(*(set(splits) for splits in measured))  # every training measures the split `blocks`
+    errors = np.array([max(splits[name].hardest for name in common) for splits in measured])
+    uncertain, earlier = (
+        np.array([getattr(splits["blocks"], key) for splits in measured], dtype=np.float64)
+        for key in ("standard_error", "earlier")
+    )
+    return candidates[least_error(errors, uncertain, earlier)[0]]
 
 
 def _limits(model: _Trained, twin: _Trained) -> dict[str, float] | None:

@@ -7,6 +7,7 @@ is fitted to samples shortly before or after its test samples.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import attrs
 import numpy as np
@@ -38,31 +39,45 @@ class Fold:
 
 
 def folds(
-    spec: ValidationSpec, stream: IntArray, time: FloatArray, memory: int = 1, node: IntArray | None = None
+    spec: ValidationSpec,
+    stream: IntArray,
+    time: FloatArray,
+    memory: int = 1,
+    node: IntArray | None = None,
+    seed: int = 0,
 ) -> list[Fold]:
     """Return the folds of a data set; raise `TrainingError` if no samples can be held out.
 
     `stream` is the index of each sample's stream (a node in a recording), `time` its timestamp in Unix seconds;
     both have the shape (samples,). `memory` is the number of timestamps that the extractor combines into one
     row; the gap between training and test samples has at least this number of timestamps. `node` is the number of
-    each sample's node, shape (samples,); None: each stream is a node of its own.
+    each sample's node, shape (samples,); None: each stream is a node of its own. `seed` is the seed of the random order
+    in which blocks of time are assigned to the folds.
     """
     if len(time) < MIN_TIMESTAMPS:
         raise TrainingError(f"only {len(time)} usable timestamps; at least {MIN_TIMESTAMPS} are needed to validate")
     if spec.scheme == "nodes":
         candidates = _nodes(spec, stream if node is None else node)
     else:
-        candidates = {"blocks": _blocks, "last": _last, "recordings": _streams}[spec.scheme](spec, stream, time, memory)
+        of_blocks = partial(_blocks, seed=seed)
+        scheme = of_blocks if spec.scheme == "blocks" else {"last": _last, "recordings": _streams}[spec.scheme]
+        candidates = scheme(spec, stream, time, memory)
     usable = [fold for fold in candidates if fold.test.any() and fold.train.sum() >= MIN_TIMESTAMPS // 4]
     if not usable:
         raise TrainingError(f"no part of the data can be held out by scheme {spec.scheme!r}")
     return usable
 
 
-def _blocks(spec: ValidationSpec, stream: IntArray, time: FloatArray, memory: int) -> list[Fold]:
+def _blocks(spec: ValidationSpec, stream: IntArray, time: FloatArray, memory: int, seed: int) -> list[Fold]:
+    """Return folds of blocks of time. Each run of `spec.folds` blocks has one block of each fold, in random order.
+
+    If each fold had every fifth block, each fold would hold out all samples with the same load when the load repeats
+    in this rhythm.
+    """
+    rng = np.random.default_rng(seed)
     fold_of = np.zeros(len(time), dtype=np.int64)
     near = np.zeros((spec.folds, len(time)), dtype=bool)
-    first_block = 0
+    order = np.empty(0, dtype=np.int64)  # the fold of each block that has no samples yet
     for code in np.unique(stream):
         rows = np.flatnonzero(stream == code)
         since = time[rows] - time[rows].min()
@@ -70,24 +85,24 @@ def _blocks(spec: ValidationSpec, stream: IntArray, time: FloatArray, memory: in
         block = spec.block_seconds or block_length(float(since.max()) + step, step, spec.folds)
         gap = _gap(spec, block, step, memory)
         number = np.floor(since / block).astype(np.int64)
-        fold_of[rows] = (first_block + number) % spec.folds
+        count = int(number.max()) + 1
+        rounds = max(-(-(count - len(order)) // spec.folds), 0)
+        in_turn = np.tile(np.arange(spec.folds), (rounds, 1))
+        order = np.concatenate([order, rng.permuted(in_turn, axis=1).reshape(-1)])
+        fold_of[rows] = order[number]
         for k in range(spec.folds):
-            near[k, rows] = _distance_to(k, first_block, number, since, block, spec.folds) < gap
-        first_block += int(number.max()) + 1
+            near[k, rows] = _distance_to(np.flatnonzero(order[:count] == k), number, since, block) < gap
+        order = order[count:]
     return [Fold((fold_of != k) & ~near[k], fold_of == k) for k in range(spec.folds)]
 
 
-def _distance_to(
-    k: int, first_block: int, number: IntArray, since: FloatArray, block: float, n_folds: int
-) -> FloatArray:
-    """Return the seconds from each sample to the nearest test block of fold `k`; infinity inside of a test block.
+def _distance_to(tested: IntArray, number: IntArray, since: FloatArray, block: float) -> FloatArray:
+    """Return the seconds from each sample to the nearest of the `tested` blocks; infinity inside of a tested block.
 
     The samples belong to one stream. `number` is the number of each sample's block in the stream, `since` the
-    seconds from the start of the stream to the sample, and `block` the length of a block in seconds. Block 0
-    of the stream is block `first_block` of the data set; every `n_folds`-th block is a test block of fold `k`.
+    seconds from the start of the stream to the sample, and `block` the length of a block in seconds. `tested` are the
+    numbers of the test blocks of a fold, ascending.
     """
-    blocks = np.arange(int(number.max()) + 1)
-    tested = blocks[(first_block + blocks) % n_folds == k]
     if len(tested) == 0:
         return np.full(len(since), np.inf)
     after = np.searchsorted(tested, number, side="left")

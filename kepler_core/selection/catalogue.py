@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from kepler_core.arrays import IndexArray
+from kepler_core.honesty.least_error import unknown_last
 from kepler_core.models.kepler_weights import KEPLER_CURVES
 from kepler_core.selection.columns import ModelColumns
 from kepler_core.selection.explanation import Selection, StatedErrors
@@ -25,7 +26,7 @@ from kepler_core.selection.filtering import apply_filter, check_filter, meets_fi
 from kepler_core.selection.filters import Filter
 from kepler_core.selection.narrowing import Candidates, narrow, usable_feature_sets
 from kepler_core.selection.node_type_choice import NodeTypeChooser
-from kepler_core.selection.ranking import Ranking, rank_by_error, unknown_last
+from kepler_core.selection.ranking import Ranking, rank_by_error
 from kepler_core.selection.request import ModelRequest
 from kepler_core.selection.similarity import Spec, SpecTable
 from kepler_core.selection.sources import matching_sources

@@ -6,11 +6,11 @@ import numpy as np
 
 from kepler_core.arrays import BoolArray, FloatArray, IndexArray
 from kepler_core.errors import RequestError, close_matches
+from kepler_core.honesty.least_error import unknown_last
 from kepler_core.messages import quoted
 from kepler_core.selection.columns import ModelColumns
 from kepler_core.selection.explanation import Drop, no_model
 from kepler_core.selection.filters import Filter
-from kepler_core.selection.ranking import unknown_last
 
 
 def check_filter(columns: ModelColumns, conditions: Filter) -> None:

@@ -6,11 +6,8 @@ work that is most unlike the rest of the training: a mean over all parts would h
 measured for one of the compared models, it counts for none of them, so that a model is not preferred because less was
 measured of it. Models without measured splits are compared by their mae.
 
-A recalibration measures the errors on a few minutes. They are so uncertain that the lowest of many errors is often low
-by chance. So a model counts as equally good if the difference to the lowest error is within one standard error of the
-difference (compare the one-standard-error rule of Breiman, Friedman, Olshen and Stone, "Classification and Regression
-Trees", 1984). Among equally good models, the model whose trainer had the lowest error before the recalibration is the
-best, because this error was measured on far more data.
+The errors of recalibrated models are so uncertain that models with nearly equal errors count as equally good
+(`kepler_core.honesty.least_error`).
 
 Models that were validated on the same data are compared by their errors. If the models were validated on
 several data sets, the best model of each data set is a candidate, and the candidates are compared by their
@@ -27,6 +24,7 @@ import numpy as np
 
 from kepler_core.arrays import FloatArray, IndexArray
 from kepler_core.honesty.document import SPLIT_NAMES
+from kepler_core.honesty.least_error import least_error, unknown_last
 from kepler_core.selection.scores import ScoreTable
 
 CLOSE = 1.05
@@ -92,20 +90,17 @@ def _preferring_earlier(
 
     The order stays the same if the best model was not recalibrated.
     """
-    lowest = order[0]
-    uncertain = scores.column("blocks_standard_error")[rows]
-    earlier = unknown_last(scores.column("blocks_earlier")[rows])
-    within = np.hypot(uncertain, uncertain[lowest])  # NaN for a model that was not recalibrated
-    equal = [at for at in order if errors[at] - errors[lowest] <= within[at]]
-    chosen = min(equal, key=lambda at: earlier[at], default=lowest)
-    if earlier[chosen] >= earlier[lowest]:
+    chosen, decided = least_error(
+        errors, scores.column("blocks_standard_error")[rows], scores.column("blocks_earlier")[rows]
+    )
+    if not decided:
         return order, ""
     return _with_first(order, chosen), (
         ", then by the error before the recalibration, because errors within a standard error count as equal"
     )
 
 
-def _with_first(order: IndexArray, first: np.intp) -> IndexArray:
+def _with_first(order: IndexArray, first: int) -> IndexArray:
     """Return the order with `first` moved to the first place."""
     return np.array([first, *(at for at in order if at != first)], dtype=np.intp)
 
@@ -120,8 +115,3 @@ def _preferring_twins(
     if not close:
         return order, ""
     return _with_first(order, close[0]), ", then by whether a twin checks the model"
-
-
-def unknown_last(error: FloatArray) -> FloatArray:
-    """Return errors with infinity in place of NaN, so that unknown errors sort last."""
-    return np.where(np.isnan(error), np.inf, error)

@@ -56,6 +56,23 @@ def test_every_timestamp_is_tested_once() -> None:
     assert (np.sum([fold.test for fold in held_out], axis=0) == 1).all()
 
 
+@pytest.mark.parametrize("levels", [2, 5, 10])
+def test_a_periodic_load_is_not_held_out_level_by_level(levels: int) -> None:
+    """If the load repeats in the rhythm of the blocks, each fold still trains on all levels of load."""
+    block, n = 60.0, 1500
+    time = 1e9 + 3.0 * np.arange(n)
+    level = ((time - time[0]) // block).astype(int) % levels
+    for fold in folds(ValidationSpec(block_seconds=block), np.zeros(n, dtype=np.int64), time):
+        assert set(level[fold.train]) == set(range(levels))
+
+
+def test_the_seed_decides_which_fold_tests_a_block() -> None:
+    stream, time = np.zeros(1500, dtype=np.int64), 1e9 + 3.0 * np.arange(1500)
+    first, again, other = (folds(ValidationSpec(), stream, time, seed=seed) for seed in (0, 0, 1))
+    assert all((a.test == b.test).all() for a, b in zip(first, again, strict=True))
+    assert not all((a.test == b.test).all() for a, b in zip(first, other, strict=True))
+
+
 def test_a_shuffled_copy_gives_the_same_folds() -> None:
     rng = np.random.default_rng(0)
     time = 1e9 + 3.0 * np.arange(400)

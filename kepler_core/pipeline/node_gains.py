@@ -1,0 +1,104 @@
+"""Gains of the nodes of a training: the factors by which the power of machines of one type differs at the same work.
+
+An AbsPower model estimates the power of the mean machine. But nodes also differ in their work, so a regressor that is
+fitted to the power of several nodes can recognise each node by its work, and learn the gain of the node as if it
+belonged to the work. Such a model is wrong for the same work on another machine. So the power of each node is divided
+by the gain of the node before the fit, as in a model with mixed effects: power = gain of the node · f(work), where f is
+the same function for all nodes (compare Hajjem, Bellavance and Larocque, "Mixed-effects random forest for clustered
+data", Journal of Statistical Computation and Simulation 84, 2014).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from kepler_core.arrays import FloatArray, IntArray
+from kepler_core.honesty.interval import MACHINE_PRIOR_IDLE, NORMAL_QUANTILE
+from kepler_core.pipeline.validation import MAPE_FLOOR_FRACTION, MIN_MAPE_WATTS
+
+MIN_NODES = 3
+"""Minimum number of nodes to measure how machines differ."""
+PRIOR_DEVIATION = MACHINE_PRIOR_IDLE / NORMAL_QUANTILE
+"""Prior of the standard deviation of the gains. The prior keeps a gain near 1 if the work of a node has nothing in
+common with the work of the other nodes, because then the data cannot tell the gain from the effect of the work."""
+ALIKE_ROWS = 10
+"""Number of neighbouring rows that count as one measurement, because rows next to each other in time are alike."""
+MIN_VARIANCE = 1e-8
+"""Lowest variance of the relative errors of f. Without it, the gain of a node without usable rows would be 0 ÷ 0."""
+MAX_ITERATIONS = 30
+"""Maximum number of times that f and the gains are computed in turn."""
+PRECISION = 1e-4
+"""The computation ends if no gain changes by more than this."""
+
+
+def node_gains(X: FloatArray, watts: FloatArray, node: IntArray) -> FloatArray:
+    """Return the gain of each row's node, shape (rows,). The mean of the nodes' gains is 1.
+
+    `X` are the features of rows of nodes, shape (rows, features), `watts` the measured power and `node` the number of
+    each row's node, both of shape (rows,). With fewer than `MIN_NODES` nodes, all gains are 1.
+
+    f is a non-negative linear model over each feature, its root and its square. Relative errors are squared, so rows
+    with low and with high power count alike. In turn, f is fitted to power ÷ gain, and the gain of each node to f.
+    """
+    nodes, number = np.unique(node, return_inverse=True)
+    number = number.reshape(len(node))
+    gains = np.ones(len(nodes))
+    # Relative errors of rows with hardly any power mean nothing, and would decide everything.
+    usable = watts > max(MAPE_FLOOR_FRACTION * float(watts.max(initial=0.0)), MIN_MAPE_WATTS)
+    if len(nodes) < MIN_NODES or not usable.any():
+        return gains[number]
+    terms = _terms(X)[usable] / watts[usable, None]
+    of_node = number[usable]
+    rows = np.bincount(of_node, minlength=len(nodes))
+    for _ in range(MAX_ITERATIONS):
+        before = gains
+        relative = _relative_fit(terms, gains[of_node])
+        squares = np.bincount(of_node, relative**2, minlength=len(nodes))
+        products = np.bincount(of_node, relative, minlength=len(nodes))
+        variance = max(float(np.mean((1 - gains[of_node] * relative) ** 2)), MIN_VARIANCE)
+        penalty = ALIKE_ROWS * variance / PRIOR_DEVIATION**2
+        gains = (products + penalty) / (squares + penalty)
+        gains /= gains[rows > 0].mean()
+        if np.abs(gains - before).max() < PRECISION:
+            break
+    return gains[number]
+
+
+def with_own_gains(predicted: FloatArray, measured: FloatArray, node: IntArray) -> FloatArray:
+    """Return predicted watts that are multiplied by the gain of their node, shape (rows,).
+
+    The gain of a node is the factor that fits the predictions to the node's measured power (least squares). If there
+    are fewer than `MIN_NODES` nodes, the predictions stay the same, because then nobody knows how machines differ.
+    All arrays have the shape (rows,).
+    """
+    nodes = np.unique(node)
+    if len(nodes) < MIN_NODES:
+        return predicted
+    result = predicted.copy()
+    for number in nodes:
+        rows = node == number
+        own = predicted[rows]
+        square = float(own @ own)
+        if square > 0:
+            result[rows] = own * (float(own @ measured[rows]) / square)
+    return result
+
+
+def _terms(X: FloatArray) -> FloatArray:
+    """Return a constant, and each feature, its root and its square, shape (rows, 3 · features + 1)."""
+    highest = np.abs(X).max(axis=0)
+    x = np.abs(X) / np.where(highest > 0, highest, 1.0)
+    return np.hstack([np.ones((len(X), 1)), x, np.sqrt(x), x**2])
+
+
+def _relative_fit(terms: FloatArray, gains: FloatArray) -> FloatArray:
+    """Return f ÷ measured power of each row, for the f whose product with the gains is nearest to the measured power.
+
+    `terms` are divided by the measured power.
+    """
+    from scipy.optimize import nnls
+
+    # The triangular factor of the QR decomposition gives the same solution as all rows, but has few rows.
+    r: FloatArray = np.linalg.qr(np.column_stack([terms * gains[:, None], np.ones(len(terms))]), mode="r")  # type: ignore[assignment]
+    weights = nnls(r[:, :-1], r[:, -1], maxiter=100 * terms.shape[1])[0]
+    return np.asarray(terms @ weights)
