@@ -38,6 +38,7 @@ SLOW = (
     "cli/test_accuracy_bench*",
     "cli/test_chaos*",
     "cli/test_plot*",
+    "cli/test_health*",
     "cli/test_readme*",
     "plugins/test_plugin_distributions*",
     "plugins/test_third_party_plugins*",

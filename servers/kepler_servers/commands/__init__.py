@@ -58,6 +58,10 @@ _COMMANDS = {
         "kepler_servers.commands.meter:meter_commands",
         "Show what a running meter publishes.",
     ),
+    "health": LazyCommand(
+        "kepler_servers.commands.health:health",
+        "Check whether servers are healthy.",
+    ),
     "samples": LazyCommand(
         "kepler_servers.commands.samples:samples",
         "Show or export the samples that an online trainer has stored.",
