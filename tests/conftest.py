@@ -39,6 +39,7 @@ SLOW = (
     "cli/test_chaos*",
     "cli/test_plot*",
     "cli/test_health*",
+    "cli/test_replay*",
     "cli/test_readme*",
     "plugins/test_plugin_distributions*",
     "plugins/test_third_party_plugins*",
