@@ -38,6 +38,8 @@ SLOW = (
     "cli/test_accuracy_bench*",
     "cli/test_chaos*",
     "cli/test_plot*",
+    "deploy/test_containerfile*",
+    "deploy/test_laptop*",
     "cli/test_health*",
     "cli/test_replay*",
     "cli/test_readme*",
