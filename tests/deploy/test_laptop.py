@@ -29,8 +29,8 @@ FILE = FOLDER / "compose.yaml"
 MONITORING = ROOT / "config" / "kepler_config" / "monitoring"
 OTHER_PROGRAMS = {"prometheus": "prometheus", "node-exporter": "prometheus-node-exporter"}
 """Programs of this machine that stand for the other images of the compose file."""
-START_SECONDS = 180
-TRAIN_SECONDS = 400
+START_SECONDS = 400
+TRAIN_SECONDS = 900
 ROWS = "1000,50"
 
 NEED_EVENTS = {
@@ -164,7 +164,6 @@ def test_the_dashboards_have_values(laptop: ComposeServices) -> None:
 
     def empty() -> list[str]:
         laptop.inside([*laptop.program, "ask", "--socket", socket, "--metrics", names, "--values", ROWS])
-        laptop.inside([*laptop.program, "select", "--help"])
         return [text for text, expression in expressions().items() if not query(laptop, expression)]
 
     def only_events() -> bool:

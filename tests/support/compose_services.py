@@ -128,7 +128,8 @@ class ComposeServices:
         assert process.poll() is None, f"{name}: {self.log(name)}"
         test: list[str] = self.services[name]["healthcheck"]["test"]
         assert test[0] == "CMD"
-        socket = {"ESTIMATOR_SOCKET": "/nonexistent"}  # another service's socket is in another /tmp
+        # The check runs outside of the service's /tmp, where the estimator's socket is.
+        socket = {"ESTIMATOR_SOCKET": f"/proc/{process.pid}/root/tmp/estimator.sock"}
         environ = [f"{key}={value}" for key, value in {**os.environ, **socket, **self._ports(name)}.items()]
         program = Path(sys.executable).with_name(test[1])
         return self.inside(["/usr/bin/env", "-i", *environ, program, *test[2:]]).returncode == 0
