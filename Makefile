@@ -4,7 +4,7 @@ PYTHON ?= $(firstword $(foreach p,python3.13 python3.12 python3.11 python3,$(she
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help quickstart quick test test-all fuzz lint bench chaos clean
+.PHONY: help quickstart quick test test-all fuzz lint bench chaos release clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -51,6 +51,9 @@ bench: $(VENV)/installed  ## Measure speed and memory
 chaos: $(VENV)/installed  ## Run all servers for 10 minutes beside hostile clients, kills and full disks
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'pytest >= 8'
 	$(BIN)/python bench/chaos.py --minutes 10
+
+release: $(VENV)/tox  ## Build and check wheel, source distribution and SBOM in dist/, all but the upload
+	$(BIN)/tox run -e release
 
 clean:  ## Remove everything that the other targets created
 	rm -rf $(VENV) .tox build dist *.egg-info quickstart-store

@@ -291,7 +291,7 @@ def running_trainer(folder: Path, minutes: int, speed: float) -> Iterator[subpro
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     replay = subprocess.Popen(
-        [sys.executable, str(Path(__file__).with_name("replay.py")), str(folder / "recording.json"),
+        [sys.executable, "-m", "kepler_core", "replay", str(folder / "recording.json"),
          "--port", str(port), "--speed", str(speed)]
     )  # fmt: skip
     interval = INTERVAL_SECONDS / speed

@@ -143,9 +143,10 @@ def replayed_prometheus(folder: Path) -> Iterator[str]:
     recording = folder / "recording.json"
     write(Simulation(containers=3, timestamps=800, sockets=1, resets=1, accelerator=False, seed=4), str(recording))
     port = free_port()
-    script = Path(__file__).parents[1] / "replay.py"
     options = ["--port", str(port), "--speed", str(_REPLAY_SPEED), "--loop"]
-    replay = subprocess.Popen([sys.executable, str(script), str(recording), *options], stdout=subprocess.PIPE)
+    replay = subprocess.Popen(
+        [sys.executable, "-m", "kepler_core", "replay", str(recording), *options], stdout=subprocess.PIPE
+    )
     try:
         assert replay.stdout is not None
         assert b"replaying" in replay.stdout.readline(), f"no replay within {START_TIMEOUT_SECONDS} seconds"

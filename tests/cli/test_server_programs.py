@@ -155,3 +155,9 @@ def test_without_a_volume_the_store_is_required(name: str, tmp_path: Path) -> No
         f"(the default {tmp_path}/none/models is not writable)\n"
     )
     assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_server_has_the_options_of_logs(name: str) -> None:
+    flags = {flag for option in options(name) for flag in option.opts}
+    assert {"--log-level", "--log-format"} <= flags

@@ -22,7 +22,6 @@ pytest.importorskip("sklearn")
 
 from support.command import kepler
 from support.online_trainer import PIPELINE, stored_samples
-from support.paths import ROOT
 from support.process import PATIENCE, wait_for
 from support.prometheus_process import PrometheusProcess, prometheus
 from support.server_process import ServerProcess, free_port, serving
@@ -73,7 +72,7 @@ def replayed(folder: Path) -> Iterator[PrometheusProcess]:
     simulation = Simulation(containers=3, timestamps=800, sockets=1, resets=1, accelerator=False, seed=4)
     write(simulation, str(folder / "recording.json"))
     port = free_port()
-    command = [sys.executable, str(ROOT / "bench" / "replay.py"), str(folder / "recording.json")]
+    command = [sys.executable, "-m", "kepler_core", "replay", str(folder / "recording.json")]
     process = subprocess.Popen([*command, "--port", str(port), "--speed", str(SPEED)], stdout=subprocess.PIPE)
     try:
         assert process.stdout is not None

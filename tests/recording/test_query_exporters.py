@@ -26,7 +26,6 @@ from kepler_core.prometheus import select_metrics
 from kepler_core.recording import observe, read_recording
 from kepler_core.simulate import Simulation, recording
 
-REPLAY = Path(__file__).parents[2] / "bench" / "replay.py"
 SPEED = 25.0
 """Simulated seconds per second. Prometheus scrapes every 5 simulated seconds."""
 SCRAPES = 100
@@ -55,7 +54,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrometheusProce
     commands = [
         [
             sys.executable,
-            str(REPLAY),
+            "-m",
+            "kepler_core",
+            "replay",
             str(folder / "simulated.json"),
             "--port",
             str(replay_port),

@@ -58,6 +58,14 @@ _COMMANDS = {
         "kepler_servers.commands.meter:meter_commands",
         "Show what a running meter publishes.",
     ),
+    "health": LazyCommand(
+        "kepler_servers.commands.health:health",
+        "Check whether servers are healthy.",
+    ),
+    "replay": LazyCommand(
+        "kepler_servers.commands.replay:replay",
+        "Serve the metrics of a RECORDING as its exporter did, so that Prometheus can scrape them.",
+    ),
     "samples": LazyCommand(
         "kepler_servers.commands.samples:samples",
         "Show or export the samples that an online trainer has stored.",

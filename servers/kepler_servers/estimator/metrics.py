@@ -1,18 +1,19 @@
-"""The estimator's Prometheus metrics and its readiness, served on a TCP port."""
+"""The estimator's Prometheus metrics, its health and its readiness, served on a TCP port."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
-import msgspec
 from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from kepler_core import __version__
+from kepler_core.client import EstimatorClient, EstimatorError
 from kepler_core.errors import UsageError
 from kepler_servers.estimator.request_handler import RequestHandler
-from kepler_servers.http.side_port import WsgiApplication, start_side_port
+from kepler_servers.http.side_port import start_side_port, with_health
 
 _COUNTERS = {
     "rows": "Rows answered.",
@@ -24,7 +25,8 @@ _COUNTERS = {
     "replies_too_long": "Replies longer than the limit, which Kepler cannot read.",
     "connections": "Connections accepted.",
 }
-_NOT_READY = "503 Service Unavailable"
+_HEALTH_TIMEOUT_SECONDS = 2.0
+"""Time in which the estimator must answer at its own socket to be healthy."""
 _MODEL_LABELS = ("output_type", "source", "trainer", "filter", "model", "origin")
 
 
@@ -83,28 +85,35 @@ class _StatusCollector(Collector):
 
 
 def serve_metrics(host: str, port: int, handler: RequestHandler) -> None:
-    """Serve the metrics and `/readyz` at the address `host` and a TCP port, in threads of this process.
+    """Serve the metrics, `/healthz` and `/readyz` at the address `host` and a TCP port, in threads of this process.
 
     Raises `UsageError` if the port cannot be used.
     """
     registry = CollectorRegistry()
     registry.register(_StatusCollector(handler))
+    checks = {"/healthz": lambda: _health(handler), "/readyz": lambda: _readiness(handler)}
     try:
-        start_side_port(_with_readiness(make_wsgi_app(registry), handler), host, port)
+        start_side_port(with_health(make_wsgi_app(registry), checks), host, port)
     except UsageError as error:
         raise UsageError(f"cannot serve metrics: {error.message}") from error
 
 
-def _with_readiness(metrics: WsgiApplication, handler: RequestHandler) -> WsgiApplication:
-    """Return an application that answers `/readyz`, and passes all other requests on to the application of metrics."""
+def _health(handler: RequestHandler) -> tuple[int, dict[str, Any]]:
+    """Return whether the estimator answers at its own socket, where Kepler connects.
 
-    def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        if environ.get("PATH_INFO") != "/readyz":
-            return metrics(environ, start_response)
-        status = handler.status()
-        body = {key: status[key] for key in ("sockets", "origins")}
-        body["not_ready"] = None if status["origins"] else "no model server, URL or store is configured"
-        start_response("200 OK" if status["origins"] else _NOT_READY, [("Content-Type", "application/json")])
-        return [msgspec.json.encode(body)]
+    This thread would answer even if the thread that serves the socket hung.
+    """
+    socket = handler.status()["sockets"][0]
+    try:
+        EstimatorClient(socket, timeout=_HEALTH_TIMEOUT_SECONDS).status()
+    except EstimatorError as error:
+        return 503, {"status": "failed", "version": __version__, "problem": str(error)}
+    return 200, {"status": "ok", "version": __version__, "problem": None}
 
-    return application
+
+def _readiness(handler: RequestHandler) -> tuple[int, dict[str, Any]]:
+    """Return whether the estimator has a provider of models."""
+    status = handler.status()
+    body = {key: status[key] for key in ("sockets", "origins")}
+    body["not_ready"] = None if status["origins"] else "no model server, URL or store is configured"
+    return (200 if status["origins"] else 503), body

@@ -13,9 +13,11 @@ import socket
 import socketserver
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
+
+import msgspec
 
 from kepler_core.errors import UsageError
 
@@ -36,6 +38,25 @@ CONNECTION_SECONDS = 5.0
 _POLL_SECONDS = 0.25
 
 WsgiApplication = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+
+HealthCheck = Callable[[], tuple[int, Mapping[str, Any]]]
+"""Returns the HTTP status and the JSON object of an answer about the process's health."""
+
+_STATUS_LINES = {200: "200 OK", 503: "503 Service Unavailable"}
+
+
+def with_health(metrics: WsgiApplication, checks: Mapping[str, HealthCheck]) -> WsgiApplication:
+    """Return an application that answers the paths of `checks`, and passes other requests on to `metrics`."""
+
+    def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        check = checks.get(environ.get("PATH_INFO", ""))
+        if check is None:
+            return metrics(environ, start_response)
+        status, body = check()
+        start_response(_STATUS_LINES[status], [("Content-Type", "application/json")])
+        return [msgspec.json.encode(body)]
+
+    return application
 
 
 def start_side_port(app: App | WsgiApplication, host: str, port: int) -> int:

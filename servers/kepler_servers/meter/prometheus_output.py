@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from kepler_core.errors import OutputError, UsageError
 from kepler_core.metering import Output, Reading
+from kepler_servers.meter.health import health, readiness
 from kepler_servers.meter.kepler_names import usage_ratio
 from kepler_servers.meter.prometheus_metrics import MeterState, Published, metrics_application
 from kepler_servers.meter.status import MeterStatus
@@ -34,10 +35,12 @@ class PrometheusOutput(Output):
 
     def open(self) -> None:
         """Listen on the port. Raises `OutputError` if the address cannot be used."""
-        from kepler_servers.http.side_port import start_side_port
+        from kepler_servers.http.side_port import start_side_port, with_health
 
+        checks = {"/healthz": lambda: health(self._state), "/readyz": lambda: readiness(self._state)}
+        application = with_health(metrics_application(self._state), checks)
         try:
-            self.port = start_side_port(metrics_application(self._state), self.host, self.port)
+            self.port = start_side_port(application, self.host, self.port)
         except UsageError as error:
             raise OutputError(f"cannot serve metrics: {error.message}") from error
 
