@@ -260,7 +260,14 @@ def estimator_commands() -> None:
 
 
 @estimator_commands.command()
-@click.option("--socket", "path", default=DEFAULT_SOCKET, show_default=True, help="The estimator's socket.")
+@configured_option(
+    "--socket",
+    "path",
+    key="ESTIMATOR_SOCKET",
+    default=DEFAULT_SOCKET,
+    show_default=True,
+    help="The estimator's socket.",
+)
 @json_option
 def status(path: str, as_json: bool) -> None:
     """Show the models that the estimator uses, the providers they came from, and the request counters."""
