@@ -122,3 +122,10 @@ def test_tables_of_commands_fit_into_the_terminal(arguments: tuple[str, ...], co
     tables = [line for line in lines if set(line) <= {"-", " "} and line.strip()]
     assert all(len(line) <= columns for line in tables)
     assert len(lines) > 2
+
+
+@pytest.mark.parametrize("columns", [45, 60, 80, 200])
+def test_the_watts_fit_into_the_terminal(columns: int) -> None:
+    lines = on_a_terminal(columns, "watts")
+    assert max(map(len, lines)) <= columns
+    assert any(line.startswith("source ") for line in lines)

@@ -145,4 +145,8 @@ def _show(report: Report, as_json: bool, watch: bool) -> None:
     elif watch:
         click.echo(report.line())
     else:
-        click.echo("\n".join(report.lines()))
+        from kepler_core.cli.output import terminal_width
+        from kepler_servers.meter.report import NARROWEST, WIDTH
+
+        width = max(NARROWEST, min(WIDTH, terminal_width() or WIDTH))
+        click.echo("\n".join(report.lines(width)))
