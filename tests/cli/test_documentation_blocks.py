@@ -21,9 +21,8 @@ from support.doc_blocks import (
     setup_commands,
 )
 from support.doc_output import first_difference, line_matches
-from support.paths import ROOT
 
-PAGES = [pytest.param(path, id=page_name(path)) for path in pages() if path.parent == ROOT]
+PAGES = [pytest.param(path, id=page_name(path)) for path in pages()]
 
 
 def parses(language: str, text: str) -> bool:
@@ -62,8 +61,6 @@ def test_every_command_of_a_page_is_in_a_console_block(page: Path) -> None:
 
 def test_the_fences_of_a_page_are_pairs() -> None:
     for page in pages():
-        if page.parent != ROOT:
-            continue
         text = page.read_text(encoding="utf-8")
         assert 2 * len(read_blocks(text)) == sum(line.lstrip().startswith("```") for line in text.splitlines()), page
 

@@ -141,9 +141,12 @@ def bare_commands(block: Block) -> bool:
 
 
 def pages() -> list[Path]:
-    """Return the pages whose blocks are tested: the README, the documentation, and pages beside code."""
+    """Return the pages whose blocks are tested: the README, the documentation, and pages beside code.
+
+    The blocks of README.zh-CN.md are those of README.md (`tests/cli/test_readme_translation.py`).
+    """
     beside = [*ROOT.glob("*.md"), *(ROOT / "deploy").rglob("*.md"), *(ROOT / "examples").rglob("*.md")]
-    found = {*beside, *(ROOT / "docs").rglob("*.md")} - {ROOT / "CHANGELOG.md"}
+    found = {*beside, *(ROOT / "docs").rglob("*.md")} - {ROOT / "CHANGELOG.md", ROOT / "README.zh-CN.md"}
     return sorted(found, key=lambda path: (path.parent != ROOT, path.as_posix()))
 
 
