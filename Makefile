@@ -4,7 +4,7 @@ PYTHON ?= $(firstword $(foreach p,python3.13 python3.12 python3.11 python3,$(she
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help quickstart quick test test-all fuzz lint bench chaos release clean
+.PHONY: help quickstart quick test test-all fuzz lint docs man bench chaos release clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -39,6 +39,12 @@ fuzz: $(VENV)/tox  ## Fuzz for an hour in all (KEPLER_FUZZ_SECONDS=N: for N seco
 
 lint: $(VENV)/tox  ## Format, lint, types and import rules
 	$(BIN)/tox run -e lint
+
+docs: $(VENV)/tox  ## Build the documentation as a website in build/site (needs the network once, to install MkDocs)
+	$(BIN)/tox run -e docs
+
+man: $(VENV)/installed  ## Write a manual page for each command to build/man
+	$(BIN)/python docs/site/man_pages.py build/man
 
 bench: $(VENV)/installed  ## Measure speed and memory
 	$(BIN)/python bench/extract.py

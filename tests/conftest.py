@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import settings
+from support.doc_blocks import page_name, pages, read_blocks
 from support.paths import SHARED
 
 from kepler_core.simulate import Simulation, recording
@@ -42,7 +44,7 @@ SLOW = (
     "deploy/test_laptop*",
     "cli/test_health*",
     "cli/test_replay*",
-    "cli/test_readme*",
+    "cli/test_documentation.py",
     "plugins/test_plugin_distributions*",
     "plugins/test_third_party_plugins*",
     "plugins/test_plugin_checks*",
@@ -106,6 +108,26 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     )
     if ran or skipped:
         terminalreporter.write_line(f"tests with shared data: {len(ran)} ran, {len(skipped)} skipped")
+    for line in documentation_summary(terminalreporter):
+        terminalreporter.write_line(line)
+
+
+def documentation_summary(terminalreporter: Any) -> Iterator[str]:
+    """Yield how many blocks of the documentation were run, and which ones were not run for which reason."""
+    reports = [report for outcome in ("passed", "failed") for report in terminalreporter.stats.get(outcome, ())]
+    counts = [value for report in reports for key, value in report.user_properties if key == "documentation"]
+    if not counts:
+        return
+    commands, outputs, files = (sum(count[key] for count in counts) for key in ("commands", "outputs", "files"))
+    yield f"documentation: {len(counts)} pages, {commands} commands run, {outputs} outputs compared, {files} files used"
+    left_out = [
+        f"  {page_name(path)}:{block.line}: {block.reason}"
+        for path in pages()
+        for block in read_blocks(path.read_text(encoding="utf-8"))
+        if block.reason is not None
+    ]
+    yield f"documentation: {len(left_out)} blocks not run:"
+    yield from left_out
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from kepler_core.cli.configured_option import configured_option
+from kepler_core.cli.examples import examples
 from kepler_core.cli.output import json_option, print_json, print_table
 from kepler_core.client import DEFAULT_SOCKET, EstimatorClient
 from kepler_core.errors import UsageError
@@ -12,7 +14,12 @@ from kepler_core.messages import quoted
 from kepler_core.vocabulary import OUTPUT_TYPES
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "ask --metrics bpf_cpu_time_ms,bpf_page_cache_hit --values 20000,9000",
+        "ask --metrics bpf_cpu_time_ms --values 20000 --explain",
+    )
+)
 @click.option(
     "--metrics", metavar="A,B", required=True, help="Names of the features in --values, which are rates per second."
 )
@@ -23,8 +30,13 @@ from kepler_core.vocabulary import OUTPUT_TYPES
     multiple=True,
     help="Feature values of one row, in the order of --metrics. Can be repeated for more rows.",
 )
-@click.option(
-    "--socket", "path", default=DEFAULT_SOCKET, show_default=True, help="Path of the estimator's unix socket."
+@configured_option(
+    "--socket",
+    "path",
+    key="ESTIMATOR_SOCKET",
+    default=DEFAULT_SOCKET,
+    show_default=True,
+    help="Path of the estimator's unix socket.",
 )
 @click.option("--output-type", type=click.Choice(OUTPUT_TYPES), default="AbsPower", show_default=True)
 @click.option("--source", default="rapl-sysfs", show_default=True, help="Name of the energy source, or its alias.")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from kepler_core.cli.examples import examples
 from kepler_core.cli.output import json_option, print_json, print_table
 from kepler_core.cli.prometheus import seconds_of
 
@@ -21,7 +22,7 @@ EXIT_FOUND = 3
 """Exit code if there is an error or a warning, as for `plugins doctor`."""
 
 
-@click.command()
+@click.command(epilog=examples("doctor http://node:28282/metrics", "doctor recording.json.gz --json"))
 @click.argument("source", metavar="URL|FILE")
 @click.option("--duration", default="12s", show_default=True, help="How long to read a URL.")
 @click.option(

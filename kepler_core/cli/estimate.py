@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kepler_core.atomic_files import check_output
+from kepler_core.cli.examples import examples
 from kepler_core.cli.idle_watts import check_components, idle_watts_option, parse_idle_watts
 from kepler_core.cli.inputs import (
     input_option,
@@ -28,7 +29,11 @@ if TYPE_CHECKING:
     from kepler_core.store.models import StoredModel
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "estimate -s models -i other.json.gz -o estimates.csv", "estimate -s models -i other.json.gz --json"
+    )
+)
 @store_option()
 @input_option()
 @click.option("--source", default="rapl-sysfs", show_default=True, help="Name of the energy source, or its alias.")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from kepler_core.cli.examples import examples
 from kepler_core.cli.findings import finding_lines
 from kepler_core.cli.inputs import (
     idle_option,
@@ -20,6 +21,7 @@ from kepler_core.cli.inputs import (
     vm_guest_option,
     vm_settings,
 )
+from kepler_core.cli.output import json_errors_option
 from kepler_core.cli.pipelines import set_option
 from kepler_core.cli.tables import energy_source_option
 from kepler_core.errors import PluginError
@@ -69,7 +71,7 @@ def _dataset_options(command: F) -> F:
     return command
 
 
-@click.command()
+@click.command(epilog=examples("extract -i recording.json.gz --energy-source rapl --feature-group BPFOnly -o node.csv"))
 @_dataset_options
 @click.option(
     "--level",
@@ -78,6 +80,7 @@ def _dataset_options(command: F) -> F:
     show_default=True,
     help="One row per node and timestamp (for AbsPower models), or one per container (for DynPower models).",
 )
+@json_errors_option
 def extract(
     inputs: tuple[str, ...],
     output: str,
@@ -107,7 +110,11 @@ def extract(
     _write(extract_dataset(spec, observations, wanted), observations, output)
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "isolate -i recording.json.gz --energy-source rapl --feature-group BPFOnly --isolator min -o container.csv"
+    )
+)
 @_dataset_options
 @click.option("--isolator", metavar="NAME", help="Isolator (default: the one in the pipeline file).")
 @idle_option()
@@ -119,6 +126,7 @@ def extract(
     help="Model store with the trained pipeline, for isolators that need its AbsPower models or its profile.",
 )
 @click.option("--name", help="Name of the pipeline in --store (default: the name in the pipeline file).")
+@json_errors_option
 def isolate(
     inputs: tuple[str, ...],
     output: str,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +12,11 @@ import msgspec
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, for programs.")
 
+json_errors_option = click.option(
+    "--json", is_flag=True, expose_value=False, help="Print an error as JSON, for programs."
+)
+"""The option of commands whose result is a file, a document or a running server."""
+
 
 def print_json(content: Any) -> None:
     """Print a JSON document on standard output. NaN and infinity become null."""
@@ -17,17 +24,26 @@ def print_json(content: Any) -> None:
 
 
 def print_table(rows: Sequence[Sequence[Any]], headers: Sequence[str], indent: str = "") -> None:
-    """Print a table. Columns of numbers are aligned to the right, and None is printed as "-"."""
-    from tabulate import tabulate
+    """Print a table. Columns of numbers are aligned to the right, and None is printed as "-".
+
+    On a terminal, the lines are not longer than the terminal is wide. In files and pipes, a row is always one line.
+    """
+    from kepler_core.cli.table_text import table_text
 
     cells = [["-" if cell is None else str(cell) for cell in row] for row in rows]
-    align = ["right" if _numeric(column) else "left" for column in zip(*cells, strict=True)] or None
-    text = tabulate(cells, headers=headers, tablefmt="simple", disable_numparse=True, colalign=align)
+    columns = max(len(headers), *(len(row) for row in cells)) if cells else len(headers)
+    headers = [*headers, *[""] * (columns - len(headers))]
+    width = terminal_width()
+    text = table_text(cells, headers, None if width is None else width - len(indent))
     click.echo("\n".join((indent + line).rstrip() for line in text.splitlines()))
 
 
-def _numeric(column: Sequence[str]) -> bool:
-    return all(cell == "-" or cell.replace(".", "", 1).lstrip("-").isdigit() for cell in column)
+def terminal_width() -> int | None:
+    """Return the width of the terminal that standard output is connected to, in characters; None if it is none.
+
+    The environment variable `COLUMNS` takes precedence over the width that the terminal states.
+    """
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def percent(fraction: float | None) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from kepler_core.cli.output import json_option, print_json, print_table
+from kepler_core.cli.examples import examples
+from kepler_core.cli.output import json_errors_option, json_option, print_json, print_table
 from kepler_core.pipeline.load import as_document, load_pipeline, shipped_pipelines, to_yaml
 from kepler_core.pipeline.spec import json_schema
 
@@ -22,7 +23,7 @@ def pipelines() -> None:
     """List, check and show pipelines, the YAML files that describe a training."""
 
 
-@pipelines.command("list")
+@pipelines.command("list", epilog=examples("pipelines list"))
 @json_option
 def list_(as_json: bool) -> None:
     """List the pipelines that come with Kepler Core."""
@@ -33,7 +34,7 @@ def list_(as_json: bool) -> None:
         print_table([(spec.name, spec.description) for spec in specs], ("pipeline", "what it trains"))
 
 
-@pipelines.command()
+@pipelines.command(epilog=examples("pipelines check mine.yaml", "pipelines check mine.yaml --set validation.folds=3"))
 @click.argument("file")
 @set_option
 @json_option
@@ -46,7 +47,7 @@ def check(file: str, settings: tuple[str, ...], as_json: bool) -> None:
         click.echo(f"{file}: good ({len(spec.abs_trainers)} AbsPower and {len(spec.dyn_trainers)} DynPower trainers)")
 
 
-@pipelines.command()
+@pipelines.command(epilog=examples("pipelines show quickstart"))
 @click.argument("name")
 @set_option
 @json_option
@@ -59,7 +60,8 @@ def show(name: str, settings: tuple[str, ...], as_json: bool) -> None:
         click.echo(to_yaml(spec), nl=False)
 
 
-@pipelines.command()
+@pipelines.command(epilog=examples("pipelines schema > kepler-pipeline.schema.json"))
+@json_errors_option
 def schema() -> None:
     """Print the JSON Schema of pipeline files. Editors can check pipeline files with it."""
     print_json(json_schema())

@@ -13,8 +13,9 @@ import click
 
 from kepler_core.atomic_files import check_output, whole_file
 from kepler_core.cli.estimate import best_model, observed
+from kepler_core.cli.examples import examples
 from kepler_core.cli.inputs import input_option, metric_prefix_option, parse_vm_guests, store_option, vm_guest_option
-from kepler_core.cli.output import watts
+from kepler_core.cli.output import json_errors_option, watts
 from kepler_core.errors import KeplerError, RecordingError, StoreError, UsageError, close_matches
 from kepler_core.messages import quoted
 from kepler_core.vocabulary import OUTPUT_TYPES, OutputType
@@ -45,7 +46,9 @@ class _Choice:
     node_type: int | None
 
 
-@click.command()
+@click.command(
+    epilog=examples("plot -s models -i other.json.gz -o other.png", "plot -s models --kind errors -o errors.svg")
+)
 @store_option(required=False)
 @input_option(required=False)
 @click.option(
@@ -65,6 +68,7 @@ class _Choice:
 @vm_guest_option()
 @metric_prefix_option()
 @click.option("-o", "--output", metavar="FILE", required=True, help="Picture to write (.png or .svg).")
+@json_errors_option
 def plot(
     store: str | None,
     inputs: tuple[str, ...],

@@ -12,6 +12,7 @@ from typing import Any
 import attrs
 import click
 
+from kepler_core.cli.examples import examples
 from kepler_core.cli.output import json_option, print_json, print_table
 from kepler_core.cli.plugin_probe import probe_plugins
 from kepler_core.cli.plugins import all_entries
@@ -31,7 +32,7 @@ class Finding:
     problem: str
 
 
-@click.command()
+@click.command(epilog=examples("plugins doctor", "plugins doctor huber"))
 @click.argument("names", nargs=-1, metavar="[NAME…]")
 @click.option("--strict", is_flag=True, help="Also check kepler-core's own plugins, and fail on warnings.")
 @click.option("--no-checks", is_flag=True, help="Only import the plugins; do not check them against their contracts.")

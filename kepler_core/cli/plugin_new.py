@@ -10,6 +10,8 @@ from string import Template
 import attrs
 import click
 
+from kepler_core.cli.examples import examples
+from kepler_core.cli.output import json_option, print_json
 from kepler_core.contracts import PLUGIN_API
 from kepler_core.errors import UsageError
 from kepler_core.plugins import registry
@@ -51,11 +53,12 @@ _USAGE = {
 }
 
 
-@click.command()
+@click.command(epilog=examples("plugins new trainer median", "plugins new metric-schema wattson -o wattson"))
 @click.argument("kind", type=click.Choice(list(KINDS)))
 @click.argument("name")
 @click.option("-o", "--output", metavar="DIR", help="Folder for the new distribution.  [default: kepler-KIND-NAME]")
-def new(kind: str, name: str, output: str | None) -> None:
+@json_option
+def new(kind: str, name: str, output: str | None, as_json: bool) -> None:
     """Write a distribution with a plugin of the KIND, and with tests, a tox configuration and a CI workflow.
 
     The plugin works and passes its tests; replace its code with your own. NAME is the name by which users
@@ -72,7 +75,11 @@ def new(kind: str, name: str, output: str | None) -> None:
         target = folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(content, encoding="utf-8")
-        click.echo(target)
+    if as_json:
+        print_json({"folder": str(folder), "files": list(files)})
+        return
+    for path in files:
+        click.echo(folder / path)
     module = next(path for path in files if path.endswith("__init__.py"))
     click.echo(
         f"\nNext:\n  cd {folder}\n  pip install -e '.[test]'\n  pytest\n  kepler-model plugins info {name}\n"

@@ -8,6 +8,7 @@ from typing import Any
 import attrs
 import click
 
+from kepler_core.cli.examples import examples
 from kepler_core.cli.lazy import LazyCommand, LazyGroup
 from kepler_core.cli.output import json_option, print_json, print_table
 from kepler_core.errors import PluginError, StoreError, close_matches
@@ -62,7 +63,7 @@ def status(entry: PluginEntry) -> str:
     return f"clashes with {' and '.join(others)}: write {entry.full_name}" if others else ""
 
 
-@plugins.command("list")
+@plugins.command("list", epilog=examples("plugins list", "plugins list --json"))
 @click.option("--namespace", help="List only the plugins of one namespace, e.g. kepler.trainers or trainers.")
 @json_option
 def list_(namespace: str | None, as_json: bool) -> None:
@@ -87,7 +88,7 @@ def list_(namespace: str | None, as_json: bool) -> None:
     )  # fmt: skip
 
 
-@plugins.command()
+@plugins.command(epilog=examples("plugins info GradientBoostingRegressorTrainer", "plugins info min"))
 @click.argument("name")
 @json_option
 def info(name: str, as_json: bool) -> None:
@@ -109,7 +110,7 @@ def info(name: str, as_json: bool) -> None:
         _print(description)
 
 
-@plugins.command()
+@plugins.command(epilog=examples("plugins freeze mine -s models > requirements.txt"))
 @click.argument("pipeline", required=False)
 @click.option("-s", "--store", metavar="DIR|URL", help="The model store that holds the PIPELINE.")
 @json_option

@@ -14,6 +14,7 @@ import attrs
 import click
 
 from kepler_core.atomic_files import check_output
+from kepler_core.cli.examples import examples
 from kepler_core.cli.inputs import metric_prefix_option
 from kepler_core.cli.output import json_option, print_json
 from kepler_core.cli.pipelines import set_option
@@ -60,7 +61,12 @@ class _Request:
     metric_prefix: str | None
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "query --server http://prometheus:9090 --last 1h -o recording.json.gz",
+        "query --server http://prometheus:9090 --last 2d --instance 'node1.*' -o recording.json.gz",
+    )
+)
 @click.option(
     "--server",
     metavar="URL",

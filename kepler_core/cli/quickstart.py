@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kepler_core.cli.examples import examples
 from kepler_core.cli.output import json_option, print_json, print_table, watts
 from kepler_core.errors import EXIT_SOME_FAILED, ModelError, StoreError
 from kepler_core.vocabulary import OUTPUT_TYPES
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 SAMPLE = "samples/quickstart.json.gz"
 
 
-@click.command()
+@click.command(epilog=examples("quickstart", "quickstart --store /tmp/first-store --json"))
 @click.option(
     "-s",
     "--store",

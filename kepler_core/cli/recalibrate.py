@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from kepler_core.cli.examples import examples
 from kepler_core.cli.idle_watts import check_components, idle_watts_option, parse_idle_watts
 from kepler_core.cli.inputs import input_option, metric_prefix_option, parse_vm_guests, store_option, vm_guest_option
 from kepler_core.cli.output import json_option, print_json, print_table, watts
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from kepler_core.store import Snapshot, Store
 
 
-@click.command()
+@click.command(epilog=examples("recalibrate -s models -i metered.json"))
 @store_option()
 @input_option(required=False)
 @click.option("--pipeline", help="The pipeline to recalibrate; needed if the store has several.")

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 import click
 
 from kepler_core.cli.doctor import print_idle
+from kepler_core.cli.examples import examples
 from kepler_core.cli.findings import print_findings
 from kepler_core.cli.inputs import metric_prefix_option, parse_vm_guests, read_all, vm_guest_option
-from kepler_core.cli.output import json_option, print_json, print_table
+from kepler_core.cli.output import json_errors_option, json_option, print_json, print_table
 from kepler_core.doctor.idle import ZoneIdle, idle_power
 from kepler_core.errors import RecordingError
 from kepler_core.faults import FAULTS
@@ -22,7 +23,7 @@ from kepler_core.recording.times import utc
 from kepler_core.simulate import EXPORTERS
 
 
-@click.command()
+@click.command(epilog=examples("validate recording.json.gz", "validate monday.json.gz tuesday.json.gz --json"))
 @click.argument("files", metavar="FILE...", nargs=-1, required=True)
 @click.option("--vm", "use_vm_metrics", is_flag=True, help='Check the metrics of a VM and of its processes (job="vm").')
 @vm_guest_option()
@@ -142,7 +143,14 @@ def _print_groups(report: Preflight) -> None:
 _KINDS_OF_FAULTS = "\b\nKinds of faults:\n" + "\n".join(f"  {name:24}{kind.summary}" for name, kind in FAULTS.items())
 
 
-@click.command(epilog=_KINDS_OF_FAULTS)
+@click.command(
+    epilog=examples(
+        "simulate -o recording.json.gz --minutes 15 --containers 12 --seed 1",
+        "simulate -o gaps.json.gz --fault gaps --fault exporter-restart",
+    )
+    + "\n\n"
+    + _KINDS_OF_FAULTS
+)
 @click.option("-o", "--output", metavar="FILE", required=True, help="Recording to write (.json or .json.gz).")
 @click.option("--containers", default=20, show_default=True, help="Number of containers per node.")
 @click.option("--minutes", type=float, default=10.0, show_default=True, help="Duration of the recording in minutes.")
@@ -200,6 +208,7 @@ _KINDS_OF_FAULTS = "\b\nKinds of faults:\n" + "\n".join(f"  {name:24}{kind.summa
     "--severity", type=click.IntRange(1, 3), default=1, show_default=True, help="Severity of the faults, 1 to 3."
 )
 @click.option("--seed", default=0, show_default=True, help="Seed of the random numbers.")
+@json_errors_option
 def simulate(
     output: str,
     containers: int,

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kepler_core.cli.examples import examples
 from kepler_core.cli.export_files import new_folder, write_atomically, write_folder
 from kepler_core.cli.inputs import store_option
-from kepler_core.cli.output import json_option, print_json, print_table
+from kepler_core.cli.output import json_errors_option, json_option, print_json, print_table
 from kepler_core.cli.store_models import compare, show
 from kepler_core.errors import StoreError, UsageError
 from kepler_core.messages import printable
@@ -30,7 +31,7 @@ def store() -> None:
     """List, show, compare, check, import, export, prune and roll back the pipelines of a model store."""
 
 
-@store.command("list")
+@store.command("list", epilog=examples("store list -s models", "store list -s s3://bucket/folder --json"))
 @store_option()
 @json_option
 def list_(store: str, as_json: bool) -> None:
@@ -47,7 +48,7 @@ def list_(store: str, as_json: bool) -> None:
     _print_rows([[summary[key] for key in columns] for summary in summaries], columns)
 
 
-@store.command()
+@store.command(epilog=examples("store history quickstart -s models"))
 @click.argument("pipeline")
 @store_option()
 @click.option(
@@ -94,7 +95,7 @@ def history(pipeline: str, store: str, most: int, as_json: bool) -> None:
             click.echo(f"\nPage of the latest decision without a new version: {printable(pages[-1])}, below the store")
 
 
-@store.command()
+@store.command(epilog=examples("store rollback quickstart -s models", "store rollback quickstart 3 -s models"))
 @click.argument("pipeline")
 @click.argument("version", type=click.IntRange(min=1), required=False)
 @store_option()
@@ -125,7 +126,7 @@ def rollback(pipeline: str, version: int | None, store: str, as_json: bool) -> N
         click.echo(f"{pipeline}: version {version} is current (before: {before})")
 
 
-@store.command("import")
+@store.command("import", epilog=examples("store import pipeline.zip -s models --name mine"))
 @click.argument("location")
 @click.option("--name", metavar="NAME", help="Name of the pipeline in the store.  [default: its present name]")
 @store_option()
@@ -155,7 +156,7 @@ def import_(location: str, name: str | None, store: str, as_json: bool) -> None:
         click.echo(f"{own_name}: version {version} with {summary['models']} models")
 
 
-@store.command()
+@store.command(epilog=examples("store export quickstart -s models -o quickstart.zip"))
 @click.argument("pipeline")
 @click.option("--version", type=click.IntRange(min=1), help="Version to export.  [default: the current version]")
 @click.option(
@@ -187,6 +188,7 @@ def import_(location: str, name: str | None, store: str, as_json: bool) -> None:
     help="With --for: date of the training data (ISO 8601), for metadata and README.",
 )
 @store_option()
+@json_errors_option
 def export(
     pipeline: str,
     version: int | None,
@@ -230,7 +232,7 @@ def export(
     click.echo(f"{output}: {len(content)} bytes", err=True)
 
 
-@store.command()
+@store.command(epilog=examples("store verify -s models --all-versions"))
 @click.argument("pipelines", nargs=-1, metavar="[PIPELINE]...")
 @click.option(
     "--all-versions", is_flag=True, help="Check all stored versions of each pipeline, not only the current version."
@@ -263,7 +265,7 @@ def verify(pipelines: tuple[str, ...], all_versions: bool, store: str, as_json: 
         raise click.exceptions.Exit(1)
 
 
-@store.command()
+@store.command(epilog=examples("store prune --keep 3 -s models --dry-run"))
 @click.argument("pipelines", nargs=-1, metavar="[PIPELINE]...")
 @click.option(
     "--keep",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kepler_core.cli.examples import examples
 from kepler_core.cli.export_files import write_atomically
 from kepler_core.cli.inputs import store_option
 from kepler_core.cli.output import json_option, print_json, print_table, watts
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 _KEYS = ("source", "output_type", "feature_group", "trainer")
 
 
-@click.command()
+@click.command(epilog=examples("store show quickstart -s models"))
 @click.argument("pipeline", metavar="PIPELINE[@VERSION]")
 @store_option()
 @json_option
@@ -78,7 +79,7 @@ def _print_seen(models: list[StoredModel]) -> None:
             click.echo(f"  {ONE_RECORDING}")
 
 
-@click.command()
+@click.command(epilog=examples("store compare quickstart@1 quickstart@2 -s models"))
 @click.argument("first", metavar="PIPELINE[@VERSION]")
 @click.argument("second", metavar="PIPELINE[@VERSION]")
 @store_option()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
+from kepler_core.cli.examples import examples
 from kepler_core.cli.findings import finding_lines
 from kepler_core.cli.inputs import (
     idle_option,
@@ -50,7 +51,13 @@ if TYPE_CHECKING:
     from kepler_core.recording.observations import Observations
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "train default -i recording.json.gz -s models",
+        "train quickstart -i recording.json.gz -s models --set 'feature_groups=[BPFOnly]'",
+        "train default --host host.json --guest guest.csv --vm vm-a -s models",
+    )
+)
 @click.argument("pipeline")
 @input_option(required=False)
 @table_options

@@ -25,7 +25,7 @@ NAMES = tuple(SERVERS)
 PROGRAMS = tuple(name for name in NAMES if name != "meter")
 """The servers that are programs, too, because containers of kepler-model-server start programs with these names."""
 KEYS_OUTSIDE_OF_THE_OPTION_CLASS = re.compile(r"\[configuration key: ([A-Z_]+)")
-WITHOUT_KEY = {"config_dir", "settings", "help"}
+WITHOUT_KEY = {"config_dir", "json", "settings", "help"}
 
 
 def program(name: str) -> Path:

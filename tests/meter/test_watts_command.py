@@ -170,7 +170,7 @@ def test_estimates_do_not_import_what_training_needs(tmp_path):
 
 def test_readme_begins_with_the_watts_of_this_machine():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    block = re.search(r"(?ms)^```\n\$ kepler-model watts\n(.*?)^```$", readme)
+    block = re.search(r"(?ms)^```console\n\$ kepler-model watts\n(.*?)^```$", readme)
     assert block is not None
     assert readme[: block.start()].count("\n") < 25
     done = kepler("watts")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from kepler_core.cli.examples import examples
 from kepler_core.cli.output import json_option, print_json, print_table
 from kepler_core.errors import UsageError
 from kepler_core.json_files import indented_json
@@ -12,7 +13,7 @@ from kepler_core.machine import ATTRIBUTES
 _UNITS = {"memory": "GiB", "frequency": "MHz", "cores": "logical CPUs", "chips": "sockets"}
 
 
-@click.command()
+@click.command(epilog=examples("profile machine -o spec.json"))
 @click.option(
     "-o", "--output", metavar="FILE", help="Write the description to a file for --machine-spec of other commands."
 )

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import click
 
+from kepler_core.cli.examples import examples
 from kepler_core.cli.output import json_option, print_json
 from kepler_core.cli.tables import TableFiles
 from kepler_core.errors import EXIT_SOME_FAILED
 
 
-@click.command()
+@click.command(epilog=examples("machines fit measured.csv -s models"))
 @click.argument("table", metavar="TABLE.csv")
 @click.option("-s", "--store", default="models", show_default=True, help="Folder or URL of the model store.")
 @click.option("-n", "--name", default="machines", show_default=True, help="Name of the pipeline in the store.")

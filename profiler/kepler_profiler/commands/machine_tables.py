@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 import msgspec
 
+from kepler_core.cli.examples import examples
 from kepler_core.cli.output import json_option, print_json, print_table
 from kepler_core.errors import UsageError
 from kepler_core.messages import printable, quoted
@@ -20,7 +21,7 @@ from kepler_profiler.processors import (
 )
 
 
-@click.command("list")
+@click.command("list", epilog=examples("machines list", "machines list --instances"))
 @click.argument("text", required=False, default="")
 @click.option("--instances", "of_instances", is_flag=True, help="List families of cloud instances.")
 @json_option
@@ -58,7 +59,7 @@ def _cells(row: Processor | InstanceFamily) -> tuple[object, ...]:
     return row.family, row.provider, row.host_threads, row.host_chips, memory, ", ".join(row.processors)
 
 
-@click.command()
+@click.command(epilog=examples('machines show "Xeon Gold 6230"', "machines show m5.2xlarge"))
 @click.argument("name")
 @json_option
 def show(name: str, as_json: bool) -> None:

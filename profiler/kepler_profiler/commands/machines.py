@@ -7,6 +7,7 @@ from typing import Any
 import attrs
 import click
 
+from kepler_core.cli.examples import examples
 from kepler_core.cli.output import json_option, print_json, print_table
 from kepler_core.errors import KeplerError, UsageError, close_matches
 from kepler_core.machine import MachineSpec, read_machine_spec
@@ -52,7 +53,12 @@ class _Facts:
     year: int | None
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        'machines estimate --processor "Xeon Gold 6230" --chips 2 --memory 192',
+        "machines estimate --instance m5.2xlarge --load 0.5",
+    )
+)
 @click.option("--spec", "spec_file", metavar="FILE", help="Description of the machine, as `profile machine -o` writes.")
 @click.option("--processor", metavar="NAME", help="Name of the processor, e.g. 'Xeon Gold 6230'.")
 @click.option("--threads", type=int, help="Number of logical CPUs of all chips.")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from kepler_core.cli.examples import examples
 from kepler_core.cli.output import json_option, print_json, print_table
 from kepler_core.errors import StoreError, UsageError
 from kepler_core.machine import MachineSpec
@@ -49,7 +50,7 @@ def node_types() -> None:
     """List node types, match a machine with them, or add a machine to them."""
 
 
-@node_types.command("list")
+@node_types.command("list", epilog=examples("profile node-types list -s models"))
 @_node_types_options
 @json_option
 def list_(store: str | None, pipeline: str | None, index: str | None, as_json: bool) -> None:
@@ -76,7 +77,7 @@ def list_(store: str | None, pipeline: str | None, index: str | None, as_json: b
     )
 
 
-@node_types.command("match")
+@node_types.command("match", epilog=examples("profile node-types match -s models --spec other.json"))
 @_node_types_options
 @_spec_option
 @click.option(
@@ -139,7 +140,9 @@ def _match_row(where: str, match: Match) -> tuple[Any, ...]:
     )
 
 
-@node_types.command("add")
+@node_types.command(
+    "add", epilog=examples("profile node-types add -s models -p quickstart --spec other.json --member rack2")
+)
 @_node_types_options
 @_spec_option
 @click.option("--member", metavar="ID", help="Name of the machine in the node type's list of members.")

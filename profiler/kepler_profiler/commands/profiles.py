@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kepler_core.cli.examples import examples
 from kepler_core.cli.inputs import metric_prefix_option, read_all
-from kepler_core.cli.output import json_option, print_json, print_table
+from kepler_core.cli.output import json_errors_option, json_option, print_json, print_table
 from kepler_core.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 PROFILE_FILE = "profile.json"
 
 
-@click.command()
+@click.command(epilog=examples("profile build recording.json.gz --machine-spec spec.json -o built"))
 @click.argument("recordings", nargs=-1, metavar="RECORDING...")
 @click.option("--idle", metavar="FILE", multiple=True, help="Recording of the idle machine; can be repeated.")
 @click.option("--machine-spec", metavar="FILE", help="Description of the machine (see `profile machine`).")
@@ -72,7 +73,7 @@ def build(
     click.echo(f"\nWritten to {folder / PROFILE_FILE}" + (f" and {len(plots)} plots beside it." if plots else "."))
 
 
-@click.command()
+@click.command(epilog=examples("profile show built", "profile show models/quickstart#0"))
 @click.argument("profile", metavar="PROFILE")
 @json_option
 def show(profile: str, as_json: bool) -> None:
@@ -84,7 +85,7 @@ def show(profile: str, as_json: bool) -> None:
         print_profile(document)
 
 
-@click.command()
+@click.command(epilog=examples("profile compare before after -o both.png"))
 @click.argument("one", metavar="A")
 @click.argument("other", metavar="B")
 @click.option("-o", "--output", metavar="FILE", help="Write a plot that compares the two profiles (.png or .svg).")
@@ -108,7 +109,8 @@ def compare(one: str, other: str, output: str | None, as_json: bool) -> None:
     _print_comparison(comparison)
 
 
-@click.command()
+@click.command(epilog=examples("profile schema > profile.schema.json"))
+@json_errors_option
 def schema() -> None:
     """Print the JSON Schema of a profile."""
     from kepler_profiler.profile.document import json_schema

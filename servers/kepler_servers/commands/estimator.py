@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kepler_core.cli.configured_option import config_dir_option, configured_option
-from kepler_core.cli.output import json_option, print_json, print_table
+from kepler_core.cli.examples import examples
+from kepler_core.cli.output import json_errors_option, json_option, print_json, print_table
 from kepler_core.client import DEFAULT_SOCKET, EstimatorClient
 from kepler_servers.commands.deployment import configure_server_logging, log_options, store_in_volume
 
@@ -32,7 +33,12 @@ _DEFAULT_SERVICE = "kepler-model-server.kepler.svc.cluster.local"
 """The Kubernetes Service of kepler-model-server, which is also that program's default of `MODEL_SERVER_URL`."""
 
 
-@click.command("estimator")
+@click.command(
+    "estimator",
+    epilog=examples(
+        "serve estimator -s models", "serve estimator --model-server http://model-server:8100 --metrics-port 9103"
+    ),
+)
 @configured_option(
     "--socket",
     "path",
@@ -90,6 +96,7 @@ _DEFAULT_SERVICE = "kepler-model-server.kepler.svc.cluster.local"
 @log_options
 @config_dir_option
 @click.pass_context
+@json_errors_option
 def estimator(
     context: click.Context,
     path: str | None,
@@ -259,8 +266,15 @@ def estimator_commands() -> None:
     """Show the state of a running estimator."""
 
 
-@estimator_commands.command()
-@click.option("--socket", "path", default=DEFAULT_SOCKET, show_default=True, help="The estimator's socket.")
+@estimator_commands.command(epilog=examples("estimator status", "estimator status --socket /tmp/estimator.sock --json"))
+@configured_option(
+    "--socket",
+    "path",
+    key="ESTIMATOR_SOCKET",
+    default=DEFAULT_SOCKET,
+    show_default=True,
+    help="The estimator's socket.",
+)
 @json_option
 def status(path: str, as_json: bool) -> None:
     """Show the models that the estimator uses, the providers they came from, and the request counters."""

@@ -14,7 +14,8 @@ import attrs
 import click
 
 from kepler_core.cli.configured_option import config_dir_option, configured_option
-from kepler_core.cli.output import json_option, print_json, print_table
+from kepler_core.cli.examples import examples
+from kepler_core.cli.output import json_errors_option, json_option, print_json, print_table
 from kepler_core.errors import CollectorError, UsageError
 from kepler_core.vocabulary import COMPONENTS, ZONE_OF_COMPONENT
 from kepler_servers.commands.deployment import configure_server_logging, log_options
@@ -68,7 +69,12 @@ _tree_option = configured_option(
 )
 
 
-@click.command("meter")
+@click.command(
+    "meter",
+    epilog=examples(
+        "serve meter --metrics-port 8104", "serve meter -o powercap -o hwmon --watts-file /run/kepler-core/watts"
+    ),
+)
 @_tree_option
 @configured_option(
     "-o",
@@ -142,6 +148,7 @@ _tree_option = configured_option(
 @log_options
 @config_dir_option
 @click.pass_context
+@json_errors_option
 def meter(context: click.Context, /, **values: Any) -> None:
     """Publish the watts of this machine for Kepler, Prometheus and other programs.
 
@@ -256,7 +263,7 @@ def meter_commands() -> None:
     """Show what a running meter publishes."""
 
 
-@meter_commands.command()
+@meter_commands.command(epilog=examples("meter status", "meter status --json"))
 @_tree_option
 @config_dir_option
 @json_option

@@ -9,6 +9,8 @@ import click
 import msgspec
 
 from kepler_core.cli.configured_option import config_dir_option, configured_option
+from kepler_core.cli.examples import examples
+from kepler_core.cli.output import json_errors_option
 from kepler_core.errors import UsageError
 from kepler_servers.commands.deployment import (
     configure_server_logging,
@@ -20,7 +22,10 @@ from kepler_servers.commands.deployment import (
 DEFAULT_PORT = 8100
 
 
-@click.command("model-server")
+@click.command(
+    "model-server",
+    epilog=examples("serve model-server -s models", "serve model-server -s s3://bucket/folder --workers 2"),
+)
 @click.option(
     "-s",
     "--store",
@@ -53,6 +58,7 @@ DEFAULT_PORT = 8100
 @log_options
 @config_dir_option
 @click.pass_context
+@json_errors_option
 def model_server(
     context: click.Context,
     store: str | None,

@@ -8,16 +8,19 @@ from pathlib import Path
 import click
 
 from kepler_core.atomic_files import make_folders, whole_file
+from kepler_core.cli.examples import examples
+from kepler_core.cli.output import json_option, print_json
 from kepler_core.errors import UsageError
 
 FILES = ("rules.yaml", "power.json", "models.json")
 """Rules for Prometheus, and two dashboards for Grafana. They are in the folder `monitoring` of `kepler_config`."""
 
 
-@click.command()
+@click.command(epilog=examples("monitoring kepler-monitoring"))
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--force", is_flag=True, help="Replace files that exist.")
-def monitoring(folder: Path, force: bool) -> None:
+@json_option
+def monitoring(folder: Path, force: bool, as_json: bool) -> None:
     """Write rules for Prometheus and dashboards for Grafana to FOLDER.
 
     rules.yaml has recording and alerting rules (add it to rule_files of prometheus.yml). power.json and models.json
@@ -34,5 +37,8 @@ def monitoring(folder: Path, force: bool) -> None:
                 file.write((source / name).read_bytes())
     except OSError as error:
         raise UsageError(f"{folder}: {error.strerror or error}") from error
+    if as_json:
+        print_json({"files": [str(folder / name) for name in FILES]})
+        return
     for name in FILES:
         click.echo(folder / name)

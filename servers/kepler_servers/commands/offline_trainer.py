@@ -12,6 +12,8 @@ import click
 import msgspec
 
 from kepler_core.cli.configured_option import config_dir_option, configured_option
+from kepler_core.cli.examples import examples
+from kepler_core.cli.output import json_errors_option
 from kepler_core.errors import MissingExtraError, UsageError
 from kepler_servers.commands.deployment import (
     configure_server_logging,
@@ -44,7 +46,12 @@ class Size(click.ParamType):  # type: ignore[type-arg,unused-ignore]
         return int(match[1]) * _UNITS[match[2]]
 
 
-@click.command("offline-trainer")
+@click.command(
+    "offline-trainer",
+    epilog=examples(
+        "serve offline-trainer -s models", "serve offline-trainer -s models --host 0.0.0.0 --token-file token"
+    ),
+)
 @click.option(
     "-s",
     "--store",
@@ -172,6 +179,7 @@ class Size(click.ParamType):  # type: ignore[type-arg,unused-ignore]
 @log_options
 @config_dir_option
 @click.pass_context
+@json_errors_option
 def offline_trainer(
     context: click.Context,
     store: str | None,

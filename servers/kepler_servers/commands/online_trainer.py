@@ -13,6 +13,8 @@ import attrs
 import click
 
 from kepler_core.cli.configured_option import config_dir_option, configured_option
+from kepler_core.cli.examples import examples
+from kepler_core.cli.output import json_errors_option
 from kepler_core.cli.pipelines import set_option
 from kepler_core.cli.prometheus import access_options, headers_of, matchers_of, open_client, seconds_of
 from kepler_core.errors import UsageError, missing_extra
@@ -81,7 +83,9 @@ class Options:
     settings: tuple[str, ...]
 
 
-@click.command("online-trainer")
+@click.command(
+    "online-trainer", epilog=examples("serve online-trainer --server http://prom:9090 -s models --state state")
+)
 @configured_option(
     "--pipeline",
     key="ONLINE_TRAINER_PIPELINE",
@@ -221,6 +225,7 @@ class Options:
 @config_dir_option
 @set_option
 @click.pass_context
+@json_errors_option
 def online_trainer(context: click.Context, /, **values: Any) -> None:
     """Keep the models of a pipeline up to date with the nodes that a Prometheus server scrapes.
 

@@ -14,6 +14,8 @@ import click
 
 from kepler_core import kepler_names as names
 from kepler_core.atomic_files import check_output
+from kepler_core.cli.examples import examples
+from kepler_core.cli.output import json_errors_option
 from kepler_core.cli.prometheus import seconds_of
 from kepler_core.deadlines import DeadlineError
 from kepler_core.errors import CollectorError, KeplerError, RecordingError, UsageError, close_matches
@@ -45,7 +47,7 @@ _duration = click.option(
 )
 
 
-@pair.command()
+@pair.command(epilog=examples("pair host http://host:28282/metrics --vm vm-a --duration 20m -o host.json"))
 @click.argument("url")
 @_output
 @click.option(
@@ -57,6 +59,7 @@ _duration = click.option(
 )
 @_duration
 @click.option("--vm", help="End with an error at once if the host has no virtual machine with this vm_id or vm_name.")
+@json_errors_option
 def host(url: str, output: str, interval: float, duration: str, vm: str | None) -> None:
     """Record what Kepler 0.10 or later on the host reports (URL, e.g. http://host:28282/metrics).
 
@@ -93,7 +96,7 @@ def host(url: str, output: str, interval: float, duration: str, vm: str | None) 
     click.echo(f"{lines}, {len(failed)} failed ({failed[-1]})" if failed else lines, err=True)
 
 
-@pair.command()
+@pair.command(epilog=examples("pair guest --duration 20m -o guest.csv"))
 @_output
 @click.option(
     "--interval",
@@ -105,6 +108,7 @@ def host(url: str, output: str, interval: float, duration: str, vm: str | None) 
 @_duration
 @click.option("--node", help="Name of this machine in the table.  [default: its host name]")
 @click.option("--root", default="/", show_default=True, help="Folder that contains proc and sys.")
+@json_errors_option
 def guest(output: str, interval: float, duration: str, node: str | None, root: str) -> None:
     """Record the features that this virtual machine measures of itself (/proc, and hardware counters if it has any).
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kepler_core.cli.output import json_option, print_json, print_table
+from kepler_core.cli.examples import examples
+from kepler_core.cli.output import json_errors_option, json_option, print_json, print_table
 from kepler_core.errors import UsageError, close_matches, missing_extra
 from kepler_core.messages import quoted
 
@@ -25,7 +26,7 @@ def samples() -> None:
     """Show or export the samples that an online trainer has stored."""
 
 
-@samples.command()
+@samples.command(epilog=examples("samples show --state state"))
 @state_option
 @json_option
 def show(state: str, as_json: bool) -> None:
@@ -57,7 +58,7 @@ def show(state: str, as_json: bool) -> None:
         click.echo(f"\nthe power of {shift['node']} shifted at {utc(shift['since'])}: {lines}")
 
 
-@samples.command()
+@samples.command(epilog=examples("samples export --state state -o samples.parquet"))
 @state_option
 @click.option(
     "--node",
@@ -68,6 +69,7 @@ def show(state: str, as_json: bool) -> None:
 )
 @click.option("-o", "--output", metavar="FILE", required=True, help="The file to write (.parquet or .csv).")
 @click.option("--force", is_flag=True, help="Replace an existing file.")
+@json_errors_option
 def export(state: str, nodes: tuple[str, ...], output: str, force: bool) -> None:
     """Write the stored samples to one file.
 

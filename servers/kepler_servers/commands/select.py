@@ -9,6 +9,7 @@ from typing import Any
 import click
 import msgspec
 
+from kepler_core.cli.examples import examples
 from kepler_core.cli.inputs import store_option
 from kepler_core.cli.output import json_option, print_json, print_table
 from kepler_core.errors import UsageError
@@ -16,7 +17,12 @@ from kepler_core.machine import read_machine_spec
 from kepler_core.vocabulary import OUTPUT_TYPES
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "select -s models --request request.json",
+        "select -s models --metrics bpf_cpu_time_ms,bpf_page_cache_hit --machine-spec spec.json",
+    )
+)
 @store_option()
 @click.option("--request", metavar="FILE", help="File with the JSON body of a POST /model; - means standard input.")
 @click.option(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kepler_core.cli.examples import examples
 from kepler_core.cli.output import json_option, print_json, watts
 from kepler_core.cli.pipelines import set_option
 from kepler_core.errors import EXIT_SOME_FAILED, UsageError
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 _POLL_SECONDS = 0.5
 
 
-@click.command()
+@click.command(epilog=examples("submit quickstart -i recording.json.gz --wait -o pipeline.zip"))
 @click.argument("pipeline")
 @click.option(
     "-i",

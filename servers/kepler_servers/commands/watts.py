@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kepler_core.cli.configured_option import config_dir_option
+from kepler_core.cli.examples import examples
 from kepler_core.cli.output import json_option
 from kepler_core.errors import MeterError
 from kepler_servers.commands.meter_options import machine_options, meter_settings
@@ -29,7 +30,7 @@ FIRST_READING_SECONDS = 10.0
 """Maximum time to wait for the first reading. The host of a virtual machine may write only every five seconds."""
 
 
-@click.command()
+@click.command(epilog=examples("watts", "watts --watch --interval 5", "watts --instance m5.2xlarge --json"))
 @click.option("--watch", is_flag=True, help="Print a line for each period, until Ctrl-C.")
 @click.option(
     "--interval",
@@ -144,4 +145,8 @@ def _show(report: Report, as_json: bool, watch: bool) -> None:
     elif watch:
         click.echo(report.line())
     else:
-        click.echo("\n".join(report.lines()))
+        from kepler_core.cli.output import terminal_width
+        from kepler_servers.meter.report import NARROWEST, WIDTH
+
+        width = max(NARROWEST, min(WIDTH, terminal_width() or WIDTH))
+        click.echo("\n".join(report.lines(width)))

@@ -13,7 +13,9 @@ from kepler_core.metering import Power, Reading
 from kepler_servers.meter.this_machine import ThisMachine
 
 WIDTH = 100
-"""Maximum length of a line."""
+"""Maximum length of a line, unless the terminal is narrower."""
+NARROWEST = 40
+"""Lines are not made shorter than this, in characters."""
 BAR_CHARACTERS = 48
 _LABEL_CHARACTERS = 11
 _SUBJECTS = {"platform": "This machine draws", "package": "The processors of this machine draw"}
@@ -42,29 +44,29 @@ class Report:
     not_used: Sequence[str]
     """Why more trusted sources are not used, one sentence each."""
 
-    def lines(self) -> list[str]:
-        """Return the lines of text for people."""
+    def lines(self, width: int = WIDTH) -> list[str]:
+        """Return the lines of text for people, of at most `width` characters, which is at least `NARROWEST`."""
         reading = self.reading
         main = reading.power[reading.main]
         subject = _SUBJECTS.get(reading.main, f"The {_COMPONENTS[reading.main]} draw")
         if self.machine.virtual is not None and reading.main == "platform":
             subject = "This virtual machine draws"
         lines = [
-            f"{subject} {watts(main.watts)} (90 % interval: {_range(main)})",
-            f"{_KINDS[reading.provenance.kind]}",
+            *_wrapped(f"{subject} {watts(main.watts)} (90 % interval: {_range(main)})", "", width),
+            *_wrapped(_KINDS[reading.provenance.kind], "", width),
             "",
-            *self._table(main),
+            *self._table(main, width),
             "",
-            *self._scale(main),
-            *_labelled("source", self._source()),
-            *_labelled("machine", self.machine.description),
+            *self._scale(main, width),
+            *_labelled("source", self._source(), width),
+            *_labelled("machine", self.machine.description, width),
         ]
         if self.machine.virtual is not None:
-            lines += _labelled("share", self._share())
-            lines += _labelled("virtual", self.machine.virtual)
-        lines += _section("Reasons to doubt the watts", [EXPLANATIONS.get(flag, flag) for flag in reading.flags])
-        lines += _section("What would make the watts more certain", self.better)
-        lines += _section("More trusted sources that do not work here", self.not_used)
+            lines += _labelled("share", self._share(), width)
+            lines += _labelled("virtual", self.machine.virtual, width)
+        lines += _section("Reasons to doubt the watts", [EXPLANATIONS.get(flag, flag) for flag in reading.flags], width)
+        lines += _section("What would make the watts more certain", self.better, width)
+        lines += _section("More trusted sources that do not work here", self.not_used, width)
         return lines
 
     def document(self) -> dict[str, Any]:
@@ -105,7 +107,7 @@ class Report:
         load = "load  -  " if self.load is None else f"load {100 * self.load:3.0f} %"
         return f"{watts(main.watts):>8}  ({_range(main)})  {load}  {self.reading.provenance.name}"
 
-    def _table(self, main: Power) -> list[str]:
+    def _table(self, main: Power, width: int) -> list[str]:
         reading = self.reading
         rows: list[tuple[str, Power | None, str]] = [("idle", reading.idle, "")]
         load = "" if self.load is None else f"load {100 * self.load:.0f} %"
@@ -119,21 +121,25 @@ class Report:
         if self.whole is not None:
             rows.append(("at the plug", self.whole, "now, estimated by the machine formula"))
         known = [(label, power, remark) for label, power, remark in rows if power is not None]
-        return [
-            f"  {label:<14}{watts(power.watts):>8}   {_range(power):<18}{remark}".rstrip()
-            for label, power, remark in known
-        ]
+        lines = []
+        for label, power, remark in known:
+            numbers = f"  {label:<14}{watts(power.watts):>8}   {_range(power):<18}"
+            if len(numbers) + len(remark) <= width:
+                lines.append((numbers + remark).rstrip())
+            else:
+                lines += [numbers.rstrip(), *_wrapped(remark, " " * 16, width)]
+        return lines
 
-    def _scale(self, main: Power) -> list[str]:
+    def _scale(self, main: Power, width: int) -> list[str]:
         """Return a text picture of the interval, on a scale from 0 W to the interval's upper end or full load."""
         end = max([main.upper, *(power.upper for power in (self.reading.full,) if power is not None)])
         if end <= 0:
             return []
+        characters = min(BAR_CHARACTERS, width - len(f"  0 W  {watts(end)}"))
         low, here, high = (
-            min(round(value / end * (BAR_CHARACTERS - 1)), BAR_CHARACTERS - 1)
-            for value in (main.lower, main.watts, main.upper)
+            min(round(value / end * (characters - 1)), characters - 1) for value in (main.lower, main.watts, main.upper)
         )
-        bar = ["·"] * BAR_CHARACTERS
+        bar = ["·"] * characters
         bar[low : high + 1] = ["━"] * (high + 1 - low)
         bar[here] = "●"
         return [f"  0 W {''.join(bar)} {watts(end)}", ""]
@@ -167,17 +173,17 @@ def _range(power: Power) -> str:
     return f"{low} to {high}"
 
 
-def _labelled(label: str, text: str) -> list[str]:
-    return _wrapped(text, f"{label:<{_LABEL_CHARACTERS}}")
+def _labelled(label: str, text: str, width: int) -> list[str]:
+    return _wrapped(text, f"{label:<{_LABEL_CHARACTERS}}", width)
 
 
-def _section(title: str, sentences: Sequence[str]) -> list[str]:
-    lines = [line for sentence in sentences for line in _wrapped(sentence, "  - ")]
+def _section(title: str, sentences: Sequence[str], width: int) -> list[str]:
+    lines = [line for sentence in sentences for line in _wrapped(sentence, "  - ", width)]
     return ["", f"{title}:", *lines] if lines else []
 
 
-def _wrapped(text: str, begin: str) -> list[str]:
-    """Return a text in lines of at most `WIDTH` characters. The first line starts with `begin`."""
+def _wrapped(text: str, begin: str, width: int) -> list[str]:
+    """Return a text in lines of at most `width` characters. The first line starts with `begin`."""
     return textwrap.wrap(
-        text, WIDTH, initial_indent=begin, subsequent_indent=" " * len(begin), break_on_hyphens=False
+        text, width, initial_indent=begin, subsequent_indent=" " * len(begin), break_on_hyphens=False
     ) or [begin]

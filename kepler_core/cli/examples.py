@@ -1,0 +1,29 @@
+"""Examples in the help texts of commands."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+TITLE = "Examples:"
+"""The line before the examples of a command."""
+PROGRAM = "kepler-model"
+WIDEST_CHARACTERS = 76
+"""Longer examples continue in the next line, so that they fit into a terminal with 80 columns."""
+
+
+def examples(*commands: str) -> str:
+    """Return the end of a command's help text (`epilog`) with examples of calls, without the name of the program."""
+    lines = (line for command in commands for line in _lines(f"{PROGRAM} {command}"))
+    return "\n".join(["\b", TITLE, *lines])
+
+
+def _lines(command: str) -> Iterator[str]:
+    """Yield the lines of an example. A long example continues before an option."""
+    line = " "
+    for part in re.split(r" (?=-)", command):
+        if line.strip() and len(line) + 1 + len(part) > WIDEST_CHARACTERS:
+            yield f"{line} \\"
+            line = "   "
+        line += f" {part}"
+    yield line
