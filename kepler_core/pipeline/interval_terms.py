@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 import attrs
+import msgspec
 import numpy as np
 
 from kepler_core.arrays import BoolArray, FloatArray, IntArray
@@ -16,6 +17,7 @@ from kepler_core.honesty.interval import (
     MACHINE_PRIOR_LOADED,
     NORMAL_QUANTILE,
     SESSION_PRIOR,
+    half_width,
 )
 from kepler_core.pipeline.node_gains import MIN_NODES, with_own_gains
 from kepler_core.pipeline.rows import TrainingRows
@@ -30,6 +32,9 @@ PRIOR_FREEDOM = 3
 the variance is finite, so the prior is as weak as possible: it says with a probability of 90 % that the standard
 deviation is between 0.62 and 2.9 times the stated one. It counts as much as the deviations of four measured nodes from
 their mean."""
+MIN_CALIBRATION_NODES = 20
+"""Minimum number of nodes to calibrate the intervals on held-out nodes. The smallest number with which the conformal
+quantile is not the largest score is 9. With 20 nodes, the standard deviation of the coverage is about 7 %."""
 MIN_HALF_SAMPLES = 5
 """Minimum number of a node's samples in the lower (or upper) half of the power range to measure the node's error there.
 If a node has fewer samples in this half, all its samples are used."""
@@ -60,7 +65,8 @@ def interval_terms(
 
     The quantiles come from the split `regimes` or `blocks`, whichever has the larger error. If there are at least
     `MIN_NODES` nodes, the gain of each node is removed from the errors first, because the term between machines
-    contains these gains.
+    contains these gains. If there are at least `MIN_CALIBRATION_NODES` nodes, all terms are then multiplied by one
+    factor (see `calibration`).
     """
     measured = rows.node_watts[component]
     lowest, highest = float(measured.min()), float(measured.max())
@@ -73,7 +79,7 @@ def interval_terms(
     # the prior of the term between sessions is not needed.
     prior = 0.0 if machine is not None else SESSION_PRIOR * (highest - lowest)
     idle, loaded = machine or (MACHINE_PRIOR_IDLE, MACHINE_PRIOR_LOADED)
-    return IntervalTerms(
+    terms = IntervalTerms(
         lowest=_rounded(lowest),
         highest=_rounded(highest),
         edges=[_rounded(edge) for edge in edges],
@@ -84,6 +90,44 @@ def interval_terms(
         noise=_rounded(_noise(rows, measured)),
         session_measured=session is not None,
         machine_measured=machine is not None,
+    )
+    factor = 1.0
+    if "nodes" in samples:
+        new = samples["nodes"]
+        half = half_width(terms, new.predicted, np.zeros(len(new.predicted), dtype=bool))
+        factor = calibration(np.abs(new.error), half, new.node)
+    return _multiplied(terms, factor)
+
+
+def calibration(error: FloatArray, half: FloatArray, node: IntArray) -> float:
+    """Return the factor of the half-widths with which the intervals contain `LEVEL` of the samples of new nodes.
+
+    The terms of an interval are measured one by one. Their root sum of squares may cover more or less than `LEVEL`,
+    because the errors are not independent and not normally distributed. So this is a second, conformal step: the factor
+    is the quantile of error ÷ half-width over held-out nodes. The samples of one node are not independent, so each node
+    has the weight 1, divided among its samples, and a further node of which nothing is known has an infinite score
+    (weighted split conformal prediction by groups; Dunn, Wasserman, Ramdas, "Distribution-Free Prediction Sets for
+    Two-Layer Hierarchical Models", 2023). All arrays have the shape (samples,). Returns 1 if there are fewer than
+    `MIN_CALIBRATION_NODES` nodes, or if a half-width is 0.
+    """
+    _, number, counts = np.unique(node, return_inverse=True, return_counts=True)
+    if len(counts) < MIN_CALIBRATION_NODES or not np.all(half > 0):
+        return 1.0
+    scores = error / half
+    order = np.argsort(scores)
+    covered = np.cumsum(1.0 / counts[number.reshape(-1)[order]]) / (len(counts) + 1)
+    position = min(int(np.searchsorted(covered, LEVEL - 1e-9)), len(scores) - 1)
+    return float(scores[order][position])
+
+
+def _multiplied(terms: IntervalTerms, factor: float) -> IntervalTerms:
+    """Return the terms of intervals that are `factor` times as wide."""
+    return msgspec.structs.replace(
+        terms,
+        quantiles=[_rounded(factor * quantile) for quantile in terms.quantiles],
+        session=_rounded(factor * terms.session),
+        machine_idle=_rounded(factor * terms.machine_idle),
+        machine_loaded=_rounded(factor * terms.machine_loaded),
     )
 
 

@@ -23,7 +23,7 @@ import bisect
 import functools
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Literal, Protocol
 
 import attrs
 
@@ -55,7 +55,7 @@ _MAX_IDLE_PART = 0.95
 _MIN_FULL_BY_IDLE = 1.05
 _MAX_WATTS = 50_000.0
 """No single machine draws more watts. A description that results in more is taken as wrong."""
-_IDLE_METER_ERROR = 0.03
+IDLE_METER_ERROR = 0.03
 """Assumed error of an idle power that a user states, as a fraction."""
 _CONTRADICTION = 4.0
 """If a stated idle power differs from the formula's by more than this factor, the description is taken as wrong."""
@@ -114,6 +114,22 @@ class GuestPower:
     idle_share: IdleShare
     error_class: str
     reasons: tuple[str, ...]
+
+
+class MachinePowers(Protocol):
+    """Estimates the power of machines from their description: the machine formula, or a model that replaces it."""
+
+    @property
+    def guest_factor(self) -> Sequence[float]:
+        """Lowest and highest factor of the dynamic power of a guest if the load of its host is not known."""
+
+    def estimate(
+        self, machine: MachineDescription, load: float, *, idle_watts: float | None = None
+    ) -> Estimate | NoEstimate:
+        """Return the AC power of a whole machine at a load from 0 to 1; see `MachineFormula.estimate`."""
+
+    def shape(self, machine: MachineDescription) -> Sequence[float]:
+        """Return the part of the power between idle and full load at each load in `LEVELS`."""
 
 
 class MachineFormula:
@@ -175,7 +191,7 @@ class MachineFormula:
         usual_idle, usual_full = self.ends(machine)
         if usual_full > _MAX_WATTS:
             return NoEstimate((f"{machine.threads} threads would draw {usual_full:,.0f} W: no such machine is known",))
-        error_class, reasons = self.error_class(machine), list(self._reasons(machine))
+        error_class, reasons = self.error_class(machine), list(self.reasons(machine))
         if idle_watts is not None:
             if not 0.5 <= idle_watts <= _MAX_WATTS:
                 raise UsageError(f"{idle_watts} W is no idle power of a machine; give 0.5 to {_MAX_WATTS:g} W")
@@ -194,7 +210,7 @@ class MachineFormula:
         if idle_watts is not None:
             # At idle, only the error of the stated idle power remains. It grows with the part that the load adds.
             part = min((watts - idle) / max(0.1 * (full - idle), 1e-9), 1.0)
-            error = _IDLE_METER_ERROR * idle
+            error = IDLE_METER_ERROR * idle
             lower = watts - error - part * max(watts - error - lower, 0.0)
             upper = watts + error + part * max(upper - watts - error, 0.0)
             lower = max(lower, idle - error)
@@ -210,6 +226,21 @@ class MachineFormula:
         errors = residuals["+".join(machine.missing)].mape
         return sum(errors) / len(errors)
 
+    @property
+    def guest_factor(self) -> Sequence[float]:
+        """Bounds of the dynamic power of a guest, divided by the power if the host's load is not known."""
+        return self.document.guest_factor
+
+    def class_factor(self, machine: MachineDescription) -> float:
+        """Return the smallest factor between the estimate and the ends of the interval of the machine's class."""
+        return self.document.classes[self.error_class(machine)].factor
+
+    def missing_factor(self, machine: MachineDescription, *, idle_known: bool) -> float:
+        """Return the mean error of machines that lack the same facts, divided by that of fully described machines."""
+        residuals = self.document.residuals_by_idle if idle_known else self.document.residuals
+        errors, complete = residuals["+".join(machine.missing)].mape, residuals[""].mape
+        return max(sum(errors) / sum(complete), 1.0)
+
     def _factors(self, error_class: str, residuals: Residuals, load: float) -> tuple[float, float]:
         """Return the lower and the upper end of the interval, as factors of the watts."""
         width = self.document.classes[error_class]
@@ -217,7 +248,7 @@ class MachineFormula:
         high = max(_at(load, residuals.upper) * width.scale, math.log(width.factor))
         return math.exp(low), math.exp(high)
 
-    def _reasons(self, machine: MachineDescription) -> list[str]:
+    def reasons(self, machine: MachineDescription) -> list[str]:
         error_class = self.error_class(machine)
         reasons = [] if error_class == "server" else [self.document.classes[error_class].about]
         reasons += [f"{_FACTS[fact]}, so a usual value stands for it" for fact in machine.missing]
@@ -269,7 +300,7 @@ def guest_share(
     host_load: float | None = None,
     idle_share: IdleShare = "reservation",
     idle_watts: float | None = None,
-    formula: MachineFormula | None = None,
+    powers: MachinePowers | None = None,
 ) -> GuestPower | NoEstimate:
     """Return the power of a virtual machine that has `virtual_cpus` threads of a host.
 
@@ -277,12 +308,13 @@ def guest_share(
     power by its reserved threads (or nothing, with `idle_share` "none"), and the dynamic power of its work. A host's
     power is not linear, so the watts of the same work depend on the work of all guests. If `host_load` is not known,
     the interval allows for the factors 0.72 to 1.75, which cover 90 % of all loads of the measured machines.
-    `idle_watts` is the measured idle power of the host.
+    `idle_watts` is the measured idle power of the host. `powers` estimates the host's power; by default, it is the
+    formula with the shipped coefficients.
 
     Returns `NoEstimate` if the guest has more virtual CPUs than its host has threads, or if the host has no estimate.
     Raises `UsageError` if a number is out of its range.
     """
-    formula = formula or published()
+    powers = powers or published()
     _check_load(busy)
     if host_load is not None:
         _check_load(host_load)
@@ -291,7 +323,7 @@ def guest_share(
     if virtual_cpus > host.threads:
         return NoEstimate((f"the guest has {virtual_cpus} virtual CPUs, but the host only {host.threads} threads",))
     share = virtual_cpus / host.threads
-    at_idle, at_full = (formula.estimate(host, load, idle_watts=idle_watts) for load in (0.0, 1.0))
+    at_idle, at_full = (powers.estimate(host, load, idle_watts=idle_watts) for load in (0.0, 1.0))
     if isinstance(at_idle, NoEstimate):
         return at_idle
     if isinstance(at_full, NoEstimate):
@@ -299,13 +331,13 @@ def guest_share(
     reasons = list(at_full.reasons)
     work = share * busy * (at_full.full - at_full.idle)
     if host_load is None:
-        slope, (low, high) = 1.0, formula.document.guest_factor
+        slope, (low, high) = 1.0, powers.guest_factor
         reasons.append(
             f"the load of the host is not known, so the dynamic part can be {low:.2f} to {high:.2f} times as high"
         )
     else:
         load = max(host_load, share * busy, LEVELS[1])
-        slope = _at(load, formula.shape(host)) / load
+        slope = _at(load, powers.shape(host)) / load
         low, high = slope, slope
     idle = share * at_idle.idle if idle_share == "reservation" else 0.0
     # The interval of the dynamic part: the errors of the formula at full load, and the factor of the host's load.

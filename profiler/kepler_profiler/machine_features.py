@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from kepler_profiler.formula_document import published_formula
-from kepler_profiler.machine_description import MachineDescription, imputed_values
+from kepler_profiler.machine_description import MEASURED_VENDORS, MachineDescription, imputed_values
 from kepler_profiler.machine_tables import EXTRA_FACTS, MeasuredMachine
 
 LOAD = "machine_load"
@@ -17,13 +17,18 @@ REFERENCE = "machine_tdp_w"
 MIN_MACHINES_OF_VENDOR = 8
 """A vendor of machines gets a feature if the table has at least this number of the vendor's machines."""
 MAX_VENDORS = 20
+YEAR = "machine_year"
+"""Name of the feature with the year of the hardware."""
+IDLE_RATIO = "machine_idle_per_w"
+"""Name of the feature with the known idle power, divided by the feature `REFERENCE`."""
 _NOT_IN_NAMES = re.compile(r"[^a-z0-9]+")
-_VENDOR = "machine_vendor_"
+VENDOR_PREFIX = "machine_vendor_"
+"""Beginning of the names of the vendors' features."""
 
 
 def vendor_feature(vendor: str) -> str:
     """Return the name of the feature that is 1 for the machines of a vendor, and 0 for all other machines."""
-    return _VENDOR + (_NOT_IN_NAMES.sub("_", vendor.casefold()).strip("_")[:40] or "unnamed")
+    return VENDOR_PREFIX + (_NOT_IN_NAMES.sub("_", vendor.casefold()).strip("_")[:40] or "unnamed")
 
 
 def vendors_of(machines: Sequence[MeasuredMachine]) -> tuple[str, ...]:
@@ -35,14 +40,15 @@ def vendors_of(machines: Sequence[MeasuredMachine]) -> tuple[str, ...]:
 
 def machine_features(
     machine: MachineDescription,
-    facts: Mapping[str, float],
+    facts: Mapping[str, float] | None,
     words: Mapping[str, str],
     vendors: Sequence[str],
     idle_watts: float | None = None,
 ) -> dict[str, float]:
     """Return the features of a machine by name, without the load. All of them are at least 0.
 
-    `facts` has some of `EXTRA_FACTS`; unknown ones are 0. `vendors` are the names of the vendors' features (see
+    `facts` has some of `EXTRA_FACTS`; unknown ones are 0. With None, the features are only the facts that every machine
+    knows of itself. `vendors` are the names of the vendors' features (see
     `vendors_of`). `idle_watts` is the idle power, for models that use it. Usual values replace an unknown thermal
     design power, memory or year.
     """
@@ -50,7 +56,6 @@ def machine_features(
     chip = usual["tdp"] if machine.tdp_watts is None else machine.tdp_watts
     memory = usual["memory"] if machine.memory_gib is None else machine.memory_gib
     reference = chip * machine.known_chips
-    extra = {name: facts.get(name, 0.0) for name in EXTRA_FACTS}
     vendor = vendor_feature(words["vendor"]) if "vendor" in words else ""
     features = {
         REFERENCE: reference,
@@ -60,17 +65,32 @@ def machine_features(
         "machine_threads": float(machine.threads),
         "machine_threads_per_core": machine.threads / machine.known_cores,
         "machine_memory_gib": memory,
-        "machine_year": usual["year"] if machine.year is None else float(machine.year),
+        YEAR: usual["year"] if machine.year is None else float(machine.year),
         "machine_is_amd": float(machine.vendor == "amd"),
+        "machine_is_other_vendor": float(machine.vendor not in (None, *MEASURED_VENDORS)),
+        "machine_is_client": float(machine.client),
         "machine_cores_per_w": machine.known_cores / reference,
         "machine_memory_per_w": memory / reference,
-        **{f"machine_{name}": value for name, value in extra.items()},
+        **({} if facts is None else _extra_features(machine, facts, reference)),
+        **{name: float(name == vendor) for name in vendors},
+    }
+    if idle_watts is not None:
+        features[IDLE_RATIO] = idle_watts / reference
+    return features
+
+
+def _extra_features(machine: MachineDescription, facts: Mapping[str, float], reference: float) -> dict[str, float]:
+    """Return the features that need `EXTRA_FACTS`."""
+    extra = {name: facts.get(name, 0.0) for name in EXTRA_FACTS}
+    return {
+        **{extra_feature(name): value for name, value in extra.items()},
         "machine_clock_per_w": machine.known_cores * extra["frequency_mhz"] / reference,
         "machine_dimms_per_w": extra["dimm_count"] / reference,
         "machine_l3_per_core": extra["l3_mb"] * machine.known_chips / machine.known_cores,
         "machine_psu_per_w": extra["psu_rating_w"] / reference,
-        **{name: float(name == vendor) for name in vendors},
     }
-    if idle_watts is not None:
-        features["machine_idle_per_w"] = idle_watts / reference
-    return features
+
+
+def extra_feature(fact: str) -> str:
+    """Return the name of the feature with one of `EXTRA_FACTS`."""
+    return f"machine_{fact}"

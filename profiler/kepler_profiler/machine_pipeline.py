@@ -12,10 +12,14 @@ from kepler_core.errors import TableError
 from kepler_core.yaml_documents import encode_yaml
 from kepler_profiler.machine_features import LOAD, REFERENCE, machine_features, vendors_of
 from kepler_profiler.machine_tables import MeasuredMachine
+from kepler_profiler.processors import lookup
 
 MIN_MACHINES = 20
 """Smallest number of machines to train from. With fewer, the errors on held-out machines mean little."""
 TRAINER = "MachinePowerTrainer"
+MIN_PROCESSORS = 20
+"""With at least this number of processors, all machines with a processor are held out together. So the errors and
+intervals are those of machines whose processor is not in the table. With fewer, machines with equal facts are."""
 _MAX_ROWS = 20_000
 _FOLDS = 5
 
@@ -30,26 +34,23 @@ class MachinePipeline:
 
 
 def write_machine_pipeline(
-    machines: Sequence[MeasuredMachine], name: str, folder: Path, *, with_idle: bool = False
+    machines: Sequence[MeasuredMachine], name: str, folder: Path, *, with_idle: bool = False, basic: bool = False
 ) -> MachinePipeline:
     """Write a table with one row per machine and load, and a pipeline for this table, into a folder.
 
     With `with_idle`, the measured idle power of a machine is one of the features, and machines without a measurement at
-    idle are left out. Raises `TableError` if there are fewer than `MIN_MACHINES` machines.
+    idle are left out. With `basic`, the features are only the facts that every machine knows of itself. Raises
+    `TableError` if there are fewer than `MIN_MACHINES` machines.
     """
     usable = [machine for machine in machines if not with_idle or machine.loads[0] == 0]
     if len(usable) < MIN_MACHINES:
         measured = " with a measurement at idle" if with_idle else ""
         raise TableError(f"{len(usable)} machines{measured}; a model needs at least {MIN_MACHINES}")
-    vendors = vendors_of(usable)
+    vendors = () if basic else vendors_of(usable)
     rows: list[dict[str, object]] = []
-    # Machines with equal facts share a node, because validation holds out whole nodes: if one of two equal machines
-    # were held out, the model would already know its power from the other one.
-    configurations: dict[object, int] = {}
-    for machine in usable:
+    for machine, node in zip(usable, nodes_of(usable), strict=True):
         idle = float(machine.watts[0]) if with_idle else None
-        node = f"configuration {configurations.setdefault(machine.description, len(configurations) + 1)}"
-        facts = machine_features(machine.description, machine.facts, machine.words, vendors, idle)
+        facts = machine_features(machine.description, None if basic else machine.facts, machine.words, vendors, idle)
         for load, watts in zip(machine.loads, machine.watts, strict=True):
             rows.append({"node": node, "platform_power": float(watts), LOAD: float(load), **facts})
     features = (LOAD, *(key for key in rows[0] if key not in ("node", "platform_power", LOAD)))
@@ -71,3 +72,30 @@ def write_machine_pipeline(
     }
     pipeline.write_text(encode_yaml(document), encoding="utf-8")
     return MachinePipeline(table, pipeline, features)
+
+
+def nodes_of(machines: Sequence[MeasuredMachine]) -> list[str]:
+    """Return the name of each machine's node.
+
+    Validation holds out whole nodes. Equal machines share a node: if one of them were held out, the model would already
+    know its power from the others. If there are enough processors, so do all machines with the same processor.
+    """
+    processors = [_processor(machine) for machine in machines]
+    if None not in processors and len(set(processors)) >= MIN_PROCESSORS:
+        return [str(processor) for processor in processors]
+    configurations: dict[object, int] = {}
+    return [f"configuration {configurations.setdefault(one.description, len(configurations) + 1)}" for one in machines]
+
+
+def _processor(machine: MeasuredMachine) -> str | None:
+    """Return the name of a machine's processor; None if the table does not have it."""
+    name = machine.words.get("processor") or machine.words.get("cpu_name")
+    if not name:
+        return None
+    row = lookup(name)
+    return " ".join(name.casefold().split())[:100] if row is None else row.model
+
+
+def has_extra_facts(machines: Sequence[MeasuredMachine]) -> bool:
+    """Return whether a table has facts that a machine does not know of itself (see `machine_features`)."""
+    return any(machine.facts for machine in machines) or bool(vendors_of(machines))

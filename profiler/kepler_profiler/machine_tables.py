@@ -160,7 +160,8 @@ def _spec_machine(raw: RawTable, cells: Mapping[str, str], row: int) -> Measured
         facts["hw_year"] = float(year[0])
     known = {name: value for name, value in facts.items() if math.isfinite(value)}
     loads = np.array(sorted(watts))
-    words = {"vendor": cells["hardware vendor"]} if cells.get("hardware vendor") else {}
+    words = {"vendor": cells.get("hardware vendor", ""), "processor": cells.get("processor", "")}
+    words = {name: word for name, word in words.items() if word}
     return _machine(
         f"{cells.get('system', '')} {raw.place(row)}", cells.get("processor", ""), known, words, loads,
         np.array([watts[load] for load in loads]),

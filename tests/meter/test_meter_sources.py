@@ -13,10 +13,10 @@ from support.synthetic_machine import SyntheticMachine
 from kepler_core.errors import MeterError
 from kepler_core.metering import Observation, Power, Provenance, Reading
 from kepler_plugins.outputs.powercap import PowercapOutput
-from kepler_servers.meter.sources import hwmon
 from kepler_servers.meter.sources.hwmon import HwmonSource
 from kepler_servers.meter.sources.msr import MsrSource
 from kepler_servers.meter.sources.powercap import PowercapSource, ProvidedTreeSource
+from kepler_servers.meter.sources.sensor_check import FROZEN_SECONDS
 
 RANGE = 262_143_328_850
 
@@ -293,7 +293,7 @@ def test_sensor_that_does_not_follow_the_load(machine):
     sensor(machine, "hwmon0", "power_meter", power1_average=182_000_000)
     source = HwmonSource(machine.root, clock=machine.monotonic)
     source.read(observation(machine, load=0.1))
-    machine.now += hwmon.FROZEN_SECONDS + 1
+    machine.now += FROZEN_SECONDS + 1
     assert source.read(observation(machine, load=0.1)) is not None
     with pytest.raises(MeterError, match="although the load changes"):
         source.read(observation(machine, load=0.9))

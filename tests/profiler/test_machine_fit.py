@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -37,12 +38,7 @@ def table(path: Path) -> Path:
     return path
 
 
-def test_a_table_of_machines_becomes_a_stored_model(tmp_path: Path) -> None:
-    store = tmp_path / "models"
-    done = kepler("machines", "fit", table(tmp_path / "own.csv"), "-s", store, "-n", "own", "-j", "1", "--json")
-    assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout)
-    assert (report["machines"], report["left_out"]) == (30, [])
+def test_a_table_of_machines_becomes_a_stored_model(store: Path) -> None:
     (stored,) = read_models(open_store(str(store)).snapshot("own"))
     assert stored.trainer == "MachinePowerTrainer"
     assert stored.metadata["honesty"]["intervals"]["platform"]["machine_measured"]
@@ -52,6 +48,85 @@ def test_a_table_of_machines_becomes_a_stored_model(tmp_path: Path) -> None:
     rows = np.array([[{**features, LOAD: load}.get(name, 0.0) for name in model.features] for load in (0.0, 0.5, 1.0)])
     watts = model.predict(rows)["platform"]
     assert 0 < watts[0] < watts[1] < watts[2]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with the pipelines `own` and, for a known idle power, `own-idle`."""
+    folder = tmp_path_factory.mktemp("machines")
+    own = table(folder / "own.csv")
+    for arguments in (("-n", "own"), ("-n", "own-idle", "--with-idle")):
+        done = kepler("machines", "fit", own, "-s", folder / "models", "-j", "1", *arguments)
+        assert done.returncode == 0, done.stderr
+    return folder / "models"
+
+
+MACHINE = ("--threads", "64", "--cores", "32", "--chips", "2", "--memory", "80", "--tdp", "150", "--year", "2015")
+
+
+def estimated(store: Path, *arguments: str) -> Any:
+    done = kepler("machines", "estimate", *MACHINE, "-s", store, *arguments, "--json")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_a_described_machine_is_estimated_with_a_stored_model(store: Path) -> None:
+    """Machines of the table draw 0.4 (idle) to 1.4 (full load) times the thermal design power of their chips."""
+    answer = estimated(store)
+    assert answer["source"]["kind"] == "model"
+    assert answer["source"]["name"].startswith("own/acpi/AbsPower/")
+    assert answer["source"]["version"] == "1"
+    for row in answer["estimates"]:
+        assert row["lower"] < row["watts"] < row["upper"]
+        assert row["watts"] == pytest.approx(300 * (0.4 + row["load"]), rel=0.4)
+    watts = [row["watts"] for row in answer["estimates"]]
+    assert watts == sorted(watts)
+    assert answer["estimates"][0]["error_class"] == "trained"
+
+
+def test_a_known_idle_power_is_exact_at_idle_and_chooses_the_model_that_uses_it(store: Path) -> None:
+    answer = estimated(store, "--idle-watts", "120")
+    assert answer["source"]["name"].startswith("own-idle/")
+    idle, *_, full = answer["estimates"]
+    assert (idle["watts"], idle["idle"]) == (pytest.approx(120, abs=0.1), pytest.approx(120, abs=0.1))
+    assert idle["upper"] == pytest.approx(120 * 1.03, rel=0.01)
+    assert full["watts"] == pytest.approx(420, rel=0.02)
+    other = estimated(store, "--idle-watts", "120", "--pipeline", "own")
+    assert other["source"]["name"].startswith("own/")
+    assert other["estimates"][0]["watts"] == pytest.approx(120)
+    assert other["estimates"][-1]["watts"] > 200
+
+
+def test_watts_uses_a_model_of_machines_before_the_formula(store: Path) -> None:
+    done = kepler("watts", "-s", store, "--source", "machine-model", "--source", "formula", "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert (report["source"]["kind"], report["source"]["name"]) == ("model", estimated(store)["source"]["name"])
+
+
+def test_a_machine_unlike_the_training_gets_a_wide_interval(store: Path) -> None:
+    done = kepler("machines", "estimate", "--processor", "Ampere Altra Q80-30", "--chips", "2", "-s", store, "--json")
+    assert done.returncode == 0, done.stderr
+    row = json.loads(done.stdout)["estimates"][-1]
+    assert row["error_class"] == "outside"
+    assert row["upper"] >= 2.49 * row["watts"]
+    assert any("outside the range" in reason for reason in row["reasons"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (("--pipeline", "own-idle"), "needs the idle power of the machine"),
+        (("--fact", "psu_rating=4"), "did you mean"),
+        (("--fact", "l3_mb=nan"), "not a number between"),
+    ],
+)
+def test_a_model_that_cannot_answer_is_reported(store: Path, arguments: tuple[str, ...], problem: str) -> None:
+    done = kepler("machines", "estimate", *MACHINE, "-s", store, *arguments)
+    assert done.returncode != 0
+    assert problem in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import attrs
 import numpy as np
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.ensemble import ExtraTreesRegressor, HistGradientBoostingRegressor, VotingRegressor
@@ -18,6 +19,10 @@ REFERENCE = "machine_tdp_w"
 """Default feature that the power is divided by: the thermal design power of all chips of the machine in watts."""
 RISING = ("machine_load",)
 """Default features that can only raise the power."""
+LOAD = "machine_load"
+"""Default feature with the load of the machine, from 0 (idle) to 1."""
+IDLE_RATIO = "machine_idle_per_w"
+"""Default feature with the known idle power divided by the reference."""
 
 _SMALLEST_REFERENCE = 0.01
 """Smallest number that power is divided by, as a fraction of the largest reference in training."""
@@ -25,12 +30,31 @@ _SMALLEST_REFERENCE = 0.01
 _NO_WATTS = 1e-9
 """Power that is used in place of 0 W, because the logarithm of 0 is not finite."""
 
+_SMALLEST_SLOPE = 1e-3
+"""Smallest added power per load, as a fraction of the reference. Some machines draw no more power at a low load than at
+idle, and the logarithm of 0 is not finite."""
+
+
+@attrs.frozen
+class IdleColumns:
+    """The columns of X from which the power above the known idle power is predicted."""
+
+    load: int
+    ratio: int
+    """Column with the idle power, divided by the reference."""
+    unit: float
+    """Watts of idle power, if the columns `ratio` and `reference` both are 1."""
+
 
 class RatioRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
     """Mean of boosted and extra trees, fitted to ln(y ÷ column `reference` of X), or to ln(y) if `reference` is None.
 
     The prediction is reference · exp(mean). So a machine that is larger than all machines of the training can get more
     predicted power than they have, although a tree never predicts more than its largest training value.
+
+    With `idle`, the idle power is known. The trees are fitted to ln((y − idle) ÷ (load · reference)) in the rows with a
+    load, and the prediction is idle + load · reference · exp(mean). So it is exact at idle. The trees then predict a
+    slope, which may fall with the load, so `rising` has no effect on the load.
     """
 
     def __init__(
@@ -42,9 +66,11 @@ class RatioRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         learning_rate: float = 0.08,
         min_samples_leaf: int = 4,
         seed: int = 0,
+        idle: IdleColumns | None = None,
     ) -> None:
         self.reference = reference
         self.rising = rising
+        self.idle = idle
         self.boosted_trees = boosted_trees
         self.extra_trees = extra_trees
         self.learning_rate = learning_rate
@@ -55,10 +81,17 @@ class RatioRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         X, y = check_X_y(X, y, dtype=np.float64)
         # Constant power does not depend on the reference.
         self.divides_ = self.reference is not None and float(np.ptp(y)) > 0
-        usable = y > 0
-        if not usable.any():  # no row has power, so that the ratio is 0 everywhere
-            usable, y = np.ones(len(y), dtype=bool), np.full_like(y, _NO_WATTS)
-        self.trees_ = self._trees().fit(X[usable], np.log(y[usable] / self._references(X)[usable]))
+        self.idle_ = self.idle if self.divides_ and self.idle is not None and (X[:, self.idle.load] > 0).any() else None
+        if self.idle_ is None:
+            usable = y > 0
+            if not usable.any():  # no row has power, so that the ratio is 0 everywhere
+                usable, y = np.ones(len(y), dtype=bool), np.full_like(y, _NO_WATTS)
+            ratio = y / self._references(X)
+        else:
+            usable = X[:, self.idle_.load] > 0
+            added = (y - self._idle_watts(X)) / np.where(usable, X[:, self.idle_.load], 1.0)
+            ratio = np.maximum(added / self._references(X), _SMALLEST_SLOPE)
+        self.trees_ = self._trees().fit(X[usable], np.log(ratio[usable]))
         self.n_features_in_ = X.shape[1]
         _register_converter()
         return self
@@ -66,14 +99,25 @@ class RatioRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
     def predict(self, X: FloatArray) -> FloatArray:
         check_is_fitted(self)
         X = np.asarray(X, dtype=np.float64)
-        ratio: FloatArray = np.exp(self.trees_.predict(X))
-        return self._references(X) * ratio
+        watts: FloatArray = self._references(X) * np.exp(self.trees_.predict(X))
+        if self.idle_ is None:
+            return watts
+        return self._idle_watts(X) + watts * np.maximum(X[:, self.idle_.load], 0.0)
 
     def _references(self, X: FloatArray) -> FloatArray:
         """Return the number that the power of each row is divided by, shape (rows,)."""
         return np.maximum(X[:, self.reference], _SMALLEST_REFERENCE) if self.divides_ else np.ones(len(X))
 
+    def _idle_watts(self, X: FloatArray) -> FloatArray:
+        """Return the known idle power of each row, shape (rows,)."""
+        assert self.idle_ is not None
+        watts: FloatArray = self.idle_.unit * X[:, self.idle_.ratio] * self._references(X)
+        return watts
+
     def _trees(self) -> Any:
+        rising = list(self.rising)
+        if self.idle_ is not None:
+            rising[self.idle_.load] = 0
         boosted = HistGradientBoostingRegressor(
             loss="absolute_error",
             max_iter=self.boosted_trees,
@@ -82,7 +126,7 @@ class RatioRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
             min_samples_leaf=20,
             l2_regularization=1.0,
             max_features=0.5,
-            monotonic_cst=list(self.rising),
+            monotonic_cst=rising,
             early_stopping=False,
             random_state=self.seed,
         )
@@ -97,6 +141,8 @@ class MachinePowerTrainer(Trainer):
 
     `reference` names the feature that the power is divided by, and `rising` the features that can only raise the power
     that the boosted trees predict. If a feature group lacks the feature `reference`, the trees are fitted to the power.
+    If it has the feature `idle_ratio` (idle power ÷ reference) and the feature `load`, they are fitted to the power
+    above idle, and the predicted power of a machine without load is its idle power.
     """
 
     def __init__(
@@ -107,6 +153,8 @@ class MachinePowerTrainer(Trainer):
         extra_trees: int = 50,
         learning_rate: float = 0.08,
         min_samples_leaf: int = 4,
+        load: str = LOAD,
+        idle_ratio: str = IDLE_RATIO,
     ) -> None:
         check_at_least("boosted_trees", boosted_trees, 1)
         check_at_most("boosted_trees", boosted_trees, 1000)
@@ -116,6 +164,8 @@ class MachinePowerTrainer(Trainer):
         check_at_least("min_samples_leaf", min_samples_leaf, 1)
         self.reference = reference
         self.rising = RISING if rising is None else tuple(rising)
+        self.load = load
+        self.idle_ratio = idle_ratio
         self.parameters: dict[str, Any] = {
             "boosted_trees": boosted_trees,
             "extra_trees": extra_trees,
@@ -125,7 +175,21 @@ class MachinePowerTrainer(Trainer):
 
     def regressor(self, task: FitTask) -> Regressor:
         reference = task.features.index(self.reference) if self.reference in task.features else None
-        return RatioRegressor(reference, tuple(rising(task.features, self.rising)), seed=task.seed, **self.parameters)
+        return RatioRegressor(
+            reference,
+            tuple(rising(task.features, self.rising)),
+            seed=task.seed,
+            idle=self._idle_columns(task),
+            **self.parameters,
+        )
+
+    def _idle_columns(self, task: FitTask) -> IdleColumns | None:
+        if any(name not in task.features for name in (self.reference, self.load, self.idle_ratio)):
+            return None
+        ratio = task.features.index(self.idle_ratio)
+        scale = dict(zip(task.features, task.scale, strict=True)) if task.scale else {}
+        unit = scale.get(self.idle_ratio, 1.0) * scale.get(self.reference, 1.0)
+        return IdleColumns(task.features.index(self.load), ratio, unit)
 
 
 def _register_converter() -> None:
@@ -161,12 +225,29 @@ def _convert(scope: Any, operator: Any, container: Any) -> None:
         return output
 
     is_double = isinstance(operator.inputs[0].type, DoubleTensorType)
-    number = TensorProto.DOUBLE if is_double else TensorProto.FLOAT
+    real = TensorProto.DOUBLE if is_double else TensorProto.FLOAT
     if not regressor.divides_:
         node("Exp", logs.full_name, output=operator.outputs[0].full_name, op_version=13)
         return
-    index = constant("reference", TensorProto.INT64, regressor.reference)
-    column = node("Gather", operator.inputs[0].full_name, index, axis=1, op_version=13)
-    reference = node("Max", column, constant("smallest", number, _SMALLEST_REFERENCE), op_version=13)
+
+    def column(name: str, number: int) -> str:
+        index = constant(name, TensorProto.INT64, number)
+        return node("Gather", operator.inputs[0].full_name, index, axis=1, op_version=13)
+
+    reference = node(
+        "Max",
+        column("reference", regressor.reference),
+        constant("smallest", real, _SMALLEST_REFERENCE),
+        op_version=13,
+    )
     ratio = node("Exp", logs.full_name, op_version=13)
-    node("Mul", ratio, reference, output=operator.outputs[0].full_name, op_version=14)
+    idle = regressor.idle_
+    if idle is None:
+        node("Mul", ratio, reference, output=operator.outputs[0].full_name, op_version=14)
+        return
+    load = node("Max", column("load", idle.load), constant("no_load", real, 0.0), op_version=13)
+    slope = node("Mul", ratio, load, op_version=14)
+    idle_ratio = node("Mul", column("idle", idle.ratio), constant("unit", real, idle.unit), op_version=14)
+    # idle + load · slope = reference · (idle ratio + load · ratio)
+    total = node("Add", idle_ratio, slope, op_version=14)
+    node("Mul", total, reference, output=operator.outputs[0].full_name, op_version=14)

@@ -24,25 +24,35 @@ def fit(table: str, store: str, name: str, with_idle: bool, jobs: int | None, as
     """Train a model over machines of many kinds from a table of measured machines.
 
     TABLE.csv has your own measurements (columns load_pct, power_w and facts about the machines), or is an export of the
-    SPECpower_ssj2008 results from SPEC's website. The reported errors are those of held-out machines.
+    SPECpower_ssj2008 results from SPEC's website. The reported errors are those of held-out machines. If the table has
+    facts that a machine does not know of itself, e.g. its power supply, a second pipeline NAME-basic is trained without
+    them, which `machines estimate`, `watts` and the meter can use.
     docs/machine-formula.md describes both forms.
     """
     from kepler_core.cli.train import run
     from kepler_core.cli.training_report import print_report
-    from kepler_profiler.machine_pipeline import write_machine_pipeline
+    from kepler_profiler.machine_pipeline import has_extra_facts, write_machine_pipeline
     from kepler_profiler.machine_tables import read_machines
 
     machines = read_machines(table)
     for note in machines.notes:
         click.echo(f"kepler-model: {note}", err=True)
+    variants = {name: False}
+    if has_extra_facts(machines.machines):
+        variants[f"{name}-basic"] = True
+    reports = []
     with tempfile.TemporaryDirectory() as folder:
-        files = write_machine_pipeline(machines.machines, name, Path(folder), with_idle=with_idle)
-        report = run(
-            str(files.pipeline), (), store, jobs=jobs, tables=TableFiles((str(files.table),), (), None), settings=()
-        )
+        for pipeline, basic in variants.items():
+            files = write_machine_pipeline(machines.machines, pipeline, Path(folder), with_idle=with_idle, basic=basic)
+            table_files = TableFiles((str(files.table),), (), None)
+            reports.append(run(str(files.pipeline), (), store, jobs=jobs, tables=table_files, settings=()))
+    report = reports[0]
     if as_json:
-        print_json({**report.as_dict(), "machines": len(machines.machines), "left_out": machines.left_out})
+        basic_report = reports[1].as_dict() if len(reports) > 1 else None
+        counts = {"machines": len(machines.machines), "left_out": machines.left_out}
+        print_json({**report.as_dict(), **counts, "basic": basic_report})
     else:
         click.echo(f"{len(machines.machines)} machines of {table}")
-        print_report(report)
-    return EXIT_SOME_FAILED if report.failed else 0
+        for one in reports:
+            print_report(one)
+    return EXIT_SOME_FAILED if any(one.failed for one in reports) else 0

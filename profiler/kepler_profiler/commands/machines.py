@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import click
@@ -22,10 +23,9 @@ from kepler_profiler.formula import (
     guest_share,
     host_of,
     package_watts,
+    published,
 )
-from kepler_profiler.formula import (
-    estimate as formula_estimate,
-)
+from kepler_profiler.formula_document import LAYOUT
 from kepler_profiler.processors import (
     Processor,
     instance_family,
@@ -35,6 +35,9 @@ from kepler_profiler.processors import (
     lookup,
     similar_processors,
 )
+
+if TYPE_CHECKING:
+    from kepler_profiler.machine_model import MachineModel
 
 _SHOWN_CHARACTERS = 60
 _SHOWN_LOADS = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)
@@ -79,6 +82,16 @@ class _Facts:
 )
 @click.option("--load", type=float, help="Load from 0 (idle) to 1 (all CPUs busy). Default: several loads.")
 @click.option("--idle-watts", type=float, metavar="N", help="Measured idle power of the whole machine in watts (AC).")
+@click.option("-s", "--store", metavar="DIR|URL", help="Use a model of `machines fit` in this store, not the formula.")
+@click.option("--pipeline", help="Use only models of this pipeline of the store.")
+@click.option(
+    "--fact",
+    "stated_facts",
+    metavar="NAME=VALUE",
+    multiple=True,
+    help="Further fact for a model: vendor, frequency_mhz, dimm_count, l3_mb, psu_count, psu_rating_w or disk_count. "
+    "Can be repeated.",
+)
 @json_option
 def estimate(
     spec_file: str | None,
@@ -88,6 +101,9 @@ def estimate(
     idle_share: IdleShare,
     load: float | None,
     idle_watts: float | None,
+    store: str | None,
+    pipeline: str | None,
+    stated_facts: tuple[str, ...],
     as_json: bool,
     **facts: Any,
 ) -> None:
@@ -95,7 +111,8 @@ def estimate(
 
     The machine is described by a file, by options, or by the name of a cloud instance. The default is
     this machine. The watts are AC power of the whole machine, with an interval that is meant to contain 90 % of the
-    true values. docs/machine-formula.md explains the formula.
+    true values. They come from the machine formula or, with --store, from a model that `machines fit` has trained.
+    docs/machine-formula.md explains both.
     """
     stated = _Facts(**facts)
     loads = _SHOWN_LOADS if load is None else (load,)
@@ -105,16 +122,63 @@ def estimate(
         machine, vcpus = _host(instance, vcpus)
     else:
         machine = _machine(spec_file, stated)
+    model = _model(store, pipeline, stated_facts, idle_watts)
+    powers = published() if model is None else model
     if vcpus is not None:
         guests = [
-            (at, guest_share(machine, vcpus, at, host_load=host_load, idle_share=idle_share, idle_watts=idle_watts))
+            (
+                at,
+                guest_share(
+                    machine, vcpus, at, host_load=host_load, idle_share=idle_share, idle_watts=idle_watts, powers=powers
+                ),
+            )
             for at in loads
         ]
-        _print_guest(machine, vcpus, guests, as_json)
+        _print_guest(machine, vcpus, guests, model, as_json)
         return
     if host_load is not None:
         raise UsageError("--host-load goes with a guest (--vcpus or --instance)")
-    _print_machine(machine, [(at, formula_estimate(machine, at, idle_watts=idle_watts)) for at in loads], as_json)
+    _print_machine(machine, [(at, powers.estimate(machine, at, idle_watts=idle_watts)) for at in loads], model, as_json)
+
+
+def _model(
+    store: str | None, pipeline: str | None, stated: tuple[str, ...], idle_watts: float | None
+) -> MachineModel | None:
+    """Return the model to estimate with; None without `--store`."""
+    if store is None:
+        if pipeline is not None or stated:
+            raise UsageError("--pipeline and --fact choose and feed a model of a store; give --store")
+        return None
+    from kepler_core.store import open_store
+    from kepler_profiler.machine_model import find_machine_model
+
+    facts, vendor = _extra_facts(stated)
+    return find_machine_model(
+        open_store(store), pipeline=pipeline, idle_known=idle_watts is not None, facts=facts, vendor=vendor
+    )
+
+
+def _extra_facts(stated: tuple[str, ...]) -> tuple[dict[str, float], str | None]:
+    """Return the facts of `--fact` that are numbers, and the vendor of the machine."""
+    from kepler_profiler.machine_tables import EXTRA_FACTS
+
+    facts: dict[str, float] = {}
+    vendor = None
+    for text in stated:
+        name, _, value = text.partition("=")
+        if name == "vendor" and value:
+            vendor = value
+            continue
+        shown = f"--fact {printable(text, _SHOWN_CHARACTERS)}"
+        if name not in EXTRA_FACTS:
+            raise UsageError(f"{shown}: unknown fact; {close_matches(name, ('vendor', *EXTRA_FACTS))}")
+        try:
+            facts[name] = float(value)
+        except ValueError:
+            facts[name] = math.nan
+        if not 0 < facts[name] <= 1e6:
+            raise UsageError(f"{shown}: not a number between 0 and 1000000")
+    return facts, vendor
 
 
 def _host(instance: str, vcpus: int | None) -> tuple[MachineDescription, int]:
@@ -185,7 +249,12 @@ def _processor(facts: _Facts, spec: MachineSpec) -> Processor | None:
     return processor
 
 
-def _print_machine(machine: MachineDescription, rows: list[tuple[float, Estimate | NoEstimate]], as_json: bool) -> None:
+def _print_machine(
+    machine: MachineDescription,
+    rows: list[tuple[float, Estimate | NoEstimate]],
+    model: MachineModel | None,
+    as_json: bool,
+) -> None:
     estimates = [(load, result) for load, result in rows if isinstance(result, Estimate)]
     if not estimates:
         _print_nothing(machine, rows[0][1].reasons, as_json)
@@ -195,17 +264,27 @@ def _print_machine(machine: MachineDescription, rows: list[tuple[float, Estimate
             {"load": load, **attrs.asdict(result), "package_watts": round(package_watts(result).watts, 1)}
             for load, result in estimates
         ]
-        print_json({"machine": attrs.asdict(machine), "estimates": [_rounded(document) for document in documents]})
+        print_json(
+            {
+                "machine": attrs.asdict(machine),
+                "source": _source(model),
+                "estimates": [_rounded(document) for document in documents],
+            }
+        )
         return
     print_table(
         [(f"{100 * load:g} %", *_cells(result), _cells(package_watts(result))[0]) for load, result in estimates],
         ("load", "watts", "lower", "upper", "of it CPU packages"),
     )
-    _print_facts(machine, estimates[0][1])
+    _print_facts(machine, estimates[0][1], model)
 
 
 def _print_guest(
-    machine: MachineDescription, vcpus: int, rows: list[tuple[float, GuestPower | NoEstimate]], as_json: bool
+    machine: MachineDescription,
+    vcpus: int,
+    rows: list[tuple[float, GuestPower | NoEstimate]],
+    model: MachineModel | None,
+    as_json: bool,
 ) -> None:
     estimates = [(busy, result) for busy, result in rows if isinstance(result, GuestPower)]
     if not estimates:
@@ -213,7 +292,8 @@ def _print_guest(
         return
     if as_json:
         documents = [_rounded({"busy": busy, **attrs.asdict(result)}) for busy, result in estimates]
-        print_json({"host": attrs.asdict(machine), "vcpus": vcpus, "estimates": documents})
+        host = attrs.asdict(machine)
+        print_json({"host": host, "vcpus": vcpus, "source": _source(model), "estimates": documents})
         return
     print_table(
         [(f"{100 * busy:g} %", *_cells(result)) for busy, result in estimates],
@@ -223,15 +303,27 @@ def _print_guest(
     first = estimates[0][1]
     share = "its reserved share of the host's idle power" if first.idle_share == "reservation" else "no idle power"
     click.echo(f"The watts contain {share} ({first.idle:.1f} W).")
-    _print_facts(machine, first)
+    _print_facts(machine, first, model)
 
 
-def _print_facts(machine: MachineDescription, result: Estimate | GuestPower) -> None:
+def _source(model: MachineModel | None) -> dict[str, Any]:
+    """Return where the watts come from, for the JSON output."""
+    if model is None:
+        return {"kind": "formula", "name": "formula", "version": str(LAYOUT)}
+    mape = None if model.mape is None else round(model.mape, 2)
+    return {"kind": "model", "name": model.name, "version": model.version, "mape_of_held_out_machines": mape}
+
+
+def _print_facts(machine: MachineDescription, result: Estimate | GuestPower, model: MachineModel | None) -> None:
     facts = [f"{machine.threads} threads", f"{machine.known_cores} cores", f"{machine.known_chips} chips"]
     facts += [] if machine.tdp_watts is None else [f"{machine.tdp_watts:g} W of thermal design power for each chip"]
     facts += [] if machine.memory_gib is None else [f"{machine.memory_gib:g} GiB of memory"]
     facts += [] if machine.year is None else [f"processor of {machine.year}"]
     click.echo(f"Machine: {', '.join(facts)}. Class of the interval: {result.error_class}.")
+    if model is not None:
+        version = f", version {model.version}" if model.version else ""
+        error = "" if model.mape is None else f"; mean error on held-out machines {model.mape:.1f} %"
+        click.echo(f"Model: {model.name}{version}{error}.")
     for reason in result.reasons:
         click.echo(f"  {reason}")
 

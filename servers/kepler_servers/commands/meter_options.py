@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from kepler_core.cli.configured_option import configured_option
 from kepler_core.configuration import Configuration
+from kepler_core.errors import UsageError
 
 if TYPE_CHECKING:
     from kepler_servers.meter.settings import MeterSettings
+    from kepler_servers.meter.sources.redfish import RedfishSettings
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -30,8 +33,8 @@ _OPTIONS = (
         key="METER_SOURCES",
         metavar="NAME",
         multiple=True,
-        help="Power source to use: provided, powercap, msr, hwmon, model or formula. May be repeated, the most trusted "
-        "source first.  [default: all, in this order]",
+        help="Power source to use: provided, powercap, msr, hwmon, ipmi, redfish, model, machine-model or formula. May "
+        "be repeated, the most trusted source first.  [default: all, in this order]",
     ),
     configured_option(
         "--collector",
@@ -85,6 +88,53 @@ _OPTIONS = (
         metavar="DIR",
         help="Folder in which the host provides the power of this virtual machine.  [default: /var/scaphandre]",
     ),
+    configured_option(
+        "--ipmi",
+        "ipmi_device",
+        key="METER_IPMI",
+        metavar="DEVICE",
+        help="Ask the management controller for the power of the machine through this IPMI device, e.g. /dev/ipmi0.",
+    ),
+    configured_option(
+        "--redfish",
+        "redfish_url",
+        key="METER_REDFISH",
+        metavar="URL",
+        help="Ask the management controller at this URL for the power of the machine, e.g. https://10.0.0.5.",
+    ),
+    configured_option(
+        "--redfish-credentials",
+        key="METER_REDFISH_CREDENTIALS",
+        metavar="FILE",
+        help="File with the line user:password for --redfish.",
+    ),
+    configured_option(
+        "--redfish-ca",
+        key="METER_REDFISH_CA",
+        metavar="FILE",
+        help="Certificates of the authorities that signed the certificate of --redfish.  [default: the system's]",
+    ),
+    configured_option(
+        "--redfish-insecure",
+        key="METER_REDFISH_INSECURE",
+        is_flag=True,
+        help="Accept every certificate of --redfish.",
+    ),
+    configured_option(
+        "--redfish-chassis",
+        key="METER_REDFISH_CHASSIS",
+        metavar="NAME",
+        help="Chassis of --redfish whose power to read.  [default: the only chassis that states its power]",
+    ),
+    configured_option(
+        "--bmc-interval",
+        key="METER_BMC_INTERVAL",
+        type=click.FloatRange(1, 600),
+        default=5.0,
+        show_default=True,
+        metavar="SECONDS",
+        help="Interval at which --ipmi or --redfish is asked.",
+    ),
 )
 
 
@@ -117,6 +167,28 @@ def meter_settings(
         idle_watts={} if idle is None else parse_idle_watts(idle, ("platform",)),
         idle_share=values["idle_share"],
         provided_tree=values["provided_tree"],
+        ipmi_device=values["ipmi_device"],
+        redfish=_redfish(values),
+        bmc_interval=values["bmc_interval"],
         own_trees=tuple(own_trees),
         interval=interval,
+    )
+
+
+def _redfish(values: Mapping[str, Any]) -> RedfishSettings | None:
+    names = ("credentials", "ca", "insecure", "chassis")
+    if values["redfish_url"] is None:
+        for name in names:
+            if values[f"redfish_{name}"]:
+                raise UsageError(f"--redfish-{name} goes with --redfish URL")
+        return None
+    from kepler_servers.meter.sources.redfish import RedfishSettings
+
+    credentials, ca_file = values["redfish_credentials"], values["redfish_ca"]
+    return RedfishSettings(
+        values["redfish_url"],
+        credentials=None if credentials is None else Path(credentials),
+        ca_file=None if ca_file is None else Path(ca_file),
+        insecure=values["redfish_insecure"],
+        chassis=values["redfish_chassis"],
     )

@@ -107,8 +107,14 @@ class ModelCache:
         machine_spec: Mapping[str, Any],
         refresh_seconds: float,
         on_search_end: Callable[[], None],
+        logs_problems: bool = True,
     ) -> None:
-        """The background thread calls `on_search_end` whenever a first search for the model of a key has ended."""
+        """The background thread calls `on_search_end` whenever a first search for the model of a key has ended.
+
+        With `logs_problems`, each key without a model is logged. A caller that reports `CacheEntry.problem` itself
+        passes False.
+        """
+        self._logs_problems = logs_problems
         self._providers = tuple(providers)
         self._spec = dict(machine_spec)
         self._refresh = refresh_seconds
@@ -233,7 +239,7 @@ class ModelCache:
                 self._queue.append(key)
             return
         problem = shortened(_joined(result.reasons), MAX_PROBLEM_CHARACTERS)
-        if problem != entry.problem and problem:
+        if problem != entry.problem and problem and self._logs_problems:
             prefix = "no model for" if result.loaded is None else "passed over for"
             self._search_log.log(f"{prefix} {_described(key)}: {problem}")
         entry.problem = problem

@@ -16,13 +16,15 @@ from kepler_servers.meter.collecting import CollectorSet
 from kepler_servers.meter.source_chain import SourceChain
 from kepler_servers.meter.sources.following import FollowingSource
 from kepler_servers.meter.sources.formula import FormulaSource, IdleShare
+from kepler_servers.meter.sources.polled import POLL_SECONDS, PolledSource
 from kepler_servers.meter.sources.power_source import PowerSource
 from kepler_servers.meter.this_machine import MachineWatch, ThisMachine, this_machine
 
 if TYPE_CHECKING:
     from kepler_servers.estimator.model_providers import ModelProvider
+    from kepler_servers.meter.sources.redfish import RedfishSettings
 
-SOURCES = ("provided", "powercap", "msr", "hwmon", "model", "formula")
+SOURCES = ("provided", "powercap", "msr", "hwmon", "ipmi", "redfish", "model", "machine-model", "formula")
 """The power sources in the order of trust. A tree that the host of a virtual machine provides comes first: it is the
 host's measurement of this virtual machine."""
 COLLECTORS = ("procfs", "perf")
@@ -52,6 +54,12 @@ class MeterSettings:
     """The part of the host's idle power that a virtual machine gets."""
     provided_tree: str | None = None
     """Folder in which the host provides the power of this virtual machine; None: `var/scaphandre` in `root`."""
+    ipmi_device: str | None = None
+    """IPMI device to read the power of the machine from, e.g. /dev/ipmi0; None: IPMI is not used."""
+    redfish: RedfishSettings | None = None
+    """Management controller to read the power of the machine from; None: Redfish is not used."""
+    bmc_interval: float = POLL_SECONDS
+    """Interval in seconds at which the management controller is asked."""
     own_trees: Sequence[str] = ()
     """Folders that this meter itself publishes. They are never read as a power source."""
     interval: float = 1.0
@@ -125,11 +133,40 @@ def _source(name: str, settings: MeterSettings, watch: MachineWatch) -> PowerSou
         from kepler_servers.meter.sources.hwmon import HwmonSource
 
         return HwmonSource(root, own_trees=own_trees)
+    if name in ("ipmi", "redfish"):
+        return _management_controller(name, settings)
+    if name == "machine-model":
+        if settings.store is None:
+            return None
+        from kepler_servers.meter.sources.machine_model import MachineModelSource
+
+        store, known, share = settings.store, settings.idle_watts.get("platform"), settings.idle_share
+        return FollowingSource(
+            lambda machine: MachineModelSource(store, machine, idle_watts=known, idle_share=share), watch
+        )
     if name == "msr":
         from kepler_servers.meter.sources.msr import MsrSource
 
         return MsrSource(root)
     raise UsageError(f"unknown power source {name[:60]!r}; {close_matches(name[:60], SOURCES)}")
+
+
+def _management_controller(name: str, settings: MeterSettings) -> PowerSource | None:
+    """Return the source `ipmi` or `redfish`; None if its setting is not set."""
+    what = "power of the whole machine with the losses of its power supply, from the management controller"
+    if name == "ipmi" and settings.ipmi_device is not None:
+        from kepler_servers.meter.sources.ipmi import IpmiDevice
+
+        device = Path(settings.ipmi_device)
+        about = f"{what} ({device}, DCMI)"
+        return PolledSource(name, about, lambda: IpmiDevice(device), interval=settings.bmc_interval)
+    if name == "redfish" and settings.redfish is not None:
+        from kepler_servers.meter.sources.redfish import RedfishController
+
+        redfish = settings.redfish
+        about = f"{what} ({redfish.description}, Redfish)"
+        return PolledSource(name, about, lambda: RedfishController(redfish), interval=settings.bmc_interval)
+    return None
 
 
 def _providers(settings: MeterSettings) -> list[ModelProvider]:

@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import attrs
 
 from kepler_core.errors import MeterError
 from kepler_core.metering import Observation, Power, Provenance, Reading
-from kepler_profiler.formula import Estimate, GuestPower, MachineDescription, NoEstimate, estimate, guest_share
+from kepler_profiler.formula import (
+    Estimate,
+    GuestPower,
+    MachineDescription,
+    MachinePowers,
+    NoEstimate,
+    guest_share,
+    published,
+)
 from kepler_profiler.formula_document import LAYOUT
 from kepler_servers.meter.sources.power_source import Kind
 from kepler_servers.meter.this_machine import ThisMachine
+
+if TYPE_CHECKING:
+    from kepler_profiler.machine_model import MachineModel
 
 IdleShare = Literal["reservation", "none"]
 
@@ -58,18 +69,27 @@ class FormulaSource:
     name = "formula"
 
     def __init__(
-        self, machine: ThisMachine, *, idle_watts: float | None = None, idle_share: IdleShare = "reservation"
+        self,
+        machine: ThisMachine,
+        *,
+        idle_watts: float | None = None,
+        idle_share: IdleShare = "reservation",
+        model: MachineModel | None = None,
     ) -> None:
         """`idle_watts` is the known idle power of the physical machine. On a virtual machine, `idle_share` is the part
-        of the host's idle power that the virtual machine gets."""
+        of the host's idle power that the virtual machine gets. `model` is a model to use in place of the formula."""
         self._machine = machine
+        self._provenance = Provenance("formula", "formula", str(LAYOUT), f"machine formula for {machine.description}")
+        if model is not None:
+            about = f"machine model {model.name} for {machine.description}"
+            self._provenance = Provenance("model", model.name, model.version, about)
         self._idle_share: IdleShare = idle_share
         self._problem = ""
         self._busy_host: PowerCurve | None = None
         try:
-            self._curve = machine_curve(machine, idle_watts, idle_share)
+            self._curve = machine_curve(machine, idle_watts, idle_share, model=model)
             if machine.virtual is not None:
-                self._busy_host = machine_curve(machine, idle_watts, idle_share, host_load=1.0)
+                self._busy_host = machine_curve(machine, idle_watts, idle_share, host_load=1.0, model=model)
         except MeterError as error:
             self._problem = str(error)
 
@@ -86,7 +106,7 @@ class FormulaSource:
             return None
         if not observation.features:
             raise MeterError("; ".join(observation.problems) or "no collector measures this machine")
-        description = f"machine formula for {self._machine.description}"
+        description = self._provenance.description
         if self._busy_host is not None and (observation.steal or 0.0) >= BUSY_HOST_STEAL:
             curve = self._busy_host
             description += "; the host is busy"
@@ -100,7 +120,7 @@ class FormulaSource:
         return Reading(
             observation.time,
             {"platform": power},
-            Provenance("formula", "formula", str(LAYOUT), description),
+            attrs.evolve(self._provenance, description=description),
             idle,
             full,
             "all" if self._machine.virtual is None else self._idle_share,
@@ -112,9 +132,13 @@ class FormulaSource:
 
 
 def machine_curve(
-    machine: ThisMachine, idle_watts: float | None, idle_share: IdleShare, host_load: float | None = None
+    machine: ThisMachine,
+    idle_watts: float | None,
+    idle_share: IdleShare,
+    host_load: float | None = None,
+    model: MachineModel | None = None,
 ) -> PowerCurve:
-    """Return the power of a machine by load.
+    """Return the power of a machine by load, by the formula or by a model that replaces it.
 
     If several hosts are possible, the watts are the median over the hosts. The interval contains 90 % of the
     lower ends and 90 % of the upper ends of the hosts' intervals. Raises `MeterError` if no host has an estimate.
@@ -124,11 +148,12 @@ def machine_curve(
             f"no machine like this one was measured ({machine.description}); describe it in a file for --machine-spec, "
             "or use a model of such a machine"
         )
+    source: MachinePowers = published() if model is None else model
     loads = LOADS if machine.virtual is None else GUEST_LOADS
     curves: list[list[Estimate | GuestPower]] = []
     refusals: dict[str, None] = {}
     for host in machine.hosts:
-        powers = [_power(machine, host, load, idle_watts, idle_share, host_load) for load in loads]
+        powers = [_power(source, machine, host, load, idle_watts, idle_share, host_load) for load in loads]
         estimates = [power for power in powers if not isinstance(power, NoEstimate)]
         refusals.update(dict.fromkeys(r for power in powers if isinstance(power, NoEstimate) for r in power.reasons))
         if len(estimates) == len(loads):
@@ -150,6 +175,7 @@ def machine_curve(
 
 
 def _power(
+    powers: MachinePowers,
     machine: ThisMachine,
     host: MachineDescription,
     load: float,
@@ -158,9 +184,15 @@ def _power(
     host_load: float | None,
 ) -> Estimate | GuestPower | NoEstimate:
     if machine.virtual is None:
-        return estimate(host, load, idle_watts=idle_watts)
+        return powers.estimate(host, load, idle_watts=idle_watts)
     return guest_share(
-        host, machine.spec.cores or 1, load, host_load=host_load, idle_share=idle_share, idle_watts=idle_watts
+        host,
+        machine.spec.cores or 1,
+        load,
+        host_load=host_load,
+        idle_share=idle_share,
+        idle_watts=idle_watts,
+        powers=powers,
     )
 
 

@@ -13,14 +13,13 @@ import attrs
 from kepler_core.errors import MeterError
 from kepler_core.kernel_files import KernelFile, unsigned
 from kepler_core.metering import Observation, Reading
-from kepler_servers.meter.sources.energy_counter import MAX_WATTS, MIN_WATTS, EnergyCounter, watts_by_component
+from kepler_servers.meter.sources.energy_counter import EnergyCounter, watts_by_component
 from kepler_servers.meter.sources.measured import MAIN_COMPONENTS, measured_reading
 from kepler_servers.meter.sources.power_source import Kind
 from kepler_servers.meter.sources.powercap import RESCAN_SECONDS
+from kepler_servers.meter.sources.sensor_check import SensorCheck
+from kepler_servers.meter.sources.trees import entries_of
 
-FROZEN_SECONDS = 120.0
-FROZEN_LOAD_CHANGE = 0.3
-"""A sensor is frozen if its value did not change for `FROZEN_SECONDS` while the load changed by this fraction."""
 MAX_CHIPS = 256
 MAX_SENSORS_OF_CHIP = 64
 _TEXT_BYTES = 100
@@ -69,30 +68,15 @@ _SENSOR = re.compile(r"(power|energy)([0-9]{1,4})_(input|average)")
 class _PowerSensor:
     """A sensor of power in microwatts."""
 
-    where: str
-    component: str
+    check: SensorCheck
     file: KernelFile
-    _value: int | None = None
-    _changed_at: float = 0.0
-    _loads: tuple[float, float] = (1.0, 0.0)
-    """Lowest and highest load since the value changed."""
 
     def watts(self, now: float, load: float | None) -> float:
         """Return the watts. Raises `MeterError` if the sensor does not measure."""
         value = unsigned(self.file.read())
         if value is None:
-            raise MeterError(f"{self.where} is not a number of microwatts")
-        if value != self._value:
-            self._value, self._changed_at, self._loads = value, now, (1.0, 0.0)
-        if load is not None:
-            self._loads = (min(self._loads[0], load), max(self._loads[1], load))
-        if now - self._changed_at > FROZEN_SECONDS and self._loads[1] - self._loads[0] >= FROZEN_LOAD_CHANGE:
-            raise MeterError(f"{self.where} stands still at {value} µW although the load changes")
-        watts = value / 1e6
-        lowest = MIN_WATTS if self.component in ("package", "platform") else 0.0
-        if not lowest <= watts <= MAX_WATTS:
-            raise MeterError(f"{self.where} reports {watts:.3g} W, which no machine draws")
-        return watts
+            raise MeterError(f"{self.check.where} is not a number of microwatts")
+        return self.check.check(value / 1e6, now, load)
 
 
 class HwmonSource:
@@ -125,10 +109,12 @@ class HwmonSource:
         failed = set()
         for sensor in self._sensors:
             try:
-                sums[sensor.component] = sums.get(sensor.component, 0.0) + sensor.watts(now, observation.load)
+                sums[sensor.check.component] = sums.get(sensor.check.component, 0.0) + sensor.watts(
+                    now, observation.load
+                )
             except MeterError as error:
                 problems.append(str(error))
-                failed.add(sensor.component)
+                failed.add(sensor.check.component)
         watts |= {component: value for component, value in sums.items() if component not in failed}
         if problems and not any(component in watts for component in MAIN_COMPONENTS):
             self._scanned_at = None
@@ -155,14 +141,8 @@ class HwmonSource:
 
     def _find(self) -> list[tuple[str, str]]:
         """Return the file of each sensor that measures the machine or its processors, and the sensor's component."""
-        try:
-            if self._folder.resolve() in self._own_trees:
-                return []
-            chips = sorted(entry.name for entry in os.scandir(self._folder))[:MAX_CHIPS]
-        except OSError:
-            return []
         found = []
-        for chip in chips:
+        for chip in entries_of(self._folder, self._own_trees, MAX_CHIPS):
             folder = self._folder / chip
             name = _text(folder / "name")
             if not any(rule.chip.fullmatch(name) for rule in RULES):
@@ -180,7 +160,7 @@ class HwmonSource:
         file = KernelFile(path.parent, path.name)
         self._files.append(file)
         if path.name.startswith("power"):
-            self._sensors.append(_PowerSensor(str(path), component, file))
+            self._sensors.append(_PowerSensor(SensorCheck(str(path), component), file))
             return
 
         def read() -> int:

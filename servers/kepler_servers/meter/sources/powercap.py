@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import time
 from collections.abc import Callable, Collection
@@ -14,6 +13,7 @@ from kepler_core.metering import Observation, Reading
 from kepler_servers.meter.sources.energy_counter import EnergyCounter, watts_by_component
 from kepler_servers.meter.sources.measured import MAIN_COMPONENTS, measured_reading
 from kepler_servers.meter.sources.power_source import Kind
+from kepler_servers.meter.sources.trees import entries_of
 
 OWN_PREFIXES = ("kepler-core", "kepler_core")
 """Beginning of the names of directories and sensors that Kepler Core itself publishes. It must not read them itself."""
@@ -98,12 +98,7 @@ class PowercapSource:
 
     def _find_zones(self) -> list[tuple[str, str]]:
         """Return the name of each zone's directory, and the zone's component. No energy is counted twice."""
-        try:
-            if self._folder.resolve() in self._own_trees:
-                return []
-            names = sorted(entry.name for entry in os.scandir(self._folder))[:MAX_ZONES]
-        except OSError:
-            return []
+        names = entries_of(self._folder, self._own_trees, MAX_ZONES)
         self._skipped = ""
         zones: dict[tuple[str, str], str] = {}
         for name in names:

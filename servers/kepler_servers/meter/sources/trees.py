@@ -1,0 +1,21 @@
+"""Lists the folders of sensors, without the folders that the meter itself publishes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from pathlib import Path
+
+
+def entries_of(folder: Path, own_trees: Collection[Path], limit: int) -> list[str]:
+    """Return the names in a folder in alphabetical order, at most `limit`.
+
+    `own_trees` are the resolved paths of folders that the meter publishes. There are no names if the folder is one of
+    them, or cannot be read.
+    """
+    try:
+        if folder.resolve() in own_trees:
+            return []
+        return sorted(entry.name for entry in os.scandir(folder))[:limit]
+    except OSError:
+        return []
