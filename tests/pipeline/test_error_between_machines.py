@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from kepler_core.honesty.interval import MACHINE_PRIOR_LOADED
-from kepler_core.pipeline.interval_terms import MIN_NODES, error_of_new_node
+from kepler_core.pipeline.interval_terms import error_of_new_node
+from kepler_core.pipeline.node_gains import MIN_NODES
 
 RELATIVE = [-0.12, 0.03, 0.08, -0.02, 0.05]
 
