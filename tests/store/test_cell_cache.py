@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kepler_core.arrays import FloatArray, SingleArray
-from kepler_plugins.model_formats.cell_cache import MIN_ROWS, CellCache, cell_cache
+from kepler_plugins.model_formats.cell_cache import FIRST_SLOT_BITS, MIN_ROWS, CellCache, cell_cache
 from kepler_plugins.model_formats.leaf_masks import JointLeafMasks, LeafMasks, join_leaf_masks, leaf_masks
 from kepler_plugins.model_formats.row_masks import MAX_ROWS, RowMasks, row_masks
 from kepler_plugins.model_formats.tree_ensemble import Trees
@@ -112,16 +112,20 @@ def test_the_watts_of_an_extended_cache(
 
 
 def test_every_cell_has_a_key_of_its_own() -> None:
-    """All combinations of the critical values are predicted twice. The second time, no row needs the masks."""
+    """All combinations of the critical values are predicted. As soon as the cache is large enough, no row needs the
+    masks any more."""
     masks = join_leaf_masks([ensemble(seed, 5, 3) for seed in range(4)])
     cache, counted = counted_cache(masks)
     X = np.stack(np.meshgrid(*[VALUES] * FEATURES), axis=-1).reshape(-1, FEATURES)
     expected = masks.predict(X)
-    assert np.array_equal(cache.predict(X), expected)
-    first = counted.rows
-    assert 0 < first <= len(X)
-    assert np.array_equal(cache.predict(X), expected)
-    assert counted.rows == first
+    sizes, rows = [], []
+    for _ in range(4):
+        assert np.array_equal(cache.predict(X), expected)
+        sizes.append(len(cache._keys))
+        rows.append(counted.rows)
+    assert sizes[-1] > 2**FIRST_SLOT_BITS
+    assert rows[0] == len(X)
+    assert rows[-1] == rows[-2]
 
 
 def test_large_masks_are_not_copied_for_single_rows(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,7 +154,7 @@ def test_few_rows_are_not_cached() -> None:
 
 def test_a_full_cache_keeps_new_cells() -> None:
     masks = join_leaf_masks([ensemble(2, 5, 3)])
-    cache, counted = counted_cache(masks, slot_bits=2)
+    cache, counted = counted_cache(masks, max_slot_bits=2)
     cells = np.stack(np.meshgrid(*[VALUES] * FEATURES), axis=-1).reshape(-1, FEATURES)
     cache.predict(cells)
     for cell in cells[:: len(cells) // 50]:

@@ -25,8 +25,14 @@ from kepler_plugins.model_formats.row_masks import MAX_ROWS, RowMasks, row_masks
 
 MIN_ROWS = 8
 """Fewer rows are predicted without the cache, because the leaf masks are as fast for them."""
+FIRST_SLOT_BITS = 12
+"""Logarithm of the number of slots of a new cache. A small cache is fast, because it stays in the processor's cache."""
 SLOT_BITS = 16
-"""Logarithm of the number of slots of a cache. Each slot takes 12 bytes, so a full cache takes 768 KiB."""
+"""Logarithm of the maximum number of slots. Each slot takes 12 bytes, so the largest cache takes 768 KiB."""
+_GROWTH_BITS = 2
+_MAX_FILL = 0.25
+"""A cache grows by the factor 2^`_GROWTH_BITS` if this fraction of its slots is in use. More cells in use would compete
+for the same slots more often."""
 
 _MULTIPLIER = 0x9E3779B97F4A7C15
 """2^64 divided by the golden ratio, and odd. The product of a cell's number and this factor, modulo 2^64, is the cell's
@@ -41,21 +47,17 @@ _MAX_CELLS = 2**62
 class CellCache:
     """Predicts exactly what leaf masks predict, and keeps the watts of the cells that it has seen."""
 
-    def __init__(self, masks: JointLeafMasks, slot_bits: int = SLOT_BITS) -> None:
+    def __init__(self, masks: JointLeafMasks, max_slot_bits: int = SLOT_BITS) -> None:
         """Take the leaf masks. They must not have more than `_MAX_CELLS` cells: see `cell_cache`.
 
-        The cache has 2 to the power of `slot_bits` slots, at least 4.
+        The cache grows to at most 2 to the power of `max_slot_bits` slots, at least 4.
         """
         self._masks = masks
-        self._slots = 1 << slot_bits
-        self._shift = np.uint64(64 - slot_bits)
+        self._max_slot_bits = max_slot_bits
         self._edges = [of_feature.edges for of_feature in masks.features]
         self._offsets = _offsets(masks)
         """For each feature, an array of shape (ensembles, intervals). The sum over the features is the cell's key."""
-        self._keys = np.empty(0, dtype=np.int64)
-        """Key of the cell in each slot. 0 stands for an empty slot: the numbers of cells start at 1."""
-        self._watts = np.empty(0, dtype=np.float32)
-        """Watts of the cell in each slot, in single precision like the sums of the leaf masks."""
+        self._make_slots(min(FIRST_SLOT_BITS, max_slot_bits))
         self._lock = threading.Lock()
 
     @cached_property
@@ -80,11 +82,15 @@ class CellCache:
         joint = self._masks.extended(more._masks if isinstance(more, CellCache) else more, columns)
         return None if joint is None else cell_cache(joint)
 
+    def _make_slots(self, slot_bits: int) -> None:
+        self._slot_bits = slot_bits
+        self._shift = np.uint64(64 - slot_bits)
+        self._keys = np.zeros(1 << slot_bits, dtype=np.int64)
+        """Key of the cell in each slot. 0 stands for an empty slot: the numbers of cells start at 1."""
+        self._watts = np.zeros(1 << slot_bits, dtype=np.float32)
+        """Watts of the cell in each slot, in single precision like the sums of the leaf masks."""
+
     def _predict(self, X: SingleArray) -> FloatArray:
-        if not len(self._keys):
-            # The operating system provides a page of these arrays when it is first written.
-            self._keys = np.zeros(self._slots, dtype=np.int64)
-            self._watts = np.zeros(self._slots, dtype=np.float32)
         columns = zip(X.T, self._edges, self._offsets, strict=True)
         values, edges, offsets = next(columns)
         keys = offsets.take(edges.searchsorted(values), axis=1)
@@ -118,6 +124,9 @@ class CellCache:
         # Several cells may have chosen the same slot. Only one of their keys is there now.
         kept = self._keys.take(chosen) == keys
         self._watts[chosen[kept]] = watts[kept]
+        if self._slot_bits < self._max_slot_bits and np.count_nonzero(self._keys) > _MAX_FILL * len(self._keys):
+            # The next requests fill the larger cache.
+            self._make_slots(min(self._slot_bits + _GROWTH_BITS, self._max_slot_bits))
 
 
 def join_with_cache(ensembles: Sequence[LeafMasks]) -> CellCache | JointLeafMasks:

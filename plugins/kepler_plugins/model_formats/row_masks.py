@@ -19,21 +19,30 @@ MAX_ROWS = 2
 MAX_BYTES = 2_000_000
 """Limit of the size of the copied masks."""
 
+_SINGLE_LEAVES = [1 << leaf for leaf in range(8)]
+"""For each leaf of a tree with few leaves, the mask that has only the bit of this leaf."""
+_LOWEST_BITS = np.array([0, *((mask & -mask).bit_length() - 1 for mask in range(1, 256))])
+"""The number of the lowest bit of each mask of 8 bits."""
+
 
 class RowMasks:
     """Predicts exactly what leaf masks predict, one row after the other."""
 
     def __init__(self, masks: JointLeafMasks) -> None:
-        ensembles, trees, entries = masks.values.shape
+        self._few_leaves = masks.features[0].masks.dtype == np.uint8
+        # A table with an entry for each mask takes 1 KiB per tree. Kepler's requests are seconds apart, so most of
+        # these entries would come from the main memory, not from the processor's cache.
+        values = masks.values[:, :, _SINGLE_LEAVES] if self._few_leaves else masks.values
+        ensembles, trees, leaves = values.shape
         self._edges: list[list[float]] = [of_feature.edges.tolist() for of_feature in masks.features]
         self._masks = [list(_masks_of_intervals(of_feature, ensembles)) for of_feature in masks.features]
         """For each feature and interval, the masks of all trees of all ensembles, in one dimension."""
         self._shape = (ensembles, trees)
-        self._values = masks.values.reshape(-1)
-        self._table_starts = np.arange(ensembles * trees) * entries
-        """Position of each tree's table in `_values`."""
+        self._values = values.reshape(-1)
+        self._first_leaves = np.arange(ensembles * trees) * leaves
+        """Position of the first leaf of each tree in `_values`."""
+        self._every_leaf = np.full_like(self._masks[0][0], np.iinfo(masks.features[0].masks.dtype).max)
         self._base = masks.base[:, 0]
-        self._few_leaves = masks.features[0].masks.dtype == np.uint8
 
     def predict(self, X: SingleArray) -> FloatArray:
         """Return the predicted watts, shape (ensembles, rows)."""
@@ -43,14 +52,13 @@ class RowMasks:
         return watts
 
     def _predict_row(self, values: list[float]) -> SingleArray:
-        reachable = None
+        reachable: Masks = self._every_leaf
         for value, edges, masks in zip(values, self._edges, self._masks, strict=True):
             # NumPy sorts NaN after all numbers. `bisect_left` would return 0.
-            of_value = masks[bisect_left(edges, value) if value == value else -1]
-            reachable = of_value if reachable is None else reachable & of_value
-        if not self._few_leaves:
-            reachable = lowest_leaves(np.array(reachable))
-        leaves = self._values.take(self._table_starts + reachable).reshape(self._shape)
+            reachable = reachable & masks[bisect_left(edges, value) if value == value else -1]
+        lowest = _LOWEST_BITS.take(reachable) if self._few_leaves else lowest_leaves(reachable)
+        lowest += self._first_leaves
+        leaves = self._values.take(lowest).reshape(self._shape)
         # A cumulative sum adds tree after tree, like the sums of `JointLeafMasks`. A sum along this axis would not.
         sums: SingleArray = np.add.accumulate(leaves, axis=1)[:, -1]
         return sums + self._base
