@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from functools import cache
 from importlib.resources import files
 
 from kepler_core.messages import quoted
-from kepler_core.store.manifest import sha256
 from kepler_servers.browser.headers import SECURITY_HEADERS
 from kepler_servers.http.answer import Answer, HttpError
 
@@ -22,7 +22,7 @@ def _content(name: str) -> bytes:
 @cache
 def asset_url(name: str) -> str:
     """Return the URL of an asset. It changes with the content, so that browsers may keep the asset."""
-    return f"{PATH}/{name}?v={sha256(_content(name))[:12]}"
+    return f"{PATH}/{name}?v={hashlib.sha256(_content(name)).hexdigest()[:12]}"
 
 
 def asset(name: str) -> Answer:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import attrs
 
-from kepler_servers.browser.curve_process import Curve
+from kepler_servers.browser.curve import Curve
 
 WIDTH, HEIGHT = 720, 360
 LEFT, RIGHT, TOP, BOTTOM = 64, 32, 30, 52

@@ -8,6 +8,7 @@ from urllib.parse import parse_qsl, quote, urlencode
 
 import attrs
 
+from kepler_core.messages import printable
 from kepler_servers.browser.headers import SECURITY_HEADERS
 from kepler_servers.browser.links import endpoint
 from kepler_servers.browser.texts import (
@@ -96,7 +97,7 @@ class View:
     def term(self, prefix: str, name: str) -> str:
         """Return the text for a name from a store, e.g. of a component; the name itself if there is no text for it."""
         key = prefix + name
-        return self.text(key) if key in catalogue() else name[:_MAX_NAME_CHARACTERS]
+        return self.text(key) if key in catalogue() else printable(name, _MAX_NAME_CHARACTERS)
 
     def href(self, *parts: str, **parameters: Any) -> str:
         """Return the URL of a page of this server: the path of `parts`, as in `endpoint`, with the parameters.

@@ -13,6 +13,7 @@ from kepler_servers.browser.page_routes import PageQuery, page_route
 from kepler_servers.browser.view import Site, View
 from kepler_servers.http.answer import Answer
 from kepler_servers.http.route import Route
+from kepler_servers.http.text_values import FLAGS
 
 PATH = "/docs"
 _MAX_DEPTH = 6
@@ -177,6 +178,8 @@ def _type_text(schema: Mapping[str, Any], depth: int = 0) -> str:
         if key in schema:
             return " | ".join(dict.fromkeys(_type_text(inner, depth + 1) for inner in schema[key]))
     if "enum" in schema:
+        if set(FLAGS) <= set(schema["enum"]):
+            return "true | false"  # each of them may be written in several ways, as docs/model-server.md lists
         return " | ".join(json.dumps(value, ensure_ascii=False) for value in schema["enum"])
     if "const" in schema:
         return json.dumps(schema["const"], ensure_ascii=False)

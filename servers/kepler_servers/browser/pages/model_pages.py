@@ -138,8 +138,7 @@ class ModelPages:
         model = self._live.current.by_path(pipeline, path)
         if model is None:
             raise HttpError(404, f"no model {quoted(path, 200)} in pipeline {quoted(pipeline)}")
-        future = self._curves.curve(model)
-        curve = future.result() if future.done() else None
+        curve = self._curves.curve(model)
         return view.answer(
             "model.html.j2",
             facts=ModelFacts.of(model),

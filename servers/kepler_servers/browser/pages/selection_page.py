@@ -6,6 +6,7 @@ ranks models itself.
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Mapping
 from typing import Any
@@ -22,6 +23,8 @@ from kepler_servers.live_catalogue import LiveCatalogue
 from kepler_servers.model_request import read_model_request
 
 SPEC_FIELDS = ("processor", "cores", "chips", "memory", "frequency")
+_PLAIN = re.compile(r"[A-Za-z0-9_.:-]{1,100}")
+"""Names of features that the form begins with. A foreign store may have names that nobody could read or type."""
 _FLAGS = ("exact", "weights", "portable")
 
 
@@ -76,8 +79,8 @@ class SelectionPage:
     def select(self, view: View, query: SelectionQuery) -> Answer:
         """Answer with the form and, if the form was sent, with the steps of the selection."""
         catalogue = self._live.current
-        features = sorted({feature for model in catalogue.models for feature in model.features})
-        result: dict[str, Any] = {"explanation": None, "steps": [], "message": "", "part": "", "status": 200}
+        features = sorted({name for model in catalogue.models for name in model.features if _PLAIN.fullmatch(name)})
+        result: dict[str, Any] = {"explanation": None, "steps": [], "message": "", "no_model": False}
         if query.output_type is not None:
             result |= self._result(query)
         values = {name: value for name, value in msgspec.to_builtins(query).items() if value is not None}
@@ -85,7 +88,7 @@ class SelectionPage:
         if query.output_type is None:
             values |= {"metrics": ", ".join(features), "output_type": OUTPUT_TYPES[0]}
         return view.answer(
-            "select.html.j2", values=values, features=features, output_types=OUTPUT_TYPES,
+            "select.html.j2", values=values, output_types=OUTPUT_TYPES,
             spec_fields=SPEC_FIELDS, flag_fields=_FLAGS, asked=query.output_type is not None,
             sources=sorted({model.source for model in catalogue.models}),
             trainers=sorted({model.trainer for model in catalogue.models}),
@@ -99,9 +102,9 @@ class SelectionPage:
         try:
             explanation = self._live.current.select(read_model_request(query.body())).explain()
         except NoModelError as error:
-            return {"steps": _steps(error.explanation or {}), "message": error.message, "status": 404}
+            return {"steps": _steps(error.explanation or {}), "message": error.message, "no_model": True}
         except RequestError as error:
-            return {"message": str(error), "part": error.key, "status": 400}
+            return {"message": str(error), "status": 400}
         except KeplerError as error:
             return {"message": str(error), "status": 503}
         return {"explanation": explanation, "steps": _steps(explanation)}
