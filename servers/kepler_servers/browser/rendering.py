@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import math
 import unicodedata
 from collections.abc import Mapping
 from functools import cache
@@ -17,6 +18,8 @@ from kepler_servers.browser.links import endpoint
 
 SHOWN_CHARACTERS = 200
 """Maximum length of a name or text from a store. A longer one is cut."""
+_LARGE = 1e9
+"""Numbers from here on are shown with an exponent."""
 _UNSEEN = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
 """Unicode categories of characters that are not seen, e.g. marks that change the direction of the text after them."""
 
@@ -34,16 +37,28 @@ def shown(value: object, limit: int = SHOWN_CHARACTERS) -> str:
 
 def number(value: object, digits: int = 2) -> str:
     """Return a number with a fixed number of decimals; "–" if the value is not a finite number."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < float("inf"):
+    known = _finite(value)
+    if known is None:
         return "–"
-    return f"{value:.3e}" if abs(value) >= 1e9 else f"{value:,.{digits}f}"
+    return f"{known:.3e}" if abs(known) >= _LARGE else f"{known:,.{digits}f}"
 
 
 def short_number(value: object) -> str:
     """Return a number with four significant digits; "–" if the value is not a finite number."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < float("inf"):
+    known = _finite(value)
+    if known is None:
         return "–"
-    return f"{value:,.0f}" if 1000 <= abs(value) < 1e9 else f"{value:.4g}"
+    return f"{known:,.0f}" if 1000 <= abs(known) < _LARGE else f"{known:.4g}"
+
+
+def _finite(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        known = float(value)
+    except OverflowError:  # an int of more than 308 digits
+        return None
+    return known if math.isfinite(known) else None
 
 
 def utc(seconds: float | None) -> str:
