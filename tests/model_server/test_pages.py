@@ -5,6 +5,8 @@ from __future__ import annotations
 import html
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -265,6 +267,20 @@ def test_files_of_the_pages(server: ServerProcess) -> None:
         assert answer.headers["x-content-type-options"] == "nosniff"
         weight += len(answer.body)
     assert weight < 30_000
+
+
+@pytest.mark.parametrize(
+    ("module", "missing"),
+    [
+        ("kepler_servers.model_server.worker", {"jinja2"}),
+        ("kepler_servers.offline_trainer.worker", {"jinja2"}),
+        ("kepler_servers.meter.prometheus_output", {"jinja2", "bottle", "kepler_servers.browser"}),
+    ],
+)
+def test_servers_without_visitors_do_not_import_what_only_pages_need(module: str, missing: set[str]) -> None:
+    code = f"import sys, {module}; print(' '.join(sys.modules))"
+    process = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert not missing & set(process.stdout.split())
 
 
 def test_an_empty_store_says_what_to_do(tmp_path: Path) -> None:
