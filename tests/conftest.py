@@ -71,6 +71,7 @@ SLOW = (
     "meter/test_scraped_meter*",
     "pairs/test_pair_training*",
     "pairs/test_real_pairs*",
+    "browser/test_chromium*",
     "pairs/test_pair_command*",
 )
 """Test files that `make quick` leaves out: they train, start servers or install packages. Slowest first."""

@@ -181,6 +181,7 @@ def meter(context: click.Context, /, **values: Any) -> None:
 def _serve(publishing: Publishing, settings: MeterSettings) -> None:
     """Publish until the process gets SIGTERM or SIGINT."""
     from kepler_core.messages import printable
+    from kepler_servers.meter.advice import advice
     from kepler_servers.meter.loop import MeterLoop, stop_signal
     from kepler_servers.meter.publishing import Publisher, Zones
     from kepler_servers.meter.settings import build_chain, build_collectors
@@ -194,6 +195,8 @@ def _serve(publishing: Publishing, settings: MeterSettings) -> None:
         on_status: list[Callable[[MeterStatus], None]] = [stack.enter_context(_status_file(Path(publishing.tree)))]
         if report := getattr(outputs.get("prometheus"), "report", None):
             on_status.append(report)
+        if advise_with := getattr(outputs.get("prometheus"), "advise_with", None):
+            advise_with(lambda reading: advice(reading, settings.machine(), settings))
         chain = build_chain(settings)
         stack.callback(chain.close)
         collectors = build_collectors(settings)

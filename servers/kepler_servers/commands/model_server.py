@@ -71,7 +71,8 @@ def model_server(
     """Send each Kepler node the power model that fits its machine (POST /model).
 
     The server notices a newly published pipeline within seconds. GET /healthz lists the served and the
-    broken pipelines. GET /openapi.json describes all endpoints.
+    broken pipelines. GET /openapi.json describes all endpoints. Open the address of the server in a browser to
+    see its pipelines, models and machines, and to have a selection explained.
 
     \b
     Configuration keys without an option, read from the environment or the configuration folder:

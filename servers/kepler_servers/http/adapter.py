@@ -66,7 +66,7 @@ class RsgiAdapter:
         self._max_body = max_body
         self._cached = cache.get if cache is not None else _not_cached
         self._deadline = SharedDeadline(BODY_TIMEOUT_SECONDS)
-        self._quick = frozenset(route.path for route in app.routes if route.quick)
+        self._quick = frozenset((route.method, route.path) for route in app.routes if route.quick)
         self._uploads = {route.path: route for route in app.routes if route.upload is not None}
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="request")
         # Uploads may take seconds. They have separate threads, so that they do not delay other requests.
@@ -125,7 +125,7 @@ class RsgiAdapter:
         if cached is not None:
             return cached
         environ = _environ(scope, body)
-        if scope.path in self._quick:
+        if (scope.method, scope.path) in self._quick:
             return self._call(environ)
         return await self._call_in(self._threads, environ)
 

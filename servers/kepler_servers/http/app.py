@@ -108,7 +108,7 @@ class App:
                 self._check(environ)
                 return route.handler(**path_parameters, **_arguments(route))
 
-            answer = self._answer(route, handle, started)
+            answer = self._answer(route, handle, started, environ)
             if isinstance(answer, Deferred) and DEFERRED in environ:
                 environ[DEFERRED] = answer
                 return b""
@@ -119,14 +119,15 @@ class App:
 
         return callback
 
-    def _answer(self, route: Route, call: Callable[[], Any], started: float) -> Answer | Deferred:
+    def _answer(self, route: Route, call: Callable[[], Any], started: float, environ: Environ) -> Answer | Deferred:
         try:
             answer = _complete(call())
         except Exception as error:
-            answer = self.http_error(error, route.name).answer()
+            http_error = self.http_error(error, route.name)
+            answer = http_error.answer() if route.error_page is None else route.error_page(http_error, environ)
         if isinstance(answer, Deferred):
             then = answer.then
-            return Deferred(answer.future, lambda: self._answer(route, then, started))
+            return Deferred(answer.future, lambda: self._answer(route, then, started, environ))
         self.observe(route.name, answer.status, time.perf_counter() - started)
         return answer
 
@@ -158,7 +159,12 @@ class App:
 
     @cached_property
     def _document(self) -> Answer:
-        return json_answer(document(f"Kepler Core {self.name}", self._description, self.routes, self._error))
+        return json_answer(self.document)
+
+    @cached_property
+    def document(self) -> dict[str, Any]:
+        """The OpenAPI document of the server."""
+        return document(f"Kepler Core {self.name}", self._description, self.routes, self._error)
 
 
 def _arguments(route: Route) -> dict[str, Any]:

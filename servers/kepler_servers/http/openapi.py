@@ -36,10 +36,11 @@ _ERRORS = {
 
 
 def document(title: str, description: str, routes: Sequence[Route], error: type[msgspec.Struct]) -> dict[str, Any]:
-    """Return the OpenAPI document that describes all routes.
+    """Return the OpenAPI document that describes all routes with `listed`.
 
     `error` is the type of the JSON body of answers with a status other than 2xx.
     """
+    routes = [route for route in routes if route.listed]
     schemas = _Schemas([error, *(kind for route in routes for kind in _types(route))])
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:

@@ -9,6 +9,7 @@ import attrs
 import bottle
 import msgspec
 
+from kepler_servers.http.answer import Answer, HttpError
 from kepler_servers.http.uploads import Upload
 
 BeginUpload = Callable[[bottle.BaseRequest, int | None], Upload]
@@ -74,3 +75,8 @@ class Route:
     quick: bool = attrs.field(default=False, kw_only=True)
     """Whether the event loop itself calls the handler, instead of a thread. Set this only for a handler that takes
     microseconds and never waits, and only if the path has no parameters."""
+    listed: bool = attrs.field(default=True, kw_only=True)
+    """Whether the OpenAPI document describes the endpoint. It does not describe pages for people."""
+    error_page: Callable[[HttpError, Mapping[str, Any]], Answer] | None = attrs.field(default=None, kw_only=True)
+    """Function that makes the answer for an error from the error and the WSGI environment of the request. Without it,
+    the answer is a JSON object."""

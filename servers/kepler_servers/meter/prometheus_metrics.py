@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import attrs
@@ -53,6 +53,8 @@ class MeterState:
     """Why there is no estimate."""
     status: MeterStatus | None = None
     node_energy: NodeEnergy = attrs.field(factory=NodeEnergy)
+    advise: Callable[[Reading], Sequence[str]] | None = None
+    """Returns what would make the watts of a reading more certain, one sentence each; None: that is not known."""
 
 
 def metrics_application(state: MeterState) -> WsgiApplication:

@@ -1,10 +1,13 @@
-"""The output `prometheus`, which serves the watts as Prometheus metrics on a TCP port."""
+"""The output `prometheus`, which serves the watts as Prometheus metrics and as a page on a TCP port."""
 
 from __future__ import annotations
 
+import logging
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
 
 from kepler_core.errors import OutputError, UsageError
 from kepler_core.metering import Output, Reading
@@ -12,6 +15,11 @@ from kepler_servers.meter.health import health, readiness
 from kepler_servers.meter.kepler_names import usage_ratio
 from kepler_servers.meter.prometheus_metrics import MeterState, Published, metrics_application
 from kepler_servers.meter.status import MeterStatus
+
+if TYPE_CHECKING:
+    from kepler_servers.http.side_port import WsgiApplication
+
+log = logging.getLogger(__name__)
 
 DEFAULT_PORT = 8104
 
@@ -38,7 +46,7 @@ class PrometheusOutput(Output):
         from kepler_servers.http.side_port import start_side_port, with_health
 
         checks = {"/healthz": lambda: health(self._state), "/readyz": lambda: readiness(self._state)}
-        application = with_health(metrics_application(self._state), checks)
+        application = with_health(_application(self._state), checks)
         try:
             self.port = start_side_port(application, self.host, self.port)
         except UsageError as error:
@@ -57,6 +65,38 @@ class PrometheusOutput(Output):
         """Keep the meter's status: the durations and problems in it are served, too."""
         self._state.status = status
 
+    def advise_with(self, advise: Callable[[Reading], Sequence[str]]) -> None:
+        """Show on the page what would make the watts more certain: the sentences that `advise` returns."""
+        self._state.advise = advise
+
     def close(self) -> None:
         """Serve no watts any more. The port is closed when the process ends."""
         self.withdraw("the meter has ended")
+
+
+def _application(state: MeterState) -> WsgiApplication:
+    """Return the WSGI application of the port: the page for people under `/`, and the metrics everywhere else."""
+    metrics = metrics_application(state)
+
+    def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        path = str(environ.get("PATH_INFO", ""))
+        if path != "/" and not path.startswith("/ui/"):
+            return metrics(environ, start_response)
+        return _page(state, environ, start_response)
+
+    return application
+
+
+def _page(state: MeterState, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+    from kepler_servers.meter.watts_page import answer  # the page's libraries are imported at the first visit
+
+    try:
+        page = answer(state, environ)
+        status, headers, body = page.status, dict(page.headers), page.body
+        assert isinstance(body, bytes)
+    except Exception:  # a defect of the page must not end the connection without an answer
+        log.exception("the page of the meter failed; this is a defect of the meter")
+        status, headers, body = 500, {"Content-Type": "text/plain; charset=utf-8"}, b"a defect of the meter\n"
+    headers["Content-Length"] = str(len(body))
+    start_response(f"{status} {HTTPStatus(status).phrase}", list(headers.items()))
+    return [] if environ.get("REQUEST_METHOD") == "HEAD" else [body]

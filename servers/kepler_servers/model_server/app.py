@@ -15,6 +15,7 @@ from kepler_core.selection import ModelRequest, Selection
 from kepler_core.selection.filters import parse_filter
 from kepler_core.store.models import StoredModel
 from kepler_core.vocabulary import OUTPUT_TYPES, OutputType
+from kepler_servers.browser.model_browser import model_browser
 from kepler_servers.http.answer import RETRY_LATER, Answer, HttpError, json_answer
 from kepler_servers.http.answer_cache import AnswerCache
 from kepler_servers.http.app import App
@@ -121,7 +122,7 @@ class ModelServer:
         self.cache = AnswerCache(model_path, MODEL_ENDPOINT, data=lambda: live.current, observe=metrics.observe)
         self.app = App(
             "model server",
-            self._routes(model_path, quick),
+            [*self._routes(model_path, quick), *self._pages(model_path)],
             observe=metrics.observe,
             description="Gives the power model that fits a machine best, and says why.",
             error=ModelServerError,
@@ -184,6 +185,9 @@ class ModelServer:
                 returns=[health, not_ready], quick=quick,
             ),
         ]  # fmt: skip
+
+    def _pages(self, model_path: str) -> list[Route]:
+        return model_browser(self.live, model_path=model_path, health=self.health, document=lambda: self.app.document)
 
     def _http_error(self, error: KeplerError) -> HttpError | None:
         if not isinstance(error, NoModelError):

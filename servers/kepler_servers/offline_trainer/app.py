@@ -35,6 +35,7 @@ from kepler_servers.offline_trainer.answers import (
 )
 from kepler_servers.offline_trainer.disk_full import is_disk_full
 from kepler_servers.offline_trainer.job import CANCELLED, DONE, FAILED, Job, new_id
+from kepler_servers.offline_trainer.job_pages import JobPages
 from kepler_servers.offline_trainer.jobs import Jobs, QueueFullError
 from kepler_servers.offline_trainer.metrics import TrainerMetrics
 from kepler_servers.offline_trainer.request_schema import request_schema
@@ -108,7 +109,7 @@ class OfflineTrainer:
         self._uploads = threading.BoundedSemaphore(MAX_UPLOADS)
         self.app = App(
             "offline trainer",
-            [*self._job_routes(), *self._server_routes()],
+            [*self._job_routes(), *self._server_routes(), *self._pages()],
             observe=metrics.observe,
             description="Trains power models from recordings and publishes them to a model store. "
             "Each training is a job in a queue on disk.",
@@ -172,6 +173,17 @@ class OfflineTrainer:
             ),
         ]  # fmt: skip
 
+    def _pages(self) -> list[Route]:
+        return JobPages(
+            counts=lambda: self._jobs.counts,
+            page=lambda state, limit, offset: self.list_jobs(JobsQuery(state, limit, offset)),
+            details=self.job,
+            result=self.result,
+            document=lambda: self.app.document,
+            guard=self._check_page_token,
+            has_token=self._token is not None,
+        ).routes()
+
     def _check_host(self, environ: Environ) -> None:
         if self._settings.allowed_hosts is not None:
             check_host(environ, self._settings.allowed_hosts)
@@ -185,6 +197,24 @@ class OfflineTrainer:
         ):
             message = "a token is needed: Authorization: Bearer …" if not token else "the token is wrong"
             raise HttpError(401, message, {"WWW-Authenticate": "Bearer"})
+
+    def _check_page_token(self, request: bottle.BaseRequest) -> None:
+        """Check the token of a request for a page. A browser asks for it and sends it as the password of `Basic`.
+
+        The endpoints that change something do not accept `Basic`: a browser sends it with requests that pages of other
+        hosts have made, too.
+        """
+        name_and_password = request.auth if self._token is not None else None
+        if self._token is None or (
+            name_and_password is not None
+            and hmac.compare_digest((name_and_password[1] or "").encode("utf-8", "replace"), self._token)
+        ):
+            return
+        try:
+            self._check_token(request)
+        except HttpError:
+            message = "a token is needed: enter it as the password, with any user name"
+            raise HttpError(401, message, {"WWW-Authenticate": 'Basic realm="Kepler Core", charset="UTF-8"'}) from None
 
     # --- POST /train ---
 

@@ -1,0 +1,158 @@
+"""The pages about pipelines and models."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from kepler_core.errors import KeplerError
+from kepler_core.messages import quoted
+from kepler_core.selection.filters import parse_filter
+from kepler_core.store.models import StoredModel
+from kepler_core.vocabulary import OUTPUT_TYPES, OutputType
+from kepler_servers.browser.curve_drawing import drawing_of
+from kepler_servers.browser.page_routes import PageQuery, page_route
+from kepler_servers.browser.pages.model_facts import ModelFacts
+from kepler_servers.browser.power_curves import PowerCurves
+from kepler_servers.browser.view import Site, View
+from kepler_servers.http.answer import Answer, HttpError
+from kepler_servers.http.route import Route
+from kepler_servers.live_catalogue import LiveCatalogue
+
+PAGE_MODELS = 50
+"""Number of models on a page of the list."""
+MAX_PIPELINES = 500
+"""Maximum number of pipelines on the first page."""
+MAX_SHOWN_DECISIONS = 30
+CURVE_POLL_SECONDS = 1
+"""Interval at which the page of a model asks for its power curve while the curve is computed."""
+MAX_SHOWN_VERSIONS = 50
+
+
+class ListQuery(PageQuery, frozen=True, kw_only=True, rename="kebab"):
+    """Query parameters of the list of models."""
+
+    pipeline: str | None = None
+    source: str | None = None
+    output_type: OutputType | None = None
+    feature_group: str | None = None
+    trainer: str | None = None
+    node_type: Annotated[int, Meta(ge=0, le=2**31)] | None = None
+    filter: str | None = None
+    offset: Annotated[int, Meta(ge=0, le=10**9)] = 0
+
+
+class ModelPages:
+    """The handlers of the pages about pipelines and models."""
+
+    def __init__(self, site: Site, live: LiveCatalogue) -> None:
+        self._site = site
+        self._live = live
+        self._curves = PowerCurves()
+
+    def routes(self) -> list[Route]:
+        """Return the routes of the pages."""
+        site = self._site
+        return [
+            page_route(site, "/", self.overview),
+            page_route(site, "/ui/pipelines/<pipeline>", self.pipeline),
+            page_route(site, "/ui/models", self.models, query=ListQuery),
+            page_route(site, "/ui/models/<pipeline>/<source>/<output_type>/<feature_group>/<name>", self.model),
+        ]
+
+    def overview(self, view: View, query: PageQuery) -> Answer:
+        """Answer with the list of pipelines."""
+        live, catalogue = self._live, self._live.current
+        names = sorted({*catalogue.models_of, *catalogue.node_types, *catalogue.broken})
+        rows = [
+            {
+                "name": name,
+                "version": live.version_of(name),
+                "models": catalogue.models_of.get(name, 0),
+                "node_types": len(catalogue.node_types.get(name, {})),
+                "best": [_lowest(catalogue.find(pipeline=name, output_type=kind)) for kind in OUTPUT_TYPES],
+                "problem": catalogue.broken.get(name),
+            }
+            for name in names[:MAX_PIPELINES]
+        ]
+        return view.answer(
+            "overview.html.j2", rows=rows, more=len(names) - len(rows), output_types=OUTPUT_TYPES,
+            models=len(catalogue.models), store_problem=live.store_problem,
+        )  # fmt: skip
+
+    def pipeline(self, view: View, query: PageQuery, pipeline: str) -> Answer:
+        """Answer with the versions, decisions and models of a pipeline."""
+        live, catalogue = self._live, self._live.current
+        if pipeline not in catalogue.node_types and pipeline not in catalogue.broken:
+            raise HttpError(404, f"no pipeline {quoted(pipeline)} is served")
+        versions: list[int] = []
+        decisions: list[dict[str, Any]] = []
+        current, store_problem = None, ""
+        try:
+            versions, current = live.store.versions(pipeline), live.store.current_version(pipeline)
+            decisions = live.store.decisions(pipeline)
+        except KeplerError as error:
+            store_problem = str(error)
+        models = catalogue.find(pipeline=pipeline)
+        return view.answer(
+            "pipeline.html.j2", name=pipeline, problem=catalogue.broken.get(pipeline), store_problem=store_problem,
+            served=live.version_of(pipeline), current=current, versions=versions[::-1][:MAX_SHOWN_VERSIONS],
+            decisions=decisions[::-1][:MAX_SHOWN_DECISIONS], total=len(models),
+            models=[ModelFacts.of(model) for model in models[:PAGE_MODELS]],
+            node_types=len(catalogue.node_types.get(pipeline, {})),
+        )  # fmt: skip
+
+    def models(self, view: View, query: ListQuery) -> Answer:
+        """Answer with a page of the list of models that meet conditions."""
+        catalogue = self._live.current
+        found = catalogue.find(
+            pipeline=query.pipeline,
+            source=query.source,
+            output_type=query.output_type,
+            feature_group=query.feature_group,
+            trainer=query.trainer,
+            node_type=query.node_type,
+            filter=None if query.filter is None else parse_filter(query.filter),
+        )
+        shown = found[query.offset : query.offset + PAGE_MODELS]
+        fields = {
+            "pipeline": sorted(catalogue.models_of),
+            "source": sorted({model.source for model in catalogue.models}),
+            "output-type": list(OUTPUT_TYPES),
+            "feature-group": sorted({model.feature_group for model in catalogue.models}),
+            "trainer": sorted({model.trainer for model in catalogue.models}),
+        }
+        conditions = {key: value for key, value in _parameters(query).items() if key not in ("lang", "offset")}
+        return view.answer(
+            "models.html.j2", total=len(found), models=[ModelFacts.of(model) for model in shown],
+            offset=query.offset, step=PAGE_MODELS, fields=fields, conditions=conditions,
+        )  # fmt: skip
+
+    def model(
+        self, view: View, query: PageQuery, pipeline: str, source: str, output_type: str, feature_group: str, name: str
+    ) -> Answer:
+        """Answer with everything that is known about a model. The power curve is missing until it is computed."""
+        path = f"{source}/{output_type}/{feature_group}/{name}"
+        model = self._live.current.by_path(pipeline, path)
+        if model is None:
+            raise HttpError(404, f"no model {quoted(path, 200)} in pipeline {quoted(pipeline)}")
+        curve = self._curves.curve(model)
+        return view.answer(
+            "model.html.j2",
+            facts=ModelFacts.of(model),
+            curve=curve,
+            drawing=None if curve is None or curve.reason else drawing_of(curve),
+            seconds=CURVE_POLL_SECONDS if curve is None else 0,
+        )
+
+
+def _lowest(models: list[StoredModel]) -> float | None:
+    """Return the headline error of the first of the models, which are sorted by error; None if it is not known."""
+    return models[0].scores.get("mae") if models else None
+
+
+def _parameters(query: PageQuery) -> dict[str, Any]:
+    """Return the parameters of a query by their names in the URL, without those that are not given."""
+    return {name: value for name, value in msgspec.to_builtins(query).items() if value is not None}

@@ -1,0 +1,129 @@
+"""The power curves of stored models, computed one after the other in processes of their own, and cached."""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import subprocess
+import sys
+import threading
+import time
+
+import attrs
+import msgspec
+
+from kepler_core.errors import KeplerError
+from kepler_core.messages import printable, shortened
+from kepler_core.store.models import StoredModel
+from kepler_servers.browser.curve import Curve, curve_of
+
+log = logging.getLogger(__name__)
+
+MAX_ARCHIVE_BYTES = 64 * 2**20
+"""Maximum size of a model's zip file whose curve is drawn."""
+TIMEOUT_SECONDS = 30.0
+"""Time limit for the curve of one model. The limit of the CPU time (`curve_process`) is much lower; this limit is for
+machines that are busy with other work."""
+RETRY_SECONDS = 60.0
+"""Time after which a curve that could not be computed is computed again, if somebody opens the page of its model."""
+MAX_WAITING = 8
+"""Maximum number of curves that wait until they are computed. Pages of further models have no curve."""
+MAX_CURVES = 256
+"""Maximum number of curves in the cache. A curve of two components takes about 3 kB."""
+
+_decoder = msgspec.json.Decoder(Curve)
+_ERROR_CHARACTERS = 300
+
+
+@attrs.define
+class _Entry:
+    """A curve in the cache."""
+
+    curve: Curve | None = None
+    """None until the curve is computed."""
+    computed: float = 0.0
+    """Time of the computation, by `time.monotonic`."""
+
+
+class PowerCurves:
+    """Computes the power curves of models. All methods may be called from several threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._waiting: queue.SimpleQueue[tuple[_Entry, StoredModel]] = queue.SimpleQueue()
+        self._entries: dict[tuple[str, str, str], _Entry] = {}
+        """Curves by pipeline, path and digest of the model, in the order of their requests."""
+        self._thread: threading.Thread | None = None
+
+    def curve(self, model: StoredModel) -> Curve | None:
+        """Return the power curve of a model; None while it is computed.
+
+        The curve has a reason if it cannot be computed.
+        """
+        if not model.loadable:
+            return Curve(reason=model.no_linear_weights or "")
+        record = model.archive_record
+        if record is not None and record.size > MAX_ARCHIVE_BYTES:
+            return Curve(reason=f"the model's zip file is larger than {MAX_ARCHIVE_BYTES >> 20} MiB")
+        key = model.pipeline, model.path, record.sha256 if record is not None else str(model.snapshot.version)
+        with self._lock:
+            entry = self._entries.get(key)
+            if entry is not None and not _is_to_retry(entry):
+                return entry.curve
+            if sum(other.curve is None for other in self._entries.values()) >= MAX_WAITING:
+                return Curve(reason="many other curves are being computed; load the page again in a minute")
+            while len(self._entries) >= MAX_CURVES:
+                del self._entries[next(iter(self._entries))]
+            entry = self._entries[key] = _Entry()
+            if self._thread is None:
+                # A daemon thread, so that the server never waits for a curve when it ends.
+                self._thread = threading.Thread(target=self._run, name="curves", daemon=True)
+                self._thread.start()
+        self._waiting.put((entry, model))
+        return None
+
+    def _run(self) -> None:
+        while True:
+            entry, model = self._waiting.get()
+            try:
+                curve = _compute(model)
+            except Exception as error:  # a defect that occurs with one model must not end the thread
+                log.exception("the power curve of %s failed", printable(model.path))
+                curve = Curve(reason=f"a defect of the server: {type(error).__name__}")
+            with self._lock:
+                entry.curve, entry.computed = curve, time.monotonic()
+            del entry, model  # while the thread waits, it must not keep the model of an old version in memory
+
+
+def _is_to_retry(entry: _Entry) -> bool:
+    """Return whether a curve failed long ago: the machine may have been too busy, or the store not reachable."""
+    failed = entry.curve is not None and bool(entry.curve.reason)
+    return failed and time.monotonic() - entry.computed > RETRY_SECONDS
+
+
+def _compute(model: StoredModel) -> Curve:
+    where = printable(f"{model.pipeline}/{model.path}")
+    try:
+        if not model.portable:
+            return curve_of(model.load())  # linear weights, which this process has in memory
+        archive = model.archive()
+    except KeplerError as error:
+        return Curve(reason=str(error))
+    command = [sys.executable, "-m", "kepler_servers.browser.curve_process"]
+    try:
+        # One thread, because each thread of a library would reserve address space.
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        process = subprocess.run(  # noqa: S603 (a process of our own interpreter)
+            command, input=archive, capture_output=True, timeout=TIMEOUT_SECONDS, check=False, env=environment
+        )
+        if process.returncode == 0:
+            return _decoder.decode(process.stdout)
+    except subprocess.TimeoutExpired:
+        return Curve(reason=f"evaluating the model takes more than {TIMEOUT_SECONDS:g} s")
+    except (OSError, msgspec.MsgspecError) as error:
+        log.warning("the power curve of %s cannot be computed: %s", where, error)
+        return Curve(reason="the process that evaluates the model cannot be started or has failed")
+    last = process.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
+    log.warning("the power curve of %s cannot be computed: %s", where, printable(shortened(last, _ERROR_CHARACTERS)))
+    return Curve(reason=f"the process that evaluates the model has ended with exit code {process.returncode}")

@@ -1,0 +1,137 @@
+"""One request for a page: its language, its links, and the answer with the rendered page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import parse_qsl, quote, urlencode
+
+import attrs
+
+from kepler_core.messages import printable
+from kepler_servers.browser.headers import SECURITY_HEADERS
+from kepler_servers.browser.links import endpoint
+from kepler_servers.browser.texts import (
+    HTML_LANGUAGES,
+    LANGUAGES,
+    Language,
+    accepted_language,
+    catalogue,
+    language_named,
+    text,
+)
+from kepler_servers.http.answer import Answer, HttpError
+
+LANGUAGE_PARAMETER = "lang"
+_MAX_PARAMETERS = 100
+_MAX_NAME_CHARACTERS = 100
+_MAX_HOST_CHARACTERS = 200
+_BELOW_START = ("/ui/pipelines/", "/ui/jobs/")
+"""Beginnings of the paths of pages that are reached from the first page."""
+
+_PAGE_HEADERS = {
+    "Content-Type": "text/html; charset=utf-8",
+    "Cache-Control": "no-cache",
+    "Vary": "Accept-Language",
+    **SECURITY_HEADERS,
+}
+
+
+@attrs.frozen
+class Site:
+    """The pages of one server."""
+
+    name: str
+    """Key of the text with the server's name."""
+    links: tuple[tuple[str, str], ...]
+    """The links at the top of each page: the key of the text, and the path."""
+
+    def error_page(self, error: HttpError, environ: Mapping[str, Any]) -> Answer:
+        """Return the page that reports an error."""
+        view = View.of(self, environ)
+        answer = view.answer("error.html.j2", error.status, message=error.message, part=error.fields.get("key"))
+        return attrs.evolve(answer, headers={**answer.headers, **error.headers})
+
+
+@attrs.frozen
+class View:
+    """What the rendering of a page needs to know about its request."""
+
+    site: Site
+    language: Language
+    chosen: bool
+    """Whether the URL contains the language. Then the links of the page contain it, too."""
+    path: str
+    origin: str
+    """Scheme and host of the request, for command lines that the page shows."""
+    query: tuple[tuple[str, str], ...]
+    """Parameters of the URL without the language."""
+
+    @classmethod
+    def of(cls, site: Site, environ: Mapping[str, Any]) -> View:
+        """Return the view for a request with this WSGI environment.
+
+        An unknown language in the URL counts as absent here. The route's query type reports it.
+        """
+        try:
+            query = parse_qsl(environ.get("QUERY_STRING", ""), max_num_fields=_MAX_PARAMETERS)
+        except ValueError:  # raised if there are more parameters
+            query = []
+        names = [value for name, value in query if name == LANGUAGE_PARAMETER]
+        named = language_named(names[0]) if names else None
+        host = environ.get("HTTP_HOST", "localhost")[:_MAX_HOST_CHARACTERS]
+        path = environ.get("PATH_INFO", "/").encode("latin-1", "replace").decode("utf-8", "replace")
+        return cls(
+            site,
+            named or accepted_language(environ.get("HTTP_ACCEPT_LANGUAGE", "")),
+            named is not None,
+            path,
+            f"{environ.get('wsgi.url_scheme', 'http')}://{host}",
+            tuple((name, value) for name, value in query if name != LANGUAGE_PARAMETER),
+        )
+
+    def text(self, key: str, **values: Any) -> str:
+        """Return the text with a key in the language of the page."""
+        return text(key, self.language, **values)
+
+    def term(self, prefix: str, name: str) -> str:
+        """Return the text for a name from a store, e.g. of a component; the name itself if there is no text for it."""
+        key = prefix + name
+        return self.text(key) if key in catalogue() else printable(name, _MAX_NAME_CHARACTERS)
+
+    def href(self, *parts: str, **parameters: Any) -> str:
+        """Return the URL of a page of this server: the path of `parts`, as in `endpoint`, with the parameters.
+
+        Parameters that are None or empty are left out.
+        """
+        path = endpoint(*parts)
+        pairs = {name: str(value) for name, value in parameters.items() if value not in (None, "")}
+        if self.chosen:
+            pairs[LANGUAGE_PARAMETER] = self.language
+        return f"{path}?{urlencode(pairs)}" if pairs else path
+
+    def place(self, path: str) -> str:
+        """Return the value of `aria-current` for a link at the top of the page; empty if it leads elsewhere."""
+        if path == self.path:
+            return "page"
+        below = _BELOW_START if path == "/" else (f"{path}/",)
+        return "true" if self.path.startswith(below) else ""
+
+    def language_links(self) -> list[tuple[str, str, str, bool]]:
+        """Return the HTML language, the name and the URL of this page in each language, and whether it is shown now."""
+        return [
+            (
+                HTML_LANGUAGES[language],
+                name,
+                f"{quote(self.path)}?{urlencode([*self.query, (LANGUAGE_PARAMETER, language)])}",
+                language == self.language,
+            )
+            for language, name in LANGUAGES.items()
+        ]
+
+    def answer(self, template: str, status: int = 200, **values: Any) -> Answer:
+        """Return the answer with a rendered template."""
+        from kepler_servers.browser.rendering import render  # jinja2 is imported at the first page
+
+        own = {"view": self, "t": self.text, "href": self.href, "html_language": HTML_LANGUAGES[self.language]}
+        return Answer(status, _PAGE_HEADERS, render(template, {**own, **values}).encode())
