@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 from support.containerfile import Builder, Image, parse, python_tree
 from support.paths import ROOT
-from support.process import PATIENCE, wait_for
+from support.process import wait_for
 from support.server_process import free_port
 
 from kepler_core import __version__
@@ -31,6 +31,8 @@ TARGET = os.environ.get("KEPLER_IMAGE_TARGET", "server")
 """Target to build. `train` takes several minutes."""
 MAX_MEGABYTES = {"server": 150, "train": 800}
 """Maximum size of what a target adds to Python, in MB of files."""
+START_SECONDS = 300.0
+"""Seconds that a test waits for a server or program of the image. It is long, because the programs start from disk."""
 PROGRAMS = ("sh", "env", "install", "chroot")
 
 pytestmark = [
@@ -120,7 +122,7 @@ def check_health(image: Image, volume: Path, environ: dict[str, str]) -> tuple[i
     """Run the HEALTHCHECK of the image beside a server. Return its exit code and its output."""
     log = volume / "health.log"
     process = image.start(image.health, volume, log, environ)
-    return process.wait(PATIENCE), log.read_text()
+    return process.wait(START_SECONDS), log.read_text()
 
 
 def run(image: Image, volume: Path, command: Sequence[str], environ: dict[str, str]) -> None:
@@ -131,7 +133,8 @@ def run(image: Image, volume: Path, command: Sequence[str], environ: dict[str, s
     try:
         wait_for(
             lambda: process.poll() is not None or check_health(image, volume, environ)[0] == 0,
-            f"the server is not healthy: {(volume / 'server.log').read_text()}",
+            f"the server {command} is not healthy",
+            START_SECONDS,
         )
         assert process.poll() is None, (volume / "server.log").read_text()
         status = Path(f"/proc/{process.pid}/status").read_text()
@@ -141,7 +144,7 @@ def run(image: Image, volume: Path, command: Sequence[str], environ: dict[str, s
         assert code == 0, text
     finally:
         process.terminate()
-        assert process.wait(PATIENCE) == 0, (volume / "server.log").read_text()
+        assert process.wait(START_SECONDS) == 0, (volume / "server.log").read_text()
     log = (volume / "server.log").read_text()
     assert "Traceback" not in log, log
 
@@ -169,11 +172,11 @@ def test_servers_run_with_a_read_only_file_system(
 def test_the_root_is_read_only_and_a_missing_extra_is_named(image: Image, volume: Path) -> None:
     script = "open('/opt/kepler-core/x', 'w')"
     process = image.start(["python", "-c", script], volume, volume / "log", {})
-    assert process.wait(PATIENCE) == 1
+    assert process.wait(START_SECONDS) == 1
     assert "Read-only file system" in (volume / "log").read_text()
     if TARGET == "server":
         process = image.start(["kepler-model", "quickstart", "--store", "/mnt/store"], volume, volume / "log", {})
-        assert process.wait(PATIENCE) == 1
+        assert process.wait(START_SECONDS) == 1
         assert "pip install" in (volume / "log").read_text()
 
 
