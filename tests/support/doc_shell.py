@@ -32,8 +32,8 @@ PORTS = {8100: "MODEL_SERVER_PORT", 8102: "OFFLINE_TRAINER_PORT", 8103: "ONLINE_
 OTHER_PORTS = (8104, 8105, 8106, 9090, 9101, 28282)
 """Ports of pages that are always written in the command."""
 SERVER_PORTS = {"model-server": 8100, "offline-trainer": 8102, "online-trainer": 8103}
-COMMAND_SECONDS = 300.0
-"""Time after which a command counts as hanging."""
+COMMAND_SECONDS = 1800.0
+"""Time after which a command counts as hanging. A training can take minutes on a machine with other load."""
 
 
 @attrs.frozen
