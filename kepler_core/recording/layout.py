@@ -248,11 +248,15 @@ def _forget_totals(
     container_features: Mapping[str, FloatArray], rows: _Rows, codes: SeriesCodes, counts: Counts
 ) -> None:
     """If the usage of a container is the total of all other containers of its node, set this usage to NaN."""
-    for unit in units_of_totals(container_features, rows.sample, rows.unit).tolist():
-        word = codes.units.words[unit]
-        counts.count("totals", "containers", 1, printable(codes.unit_names.get(word) or word, 100))
-        for values in container_features.values():
-            values[rows.unit == unit] = np.nan
+    totals = units_of_totals(container_features, rows.sample, rows.unit)
+    if not len(totals):
+        return
+    words = codes.units.words
+    for unit in totals.tolist():
+        counts.count("totals", "containers", 1, printable(codes.unit_names.get(words[unit]) or words[unit], 100))
+    of_totals = np.isin(rows.unit, totals)
+    for values in container_features.values():
+        values[of_totals] = np.nan
 
 
 def _sums_of_containers(

@@ -226,7 +226,8 @@ def without_repeated_scrapes(
         keys = item.node[metric.series] * len(times) + at
         stale = (times[at] == metric.timestamps) & np.isin(keys, stale_keys)
         kept.append(keep_samples(item, ~stale))
-    return kept, {number: time[node == number] for number in np.unique(node).tolist()}
+    numbers, starts = np.unique(node, return_index=True)  # `node` is ascending
+    return kept, dict(zip(numbers.tolist(), np.split(time, starts[1:]), strict=True))
 
 
 def _times_without_energy(mapped: list[MappedMetric], n_nodes: int) -> tuple[IntArray, FloatArray]:
