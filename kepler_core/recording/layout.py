@@ -13,7 +13,7 @@ import numpy as np
 
 from kepler_core.arrays import BoolArray, FloatArray, IntArray
 from kepler_core.contracts import MetricMapping
-from kepler_core.grouping import sum_by
+from kepler_core.grouping import distinct, sum_by
 from kepler_core.messages import printable
 from kepler_core.recording.array_memo import ArrayMemo
 from kepler_core.recording.columns import Recording
@@ -141,7 +141,7 @@ def _time_grid(mapped: list[MappedMetric]) -> FloatArray:
                 at = np.minimum(np.searchsorted(grid, times), len(grid) - 1)
                 times = times[grid[at] != times]
             if len(times):
-                grid = np.union1d(grid, times)
+                grid = distinct(np.concatenate([grid, times]))
 
         seen.get((item.metric.timestamps,), add)
     return grid
@@ -162,11 +162,12 @@ def _number_samples(
         for position in positions:
             position.sample = number_of_cell[position.sample]
     else:
-        cells = np.unique(np.concatenate([p.position.sample for p in points]))
+        cells = distinct(np.concatenate([position.sample for position in positions]))
         for position in positions:
             position.sample = np.searchsorted(cells, position.sample)
     node_of_sample, time_of_sample = np.divmod(cells, n_times)
-    nodes, stream = np.unique(node_of_sample, return_inverse=True)
+    begins = np.diff(node_of_sample, prepend=-1) > 0  # `cells` are sorted by node
+    nodes, stream = node_of_sample[begins], np.cumsum(begins) - 1
     time = grid[time_of_sample] if len(grid) else np.empty(0)
     return _Samples(stream, nodes, time)
 
