@@ -89,7 +89,10 @@ def opened(path: Path) -> Iterator[Any]:
     except ModuleNotFoundError as error:
         raise missing_extra(error, f"{path} (Parquet)") or error from error
     try:
-        with pq.ParquetFile(path, read_dictionary=["labels", METRIC_COLUMN]) as file:
+        metadata = pq.read_metadata(path)
+        # Texts are read as dictionaries, which hold each text once: a small file cannot fill the memory with them.
+        texts = [name for name in ("labels", METRIC_COLUMN) if name in metadata.schema.names]
+        with pq.ParquetFile(path, metadata=metadata, read_dictionary=texts) as file:
             _check(file, path)
             yield file
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:

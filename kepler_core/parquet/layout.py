@@ -24,8 +24,8 @@ VERSION = 1
 """Version of the schema. A change that older readers would misread increases it."""
 VERSION_KEY = b"kepler_core.recording_version"
 """Key of the version in the metadata of each file."""
-MARKER = "_kepler_recording.json"
 SUFFIX = ".parquet"
+MARKER = "_kepler_recording.json"
 COLUMNS = ("labels", "timestamp", "value")
 """The columns that are read. `labels` is the series' labels as a JSON object with sorted keys, `timestamp` the time
 with microseconds in UTC, `value` the value in the exporter's unit. The column `instance` repeats this label, so that
