@@ -18,7 +18,7 @@ from urllib.parse import quote, unquote
 import msgspec
 
 from kepler_core.documents import DocumentError, decode_json
-from kepler_core.errors import RecordingError
+from kepler_core.errors import RecordingError, UsageError
 
 VERSION = 1
 """Version of the schema. A change that older readers would misread increases it."""
@@ -59,6 +59,18 @@ def metric_of(path: Path) -> str | None:
 def labels_text(labels: Mapping[str, str]) -> str:
     """Return labels as they are written in the column `labels`."""
     return msgspec.json.encode(dict(labels), order="sorted").decode()
+
+
+def check_folder(folder: Path) -> None:
+    """Raise `UsageError` if no recording can be written to a folder, or added to the recording in it."""
+    if not folder.resolve().parent.is_dir():
+        raise UsageError(f"cannot write {folder}: there is no folder {folder.parent}")
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"cannot write {folder}: it is a file; samples are only added to a folder")
+    if folder.exists() and any(folder.iterdir()):
+        if not (folder / MARKER).exists():
+            raise UsageError(f"cannot write {folder}: it is a folder with other files")
+        check_marker(folder)
 
 
 def check_marker(folder: Path) -> None:

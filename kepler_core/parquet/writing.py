@@ -13,7 +13,7 @@ from kepler_core.arrays import FloatArray, IntArray
 from kepler_core.atomic_files import whole_file
 from kepler_core.errors import RecordingError, UsageError, missing_extra
 from kepler_core.messages import quoted, reason_of
-from kepler_core.parquet.layout import MARKER, VERSION, VERSION_KEY, Marker, folder_of, labels_text
+from kepler_core.parquet.layout import MARKER, VERSION, VERSION_KEY, Marker, check_folder, folder_of, labels_text
 from kepler_core.recording.columns import Recording
 
 MAX_BUFFERED_SAMPLES = 2_000_000
@@ -53,8 +53,7 @@ class RecordingWriter:
         self._parts: list[tuple[IntArray, FloatArray, FloatArray]] = []
         self._n_buffered = 0
         try:
-            if folder.exists() and not (folder / MARKER).exists() and any(folder.iterdir()):
-                raise UsageError(f"cannot write {folder}: it is a folder with other files")
+            check_folder(folder)
             folder.mkdir(exist_ok=True)
             with whole_file(folder / MARKER) as file:
                 file.write(msgspec.json.encode(Marker()) + b"\n")
