@@ -42,6 +42,7 @@ lint: $(VENV)/tox  ## Format, lint, types and import rules
 
 bench: $(VENV)/installed  ## Measure speed and memory
 	$(BIN)/python bench/extract.py
+	$(BIN)/python bench/fleet.py
 	$(BIN)/python bench/train.py
 	$(BIN)/python bench/model_server.py
 	$(BIN)/python bench/estimator.py

@@ -107,9 +107,10 @@ def _check(file: Any, path: Path) -> None:
     version = (schema.metadata or {}).get(VERSION_KEY)
     if version is not None:
         check_version(int(version) if version.isdigit() else -1, path)
+    missing = [name for name in COLUMNS if name not in schema.names]
+    if missing:
+        raise RecordingError(f"the column {missing[0]} is missing; found {quoted(schema.names)}", document=str(path))
     for name in COLUMNS:
-        if name not in schema.names:
-            raise RecordingError(f"the column {name} is missing; found {quoted(schema.names)}", document=str(path))
         of = schema.field(name).type
         of = of.value_type if types.is_dictionary(of) else of
         fits = {
