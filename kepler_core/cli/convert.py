@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from kepler_core.atomic_files import check_output
+from kepler_core.atomic_files import check_output, whole_folder
 from kepler_core.errors import UsageError
 
 
@@ -29,7 +29,10 @@ def convert(source: str, output: str, one_file: bool) -> None:
     check_output(output)
     if Path(output).resolve() == Path(source).resolve():
         raise UsageError(f"cannot write {output}: it is the recording to convert")
-    n_samples = _to_parquet(source, output, one_file) if is_parquet(output) else _to_json(source, output)
+    try:
+        n_samples = _to_parquet(source, output, one_file) if is_parquet(output) else _to_json(source, output)
+    except OSError as error:
+        raise UsageError(f"cannot write {output}: {error.strerror or error} ({error.filename})") from error
     click.echo(f"{output}: {n_samples} samples")
 
 
@@ -54,7 +57,8 @@ def _to_parquet(source: str, output: str, one_file: bool) -> int:
     if one_file:
         write_one_file(parts_of(recording), Path(output))
     else:
-        for number, part in enumerate(parts_of(recording)):
-            with RecordingWriter(Path(output), f"converted-{recording.digest[:8]}-{number:04}") as writer:
-                write_recording(part, writer)
+        with whole_folder(Path(output)) as folder:
+            for number, part in enumerate(parts_of(recording)):
+                with RecordingWriter(folder, f"converted-{recording.digest[:8]}-{number:04}") as writer:
+                    write_recording(part, writer)
     return sum(recording.sample_counts.values())
