@@ -118,6 +118,7 @@ def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
                 runs = [json.loads(subprocess.check_output(command)) for _ in range(arguments.runs)]
                 median = {key: statistics.median(run[key] for run in runs) for key in runs[0]}
                 results.append({"table": table, "form": form, "nodes": nodes, "times": times, **median})
+                print(json.dumps(results[-1]), file=sys.stderr)
     return results
 
 
@@ -156,7 +157,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nodes", type=int, nargs="+", default=[10, 100, 1000, 10_000])
     parser.add_argument("--times", type=int, default=100, help="scrapes of each node in the first table")
-    parser.add_argument("--total", type=int, default=2_000_000, help="samples in the second table")
+    parser.add_argument("--total", type=int, default=1_000_000, help="samples in the second table")
     parser.add_argument("--runs", type=int, default=1)
     parser.add_argument("--plot", metavar="FILE")
     parser.add_argument("--json", action="store_true")
