@@ -48,6 +48,7 @@ man: $(VENV)/installed  ## Write a manual page for each command to build/man
 
 bench: $(VENV)/installed  ## Measure speed and memory
 	$(BIN)/python bench/extract.py
+	$(BIN)/python bench/fleet.py
 	$(BIN)/python bench/train.py
 	$(BIN)/python bench/model_server.py
 	$(BIN)/python bench/estimator.py

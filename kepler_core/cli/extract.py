@@ -14,6 +14,7 @@ from kepler_core.cli.inputs import (
     input_option,
     machine_spec_option,
     metric_prefix_option,
+    open_all,
     parse_vm_guests,
     profile_option,
     read_all,
@@ -193,7 +194,7 @@ def _observe(
     from kepler_core.pipeline.observing import observe_for
     from kepler_core.recording.findings import findings
 
-    observations = observe_for(spec, read_all(inputs, spec.third_party, metric_prefix), machine)
+    observations = observe_for(spec, open_all(inputs, spec.third_party, metric_prefix), machine)
     if lines := finding_lines(findings(observations.counts)):
         click.echo("Findings in the recordings:", err=True)
         for line in lines:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -12,7 +12,7 @@ from kepler_core.documents import DocumentError, decode_object
 from kepler_core.errors import UsageError
 
 if TYPE_CHECKING:
-    from kepler_core.recording import Recording
+    from kepler_core.recording import Recording, RecordingParts
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -26,7 +26,7 @@ def input_option(*, required: bool = True) -> Callable[[F], F]:
         metavar="FILE",
         multiple=True,
         required=required,
-        help="A recording: Prometheus range-query results (.json or .json.gz). Can be repeated.",
+        help="A recording: Prometheus range-query results (.json, .json.gz or .parquet). Can be repeated.",
     )
 
 
@@ -122,6 +122,33 @@ def metric_prefix_option() -> Callable[[F], F]:
         help="First word of the exporter's metric names, instead of kepler: the metrics are called "
         "PREFIX_container_cpu_cycles_total etc.",
     )
+
+
+def open_all(
+    inputs: Sequence[str], third_party: Collection[str] = (), metric_prefix: str | None = None
+) -> list[Recording | RecordingParts]:
+    """Open the recordings in files like `read_all`, but read recordings in Parquet in parts, when they are observed.
+
+    The hook `kepler_recording_loaded` is called for each part of such a recording.
+    """
+    from kepler_core.pipeline.observing import open_known
+
+    return [_called(open_known(name, third_party, metric_prefix=metric_prefix)) for name in inputs]
+
+
+def _called(recording: Recording | RecordingParts) -> Recording | RecordingParts:
+    """Call the hook `kepler_recording_loaded` for a recording, or arrange that it is called for each part."""
+    import attrs
+
+    from kepler_core.plugins.hooks import hooks
+    from kepler_core.recording.parts import RecordingParts, parts_of
+
+    def read() -> Iterator[Recording]:
+        for part in parts_of(recording):
+            hooks().call("kepler_recording_loaded", recording=part)
+            yield part
+
+    return attrs.evolve(recording, read=read) if isinstance(recording, RecordingParts) else next(read())
 
 
 def read_all(

@@ -29,6 +29,10 @@ _COMMANDS = {
         "kepler_core.cli.query:query",
         "Write a recording from a Prometheus server, for `validate`, `train` and `estimate`.",
     ),
+    "convert": LazyCommand(
+        "kepler_core.cli.convert:convert",
+        "Convert a recording from JSON to Parquet, or from Parquet to JSON.",
+    ),
     "validate": LazyCommand(
         "kepler_core.cli.recordings:validate",
         "Report which models can be trained from a recording, and why other models cannot.",

@@ -20,6 +20,7 @@ from kepler_core.cli.output import json_option, print_json
 from kepler_core.cli.pipelines import set_option
 from kepler_core.cli.prometheus import access_options, headers_of, matchers_of, open_client, seconds_of, unix_time
 from kepler_core.errors import PrometheusError, RecordingError, UsageError, missing_extra
+from kepler_core.parquet.layout import check_folder, is_parquet
 
 if TYPE_CHECKING:
     from kepler_core.prometheus import PrometheusClient, Query
@@ -89,7 +90,14 @@ class _Request:
 )
 @metric_prefix_option()
 @access_options
-@click.option("-o", "--output", metavar="FILE", required=True, help="Recording to write (.json or .json.gz).")
+@click.option(
+    "-o",
+    "--output",
+    metavar="FILE",
+    required=True,
+    help="Recording to write (.json, .json.gz or .parquet). Samples are added to a recording in Parquet that exists "
+    "already.",
+)
 @click.option(
     "--to-csv",
     metavar="[DIR]",
@@ -145,7 +153,7 @@ def query(
     request = _Request(
         start, end, last, step, pipeline, list(settings), instance, selector, _digest(own_headers), metric_prefix
     )
-    _check_usage(request, output)
+    _check_usage(request, output, to_csv)
     try:
         client = open_client(
             server,
@@ -180,12 +188,17 @@ def _digest(headers: Mapping[str, str]) -> str | None:
     return hashlib.sha256(repr(sorted(headers.items())).encode()).hexdigest()[:16]
 
 
-def _check_usage(request: _Request, output: str) -> None:
+def _check_usage(request: _Request, output: str, to_csv: str | None) -> None:
     if (request.start is None) == (request.last is None):
         raise UsageError("give either --start or --last")
     if request.settings and request.pipeline is None:
         raise UsageError("--set needs --pipeline")
-    check_output(output)
+    if not is_parquet(output):
+        check_output(output)
+    elif to_csv is not None:
+        raise UsageError("--to-csv needs a recording in JSON (.json or .json.gz)")
+    else:
+        check_folder(Path(output))
 
 
 def _run(client: PrometheusClient, request: _Request, output: str, jobs: int) -> dict[str, Any]:
@@ -223,9 +236,15 @@ def _run(client: PrometheusClient, request: _Request, output: str, jobs: int) ->
         "metrics": len({q.metric for q in queries}),
         "queries": len(queries),
         "resumed": resumed,
-        "bytes": Path(output).stat().st_size,
+        "bytes": _size(Path(output)),
         "seconds": round(time.perf_counter() - started, 3),
     }
+
+
+def _size(output: Path) -> int:
+    """Return the size of a recording in bytes."""
+    files = output.rglob("*") if output.is_dir() else [output]
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def _write_csv(recording: str, folder: str) -> list[str]:

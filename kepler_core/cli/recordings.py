@@ -10,14 +10,15 @@ import click
 from kepler_core.cli.doctor import print_idle
 from kepler_core.cli.examples import examples
 from kepler_core.cli.findings import print_findings
-from kepler_core.cli.inputs import metric_prefix_option, parse_vm_guests, read_all, vm_guest_option
+from kepler_core.cli.inputs import metric_prefix_option, open_all, parse_vm_guests, vm_guest_option
 from kepler_core.cli.output import json_errors_option, json_option, print_json, print_table
 from kepler_core.doctor.idle import ZoneIdle, idle_power
 from kepler_core.errors import RecordingError
 from kepler_core.faults import FAULTS
 from kepler_core.honesty.flags import ONE_RECORDING
 from kepler_core.kepler_names import NODE_JOULES
-from kepler_core.recording import Recording
+from kepler_core.recording import Recording, RecordingParts
+from kepler_core.recording.parts import parts_of
 from kepler_core.recording.preflight import Preflight, check
 from kepler_core.recording.times import utc
 from kepler_core.simulate import EXPORTERS
@@ -40,7 +41,7 @@ def validate(
 ) -> int:
     """Report which models can be trained from a recording, and why other models cannot.
 
-    Reads Prometheus range-query results (JSON, plain or gzipped). The exit code is 0 if a model can
+    Reads Prometheus range-query results (JSON, plain or gzipped, or Parquet). The exit code is 0 if a model can
     be trained from every FILE, else 1. With --strict, it is also 1 if a recording has any finding.
     --vm-guest implies --vm.
     """
@@ -49,7 +50,7 @@ def validate(
     idle: list[list[ZoneIdle]] = []
     for file in files:
         try:
-            recording = read_all([file], metric_prefix=metric_prefix)[0]
+            recording = open_all([file], metric_prefix=metric_prefix)[0]
             reports.append(check(recording, use_vm_metrics=use_vm_metrics or bool(guests), vm_guests=guests))
             idle.append(_idle_power(recording))
         except RecordingError as error:
@@ -74,9 +75,11 @@ def validate(
     return 0 if usable and len(reports) == len(files) else 1
 
 
-def _idle_power(recording: Recording) -> list[ZoneIdle]:
+def _idle_power(recording: Recording | RecordingParts) -> list[ZoneIdle]:
     """Return the idle power of each zone in a recording of Kepler 0.10 or later; empty for other recordings."""
-    return idle_power(recording) if NODE_JOULES in recording.metrics else []
+    if NODE_JOULES not in recording.sample_counts:
+        return []
+    return [zone for part in parts_of(recording) if NODE_JOULES in part.metrics for zone in idle_power(part)]
 
 
 def _print(report: Preflight, idle: Sequence[ZoneIdle]) -> None:

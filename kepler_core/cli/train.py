@@ -16,9 +16,9 @@ from kepler_core.cli.inputs import (
     input_option,
     machine_spec_option,
     metric_prefix_option,
+    open_all,
     parse_vm_guests,
     profile_option,
-    read_all,
     read_object,
     store_option,
     vm_guest_option,
@@ -279,7 +279,7 @@ def _observe(
     """Return the observations in recordings, according to the pipeline."""
     from kepler_core.pipeline.observing import observe_for
 
-    return observe_for(spec, read_all(recordings, spec.third_party, metric_prefix), machine)
+    return observe_for(spec, open_all(recordings, spec.third_party, metric_prefix), machine)
 
 
 def _print_severe(all_findings: Sequence[Finding]) -> None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import attrs
 
 from kepler_core.machine import Machine
+from kepler_core.parquet import is_parquet, open_parts
 from kepler_core.pipeline.spec import PipelineSpec
-from kepler_core.recording import Observations, Recording, observe, read_recording
+from kepler_core.recording import Observations, Recording, RecordingParts, observe, read_recording
 from kepler_core.recording.schemas import is_used_metric
 
 
@@ -21,7 +22,9 @@ def read_for(
     return read_known(source, spec.third_party, name=name)
 
 
-def observe_for(spec: PipelineSpec, recordings: Sequence[Recording], machine: Machine | None = None) -> Observations:
+def observe_for(
+    spec: PipelineSpec, recordings: Sequence[Recording | RecordingParts], machine: Machine | None = None
+) -> Observations:
     """Return the observations in recordings, according to `use_vm_metrics` and `third_party` of the pipeline.
 
     With `use_vm_metrics`, power is the power of virtual machines, otherwise the power of nodes. Use this function
@@ -39,6 +42,15 @@ def observe_for(spec: PipelineSpec, recordings: Sequence[Recording], machine: Ma
     )
 
 
+def open_known(
+    source: str, third_party: Collection[str] = (), *, metric_prefix: str | None = None
+) -> Recording | RecordingParts:
+    """Open a recording as `read_known` does; a recording in Parquet is read in parts, when it is observed."""
+    if not is_parquet(source):
+        return read_known(source, third_party, metric_prefix=metric_prefix)
+    return open_parts(source, wanted=_is_wanted(third_party, metric_prefix), metric_prefix=metric_prefix)
+
+
 def read_known(
     source: str | Path | bytes | Mapping[str, Any],
     third_party: Collection[str] = (),
@@ -50,8 +62,12 @@ def read_known(
 
     `metric_prefix` is the first word of the exporter's metric names; None stands for the word that the schema expects.
     """
+    wanted = _is_wanted(third_party, metric_prefix)
+    if isinstance(source, str | Path) and is_parquet(source):
+        (recording,) = open_parts(source, wanted=wanted, part_samples=None).read()
+        return attrs.evolve(recording, name=name or recording.name, metric_prefix=metric_prefix)
+    return attrs.evolve(read_recording(source, name=name, wanted=wanted), metric_prefix=metric_prefix)
 
-    def is_wanted(metric: str) -> bool:
-        return metric in third_party or is_used_metric(metric, metric_prefix)
 
-    return attrs.evolve(read_recording(source, name=name, wanted=is_wanted), metric_prefix=metric_prefix)
+def _is_wanted(third_party: Collection[str], metric_prefix: str | None) -> Callable[[str], bool]:
+    return lambda metric: metric in third_party or is_used_metric(metric, metric_prefix)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,12 @@ from kepler_core.atomic_files import whole_file
 from kepler_core.documents import DocumentError, decode_json
 from kepler_core.errors import UsageError
 from kepler_core.gzip_files import compressed_by_name
+from kepler_core.parquet import RecordingWriter, is_parquet
 from kepler_core.prometheus.joining import joined_series
 from kepler_core.prometheus.queries import Query
+from kepler_core.prometheus.replies import decode_series
 from kepler_core.prometheus.selections import Selection
+from kepler_core.recording.samples import decode_samples
 
 _PLAN = "plan.json"
 _LAYOUT = 1
@@ -76,10 +80,17 @@ class Spool:
             _write(self.folder / f"{index}.json", b"[" + b",".join(results) + b"]")
 
     def finish(self, queries: Sequence[Query]) -> None:
-        """Join all answers into the recording, write it atomically, and remove the spool's folder."""
+        """Join all answers into the recording, write it, and remove the spool's folder.
+
+        A recording in JSON is written atomically. For a recording in Parquet, only one answer is in memory at a time,
+        and the samples are added to a folder that exists already; repeating an interrupted call replaces its files.
+        """
         by_metric: dict[str, list[int]] = {}
         for index, query in enumerate(queries):
             by_metric.setdefault(query.metric, []).append(index)
+        if is_parquet(self.target):
+            self._add_to_parquet(queries, by_metric)
+            return
         with self._errors():
             with whole_file(self.target) as raw, compressed_by_name(raw, self.target.name) as file:
                 separator = b"{\n"
@@ -90,6 +101,19 @@ class Spool:
                         file.write(separator + msgspec.json.encode(metric) + b":" + series)
                         separator = b",\n"
                 file.write(b"{}\n" if separator == b"{\n" else b"\n}\n")
+            shutil.rmtree(self.folder)
+
+    def _add_to_parquet(self, queries: Sequence[Query], by_metric: Mapping[str, Sequence[int]]) -> None:
+        """Add all answers to the recording in Parquet. `by_metric` has the indices of the queries of each metric."""
+        with self._errors():
+            plan = hashlib.sha256((self.folder / _PLAN).read_bytes()).hexdigest()
+            with RecordingWriter(self.target, f"query-{plan[:12]}") as writer:
+                for metric, indices in by_metric.items():
+                    for index in sorted(indices, key=lambda index: queries[index].start):
+                        for result in self._results(index):
+                            for series in decode_series(result):
+                                samples = decode_samples(series.values)
+                                writer.write(metric, series.metric, samples[0::2], samples[1::2])
             shutil.rmtree(self.folder)
 
     def _results(self, index: int) -> list[bytes]:

@@ -8,6 +8,7 @@ check(Recording)              -> Preflight       what can be trained, and why ot
 from kepler_core.recording.assemble import observe
 from kepler_core.recording.columns import Metric, Recording
 from kepler_core.recording.observations import Observations
+from kepler_core.recording.parts import RecordingParts
 from kepler_core.recording.preflight import Preflight, check
 from kepler_core.recording.reader import read_recording
 
@@ -16,6 +17,7 @@ __all__ = [
     "Observations",
     "Preflight",
     "Recording",
+    "RecordingParts",
     "check",
     "observe",
     "read_recording",

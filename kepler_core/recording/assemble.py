@@ -17,7 +17,7 @@ Finally, the observations of all recordings are concatenated.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -46,6 +46,7 @@ from kepler_core.recording.metric_mapping import (
 from kepler_core.recording.modes import check_modes
 from kepler_core.recording.node_identity import tell_nodes_apart_by_schema
 from kepler_core.recording.observations import Observations
+from kepler_core.recording.parts import RecordingParts, parts_of
 from kepler_core.recording.rates import spacing
 from kepler_core.recording.repeats import (
     node_aliases,
@@ -62,7 +63,7 @@ from kepler_core.vocabulary import HOST_FEATURES
 
 
 def observe(
-    recordings: Sequence[Recording],
+    recordings: Sequence[Recording | RecordingParts],
     *,
     use_vm_metrics: bool = False,
     third_party: Sequence[str] = (),
@@ -93,7 +94,9 @@ def observe(
         raise RecordingError(f"{same[0]} and {same[1]} hold the same data; it would count double")
     meters = installed_meters()
     parts = [
-        _observe_one(recording, meters, use_vm_metrics, third_party, cpus, vm_guests or {}) for recording in recordings
+        _observe_one(part, uses, meters, use_vm_metrics, third_party, cpus, vm_guests or {})
+        for recording in recordings
+        for part, uses in _parts_with_schemas(recording)
     ]
     refuse_overlaps(parts)
     return _concatenate(parts)
@@ -119,15 +122,27 @@ def refuse_overlaps(parts: Sequence[Observations]) -> None:
             spans[stream.node].append((first, last, stream.recording))
 
 
+def _parts_with_schemas(recording: Recording | RecordingParts) -> Iterator[tuple[Recording, SchemaUse]]:
+    """Yield the parts of a recording, each with the schemas that know its metrics.
+
+    A part without any known metric, e.g. of machines with another exporter, is left out.
+    """
+    of_whole = _schemas_of(recording)
+    for part in parts_of(recording):
+        uses = of_whole if part is recording else find_schemas(part.metrics, recording.metric_prefix)
+        if uses.has_mappings:
+            yield part, uses
+
+
 def _observe_one(
     recording: Recording,
+    uses: SchemaUse,
     meters: Mapping[str, Meter],
     use_vm_metrics: bool,
     third_party: Sequence[str],
     cpus: int | None,
     vm_guests: Mapping[str, str],
 ) -> Observations:
-    uses = _schemas_of(recording)
     schemas = [schema for _, schema in uses.schemas]
     counts = Counts()
     counts.empty_series.update(recording.empty_series)
@@ -155,11 +170,11 @@ def _observe_one(
     return lay_out(recording, uses.names, mapped, codes, meters, _usual_step(mapped), cpus, counts)
 
 
-def _schemas_of(recording: Recording) -> SchemaUse:
+def _schemas_of(recording: Recording | RecordingParts) -> SchemaUse:
     """Return the metric schemas whose metrics the recording has."""
-    uses = find_schemas(recording.metrics, recording.metric_prefix)
+    uses = find_schemas(recording.sample_counts, recording.metric_prefix)
     if not uses.has_mappings:
-        metrics = sorted([*recording.metrics, *recording.other_metrics])
+        metrics = sorted([*recording.sample_counts, *recording.other_metrics])
         contents = "it is empty"
         if metrics:
             shown = ", ".join(printable(metric, METRIC_NAME_CHARACTERS) for metric in metrics[:3])
@@ -170,7 +185,7 @@ def _schemas_of(recording: Recording) -> SchemaUse:
     return uses
 
 
-def _prefix_note(recording: Recording) -> str:
+def _prefix_note(recording: Recording | RecordingParts) -> str:
     return "" if recording.metric_prefix is None else f" with the prefix {quoted(recording.metric_prefix)}"
 
 
@@ -246,7 +261,7 @@ def _concatenate(parts: list[Observations]) -> Observations:
         step=_nanmedian([part.step for part in parts]),
         counts=counts,
         schemas=tuple(sorted({schema for part in parts for schema in part.schemas})),
-        digest="+".join(part.digest for part in parts),
+        digest="+".join(dict.fromkeys(part.digest for part in parts)),
     )
 
 

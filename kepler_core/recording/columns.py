@@ -179,4 +179,9 @@ class Recording:
     @property
     def n_samples(self) -> int:
         """Number of samples of all metrics."""
-        return sum(metric.n_samples for metric in self.metrics.values())
+        return sum(self.sample_counts.values())
+
+    @property
+    def sample_counts(self) -> Mapping[str, int]:
+        """Number of samples of each metric that was chosen for reading."""
+        return {name: metric.n_samples for name, metric in self.metrics.items()}

@@ -13,7 +13,7 @@ from itertools import combinations
 
 import numpy as np
 
-from kepler_core.arrays import FloatArray, IndexArray
+from kepler_core.arrays import BoolArray, FloatArray, IndexArray
 from kepler_core.recording.laid_out import LaidOut
 from kepler_core.vocabulary import CPU_FEATURES
 
@@ -71,15 +71,17 @@ def leave_out_mirrored_power(laid_out: LaidOut) -> None:
     for first, second in combinations(keys, 2):
         if first[1] == second[1]:
             continue  # two energy sources may read the same meter
+        one, other = laid_out.power[first], laid_out.power[second]
+        known = np.isfinite(one) & np.isfinite(other)
+        equal = known & (np.abs(one - other) <= _EQUAL * np.abs(one))
+        n_known, n_equal = laid_out.number_in_stream(known), laid_out.number_in_stream(equal)
         dropped = []
-        for samples in laid_out.streams():
-            one, other = laid_out.power[first][samples], laid_out.power[second][samples]
-            known = np.isfinite(one) & np.isfinite(other)
-            if np.count_nonzero(known) < FEWEST_VALUES or one[known].min() == one[known].max():
-                continue
-            equal = np.abs(one - other)[known] <= _EQUAL * np.abs(one[known])
-            if equal.mean() >= MIRRORED_FRACTION:
-                dropped.append(samples.start + np.arange(samples.stop - samples.start))
+        for samples in laid_out.streams(
+            (n_known >= FEWEST_VALUES) & (n_equal / np.maximum(n_known, 1) >= MIRRORED_FRACTION)
+        ):
+            of_stream = one[samples][known[samples]]
+            if of_stream.min() < of_stream.max():
+                dropped.append(np.arange(samples.start, samples.stop))
         for key in (first, second):
             _drop_power(laid_out, "mirrored_power", key, dropped)
 
@@ -89,15 +91,21 @@ def leave_out_tiny_power(laid_out: LaidOut) -> None:
     usage = laid_out.node_features.get("bpf_cpu_time_ms")
     if usage is None:
         return
+    works = usage >= WORK_MS
     for source in sorted({source for source, _ in laid_out.power}):
         dropped = []
-        for samples in laid_out.streams():
-            works = usage[samples] >= WORK_MS
-            for component, floor in FLOOR_WATTS.items():
-                watts = laid_out.power.get((source, component))
-                busy = np.empty(0) if watts is None else watts[samples][works & np.isfinite(watts[samples])]
-                if len(busy) >= FEWEST_VALUES and np.median(busy) < floor:
-                    dropped.append(samples.start + np.arange(samples.stop - samples.start))
+        for component, floor in FLOOR_WATTS.items():
+            watts = laid_out.power.get((source, component))
+            if watts is None:
+                continue
+            busy = works & np.isfinite(watts)
+            n_busy, n_low = laid_out.number_in_stream(busy), laid_out.number_in_stream(busy & (watts < floor))
+            # a median can only be too low if at least half of the values are
+            dropped += [
+                np.arange(samples.start, samples.stop)
+                for samples in laid_out.streams((n_busy >= FEWEST_VALUES) & (2 * n_low >= n_busy))
+                if np.median(watts[samples][busy[samples]]) < floor
+            ]
         for key in [key for key in laid_out.power if key[0] == source]:
             _drop_power(laid_out, "impossible_power", key, dropped)
 
@@ -125,9 +133,7 @@ def leave_out_still_features(laid_out: LaidOut) -> None:
         if not others:
             continue
         still = (values == 0) & np.any(others, axis=0)
-        for samples in laid_out.streams():
-            if not (values[samples] > 0).any():
-                still[samples] = False
+        still &= laid_out.any_in_stream(values > 0)[laid_out.sample_stream]
         after = np.flatnonzero(still[:-1] & (np.diff(laid_out.sample_stream) == 0)) + 1
         at = np.union1d(np.flatnonzero(still), after)
         laid_out.drop_feature("frozen_usage", name, at[np.isfinite(values[at])])
@@ -138,13 +144,37 @@ def leave_out_usage_shifts(laid_out: LaidOut) -> None:
 
     It is unknown whether the values before or after the change are right.
     """
+    meters = [key for key in laid_out.power if key[1] in ("package", "platform")]
     for name in [name for name in _SHIFTING if name in laid_out.node_features]:
-        for samples in laid_out.streams():
-            powers = [watts[samples] for (_, part), watts in laid_out.power.items() if part in ("package", "platform")]
-            values = laid_out.node_features[name][samples]
-            if any(_unit_changes(values, watts) for watts in powers):
-                at = samples.start + np.flatnonzero(np.isfinite(values))
-                laid_out.drop_feature("usage_shifts", name, at)
+        values = laid_out.node_features[name]
+        may_change = np.zeros(len(laid_out.nodes), dtype=bool)
+        for key in meters:
+            may_change |= _slopes_differ(laid_out, values, laid_out.power[key])
+        dropped = [
+            samples.start + np.flatnonzero(np.isfinite(values[samples]))
+            for samples in laid_out.streams(may_change)
+            if any(_unit_changes(values[samples], laid_out.power[key][samples]) for key in meters)
+        ]
+        if dropped:
+            laid_out.drop_feature("usage_shifts", name, np.concatenate(dropped))
+
+
+def _slopes_differ(laid_out: LaidOut, usage: FloatArray, watts: FloatArray) -> BoolArray:
+    """Return the streams in which the slope of power over usage may change by `SHIFT_FACTOR`, shape (streams,).
+
+    Only these streams need the exact check of `_unit_changes`. `usage` and `watts` have the shape (samples,).
+    """
+    differ = np.zeros(len(laid_out.nodes), dtype=bool)
+    for rows in laid_out.rows(np.isfinite(usage) & np.isfinite(watts), 2 * FEWEST_VALUES):
+        x, y = rows.of(usage, 0.0), rows.of(watts, 0.0)
+        n, column = rows.lengths[:, None], np.arange(x.shape[1])
+        backwards = np.maximum(n - 1 - column, 0)
+        last = _slopes(np.take_along_axis(x, backwards, axis=1), np.take_along_axis(y, backwards, axis=1))
+        before, after = _slopes(x, y), np.take_along_axis(last, np.maximum(n - 2 - column, 0), axis=1)
+        is_split = (column >= FEWEST_VALUES - 1) & (column <= n - FEWEST_VALUES - 1) & (before > 0) & (after > 0)
+        is_split &= np.maximum(before, after) > SHIFT_FACTOR * np.minimum(before, after)
+        differ[rows.streams] = is_split.any(axis=1)
+    return differ
 
 
 def _unit_changes(usage: FloatArray, watts: FloatArray) -> bool:
@@ -174,17 +204,18 @@ def _unit_changes(usage: FloatArray, watts: FloatArray) -> bool:
 
 
 def _slopes(x: FloatArray, y: FloatArray) -> FloatArray:
-    """Return the slopes of the lines through the first 1, 2, 3, … points (x, y), shape (samples,).
+    """Return the slopes of the lines through the first 1, 2, 3, … points (x, y) of each row.
 
-    A slope is 0 if the correlation of x and y in these first points is below `CORRELATION`.
+    A slope is 0 if the correlation of x and y in these first points is below `CORRELATION`. The arrays and the result
+    have the shape (rows, samples) or (samples,).
     """
-    n = np.arange(1, len(x) + 1)
-    x, y = x / max(float(np.abs(x).max()), 1e-300), y / max(float(np.abs(y).max()), 1e-300)
-    mean_x, mean_y = np.cumsum(x) / n, np.cumsum(y) / n
-    of_x, of_y = np.cumsum(x * x) / n - mean_x**2, np.cumsum(y * y) / n - mean_y**2
-    common = np.cumsum(x * y) / n - mean_x * mean_y
+    n = np.arange(1, x.shape[-1] + 1)
+    x, y = (values / np.maximum(np.abs(values).max(axis=-1, keepdims=True), 1e-300) for values in (x, y))
+    mean_x, mean_y = np.cumsum(x, axis=-1) / n, np.cumsum(y, axis=-1) / n
+    of_x, of_y = np.cumsum(x * x, axis=-1) / n - mean_x**2, np.cumsum(y * y, axis=-1) / n - mean_y**2
+    common = np.cumsum(x * y, axis=-1) / n - mean_x * mean_y
     follows = (of_x > 1e-12) & (of_y > 1e-12) & (common > CORRELATION * np.sqrt(np.maximum(of_x * of_y, 0)))
-    return np.divide(common, of_x, out=np.zeros(len(x)), where=follows)
+    return np.divide(common, of_x, out=np.zeros(x.shape), where=follows)
 
 
 def _drop_power(laid_out: LaidOut, kind: str, key: tuple[str, str], parts: list[IndexArray]) -> None:

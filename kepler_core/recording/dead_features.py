@@ -9,7 +9,6 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from kepler_core.arrays import IntArray
 from kepler_core.recording.counts import Counts
 from kepler_core.recording.laid_out import LaidOut
 from kepler_core.vocabulary import WORKLOAD_FEATURES, dead_features
@@ -21,17 +20,23 @@ def leave_out_dead_features(laid_out: LaidOut) -> None:
     If a feature is dead on all nodes that have it, the feature is removed, as if the recording lacked it.
     """
     known = [feature for feature in WORKLOAD_FEATURES if feature in laid_out.node_features]
-    dropped: dict[str, list[IntArray]] = {}
-    for samples in laid_out.streams():
-        values = {feature: laid_out.node_features[feature][samples] for feature in known}
-        moves = {feature: bool((column > 0).any()) for feature, column in values.items() if np.isfinite(column).any()}
-        for feature in dead_features(moves):
-            dropped.setdefault(feature, []).append(np.arange(samples.start, samples.stop))
-    for feature, parts in dropped.items():
-        laid_out.drop_feature("dead_features", feature, np.concatenate(parts))
-        for columns in (laid_out.node_features, laid_out.container_features):
-            if feature in columns and not np.isfinite(columns[feature]).any():
-                del columns[feature]
+    columns = {feature: laid_out.node_features[feature] for feature in known}
+    is_known = {feature: laid_out.any_in_stream(np.isfinite(values)) for feature, values in columns.items()}
+    moves = {feature: laid_out.any_in_stream(values > 0) for feature, values in columns.items()}
+    table = np.column_stack([*is_known.values(), *moves.values()]) if known else np.empty((0, 0), dtype=bool)
+    patterns, pattern = np.unique(table, axis=0, return_inverse=True)
+    is_dead = {feature: np.zeros(len(laid_out.nodes), dtype=bool) for feature in known}
+    for number, of_pattern in enumerate(patterns.tolist()):
+        with_values = {feature: of_pattern[len(known) + at] for at, feature in enumerate(known) if of_pattern[at]}
+        for feature in dead_features(with_values):
+            is_dead[feature] |= pattern == number
+    for feature, streams in is_dead.items():
+        if not streams.any():
+            continue
+        laid_out.drop_feature("dead_features", feature, np.flatnonzero(streams[laid_out.sample_stream]))
+        for features in (laid_out.node_features, laid_out.container_features):
+            if feature in features and not np.isfinite(features[feature]).any():
+                del features[feature]
 
 
 def split_dead(features: Iterable[str], counts: Counts) -> tuple[list[str], list[str]]:

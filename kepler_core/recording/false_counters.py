@@ -10,10 +10,10 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from kepler_core.arrays import BoolArray, FloatArray
-from kepler_core.grouping import sum_by
+from kepler_core.arrays import BoolArray
 from kepler_core.messages import printable
 from kepler_core.recording.columns import Metric
+from kepler_core.recording.common_rises import stacked_rises
 from kepler_core.recording.counts import Counts
 from kepler_core.recording.metric_mapping import MappedMetric, keep_series
 
@@ -69,24 +69,29 @@ def _totals(item: MappedMetric, counts: Counts) -> BoolArray:
     """
     metric = item.metric
     is_total = np.zeros(metric.n_series, dtype=bool)
-    for series in _groups(item):
-        if is_total[series].any():
-            continue
-        rises = _common_rises(metric, series)
-        whole = rises.sum(axis=0)
-        moved = whole > 0
-        if np.count_nonzero(moved) < FEWEST_INTERVALS:
-            continue
-        equal = np.abs(2 * rises[:, moved] - whole[moved]) <= _EQUAL * whole[moved]
-        total = series[int(np.argmax(equal.mean(axis=1)))]
-        if equal.mean(axis=1).max() >= _EQUAL_INTERVALS:
+    for groups in _groups(item):
+        groups = [series for series in groups if not is_total[series].any()]
+        with_total: dict[int, int] = {}
+        for numbers, rises in stacked_rises(metric, groups):
+            whole = rises.sum(axis=1)
+            moved = whole > 0
+            equal = moved[:, None] & (np.abs(2 * rises - whole[:, None]) <= _EQUAL * whole[:, None])
+            n_moved, n_equal = np.count_nonzero(moved, axis=1), np.count_nonzero(equal, axis=2)
+            are_enough = (n_moved >= FEWEST_INTERVALS) & (n_equal.max(axis=1) >= _EQUAL_INTERVALS * n_moved)
+            largest = n_equal.argmax(axis=1)
+            with_total.update((int(numbers[at]), int(largest[at])) for at in np.flatnonzero(are_enough).tolist())
+        for number in sorted(with_total):
+            total = groups[number][with_total[number]]
             is_total[total] = True
             counts.count("totals", metric.name, 1, _words(metric, total, ("instance", *item.mapping.unit_labels)))
     return is_total
 
 
-def _groups(item: MappedMetric) -> Iterator[list[int]]:
-    """Yield groups of series that may contain a total: the modes of a socket, the sockets of a mode, and all series."""
+def _groups(item: MappedMetric) -> Iterator[list[list[int]]]:
+    """Yield groups of series that may contain a total: the modes of a socket, the sockets of a mode, and all series.
+
+    Each of the three lists contains a series at most once.
+    """
     unit_labels, mode_label = item.mapping.unit_labels, item.schema.mode_label
     sockets = [label for label in unit_labels if label != mode_label]
     modes = [label for label in unit_labels if label == mode_label]
@@ -96,15 +101,7 @@ def _groups(item: MappedMetric) -> Iterator[list[int]]:
             labels = item.metric.labels[at]
             key = (int(item.node[at]), item.source[at], *(labels.get(name, "") for name in names))
             groups.setdefault(key, []).append(at)
-        yield from (series for series in groups.values() if len(series) > _FEWEST_PARTS)
-
-
-def _common_rises(metric: Metric, series: Sequence[int]) -> FloatArray:
-    """Return the increases of series between the timestamps that all series have, shape (series, intervals)."""
-    spans = [metric.span(at) for at in series]
-    times, number = np.unique(np.concatenate([metric.timestamps[span] for span in spans]), return_inverse=True)
-    common = times[sum_by(np.ones(len(number)), number, len(times)) == len(series)]
-    return np.diff([metric.values[span][np.isin(metric.timestamps[span], common)] for span in spans], axis=1)
+        yield [series for series in groups.values() if len(series) > _FEWEST_PARTS]
 
 
 def _words(metric: Metric, series: int, labels: Sequence[str]) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 
 from kepler_core.arrays import BoolArray, FloatArray, IntArray
 from kepler_core.recording.laid_out import LaidOut
+from kepler_core.recording.node_rows import row_medians
 
 SELDOM = 0.2
 """If a meter stands still in more than this fraction of the samples, its reading is renewed seldom.
@@ -40,6 +41,7 @@ def find_windows(laid_out: LaidOut) -> dict[str, IntArray]:
     other meters begin at the previous sample.
     """
     windows: dict[str, IntArray] = {}
+    has_long_interval = _has_long_interval(laid_out)
     for source in sorted({source for source, _ in laid_out.power}):
         keys = [key for key in laid_out.power if key[0] == source]
         watts = np.vstack([laid_out.power[key] for key in keys])
@@ -47,14 +49,15 @@ def find_windows(laid_out: LaidOut) -> dict[str, IntArray]:
         still: BoolArray = known & np.all(np.nan_to_num(watts) == 0, axis=0)
         begins = np.arange(-1, len(known) - 1)
         is_seldom = False
-        for samples in laid_out.streams():
-            if still[samples].any() and (known & ~still)[samples].any():
-                meter = _Meter(laid_out.sample_time[samples], watts[:, samples], known[samples], still[samples])
-                watts[:, samples] = meter.watts()
-                begins[samples] = np.where(meter.begins >= 0, samples.start + meter.begins, -1)
-                is_seldom |= meter.is_seldom
-            components = [component for _, component in keys]
+        for samples in laid_out.streams(laid_out.any_in_stream(still) & laid_out.any_in_stream(known & ~still)):
+            meter = _Meter(laid_out.sample_time[samples], watts[:, samples], known[samples], still[samples])
+            watts[:, samples] = meter.watts()
+            begins[samples] = np.where(meter.begins >= 0, samples.start + meter.begins, -1)
+            is_seldom |= meter.is_seldom
+        components = [component for _, component in keys]
+        for samples in laid_out.streams(laid_out.any_in_stream(_any_still_component(watts, components))):
             watts[:, samples] = _without_still_components(watts[:, samples], components)
+        for samples in laid_out.streams(has_long_interval):
             watts[:, samples] = _without_lost_energy(watts[:, samples], laid_out.sample_time[samples])
         _replace(laid_out, keys, watts)
         if is_seldom:
@@ -105,6 +108,28 @@ class _Meter:
         window_seconds = np.where(begins >= 0, self.time - self.time[np.maximum(begins, 0)], seconds)
         factor = np.divide(seconds, window_seconds, out=np.ones(len(seconds)), where=window_seconds > 0)
         return np.where(whole & ~self.still, self.power * factor, np.nan)
+
+
+def _any_still_component(watts: FloatArray, components: Sequence[str]) -> BoolArray:
+    """Return the samples at which package or DRAM has no power while another component has power, shape (samples,)."""
+    is_still: BoolArray = np.zeros(watts.shape[1], dtype=bool)
+    has_power = np.count_nonzero(watts > 0, axis=0)
+    for at, component in enumerate(components):
+        if component in _ALWAYS_DRAW:
+            is_still |= (watts[at] == 0) & (has_power > 0)
+    return is_still
+
+
+def _has_long_interval(laid_out: LaidOut) -> BoolArray:
+    """Return which streams have an interval that is much longer than the usual interval, shape (streams,)."""
+    seconds = np.diff(laid_out.sample_time, prepend=np.nan)
+    in_stream = np.diff(laid_out.sample_stream, prepend=-1) == 0
+    has_long = np.zeros(len(laid_out.nodes), dtype=bool)
+    for rows in laid_out.rows(in_stream, 1):
+        ascending = np.sort(rows.of(seconds, np.inf), axis=1)
+        longest = ascending[np.arange(len(rows.lengths)), rows.lengths - 1]
+        has_long[rows.streams] = longest > LONG_INTERVAL * row_medians(ascending, rows.lengths)
+    return has_long
 
 
 def _without_still_components(watts: FloatArray, components: Sequence[str]) -> FloatArray:

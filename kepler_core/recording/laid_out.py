@@ -8,8 +8,9 @@ from typing import Any
 import attrs
 import numpy as np
 
-from kepler_core.arrays import FloatArray, IndexArray, IntArray
+from kepler_core.arrays import BoolArray, FloatArray, IndexArray, IntArray
 from kepler_core.recording.counts import Counts
+from kepler_core.recording.node_rows import NodeRows, node_rows
 from kepler_core.recording.times import utc
 
 
@@ -35,11 +36,26 @@ class LaidOut:
     """Names of the node features that are gauges."""
     counts: Counts
 
-    def streams(self) -> Iterator[slice]:
-        """Yield the indices of each stream's samples."""
-        ends = np.searchsorted(self.sample_stream, np.arange(len(self.nodes)), side="right").tolist()
-        for start, end in zip([0, *ends], ends, strict=False):
+    def streams(self, chosen: BoolArray | None = None) -> Iterator[slice]:
+        """Yield the indices of each stream's samples; with `chosen`, shape (streams,), only those of chosen streams."""
+        number = np.arange(len(self.nodes)) if chosen is None else np.flatnonzero(chosen)
+        starts = np.searchsorted(self.sample_stream, number).tolist()
+        ends = np.searchsorted(self.sample_stream, number, side="right").tolist()
+        for start, end in zip(starts, ends, strict=True):
             yield slice(start, end)
+
+    def number_in_stream(self, samples: BoolArray) -> IntArray:
+        """Return how many of the samples in a mask each stream has, shape (streams,)."""
+        return np.bincount(self.sample_stream[samples], minlength=len(self.nodes))
+
+    def any_in_stream(self, samples: BoolArray) -> BoolArray:
+        """Return whether each stream has any of the samples in a mask, shape (streams,)."""
+        has_any: BoolArray = self.number_in_stream(samples) > 0
+        return has_any
+
+    def rows(self, chosen: BoolArray, fewest: int) -> Iterator[NodeRows]:
+        """Yield the chosen samples of all streams as matrices (see `node_rows.node_rows`)."""
+        return node_rows(chosen, self.sample_stream, len(self.nodes), fewest)
 
     def place(self, sample: int) -> str:
         """Return the node and time of a sample, for messages."""

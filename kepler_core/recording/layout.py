@@ -13,7 +13,7 @@ import numpy as np
 
 from kepler_core.arrays import BoolArray, FloatArray, IntArray
 from kepler_core.contracts import MetricMapping
-from kepler_core.grouping import sum_by
+from kepler_core.grouping import distinct, sum_by
 from kepler_core.messages import printable
 from kepler_core.recording.array_memo import ArrayMemo
 from kepler_core.recording.columns import Recording
@@ -141,7 +141,7 @@ def _time_grid(mapped: list[MappedMetric]) -> FloatArray:
                 at = np.minimum(np.searchsorted(grid, times), len(grid) - 1)
                 times = times[grid[at] != times]
             if len(times):
-                grid = np.union1d(grid, times)
+                grid = distinct(np.concatenate([grid, times]))
 
         seen.get((item.metric.timestamps,), add)
     return grid
@@ -162,11 +162,12 @@ def _number_samples(
         for position in positions:
             position.sample = number_of_cell[position.sample]
     else:
-        cells = np.unique(np.concatenate([p.position.sample for p in points]))
+        cells = distinct(np.concatenate([position.sample for position in positions]))
         for position in positions:
             position.sample = np.searchsorted(cells, position.sample)
     node_of_sample, time_of_sample = np.divmod(cells, n_times)
-    nodes, stream = np.unique(node_of_sample, return_inverse=True)
+    begins = np.diff(node_of_sample, prepend=-1) > 0  # `cells` are sorted by node
+    nodes, stream = node_of_sample[begins], np.cumsum(begins) - 1
     time = grid[time_of_sample] if len(grid) else np.empty(0)
     return _Samples(stream, nodes, time)
 
@@ -248,11 +249,15 @@ def _forget_totals(
     container_features: Mapping[str, FloatArray], rows: _Rows, codes: SeriesCodes, counts: Counts
 ) -> None:
     """If the usage of a container is the total of all other containers of its node, set this usage to NaN."""
-    for unit in units_of_totals(container_features, rows.sample, rows.unit).tolist():
-        word = codes.units.words[unit]
-        counts.count("totals", "containers", 1, printable(codes.unit_names.get(word) or word, 100))
-        for values in container_features.values():
-            values[rows.unit == unit] = np.nan
+    totals = units_of_totals(container_features, rows.sample, rows.unit)
+    if not len(totals):
+        return
+    words = codes.units.words
+    for unit in totals.tolist():
+        counts.count("totals", "containers", 1, printable(codes.unit_names.get(words[unit]) or words[unit], 100))
+    of_totals = np.isin(rows.unit, totals)
+    for values in container_features.values():
+        values[of_totals] = np.nan
 
 
 def _sums_of_containers(

@@ -13,6 +13,7 @@ import numpy as np
 
 from kepler_core.messages import printable
 from kepler_core.recording.columns import Metric
+from kepler_core.recording.common_rises import stacked_rises
 from kepler_core.recording.counts import Counts
 from kepler_core.recording.metric_mapping import MappedMetric, keep_series
 
@@ -58,14 +59,17 @@ def _check_metric(item: MappedMetric, mode_label: str, counts: Counts) -> Mapped
             series_of_meter.setdefault((node, source, others), {})[mode] = index
             unit = tuple(labels.get(label, "") for label in unit_labels)
             modes_of_unit.setdefault((node, source, unit), {})[mode] = index
+    pairs: dict[str, list[tuple[int, int]]] = {}
     for (_, source, _), series_of_mode in series_of_meter.items():
         key = f"{source} {item.mapping.name}"
         if set(series_of_mode) == {"dynamic"}:
             counts.dynamic_only[key] += 1
         elif {"idle", "dynamic"} <= set(series_of_mode):
-            alike = _intervals_alike(item.metric, series_of_mode["idle"], series_of_mode["dynamic"])
-            if alike:
-                counts.counted_twice[key] += alike
+            pairs.setdefault(key, []).append((series_of_mode["idle"], series_of_mode["dynamic"]))
+    for key, of_key in pairs.items():
+        alike = _intervals_alike(item.metric, of_key)
+        if alike:
+            counts.counted_twice[key] += alike
     without_dynamic: set[tuple[int, str]] = set()
     for (node, source, _), series_of_mode in modes_of_unit.items():
         if set(series_of_mode) == {"idle"}:
@@ -83,23 +87,20 @@ def _labels_text(labels: Mapping[str, str]) -> str:
     return printable(", ".join(f"{label}={value}" for label, value in labels.items() if label != "__name__"), 100)
 
 
-def _intervals_alike(metric: Metric, first: int, second: int) -> int:
-    """Return the number of intervals in which two series of a metric rise alike.
+def _intervals_alike(metric: Metric, pairs: Sequence[tuple[int, int]]) -> int:
+    """Return the number of intervals in which the two series of a pair rise alike, summed over all pairs.
 
-    The result is 0 if the series rise alike in less than half of the intervals, or if their total increases
-    differ by more than `TOTAL_TOLERANCE`.
+    A pair counts only if its series rise alike in at least half of the intervals, and if their total increases differ
+    by at most `TOTAL_TOLERANCE`.
     """
-    of_first, of_second = metric.span(first), metric.span(second)
-    _, at_first, at_second = np.intersect1d(
-        metric.timestamps[of_first], metric.timestamps[of_second], return_indices=True
-    )
-    first_rise = np.diff(metric.values[of_first][at_first])
-    second_rise = np.diff(metric.values[of_second][at_second])
-    larger = np.maximum(first_rise, second_rise)
-    moved = larger > 0
-    if moved.sum() < FEWEST_INTERVALS:
-        return 0
-    alike = np.abs(first_rise - second_rise)[moved] <= INCREASE_TOLERANCE * larger[moved]
-    first_total, second_total = float(first_rise[moved].sum()), float(second_rise[moved].sum())
-    totals_alike = abs(first_total - second_total) <= TOTAL_TOLERANCE * max(first_total, second_total)
-    return int(alike.sum()) if totals_alike and alike.mean() >= 0.5 else 0
+    n_intervals = 0
+    for _, rises in stacked_rises(metric, pairs):
+        larger = rises.max(axis=1)
+        moved = larger > 0
+        alike = moved & (np.abs(rises[:, 0] - rises[:, 1]) <= INCREASE_TOLERANCE * larger)
+        n_moved, n_alike = np.count_nonzero(moved, axis=1), np.count_nonzero(alike, axis=1)
+        for at in np.flatnonzero((n_moved >= FEWEST_INTERVALS) & (2 * n_alike >= n_moved)).tolist():
+            first, second = rises[at][:, moved[at]].sum(axis=1).tolist()
+            if abs(first - second) <= TOTAL_TOLERANCE * max(first, second):
+                n_intervals += int(n_alike[at])
+    return n_intervals

@@ -9,7 +9,7 @@ add different labels, but their counters have the same values.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 import attrs
 import numpy as np
@@ -17,6 +17,7 @@ import numpy as np
 from kepler_core.arrays import BoolArray, FloatArray
 from kepler_core.contracts import MetricSchema
 from kepler_core.recording.counts import Counts
+from kepler_core.recording.machine_names import differing_labels, machine_name
 from kepler_core.recording.metric_mapping import EXPORTER_LABELS, UNIQUE_ID, MappedMetric, SeriesCodes, keep_samples
 
 _LARGEST_DELAY = 2.0
@@ -92,8 +93,10 @@ def tell_nodes_apart(
     left_out = [np.zeros(item.metric.n_samples, dtype=bool) for item in mapped]
     changed = False
     words, units = codes.nodes.words, codes.units.words
-    for node, labels in _candidates(mapped, own, aliases).items():
-        groups = _groups(mapped, node, labels)
+    candidates = _candidates(mapped, own, aliases)
+    series_of_node = _series_of_nodes(mapped, candidates)
+    for node, labels in candidates.items():
+        groups = _groups(mapped, series_of_node[node], labels)
         machines = _machines(mapped, units, groups, aliases)
         for machine in machines:
             for copy in machine[1:]:
@@ -101,9 +104,9 @@ def tell_nodes_apart(
         if len(machines) < 2:
             continue
         changed = True
-        differing = _differing(machines, sorted(labels))
+        differing = differing_labels([[group.labels for group in machine] for machine in machines], sorted(labels))
         for machine in machines:
-            name = _name(words[node], machine[0].labels, differing, schema.node_alias_labels)
+            name = machine_name(words[node], machine[0].labels, differing, schema.node_alias_labels)
             code = codes.nodes.code(name)
             counts.count("nodes_told_apart", name, 1, f"{words[node]} with {', '.join(differing)}")
             for group in machine:
@@ -213,21 +216,31 @@ def _target_labels(item: MappedMetric, own: set[str]) -> Counter[tuple[int, tupl
     return target_labels
 
 
-def _groups(mapped: Sequence[MappedMetric], node: int, labels: set[str]) -> list[_Group]:
+def _series_of_nodes(mapped: Sequence[MappedMetric], nodes: Iterable[int]) -> dict[int, list[tuple[int, int]]]:
+    """Return the series of each node: pairs of the index of the metric, and of the series in the metric."""
+    series: dict[int, list[tuple[int, int]]] = {node: [] for node in nodes}
+    for index, item in enumerate(mapped) if series else ():
+        for at, node in enumerate(item.node.tolist()):
+            if node in series:
+                series[node].append((index, at))
+    return series
+
+
+def _groups(mapped: Sequence[MappedMetric], series: Sequence[tuple[int, int]], labels: set[str]) -> list[_Group]:
     """Return the series of a node in groups of equal labels, the group with the most samples first."""
     names = sorted(labels)
     groups: dict[tuple[str, ...], _Group] = {}
-    for index, item in enumerate(mapped):
+    for index, at in series:
+        item = mapped[index]
         metric = item.metric
-        for at in np.flatnonzero(item.node == node).tolist():
-            values = tuple(metric.labels[at].get(name, "") for name in names)
-            group = groups.setdefault(values, _Group(dict(zip(names, values, strict=True))))
-            group.series.append((index, at))
-            times = metric.timestamps[metric.span(at)]
-            if len(times) and not item.third_party:
-                group.n_samples += len(times)
-                group.start = min(group.start, float(times[0]))
-                group.end = max(group.end, float(times[-1]))
+        values = tuple(metric.labels[at].get(name, "") for name in names)
+        group = groups.setdefault(values, _Group(dict(zip(names, values, strict=True))))
+        group.series.append((index, at))
+        times = metric.timestamps[metric.span(at)]
+        if len(times) and not item.third_party:
+            group.n_samples += len(times)
+            group.start = min(group.start, float(times[0]))
+            group.end = max(group.end, float(times[-1]))
     return sorted(groups.values(), key=lambda group: -group.n_samples)
 
 
@@ -361,32 +374,3 @@ def _equal_energy(mapped: Sequence[MappedMetric], first: _Group, second: _Group)
             difference = np.abs(one - other)[moved] / np.maximum(one, other)[moved]
             answers.append(bool(np.median(difference) <= _LARGEST_DIFFERENCE))
     return any(answers) if answers else None
-
-
-def _differing(machines: Sequence[Sequence[_Group]], labels: Sequence[str]) -> list[str]:
-    """Return labels whose values, taken together, tell all machines apart.
-
-    The labels are tried one after the other, and a label is chosen if it tells more machines apart. Labels with a
-    single value in each machine are tried first, and `EXPORTER_LABELS` after other labels.
-    """
-    strong = [label for label in labels if label not in EXPORTER_LABELS]
-    weak = [label for label in EXPORTER_LABELS if label in labels]
-    constant = [label for label in (*strong, *weak) if all(len({g.labels[label] for g in m}) == 1 for m in machines)]
-    rest = [label for label in (*strong, *weak) if label not in constant]
-    chosen: list[str] = []
-    distinct = 1
-    for label in (*constant, *rest):
-        n = len({tuple(machine[0].labels[name] for name in (*chosen, label)) for machine in machines})
-        if n > distinct:
-            chosen.append(label)
-            distinct = n
-    return chosen
-
-
-def _name(node: str, labels: Mapping[str, str], differing: Sequence[str], aliases: Sequence[str]) -> str:
-    """Return the name of a node that shares its node label with other nodes."""
-    alias = next((labels[name] for name in aliases if name in differing and labels[name]), None)
-    others = [name for name in differing if alias is None or name not in aliases]
-    words = [f"{name}={labels[name]}" if labels[name] else f"no {name}" for name in others]
-    base = node if alias is None else alias
-    return f"{base} ({', '.join(words)})".strip() if words else base

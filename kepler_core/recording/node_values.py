@@ -221,16 +221,28 @@ def _samples_with_stuck_units(points: Points, is_known: BoolArray, sample_stream
     has shape (samples,).
     """
     item, metric, n = points.item, points.item.metric, len(sample_stream)
-    sockets: dict[tuple[str, ...], int] = {}
     names = [label for label in item.mapping.unit_labels if label != item.schema.mode_label]
-    of_series = np.array(
-        [sockets.setdefault(tuple(labels.get(name, "") for name in names), len(sockets)) for labels in metric.labels]
-    )
-    if len(sockets) < 2:
+    # The units of each node are numbered by themselves: virtual machines have other names on each node, and an array
+    # with a cell for each sample and each unit of all nodes would be far too large.
+    sockets: dict[int, dict[tuple[str, ...], int]] = {}
+    of_series = np.zeros(metric.n_series, dtype=np.int64)
+    width = np.zeros(int(sample_stream.max(initial=-1)) + 1, dtype=np.int64)
+    used = np.flatnonzero(metric.lengths)
+    streams = sample_stream[points.position.sample[metric.starts[used]]]
+    for series, stream in zip(used.tolist(), streams.tolist(), strict=True):
+        of_stream = sockets.setdefault(stream, {})
+        socket = tuple(metric.labels[series].get(name, "") for name in names)
+        of_series[series] = of_stream.setdefault(socket, len(of_stream))
+        width[stream] = len(of_stream)
+    if width.max(initial=0) < 2:
         return np.zeros(n, dtype=bool)
-    at = points.position.sample[is_known] * len(sockets) + of_series[metric.series[is_known]]
-    exists = np.bincount(at, minlength=n * len(sockets)).reshape(n, -1) > 0
-    moves = sum_by(points.values[is_known], at, n * len(sockets)).reshape(n, -1) > 0
-    stuck: BoolArray = np.any(exists & ~moves, axis=1) & np.any(moves, axis=1)
+    n_cells = width[sample_stream]
+    first_cell = np.cumsum(n_cells) - n_cells
+    at = first_cell[points.position.sample[is_known]] + of_series[metric.series[is_known]]
+    exists = np.bincount(at, minlength=int(n_cells.sum())) > 0
+    moves = sum_by(points.values[is_known], at, len(exists)) > 0
+    sample_of_cell = np.repeat(np.arange(n), n_cells)
+    n_still, n_moving = (np.bincount(sample_of_cell[cells], minlength=n) for cells in (exists & ~moves, moves))
+    stuck: BoolArray = (n_still > 0) & (n_moving > 0)
     stuck[1:] |= stuck[:-1] & (sample_stream[1:] == sample_stream[:-1])
     return stuck

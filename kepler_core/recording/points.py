@@ -10,7 +10,7 @@ import numpy as np
 
 from kepler_core.arrays import BoolArray, FloatArray, IntArray
 from kepler_core.contracts import MetricMapping
-from kepler_core.grouping import median_by
+from kepler_core.grouping import distinct, median_by
 from kepler_core.messages import printable
 from kepler_core.recording.array_memo import ArrayMemo
 from kepler_core.recording.columns import Metric
@@ -158,7 +158,7 @@ def _start_new_series(
     """
     at = metric.starts[metric.lengths > 0]
     if position.scrapes is None:
-        position.scrapes = np.unique(position.sample)
+        position.scrapes = distinct(position.sample)
     scrapes = position.scrapes
     before = np.searchsorted(scrapes, position.sample[at]) - 1
     at, before = at[before >= 0], before[before >= 0]

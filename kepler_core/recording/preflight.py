@@ -15,6 +15,7 @@ from kepler_core.recording.columns import Recording
 from kepler_core.recording.dead_features import reason_of_dead, split_dead
 from kepler_core.recording.findings import Finding, findings
 from kepler_core.recording.observations import Observations
+from kepler_core.recording.parts import RecordingParts
 from kepler_core.recording.schemas import SchemaUse, find_schemas
 from kepler_core.vocabulary import (
     FEATURE_GROUPS,
@@ -117,15 +118,15 @@ class Preflight:
 
 
 def check(
-    recording: Recording, *, use_vm_metrics: bool = False, vm_guests: Mapping[str, str] | None = None
+    recording: Recording | RecordingParts, *, use_vm_metrics: bool = False, vm_guests: Mapping[str, str] | None = None
 ) -> Preflight:
     """Return a report on which models can be trained from a recording.
 
     Raises `RecordingError` only if no installed metric schema knows any metric of the recording.
     """
     observations = observe([recording], use_vm_metrics=use_vm_metrics, vm_guests=vm_guests)
-    uses = find_schemas([*recording.metrics, *recording.other_metrics], recording.metric_prefix)
-    used = sorted(name for name in recording.metrics if uses.mappings(name))
+    uses = find_schemas([*recording.sample_counts, *recording.other_metrics], recording.metric_prefix)
+    used = sorted(name for name in recording.sample_counts if uses.mappings(name))
     unused = {name: use.reason_unused for name, use in sorted(uses.metrics.items()) if use.reason_unused}
     missing_sources = {
         name: f"no {' or '.join(uses.spelling('node', c) for c in plugin.components[:1])} with source "
@@ -137,9 +138,9 @@ def check(
         recording=recording.name,
         digest=recording.digest,
         schema=", ".join(uses.names),
-        metrics={name: recording.metrics[name].n_samples for name in used},
+        metrics={name: recording.sample_counts[name] for name in used},
         unused_metrics=unused,
-        other_metrics=tuple(sorted({*recording.other_metrics, *recording.metrics} - {*used, *unused})),
+        other_metrics=tuple(sorted({*recording.other_metrics, *recording.sample_counts} - {*used, *unused})),
         notes={name: note for name in used if (note := _note(uses.mappings(name)))},
         nodes=_nodes(observations),
         power=_power(observations),

@@ -46,15 +46,27 @@ def spacing(timestamps: FloatArray, series: IntArray, node: IntArray) -> Spacing
         np.subtract(timestamps[1:], timestamps[:-1], out=seconds[1:])
         np.equal(series[1:], series[:-1], out=usable[1:])
     usual = float(np.median(seconds[usable])) if usable.any() else float("nan")
-    limit: float | FloatArray = GAP_FACTOR * usual
-    if len(np.unique(node)) > 1:
-        node_of_sample = node[series]
-        medians = median_by(seconds[usable], node_of_sample[usable], int(node.max()) + 1)
-        limit = GAP_FACTOR * medians[node_of_sample]
-    gap = seconds > limit
-    gap &= usable
+    limit = GAP_FACTOR * usual
+    gap = usable & (seconds > limit)
+    if len(node) and (node != node[0]).any():
+        gap = _gaps_by_node(seconds, usable, node[series])
     usable &= ~gap
     return Spacing(seconds, usable, usual, int(np.count_nonzero(gap)))
+
+
+def _gaps_by_node(seconds: FloatArray, usable: BoolArray, node: IntArray) -> BoolArray:
+    """Return which usable intervals are gaps, compared with the usual interval of their node, shape (samples,)."""
+    n = int(node.max(initial=-1)) + 1
+    shortest, longest = np.full(n, np.inf), np.zeros(n)
+    np.minimum.at(shortest, node[usable], seconds[usable])
+    np.maximum.at(longest, node[usable], seconds[usable])
+    # Medians take long. Only a node with an interval that is far longer than the shortest one can have a gap.
+    judged = np.flatnonzero(usable & (longest > GAP_FACTOR * shortest)[node])
+    gaps = np.zeros(len(seconds), dtype=bool)
+    if len(judged):
+        usual = median_by(seconds[judged], node[judged], n)
+        gaps[judged] = seconds[judged] > GAP_FACTOR * usual[node[judged]]
+    return gaps
 
 
 @attrs.frozen(eq=False)

@@ -226,7 +226,8 @@ def without_repeated_scrapes(
         keys = item.node[metric.series] * len(times) + at
         stale = (times[at] == metric.timestamps) & np.isin(keys, stale_keys)
         kept.append(keep_samples(item, ~stale))
-    return kept, {number: time[node == number] for number in np.unique(node).tolist()}
+    numbers, starts = np.unique(node, return_index=True)  # `node` is ascending
+    return kept, dict(zip(numbers.tolist(), np.split(time, starts[1:]), strict=True))
 
 
 def _times_without_energy(mapped: list[MappedMetric], n_nodes: int) -> tuple[IntArray, FloatArray]:
@@ -249,7 +250,14 @@ def _times_without_energy(mapped: list[MappedMetric], n_nodes: int) -> tuple[Int
         moved.append(change)
     if not nodes:
         return np.empty(0, dtype=np.int64), np.empty(0)
-    node, time, any_moved = _by_node_and_time(np.concatenate(nodes), np.concatenate(times), np.concatenate(moved))
+    # on most nodes, every counter moves at all times: their samples need no sorting
+    stands_still = np.zeros(n_nodes, dtype=bool)
+    for of_item, has_moved in zip(nodes, moved, strict=True):
+        stands_still[of_item[~has_moved]] = True
+    chosen = [stands_still[of_item] for of_item in nodes]
+    node, time, any_moved = _by_node_and_time(
+        *(np.concatenate([part[at] for part, at in zip(parts, chosen, strict=True)]) for parts in (nodes, times, moved))
+    )
     n_moves = np.bincount(node, weights=any_moved, minlength=n_nodes)
     stale = ~any_moved & (n_moves[node] > 1)  # the first sample of a node counts as a move
     return node[stale], time[stale]

@@ -43,6 +43,11 @@ def _installed_schemas(prefix: str | None) -> tuple[tuple[str, MetricSchema], ..
     return _instances(registry.metric_schemas.entries, prefix)
 
 
+def installed_schemas(prefix: str | None = None) -> list[MetricSchema]:
+    """Return the installed metric schemas that can be instantiated. `prefix` is explained at `find_schemas`."""
+    return [schema for _, schema in _installed_schemas(prefix)]
+
+
 def installed_schema_names() -> list[str]:
     """Return the names of all installed metric schemas, including schemas that cannot be instantiated."""
     return registry.metric_schemas.names()

@@ -6,6 +6,8 @@ after 6, 6 and 3 s. Rates over these intervals would be wrong by a factor of 0.8
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import attrs
 import numpy as np
 
@@ -37,8 +39,9 @@ def with_scrape_times(
     Only nodes whose scrapes appear at irregular intervals are changed.
     """
     changed: dict[int, tuple[FloatArray, FloatArray]] = {}
+    seen_by_node = _energy_times(mapped, stale)
     for node, repeated in stale.items():
-        seen = _times_of(mapped, node)
+        seen = seen_by_node.get(node, np.empty(0))
         if len(repeated) < _LEAST_REPEATED * len(seen):
             continue  # if only a few scrapes are repeated, failed scrapes are the cause, not the step
         step = float(np.median(np.diff(np.union1d(seen, repeated))))
@@ -69,36 +72,39 @@ def scrape_times(seen: FloatArray, step: float) -> FloatArray | None:
     interval = round(float(without_gaps.mean()) / RESOLUTION_SECONDS) * RESOLUTION_SECONDS
     if interval <= step or interval % step == 0:
         return None
-    best = (0.0, np.empty(0))
-    for offset in np.linspace(0.0, step, _N_OFFSETS, endpoint=False):
-        # scrape k is at k * interval - offset, and appears less than a step later
-        late = seen - seen[0] + offset
-        number = np.floor(late / interval)
-        fits = (late - number * interval < step) & (np.diff(number, prepend=-1) > 0)
-        best = max(best, (float(np.mean(fits)), seen[0] + number * interval), key=lambda pair: pair[0])
-    agreement, times = best
-    return times if agreement >= _LEAST_AGREEMENT and (np.diff(times) > 0).all() else None
+    # scrape k is at k * interval - offset, and appears less than a step later; one row for each offset
+    late = seen - seen[0] + np.linspace(0.0, step, _N_OFFSETS, endpoint=False)[:, None]
+    number = np.floor(late / interval)
+    fits = (late - number * interval < step) & (np.diff(number, axis=1, prepend=-1) > 0)
+    agreement = fits.mean(axis=1)
+    best = int(np.argmax(agreement))
+    times: FloatArray = seen[0] + number[best] * interval
+    return times if agreement[best] >= _LEAST_AGREEMENT and (np.diff(times) > 0).all() else None
 
 
-def _times_of(mapped: list[MappedMetric], node: int) -> FloatArray:
-    """Return the times at which energy counters of a node have samples, sorted."""
-    times = [
-        item.metric.timestamps[item.node[item.metric.series] == node]
-        for item in mapped
-        if item.mapping.kind == "energy"
-    ]
-    return np.unique(np.concatenate(times))
+def _energy_times(mapped: list[MappedMetric], nodes: Iterable[int]) -> dict[int, FloatArray]:
+    """Return the times at which energy counters of each node have samples, sorted, by node."""
+    times: dict[int, list[FloatArray]] = {node: [] for node in nodes}
+    for item in mapped:
+        if item.mapping.kind == "energy":
+            metric = item.metric
+            for series in np.flatnonzero(metric.lengths).tolist():
+                if (of_node := times.get(int(item.node[series]))) is not None:
+                    of_node.append(metric.timestamps[metric.span(series)])
+    return {node: np.unique(np.concatenate(of_node)) for node, of_node in times.items() if of_node}
 
 
 def _retimed(item: MappedMetric, changed: dict[int, tuple[FloatArray, FloatArray]]) -> MappedMetric:
     """Return a metric with the changed times; samples between two scrapes are left out."""
     metric = item.metric
-    node_of_sample = item.node[metric.series]
     timestamps = metric.timestamps.copy()
-    for node, (seen, times) in changed.items():
-        of_node = np.flatnonzero(node_of_sample == node)
-        at = np.minimum(np.searchsorted(seen, timestamps[of_node]), len(seen) - 1)
-        timestamps[of_node] = np.where(seen[at] == timestamps[of_node], times[at], np.nan)
+    for series in np.flatnonzero(metric.lengths).tolist():
+        times_of_node = changed.get(int(item.node[series]))
+        if times_of_node is not None:
+            seen, times = times_of_node
+            span = metric.span(series)
+            at = np.minimum(np.searchsorted(seen, timestamps[span]), len(seen) - 1)
+            timestamps[span] = np.where(seen[at] == timestamps[span], times[at], np.nan)
     return attrs.evolve(
         item,
         metric=metric_from_columns(metric.name, timestamps, metric.values.copy(), metric.series.copy(), metric.labels),

@@ -71,8 +71,8 @@ def count_unnamed_guests(mapped: Sequence[MappedMetric], nodes: Codes, counts: C
         return
     for guest in guests:
         counts.count("guests_without_vm", guest, 1, f"guest {guest}; virtual machines: {_list(vms)}")
+    host = min(words[node] for node in hosts)
     for vm in vms:
-        host = next(iter(sorted(words[node] for node in hosts)))
         counts.count("guests_without_vm", vm, 1, f"virtual machine on {host}; guests: {_list(guests)}")
 
 

@@ -278,3 +278,29 @@ def test_metrics_with_another_prefix_are_queried_and_written_as_csv_files(tmp_pa
     assert {row["source"] for row in rows} == {item["metric"]["source"] for item in series}
     expected = [(float(time), float(value)) for item in series for time, value in item["values"]]
     assert sorted((float(row["timestamp"]), float(row[name])) for row in rows) == sorted(expected)
+
+
+def test_queries_add_to_a_recording_in_parquet(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    from kepler_core.parquet import open_parts
+
+    folder, whole = tmp_path / "r.parquet", tmp_path / "r.json"
+    middle, end = START + 2 * 1500 - 1, START + 2 * 3000
+    with prometheus(tmp_path / "prometheus", CONTENT) as server:
+        queried(server.url, "--start", str(START), "--end", str(middle), "-o", folder)
+        summary = queried(server.url, "--start", str(middle), "--end", str(end), "-o", folder)
+        queried(server.url, "--start", str(START), "--end", str(end), "-o", whole)
+        (tmp_path / "other.parquet").mkdir()
+        (tmp_path / "other.parquet" / "notes.txt").touch()
+        refused = query(server.url, "--last", "1h", "-o", tmp_path / "other.parquet")
+    assert summary["bytes"] == sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    assert not folder.with_name("r.parquet.part").exists()
+    parts = open_parts(folder, wanted=is_used_metric)
+    expected = read_recording(whole, wanted=is_used_metric)
+    assert parts.sample_counts == dict(sorted(expected.sample_counts.items()))
+    observations, from_json = observe([parts]), observed(whole)
+    assert observations.counts.as_dict() == from_json.counts.as_dict()
+    for key, watts in from_json.power.items():
+        np.testing.assert_allclose(observations.power[key], watts, rtol=1e-12)
+    assert refused.returncode == 2
+    assert "it is a folder with other files" in refused.stderr

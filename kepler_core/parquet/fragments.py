@@ -1,0 +1,216 @@
+"""The fragments of a recording in Parquet: the row groups of its files, with the series that each of them contains.
+
+Parquet files may come from strangers. Their sizes are checked before anything is read, and every row group is read by
+itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy as np
+
+from kepler_core.arrays import FloatArray, IntArray
+from kepler_core.documents import DocumentError, decode_json
+from kepler_core.errors import RecordingError, missing_extra
+from kepler_core.messages import quoted, reason_of
+from kepler_core.parquet.layout import (
+    COLUMNS,
+    METRIC_COLUMN,
+    SUFFIX,
+    VERSION_KEY,
+    check_marker,
+    check_version,
+    metric_of,
+)
+
+MAX_GROUP_ROWS = 2**24
+"""Largest number of rows of a row group that is read. Kepler Core writes row groups of 2^17 rows."""
+MAX_GROUP_BYTES = 2**30
+"""Largest size of an unpacked row group that is read."""
+_REASON_CHARACTERS = 200
+
+
+@attrs.frozen
+class Fragment:
+    """The samples of one metric in a row group of a file."""
+
+    path: Path
+    row_group: int
+    metric: str
+    in_column: bool
+    """Whether the column `metric` states the metric of each row; otherwise the name of the file's folder states it."""
+    n_rows: dict[str, int]
+    """Number of rows of each series, by the text of its labels."""
+
+
+def files_of(path: Path) -> list[Path]:
+    """Return the files of a recording, sorted. Raises `RecordingError` if there are none."""
+    if path.is_dir():
+        check_marker(path)
+        files = sorted(file for file in path.rglob(f"*{SUFFIX}") if file.is_file() and not file.name.startswith("."))
+        if not files:
+            raise RecordingError("a recording without any Parquet file", document=str(path))
+        return files
+    if not path.exists():
+        raise RecordingError("No such file or directory", document=str(path))
+    return [path]
+
+
+def digest_of(path: Path, files: list[Path]) -> str:
+    """Return a digest of a recording: of the names and sizes of its files, and of what their footers state.
+
+    A footer has the number of rows, the size, and the lowest and highest value of each column in each row group.
+    """
+    digest = hashlib.sha256()
+    for file in files:
+        size = file.stat().st_size
+        name = file.relative_to(path).as_posix() if file != path else ""
+        digest.update(f"{name}\0{size}\0".encode())
+        with file.open("rb") as content:
+            content.seek(max(size - 8, 0))
+            length = int.from_bytes(content.read(4), "little")
+            content.seek(max(size - 8 - length, 0))
+            digest.update(content.read(min(length, MAX_GROUP_BYTES)))
+    return digest.hexdigest()
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Any]:
+    """Open a Parquet file of a recording. Raises `RecordingError` if it is damaged or has other columns."""
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ModuleNotFoundError as error:
+        raise missing_extra(error, f"{path} (Parquet)") or error from error
+    try:
+        metadata = pq.read_metadata(path)
+        # Texts are read as dictionaries, which hold each text once: a small file cannot fill the memory with them.
+        texts = [name for name in ("labels", METRIC_COLUMN) if name in metadata.schema.names]
+        with pq.ParquetFile(path, metadata=metadata, read_dictionary=texts) as file:
+            _check(file, path)
+            yield file
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        reason = reason_of(error, _REASON_CHARACTERS)
+        raise RecordingError(f"not a Parquet file of a recording: {reason}", document=str(path)) from error
+
+
+def _check(file: Any, path: Path) -> None:
+    from pyarrow import types
+
+    schema = file.schema_arrow
+    version = (schema.metadata or {}).get(VERSION_KEY)
+    if version is not None:
+        check_version(int(version) if version.isdigit() else -1, path)
+    missing = [name for name in COLUMNS if name not in schema.names]
+    if missing:
+        raise RecordingError(f"the column {missing[0]} is missing; found {quoted(schema.names)}", document=str(path))
+    for name in COLUMNS:
+        of = schema.field(name).type
+        of = of.value_type if types.is_dictionary(of) else of
+        fits = {
+            "labels": types.is_string(of) or types.is_large_string(of),
+            "timestamp": types.is_timestamp(of),
+            "value": types.is_floating(of) or types.is_integer(of),
+        }
+        if not fits[name]:
+            raise RecordingError(f"the column {name} has the type {of}", document=str(path))
+    for number in range(file.metadata.num_row_groups):
+        group = file.metadata.row_group(number)
+        if group.num_rows > MAX_GROUP_ROWS or group.total_byte_size > MAX_GROUP_BYTES:
+            raise RecordingError(
+                f"row group {number} is too large; at most {MAX_GROUP_ROWS} rows and {MAX_GROUP_BYTES} bytes",
+                document=str(path),
+            )
+
+
+def fragments_of(files: list[Path], wanted: Callable[[str], bool], others: set[str]) -> Iterator[Fragment]:
+    """Yield the fragments of all wanted metrics. The names of the other metrics are added to `others`."""
+    for path in files:
+        by_folder = metric_of(path)
+        if by_folder is not None and not wanted(by_folder):
+            others.add(by_folder)
+            continue
+        with opened(path) as file:
+            in_column = METRIC_COLUMN in file.schema_arrow.names
+            if not in_column and by_folder is None:
+                raise RecordingError(
+                    "neither a column metric nor a folder metric=… names the metric", document=str(path)
+                )
+            for number in range(file.metadata.num_row_groups):
+                columns = ["labels", METRIC_COLUMN] if in_column else ["labels"]
+                table = file.read_row_group(number, columns=columns)
+                words, codes = _words(table.column("labels"), path)
+                if not in_column:
+                    counts = np.bincount(codes, minlength=len(words)).tolist()
+                    yield Fragment(path, number, str(by_folder), False, _counted(words, counts))
+                    continue
+                metrics, metric_codes = _words(table.column(METRIC_COLUMN), path)
+                for code, metric in enumerate(metrics):
+                    if not wanted(metric):
+                        others.add(metric)
+                        continue
+                    counts = np.bincount(codes[metric_codes == code], minlength=len(words)).tolist()
+                    yield Fragment(path, number, metric, True, _counted(words, counts))
+
+
+def read_fragments(
+    path: Path, fragments: list[Fragment]
+) -> Iterator[tuple[Fragment, list[str], IntArray, FloatArray, FloatArray]]:
+    """Yield the samples of fragments of one file: label texts, and each row's label text, Unix seconds and value."""
+    with opened(path) as file:
+        for fragment in fragments:
+            columns = [*COLUMNS, METRIC_COLUMN] if fragment.in_column else list(COLUMNS)
+            table = file.read_row_group(fragment.row_group, columns=columns)
+            words, codes = _words(table.column("labels"), path)
+            times, values = _times(table.column("timestamp")), _floats(table.column("value"))
+            if fragment.in_column:
+                metrics, metric_codes = _words(table.column(METRIC_COLUMN), path)
+                rows = metric_codes == metrics.index(fragment.metric)
+                codes, times, values = codes[rows], times[rows], values[rows]
+            yield fragment, words, codes, times, values
+
+
+def labels_of(text: str, path: Path) -> dict[str, str]:
+    """Return the labels in a text of the column `labels`. Raises `RecordingError` if it is no object of texts."""
+    try:
+        return decode_json(text.encode(), dict[str, str])
+    except DocumentError as error:
+        raise RecordingError(f"labels {quoted(text)}: {error}", document=str(path)) from error
+
+
+def _counted(words: list[str], counts: list[int]) -> dict[str, int]:
+    return {word: count for word, count in zip(words, counts, strict=True) if count}
+
+
+def _words(column: Any, path: Path) -> tuple[list[str], IntArray]:
+    """Return the distinct texts of a column, and the index of each row's text."""
+    import pyarrow as pa
+
+    if column.null_count:
+        raise RecordingError("a row without labels or without a metric", document=str(path))
+    if not pa.types.is_dictionary(column.type):
+        column = column.dictionary_encode()
+    column = column.unify_dictionaries().combine_chunks()
+    column = column.chunk(0) if isinstance(column, pa.ChunkedArray) else column
+    words = [str(word) for word in column.dictionary.to_pylist()]
+    return words, column.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+
+
+def _times(column: Any) -> FloatArray:
+    import pyarrow as pa
+
+    microseconds = column.cast(pa.timestamp("us", column.type.tz), safe=False).cast(pa.int64())
+    return np.asarray(_floats(microseconds)) / 1e6
+
+
+def _floats(column: Any) -> FloatArray:
+    import pyarrow as pa
+
+    values: FloatArray = column.cast(pa.float64(), safe=False).to_numpy().astype(np.float64)
+    return values

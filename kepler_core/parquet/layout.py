@@ -1,0 +1,94 @@
+"""The schema of recordings in Parquet, and the names of their files.
+
+A recording is a folder with a file for each metric and day (UTC), partitioned as Hive does it, so that DuckDB and
+Polars read it as it is:
+
+    <folder>/_kepler_recording.json                                   format and version
+    <folder>/metric=<name>/day=<YYYY-MM-DD>/<mark>-<number>.parquet   samples
+
+or a single file that also has the column `metric`. A row is a sample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import quote, unquote
+
+import msgspec
+
+from kepler_core.documents import DocumentError, decode_json
+from kepler_core.errors import RecordingError, UsageError
+
+VERSION = 1
+"""Version of the schema. A change that older readers would misread increases it."""
+VERSION_KEY = b"kepler_core.recording_version"
+"""Key of the version in the metadata of each file."""
+SUFFIX = ".parquet"
+MARKER = "_kepler_recording.json"
+COLUMNS = ("labels", "timestamp", "value")
+"""The columns that are read. `labels` is the series' labels as a JSON object with sorted keys, `timestamp` the time
+with microseconds in UTC, `value` the value in the exporter's unit. The column `instance` repeats this label, so that
+queries can filter by it."""
+METRIC_COLUMN = "metric"
+
+
+class Marker(msgspec.Struct):
+    """The content of the file that marks a folder as a recording."""
+
+    format: str = "kepler-core recording"
+    version: int = VERSION
+
+
+def is_parquet(path: str | Path) -> bool:
+    """Return whether the name of a recording is that of a Parquet folder or file."""
+    return str(path).rstrip("/").endswith(SUFFIX)
+
+
+def folder_of(metric: str, day: str) -> str:
+    """Return the path of the files of a metric and day below the recording's folder."""
+    return f"metric={quote(metric, safe=':')}/day={day}"
+
+
+def metric_of(path: Path) -> str | None:
+    """Return the metric that the name of a file's folder states; None if no folder of the path states one."""
+    names = [part.removeprefix("metric=") for part in path.parts[:-1] if part.startswith("metric=")]
+    return unquote(names[-1]) if names else None
+
+
+def labels_text(labels: Mapping[str, str]) -> str:
+    """Return labels as they are written in the column `labels`."""
+    return msgspec.json.encode(dict(labels), order="sorted").decode()
+
+
+def check_folder(folder: Path) -> None:
+    """Raise `UsageError` if no recording can be written to a folder, or added to the recording in it."""
+    if not folder.resolve().parent.is_dir():
+        raise UsageError(f"cannot write {folder}: there is no folder {folder.parent}")
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"cannot write {folder}: it is a file; samples are only added to a folder")
+    if folder.exists() and any(folder.iterdir()):
+        if not (folder / MARKER).exists():
+            raise UsageError(f"cannot write {folder}: it is a folder with other files")
+        check_marker(folder)
+
+
+def check_marker(folder: Path) -> None:
+    """Raise `RecordingError` if a folder is not marked as a recording of a version that can be read."""
+    try:
+        marker = decode_json((folder / MARKER).read_bytes(), Marker)
+    except FileNotFoundError:
+        raise RecordingError(
+            f"no recording: the folder has no file {MARKER}, which `query` and `convert` write", document=str(folder)
+        ) from None
+    except (OSError, DocumentError) as error:
+        raise RecordingError(f"{MARKER}: {error}", document=str(folder)) from error
+    check_version(marker.version, folder)
+
+
+def check_version(version: int, path: Path) -> None:
+    """Raise `RecordingError` if the version of the schema cannot be read."""
+    if version != VERSION:
+        raise RecordingError(
+            f"version {version} of the Parquet schema; this Kepler Core reads version {VERSION}", document=str(path)
+        )

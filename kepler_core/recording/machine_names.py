@@ -1,0 +1,40 @@
+"""Name machines that have the same node label, with labels that tell them apart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from kepler_core.recording.metric_mapping import EXPORTER_LABELS
+
+
+def differing_labels(machines: Sequence[Sequence[Mapping[str, str]]], labels: Sequence[str]) -> list[str]:
+    """Return labels whose values, taken together, tell all machines apart.
+
+    `machines` has the labels of each group of series of each machine.
+
+    The labels are tried one after the other, and a label is chosen if it tells more machines apart. Labels with a
+    single value in each machine are tried first, and `EXPORTER_LABELS` after other labels.
+    """
+    strong = [label for label in labels if label not in EXPORTER_LABELS]
+    weak = [label for label in EXPORTER_LABELS if label in labels]
+    constant = [
+        label for label in (*strong, *weak) if all(len({group[label] for group in groups}) == 1 for groups in machines)
+    ]
+    rest = [label for label in (*strong, *weak) if label not in constant]
+    chosen: list[str] = []
+    distinct = 1
+    for label in (*constant, *rest):
+        n = len({tuple(groups[0][name] for name in (*chosen, label)) for groups in machines})
+        if n > distinct:
+            chosen.append(label)
+            distinct = n
+    return chosen
+
+
+def machine_name(node: str, labels: Mapping[str, str], differing: Sequence[str], aliases: Sequence[str]) -> str:
+    """Return the name of a node that shares its node label with other nodes."""
+    alias = next((labels[name] for name in aliases if name in differing and labels[name]), None)
+    others = [name for name in differing if alias is None or name not in aliases]
+    words = [f"{name}={labels[name]}" if labels[name] else f"no {name}" for name in others]
+    base = node if alias is None else alias
+    return f"{base} ({', '.join(words)})".strip() if words else base
