@@ -5,7 +5,9 @@ power of these zones changes in steps. The benchmark reads the published counter
 increase with the integral of the watts that the meter reports, in total and in windows of 5 s. In the middle, it kills
 the meter with SIGKILL and starts it again: the pause must add no energy.
 
-    python bench/meter.py [--seconds 120] [--quick] [--json]
+With `--formula`, the power comes from the machine formula, and the load of this machine changes in steps instead.
+
+    python bench/meter.py [--seconds 120] [--formula] [--quick] [--json]
 
 Without other load on the machine, the targets are: at most 1 % of one CPU with 10 updates per second, at most 60 MB,
 the first value within 1 s, and delays of at most 100 ms.
@@ -36,21 +38,49 @@ ZONES = {"package-0": 1.0, "core": 0.6, "uncore": 0.1, "dram": 0.25}
 """Zone -> its power as a part of the package's power."""
 STEPS = (40.0, 165.0, 90.0, 15.0, 120.0)
 """Power of the package in watts, step by step."""
+LOADS = (0.0, 0.5, 1.0, 0.2, 0.8)
+"""With `--formula`: load of each CPU, step by step. It adds to the load of other programs."""
 STEP_SECONDS = 7.3
 FEED_SECONDS = 0.02
 WINDOW_SECONDS = 5.0
 POLL_SECONDS = 0.01
 PAUSE_SECONDS = 3.0
-START_TIMEOUT_SECONDS = 30.0
+START_TIMEOUT_SECONDS = 120.0
 TARGETS = {"cpu_percent": 1.0, "rss_mb": 60.0, "first_value_seconds": 1.0, "latest_delay_seconds": 0.1}
 ENERGY_TARGETS = {"total_error_percent": 0.5, "worst_window_percent": 5.0}
+
+
+class LoadedMachine:
+    """This machine, with a process for each CPU that is busy in steps."""
+
+    source = "formula"
+    root = Path("/")
+
+    def __init__(self) -> None:
+        code = (
+            "import time\n"
+            "begin = time.monotonic()\n"
+            "while True:\n"
+            "    now = time.monotonic()\n"
+            f"    load = {LOADS}[int((now - begin) / {STEP_SECONDS}) % {len(LOADS)}]\n"
+            "    while time.monotonic() < now + 0.1 * load: pass\n"
+            "    time.sleep(0.1 * (1 - load))\n"
+        )
+        self._processes = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(os.cpu_count() or 1)]
+
+    def stop(self) -> None:
+        for process in self._processes:
+            process.kill()
+            process.wait()
 
 
 class Machine:
     """A folder with this machine's `proc`, and with `sys/class/powercap`, whose counters a thread raises."""
 
+    source = "powercap"
+
     def __init__(self, root: Path) -> None:
-        self._root = root
+        self.root = root
         self._stop = threading.Event()
         self._joules = 0.0
         root.mkdir()
@@ -87,11 +117,11 @@ class Machine:
 class Meter:
     """A process of `kepler-model serve meter`, which has published its first value."""
 
-    def __init__(self, root: Path, tree: Path, log: Path) -> None:
+    def __init__(self, machine: Machine | LoadedMachine, tree: Path, log: Path) -> None:
         self.tree = tree
         began = time.monotonic()
-        command = [sys.executable, "-m", "kepler_core", "serve", "meter", "--root", str(root), "--tree", str(tree)]
-        command += ["--source", "powercap"]
+        command = [sys.executable, "-m", "kepler_core", "serve", "meter", "--root", str(machine.root)]
+        command += ["--tree", str(tree), "--source", machine.source]
         with log.open("ab") as output:
             self.process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
         while not self.counters():
@@ -162,6 +192,9 @@ def watch(meter: Meter, seconds: float) -> dict[str, Any]:
         "total_error_percent": 100 * (energy / expected - 1),
         "windows": len(windows),
         "worst_window_percent": max(windows, key=abs),
+        "lowest_window_watts": min(window_watts(points)),
+        "lowest_watts": min(watts for _, watts in readings),
+        "highest_watts": max(watts for _, watts in readings),
         "zones": len(counters),
     }
 
@@ -175,6 +208,15 @@ def window_errors(points: list[tuple[float, float]], readings: list[tuple[float,
             begin = point
 
 
+def window_watts(points: list[tuple[float, float]]) -> Iterator[float]:
+    """Yield the mean watts of each window, from the increase of the counter."""
+    begin = points[0]
+    for point in points:
+        if point[0] - begin[0] >= WINDOW_SECONDS:
+            yield (point[1] - begin[1]) / (point[0] - begin[0])
+            begin = point
+
+
 def integral(readings: list[tuple[float, float]], begin: float, end: float) -> float:
     """Return the energy between two times, assuming that each reported power holds until the next report."""
     joules = 0.0
@@ -184,10 +226,11 @@ def integral(readings: list[tuple[float, float]], begin: float, end: float) -> f
 
 
 def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
-    machine = Machine(folder / "machine")
+    machine = LoadedMachine() if arguments.formula else Machine(folder / "machine")
     tree, log = folder / "tree", folder / "log"
-    meter = Meter(folder / "machine", tree, log)
+    meter: Meter | None = None
     try:
+        meter = Meter(machine, tree, log)
         starts = [meter.first_value]
         time.sleep(3)  # start-up costs are not part of the CPU time per second
         result = watch(meter, arguments.seconds)
@@ -197,27 +240,37 @@ def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
         left = meter.counters()
         for energy in tree.rglob("energy_uj"):
             energy.rename(energy.with_name("last_energy_uj"))  # as the systemd unit does after a kill
-        meter = Meter(folder / "machine", tree, log)
+        meter = Meter(machine, tree, log)
         after = meter.counters()["package-0"]
         starts.append(meter.first_value)
         for _ in range(arguments.starts):
             meter.stop()
             result["counters_after_stop"] = len(meter.counters())
-            meter = Meter(folder / "machine", tree, log)
+            meter = Meter(machine, tree, log)
             starts.append(meter.first_value)
         # Between the two calls of `counters`, the meter has run for a fraction of a second.
         result |= {"first_value_seconds": statistics.median(starts), "all_first_values": starts}
         result |= {"joules_added_by_kill": (after - before) / 1e6, "counters_after_kill": len(left)}
         return result
     finally:
-        meter.kill()
+        if meter is not None:
+            meter.kill()
         machine.stop()
 
 
 def show(result: dict[str, Any]) -> None:
     for key, target in {**TARGETS, **ENERGY_TARGETS}.items():
         print(f"{key:>34} {result[key]:8.3f}   target ≤ {target:g}")
-    for key in ("longest_without_increase_seconds", "joules_added_by_kill", "joules", "windows", "zones"):
+    for key in (
+        "longest_without_increase_seconds",
+        "joules_added_by_kill",
+        "joules",
+        "windows",
+        "zones",
+        "lowest_window_watts",
+        "lowest_watts",
+        "highest_watts",
+    ):
         print(f"{key:>34} {result[key]:8.3f}")
 
 
@@ -225,6 +278,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=120.0, help="duration of the load (%(default)s)")
     parser.add_argument("--starts", type=int, default=3, help="number of extra starts of the meter (%(default)s)")
+    parser.add_argument("--formula", action="store_true", help="measure the source formula on this machine")
     parser.add_argument("--quick", action="store_true", help="a load of 16 s, and one further start")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()

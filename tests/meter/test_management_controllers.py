@@ -15,17 +15,21 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.slow_servers import SlowServer
 
 from kepler_core.errors import MeterError, UsageError
+from kepler_core.machine import MachineSpec
 from kepler_core.metering import Observation, Reading
+from kepler_servers.meter.settings import MeterSettings, build_chain
 from kepler_servers.meter.sources import ipmi, redfish
 from kepler_servers.meter.sources.ipmi import REQUEST, IpmiDevice, watts_of
 from kepler_servers.meter.sources.polled import PolledSource
 from kepler_servers.meter.sources.redfish import RedfishController, RedfishSettings
+from kepler_servers.meter.this_machine import ThisMachine
 
 OBSERVATION = Observation(1.7e9, 1.0, {"bpf_cpu_time_ms": 1.0}, 0.5)
 NEVER = threading.Event()
@@ -271,6 +275,24 @@ def test_a_controller_that_never_ends_its_answer_is_given_a_time_limit(monkeypat
             ask(server.url)
     finally:
         server.close()
+
+
+def test_a_controller_that_does_not_answer_is_reported() -> None:
+    with controller({}) as url:
+        pass
+    with pytest.raises(MeterError, match="Connection refused"):
+        ask(url)
+
+
+def test_a_virtual_machine_has_no_management_controller() -> None:
+    guest = ThisMachine(MachineSpec(cores=2), "flag hypervisor", (), "2 vCPUs")
+    for name, settings in (
+        ("redfish", MeterSettings(redfish=RedfishSettings("https://bmc"))),
+        ("ipmi", MeterSettings(ipmi_device="/dev/ipmi0")),
+    ):
+        with pytest.raises(UsageError, match=f"--{name}: this is a virtual machine"):
+            build_chain(settings, guest)
+    build_chain(attrs.evolve(settings, sources=["ipmi"]), attrs.evolve(guest, virtual=None)).close()
 
 
 # --- the thread that asks ---

@@ -134,7 +134,7 @@ def _source(name: str, settings: MeterSettings, watch: MachineWatch) -> PowerSou
 
         return HwmonSource(root, own_trees=own_trees)
     if name in ("ipmi", "redfish"):
-        return _management_controller(name, settings)
+        return _management_controller(name, settings, watch.machine)
     if name == "machine-model":
         if settings.store is None:
             return None
@@ -151,8 +151,18 @@ def _source(name: str, settings: MeterSettings, watch: MachineWatch) -> PowerSou
     raise UsageError(f"unknown power source {name[:60]!r}; {close_matches(name[:60], SOURCES)}")
 
 
-def _management_controller(name: str, settings: MeterSettings) -> PowerSource | None:
-    """Return the source `ipmi` or `redfish`; None if its setting is not set."""
+def _management_controller(name: str, settings: MeterSettings, machine: ThisMachine) -> PowerSource | None:
+    """Return the source `ipmi` or `redfish`; None if its setting is not set.
+
+    Raises `UsageError` on a virtual machine: the controller measures the whole host.
+    """
+    if (settings.ipmi_device if name == "ipmi" else settings.redfish) is None:
+        return None
+    if machine.virtual is not None:
+        raise UsageError(
+            f"--{name}: this is a virtual machine ({machine.virtual}), and a management controller measures the whole "
+            "host; run the meter on the host (--per-vm)"
+        )
     what = "power of the whole machine with the losses of its power supply, from the management controller"
     if name == "ipmi" and settings.ipmi_device is not None:
         from kepler_servers.meter.sources.ipmi import IpmiDevice

@@ -185,7 +185,9 @@ class RedfishController:
             raise MeterError(
                 f"{where}: the certificate cannot be verified ({reason}); give its authority (--redfish-ca)"
             ) from error
-        except (OSError, http.client.HTTPException, KeplerError) as error:
+        except OSError as error:
+            raise MeterError(f"{where}: {error.strerror or one_line(error)}") from error
+        except (http.client.HTTPException, KeplerError) as error:
             raise MeterError(f"{where}: {one_line(error)}") from error
         if status == http.client.NOT_FOUND:
             return None
