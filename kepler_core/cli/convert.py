@@ -7,13 +7,21 @@ from pathlib import Path
 import click
 
 from kepler_core.atomic_files import check_output, whole_folder
+from kepler_core.cli.examples import examples
+from kepler_core.cli.output import json_errors_option
 from kepler_core.errors import UsageError
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "convert recording.json.gz recording.parquet",
+        "convert recording.parquet recording.json.gz",
+    )
+)
 @click.argument("source", metavar="INPUT")
 @click.argument("output", metavar="OUTPUT")
 @click.option("--one-file", is_flag=True, help="Write a single Parquet file instead of a folder with many files.")
+@json_errors_option
 def convert(source: str, output: str, one_file: bool) -> None:
     """Convert a recording from JSON to Parquet, or from Parquet to JSON.
 

@@ -6,10 +6,11 @@ import click
 import msgspec
 
 from kepler_core.cli.configured_option import config_dir_option
+from kepler_core.cli.examples import examples
 from kepler_core.cli.output import json_option, print_json
 
 
-@click.command()
+@click.command(epilog=examples("health", "health http://localhost:8100 --ready", "health /tmp/estimator.sock"))
 @click.argument("targets", metavar="[URL|SOCKET]...", nargs=-1)
 @click.option("--ready", is_flag=True, help="Ask whether the servers can answer their clients (/readyz).")
 @click.option(
@@ -27,12 +28,6 @@ def health(targets: tuple[str, ...], ready: bool, timeout: float, as_json: bool,
     URL is the address of a server, e.g. http://localhost:8100, and SOCKET is the path of an estimator's unix socket.
     Without any, the command checks all servers of this machine that listen at their configured or default addresses,
     and at least one must listen.
-
-    \b
-    Examples:
-      kepler-model health
-      kepler-model health --ready http://localhost:8100
-      kepler-model health /tmp/estimator.sock
 
     The exit code is 1 if a server is not healthy.
     """

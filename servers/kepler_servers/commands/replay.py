@@ -5,6 +5,8 @@ from __future__ import annotations
 import click
 
 from kepler_core.cli.configured_option import config_dir_option
+from kepler_core.cli.examples import examples
+from kepler_core.cli.output import json_errors_option
 from kepler_servers.commands.deployment import configure_server_logging, log_options
 
 DEFAULT_PORT = 9102
@@ -12,7 +14,7 @@ _SIMULATED_SAMPLES = 1200
 """Number of samples of the simulated recording, one hour at a step of 3 s."""
 
 
-@click.command()
+@click.command(epilog=examples("replay", "replay recording.json.gz --port 9102 --speed 10 --loop"))
 @click.argument("recording", required=False)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option(
@@ -28,6 +30,7 @@ _SIMULATED_SAMPLES = 1200
 @click.option("--loop", is_flag=True, help="At the end of the recording, start again, as if the exporter restarted.")
 @log_options
 @config_dir_option
+@json_errors_option
 @click.pass_context
 def replay(
     context: click.Context,
