@@ -3,4 +3,4 @@
 Importing this package accesses no network, writes no files, and neither searches for plugins nor imports them.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
