@@ -34,19 +34,14 @@ TRAIN_SECONDS = 900
 ROWS = "1000,50"
 
 NEED_EVENTS = {
-    "kepler_model_server_pipeline_broken",  # a broken pipeline
     "kepler_meter_flag",  # a reason to doubt
     "kepler_meter_problem_info",  # a problem
-    "kepler_meter_full_watts",  # a source that knows the power at full load
-    "kepler_meter_idle_watts",
+    "kepler_meter_full_watts",  # a power source that knows the power at full load
+    "kepler_meter_idle_watts",  # a power source that knows the idle power
     "kepler_offline_trainer_jobs_ended_total",  # a job
-    "kepler_offline_trainer_models_total",
-    "kepler_estimator_interval_half_width_watts",  # models with intervals
-    "kepler_core:online_trainer_error_to_limit:ratio",  # served models with enough samples
-    "kepler_online_trainer_interval_coverage_ratio",
-    "kepler_online_trainer_interval_half_width_watts",
+    "kepler_offline_trainer_models_total",  # a job
 }
-"""Metrics of panels that may be empty on a healthy laptop, and why they have values elsewhere."""
+"""Metrics of panels that may be empty on a healthy laptop, and what would give them values."""
 
 
 def expressions() -> dict[str, str]:
