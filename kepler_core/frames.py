@@ -80,9 +80,13 @@ def container_dataset(
         block.fill(name, container_features[name], kept)
 
     def share(component: str) -> FloatArray:
-        usage = block.column(main_feature(own, component))
+        name = main_feature(own, component)
+        # The key is not the column of the block: the cache would keep the whole block in memory.
         shares: FloatArray = _memoized(
-            observations, "share", (usage, sample), lambda: _shares(usage, sample, len(known_samples))
+            observations,
+            "share",
+            (container_features[name], kept),
+            lambda: _shares(block.column(name), sample, len(known_samples)),
         )
         return shares
 
