@@ -90,7 +90,7 @@ class RunningServer:
             """Seconds from the start of the process until it answered `GET /readyz` with status 200."""
             answer = self._until_200("POST", "/model", next(bodies("captured", True)))
             self.first_answer = time.perf_counter() - started
-            """Seconds from the start of the process until it answered Kepler's recorded request with weights."""
+            """Seconds from the start of the process until it answered with weights to Kepler's recorded request."""
             check_weights(answer)
         except BaseException:
             self.stop()

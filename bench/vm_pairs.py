@@ -122,7 +122,7 @@ def line(pair: Pair) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     default = Path(__file__).resolve().parents[2] / "shared" / "data" / "vm_pairs"
-    parser.add_argument("--data", type=Path, default=default, help="the folder with the two sessions")
+    parser.add_argument("--data", type=Path, default=default, help="the folder with the recordings of both sessions")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers as JSON")
     arguments = parser.parse_args()
     if not arguments.data.is_dir():

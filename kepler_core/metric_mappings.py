@@ -61,8 +61,8 @@ class MetricMapping:
     """Label -> the value, or the values, of series that this mapping does not describe, e.g. {"container": ""} for
     series that are sums over several containers."""
     summed_labels: tuple[str, ...] = attrs.field(default=(), kw_only=True)
-    """Labels that split a unit into parts: the values of series that differ only in these labels add up to the
-    value of the unit. An example is the processes (label `pid`) of a container."""
+    """Labels that split a node or container into parts, e.g. `pid` for the processes of a container. The values of
+    series that differ only in these labels are added up."""
     ignored_labels: tuple[str, ...] = attrs.field(default=(), kw_only=True)
     """Labels of the exporter that neither distinguish units nor machines, e.g. the path of a meter's file, which may
     change when a machine restarts."""

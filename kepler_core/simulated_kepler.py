@@ -98,7 +98,7 @@ def kepler_series(machine: SimulatedMachine, rng: np.random.Generator) -> Iterat
     at = np.concatenate([[start], machine.times.astype(np.float64)])
 
     def counted(rates: FloatArray) -> FloatArray:
-        """Return the total of rates per second until the end of each window."""
+        """Return what the rates per second add up to from the start to the end of each window."""
         total = np.concatenate([[0.0], np.cumsum(rates * machine.step)])
         at_ends: FloatArray = np.interp(ends, at, total)
         return at_ends
@@ -278,7 +278,7 @@ def _energy_series(
 
 
 def _with_falls(windows: _Windows, joules: FloatArray, has_energy: BoolArray) -> FloatArray:
-    """Return the counter of a workload's energy: it falls to 0 after each window in which no workload used energy."""
+    """Return a workload's energy counter. It falls to 0 after each window in which the workload used no energy."""
     lost = attrs.evolve(windows, restart=windows.restart | ~has_energy)
     return lost.energy_of(joules)
 

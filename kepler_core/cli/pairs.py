@@ -105,7 +105,7 @@ _OPTIONS = (
 
 
 def pair_options(command: F) -> F:
-    """Add the options of pairs to a command, which gets their values as one argument `pairs`."""
+    """Add the options of pairs to a command. The command gets all their values in its argument `pairs`."""
 
     @functools.wraps(command)
     def with_pairs(*arguments: Any, **options: Any) -> Any:

@@ -53,9 +53,9 @@ class Counts:
     Keys are the node labels of the energy.
     """
     nodes_without_energy: Counter[str] = attrs.field(factory=Counter)
-    """Number of nodes with usage only, in recordings that also have nodes with energy only; keys are node labels."""
+    """Node label -> number of nodes with usage only, in recordings that also have nodes with energy only."""
     nodes_without_usage: Counter[str] = attrs.field(factory=Counter)
-    """Number of nodes with energy only, in recordings that also have nodes with usage only; keys are node labels."""
+    """Node label -> number of nodes with energy only, in recordings that also have nodes with usage only."""
     guests_without_vm: Counter[str] = attrs.field(factory=Counter)
     """Number of guests and virtual machines that are not joined.
 

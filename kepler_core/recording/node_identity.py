@@ -276,9 +276,9 @@ def _same_machine(
     if not first.n_samples or not second.n_samples:
         return False
     if not first.overlaps(second):
-        return True  # the labels of a target were changed, for example by an upgrade
-    # Containers are compared only if the groups come from two exporters, e.g. from two pods. Two jobs may scrape
-    # one exporter, and each job may drop different containers.
+        return True  # the labels of a scrape target were changed, for example by an upgrade
+    # Containers are compared only if the two groups of series come from two exporters, e.g. from two pods: if two jobs
+    # scrape one exporter, each job may drop other containers.
     two_targets = "pod" in different or not different <= set(EXPORTER_LABELS)
     if two_targets and _other_containers(mapped, units, first, second):
         return False

@@ -26,7 +26,7 @@ from kepler_core.urls import shown_location
 
 @attrs.frozen
 class Pruned:
-    """The outcome of `Store.prune`: numbers of versions, oldest first."""
+    """The outcome of `Store.prune`: version numbers, the oldest version first."""
 
     removed: list[int]
     kept: list[int]

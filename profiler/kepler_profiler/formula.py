@@ -177,10 +177,10 @@ class MachineFormula:
     ) -> Estimate | NoEstimate:
         """Return the AC power of a whole machine at a load from 0 (idle) to 1 (highest throughput).
 
-        `idle_watts` is the machine's measured idle power, which makes the interval narrower. Returns `NoEstimate` if
-        the machine's facts contradict the stated idle power, if the estimate is above any machine's power, or if a
-        small machine with an unknown processor is not from Intel or AMD: it may be a board of a few watts. Raises
-        `UsageError` if `load` or `idle_watts` is out of its range.
+        `idle_watts` is the machine's measured idle power. It makes the interval of the estimate narrower. Returns
+        `NoEstimate` if the machine's facts contradict `idle_watts`, if the estimate is above any machine's power, or
+        if the processor of a small machine is unknown and not by Intel or AMD (it may be a board of a few watts).
+        Raises `UsageError` if `load` or `idle_watts` is out of its range.
         """
         _check_load(load)
         is_unknown = {"tdp", "year"} <= set(machine.missing)

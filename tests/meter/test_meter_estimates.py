@@ -198,7 +198,7 @@ def test_board_that_was_never_measured_has_no_estimate(case):
     root = SHARED / "cases" / "machines" / case
     if not root.exists():
         pytest.skip(f"{root} does not exist")
-    with pytest.raises(MeterError, match=r"no machine like this one.*cortex_a72"):
+    with pytest.raises(MeterError, match=r"no measured machine is like this one.*cortex_a72"):
         FormulaSource(this_machine(root)).read(observation())
 
 

@@ -38,7 +38,7 @@ class FittedTree:
     is_leaf: IntArray
     feature: IntArray
     threshold: SingleArray
-    """Highest value of the feature for which the left child is chosen, in single precision."""
+    """The left child is chosen if the feature is at most this value, in single precision."""
     value: FloatArray
     """Value of each leaf in watts."""
 

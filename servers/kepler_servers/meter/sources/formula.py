@@ -145,8 +145,8 @@ def machine_curve(
     """
     if not machine.hosts:
         raise MeterError(
-            f"no machine like this one was measured ({machine.description}); describe it in a file for --machine-spec, "
-            "or use a model of such a machine"
+            f"no measured machine is like this one ({machine.description}); describe this machine in a file for "
+            "--machine-spec, or use a model of a similar machine"
         )
     source: MachinePowers = published() if model is None else model
     loads = LOADS if machine.virtual is None else GUEST_LOADS
