@@ -56,7 +56,9 @@ def open_parts(
         for texts in parts or [frozenset[str]()]:
             yield _read_part(str(path), fragments, texts, labels, digest, tuple(sorted(others)), metric_prefix)
 
-    return RecordingParts(str(path), digest, dict(sorted(counts.items())), tuple(sorted(others)), read, metric_prefix)
+    sorted_counts = dict(sorted(counts.items()))
+    n_parts = max(len(parts), 1)
+    return RecordingParts(str(path), digest, sorted_counts, tuple(sorted(others)), n_parts, read, metric_prefix)
 
 
 def _read_part(

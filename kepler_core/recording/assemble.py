@@ -92,6 +92,13 @@ def observe(
     if max(digests.values()) > 1:
         same = [r.name for r in recordings if digests[r.digest] > 1]
         raise RecordingError(f"{same[0]} and {same[1]} hold the same data; it would count double")
+    for recording in recordings:
+        if vm_guests and isinstance(recording, RecordingParts) and recording.n_parts > 1:
+            raise RecordingError(
+                f"vm_guests joins guests with virtual machines on their host, but the recording is read in "
+                f"{recording.n_parts} parts; convert it to JSON first (kepler-model convert)",
+                document=recording.name,
+            )
     meters = installed_meters()
     parts = [
         _observe_one(part, uses, meters, use_vm_metrics, third_party, cpus, vm_guests or {})

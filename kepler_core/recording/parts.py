@@ -21,6 +21,7 @@ class RecordingParts:
     """Number of samples of each metric that was chosen for reading."""
     other_metrics: tuple[str, ...]
     """Sorted names of the metrics that were not chosen for reading."""
+    n_parts: int
     read: Callable[[], Iterator[Recording]]
     """Reads the parts, one after another. Each has the name and the digest of the whole recording."""
     metric_prefix: str | None = None

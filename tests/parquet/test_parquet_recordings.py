@@ -79,6 +79,14 @@ def test_parquet_gives_the_observations_of_json(tmp_path: Path, form: str, machi
     same(observe([parts]), observe([source]))
 
 
+def test_guests_are_not_joined_with_hosts_in_other_parts(tmp_path: Path) -> None:
+    source = read_recording(document())
+    path = to_parquet(source, tmp_path / "recording.parquet")
+    parts = open_parts(path, part_samples=source.n_samples // 2)
+    with pytest.raises(RecordingError, match=r"recording\.parquet.* in 2 parts; convert it to JSON"):
+        observe([parts], use_vm_metrics=True, vm_guests={"node-0": "vm"})
+
+
 def test_only_wanted_metrics_are_read(tmp_path: Path) -> None:
     path = to_parquet(read_recording(document()), tmp_path / "r.parquet")
     damaged = next((path / folder_of("kepler_node_core_joules_total", "2023-11-14")).iterdir())
