@@ -93,7 +93,8 @@ class MachineModel:
     def mape(self) -> float | None:
         """Mean error on held-out machines in percent; None if it was never measured."""
         errors = self.honesty.splits.get("nodes")
-        return None if errors is None else errors.components[COMPONENT].mape
+        component = None if errors is None else errors.components.get(COMPONENT)
+        return None if component is None else component.mape
 
     @property
     def guest_factor(self) -> Sequence[float]:
@@ -117,6 +118,8 @@ class MachineModel:
         curve = self._curve(machine, idle_watts)
         idle, full = float(curve.watts[0]), float(curve.watts[-1])
         watts, half = (float(np.interp(load, LEVELS, values)) for values in (curve.watts, curve.half))
+        if not watts > 0:
+            return NoEstimate((f"{self.name} predicts no power for this machine",))
         reasons = list(published().reasons(machine))
         half *= published().missing_factor(machine, idle_known=idle_watts is not None)
         if idle_watts is not None:

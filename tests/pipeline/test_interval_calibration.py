@@ -24,7 +24,7 @@ def test_calibrated_intervals_contain_the_stated_part_of_new_nodes() -> None:
     assert 0.88 < np.mean(inside) < 0.94
 
 
-def test_each_node_counts_once() -> None:
+def test_no_node_hides_the_others() -> None:
     """A node with a thousand samples and no error must not hide the errors of the other nodes."""
     node = np.concatenate([np.zeros(1000, dtype=np.int64), np.arange(1, 40)])
     error = np.concatenate([np.zeros(1000), np.full(39, 5.0)])
