@@ -22,7 +22,7 @@ import attrs
 
 from support.paths import ROOT
 
-LANGUAGES = ("console", "text", "json", "yaml", "toml", "xml", "python", "ini")
+LANGUAGES = ("console", "text", "json", "yaml", "toml", "xml", "python", "ini", "sql")
 """Languages of blocks. `text` is for diagrams, formulas and lists of files. There is no language for bare commands."""
 
 _BLOCK = re.compile(r"(?ms)^(?P<indent> *)```(?P<language>[^\n`]*)\n(?P<text>.*?)^(?P=indent)```[ ]*$")
