@@ -107,7 +107,7 @@ def _print(explanation: dict[str, Any]) -> None:
     click.echo(f"{explanation['model']} of pipeline {explanation['pipeline']}{version}")
     error = dict(explanation["error"])
     compared_by = error.pop("compared_by")
-    click.echo(f"lowest error: {_scores(error)} ({compared_by})")
+    click.echo(f"{_scores(error)}; compared by: {compared_by}")
     if "runner_up" in explanation:
         runner_up = dict(explanation["runner_up"])
         name = runner_up.pop("model")
