@@ -60,8 +60,17 @@ def test_watts_interval_source_and_advice(output: PrometheusOutput) -> None:
 
 
 def test_a_measurement_needs_no_advice(output: PrometheusOutput) -> None:
+    output.write(attrs.evolve(reading(platform=42.0), provenance=MEASURED), {"platform": 0.0})
+    page = get(output)[1]
+    assert "The watts are measured. Nothing more is needed." in page
+    assert "Only this is measured" not in page
+
+
+def test_a_meter_of_the_processors_is_not_taken_for_one_of_the_machine(output: PrometheusOutput) -> None:
     output.write(attrs.evolve(reading(package=42.0), provenance=MEASURED), {"package": 0.0})
-    assert "The watts are measured. Nothing more is needed." in get(output)[1]
+    page = get(output)[1]
+    assert "Only this is measured: processors. The rest of the machine is not in the number." in page
+    assert "Nothing more is needed" not in page
 
 
 def test_advice_that_fails_is_reported(output: PrometheusOutput) -> None:
