@@ -32,7 +32,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from checked_requests import DISTINCT_REQUESTS, PIPELINE, SOURCE, CheckedRequests
+from estimator_run.requests import DISTINCT_REQUESTS, PIPELINE, SOURCE, CheckedRequests
 from generated_stores import memory_folder
 from load import KEPLER_READS
 from model_server import megabytes, progress
