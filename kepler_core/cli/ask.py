@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import click
 
-from kepler_core.cli.configured_option import configured_option
 from kepler_core.cli.examples import examples
 from kepler_core.cli.output import json_option, print_json, print_table
-from kepler_core.client import DEFAULT_SOCKET, EstimatorClient
+from kepler_core.cli.socket_option import socket_option
+from kepler_core.client import EstimatorClient
 from kepler_core.errors import UsageError
 from kepler_core.honesty.flags import EXPLANATIONS
 from kepler_core.messages import quoted
@@ -30,14 +30,7 @@ from kepler_core.vocabulary import OUTPUT_TYPES
     multiple=True,
     help="Feature values of one row, in the order of --metrics. Can be repeated for more rows.",
 )
-@configured_option(
-    "--socket",
-    "path",
-    key="ESTIMATOR_SOCKET",
-    default=DEFAULT_SOCKET,
-    show_default=True,
-    help="Path of the estimator's unix socket.",
-)
+@socket_option()
 @click.option("--output-type", type=click.Choice(OUTPUT_TYPES), default="AbsPower", show_default=True)
 @click.option("--source", default="rapl-sysfs", show_default=True, help="Name of the energy source, or its alias.")
 @click.option("--trainer", default="", help="Use only models of this trainer.")

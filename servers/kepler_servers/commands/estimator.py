@@ -12,7 +12,8 @@ import click
 from kepler_core.cli.configured_option import config_dir_option, configured_option
 from kepler_core.cli.examples import examples
 from kepler_core.cli.output import json_errors_option, json_option, print_json, print_table
-from kepler_core.client import DEFAULT_SOCKET, EstimatorClient
+from kepler_core.cli.socket_option import socket_option
+from kepler_core.client import EstimatorClient
 from kepler_servers.commands.deployment import configure_server_logging, log_options, store_in_volume
 
 if TYPE_CHECKING:
@@ -267,14 +268,7 @@ def estimator_commands() -> None:
 
 
 @estimator_commands.command(epilog=examples("estimator status", "estimator status --socket /tmp/estimator.sock --json"))
-@configured_option(
-    "--socket",
-    "path",
-    key="ESTIMATOR_SOCKET",
-    default=DEFAULT_SOCKET,
-    show_default=True,
-    help="The estimator's socket.",
-)
+@socket_option()
 @json_option
 def status(path: str, as_json: bool) -> None:
     """Show the models that the estimator uses, the providers they came from, and the request counters."""
