@@ -130,7 +130,7 @@ def common_error(pair: Pair) -> CommonError | None:
     if samples is None:
         return None
     first, second = samples
-    found = []
+    errors_on_common: list[CommonError] = []
     for split in SPLIT_NAMES:
         one, two = first.predicted.get(split, {}), second.predicted.get(split, {})
         for component in one.keys() & two.keys() & first.measured.keys() & second.measured.keys():
@@ -142,5 +142,9 @@ def common_error(pair: Pair) -> CommonError | None:
             if (count := int(tested.sum())) >= MIN_COMMON_SAMPLES:
                 a, b = float(errors[0][tested].mean()), float(errors[1][tested].mean())
                 spread = float(np.std((errors[1] - errors[0])[tested], ddof=1)) / count**0.5
-                found.append(CommonError(component, split, count, round(a, 6), round(b, 6), round(spread, 6)))
-    return max(found, key=lambda error: (max(error.first, error.second), error.split, error.component), default=None)
+                errors_on_common.append(
+                    CommonError(component, split, count, round(a, 6), round(b, 6), round(spread, 6))
+                )
+    return max(
+        errors_on_common, key=lambda error: (max(error.first, error.second), error.split, error.component), default=None
+    )

@@ -206,15 +206,15 @@ def find_machine_model(
         if not _is_machine_model(stored):
             continue
         try:
-            found = _loaded(stored, facts or {}, vendor)
+            model = _loaded(stored, facts or {}, vendor)
         except KeplerError as error:
             refusals[f"{stored.pipeline}: {error}"] = None
             continue
-        if found.needs_idle and not idle_known:
+        if model.needs_idle and not idle_known:
             refusals[f"{stored.pipeline} needs the idle power of the machine (--idle-watts)"] = None
             continue
         worst = hardest_error(stored.scores)
-        usable.append((not found.needs_idle, math.inf if worst is None else worst, found.name, found))
+        usable.append((not model.needs_idle, math.inf if worst is None else worst, model.name, model))
     if usable:
         return min(usable, key=lambda entry: entry[:3])[3]
     reason = "; ".join(refusals) or "no model of `kepler-model machines fit`"

@@ -107,7 +107,7 @@ class ModelPages:
     def models(self, view: View, query: ListQuery) -> Answer:
         """Answer with a page of the list of models that meet conditions."""
         catalogue = self._live.current
-        found = catalogue.find(
+        models = catalogue.find(
             pipeline=query.pipeline,
             source=query.source,
             output_type=query.output_type,
@@ -116,7 +116,7 @@ class ModelPages:
             node_type=query.node_type,
             filter=None if query.filter is None else parse_filter(query.filter),
         )
-        shown = found[query.offset : query.offset + PAGE_MODELS]
+        shown = models[query.offset : query.offset + PAGE_MODELS]
         fields = {
             "pipeline": sorted(catalogue.models_of),
             "source": sorted({model.source for model in catalogue.models}),
@@ -126,7 +126,7 @@ class ModelPages:
         }
         conditions = {key: value for key, value in _parameters(query).items() if key not in ("lang", "offset")}
         return view.answer(
-            "models.html.j2", total=len(found), models=[ModelFacts.of(model) for model in shown],
+            "models.html.j2", total=len(models), models=[ModelFacts.of(model) for model in shown],
             offset=query.offset, step=PAGE_MODELS, fields=fields, conditions=conditions,
         )  # fmt: skip
 

@@ -135,13 +135,13 @@ class RedfishController:
     def _find(self, stop: threading.Event) -> str:
         """Return the path of the only resource that states a power."""
         chassis = [self._chassis] if self._chassis is not None else self._members(stop)
-        found = [path for one in chassis if (path := self._resource_of(one, stop)) is not None]
-        if len(found) == 1:
-            return found[0]
-        if not found:
+        resources = [path for one in chassis if (path := self._resource_of(one, stop)) is not None]
+        if len(resources) == 1:
+            return resources[0]
+        if not resources:
             names = ", ".join(printable(one.rpartition("/")[2], 40) for one in chassis[:5]) or "none"
             raise MeterError(f"{self._where}: no chassis states its power (chassis: {names})")
-        names = ", ".join(printable(path.removeprefix(_CHASSIS).split("/")[1], 40) for path in found[:5])
+        names = ", ".join(printable(path.removeprefix(_CHASSIS).split("/")[1], 40) for path in resources[:5])
         raise MeterError(f"{self._where}: several chassis state their power: choose one of {names} (--redfish-chassis)")
 
     def _members(self, stop: threading.Event) -> Sequence[str]:
