@@ -39,7 +39,7 @@ def print_table(rows: Sequence[Sequence[Any]], headers: Sequence[str], indent: s
 
 
 def terminal_width() -> int | None:
-    """Return the width of the terminal that standard output is connected to, in characters; None if it is none.
+    """Return the width of the terminal that standard output is connected to, in characters; None if it is no terminal.
 
     The environment variable `COLUMNS` takes precedence over the width that the terminal states.
     """

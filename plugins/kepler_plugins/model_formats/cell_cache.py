@@ -26,9 +26,9 @@ from kepler_plugins.model_formats.row_masks import MAX_ROWS, RowMasks, row_masks
 MIN_ROWS = 8
 """Fewer rows are predicted without the cache, because the leaf masks are as fast for them."""
 FIRST_SLOT_BITS = 12
-"""Logarithm of the number of slots of a new cache. A small cache is fast, because it stays in the processor's cache."""
+"""Logarithm to base 2 of the number of slots of a new cache. A small cache stays in the processor's cache."""
 SLOT_BITS = 16
-"""Logarithm of the maximum number of slots. Each slot takes 12 bytes, so the largest cache takes 768 KiB."""
+"""Logarithm to base 2 of the maximum number of slots. Each slot takes 12 bytes, so the largest cache takes 768 KiB."""
 _GROWTH_BITS = 2
 _MAX_FILL = 0.25
 """A cache grows by the factor 2^`_GROWTH_BITS` if this fraction of its slots is in use. More cells in use would compete

@@ -250,7 +250,7 @@ def _merged(parts: Sequence[FeatureMasks]) -> FeatureMasks:
 
 
 def lowest_leaves(reachable: Masks) -> IntArray:
-    """Return the number of the lowest leaf in each mask of 64 bits. The masks are changed."""
+    """Return the number of the lowest leaf in each mask of 64 bits. The function overwrites the masks."""
     # Keep only the lowest bit of each mask, and convert the mask to float64: the exponent is then the number of the
     # leaf.
     reachable &= ~reachable + np.uint64(1)
