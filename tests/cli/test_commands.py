@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 import pytest
-from support.training import kepler
+from support.command import kepler
 
 from kepler_core.cli.lazy import LazyGroup
 from kepler_core.cli.main import cli

@@ -14,9 +14,9 @@ import pytest
 pytest.importorskip("pandas")
 pytest.importorskip("scipy")
 
+from support.command import kepler
 from support.linear_models import LinearModel, publish
 from support.small_pipelines import BPF
-from support.training import kepler
 
 from kepler_core.simulate import Simulation, recording
 

@@ -11,8 +11,8 @@ import pytest
 
 pytest.importorskip("sklearn")
 
+from support.command import kepler
 from support.small_pipelines import SmallModel
-from support.training import kepler
 
 from kepler_core.store import open_store
 from kepler_core.store.models import read_models

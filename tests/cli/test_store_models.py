@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.command import kepler
 from support.html_page import check_self_contained
-from support.training import kepler
 
 from kepler_core.models.power_model import HELD_OUT_FILE
 from kepler_core.pipeline.held_out_samples import read_held_out_samples

@@ -10,10 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
+from support.command import kepler
 from support.kepler_process import simulated_kepler, without_power
 from support.prometheus_process import answering
 from support.simulated_host import VM_ID, SimulatedHost
-from support.training import kepler
 
 from kepler_core import kepler_names as names
 from kepler_core.cli.pairs import read_guest

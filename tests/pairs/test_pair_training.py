@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.command import kepler
 from support.simulated_host import IDLE_WATTS, SimulatedHost
-from support.training import kepler, only_model
+from support.training import only_model
 
 from kepler_core.store import open_store
 from kepler_core.store.models import read_models

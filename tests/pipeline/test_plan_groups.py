@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.training import kepler
+from support.command import kepler
 
 from kepler_core.vocabulary import FEATURE_GROUPS, GROUP_NAMES, REDUCED_GROUPS, group_features, reduced_group
 

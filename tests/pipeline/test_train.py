@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.training import kepler, only_metrics, only_model, train
+from support.command import kepler
+from support.training import kepler_process, only_metrics, only_model, train
 from support.weight_sweep import sweep
 
 from kepler_core.models.loading import load_model
@@ -335,7 +336,7 @@ def test_estimates_replace_a_file_only_when_they_are_complete(quick: Path, simul
     def limit_files() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))
 
-    done = kepler(*arguments, preexec_fn=limit_files)
+    done = kepler_process(*arguments, preexec_fn=limit_files)
     assert (done.returncode, f"cannot write {output}: File too large" in done.stderr) == (2, True), done.stderr
     assert output.read_text() == "old"
     assert not list(tmp_path.glob(".o.csv*"))
@@ -343,7 +344,7 @@ def test_estimates_replace_a_file_only_when_they_are_complete(quick: Path, simul
     assert output.read_text().startswith("recording,node,timestamp,")
     done = kepler(*arguments[:-1], "no/o.csv")
     assert (done.returncode, done.stderr) == (2, "kepler-model: error: cannot write no/o.csv: there is no folder no\n")
-    assert kepler(*arguments[:-1], "/dev/stdout").stdout.startswith("recording,node,timestamp,")
+    assert kepler_process(*arguments[:-1], "/dev/stdout").stdout.startswith("recording,node,timestamp,")
 
 
 def test_estimate_without_power(quick: Path, small: dict[str, Any], simulated: Path, tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.training import kepler, only_metrics, train
+from support.command import kepler
+from support.training import only_metrics, train
 
 from kepler_core.simulate import Simulation, recording
 from kepler_core.store import open_store

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.command import kepler
 from support.paths import ROOT, SHARED
-from support.training import kepler
 
 from kepler_core.json_files import indented_json
 from kepler_core.store import open_store

@@ -1,4 +1,4 @@
-"""Functions that run `kepler-model train` as users run it, in a process of its own."""
+"""Functions that train models with `kepler-model train`, and a function that starts a process of `kepler-model`."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from support.command import kepler
+
 QUICK_PIPELINE = """
 abs_trainers: [LinearRegressionTrainer, SGDRegressorTrainer]
 dyn_trainers: [SGDRegressorTrainer]
 """
 
 
-def kepler(*arguments: str | Path, **settings: Any) -> subprocess.CompletedProcess[str]:
+def kepler_process(*arguments: str | Path, **settings: Any) -> subprocess.CompletedProcess[str]:
     """Run `kepler-model` in a new process, and return its output and its exit code."""
     command = [sys.executable, "-m", "kepler_core", *map(str, arguments)]
     return subprocess.run(command, check=False, capture_output=True, text=True, **settings)

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.command import kepler
 from support.tables import HEADER, rows, write
-from support.training import kepler, only_model, train
+from support.training import only_model, train
 
 from kepler_core.simulate import Simulation
 from kepler_core.simulate import write as write_recording
