@@ -18,7 +18,7 @@ from kepler_plugins.outputs.publish_lock import PublishLock
 class WattsFileOutput(Output):
     """Output that writes the machine's watts into the first line of a text file, for PowerJoular and scripts.
 
-    The further lines state the 90 % interval and the provenance. The file is missing while there is no estimate.
+    The further lines contain the 90 % interval and the provenance. While there is no estimate, the file does not exist.
     """
 
     def __init__(self, path: str) -> None:
@@ -28,7 +28,7 @@ class WattsFileOutput(Output):
         self._lock = PublishLock(self.path.with_name(f".{self.path.name}.lock"))
 
     def open(self) -> None:
-        """Lock the output, and remove the file if a killed process has left it.
+        """Lock the file, and remove it if a killed process has left it.
 
         Raises `OutputError` if another meter writes the file, or if its folder cannot be written.
         """
