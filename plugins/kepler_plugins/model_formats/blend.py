@@ -39,7 +39,7 @@ Scale = Annotated[float, msgspec.Meta(gt=0, le=float(MAX_NUMBER))]
 
 
 class StoredRatio(msgspec.Struct, forbid_unknown_fields=True):
-    """A ratio of two features (`blend_terms.LogRatio`). A feature's scale converts the scaled feature to its own unit."""
+    """A ratio of two features (`blend_terms.LogRatio`). The scales convert scaled features to their own units."""
 
     top: Name
     bottom: Name
