@@ -28,7 +28,7 @@ class Silence:
     total: float
     longest: float
     unexplained: float
-    """Longest time without right answers during which the server's process was ready."""
+    """Longest time without right answers, in seconds, during which the server's process was ready."""
 
 
 class Ledger:
