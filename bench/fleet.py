@@ -104,7 +104,7 @@ def cases(arguments: argparse.Namespace) -> Iterator[tuple[str, int, int]]:
 
 
 def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Return the medians of all cases."""
+    """Measure all cases, and return for each case the medians of its runs."""
     results = []
     with tempfile.TemporaryDirectory() as folder:
         for table, nodes, times in cases(arguments):

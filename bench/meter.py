@@ -75,7 +75,7 @@ class LoadedMachine:
 
 
 class Machine:
-    """A folder with this machine's `proc`, and with `sys/class/powercap`, whose counters a thread raises."""
+    """A folder with this machine's `proc`, and with a `sys/class/powercap` whose counters a thread increases."""
 
     source = "powercap"
 
@@ -239,7 +239,7 @@ def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
         time.sleep(PAUSE_SECONDS)
         left = meter.counters()
         for energy in tree.rglob("energy_uj"):
-            energy.rename(energy.with_name("last_energy_uj"))  # as the systemd unit does after a kill
+            energy.rename(energy.with_name("last_energy_uj"))  # the systemd unit also renames the files after a kill
         meter = Meter(machine, tree, log)
         after = meter.counters()["package-0"]
         starts.append(meter.first_value)

@@ -58,7 +58,7 @@ def measure(settings: Settings) -> list[Figure]:
 
 
 def _ids(path: Path) -> dict[str, float]:
-    """Return for the id of each row of the table the timestamp of the row."""
+    """Return the timestamp of each row of the table, by the row's id."""
     with path.open(newline="") as file:
         return {row["id"]: float(row["timestamp"]) for row in csv.DictReader(file)}
 

@@ -26,7 +26,7 @@ class Figure:
     met: bool | None
     """Whether the figure meets the target; None if the figure was not measured, or has no target."""
     values: dict[str, Any] = attrs.field(factory=dict[str, Any])
-    """The numbers behind `now`."""
+    """The numbers from which the text `now` was made."""
 
 
 @attrs.frozen

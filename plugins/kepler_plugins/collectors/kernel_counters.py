@@ -11,7 +11,7 @@ Counters = dict[tuple[str, str], int]
 """(feature, device) -> counter. Features without devices have the device ""."""
 
 SECTOR_BYTES = 512
-"""Unit of the sectors in /proc/diskstats, for all disks."""
+"""Size of a sector in /proc/diskstats, in bytes. It is the same for all disks."""
 _BYTES_PER_KIB = 1024
 _READ_SECTORS, _WRITTEN_SECTORS = 5, 9
 _RECEIVED_BYTES, _SENT_BYTES = 0, 8

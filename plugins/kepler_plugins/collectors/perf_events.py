@@ -22,9 +22,9 @@ SYSTEM_CALLS = {
 """Number of the system call perf_event_open, by the type of machine that `platform.machine` returns."""
 
 HARDWARE = 0
-"""PERF_TYPE_HARDWARE."""
+"""Type of hardware events: PERF_TYPE_HARDWARE of Linux."""
 COUNTERS = {"cpu_cycles": 0, "cpu_instructions": 1, "cache_miss": 3}
-"""Feature -> PERF_COUNT_HW_…"""
+"""Feature -> number of its hardware event: PERF_COUNT_HW_… of Linux."""
 
 _ALL_PROCESSES = -1
 _NO_GROUP = -1

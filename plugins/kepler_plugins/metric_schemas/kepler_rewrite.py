@@ -39,7 +39,10 @@ _NOT_RUNNING = UnusedMetric("repeats the last values of workloads that have ende
 
 
 def _part_of_energy(part: str) -> tuple[MetricMapping, ...]:
-    """Return a mapping for each zone that is a component. `part` is "active" or "idle" energy."""
+    """Return a mapping for each zone that is a component.
+
+    `part` is "active" or "idle": the part of the zone's energy that the metric counts.
+    """
     return tuple(
         MetricMapping("energy", zone, "node", source=_METER, where={"zone": zone}, ignored_labels=("path",), part=part)
         for zone in RAPL_COMPONENTS

@@ -29,7 +29,7 @@ the square of this number."""
 MAX_GROUPS = 24
 """Limit of the number of groups of trees per component."""
 MAX_MASK_BYTES = 24_000_000
-"""Limit of the size of all leaf masks of a component."""
+"""Limit of the size of all leaf masks of a component, in bytes."""
 _ROWS_PER_BATCH = 32
 """Number of rows that are predicted together, so that the intermediate results fit into the processor's cache."""
 

@@ -24,7 +24,7 @@ from kepler_plugins.model_formats.leaf_masks import FeatureMasks, JointLeafMasks
 from kepler_plugins.model_formats.row_masks import MAX_ROWS, RowMasks, row_masks
 
 MIN_ROWS = 8
-"""Fewer rows are predicted without the cache, because the leaf masks are as fast for them."""
+"""Minimum number of rows for which the cache is used. For fewer rows, the leaf masks alone are as fast."""
 FIRST_SLOT_BITS = 12
 """Logarithm to base 2 of the number of slots of a new cache. A small cache stays in the processor's cache."""
 SLOT_BITS = 16
@@ -142,7 +142,7 @@ def cell_cache(masks: JointLeafMasks) -> CellCache | JointLeafMasks:
 
 
 def _numbers_of_cells(masks: JointLeafMasks) -> list[int]:
-    """Return the number of cells of each ensemble."""
+    """Return the number of cells in the grid of each ensemble."""
     numbers = [1] * len(masks.base)
     for of_feature in masks.features:
         for ensemble, intervals in zip(_users(masks, of_feature), _own_intervals(of_feature), strict=True):

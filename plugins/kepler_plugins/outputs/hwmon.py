@@ -42,7 +42,7 @@ class HwmonOutput(Output):
 
     @property
     def folder(self) -> Path:
-        """The folder of the chip."""
+        """The folder of the hwmon chip."""
         return self.root / "class" / "hwmon" / "hwmon0"
 
     def open(self) -> None:

@@ -56,7 +56,7 @@ class WattsFileOutput(Output):
             raise self._error(error) from error
 
     def withdraw(self, reason: str) -> None:
-        """Remove the file."""
+        """Remove the file with the watts."""
         try:
             self.path.unlink(missing_ok=True)
         except OSError as error:
@@ -81,7 +81,7 @@ class WattsFileOutput(Output):
 def machine_power(reading: Reading) -> Power:
     """Return the power of the whole machine: platform, or package + dram if platform is not known.
 
-    The interval of a sum is the sum of both intervals, which is the widest that is possible.
+    The interval of package + dram is the sum of the intervals of package and dram. It is the widest that is possible.
     """
     main = reading.power[reading.main]
     if reading.main != "package" or "dram" not in reading.power:

@@ -58,7 +58,7 @@ def _title(decision: Decision) -> str:
 
 
 def _summary(decision: Decision) -> list[str]:
-    """Return sentences for people who read nothing else."""
+    """Return the sentences at the top of the page, for people who read nothing else."""
     trigger = TRIGGERS.get(decision.trigger or "", decision.trigger or "the reason was not recorded")
     sentences = [f"Why the models were retrained: {trigger}."]
     sentences.append(f"The result: {decision.reason or 'no reason was recorded'}.")

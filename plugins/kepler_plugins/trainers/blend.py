@@ -138,7 +138,7 @@ class BlendRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
 
     def _boosting(self, rows: int) -> Any:
         return GradientBoostingRegressor(
-            init="zero",  # the mean of y is subtracted beforehand
+            init="zero",  # `fit` has subtracted the mean of y
             n_estimators=self.boosted_trees,
             learning_rate=self.learning_rate,
             max_depth=4,
@@ -161,7 +161,7 @@ class BlendRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
     def _extra_trees(self) -> Any:
         return ExtraTreesRegressor(
             self.extra_trees,
-            max_leaf_nodes=64,  # the limit of leaf masks
+            max_leaf_nodes=64,  # leaf masks support at most 64 leaves per tree
             min_samples_leaf=self.min_samples_leaf,
             random_state=self.seed,
         )

@@ -59,7 +59,7 @@ class HistGradientBoostingRegressorTrainer(Trainer):
         check_at_least("max_iter", max_iter, 1)
         check_above("learning_rate", learning_rate, 0)
         check_at_least("max_leaf_nodes", max_leaf_nodes, 2)
-        check_at_most("max_leaf_nodes", max_leaf_nodes, 64)  # the limit of leaf masks
+        check_at_most("max_leaf_nodes", max_leaf_nodes, 64)  # leaf masks support at most 64 leaves per tree
         check_at_least("min_samples_leaf", min_samples_leaf, 1)
         check_at_least("l2_regularization", l2_regularization, 0)
         self.rising = RISING_FEATURES if rising is None else tuple(rising)

@@ -43,7 +43,7 @@ class IdleColumns:
     ratio: int
     """Column with the idle power, divided by the reference feature."""
     unit: float
-    """Watts of idle power, if the columns `ratio` and `reference` both are 1."""
+    """Idle power in watts, for a row whose columns `ratio` and `reference` are both 1."""
 
 
 class RatioRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
@@ -80,7 +80,7 @@ class RatioRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
 
     def fit(self, X: FloatArray, y: FloatArray) -> RatioRegressor:
         X, y = check_X_y(X, y, dtype=np.float64)
-        # Constant power does not depend on the reference.
+        # If all rows have the same power, it does not depend on the reference feature.
         self.divides_ = self.reference is not None and float(np.ptp(y)) > 0
         self.idle_ = self.idle if self.divides_ and self.idle is not None and (X[:, self.idle.load] > 0).any() else None
         if self.idle_ is None:
