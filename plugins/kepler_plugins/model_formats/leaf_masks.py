@@ -204,9 +204,10 @@ def _alone(ensemble: LeafMasks, *, few_leaves: bool) -> JointLeafMasks:
 
 
 def _joined(parts: Sequence[JointLeafMasks], columns: Sequence[Sequence[int]]) -> JointLeafMasks:
-    """Join leaf masks of one type. `columns` has for each part the columns of X that are its features.
+    """Join leaf masks. The masks of all `parts` must have the same number of bits.
 
-    For each column except the first, the parts that use it must follow one another.
+    `columns` has for each element of `parts` the columns of X that are its features. For each column except the first,
+    the elements of `parts` that use the column must follow one another.
     """
     trees = max(part.values.shape[1] for part in parts)
     parts = [part.with_trees(trees) for part in parts]
@@ -259,11 +260,11 @@ def lowest_leaves(reachable: Masks) -> IntArray:
 
 
 def _sums_of_trees(leaves: SingleArray) -> SingleArray:
-    """Return the sums of the reached leaves, shape (trees, ensembles, rows), over the trees.
+    """Add up the values of the reached leaves over the trees. `leaves` has shape (trees, ensembles, rows).
 
-    The sums are added in single precision, tree after tree, because ONNX Runtime adds in this order. NumPy adds in this
-    order along the first axis, which is several times as fast as a cumulative sum. If the other axes have only one
-    element, the sum along the first axis has another order.
+    The sums are calculated in single precision, tree after tree, because ONNX Runtime adds in this order. NumPy's sum
+    along the first axis also adds in this order, and is several times as fast as a cumulative sum. But if the other
+    axes have only one element, NumPy's sum adds in another order.
     """
     several = leaves[0].size > 1
     sums: SingleArray = np.add.reduce(leaves, axis=0) if several else np.add.accumulate(leaves, axis=0)[-1]
