@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from support.page_store import LONG, QUOTES, SCRIPT, make_store
+from support.page_store import LONG, QUOTES, REPORT, SCRIPT, make_store
 from support.process import wait_for
 from support.server_process import Answer, ServerProcess, serving
 
@@ -115,9 +115,9 @@ def test_every_link_leads_somewhere(server: ServerProcess) -> None:
         seen.add(path)
         answer = server.get(path)
         assert answer.status == 200, path
-        if answer.headers["content-type"].startswith("text/html"):
+        if answer.headers["content-type"].startswith("text/html") and not path.endswith("/report"):
             waiting += checked_page(answer)[1]
-    assert {*PAGES, "/metrics", "/openapi.json"} <= seen
+    assert {*PAGES, "/metrics", "/openapi.json", "/ui/pipelines/good/report"} <= seen
     assert any(path.endswith(".zip") for path in seen)
 
 
@@ -129,6 +129,19 @@ def test_pipelines(server: ServerProcess) -> None:
     assert "Models: 2. Node types: 1. Served version: 2." in text
     assert "2 current served 1" in text
     assert "2026-01-02T03:04:05 drift published 2 1 fit" in text
+
+
+def test_a_report_is_shown_without_its_scripts(server: ServerProcess) -> None:
+    answer = server.get("/ui/pipelines/good/report")
+    assert (answer.status, answer.body) == (200, REPORT)
+    policy = answer.headers["content-security-policy"].split("; ")
+    assert "sandbox" in policy
+    assert "default-src 'none'" in policy
+    assert not any(directive.startswith(("script-src", "connect-src")) for directive in policy)
+    assert b"/report" not in server.get("/ui/pipelines/hostile").body
+    for pipeline, message in (("hostile", "has no report"), ("absent", "is served")):
+        text, _ = checked_page(server.get(f"/ui/pipelines/{pipeline}/report"), 404)
+        assert message in text
 
 
 def test_a_model_with_its_curve(server: ServerProcess) -> None:

@@ -16,6 +16,8 @@ QUOTES = "\"'><img src=x onerror=alert(2)>"
 REVERSED = "\u202egnp.exe"
 LONG = "long" * 1000
 """A name of 4,000 characters: stores with names of more than 4,096 characters are not read at all."""
+REPORT = f"<!doctype html><title>Report</title>{SCRIPT}<p>Errors by split".encode()
+"""A report with a script, which must not run."""
 HOSTILE = (SCRIPT, QUOTES, REVERSED)
 
 
@@ -72,7 +74,7 @@ def make_store(folder: Path) -> LocalStore:
     """Make a store with a good, a hostile and a broken pipeline, and with decisions."""
     store = LocalStore(folder)
     store.publish("good", good_files())
-    store.publish("good", good_files())
+    store.publish("good", good_files() | {"report.html": REPORT})
     store.record_decision(
         "good",
         {"time": "2026-01-02T03:04:05", "trigger": "drift", "decision": "published", "version": 2, "reason": "1 fit"},

@@ -8,6 +8,9 @@ POLICY = (
 )
 """Content-Security-Policy of all pages: nothing is loaded from other hosts, and no script or style is inline."""
 
+REPORT_POLICY = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'"
+"""Content-Security-Policy of a report from a store. Anybody may have written the report, so its scripts do not run."""
+
 SECURITY_HEADERS = {
     "Content-Security-Policy": POLICY,
     "X-Content-Type-Options": "nosniff",

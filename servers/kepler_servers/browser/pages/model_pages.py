@@ -10,9 +10,11 @@ from msgspec import Meta
 from kepler_core.errors import KeplerError
 from kepler_core.messages import quoted
 from kepler_core.selection.filters import parse_filter
+from kepler_core.store.layout import REPORT_FILE
 from kepler_core.store.models import StoredModel
 from kepler_core.vocabulary import OUTPUT_TYPES, OutputType
 from kepler_servers.browser.curve_drawing import drawing_of
+from kepler_servers.browser.headers import REPORT_POLICY, SECURITY_HEADERS
 from kepler_servers.browser.page_routes import PageQuery, page_route
 from kepler_servers.browser.pages.model_facts import ModelFacts
 from kepler_servers.browser.power_curves import PowerCurves
@@ -29,6 +31,15 @@ MAX_SHOWN_DECISIONS = 30
 CURVE_POLL_SECONDS = 1
 """Interval at which the page of a model asks for its power curve while the curve is computed."""
 MAX_SHOWN_VERSIONS = 50
+MAX_REPORT_BYTES = 16 * 1024**2
+"""Maximum size of a report that is sent to a browser. Reports of Kepler Core have less than 3 MB."""
+
+_REPORT_HEADERS = {
+    **SECURITY_HEADERS,
+    "Content-Security-Policy": REPORT_POLICY,
+    "Content-Type": "text/html; charset=utf-8",
+    "Cache-Control": "no-cache",
+}
 
 
 class ListQuery(PageQuery, frozen=True, kw_only=True, rename="kebab"):
@@ -58,6 +69,7 @@ class ModelPages:
         return [
             page_route(site, "/", self.overview),
             page_route(site, "/ui/pipelines/<pipeline>", self.pipeline),
+            page_route(site, "/ui/pipelines/<pipeline>/report", self.report),
             page_route(site, "/ui/models", self.models, query=ListQuery),
             page_route(site, "/ui/models/<pipeline>/<source>/<output_type>/<feature_group>/<name>", self.model),
         ]
@@ -85,14 +97,14 @@ class ModelPages:
     def pipeline(self, view: View, query: PageQuery, pipeline: str) -> Answer:
         """Answer with the versions, decisions and models of a pipeline."""
         live, catalogue = self._live, self._live.current
-        if pipeline not in catalogue.node_types and pipeline not in catalogue.broken:
-            raise HttpError(404, f"no pipeline {quoted(pipeline)} is served")
+        self._check_name(pipeline)
         versions: list[int] = []
         decisions: list[dict[str, Any]] = []
-        current, store_problem = None, ""
+        current, store_problem, has_report = None, "", False
         try:
             versions, current = live.store.versions(pipeline), live.store.current_version(pipeline)
             decisions = live.store.decisions(pipeline)
+            has_report = REPORT_FILE in live.store.snapshot(pipeline).names
         except KeplerError as error:
             store_problem = str(error)
         models = catalogue.find(pipeline=pipeline)
@@ -101,8 +113,22 @@ class ModelPages:
             served=live.version_of(pipeline), current=current, versions=versions[::-1][:MAX_SHOWN_VERSIONS],
             decisions=decisions[::-1][:MAX_SHOWN_DECISIONS], total=len(models),
             models=[ModelFacts.of(model) for model in models[:PAGE_MODELS]],
-            node_types=len(catalogue.node_types.get(pipeline, {})),
+            node_types=len(catalogue.node_types.get(pipeline, {})), has_report=has_report,
         )  # fmt: skip
+
+    def report(self, view: View, query: PageQuery, pipeline: str) -> Answer:
+        """Answer with the page `report.html` of a pipeline's current version, without its scripts."""
+        self._check_name(pipeline)
+        snapshot = self._live.store.snapshot(pipeline)
+        if REPORT_FILE not in snapshot.names:
+            raise HttpError(404, f"pipeline {quoted(pipeline)} has no report")
+        return Answer(200, _REPORT_HEADERS, snapshot.read(REPORT_FILE, MAX_REPORT_BYTES))
+
+    def _check_name(self, pipeline: str) -> None:
+        """Raise `HttpError` unless the catalogue has the pipeline, or has the reason why it cannot be read."""
+        catalogue = self._live.current
+        if pipeline not in catalogue.node_types and pipeline not in catalogue.broken:
+            raise HttpError(404, f"no pipeline {quoted(pipeline)} is served")
 
     def models(self, view: View, query: ListQuery) -> Answer:
         """Answer with a page of the list of models that meet conditions."""
