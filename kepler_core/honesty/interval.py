@@ -17,9 +17,9 @@ several machines, the model predicts the mean of these machines. Each machine di
 
 The errors q, s and m have independent causes, so their squares add up. The difference d shows an error of the model or
 of the twin in this row. Its sign has nothing to do with the day or the machine, and the usual difference is already
-part of q. So d is one more independent term. The half-width is never smaller than d: the interval around the prediction
-that is used always contains the prediction of the other model. If a training could not measure s or m, it uses the
-priors below.
+part of q. So d is one more independent term. The half-width is never smaller than d: therefore, the interval around the
+prediction that is used always contains the prediction of the other model. If a training could not measure s or m, it
+uses the priors below.
 """
 
 from __future__ import annotations
@@ -79,8 +79,8 @@ LEAST_SIMILARITY = 0.1
 def other_type(similarity: float | None) -> MachineMatch:
     """Return the match of a machine that does not have the node type of the model.
 
-    The error between machines is divided by `similarity`, the similarity of the two machines from 0 to 1. None: it is
-    not known.
+    The error between machines is divided by `similarity`, the similarity of the two machines from 0 to 1. None: the
+    similarity is not known.
     """
     known = UNKNOWN_SIMILARITY if similarity is None else similarity
     return MachineMatch(dissimilarity=1.0 / min(max(known, LEAST_SIMILARITY), 1.0) - 1.0)

@@ -15,7 +15,7 @@ from kepler_core.arrays import FloatArray
 
 
 def least_error(errors: FloatArray, standard_errors: FloatArray, earlier: FloatArray) -> tuple[int, bool]:
-    """Return the index of the chosen model, and whether the error before a recalibration decided.
+    """Return the index of the chosen model, and whether the error before a recalibration decided the choice.
 
     `errors` are the models' errors in watts, `standard_errors` their standard errors, and `earlier` the errors before
     the recalibration, all of shape (models,). Unknown values are NaN: models that were not recalibrated have no
