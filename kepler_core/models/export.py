@@ -43,8 +43,8 @@ the range of the measured power (maximum − minimum). Weights on uninformative 
 most this difference are set to 0 (`without_negligible`)."""
 
 LIMITS_KEY = "limits"
-"""Key in `metadata.json` and `weight.json` of the highest values: `features` maps each feature to the value at which
-it is cut, `power` maps each component to the upper limit of its power. Kepler ignores the key, and cuts nothing."""
+"""Key of the upper limits in `metadata.json` and `weight.json`: `features` maps each feature to its upper limit,
+`power` maps each component to the upper limit of its power. Kepler ignores the key, and applies no limits."""
 
 _DEFAULT_FORMATS = ("weights", "onnx")
 
@@ -60,7 +60,8 @@ class FittedComponent:
     gain: float = 1.0
     """Factor of the predictions."""
     weights_gain: float = 1.0
-    """Factor of the weights for Kepler, which Kepler does not cut at the ceiling."""
+    """Factor of the weights for Kepler. It differs from `gain`, because Kepler does not limit the power to the
+    ceiling."""
     zero_at_idle: bool = False
     """Whether the prediction for a row of zeros is subtracted from all predictions, before the gain is applied."""
 
@@ -138,12 +139,13 @@ def export(
 def proportional_feature(
     component: str, regressor: Regressor, features: Sequence[str], model_format: str | None
 ) -> str | None:
-    """Return what `ComponentPart.proportional_to` of the exported regressor is.
+    """Return the feature to which the power is proportional if the regressor is exported, or None.
 
-    `model_format` is `Trainer.model_format`. Raises `ModelError` if no model format supports the regressor.
+    The result is the value of `ComponentPart.proportional_to`. `model_format` is `Trainer.model_format`. Raises
+    `ModelError` if no model format supports the regressor.
     """
     if PROPORTIONAL_FEATURES.get(component) not in features:
-        return None  # without a search for the model format, which may import a library
+        return None  # return before the search for the model format: the search may import a library
     return _proportional_to(component, _format_for(regressor, _candidates(model_format))[0], features)
 
 
