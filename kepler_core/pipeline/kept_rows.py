@@ -1,4 +1,4 @@
-"""Rows of a training that stay in the pipeline. With them, its models can be recalibrated without the recordings.
+"""Rows of the training data that are stored in the pipeline, so that models can be recalibrated without the recordings.
 
 The rows are observations before the extractor: they are not smoothed, and have no features that an extractor adds.
 
@@ -48,7 +48,7 @@ class _Document(msgspec.Struct, forbid_unknown_fields=True):
 
 @attrs.frozen(eq=False)
 class NodeRows:
-    """Rows: the features and the power of one node at one timestamp. NaN stands for an unknown value."""
+    """Rows that each hold the features and the power of one node at one timestamp. NaN stands for an unknown value."""
 
     time: FloatArray
     """Unix seconds, shape (rows,)."""
@@ -87,7 +87,7 @@ class NodeRows:
 
 
 def kept_rows_file(node_type: int) -> str:
-    """Return the path of a node type's kept rows, relative to the pipeline's folder."""
+    """Return the path of the file with the stored rows of a node type, relative to the pipeline's folder."""
     return f"{FOLDER}/{node_type}.json.gz"
 
 

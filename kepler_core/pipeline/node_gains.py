@@ -24,11 +24,12 @@ common with the work of the other nodes, because then the data cannot tell the g
 ALIKE_ROWS = 10
 """Number of neighbouring rows that count as one measurement, because rows next to each other in time are alike."""
 MIN_VARIANCE = 1e-8
-"""Lowest variance of the relative errors of f. Without it, the gain of a node without usable rows would be 0 ÷ 0."""
+"""Lowest variance of the relative errors of the fitted function f. Without it, the gain of a node without usable rows
+would be 0 ÷ 0."""
 MAX_ITERATIONS = 30
 """Maximum number of times that f and the gains are computed in turn."""
 PRECISION = 1e-4
-"""The computation ends if no gain changes by more than this."""
+"""The computation ends if no gain changes by more than this number."""
 
 
 def node_gains(X: FloatArray, watts: FloatArray, node: IntArray) -> FloatArray:
@@ -37,13 +38,14 @@ def node_gains(X: FloatArray, watts: FloatArray, node: IntArray) -> FloatArray:
     `X` are the features of rows of nodes, shape (rows, features), `watts` the measured power and `node` the number of
     each row's node, both of shape (rows,). With fewer than `MIN_NODES` nodes, all gains are 1.
 
-    f is a non-negative linear model over each feature, its root and its square. Relative errors are squared, so rows
-    with low and with high power count alike. In turn, f is fitted to power ÷ gain, and the gain of each node to f.
+    The power is modelled as gain · f(features). f is a linear model of each feature, its root and its square, with
+    weights ≥ 0. The fit minimises squared relative errors, so rows with low and with high power count alike. The
+    function alternates between two steps: it fits f to power ÷ gain, and then the gain of each node to f.
     """
     nodes, number = np.unique(node, return_inverse=True)
     number = number.reshape(len(node))
     gains = np.ones(len(nodes))
-    # Relative errors of rows with hardly any power mean nothing, and would decide everything.
+    # Rows with hardly any power are left out: their large relative errors mean nothing, but would decide the result.
     usable = watts > max(MAPE_FLOOR_FRACTION * float(watts.max(initial=0.0)), MIN_MAPE_WATTS)
     if len(nodes) < MIN_NODES or not usable.any():
         return gains[number]
@@ -68,8 +70,8 @@ def with_own_gains(predicted: FloatArray, measured: FloatArray, node: IntArray) 
     """Return predicted watts that are multiplied by the gain of their node, shape (rows,).
 
     The gain of a node is the factor that fits the predictions to the node's measured power (least squares). If there
-    are fewer than `MIN_NODES` nodes, the predictions stay the same, because then nobody knows how machines differ.
-    All arrays have the shape (rows,).
+    are fewer than `MIN_NODES` nodes, the predictions stay the same, because so few nodes do not show how machines
+    differ. All arrays have the shape (rows,).
     """
     nodes = np.unique(node)
     if len(nodes) < MIN_NODES:
@@ -92,9 +94,10 @@ def _terms(X: FloatArray) -> FloatArray:
 
 
 def _relative_fit(terms: FloatArray, gains: FloatArray) -> FloatArray:
-    """Return f ÷ measured power of each row, for the f whose product with the gains is nearest to the measured power.
+    """Return f ÷ measured power for each row, where f is the function that, multiplied by the gains, fits the power
+    best.
 
-    `terms` are divided by the measured power.
+    `terms` is the result of `_terms`, divided by the measured power, shape (rows, terms).
     """
     from scipy.optimize import nnls
 

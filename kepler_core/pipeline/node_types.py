@@ -82,7 +82,7 @@ class NodeTypeSlot:
         return {name: self.snapshot.read(name) for name in names if name != profile_file(self.node_type)}
 
     def kept_samples(self) -> dict[str, bytes]:
-        """Return the files with kept rows of all node types but the trained one, as a mapping from path to content.
+        """Return the files with rows of the training data of all node types but the trained one, by path.
 
         The paths are relative to the pipeline's folder.
         """

@@ -60,7 +60,8 @@ def held_out(validation: Mapping[str, Any]) -> str:
 
 
 def _honesty(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the errors by split, the largest of them, the typical half-width of the interval, and the data seen.
+    """Return errors by split, the hardest split, the typical half-width, the bias at idle, and the amount of training
+    data.
 
     The errors are mean absolute errors. The half-width is that of the component with the widest interval, for a machine
     of the training; None for DynPower.

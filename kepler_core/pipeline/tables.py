@@ -41,7 +41,7 @@ class TableTraining:
 
     @property
     def offers(self) -> Mapping[OutputType, Offer | str]:
-        """Output type -> what its data sets can be made of, or why there is nothing."""
+        """Output type -> the energy sources and features of its data sets, or the reason why it has no data sets."""
         return {"AbsPower": self._of_nodes(), "DynPower": self._of_containers()}
 
     def _of_nodes(self) -> Offer | str:

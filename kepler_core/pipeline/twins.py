@@ -98,7 +98,7 @@ def _twin(model: _Trained, trained: Sequence[_Trained]) -> Twin | None:
 
 
 def _least_wrong(candidates: Sequence[_Trained]) -> _Trained:
-    """Return the model that is chosen by its error. A split counts only if it was measured for all candidates."""
+    """Return the candidate with the lowest error. Only splits count that were measured for all candidates."""
     measured = [{name: split for name, split in one.honesty.splits.items() if split is not None} for one in candidates]
     common = set.intersection(*(set(splits) for splits in measured))  # every training measures the split `blocks`
     errors = np.array([max(splits[name].hardest for name in common) for splits in measured])
@@ -110,11 +110,12 @@ def _least_wrong(candidates: Sequence[_Trained]) -> _Trained:
 
 
 def _limits(model: _Trained, twin: _Trained) -> dict[str, float] | None:
-    """Return the limit of the difference for each component; None if no sample was held out for both models.
+    """Return the limit of the difference from the twin for each component; None if no sample was held out for both
+    models.
 
-    The differences are differences between the two predictions for the same held-out sample. The split is the one with
-    the largest error of `model`, among the splits that were measured for both models. A limit is at least the noise
-    floor of the measured power.
+    The limit is a quantile of the differences between the predictions of the two models for the same held-out samples.
+    The samples are those of the split with the largest error of `model`, among the splits that were measured for both
+    models. A limit is at least the noise floor of the measured power.
     """
     common = [name for name in model.result.held_out if name in twin.result.held_out]
     if not common:

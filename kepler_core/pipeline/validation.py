@@ -71,13 +71,13 @@ def folds(
 def _blocks(spec: ValidationSpec, stream: IntArray, time: FloatArray, memory: int, seed: int) -> list[Fold]:
     """Return folds of blocks of time. Each run of `spec.folds` blocks has one block of each fold, in random order.
 
-    If each fold had every fifth block, each fold would hold out all samples with the same load when the load repeats
-    in this rhythm.
+    The order is random, because a load may repeat. With every fifth block in one fold, and a load that repeats every
+    five blocks, a fold would hold out all samples of the same load.
     """
     rng = np.random.default_rng(seed)
     fold_of = np.zeros(len(time), dtype=np.int64)
     near = np.zeros((spec.folds, len(time)), dtype=bool)
-    order = np.empty(0, dtype=np.int64)  # the fold of each block that has no samples yet
+    order = np.empty(0, dtype=np.int64)  # folds that are already drawn for the blocks of the next stream
     for code in np.unique(stream):
         rows = np.flatnonzero(stream == code)
         since = time[rows] - time[rows].min()
