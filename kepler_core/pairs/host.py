@@ -25,17 +25,17 @@ from kepler_core.recording.columns import Metric, Recording
 from kepler_core.vocabulary import Target, in_component_order
 
 SHORTEST_WINDOW_SECONDS = 0.9
-"""Windows that are shorter are left out. CPU time has a resolution of 10 ms, which is 1 % of one CPU in a second."""
+"""Shorter windows are left out. CPU time has a resolution of 10 ms, which is 1 % of one CPU in a second."""
 LONGEST_WINDOW = 5.0
 """Windows that are longer than this multiple of the median window are left out: the recording has a gap there."""
 WINDOWS_AFTER_START = 2
-"""Number of windows that are left out after Kepler starts: Kepler counts all past CPU time of each process as
-time of its first window."""
+"""Number of windows that are left out after Kepler starts: Kepler counts all past CPU time of each process as time of
+Kepler's first window."""
 
 
 @attrs.frozen(eq=False)
 class Reservation:
-    """What the target `marginal` needs besides the recording."""
+    """What the target `marginal` needs besides the recording: the host's idle power, and the reserved part."""
 
     idle_watts: Mapping[str, float]
     """Power of the idle host in watts, by component."""
@@ -121,7 +121,10 @@ class _Host:
         self.node = HostNode(recording, self.labels)
 
     def reported(self) -> HostWindows:
-        """Return the target `kepler`: corrected if Kepler lags, else from joules or, without them, from watts."""
+        """Return the watts of the target `kepler`, from joules or, if the recording has none, from the gauge of watts.
+
+        If Kepler's CPU usage lags (`kepler_core.pairs.usage_lag`), the watts are corrected.
+        """
         joules = self._of_vm(names.VM_JOULES)
         if joules is None:
             gauge = self._of_vm(names.VM_WATTS)
@@ -137,7 +140,7 @@ class _Host:
         return self._result(windows, watts, f"differences of {names.VM_JOULES}", ())
 
     def of_target(self, target: Target, reservation: Reservation | None) -> HostWindows:
-        """Return the target `capacity` or `marginal`."""
+        """Return the watts of the target `capacity` or `marginal`."""
         grid, energy = self.node.energy()
         vm_seconds, all_seconds = self._cpu_seconds(grid)
         windows = _joined(grid, energy, np.zeros(len(grid) - 1, dtype=bool))
@@ -161,7 +164,10 @@ class _Host:
         return self._result(windows, watts, f"differences of {names.NODE_JOULES} and {names.PROCESS_SECONDS}", ())
 
     def _repaired(self) -> HostWindows | None:
-        """Return the target `kepler` with the usage of the right window; None if the host's Kepler has no lag."""
+        """Return the watts of the target `kepler`, corrected for the lag of Kepler's CPU usage.
+
+        Return None if there is no lag, or if the recording does not show it.
+        """
         active = self.node.metric(names.NODE_ACTIVE_JOULES)
         parts = (active, self.node.metric(names.NODE_IDLE_JOULES), self.node.metric(names.CPU_INFO), self._processes())
         if active is None or any(part is None for part in parts):
