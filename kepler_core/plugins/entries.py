@@ -79,7 +79,7 @@ class InstalledPlugins:
     plugin_apis: dict[str, tuple[str, ...]]
     """Distribution -> the plugin API versions that it declares."""
     unreadable: dict[str, str]
-    """The reason, by distribution, for each distribution whose `entry_points.txt` cannot be read."""
+    """Distribution -> the reason why its `entry_points.txt` cannot be read."""
 
     def of(self, namespace: str) -> tuple[PluginEntry, ...]:
         """Return the sorted entries of a namespace's plugins, including refused plugins."""

@@ -163,7 +163,7 @@ def _missing_module(error: BaseException | None) -> str:
 
 
 def _process_state() -> dict[str, Any]:
-    """Return description of a side effect -> the part of this process's state that the side effect changes."""
+    """Return the state of this process: name of a side effect -> the part of the state that the effect changes."""
     import logging
     import signal
     import threading
