@@ -275,7 +275,7 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
 def _split_url(url: str) -> SplitResult:
     try:
         parts = urlsplit(url)
-    except ValueError as error:  # this text may contain the password: do not show it
+    except ValueError as error:  # the text of the error may contain the password: do not show it
         raise UsageError(f"{_shown(url)} is not a URL") from error
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise UsageError(f"{_shown(url)} is not the URL of a Prometheus server (http://host:port)")
