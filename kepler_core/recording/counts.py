@@ -30,9 +30,9 @@ class Counts:
     unmapped_series: Counter[str] = attrs.field(factory=Counter)
     """Number of series left out because no mapping of the metric selects them, e.g. because of an unknown zone."""
     unknown_shares: Counter[str] = attrs.field(factory=Counter)
-    """Number of series left out because they are shares of a node's CPUs, whose number no metric tells."""
+    """Number of series left out because they are shares of a node's CPUs, and no metric has the number of CPUs."""
     other_exporters: Counter[str] = attrs.field(factory=Counter)
-    """Number of series left out because another exporter on the node reports the same; keys are metric names."""
+    """Number of series left out because another exporter on the node reports the same quantity."""
     ambiguous_hosts: Counter[str] = attrs.field(factory=Counter)
     """Number of node labels of an exporter that fit several nodes of another exporter; keys are node labels."""
     wraps: Counter[str] = attrs.field(factory=Counter)
@@ -83,7 +83,7 @@ class Counts:
     falls: Counter[str] = attrs.field(factory=Counter)
     """Number of samples at which a usage counter falls, but not to a value near 0. So the counter was not reset."""
     totals: Counter[str] = attrs.field(factory=Counter)
-    """Number of energy series or containers left out because each of them is a sum of others.
+    """Number of energy series or containers left out because each of them is a sum of other series or containers.
 
     Keys are metric names of energy, and "containers".
     """

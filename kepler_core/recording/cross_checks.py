@@ -18,7 +18,7 @@ from kepler_core.recording.laid_out import LaidOut
 from kepler_core.vocabulary import CPU_FEATURES
 
 FEWEST_VALUES = 20
-"""Minimum number of values that are compared."""
+"""Minimum number of values that a check needs."""
 MIRRORED_FRACTION = 0.95
 """If two components have equal power in at least this fraction of the samples, one counter is reported as both."""
 _MIRRORED = ("platform", "package", "dram")
@@ -42,7 +42,7 @@ MANY_CPUS_MS = 8_000.0
 would say nothing, because a counter may not have been read on all CPUs."""
 
 STILL_WORK = {"bpf_cpu_time_ms": WORK_MS, "cpu_cycles": 1e8, "cpu_instructions": 1e8}
-"""Usage per second with which a node works so much that no other feature of the CPUs can be 0: a tenth of a CPU."""
+"""Usage per second above which no other feature of the CPUs can be 0: the usage of about a tenth of a CPU."""
 _SHIFTING = ("bpf_cpu_time_ms", "cpu_cycles")
 """Features whose unit is checked.
 
@@ -51,7 +51,7 @@ Instructions are not checked, because their number per joule depends far more on
 SHIFT_FACTOR = 8.0
 """If the unit of the usage changes, the slope of the power over the usage changes by this factor or more."""
 CERTAIN_SHIFT = 100.0
-"""If the slope changes by this factor or more, the unit has changed, in whatever range the power is."""
+"""If the slope changes by this factor or more, the unit has changed, even if the range of the power changes, too."""
 CORRELATION = 0.95
 """Power follows the usage if the correlation of usage and power is at least this value."""
 
@@ -100,7 +100,7 @@ def leave_out_tiny_power(laid_out: LaidOut) -> None:
                 continue
             busy = works & np.isfinite(watts)
             n_busy, n_low = laid_out.number_in_stream(busy), laid_out.number_in_stream(busy & (watts < floor))
-            # a median can only be too low if at least half of the values are
+            # a median can only be too low if at least half of the values are too low
             dropped += [
                 np.arange(samples.start, samples.stop)
                 for samples in laid_out.streams((n_busy >= FEWEST_VALUES) & (2 * n_low >= n_busy))
@@ -140,7 +140,7 @@ def leave_out_still_features(laid_out: LaidOut) -> None:
 
 
 def leave_out_usage_shifts(laid_out: LaidOut) -> None:
-    """Leave out a feature of a node if its level changes for good, and the power does not.
+    """Leave out a feature of a node if its unit seems to change: the relation of power to usage changes suddenly.
 
     It is unknown whether the values before or after the change are right.
     """

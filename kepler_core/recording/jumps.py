@@ -31,7 +31,8 @@ USUAL_QUANTILE = 0.99
 def leave_out_jumps(laid_out: LaidOut) -> None:
     """Leave out jumps of usage without a rise of power, and jumps of power without a rise of usage.
 
-    One rate is then far above all others. A short burst of work looks alike, but raises usage and power together.
+    In a jump, one rate is far above all other rates. A short burst of work looks similar, but raises usage and power
+    together.
     """
     usage = [name for name in laid_out.node_features if name not in laid_out.gauges]
     work = [name for name in usage if name in CPU_FEATURES] or usage

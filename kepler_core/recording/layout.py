@@ -215,14 +215,14 @@ def _power(
 def _container_features(
     by_container: Sequence[Points], rows: _Rows, n_samples: int
 ) -> tuple[dict[str, FloatArray], dict[str, FloatArray]]:
-    """Return the rates of each row, and the sums of the rates that are unknown in each sample, both by feature."""
+    """Return the rates of each row, and estimated sums of the unknown rates in each sample, both by feature."""
     upcoming = {p.mapping.name: np.zeros(n_samples) for p in by_container}
     values = [(p, _values_of_rows(p, rows, upcoming[p.mapping.name])) for p in by_container]
     return {name: combined(entries) for name, entries in _by_name(values).items()}, upcoming
 
 
 def _values_of_rows(p: Points, rows: _Rows, upcoming: FloatArray) -> FloatArray:
-    """Return the rate of each row, shape (rows,); add the rates that are unknown to `upcoming`, shape (samples,).
+    """Return the rate of each row, shape (rows,); add estimates of unknown rates to `upcoming`, shape (samples,).
 
     The rates of the series of a row, e.g. of the processes of a container, add up. If the series without a rate may
     have more than `NEGLIGIBLE_FRACTION` of the sum, the rate of the row is NaN, and the whole sum counts as unknown.
@@ -296,7 +296,7 @@ def _forget_interrupted(
 ) -> None:
     """Set a node's sum to NaN where a container's series has no sample, though it has samples before and after.
 
-    The container worked at that time, too. `sample_stream` has shape (samples,).
+    The container ran at that time, too, so the sum would be too low. `sample_stream` has shape (samples,).
     """
     for p in by_container:
         name, metric = p.mapping.name, p.item.metric

@@ -96,9 +96,9 @@ class MappedMetric:
     source: tuple[str | None, ...]
     """Value of each series' source label, or `mapping.source` for a series without that label."""
     share: IntArray
-    """Number of each series' values of `MetricMapping.summed_labels`, shape (series,).
+    """A number for each series that stands for the values of its labels `MetricMapping.summed_labels`, shape (series,).
 
-    The values of a unit's series with different numbers add up."""
+    Within a unit, the values of series with different numbers add up."""
     third_party: bool = False
     """Whether this is a metric that the user names as a feature although the metric schema does not know it."""
     ambiguous: BoolArray | None = None
@@ -125,7 +125,7 @@ def third_party_mapping(metric: Metric, schema: MetricSchema) -> MetricMapping:
 
 
 def map_metric(metric: Metric, use: MetricUse, codes: SeriesCodes, counts: Counts) -> list[MappedMetric]:
-    """Return one entry for each mapping of a metric that selects series of it.
+    """Return a `MappedMetric` for each mapping of a metric that selects at least one of its series.
 
     Series that no mapping selects, and that are not known as unused, are counted.
     """

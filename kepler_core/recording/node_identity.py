@@ -68,7 +68,7 @@ class _Group:
 def tell_nodes_apart_by_schema(
     mapped: Sequence[MappedMetric], schemas: Sequence[MetricSchema], codes: SeriesCodes, counts: Counts
 ) -> list[MappedMetric]:
-    """Return the metrics, with a node for each machine, as `tell_nodes_apart` does for the metrics of each schema.
+    """Apply `tell_nodes_apart` to the metrics of each schema, and return all metrics.
 
     Series of exporters with different schemas are not compared with each other.
     """
@@ -162,10 +162,10 @@ def _candidates(mapped: Sequence[MappedMetric], own: set[str], aliases: set[str]
 
     The result maps the number of each such node label to the labels.
 
-    Prometheus adds the labels of a target to all of its series, while the exporter's own labels occur on some
-    metrics only. So a candidate has two values or more (a missing label is a value, too), and occurs on every
-    metric of the node. It also occurs on at least one usage metric and one energy metric of the recording.
-    An alias label with two values or more is always a candidate, even if some metrics lack it.
+    Prometheus adds the labels of a target to all of its series, but the exporter's own labels occur only on some
+    metrics. So a candidate has two values or more (a missing label is a value, too), and occurs on every metric of the
+    node. It also occurs on at least one usage metric and one energy metric of the recording. An alias label with two
+    values or more is always a candidate, even if some metrics lack it.
     """
     values: dict[tuple[int, str], set[str]] = {}
     metrics: dict[tuple[int, str], set[int]] = {}
@@ -278,7 +278,7 @@ def _same_machine(
     if not first.overlaps(second):
         return True  # the labels of a scrape target were changed, for example by an upgrade
     # Containers are compared only if the two groups of series come from two exporters, e.g. from two pods: if two jobs
-    # scrape one exporter, each job may drop other containers.
+    # scrape one exporter, each job may drop different containers.
     two_targets = "pod" in different or not different <= set(EXPORTER_LABELS)
     if two_targets and _other_containers(mapped, units, first, second):
         return False

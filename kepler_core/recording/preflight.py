@@ -94,7 +94,7 @@ class Preflight:
     metrics: dict[str, int]
     """Number of samples of each metric that a schema uses, by metric name."""
     unused_metrics: dict[str, str]
-    """Why metrics that a schema knows are not used, by metric name."""
+    """Reasons why metrics that a schema knows are not used, by metric name."""
     other_metrics: tuple[str, ...]
     """Sorted names of the metrics that no schema knows."""
     notes: dict[str, str]

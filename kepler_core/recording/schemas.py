@@ -38,7 +38,7 @@ def _instances(entries: tuple[PluginEntry, ...], prefix: str | None) -> tuple[tu
 def _installed_schemas(prefix: str | None) -> tuple[tuple[str, MetricSchema], ...]:
     """Return (name, schema) for each installed metric schema that can be instantiated, sorted by name.
 
-    `prefix` is the value of the argument `prefix` of the schemas that have it; None: their default.
+    `prefix` is passed to each schema that has an argument `prefix`. If it is None, the schemas use their defaults.
     """
     return _instances(registry.metric_schemas.entries, prefix)
 
@@ -95,9 +95,9 @@ class SchemaUse:
         return any(use.mappings for use in self.metrics.values())
 
     def spelling(self, level: str, name: str) -> str:
-        """Return a metric name for a feature or component, from the first schema that has a metric of its own for it.
+        """Return the name of a metric for a feature or component, from the first schema that has such a metric.
 
-        Return `name` itself if no schema has one.
+        Return `name` itself if no schema has such a metric.
         """
         spellings = (schema.spelling(level, name) for _, schema in self.schemas)
         return next((spelling for spelling in spellings if spelling != name), name)

@@ -1,7 +1,7 @@
 """Find out when a target was scraped, if the scrape interval is not a multiple of a range query's step.
 
-Such a query sees a scrape up to one step late. With scrapes every 5 s and a step of 3 s, new values appear
-after 6, 6 and 3 s. Rates over these intervals would be wrong by a factor of 0.83 or 1.67.
+In the answer to such a query, a scrape appears up to one step late. With scrapes every 5 s and a step of 3 s, new
+values appear after 6, 6 and 3 s. Rates over these intervals would be wrong by a factor of 0.83 or 1.67.
 """
 
 from __future__ import annotations
