@@ -53,7 +53,7 @@ class Catalogue:
         error_key: str = ERROR_KEY,
         location: str = "",
     ) -> None:
-        """Build the columns of the models' properties.
+        """Store the properties of the models in columns.
 
         `node_types` maps each pipeline to its node types by number. `broken` maps each pipeline that cannot be
         read to the reason. `compare` is called with the machines of all node types. It returns a table that

@@ -66,10 +66,10 @@ def narrow(
 ) -> Candidates:
     """Return the models that fit a request when its filter and its machine are not considered.
 
-    `sources` are the energy sources that the source name in the request stands for. `usable` are the codes
-    of the feature sets that contain only features in the request's metrics. `broken` and `location` appear
-    in the error message of an empty catalogue. Raises `NoModelError` if no model is left; its message names
-    the criterion that excluded the last model.
+    `sources` are the energy sources that the source name in the request stands for. `usable` are the codes of the
+    feature sets that contain only features in the request's metrics. `broken` and `location` appear in the error
+    message for an empty catalogue. Raises `NoModelError` if no model is left; its message names the criterion that
+    excluded the last model.
     """
     if not columns.models:
         problem = "".join(f"; {name} is broken: {why}" for name, why in sorted(broken.items())[:1])
