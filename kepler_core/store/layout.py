@@ -71,7 +71,8 @@ def model_path(model: Mapping[str, Any]) -> str:
 def twin_path(path: str, twin: Twin) -> str:
     """Return the path of a model's twin. `path` is the path of the model, below its pipeline or below the store.
 
-    Both are in the folder of the same energy source and output type. The names in `twin` are not checked.
+    The model and its twin are in the folder of the same energy source and output type. The names in `twin` are not
+    checked.
     """
     return f"{path.rsplit('/', maxsplit=2)[0]}/{twin.feature_group}/{twin.model_name}"
 

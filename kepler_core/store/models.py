@@ -82,7 +82,8 @@ class StoredModel:
     For portable models, the value has no meaning: Kepler Core does not need their weights."""
     _packed: PackedText
     _other_weights: PackedText | None
-    """Linear weights that only Kepler Core can evaluate safely. Then `weights` is None, because Kepler cannot."""
+    """Linear weights that Kepler Core can evaluate safely, but Kepler cannot; None if there are none. With such
+    weights, `weights` is None."""
     archive_record: FileRecord | None
     """The size and digest of the model's zip file; None if `read_models` did not read this file."""
 

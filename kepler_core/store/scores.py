@@ -15,7 +15,7 @@ from kepler_core.honesty.document import HONESTY_KEY, SPLIT_NAMES
 _NOT_SCORES = ("node_type", "rows", "mape_floor")
 """Keys of numbers in the metadata that are not scores."""
 
-# Models with the same scores share one tuple of names, which saves memory in large stores.
+# Models whose scores have the same names share one tuple of names. This saves memory in large stores.
 _SHARED_NAMES: dict[tuple[str, ...], tuple[str, ...]] = {}
 _MAX_SHARED_NAMES = 1000
 

@@ -1,4 +1,4 @@
-"""Snapshots of pipelines: each one reads the files of one version of a pipeline."""
+"""Snapshots of pipelines: each snapshot reads the files of one version of a pipeline."""
 
 from __future__ import annotations
 

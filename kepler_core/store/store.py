@@ -123,8 +123,8 @@ class Store(ABC):
     def record_decision(self, pipeline: str, decision: Mapping[str, Any], page: bytes | None = None) -> None:
         """Store a decision about a pipeline as JSON, and remove all but the newest `MAX_DECISIONS` decisions.
 
-        `page` is an HTML page about the decision, which is stored beside it; None if there is none. The stored
-        decision has its path below the store under `page`. All but the newest `MAX_PAGES` pages are removed.
+        `page` is an HTML page about the decision, which is stored beside it; None if there is none. The key `page` of
+        the stored decision has the path of this page below the store. All but the newest `MAX_PAGES` pages are removed.
         """
 
     @abstractmethod
