@@ -84,8 +84,7 @@ def corrected_model(model: PowerModel, corrections: Mapping[str, Correction]) ->
 
 
 def idle_corrections(model: PowerModel, idle_watts: Mapping[str, float]) -> dict[str, Correction]:
-    """Return the corrections with which a model predicts `idle_watts` (by component) at the lowest load of its
-    training.
+    """Return the corrections that make a model predict `idle_watts` (by component) at the lowest load of its training.
 
     The model's predictions shift by the same watts at every load. The lowest load is the lowest value of each feature
     in the training or, if it is not known, 0. Components that the model lacks are left out.

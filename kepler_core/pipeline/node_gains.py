@@ -94,8 +94,7 @@ def _terms(X: FloatArray) -> FloatArray:
 
 
 def _relative_fit(terms: FloatArray, gains: FloatArray) -> FloatArray:
-    """Return f ÷ measured power for each row, where f is the function that, multiplied by the gains, fits the power
-    best.
+    """Return f ÷ measured power for each row. f is the function that, multiplied by the gains, fits the power best.
 
     `terms` is the result of `_terms`, divided by the measured power, shape (rows, terms).
     """

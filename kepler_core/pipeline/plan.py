@@ -120,8 +120,9 @@ def plan(spec: PipelineSpec, observations: Observations, offers: Offers | None =
 
 
 def _reduced(groups: Sequence[str], available: Collection[str], third_party: Sequence[str]) -> list[str]:
-    """Return the feature groups to train. A group that needs a missing optional feature is replaced by the group
-    without this feature.
+    """Return the feature groups to train.
+
+    A group that needs a missing optional feature is replaced by the group without this feature.
 
     If the replacement is already in `groups`, the group with the missing feature stays in the list, and is later
     reported as skipped.

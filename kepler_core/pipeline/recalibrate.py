@@ -157,8 +157,7 @@ def _candidates(
 
 
 def correct_idle(store: Store, pipeline: str, idle_watts: Mapping[str, float], scope: Scope = Scope()) -> Recalibration:
-    """Shift the AbsPower models of a pipeline so that their idle power is `idle_watts` (by component), and publish
-    them.
+    """Shift the AbsPower models of a pipeline to the idle power `idle_watts` (by component), and publish them.
 
     The dynamic part of the predictions and the errors in the metadata do not change. Raises `UsageError` if no model
     fulfils `scope`, and `TrainingError` if no such model has one of the components.

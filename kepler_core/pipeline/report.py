@@ -60,8 +60,10 @@ def held_out(validation: Mapping[str, Any]) -> str:
 
 
 def _honesty(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Return errors by split, the hardest split, the typical half-width, the bias at idle, and the amount of training
-    data.
+    """Return a summary of a model's block `honesty`.
+
+    It has the errors by split, the name of the hardest split, the typical half-width of the interval, the bias at idle,
+    and the amounts of training data.
 
     The errors are mean absolute errors. The half-width is that of the component with the widest interval, for a machine
     of the training; None for DynPower.

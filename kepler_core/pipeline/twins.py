@@ -110,8 +110,7 @@ def _least_wrong(candidates: Sequence[_Trained]) -> _Trained:
 
 
 def _limits(model: _Trained, twin: _Trained) -> dict[str, float] | None:
-    """Return the limit of the difference from the twin for each component; None if no sample was held out for both
-    models.
+    """Return the limit of the difference from the twin, by component; None if no sample was held out for both models.
 
     The limit is a quantile of the differences between the predictions of the two models for the same held-out samples.
     The samples are those of the split with the largest error of `model`, among the splits that were measured for both
