@@ -1,1 +1,1 @@
-"""How reliable a model is: errors by split, the range of the training, and intervals."""
+"""How reliable a model is: errors by split, the range of the training data, and intervals."""

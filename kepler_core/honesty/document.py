@@ -1,4 +1,4 @@
-"""The block `honesty` in a model's `metadata.json`: measured errors, the range of the training, and interval terms.
+"""The block `honesty` in a model's `metadata.json`: errors, the range of the training data, and interval terms.
 
 The training of a pipeline (`kepler_core.pipeline`) writes the block. Selection, the servers and the commands read it
 with `read_honesty`. Models from other programs have no such block.
@@ -57,7 +57,7 @@ class SplitErrors(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True
     """Mean absolute error on the hardest held-out part, in watts: the largest error of all parts and components. Models
     are ranked by this error, because the mean over all parts hides how wrong a model is for work that is unlike its
     training data. With three nodes or more, the error is computed without the gains of the nodes (the factors between
-    machines of one type), so it can be lower than `mae`. None after a recalibration: then models are ranked by
+    machines of one type). So it can be lower than `mae`. None after a recalibration: then models are ranked by
     `mae`."""
     standard_error: Watts | None = None
     """Standard error of `mae` in watts, from the errors on the held-out parts. Only a recalibration sets it."""
@@ -97,7 +97,7 @@ class IntervalTerms(msgspec.Struct, forbid_unknown_fields=True):
     highest: Watts
     """Highest measured power of a node, in watts."""
     edges: list[Watts]
-    """Predicted watts that separate the load bins, ascending."""
+    """Predicted watts that separate the load bins (ranges of predicted power), ascending."""
     quantiles: list[Watts]
     """Conformal quantile of the absolute error in each load bin, in watts. The list has one item more than `edges`."""
     session: Watts
@@ -112,7 +112,8 @@ class IntervalTerms(msgspec.Struct, forbid_unknown_fields=True):
     session_measured: bool = False
     """Whether `session` was measured with several recordings. If not, `session` is a prior or 0."""
     machine_measured: bool = False
-    """Whether `machine_idle` and `machine_loaded` were measured with several nodes. If not, they are the priors."""
+    """Whether `machine_idle` and `machine_loaded` were measured with several nodes. If not, they are the priors in
+    `kepler_core.honesty.interval`."""
 
 
 class Twin(msgspec.Struct, forbid_unknown_fields=True):
@@ -126,7 +127,7 @@ class Twin(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Honesty(msgspec.Struct, forbid_unknown_fields=True):
-    """The block `honesty`: the errors of a model, the data of its training, and the terms of its intervals."""
+    """The block `honesty`: the errors of a model, its training data, and the terms of its intervals."""
 
     splits: dict[SplitName, SplitErrors | None]
     """Errors by split; None if the errors of a split were never measured, e.g. `nodes` in a training with one node."""
