@@ -38,9 +38,9 @@ from kepler_core.plugins import registry
 from kepler_core.vocabulary import main_feature
 
 TOLERANCE = 0.001
-"""Largest allowed difference between the predictions of the exported and the fitted model on a row, as a fraction of
-the range of the measured power (maximum − minimum). Weights on uninformative features that change predictions by at
-most this difference are set to 0 (`without_negligible`)."""
+"""Largest allowed difference between the predictions of the exported and the fitted model on a row. It is a fraction of
+the range of the measured power (maximum − minimum). Weights on features that were rare or constant in training are set
+to 0 if this changes predictions by at most this difference (`without_negligible`)."""
 
 LIMITS_KEY = "limits"
 """Key of the upper limits in `metadata.json` and `weight.json`: `features` maps each feature to its upper limit,

@@ -12,10 +12,10 @@ In the linear formula, x is the value of a feature, and the sum includes only th
 other formulas (curves), a, b, c, A, k, x0 and off are the numbers in `CurveFit_Weights`. For the curves of all
 components, Kepler takes as x the unscaled value of one feature: the first in Kepler's own list.
 
-Kepler stores power as an unsigned number, so that a result below 0 W becomes an enormous number. Weights
-are safe if neither the choice of x nor a result below 0 W can make Kepler report a wrong power. Kepler limits
-neither the features nor the result. So linear weights must be safe beyond the values of the training, too
-(`HEAD_ROOM`), and must not be on a feature about which the training data tell nothing (`RARE_MAXIMUM`).
+Kepler stores power as an unsigned number, so that a result below 0 W becomes an enormous number. Weights are safe if
+neither the choice of x nor a result below 0 W can make Kepler report a wrong power. Kepler limits neither the features
+nor the result. So linear weights must be safe beyond the values of the training, too (`HEAD_ROOM`). They must not be on
+a feature about which the training data tell nothing (`RARE_MAXIMUM`).
 """
 
 from __future__ import annotations
@@ -54,8 +54,9 @@ KEPLER_CURVES = {
 HEAD_ROOM = 3.0
 """Linear weights must not give less than 0 W for features up to this multiple of their highest values in training.
 
-The contract with Kepler demands bias + 3 · Σ negative weights ≥ 0, because Kepler 0.7.12 limits no feature. The
-reason is a model in kepler-model-db that gave 1.8e19 mW as soon as a feature exceeded its highest value in training."""
+So bias + 3 · Σ negative weights must be at least 0. The condition is necessary, because Kepler 0.7.12 limits no
+feature: there was a model in kepler-model-db that gave 1.8e19 mW as soon as a feature exceeded its highest value in
+training."""
 
 NO_WEIGHTS_KEY = "no_weights"
 """Key of a model's `metadata.json`. Its value is the reason why the model has no weights, although the model format can
@@ -228,8 +229,8 @@ def without_negligible(weights: dict[str, Any], features: Collection[str], watts
 def without_idle_power(weights: dict[str, Any], trainer: str, gain: float) -> dict[str, Any]:
     """Return the weights of gain · (f(x) − f(0)) from a component's weights of f(x), with exactly 0 W at idle.
 
-    `weights` has the member `All_Weights`. A bias below 0 W is multiplied by `gain`, but not set to 0, because a linear
-    model with such a bias predicts 0 W at idle already.
+    `weights` has the member `All_Weights`. A bias below 0 W is multiplied by `gain`, but not set to 0: a linear model
+    with such a bias already predicts 0 W at idle.
     """
     try:
         component = msgspec.convert(weights, _Component)

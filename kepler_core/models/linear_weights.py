@@ -89,7 +89,8 @@ def load_linear_weights(encoded: bytes, metadata: Mapping[str, Any], where: str 
         main = PROPORTIONAL_FEATURES.get(component)
         proportional = main if main in used and used[main].weight else None
         ceiling = ceiling_of(_full_load(weights), proportional)
-        # A component's own scales may differ from those of the other components: a model has one scale per feature.
+        # Each component may have its own scale of a feature. A model has only one scale per feature, so convert the
+        # weights.
         scaled = {f: v.weight * scales[f] / v.scale for f, v in used.items() if v.weight}
         bias = _bias(weights)
         if not scaled:

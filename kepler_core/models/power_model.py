@@ -25,7 +25,8 @@ MODEL_FILE = "model.json"
 METADATA_FILE = "metadata.json"
 WEIGHT_FILE = "weight.json"
 HELD_OUT_FILE = "held_out.json.gz"
-"""Predictions for held-out samples (`kepler_core.pipeline.held_out_samples`). The model's zip file does not have it."""
+"""Name of the file with predictions for held-out samples (`kepler_core.pipeline.held_out_samples`). The model's zip
+file does not contain this file."""
 LAYOUT_VERSION = 1
 
 MAX_FILE_BYTES = 256 * 2**20
@@ -33,7 +34,7 @@ MAX_FILE_BYTES = 256 * 2**20
 MAX_DOCUMENT_BYTES = 2 * 2**20
 """Maximum size of `metadata.json`, `model.json` and `weight.json`."""
 MAX_COMPONENT_BYTES = 32 * 2**20
-"""Maximum size of the file of one component, because a process that uses the model has to load it into memory."""
+"""Maximum size of the file of one component, because a process that uses the model has to load the file into memory."""
 FEATURE_LIMIT = 1.05
 """Upper limit of a feature, as a multiple of its largest value in training. Larger values are replaced by the limit,
 because no model is known to be right for them."""
@@ -123,7 +124,7 @@ class PowerModel:
     there are no such components. All of them are proportional to the same feature."""
     _limits: tuple[FloatArray, FloatArray] = attrs.field(init=False)
     _range: tuple[FloatArray, FloatArray] = attrs.field(init=False)
-    """Lowest and highest value of each feature that is not outside the range of the training (see `outside`)."""
+    """Lowest and highest value of each feature that is not outside the range of the training data (see `outside`)."""
     _ceilings: FloatArray = attrs.field(init=False)
     _rows: list[tuple[list[int], Predictor | JointPredictor]] = attrs.field(init=False)
     """For each predictor: (the rows that it fills in the result of `watts`, the predictor). Each row is a component."""
@@ -197,7 +198,7 @@ class PowerModel:
         return self.watts_of(self.columns(values, features))
 
     def outside(self, values: Any, features: Sequence[str] | None = None) -> BoolArray:
-        """Return which rows have a feature outside the range of the training, shape (rows,). See `watts`.
+        """Return which rows have a feature outside the range of the training data, shape (rows,). See `watts`.
 
         The range of a feature ends at `FEATURE_LIMIT` times its largest value in training, the upper limit of the
         feature. It begins below the lowest value in training, by the same margin.
@@ -241,7 +242,7 @@ class PowerModel:
         return watts
 
     def outside_of(self, X: FloatArray) -> BoolArray:
-        """Return which rows of the result of `columns` are outside the range of the training. See `outside`."""
+        """Return which rows of the result of `columns` are outside the range of the training data. See `outside`."""
         lowest, highest = self._range
         beyond = lowest > X
         beyond |= highest < X
@@ -312,7 +313,7 @@ def feature_limits(scale: FloatArray) -> tuple[FloatArray, FloatArray]:
 
 
 def scaled(X: FloatArray, scale: FloatArray, limits: tuple[FloatArray, FloatArray] | None = None) -> SingleArray:
-    """Return features as component files take them: divided by their scale, in single precision.
+    """Return features in the form that component files take: divided by their scale, in single precision.
 
     Models are fitted on these rounded numbers, so that a decision tree compares its thresholds with the same
     numbers in training and in prediction. The result always has C memory order, because NumPy may round sums

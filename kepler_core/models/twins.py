@@ -1,9 +1,9 @@
 """Twins: models with fewer features that check the predictions of other models.
 
 The metadata of a model may name a twin (`kepler_core.honesty.document.Twin`). In validation, the predictions of the
-model and of the twin differed by at most the twin's limits, except in 1 % of the samples. If they differ by more than
-a limit in a row, the row is unlike the data of the training. Then the twin is more likely to be right, because it has
-fewer features that may leave the range of the training.
+model and of the twin differed by at most the twin's limits, except in 1 % of the samples. If they differ by more than a
+limit in a row, the row is unlike the training data. Then the twin is more likely to be right, because it has fewer
+features that may leave the range of the training data.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class CheckedWatts:
     watts: FloatArray
     """Predicted watts, shape (components, rows). In rows that `disagrees` marks, all watts come from the twin."""
     outside: BoolArray
-    """Rows with a feature outside the range of the training, shape (rows,). See `PowerModel.outside`."""
+    """Rows with a feature outside the range of the training data, shape (rows,). See `PowerModel.outside`."""
     disagrees: BoolArray
     """Rows in which model and twin differ by more than the limit of a component, shape (rows,)."""
     difference: FloatArray | None = None
@@ -122,8 +122,8 @@ def _in_one_pass(
 
     `columns` has for each feature of the twin its column in the features of the model. If the two models divide a
     feature by different scales, the twin gets a column of its own for this feature. So the predicted watts are exactly
-    those of the two models. Return None if a model has several predictors, or if the twin has a component that is
-    proportional to a feature which the two models divide by different scales. See `TwinnedModel` for the result.
+    those of the two models. Return None if a model has several predictors. Return None also if a component of the twin
+    is proportional to a feature that the two models divide by different scales. See `TwinnedModel` for the result.
     """
     if len(model.predictors) != 1 or len(twin.predictors) != 1:
         return None
