@@ -42,7 +42,7 @@ class ContainerCorrection:
 
 
 UNCORRECTED_CONTAINERS = ContainerCorrection()
-"""The correction of models that are not corrected."""
+"""The correction that changes nothing."""
 
 
 def correction(
@@ -66,9 +66,9 @@ def correction(
 def gain_below(ceiling: float, watts: FloatArray, total: float) -> float:
     """Return the gain g for which the sum of min(g · watts, ceiling) is `total`, or the closest sum that is possible.
 
-    If the k largest predictions are cut, the sum is k · ceiling + g · (sum of all smaller predictions). For the true k,
-    this sum is the smallest, because each prediction counts with the smaller of two values. So g is the largest of the
-    gains that all k give.
+    If the k largest predictions are limited to the ceiling, the sum is k · ceiling + g · (sum of all smaller
+    predictions). For the true k, this sum is the smallest, because each prediction counts with the smaller of two
+    values. So g is the largest of the gains that all k give.
     """
     descending = np.sort(watts[watts > 0])[::-1]
     cut = np.arange(len(descending))
@@ -97,9 +97,9 @@ def sum_errors(rows: TrainingRows, component: str, sums: FloatArray) -> dict[str
 def small_half_bias(rows: TrainingRows, component: str, predicted: FloatArray) -> float | None:
     """Return the bias of the small containers in percent of their share of the nodes' power; None if it is not known.
 
-    `predicted` are the corrected predictions for the rows to test on. Small containers are the rows with the lowest
-    values of the main feature that together have half of the total load. The share of a row in its node's power is
-    proportional to its load.
+    `predicted` are the corrected predictions for the test rows. Small containers are the rows with the lowest values of
+    the main feature that together have half of the total load. The share of a row in its node's power is proportional
+    to its load.
     """
     load = np.maximum(rows.test_X[:, rows.features.index(main_feature(rows.features, component))], 0.0)
     total = sum_by(load, rows.test_sample, len(rows.tested))[rows.test_sample]

@@ -1,6 +1,6 @@
 """Evidence: what a trained model predicted for held-out samples, beside the measured power.
 
-The hook `kepler_publishing` passes it to listeners, e.g. to the HTML report.
+The hook `kepler_publishing` passes the evidence to listeners, e.g. to the HTML report.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ class Evidence:
 
 
 def evidence(job: FitJob, result: FitResult) -> Evidence:
-    """Return the evidence of a model that was trained."""
+    """Return the evidence of a trained model."""
     rows = job.rows
     codes, node = np.unique(rows.node, return_inverse=True)
-    # `Seen` has the names of at most MAX_NODE_NAMES nodes
+    # `Seen` has the names of at most MAX_NODE_NAMES nodes: number the other nodes
     names = [*job.seen.node_names, *(f"node {code}" for code in codes[len(job.seen.node_names) :])]
     return Evidence(
         metadata=result.metadata,

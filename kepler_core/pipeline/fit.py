@@ -116,7 +116,7 @@ def fit(job: FitJob) -> FitResult:
     except ModuleNotFoundError as error:
         distribution = registry.trainers.entry(job.trainer).distribution
         return FitResult(job.key, None, {}, import_problem(error, job.key["trainer"], distribution))
-    except (Exception, SystemExit) as error:  # a trainer that raises must not end the other fits
+    except (Exception, SystemExit) as error:  # an exception in one trainer must not end the other fits
         return FitResult(job.key, None, {}, one_line(error))
 
 
@@ -133,7 +133,7 @@ def _fit(job: FitJob) -> tuple[dict[str, bytes], dict[str, Any], HeldOut]:
         watts = rows.fit_watts[component]
         constant, regressor, of_model, stored = None, None, UNCORRECTED_CONTAINERS, None
         if is_constant(float(watts.min()), float(watts.max())):
-            # a container that does nothing has no dynamic power, so the power of all containers is 0 if it is constant
+            # a container that does nothing has no dynamic power, so a constant power of containers can only be 0
             constant = 0.0 if rows.output_type == "DynPower" else max(float(np.median(watts)), 0.0)
             predicted = _constant_predictions(job, constant)
         else:
@@ -142,7 +142,7 @@ def _fit(job: FitJob) -> tuple[dict[str, bytes], dict[str, Any], HeldOut]:
             predicted = _cross_validate(job, trainer, task, X, test_X)
             every_row = np.ones(len(X), dtype=bool)
             regressor = _fitted(trainer, task, X, _of_mean_node(rows, component, every_row))
-            _predicted(regressor, X, component)  # only to raise if a prediction is not finite
+            _predicted(regressor, X, component)  # called only to raise an error if a prediction is not finite
             limits = model_limits(regressor, component, rows.features, trainer.model_format, X, watts)
             of_model = _correction(rows, regressor, limits, test_X, component, rows.tested)
             stored = _as_stored(regressor, limits, component, of_model)
@@ -161,7 +161,7 @@ def _fit(job: FitJob) -> tuple[dict[str, bytes], dict[str, Any], HeldOut]:
 
 
 def _of_mean_node(rows: TrainingRows, component: str, chosen: BoolArray) -> FloatArray:
-    """Return the watts to which a regressor is fitted, shape (chosen rows,). `chosen` is a mask of shape (fit rows,).
+    """Return the watts to which a regressor is fitted, shape (chosen rows,). `chosen` is a mask of training rows.
 
     For AbsPower, the watts are those of the mean node: the gains of the nodes are removed (`node_gains`).
     """
@@ -252,7 +252,7 @@ class _Predictions:
     """Predicted node watts of one component, each of shape (samples,); NaN for samples that are not tested."""
 
     own: FloatArray
-    """Predictions with the folds of the pipeline's validation scheme."""
+    """Predictions of models that were fitted and tested on the folds of the pipeline's validation scheme."""
     by_split: Mapping[SplitName, FloatArray]
 
 

@@ -67,9 +67,9 @@ def interval_terms(
     """Return the terms of a component's interval, measured on `held_out` predictions (see `pipeline.honesty.HeldOut`).
 
     The quantiles come from the split `regimes` or `blocks`, whichever has the larger error. If there are at least
-    `MIN_NODES` nodes, the gain of each node is removed from the errors first, because the interval has a term of its
-    own for these gains: the error between machines. If there are at least `MIN_CALIBRATION_NODES` nodes, all terms are
-    then multiplied by one factor (see `calibration`).
+    `MIN_NODES` nodes, the gain of each node is removed from the errors first. The interval has a term of its own for
+    these gains: the error between machines. If there are at least `MIN_CALIBRATION_NODES` nodes, all terms are then
+    multiplied by one factor (see `calibration`).
     """
     measured = rows.node_watts[component]
     lowest, highest = float(measured.min()), float(measured.max())
@@ -103,7 +103,7 @@ def interval_terms(
 
 
 def calibration(error: FloatArray, half: FloatArray, node: IntArray) -> float:
-    """Return the factor of the half-widths with which the intervals contain `LEVEL` of the samples of new nodes.
+    """Return the factor for half-widths with which intervals contain the fraction `LEVEL` of the samples of new nodes.
 
     The terms of an interval are measured one by one. Their root sum of squares may cover more or less than `LEVEL`,
     because the errors are not independent and not normally distributed. So this is a second, conformal step: the factor
@@ -172,8 +172,8 @@ def _load_bins(samples: _Samples) -> tuple[FloatArray, list[float]]:
 def conformal_quantile(errors: FloatArray, level: float = LEVEL) -> float:
     """Return the error that a new error does not exceed with probability `level`.
 
-    It is the ⌈(n + 1) · level⌉-th smallest of the n errors, as in split conformal prediction (Vovk, Gammerman, Shafer,
-    "Algorithmic Learning in a Random World", 2005), or the largest error if n is too small.
+    It is the ⌈(n + 1) · level⌉-th smallest of the n errors, or the largest error if n is too small. This is split
+    conformal prediction (Vovk, Gammerman, Shafer, "Algorithmic Learning in a Random World", 2005).
     """
     if len(errors) == 0:
         return 0.0
@@ -235,11 +235,11 @@ def error_of_new_node(relative: Sequence[float], prior: float) -> float:
     error that is assumed if no node was measured. It is the result if there are fewer than `MIN_NODES` nodes.
 
     The nodes have random effects. An error that all nodes share is an error of the model, and part of the quantiles. So
-    the variance is computed around the mean of the relative errors. Each of them is the difference between one node and
-    the mean of the other nodes, which is n/(n − 1) times the difference from the mean of all nodes. The variance has
-    n − 1 degrees of freedom, and is combined with the prior (scaled inverse chi-squared distribution: Gelman et al.,
-    "Bayesian Data Analysis", 2013, section 2.6). The square of a new node's difference from the mean of n nodes is
-    1 + 1/n times the variance.
+    the variance is computed around the mean of the relative errors. Each relative error is the difference between one
+    node and the mean of the other nodes. This difference is n/(n − 1) times the difference from the mean of all nodes.
+    The variance has n − 1 degrees of freedom, and is combined with the prior (scaled inverse chi-squared distribution:
+    Gelman et al., "Bayesian Data Analysis", 2013, section 2.6). The square of a new node's difference from the mean of
+    n nodes is 1 + 1/n times the variance.
     """
     n = len(relative)
     if n < MIN_NODES:

@@ -100,9 +100,9 @@ class NodeTypeSlot:
 
 
 def find_slot(store: Store, pipeline: str, machine: Machine | None) -> NodeTypeSlot:
-    """Return the slot of the node type with the machine's attributes, which may be a new node type.
+    """Return the `NodeTypeSlot` of the node type with the machine's attributes, which may be a new node type.
 
-    Without a machine, return the slot of the node type that has no attributes.
+    Without a machine, return the `NodeTypeSlot` of the node type that has no attributes.
     """
     spec = MachineSpec() if machine is None else machine.spec
     snapshot = None
@@ -128,7 +128,7 @@ def matching_type(types: Mapping[int, NodeType], spec: Mapping[str, Any]) -> int
 
 
 def with_members(before: NodeType | None, number: int, spec: MachineSpec, members: Collection[str]) -> NodeType:
-    """Return a node type with `members` added.
+    """Return a node type with the machines `members` added.
 
     A stored node type (`before`) keeps its attributes, because a user may have edited them.
     """

@@ -53,7 +53,7 @@ class Prepared:
 
 
 class Preparation:
-    """Extracts and isolates the data sets of a training, and chooses the rows to fit on and to test on."""
+    """Extracts and isolates the data sets of a training, and chooses training rows and test rows."""
 
     def __init__(
         self,

@@ -191,8 +191,8 @@ def correct_idle(store: Store, pipeline: str, idle_watts: Mapping[str, float], s
 def models_in(snapshot: Snapshot, scope: Scope) -> list[StoredModel]:
     """Return the AbsPower models of a pipeline that fulfil `scope`. All of them belong to one node type.
 
-    Raises `TrainingError` if Kepler Core has stored no AbsPower model, and `UsageError` if no model fulfils a
-    condition, or if the models belong to several node types and `scope` names none.
+    Raises `TrainingError` if Kepler Core has stored no AbsPower model. Raises `UsageError` if no model fulfils a
+    condition, or if the models belong to several node types and `scope` names no node type.
     """
     models = _own_models(snapshot)
     if not models:
@@ -291,8 +291,8 @@ def _best(candidates: Sequence[Candidate]) -> dict[str, Candidate]:
 def _models(snapshot: Snapshot, best: Mapping[str, Candidate]) -> dict[str, Model]:
     """Return the models to publish by path.
 
-    Fitted models get a twin among the fitted models. All other models lose their twin if it was fitted anew, because
-    the twin's limits were measured with the earlier model.
+    Fitted models get a twin among the fitted models. All other models lose their twin if the twin was fitted anew,
+    because the twin's limits were measured with the earlier model.
     """
     models = {path: candidate.model for path, candidate in best.items()}
     fitted = {path: candidate.result for path, candidate in best.items() if candidate.result is not None}

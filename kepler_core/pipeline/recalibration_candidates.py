@@ -128,7 +128,7 @@ def fit_jobs(
 
 
 def training_rows_of(group: Group, old: NodeRows | None, components: Sequence[str]) -> tuple[TrainingRows, list[Fold]]:
-    """Return the rows to fit on, the earlier rows first, and a fold for each block of the new rows.
+    """Return the training rows, the earlier rows first, and a fold for each block of the new rows.
 
     Each new row is repeated, so that all new rows together have about the weight `NEW_WEIGHT`.
     """
@@ -265,10 +265,11 @@ def _over_all_blocks(
     blocks: Sequence[Fold],
     earlier: float | None,
 ) -> SplitErrors:
-    """Return the errors as a recalibration states them: with a standard error, and without the error on one block.
+    """Return the errors as a recalibration states them: with a standard error, and without `worst`.
 
-    The blocks of a short recording have few rows, so the error on a single block says little. Therefore models are
-    ranked by the error on all blocks. `predicted` maps components to held-out predictions of shape (samples,).
+    The blocks of a short recording have few rows, so the error on the hardest block (`worst`) says little. Therefore
+    models are ranked by the error on all blocks. `predicted` maps components to held-out predictions of shape
+    (samples,).
     """
     worst = max(errors.components, key=lambda component: errors.components[component].mae)
     error = np.abs(predicted[worst] - rows.node_watts[worst])

@@ -66,7 +66,7 @@ class TableTraining:
 def table_training(
     spec: PipelineSpec, tables: Sequence[Table], machine: Machine | None = None, energy_source: str | None = None
 ) -> TableTraining:
-    """Return what a training from tables needs.
+    """Prepare a training from tables: return the pipeline, the rows and notes for the user.
 
     `energy_source` is the energy source of all power in the tables. If it is None, the power of each component belongs
     to that energy source of the pipeline which measures the component. If the pipeline names no energy source, the

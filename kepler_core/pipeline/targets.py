@@ -31,7 +31,10 @@ def refuse_vm_target(spec: PipelineSpec, where: str) -> None:
 
 
 def refuse_stored_vm_target(snapshot: Snapshot, what: str) -> None:
-    """Raise `UsageError` if a stored pipeline estimates the power of virtual machines, but `what` measures machines."""
+    """Raise `UsageError` if a stored pipeline estimates the power of virtual machines.
+
+    `what` names the data in the message. The data measure the power of a machine, so they do not fit such a pipeline.
+    """
     target = target_of(snapshot)
     if target != MACHINE:
         raise UsageError(

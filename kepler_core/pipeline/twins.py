@@ -1,8 +1,8 @@
 """Choose the twin of each trained model. A twin is a model with fewer features that checks the model's predictions.
 
-For work that is not in the training data, a model with many features can be very wrong. A model of hardware counters
-alone is still nearly right. If the two predictions differ by more than a limit that was measured in the validation, the
-prediction of the model with fewer features is used (`kepler_core.models.twins`).
+For work that is not in the training data, a model with many features can be very wrong. A model that uses only hardware
+counters is then still nearly right. The validation measures a limit for the difference of the two predictions. If they
+differ by more, the prediction of the model with fewer features is used (`kepler_core.models.twins`).
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def with_twins(jobs: Sequence[FitJob], results: Sequence[FitResult]) -> list[Fit
 def twin_of(metadata: Mapping[str, Any]) -> tuple[str, Twin] | None:
     """Return the path of a model's twin in the pipeline and its description; None if the model has no twin.
 
-    `metadata` are those of the model. Raises `ModelError` if their block `honesty` is malformed.
+    `metadata` is the model's metadata. Raises `ModelError` if the block `honesty` is malformed.
     """
     honesty = read_honesty(metadata)
     if honesty is None or honesty.twin is None:

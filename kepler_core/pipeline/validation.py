@@ -69,10 +69,10 @@ def folds(
 
 
 def _blocks(spec: ValidationSpec, stream: IntArray, time: FloatArray, memory: int, seed: int) -> list[Fold]:
-    """Return folds of blocks of time. Each run of `spec.folds` blocks has one block of each fold, in random order.
+    """Return folds of blocks of time. Of `spec.folds` consecutive blocks, each fold gets one, at random.
 
-    The order is random, because a load may repeat. With every fifth block in one fold, and a load that repeats every
-    five blocks, a fold would hold out all samples of the same load.
+    The order is random, because the load may repeat. If a fold had every fifth block, and the load repeated every five
+    blocks, the fold would hold out all samples with the same load.
     """
     rng = np.random.default_rng(seed)
     fold_of = np.zeros(len(time), dtype=np.int64)
@@ -99,8 +99,8 @@ def _blocks(spec: ValidationSpec, stream: IntArray, time: FloatArray, memory: in
 def _distance_to(tested: IntArray, number: IntArray, since: FloatArray, block: float) -> FloatArray:
     """Return the seconds from each sample to the nearest of the `tested` blocks; infinity inside of a tested block.
 
-    The samples belong to one stream. `number` is the number of each sample's block in the stream, `since` the
-    seconds from the start of the stream to the sample, and `block` the length of a block in seconds. `tested` are the
+    The samples belong to one stream. `number` is the number of each sample's block in the stream. `since` are the
+    seconds from the start of the stream to each sample. `block` is the length of a block in seconds. `tested` are the
     numbers of the test blocks of a fold, ascending.
     """
     if len(tested) == 0:
@@ -176,7 +176,7 @@ class Score:
 
 
 def score(predicted: FloatArray, measured: FloatArray, load: FloatArray) -> Score:
-    """Score predicted against measured watts. All arrays have the shape (rows,).
+    """Compare predicted with measured watts, and return the errors. All arrays have the shape (rows,).
 
     `load` is the value of the load feature (`vocabulary.load_feature`) for the whole node.
     """
