@@ -4,9 +4,10 @@ The two clocks may differ, and Kepler reports watts later than the work is done:
 readings) ends when the metrics are read. `align` chooses the offset with which changes of the guest's CPU time best
 explain changes of the host's watts. CPU time and watts are compared in the windows of the host: for each offset, the
 guest's CPU time is averaged over the shifted windows, and the watts are fitted with a line. The residuals of
-neighbouring windows are correlated, so the line is fitted to the changes w(t) − ρ·w(t − 1) with the ρ from 0 to 0.95
-that fits best (Cochrane and Orcutt, 1949). Twice the difference of the log-likelihoods tells how much worse another
-offset is. If it is below the 90 % quantile of χ² (one degree of freedom), the other offset is within the interval.
+neighbouring windows are correlated. So the line is fitted to the changes w(t) − ρ·w(t − 1), where ρ is the number from
+0 to 0.95 that fits best (Cochrane and Orcutt, 1949). Twice the difference of the log-likelihoods tells how much worse
+another offset is. If it is below the 90 % quantile of χ² (one degree of freedom), the other offset is within the
+interval.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ STEP_SECONDS = 0.1
 FEWEST_WINDOWS = 30
 """Minimum number of windows that must be in both recordings, so that the offset is estimated."""
 WITHIN = 2.71
-"""90 % quantile of the χ² distribution with one degree of freedom."""
+"""How much worse than the best fit an offset in the interval may fit, in twice the log-likelihood: the 90 % quantile of
+the χ² distribution with one degree of freedom."""
 PEAK_SECONDS = 1.5
 """Offsets that differ from the best offset by more than this time plus one window must fit clearly worse."""
 LEAST_ADVANTAGE = 6.63

@@ -1,8 +1,8 @@
 """Read the power of a virtual machine from a recording of its host's Kepler 0.10 or later.
 
-A *window* is the time between two readings of the host. Kepler's own windows are irregular: it refreshes all metrics at
-an interval, and also when somebody reads them. So a window ends when the values change, and not at each timestamp of
-the recording: repeated values belong to the window that ends with the next change.
+A *window* is the time between two readings of the host. Kepler's own windows are irregular: Kepler refreshes all
+metrics at an interval, and also when somebody reads them. So a window ends when the values change, and not at each
+timestamp of the recording: repeated values belong to the window that ends with the next change.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def read_host(recording: Recording, vm: str, target: Target, reservation: Reserv
     """Return the power of a virtual machine in a recording of its host.
 
     `vm` is the label `vm_id` or `vm_name` of the virtual machine. The watts come from counters of joules if the
-    recording has them, and otherwise from the gauge of watts, which is enough only for the target `kepler`. Raises
+    recording has them, and otherwise from the gauge of watts. The gauge is enough only for the target `kepler`. Raises
     `RecordingError` if the recording does not have the virtual machine or the metrics that the target needs.
     """
     host = _Host(recording, vm)
@@ -80,7 +80,7 @@ def read_host(recording: Recording, vm: str, target: Target, reservation: Reserv
 
 @attrs.frozen(eq=False)
 class _Windows:
-    """The intervals of a grid of timestamps, joined into windows."""
+    """The intervals between ascending timestamps (`grid`), joined into windows."""
 
     grid: FloatArray
     first: IntArray
@@ -276,7 +276,7 @@ def _usable(start: FloatArray, end: FloatArray, watts: Mapping[str, FloatArray])
 
 
 def _joined(grid: FloatArray, zones: Mapping[str, FloatArray], fell: BoolArray) -> _Windows:
-    """Join each interval in which no energy changed with the next one, unless a counter fell in it.
+    """Join each interval in which no energy changed with the next interval, unless a counter fell in the interval.
 
     If a counter of the node fell (Kepler was started again), the next windows are unknown, too.
     """

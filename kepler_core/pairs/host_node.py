@@ -43,7 +43,7 @@ class HostNode:
         return len({info.labels[at].get("processor", "") for at in np.unique(info.series)})
 
     def energy(self) -> tuple[FloatArray, dict[str, FloatArray]]:
-        """Return a grid of timestamps, and for each component the node's joules between these timestamps.
+        """Return ascending timestamps, and for each component the node's joules between these timestamps.
 
         The sum of active and idle joules is preferred, because the raw counter falls back to 0 at its maximum.
         """

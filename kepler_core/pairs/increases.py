@@ -34,7 +34,7 @@ def increases(
 
     A series that begins after the first timestamp of the grid counts from 0 if `new_from_zero`, and otherwise from its
     first value. If a counter falls, the increase is unknown (NaN) with `falls="unknown"`; with `falls="reset"`, the
-    counter counts from 0. An interval at whose two timestamps no series has a sample is NaN.
+    counter counts from 0. An interval is NaN if no series has samples at both of its timestamps.
     """
     position = np.searchsorted(grid, metric.timestamps)
     on_grid = (position < len(grid)) & (grid[np.minimum(position, len(grid) - 1)] == metric.timestamps)

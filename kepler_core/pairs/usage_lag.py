@@ -11,10 +11,10 @@ import numpy as np
 from kepler_core.arrays import FloatArray
 
 FEWEST_WINDOWS = 10
-"""With fewer windows, no lag is looked for."""
+"""Minimum number of windows to look for a lag."""
 CLEARLY = 0.7
-"""The usage ratio lags if its deviation, compared one reading later, is less than this multiple of its deviation
-without a shift."""
+"""The usage ratio lags if its deviation from the CPU seconds, compared one reading later, is less than this multiple of
+its deviation without a shift."""
 LEAST_DEVIATION = 0.01
 """If a usage ratio deviates from the CPU seconds by at most this value, its lag does not matter."""
 
