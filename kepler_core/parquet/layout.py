@@ -1,12 +1,12 @@
 """The schema of recordings in Parquet, and the names of their files.
 
-A recording is a folder with a file for each metric and day (UTC), partitioned like a table of Hive, so that DuckDB and
-Polars can read it directly:
+A recording is a folder with a file for each metric and day (UTC). DuckDB and Polars can read it directly, because it is
+partitioned like a table of Hive:
 
     <folder>/_kepler_recording.json                                   format and version
     <folder>/metric=<name>/day=<YYYY-MM-DD>/<mark>-<number>.parquet   samples
 
-or a single file that also has the column `metric`. A row is a sample.
+A recording can also be a single file, which has an additional column `metric`. Each row is a sample.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def labels_text(labels: Mapping[str, str]) -> str:
 
 
 def check_folder(folder: Path) -> None:
-    """Raise `UsageError` if no recording can be written to a folder, or added to the recording in it."""
+    """Check that a recording can be written to a folder, or added to the recording in it. Raise `UsageError` if not."""
     if not folder.resolve().parent.is_dir():
         raise UsageError(f"cannot write {folder}: there is no folder {folder.parent}")
     if folder.exists() and not folder.is_dir():
