@@ -140,7 +140,7 @@ class HookSpecs:
 
     @hookspec
     def kepler_retraining_decided(self, retraining: Mapping[str, Any], files: dict[str, bytes]) -> None:
-        """Called by the online trainer before it publishes a version or records that it publishes none.
+        """Called by the online trainer before it publishes a version, or records that it publishes no version.
 
         `retraining` has the keys `pipeline`, `decision` (the record that is stored), `earlier` (the decisions that were
         recorded before, the oldest first) and `samples`. `samples` has the samples on which models were evaluated, by
