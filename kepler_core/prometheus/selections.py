@@ -121,7 +121,7 @@ def _where(mappings: Sequence[MetricMapping]) -> list[str]:
 def _is_needed(spec: PipelineSpec, mapping: MetricMapping, level: str) -> bool:
     """Return whether a pipeline needs the series of a mapping.
 
-    `level` is the level of units' features: "container" or "process".
+    `level` tells whether features of containers ("container") or of processes ("process") are used.
     """
     if mapping.kind == "cpus":
         return True

@@ -83,7 +83,8 @@ class Spool:
         """Join all answers into the recording, write it, and remove the spool's folder.
 
         A recording in JSON is written atomically. If a recording in Parquet exists already, the samples are added to
-        it. Then only one answer is in memory at a time, and if an interrupted call is repeated, it replaces its files.
+        it. For Parquet, only one answer is in memory at a time. If an interrupted call is repeated, the files that it
+        has already written are replaced.
         """
         by_metric: dict[str, list[int]] = {}
         for index, query in enumerate(queries):
