@@ -92,7 +92,8 @@ def _half_offset(times: FloatArray, others: FloatArray) -> float:
 def _at_times(item: MappedMetric, times_of_node: dict[int, FloatArray]) -> MappedMetric:
     """Return a metric with its series interpolated at the times of their nodes.
 
-    Series stay unchanged if `times_of_node` lacks their node, or if they already have only these times.
+    Series stay unchanged if `times_of_node` lacks their node, or if all of their timestamps are already among the times
+    of the node.
     """
     metric = item.metric
     times: list[FloatArray] = []

@@ -286,7 +286,7 @@ def _joined_windows(parts: Sequence[Observations], source: str, first_sample: In
 
 
 def _common_containers(parts: Sequence[Observations]) -> tuple[tuple[str, ...], tuple[str, ...], IntArray]:
-    """Return the container ids of all observations, their readable names, and each row's index in the ids."""
+    """Return the container ids of all observations, their readable names, and the index of each row's container."""
     codes = Codes()
     names: dict[str, str] = {}
     rows = []

@@ -26,7 +26,7 @@ def stacked_rises(metric: Metric, groups: Sequence[Sequence[int]]) -> Iterator[t
     """Yield the increases of all groups in batches: the indices of a batch's groups, and their increases in one array.
 
     The increases are those of `common_rises`, shape (groups, series, intervals). The series of a group usually have the
-    same timestamps, because they are scraped together. Then all groups of equal size are calculated at once.
+    same timestamps, because they are scraped together. In this case, all groups of equal size are calculated at once.
     """
     by_shape: dict[tuple[int, ...], list[int]] = {}
     for at, series in enumerate(groups):

@@ -79,7 +79,7 @@ def _contradictions_of_rows(rows: NodeRows, usage: FloatArray, watts: FloatArray
     sorted_y = np.take_along_axis(y, by_power, axis=1)
     spread = row_quantiles(sorted_y, n, 0.95) - row_quantiles(sorted_y, n, 0.05)
     usual = _usual_power(x, y, by_usage, n)
-    usual[rows.is_filler] = np.inf  # so that the last sample of a row differs from its neighbour
+    usual[rows.is_filler] = np.inf  # infinity makes the last sample of a row differ from its neighbour
     with np.errstate(invalid="ignore"):  # infinity minus infinity in padding cells
         errors = np.abs(y - usual)
         errors[rows.is_filler] = np.inf

@@ -1,6 +1,6 @@
 """Leave out readings that contradict the readings of other components or features of the same node.
 
-- `leave_out_mirrored_power`: two components with the same power, because one counter is reported as both.
+- `leave_out_mirrored_power`: two components with the same power, because one counter is reported for both components.
 - `leave_out_tiny_power`: power that is too low for a machine that works.
 - `leave_out_wrong_cpu_time`: CPU time with too few CPU cycles, e.g. because it is in microseconds.
 - `leave_out_still_features`: features that stand still while another feature shows that the CPUs work.
@@ -20,7 +20,8 @@ from kepler_core.vocabulary import CPU_FEATURES
 FEWEST_VALUES = 20
 """Minimum number of values that a check needs."""
 MIRRORED_FRACTION = 0.95
-"""If two components have equal power in at least this fraction of the samples, one counter is reported as both."""
+"""If two components have equal power in at least this fraction of the samples, one counter is reported for both
+components."""
 _MIRRORED = ("platform", "package", "dram")
 _EQUAL = 1e-6
 """Largest difference of equal powers, as a fraction of the power."""
@@ -111,7 +112,7 @@ def leave_out_tiny_power(laid_out: LaidOut) -> None:
 
 
 def leave_out_wrong_cpu_time(laid_out: LaidOut) -> None:
-    """Leave out CPU time and CPU cycles where the CPUs have too few cycles for their time."""
+    """Leave out CPU time and CPU cycles where the CPUs have too few cycles for their CPU time."""
     time, cycles = (laid_out.node_features.get(name) for name in ("bpf_cpu_time_ms", "cpu_cycles"))
     if time is None or cycles is None:
         return
@@ -123,8 +124,8 @@ def leave_out_wrong_cpu_time(laid_out: LaidOut) -> None:
 def leave_out_still_features(laid_out: LaidOut) -> None:
     """Leave out CPU time, cycles and instructions that are 0 although another one of them shows work.
 
-    The next interval may contain the missing usage, so it is left out, too. A feature that is always 0 on a node is
-    kept here: the module `dead_features` leaves it out.
+    The next interval may contain the missing usage, so its values are left out, too. A feature that is always 0 on a
+    node is kept here: the module `dead_features` leaves it out.
     """
     known = {name: values for name in CPU_FEATURES if (values := laid_out.node_features.get(name)) is not None}
     works = {name: values > STILL_WORK[name] for name, values in known.items()}

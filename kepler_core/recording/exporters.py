@@ -28,7 +28,7 @@ def join_exporters(
 
     This node is the machine's node in the first of `schemas` that knows metrics of the machine.
 
-    Third-party metrics come last. If an exporter's node matches several nodes of earlier exporters, the node
+    Third-party metrics are joined last. If an exporter's node matches several nodes of earlier exporters, the node
     stays separate and is counted.
     """
     joined: list[MappedMetric] = []
@@ -95,8 +95,8 @@ def one_exporter_each(
 ) -> list[MappedMetric]:
     """Leave out, on each node, the features and components that another exporter already reports.
 
-    An exporter that reports a feature by container is preferred to one that reports it for the whole node; otherwise
-    the first of `schemas` is preferred.
+    An exporter that reports a feature by container is preferred to an exporter that reports the feature for the whole
+    node; otherwise the first of `schemas` is preferred.
     """
     if len(schemas) < 2:
         return list(mapped)

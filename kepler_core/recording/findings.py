@@ -1,8 +1,7 @@
 """The findings of a recording: its irregularities as users see them, the severe ones first.
 
-`Counts` counts the irregularities while a recording is observed. This module adds to each kind of
-irregularity its severity, its rule, and what became of the data. `validate`, `train` and the metadata of
-models show the same list.
+`Counts` counts the irregularities while a recording is observed. This module adds to each kind of irregularity its
+severity, its rule, and its consequence for the data. `validate`, `train` and the metadata of models show the same list.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ class Kind:
     rule: str
     """The condition under which data counts as this irregularity."""
     consequence: str
-    """What became of the data."""
+    """What was done with the data, e.g. "left out"."""
 
 
 KINDS: Mapping[str, Kind] = {

@@ -38,7 +38,8 @@ from kepler_core.recording.screening import screen
 
 _DENSE_CELLS = 2**22
 _DENSE_FACTOR = 8
-"""A dense array with a cell for each node and timestamp may have up to this many cells per point.
+"""A dense array with a cell for each node and timestamp may have up to this many cells per point (value of a series at
+a time).
 
 If nodes have no timestamps in common, the array would have far more cells than there are points. Then
 `_number_samples` sorts the points instead.

@@ -127,7 +127,7 @@ def third_party_mapping(metric: Metric, schema: MetricSchema) -> MetricMapping:
 def map_metric(metric: Metric, use: MetricUse, codes: SeriesCodes, counts: Counts) -> list[MappedMetric]:
     """Return a `MappedMetric` for each mapping of a metric that selects at least one of its series.
 
-    Series that no mapping selects, and that are not known as unused, are counted.
+    Series that no mapping selects, and that the schema does not declare as unused, are counted.
     """
     if not use.mappings:
         return []

@@ -247,7 +247,7 @@ def _groups(mapped: Sequence[MappedMetric], series: Sequence[tuple[int, int]], l
 def _machines(
     mapped: Sequence[MappedMetric], units: Sequence[str], groups: Sequence[_Group], aliases: set[str]
 ) -> list[list[_Group]]:
-    """Return the groups of each machine. The first group of a machine has the most samples."""
+    """Return the groups of series of each machine. The first group of a machine has the most samples."""
     machines: list[list[_Group]] = []
     for group in groups:
         # first try the machines that have the most labels in common with the group
@@ -276,7 +276,7 @@ def _same_machine(
     if not first.n_samples or not second.n_samples:
         return False
     if not first.overlaps(second):
-        return True  # the labels of a scrape target were changed, for example by an upgrade
+        return True  # no overlap in time: the labels of a scrape target were changed, for example by an upgrade
     # Containers are compared only if the two groups of series come from two exporters, e.g. from two pods: if two jobs
     # scrape one exporter, each job may drop different containers.
     two_targets = "pod" in different or not different <= set(EXPORTER_LABELS)

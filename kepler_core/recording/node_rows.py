@@ -1,7 +1,7 @@
 """Arrange the values of many nodes in matrices with a row for each node, to calculate for all nodes at once.
 
-NumPy needs some microseconds for each call. A recording of a fleet has thousands of nodes with a hundred samples each,
-so that calls for each node would take far longer than the calculation itself.
+NumPy needs some microseconds for each call. A recording of a fleet has thousands of nodes with a hundred samples each.
+So calls for each node would take far longer than the calculation itself.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class NodeRows:
 
 
 def node_rows(chosen: BoolArray, stream: IntArray, n_streams: int, fewest: int) -> Iterator[NodeRows]:
-    """Yield matrices of the chosen samples of all streams that have at least `fewest` of them.
+    """Yield matrices of the chosen samples of all streams that have at least `fewest` such samples.
 
     `chosen` and `stream` (the index of each sample's stream, ascending) have the shape (samples,). The streams of one
     matrix have nearly the same number of samples, so that there are few padding cells.

@@ -92,8 +92,9 @@ def sum_of_containers(
 def units_of_totals(container_features: Mapping[str, FloatArray], row_sample: IntArray, row_unit: IntArray) -> IntArray:
     """Return the containers whose usage equals the usage of all other containers of the node, e.g. a root cgroup.
 
-    A container is such a total if its usage is half of the sum at nearly all samples, and there are at least two other
-    containers that work. `container_features` have shape (rows,). The usage is compared in each feature of `_WORK`.
+    Such a container is recognised by two conditions: its usage is half of the sum at nearly all samples, and at least
+    two other containers work. `container_features` have shape (rows,). The usage is compared in each feature of
+    `_WORK`.
     """
     totals: IntArray | None = None
     for name in (name for name in _WORK if name in container_features):
@@ -222,8 +223,8 @@ def _samples_with_stuck_units(points: Points, is_known: BoolArray, sample_stream
     """
     item, metric, n = points.item, points.item.metric, len(sample_stream)
     names = [label for label in item.mapping.unit_labels if label != item.schema.mode_label]
-    # The units of each node are numbered separately: virtual machines have other names on each node, and an array with
-    # a cell for each sample and each unit of all nodes would be far too large.
+    # The units of each node are numbered separately: virtual machines have other names on each node. An array with a
+    # cell for each sample and each unit of all nodes would be far too large.
     sockets: dict[int, dict[tuple[str, ...], int]] = {}
     of_series = np.zeros(metric.n_series, dtype=np.int64)
     width = np.zeros(int(sample_stream.max(initial=-1)) + 1, dtype=np.int64)

@@ -25,7 +25,7 @@ _EXACT = 2.0**40
 MAX_FIRST_RATE = 3.0
 """A new counter is assumed to have started at 0 if its first rate is at most this multiple of its second rate."""
 _FEWEST_RATES = 10
-"""A rate is only judged if its series has at least this number of other rates to compare it with."""
+"""A fall of a counter is checked only if its series has at least this number of usable rates to compare it with."""
 _SMALL_FALL = 0.9
 """A counter that keeps at least this fraction of its value when it falls may not have been reset."""
 _LARGEST_ROUNDING = 0.01

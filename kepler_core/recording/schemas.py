@@ -75,7 +75,7 @@ class SchemaUse:
     schemas: tuple[tuple[str, MetricSchema], ...]
     """Names and instances of the schemas, in the order in which they are preferred.
 
-    Schemas with features by container or process come first, and among them the schema that knows most metrics."""
+    Schemas with features by container or process come first. Otherwise, schemas that know more metrics come first."""
     metrics: Mapping[str, MetricUse]
     """The known metrics, by name. If several schemas know a metric, the first of `schemas` is used."""
 
@@ -107,8 +107,8 @@ def find_schemas(metrics: Iterable[str], prefix: str | None = None) -> SchemaUse
     """Return the installed metric schemas that know any of the given metrics.
 
     `prefix` is the first word of the exporter's metric names, if it is not the word that the schema expects (e.g.
-    "kepler"). Schemas without an argument `prefix` ignore it. A schema whose metrics are all known to preferred
-    schemas is left out.
+    "kepler"). Schemas without an argument `prefix` ignore it. A schema is left out if preferred schemas know all of its
+    metrics.
     """
     metric_names = list(metrics)
     known: list[tuple[str, MetricSchema, dict[str, MetricUse]]] = []

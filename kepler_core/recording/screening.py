@@ -1,7 +1,7 @@
 """Leave out readings that cannot be true, after the series of a recording are laid out by node and time.
 
-Each rule compares the values of one node with a bound from physics or with the node's other values, writes NaN
-over the values that cannot be true, and counts them. docs/recordings.md has a table of the rules.
+Each rule compares the values of one node with a bound from physics or with the node's other values. It replaces values
+that cannot be true by NaN, and counts them. docs/recordings.md has a table of the rules.
 
 - `leave_out_jumps`: a few values far above all other values of the node, although the rest of the machine is as usual
   (module `jumps`).
@@ -45,7 +45,7 @@ Kepler reads them once a minute."""
 MEAN_SECONDS = 60.0
 """Maximum length of the time over which a meter averages the power that it reports."""
 CPU_TIME_TOLERANCE = 1.1
-"""CPU time may exceed the number of CPUs by this factor, because scrapes are not exactly on time."""
+"""The measured CPU time may exceed the time of all CPUs by this factor, because scrapes are not exactly on time."""
 CPU_TIME_FEATURES = ("bpf_cpu_time_ms",)
 
 
@@ -133,7 +133,7 @@ def _lag_explains(time: FloatArray, of_whole: FloatArray, of_part: FloatArray, a
 def _leave_out_where(laid_out: LaidOut, kind: str, key: tuple[str, str], wrong: BoolArray) -> None:
     """Leave out the power of `key` at the samples in the mask `wrong`.
 
-    If these are more than the fraction `WHOLE_SERIES` of a node's samples, leave out all samples of the node.
+    If the mask has more than the fraction `WHOLE_SERIES` of a node's samples, leave out all samples of the node.
     """
     if not wrong.any():
         return
