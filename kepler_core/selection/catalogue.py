@@ -5,8 +5,8 @@ exclude models. Second, the node types that are most similar to the request's ma
 (`node_type_choice`). Third, the models of these node types are ranked by their errors, and the best model is
 chosen (`ranking`).
 
-Results that depend on only a few properties of a request are cached, so that a request takes the same time
-in a store of ten thousand models as in a store of a hundred models.
+Results that depend only on a few properties of a request are cached. So a request takes the same time with ten thousand
+models as with a hundred models.
 """
 
 from __future__ import annotations

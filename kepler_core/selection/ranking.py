@@ -9,11 +9,10 @@ on hard splits were not measured. Models without measured splits are compared by
 The errors of recalibrated models are so uncertain that models with nearly equal errors count as equally good
 (`kepler_core.honesty.least_error`).
 
-Models that were validated on the same data are compared by their errors. If the models were validated on
-several data sets, the best model of each data set is a candidate, and the candidates are compared by their
-relative errors. A relative error is a model's error, divided by the mae of always predicting the median power. The
-candidates are compared by their errors if the relative error of any candidate is unknown, or if models are
-ranked by another score than the mae.
+Models that were validated on the same data are compared by their errors. If the models were validated on several data
+sets, the best model of each data set is a candidate. The candidates are compared by their relative errors. A relative
+error is a model's error, divided by the mae of always predicting the median power. The candidates are compared by their
+errors if the relative error of any candidate is unknown, or if models are ranked by another score than the mae.
 """
 
 from __future__ import annotations
