@@ -1,6 +1,6 @@
 """The schemas of a pipeline's JSON documents.
 
-The commands `import`, `publish` and `verify`, and everything that reads a store, check the documents against them.
+The commands `import`, `publish` and `verify`, and everything that reads a store, check documents against these schemas.
 """
 
 from __future__ import annotations
