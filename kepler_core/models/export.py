@@ -101,7 +101,7 @@ def export(
         if len(files[file]) > MAX_COMPONENT_BYTES:
             raise ModelError(
                 f"{component}: the exported model has {len(files[file])} bytes, more than {MAX_COMPONENT_BYTES}; "
-                "train a smaller model, e.g. with fewer or less deep trees"
+                "train a smaller model, e.g. with fewer or shallower trees"
             )
         proportional = _proportional_to(component, name, features)
         ceiling = ceiling_of(highest, proportional)

@@ -160,7 +160,7 @@ class _Host:
                 watts[component] = marginal_watts(used, seconds, work, total, idle, reservation.part)
         if not watts:
             known = ", ".join(energy)
-            raise RecordingError(f"the idle power of none of {known} is known", document=self.recording.name)
+            raise RecordingError(f"no idle power is known for {known}", document=self.recording.name)
         return self._result(windows, watts, f"differences of {names.NODE_JOULES} and {names.PROCESS_SECONDS}", ())
 
     def _repaired(self) -> HostWindows | None:
@@ -206,8 +206,8 @@ class _Host:
         windows = _Windows(grid, ends[:-1], int(ends[-1]) if len(ends) else 0)
         watts = {zone: values[ends[1:]] for zone, values in zones.items()}
         note = (
-            f"the watts are values of the gauge {names.VM_WATTS}, which covers only Kepler's last window: work between "
-            f"two windows that were read is not in them. Record {names.VM_JOULES} to get all energy"
+            f"the watts are values of the gauge {names.VM_WATTS}, which covers only Kepler's last window: they lack "
+            f"the energy of windows that were not read. Record {names.VM_JOULES} to get all energy"
         )
         repeated = 1.0 - len(ends) / max(len(grid) - 1, 1)
         return self._result(windows, watts, f"values of {names.VM_WATTS}", (note,), repeated)

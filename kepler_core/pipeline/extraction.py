@@ -117,7 +117,7 @@ def _chosen_group(spec: PipelineSpec, observations: Observations, name: str | No
             if (features := group_features(group, spec.third_party)) and known.issuperset(features)
         ]
     if not named:
-        raise RecordingError("the data have the features of no feature group")
+        raise RecordingError("the data lack features of every feature group")
     if len(named) > 1:
         raise UsageError(f"choose one of the feature groups {', '.join(named)} with --feature-group")
     return named[0]

@@ -208,6 +208,6 @@ def unused_nodes(dataset: Dataset, observations: Observations) -> list[str]:
             for name in (*dataset.features, *dataset.components)
             if name in columns and not np.isfinite(columns[name][of_stream]).any()
         ]
-        why = f"no {', '.join(lacking)}" if lacking else "no timestamp at which all is known"
+        why = f"no {', '.join(lacking)}" if lacking else "no timestamp at which all features and powers are known"
         reasons.append(f"node {stream.node!r} of {stream.recording} is not used: {why}")
     return reasons

@@ -87,7 +87,7 @@ def table_training(
     data = observe_tables(tables, source_of.get, None if machine is None else machine.spec.cores)
     notes = [_unused_note(table, source_of) for table in tables]
     if spec.extractor.name != _PLAIN_EXTRACTOR:
-        notes.append(f"{spec.extractor.name} is not applied to tables: their rows must come from it already")
+        notes.append(f"{spec.extractor.name} is not applied to tables: their rows must be results of it already")
     if data.gaps:
         notes.append(f"{data.gaps} intervals between rows are longer than five usual steps; the rows are used")
     if not data.has_times and spec.validation.scheme in ("blocks", "last"):

@@ -224,7 +224,7 @@ KINDS: Mapping[str, Kind] = {
     ),
     "totals": Kind(
         "warning",
-        "series of energy, or containers, that are the sum of other ones",
+        "series of energy, or containers, that are the sum of other series or containers",
         "the increases of a series equal the sum over all other modes or sockets, or the usage of a container equals "
         "the sum over all other containers of the node",
         "left out, not added up",
@@ -261,7 +261,7 @@ KINDS: Mapping[str, Kind] = {
     ),
     "other_exporters": Kind(
         "note",
-        "series of what another exporter on the node reports, too",
+        "series that report the same as another exporter on the node",
         "two exporters report the same feature or the same component of an energy source",
         "left out, not added up",
     ),
