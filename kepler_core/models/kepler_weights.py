@@ -111,7 +111,7 @@ _encoder = msgspec.json.Encoder()
 
 @attrs.frozen(eq=False)
 class KeplerWeights:
-    """The weights of a model, which are safe for Kepler to evaluate."""
+    """Weights of a model that Kepler can evaluate safely."""
 
     trainer: str
     """Trainer name that makes Kepler pick the right formula: `LINEAR_TRAINER`, or a name in `KEPLER_CURVES`."""

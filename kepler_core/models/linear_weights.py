@@ -1,4 +1,4 @@
-"""Power models from linear weights in Kepler's form (see `kepler_weights`), which Kepler Core evaluates itself.
+"""Power models made from linear weights in Kepler's form (see `kepler_weights`), for Kepler Core to evaluate.
 
 The public kepler-model-db stores its models as pickles, which Kepler Core never loads. For its linear models, it also
 has the weights as JSON. From these weights, this module makes the files of a model of Kepler Core.

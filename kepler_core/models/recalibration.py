@@ -37,7 +37,7 @@ UNCORRECTED = Correction(1.0)
 
 
 def recalibrated(files: Mapping[str, bytes], corrections: Mapping[str, Correction]) -> dict[str, bytes]:
-    """Return a model's files with corrected predictions, by file name. This works for every model format.
+    """Correct the predictions of a model of any format, and return the changed model's files by name.
 
     `files` are the model's files by name. `corrections` maps components to corrections. The weights for Kepler are
     corrected too. They are left out if Kepler could no longer evaluate them safely, e.g. because they give less than 0
@@ -103,7 +103,7 @@ def widened(twin: Twin, own: Mapping[str, Correction], other: Mapping[str, Corre
 
     `own` are the corrections of the model, `other` those of the twin, by component. All of them have the gain 1.
 
-    If both models shift by different watts, each difference between their predictions may grow by the difference of
+    If the two models shift by different watts, each difference between their predictions may grow by the difference of
     the shifts. The limits grow by the same watts, so that the corrections alone never cause a disagreement.
     """
     limits = {

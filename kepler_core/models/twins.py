@@ -38,7 +38,7 @@ class CheckedWatts:
 
 @attrs.frozen(eq=False)
 class TwinnedModel:
-    """A model and, if it has one, its twin."""
+    """A model and, if it has a twin, the twin."""
 
     model: PowerModel
     twin: PowerModel | None = None
@@ -118,7 +118,7 @@ def twinned(model: PowerModel, twin: PowerModel, description: Twin) -> TwinnedMo
 def _in_one_pass(
     model: PowerModel, twin: PowerModel, columns: Sequence[int]
 ) -> tuple[PowerModel, IndexArray | None] | None:
-    """Return a model that predicts the components of both models, and the columns that are its features.
+    """Return a model that predicts the components of `model` and of `twin`, and the columns that are its features.
 
     `columns` has for each feature of the twin its column in the features of the model. If the two models divide a
     feature by different scales, the twin gets a column of its own for this feature. So the predicted watts are exactly
