@@ -63,7 +63,7 @@ class FitJob:
 
     @property
     def key(self) -> dict[str, str]:
-        """Source, output type, feature group and trainer, which identify this fit among all fits of a training."""
+        """Source, output type, feature group and trainer. They identify this fit among all fits of a training."""
         return {
             "source": self.rows.source,
             "output_type": self.rows.output_type,
@@ -177,7 +177,7 @@ def _single(X: FloatArray, scale: FloatArray) -> FloatArray:
 
 
 def _fitted(trainer: Trainer, task: FitTask, X: FloatArray, y: FloatArray) -> Regressor:
-    """Return a fitted regressor; raise `ModelError` if its `fit` changes X or y, which other fits also use."""
+    """Return a fitted regressor; raise `ModelError` if its `fit` changes X or y: other fits use them, too."""
     regressor = trainer.regressor(task)
     if regressor is None or not (hasattr(regressor, "fit") and hasattr(regressor, "predict")):
         raise ModelError(f"regressor() returned {regressor!r}, which has no fit and predict")

@@ -44,8 +44,9 @@ _NodeNumber = Annotated[int, msgspec.Meta(ge=0, le=_MAX_ROWS)]
 
 
 class _Document(msgspec.Struct, forbid_unknown_fields=True):
-    """The content of `held_out.json.gz`. Watts have four significant digits; null stands for a sample that was not
-    tested.
+    """The content of `held_out.json.gz`.
+
+    Watts have four significant digits; null stands for a sample that was not tested.
     """
 
     node_names: Annotated[list[Text], msgspec.Meta(max_length=_MAX_ROWS)]

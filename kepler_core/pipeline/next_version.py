@@ -1,4 +1,4 @@
-"""The files of a pipeline's next version, which replaces some models of an earlier version."""
+"""The files of a pipeline's next version, in which some models of the earlier version are replaced."""
 
 from __future__ import annotations
 

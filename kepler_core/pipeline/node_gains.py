@@ -87,8 +87,9 @@ def with_own_gains(predicted: FloatArray, measured: FloatArray, node: IntArray) 
 
 
 def _terms(X: FloatArray) -> FloatArray:
-    """Return the terms of the model f: a constant, and each feature, its root and its square, shape (rows,
-    3 · features + 1).
+    """Return the terms of the model f, shape (rows, 3 · features + 1).
+
+    The terms are a constant, and each feature, its root and its square.
     """
     highest = np.abs(X).max(axis=0)
     x = np.abs(X) / np.where(highest > 0, highest, 1.0)

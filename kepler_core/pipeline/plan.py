@@ -67,7 +67,7 @@ Offers = Mapping[OutputType, Offer | str]
 
 
 def offers_of(observations: Observations) -> Offers:
-    """Return the energy sources and features in observations, which are the same for both output types."""
+    """Return the energy sources and features in observations. They are the same for both output types."""
     offer = Offer(observations.sources, frozenset(observations.features), frozenset(observations.container_features))
     return {"AbsPower": offer, "DynPower": offer}
 

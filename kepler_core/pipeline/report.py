@@ -65,8 +65,8 @@ def _honesty(metadata: Mapping[str, Any]) -> dict[str, Any]:
     The summary has the errors by split, the hardest split, the typical half-width of the interval, the bias at idle,
     and the amounts of training data.
 
-    The errors are mean absolute errors. The half-width is that of the component with the widest interval, for a machine
-    of the training; None for DynPower.
+    The errors are mean absolute errors. The half-width belongs to the component with the widest interval, for a machine
+    of the training; it is None for DynPower.
     """
     honesty = read_honesty(metadata)
     assert honesty is not None  # every training writes the block

@@ -51,7 +51,7 @@ def refuse_other_target(store: Store, spec: PipelineSpec) -> None:
     try:
         target = target_of(store.snapshot(spec.name))
     except StoreError:
-        return  # a version that cannot be read is replaced, as if there were no check
+        return  # the target of a version that cannot be read is unknown: allow the training to replace the version
     if target != spec.target:
         raise TrainingError(
             f"the pipeline {spec.name} in {store.location} has the target {target}, this training has {spec.target}; "

@@ -140,7 +140,7 @@ def _mae(honesty: Honesty, split: SplitName) -> float:
 
 
 def _common_samples(one: FitJob, two: FitJob) -> tuple[IntArray, IntArray]:
-    """Return the indices, in `one` and in `two`, of the samples that both data sets have."""
+    """Return the indices, in `one` and in `two`, of the samples that are in both data sets."""
     indices = np.intersect1d(_keys(one), _keys(two), assume_unique=True, return_indices=True)[1:]
     return np.asarray(indices[0], dtype=np.int64), np.asarray(indices[1], dtype=np.int64)
 
