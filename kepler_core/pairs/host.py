@@ -104,7 +104,7 @@ class _Windows:
         return np.append(self.first[1:], self.count) if self.count else self.first
 
     def sums(self, values: FloatArray) -> FloatArray:
-        """Return the sum over each window's intervals; NaN if one of these values is unknown."""
+        """Return the sum of `values` over each window's intervals; NaN if one of the values is unknown."""
         if not self.count:
             return np.empty(0)
         sums: FloatArray = np.add.reduceat(values[: self.count], self.first)
@@ -303,7 +303,10 @@ def _fell(metric: Metric, grid: FloatArray) -> BoolArray:
 
 
 def _labels_of(recording: Recording, vm: str) -> Labels:
-    """Return the labels of one series of the virtual machine. Raises `RecordingError` if there is not exactly one."""
+    """Return the labels of one series of the virtual machine.
+
+    Raises `RecordingError` if no virtual machine or several virtual machines have the name `vm`.
+    """
     found: dict[tuple[str, str, str], Labels] = {}
     known: Counter[str] = Counter()
     for name in (names.VM_JOULES, names.VM_WATTS, names.PROCESS_SECONDS):

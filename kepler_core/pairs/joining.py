@@ -63,8 +63,8 @@ class Pair:
 def pair_table(pair: Pair) -> Table:
     """Return one row per window of the host: the guest's features, averaged over the window, and the target's watts.
 
-    Windows for which no feature of the guest is known are left out. Times are those of the host's clock. Raises
-    `RecordingError` if no window remains.
+    Windows for which no feature of the guest is known are left out. The times in the table are times of the host's
+    clock. Raises `RecordingError` if no window remains.
     """
     host, offset = pair.host, pair.alignment.offset
     features = {name: pair.guest.means(name, host.start - offset, host.end - offset) for name in pair.guest.features}
