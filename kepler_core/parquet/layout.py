@@ -41,7 +41,7 @@ class Marker(msgspec.Struct):
 
 
 def is_parquet(path: str | Path) -> bool:
-    """Return whether the name of a recording is that of a Parquet folder or file."""
+    """Return whether a path has the suffix of a Parquet folder or file."""
     return str(path).rstrip("/").endswith(SUFFIX)
 
 

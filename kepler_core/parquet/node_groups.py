@@ -47,8 +47,9 @@ class NodeGroups:
         return key
 
     def groups(self, most: int) -> Iterator[frozenset[str]]:
-        """Yield groups of series, each as the texts of its series. A group of several machines has at most `most`
-        samples.
+        """Yield groups of series, each as the texts of its series.
+
+        A group of several machines has at most `most` samples.
         """
         machines: dict[tuple[str, str], list[str]] = {}
         for text, key in sorted(self._key_of.items(), key=lambda item: (item[1], item[0])):
