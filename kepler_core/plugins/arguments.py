@@ -28,7 +28,7 @@ class ArgumentError(PluginError):
 
 @attrs.frozen
 class Argument:
-    """One argument of a plugin's `__init__`, which users can set in a pipeline file."""
+    """One argument of a plugin's `__init__`. Users can set the argument in a pipeline file."""
 
     name: str
     type: str
