@@ -71,7 +71,7 @@ class Server:
 
 
 class PrometheusClient:
-    """A client of one Prometheus server, which several threads can use at the same time."""
+    """A client of one Prometheus server. Several threads can use the client at the same time."""
 
     def __init__(
         self,
@@ -291,7 +291,7 @@ def _location(url: str, parts: SplitResult) -> str:
         host = hostname if ":" not in hostname else f"[{hostname}]"
         address = host if parts.port is None else f"{host}:{parts.port}"
     except ValueError as error:
-        # The message does not quote the text of the error, which may contain the beginning of a password.
+        # The text of the error may contain the beginning of a password, so the message does not quote this text.
         raise UsageError(f"{_shown(url)}: the port is not a number from 0 to 65535") from error
     return urlunsplit((parts.scheme, address, parts.path.rstrip("/"), "", ""))
 

@@ -22,8 +22,8 @@ from kepler_core.recording.schemas import find_schemas
 _LOOK_SECONDS = 900.0
 """Length of a time range from which samples are queried. It holds several scrapes at every usual interval."""
 _FEWEST_SAMPLES = 3
-"""Minimum number of samples of a series whose interval is measured. Two samples have a single interval, which is too
-long if a scrape is missing."""
+"""Minimum number of samples of a series whose interval is measured. Two samples have a single interval. It is too long
+if a scrape is missing."""
 _TOLERANCE = 0.02
 """Maximum relative difference between the median of measured intervals and the configured interval.
 
@@ -46,9 +46,9 @@ def scrape_interval(
 ) -> float | None:
     """Return the interval in seconds at which the targets of some series are scraped; None if it is unknown.
 
-    The interval is taken from the timestamps of a few samples between `since` and `until` (Unix seconds).
-    If targets are scraped at different intervals, see `_LARGEST_MULTIPLE`. `metric_prefix` is the first word of the
-    exporter's metric names, if it is not the one that the schema expects.
+    The interval is taken from the timestamps of a few samples between `since` and `until` (Unix seconds). If targets
+    are scraped at different intervals, see `_LARGEST_MULTIPLE`. `metric_prefix` is the first word of the exporter's
+    metric names, if it is not the word that the schema expects.
     """
     for selection in _energy_first(selections, metric_prefix)[:_MAX_SELECTIONS]:
         for start, end in _looks(since, until):

@@ -53,7 +53,7 @@ def select_metrics(
     If several exporters report the same feature or component, the metrics of one of them are selected. `instance` is a
     regular expression that must match the whole node label of the exporter that has the most metrics. `matchers` are
     PromQL label matchers to add to every selection. `metric_prefix` is the first word of the exporter's metric names,
-    if it is not the one that the schema expects.
+    if it is not the word that the schema expects.
     """
     uses = find_schemas(names, metric_prefix)
     third_party = () if spec is None else spec.third_party
