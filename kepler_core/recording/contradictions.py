@@ -31,11 +31,11 @@ _BIN_SAMPLES = 5
 
 
 def leave_out_contradictions(laid_out: LaidOut) -> None:
-    """Leave out a few samples at which usage and power contradict each other, though both are in their usual ranges.
+    """Leave out a few samples at which usage and power contradict each other, though each is in its usual range.
 
-    The usual power of a sample is the median power of samples with similar usage. A sample is a contradiction if
-    three conditions hold: its power is far from the usual power; either its usage or its power is high among the
-    node's values, but not both; and its usage or its power differs from the samples before and after.
+    The usual power of a sample is the median power of samples with similar usage. A sample is a contradiction if three
+    conditions hold: its power is far from the usual power; among the node's values, either its usage or its power is
+    high, but not both; and its usage or its power differs from the samples before and after.
 
     If more than `MAX_CONTRADICTIONS` of the samples are contradictions, all samples are kept, because the power
     then depends on more than the usage.

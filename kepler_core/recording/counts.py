@@ -57,7 +57,7 @@ class Counts:
     nodes_without_usage: Counter[str] = attrs.field(factory=Counter)
     """Node label -> number of nodes with energy only, in recordings that also have nodes with usage only."""
     guests_without_vm: Counter[str] = attrs.field(factory=Counter)
-    """Number of guests and virtual machines that are not joined.
+    """Number of guests that are joined with no virtual machine, and of virtual machines that are joined with no guest.
 
     Keys are node labels of guests, and ids of virtual machines.
     """

@@ -129,8 +129,8 @@ def lay_out(
 def _time_grid(mapped: list[MappedMetric]) -> FloatArray:
     """Return all distinct timestamps of the metrics, sorted.
 
-    Metrics with few samples are processed first. They usually contain all timestamps, because all series of a
-    range query have the same timestamps. The large metrics then add no timestamp, which saves sorting them.
+    Metrics with few samples are processed first. They usually contain all timestamps, because all series of a range
+    query have the same timestamps. Then the large metrics add no timestamp, and need not be sorted.
     """
     grid = np.empty(0)
     seen: ArrayMemo[None] = ArrayMemo()

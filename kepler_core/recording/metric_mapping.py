@@ -110,7 +110,7 @@ class MappedMetric:
 
 
 def third_party_mapping(metric: Metric, schema: MetricSchema) -> MetricMapping:
-    """Return the mapping of a third-party metric, which no metric schema knows.
+    """Return the mapping of a third-party metric. No metric schema knows such a metric.
 
     The metric's values belong to containers if any of its series has a container label, else to the node.
     The metric is a counter if its name ends in "_total", as Prometheus' naming convention demands.
@@ -214,7 +214,7 @@ def _unit_name(mapping: MetricMapping, labels: Mapping[str, str]) -> str:
 
 
 def select_level(mapped: list[MappedMetric], use_vm_metrics: bool, *, any_job: bool = False) -> list[MappedMetric]:
-    """Return only the metrics of one level, because metrics of containers and of processes report the same work.
+    """Keep either the metrics of containers or those of processes, because both report the same work.
 
     With `use_vm_metrics`, features come from processes and power from virtual machines; the processes need the
     label `job="vm"`, unless `any_job` is true. Otherwise features come from containers, or from processes if no

@@ -137,8 +137,8 @@ def _find_interleaved(
         metric = mapped[index].metric
         span = metric.span(at)
         of_copy = metric.timestamps[span]
-        # If one of the two series begins after the end of the other one, the exporter was restarted in a new pod.
-        # Then neither of them is a copy.
+        # If one of the two series begins after the end of the other series, the exporter was restarted in a new pod.
+        # Then neither series is a copy.
         interleaved = len(times) and len(of_copy) and of_copy[0] <= times[-1] and times[0] <= of_copy[-1]
         if interleaved and np.count_nonzero(np.isin(of_copy, times)) < len(of_copy) / 2:
             left_out[index][span] = True

@@ -60,8 +60,8 @@ def _gaps_by_node(seconds: FloatArray, usable: BoolArray, node: IntArray) -> Boo
     shortest, longest = np.full(n, np.inf), np.zeros(n)
     np.minimum.at(shortest, node[usable], seconds[usable])
     np.maximum.at(longest, node[usable], seconds[usable])
-    # Medians take long to compute. Only a node with an interval that is far longer than the shortest one can have a
-    # gap.
+    # Medians take long to compute. Only a node with an interval that is far longer than its shortest interval can have
+    # a gap.
     judged = np.flatnonzero(usable & (longest > GAP_FACTOR * shortest)[node])
     gaps = np.zeros(len(seconds), dtype=bool)
     if len(judged):

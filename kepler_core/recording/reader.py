@@ -141,7 +141,8 @@ def _parse(raw: bytes, name: str, wanted: Callable[[str], bool]) -> Recording:
 def _with_shared_arrays(metric: Metric, others: Iterable[Metric]) -> Metric:
     """Return a metric that shares equal arrays of timestamps and series with another metric.
 
-    The metrics of an exporter usually have the same series and timestamps, which take two thirds of their memory.
+    The metrics of an exporter usually have the same series and timestamps. These arrays take two thirds of the memory
+    of the metrics.
     """
     for other in others:
         if np.array_equal(metric.timestamps, other.timestamps) and np.array_equal(metric.series, other.series):

@@ -56,8 +56,8 @@ def with_scrape_times(
 def scrape_times(seen: FloatArray, step: float) -> FloatArray | None:
     """Return the times of the scrapes whose values first appear in a query at the times `seen`, shape (scrapes,).
 
-    A scrape at time s appears at the first multiple of the step after s. The returned times
-    differ from the true times by an unknown offset of less than a step, which is equal for all times.
+    A scrape at time s appears at the first multiple of the step after s. The returned times differ from the true times
+    by an unknown offset of less than a step. The offset is equal for all times.
 
     Return None if the scrapes appear at regular intervals, so that `seen` needs no correction. Return None also
     if no scrape interval explains `seen`.
