@@ -85,8 +85,7 @@ def _hardest(rows: IndexArray, scores: ScoreTable) -> tuple[FloatArray, str]:
 def _preferring_earlier(
     rows: IndexArray, order: IndexArray, errors: FloatArray, scores: ScoreTable
 ) -> tuple[IndexArray, str]:
-    """Return `order` with the model first that has the lowest error before the recalibration, and a text about the
-    choice.
+    """Return `order` and a text about it. The model with the lowest error before the recalibration comes first.
 
     Only models whose present errors count as equally good are compared in this way.
 
@@ -110,7 +109,7 @@ def _with_first(order: IndexArray, first: int) -> IndexArray:
 def _preferring_twins(
     rows: IndexArray, order: IndexArray, errors: FloatArray, scores: ScoreTable
 ) -> tuple[IndexArray, str]:
-    """Return `order`, and a text about the choice.
+    """Return `order` and a text about it.
 
     If the error of a model with a twin is close to the lowest error, this model comes first.
     """

@@ -1,4 +1,4 @@
-"""Let linear weights stand in for models that contain only pickles, which Kepler Core never loads.
+"""Let linear weights stand in for models that contain only pickles, because Kepler Core never loads pickles.
 
 The public kepler-model-db has models of many trainers as pickles, and the weights of its linear models as JSON. If a
 request's best model contains only pickles, Kepler Core evaluates linear weights in place of this model.
