@@ -75,7 +75,7 @@ class StoredModel:
     portable: bool
     """Whether the model has the form in which Kepler Core stores models. Its folder then has a `model.json`."""
     pickled: bool
-    """Whether the estimator of kepler-model-server can load the model's zip file, which contains pickles."""
+    """Whether the model's zip file contains pickles that the estimator of kepler-model-server can load."""
     no_linear_weights: str | None
     """The reason why Kepler Core cannot evaluate weights of a model that is not portable; None if it can.
 

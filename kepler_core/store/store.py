@@ -3,10 +3,9 @@
     <store>/<pipeline>/   metadata.json, node_type_index.json, …_model_metadata.csv, manifest.json,
                           <source>/<output_type>/<feature_group>/<Trainer>_<node_type>.zip, …
 
-A store keeps the versions of its pipelines. Readers take a `Snapshot` of a pipeline, which stays the same
-version while they read, even if a new version is published meanwhile. A pipeline that was copied into the
-store by hand can be read too. Such a pipeline has no versions and no manifest, and Kepler Core never writes
-to it.
+A store keeps the versions of its pipelines. Readers take a `Snapshot` of a pipeline. It stays the same version while
+they read, even if a new version is published meanwhile. A pipeline that was copied into the store by hand can be read
+too. Such a pipeline has no versions and no manifest, and Kepler Core never writes to it.
 """
 
 from __future__ import annotations
