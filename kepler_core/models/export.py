@@ -139,7 +139,7 @@ def export(
 def proportional_feature(
     component: str, regressor: Regressor, features: Sequence[str], model_format: str | None
 ) -> str | None:
-    """Return the feature to which the power is proportional if the regressor is exported, or None.
+    """Return the feature to which the power of the exported model will be proportional; None if there is none.
 
     The result is the value of `ComponentPart.proportional_to`. `model_format` is `Trainer.model_format`. Raises
     `ModelError` if no model format supports the regressor.

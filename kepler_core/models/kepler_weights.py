@@ -207,7 +207,7 @@ def _rare_reason(scale: float) -> str:
 
 
 def without_negligible(weights: dict[str, Any], features: Collection[str], watts: float) -> dict[str, Any]:
-    """Return a component's linear weights with 0 in place of the weights on `features`, if these are negligible.
+    """Return a component's linear weights with 0 in place of weights on `features` that are negligible.
 
     `weights` has the member `All_Weights`. The weights on `features` are negligible if the sum of their absolute values
     is at most `watts`: then these features, with values up to their scale, change the power by at most `watts`.

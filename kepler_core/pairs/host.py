@@ -261,7 +261,7 @@ class _Host:
 
 
 def _usable(start: FloatArray, end: FloatArray, watts: Mapping[str, FloatArray]) -> tuple[BoolArray, dict[str, int]]:
-    """Return whether each window can be used, shape (windows,), and how many cannot be used, by reason."""
+    """Return whether each window can be used, shape (windows,), and the number of unusable windows by reason."""
     seconds = end - start
     unknown = ~np.any([np.isfinite(values) for values in watts.values()], axis=0)
     short = seconds < SHORTEST_WINDOW_SECONDS

@@ -23,7 +23,7 @@ ROW_GROUP_ROWS = 2**17
 nodes."""
 _SECONDS_PER_DAY = 86_400
 _NAME_CHARACTERS = 200
-"""Longest name of a metric in bytes, once it is quoted for the name of a folder."""
+"""Maximum length of a metric's name in bytes, after it was quoted as the name of a folder."""
 
 
 class RecordingWriter:
@@ -38,7 +38,7 @@ class RecordingWriter:
     def __init__(self, folder: Path, mark: str) -> None:
         """Create the folder if it does not exist. `mark` is the start of the names of all files of this writer.
 
-        Raises `UsageError` if the folder contains anything else than a recording, and `MissingExtraError` if pyarrow
+        Raises `UsageError` if the folder contains anything other than a recording, and `MissingExtraError` if pyarrow
         is not installed.
         """
         try:

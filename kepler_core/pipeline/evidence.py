@@ -1,4 +1,4 @@
-"""Evidence: what a trained model predicted for held-out samples, beside the measured power.
+"""Evidence: the predictions of a trained model for held-out samples, and the measured power.
 
 The hook `kepler_publishing` passes the evidence to listeners, e.g. to the HTML report.
 """
@@ -24,8 +24,8 @@ class Evidence:
     metadata: Mapping[str, Any]
     """Content of the model's `metadata.json`."""
     held_out: HeldOut
-    """Predicted watts by split and component, each of shape (samples,); NaN for samples that were not tested. No
-    sample was used to train the model that predicts this sample."""
+    """Predicted watts by split and component, each of shape (samples,); NaN for samples that were not tested. A sample
+    is predicted by a model that was not trained on this sample."""
     measured: Mapping[str, FloatArray]
     """Measured watts by component, each of shape (samples,). For DynPower, this is the dynamic power of the node."""
     time: FloatArray

@@ -67,7 +67,7 @@ def node_gains(X: FloatArray, watts: FloatArray, node: IntArray) -> FloatArray:
 
 
 def with_own_gains(predicted: FloatArray, measured: FloatArray, node: IntArray) -> FloatArray:
-    """Return predicted watts that are multiplied by the gain of their node, shape (rows,).
+    """Multiply predicted watts by the gain of their node, and return the products, shape (rows,).
 
     The gain of a node is the factor that fits the predictions to the node's measured power (least squares). If there
     are fewer than `MIN_NODES` nodes, the predictions stay the same, because so few nodes do not show how machines

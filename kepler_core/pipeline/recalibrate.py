@@ -97,9 +97,10 @@ def recalibrate(
 ) -> Recalibration:
     """Fit the AbsPower models of a pipeline to metered observations, and publish the result as a new version.
 
-    In each feature group, the `models` models with the lowest errors are recalibrated. The other models do not change,
-    but their metadata get their errors on the new rows. Raises `TrainingError` if the observations do not suffice for
-    any model, and `UsageError` if no model fulfils `scope`. The store is not changed before all fits have ended.
+    In each feature group, the models with the lowest errors are recalibrated, at most `models` of them. The other
+    models do not change, but their metadata get their errors on the new rows. Raises `TrainingError` if the
+    observations do not suffice for any model, and `UsageError` if no model fulfils `scope`. The store is not changed
+    before all fits have ended.
     """
     store.check_writable(pipeline)
     snapshot = store.snapshot(pipeline)

@@ -26,7 +26,7 @@ class Spacing:
     seconds: FloatArray
     """Seconds from the series' previous sample to this sample, shape (samples,)."""
     usable: BoolArray
-    """Whether the series has a previous sample, and the interval from it is no gap, shape (samples,)."""
+    """Whether the series has a previous sample, and the interval since that sample is not a gap, shape (samples,)."""
     usual_step: float
     """Median interval between two samples of a series, over all nodes, in seconds; NaN if no series has two samples."""
     gaps: int
