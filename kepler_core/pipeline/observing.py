@@ -45,7 +45,7 @@ def observe_for(
 def open_known(
     source: str, third_party: Collection[str] = (), *, metric_prefix: str | None = None
 ) -> Recording | RecordingParts:
-    """Open a recording as `read_known` does; a recording in Parquet is read in parts, when it is observed."""
+    """Open a recording as `read_known` does. A Parquet recording is read later, in parts: when `observe` needs it."""
     if not is_parquet(source):
         return read_known(source, third_party, metric_prefix=metric_prefix)
     return open_parts(source, wanted=_is_wanted(third_party, metric_prefix), metric_prefix=metric_prefix)

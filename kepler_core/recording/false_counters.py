@@ -20,7 +20,7 @@ from kepler_core.recording.metric_mapping import MappedMetric, keep_series
 MAX_FALLS = 0.2
 """Maximum fraction of intervals in which the counters of a metric can fall. Exporters restart far less often."""
 FEWEST_INTERVALS = 20
-"""A rule judges a series only if the series has at least this number of intervals."""
+"""Series are checked only if they have at least this number of intervals."""
 _EQUAL_INTERVALS = 0.95
 _EQUAL = 0.001
 """Largest difference between a total and the sum of its parts in an interval, as a fraction of the total."""

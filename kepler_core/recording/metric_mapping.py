@@ -96,9 +96,9 @@ class MappedMetric:
     source: tuple[str | None, ...]
     """Value of each series' source label, or `mapping.source` for a series without that label."""
     share: IntArray
-    """Number of each series' values of `MetricMapping.summed_labels`, shape (series,).
+    """A number for each series that stands for the values of its labels `MetricMapping.summed_labels`, shape (series,).
 
-    The values of a unit's series with different numbers add up."""
+    Within a unit, the values of series with different numbers add up."""
     third_party: bool = False
     """Whether this is a metric that the user names as a feature although the metric schema does not know it."""
     ambiguous: BoolArray | None = None
@@ -110,7 +110,7 @@ class MappedMetric:
 
 
 def third_party_mapping(metric: Metric, schema: MetricSchema) -> MetricMapping:
-    """Return the mapping of a third-party metric, which no metric schema knows.
+    """Return the mapping of a third-party metric. No metric schema knows such a metric.
 
     The metric's values belong to containers if any of its series has a container label, else to the node.
     The metric is a counter if its name ends in "_total", as Prometheus' naming convention demands.
@@ -125,9 +125,9 @@ def third_party_mapping(metric: Metric, schema: MetricSchema) -> MetricMapping:
 
 
 def map_metric(metric: Metric, use: MetricUse, codes: SeriesCodes, counts: Counts) -> list[MappedMetric]:
-    """Return one entry for each mapping of a metric that selects series of it.
+    """Return a `MappedMetric` for each mapping of a metric that selects at least one of its series.
 
-    Series that no mapping selects, and that are not known as unused, are counted.
+    Series that no mapping selects, and that the schema does not declare as unused, are counted.
     """
     if not use.mappings:
         return []
@@ -214,7 +214,7 @@ def _unit_name(mapping: MetricMapping, labels: Mapping[str, str]) -> str:
 
 
 def select_level(mapped: list[MappedMetric], use_vm_metrics: bool, *, any_job: bool = False) -> list[MappedMetric]:
-    """Return only the metrics of one level, because metrics of containers and of processes report the same work.
+    """Keep either the metrics of containers or those of processes, because both report the same work.
 
     With `use_vm_metrics`, features come from processes and power from virtual machines; the processes need the
     label `job="vm"`, unless `any_job` is true. Otherwise features come from containers, or from processes if no

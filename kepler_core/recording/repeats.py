@@ -185,7 +185,8 @@ def _ambiguous_series(item: MappedMetric, thing: IntArray, counts: Counts) -> Bo
 def _rise_alike(metric: Metric, first: int, second: int) -> bool:
     """Return whether two counters rise by nearly the same amount in most time windows in which both have samples.
 
-    Two servers scrape one counter at different times, so that its increases are compared over several intervals.
+    Two servers scrape one counter at different times, so the increases in single intervals differ. Therefore the
+    increases over several intervals are compared.
     """
     spans = metric.span(first), metric.span(second)
     times, others = (metric.timestamps[span] for span in spans)
@@ -203,7 +204,7 @@ def _rise_alike(metric: Metric, first: int, second: int) -> bool:
 def without_repeated_scrapes(
     mapped: list[MappedMetric], nodes: Codes, counts: Counts
 ) -> tuple[list[MappedMetric], dict[int, FloatArray]]:
-    """Leave out the samples of each node at times when none of the node's energy counters had moved.
+    """Leave out the samples of each node at times when no energy counter of the node had moved.
 
     Return the remaining metrics, and the times that were left out, by node number (Unix seconds, shape (times,)).
 
@@ -250,7 +251,7 @@ def _times_without_energy(mapped: list[MappedMetric], n_nodes: int) -> tuple[Int
         moved.append(change)
     if not nodes:
         return np.empty(0, dtype=np.int64), np.empty(0)
-    # on most nodes, every counter moves at all times: their samples need no sorting
+    # on most nodes, every counter moves at all times: the samples of these nodes need no sorting
     stands_still = np.zeros(n_nodes, dtype=bool)
     for of_item, has_moved in zip(nodes, moved, strict=True):
         stands_still[of_item[~has_moved]] = True

@@ -1,6 +1,6 @@
 """The schemas of a pipeline's JSON documents.
 
-The commands `import`, `publish` and `verify`, and everything that reads a store, check the documents against them.
+The commands `import`, `publish` and `verify`, and everything that reads a store, check documents against these schemas.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def check_document(name: str, content: bytes, where: str) -> None:
 
 
 def check_documents(files: Mapping[str, bytes], where: str) -> None:
-    """Raise `StoreError` if a document in `files`, which maps paths to contents, does not fit its schema.
+    """Raise `StoreError` if a document in `files` (a mapping from path to content) does not fit its schema.
 
     The error is also raised if a file with the model of one component is larger than `MAX_COMPONENT_BYTES`. Loading
     such a model would fail.

@@ -75,14 +75,15 @@ class StoredModel:
     portable: bool
     """Whether the model has the form in which Kepler Core stores models. Its folder then has a `model.json`."""
     pickled: bool
-    """Whether the estimator of kepler-model-server can load the model's zip file, which contains pickles."""
+    """Whether the model's zip file contains pickles that the estimator of kepler-model-server can load."""
     no_linear_weights: str | None
     """The reason why Kepler Core cannot evaluate weights of a model that is not portable; None if it can.
 
     For portable models, the value has no meaning: Kepler Core does not need their weights."""
     _packed: PackedText
     _other_weights: PackedText | None
-    """Linear weights that only Kepler Core can evaluate safely. Then `weights` is None, because Kepler cannot."""
+    """Linear weights that Kepler Core can evaluate safely, but Kepler cannot; None if there are none. With such
+    weights, `weights` is None."""
     archive_record: FileRecord | None
     """The size and digest of the model's zip file; None if `read_models` did not read this file."""
 

@@ -185,7 +185,7 @@ def test_the_selection_is_that_of_post_model(server: ServerProcess) -> None:
     [
         ("output_type=Abs", 400, "unknown output type 'Abs'; did you mean AbsPower?"),
         ("output_type=AbsPower&cores=many", 400, "machine_spec.cores: 'many' is not a number"),
-        ("output_type=AbsPower&metrics=cpu", 200, "no model fits the features that there are; missing:"),
+        ("output_type=AbsPower&metrics=cpu", 200, "no model fits the available features; missing:"),
         ("output_type=AbsPower&source=nope", 400, "unknown energy source 'nope'"),
         ("output_type=DynPower&metrics=bpf_cpu_time_ms", 200, "no model of output type 'DynPower'"),
     ],

@@ -51,7 +51,7 @@ def test_curves_are_selected_only_if_their_feature_is_the_first_metric() -> None
         assert chosen_path(catalogue, weights=True, metrics=metrics, trainer=CURVE.trainer) == CURVE.name
     for metrics in (BPF[::-1], ("cpu_architecture", *BPF)):
         message = no_model_message(catalogue, weights=True, metrics=metrics, trainer=CURVE.trainer)
-        assert "a curve over bpf_cpu_time_ms: right only for a client that names it" in message
+        assert "a curve over bpf_cpu_time_ms: usable only for a client that names its trainer" in message
     # if the request is not for weights, its metrics may be in any order
     assert chosen_path(catalogue, metrics=BPF[::-1], trainer=CURVE.trainer) == CURVE.name
 
