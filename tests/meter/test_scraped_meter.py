@@ -1,4 +1,4 @@
-"""Debian's node_exporter reads the trees of a meter, and a real Prometheus server scrapes both."""
+"""Test that Debian's node_exporter reads the trees of a meter, and that Prometheus scrapes meter and node_exporter."""
 
 from __future__ import annotations
 

@@ -24,9 +24,9 @@ SELECTION = (
     "&processor=made_up"
 )
 CURVE_PATIENCE = 90.0
-"""Seconds until a test fails because a power curve is missing. A process that starts on a busy machine computes it."""
+"""Time to wait for a power curve, in seconds. The process that computes the curve starts slowly on a busy machine."""
 LOADING = ("img", "iframe", "style", "object", "embed", "base", "video", "audio", "use", "image")
-"""Elements that no page contains: they load something, or change how the page looks."""
+"""HTML elements that no page contains, because they load resources or change how the page looks."""
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 
 
 class _Checker(HTMLParser):
-    """Collects the tags of a page, and checks that each one is closed in the right order."""
+    """Collects the tags of a page, and checks that tags are closed in the right order."""
 
     VOID = ("meta", "link", "input", "br")
 
@@ -59,7 +59,7 @@ class _Checker(HTMLParser):
         self.links += [value or "" for name, value in attrs if name in ("href", "src", "action")]
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Elements of SVG may close themselves."""
+        """Ignore elements of SVG that close themselves, e.g. `<path/>`."""
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag, self.getpos()

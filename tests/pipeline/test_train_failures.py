@@ -1,4 +1,4 @@
-"""Trainings that fail: the error message, the exit code, and that the store contains no incomplete version."""
+"""Tests of trainings that fail: their error message and exit code, and that no incomplete version is in the store."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Code blocks of documentation pages, and the comments that state what a test does with a block.
+"""Reads the code blocks of documentation pages, and the comments that state what a test does with a block.
 
 CONTRIBUTING.md, section "Examples in the documentation", describes the convention for authors.
 
 A block in the language `console` contains commands, which begin with `$ `, and the output of each command. An HTML
-comment in the line before a block changes what is done with the block:
+comment in the line before a block changes what tests do with the block:
 
 - `<!-- file: NAME -->`: the block is the content of a file, which is written before the next command runs.
 - `<!-- not run: REASON -->`: the block is not run.
@@ -23,7 +23,7 @@ import attrs
 from support.paths import ROOT
 
 LANGUAGES = ("console", "text", "json", "yaml", "toml", "xml", "python", "ini", "sql")
-"""Languages of blocks. `text` is for diagrams, formulas and lists of files. There is no language for bare commands."""
+"""Allowed languages of blocks. `text` is for diagrams, formulas and lists of files. `console` is for commands."""
 
 _BLOCK = re.compile(r"(?ms)^(?P<indent> *)```(?P<language>[^\n`]*)\n(?P<text>.*?)^(?P=indent)```[ ]*$")
 _COMMENT = re.compile(r"<!-- (?P<key>file|not run|exit code): (?P<value>[^\n]+?) -->")
@@ -43,7 +43,7 @@ class Command:
 
     @property
     def background(self) -> bool:
-        """Whether the command starts a program that keeps running."""
+        """Whether the command starts a program in the background."""
         return self.text.rstrip().endswith("&")
 
 
@@ -57,12 +57,12 @@ class Block:
     file: str | None
     """Name of the file that the block is written to."""
     reason: str | None
-    """Why the block is not run."""
+    """The reason why tests do not run the block; None if they run it."""
     exit_code: int | None
 
     @property
     def commands(self) -> list[Command]:
-        """The commands of a `console` block that is run."""
+        """The commands that tests run: those of a `console` block without a reason for not running it."""
         if self.language != "console" or self.reason is not None or self.file is not None:
             return []
         return read_commands(self.text, self.line + 1, self.exit_code)
@@ -71,8 +71,8 @@ class Block:
 def read_commands(text: str, line: int = 1, exit_code: int | None = None) -> list[Command]:
     """Return the commands in the text of a `console` block. Raises `ValueError` if the text has no command.
 
-    A command continues in the next line if its line ends with a backslash. A command whose output contains the line
-    `PROGRAM: error: …` is expected to fail; `exit_code` is the exit code of the last command.
+    A command continues in the next line if its line ends with a backslash. A command must fail if its output contains
+    the line `PROGRAM: error: …`. `exit_code` is the exit code of the last command.
     """
     found: list[tuple[int, list[str], list[str]]] = []
     for number, content in enumerate(text.splitlines(), line):
@@ -118,7 +118,7 @@ def read_blocks(text: str) -> list[Block]:
 
 
 def _comments_before(text: str, end: int) -> Iterator[tuple[str, str]]:
-    """Yield the keys and values of the comments that stand directly before a position."""
+    """Yield the keys and values of the comments directly before the position `end`."""
     before = text[:end].rstrip()
     while before.endswith("-->"):
         start = before.rfind("<!--")
@@ -134,7 +134,7 @@ def setup_commands(text: str) -> list[Command]:
 
 
 def bare_commands(block: Block) -> bool:
-    """Return whether a block that is not run without a stated reason looks as if it contained a command."""
+    """Return whether a block contains a command that no test runs, without a stated reason."""
     if block.language == "console" or block.file is not None or block.reason is not None:
         return False
     return block.language in ("", "text", "ini") and _BARE_COMMAND.search(block.text) is not None
@@ -143,7 +143,7 @@ def bare_commands(block: Block) -> bool:
 def pages() -> list[Path]:
     """Return the pages whose blocks are tested: the README, the documentation, and pages beside code.
 
-    The blocks of README.zh-CN.md are those of README.md (`tests/cli/test_readme_translation.py`).
+    README.zh-CN.md is left out: `tests/cli/test_readme_translation.py` checks that its blocks are those of README.md.
     """
     beside = [*ROOT.glob("*.md"), *(ROOT / "deploy").rglob("*.md"), *(ROOT / "examples").rglob("*.md")]
     found = {*beside, *(ROOT / "docs").rglob("*.md")} - {ROOT / "CHANGELOG.md", ROOT / "README.zh-CN.md"}
