@@ -19,7 +19,8 @@ class EstimatorError(KeplerError):
 
 
 class Explanation(msgspec.Struct):
-    """What an estimator states about the watts of a reply (see docs/estimator.md). Further keys are ignored."""
+    """What an estimator states about the watts of a reply (see docs/estimator.md). Further keys of the reply are
+    ignored."""
 
     model: str
     half_width: dict[str, list[float]]
@@ -29,7 +30,8 @@ class Explanation(msgspec.Struct):
     level: float | None = None
     """Probability with which an interval is meant to contain the true power."""
     problem: str = ""
-    """Why the model is not checked by its twin, or why its intervals are not used; empty if there is no problem."""
+    """Why the estimator does not check the model with its twin (a second model with fewer features), or why the
+    estimator does not use the model's intervals; empty if there is no problem."""
 
 
 class EstimatorClient:
@@ -119,14 +121,14 @@ class EstimatorClient:
         return explanation
 
     def status(self) -> dict[str, Any]:
-        """Return the estimator's status. Raises `EstimatorError`, e.g. if another program than an estimator replies."""
+        """Return the estimator's status. Raises `EstimatorError`, e.g. if the program that replies is no estimator."""
         reply = self.ask({"command": "status"})
         if "requests" not in reply or "models" not in reply:
             raise EstimatorError(f"{self.path}: the reply is not the status of an estimator")
         return reply
 
     def ask(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Send a request and return the reply unchecked. Raises `EstimatorError`."""
+        """Send a request and return the reply without checking its keys. Raises `EstimatorError`."""
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
                 connection.settimeout(self.timeout)

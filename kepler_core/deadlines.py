@@ -95,7 +95,7 @@ class Deadline:
         try:
             while not task.done.wait(min(self.remaining, _POLL_SECONDS) if self._stops else self.remaining):
                 self.check()
-        except BaseException as error:  # also KeyboardInterrupt, which is no Exception
+        except BaseException as error:  # `Exception` would not include KeyboardInterrupt
             if not isinstance(error, DeadlineError):
                 self._abandoned = True
             cancel()

@@ -52,7 +52,7 @@ def _fault(change: Change) -> Change:
 
 
 def check_faults(names: Iterable[str], severity: int) -> None:
-    """Raise `UsageError` if a name is no kind of fault, or the severity is none of 1, 2 and 3."""
+    """Raise `UsageError` if a name is not the name of a fault, or if the severity is not 1, 2 or 3."""
     for name in names:
         if name not in FAULTS:
             raise UsageError(f"unknown fault {name!r}; {close_matches(name, FAULTS)}")
@@ -82,7 +82,7 @@ def _some_time(series: list[Counter], rng: np.random.Generator, length: int = 1)
 
 
 def _length(series: list[Counter], severity: int) -> int:
-    """Return for how many scrapes a counter stands still. Severity 1: 3 scrapes; 2: 20 scrapes; 3: a third of all."""
+    """Return for how many scrapes a counter stands still. Severity 1: 3; 2: 20; 3: a third of all scrapes."""
     return {1: 3, 2: 20, 3: len(scrapes_of(series)) // 3}[severity]
 
 

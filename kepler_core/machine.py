@@ -73,8 +73,8 @@ class Machine:
 
     spec: MachineSpec
     id: str | None = None
-    """Name under which `node_type_index.json` lists the machine as a member of its node type. None: the node names
-    in the recordings."""
+    """Name under which `node_type_index.json` lists the machine as a member of its node type. If it is None, the node
+    names in the recordings are listed."""
 
 
 def identity(spec: Mapping[str, Any]) -> dict[str, Any]:

@@ -63,8 +63,8 @@ class PackedText:
 
 @lru_cache(maxsize=256)
 def _unpack(block: _Block, number: int) -> bytes:
-    # The texts of the models that many clients get are unpacked once. The cache holds on to blocks, not to models, so
-    # a catalogue that is no longer used can be freed.
+    # The texts of the models that many clients get are unpacked once. The cache has references to blocks, not to
+    # models, so a catalogue that is no longer used can be freed.
     return block.text(number)
 
 
