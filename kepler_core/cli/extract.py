@@ -174,7 +174,7 @@ def _load(
     vm_guests: tuple[str, ...],
     name: str | None = None,
 ) -> PipelineSpec:
-    """Load a pipeline. Plugins given by options replace the plugins of the pipeline file."""
+    """Load a pipeline. The plugins that the user names in options replace the plugins of the pipeline file."""
     from kepler_core.pipeline.load import load_pipeline
 
     named = [f"{key}={plugin}" for key, plugin in plugins if plugin is not None]

@@ -127,9 +127,10 @@ def metric_prefix_option() -> Callable[[F], F]:
 def open_all(
     inputs: Sequence[str], third_party: Collection[str] = (), metric_prefix: str | None = None
 ) -> list[Recording | RecordingParts]:
-    """Open the recordings in files like `read_all`, but read recordings in Parquet in parts, when they are observed.
+    """Open the recordings in files. Read recordings in JSON at once, as `read_all` does.
 
-    The hook `kepler_recording_loaded` is called for each part of such a recording.
+    A recording in Parquet is read in parts, only when it is observed. The hook `kepler_recording_loaded` is called for
+    each part of it.
     """
     from kepler_core.pipeline.observing import open_known
 

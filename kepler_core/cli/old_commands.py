@@ -50,7 +50,8 @@ def changed_form(name: str, arguments: Sequence[str], command: click.Command) ->
 
 
 def is_old_file_name(name: str) -> bool:
-    """Return whether only kepler-model-server 0.7 finds such a file: it split names at commas and added suffixes."""
+    """Return whether only kepler-model-server 0.7 finds a file of this name: it split names at commas, and added
+    suffixes."""
     if os.path.exists(name) or name == "-":
         return False
     return "," in name or not os.path.splitext(name)[1]
@@ -167,7 +168,8 @@ def _parse(
 ) -> tuple[dict[str, Any], list[str]]:
     """Return a dictionary, long name of each old option in `arguments` -> its value, and the other words.
 
-    The value is None if the user gave none. The values of a repeated option are joined with commas.
+    The value is None if the user gave the option without a value. The values of a repeated option are joined with
+    commas.
     """
     parser = _Parser(add_help=False, allow_abbrev=False)
     for option, spellings in options:

@@ -33,7 +33,8 @@ _KEYS = ("source", "output_type", "feature_group", "trainer")
 @store_option()
 @json_option
 def show(pipeline: str, store: str, as_json: bool) -> None:
-    """Show the errors by split, the intervals and the training data of a pipeline's models.
+    """Show the errors on each split (kind of held-out data), the intervals and the training data of a pipeline's
+    models.
 
     A split that was never measured is shown as "-". Without @VERSION, the current version is shown.
     """
@@ -96,8 +97,8 @@ def compare(first: str, second: str, store: str, other_store: str | None, report
     """Compare the errors of the models of two pipelines, or of two versions of a pipeline.
 
     Two models are compared if they have the same energy source, output type, feature group and trainer. The
-    comparison uses the hardest split that was measured for both models. With --report, the comparison also has the
-    models that `select` would take, the training data, and the settings that differ.
+    comparison uses the hardest split that was measured for both models. The report of --report also has the models that
+    Kepler Core would select, the training data, and the settings that differ.
     """
     from kepler_core.comparison.comparison import compare_sides
     from kepler_core.comparison.pairs import pairs_of
@@ -143,9 +144,10 @@ def _report_kind(report: str) -> str:
 
 
 def _sides(first: tuple[str, str], second: tuple[str, str]) -> tuple[Side, Side]:
-    """Read the sides of a comparison, each given by its name and its store.
+    """Read the two pipelines that a user compares. `first` and `second` are a name and a store each.
 
-    Raises `UsageError` if their targets differ: an error of one is no error of the other.
+    Raises `UsageError` if the targets of the pipelines differ, because errors in estimating different watts cannot be
+    compared.
     """
     from kepler_core.comparison.sides import read_side
     from kepler_core.pipeline.targets import target_of
@@ -161,7 +163,7 @@ def _sides(first: tuple[str, str], second: tuple[str, str]) -> tuple[Side, Side]
 
 
 def _write_report(comparison: Comparison, path: str, kind: str | None) -> None:
-    """Write a comparison as JSON, or as the page that a listener makes."""
+    """Write a comparison as JSON, or as the HTML page that a listener of the hook `kepler_pipelines_compared` makes."""
     if kind == ".json":
         content = indented_json(comparison.as_dict())
     else:
