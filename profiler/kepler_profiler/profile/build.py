@@ -22,7 +22,7 @@ from kepler_profiler.profile.document import (
 )
 
 CONTRADICTION_SPREADS = 4.0
-"""Measured power contradicts the idle power only if it is lower by more than this number · `idle_spread`."""
+"""Measured power contradicts the idle power only if it is lower by more than this number times `idle_spread`."""
 CONTRADICTION_PART = 0.05
 """Measured power contradicts the idle power only if it is lower by more than this fraction of the idle power."""
 
@@ -36,9 +36,9 @@ def build_profile(
 ) -> NodeProfile:
     """Build the profile of the machine in the recordings.
 
-    The idle power is the power in the quietest blocks of `idle`, a recording of the idle machine. If `idle`
-    is None, it is the power in the quietest blocks of `observations`. Raises `ProfileError` if the recordings
-    have no power.
+    The idle power is the power in the quietest blocks (the times with the lowest load) of `idle`, a recording of the
+    idle machine. If `idle` is None, it is the power in the quietest blocks of `observations`. Raises `ProfileError` if
+    the recordings have no power.
     """
     spec = dict(machine_spec or {})
     recordings = [part for part in (observations, idle) if part is not None]
