@@ -67,7 +67,7 @@ def whole_folder(path: Path, mark: str = "", *, replace: bool = False) -> Iterat
 def check_output(output: str) -> None:
     """Raise `UsageError` if the folder of the path `output` does not exist, or if `output` itself is a folder.
 
-    Commands call this before they read their inputs, so that a typing mistake costs no time.
+    Commands call this function before they read their inputs, so that a typing mistake costs no time.
     """
     path = Path(output)
     if not path.resolve().parent.is_dir():

@@ -19,8 +19,7 @@ class EstimatorError(KeplerError):
 
 
 class Explanation(msgspec.Struct):
-    """What an estimator states about the watts of a reply (see docs/estimator.md). Further keys of the reply are
-    ignored."""
+    """What an estimator states about the watts of a reply (see docs/estimator.md). Unknown keys are ignored."""
 
     model: str
     half_width: dict[str, list[float]]
@@ -79,8 +78,8 @@ class EstimatorClient:
     ) -> dict[str, Any]:
         """Return the estimator's whole reply: `powers`, `msg` and, if known, `core_ratio`.
 
-        If `explain` is true, the reply also has the key `explanation`, which `explanation` reads: the model, the
-        half-widths of the intervals and the reasons to doubt the watts.
+        If `explain` is true, the reply also has the key `explanation`, which the method `explanation` reads: the model,
+        the half-widths of the intervals and the reasons to doubt the watts.
 
         `core_ratio` is the number of cores of the estimator's machine, divided by the number of cores of the
         machine that the model was trained for. The arguments are those of the method `watts`. Raises `EstimatorError`.

@@ -146,7 +146,7 @@ def read_bounded(response: Readable, deadline: Deadline, max_bytes: int) -> byte
 
 
 def read_pieces(response: Readable, deadline: Deadline, max_bytes: int) -> Iterator[bytes]:
-    """Yield the body of an answer in the pieces in which it arrives, with the bounds of `read_bounded`."""
+    """Yield the body of an answer in the pieces in which it arrives, with the limits of `read_bounded`."""
     size = 0
     while piece := response.read1(_PIECE_BYTES):
         size += len(piece)

@@ -66,7 +66,7 @@ def scrape_seconds(names: Iterable[str], severity: int, step: int) -> int:
 
 
 def with_faults(series: list[Counter], names: Sequence[str], severity: int, seed: int) -> list[Counter]:
-    """Return the series of one node with faults, applied in the order of the names."""
+    """Return the series of one node with the faults `names`, which are applied in this order."""
     for name in names:
         rng = np.random.default_rng([seed, list(FAULTS).index(name), severity])
         series = FAULTS[name].change(series, severity, rng)
@@ -139,7 +139,7 @@ def _usage_counter_jump(series: list[Counter], severity: int, rng: np.random.Gen
 def _invalid_reading(series: list[Counter], severity: int, rng: np.random.Generator) -> list[Counter]:
     """The platform's meter does not answer, and its driver returns 0xFFFFFFFF.
 
-    Severities: one sample of the counter has this value; ten samples have it; the exporter takes the value for
+    Severities: one sample of the counter has this value; ten samples have it; the exporter reads the value as
     microwatts and adds 4,294.967295 W to the counter in three intervals.
     """
     scrapes = scrapes_of(series)

@@ -53,7 +53,7 @@ class KernelFile:
                 self.close()
 
     def close(self) -> None:
-        """Close the file. May be called several times."""
+        """Close the file. This method may be called several times."""
         if self._descriptor is not None:
             with contextlib.suppress(OSError):
                 os.close(self._descriptor)

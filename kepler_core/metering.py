@@ -105,8 +105,8 @@ class Collector(Plugin, ABC):
     """
 
     provides: ClassVar[tuple[str, ...]]
-    """All features that the collector can measure. If several collectors measure a feature, the first one in the
-    setting `collectors` counts."""
+    """All features that the collector can measure. If several collectors measure a feature, the meter uses the first of
+    these collectors in the setting `collectors`."""
 
     def open(self) -> None:
         """Prepare to collect. Raises `CollectorError` with the reason if this machine cannot be measured this way."""
@@ -115,11 +115,11 @@ class Collector(Plugin, ABC):
     def collect(self) -> Observation:
         """Return what was measured since the previous call; the first call returns an observation without features.
 
-        Must return within a few milliseconds. Raises `CollectorError` if nothing could be measured.
+        This method must return within a few milliseconds. Raises `CollectorError` if nothing could be measured.
         """
 
     def close(self) -> None:
-        """Free what `open` has acquired. May be called several times."""
+        """Free what `open` has acquired. The meter may call this method several times."""
 
 
 class Output(Plugin, ABC):
@@ -142,7 +142,7 @@ class Output(Plugin, ABC):
 
     @abstractmethod
     def open(self) -> None:
-        """Prepare to publish. Raises `OutputError` with the reason, e.g. if another process publishes there, too."""
+        """Prepare to publish. Raises `OutputError` with the reason, e.g. if another process uses the same files."""
 
     @abstractmethod
     def write(self, reading: Reading, joules: Mapping[str, float]) -> None:
@@ -160,4 +160,7 @@ class Output(Plugin, ABC):
         """Publish the energy counters by component between two readings."""
 
     def close(self) -> None:
-        """Stop publishing, and leave no value behind that looks current. May be called several times."""
+        """Stop publishing, and leave no value behind that looks current.
+
+        The meter may call this method several times.
+        """

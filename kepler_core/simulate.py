@@ -218,7 +218,7 @@ def _node(simulation: Simulation, number: int, factor: float, rng: np.random.Gen
         # This exporter has a random generator of its own, so that equal seeds give equal nodes for all exporters.
         yield from kepler_series(machine, np.random.default_rng([simulation.seed, 2, number]))
         for _ in _system_series(simulation, exporter, u, times, restarts, rng):
-            pass  # draws the same random numbers as the exporter kepler-0.7
+            pass  # only draws the same random numbers as the exporter kepler-0.7
         return
     yield from _container_series(simulation, node, exporter, rates, alive, times, restarts)
     yield from _power_series(simulation, exporter, power, noisy, times, restarts)

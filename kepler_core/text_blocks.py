@@ -41,8 +41,8 @@ class _Block:
         self.texts = []
 
     def text(self, number: int) -> bytes:
-        # Another thread may close the block meanwhile. `close` sets `packed` before it empties `texts`,
-        # so reading `texts` once is safe without a lock.
+        # Another thread may close the block while this method runs. `close` sets `packed` before it empties `texts`, so
+        # reading `texts` once is safe without a lock.
         texts = self.texts
         if texts:
             return texts[number]

@@ -91,7 +91,7 @@ FEATURES = (
 )
 
 GAUGES = (*SYSTEM_FEATURES, "memory_used_bytes")
-"""Features that are values of a node at a moment. All other features are counters."""
+"""Features that are gauges: values of a node at one moment. All other features are counters."""
 
 PREVIOUS_SUFFIX = "_previous"
 """Suffix of a feature that has the value of another feature at the previous timestamp, e.g. `cpu_cycles_previous`."""
@@ -134,7 +134,7 @@ MIN_TIMESTAMPS = 20
 models."""
 
 CONSTANT_WATTS = 1e-3
-"""Power that varies by at most this number of watts is constant: Kepler's protocol resolves 1 mW."""
+"""Power that varies by at most this number of watts is constant: Kepler's protocol has a resolution of 1 mW."""
 CONSTANT_FRACTION = 1e-4
 """Power that varies by at most this fraction of its highest value is constant: a model in single precision cannot
 reproduce smaller variations."""
@@ -194,8 +194,8 @@ def load_feature(features: Sequence[str]) -> str:
 
 _EBPF = BPF_FEATURES + IRQ_FEATURES
 _DECISIVE = {_EBPF: ("bpf_cpu_time_ms",), COUNTER_FEATURES: ("cpu_cycles", "cpu_instructions")}
-"""All features that one part of Kepler measures (eBPF programs, or hardware counters) -> the features of this part
-that are above 0 whenever a CPU runs."""
+"""Features that one part of Kepler measures (eBPF programs, or hardware counters) -> those of these features that are
+above 0 whenever a CPU runs."""
 
 
 def dead_features(moves: Mapping[str, bool]) -> tuple[str, ...]:

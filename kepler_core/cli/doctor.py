@@ -34,7 +34,7 @@ EXIT_FOUND = 3
 )
 @json_option
 def doctor(source: str, duration: str, interval: float, as_json: bool) -> int:
-    """Find out what is wrong with a Kepler 0.10 or later, and say what to do.
+    """Find out what is wrong with an installation of Kepler 0.10 or later, and say what to do.
 
     Reads a running Kepler (URL, e.g. http://node:28282/metrics) several times, or a recording (FILE). Also shows the
     idle power of each zone if the node was idle, beside the power that Kepler calls idle.

@@ -146,7 +146,7 @@ def observed(
         vm_guests=vm_guests,
     )
     for feature in sorted(observations.counts.dead_features):
-        message = f"{feature} is 0 at all times of a node although its CPUs run; it is not used there"
+        message = f"{feature} is 0 at all times of a node although its CPUs run; it is not used on that node"
         click.echo(f"kepler-model: warning: {message}", err=True)
     if not observations.features:
         raise RecordingError(f"{inputs[0]}: the recording has no feature (see kepler-model validate)")

@@ -130,7 +130,7 @@ def open_all(
     """Open the recordings in files. Read recordings in JSON at once, as `read_all` does.
 
     A recording in Parquet is read in parts, only when it is observed. The hook `kepler_recording_loaded` is called for
-    each part of it.
+    each part.
     """
     from kepler_core.pipeline.observing import open_known
 
@@ -138,7 +138,7 @@ def open_all(
 
 
 def _called(recording: Recording | RecordingParts) -> Recording | RecordingParts:
-    """Call the hook `kepler_recording_loaded` for a recording, or arrange that it is called for each part."""
+    """Call the hook `kepler_recording_loaded` for a recording, or for each part of it when the part is read."""
     import attrs
 
     from kepler_core.plugins.hooks import hooks

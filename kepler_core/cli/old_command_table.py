@@ -22,7 +22,7 @@ import attrs
 
 @attrs.frozen
 class OldOption:
-    """An option of the old command line. Each old command accepted all options."""
+    """An option of kepler-model-server 0.7. Each command of kepler-model-server accepted all options."""
 
     names: tuple[str, ...]
     """Spellings of the option; the last one is the long name."""
@@ -39,7 +39,7 @@ class Replacement:
     """What replaces an option of one old command."""
 
     new: str = ""
-    """The new words; empty if nothing replaces the option."""
+    """The words of the new command line that replace the option; empty if nothing replaces it."""
     note: str = ""
     each: bool = False
     """Whether the new words are repeated for each item of the value, which is a list separated by commas."""
@@ -53,7 +53,7 @@ class Replacement:
 
 @attrs.frozen
 class OldCommand:
-    """What replaces a command of the old command line."""
+    """What replaces a command of kepler-model-server 0.7."""
 
     new: str
     """The first words of the new command line, after `kepler-model`."""

@@ -20,7 +20,7 @@ _DATA_FOLDER = "/data"
 """The old default of the option --data-path and of the environment variable DATAPATH."""
 _LINE_CHARACTERS = 2000
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./:-]*")
-"""Text that needs no quotes in YAML."""
+"""Matches text that needs no quotes in YAML."""
 _PLACEHOLDERS = {
     "value": "VALUE", "list": "A,B", "json": "FILE.json", "csv": "FILE.csv", "png": "FILE.png", "trainer": "TRAINER",
     "folder": "FOLDER", "data": "DIR", "kind": "abs", "other": "dyn",
@@ -50,8 +50,10 @@ def changed_form(name: str, arguments: Sequence[str], command: click.Command) ->
 
 
 def is_old_file_name(name: str) -> bool:
-    """Return whether only kepler-model-server 0.7 finds a file of this name: it split names at commas, and added
-    suffixes."""
+    """Return whether only kepler-model-server 0.7 finds a file of this name.
+
+    kepler-model-server 0.7 split names at commas, and added missing suffixes.
+    """
     if os.path.exists(name) or name == "-":
         return False
     return "," in name or not os.path.splitext(name)[1]

@@ -34,7 +34,8 @@ class PairFiles:
     vm: str
     guest_node: str | None
     target: Target | None
-    """None: the target of the pipeline or, if this target is the power of a machine, `kepler`."""
+    """Target of the training. None: the target of the pipeline or, if that is the power of a whole machine,
+    `kepler`."""
     offset: float | None
     largest_offset: float
     idle_watts: str | None
@@ -120,8 +121,10 @@ def pair_options(command: F) -> F:
 
 
 def _pair_files(values: dict[str, Any]) -> PairFiles | None:
-    """Return the pairs that the options name; None if they name no files. Raises `UsageError` if an option is
-    missing."""
+    """Return the pairs that the options name; None if they name no files.
+
+    Raises `UsageError` if an option is missing.
+    """
     hosts, guests, vm = values["pair_hosts"], values["pair_guests"], values["pair_vm"]
     if not hosts and not guests:
         alone = {

@@ -31,7 +31,7 @@ KINDS = ("scatter", "time", "curve", "errors", "usage")
 _NEEDS_RECORDING = ("scatter", "time", "curve", "usage")
 _NEEDS_STORE = ("scatter", "time", "curve", "errors")
 MAX_ERROR_PANELS = 12
-"""Maximum number of error panels in one figure. It keeps the figure readable and bounds the memory."""
+"""Maximum number of error panels in one figure. The limit keeps the figure readable and bounds the memory."""
 
 
 @attrs.frozen(eq=False)

@@ -215,7 +215,8 @@ def _run(client: PrometheusClient, request: _Request, output: str, jobs: int) ->
     missing = [index for index in range(len(queries)) if not spool.has(index)]
     if resumed:
         click.echo(
-            f"resuming {spool.folder}: {len(queries) - len(missing)} of {len(queries)} answers are there", err=True
+            f"resuming {spool.folder}: {len(queries) - len(missing)} of {len(queries)} answers are already in it",
+            err=True,
         )
     started = time.perf_counter()
     try:

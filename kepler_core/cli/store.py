@@ -61,8 +61,7 @@ def list_(store: str, as_json: bool) -> None:
 )
 @json_option
 def history(pipeline: str, store: str, most: int, as_json: bool) -> None:
-    """List the stored versions of a PIPELINE, and the decisions of the online trainer and of the command
-    `recalibrate`."""
+    """List the stored versions of a PIPELINE, and the decisions of the online trainer and of `recalibrate`."""
     opened = _open(store)
     current = opened.current_version(pipeline)
     versions = [
@@ -307,7 +306,10 @@ def _open(location: str) -> Store:
 
 
 def _summary(read: Callable[[], Snapshot]) -> dict[str, Any]:
-    """Return the number, model count and update time of the version that `read` returns, or why reading failed."""
+    """Return the number of a version, the number of its models and the time of its last update.
+
+    `read` reads the version. If reading fails, the result contains the error.
+    """
     from kepler_core.models.power_model import METADATA_FILE
     from kepler_core.store.models import count_models
 
@@ -345,7 +347,7 @@ def _verify(opened: Store, name: str, number: int | None) -> dict[str, Any]:
 
 
 def _prune(opened: Store, name: str, keep: int, dry_run: bool) -> dict[str, Any]:
-    """Remove versions of a pipeline and return the result. An error is part of the result."""
+    """Remove versions of a pipeline and return the result. If removing fails, the result contains the error."""
     try:
         pruned = opened.prune(name, keep, dry_run=dry_run)
     except StoreError as error:

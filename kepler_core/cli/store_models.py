@@ -33,10 +33,10 @@ _KEYS = ("source", "output_type", "feature_group", "trainer")
 @store_option()
 @json_option
 def show(pipeline: str, store: str, as_json: bool) -> None:
-    """Show the errors on each split (kind of held-out data), the intervals and the training data of a pipeline's
-    models.
+    """Show the errors on each split, the intervals and the training data of a pipeline's models.
 
-    A split that was never measured is shown as "-". Without @VERSION, the current version is shown.
+    A split is a kind of held-out data. A split that was never measured is shown as "-". Without @VERSION, the current
+    version is shown.
     """
     models = _models(store, pipeline)
     entries = [_entry(model) for model in models]
@@ -60,7 +60,10 @@ def show(pipeline: str, store: str, as_json: bool) -> None:
 
 
 def _print_seen(models: list[StoredModel]) -> None:
-    """Print the amounts of training data and the range of each feature. Equal amounts are printed only once."""
+    """Print how much data the models were trained on, and the range of each feature.
+
+    Models that were trained on equal amounts of data are printed together.
+    """
     trainings: dict[tuple[int, int, int, int], dict[str, tuple[float, float]]] = {}
     for model in models:
         if (honesty := read_honesty(model.metadata)) is not None:
@@ -126,7 +129,10 @@ def compare(first: str, second: str, store: str, other_store: str | None, report
 
 
 def _compared(pair: Pair) -> dict[str, Any]:
-    """Return the errors of two models on the hardest split that was measured for both, and the better model."""
+    """Return the errors of two models, and the better model, on the split with the largest error.
+
+    Only splits (kinds of held-out data) that were measured for both models are considered.
+    """
     entry: dict[str, Any] = {**dict(zip(_KEYS, pair.key, strict=True)), "split": pair.split}
     for name, model in (("first", pair.first), ("second", pair.second)):
         entry[name] = None if model is None or pair.split is None else model.errors[pair.split].mae
@@ -144,7 +150,7 @@ def _report_kind(report: str) -> str:
 
 
 def _sides(first: tuple[str, str], second: tuple[str, str]) -> tuple[Side, Side]:
-    """Read the two pipelines that a user compares. `first` and `second` are a name and a store each.
+    """Read the two pipelines that a user compares. Each of `first` and `second` is (name of the pipeline, store).
 
     Raises `UsageError` if the targets of the pipelines differ, because errors in estimating different watts cannot be
     compared.

@@ -20,8 +20,7 @@ _NAMED_LISTS = ("abs_trainers", "dyn_trainers", "isolator", "extractor")
 
 
 class Change(msgspec.Struct, frozen=True):
-    """A setting that differs between side A (`first`) and side B (`second`). None: the side does not have the
-    setting."""
+    """A setting that differs between side A (`first`) and side B (`second`); None if a side does not have it."""
 
     key: str
     """Path of the setting, e.g. `validation.folds`."""
@@ -30,8 +29,7 @@ class Change(msgspec.Struct, frozen=True):
 
 
 class Recordings(msgspec.Struct, frozen=True):
-    """The recordings that both sides, only side A, or only side B were trained on. Each text names a recording and a
-    node."""
+    """The recordings that both sides, only side A, or only side B were trained on, each with the name of a node."""
 
     both: list[str]
     only_first: list[str]
@@ -39,7 +37,7 @@ class Recordings(msgspec.Struct, frozen=True):
 
 
 def changes_of(one: Side, two: Side) -> list[Change]:
-    """Return the settings that differ, sorted by key: of the pipelines, of their lineage and of their plugins."""
+    """Return the settings that differ, sorted by key: pipeline files, lineage (data and software), and plugins."""
     flat = [dict(_settings(side)) for side in (one, two)]
     keys = sorted(key for key in flat[0].keys() | flat[1].keys() if flat[0].get(key) != flat[1].get(key))
     return [Change(printable(key), *(_shown(side.get(key)) for side in flat)) for key in keys[:MAX_CHANGES]]
@@ -56,7 +54,10 @@ def recordings_of(one: Side, two: Side) -> Recordings:
 
 
 def same_data(one: Side, two: Side) -> bool | None:
-    """Return whether both sides were trained on the same data, by the digests in their lineage. None: not known."""
+    """Return whether both sides were trained on the same data, according to the digests in their metadata.
+
+    Return None if a side states no digest.
+    """
     digests = [side.part("lineage").get("data") for side in (one, two)]
     return None if None in digests else digests[0] == digests[1]
 

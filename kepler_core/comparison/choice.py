@@ -1,4 +1,4 @@
-"""The models that `select` would take from side A alone, from side B alone, and from both sides of a comparison."""
+"""The models that the command `select` would take from side A alone, from side B alone, and from both sides."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Choice:
     taken: SideName
     """The side of `model`."""
     compared_by: str
-    """The errors that were compared, in the words that `select` uses in its answers."""
+    """The errors by which `model` was chosen, in the words of the command `select`."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return the JSON form of the choice."""
@@ -51,8 +51,7 @@ class Choice:
 
 
 def choices_of(one: Side, two: Side) -> list[Choice]:
-    """Return the choices for each energy source and output type: with all features, and with those of each feature
-    group.
+    """Return the choices for each energy source and output type: with all features, and with those of each group.
 
     Only models that Kepler Core can load are considered. Models of all node types are compared with each other, as if
     the client's machine were not known.

@@ -1,5 +1,4 @@
-"""Pairs of models of the two sides of a comparison, with equal energy source, output type, feature group and
-trainer."""
+"""Pairs of models with equal energy source, output type, feature group and trainer, one from each side."""
 
 from __future__ import annotations
 
@@ -38,7 +37,7 @@ class CommonError:
 
 @attrs.frozen(eq=False)
 class Pair:
-    """A model of side A and the model of side B with the same key. One of the two models may be missing."""
+    """A model of side A and the model of side B with the same key (see `Key`). One of the models may be missing."""
 
     key: Key
     node_type: int
@@ -47,7 +46,7 @@ class Pair:
 
     @property
     def split(self) -> SplitName | None:
-        """The hardest split that was measured for both models; None if there is none."""
+        """Of the splits that were measured for both models, the split with the largest error; None if there is none."""
         if self.first is None or self.second is None:
             return None
         one, two = self.first.errors, self.second.errors
@@ -85,8 +84,8 @@ class Pair:
 def pairs_of(one: Side, two: Side) -> list[Pair]:
     """Return the pairs of the models of A and B, sorted by key.
 
-    Models of node types with the same number form a pair. If each side has exactly one model with a key, both form a
-    pair even if the numbers differ, because each pipeline numbers its node types itself.
+    Models of node types with the same number form a pair. If each side has exactly one model with a key, these two
+    models form a pair even if the numbers differ, because each pipeline numbers its node types itself.
     """
     by_key: dict[Key, tuple[dict[int, SideModel], dict[int, SideModel]]] = {}
     for number, side in enumerate((one, two)):

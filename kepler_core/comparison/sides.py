@@ -38,7 +38,7 @@ class SideModel:
         self.stored = stored
         self.honesty: Honesty | None = None
         self.problem: str | None = None
-        """Why the errors by split are not known; None if they are known."""
+        """Why the errors on the splits (kinds of held-out data) are not known; None if they are known."""
         try:
             self.honesty = read_honesty(stored.metadata)
             if self.honesty is None:
@@ -59,7 +59,7 @@ class SideModel:
 
     @property
     def half_width(self) -> float | None:
-        """The typical half-width of the widest interval in watts; None if the model states no interval."""
+        """Typical half-width in watts for the component with the widest intervals; None if there are none."""
         return None if self.honesty is None else widest_half_width(self.honesty)
 
     @cached_property

@@ -15,7 +15,7 @@ Severity = Literal["error", "warning", "note"]
 
 @attrs.frozen
 class Diagnosis:
-    """A problem of an installation of Kepler: something is wrong, or users may misread it."""
+    """A problem of an installation of Kepler: numbers that are wrong, missing or easily misread."""
 
     rule: str
     severity: Severity
@@ -33,7 +33,7 @@ class Diagnosis:
 
 @attrs.frozen
 class Found:
-    """A problem that a rule found on one node: what it saw, and what the user can do."""
+    """A problem that a rule found on one node: what the rule saw, and what the user can do."""
 
     seen: str
     advice: str

@@ -1,7 +1,7 @@
 """The idle power of each zone of a node, estimated from the quiet times of a recording: the times of low load.
 
-Kepler's own "idle" power is only the unused part of each window's energy, (1 − usage) · energy: it falls to 0 as the
-machine gets busy. The idle power of a machine is what it draws while it does nothing.
+Kepler's own "idle" power is only the unused part of the energy between two measurements, (1 − usage) · energy: it falls
+to 0 as the machine gets busy. The idle power of a machine is what it draws while it does nothing.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def _of_node(node: HostNode) -> list[ZoneIdle]:
 
 
 def _load(node: HostNode, grid: FloatArray, cpus: int | None) -> FloatArray | None:
-    """Return the CPU milliseconds per second in each interval of the grid; None if the load is not known."""
+    """Return the CPU milliseconds per second between each two times of `grid`; None if the load is not known."""
     if node.metric(names.PROCESS_SECONDS) is not None:
         return 1000.0 * node.cpu_seconds(grid) / np.diff(grid)
     ratio = node.metric(names.USAGE_RATIO)

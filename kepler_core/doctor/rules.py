@@ -23,15 +23,15 @@ from kepler_core.recording.columns import Metric
 LEAST_WATTS = 0.01
 """A zone of a real machine draws more watts than this. Kepler's fake meter counts about 0.15 mJ per reading."""
 OTHER_WINDOW = 0.05
-"""Kepler's gauge of watts and its counter of joules show different windows if they differ by more than this
-fraction."""
+"""If Kepler's gauge of watts and its counter of joules differ by more than this fraction, the gauge covers another
+window (time between two measurements of Kepler) than the counter."""
 OFTEN = 0.2
-"""The windows are disturbed if the gauge and the counter differ in more than this fraction of the readings."""
+"""The rule `disturbed-windows` applies if gauge and counter differ in more than this fraction of the readings."""
 FEWEST_READINGS = 5
 _FAKE_PATH = re.compile(r"/energy_[a-z]+(-\d+)?$")
-"""Path of a zone of Kepler's fake meter. A powercap zone's path is a folder such as …/intel-rapl:0."""
+"""Matches the path of a zone of Kepler's fake meter. A powercap zone's path is a folder such as …/intel-rapl:0."""
 _ESTIMATE = re.compile(r"kepler-core:(model|formula):[^/]*")
-"""The end of the path of a zone that the meter publishes (`kepler_core.metering.Provenance.slug`)."""
+"""Matches the end of the path of a zone that Kepler Core's meter publishes (`kepler_core.metering.Provenance.slug`)."""
 _RELEASE_WITH_LAG = re.compile(r"v?0\.(10|11)\.\d+")
 _HYPERVISORS = re.compile(r"qemu|kvm|virtqemud")
 _SHOWN = 3
@@ -193,12 +193,12 @@ def counter_wraps(node: HostNode) -> Found | None:
     return Found(
         f"{names.NODE_JOULES} falls back to 0 at the maximum of the hardware counter ({shown})",
         f"increase() and rate() of Prometheus lose energy there: add {names.NODE_ACTIVE_JOULES} and "
-        f"{names.NODE_IDLE_JOULES}, which do not fall back; Kepler Core does",
+        f"{names.NODE_IDLE_JOULES} instead, as Kepler Core does; these counters do not fall back",
     )
 
 
 def disturbed_windows(node: HostNode) -> Found | None:
-    """Find readings between which Kepler made several windows, because of its timer or another reader."""
+    """Find readings between which Kepler measured several times, because of its timer or another reader."""
     gauge, joules = node.metric(names.NODE_WATTS), node.metric(names.NODE_JOULES)
     if gauge is None or joules is None:
         return None
@@ -219,7 +219,7 @@ def disturbed_windows(node: HostNode) -> Found | None:
         return None
     return Found(
         f"in {others} of {total} readings, {names.NODE_WATTS} differs from the energy since the reading before by "
-        f"more than {100 * OTHER_WINDOW:.0f} %: Kepler made other windows in between",
+        f"more than {100 * OTHER_WINDOW:.0f} %: Kepler also measured in between",
         "watts cover only the last window: use joules; for recordings, set monitor: {interval: 0s} in Kepler's "
         "configuration, let only one reader scrape it, and record each scrape",
     )

@@ -80,8 +80,10 @@ class Panel:
 
 
 def picture(panels: Sequence[Panel], format: PictureFormat) -> bytes:
-    """Return a picture of the panels, one below the other. The file has no date, so that equal panels give equal
-    files."""
+    """Return a picture of the panels, one below the other.
+
+    The file has no date, so that equal panels give equal files.
+    """
     if format == "svg":
         return _svg(panels, "part").encode()
     with _figure(panels) as figure:

@@ -67,10 +67,10 @@ class Numbering:
 
 
 def arrange(tables: Sequence[Table], numbering: Numbering, counts: Counts) -> Arranged:
-    """Sort the rows of all tables of nodes, or of all tables of containers. Count the cells that are not finite
-    numbers.
+    """Sort the rows of all tables of nodes, or of all tables of containers.
 
-    Raises `TableError` if two rows have the same stream, time and container.
+    Cells that are not finite numbers are counted in `counts`. Raises `TableError` if two rows have the same stream,
+    time and container.
     """
     stream = _concatenated([numbering.streams_of(table) for table in tables])
     container = _concatenated([numbering.containers_of(table) for table in tables])

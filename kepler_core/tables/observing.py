@@ -232,7 +232,7 @@ def _without_left_out(data: TableData) -> TableData:
         row_power = {key: kept(watts, observations.power[key][at]) for key, watts in row_power.items()}
     return attrs.evolve(
         data,
-        # Listeners look for times without load in the power. Without timestamps, rows have no order, so hide the power.
+        # Listeners use the power to find times without load. Without timestamps, rows have no order: hide the power.
         observations=observations if data.has_times else attrs.evolve(observations, power={}),
         node_features={name: kept(values, nodes[name]) for name, values in data.node_features.items()},
         node_power={key: kept(watts, observations.power[key]) for key, watts in data.node_power.items()},

@@ -211,7 +211,8 @@ def _check_units(schema: Any, entries: Sequence[_Tested], cpus: Sequence[_Tested
     """Check that a recording of one feature or component, and of one CPU, is read in the units of the vocabulary."""
     content: dict[str, list[dict[str, Any]]] = {}
     for metric, mapping, share in (*entries, *cpus):
-        if mapping.kind != "cpus" or metric not in content:  # series of a feature also show the CPUs
+        # If a feature uses the metric of the CPUs, too, the series of the feature also shows the CPU.
+        if mapping.kind != "cpus" or metric not in content:
             content.setdefault(metric, []).append(_series(schema, mapping, share))
     observations = observe([read_recording(content, name="of known power")])
     for metric, mapping, _ in entries:
@@ -271,7 +272,7 @@ def _series(schema: Any, mapping: MetricMapping, share: float) -> dict[str, Any]
         if mapping.counter:
             value = rate * STEP_SECONDS * number / mapping.scale
         elif mapping.share_of is not None:
-            value = rate / (1000 * mapping.scale)  # of one CPU
+            value = rate / (1000 * mapping.scale)  # the share of one CPU
         else:
             value = rate / mapping.scale if is_power else rate
         values.append([timestamp, f"{value:.9g}"])

@@ -201,7 +201,7 @@ class MachineFormula:
             ratio = max(idle_watts / usual_idle, usual_idle / idle_watts)
             stated = f"the stated idle power of {idle_watts:g} W is far from the {usual_idle:.0f} W of such machines"
             if ratio > _REFUSED:
-                return NoEstimate((f"{stated}: the machine or the idle power is another one",))
+                return NoEstimate((f"{stated}: the description or the idle power is wrong",))
             if ratio > _CONTRADICTION:
                 error_class = error_class if error_class == "laptop" else "other"
                 reasons.append(stated)
@@ -258,7 +258,7 @@ class MachineFormula:
     def reasons(self, machine: MachineDescription) -> list[str]:
         error_class = self.error_class(machine)
         reasons = [] if error_class == "server" else [self.document.classes[error_class].about]
-        reasons += [f"{_FACTS[fact]}, so a usual value stands for it" for fact in machine.missing]
+        reasons += [f"{_FACTS[fact]}, so a usual value is assumed" for fact in machine.missing]
         if machine.chips is None:
             reasons.append("the number of chips is not known, so one chip is assumed")
         return reasons
@@ -347,7 +347,8 @@ def guest_share(
         slope = _at(load, powers.shape(host)) / load
         low, high = slope, slope
     idle = share * at_idle.idle if idle_share == "reservation" else 0.0
-    # The interval of the dynamic part: the errors of the formula at full load, and the factor of the host's load.
+    # The interval of the dynamic part contains the errors of the formula at full load, and the effect of the host's
+    # load.
     error_low, error_high = at_full.lower / at_full.watts, at_full.upper / at_full.watts
     idle_low, idle_high = at_idle.lower / at_idle.watts, at_idle.upper / at_idle.watts
     return GuestPower(
@@ -364,7 +365,7 @@ def guest_share(
 
 
 def _check_load(load: float) -> None:
-    if not 0 <= load <= 1:  # also true for NaN
+    if not 0 <= load <= 1:  # the condition is also true for NaN
         raise UsageError(f"{load} is not a load; give a number from 0 (idle) to 1 (all CPUs busy)")
 
 

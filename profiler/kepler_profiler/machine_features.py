@@ -80,7 +80,7 @@ def machine_features(
 
 
 def _extra_features(machine: MachineDescription, facts: Mapping[str, float], reference: float) -> dict[str, float]:
-    """Return the features that need `EXTRA_FACTS`."""
+    """Return the features that are calculated from `EXTRA_FACTS`."""
     extra = {name: facts.get(name, 0.0) for name in EXTRA_FACTS}
     return {
         **{extra_feature(name): value for name, value in extra.items()},

@@ -78,7 +78,7 @@ class MachineTable:
 
 
 def read_machines(path: str | Path) -> MachineTable:
-    """Read a table of measured machines. Raises `TableError` if the file has neither form (see the module)."""
+    """Read a table of measured machines. Raises `TableError` if the file has neither of the two forms."""
     is_spec = False
 
     def kinds(header: Sequence[str]) -> Mapping[str, Kind]:

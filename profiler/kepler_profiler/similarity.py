@@ -142,8 +142,11 @@ class SpecTable:
         return _Column(scores, np.array(terms))
 
     def _processor_scores(self, processor: str) -> tuple[BoolArray, FloatArray]:
-        """Return for each spec whether it or `processor` is a name, and the likeness of the two names; shape
-        (specs,)."""
+        """Compare `processor` with the processor of each spec.
+
+        Return whether at least one of the two names is known, and the likeness of the two names. Both results have the
+        shape (specs,).
+        """
         named = self._processor >= 0
         scores = np.full(len(named), np.nan)
         if processor and self._distinct:

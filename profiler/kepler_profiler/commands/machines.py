@@ -147,7 +147,7 @@ def _model(
     """Return the model to estimate with; None without `--store`."""
     if store is None:
         if pipeline is not None or stated:
-            raise UsageError("--pipeline and --fact choose and feed a model of a store; give --store")
+            raise UsageError("--pipeline and --fact are only for models of a store; give --store")
         return None
     from kepler_core.store import open_store
     from kepler_profiler.machine_model import find_machine_model
@@ -204,8 +204,11 @@ def _host(instance: str, vcpus: int | None) -> tuple[MachineDescription, int]:
 
 
 def _machine(spec_file: str | None, facts: _Facts) -> MachineDescription:
-    """Return the machine. Each fact comes from the user's options or, if they lack it, from the file (or from this
-    machine) or, if this lacks it, too, from the table of processors."""
+    """Return the machine.
+
+    Each fact comes from the first of these sources that has it: the user's options, the file (or this machine), the
+    table of processors.
+    """
     if spec_file is not None:
         spec = read_machine_spec(spec_file)
     elif any(value is not None for value in attrs.astuple(facts)):

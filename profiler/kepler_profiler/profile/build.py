@@ -199,7 +199,7 @@ def _notes_on_contradictions(
             if entry.idle > lowest + max(CONTRADICTION_SPREADS * entry.idle_spread, CONTRADICTION_PART * entry.idle):
                 notes.append(
                     f"{source}: {component} draws {entry.idle:.1f} W in the idle recording but as little as "
-                    f"{lowest:.1f} W in the other one: another machine, or not idle"
+                    f"{lowest:.1f} W in the other recording: it is another machine, or was not idle"
                 )
     return notes
 
