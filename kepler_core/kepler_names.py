@@ -21,7 +21,7 @@ PROCESS_JOULES = "kepler_process_cpu_joules_total"
 VM_JOULES = "kepler_vm_cpu_joules_total"
 """Counter of a virtual machine's energy. It falls to 0 if Kepler finds no active energy between two measurements."""
 VM_WATTS = "kepler_vm_cpu_watts"
-"""Gauge of a virtual machine's power in the last window."""
+"""Gauge of a virtual machine's mean power since Kepler's previous measurement."""
 CONTAINER_JOULES = "kepler_container_cpu_joules_total"
 BUILD_INFO = "kepler_build_info"
 

@@ -38,9 +38,9 @@ class MetricMapping:
     series of a node have equal values of these labels and of `summed_labels` at the same time, one of the two series
     is left out."""
     share_of: Literal["cpus"] | None = attrs.field(default=None, kw_only=True)
-    """Quantity of which the metric is a share. "cpus": the values, multiplied by `scale`, are fractions (0 to 1) of
-    the CPU time of all logical CPUs of the node, and the feature is CPU time in milliseconds per second. The number
-    of CPUs comes from a metric of the kind "cpus" of any exporter on the node. None: the metric is not a share."""
+    """Quantity of which the metric is a share. "cpus": the values, multiplied by `scale`, are fractions (0 to 1) of the
+    CPU time of all logical CPUs of the node. The feature is CPU time in milliseconds per second. The number of CPUs
+    comes from a metric of the kind "cpus" of any exporter on the node. None: the metric is not a share."""
     counter: bool = attrs.field()
     """Whether the metric is a counter, which is used as a rate per second. Default: True, except for power and for
     shares (`share_of`)."""

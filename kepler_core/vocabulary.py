@@ -202,10 +202,9 @@ def dead_features(moves: Mapping[str, bool]) -> tuple[str, ...]:
     """Return the features that are always 0 because a part of Kepler measures nothing.
 
     `moves` maps each known feature to whether any of its values is above 0. A CPU that runs uses cycles,
-    instructions and CPU time. So if one of these features is above 0 and another is 0 at all times, the part of
-    Kepler that measures the feature with the zeros does not work: the eBPF programs were not loaded (e.g. on
-    real-time kernels), or there are no hardware counters (e.g. in virtual machines). Then the zeros of this part
-    mean nothing.
+    instructions and CPU time. If one of these features is above 0 and another is always 0, the part of Kepler that
+    measures the second feature does not work: the eBPF programs were not loaded (e.g. on real-time kernels), or there
+    are no hardware counters (e.g. in virtual machines). Then the zeros of this part mean nothing.
     """
     runs = any(moves.get(feature, False) for features in (*_DECISIVE.values(), ("cache_miss",)) for feature in features)
     if not runs:

@@ -24,7 +24,7 @@ EXIT_FOUND = 3
 
 @click.command(epilog=examples("doctor http://node:28282/metrics", "doctor recording.json.gz --json"))
 @click.argument("source", metavar="URL|FILE")
-@click.option("--duration", default="12s", show_default=True, help="How long to read a URL.")
+@click.option("--duration", default="12s", show_default=True, help="Time for which a URL is read.")
 @click.option(
     "--interval",
     type=click.FloatRange(0.6, 600),

@@ -57,10 +57,10 @@ _OPTIONS = (
         metavar="FILE",
         multiple=True,
         help="Features of the virtual machine at the same time: a table (.csv, e.g. by `kepler-model pair guest`), or "
-        "a recording of an exporter in the guest. One for each --host.",
+        "a recording of an exporter in the guest. Give one for each --host.",
     ),
     click.option(
-        "--vm", "pair_vm", metavar="ID", help="The virtual machine: label vm_id or vm_name of the host's metrics."
+        "--vm", "pair_vm", metavar="ID", help="Label vm_id or vm_name of the virtual machine in the host's metrics."
     ),
     click.option(
         "--guest-node", "pair_guest_node", metavar="NODE", help="Node of the guest, if its recording has several nodes."

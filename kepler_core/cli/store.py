@@ -92,7 +92,7 @@ def history(pipeline: str, store: str, most: int, as_json: bool) -> None:
         )
         pages = [entry["page"] for entry in decisions if isinstance(entry.get("page"), str)]
         if pages:
-            click.echo(f"\nPage of the latest decision without a new version: {printable(pages[-1])}, below the store")
+            click.echo(f"\nPage of the latest decision without a new version: {printable(pages[-1])} in the store")
 
 
 @store.command(epilog=examples("store rollback quickstart -s models", "store rollback quickstart 3 -s models"))

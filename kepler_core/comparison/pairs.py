@@ -85,7 +85,7 @@ def pairs_of(one: Side, two: Side) -> list[Pair]:
     """Return the pairs of the models of A and B, sorted by key.
 
     Models of node types with the same number form a pair. If each side has exactly one model with a key, these two
-    models form a pair even if the numbers differ, because each pipeline numbers its node types itself.
+    models form a pair even if the numbers differ. The reason is that each pipeline numbers its node types itself.
     """
     by_key: dict[Key, tuple[dict[int, SideModel], dict[int, SideModel]]] = {}
     for number, side in enumerate((one, two)):

@@ -64,7 +64,7 @@ def _of_case(choice: Choice) -> str:
     if (error := common_error(Pair(choice.first.key, 0, choice.first, choice.second))) is not None:
         parts.append(_common(error))
     reason = choice.compared_by.rstrip(",")
-    parts.append(f"From both, select takes {_name(choice.model)} of {choice.taken}, compared by {reason}")
+    parts.append(f"From A and B together, select takes {_name(choice.model)} of {choice.taken}, compared by {reason}")
     return ". ".join(parts) + "."
 
 

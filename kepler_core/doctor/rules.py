@@ -23,8 +23,8 @@ from kepler_core.recording.columns import Metric
 LEAST_WATTS = 0.01
 """A zone of a real machine draws more watts than this. Kepler's fake meter counts about 0.15 mJ per reading."""
 OTHER_WINDOW = 0.05
-"""If Kepler's gauge of watts and its counter of joules differ by more than this fraction, the gauge covers another
-window (time between two measurements of Kepler) than the counter."""
+"""If Kepler's gauge of watts and its counter of joules differ by more than this fraction, they cover different windows.
+A window is the time between two measurements of Kepler."""
 OFTEN = 0.2
 """The rule `disturbed-windows` applies if gauge and counter differ in more than this fraction of the readings."""
 FEWEST_READINGS = 5
@@ -113,7 +113,7 @@ def release_lag(node: HostNode) -> Found | None:
     version = next((v for labels in _labels(node.metric(names.BUILD_INFO)) if (v := labels.get("version", ""))), "")
     seen = None
     if _RELEASE_WITH_LAG.fullmatch(version):
-        seen = f"version {printable(version, 40)} calculates watts with the CPU usage of the window before"
+        seen = f"version {printable(version, 40)} calculates watts with the CPU usage of the previous window"
     elif not version and _lags(node):
         seen = f"{names.USAGE_RATIO} follows the CPU seconds of the processes one reading later"
     if seen is None:
@@ -180,7 +180,7 @@ def shared_vm_id(node: HostNode) -> Found | None:
     vm, found = max(shared.items(), key=lambda item: len(item[1]))
     return Found(
         f"{len(found)} processes have the vm_id {printable(vm, 60)}",
-        "Kepler takes them for one virtual machine: start each QEMU with its own -uuid or -name, e.g. by libvirt",
+        "Kepler treats them as one virtual machine: start each QEMU with its own -uuid or -name, e.g. by libvirt",
     )
 
 

@@ -181,9 +181,9 @@ class MachineFormula:
         """Return the AC power of a whole machine at a load from 0 (idle) to 1 (highest throughput).
 
         `idle_watts` is the machine's measured idle power. It makes the interval of the estimate narrower. Returns
-        `NoEstimate` if the machine's facts contradict `idle_watts`, if the estimate is above any machine's power, or
-        if the processor of a small machine is unknown and not by Intel or AMD (it may be a board of a few watts).
-        Raises `UsageError` if `load` or `idle_watts` is out of its range.
+        `NoEstimate` if the machine's facts contradict `idle_watts`, or if the estimate is above any machine's power.
+        Also returns `NoEstimate` for a small machine with an unknown processor that is not by Intel or AMD: it may be a
+        board of a few watts. Raises `UsageError` if `load` or `idle_watts` is out of its range.
         """
         _check_load(load)
         is_unknown = {"tdp", "year"} <= set(machine.missing)
@@ -278,9 +278,9 @@ def estimate(machine: MachineDescription, load: float, *, idle_watts: float | No
 def package_watts(whole: Estimate) -> Estimate:
     """Return the part of the processors (RAPL's packages) in the power of a whole machine.
 
-    The shares of idle power and of the remaining power come from one two-socket server. The interval assumes that
-    the shares of other machines are between 8 % and 50 % of the idle power, and between 50 % and 95 % of the
-    remaining power. No table of machines has both AC and package power, so this interval was never tested.
+    The shares of idle power and of the remaining power come from one two-socket server. The interval assumes that the
+    processors of other machines draw 8 % to 50 % of the idle power, and 50 % to 95 % of the remaining power. No table
+    of machines has both AC and package power, so this interval was never tested.
     """
     dynamic = max(whole.watts - whole.idle, 0.0)
     low, middle, high = (

@@ -33,9 +33,9 @@ class ProfileBackgroundIsolator(Isolator):
     3. the profile in the store
     4. a profile that it builds from the times with the lowest load in the recordings of the training
 
-    But a profile with a measured idle power is always preferred to a profile with only an upper bound of the idle
-    power. The profile that is used is also published with the pipeline. It is an error if the profile has no
-    idle power of a component.
+    A profile with a measured idle power is always preferred to a profile with only an upper bound of the idle power.
+    The profile that is used is also published with the pipeline. It is an error if the profile has no idle power of a
+    component.
     """
 
     def isolate(self, dataset: Dataset, context: IsolationContext) -> Dataset:

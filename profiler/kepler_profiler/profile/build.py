@@ -152,7 +152,7 @@ def _notes_on_idleness(quiet: QuietTimes, idle_recording: bool) -> list[str]:
         return [
             f"{which} has no CPU time, cycles or instructions: its lowest power is an upper bound of the idle power"
         ]
-    full = "the highest that was seen" if quiet.capacity is None else "the capacity of all CPUs"
+    full = "the highest recorded load" if quiet.capacity is None else "the capacity of all CPUs"
     hint = "; with the machine's number of cores it could be known" if quiet.capacity is None else ""
     verdict = "is not idle" if idle_recording else "never is idle"
     return [
@@ -199,7 +199,7 @@ def _notes_on_contradictions(
             if entry.idle > lowest + max(CONTRADICTION_SPREADS * entry.idle_spread, CONTRADICTION_PART * entry.idle):
                 notes.append(
                     f"{source}: {component} draws {entry.idle:.1f} W in the idle recording but as little as "
-                    f"{lowest:.1f} W in the other recording: it is another machine, or was not idle"
+                    f"{lowest:.1f} W in the other recording: another machine, or not idle"
                 )
     return notes
 
