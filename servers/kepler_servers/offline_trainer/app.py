@@ -45,7 +45,7 @@ from kepler_servers.offline_trainer.training_pool import TrainingPool
 from kepler_servers.offline_trainer.warm_worker import stopping_error
 
 MAX_BODY_BYTES = 64 * 1024
-"""Maximum size of the body of requests other than `POST /train`. Those other requests need no body at all."""
+"""Maximum size of the body of all requests except `POST /train`. These requests do not need a body."""
 MAX_UPLOADS = 16
 """Maximum number of training requests whose bodies are received at the same time."""
 
@@ -99,7 +99,8 @@ class OfflineTrainer:
         *,
         token: bytes | None,
     ) -> None:
-        """If `token` is given, requests must carry it, except those for `/healthz`, `/readyz` and `/openapi.json`."""
+        """If `token` is not None, all requests must contain it, except those for `/healthz`, `/readyz` and
+        `/openapi.json`."""
         self._settings = settings
         self._folder = folder
         self._jobs = jobs
@@ -199,10 +200,10 @@ class OfflineTrainer:
             raise HttpError(401, message, {"WWW-Authenticate": "Bearer"})
 
     def _check_page_token(self, request: bottle.BaseRequest) -> None:
-        """Check the token of a request for a page. A browser asks for it and sends it as the password of `Basic`.
+        """Check the token of a request for a page. The browser asks the user for the token, and sends it as a password.
 
-        The endpoints that change something do not accept `Basic`: a browser sends it with requests that pages of other
-        hosts have made, too.
+        The endpoints that change something do not accept `Basic` authentication, because a browser also sends the
+        password with requests that pages of other hosts make.
         """
         name_and_password = request.auth if self._token is not None else None
         if self._token is None or (
@@ -246,7 +247,7 @@ class OfflineTrainer:
         return body
 
     def train(self, query: TrainQuery, headers: TrainHeaders, upload: SpooledBody) -> Answer | Deferred:
-        """Queue the request as a job. Answer with the queued job or, later, with the result of the ended job."""
+        """Queue the request as a job. Answer with the queued job, or wait and answer with the result of the job."""
         try:
             job = self._queue(headers.idempotency_key, upload)
         except sqlite3.Error as error:
