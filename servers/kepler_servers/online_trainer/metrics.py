@@ -22,7 +22,7 @@ class RoundsCollector(Collector):
         self._rounds = rounds
 
     def describe(self) -> Iterable[Metric]:
-        """Return no metrics, so that the registry does not call `collect` before the first scrape."""
+        """Return no metrics. The registry then does not call `collect` before the first scrape."""
         return ()
 
     def collect(self) -> Iterable[Metric]:
@@ -36,7 +36,7 @@ class RoundsCollector(Collector):
         for name, text, label, counts in (
             ("rounds", "Number of rounds, by outcome.", "outcome", status.rounds),
             ("problems", "Number of problems, by kind.", "kind", status.problems),
-            ("instants", "Number of fetched samples, by what the store did with them.", "what", status.samples),
+            ("instants", "Number of fetched samples, by the sample store's action.", "what", status.samples),
             ("decisions", "Number of retrainings, by decision.", "decision", status.decisions),
         ):
             counter = CounterMetricFamily(f"{PREFIX}_{name}", text, labels=(label,))

@@ -99,14 +99,14 @@ def retrain(task: RetrainingTask) -> dict[str, Any]:
 
 
 def _judged_on(samples: SampleSplit) -> dict[str, Any]:
-    """Return the number of the held-out samples, and their first and last time in Unix seconds (None without any)."""
+    """Return the number of held-out samples, and their first and last time in Unix seconds (None if there are none)."""
     times = samples.all.sample_time[samples.held_out.covers(samples.all.sample_time)]
     first, last = (float(times.min()), float(times.max())) if len(times) else (None, None)
     return {"held_out": len(times), "held_out_from": first, "held_out_until": last}
 
 
 def main() -> None:
-    """Read a task from standard input; write its decision, or `{"error": reason}`, to standard output."""
+    """Read a task from standard input, and write its decision or `{"error": reason}` to standard output."""
     end_with_parent()
     # redirect standard output to standard error, so that output of trainer plugins is not mixed with the decision
     answer = os.fdopen(os.dup(1), "wb")
