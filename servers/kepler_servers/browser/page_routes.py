@@ -41,7 +41,7 @@ def page_route(
         return handler(View.of(site, bottle.request.environ), **arguments)
 
     return Route(
-        "GET", path, ENDPOINT, handle, summary="A page for people.",
+        "GET", path, ENDPOINT, handle, summary="A web page.",
         query=query, guard=guard, listed=False, error_page=site.error_page,
     )  # fmt: skip
 

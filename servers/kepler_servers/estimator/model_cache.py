@@ -142,7 +142,7 @@ class ModelCache:
             return entry
         with self._wake:
             if len(self._queue) >= MAX_QUEUED_KEYS:
-                return CacheEntry(problem="too many kinds of requests wait for a model", searching=False)
+                return CacheEntry(problem="too many different requests wait for a model", searching=False)
             while len(self._entries) >= MAX_KEYS or (self._entries and self._key_bytes + key.size > MAX_KEY_BYTES):
                 self._evict()
             entry = self._entries[key] = CacheEntry()

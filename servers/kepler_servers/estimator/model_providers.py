@@ -67,7 +67,7 @@ class ModelOffer:
         Raises `KeplerError` if the provider does not have the twin, or does not answer.
         """
         if self._find_twin is None:
-            raise ModelError(f"{self.provider}: no other models, so not the twin {twin.model_name}")
+            raise ModelError(f"{self.provider} has no other models, so the twin {twin.model_name} is missing")
         return self._find_twin(twin)
 
     def without_files(self) -> ModelOffer:
@@ -172,9 +172,7 @@ def checked_twin_path(path: str, twin: Twin) -> str:
     """Return the path of the twin of the model at `path`. Raise `ModelError` if a part of the path is not a valid
     name."""
     if not (is_name(twin.feature_group) and is_name(twin.model_name)):
-        raise ModelError(
-            f"{quoted(twin.feature_group, 60)}/{quoted(twin.model_name, 60)}: the path of a twin is no name"
-        )
+        raise ModelError(f"{quoted(twin.feature_group, 60)}/{quoted(twin.model_name, 60)}: invalid path of a twin")
     return twin_path(path, twin)
 
 

@@ -74,7 +74,7 @@ def _watch() -> None:
         try:
             _end_slow_readers(ports, limit, warnings)
         except OSError as error:  # e.g. the process has no free file descriptor at this moment
-            warnings.log(f"the connections of slow clients cannot be looked at: {error.strerror}")
+            warnings.log(f"the connections of slow clients cannot be checked: {error.strerror}")
 
 
 def _listening_ports() -> set[int]:

@@ -138,7 +138,7 @@ class PerVmOutput(Output):
             except OutputError as error:
                 self._log.log(f"guest {name} gets no power: {error}")
             else:
-                log.info("guest %s (process %d, %d CPUs) has a tree", name, guest.pid, guest.cpus)
+                log.info("publishing the power of guest %s (process %d, %d CPUs)", name, guest.pid, guest.cpus)
 
     def _open_tree(self, name: str, guest: Guest) -> _GuestTree:
         output = self._output(name)

@@ -93,7 +93,7 @@ class MachineWatch:
         machine = self._identify()
         if machine == self.machine:
             return False
-        log.warning("this machine is now another one: %s", machine.description)
+        log.warning("this machine has changed; it is now: %s", machine.description)
         self.machine = machine
         return True
 

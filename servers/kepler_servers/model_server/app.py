@@ -127,7 +127,7 @@ class ModelServer:
             "model server",
             [*self._routes(model_path, quick), *self._pages(model_path)],
             observe=metrics.observe,
-            description="Gives the power model that fits a machine best, and says why.",
+            description="Returns the power model that fits a machine best, and the reasons.",
             error=ModelServerError,
             http_error=self._http_error,
         )
@@ -135,7 +135,7 @@ class ModelServer:
     def _routes(self, model_path: str, quick: bool) -> list[Route]:
         health = Returns({"application/json": Health})
         not_ready = Returns(
-            {"application/json": Health}, status=503, description="There is no model yet; `not_ready` says why."
+            {"application/json": Health}, status=503, description="There is no model yet; `not_ready` has the reason."
         )
         model = Returns(
             {"application/json": Weights, "application/zip": bytes},

@@ -68,7 +68,7 @@ class _CatalogueCollector(Collector):
     def collect(self) -> Iterable[Metric]:
         live = self._live
         catalogue = live.current
-        models = GaugeMetricFamily("kepler_model_server_models", "Models that can be served.", labels=("pipeline",))
+        models = GaugeMetricFamily("kepler_model_server_models", "Models that are served.", labels=("pipeline",))
         counts: dict[str, int] = dict.fromkeys(catalogue.node_types, 0)
         for model in catalogue.models:
             counts[model.pipeline] = counts.get(model.pipeline, 0) + 1

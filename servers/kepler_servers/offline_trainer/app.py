@@ -252,7 +252,7 @@ class OfflineTrainer:
             job = self._queue(headers.idempotency_key, upload)
         except sqlite3.Error as error:
             if is_disk_full(error):
-                raise disk_full_error("nothing of this request is kept") from error
+                raise disk_full_error("this request was not stored") from error
             raise
         prefers_async = _prefers_async(headers.prefer)
         if not (query.respond_async or prefers_async):
@@ -317,7 +317,7 @@ class OfflineTrainer:
         try:
             size = path.stat().st_size
         except FileNotFoundError:
-            message = f"the zip of job {current.id} was removed, or had no room; the pipeline is in the store"
+            message = f"the zip of job {current.id} was removed, or could not be written; the pipeline is in the store"
             raise HttpError(410, message, headers, job=current.id) from None
         headers |= {
             "Content-Type": "application/zip",
@@ -338,7 +338,7 @@ class OfflineTrainer:
         if job.state == CANCELLED:
             raise HttpError(410, f"job {job.id} was cancelled", headers, job=job.id)
         if self._pool.stopping:
-            message = f"the server is stopping; job {job.id} goes on when it is started again"
+            message = f"the server is stopping; job {job.id} continues after the next start of the server"
             raise HttpError(503, message, headers | RETRY_LATER, job=job.id)
         raise HttpError(409, f"job {job.id} is {job.state}", headers, job=job.id)
 

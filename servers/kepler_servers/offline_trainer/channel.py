@@ -92,7 +92,7 @@ class ProgressReporter(logging.Handler):
     def send_last_lines(self) -> None:
         """Send the last log lines of a training that logged more than `MAX_FIRST_LINES` lines."""
         if (omitted := self._lines - MAX_FIRST_LINES - len(self._last_lines)) > 0:
-            self._channel.send(LogLine("warning", f"{omitted} lines are left out here"))
+            self._channel.send(LogLine("warning", f"{omitted} log lines are left out here"))
         while self._last_lines:
             self._channel.send(self._last_lines.popleft())
 

@@ -125,5 +125,5 @@ def _reporting_full_disk() -> Iterator[None]:
         yield
     except Exception as error:
         if is_disk_full(error):
-            raise disk_full_error("nothing of this request is kept") from error
+            raise disk_full_error("this request was not stored") from error
         raise

@@ -118,7 +118,7 @@ def _outcome(command: Train, channel: Channel, progress: ProgressReporter, limit
         return _name_taken(error)
     except StoreError as error:
         status = 507 if is_disk_full(error) else 503
-        return Rejected(status, {"msg": f"{error}; the request is kept as long as other finished ones"})
+        return Rejected(status, {"msg": f"{error}; the request stays stored like those of other ended jobs"})
     except OSError as error:
         if not is_disk_full(error):
             raise

@@ -270,8 +270,8 @@ class TrainingPool:
     def _requeue_or_fail(self, job: Job, reason: str) -> str:
         """Queue a job again, or mark it as failed if it has already had `MAX_ATTEMPTS` attempts."""
         if job.attempts >= MAX_ATTEMPTS:
-            published = "; it may be in the store" if job.may_be_published else ""
-            content = {"msg": f"failed after {job.attempts} attempts; at the last one {reason}{published}"}
+            published = "; the pipeline may be in the store" if job.may_be_published else ""
+            content = {"msg": f"failed after {job.attempts} attempts; in the last attempt, {reason}{published}"}
             self._persist(lambda: self._jobs.fail(job.id, 500, content))
             return "failed"
         return self._requeue(job, reason, count_attempt=True)

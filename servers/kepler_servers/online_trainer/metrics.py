@@ -81,15 +81,15 @@ class RoundsCollector(Collector):
                 ("running_error_watts", "Mean absolute error of a served model on live measurements."),
                 ("running_error_limit_watts", "Running error above which a served model has drifted."),
                 ("model_drift", "1 if the running error of the served model exceeds its limit."),
-                ("interval_coverage_ratio", "Part of the live measurements that are within a served model's interval."),
+                ("interval_coverage_ratio", "Fraction of the live measurements within a served model's interval."),
                 ("interval_half_width_watts", "Mean half-width of a served model's interval on live measurements."),
             )
         )
         outside, disagreements = (
             GaugeMetricFamily(f"{PREFIX}_{name}", text, labels=_MODEL_LABELS)
             for name, text in (
-                ("samples_outside_ratio", "Part of the live samples that are outside the range of the training."),
-                ("disagreements_ratio", "Part of the live samples in which a served model and its twin disagree."),
+                ("samples_outside_ratio", "Fraction of the live samples that are outside the range of the training."),
+                ("disagreements_ratio", "Fraction of the live samples in which a served model and its twin disagree."),
             )
         )
         for watched in self._rounds.drift.watched:

@@ -164,7 +164,7 @@ class Rounds:
         cursor = self.samples.cursor(now + _CLOCK_TOLERANCE_SECONDS)
         self.status.lag = None if cursor is None else max(now - cursor, 0.0)
         if removed := self.samples.tidy():
-            log.info("thinned out %d samples", removed)
+            log.info("removed %d samples, because the sample store was full", removed)
         if outcome != "empty":
             self.status.last_success = time.time()
         if (trigger := self._due()) is not None:

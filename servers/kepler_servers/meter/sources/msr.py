@@ -94,7 +94,7 @@ class MsrSource:
         cpuinfo = parse_cpuinfo(_text(self._root / "proc/cpuinfo"))
         registers = _VENDORS.get(cpuinfo.first("vendor_id").casefold())
         if registers is None:
-            raise MeterError("only Intel's and AMD's processors have registers of energy")
+            raise MeterError("only processors of Intel and AMD have energy registers")
         has_dram = cpuinfo.first("cpu family") == "6" and cpuinfo.first("model") in map(str, _DRAM_MODELS)
         for cpu in self._cpus_of_sockets():
             path = self._root / f"dev/cpu/{cpu}/msr"
@@ -131,7 +131,7 @@ class MsrSource:
             return f"{where} does not exist: load the kernel module msr (`modprobe msr`)"
         if isinstance(error, PermissionError):
             return f"{where} can only be read by root (CAP_SYS_RAWIO)"
-        return f"{where}: this processor has no registers of energy ({error.strerror or error})"
+        return f"{where}: this processor has no energy registers ({error.strerror or error})"
 
 
 def _register(descriptor: int, number: int) -> int:

@@ -161,7 +161,7 @@ class PowercapSource:
         if not self._folder.is_dir():
             return f"{self._folder} does not exist: no RAPL, or no driver for it"
         if self._skipped:
-            return f"{self._folder / self._skipped} is published by Kepler Core, and no measurement"
+            return f"{self._folder / self._skipped} is published by Kepler Core, and is not a measurement"
         return f"{self._folder} has no zones of energy counters"
 
 
@@ -229,7 +229,7 @@ class ProvidedTreeSource(PowercapSource):
 
     def _why_no_zones(self) -> str:
         if self._skipped:
-            return f"{self._folder / self._skipped} is an estimate, and no measurement of the host"
+            return f"{self._folder / self._skipped} is an estimate of the host, not a measurement"
         return f"{self._folder}: the host provides no power"
 
 

@@ -152,7 +152,7 @@ def _recalibrate(
     """Return path -> candidate, which is the served model with watts corrected for the power shifts."""
     lines = common_lines(shifts, sorted({stream.node for stream in training.streams}))
     if lines is None:
-        log.info("no served model is recalibrated: each serves all nodes, but their power shifted by different amounts")
+        log.info("no served model is recalibrated, because the power of the nodes shifted by different amounts")
         return {}
     candidates = {}
     for path, entry in served.items():

@@ -125,17 +125,17 @@ def compare(champion: Evaluation, challenger: Evaluation) -> Comparison:
     """
     common = set(champion.samples) & set(challenger.samples)
     if len(common) < MIN_SAMPLES:
-        return Comparison(False, f"only {len(common)} samples on which both could be evaluated", 0.0)
+        return Comparison(False, f"only {len(common)} samples on which both models could be evaluated", 0.0)
     champion, challenger = champion.subset(common), challenger.subset(common)
     if missing := [component for component in champion.predicted if component not in challenger.predicted]:
         return Comparison(False, f"the new model has no {', '.join(missing)}", 0.0)
     before = champion.total_error()
     mean_before = float(before.mean())
     gain, needed = _gain(champion, challenger)
-    watts = f"{mean_before:.2f} W with the served model, {mean_before - gain:.2f} W with the new one"
+    watts = f"{mean_before:.2f} W with the served model, {mean_before - gain:.2f} W with the new model"
     if not gain > needed:
-        result = "no better" if gain <= 0 else "better by less than noise"
-        reason = f"{result} on {len(common)} new samples: {watts}, needed a gain of {needed:.2f} W"
+        result = "no better" if gain <= 0 else "not significantly better"
+        reason = f"{result} on {len(common)} new samples: {watts}; a gain of {needed:.2f} W is needed"
         return Comparison(False, reason, gain, needed)
     if (loss := _component_loss(champion, challenger) or _idle_loss(champion, challenger, gain)) is not None:
         return Comparison(False, f"{loss} ({watts})", gain, needed)

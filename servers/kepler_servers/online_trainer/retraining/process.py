@@ -47,10 +47,10 @@ def run_in_process(task: RetrainingTask, *, timeout: float, stop: threading.Even
         if stop.is_set() or time.monotonic() > deadline:
             process.kill()
             process.end()
-            return None if stop.is_set() else {"error": f"not done in {timeout:g} s"}
+            return None if stop.is_set() else {"error": f"the time limit of {timeout:g} s was exceeded"}
     code = process.end()
     if code != 0 or not answer or not answer[0]:
-        return {"error": f"the retraining process ended with exit code {code}; the log says more"}
+        return {"error": f"the retraining process ended with exit code {code}; see the log"}
     try:
         return decode_object(answer[0])
     except DocumentError as error:

@@ -87,7 +87,7 @@ def _best_models(served: Mapping[str, StoredModel], restated: Mapping[str, Model
 
 def _reason(outcome: Outcome, changed: set[str]) -> str:
     if not outcome.winners:
-        return f"other models have the lowest errors on all stored samples: {', '.join(sorted(changed))}"
+        return f"on all stored samples, other models have the lowest errors: {', '.join(sorted(changed))}"
     kinds = sorted({winner.kind for winner in outcome.winners.values()})
     reason = next(result.comparison.reason for result in outcome.results if result.comparison.better)
     return f"{len(outcome.winners)} {' and '.join(kinds)}: {reason}"

@@ -44,7 +44,7 @@ def refit_winners(
         needed = _restrict(spec, [winners[path].candidate.metadata for path in evaluations])
         _, refitted = trainer.train(needed, observations)
     except TrainingError as error:
-        log.warning("the models that are better could not be trained once more on all samples: %s", error)
+        log.warning("the winners could not be trained once more on all samples: %s", error)
         return {}
     accepted = {}
     for path, evaluation in evaluations.items():
