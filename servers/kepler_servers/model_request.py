@@ -129,8 +129,10 @@ def _node_type(number: int | None, has_spec: bool) -> int | None:
 
 
 def integers(spec: Mapping[str, Any]) -> dict[str, int | str]:
-    """Return the description of a machine in the form that Kepler can read: numbers are integers, and unknown values
-    are missing."""
+    """Return the description of a machine in the form that Kepler can read.
+
+    All numbers are integers, and unknown values are left out.
+    """
     values: dict[str, int | str] = {}
     for key, value in spec.items():
         if isinstance(value, bool) or value is None:

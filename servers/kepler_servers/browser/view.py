@@ -124,8 +124,8 @@ class View:
         return "true" if self.path.startswith(below) else ""
 
     def language_links(self) -> list[tuple[str, str, str, bool]]:
-        """Return (HTML language, name of the language, URL of this page, whether it is the current language) for each
-        language."""
+        """Return a tuple for each language: its code in HTML, its name, the URL of this page, and whether it is
+        current."""
         return [
             (
                 HTML_LANGUAGES[language],

@@ -78,8 +78,7 @@ def store_location(configuration: Configuration, option: str | None) -> str:
 
 
 def store_in_volume(configuration: Configuration) -> str | None:
-    """Return the location of the model store in a container's volume, `/mnt/models`; None if the folder does not
-    exist."""
+    """Return the location of the model store in a container's volume; None if the folder does not exist."""
     folder = configuration.volume() / STORE_FOLDER
     return str(folder) if folder.is_dir() else None
 

@@ -303,8 +303,10 @@ def status(path: str, as_json: bool) -> None:
 
 
 def _print_models(models: Sequence[dict[str, Any]]) -> None:
-    """Print a table with the status of each kind of request. Below the table, print a line for each distinct
-    problem."""
+    """Print a table with the status of each kind of request.
+
+    Below the table, print a line for each distinct problem.
+    """
     from kepler_core.messages import printable
 
     rows = []

@@ -140,7 +140,7 @@ def guest(output: str, interval: float, duration: str, node: str | None, root: s
         if len(rows) >= MAX_GUEST_ROWS:
             raise KeplerError(f"more than {MAX_GUEST_ROWS} samples; record less often, or for a shorter time")
         if not rows or observation.time > rows[-1][0]:
-            # the first row has no features; its time tells when the period of the next row begins
+            # the first row has no features; its time is the beginning of the next row's period
             rows.append((observation.time, dict(observation.features)))
 
     try:
@@ -192,8 +192,10 @@ def _progress(duration: float, interval: float) -> Iterator[Callable[[], None]]:
 
 
 def _describe(scrape: Scrape, vm: str | None, where: str) -> None:
-    """Print the virtual machines that the host's Kepler reports. Raises `RecordingError` if a pair cannot be
-    recorded."""
+    """Print the virtual machines that the host's Kepler reports.
+
+    Raises `RecordingError` if a pair cannot be recorded.
+    """
     metrics = {sample.metric for sample in scrape.samples}
     if names.BUILD_INFO in metrics and names.NODE_JOULES not in metrics:
         raise RecordingError(

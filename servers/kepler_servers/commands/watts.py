@@ -104,8 +104,10 @@ def _first_reading(chain: SourceChain, collectors: CollectorSet) -> tuple[Readin
 
 
 def _readings(chain: SourceChain, collectors: CollectorSet, interval: float) -> Iterator[tuple[Reading, Observation]]:
-    """Yield the reading and the observation of each period. If there is no reading, print the reason on standard
-    error."""
+    """Yield the reading and the observation of each period.
+
+    If there is no reading, print the reason on standard error.
+    """
     due = time.monotonic()
     while True:
         due = max(due + interval, time.monotonic())

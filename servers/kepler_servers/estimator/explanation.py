@@ -55,8 +55,10 @@ def mean_half_widths(loaded: LoadedModel, latest: CheckedWatts, host_name: str) 
 
 
 def half_widths_of(loaded: LoadedModel, checked: CheckedWatts, host_name: str) -> dict[str, FloatArray]:
-    """Return, by component, the half-width of each row's interval in watts. The result is empty if there are no
-    intervals."""
+    """Return, by component, the half-width of each row's interval in watts.
+
+    The result is empty if there are no intervals.
+    """
     if loaded.check.honesty is None:
         return {}
     components = loaded.model.components

@@ -107,8 +107,10 @@ def _on_rows_with_core(rest: FloatArray, core: FloatArray, has_core: BoolArray) 
 
 
 def _carried(exact: FloatArray, start: float) -> FloatArray:
-    """Round the values of a component. Carry the rounding error of each row to the next row; row 0 gets `start`
-    (0–1)."""
+    """Round the values of a component.
+
+    Carry the rounding error of each row to the next row; row 0 gets `start` (0–1).
+    """
     rounded: FloatArray = exact.cumsum()
     rounded += start
     np.floor(rounded, out=rounded)

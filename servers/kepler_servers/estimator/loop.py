@@ -275,8 +275,10 @@ class Loop:
         self._pending = still_pending
 
     def _finish_oldest_pending(self) -> bool:
-        """Answer the oldest pending request, although its model was not found yet. Return False if no request is
-        pending."""
+        """Answer the oldest pending request, although its model was not found yet.
+
+        Return False if no request is pending.
+        """
         while self._pending:
             connection = self._pending.popleft()
             if (pending := connection.pending) is not None:

@@ -169,8 +169,10 @@ def _offer_of_model(model: StoredModel, provider: str, why: Mapping[str, Any], r
 
 
 def checked_twin_path(path: str, twin: Twin) -> str:
-    """Return the path of the twin of the model at `path`. Raise `ModelError` if a part of the path is not a valid
-    name."""
+    """Return the path of the twin of the model at `path`.
+
+    Raise `ModelError` if a part of the path is not a valid name.
+    """
     if not (is_name(twin.feature_group) and is_name(twin.model_name)):
         raise ModelError(f"{quoted(twin.feature_group, 60)}/{quoted(twin.model_name, 60)}: invalid path of a twin")
     return twin_path(path, twin)

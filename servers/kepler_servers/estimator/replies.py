@@ -211,8 +211,10 @@ def _least_bytes(rounded: FloatArray) -> int:
 
 
 def _with_left_out(tail: Mapping[str, Any], left_out: Sequence[str]) -> Mapping[str, Any]:
-    """Return the JSON members that follow `powers` in a reply, with a message that names the components that were left
-    out."""
+    """Return the JSON members that follow `powers` in a reply.
+
+    The message names the components that were left out.
+    """
     if not left_out:
         return tail
     message = f"{tail['msg']}; " if tail["msg"] else ""

@@ -48,8 +48,10 @@ def model_statuses(
 
 
 def _bounded(status: dict[str, Any]) -> tuple[dict[str, Any], int]:
-    """Shorten a status to about `MAX_LISTED_BYTES` if it is larger. Return the status and its size as JSON, in
-    bytes."""
+    """Shorten a status to about `MAX_LISTED_BYTES` if it is larger.
+
+    Return the status and its size as JSON, in bytes.
+    """
     for member, replacement in (("why", {}), ("metrics", [])):
         size = len(msgspec.json.encode(status))
         if size <= MAX_LISTED_BYTES:

@@ -180,8 +180,10 @@ def _files_with_weights(init: InitUrl, files: ModelArchive, name: str) -> Iterat
 
 
 def _weights_file(init: InitUrl, content: bytes) -> tuple[_Model, list[str]]:
-    """Return the model whose weights are in a JSON file, and the reasons why they are not linear weights (usually
-    none)."""
+    """Return the model whose weights are in a JSON file, and the reason if they are not linear weights.
+
+    The reason is a list with one text; the list is empty if the weights are linear.
+    """
     if len(content) > MAX_DOCUMENT_BYTES:
         raise StoreError(f"{init.where}: more than {MAX_DOCUMENT_BYTES} bytes")
     document = decode_object(content)

@@ -47,8 +47,10 @@ class Error(msgspec.Struct, omit_defaults=True):
 
 
 class App:
-    """A WSGI application that serves routes: bottle finds the route of a request, and `App` calls the route's
-    handler."""
+    """A WSGI application that serves routes.
+
+    bottle finds the route of a request, and `App` calls the handler of the route.
+    """
 
     def __init__(
         self,

@@ -60,8 +60,10 @@ def document(title: str, description: str, routes: Sequence[Route], error: type[
 
 
 class _Schemas:
-    """The JSON Schemas of the types that the routes use. `components` contains the schemas that others reference by
-    name."""
+    """The JSON Schemas of the types that the routes use.
+
+    `components` contains the schemas that others reference by name.
+    """
 
     def __init__(self, kinds: Sequence[Any]) -> None:
         types = [kind for kind in kinds if not isinstance(kind, JsonSchema)]

@@ -46,8 +46,10 @@ _STATUS_LINES = {200: "200 OK", 503: "503 Service Unavailable"}
 
 
 def with_health(metrics: WsgiApplication, checks: Mapping[str, HealthCheck]) -> WsgiApplication:
-    """Return an application that answers requests for the paths in `checks`, and passes all other requests on to
-    `metrics`."""
+    """Return an application that answers requests for the paths in `checks`.
+
+    It passes all other requests on to `metrics`.
+    """
 
     def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         check = checks.get(environ.get("PATH_INFO", ""))

@@ -87,8 +87,10 @@ def with_numbers(spec: Mapping[str, Any], key: str) -> dict[str, Any]:
 
 
 def flag_or_number(text: str, *, is_flag: bool, is_number: bool) -> str | bool | int | float:
-    """Return the number or flag that a text contains, if a number or flag is expected; otherwise return the text
-    itself."""
+    """Return the number or flag that a text contains; the text itself if it contains neither.
+
+    A number or flag is returned only if it is expected (`is_number`, `is_flag`).
+    """
     if is_number and (value := _number(text)) is not None and abs(value) <= MAX_NUMBER:
         return value
     return FLAGS.get(text, text) if is_flag else text

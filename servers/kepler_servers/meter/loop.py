@@ -130,8 +130,10 @@ class MeterLoop:
             self._next_reading = now + period
 
     def _measure(self, *, first: bool = False) -> None:
-        """Collect features, estimate the power, and publish the reading. The first call only begins the first
-        period."""
+        """Collect features, estimate the power, and publish the reading.
+
+        The first call only begins the first period.
+        """
         begin = time.monotonic()
         observation = self._collect()
         collected = time.monotonic()

@@ -210,8 +210,10 @@ def _is_same(guest: Guest, other: Guest) -> bool:
 
 
 def _folder_names(guests: Sequence[Guest]) -> dict[str, Guest]:
-    """Return the guests by folder name. If several guests have the same name, the process number is appended to all but
-    the first."""
+    """Return the guests by folder name.
+
+    If several guests have the same name, the process number is appended to all but the first.
+    """
     names: dict[str, Guest] = {}
     for guest in guests:
         names[guest.name if guest.name not in names else f"{guest.name}-{guest.pid}"] = guest

@@ -40,8 +40,10 @@ class Published:
 
 @attrs.define
 class MeterState:
-    """The values that the metrics are made from. The meter's thread replaces them; threads that answer scrapes read
-    them."""
+    """The values that the metrics are made from.
+
+    The meter's thread replaces them; threads that answer scrapes read them.
+    """
 
     kepler_names: bool
     """Whether the output also serves Kepler's metrics of a node."""

@@ -45,8 +45,10 @@ class Report:
     """Sentences about why more trusted power sources are not used."""
 
     def lines(self, width: int = WIDTH) -> list[str]:
-        """Return the report as lines of text for people. A line has at most `width` characters, at least
-        `NARROWEST`."""
+        """Return the report as lines of text for people.
+
+        A line has at most `width` characters, at least `NARROWEST`.
+        """
         reading = self.reading
         main = reading.power[reading.main]
         subject = _SUBJECTS.get(reading.main, f"The {_COMPONENTS[reading.main]} draw")

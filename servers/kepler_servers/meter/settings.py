@@ -69,8 +69,10 @@ class MeterSettings:
     """Length of a period in seconds."""
 
     def machine(self) -> ThisMachine:
-        """Return the description of this machine and of its possible hosts. Raises `UsageError` if a setting is
-        wrong."""
+        """Return the description of this machine and of its possible hosts.
+
+        Raises `UsageError` if a setting is wrong.
+        """
         spec = None
         if self.machine_spec is not None:
             from kepler_core.machine import read_machine_spec

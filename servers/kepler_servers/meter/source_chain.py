@@ -74,8 +74,10 @@ class SourceChain:
         return [f"{link.source.name}: {link.problem}" for link in better if link.problem]
 
     def reading(self, observation: Observation) -> Reading:
-        """Return the power in a period from the most trusted source that works. Raises `MeterError` if no source
-        works."""
+        """Return the power in a period from the most trusted source that works.
+
+        Raises `MeterError` if no source works.
+        """
         self._started += 1
         current = self._current
         better = self._take_better(observation, len(self._links) if current is None else current)
@@ -102,8 +104,10 @@ class SourceChain:
                 log.debug("closing the source %s failed", link.source.name, exc_info=True)
 
     def _take_better(self, observation: Observation, end: int) -> Reading | None:
-        """Read the first `end` sources. If the meter should use one of them now, switch to it and return its
-        reading."""
+        """Read the first `end` sources.
+
+        If the meter should use one of them now, switch to it and return its reading.
+        """
         waiting = False
         taken: tuple[int, Reading] | None = None
         for index, link in enumerate(self._links[:end]):

@@ -214,8 +214,10 @@ def _large(candidates: Iterable[Processor]) -> list[Processor]:
 
 
 def _host_with(processor: Processor) -> MachineDescription:
-    """Return the description of a host with this processor: two sockets for a cloud host, one for a desktop or
-    laptop."""
+    """Return the description of a host with this processor.
+
+    Cloud hosts have two sockets; desktops and laptops have one.
+    """
     assert processor.threads is not None
     chips = 1 if processor.client else CLOUD_CHIPS
     return MachineDescription(
@@ -234,8 +236,10 @@ def _processor(spec: MachineSpec) -> Processor | None:
 
 
 def _by_numbers(spec: MachineSpec) -> Processor | None:
-    """Return a processor from the table with the same family and model numbers and any stepping; None if there is
-    none."""
+    """Return a processor from the table with the same family and model numbers; None if there is none.
+
+    The stepping may be different.
+    """
     family, separator, _ = (spec.processor or "").partition("_stepping_")
     if not separator:
         return None

@@ -79,8 +79,10 @@ class BestModelsQuery(Conditions, frozen=True, kw_only=True, rename="kebab"):
     """Old name of `feature-group`, which clients of kepler-model-server send."""
 
     def conditions(self) -> Conditions:
-        """Return the conditions under their new names. Raise `RequestError` if a parameter was sent under both
-        names."""
+        """Return the conditions under their new names.
+
+        Raise `RequestError` if a parameter was sent under both names.
+        """
         return Conditions(
             energy_source=_one_of("source", self.source, "energy-source", self.energy_source),
             output_type=_one_of("ot", self.ot, "output-type", self.output_type),

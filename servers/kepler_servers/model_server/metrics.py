@@ -23,8 +23,10 @@ _MODEL_LABELS = ("pipeline", "source", "output_type", "feature_group", "model")
 
 
 class ServerMetrics(RequestMetrics):
-    """The Prometheus metrics of the model server. If there are several workers, each worker reports the sums over all
-    workers."""
+    """The Prometheus metrics of the model server.
+
+    If there are several workers, each worker reports the sums over all workers.
+    """
 
     def __init__(self, live: LiveCatalogue, *, several_workers: bool) -> None:
         # Several worker processes store the values of the metrics in files (PROMETHEUS_MULTIPROC_DIR), not in a

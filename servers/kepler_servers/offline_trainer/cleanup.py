@@ -14,8 +14,11 @@ log = logging.getLogger(__name__)
 
 
 def remove_expired(jobs: Jobs, folder: StateFolder, settings: Settings) -> None:
-    """Remove the input files of ended jobs after `keep_inputs` seconds, and these jobs with their zips after
-    `keep_results` seconds."""
+    """Remove expired input files, and expired jobs with their zips.
+
+    An input file expires `keep_inputs` seconds after the end of its job, and a job expires `keep_results` seconds after
+    its end.
+    """
     now = time.time()
     for job in jobs.finished_before(now - settings.keep_inputs, with_input=True):
         folder.input(job).unlink(missing_ok=True)

@@ -67,8 +67,10 @@ class Jobs:
         return self._select("SELECT * FROM jobs WHERE key = ?", key)
 
     def page(self, state: str | None, limit: int, offset: int) -> tuple[int, list[Job]]:
-        """Return the number of all jobs in `state` (None: in any state), and a page of these jobs, the newest job
-        first."""
+        """Return the number of all jobs in `state`, and a page of these jobs, the newest job first.
+
+        If `state` is None, jobs in any state count.
+        """
         where, values = ("", ()) if state is None else ("WHERE state = ?", (state,))
         with self._lock:
             (total,) = self._database.execute(f"SELECT count(*) FROM jobs {where}", values).fetchone()  # noqa: S608
@@ -258,8 +260,10 @@ class Jobs:
         return current
 
     def requeue(self, job: str, *, count_attempt: bool) -> None:
-        """Change the state of a running job back to queued. If `count_attempt` is false, the interrupted attempt is not
-        counted."""
+        """Change the state of a running job back to queued.
+
+        If `count_attempt` is false, the interrupted attempt is not counted.
+        """
         with self._transaction():
             self._database.execute(
                 "UPDATE jobs SET state = ?, attempts = attempts - ? WHERE id = ? AND state = ?",

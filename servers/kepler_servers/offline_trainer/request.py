@@ -168,8 +168,10 @@ def _has_value(raw: msgspec.Raw | None) -> bool:
 
 
 def _document(members: Mapping[str, msgspec.Raw], trainer: Mapping[str, msgspec.Raw] | None) -> dict[str, Any]:
-    """Decode the members of a request, and the members of its object `trainer` if any. Leave out optional keys that are
-    null."""
+    """Decode the members of a request, and the members of its object `trainer` if any.
+
+    Leave out optional keys that are null.
+    """
     items = (*members.items(), *(trainer or {}).items())
     size = sum(len(key) + memoryview(raw).nbytes for key, raw in items)
     if size > MAX_DOCUMENT_BYTES:

@@ -200,8 +200,10 @@ class TrainingPool:
         )
 
     def _handle(self, job: Job, process: TrainingProcess, message: Message) -> str | None:
-        """Store the content of a training process' message. Return the outcome of the training if it has ended, else
-        None."""
+        """Store the content of a training process' message.
+
+        Return the outcome of the training if it has ended, else None.
+        """
         jobs = self._jobs
         match message:
             case StageStarted():

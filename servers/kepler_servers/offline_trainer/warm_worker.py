@@ -46,7 +46,8 @@ class WarmWorker:
         """Start the process if it is not running. Do nothing if another thread is using the worker."""
         if self._lock.acquire(blocking=False):
             try:
-                # errors are ignored here: `check` tries again to start the process, and raises the error if that fails
+                # errors are ignored here: `check` tries again to start the process, and raises an error if it fails
+                # again
                 with contextlib.suppress(HttpError, OSError):
                     self._ready_process()
             finally:
@@ -78,8 +79,10 @@ class WarmWorker:
         raise AssertionError("the last attempt returns or raises")
 
     def take(self) -> TrainingProcess:
-        """Return the idle process, or a new process if there is none. Raises `OSError` if a new process cannot be
-        started."""
+        """Return the idle process, or a new process if there is none.
+
+        Raises `OSError` if a new process cannot be started.
+        """
         with self._lock:
             process, self._process = self._process, None
         if process is not None and process.alive:

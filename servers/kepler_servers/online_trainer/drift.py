@@ -125,8 +125,10 @@ def _ratio(window: FloatArray) -> float | None:
 
 
 def limit(validated: float) -> float:
-    """Return the running error in watts above which a model with the validated error `validated` (watts) has
-    drifted."""
+    """Return the running error in watts above which a model has drifted.
+
+    `validated` is the validated error of the model in watts.
+    """
     return ALARM_FACTOR * validated + ALARM_WATTS
 
 

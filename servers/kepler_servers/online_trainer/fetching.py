@@ -98,7 +98,7 @@ def without_long_windows(observations: Observations) -> Observations:
 
 
 def _aligned(since: float, step: float | None) -> float:
-    # start at a multiple of the step, so that overlapping fetches return the same timestamps
+    # start at a multiple of the step, so that overlapping fetches have the same timestamps
     return since if step is None else since // step * step
 
 

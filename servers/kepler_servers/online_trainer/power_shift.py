@@ -55,8 +55,10 @@ class PowerShift(msgspec.Struct, frozen=True):
 
 
 def shift_watts(observations: Observations, shifts: Sequence[PowerShift]) -> Observations:
-    """Convert the watts before each shift to the watts for the same work after the shift, and return the
-    observations."""
+    """Convert the watts before each shift to the watts for the same work after the shift.
+
+    Returns the observations with the converted watts.
+    """
     if not shifts:
         return observations
     power = {key: values.copy() for key, values in observations.power.items()}
@@ -108,8 +110,10 @@ class ShiftLog:
         self.path = path
 
     def shifts(self) -> list[PowerShift]:
-        """Return the power shifts in the file; no shifts if the file is absent. Raises `KeplerError` if it cannot be
-        read."""
+        """Return the power shifts in the file; no shifts if the file is absent.
+
+        Raises `KeplerError` if it cannot be read.
+        """
         try:
             return decode_json(self.path.read_bytes(), _LogFile).changes
         except FileNotFoundError:

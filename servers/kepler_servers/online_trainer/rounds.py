@@ -138,7 +138,7 @@ class Rounds:
         except KeplerError as error:
             outcome, kind, problem = "failed", "data", str(error)
         except Exception:
-            # an unexpected exception must not end a server that runs for months; no stored sample is lost
+            # an unexpected exception must not end the server, which runs for months; stored samples are not lost
             log.exception("a round failed; this is a defect of the online trainer")
             outcome, kind, problem = "failed", "defect", "a defect of the online trainer; its log says more"
         self.status.rounds[outcome] += 1
@@ -221,8 +221,10 @@ class Rounds:
     # --- retraining ---
 
     def _restore_progress(self) -> None:
-        """In the first round after a start, restore the latest decision, and the number of samples that were added
-        after it."""
+        """In the first round after a start, restore the latest decision and the number of new samples.
+
+        New samples are the samples that were added after the decision.
+        """
         if self._progress_restored:
             return
         last = last_decision(self.store.decisions(self.fetcher.spec.name), self.drift.node_type)

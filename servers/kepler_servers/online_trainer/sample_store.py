@@ -172,8 +172,10 @@ class SampleStore:
                 mark_damaged(path)
 
     def _remove_leftovers(self, newest_base: int) -> None:
-        """Remove files that a killed process has left behind: partly written files, and files that were already
-        merged."""
+        """Remove files that a killed process has left behind.
+
+        These are partly written files, and files that were already merged.
+        """
         in_use = {file.path for file in self._files}
         for path in list_folder(self.folder):
             name = FileName.parse(path.name)
@@ -206,8 +208,7 @@ class SampleStore:
 
     @property
     def seen(self) -> int:
-        """Number of all samples that were added since the store was created, including samples that were thinned out
-        later."""
+        """Number of all samples that were ever added, including samples that were thinned out later."""
         return sum(file.header.seen for file in self._files)
 
     @property
@@ -271,8 +272,10 @@ class SampleStore:
     # --- writing ---
 
     def append(self, observations: Observations, *, since: float, until: float, node_type: int = 0) -> AppendResult:
-        """Add the new samples of a fetch from `since` to `until` (Unix seconds). If an error occurs, no sample is
-        added."""
+        """Add the new samples of a fetch from `since` to `until` (Unix seconds).
+
+        If an error occurs, no sample is added.
+        """
         complete = sample_table.completeness(observations)
         time = observations.sample_time
         cursor = self.cursor(until)

@@ -61,7 +61,7 @@ def to_table(observations: Observations, chosen: IntArray, complete: IntArray, n
     """
     stream = observations.sample_stream[chosen]
     nodes = [stream.node for stream in observations.streams]
-    # the rows of the chosen samples; the observations have a row per sample and container, sorted by sample
+    # find the rows of the chosen samples; the observations have one row per sample and container, sorted by sample
     position = np.full(len(observations.sample_time), -1, dtype=np.int64)
     position[chosen] = np.arange(len(chosen))
     rows = np.flatnonzero(position[observations.row_sample] >= 0)

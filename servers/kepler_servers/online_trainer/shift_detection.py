@@ -140,8 +140,10 @@ def _find_shift(observations: Observations, pairs: _Pairs, node: str) -> PowerSh
 
 
 def _power_of_pairs(observations: Observations, pairs: _Pairs) -> Mapping[str, _Power]:
-    """Return "<energy source>.<component>" -> power in the pairs. Components with fewer than `MIN_PAIRS` pairs are left
-    out."""
+    """Return "<energy source>.<component>" -> power in the pairs.
+
+    Components with fewer than `MIN_PAIRS` pairs are left out.
+    """
     power = {}
     for (source, component), watts in observations.power.items():
         then, now = watts[pairs.past], watts[pairs.recent]
@@ -184,7 +186,7 @@ def _difference(then: FloatArray, now: FloatArray, feature_difference: FloatArra
     covariance = np.linalg.pinv(design.T @ design) * variance
     error_if_independent = float(np.sqrt(variance / len(then)))
     _, block_error = mean_and_standard_error(residual)
-    # pairs next to each other in time are nearly copies, so the standard error for independent pairs is too low
+    # pairs that follow each other in time are nearly equal, so the standard error for independent pairs is too low
     can_inflate = error_if_independent > 0 and np.isfinite(block_error)
     inflation = max(1.0, block_error / error_if_independent) if can_inflate else 1.0
     error = float(np.sqrt(max(covariance[0, 0], 0.0))) * inflation
@@ -217,7 +219,7 @@ def _split(ratio: FloatArray) -> int:
         return 0
     cost = np.where(is_allowed, left + right, np.inf)
     best = int(np.argmin(cost))
-    # a split where the level shifts removes much of the variance; a split of mere noise removes little
+    # splitting where the level changes reduces the variance much; splitting mere noise reduces it little
     return int(position[best]) if cost[best] < SPLIT_VARIANCE * unsplit else 0
 
 

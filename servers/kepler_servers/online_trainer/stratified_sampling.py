@@ -131,7 +131,7 @@ def _spread_over_time(members: IntArray, time: FloatArray, quota: int) -> IntArr
     selected = []
     for number, slice_quota in zip(slices, water_fill(counts, quota), strict=True):
         inside = members[slice_of == number]
-        # divide the slice into stretches with equal numbers of samples, and keep the sample in the middle of each
+        # divide the slice into parts with equal numbers of samples, and keep the middle sample of each part
         middles = (np.arange(slice_quota) + 0.5) * (len(inside) / max(int(slice_quota), 1))
         selected.append(inside[np.floor(middles).astype(np.int64)])
     return np.concatenate(selected)

@@ -55,8 +55,10 @@ class ModelFacts:
 
     @property
     def split_maes(self) -> list[float | None]:
-        """The errors in watts on each split (kind of held-out data), in the order of `SPLIT_NAMES`; None if never
-        measured."""
+        """The errors in watts on each split (kind of held-out data), in the order of `SPLIT_NAMES`.
+
+        An error that was never measured is None.
+        """
         splits = {} if self.honesty is None else self.honesty.splits
         return [None if (errors := splits.get(name)) is None else errors.mae for name in SPLIT_NAMES]
 

@@ -60,7 +60,8 @@ class EnergyCounter:
             return None
         if value == self._value:
             if now - self._changed_at > self.patience_seconds:
-                # without the time since then: a text that changes would be logged and exported anew every second
+                # The text does not contain the time since the last change: a text that changes would be logged and
+                # exported again every second.
                 raise MeterError(f"{self.where} stands still at {value} for more than {self.patience_seconds:g} s")
             return self._watts
         step = value - self._value

@@ -136,8 +136,10 @@ class IpmiDevice:
             raise MeterError(f"{self.path}: {error.strerror or error}") from error
 
     def watts(self, stop: threading.Event) -> float:
-        """Return the watts of the whole machine. Raises `MeterError`, e.g. if no answer arrives within
-        `ANSWER_SECONDS`."""
+        """Return the watts of the whole machine.
+
+        Raises `MeterError`, e.g. if no answer arrives within `ANSWER_SECONDS`.
+        """
         try:
             self._send()
             return watts_of(self._answer(stop))

@@ -115,8 +115,10 @@ class ModelSource:
         return self._cache.entry(key)
 
     def _model(self, source: str, entry: CacheEntry, observation: Observation) -> LoadedModel | None:
-        """Return the model of a cache entry. While the first search runs, return the previous model if its features are
-        measured."""
+        """Return the model of a cache entry.
+
+        While the first search runs, return the previous model if its features are measured.
+        """
         if entry.loaded is not None:
             return entry.loaded
         used = self._used.get(source) if entry.searching else None
@@ -198,7 +200,7 @@ class ModelSource:
 
     def _shown_idle_share(self, models: Mapping[str, LoadedModel]) -> Literal["reservation", "none", "all"]:
         if self._machine.virtual is not None and next(iter(models)) in GUEST_SOURCES:
-            # a model that was trained on virtual machines contains a part of the idle power, whatever the setting is
+            # a model that was trained on virtual machines always includes a part of the host's idle power
             return "reservation"
         return "all" if all(self._guest_ratio(model) >= 1 for model in models.values()) else self._idle_share
 

@@ -73,8 +73,10 @@ class MsrSource:
         self._descriptors, self._counters = [], []
 
     def _try_to_open(self) -> None:
-        """Open the registers, at most once per minute after a failure, because an attempt takes long. Raises
-        `MeterError`."""
+        """Open the registers, at most once per minute after a failure, because an attempt takes long.
+
+        Raises `MeterError`.
+        """
         now = self._clock()
         if self._failure is not None and now < self._retry_at:
             raise self._failure

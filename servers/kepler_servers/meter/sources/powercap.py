@@ -1,5 +1,7 @@
-"""The power sources that read energy counters from a powercap tree: the kernel's tree, or a tree that the host
-provides."""
+"""The power sources that read energy counters from a powercap tree.
+
+The tree is either the kernel's, or one that the host of a virtual machine provides.
+"""
 
 from __future__ import annotations
 

@@ -133,8 +133,10 @@ class RedfishController:
         """Do nothing, because each request has its own connection."""
 
     def _find(self, stop: threading.Event) -> str:
-        """Return the path of the only resource that states a power. Raises `MeterError` if there is none, or more than
-        one."""
+        """Return the path of the only resource that states a power.
+
+        Raises `MeterError` if there is none, or more than one.
+        """
         chassis = [self._chassis] if self._chassis is not None else self._members(stop)
         resources = [path for one in chassis if (path := self._resource_of(one, stop)) is not None]
         if len(resources) == 1:
@@ -171,8 +173,10 @@ class RedfishController:
         return watts if watts is not None and math.isfinite(watts) and watts > 0 else None
 
     def _get(self, path: str, form: type[T], stop: threading.Event) -> T | None:
-        """Return the decoded resource at a path; None if it does not exist. Raises `MeterError` for all other
-        failures."""
+        """Return the decoded resource at a path; None if it does not exist.
+
+        Raises `MeterError` for all other failures.
+        """
         where = f"{self._where}{printable(path, _SHOWN_CHARACTERS)}"
         connections: list[http.client.HTTPConnection] = []
         deadline = Deadline(ANSWER_SECONDS, stop=stop)
@@ -236,8 +240,10 @@ def _tls(settings: RedfishSettings) -> ssl.SSLContext:
 
 
 def _credentials(path: Path) -> bytes:
-    """Return the text user:password from a file. Raises `MeterError`, whose message never contains the file's
-    content."""
+    """Return the text user:password from a file.
+
+    Raises `MeterError`, whose message never contains the file's content.
+    """
     try:
         with open(path, "rb") as file:
             content = file.read(MAX_CREDENTIALS_BYTES + 1).strip()

@@ -26,8 +26,10 @@ class SensorCheck:
     """Lowest and highest load since the value changed."""
 
     def check(self, watts: float, now: float, load: float | None) -> float:
-        """Return the watts. Raises `MeterError` if they are impossible, or if the sensor is frozen. `now` is in
-        seconds."""
+        """Return the watts.
+
+        Raises `MeterError` if they are impossible, or if the sensor is frozen. `now` is in seconds.
+        """
         if watts != self._watts:
             self._watts, self._changed_at, self._loads = watts, now, (1.0, 0.0)
         if load is not None:

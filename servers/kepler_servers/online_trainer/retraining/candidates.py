@@ -105,7 +105,7 @@ class ChallengerTrainer:
         if self.served is not None:
             names = self.served.names - {MANIFEST_FILE, REPORT_FILE}
             store.publish(spec.name, {name: self.served.read(name) for name in sorted(names)})
-        # the version that is published gets the page of the decision; nobody reads a page about the challengers alone
+        # no report about the challengers alone: the version that is published later gets the page of the decision
         with hooks().without(REPORT_LISTENER):
             report = train(spec, observations, store, jobs=self.jobs, machine=self.machine, profile=self.profile)
         store.prune(spec.name, KEPT_VERSIONS)
@@ -175,6 +175,6 @@ def _corrections(entry: StoredModel, lines: Mapping[str, Line]) -> dict[str, Cor
     for key, line in lines.items():
         source, _, component = key.rpartition(".")
         if source == entry.source:
-            # a DynPower model gets no offset: the offset is power of the node that no container causes
+            # a DynPower model gets no offset, because the offset is power of the node that no container causes
             corrections[component] = Correction(line.scale, line.offset if entry.output_type == "AbsPower" else 0.0)
     return corrections

@@ -74,8 +74,10 @@ class Evaluation:
         return np.asarray(np.sum(errors, axis=0), dtype=np.float64)
 
     def subset(self, chosen: set[tuple[str, float]]) -> Evaluation:
-        """Return the evaluation of the chosen samples only. `chosen` has the (node, Unix seconds) of each chosen
-        sample."""
+        """Return the evaluation of the chosen samples only.
+
+        `chosen` has the (node, Unix seconds) of each chosen sample.
+        """
         mask = np.array([sample in chosen for sample in self.samples], dtype=bool)
 
         def cut(columns: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
@@ -86,8 +88,7 @@ class Evaluation:
         return Evaluation(samples, *columns, cut(self.half_widths))
 
     def coverage(self) -> dict[str, dict[str, float]]:
-        """Return component -> {"coverage": fraction of samples in the intervals, "half_width": mean half-width in
-        watts}."""
+        """Return component -> {"coverage": fraction of samples in the intervals, "half_width": mean in watts}."""
         coverage = {}
         for component, half in self.half_widths.items():
             inside = np.abs(self.predicted[component] - self.measured[component]) <= half

@@ -1,5 +1,7 @@
-"""Choose the isolator of a retraining: if the profile of the node type has idle power, the isolator uses the
-profile."""
+"""Choose the isolator of a retraining.
+
+If the profile of the node type has idle power, an isolator that uses the profile replaces the default isolator.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
-"""Train the winners of a comparison once more before they are published, on all samples including the held-out
-samples."""
+"""Train the winners of a comparison once more before they are published.
+
+This time, they are trained on all samples, including the held-out samples.
+"""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def restate_models(
             if model is not None:
                 restated[path] = model
     for path, winner in winners.items():
-        # the stated errors of a retrained winner are right, because it was just validated on the stored samples
+        # a retrained winner was just validated on the stored samples, so its stated errors are right
         if winner.kind == "recalibrated":
             evaluation = evaluator.evaluate(winner, on_all=True)
             model = None if evaluation is None else restate(winner.metadata, winner.files, evaluation)
@@ -131,8 +131,11 @@ def _restated_honesty(honesty: Honesty, evaluation: Evaluation, higher: Sequence
 
 
 def _widened(terms: IntervalTerms, predicted: FloatArray, error: FloatArray) -> IntervalTerms:
-    """Increase the quantile of each bin of predicted watts to the quantile of the bin's errors, where that is
-    higher."""
+    """Increase the quantiles in the terms of an interval.
+
+    There is one quantile for each bin of predicted watts. It is replaced by the quantile of the bin's errors (in
+    watts), if that is higher.
+    """
     bins = np.searchsorted(terms.edges, predicted, side="right")
     quantiles = [
         max(quantile, _rounded(conformal_quantile(error[bins == number])))

@@ -108,7 +108,7 @@ def _judged_on(samples: SampleSplit) -> dict[str, Any]:
 def main() -> None:
     """Read a task from standard input, and write its decision or `{"error": reason}` to standard output."""
     end_with_parent()
-    # redirect standard output to standard error, so that output of trainer plugins is not mixed with the decision
+    # redirect standard output to standard error, so that the output of trainer plugins is not mixed with the decision
     answer = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     configure_logging(logging.INFO)
@@ -121,7 +121,7 @@ def main() -> None:
         result = retrain(task)
     except KeplerError as error:
         result = {"error": str(error)}
-    # nobody reads the decision if the online trainer was killed meanwhile, but the model store has it, too
+    # if the online trainer was killed meanwhile, the decision cannot be sent, but it is in the model store
     with contextlib.suppress(BrokenPipeError), answer:
         answer.write(msgspec.json.encode(result))
 
