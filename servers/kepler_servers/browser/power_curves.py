@@ -109,7 +109,7 @@ def _compute(model: StoredModel) -> Curve:
     where = printable(f"{model.pipeline}/{model.path}")
     try:
         if not model.portable:
-            return curve_of(model.load())  # linear weights, which this process has in memory
+            return curve_of(model.load())  # the model is linear weights, which this process has in memory
         archive = model.archive()
     except KeplerError as error:
         return Curve(reason=str(error))

@@ -75,7 +75,7 @@ class View:
         """
         try:
             query = parse_qsl(environ.get("QUERY_STRING", ""), max_num_fields=_MAX_PARAMETERS)
-        except ValueError:  # raised if there are more parameters
+        except ValueError:  # raised if there are more than `_MAX_PARAMETERS` parameters
             query = []
         names = [value for name, value in query if name == LANGUAGE_PARAMETER]
         named = language_named(names[0]) if names else None
@@ -124,8 +124,11 @@ class View:
         return "true" if self.path.startswith(below) else ""
 
     def language_links(self) -> list[tuple[str, str, str, bool]]:
-        """Return a tuple for each language: its code in HTML, its name, the URL of this page, and whether it is
-        current."""
+        """Return the links to this page in all languages.
+
+        Each link has the language in HTML, the name of the language, the URL, and whether the page is shown in this
+        language.
+        """
         return [
             (
                 HTML_LANGUAGES[language],

@@ -93,7 +93,7 @@ _tree_option = configured_option(
     "--per-vm",
     key="METER_PER_VM",
     metavar="DIR",
-    help="For each QEMU guest of this host, write a tree with the guest's share of the power into this folder.",
+    help="For each QEMU guest of this host, write a folder tree with the guest's share of the power into this folder.",
 )
 @configured_option(
     "--metrics-port",
@@ -128,7 +128,7 @@ _tree_option = configured_option(
     key="METER_ZONES",
     type=click.Choice(sorted(_ZONES)),
     multiple=True,
-    help="Publish this zone only. May be repeated.  [default: all zones that the power source knows]",
+    help="Publish only this zone. May be repeated.  [default: all zones that the power source knows]",
 )
 @configured_option(
     "--scaphandre",
@@ -152,8 +152,8 @@ _tree_option = configured_option(
 def meter(context: click.Context, /, **values: Any) -> None:
     """Publish the watts of this machine for Kepler, Prometheus and other programs.
 
-    Once per interval, the meter reads the most trusted power source that works: a real meter, a model from a
-    store or model server, or the machine formula. Between two readings, the energy counters rise with the watts
+    Once per interval, the meter reads the most trusted power source that works: a device that measures power, a model
+    from a store or model server, or the machine formula. Between two readings, the energy counters rise with the watts
     of the latest reading. `kepler-model meter status` shows what is published.
 
     \b

@@ -156,7 +156,7 @@ class Options:
     metavar="DURATION",
     default="1h",
     show_default=True,
-    help="How far into the past the first round fetches samples.",
+    help="Length of the time range before now that the first round fetches.",
 )
 @configured_option(
     "--catch-up",
@@ -164,7 +164,7 @@ class Options:
     metavar="DURATION",
     default="6h",
     show_default=True,
-    help="How far into the past a round fetches at most, e.g. after the trainer was stopped for days.",
+    help="Maximum length of the time range that a round fetches, e.g. after the trainer was stopped for days.",
 )
 @configured_option(
     "--retrain-after",

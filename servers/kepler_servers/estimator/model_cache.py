@@ -77,12 +77,12 @@ class CacheEntry:
 
 @attrs.frozen
 class _Reason:
-    """The reason why a model provider was passed over."""
+    """The reason why the estimator does not use the model of a provider."""
 
     provider: str
     """Name of the model provider; empty if the reason concerns no provider."""
     document: str
-    """Name of the provider, server, URL or key that the provider's error names; empty if the error names none."""
+    """Name of the provider, server, URL or key in the provider's error; empty if the error has no such name."""
     text: str
 
 
@@ -90,7 +90,7 @@ class _Reason:
 class _SearchResult:
     loaded: LoadedModel | None = None
     reasons: list[_Reason] = attrs.field(factory=list)
-    """For each model provider that was passed over, the reason."""
+    """The reasons why providers were passed over, i.e. why their models are not used: one reason for each provider."""
     unreachable: bool = False
     """Whether a model provider did not answer, or the model that it offered could not be loaded."""
     still_running: bool = False
@@ -302,7 +302,7 @@ class ModelCache:
         )
 
     def _load(self, provider: ModelProvider, offer: ModelOffer) -> LoadedModel:
-        """Return a `LoadedModel` of the offered model and the offer. Load the model only if it is not in memory yet."""
+        """Return the offered model as a `LoadedModel`. Load the model only if it is not in memory yet."""
         core_ratio = self._core_ratio(offer)
         loaded = self._models.get(offer.digest)
         try:

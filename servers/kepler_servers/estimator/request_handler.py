@@ -143,7 +143,7 @@ class RequestHandler:
         reply = watts_reply(
             loaded.model.components,
             checked.watts,
-            # Kepler requests no explanation. Other clients read the whole reply.
+            # Kepler never requests an explanation. Clients that request one can read a reply of any length.
             limit=0 if request.explain else self._limit,
             core_ratio=loaded.core_ratio,
             message=message,

@@ -26,7 +26,7 @@ _BLOCK_BYTES = 2**20
 
 
 class Upload(ABC):
-    """Receiver of a large request body while the body arrives.
+    """Interface of an object that receives a large request body while the body arrives.
 
     The methods are called in threads, but never two of them at the same time. Each method may raise `HttpError`, which
     ends the request.

@@ -78,7 +78,7 @@ class CollectorSet:
             try:
                 observations.append(member.collector.collect())
             except Exception as error:
-                # A defect of one plugin must not end the others.
+                # A defect of one plugin must not stop the other collectors.
                 self._close(member, _text(member.name, error))
                 problems.append(f"{member.name}: {member.problem}")
         if not observations:
@@ -94,7 +94,7 @@ class CollectorSet:
         try:
             member.collector.open()
         except Exception as error:
-            # A defect of one plugin must not end the others.
+            # A defect of one plugin must not stop the other collectors.
             self._close(member, _text(member.name, error))
         else:
             member.problem = ""

@@ -63,15 +63,15 @@ def node_metrics(reading: Reading, energy: NodeEnergy, node: str) -> Iterator[Me
     yield from (watts, total)
     if ratio is None:
         return
-    usage = GaugeMetricFamily("kepler_node_cpu_usage_ratio", "Busy part of the CPU time.", labels=("node_name",))
+    usage = GaugeMetricFamily("kepler_node_cpu_usage_ratio", "Fraction of busy CPU time.", labels=("node_name",))
     usage.add_metric((node,), ratio)
     yield usage
     for part, share, joules in (("active", ratio, energy.active), ("idle", 1 - ratio, energy.idle)):
         part_watts = GaugeMetricFamily(
-            f"kepler_node_cpu_{part}_watts", f"Power of a zone, {part} part.", labels=_ZONE_LABELS
+            f"kepler_node_cpu_{part}_watts", f"The {part} part of a zone's power.", labels=_ZONE_LABELS
         )
         part_joules = CounterMetricFamily(
-            f"kepler_node_cpu_{part}_joules", f"Energy of a zone, {part} part.", labels=_ZONE_LABELS
+            f"kepler_node_cpu_{part}_joules", f"The {part} part of a zone's energy.", labels=_ZONE_LABELS
         )
         for component, values in labels.items():
             part_watts.add_metric(values, share * reading.power[component].watts)

@@ -28,9 +28,9 @@ class _GuestTree:
     output: Output
     joules: dict[str, float]
     share: float = 0.0
-    """Part of the host's power that the guest gets until the next reading."""
+    """Fraction of the host's power that the guest gets until the next reading."""
     problem: bool = False
-    """Whether the latest write has failed."""
+    """Whether the latest write to the tree has failed."""
 
 
 class PerVmOutput(Output):
@@ -195,7 +195,7 @@ def guest_shares(guests: Sequence[Guest], before: Mapping[int, Guest], idle: flo
 
 
 def _share_of(reading: Reading, share: float, guest: Guest) -> Reading:
-    """Return the reading of a guest."""
+    """Return the reading of a guest, whose power is a share of the host's power."""
     power = {
         component: Power(share * watts.watts, share * watts.lower, share * watts.upper)
         for component, watts in reading.power.items()

@@ -218,8 +218,8 @@ def _observed_metrics(reading: Reading) -> Iterator[Metric]:
         features.add_metric((feature,), value)
     yield features
     for name, text, ratio in (
-        ("load_ratio", "Busy part of the CPU time.", observation.load),
-        ("steal_ratio", "Part of the CPU time that the host gave to other work.", observation.steal),
+        ("load_ratio", "Fraction of the CPU time in which CPUs were busy.", observation.load),
+        ("steal_ratio", "Fraction of the CPU time that the host gave to other work.", observation.steal),
     ):
         if ratio is not None:
             yield GaugeMetricFamily(f"{PREFIX}_{name}", text, ratio)

@@ -54,9 +54,10 @@ class MeterSettings:
     """Known idle power in watts, by component. `platform` means the whole physical machine; on a virtual machine, it
     means the host."""
     idle_share: IdleShare = "reservation"
-    """The part of the host's idle power that a virtual machine gets."""
+    """Part of the host's idle power that a virtual machine gets: in proportion to its CPUs ("reservation"), or nothing
+    ("none")."""
     provided_tree: str | None = None
-    """Folder in which the host provides the power of this virtual machine; None: `var/scaphandre` in `root`."""
+    """Folder in which the host provides the power of this virtual machine. None means `var/scaphandre` in `root`."""
     ipmi_device: str | None = None
     """IPMI device to read the power of the machine from, e.g. /dev/ipmi0; None if IPMI is not used."""
     redfish: RedfishSettings | None = None

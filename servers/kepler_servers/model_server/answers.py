@@ -71,7 +71,7 @@ class HonestyReasons(msgspec.Struct):
     """Probability with which an interval is meant to contain the true power."""
     half_width: dict[str, float]
     """Typical half-width of the interval in watts, by component, for a machine of the model's node type. If the
-    client's machine has another node type, the half-width contains the error between these machines."""
+    client's machine has another node type, the half-width is larger, because it includes the error between machines."""
     flags: dict[str, str]
     """Reasons to doubt all estimates of the model: key of the reason -> sentence."""
     twin: str | None

@@ -144,7 +144,7 @@ class ModelServer:
             description="The model.",
             headers={
                 MODEL_HEADER: "Pipeline and path of the model.",
-                SELECTION_HEADER: "For a zip: the selection as JSON.",
+                SELECTION_HEADER: "The reasons for the selection, as JSON; only with a zip.",
             },
         )
         stored = Returns({"application/json": dict[str, Any], "application/zip": bytes}, description="The model.")

@@ -100,7 +100,7 @@ class _CatalogueCollector(Collector):
         yield from families
         yield GaugeMetricFamily(
             "kepler_model_server_models_not_exposed",
-            f"Models beyond the first {MAX_MODELS}, whose weights and errors are left out here.",
+            f"Number of models beyond the first {MAX_MODELS}; their weights and errors are left out here.",
             len(catalogue.models) - len(exposed),
         )
 

@@ -371,7 +371,7 @@ class OfflineTrainer:
 def _same_request(job: Job, digest: str) -> Job:
     """Return the job with the client's idempotency key; raise `HttpError` if the job is for a different request."""
     if job.digest != digest:
-        message = f"Idempotency-Key: this key belongs to job {job.id}, which had another request"
+        message = f"Idempotency-Key: this key belongs to job {job.id}, which has a different request"
         raise HttpError(422, message, key="Idempotency-Key")
     return job
 

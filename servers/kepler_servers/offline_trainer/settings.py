@@ -49,7 +49,7 @@ class Settings(msgspec.Struct, frozen=True):
 
 
 class StateFolder:
-    """Paths of the files and folders in the folder `--state`."""
+    """Paths of the files and folders in the state folder (option `--state`)."""
 
     def __init__(self, root: str) -> None:
         self.root = Path(root)

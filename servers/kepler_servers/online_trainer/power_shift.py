@@ -104,7 +104,7 @@ class _LogFile(msgspec.Struct):
 
 
 class ShiftLog:
-    """A JSON file with all power shifts that were found; each change replaces the file atomically."""
+    """A JSON file with all power shifts that were found. Each change replaces the whole file atomically."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

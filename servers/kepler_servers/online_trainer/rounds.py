@@ -303,7 +303,7 @@ class Rounds:
             pruned = self.store.prune(self.fetcher.spec.name, self.keep_versions)
         except StoreError as error:
             self.status.problems["store"] += 1
-            log.warning("old versions are not removed: %s", error)
+            log.warning("old versions cannot be removed: %s", error)
         else:
             log.info("removed %d old versions", len(pruned.removed))
 

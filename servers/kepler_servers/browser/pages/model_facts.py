@@ -31,7 +31,7 @@ class ModelFacts:
 
     @classmethod
     def of(cls, model: StoredModel) -> ModelFacts:
-        """Read the metadata of a model."""
+        """Make the facts of a model from its metadata."""
         metadata = model.metadata
         try:
             return cls(model, metadata, read_honesty(metadata), "")

@@ -34,7 +34,8 @@ GUEST_LOADS = (0.0, 1.0)
 """Loads at which the formula is evaluated for a virtual machine. Two loads are enough, because the power of a virtual
 machine is linear in its load."""
 BUSY_HOST_STEAL = 0.03
-"""If the virtual machine waits this fraction of the time for a CPU (steal time), all CPUs of the host are busy."""
+"""Fraction of steal time (the virtual machine waits for a CPU) from which on all CPUs of the host are assumed to be
+busy."""
 _LOWER_QUANTILE, _MEDIAN, _UPPER_QUANTILE = 0.05, 0.5, 0.95
 _MIN_VALUES = 10
 
@@ -64,7 +65,10 @@ class PowerCurve:
 
 
 class FormulaSource:
-    """The machine formula: estimates the watts at the wall plug from facts about the machine and its load."""
+    """Power source that applies the machine formula.
+
+    The formula estimates the watts at the wall plug from facts about the machine and its load.
+    """
 
     kind: Kind = "formula"
     name = "formula"

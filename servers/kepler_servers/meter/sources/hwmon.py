@@ -80,7 +80,7 @@ class _PowerSensor:
 
 
 class HwmonSource:
-    """Power sensors of the machine or its processors in /sys/class/hwmon."""
+    """Power source that reads the power sensors of the machine or its processors in /sys/class/hwmon."""
 
     kind: Kind = "measured"
     name = "hwmon"

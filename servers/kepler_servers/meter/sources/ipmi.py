@@ -71,7 +71,7 @@ class _Message(ctypes.Structure):
 
 
 class _Address(ctypes.Structure):
-    """`struct ipmi_system_interface_addr`."""
+    """The kernel's `struct ipmi_system_interface_addr`."""
 
     _fields_ = (("addr_type", ctypes.c_int), ("channel", ctypes.c_short), ("lun", ctypes.c_ubyte))
 

@@ -44,7 +44,10 @@ _VENDORS = {"genuineintel": _INTEL, "authenticamd": _AMD, "hygongenuine": _AMD}
 
 
 class MsrSource:
-    """RAPL's energy counters in /dev/cpu/N/msr. Reading them needs root (CAP_SYS_RAWIO) and the kernel module msr."""
+    """Power source that reads RAPL's energy counters from /dev/cpu/N/msr.
+
+    Reading them needs root (CAP_SYS_RAWIO) and the kernel module msr.
+    """
 
     kind: Kind = "measured"
     name = "msr"

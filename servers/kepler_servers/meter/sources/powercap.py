@@ -28,7 +28,7 @@ RESCAN_SECONDS = 60.0
 """Interval at which the tree is searched for zones that were added or removed."""
 PROVIDED_PATIENCE_SECONDS = 30.0
 PROVIDED_SMOOTHING_SECONDS = 10.0
-# Scaphandre on the host writes every 2 to 10 s.
+# These times are longer than for the kernel's counters, because Scaphandre on the host writes only every 2 to 10 s.
 
 _INDEX = re.compile(r"(?:-die)?-[0-9]+")
 _COMPONENTS = {"package": "package", "core": "core", "uncore": "uncore", "dram": "dram", "psys": "platform"}
@@ -36,7 +36,7 @@ _TOP_LEVEL = re.compile(r"intel-rapl:[0-9]+")
 
 
 class PowercapSource:
-    """The energy counters of the processors (RAPL) in /sys/class/powercap."""
+    """Power source that reads the energy counters of the processors (RAPL) in /sys/class/powercap."""
 
     kind: Kind = "measured"
     keeps_files_open = True

@@ -78,7 +78,7 @@ class RedfishSettings:
     """Name of the chassis whose power is read; None means the only chassis that states a power."""
 
     def __attrs_post_init__(self) -> None:
-        """Raises `UsageError` if a setting is wrong."""
+        """Check the settings. Raises `UsageError` if a setting is wrong."""
         try:
             parts = urlsplit(self.url)
             host, _ = parts.hostname, parts.port

@@ -10,7 +10,8 @@ from kepler_servers.meter.sources.measured import MAIN_COMPONENTS
 
 FROZEN_SECONDS = 120.0
 FROZEN_LOAD_CHANGE = 0.3
-"""A sensor is frozen if its value did not change for `FROZEN_SECONDS` while the load changed by this fraction."""
+"""A sensor is frozen if its value did not change for `FROZEN_SECONDS`, although the load (0 to 1) changed by this
+number."""
 
 
 @attrs.define

@@ -54,7 +54,7 @@ class Evaluation:
     """Component -> predicted watts of the node; for DynPower, the sum over the node's containers."""
     measured: Mapping[str, FloatArray]
     load: FloatArray
-    """Values of the load feature (`vocabulary.load_feature`), summed over the node."""
+    """Values of the feature that represents the load (`vocabulary.load_feature`), summed over the rows of a node."""
     is_extrapolated: BoolArray
     """Whether the model extrapolates for the sample (`EXTRAPOLATION_FACTOR`)."""
     half_widths: Mapping[str, FloatArray] = attrs.field(factory=dict)
@@ -111,8 +111,8 @@ class Evaluator:
     def __init__(self, context: IsolationContext, spec: PipelineSpec, held_out: HeldOut) -> None:
         """Create an evaluator.
 
-        The observations in `context` contain all samples, not only the held-out samples, because an isolator
-        finds idle power in the quiet samples.
+        The observations in `context` contain all samples, not only the held-out samples, because an isolator finds the
+        idle power in samples of low load.
         """
         self._context = context
         self._observations = context.observations

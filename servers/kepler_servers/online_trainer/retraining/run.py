@@ -93,7 +93,7 @@ def retrain(task: RetrainingTask) -> dict[str, Any]:
     }
     page_of = page_maker(spec.name, results, store.decisions(spec.name), task.report)
     publish_better(store, spec.name, served, Outcome(candidates, results, winners, restated), decision, page_of)
-    # the page of a published version is its report.html, so that nothing is stored twice
+    # a published version already contains the page as report.html, so the page is not stored a second time
     store.record_decision(spec.name, decision, None if decision["version"] is not None else page_of(decision))
     return decision
 
