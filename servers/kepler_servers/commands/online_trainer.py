@@ -40,8 +40,7 @@ PROMETHEUS_RETRY_SECONDS = 30.0
 """Time during which a round retries a query if the Prometheus server does not answer."""
 
 STOP_SECONDS = 1.5
-"""Maximum time that the process waits, after SIGTERM or SIGINT, until the running round ends. Then the process
-exits."""
+"""Maximum time that the running round may take after SIGTERM or SIGINT. Then the process exits."""
 
 _POLL_SECONDS = 0.1
 
@@ -294,7 +293,7 @@ def online_trainer(context: click.Context, /, **values: Any) -> None:
 
 
 def _run(rounds: Rounds, stop: threading.Event) -> None:
-    """Run rounds until `stop` is set. If the running round does not end within `STOP_SECONDS` then, end the process.
+    """Run rounds until `stop` is set. Then end the process if the running round takes longer than `STOP_SECONDS`.
 
     A round usually ends in time. It takes longer only while it waits for the model store or calculates.
     It is safe to end the process at any point of a round, because the files in the sample store and in the

@@ -28,8 +28,7 @@ log = logging.getLogger(__name__)
 
 MAX_REQUEST_BYTES = 4 * 2**20
 MAX_HELD_BYTES = 16 * 2**20
-"""Maximum size of all incomplete requests together. The requests that wait for a model have a limit of the same
-size."""
+"""Maximum size of all incomplete requests together. Requests that wait for a model have a separate, equal limit."""
 MAX_CONNECTIONS = 1000
 REQUEST_TIMEOUT_SECONDS = 10.0
 """Time limit for a client to send its request. The time limit for receiving the reply has the same length."""
@@ -275,10 +274,7 @@ class Loop:
         self._pending = still_pending
 
     def _finish_oldest_pending(self) -> bool:
-        """Answer the oldest pending request, although its model was not found yet.
-
-        Return False if no request is pending.
-        """
+        """Answer the oldest pending request before its model is found. Return False if no request is pending."""
         while self._pending:
             connection = self._pending.popleft()
             if (pending := connection.pending) is not None:
@@ -307,8 +303,7 @@ class Loop:
         self._send(connection, content)
 
     def _send(self, connection: Connection, content: bytes) -> None:
-        # Kepler reads a reply with a single call of `read`. So the loop sends the whole reply with a single call of
-        # `send`.
+        # Kepler reads a reply with a single call of `read`, so the loop uses a single call of `send`.
         try:
             sent = connection.peer.send(content, NONBLOCKING)
         except BlockingIOError:
@@ -365,8 +360,7 @@ class Loop:
         """Return the connections past their deadline.
 
         `_connections` has the oldest connection first, and all clients have the same time to send a request. So the
-        search ends at the first client that is still sending its request and is not overdue: all later clients have
-        more time.
+        search can end at the first client that still sends its request in time: later clients have more time.
         """
         now = time.monotonic()
         overdue = [c for c in self._pending if c.pending is not None and c.deadline <= now]
