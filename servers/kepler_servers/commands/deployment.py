@@ -90,7 +90,7 @@ def state_folder(configuration: Configuration, server: str) -> str | None:
 
 
 def _can_write(volume: Path, *names: str) -> bool:
-    """Return whether the folder `volume`/`names`… is writable or can be created. The volume itself is never created."""
+    """Return whether the folder `names` below `volume` is writable or can be created. The volume is never created."""
     folder = volume.joinpath(*names)
     while not folder.exists() and folder != volume:
         folder = folder.parent

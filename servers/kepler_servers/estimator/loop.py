@@ -37,7 +37,7 @@ MODEL_TIMEOUT_SECONDS = 5.0
 STOP_TIMEOUT_SECONDS = 1.5
 """Time limit, after SIGTERM or SIGINT, for answering the clients that are connected."""
 SILENT_CLIENT_SECONDS = 0.5
-"""Time limit, after SIGTERM or SIGINT, for the first byte of a client, and for the search for a model."""
+"""Time after SIGTERM or SIGINT in which clients must send their first byte, and searches for models must end."""
 
 _CLOSING_BRACE = ord("}")
 _MAX_ACCEPTS = 16

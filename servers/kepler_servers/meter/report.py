@@ -15,7 +15,7 @@ from kepler_servers.meter.this_machine import ThisMachine
 WIDTH = 100
 """Maximum length of a line, unless the terminal is narrower."""
 NARROWEST = 40
-"""Lowest maximum length of a line, in characters, for narrower terminals."""
+"""Minimum line length of the report, in characters. On narrower terminals, lines are not made shorter than this."""
 BAR_CHARACTERS = 48
 _LABEL_CHARACTERS = 11
 _SUBJECTS = {"platform": "This machine draws", "package": "The processors of this machine draw"}

@@ -25,7 +25,7 @@ POLL_SECONDS = 5.0
 STALE_POLLS = 3.0
 """A value is no longer used if it is older than this number of intervals."""
 FIRST_ANSWER_SECONDS = 10.0
-"""Time limit for the first answer. Without an answer in this time, the source counts as failed."""
+"""Time limit for the first answer. If there is no answer in this time, the source counts as failed."""
 
 
 class Asking(Protocol):

@@ -1,4 +1,4 @@
-"""Reject values of power sensors that are no measurements: impossible values, and values that never change."""
+"""Reject values of power sensors that are not measurements: impossible values, and values that never change."""
 
 from __future__ import annotations
 
