@@ -47,7 +47,8 @@ T = TypeVar("T")
 MAX_BODY_BYTES = 256 * 1024
 MODEL_ENDPOINT = "model"
 _DAMAGED_TRIES = 5
-"""If the best model is damaged, the next best one is tried. After this number of damaged models, the request fails."""
+"""Maximum number of models that are tried for a request. If the best model is damaged, the server tries the next best
+one."""
 
 
 class ModelQuery(msgspec.Struct, frozen=True):
@@ -68,7 +69,7 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
 
 
 class BestModelsQuery(Conditions, frozen=True, kw_only=True, rename="kebab"):
-    """Query parameters of `GET /best-models`. Some have a second, old name, which kepler-model-server uses."""
+    """Query parameters of `GET /best-models`. Some parameters also have an old name, which kepler-model-server uses."""
 
     source: str | None = None
     """Old name of `energy-source`, which clients of kepler-model-server send."""
@@ -78,7 +79,10 @@ class BestModelsQuery(Conditions, frozen=True, kw_only=True, rename="kebab"):
     """Old name of `feature-group`, which clients of kepler-model-server send."""
 
     def conditions(self) -> Conditions:
-        """Return the conditions under their new names. Raise `RequestError` if one was sent under both names."""
+        """Return the conditions under their new names.
+
+        Raise `RequestError` if a parameter was sent under both names.
+        """
         return Conditions(
             energy_source=_one_of("source", self.source, "energy-source", self.energy_source),
             output_type=_one_of("ot", self.ot, "output-type", self.output_type),
@@ -115,7 +119,8 @@ class ModelServer:
         model_path: str,
         quick: bool = False,
     ) -> None:
-        """With `quick`, the event loop itself answers requests. Use it only with a local store, which is read fast."""
+        """If `quick` is true, the event loop itself answers requests. Use `quick` only with a local store, which is
+        read fast."""
         self.live = live
         self.initial = initial
         self.metrics = metrics
@@ -124,7 +129,7 @@ class ModelServer:
             "model server",
             [*self._routes(model_path, quick), *self._pages(model_path)],
             observe=metrics.observe,
-            description="Gives the power model that fits a machine best, and says why.",
+            description="Returns the power model that fits a machine best, and the reasons.",
             error=ModelServerError,
             http_error=self._http_error,
         )
@@ -132,14 +137,14 @@ class ModelServer:
     def _routes(self, model_path: str, quick: bool) -> list[Route]:
         health = Returns({"application/json": Health})
         not_ready = Returns(
-            {"application/json": Health}, status=503, description="There is no model yet; `not_ready` says why."
+            {"application/json": Health}, status=503, description="There is no model yet; `not_ready` has the reason."
         )
         model = Returns(
             {"application/json": Weights, "application/zip": bytes},
             description="The model.",
             headers={
                 MODEL_HEADER: "Pipeline and path of the model.",
-                SELECTION_HEADER: "For a zip: the selection as JSON.",
+                SELECTION_HEADER: "The reasons for the selection, as JSON; only with a zip.",
             },
         )
         stored = Returns({"application/json": dict[str, Any], "application/zip": bytes}, description="The model.")
@@ -301,7 +306,7 @@ class ModelServer:
         return json_answer(health) if health.not_ready is None else json_answer(health, 503, RETRY_LATER)
 
     def _not_ready(self) -> str | None:
-        """Return why the server cannot answer requests for models yet; None if it can.
+        """Return the reason why the server cannot answer requests for models yet; None if it can answer them.
 
         Deployments start Kepler as soon as `GET /best-models` has status 200, and Kepler requests a model only once.
         """
