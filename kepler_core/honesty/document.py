@@ -149,7 +149,7 @@ class Honesty(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def read_honesty(metadata: Mapping[str, Any]) -> Honesty | None:
-    """Return the block `honesty` of a model's metadata; None if the metadata has no such block.
+    """Return the block `honesty` of a model's metadata; None if the metadata have no such block.
 
     Raises `ModelError` if the block does not fit the schema `Honesty`, or contradicts itself.
     """

@@ -198,7 +198,10 @@ def map_series(
 
 
 def _unit(mapping: MetricMapping, labels: Mapping[str, str]) -> tuple[str, str | None]:
-    """Return (container, process or socket of a series, the label that should name it, or None if the label exists)."""
+    """Return the container, process or socket of a series, and a label.
+
+    If the series lacks the label that should name its container, this label is returned, otherwise None.
+    """
     if mapping.level in ("node", "vm"):
         return "/".join(labels.get(label, "") for label in mapping.unit_labels), None
     if not mapping.unit_labels:

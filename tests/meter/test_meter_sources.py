@@ -152,7 +152,7 @@ def test_unreadable_counter_names_what_helps(machine, monkeypatch):
 
 
 def test_tree_of_scaphandre(machine):
-    """The power is right if a file changes every 5 s, and there are no files of names and ranges, as with Scaphandre."""
+    """The power is right if, as with Scaphandre, `energy_uj` changes every 5 s, and there are no other files."""
     machine.file("var/scaphandre/intel-rapl:0/energy_uj", 1000)
     file = machine.root / "var/scaphandre/intel-rapl:0/energy_uj"
     source = ProvidedTreeSource(machine.root, clock=machine.monotonic)
