@@ -77,7 +77,7 @@ class MetricMapping:
     """Value, in the metric's unit, after which the counter begins at 0 again. None: this does not happen, or the
     value is not known. If a counter of energy falls and the value is not known, the interval is left out."""
     rest: str = attrs.field(default="", kw_only=True)
-    """Name of the unit for all series that have none of `unit_labels`, e.g. the processes outside of containers.
+    """Common name of all series without any of `unit_labels`, e.g. a name for the processes outside of containers.
     Empty: such series count as irregular, because a label is missing."""
 
     @counter.default
