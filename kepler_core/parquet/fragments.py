@@ -7,6 +7,7 @@ group is read at a time.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,6 +35,7 @@ MAX_GROUP_ROWS = 2**24
 MAX_GROUP_BYTES = 2**30
 """Largest size of an unpacked row group that is read."""
 _REASON_CHARACTERS = 200
+_UNITS_PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 
 
 @attrs.frozen
@@ -47,6 +49,10 @@ class Fragment:
     """Whether the column `metric` states the metric of each row; otherwise the name of the file's folder states it."""
     n_rows: dict[str, int]
     """Number of rows of each series, by the text of its labels."""
+    first: float = -math.inf
+    """Lowest time of the row group in Unix seconds; minus infinity if the file does not state it."""
+    last: float = math.inf
+    """Highest time of the row group in Unix seconds; infinity if the file does not state it."""
 
 
 def files_of(path: Path) -> list[Path]:
@@ -147,9 +153,10 @@ def fragments_of(files: list[Path], wanted: Callable[[str], bool], others: set[s
                 columns = ["labels", METRIC_COLUMN] if in_column else ["labels"]
                 table = file.read_row_group(number, columns=columns)
                 words, codes = _words(table.column("labels"), path)
+                first, last = _time_span(file, number)
                 if not in_column:
                     counts = np.bincount(codes, minlength=len(words)).tolist()
-                    yield Fragment(path, number, str(by_folder), False, _counted(words, counts))
+                    yield Fragment(path, number, str(by_folder), False, _counted(words, counts), first, last)
                     continue
                 metrics, metric_codes = _words(table.column(METRIC_COLUMN), path)
                 for code, metric in enumerate(metrics):
@@ -157,7 +164,7 @@ def fragments_of(files: list[Path], wanted: Callable[[str], bool], others: set[s
                         others.add(metric)
                         continue
                     counts = np.bincount(codes[metric_codes == code], minlength=len(words)).tolist()
-                    yield Fragment(path, number, metric, True, _counted(words, counts))
+                    yield Fragment(path, number, metric, True, _counted(words, counts), first, last)
 
 
 def read_fragments(
@@ -179,6 +186,17 @@ def read_fragments(
                 rows = metric_codes == metrics.index(fragment.metric)
                 codes, times, values = codes[rows], times[rows], values[rows]
             yield fragment, words, codes, times, values
+
+
+def _time_span(file: Any, number: int) -> tuple[float, float]:
+    """Return the lowest and the highest time of a row group in Unix seconds, as its statistics state them."""
+    group = file.metadata.row_group(number)
+    of_columns = (group.column(at) for at in range(group.num_columns))
+    statistics = next((column.statistics for column in of_columns if column.path_in_schema == "timestamp"), None)
+    if statistics is None or not statistics.has_min_max or statistics.physical_type != "INT64":
+        return -math.inf, math.inf
+    per_second = _UNITS_PER_SECOND[file.schema_arrow.field("timestamp").type.unit]
+    return statistics.min_raw / per_second, statistics.max_raw / per_second
 
 
 def labels_of(text: str, path: Path) -> dict[str, str]:
