@@ -13,6 +13,7 @@ import numpy as np
 from kepler_core.arrays import FloatArray, IntArray
 from kepler_core.errors import RecordingError
 from kepler_core.parquet.fragments import Fragment, digest_of, files_of, fragments_of, labels_of, read_fragments
+from kepler_core.parquet.locations import as_location
 from kepler_core.parquet.node_groups import NodeGroups
 from kepler_core.parquet.slicing import MACHINE_SAMPLES, MARGIN_SECONDS, Chosen, divide
 from kepler_core.recording.columns import Metric, Recording, metric_from_columns
@@ -41,7 +42,7 @@ def open_parts(
     `part_samples=None`, all nodes are in one part. `RecordingParts.parts` are also divided by time, if a machine has
     more than `machine_samples` samples. Raises `RecordingError` if `path` is not a recording.
     """
-    path = Path(path)
+    path = as_location(path)
     files = files_of(path)
     others: set[str] = set()
     groups = NodeGroups(installed_schemas(metric_prefix))
@@ -55,7 +56,7 @@ def open_parts(
             if text not in labels:
                 labels[text] = labels_of(text, fragment.path)
             groups.add(text, labels[text], n_rows)
-    digest = digest_of(path, files)
+    digest = digest_of(files)
     total = sum(counts.values())
     most = max(total, 1) if part_samples is None else part_samples
     groups_of_series = list(groups.groups(most))
@@ -64,7 +65,7 @@ def open_parts(
     def read() -> Iterator[Recording]:
         for texts in groups_of_series or [frozenset[str]()]:
             whole_time = Chosen(texts, -math.inf, math.inf)
-            yield _read_part(str(path), fragments, whole_time, labels, digest, names, metric_prefix)
+            yield _read_part(path, fragments, whole_time, labels, digest, names, metric_prefix)
 
     def part(chosen: Chosen) -> Part:
         # Another process gets only the labels of the part.
@@ -74,12 +75,12 @@ def open_parts(
             if chosen.has(fragment)
         ]
         of_texts = {text: labels[text] for text in chosen.texts}
-        arguments = (str(path), of_part, chosen, of_texts, digest, names, metric_prefix)
+        arguments = (path, of_part, chosen, of_texts, digest, names, metric_prefix)
         return Part(chosen.start, chosen.end, partial(_read_part, *arguments))
 
     machines = groups.machines()
     return RecordingParts(
-        str(path),
+        path,
         digest,
         dict(sorted(counts.items())),
         names,
@@ -102,7 +103,7 @@ def _read_part(
 ) -> Recording:
     """Return the recording of the series and times of a part, and of the margin before and after its slice."""
     texts = part.texts
-    chosen: dict[str, dict[Path, list[Fragment]]] = {}
+    chosen: dict[str, dict[str, list[Fragment]]] = {}
     n_samples = 0
     for fragment in fragments:
         if part.has(fragment):
@@ -116,7 +117,7 @@ def _read_part(
 
 def _read_metric(
     metric: str,
-    by_file: Mapping[Path, list[Fragment]],
+    by_file: Mapping[str, list[Fragment]],
     part: Chosen,
     labels: Mapping[str, dict[str, str]],
     name: str,
