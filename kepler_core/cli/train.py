@@ -245,11 +245,17 @@ def run(
 
     Shows a progress bar if standard error is a terminal.
     """
+    from kepler_core.parquet import is_parquet
     from kepler_core.pipeline.train import train as train_pipeline
     from kepler_core.plugins.hooks import hooks
     from kepler_core.recording.findings import findings
     from kepler_core.store import open_store
 
+    of_parquet = {"--part-samples": part_samples, "--sample-rows": sample_rows}
+    if (given := [option for option, value in of_parquet.items() if value]) and not any(
+        map(is_parquet, (*inputs, *idle))
+    ):
+        raise UsageError(f"{given[0]} goes with a recording in Parquet (--input NAME.parquet)")
     spec = _load_pipeline(pipeline, settings, name, store)
     with _shown(listeners := hooks(), trace_hooks), nullcontext() if with_page else listeners.without(REPORT_LISTENER):
         stored_profile = None if profile is None else read_object(profile)
