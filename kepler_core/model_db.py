@@ -5,8 +5,9 @@
     metadata.json, node_type_index.json, <source>_<output_type>_model_metadata.csv, profiles/<node_type>.json
     <source>/<output_type>/<feature_group>/<Trainer>_<node_type>.zip, .json and folder
 
-The folder has only those models whose errors are below limits. It is a pipeline that `store import` can read.
-All texts and dates come from the pipeline, not from the clock, so that equal pipelines give equal folders.
+If the user sets limits for the errors, the folder has only the models within these limits. The command `store import`
+can read the folder as a pipeline. All texts and dates come from the pipeline, not from the clock, so that equal
+pipelines give equal folders.
 """
 
 from __future__ import annotations

@@ -130,10 +130,10 @@ def open_all(
     metric_prefix: str | None = None,
     part_samples: int | None = None,
 ) -> list[Recording | RecordingParts]:
-    """Open the recordings in files like `read_all`, but read recordings in Parquet in parts, when they are observed.
+    """Open the recordings in files. Read recordings in JSON at once, as `read_all` does.
 
-    The hook `kepler_recording_loaded` is called for each part of such a recording. `part_samples` is the number of
-    samples of a part; None stands for the default.
+    A recording in Parquet is read in parts, only when it is observed. The hook `kepler_recording_loaded` is called for
+    each part. `part_samples` is the number of samples of a part; None stands for the default.
     """
     from kepler_core.pipeline.observing import open_known
 
@@ -144,7 +144,7 @@ def open_all(
 
 
 def _called(recording: Recording | RecordingParts) -> Recording | RecordingParts:
-    """Call the hook `kepler_recording_loaded` for a recording, or arrange that it is called for each part."""
+    """Call the hook `kepler_recording_loaded` for a recording, or for each part of it when the part is read."""
     import attrs
 
     from kepler_core.plugins.hooks import hooks

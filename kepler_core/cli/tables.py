@@ -54,8 +54,8 @@ def table_options(command: F) -> F:
                 "component's power, e.g. package_power=watts. Can be repeated.",
             ),
             energy_source_option(
-                "Energy source of the power in --data (default: the pipeline's; else acpi for the platform, and "
-                "rapl-sysfs for all other components)."
+                "Energy source of the power in --data (default: the energy source of the pipeline; if it names none, "
+                "acpi for the platform, and rapl-sysfs for all other components)."
             ),
         )
     ):

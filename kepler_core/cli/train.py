@@ -111,7 +111,8 @@ if TYPE_CHECKING:
     type=click.Choice(["html", "none"]),
     default="html",
     show_default=True,
-    help="Whether report.html is added to the pipeline: errors, pictures, and what was left out.",
+    help="Add the page report.html to the pipeline, with errors, pictures and the data that was left out (html), or "
+    "add no page (none).",
 )
 @vm_guest_option()
 @metric_prefix_option()
@@ -151,7 +152,7 @@ def train(
     scheme holds out blocks of time, the end of each recording, or whole nodes. It never holds out single
     rows at random.
 
-    Exit code 3 means that models were published, but at least one trainer failed, as the report lists.
+    Exit code 3 means that models were published, but at least one trainer failed. The report lists the failures.
 
     With --machine-spec, the models belong to the node type of the described machine. The pipeline's models
     of other node types stay in the store.

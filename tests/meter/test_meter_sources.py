@@ -192,7 +192,7 @@ def test_estimates_that_a_meter_publishes_are_not_read(machine, tmp_path, kind, 
         ProvidedTreeSource(machine.root, folder=output.folder),
         PowercapSource(machine.root, folder=output.folder),
     ):
-        with pytest.raises(MeterError, match="no measurement"):
+        with pytest.raises(MeterError, match="not a measurement"):
             source.read(observation(machine))
     output.close()
 

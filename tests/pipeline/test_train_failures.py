@@ -110,7 +110,7 @@ def test_interrupted_training_publishes_nothing(simulated: Path, tmp_path: Path,
     _, errors = running.communicate(timeout=60)
     assert running.returncode == (130 if how is signal.SIGINT else -signal.SIGKILL)
     if how is signal.SIGINT:
-        assert "interrupted; a store that was being written is as it was" in errors
+        assert "interrupted; a store that was being written is unchanged" in errors
         assert "Traceback" not in errors
     assert open_store(str(tmp_path)).pipelines() == []
 

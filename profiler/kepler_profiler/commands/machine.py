@@ -1,4 +1,4 @@
-"""`profile machine`: describe this machine."""
+"""The command `profile machine`, which describes this machine."""
 
 from __future__ import annotations
 
