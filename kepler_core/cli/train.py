@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import click
@@ -69,7 +70,8 @@ if TYPE_CHECKING:
     type=click.Choice(["loky", "threading", "dask"]),
     default="loky",
     show_default=True,
-    help="Where models are fitted: in processes (loky), in threads, or on a Dask cluster.",
+    help="Where Parquet recordings are read and models are fitted: in processes (loky), in threads, or on a Dask "
+    "cluster.",
 )
 @click.option(
     "--scheduler",
@@ -77,6 +79,18 @@ if TYPE_CHECKING:
     help="Address of a Dask scheduler, e.g. tcp://host:8786 (default: start a local Dask cluster).",
 )
 @click.option("-j", "--jobs", type=click.IntRange(1), help="Number of simultaneous fits (default: one per core).")
+@click.option(
+    "--part-samples",
+    type=click.IntRange(1),
+    help="Number of samples of a Parquet recording that a process reads at a time (default: 4,000,000, which take "
+    "about 300 MB). A part is larger if a single machine has more samples.",
+)
+@click.option(
+    "--sample-rows",
+    type=click.IntRange(1000),
+    help="Number of rows (containers and nodes, each at a timestamp) of Parquet recordings to keep for the training "
+    "(default: 2,000,000, which take about 300 MB).",
+)
 @machine_spec_option()
 @click.option(
     "--machine-id",
@@ -115,6 +129,8 @@ def train(
     backend: Backend,
     scheduler: str | None,
     jobs: int | None,
+    part_samples: int | None,
+    sample_rows: int | None,
     machine_spec: str | None,
     machine_id: str | None,
     idle: tuple[str, ...],
@@ -167,6 +183,8 @@ def train(
         tables=_instead_of_recordings(inputs, tables, columns, energy_source, pairs, only),
         metric_prefix=metric_prefix,
         with_page=report == "html",
+        part_samples=part_samples,
+        sample_rows=sample_rows,
     )
     if as_json:
         print_json(result.as_dict())
@@ -221,28 +239,40 @@ def run(
     tables: TableFiles | PairFiles | None = None,
     metric_prefix: str | None = None,
     with_page: bool = True,
+    part_samples: int | None = None,
+    sample_rows: int | None = None,
 ) -> Report:
     """Read recordings or tables, train a pipeline's models on them and publish the models.
 
     Shows a progress bar if standard error is a terminal.
     """
+    from kepler_core.parquet import is_parquet
     from kepler_core.pipeline.train import train as train_pipeline
     from kepler_core.plugins.hooks import hooks
     from kepler_core.recording.findings import findings
     from kepler_core.store import open_store
 
+    of_parquet = {"--part-samples": part_samples, "--sample-rows": sample_rows}
+    if (given := [option for option, value in of_parquet.items() if value]) and not any(
+        map(is_parquet, (*inputs, *idle))
+    ):
+        raise UsageError(f"{given[0]} goes with a recording in Parquet (--input NAME.parquet)")
     spec = _load_pipeline(pipeline, settings, name, store)
     with _shown(listeners := hooks(), trace_hooks), nullcontext() if with_page else listeners.without(REPORT_LISTENER):
         stored_profile = None if profile is None else read_object(profile)
         started = time.perf_counter()
         table_data = _read_tables(tables, spec, machine)
+        observed = partial(
+            _observe, spec, machine=machine, metric_prefix=metric_prefix, part_samples=part_samples,
+            sample_rows=sample_rows, backend=backend, scheduler=scheduler, jobs=jobs,
+        )  # fmt: skip
         if table_data is None:
-            observations = _observe(spec, inputs, machine, metric_prefix)
+            observations = observed(inputs)
         else:
             spec, observations = table_data.spec, table_data.rows.data.observations
         if strict and (lines := finding_lines(findings(observations.counts))):
             raise RecordingError(f"--strict: {len(lines)} kinds of findings; {' | '.join(lines)}")
-        idle_observations = _observe(spec, idle, machine, metric_prefix) if idle else None
+        idle_observations = observed(idle) if idle else None
         read_seconds = time.perf_counter() - started
         try:
             report = train_pipeline(
@@ -275,12 +305,36 @@ def _read_tables(
 
 
 def _observe(
-    spec: PipelineSpec, recordings: tuple[str, ...], machine: Machine | None, metric_prefix: str | None
+    spec: PipelineSpec,
+    inputs: tuple[str, ...],
+    *,
+    machine: Machine | None,
+    metric_prefix: str | None,
+    part_samples: int | None,
+    sample_rows: int | None,
+    backend: Backend,
+    scheduler: str | None,
+    jobs: int | None,
 ) -> Observations:
-    """Read recordings into observations, with the pipeline's keys `use_vm_metrics`, `third_party` and `vm_guests`."""
+    """Read recordings into observations as the pipeline prescribes. Of recordings in Parquet, a sample is taken."""
     from kepler_core.pipeline.observing import observe_for
+    from kepler_core.pipeline.part_sampling import SAMPLE_ROWS, observe_sample
+    from kepler_core.recording import RecordingParts
 
-    return observe_for(spec, open_all(recordings, spec.third_party, metric_prefix), machine)
+    recordings = open_all(inputs, spec.third_party, metric_prefix, part_samples)
+    if spec.vm_guests or not any(isinstance(recording, RecordingParts) for recording in recordings):
+        return observe_for(spec, recordings, machine)
+    most = sample_rows or SAMPLE_ROWS
+    observations, n_all = observe_sample(
+        spec, recordings, machine, max_rows=most, backend=backend, scheduler=scheduler, jobs=jobs
+    )
+    if (n_kept := len(observations.sample_time)) < n_all:
+        click.echo(
+            f"kepler-model: trained on a sample of {n_kept} of {n_all} timestamps of nodes; all errors are measured "
+            "on this sample (--sample-rows)",
+            err=True,
+        )
+    return observations
 
 
 def _print_severe(all_findings: Sequence[Finding]) -> None:
