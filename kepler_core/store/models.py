@@ -240,13 +240,21 @@ def read_models(snapshot: Snapshot, *, serving: bool = False) -> list[StoredMode
     return list(iterate_models(snapshot, serving=serving))
 
 
-def iterate_models(snapshot: Snapshot, *, serving: bool = False, packed: bool = True) -> Iterator[StoredModel]:
+def iterate_models(
+    snapshot: Snapshot,
+    *,
+    serving: bool = False,
+    packed: bool = True,
+    node_types: Mapping[int, NodeType] | None = None,
+) -> Iterator[StoredModel]:
     """Yield the models of `read_models` one by one.
 
     Callers that drop a model before they take the next one pass `packed=False`. Then no time is spent on compressing.
+    `node_types` are those of the pipeline; if they are None, they are read.
     """
     snapshot.check_complete()
-    node_types = read_node_types(snapshot)
+    if node_types is None:
+        node_types = read_node_types(snapshot)
     archives = sorted(name for name in snapshot.names if name.endswith(".zip") and _MODEL_ZIP.fullmatch(name))
     needed = (file for name in archives for file in _needed_files(name, snapshot.names, serving))
     contents = snapshot.read_many(needed)

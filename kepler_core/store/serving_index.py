@@ -16,9 +16,11 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 import sys
 from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import groupby
 from typing import Annotated, Any
 
 import attrs
@@ -29,7 +31,8 @@ from kepler_core.errors import StoreError
 from kepler_core.models.kepler_weights import KeplerWeights
 from kepler_core.models.power_model import MAX_DOCUMENT_BYTES
 from kepler_core.store.documents import MAX_MEMBERS, Spec
-from kepler_core.store.manifest import MANIFEST_FILE, FileRecord, sha256
+from kepler_core.store.layout import NODE_TYPE_INDEX
+from kepler_core.store.manifest import LAYOUT_VERSION, MANIFEST_FILE, FileRecord, Manifest, sha256
 from kepler_core.store.models import (
     NodeType,
     StoredModel,
@@ -47,6 +50,12 @@ log = logging.getLogger(__name__)
 MIN_INDEXED_MODELS = 500
 """Versions with fewer models get no index: a server reads them in about a tenth of a second."""
 MAX_INDEX_BYTES = 512 * 2**20
+
+_FILE_RECORD = rb':\s*\{\s*"size":\s*(\d+),\s*"sha256":\s*"([0-9a-f]{64})"\s*\}'
+_RECORD = re.compile(rb'"((?:[^"\\]|\\.)*)"' + _FILE_RECORD)
+_OWN_INDEX = re.compile(b'"(' + re.escape(NODE_TYPE_INDEX.encode()) + b')"' + _FILE_RECORD)
+_MODEL_DEPTH = 4
+"""Number of names in the path of a model."""
 
 _MAGIC = b"kepler-core index 1\n"
 _DIGEST_BYTES = 32
@@ -311,20 +320,55 @@ def _packed_texts(blocks: Sequence[_Block]) -> list[PackedText]:
 # --- checking ---
 
 
-def first_difference(snapshot: Snapshot, models: Sequence[StoredModel], pause: Callable[[], bool]) -> str | None:
-    """Compare the models of an index with the files of the version. Return the first difference; None if there is none.
+def first_difference(indexed: IndexedModels, pause: Callable[[], bool]) -> str | None:
+    """Compare an index with the files of its version. Return the path of the first difference; None if there is none.
 
     Call `pause` after each model, and return None if it returns True. Raises `StoreError` if a file of the
     version is missing or damaged.
     """
-    indexed = iter(models)
-    for model in iterate_models(snapshot, serving=True, packed=False):
-        other = next(indexed, None)
-        if other is None or _facts(model) != _facts(other):
-            return model.path if other is None else other.path
-        if pause():
-            return None
-    return None if (other := next(indexed, None)) is None else other.path
+    snapshot = indexed.snapshot
+    # The manifest stays a text, because the records of all files would take three times the memory of the text.
+    manifest = snapshot.with_names({MANIFEST_FILE}).read(MANIFEST_FILE)
+    own_index = _OWN_INDEX.search(manifest)
+    node_types = {} if own_index is None else read_node_types(_part_of(snapshot, [_record_in(own_index)]))
+    if {n: _node_type_facts(t) for n, t in node_types.items()} != {
+        n: _node_type_facts(t) for n, t in indexed.node_types.items()
+    }:
+        return NODE_TYPE_INDEX
+    remaining = iter(indexed.models)
+    for path, records in groupby(map(_record_in, _RECORD.finditer(manifest)), key=_model_of_file):
+        if path is None:
+            continue
+        for model in iterate_models(_part_of(snapshot, records), serving=True, packed=False, node_types=node_types):
+            other = next(remaining, None)
+            if other is None or _facts(model) != _facts(other):
+                return path
+            if pause():
+                return None
+    return None if (other := next(remaining, None)) is None else other.path
+
+
+def _record_in(found: re.Match[bytes]) -> tuple[str, FileRecord]:
+    name, size, digest = found.groups()
+    return msgspec.json.decode(b'"%s"' % name, type=str), FileRecord(int(size), digest.decode())
+
+
+def _model_of_file(record: tuple[str, FileRecord]) -> str | None:
+    """Return the path of the model that a file belongs to; None if it belongs to no model."""
+    parts = record[0].split("/")
+    if len(parts) == _MODEL_DEPTH:
+        parts[-1] = parts[-1].removesuffix(".zip").removesuffix(".json")
+    return "/".join(parts[:_MODEL_DEPTH]) if len(parts) >= _MODEL_DEPTH else None
+
+
+def _part_of(snapshot: Snapshot, records: Iterable[tuple[str, FileRecord]]) -> Snapshot:
+    """Return a snapshot that has only these files."""
+    files = dict(records)
+    return attrs.evolve(snapshot, manifest=Manifest(LAYOUT_VERSION, files), names=frozenset(files))
+
+
+def _node_type_facts(node_type: NodeType) -> tuple[Any, ...]:
+    return dict(node_type.spec), node_type.members
 
 
 def _facts(model: StoredModel) -> tuple[Any, ...]:

@@ -41,8 +41,8 @@ class _Pipeline:
     failures: int = 0
     retry_at: float = 0.0
     """Monotonic time before which the pipeline is not read again."""
-    unchecked: bool = False
-    """Whether the models come from an index that was not yet compared with the files of the version."""
+    index: IndexedModels | None = None
+    """The index that the models come from; None after it was compared with the files of the version."""
 
 
 class LiveCatalogue:
@@ -183,9 +183,7 @@ class LiveCatalogue:
             return self._failed(name, pipeline, f"a defect of the server: {type(error).__name__}")
         version = "" if snapshot.version is None else f", version {snapshot.version}"
         log.info("pipeline %s%s: %d models, %d node types", name, version, len(models), len(node_types))
-        self._pipelines[name] = _Pipeline(
-            signature, models, node_types, snapshot.version, unchecked=indexed is not None
-        )
+        self._pipelines[name] = _Pipeline(signature, models, node_types, snapshot.version, index=indexed)
         return True
 
     def _indexed(self, name: str, signature: str) -> IndexedModels | None:
@@ -201,16 +199,15 @@ class LiveCatalogue:
     def _check_indexes(self) -> None:
         while not self._stop.wait(REFRESH_SECONDS):
             for name, pipeline in list(self._pipelines.items()):
-                if pipeline.unchecked:
-                    pipeline.unchecked = False
+                if pipeline.index is not None:
                     try:
-                        self._check_index(name, pipeline)
+                        self._check_index(name, pipeline, pipeline.index)
                     except Exception:
                         log.exception("checking the index of pipeline %s failed", name)  # a bug must not end the thread
+                    pipeline.index = None
 
-    def _check_index(self, name: str, pipeline: _Pipeline) -> None:
+    def _check_index(self, name: str, pipeline: _Pipeline, index: IndexedModels) -> None:
         """Compare the models of an index with the files of the version. If they differ, read the files."""
-        models = list(pipeline.models)
         counter = itertools.count(1)
 
         def pause() -> bool:
@@ -219,7 +216,7 @@ class LiveCatalogue:
 
         path, problem = None, None
         try:
-            path = first_difference(self.store.snapshot(name, pipeline.version), models, pause)
+            path = first_difference(index, pause)
         except StoreError as error:
             problem = str(error)
         with self._changing:
