@@ -12,8 +12,8 @@ estimator, from the connection to the loaded answer, so on a machine with few co
 that the estimators share with the server. A request counts as failed if it was sent when the server was ready and
 still has no model as its answer.
 
-A simulation extrapolates both phases to a fleet: one server, which answers one request after another, each in the
-CPU time that was measured, and estimators with the delays of the estimator's own code.
+A simulation extrapolates to a fleet: one server, which answers one request after another, each in the CPU time
+that was measured under load, and estimators with the delays of the estimator's own code.
 
     python bench/herd.py [--estimators 200] [--processes 2] [--outage 6] [--refresh 10] [--models 1000]
                          [--fleet 10000] [--json]
@@ -42,6 +42,8 @@ from generated_stores import CAPTURED, machines, memory_folder, publish
 
 START_TIMEOUT_SECONDS = 60.0
 PHASE_TIMEOUT_SECONDS = 120.0
+LOAD_REQUESTS = 20_000
+LOAD_SECONDS = 2.0
 KEPLER_SECONDS = 3.0
 """Kepler's interval between two requests to the estimator. In this time, the estimators of a fleet get their first
 request."""
@@ -135,7 +137,8 @@ class Herd:
 
     def stop(self) -> None:
         for pipe in self._pipes:
-            pipe.send("stop")
+            with contextlib.suppress(OSError):
+                pipe.send("stop")
         for process in self._processes:
             process.join(10)
             if process.is_alive():
@@ -194,12 +197,15 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     store = str(folder / "store")
     publish(store, arguments.models, min(arguments.models, 300))
     server = Server(store, folder / "server.log", arguments.workers)
-    results = {}
+    results: dict[str, Any] = {}
     herd = Herd(f"http://127.0.0.1:{server.port}/model", arguments.estimators, arguments.processes, arguments.refresh)
     try:
         for phase in ("late start", "restart"):
             time.sleep(arguments.outage)
             results[phase] = run_phase(herd, server, arguments.estimators)
+            if phase == "restart":
+                herd.stop()
+                results["service_us"] = service_time(server, folder)
             server.kill()
     finally:
         server.kill()
@@ -235,6 +241,18 @@ def run_phase(herd: Herd, server: Server, estimators: int) -> dict[str, Any]:
         "requests_by_second": [seconds[second] for second in range(max(seconds, default=-1) + 1)],
         **percentiles([1e3 * (ended - started) for _, started, ended, answered in after if answered]),
     }
+
+
+def service_time(server: Server, folder: Path) -> float:
+    """Return the server's CPU time of one answer in µs, under a load of different requests of estimators."""
+    request = {**CAPTURED, "weight": False, "portable": True, "trainer_name": ""}
+    specs = ({**CAPTURED["machine_spec"], "memory": memory} for memory in range(1, LOAD_REQUESTS + 1))
+    bodies = folder / "bodies.jsonl"
+    bodies.write_text("\n".join(json.dumps({**request, "machine_spec": spec}) for spec in specs))
+    command = [sys.executable, str(Path(__file__).with_name("load.py")), f"http://127.0.0.1:{server.port}/model"]
+    before = server.cpu()
+    loaded = json.loads(subprocess.check_output([*command, str(bodies), "--seconds", str(LOAD_SECONDS), "--json"]))
+    return float(1e6 * (server.cpu() - before) / max(loaded["answered"], 1))
 
 
 def percentiles(latencies: Sequence[float]) -> dict[str, float]:
@@ -306,14 +324,15 @@ def main() -> None:
     parser.add_argument("--models", type=int, default=1000, help="models of the store (%(default)s)")
     parser.add_argument("--workers", type=int, default=1, help="worker processes of the server (%(default)s)")
     parser.add_argument("--fleet", type=int, default=10_000, help="estimators of the extrapolation (%(default)s)")
-    parser.add_argument("--service", type=float, help="µs per answer in the extrapolation (default: CPU µs of restart)")
+    parser.add_argument("--service", type=float, help="µs per answer in the extrapolation (default: measured)")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     if not 1 <= arguments.processes <= arguments.estimators:
         parser.error("--processes must be between 1 and --estimators")
     with tempfile.TemporaryDirectory(dir=memory_folder()) as folder:
         phases = measure(arguments, Path(folder))
-    service = arguments.service or phases["restart"]["server_cpu_us"]
+    measured = phases.pop("service_us")
+    service = arguments.service or measured
     extrapolated = list(extrapolations(arguments.fleet, service))
     results = {"phases": phases, "fleet": arguments.fleet, "service_us": service, "extrapolated": extrapolated}
     if arguments.json:
