@@ -47,7 +47,7 @@ _WEIGHT = np.array(list(WEIGHTS.values()))
 _SAME_VENDOR = 0.2
 _SAME_BEGINNING = 0.75
 _KEPT_NUMBERS = 500_000
-"""How many numbers the kept columns of a table have at most, i.e. 4 MB."""
+"""Maximum size of a table's cache of columns, as a count of 8-byte numbers: 4 MB."""
 
 
 @attrs.frozen
@@ -68,7 +68,7 @@ class _Column:
     scores: FloatArray
     """Likeness of the two values, shape (specs,); NaN unless both specs have the attribute."""
     terms: FloatArray
-    """What the attribute adds to the sums of `_Comparison`, shape (4, specs)."""
+    """What the attribute adds to four sums: weights, looseness, uncertainty and differences; shape (4, specs)."""
 
 
 class _Comparison:
@@ -115,7 +115,7 @@ class SpecTable:
         numbers = np.array([_numbers(spec) for spec in specs], dtype=np.float64).reshape(len(specs), len(NUMERIC))
         self._numbers = np.ascontiguousarray(numbers.T)
         self._known = self._numbers > 0
-        # Machines have few different values of an attribute, so most comparisons add up columns that are kept.
+        # Machines have few different values of an attribute, so most comparisons only add up columns from this cache.
         self._column = lru_cache(max(_KEPT_NUMBERS // (5 * max(len(specs), 1)), 16))(self._compare_attribute)
         self._last: tuple[Spec, _Comparison] | None = None
 
@@ -139,7 +139,7 @@ class SpecTable:
         return _Comparison([self._column(attribute, value) for attribute, value in enumerate(values)])
 
     def _compare_attribute(self, attribute: int, value: str | float) -> _Column:
-        """Compare a value of the attribute `ATTRIBUTES[attribute]` with that of each spec in the table."""
+        """Compare a value of the attribute `ATTRIBUTES[attribute]` with the value of each spec in the table."""
         if not isinstance(value, str) and value > 0:
             return self._compare_number(attribute, value)
         stated, scores = self._processor_scores(value) if isinstance(value, str) else self._ratios(attribute, value)
@@ -161,7 +161,11 @@ class SpecTable:
         return _Column(np.where(known, ratios, np.nan), terms)
 
     def _processor_scores(self, processor: str) -> tuple[BoolArray, FloatArray]:
-        """Return which specs have a name if `processor` is compared with them, and the likeness of the names."""
+        """Compare `processor` with the processor of each spec.
+
+        Return whether at least one of the two names is known, and the likeness of the two names. Both results have the
+        shape (specs,).
+        """
         named = self._processor >= 0
         scores = np.full(len(named), np.nan)
         if processor and self._distinct:
@@ -170,7 +174,11 @@ class SpecTable:
         return named | bool(processor), scores
 
     def _ratios(self, attribute: int, number: float) -> tuple[BoolArray, FloatArray]:
-        """Return which of two numbers are known, one of them or both, and the lower divided by the higher number."""
+        """Compare `number` with the number that each spec has for an attribute.
+
+        Return whether at least one of the two numbers is known, and the lower divided by the higher number. Both
+        results have the shape (specs,).
+        """
         theirs = self._numbers[attribute - 1]
         scores = np.full(len(theirs), np.nan)
         np.divide(np.minimum(theirs, number), np.maximum(theirs, number), out=scores, where=(theirs > 0) & (number > 0))

@@ -1,4 +1,4 @@
-"""A catalogue of models that follows the changes of its store."""
+"""A catalogue of models that is updated when its model store changes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ from kepler_core.store.serving_index import IndexedModels, UnusableIndexError, f
 log = logging.getLogger(__name__)
 
 REFRESH_SECONDS = 2.0
-"""Time between two checks of the store for changes, and between a failed reading of a pipeline and the first retry."""
+"""Time between two checks of the store for changes. If a pipeline cannot be read, the first retry has the same
+delay."""
 _MAX_RETRY_SECONDS = 60.0
 CHECK_PAUSE_SECONDS = 0.02
 """Pause in the check of an index after each `_CHECKED_AT_ONCE` models, so that requests are answered meanwhile."""
@@ -31,7 +32,7 @@ _CHECKED_AT_ONCE = 10
 
 @attrs.define(eq=False)
 class _Pipeline:
-    """The last version of a pipeline that could be read, and the problem if the current version cannot be read."""
+    """The latest readable version of a pipeline, and the problem if the current version cannot be read."""
 
     signature: str | None = None
     models: Sequence[StoredModel] = ()
@@ -132,7 +133,7 @@ class LiveCatalogue:
             pipeline.models = [other for other in pipeline.models if other is not model]
             pipeline.problem = problem
             self._without_index.add(str(pipeline.signature))
-            pipeline.signature = ""  # differs from every real signature, so the pipeline will be read again
+            pipeline.signature = ""  # no real signature is empty, so the next `refresh` reads the pipeline again
             self._rebuild()
 
     def watch(self) -> None:

@@ -92,7 +92,7 @@ def test_from_a_question_to_the_model(browser: Any, server: ServerProcess) -> No
         window.get_by_label("Memory (GiB)").fill("128")
         window.keyboard.press("Enter")
         window.wait_for_selector("#result")
-        assert "The machine is equal to this one" in window.inner_text("main")
+        assert "The machine is equal to the machine of this node type" in window.inner_text("main")
         assert window.get_by_label("Processor").input_value() == "made_up"
         visitor.check("selected")
         window.locator("#result").get_by_role("link", name="SGDRegressorTrainer_0").click()

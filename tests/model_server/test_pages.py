@@ -150,7 +150,7 @@ def test_a_model_with_its_curve(server: ServerProcess) -> None:
     text, links = checked_page(server.get(MODEL))
     assert "processors: 50.1 W to 165.3 W" in text
     assert "Blocks of time processors 5 2.00 4.00 -0.50 0.25 4.00" in text
-    assert "Other kinds of work (the hardest)" in text
+    assert "Other kinds of work (highest error)" in text
     assert "Another recording never measured" in text
     assert "Recordings: 1, days: 1, nodes: 1, samples: 500." in text
     assert f"/models{MODEL.removeprefix('/ui/models')}.zip" in links
@@ -173,7 +173,7 @@ def test_the_selection_is_that_of_post_model(server: ServerProcess) -> None:
     text, links = checked_page(server.get(SELECTION))
     assert f"/ui/models/{selection['pipeline']}/{selection['model']}" in links
     assert selection["node_type"]["match"] == "exact"
-    assert "The machine is equal to this one: Node type 0" in text
+    assert "The machine is equal to the machine of this node type: Node type 0" in text
     assert selection["error"]["compared_by"] in text
     for drop in selection["candidates"]["dropped"]:
         assert str(drop["count"]) in text
@@ -209,6 +209,8 @@ def test_all_endpoints_are_described(server: ServerProcess) -> None:
         for method, operation in operations.items():
             assert f"{method.upper()} {path}" in text
             assert operation["summary"] in text
+            for parameter in operation.get("parameters", ()):
+                assert parameter["description"] in text
     for name in document["components"]["schemas"]:
         assert name in text
     assert f"curl http://127.0.0.1:{server.port}/healthz" in text

@@ -185,7 +185,7 @@ def test_a_repeated_request_with_the_same_key_is_the_same_job(
     assert repeated.status == 200
     assert repeated.headers["x-kepler-job"] == trained.rpartition("/")[2]
     message = server.rejected(request(name="other"), 422, "Idempotency-Key", Idempotency_Key="trained")
-    assert "which had another request" in message
+    assert "which has a different request" in message
     folder.check_nothing_stored(inputs)
 
 

@@ -1,4 +1,4 @@
-"""The response headers that protect pages and the files that they load."""
+"""The HTTP response headers that protect the pages and the files that pages load."""
 
 from __future__ import annotations
 

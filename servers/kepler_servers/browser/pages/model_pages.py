@@ -24,12 +24,12 @@ from kepler_servers.http.route import Route
 from kepler_servers.live_catalogue import LiveCatalogue
 
 PAGE_MODELS = 50
-"""Number of models on a page of the list."""
+"""Number of models on one page of the list of models."""
 MAX_PIPELINES = 500
-"""Maximum number of pipelines on the first page."""
+"""Maximum number of pipelines that the first page lists."""
 MAX_SHOWN_DECISIONS = 30
 CURVE_POLL_SECONDS = 1
-"""Interval at which the page of a model asks for its power curve while the curve is computed."""
+"""Interval in seconds at which the page of a model requests the power curve while it is being computed."""
 MAX_SHOWN_VERSIONS = 50
 MAX_REPORT_BYTES = 16 * 1024**2
 """Maximum size of a report that is sent to a browser. Reports of Kepler Core have less than 3 MB."""
@@ -75,7 +75,7 @@ class ModelPages:
         ]
 
     def overview(self, view: View, query: PageQuery) -> Answer:
-        """Answer with the list of pipelines."""
+        """Answer a request for the first page with the list of pipelines."""
         live, catalogue = self._live, self._live.current
         names = sorted({*catalogue.models_of, *catalogue.node_types, *catalogue.broken})
         rows = [
@@ -95,7 +95,7 @@ class ModelPages:
         )  # fmt: skip
 
     def pipeline(self, view: View, query: PageQuery, pipeline: str) -> Answer:
-        """Answer with the versions, decisions and models of a pipeline."""
+        """Answer a request for the page of a pipeline with its versions, decisions and models."""
         live, catalogue = self._live, self._live.current
         self._check_name(pipeline)
         versions: list[int] = []
@@ -131,7 +131,7 @@ class ModelPages:
             raise HttpError(404, f"no pipeline {quoted(pipeline)} is served")
 
     def models(self, view: View, query: ListQuery) -> Answer:
-        """Answer with a page of the list of models that meet conditions."""
+        """Answer with one page of the list of the models that meet the conditions in the query."""
         catalogue = self._live.current
         models = catalogue.find(
             pipeline=query.pipeline,
@@ -159,7 +159,7 @@ class ModelPages:
     def model(
         self, view: View, query: PageQuery, pipeline: str, source: str, output_type: str, feature_group: str, name: str
     ) -> Answer:
-        """Answer with everything that is known about a model. The power curve is missing until it is computed."""
+        """Answer with the page of a model. The power curve is missing until it is computed."""
         path = f"{source}/{output_type}/{feature_group}/{name}"
         model = self._live.current.by_path(pipeline, path)
         if model is None:
@@ -175,10 +175,13 @@ class ModelPages:
 
 
 def _lowest(models: list[StoredModel]) -> float | None:
-    """Return the headline error of the first of the models, which are sorted by error; None if it is not known."""
+    """Return the mean absolute error of the first model; None if it is not known.
+
+    `models` are sorted by their error.
+    """
     return models[0].scores.get("mae") if models else None
 
 
 def _parameters(query: PageQuery) -> dict[str, Any]:
-    """Return the parameters of a query by their names in the URL, without those that are not given."""
+    """Return name in the URL -> value, for all query parameters that are set."""
     return {name: value for name, value in msgspec.to_builtins(query).items() if value is not None}
