@@ -38,6 +38,7 @@ SLOW = (
     "online_trainer/test_retraining*",
     "online_trainer/test_kills*",
     "cli/test_accuracy_bench*",
+    "cli/test_herd_bench*",
     "cli/test_chaos*",
     "cli/test_plot*",
     "deploy/test_containerfile*",

@@ -66,6 +66,10 @@ class Snapshot:
         """
         return attrs.evolve(self, manifest=None, names=frozenset())
 
+    def with_names(self, names: Iterable[str]) -> Snapshot:
+        """Return a copy of the snapshot with these paths of files."""
+        return attrs.evolve(self, names=frozenset(names))
+
     def read_many(self, names: Iterable[str]) -> Iterator[tuple[str, bytes]]:
         """Yield each file's name and content, in the order of `names`. Files of remote stores are read in parallel."""
         if self.folder is not None:

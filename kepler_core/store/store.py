@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -21,6 +21,9 @@ from kepler_core.names import check_name
 from kepler_core.store.documents import check_documents
 from kepler_core.store.snapshot import Snapshot
 from kepler_core.urls import shown_location
+
+if TYPE_CHECKING:
+    from kepler_core.store.serving_index import IndexedModels
 
 
 @attrs.frozen
@@ -53,6 +56,13 @@ class Store(ABC):
 
         Raises `StoreError` if the version does not exist or cannot be read.
         """
+
+    def indexed_models(self, pipeline: str) -> IndexedModels | None:
+        """Return the models of the pipeline's current version from its index; None if the version has no index.
+
+        Raises `UnusableIndexError` if the index cannot be used, and `StoreError` if the version cannot be read.
+        """
+        return None
 
     @abstractmethod
     def signature(self, pipeline: str) -> str:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import math
-import random
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from random import Random
 from typing import Any
 
 import attrs
@@ -24,6 +24,7 @@ from kepler_core.selection.filters import parse_filter
 from kepler_servers.estimator.loaded_model import LoadedModel, with_twin
 from kepler_servers.estimator.model_providers import ModelOffer, ModelProvider, StillRunningError
 from kepler_servers.estimator.request import ModelKey
+from kepler_servers.estimator.search_delay import search_delay, varied
 from kepler_servers.rate_limited_log import RateLimitedLog
 
 log = logging.getLogger(__name__)
@@ -42,8 +43,6 @@ MAX_PROBLEM_CHARACTERS = 1000
 
 NO_PROVIDERS = "no model server, URL or store is configured"
 
-FIRST_RETRY_SECONDS = 2.0
-"""Delay before a failed search is retried. The delay doubles with each failure, up to the refresh interval."""
 POLL_SECONDS = 2.0
 """Interval at which the background thread checks for changed providers and for entries that need a new search."""
 FIRST_SEARCH_SECONDS = 4.0
@@ -53,9 +52,6 @@ The search is repeated while no provider has offered a model, but a slow provide
 """
 STOP_SECONDS = 0.5
 """Maximum time that `stop` waits for the background thread. This thread may itself be waiting for a server."""
-_JITTER = 0.2
-"""Relative random variation of the delay between two searches. Without it, all estimators of
-a cluster would ask the model server at the same time."""
 
 
 @attrs.define(eq=False)
@@ -130,7 +126,7 @@ class ModelCache:
         self._stopped = False
         self._search_log = RateLimitedLog(log)
         self._thread = threading.Thread(target=self._run, name="models", daemon=True)
-        self._random = random.Random()  # noqa: S311 - for jitter only
+        self._random = Random()  # noqa: S311 - for jitter only
 
     # --- methods that the event loop calls ---
 
@@ -187,7 +183,8 @@ class ModelCache:
         while True:
             with self._wake:
                 if not self._queue and not self._stopped:
-                    self._wake.wait(POLL_SECONDS)
+                    # without the variation, estimators that started together would always ask at the same time
+                    self._wake.wait(varied(POLL_SECONDS, self._random))
                 if self._stopped:
                     return
                 key = self._queue.popleft() if self._queue else None
@@ -251,10 +248,7 @@ class ModelCache:
             # must no longer be used.
             entry.loaded = None
         entry.failures = entry.failures + 1 if result.unreachable or result.loaded is None else 0
-        delay = self._refresh
-        if entry.failures:
-            delay = min(FIRST_RETRY_SECONDS * 2 ** min(entry.failures - 1, 16), self._refresh)
-        entry.search_again_at = time.monotonic() + delay * self._random.uniform(1 - _JITTER, 1 + _JITTER)
+        entry.search_again_at = time.monotonic() + search_delay(entry.failures, self._refresh, self._random)
         entry.searching = False
 
     def _ask_providers(self, key: ModelKey, current: LoadedModel | None) -> _SearchResult:

@@ -67,6 +67,8 @@ class RsgiAdapter:
         self._cached = cache.get if cache is not None else _not_cached
         self._deadline = SharedDeadline(BODY_TIMEOUT_SECONDS)
         self._quick = frozenset((route.method, route.path) for route in app.routes if route.quick)
+        self._direct = {(r.method, r.path): r for r in app.routes if r.quick and app.can_call(r)}
+        """Quick routes whose requests, unless they have a query, need no WSGI."""
         self._uploads = {route.path: route for route in app.routes if route.upload is not None}
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="request")
         # Uploads may take seconds. They have separate threads, so that they do not delay other requests.
@@ -125,6 +127,8 @@ class RsgiAdapter:
         cached = self._cached(scope.method, scope.path, scope.query_string, body)
         if cached is not None:
             return cached
+        if not scope.query_string and (route := self._direct.get((scope.method, scope.path))) is not None:
+            return self._app.call(route, body)
         environ = _environ(scope, body)
         if (scope.method, scope.path) in self._quick:
             return self._call(environ)

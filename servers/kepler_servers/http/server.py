@@ -36,7 +36,7 @@ def serve(target: str, *, host: str, port: int, workers: int) -> None:
         workers=workers,
         factory=True,
         websockets=False,
-        backlog=1024,
+        backlog=4096,
         backpressure=max_connections(),
         workers_kill_timeout=10,
         respawn_failed_workers=True,
