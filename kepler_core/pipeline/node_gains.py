@@ -54,7 +54,7 @@ def node_gains(X: FloatArray, watts: FloatArray, node: IntArray) -> FloatArray:
     rows = np.bincount(of_node, minlength=len(nodes))
     for _ in range(MAX_ITERATIONS):
         before = gains
-        relative = _relative_fit(terms, gains[of_node])
+        relative = np.asarray(terms @ _weights(terms, gains[of_node]))
         squares = np.bincount(of_node, relative**2, minlength=len(nodes))
         products = np.bincount(of_node, relative, minlength=len(nodes))
         variance = max(float(np.mean((1 - gains[of_node] * relative) ** 2)), MIN_VARIANCE)
@@ -86,18 +86,34 @@ def with_own_gains(predicted: FloatArray, measured: FloatArray, node: IntArray) 
     return result
 
 
-def _terms(X: FloatArray) -> FloatArray:
-    """Return the terms of the model f, shape (rows, 3 · features + 1).
+def fitted_ratios(
+    X: FloatArray, watts: FloatArray, node: IntArray, test_X: FloatArray, test_watts: FloatArray
+) -> FloatArray:
+    """Return measured power ÷ f for each test row, shape (test rows,).
 
-    The terms are a constant, and each feature, its root and its square.
+    f is fitted to the power ÷ gain of the rows `X`, `watts` and `node` (see `node_gains`), which have power above 0.
+    The test rows have power above 0, too.
     """
     highest = np.abs(X).max(axis=0)
+    weights = _weights(_terms(X, highest) / watts[:, None], node_gains(X, watts, node))
+    expected = np.asarray(_terms(test_X, highest) @ weights)
+    # f is 0 only at work that no row of the fit has; the ratio is then of no use, but must be finite
+    return test_watts / np.maximum(expected, MIN_MAPE_WATTS)
+
+
+def _terms(X: FloatArray, highest: FloatArray | None = None) -> FloatArray:
+    """Return the terms of the model f, shape (rows, 3 · features + 1).
+
+    The terms are a constant, and each feature, its root and its square. Features are divided by `highest`, shape
+    (features,); default: their highest values.
+    """
+    highest = np.abs(X).max(axis=0) if highest is None else highest
     x = np.abs(X) / np.where(highest > 0, highest, 1.0)
     return np.hstack([np.ones((len(X), 1)), x, np.sqrt(x), x**2])
 
 
-def _relative_fit(terms: FloatArray, gains: FloatArray) -> FloatArray:
-    """Return f ÷ measured power for each row. f is the function that, multiplied by the gains, fits the power best.
+def _weights(terms: FloatArray, gains: FloatArray) -> FloatArray:
+    """Return the weights of the terms of f, the function that, multiplied by the gains, fits the power best.
 
     `terms` is the result of `_terms`, divided by the measured power, shape (rows, terms).
     """
@@ -105,5 +121,4 @@ def _relative_fit(terms: FloatArray, gains: FloatArray) -> FloatArray:
 
     # The triangular factor of the QR decomposition gives the same solution as all rows, but has few rows.
     r: FloatArray = np.linalg.qr(np.column_stack([terms * gains[:, None], np.ones(len(terms))]), mode="r")  # type: ignore[assignment]
-    weights = nnls(r[:, :-1], r[:, -1], maxiter=100 * terms.shape[1])[0]
-    return np.asarray(terms @ weights)
+    return np.asarray(nnls(r[:, :-1], r[:, -1], maxiter=100 * terms.shape[1])[0])
