@@ -84,6 +84,12 @@ if TYPE_CHECKING:
     help="Name under which the store lists the machine as a member of its node type (default: the node names in "
     "the recordings).",
 )
+@click.option(
+    "--machine-specs",
+    metavar="FILE",
+    help="JSON file with the description of each node's machine, by name of the node. Models are trained for each node "
+    "type, and published as one version.",
+)
 @idle_option()
 @profile_option()
 @click.option(
@@ -117,6 +123,7 @@ def train(
     jobs: int | None,
     machine_spec: str | None,
     machine_id: str | None,
+    machine_specs: str | None,
     idle: tuple[str, ...],
     profile: str | None,
     trace_hooks: bool,
@@ -141,6 +148,10 @@ def train(
     With --machine-spec, the models belong to the node type of the described machine. The pipeline's models
     of other node types stay in the store.
 
+    With --machine-specs, nodes with equal machines are one node type, and each type gets models of its own. If a type
+    has at least 5 nodes, the report lists the outliers: nodes whose power differs from that of the other nodes at the
+    same work (see also the command `nodes`).
+
     --vm-guest sets the keys use_vm_metrics and vm_guests of the pipeline.
 
     --data trains from tables, e.g. of your own meters, instead of recordings (see docs/tables.md).
@@ -149,7 +160,12 @@ def train(
     (see docs/pairs.md).
     """
     of_recordings = {"--vm-guest": vm_guests, "--metric-prefix": None if idle else metric_prefix}
+    of_recordings["--machine-specs"] = machine_specs
     only = [option for option, value in of_recordings.items() if value]
+    if machine_specs is not None:
+        others = {"--machine-spec": machine_spec, "--machine-id": machine_id, "--profile": profile}
+        if given := [option for option, value in others.items() if value]:
+            raise UsageError(f"{given[0]} describes one machine, so it does not go with --machine-specs")
     result = run(
         pipeline,
         inputs,
@@ -167,6 +183,7 @@ def train(
         tables=_instead_of_recordings(inputs, tables, columns, energy_source, pairs, only),
         metric_prefix=metric_prefix,
         with_page=report == "html",
+        machine_specs=machine_specs,
     )
     if as_json:
         print_json(result.as_dict())
@@ -221,28 +238,33 @@ def run(
     tables: TableFiles | PairFiles | None = None,
     metric_prefix: str | None = None,
     with_page: bool = True,
+    machine_specs: str | None = None,
 ) -> Report:
     """Read recordings or tables, train a pipeline's models on them and publish the models.
 
     Shows a progress bar if standard error is a terminal.
     """
+    from kepler_core.machine import Machine, MachineSpec
+    from kepler_core.pipeline.machine_groups import machine_groups, most_cores, read_machine_specs
     from kepler_core.pipeline.train import train as train_pipeline
     from kepler_core.plugins.hooks import hooks
     from kepler_core.recording.findings import findings
     from kepler_core.store import open_store
 
     spec = _load_pipeline(pipeline, settings, name, store)
+    specs = None if machine_specs is None else read_machine_specs(machine_specs)
+    largest = machine if specs is None else Machine(MachineSpec(cores=most_cores(specs)))
     with _shown(listeners := hooks(), trace_hooks), nullcontext() if with_page else listeners.without(REPORT_LISTENER):
         stored_profile = None if profile is None else read_object(profile)
         started = time.perf_counter()
         table_data = _read_tables(tables, spec, machine)
         if table_data is None:
-            observations = _observe(spec, inputs, machine, metric_prefix)
+            observations = _observe(spec, inputs, largest, metric_prefix)
         else:
             spec, observations = table_data.spec, table_data.rows.data.observations
         if strict and (lines := finding_lines(findings(observations.counts))):
             raise RecordingError(f"--strict: {len(lines)} kinds of findings; {' | '.join(lines)}")
-        idle_observations = _observe(spec, idle, machine, metric_prefix) if idle else None
+        idle_observations = _observe(spec, idle, largest, metric_prefix) if idle else None
         read_seconds = time.perf_counter() - started
         try:
             report = train_pipeline(
@@ -257,6 +279,7 @@ def run(
                 idle=idle_observations,
                 profile=stored_profile,
                 tables=table_data,
+                groups=() if specs is None else machine_groups(observations, specs, idle_observations),
             )
         except KeplerError:
             _print_severe(findings(observations.counts))

@@ -61,8 +61,7 @@ def compare_nodes(
     """
     tables = []
     for source, components in observations.sources.items():
-        preferred = [name for name in ("platform", "package") if name in components]
-        component = (preferred or list(components))[0]
+        component = next((name for name in ("platform", "package") if name in components), components[0])
         if features := _features(observations, source, component):
             tables.append(_table(observations, node_type, source, component, features, least))
     return tables
@@ -112,7 +111,9 @@ def _table(
         else:
             row.reason = f"{row.samples} usable samples; a gain needs at least {MIN_SAMPLES}"
         rows.append(row)
-    rows += [NodeGain(name, 0, reason="no timestamp at which all features and the power are known") for name in all_names]
+    rows += [
+        NodeGain(name, 0, reason="no timestamp at which all features and the power are known") for name in all_names
+    ]
     rows.sort(key=lambda row: (not row.outlier, row.gain is None, -abs((row.gain or 1.0) - 1.0), row.node))
     return NodeTable(node_type, source, component, list(features), least, spread, spread_error, rows)
 
@@ -169,7 +170,7 @@ def _medians(values: FloatArray, group: IntArray) -> FloatArray:
     values, group = values[order], group[order]
     first = np.flatnonzero(np.diff(group, prepend=group[0] - 1))
     count = np.diff(np.append(first, len(group)))
-    return (values[first + (count - 1) // 2] + values[first + count // 2]) / 2
+    return np.asarray((values[first + (count - 1) // 2] + values[first + count // 2]) / 2)
 
 
 def outlier_test(gains: FloatArray, errors: FloatArray) -> tuple[float | None, float | None, FloatArray]:

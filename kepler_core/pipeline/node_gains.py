@@ -28,6 +28,16 @@ MIN_VARIANCE = 1e-8
 would be 0 ÷ 0."""
 MAX_ITERATIONS = 30
 """Maximum number of times that f and the gains are computed in turn."""
+LOWEST_POWER = 0.5
+"""Readings below this fraction of the 5 % quantile of a node's power are faults of the meter: the idle power of a
+machine hardly changes."""
+FAR_MEDIANS = 7.0
+"""Rows are far from the fit if the logarithm of their ratio to it is above this number of medians. For normally
+distributed errors, this is 4.7 standard deviations."""
+FAR_LEAST = 0.05
+"""Rows are never far from the fit if the logarithm of their ratio to it is at most this number."""
+ROUNDS = 3
+"""Number of fits to the rows that are not far from the previous fit."""
 PRECISION = 1e-4
 """The computation ends if no gain changes by more than this number."""
 
@@ -92,13 +102,32 @@ def fitted_ratios(
     """Return measured power ÷ f for each test row, shape (test rows,).
 
     f is fitted to the power ÷ gain of the rows `X`, `watts` and `node` (see `node_gains`), which have power above 0.
-    The test rows have power above 0, too.
+    The test rows have power above 0, too. Faulty readings do not decide the fit: rows with much less power than the
+    node has at its lowest load, and then rows far from f, are left out.
     """
     highest = np.abs(X).max(axis=0)
-    weights = _weights(_terms(X, highest) / watts[:, None], node_gains(X, watts, node))
-    expected = np.asarray(_terms(test_X, highest) @ weights)
+    terms = _terms(X, highest)
+    kept = watts > LOWEST_POWER * _low_power(watts, node)[node]
+    weights = np.zeros(terms.shape[1])
+    for _ in range(ROUNDS):
+        own = node_gains(X[kept], watts[kept], node[kept])
+        weights = _weights(terms[kept] / watts[kept, None], own)
+        gains = np.ones(int(node.max()) + 1)
+        gains[node[kept]] = own
+        expected = gains[node] * np.maximum(terms @ weights, MIN_MAPE_WATTS)
+        difference = np.log(watts / expected)
+        usual = float(np.median(np.abs(difference[kept])))
+        kept = np.abs(difference) <= max(FAR_MEDIANS * usual, FAR_LEAST)
     # f is 0 only at work that no row of the fit has; the ratio is then of no use, but must be finite
-    return test_watts / np.maximum(expected, MIN_MAPE_WATTS)
+    return test_watts / np.maximum(_terms(test_X, highest) @ weights, MIN_MAPE_WATTS)
+
+
+def _low_power(watts: FloatArray, node: IntArray) -> FloatArray:
+    """Return the 5 % quantile of each node's power, shape (highest number of a node + 1,)."""
+    order = np.lexsort((watts, node))
+    count = np.bincount(node)
+    first = np.minimum(np.cumsum(count) - count, len(node) - 1)
+    return np.asarray(watts[order][first + count // 20])
 
 
 def _terms(X: FloatArray, highest: FloatArray | None = None) -> FloatArray:
