@@ -113,6 +113,8 @@ def _compared(
 
 def print_node_tables(tables: Sequence[NodeTable], most: int | None) -> None:
     """Print the tables of all node types: all outliers, and at most `most` nodes of each table."""
+    from kepler_core.pipeline.node_tables import headline
+
     for at, table in enumerate(tables):
         if at:
             click.echo()
@@ -128,17 +130,6 @@ def print_node_tables(tables: Sequence[NodeTable], most: int | None) -> None:
         for reason in dict.fromkeys(node.reason for node in table.nodes if node.reason):
             count = sum(node.reason == reason for node in table.nodes)
             click.echo(f"  not tested: {count} nodes: {reason}")
-
-
-def headline(table: NodeTable) -> str:
-    """Return a sentence with the number of outliers, and the spread between the nodes."""
-    count = len(table.nodes)
-    text = f"node type {table.node_type}, {table.component} of {table.source}: "
-    if table.spread is None or table.spread_error is None:
-        return f"{text}{count} node{'s' if count != 1 else ''}, not tested for outliers"
-    percent = f"{100 * table.least:g} %"
-    text += f"{len(table.outliers)} of {count} nodes draw at least {percent} more or less than their twins"
-    return f"{text} (spread between nodes: {100 * table.spread:.1f} ± {100 * table.spread_error:.1f} %)"
 
 
 def _row(node: NodeGain) -> tuple[str | int | None, ...]:

@@ -8,10 +8,9 @@ import click
 from msgspec import convert
 
 from kepler_core.cli.findings import finding_lines
-from kepler_core.cli.nodes import headline
 from kepler_core.cli.output import print_table, watts
 from kepler_core.honesty.flags import ONE_RECORDING
-from kepler_core.pipeline.node_tables import NodeTable
+from kepler_core.pipeline.node_tables import NodeTable, headline
 from kepler_core.pipeline.report import Report
 from kepler_core.recording.findings import Finding
 

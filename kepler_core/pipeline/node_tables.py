@@ -86,3 +86,14 @@ def read_node_tables(snapshot: Snapshot) -> list[NodeTable]:
             except DocumentError as error:
                 raise StoreError(f"{snapshot.where}: {name}: {error}") from error
     return sorted(tables, key=lambda table: (table.source, table.node_type))
+
+
+def headline(table: NodeTable) -> str:
+    """Return a sentence with the number of outliers, and the spread between the nodes."""
+    count = len(table.nodes)
+    text = f"node type {table.node_type}, {table.component} of {table.source}: "
+    if table.spread is None or table.spread_error is None:
+        return f"{text}{count} node{'s' if count != 1 else ''}, not tested for outliers"
+    percent = f"{100 * table.least:g} %"
+    text += f"{len(table.outliers)} of {count} nodes draw at least {percent} more or less than their twins"
+    return f"{text} (spread between nodes: {100 * table.spread:.1f} ± {100 * table.spread_error:.1f} %)"
