@@ -14,6 +14,8 @@ deviation (MAD): outliers hardly change it. The p-values are adjusted for the nu
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 
 from kepler_core.arrays import FloatArray, IntArray
@@ -52,15 +54,21 @@ nodes for differences of their work."""
 
 
 def compare_nodes(
-    observations: Observations, node_type: int = 0, *, least: float = LEAST_DIFFERENCE
+    observations: Observations,
+    node_type: int = 0,
+    *,
+    least: float = LEAST_DIFFERENCE,
+    sources: Collection[str] | None = None,
 ) -> list[NodeTable]:
     """Return a table for each energy source, with the gains of all nodes that have power of this source.
 
     All nodes of the observations count as machines of one type. `least` is the smallest difference of an outlier from
-    the median node, as a fraction of the power.
+    the median node, as a fraction of the power. `sources`, if they are given, are the only energy sources with a table.
     """
     tables = []
     for source, components in observations.sources.items():
+        if sources is not None and source not in sources:
+            continue
         component = next((name for name in ("platform", "package") if name in components), components[0])
         if features := _features(observations, source, component):
             tables.append(_table(observations, node_type, source, component, features, least))

@@ -126,7 +126,7 @@ def _train_types(
             if result.files is not None
         }
         results = with_held_out_samples(results, published, min(spec.keep_rows, MAX_SAMPLES))
-        nodes = _node_tables(group, slot.node_type) if tables is None else []
+        nodes = _node_tables(group, slot.node_type, planned) if tables is None else []
         trainings.append(TypeTraining(slot, group.machine, context, results, list(published.values()), nodes))
         report.nodes += [msgspec.to_builtins(table) for table in nodes]
     if not trainings:
@@ -137,11 +137,11 @@ def _train_types(
     return trainings
 
 
-def _node_tables(group: MachineGroup, node_type: int) -> list[NodeTable]:
+def _node_tables(group: MachineGroup, node_type: int, planned: Plan) -> list[NodeTable]:
     """Return the comparisons of the nodes of a type; none if there is a single node."""
     if len({stream.node for stream in group.observations.streams}) < 2:
         return []
-    return compare_nodes(group.observations, node_type)
+    return compare_nodes(group.observations, node_type, sources={source for source, *_ in planned.wanted})
 
 
 def _prepare_and_fit(

@@ -152,7 +152,7 @@ def test_nodes_with_equal_machines_are_one_group() -> None:
 
 
 def test_nodes_without_a_description_are_named() -> None:
-    with pytest.raises(UsageError, match='no description of 2 of the recordings\' nodes: "node-0", "node-2"'):
+    with pytest.raises(UsageError, match="no description of 2 of the recordings' nodes: 'node-0', 'node-2'"):
         machine_groups(observed(nodes=3, timestamps=5), {"node-1": BIG})
 
 

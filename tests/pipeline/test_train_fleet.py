@@ -30,7 +30,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     specs = {f"node-{number}": {"cores": 32, "chips": 2} for number in range(5)}
     specs |= {f"node-{number}": {"cores": 33, "chips": 2} for number in (5, 6)}
     (folder / "specs.json").write_text(json.dumps(specs))
-    train(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KEPLER_REPORT", "true")
+        train(folder)
     return folder
 
 
