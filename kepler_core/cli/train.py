@@ -17,7 +17,6 @@ from kepler_core.cli.inputs import (
     input_option,
     machine_spec_option,
     metric_prefix_option,
-    open_all,
     parse_vm_guests,
     profile_option,
     read_object,
@@ -29,6 +28,7 @@ from kepler_core.cli.output import json_option, print_json
 from kepler_core.cli.pairs import PairFiles, pair_options, read_pairs
 from kepler_core.cli.pipelines import set_option
 from kepler_core.cli.tables import TableFiles, read_tables, table_files, table_options
+from kepler_core.cli.training_recordings import check_part_options, observe_recordings
 from kepler_core.errors import (
     EXIT_SOME_FAILED,
     KeplerError,
@@ -49,7 +49,6 @@ if TYPE_CHECKING:
     from kepler_core.pipeline.tables import TableTraining
     from kepler_core.plugins.hooks import HookCall, Hooks
     from kepler_core.recording.findings import Finding
-    from kepler_core.recording.observations import Observations
 
 
 @click.command(
@@ -98,6 +97,12 @@ if TYPE_CHECKING:
     help="Name under which the store lists the machine as a member of its node type (default: the node names in "
     "the recordings).",
 )
+@click.option(
+    "--machine-specs",
+    metavar="FILE",
+    help="JSON file with the description of each node's machine, by name of the node. Models are trained for each node "
+    "type, and published as one version.",
+)
 @idle_option()
 @profile_option()
 @click.option(
@@ -133,6 +138,7 @@ def train(
     sample_rows: int | None,
     machine_spec: str | None,
     machine_id: str | None,
+    machine_specs: str | None,
     idle: tuple[str, ...],
     profile: str | None,
     trace_hooks: bool,
@@ -157,6 +163,10 @@ def train(
     With --machine-spec, the models belong to the node type of the described machine. The pipeline's models
     of other node types stay in the store.
 
+    With --machine-specs, nodes with equal machines are one node type, and each type gets models of its own. If a type
+    has at least 5 nodes, the report lists the outliers: nodes whose power differs from that of the other nodes at the
+    same work (see also the command `nodes`).
+
     --vm-guest sets the keys use_vm_metrics and vm_guests of the pipeline.
 
     --data trains from tables, e.g. of your own meters, instead of recordings (see docs/tables.md).
@@ -165,7 +175,12 @@ def train(
     (see docs/pairs.md).
     """
     of_recordings = {"--vm-guest": vm_guests, "--metric-prefix": None if idle else metric_prefix}
+    of_recordings["--machine-specs"] = machine_specs
     only = [option for option, value in of_recordings.items() if value]
+    if machine_specs is not None:
+        others = {"--machine-spec": machine_spec, "--machine-id": machine_id, "--profile": profile}
+        if given := [option for option, value in others.items() if value]:
+            raise UsageError(f"{given[0]} describes one machine, so it does not go with --machine-specs")
     result = run(
         pipeline,
         inputs,
@@ -185,6 +200,7 @@ def train(
         with_page=report == "html",
         part_samples=part_samples,
         sample_rows=sample_rows,
+        machine_specs=machine_specs,
     )
     if as_json:
         print_json(result.as_dict())
@@ -241,29 +257,29 @@ def run(
     with_page: bool = True,
     part_samples: int | None = None,
     sample_rows: int | None = None,
+    machine_specs: str | None = None,
 ) -> Report:
     """Read recordings or tables, train a pipeline's models on them and publish the models.
 
     Shows a progress bar if standard error is a terminal.
     """
-    from kepler_core.parquet import is_parquet
+    from kepler_core.machine import Machine, MachineSpec
+    from kepler_core.pipeline.machine_groups import machine_groups, most_cores, read_machine_specs
     from kepler_core.pipeline.train import train as train_pipeline
     from kepler_core.plugins.hooks import hooks
     from kepler_core.recording.findings import findings
     from kepler_core.store import open_store
 
-    of_parquet = {"--part-samples": part_samples, "--sample-rows": sample_rows}
-    if (given := [option for option, value in of_parquet.items() if value]) and not any(
-        map(is_parquet, (*inputs, *idle))
-    ):
-        raise UsageError(f"{given[0]} goes with a recording in Parquet (--input NAME.parquet)")
+    check_part_options((*inputs, *idle), part_samples, sample_rows)
     spec = _load_pipeline(pipeline, settings, name, store)
+    specs = None if machine_specs is None else read_machine_specs(machine_specs)
+    largest = machine if specs is None else Machine(MachineSpec(cores=most_cores(specs)))
     with _shown(listeners := hooks(), trace_hooks), nullcontext() if with_page else listeners.without(REPORT_LISTENER):
         stored_profile = None if profile is None else read_object(profile)
         started = time.perf_counter()
         table_data = _read_tables(tables, spec, machine)
         observed = partial(
-            _observe, spec, machine=machine, metric_prefix=metric_prefix, part_samples=part_samples,
+            observe_recordings, spec, machine=largest, metric_prefix=metric_prefix, part_samples=part_samples,
             sample_rows=sample_rows, backend=backend, scheduler=scheduler, jobs=jobs,
         )  # fmt: skip
         if table_data is None:
@@ -287,6 +303,7 @@ def run(
                 idle=idle_observations,
                 profile=stored_profile,
                 tables=table_data,
+                groups=() if specs is None else machine_groups(observations, specs, idle_observations),
             )
         except KeplerError:
             _print_severe(findings(observations.counts))
@@ -302,39 +319,6 @@ def _read_tables(
     if tables is None:
         return None
     return read_pairs(tables, spec, machine) if isinstance(tables, PairFiles) else read_tables(tables, spec, machine)
-
-
-def _observe(
-    spec: PipelineSpec,
-    inputs: tuple[str, ...],
-    *,
-    machine: Machine | None,
-    metric_prefix: str | None,
-    part_samples: int | None,
-    sample_rows: int | None,
-    backend: Backend,
-    scheduler: str | None,
-    jobs: int | None,
-) -> Observations:
-    """Read recordings into observations as the pipeline prescribes. Of recordings in Parquet, a sample is taken."""
-    from kepler_core.pipeline.observing import observe_for
-    from kepler_core.pipeline.part_sampling import SAMPLE_ROWS, observe_sample
-    from kepler_core.recording import RecordingParts
-
-    recordings = open_all(inputs, spec.third_party, metric_prefix, part_samples)
-    if spec.vm_guests or not any(isinstance(recording, RecordingParts) for recording in recordings):
-        return observe_for(spec, recordings, machine)
-    most = sample_rows or SAMPLE_ROWS
-    observations, n_all = observe_sample(
-        spec, recordings, machine, max_rows=most, backend=backend, scheduler=scheduler, jobs=jobs
-    )
-    if (n_kept := len(observations.sample_time)) < n_all:
-        click.echo(
-            f"kepler-model: trained on a sample of {n_kept} of {n_all} timestamps of nodes; all errors are measured "
-            "on this sample (--sample-rows)",
-            err=True,
-        )
-    return observations
 
 
 def _print_severe(all_findings: Sequence[Finding]) -> None:
