@@ -85,8 +85,8 @@ class Deadline:
         Raises `DeadlineError` as soon as the deadline has passed or a stop event is set. It does so even if `work` then
         waits for the name server, a connection, a TLS handshake or an answer. The thread of `work` is then abandoned,
         and `cancel` is called. `cancel` should make `work` end, for example by shutting down its socket. Without
-        `cancel`, the thread ends when it next calls `check`, or when its socket times out. An abandoned thread does not
-        prevent the process from exiting.
+        `cancel`, the thread ends when it next calls `check`, or when its socket times out. The process can exit
+        while an abandoned thread still runs.
         """
         self.check()
         task = _Task(work)

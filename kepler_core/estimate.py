@@ -169,7 +169,7 @@ class _Isolation(msgspec.Struct):
 def _read_isolation(stored: StoredModel) -> _Isolation:
     """Return the isolator and background containers of a model's training, read from the pipeline's metadata.
 
-    Raises `StoreError` if the metadata does not contain them.
+    Raises `StoreError` if the metadata do not contain them.
     """
     where = f"{stored.snapshot.where}/{METADATA_FILE}"
     isolations = stored.snapshot.read_json(METADATA_FILE).get("isolation")

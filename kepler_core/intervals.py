@@ -83,7 +83,7 @@ def intervals_of(stored: StoredModel, rows: Dataset, checked: CheckedWatts, comp
     """Return the intervals and flags of a model's estimates for the rows of a data set.
 
     A node counts as a machine of the training if the model was trained on a node of the same name. Names that every
-    machine can have, such as localhost:9102, do not count (`kepler_core.honesty.node_names`). The intervals of a node
+    machine can have, such as localhost:9102, are ignored (`kepler_core.honesty.node_names`). The intervals of a node
     of the training do not contain the error between machines, unless the training measured this error.
     """
     honesty = read_honesty(stored.metadata)

@@ -64,8 +64,8 @@ class MetricMapping:
     """Labels that split a node or container into parts, e.g. `pid` for the processes of a container. The values of
     series that differ only in these labels are added up."""
     ignored_labels: tuple[str, ...] = attrs.field(default=(), kw_only=True)
-    """Labels of the exporter that distinguish neither units nor machines, e.g. the path of a meter's file, which may
-    change when a machine restarts."""
+    """Labels of the exporter that distinguish neither machines nor units of a machine. An example is the path of a
+    meter's file, which may change when a machine restarts."""
     part: str = attrs.field(default="", kw_only=True)
     """Name of the part of the feature or component that the series measure. Mappings of one feature or component with
     different parts add up, e.g. active and idle energy, or user and system CPU time. The sum is known only where all
@@ -77,7 +77,7 @@ class MetricMapping:
     """Value, in the metric's unit, after which the counter begins at 0 again. None: this does not happen, or the
     value is not known. If a counter of energy falls and the value is not known, the interval is left out."""
     rest: str = attrs.field(default="", kw_only=True)
-    """Name of the unit for all series that have none of `unit_labels`, e.g. the processes outside of containers.
+    """Common name of all series without any of `unit_labels`, e.g. a name for the processes outside of containers.
     Empty: such series count as irregular, because a label is missing."""
 
     @counter.default

@@ -42,7 +42,7 @@ where it has no meaning in Markdown."""
 
 @attrs.frozen
 class Publication:
-    """What the exported metadata states about the pipeline's origin. None keeps the value of the stored pipeline."""
+    """What the exported metadata state about the pipeline's origin. None keeps the value of the stored pipeline."""
 
     publisher: str | None = None
     """Account or name of the publisher."""
@@ -177,7 +177,7 @@ def _versions(models: Sequence[StoredModel]) -> str:
 
 
 def _recordings(streams: Any) -> str:
-    """Return how many nodes and recordings the latest training used; empty if the metadata does not state it."""
+    """Return how many nodes and recordings the latest training used; empty if the metadata do not state it."""
     if not isinstance(streams, list) or not streams or not all(isinstance(stream, dict) for stream in streams):
         return ""
     nodes, recordings = (len({str(stream.get(key)) for stream in streams}) for key in ("node", "recording"))

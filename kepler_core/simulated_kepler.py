@@ -9,7 +9,7 @@ So the windows are irregular, and a scrape may show values that are up to 0.5 s 
 - Active energy is the energy of a window times the busy part of the *previous* window; idle energy is the rest.
 - Energy of workloads falls to 0 after a window in which no process had a tick of CPU time.
 - Workloads that have ended are shown once more with state="terminated"; CPU seconds have no label `state`.
-- CPU seconds are in ticks of 10 ms and count from the start of the process, also after a restart of Kepler.
+- CPU seconds have a resolution of 10 ms. They are 0 at the start of the process, not at a restart of Kepler.
 - There is no label `node_name` unless the node's name was set when Kepler was started.
 """
 

@@ -57,7 +57,7 @@ class PackedText:
     _number: int
 
     def unpack(self) -> bytes:
-        """Return the text."""
+        """Return the text that was packed."""
         return _unpack(self._block, self._number)
 
 

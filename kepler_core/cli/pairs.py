@@ -136,7 +136,7 @@ def _pair_files(values: dict[str, Any]) -> PairFiles | None:
             "--reserved": values["pair_reserved"],
         }
         if given := [name for name, value in alone.items() if value is not None]:
-            raise UsageError(f"{given[0]} goes with --host and --guest")
+            raise UsageError(f"{given[0]} needs --host and --guest")
         return None
     if len(hosts) != len(guests):
         raise UsageError(f"{len(hosts)} --host, but {len(guests)} --guest: give a guest's file for each host's file")
@@ -188,7 +188,7 @@ def _target(files: PairFiles, spec: PipelineSpec) -> Target:
 def _reservation(files: PairFiles, target: Target) -> Reservation | None:
     if target != "marginal":
         if files.idle_watts is not None or files.reserved is not None:
-            raise UsageError("--idle-watts and --reserved go with --target marginal")
+            raise UsageError("--idle-watts and --reserved need --target marginal")
         return None
     if files.idle_watts is None or files.reserved is None:
         raise UsageError(

@@ -79,10 +79,10 @@ def table_files(
         raise UsageError("give either recordings (--input) or tables (--data)")
     if paths:
         if only_recordings:
-            raise UsageError(f"{only_recordings[0]} goes with --input, not with --data")
+            raise UsageError(f"{only_recordings[0]} can be used with --input, not with --data")
         return TableFiles(paths, columns, energy_source)
     if columns or energy_source is not None:
-        raise UsageError(f"{'--column' if columns else '--energy-source'} goes with --data")
+        raise UsageError(f"{'--column' if columns else '--energy-source'} needs --data")
     return None
 
 

@@ -207,7 +207,7 @@ def _instead_of_recordings(
         return table_files(inputs, tables, columns, energy_source, only_recordings)
     others = {"--input": inputs, "--data": tables, "--column": columns, "--energy-source": energy_source}
     if given := [*only_recordings, *(option for option, value in others.items() if value)]:
-        raise UsageError(f"{given[0]} does not go with --host and --guest")
+        raise UsageError(f"{given[0]} cannot be used with --host and --guest")
     return pairs
 
 
@@ -216,7 +216,7 @@ def _machine(machine_spec: str | None, machine_id: str | None) -> Machine | None
     from kepler_core.machine import Machine, read_machine_spec
 
     if machine_id is not None and machine_spec is None:
-        raise UsageError("--machine-id goes with --machine-spec")
+        raise UsageError("--machine-id needs --machine-spec")
     return None if machine_spec is None else Machine(read_machine_spec(machine_spec), machine_id)
 
 
@@ -300,7 +300,7 @@ def _read_tables(
 def _observe(
     spec: PipelineSpec, recordings: tuple[str, ...], machine: Machine | None, metric_prefix: str | None
 ) -> Observations:
-    """Return the observations in recordings, according to the pipeline."""
+    """Read recordings into observations, with the pipeline's keys `use_vm_metrics`, `third_party` and `vm_guests`."""
     from kepler_core.pipeline.observing import observe_for
 
     return observe_for(spec, open_all(recordings, spec.third_party, metric_prefix), machine)

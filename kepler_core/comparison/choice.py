@@ -37,7 +37,7 @@ class Choice:
     """The errors by which `model` was chosen, in the words of the command `select`."""
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the JSON form of the choice."""
+        """Return the choice as a JSON object."""
         return {
             "source": self.source,
             "output_type": self.output_type,

@@ -68,7 +68,7 @@ class Pair:
         return "A" if self.second is None else "B" if self.first is None else None
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the JSON form of the pair."""
+        """Return the pair as a JSON object."""
         keys = ("source", "output_type", "feature_group", "trainer")
         return {
             **dict(zip(keys, self.key, strict=True)),

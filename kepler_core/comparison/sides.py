@@ -74,7 +74,7 @@ class SideModel:
             return f"its predictions for held-out samples cannot be read: {error}"
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the JSON form of the model."""
+        """Return the model as a JSON object."""
         return {
             "path": self.stored.path,
             "mae": self.stored.scores.get("mae"),
@@ -117,7 +117,7 @@ class Side:
         return value if isinstance(value, dict) else {}
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the JSON form of the side, without its models."""
+        """Return the side as a JSON object, without its models."""
         updated = self.metadata.get("last_update_time")
         return {
             "name": self.name,

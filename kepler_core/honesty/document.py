@@ -1,4 +1,4 @@
-"""The block `honesty` in a model's `metadata.json`: errors, the range of the training data, and interval terms.
+"""The block `honesty` in a model's `metadata.json`: errors, intervals, and the range of the training data.
 
 The training of a pipeline (`kepler_core.pipeline`) writes the block. Selection, the servers and the commands read it
 with `read_honesty`. Models from other programs have no such block.
@@ -90,7 +90,7 @@ class Seen(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class IntervalTerms(msgspec.Struct, forbid_unknown_fields=True):
-    """The terms from which `kepler_core.honesty.interval` computes the interval of one component."""
+    """The errors from which `kepler_core.honesty.interval` computes the intervals of one component."""
 
     lowest: Watts
     """Lowest measured power of a node, in watts."""
@@ -127,7 +127,7 @@ class Twin(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Honesty(msgspec.Struct, forbid_unknown_fields=True):
-    """The block `honesty`: the errors of a model, its training data, and the terms of its intervals."""
+    """The block `honesty`: the errors of a model, its training data, and the errors that make up its intervals."""
 
     splits: dict[SplitName, SplitErrors | None]
     """Errors by split; None if the errors of a split were never measured, e.g. `nodes` in a training with one node."""
@@ -149,7 +149,7 @@ class Honesty(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def read_honesty(metadata: Mapping[str, Any]) -> Honesty | None:
-    """Return the block `honesty` of a model's metadata; None if the metadata has no such block.
+    """Return the block `honesty` of a model's metadata; None if the metadata have no such block.
 
     Raises `ModelError` if the block does not fit the schema `Honesty`, or contradicts itself.
     """

@@ -12,8 +12,8 @@ The half-width of the interval around a prediction of P watts is
 
 The block `honesty` contains q, s and m (`kepler_core.honesty.document`).
 
-If the model was trained on the machine itself, m counts as 0. There is one exception: if the training measured m with
-several machines, the model predicts the mean of these machines. Each machine differs from this mean, so m counts.
+If the model was trained on the machine itself, m is replaced by 0. There is one exception: if the training measured m
+with several machines, the model predicts the mean of these machines. Each machine differs from this mean, so m is used.
 
 The errors q, s and m have independent causes, so their squares add up. The difference d shows an error of the model or
 of the twin in this row. Its sign has nothing to do with the day or the machine, and the usual difference is already

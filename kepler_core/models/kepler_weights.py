@@ -301,8 +301,9 @@ def _check_linear(component: str, weights: AllWeights, uninformative: Mapping[st
     if lowest < 0:
         feature = min(weight_of, key=lambda name: weight_of[name])
         raise ModelError(
-            f"{component}: down to {lowest:.3g} W at {HEAD_ROOM:g} times the highest values in training, with a "
-            f"weight of {weight_of[feature]:.3g} W on {feature}; Kepler reports power below 0 W as an enormous number"
+            f"{component}: the power falls to {lowest:.3g} W if features rise to {HEAD_ROOM:g} times their highest "
+            f"values in training, because {feature} has a weight of {weight_of[feature]:.3g} W; Kepler reports power "
+            "below 0 W as an enormous number"
         )
 
 

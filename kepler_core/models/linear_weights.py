@@ -104,7 +104,7 @@ def load_linear_weights(encoded: bytes, metadata: Mapping[str, Any], where: str 
 
 
 def unmeasured_features(encoded: bytes) -> tuple[str, ...]:
-    """Return the counters whose weights are not used, because the counters did not count anything in training."""
+    """Return the counters whose weights are not used, because the counters were always 0 in training."""
     components = decode_weights(b"{%s}" % encoded)[0].values()
     return tuple(
         dict.fromkeys(
@@ -140,7 +140,7 @@ def _full_load(weights: AllWeights) -> float:
 
 
 def _used_variables(weights: AllWeights) -> dict[str, Variable]:
-    """Return the features of the formula, without features of scale 0 and counters that hardly counted in training."""
+    """Return the features of the formula, without features of scale 0 and counters nearly always 0 in training."""
     return {
         feature: variable
         for feature, variable in weights.Numerical_Variables.items()

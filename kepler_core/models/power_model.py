@@ -44,7 +44,7 @@ PROPORTIONAL_LIMIT = 3.0
 """Replaces `FEATURE_LIMIT` and `CEILING_FACTOR` for the power of DRAM that a formula computes from cache misses: the
 energy of DRAM is proportional to the number of accesses, also above the highest number of accesses in training."""
 PROPORTIONAL_FEATURES = {"dram": "cache_miss"}
-"""Maps each component whose power is proportional to one feature to this feature."""
+"""Component -> feature, for each component whose power is proportional to a single feature."""
 
 _MAX_COLUMN_ORDERS = 32
 _MAX_CACHED_NAMES = 64
@@ -127,7 +127,7 @@ class PowerModel:
     """Lowest and highest value of each feature that is not outside the range of the training data (see `outside`)."""
     _ceilings: FloatArray = attrs.field(init=False)
     _rows: list[tuple[list[int], Predictor | JointPredictor]] = attrs.field(init=False)
-    """For each predictor: (the rows that it fills in the result of `watts`, the predictor). Each row is a component."""
+    """Pairs (rows, predictor): the predictor computes these rows of the result of `watts`. Each row is a component."""
     _joint: JointPredictor | None = attrs.field(init=False)
     """The predictor that predicts all components together, in the order of `parts`; None if no predictor does so."""
     _columns: dict[tuple[str, ...], IndexArray] = attrs.field(init=False, factory=dict)

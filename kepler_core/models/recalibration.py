@@ -42,7 +42,7 @@ def recalibrated(files: Mapping[str, bytes], corrections: Mapping[str, Correctio
     `files` are the model's files by name. `corrections` maps components to corrections. The weights for Kepler are
     corrected too. They are left out if Kepler could no longer evaluate them safely, e.g. because they give less than 0
     W at idle. Then `metadata.json` has the reason under `no_weights`. `metadata.json` lists the corrections under
-    `recalibration`. The terms of the intervals and the limits of the twin are converted like the predictions. The
+    `recalibration`. The intervals and the limits of the twin are corrected like the predictions. The
     errors in `metadata.json` do not change, so they still describe the uncorrected predictions. Raises `ModelError` if
     the files are not a model, or a gain is not above 0.
     """
@@ -123,7 +123,7 @@ def _corrected_part(part: ComponentPart, correction: Correction) -> ComponentPar
 
 
 def _corrected_honesty(honesty: Honesty, corrections: Mapping[str, Correction]) -> Honesty:
-    """Return the block `honesty` with terms and limits for corrected predictions of the model and of its twin.
+    """Return the block `honesty` with intervals and twin limits for corrected predictions of the model and its twin.
 
     A gain multiplies all watts, so also errors. A shift moves only the watts at which the bins of an interval end.
     """

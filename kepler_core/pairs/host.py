@@ -246,8 +246,11 @@ class _Host:
             repeats = 1.0 - len(end) / max(windows.count, 1)
         kept, left_out = _usable(start, end, watts)
         if not kept.any():
-            reasons = ", ".join(f"{reason}: {count}" for reason, count in left_out.items()) or "no window"
-            raise RecordingError(f"no usable window of {quoted(self.vm)} ({reasons})", document=self.recording.name)
+            reasons = ", ".join(f"{reason}: {count}" for reason, count in left_out.items()) or "constant energy"
+            raise RecordingError(
+                f"the power of {quoted(self.vm)} is not known between any two readings ({reasons})",
+                document=self.recording.name,
+            )
         return HostWindows(
             self.vm,
             start[kept],

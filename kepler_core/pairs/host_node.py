@@ -1,4 +1,4 @@
-"""The metrics of one node of Kepler 0.10 or later."""
+"""The metrics of one node in a recording of Kepler 0.10 or later."""
 
 from __future__ import annotations
 

@@ -25,9 +25,11 @@ from kepler_core.pipeline.rows import TrainingRows
 from kepler_core.vocabulary import main_feature
 
 MAX_GAIN = 10.0
-"""Upper limit of the gain; the lower limit is its reciprocal. The upper limit keeps a model that predicts nearly 0 W
-for everything from becoming a step from 0 W to the ceiling. Within these limits, the ceiling prevents that a high gain
-gives a container more power than the node has drawn."""
+"""Upper limit of the gain; the lower limit is its reciprocal.
+
+Suppose that a model predicts nearly 0 W for everything. Without the upper limit, its gain would be so high that the
+corrected predictions were either 0 W or the ceiling. A high gain within the limits is harmless: the ceiling still
+limits the power of each container to the power that the node has drawn."""
 MAX_WEIGHTS_GAIN = 2.0
 """Upper limit of the gain of the weights for Kepler; the lower limit is its reciprocal. It is lower than `MAX_GAIN`,
 because Kepler has no ceiling."""

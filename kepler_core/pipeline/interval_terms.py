@@ -1,4 +1,7 @@
-"""Measure the terms of a component's interval (`kepler_core.honesty.interval`) on held-out samples."""
+"""Measure the errors that make up the intervals of a component, on held-out samples.
+
+`kepler_core.honesty.interval` computes the half-width of an interval from these errors, which are called terms.
+"""
 
 from __future__ import annotations
 

@@ -23,8 +23,7 @@ def next_version_files(
 
     `models` maps the path of each new model to the model. `kept` are models that are copied unchanged, also models that
     another program has stored. `additions` are added to the pipeline's `metadata.json`. All other files, such as the
-    profiles of node types, come from `base`. Only the report is left out: it describes the models of the earlier
-    version.
+    profiles of node types, come from `base`. Only the report is left out: it describes the models of `base`.
     """
     metadata = base.read_json(METADATA_FILE) | {"last_update_time": timestamp()} | dict(additions)
     files = pipeline_files(

@@ -25,7 +25,7 @@ def read_for(
 def observe_for(
     spec: PipelineSpec, recordings: Sequence[Recording | RecordingParts], machine: Machine | None = None
 ) -> Observations:
-    """Return the observations in recordings, according to `use_vm_metrics` and `third_party` of the pipeline.
+    """Read recordings into observations, with the pipeline's keys `use_vm_metrics`, `third_party` and `vm_guests`.
 
     With `use_vm_metrics`, power is the power of virtual machines, otherwise the power of nodes. Use this function
     for recordings of the idle machine, too, so that idle power and power under load are of the same kind.

@@ -175,7 +175,7 @@ def _dataset_of(wanted: Wanted, extractor: Extractor, isolator: Isolator, contex
             dataset = isolator.isolate(dataset, context)
     except KeplerError as error:
         raise PluginError(f"{type(plugin).__name__}: {error}") from error
-    except Exception as error:  # a plugin's defect must not prevent the other data sets
+    except Exception as error:  # without the data set of a defective plugin, the training continues with the others
         raise PluginError(f"{type(plugin).__name__} failed: {one_line(error)}") from error
     return attrs.evolve(dataset, output_type=output_type)
 

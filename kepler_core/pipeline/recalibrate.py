@@ -72,7 +72,7 @@ class Recalibration:
     """Models that were left out and fits that failed, with the reasons."""
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the recalibration in the form in which the store records decisions."""
+        """Return the recalibration as a JSON object, for the record of a decision."""
         return {"decision": "published", "trigger": "recalibrate", "reason": self.reason, **attrs.asdict(self)}
 
     @property
@@ -293,7 +293,7 @@ def _models(snapshot: Snapshot, best: Mapping[str, Candidate]) -> dict[str, Mode
     """Return the models to publish by path.
 
     Fitted models get a twin among the fitted models. All other models lose their twin if the twin was fitted anew,
-    because the twin's limits were measured with the earlier model.
+    because the limits in their metadata were measured with the previous twin.
     """
     models = {path: candidate.model for path, candidate in best.items()}
     fitted = {path: candidate.result for path, candidate in best.items() if candidate.result is not None}

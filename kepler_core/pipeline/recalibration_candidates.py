@@ -209,7 +209,7 @@ def as_is(model: StoredModel, group: Group, digest: str) -> Candidate:
 def restated(metadata: Mapping[str, Any], errors: SplitErrors, digest: str, timestamps: int) -> dict[str, Any]:
     """Return a model's metadata with the errors that were measured on the new rows.
 
-    The interval terms and the twin do not change.
+    The intervals and the twin of the model do not change.
     """
     changed = dict(metadata)
     changed["mae"] = errors.mae

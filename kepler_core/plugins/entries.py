@@ -180,7 +180,7 @@ def _declarations_of(dist: importlib.metadata.Distribution) -> tuple[str, list[_
 def _folder_name(dist: importlib.metadata.Distribution) -> str:
     """Return a distribution's name, taken from the name of its metadata folder.
 
-    The metadata is not read, because it may be damaged.
+    The metadata are not read, because they may be damaged.
     """
     folder = getattr(dist, "_path", None)
     return normalised(re.split(r"-\d|\.(?:dist|egg)-info", folder.name)[0]) if folder is not None else "unknown"

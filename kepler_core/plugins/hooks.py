@@ -42,7 +42,7 @@ GROUP = "kepler.hooks"
 NEVER_STRICT = frozenset({"kepler_model_selected", "kepler_prediction_failed", "kepler_register_commands"})
 """Hooks in which `strict` has no effect.
 
-A listener must prevent neither the answer to a client nor the use of `kepler-model`.
+A listener that fails in such a hook stops neither the answer to a client nor a command of `kepler-model`.
 """
 
 F = TypeVar("F", bound=Callable[..., Any])

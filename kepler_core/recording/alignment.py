@@ -18,10 +18,11 @@ from kepler_core.recording.rates import GAP_FACTOR
 from kepler_core.vocabulary import CPU_FEATURES
 
 COARSE = 1.5
-"""If an exporter's interval is more than this multiple of the interval of the energy, its times are the common times of
-the node.
+"""If the interval between two scrapes of an exporter is more than this multiple of the interval of the energy, then
+all metrics of the node are interpolated at the times of this exporter.
 
-Interpolation between two values that are far apart hides what happened between them."""
+Its own values are not interpolated, because interpolation between two values that are far apart hides what happened
+between them."""
 
 
 def aligned(mapped: Sequence[MappedMetric]) -> list[MappedMetric]:

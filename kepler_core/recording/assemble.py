@@ -6,8 +6,9 @@ The steps for each recording, with the modules that contain them:
    (`wraps`).
 2. Machines that share a node label are told apart (`node_identity`). The metrics of several exporters on one machine
    are joined (`exporters`, `cpu_shares`). If the usage and the energy of a machine have different node labels, they are
-   joined, too (`separated_nodes`, `vm_guests`). Nodes, units and scrapes that the recording reports twice are left out
-   (`repeats`). Metrics of exporters that are scraped at different times are interpolated at common times (`alignment`).
+   joined, too (`separated_nodes`, `vm_guests`). Nodes, containers, sockets and scrapes that the recording reports twice
+   are left out (`repeats`). Metrics of exporters that are scraped at different times are interpolated at common times
+   (`alignment`).
 3. The samples are laid out by node, time and container (`layout`). Counters become rates (`points`,
    `rates`), and the rates of a node's containers are added up (`node_values`).
 

@@ -26,7 +26,7 @@ class Counts:
     one_sample_series: Counter[str] = attrs.field(factory=Counter)
     """Number of series with a single sample, from which no rate can be calculated."""
     missing_labels: Counter[str] = attrs.field(factory=Counter)
-    """Number of series without a label that should identify their node or unit; keys are "<metric> <label>"."""
+    """Number of series without a label that should identify their node or container; keys are "<metric> <label>"."""
     unmapped_series: Counter[str] = attrs.field(factory=Counter)
     """Number of series left out because no mapping of the metric selects them, e.g. because of an unknown zone."""
     unknown_shares: Counter[str] = attrs.field(factory=Counter)
@@ -42,7 +42,7 @@ class Counts:
     resets: Counter[str] = attrs.field(factory=Counter)
     """Number of samples whose value is lower than the counter's previous value."""
     duplicates: Counter[str] = attrs.field(factory=Counter)
-    """Number of samples left out because another series has a sample of the same node, unit, source and time."""
+    """Number of samples left out because another series has a sample of the same quantity at the same time."""
     duplicate_nodes: Counter[str] = attrs.field(factory=Counter)
     """Number of node labels left out because another label of the machine is kept; keys are the labels left out."""
     nodes_told_apart: Counter[str] = attrs.field(factory=Counter)
@@ -75,7 +75,10 @@ class Counts:
     idle_only: Counter[str] = attrs.field(factory=Counter)
     """Number of idle energy series without a dynamic energy series; keys are "<source label> <component>"."""
     ambiguous_series: Counter[str] = attrs.field(factory=Counter)
-    """Number of series that have the same node, unit, source and exporter as another series, but other increases."""
+    """Number of series that seem to be copies of another series of the same exporter, but have other increases.
+
+    Such series have the same node, container (or socket) and energy source as the other series.
+    """
     conflicting_times: Counter[str] = attrs.field(factory=Counter)
     """Number of series that have two different values at many timestamps."""
     no_counters: Counter[str] = attrs.field(factory=Counter)

@@ -68,9 +68,9 @@ def host_of(node: str) -> str:
 
 
 def _moved(names: dict[int, set[str]], before: dict[int, set[str]], nodes: Codes, counts: Counts) -> dict[int, int]:
-    """Return the nodes of an exporter that match a node of earlier exporters, as {node: node of the earlier exporter}.
+    """Return the nodes of an exporter that match a node of the exporters before it, as {node: matching node}.
 
-    `names` has the names of the exporter's nodes, `before` the names of the nodes of the earlier exporters.
+    `names` has the names of the exporter's nodes, `before` the names of the nodes of all exporters before it.
     """
     of_name: dict[str, set[int]] = {}
     for node, of_node in before.items():

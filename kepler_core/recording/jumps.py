@@ -16,7 +16,7 @@ JUMP_FACTOR = 2.0
 may then be jumps, too. Among hundreds of true readings of a running machine, no value is so far above the
 next lower value."""
 BURSTY_JUMP_FACTOR = 1000.0
-"""Replaces `JUMP_FACTOR` for features that come in bursts without much work, such as interrupts of network and disk."""
+"""Replaces `JUMP_FACTOR` for features that may rise suddenly although there is little work, e.g. disk interrupts."""
 RATE_CEILING = 1e14
 """Highest rate that a usage counter can have: 8192 CPUs with 12 thousand million cycles per second each."""
 MAX_JUMPS = 0.05

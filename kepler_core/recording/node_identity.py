@@ -307,7 +307,7 @@ def _common_series(
 def _by_unit(
     mapped: Sequence[MappedMetric], group: _Group, kinds: tuple[str, ...]
 ) -> dict[tuple[int, int, int, str | None], tuple[int, int]]:
-    """Return the series of the counters of a group, by (metric, unit, share of the unit, energy source)."""
+    """Return the series of the counters of a group, by (metric, container or socket, `share`, energy source)."""
     return {
         (index, int(mapped[index].unit[at]), int(mapped[index].share[at]), mapped[index].source[at]): (index, at)
         for index, at in group.series

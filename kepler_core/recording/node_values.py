@@ -195,10 +195,9 @@ def node_power(
 
 
 def _units_of_streams(points: Points, of_meter: BoolArray, sample_stream: IntArray) -> IntArray:
-    """Return each stream's number of units (sockets and modes) of one meter, shape (streams,).
+    """Return the number of counters (one per socket and mode) that a meter has in each stream, shape (streams,).
 
-    `of_meter` is a mask of the meter's series, shape (series,). A unit counts if it has a series of at least
-    two samples.
+    `of_meter` is a mask of the meter's series, shape (series,). Series with a single sample are ignored.
     """
     item, metric = points.item, points.item.metric
     n_units = np.zeros(int(sample_stream.max(initial=-1)) + 1, dtype=np.int64)
@@ -223,8 +222,8 @@ def _samples_with_stuck_units(points: Points, is_known: BoolArray, sample_stream
     """
     item, metric, n = points.item, points.item.metric, len(sample_stream)
     names = [label for label in item.mapping.unit_labels if label != item.schema.mode_label]
-    # The units of each node are numbered separately: virtual machines have other names on each node. An array with a
-    # cell for each sample and each unit of all nodes would be far too large.
+    # Number the sockets (or virtual machines) of each node separately. Each node has its own names of virtual machines,
+    # so an array with a value for each sample and each name would be far too large.
     sockets: dict[int, dict[tuple[str, ...], int]] = {}
     of_series = np.zeros(metric.n_series, dtype=np.int64)
     width = np.zeros(int(sample_stream.max(initial=-1)) + 1, dtype=np.int64)

@@ -1,4 +1,4 @@
-"""The points of a metric as rates or gauge values, with the sample and the unit of each point.
+"""The points of a metric as rates or gauge values, with the sample and the container or socket of each point.
 
 The module `layout` explains the terms point, sample and row.
 """
@@ -34,9 +34,9 @@ _LARGEST_ROUNDING = 0.01
 
 @attrs.define(eq=False)
 class Position:
-    """The sample, unit and row that each point of a metric belongs to.
+    """The sample, the row, and the container or socket that each point of a metric belongs to.
 
-    Metrics whose series have the same timestamps, nodes and units share one `Position` object.
+    Metrics whose series have the same timestamps, nodes and containers share one `Position` object.
     """
 
     spacing: Spacing
@@ -91,8 +91,8 @@ class Points:
 def points_of(item: MappedMetric, grid: FloatArray, positions: ArrayMemo[Position], counts: Counts) -> Points:
     """Return the points of a metric.
 
-    `grid` holds all timestamps of the recording, sorted. `positions` caches one `Position` for
-    each combination of timestamps, series, nodes and units. Irregularities of the metric are added to `counts`.
+    `grid` holds all timestamps of the recording, sorted. `positions` caches one `Position` for each combination of
+    timestamps, series, nodes and containers. Irregularities of the metric are added to `counts`.
     """
     metric, mapping = item.metric, item.mapping
 

@@ -32,8 +32,8 @@ CEILING_WATTS = {"package": 4_000.0, "core": 4_000.0, "uncore": 4_000.0, "dram":
 
 The largest servers have eight sockets of 500 W (Intel Xeon 6900, AMD EPYC 9005: thermal design power up to
 500 W), and 8 TB of memory at 0.4 W per GB. The largest nodes with accelerators draw about 15 kW (NVIDIA DGX
-B200: 14.3 kW), mainframes up to 30 kW. Counters in microjoules or millijoules exceed the ceilings a
-thousandfold or more."""
+B200: 14.3 kW), mainframes up to 30 kW. If a counter counts millijoules or microjoules instead of joules, the
+computed power is at least a thousand times too high."""
 WHOLE_SERIES = 0.5
 """If more than this fraction of a node's values cannot be true, none of its values is used."""
 RELATION_TOLERANCE = 0.9

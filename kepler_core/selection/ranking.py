@@ -87,9 +87,8 @@ def _preferring_earlier(
 ) -> tuple[IndexArray, str]:
     """Return `order` and a text about it. The model with the lowest error before the recalibration comes first.
 
-    Only models whose present errors count as equally good are compared in this way.
-
-    The order stays the same, and the text is empty, if this error does not change the choice.
+    Only models whose present errors count as equally good are compared in this way. If their errors before the
+    recalibration do not change the choice, the order stays the same, and the text is empty.
     """
     chosen, decided = least_error(
         errors, scores.column("blocks_standard_error")[rows], scores.column("blocks_earlier")[rows]

@@ -29,7 +29,7 @@ MAX_ATTRIBUTES = 100
 MAX_MEMBERS = 100_000
 
 NO_STORED_WEIGHTS = "no weights are stored"
-"""The reason why a model has no weights if its metadata has no other reason."""
+"""The reason why a model has no weights, if its metadata state no other reason."""
 
 Spec = Annotated[dict[Text, Scalar], msgspec.Meta(max_length=MAX_ATTRIBUTES)]
 """Attributes of a machine: processor, cores, chips, memory (GiB), frequency (MHz)."""
@@ -78,7 +78,7 @@ def decode_node_types(content: bytes, where: str) -> dict[int, NodeTypeEntry]:
 def decode_model(content: bytes, where: str) -> tuple[dict[str, Any], ModelHead]:
     """Return a model's metadata as a dict, and its members that `ModelHead` lists.
 
-    Raises `StoreError` if the metadata is malformed.
+    Raises `StoreError` if the metadata are malformed.
     """
     try:
         metadata = decode_object(content)

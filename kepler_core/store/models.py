@@ -211,9 +211,9 @@ def read_node_types(snapshot: Snapshot) -> dict[int, NodeType]:
 def read_models(snapshot: Snapshot, *, serving: bool = False) -> list[StoredModel]:
     """Return all models of a pipeline, in the order of their paths.
 
-    Servers that send the models' zip files and never load a model pass `serving=True`. Then the zip file of every
-    model is read, too, and the returned models keep no file names in memory. Raises `StoreError` if a file that
-    the manifest lists is missing, or if a file that is read is damaged.
+    `serving=True` is meant for servers that send the zip files of models and never load a model: the function then also
+    reads the zip file of every model, and the returned models keep no file names in memory. Raises `StoreError` if a
+    file in the manifest is missing, or if the function reads a damaged file.
     """
     snapshot.check_complete()
     node_types = read_node_types(snapshot)

@@ -55,7 +55,7 @@ def read_scores(metadata: Mapping[str, Any], default_data: tuple[Any, ...]) -> S
     `<component>_<number's name>`. The mae on each measured split (`kepler_core.honesty`) is a score named
     `<split>_mae`, and the mae on the hardest part of the split a score named `<split>_worst`. Recalibrated
     models also have the scores `blocks_standard_error` and `blocks_earlier`. If the top level has no `r2`, the score
-    `r2` is the lowest r2 of all components. `default_data` identifies the validation data if the metadata does not
+    `r2` is the lowest r2 of all components. `default_data` identifies the validation data if the metadata do not
     identify it.
     """
     scores: dict[str, float] = {}

@@ -31,7 +31,7 @@ TRAIN_SECONDS = 180
 
 @pytest.fixture
 def deployment() -> Iterator[Containers]:
-    """Containers of existing deployments. Their ConfigMap has no keys yet."""
+    """Yield containers with a volume and a ConfigMap, as in existing deployments. The ConfigMap is still empty."""
     with containers() as shared:
         yield shared
 

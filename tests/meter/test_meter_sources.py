@@ -152,7 +152,7 @@ def test_unreadable_counter_names_what_helps(machine, monkeypatch):
 
 
 def test_tree_of_scaphandre(machine):
-    """The power is right with a tree as Scaphandre writes it: every 5 s, without files for names and ranges."""
+    """The power is right if, as with Scaphandre, `energy_uj` changes every 5 s, and there are no other files."""
     machine.file("var/scaphandre/intel-rapl:0/energy_uj", 1000)
     file = machine.root / "var/scaphandre/intel-rapl:0/energy_uj"
     source = ProvidedTreeSource(machine.root, clock=machine.monotonic)
@@ -177,7 +177,7 @@ def test_tree_of_scaphandre(machine):
 
 
 def published(tmp_path, kind, name):
-    """Write a tree with the output `powercap`, in the form that Scaphandre reads, and return the output."""
+    """Write zones with the output `powercap`, in the form that Scaphandre reads, and return the output."""
     output = PowercapOutput(str(tmp_path / "tree"), scaphandre=True)
     output.open()
     reading = Reading(1.7e9, {"package": Power(5.0, 4.0, 6.0)}, Provenance(kind, name))

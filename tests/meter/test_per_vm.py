@@ -1,4 +1,4 @@
-"""Tests of the powercap trees that the meter writes for QEMU guests, on simulated hosts."""
+"""Tests of the folders of energy counters that the meter writes for QEMU guests, on simulated hosts."""
 
 from __future__ import annotations
 

@@ -209,6 +209,8 @@ def test_all_endpoints_are_described(server: ServerProcess) -> None:
         for method, operation in operations.items():
             assert f"{method.upper()} {path}" in text
             assert operation["summary"] in text
+            for parameter in operation.get("parameters", ()):
+                assert parameter["description"] in text
     for name in document["components"]["schemas"]:
         assert name in text
     assert f"curl http://127.0.0.1:{server.port}/healthz" in text

@@ -56,8 +56,8 @@ def test_a_node_type_without_safe_weights(database: ServerProcess) -> None:
     spec = database.get("/node-types").json()["ec2-0.7.11"][UNSAFE_NODE_TYPE]["machine_spec"]
     request = {**CAPTURED, "metrics": [*BPF, *COUNTERS], "machine_spec": spec}
     why = (
-        "package: down to -30.4 W at 3 times the highest values in training, "
-        "with a weight of -33.2 W on cpu_instructions"
+        "package: the power falls to -30.4 W if features rise to 3 times their highest values in training, "
+        "because cpu_instructions has a weight of -33.2 W"
     )
     dropped = checked_weights(database.post(request))["selection"]["candidates"]["dropped"]
     assert why in next(drop["why"] for drop in dropped if drop["by"] == "weights")

@@ -69,7 +69,7 @@ def test_web_pages_of_other_hosts_are_refused(own: TrainerFolder) -> None:
         (["--host", "0.0.0.0"], "--token-file, or --insecure"),
         (["--host", "::"], "--token-file, or --insecure"),
         (["--token-file", "/no/such"], "No such file"),
-        (["--scheduler", "tcp://x:1"], "goes with --backend dask"),
+        (["--scheduler", "tcp://x:1"], "needs --backend dask"),
         (["--max-body", "5 apples"], "not a size"),
         (["--state", "/dev/null/x"], "--state /dev/null/x"),
     ],

@@ -218,7 +218,7 @@ def test_the_time_range_of_a_damaged_file_is_fetched_again(two_nodes: Content, t
     for until in (100, 160, 220, 280):
         fetch(store, two_nodes, START + until)
     (folder / "2.parquet").write_bytes(b"no Parquet")
-    for _ in range(2):  # open the store twice, as if a process was killed before it had fetched the time range again
+    for _ in range(2):  # open the store twice: the first process was killed before it fetched the time range again
         reopened = SampleStore(folder, overlap=30)
         assert reopened.has_lost
         assert reopened.cursor(START + 280) == START + 100

@@ -97,11 +97,14 @@ def test_models_of_different_targets_are_never_mixed(folder: Path, tmp_path: Pat
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--vm", "vm-a"], "--vm goes with --host and --guest"),
+        (["--vm", "vm-a"], "--vm needs --host and --guest"),
         (["--host", "host0.json", "--guest", "guest0.csv"], "name the virtual machine"),
         (["--host", "host0.json", "--vm", "vm-a"], "1 --host, but 0 --guest"),
         (["--host", "host0.json", "--guest", "guest0.csv", "--vm", "vm-b"], "no virtual machine 'vm-b'"),
-        (["--host", "host0.json", "--guest", "guest0.csv", "--vm", "vm-a", "-i", "x.json"], "--input does not go with"),
+        (
+            ["--host", "host0.json", "--guest", "guest0.csv", "--vm", "vm-a", "-i", "x.json"],
+            "--input cannot be used with",
+        ),
         (["-i", "host0.json", "--set", "target=kepler"], "needs a pair of recordings|no metric that"),
         (["--host", "host0.json", "--guest", "guest1.csv", "--vm", "vm-a"], "record host and guest at the same time"),
     ],

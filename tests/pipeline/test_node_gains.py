@@ -88,7 +88,7 @@ def test_gains_are_positive_for_any_data(watts: list[float], seed: int, features
 
 
 def test_a_model_does_not_learn_the_gain_of_a_node_as_if_it_belonged_to_the_work() -> None:
-    """A model of trees estimates the power of the mean node, although it could recognise nodes by their work."""
+    """A tree ensemble estimates the mean power of the nodes, although it could recognise nodes by their work."""
     data = dataset()
     rows = rows_of(data)
     held_out = folds(ValidationSpec(), rows.stream, rows.time)

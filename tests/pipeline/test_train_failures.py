@@ -22,7 +22,7 @@ from kepler_core.store import open_store
 def test_a_scheduler_needs_the_dask_backend(quick: Path, simulated: Path, tmp_path: Path) -> None:
     pytest.importorskip("distributed")
     done = kepler("train", quick, "-i", simulated, "-s", tmp_path, "--scheduler", "tcp://127.0.0.1:1")
-    assert (done.returncode, "--scheduler goes with --backend dask" in done.stderr) == (2, True)
+    assert (done.returncode, "--scheduler needs --backend dask" in done.stderr) == (2, True)
     assert not (tmp_path / "quick").exists()
 
 

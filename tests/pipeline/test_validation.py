@@ -113,7 +113,7 @@ def test_score_by_hand() -> None:
     errors = score(predicted, measured, load)
     assert errors.mae == pytest.approx(2.25)
     assert errors.mape_floor == pytest.approx(2.0)
-    assert errors.mape == pytest.approx(100 * (0.2 + 0.1 + 0.1) / 3)  # rows below `mape_floor` do not count
+    assert errors.mape == pytest.approx(100 * (0.2 + 0.1 + 0.1) / 3)  # rows below `mape_floor` are left out
     assert errors.idle_error == pytest.approx(1.0)
     assert errors.r2 == pytest.approx(1 - (1 + 4 + 4 + 16) / np.sum((measured[:4] - 17.5) ** 2))
 

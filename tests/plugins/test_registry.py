@@ -1,4 +1,8 @@
-"""Tests of registries: lists of names without imports, suggested names, `distribution:name`, checks of arguments."""
+"""Tests of registries of plugins.
+
+Names are listed without an import of the plugins, and wrong names get suggestions. `distribution:name` names a plugin
+of one distribution. Wrong arguments of plugins are rejected.
+"""
 
 from __future__ import annotations
 

@@ -98,7 +98,7 @@ def test_a_changed_path_of_the_meter_is_the_same_meter() -> None:
     assert [stream.node for stream in changed.streams] == ["node-0"]
     key = ("rapl-sysfs", "package")
     known = np.isfinite(changed.power[key])
-    assert np.count_nonzero(~known) <= 2  # the first sample at each of the two paths has no rate
+    assert np.count_nonzero(~known) <= 2  # the first samples with the old and the new path have no rate
     np.testing.assert_allclose(changed.power[key][known], same.power[key][known], rtol=1e-6)
 
 

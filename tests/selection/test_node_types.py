@@ -499,7 +499,7 @@ def test_concurrent_trainings_of_two_machines(simulated: Path, tmp_path: Path) -
 def test_a_machine_id_needs_a_description(simulated: Path, tmp_path: Path) -> None:
     done = kepler("train", pipeline(tmp_path), "-i", simulated, "-s", tmp_path / "s", "--machine-id", "x")
     assert done.returncode == 2
-    assert "--machine-id goes with --machine-spec" in done.stderr
+    assert "--machine-id needs --machine-spec" in done.stderr
 
 
 def test_a_wrong_machine_description(simulated: Path, tmp_path: Path) -> None:

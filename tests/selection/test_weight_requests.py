@@ -71,7 +71,7 @@ def test_a_node_type_whose_weights_are_unsafe_is_named_with_the_reason() -> None
     curves = SmallModel("ExponentialRegressionTrainer", node_type=1, weights={"package": curve([2.0, 0.001, 30.0])})
     files = pipeline(SmallModel(), unsafe, without, curves, node_types=dict(enumerate(machines)))
     catalogue = make_catalogue(made=files)
-    why = "node type 1 has no linear weights that are safe to serve: 1 × package: down to -7 W at 3 times"
+    why = "node type 1 has no linear weights that are safe to serve: 1 × package: the power falls to -7 W if"
     same = {"machine_spec": machines[1], "loose_node_type": False}
     assert why in no_model_message(catalogue, weights=True, node_type=1)
     assert why in no_model_message(catalogue, weights=True, **same)

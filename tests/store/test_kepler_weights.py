@@ -167,8 +167,8 @@ LINEAR_FAULTS: list[tuple[dict[str, Any], str]] = [
     ({"package": linear(-0.1)}, "package: -0.1 W at idle"),
     ({"package": linear(), "dram": linear(-1)}, "dram: -1 W at idle"),
     ({"package": linear(), "platform": linear()}, "platform only"),
-    ({"package": linear(1.0, {"x": -5.0})}, "down to -14 W at 3 times .* -5 W on x"),
-    ({"package": linear(29.0, {"x": -4.0, "y": -6.0, "z": 9.0})}, "package: down to -1 W at 3 times .* -6 W on y"),
+    ({"package": linear(1.0, {"x": -5.0})}, "falls to -14 W if features rise to 3 times .* x has a weight of -5 W"),
+    ({"package": linear(29.0, {"x": -4.0, "y": -6.0, "z": 9.0})}, "falls to -1 W if .* y has a weight of -6 W"),
     ({"dram": rare(0.5, 1.0)}, r"dram: a weight of 0.5 W on bpf_net_tx_irq, whose scale, .* is 1, not above 1"),
     ({"dram": rare(-11.7, 1.0)}, "dram: a weight of -11.7 W on bpf_net_tx_irq"),
     ({"dram": rare(1e-9, 0.25)}, "a weight of 1e-09 W on bpf_net_tx_irq, .* is 0.25"),
@@ -333,5 +333,5 @@ def test_the_public_database() -> None:
     assert linear_types == {0, 1, 3, 4, 5}
     beyond_training = [why for why in refused if not ("W at idle" in why or "does not divide" in why)]
     assert len(beyond_training) == 1
-    assert "package: down to -30.4 W at 3 times the highest values" in beyond_training[0]
-    assert "-33.2 W on cpu_instructions" in beyond_training[0]
+    assert "package: the power falls to -30.4 W if features rise to 3 times their highest values" in beyond_training[0]
+    assert "cpu_instructions has a weight of -33.2 W" in beyond_training[0]

@@ -1,4 +1,4 @@
-"""Tests of exported weights, and of the reason in the metadata if a model has no weights."""
+"""Tests of exported weights. If a model has no weights, its metadata must state why."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_the_reason_for_missing_weights_is_in_the_metadata() -> None:
     for X, weights, why in (
         (training_rows(), (100.0, 0.0, 5.0), "package: a weight of 5 W on bpf_net_tx_irq, whose scale, .*is 0.7"),
         (training_rows(7.0), (90.0, 3.0, 0.0), "3 W on bpf_page_cache_hit, which never varied in training: .*always 7"),
-        (training_rows(), (100.0, -20.0, 0.0), "package: down to -20 W at 3 times .*-20 W on bpf_page_cache_hit"),
+        (training_rows(), (100.0, -20.0, 0.0), "falls to -20 W if .* bpf_page_cache_hit has a weight of -20 W"),
     ):
         weight_file, metadata = exported(X, weights)
         assert weight_file is None

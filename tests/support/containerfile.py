@@ -1,7 +1,7 @@
 """Builds an image from a Containerfile without a container engine, by running the instructions in chroots.
 
-Each stage is a folder. COPY copies files, and RUN runs a program in a chroot with its own mount namespace. Instructions
-and forms that `deploy/Containerfile` does not have are errors.
+Each stage is a folder. COPY copies files, and RUN runs a program in a chroot with its own mount namespace. This module
+supports only the instructions that `deploy/Containerfile` contains, and raises an error for all others.
 """
 
 from __future__ import annotations
@@ -213,8 +213,8 @@ class Builder:
 def python_tree(folder: Path, prefix: Path, programs: Sequence[str]) -> None:
     """Write the files of a base image: a Python installation in /usr/local, some programs, and their libraries.
 
-    `prefix` is the folder of the Python installation. The tree also gets this machine's configuration of pip,
-    certificates and name resolution, because `pip` runs in the tree.
+    `folder` is the root folder of the image, and `prefix` is the folder of the Python installation. The image also gets
+    this machine's configuration of pip, certificates and name resolution, because `pip` runs in the image.
     """
     shutil.copytree(
         prefix, folder / "usr" / "local", symlinks=True,

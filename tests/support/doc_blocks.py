@@ -7,6 +7,8 @@ comment in the line before a block changes what tests do with the block:
 
 - `<!-- file: NAME -->`: the block is the content of a file, which is written before the next command runs.
 - `<!-- not run: REASON -->`: the block is not run.
+- `<!-- shared data: NAME -->`: the block needs the folder `../shared/data/NAME`, which is linked as `NAME` into the
+  working folder. If `../shared/data/NAME` is missing, the block is not run.
 - `<!-- exit code: N -->`: the last command of the block ends with this exit code.
 
 A comment that begins with `<!-- setup` contains commands that prepare the working folder of the page.
@@ -20,13 +22,13 @@ from pathlib import Path
 
 import attrs
 
-from support.paths import ROOT
+from support.paths import ROOT, SHARED
 
 LANGUAGES = ("console", "text", "json", "yaml", "toml", "xml", "python", "ini", "sql")
 """Allowed languages of blocks. `text` is for diagrams, formulas and lists of files. `console` is for commands."""
 
 _BLOCK = re.compile(r"(?ms)^(?P<indent> *)```(?P<language>[^\n`]*)\n(?P<text>.*?)^(?P=indent)```[ ]*$")
-_COMMENT = re.compile(r"<!-- (?P<key>file|not run|exit code): (?P<value>[^\n]+?) -->")
+_COMMENT = re.compile(r"<!-- (?P<key>file|not run|shared data|exit code): (?P<value>[^\n]+?) -->")
 _SETUP = re.compile(r"(?ms)^<!-- setup\n(.*?)^-->$")
 _BARE_COMMAND = re.compile(r"(?m)^\s*(\$ |(sudo |\w+\$ )?(kepler-model|curl|pip|make|promtool|model-server) )")
 
@@ -59,6 +61,8 @@ class Block:
     reason: str | None
     """The reason why tests do not run the block; None if they run it."""
     exit_code: int | None
+    shared_data: str | None = None
+    """Name of the folder in ../shared/data that the block needs."""
 
     @property
     def commands(self) -> list[Command]:
@@ -104,14 +108,18 @@ def read_blocks(text: str) -> list[Block]:
         values = dict(_comments_before(text, match.start()))
         code = values.get("exit code")
         line = text.count("\n", 0, match.start()) + 1
+        shared, reason = values.get("shared data"), values.get("not run")
+        if shared is not None and not (SHARED / "data" / shared).is_dir():
+            reason = f"needs ../shared/data/{shared}"
         blocks.append(
             Block(
                 line,
                 match["language"].strip(),
                 content,
                 values.get("file"),
-                values.get("not run"),
+                reason,
                 None if code is None else int(code),
+                shared,
             )
         )
     return blocks

@@ -24,6 +24,7 @@ import attrs
 
 from support.doc_blocks import Command, read_blocks, setup_commands
 from support.doc_output import first_difference
+from support.paths import SHARED
 from support.server_process import free_port
 
 SOCKET = "/tmp/estimator.sock"
@@ -99,6 +100,12 @@ class Shell:
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(self.real(text), encoding="utf-8")
+
+    def link(self, name: str) -> None:
+        """Link a folder of ../shared/data into the working folder, unless the link exists."""
+        link = self.folder / name
+        if not link.exists():
+            link.symlink_to(SHARED / "data" / name)
 
     def run(self, command: Command) -> Failure | None:
         """Run a command, and compare its exit code and output with the page."""
@@ -229,6 +236,8 @@ def run_page(text: str, folder: Path, setups: Setups) -> tuple[list[Failure], Ma
             if block.file is not None:
                 session.write(block.file, block.text)
                 counts["files"] += 1
+            if block.shared_data is not None and block.reason is None:
+                session.link(block.shared_data)
             for command in block.commands:
                 failure = session.run(command)
                 counts["commands"] += 1

@@ -35,7 +35,7 @@ class SimulatedHost:
     lag: bool = False
     """Whether the CPU usage ratio is late by one window, as in Kepler 0.10.0 to 0.11.4."""
     repeat: int = 1
-    """How often each reading is recorded."""
+    """Number of timestamps of the recording that show the same reading."""
     seed: int = 0
     wrap: float = 1e9
     """Number of joules at which the raw counter of the node falls back to 0."""

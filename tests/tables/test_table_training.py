@@ -170,9 +170,9 @@ def test_what_train_says_about_a_table(tmp_path: Path) -> None:
     for options, problem in (
         ((), "give either recordings (--input) or tables (--data)"),
         (("--data", path, "--input", path), "give either recordings (--input) or tables (--data)"),
-        (("--input", path, "--column", "node=n"), "--column goes with --data"),
-        (("--data", path, "--vm-guest", "a=b"), "--vm-guest goes with --input, not with --data"),
-        (("--data", path, "--metric-prefix", "acme"), "--metric-prefix goes with --input, not with --data"),
+        (("--input", path, "--column", "node=n"), "--column needs --data"),
+        (("--data", path, "--vm-guest", "a=b"), "--vm-guest can be used with --input, not with --data"),
+        (("--data", path, "--metric-prefix", "acme"), "--metric-prefix can be used with --input, not with --data"),
         (("--data", path, "--data", path), "the table is given twice"),
     ):
         done = kepler("train", pipeline, *options, "--store", tmp_path / "s")

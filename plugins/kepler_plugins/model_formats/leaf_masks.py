@@ -313,9 +313,8 @@ def _number_leaves(trees: Trees, root: int) -> tuple[list[int], list[tuple[int, 
     """
     leaves: list[int] = []
     inner_nodes: list[tuple[int, int, int]] = []
-    # Tree nodes to visit. An inner node is visited twice. The entry (node, None) stands for the visit before the child
-    # for which the node's condition is true; the entry (node, number of this child's first leaf) for the visit after
-    # it.
+    # Tree nodes to visit. An inner node is visited twice: before and after its child on the true side. The entry is
+    # (node, None) for the first visit, and (node, number of the child's first leaf) for the second visit.
     stack: list[tuple[int, int | None]] = [(root, None)]
     while stack:
         node, first = stack.pop()

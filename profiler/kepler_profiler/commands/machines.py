@@ -137,7 +137,7 @@ def estimate(
         _print_guest(machine, vcpus, guests, model, as_json)
         return
     if host_load is not None:
-        raise UsageError("--host-load goes with a guest (--vcpus or --instance)")
+        raise UsageError("--host-load needs a guest (--vcpus or --instance)")
     _print_machine(machine, [(at, powers.estimate(machine, at, idle_watts=idle_watts)) for at in loads], model, as_json)
 
 

@@ -123,7 +123,7 @@ class NodeProfile(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 
 def read_profile(content: bytes | Mapping[str, Any], where: str) -> NodeProfile:
-    """Return the profile in JSON text or in a decoded document. Raises `ProfileError` if it is not a valid profile."""
+    """Read a profile from JSON text or from a decoded document. Raises `ProfileError` if the profile is not valid."""
     try:
         if isinstance(content, bytes):
             profile = decode_json(content, NodeProfile)

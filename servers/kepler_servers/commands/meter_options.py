@@ -180,7 +180,7 @@ def _redfish(values: Mapping[str, Any]) -> RedfishSettings | None:
     if values["redfish_url"] is None:
         for name in names:
             if values[f"redfish_{name}"]:
-                raise UsageError(f"--redfish-{name} goes with --redfish URL")
+                raise UsageError(f"--redfish-{name} needs --redfish URL")
         return None
     from kepler_servers.meter.sources.redfish import RedfishSettings
 

@@ -220,7 +220,7 @@ def offline_trainer(
     configuration = Configuration(config_dir)
     location = store_location(configuration, store)
     if scheduler is not None and backend != "dask":
-        raise UsageError("--scheduler goes with --backend dask")
+        raise UsageError("--scheduler needs --backend dask")
     settings = Settings(
         store=location,
         state=str(Path(state or default_state(configuration)).resolve()),

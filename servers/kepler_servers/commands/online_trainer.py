@@ -147,7 +147,7 @@ class Options:
     metavar="DURATION",
     default="2m",
     show_default=True,
-    help="Maximum delay with which a sample appears in Prometheus. Samples that appear later are not stored.",
+    help="Maximum delay until Prometheus has a sample. Samples with a longer delay are not stored.",
 )
 @configured_option(
     "--backfill",

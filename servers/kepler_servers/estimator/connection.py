@@ -11,8 +11,8 @@ from kepler_servers.estimator.request_handler import PendingRequest
 PIECE_BYTES = 65536
 """Maximum number of bytes that one call of `recv` receives."""
 NONBLOCKING = socket.MSG_DONTWAIT
-"""Flag that keeps each `recv` and `send` from blocking. `setblocking` would need one more system call per
-connection."""
+"""Flag with which `recv` and `send` return at once instead of waiting. `setblocking` would need one more system call
+per connection."""
 MAX_DISCARDED_BYTES = 64 * 2**20
 """Maximum number of bytes of a refused request that are received and discarded."""
 

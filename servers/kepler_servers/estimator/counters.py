@@ -25,8 +25,8 @@ class Counters:
         A feature is dead if it is 0 in all rows although the CPUs ran.
         """
         self.rows_outside = 0
-        """Number of rows with a feature outside the range of their model's training. Rows that ask for idle power do
-        not count."""
+        """Number of rows with a feature outside the range of their model's training. Rows that ask for idle power are
+        not included."""
         self.disagreements = 0
         """Number of rows that got the watts of the model's twin (a second model with fewer features), because the
         predictions of the two models differed too much."""

@@ -54,8 +54,8 @@ The search is repeated while no provider has offered a model, but a slow provide
 STOP_SECONDS = 0.5
 """Maximum time that `stop` waits for the background thread. This thread may itself be waiting for a server."""
 _JITTER = 0.2
-"""Relative random variation of the delay between two searches. It keeps the estimators of a cluster from asking the
-model server at the same time."""
+"""Relative random variation of the delay between two searches. Without it, all estimators of
+a cluster would ask the model server at the same time."""
 
 
 @attrs.define(eq=False)

@@ -156,7 +156,7 @@ def _shorter_reply(
             rounded = round_jointly(list(decimals), used, decimals, turn, concentrate_core=concentrate_core)
         left_out = tuple(name for name in ("uncore", "core", "dram") if name in components and name not in decimals)
         if way is not _SHORTER[-1] and _least_bytes(rounded) > limit:
-            tried = None  # do not skip the last way, even if it is equal to this one: it must give a reply
+            tried = None  # try the last way also if it equals this way, because the last way must give a reply
             continue
         content = _encoded_whole(dict(zip(decimals, rounded, strict=True)), _with_left_out(tail, left_out))
         if len(content) <= limit:

@@ -107,7 +107,7 @@ class _Model:
 def read_url_models(init: InitUrl, source: str) -> UrlModels:
     """Read the model at a URL. If it contains only pickles, read linear weights that are used in its place.
 
-    `source` is the energy source of a model whose metadata names no energy source. Raises `StoreError` if the URL
+    `source` is the energy source of a model whose metadata name no energy source. Raises `StoreError` if the URL
     cannot be read, or if neither a model of Kepler Core nor linear weights are found.
     """
     content = fetch(init.url, MAX_ARCHIVE_BYTES)

@@ -130,7 +130,10 @@ def _response(returns: Returns, schemas: _Schemas) -> dict[str, Any]:
 
 def _path_parameters(route: Route) -> Iterator[dict[str, Any]]:
     for name in _PATH_PARAMETER.findall(route.path):
-        yield {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+        described: dict[str, Any] = {"name": name, "in": "path", "required": True}
+        if name in route.parameters:
+            described["description"] = route.parameters[name]
+        yield described | {"schema": {"type": "string", "minLength": 1}}
 
 
 def _parameters(kind: type[msgspec.Struct] | None, place: str) -> Iterator[dict[str, Any]]:
@@ -139,14 +142,16 @@ def _parameters(kind: type[msgspec.Struct] | None, place: str) -> Iterator[dict[
     _, components = msgspec.json.schema_components([kind])
     properties = components[kind.__name__]["properties"]
     for parameter in parameters(kind):
-        flag = isinstance(parameter.kind, inspect.BoolType)
-        schema = {"enum": list(FLAGS)} if flag else _without_null(properties[parameter.name])
+        schema = _without_null(properties[parameter.name])
+        text = schema.pop("description", None)
+        if isinstance(parameter.kind, inspect.BoolType):
+            schema = {"enum": list(FLAGS)}
         if "enum" in schema and not parameter.required:
             schema["enum"] = [*schema["enum"], ""]  # the empty text is allowed, and counts as an absent parameter
         described: dict[str, Any] = {"name": parameter.name, "in": place, "schema": schema}
         if parameter.required:
             described["required"] = True
-        if (text := schema.pop("description", None)) is not None:
+        if text is not None:
             described["description"] = text
         yield described
 

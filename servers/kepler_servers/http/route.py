@@ -60,6 +60,8 @@ class Route:
     raising `HttpError` or `KeplerError`."""
     query: type[msgspec.Struct] | None = attrs.field(default=None, kw_only=True)
     """Struct whose fields declare the parameters of the query string; see the module `params`."""
+    parameters: Mapping[str, str] = attrs.field(factory=dict, kw_only=True)
+    """Name of a parameter of the path -> description, for the OpenAPI document."""
     headers: type[msgspec.Struct] | None = attrs.field(default=None, kw_only=True)
     """Struct whose fields declare the headers that the handler reads; see the module `params`."""
     body: Any = attrs.field(default=None, kw_only=True)

@@ -30,7 +30,7 @@ class _GuestTree:
     share: float = 0.0
     """Fraction of the host's power that the guest gets until the next reading."""
     problem: bool = False
-    """Whether the latest write to the tree has failed."""
+    """Whether the latest write to the guest's folder has failed."""
 
 
 class PerVmOutput(Output):
@@ -49,7 +49,7 @@ class PerVmOutput(Output):
         self.folder = Path(folder)
         self._scanner = GuestScanner(root)
         self._trees: dict[str, _GuestTree] = {}
-        """Name of a guest's folder -> tree of the guest."""
+        """Name of a guest's folder -> what is published in this folder."""
         self._host: dict[str, float] = {}
         """The host's energy counters at the latest call of `write` or `advance`, in joules."""
         self._log = RateLimitedLog(log)
@@ -120,7 +120,7 @@ class PerVmOutput(Output):
         self._host = dict(joules)
 
     def _reconcile(self, guests: Sequence[Guest]) -> None:
-        """Close the trees of guests that have ended, and open trees for new guests."""
+        """Close the outputs of guests that have ended, and open outputs for new guests."""
         names = _folder_names(guests)
         for name, tree in list(self._trees.items()):
             if name not in names or not _is_same(names[name], tree.guest):

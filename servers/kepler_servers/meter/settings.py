@@ -29,7 +29,7 @@ SOURCES = ("provided", "powercap", "msr", "hwmon", "ipmi", "redfish", "model", "
 the host of a virtual machine writes its measurement of this virtual machine."""
 COLLECTORS = ("procfs", "perf")
 PROVIDED_TREE_KEY = "SCAPHANDRE_POWERCAP_PATH"
-"""Environment variable with the path of the tree for the source `provided`. Scaphandre in a virtual machine reads the
+"""Environment variable with the folder that the source `provided` reads. Scaphandre in a virtual machine reads the
 same variable."""
 
 

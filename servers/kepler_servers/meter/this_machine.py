@@ -129,7 +129,7 @@ def this_machine(root: Path, spec: MachineSpec | None = None, instance: str | No
 
 
 def _check_vendor(spec: MachineSpec, family: InstanceFamily, instance: str) -> None:
-    """Raise `UsageError` if the vendor of this machine's processor is not the vendor of the instance type's hosts."""
+    """Raise `UsageError` if this machine and the instance type's hosts have processors of different vendors."""
     vendors = {row.vendor for name in family.processors if (row := lookup(name)) is not None}
     own = vendor_of(spec)
     if own in ("intel", "amd") and vendors and own not in vendors:

@@ -54,18 +54,23 @@ PIPELINE_HEADER = "X-Kepler-Pipeline"
 
 _KEY_PATTERN = "[!-~]{1,200}"
 _JSON = "application/json"
+JOB_PARAMETER = {"job": "Id of the job."}
 
 
 class TrainQuery(msgspec.Struct, frozen=True):
     """Query parameters of `POST /train`."""
 
-    respond_async: bool = msgspec.field(default=False, name="async")
+    respond_async: Annotated[
+        bool, Meta(description="Answer at once with the queued job, and do not wait for its end.")
+    ] = msgspec.field(default=False, name="async")
 
 
 class TrainHeaders(msgspec.Struct, frozen=True):
     """Request headers of `POST /train`."""
 
-    prefer: Annotated[str, Meta(examples=["respond-async"])] = msgspec.field(default="", name="Prefer")
+    prefer: Annotated[
+        str, Meta(examples=["respond-async"], description="respond-async has the effect of the parameter async=1.")
+    ] = msgspec.field(default="", name="Prefer")
     idempotency_key: (
         Annotated[
             str,
@@ -81,9 +86,9 @@ class TrainHeaders(msgspec.Struct, frozen=True):
 class JobsQuery(msgspec.Struct, frozen=True):
     """Query parameters of `GET /jobs`."""
 
-    state: State | None = None
-    limit: Annotated[int, Meta(ge=1, le=1000)] = 100
-    offset: Annotated[int, Meta(ge=0, le=10**9)] = 0
+    state: Annotated[State, Meta(description="State of the jobs.")] | None = None
+    limit: Annotated[int, Meta(ge=1, le=1000, description="Maximum number of listed jobs.")] = 100
+    offset: Annotated[int, Meta(ge=0, le=10**9, description="Number of jobs to skip.")] = 0
 
 
 class OfflineTrainer:
@@ -140,15 +145,15 @@ class OfflineTrainer:
                 summary="List the jobs, the newest job first.", query=JobsQuery, returns=JobPage, errors=(401, 403),
             ),
             Route(
-                "GET", "/jobs/<job>", "job", self.job, guard=self._check_token,
+                "GET", "/jobs/<job>", "job", self.job, guard=self._check_token, parameters=JOB_PARAMETER,
                 summary="Return a job and the history of its training.", returns=JobDetails, errors=(401, 403, 404),
             ),
             Route(
-                "DELETE", "/jobs/<job>", "cancel", self.cancel, guard=self._check_token,
+                "DELETE", "/jobs/<job>", "cancel", self.cancel, guard=self._check_token, parameters=JOB_PARAMETER,
                 summary="Cancel a job.", returns=JobSummary, errors=(401, 403, 404, 409),
             ),
             Route(
-                "GET", "/jobs/<job>/result", "result", self.result, guard=self._check_token,
+                "GET", "/jobs/<job>/result", "result", self.result, guard=self._check_token, parameters=JOB_PARAMETER,
                 summary="Return a zip of the pipeline that a job trained, or the error of a job that failed.",
                 returns=[archive], errors=(400, 401, 403, 404, 409, 410, 422, 500, 503, 507),
             ),

@@ -117,8 +117,8 @@ class TrainerClient:
         """Send a training request and return its job.
 
         `advance` is called with the number of bytes that were read from the recordings' files since its last
-        call. Before the request is sent again, `advance` is called with the negative sum of the earlier numbers,
-        so that the caller's total starts from 0 again.
+        call. Before the request is sent again, `advance` is called with a negative number, so that the
+        caller's total starts from 0 again.
         """
         headers = {
             "Content-Type": "application/json",

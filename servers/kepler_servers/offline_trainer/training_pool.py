@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 MAX_ATTEMPTS = 3
 """Maximum number of attempts to train a job whose process is killed, or for which the disk is full.
 
-Attempts that end because the server is killed or stopped do not count.
+Attempts that end because the server is killed or stopped are not included.
 """
 FULL_DISK_SECONDS = 10.0
 """Pause of a thread after it has queued a job again because the disk was full."""
@@ -56,10 +56,10 @@ _RETRY_SECONDS = 1.0
 _DISK_FULL = "disk full"
 """Outcome of an attempt that failed because the disk was full. The job is then queued again."""
 _SERVER_SIGNAL_SECONDS = 2.0
-"""Time between the end of a training process by a signal, and the decision whether the attempt counts.
+"""Time between the end of a training process by a signal, and the decision whether the job has one attempt more.
 
 systemd and container runtimes send a signal to all processes of a service, one after another. The training process may
-get the signal first. If the server also gets a signal during this time, the attempt does not count.
+get the signal first. If the server also gets a signal during this time, the attempt is not counted.
 """
 
 
@@ -280,7 +280,7 @@ class TrainingPool:
 
     def _requeue(self, job: Job, reason: str, *, count_attempt: bool) -> str:
         """Queue a running job again, and return the outcome of its training ("lost")."""
-        uncounted = "" if count_attempt else ", and the attempt does not count"
+        uncounted = "" if count_attempt else ", and this attempt is not counted"
         log.warning("job %s: %s; it is queued again%s", job.id, reason, uncounted)
 
         def requeue() -> None:

@@ -226,7 +226,7 @@ def _watched(entry: StoredModel) -> WatchedModel | None:
         return None
     validated = {c: _number(entry, f"{c}_mae") or _validated_error(entry) for c in model.model.components}
     if not all(map(np.isfinite, validated.values())):
-        log.error("the served model %s cannot be watched: its metadata has no validated error", entry.path)
+        log.error("the served model %s cannot be watched: its metadata contain no validation error", entry.path)
         return None
     return WatchedModel(entry, model, validated, honesty)
 

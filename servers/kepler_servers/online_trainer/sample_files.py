@@ -46,7 +46,7 @@ class FileHeader(msgspec.Struct):
     seen: Annotated[int, msgspec.Meta(ge=0, lt=MAX_NUMBER)]
     """Number of samples that the fetches in this file have added to the store.
 
-    Samples that were thinned out later count, too. Samples that replaced a stored sample do not count.
+    The number includes samples that were removed afterwards, but no samples that replaced a stored sample.
     """
     step: Annotated[float, msgspec.Meta(gt=0)] | None = None
     """Interval between a node's samples at the time of the fetch, in seconds; null if no node had two samples."""

@@ -85,7 +85,7 @@ class ModelFacts:
                 }  # fmt: skip
 
     def interval_rows(self) -> list[dict[str, Any]]:
-        """Return the terms of each component's interval: one row per component, for the page."""
+        """Return a table row for each component: the errors that make up its intervals."""
         intervals = {} if self.honesty is None else self.honesty.intervals
         return [
             {

@@ -29,7 +29,7 @@ FIRST_ANSWER_SECONDS = 10.0
 
 
 class Asking(Protocol):
-    """Interface to a management controller, which only one thread uses at a time."""
+    """A connection to a management controller. Its methods are called by one thread only."""
 
     def watts(self, stop: threading.Event) -> float:
         """Return the watts of the whole machine. Returns early if `stop` is set. Raises `MeterError`."""

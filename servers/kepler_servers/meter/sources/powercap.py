@@ -1,6 +1,6 @@
-"""The power sources that read energy counters from a powercap tree.
+"""The power sources that read energy counters from a folder tree in the form of /sys/class/powercap.
 
-The tree is either the kernel's, or one that the host of a virtual machine provides.
+The kernel provides this folder tree, or the host of a virtual machine writes it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PROVENANCE = "provenance"
 MAX_ZONES = 256
 _TEXT_BYTES = 2000
 RESCAN_SECONDS = 60.0
-"""Interval at which the tree is searched for zones that were added or removed."""
+"""Interval at which the source searches the folder for zones that were added or removed."""
 PROVIDED_PATIENCE_SECONDS = 30.0
 PROVIDED_SMOOTHING_SECONDS = 10.0
 # These times are longer than for the kernel's counters, because Scaphandre on the host writes only every 2 to 10 s.
@@ -168,9 +168,10 @@ class PowercapSource:
 
 
 class ProvidedTreeSource(PowercapSource):
-    """Power source that reads a tree in which the host writes the power of this virtual machine, as Scaphandre does.
+    """Power source that reads a folder tree in which the host of this virtual machine writes the machine's power.
 
-    The tree has zones called intel-rapl:N, in which the files `name` and `max_energy_range_uj` may be missing.
+    Scaphandre, for example, writes such trees. The zones are called intel-rapl:N. They may lack the files `name` and
+    `max_energy_range_uj`.
     """
 
     keeps_files_open = False
@@ -183,7 +184,7 @@ class ProvidedTreeSource(PowercapSource):
         own_trees: Collection[Path] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`folder` is the tree; by default Scaphandre's tree, /var/scaphandre. See `PowercapSource`."""
+        """`folder` is the folder that the host writes; by default Scaphandre's folder, /var/scaphandre."""
         super().__init__(
             root, own_trees=own_trees, clock=clock, name="provided", folder=folder or root / "var/scaphandre"
         )
@@ -191,8 +192,8 @@ class ProvidedTreeSource(PowercapSource):
     def _is_measurement(self, zone: Path) -> bool:
         """Return whether the host has measured a zone.
 
-        If a meter on the host has written the tree, the file `provenance` states whether the host's power was measured.
-        If the host itself got its power from a provided tree, the zone does not count as measured.
+        If a meter on the host has written the zone, the file `provenance` states whether the host's power was measured.
+        If the host itself is a virtual machine and reads its power from such a folder tree, the zone is not measured.
         """
         text = _text(zone / PROVENANCE)
         return not text or ("kind: measured" in text.splitlines() and f"name: {self.name}" not in text.splitlines())

@@ -60,7 +60,7 @@ class CandidateResult:
     comparison: Comparison
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the JSON form in which a decision records this result."""
+        """Return this result as a JSON object, for the record of a decision."""
         return {
             "path": self.path,
             "kind": self.candidate.kind,

@@ -99,7 +99,7 @@ class Evaluation:
         return coverage
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the JSON form in which a decision records this evaluation."""
+        """Return this evaluation as a JSON object, for the record of a decision."""
         coverage = self.coverage()
         components = {name: {**errors, **coverage.get(name, {})} for name, errors in self.errors().items()}
         return {"instants": len(self.samples), "components": components}

@@ -69,7 +69,7 @@ def _restrict(spec: PipelineSpec, metadata: Sequence[Mapping[str, Any]]) -> Pipe
         spec,
         energy_sources=sorted({m["source"] for m in metadata}),
         feature_groups=sorted({m["feature_group"] for m in metadata}),
-        # training DynPower models needs all AbsPower models, because an isolator may use any AbsPower model
+        # to train DynPower models, train all AbsPower models, too: an isolator may use any of them
         abs_trainers=spec.abs_trainers if dyn_trainers else needed("AbsPower", spec.abs_trainers),
         dyn_trainers=dyn_trainers,
     )

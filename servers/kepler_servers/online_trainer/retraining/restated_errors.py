@@ -131,10 +131,10 @@ def _restated_honesty(honesty: Honesty, evaluation: Evaluation, higher: Sequence
 
 
 def _widened(terms: IntervalTerms, predicted: FloatArray, error: FloatArray) -> IntervalTerms:
-    """Increase the quantiles in the terms of an interval.
+    """Make the intervals of a component wider if the errors of its predictions are higher than expected.
 
-    There is one quantile for each bin of predicted watts. It is replaced by the quantile of the bin's errors (in
-    watts), if that is higher.
+    `terms` has one quantile of the error in watts for each bin of predicted watts. If the errors in a bin have a higher
+    quantile, the higher quantile replaces it.
     """
     bins = np.searchsorted(terms.edges, predicted, side="right")
     quantiles = [
