@@ -23,6 +23,7 @@ from kepler_plugins.model_formats.leaf_masks import MAX_LEAVES, LeafMasks, leaf_
 from kepler_plugins.model_formats.onnx_checks import check_graph
 from kepler_plugins.model_formats.onnx_graph import OnnxFormat, OnnxPredictor
 from kepler_plugins.model_formats.onnx_reading import read_graph
+from kepler_plugins.model_formats.row_masks import ResidentMasks
 from kepler_plugins.model_formats.step_table import MAX_CELLS, JointStepTables, StepTable, step_table
 from kepler_plugins.model_formats.tree_ensemble import read_trees
 
@@ -137,7 +138,7 @@ def test_the_kind_of_a_resident_predictor(tree: tuple[bytes, int]) -> None:
     names = [f"f{n}" for n in range(features)]
     masks = [LeafMasks] if most_leaves(content) <= MAX_LEAVES else []
     assert [type(predictor) for predictor in predictors_of(content, features)] == [StepTable] * (features <= 2) + masks
-    kind = StepTable if features <= 2 else LeafMasks if masks else OnnxPredictor
+    kind = StepTable if features <= 2 else ResidentMasks if masks else OnnxPredictor
     assert type(_FORMAT.load_resident(content, names)) is kind
     assert type(_FORMAT.load(content, names)) is OnnxPredictor
 
