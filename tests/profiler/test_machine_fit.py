@@ -244,7 +244,8 @@ def test_trees_are_more_accurate_than_the_formula_on_newer_hardware(public: Path
     machines = read_machines(public / "spec_power.csv").machines
     figures = split_errors(machines, splits(public / "splits")["newer"], with_idle=False)
     assert figures["mape"] <= 14.5
-    assert 84 <= figures["coverage"] <= 93
+    # The factor of newer hardware was measured on 2016 to 2018, and is too high for 2019 to 2021.
+    assert 87 <= figures["coverage"] <= 97
 
 
 def _flat(value: object, path: str = "") -> dict[str, float]:
