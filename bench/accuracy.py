@@ -1,8 +1,9 @@
-"""Measure how wrong estimates are on data that the training did not have, and whether models say so.
+"""Measure the errors of estimates on data that the training did not have, and whether the models state these errors.
 
-Pipelines are trained, models selected, applied and recalibrated with the functions that the commands of
-`kepler-model` call. The data are the public recordings of Kepler's repositories and tables with fixed splits. A
-measurement whose data are absent is skipped with the reason. docs/accuracy.md explains the measurements.
+The script trains pipelines, and selects, applies and recalibrates models, with the functions that the commands of
+`kepler-model` call. The data are the public recordings of Kepler's repositories, and tables with fixed splits. If the
+data of a measurement are absent, the measurement is skipped, and the reason is printed. docs/accuracy.md explains the
+measurements.
 
     python bench/accuracy.py [--quick] [--only NAME] [--data FOLDER] [--plots FOLDER] [--json FILE]
 """
@@ -33,7 +34,7 @@ MEASUREMENTS = ("tail", "blocks", "other-day", "containers", "idle", "nodes")
 
 
 def measurements(plots: Path | None) -> dict[str, Callable[[Settings], list[Figure]]]:
-    """Return the function of each measurement. The measurement of the tail writes the plots, too."""
+    """Return the function of each measurement, by name. The measurement "tail" also writes the plots to `plots`."""
 
     def on_tail(settings: Settings) -> list[Figure]:
         figures, result = tail.measure(settings)
@@ -51,7 +52,7 @@ def measurements(plots: Path | None) -> dict[str, Callable[[Settings], list[Figu
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=HERE.parents[1] / "shared" / "data", help="the public data")
-    parser.add_argument("--quick", action="store_true", help="few trainers, few rows: shows only that all of it runs")
+    parser.add_argument("--quick", action="store_true", help="few trainers and rows: checks only that the script runs")
     parser.add_argument("--only", action="append", choices=MEASUREMENTS, help="do this measurement; may be repeated")
     parser.add_argument("--plots", type=Path, metavar="FOLDER", help="write the plots of docs/accuracy.md as SVG")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers as JSON")

@@ -14,7 +14,7 @@ with a Prometheus server, the estimator, the hostile clients, and a publisher, w
 - The disk of the store and of the servers' states is full from time to time.
 
 At the end, all versions and jobs that a server or the publisher has acknowledged must exist. The exit code is 1 if an
-answer was wrong, if such a version or job is missing, or if the report lists any other fault.
+answer was wrong, if an acknowledged version or job is missing, or if the report lists any other fault.
 
     python bench/chaos.py --minutes 10 [--seed N] [--folder FOLDER] [--no-mount] [--json]
 """
@@ -51,6 +51,7 @@ from chaos_run.publisher import PIPELINE  # noqa: E402
 KILLS_UNTIL = 0.6
 """Servers are killed from the start of the run until this fraction of the run's time has passed."""
 KILLS_PER_SECOND_OF_SERVERS = 1 / 20
+"""Kills of servers per second, all servers together."""
 MIN_FULL_DISKS = 1
 KILLS_IN_A_ROW, ROW_SECONDS = 3, 5.0
 """Number of successive kills of the offline trainer, and the seconds between two of these kills.

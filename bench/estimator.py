@@ -4,8 +4,8 @@ The benchmark trains a pipeline on a simulated recording and starts `kepler-mode
 pipeline's store. bench/load.py then sends requests as Kepler does: it opens a new connection for each
 request, sends no delimiter, and reads the reply with one call of at most 4096 bytes. A request has 1, 100 or
 500 rows, with columns in a random order. The benchmark compares every reply with the watts that the model
-itself predicts. For this comparison, the benchmark evaluates tree ensembles with ONNX Runtime. The estimator
-evaluates tree ensembles as tables.
+itself predicts. For this comparison, the benchmark evaluates tree ensembles with ONNX Runtime, whereas the
+estimator evaluates them as tables.
 
     python bench/estimator.py [--runs 3] [--seconds 0.5] [--minutes 0.5] [--features GROUP] [--quick] [--json]
 
@@ -51,7 +51,7 @@ KEPLER_METRICS = ("bpf_cpu_time_ms", "bpf_net_tx_irq", "bpf_net_rx_irq", "bpf_bl
 STARTS = 5
 FIRST_REQUESTS = 10_000
 SAMPLES = 5
-"""How often memory is measured during the load."""
+"""Number of memory measurements during the load."""
 START_TIMEOUT_SECONDS = 60.0
 
 TARGETS = {BOOSTING: (6000, 3000, 1000), LINEAR: (6000, 4000, 2500)}
@@ -155,8 +155,8 @@ class Load:
                 kind.check(number, reply)
                 kind.check(number, again)
                 requests.append(request)
-                # Watts that are rounded with carried remainders differ from reply to reply. bench/load.py accepts any
-                # reply where the expected one is empty.
+                # If the estimator carries remainders from row to row, the rounded watts differ from reply to reply. An
+                # empty expected reply makes bench/load.py accept any reply.
                 replies.append(reply if again == reply else b"")
                 self.reply_bytes = max(self.reply_bytes, len(reply), len(again))
         self._bodies.write_bytes(b"\n".join(requests))

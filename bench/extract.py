@@ -3,8 +3,8 @@
 There are three simulated recordings: 50 containers and 200 timestamps; 200 containers and 600 timestamps; 1000
 containers and 600 timestamps. Each run is a separate process, which reads the recording's JSON, calculates rates,
 and extracts the AbsPower and DynPower data sets of each feature group and of each energy source (rapl-sysfs and
-acpi). The output shows the medians of the runs, and the time per sample with 1000 containers divided by the time
-per sample with 200 containers.
+acpi). The output shows the medians of the runs. It also shows a ratio: the time per sample with 1000 containers,
+divided by the time per sample with 200 containers.
 
     python bench/extract.py [--runs 5] [--json]
 """

@@ -1,9 +1,10 @@
 """Measure the time and memory for observing recordings of fleets, from JSON and from Parquet.
 
-Each node has one container and one socket, and is scraped at times of its own, with milliseconds, as Prometheus does
-it: two metrics, one series each. There are two tables: one with the same number of samples of each node, and one with
-the same number of samples in total. Each case runs in a process of its own, which reads and observes the recording
-twice. The second run shows the cost without the imports. Times are CPU seconds.
+Each node has one container and one socket, and so two metrics with one series each. As with Prometheus, each node is
+scraped at other times than the other nodes, and the times have milliseconds. There are two tables: one with the same
+number of samples for each node, and one with the same number of samples in total. Each case runs in a process of its
+own, which reads and observes the recording twice. The second run shows the time without the imports. Times are CPU
+seconds.
 
     python bench/fleet.py [--nodes 10 100 1000 10000] [--times 100] [--total 2000000] [--runs 1] [--plot FILE.svg]
                           [--json]
@@ -29,7 +30,7 @@ STEP_SECONDS = 5.0
 START = 1_700_000_000.0
 USAGE, ENERGY = "kepler_container_bpf_cpu_time_ms_total", "kepler_node_package_joules_total"
 FULL_NODES, FULL_DAYS = 10_000, 30
-"""The fleet to which the measured cost is extrapolated."""
+"""The fleet for which the CPU time is extrapolated."""
 
 
 def write_fleet(path: Path, nodes: int, times: int) -> None:
@@ -95,7 +96,7 @@ def measure(path: str) -> dict[str, Any]:
 
 
 def cases(arguments: argparse.Namespace) -> Iterator[tuple[str, int, int]]:
-    """Yield the table, the number of nodes and the number of times of each case."""
+    """Yield for each case the name of its table, the number of nodes, and the number of scrapes of each node."""
     for nodes in arguments.nodes:
         yield "same times", nodes, arguments.times
     for nodes in arguments.nodes:
@@ -103,7 +104,7 @@ def cases(arguments: argparse.Namespace) -> Iterator[tuple[str, int, int]]:
 
 
 def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Return the medians of all cases."""
+    """Measure all cases, and return for each case the medians of its runs."""
     results = []
     with tempfile.TemporaryDirectory() as folder:
         for table, nodes, times in cases(arguments):
@@ -123,7 +124,10 @@ def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def extrapolated(results: list[dict[str, Any]]) -> dict[str, float]:
-    """Return CPU hours for the full fleet with two metrics, at the cost per sample of the most nodes, by form."""
+    """Return the CPU hours for the full fleet with two metrics, for each form of the recording (JSON, Parquet).
+
+    The hours follow from the time per sample in the case with the most nodes.
+    """
     samples = 2 * FULL_NODES * FULL_DAYS * 86_400 / STEP_SECONDS
     last = {r["form"]: r["us_per_sample"] for r in results if r["table"] == "same times"}
     return {form: samples * cost / 1e6 / 3600 for form, cost in last.items()}

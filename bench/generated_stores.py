@@ -44,7 +44,7 @@ def memory_folder() -> str | None:
 
 
 def machines(count: int) -> list[dict[str, Any]]:
-    """Return the specs of `count` different machines. The first spec is the one in the request `CAPTURED`."""
+    """Return the specs of `count` different machines. The first machine is that of the request `CAPTURED`."""
     captured = CAPTURED["machine_spec"]
     specs = [{key: captured[key] for key in ("processor", "cores", "chips", "memory", "frequency")}]
     rng = random.Random(0)
@@ -158,7 +158,7 @@ def train(root: str, folder: Path) -> None:
 
 
 def main() -> None:
-    """Publish a made-up pipeline. The command line gives its store, its number of models and of node types."""
+    """Publish a made-up pipeline. The command line names the store, the number of models, and that of node types."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("store")
     parser.add_argument("models", type=int)

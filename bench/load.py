@@ -66,7 +66,7 @@ def http_answer(received: bytes | bytearray) -> tuple[int, bool]:
 
 
 class Client:
-    """A client's connection, on which at most one request waits for its answer."""
+    """A client with one connection, on which at most one request waits for its answer."""
 
     __slots__ = ("ok", "received", "sent_at", "size", "socket")
 

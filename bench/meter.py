@@ -3,7 +3,7 @@
 The benchmark starts `kepler-model serve meter` on a simulated machine that has a powercap folder with four zones. The
 power of these zones changes in steps. The benchmark reads the published counters as Kepler does, and compares their
 increase with the integral of the watts that the meter reports, in total and in windows of 5 s. In the middle, it kills
-the meter with SIGKILL and starts it again: the pause must add no energy.
+the meter with SIGKILL and starts it again. The counters must not increase during this pause.
 
 With `--formula`, the power comes from the machine formula, and the load of this machine changes in steps instead.
 
@@ -35,11 +35,11 @@ from generated_stores import memory_folder
 from model_server import megabytes, progress
 
 ZONES = {"package-0": 1.0, "core": 0.6, "uncore": 0.1, "dram": 0.25}
-"""Zone -> its power as a part of the package's power."""
+"""Zone -> its power as a fraction of the package's power."""
 STEPS = (40.0, 165.0, 90.0, 15.0, 120.0)
-"""Power of the package in watts, step by step."""
+"""Power of the package in each step, in watts."""
 LOADS = (0.0, 0.5, 1.0, 0.2, 0.8)
-"""With `--formula`: load of each CPU, step by step. It adds to the load of other programs."""
+"""With `--formula`: additional load of each CPU in each step (1.0 is a busy CPU)."""
 STEP_SECONDS = 7.3
 FEED_SECONDS = 0.02
 WINDOW_SECONDS = 5.0
@@ -51,7 +51,7 @@ ENERGY_TARGETS = {"total_error_percent": 0.5, "worst_window_percent": 5.0}
 
 
 class LoadedMachine:
-    """This machine, with a process for each CPU that is busy in steps."""
+    """This machine, with one process for each CPU. The load of these processes changes in steps (`LOADS`)."""
 
     source = "formula"
     root = Path("/")
@@ -75,7 +75,7 @@ class LoadedMachine:
 
 
 class Machine:
-    """A folder with this machine's `proc`, and with `sys/class/powercap`, whose counters a thread raises."""
+    """A folder with this machine's `proc`, and with a `sys/class/powercap` whose counters a thread increases."""
 
     source = "powercap"
 
@@ -200,7 +200,7 @@ def watch(meter: Meter, seconds: float) -> dict[str, Any]:
 
 
 def window_errors(points: list[tuple[float, float]], readings: list[tuple[float, float]]) -> Iterator[float]:
-    """Yield, for each window, the difference of counter and integral of the reported watts, in percent."""
+    """Yield for each window how much the counter's increase exceeds the integral of the reported watts, in percent."""
     begin = points[0]
     for point in points:
         if point[0] - begin[0] >= WINDOW_SECONDS:
@@ -239,7 +239,7 @@ def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
         time.sleep(PAUSE_SECONDS)
         left = meter.counters()
         for energy in tree.rglob("energy_uj"):
-            energy.rename(energy.with_name("last_energy_uj"))  # as the systemd unit does after a kill
+            energy.rename(energy.with_name("last_energy_uj"))  # the systemd unit also renames the files after a kill
         meter = Meter(machine, tree, log)
         after = meter.counters()["package-0"]
         starts.append(meter.first_value)

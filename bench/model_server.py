@@ -45,7 +45,7 @@ CLIENTS = (1, 16)
 KINDS = ("captured", "300 specs", "distinct")
 DISTINCT = 20_000
 MAX_COST_RATIO = 1.3
-"""Target: a request to the large store takes at most this many times as long as a request to the small store."""
+"""Target: maximum time of a request to the large store, divided by the time of a request to the small store."""
 PREDECESSOR = {1: "925", 16: "411 (p99 65 ms)"}
 """Number of clients -> requests per second of the Kepler model server that this model server replaces."""
 START_TIMEOUT_SECONDS = 60.0

@@ -83,7 +83,7 @@ class ManualClock(PrometheusClient):
 
 @attrs.define
 class Bench:
-    """The online trainer to measure, and a store of models that are retrained on the previous interval only."""
+    """The online trainer to measure, and a store with models that are retrained only on the previous interval."""
 
     content: dict[str, Any]
     minutes: int
@@ -247,7 +247,7 @@ def recovery(rows: list[Row]) -> int | None:
 
 
 def plot(rows: list[Row], path: str) -> None:
-    """Plot over time the errors of the online trainer's models, and of the models retrained on the last interval."""
+    """Plot the errors of the online trainer's models, and of the models retrained on the last interval, over time."""
     import matplotlib
 
     matplotlib.use("Agg")

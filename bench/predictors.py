@@ -1,8 +1,9 @@
 """Compare the speed of three ways to evaluate the tree ensembles of four components.
 
 The three ways are: ONNX Runtime; a separate predictor for each component; and a joint predictor of all components.
-The model format `onnx` makes both kinds of predictors for long-running processes such as the estimator. They store
-the trees in arrays, either as a step table or as leaf masks (see the modules `step_table` and `leaf_masks`).
+For long-running processes such as the estimator, the model format `onnx` makes separate and joint predictors. These
+predictors store the trees in arrays, either as a step table or as leaf masks (see the modules `step_table` and
+`leaf_masks`).
 
 The models are like the models of the built-in trainer GradientBoostingRegressorTrainer, with 100 trees per component,
 and are fitted on random data. The benchmark uses one process and one thread. It prints the microseconds per prediction

@@ -22,7 +22,7 @@ from typing import Any
 EXISTING_SECONDS = {"kepler_coremark.json": 22.0, "simulated 200x600": 148.0}
 """Recording -> seconds that the predecessor of Kepler Core takes.
 
-The predecessor does not cross-validate: it shuffles the data and splits it once.
+The predecessor does not cross-validate: it shuffles the data, and splits them once into training and test data.
 """
 
 

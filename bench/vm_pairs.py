@@ -1,9 +1,9 @@
 """Train models of a virtual machine on one real session, and measure their errors on another session.
 
-The data are two sessions of one KVM guest with 4 virtual CPUs under stress-ng: what Kepler on the host reported of it
-(`kepler_vm_cpu_watts`), and what the guest saw in /proc. They have the format of the program that recorded them, and
-are not part of the repository. This script writes them as the files that `kepler-model pair` writes, and trains with
-`kepler-model train --host --guest`.
+The data are two sessions of one KVM guest with 4 virtual CPUs under stress-ng. Each session has the power that Kepler
+on the host reported for the guest (`kepler_vm_cpu_watts`), and the features that the guest read from /proc. The data
+have the format of the program that recorded them, and are not part of the repository. This script converts them to the
+files that `kepler-model pair` writes, and trains with `kepler-model train --host --guest`.
 
     python bench/vm_pairs.py [--data FOLDER] [--json FILE]
 """
@@ -70,7 +70,7 @@ def joined(files: tuple[Path, Path]) -> Pair:
 
 
 def train(files: tuple[Path, Path], store: Path) -> None:
-    """Train the models of one session as a user does."""
+    """Train models on one session with the command `kepler-model train`, and publish them in a store."""
     host, guest = map(str, files)
     command = [sys.executable, "-m", "kepler_core", "train", "default", "--host", host, "--guest", guest, "--vm", VM]
     command += ["-s", str(store), "--set", f"abs_trainers={TRAINERS}", "--set", "dyn_trainers=[]", "--jobs", "1"]
@@ -106,7 +106,7 @@ def errors(store: Path, other: Pair) -> list[dict[str, Any]]:
 
 
 def line(pair: Pair) -> dict[str, float]:
-    """Return the errors of a straight line that is fitted to the same session: the least errors of any line."""
+    """Return the errors of a straight line that is fitted to the session itself. No line has lower squared errors."""
     table = pair_table(pair)
     load: FloatArray = table.features["bpf_cpu_time_ms"]
     watts: FloatArray = table.power["package"]

@@ -41,8 +41,8 @@ class _Block:
         self.texts = []
 
     def text(self, number: int) -> bytes:
-        # Another thread may close the block meanwhile. `close` sets `packed` before it empties `texts`,
-        # so reading `texts` once is safe without a lock.
+        # Another thread may close the block while this method runs. `close` sets `packed` before it empties `texts`, so
+        # reading `texts` once is safe without a lock.
         texts = self.texts
         if texts:
             return texts[number]
@@ -57,14 +57,14 @@ class PackedText:
     _number: int
 
     def unpack(self) -> bytes:
-        """Return the text."""
+        """Return the text that was packed."""
         return _unpack(self._block, self._number)
 
 
 @lru_cache(maxsize=256)
 def _unpack(block: _Block, number: int) -> bytes:
-    # The texts of the models that many clients get are unpacked once. The cache holds on to blocks, not to models, so
-    # a catalogue that is no longer used can be freed.
+    # The texts of the models that many clients get are unpacked once. The cache has references to blocks, not to
+    # models, so a catalogue that is no longer used can be freed.
     return block.text(number)
 
 

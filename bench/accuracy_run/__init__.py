@@ -1,1 +1,1 @@
-"""The parts of `bench/accuracy.py`."""
+"""The modules of the benchmark `bench/accuracy.py`."""

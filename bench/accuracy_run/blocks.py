@@ -31,7 +31,7 @@ _METRICS = (
 
 
 def measure(settings: Settings) -> list[Figure]:
-    """Train `BlendTrainer` with the lagged counters on each fold, and score its predictions for the held-out rows."""
+    """Train `BlendTrainer` with `LaggedExtractor` on each fold, and score its predictions for the held-out rows."""
     document = {
         metric: series for metric, series in read_document(settings.path(RECORDING)).items() if metric in _METRICS
     }
@@ -58,7 +58,7 @@ def measure(settings: Settings) -> list[Figure]:
 
 
 def _ids(path: Path) -> dict[str, float]:
-    """Return the timestamp of each row of the table."""
+    """Return the timestamp of each row of the table, by the row's id."""
     with path.open(newline="") as file:
         return {row["id"]: float(row["timestamp"]) for row in csv.DictReader(file)}
 
@@ -99,7 +99,10 @@ def _predicted(
 
 
 def _score(settings: Settings, group: str, rows: list[tuple[str, float, str]]) -> float:
-    """Return the MAE that `evaluate.py` computes; in a quick run, there are not all folds, so that it cannot."""
+    """Return the mean absolute error in watts, which the script `evaluate.py` computes.
+
+    A quick run has too few folds for `evaluate.py`. In this case, the error is computed here.
+    """
     if settings.quick:
         with settings.path("public/nx12_rapl.csv").open(newline="") as file:
             measured = {row["id"]: float(row["package_power"]) for row in csv.DictReader(file)}

@@ -1,4 +1,4 @@
-"""What DynPower models charge an idle container, and whether the containers add up to their node."""
+"""The power that DynPower models predict for an idle container, and the sum over the containers of a node."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ SUM_ASKED_PERCENT = 3.0
 
 
 def measure(settings: Settings) -> list[Figure]:
-    """Train the default DynPower trainers on the CoreMark recording."""
+    """Train the default DynPower trainers on the CoreMark recording.
+
+    Measure the power of an idle container, and compare the sum over the containers with the power of the node.
+    """
     changes = {"feature_groups": ["CounterOnly"]} if settings.quick else {}
     spec = default_spec(settings, "containers", "DynPower", energy_sources="auto", **changes)
     document = read_document(settings.path(OTHER_DAY))
@@ -66,5 +69,5 @@ def measure(settings: Settings) -> list[Figure]:
 
 
 def _worst(percents: Iterable[float]) -> float:
-    """Return the percentage that is farthest from 0; 0 if there is none, because all power is constant."""
+    """Return the percentage that is farthest from 0. Return 0 if `percents` is empty, because all power is constant."""
     return max(percents, key=abs, default=0.0)

@@ -1,4 +1,4 @@
-"""Parts of recordings: the samples at some of a recording's times."""
+"""Read recordings as decoded JSON, and cut them by time or by node."""
 
 from __future__ import annotations
 

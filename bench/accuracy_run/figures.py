@@ -15,22 +15,23 @@ class AbsentError(Exception):
 
 @attrs.frozen
 class Figure:
-    """One measured figure beside what Kepler Core is meant to reach."""
+    """One measured figure, with its earlier value and its target."""
 
     what: str
     before: str
-    """The figure before models stated their own errors."""
+    """The figure of an earlier version of Kepler Core, in which models did not state their own errors."""
     asked: str
+    """The target."""
     now: str
     met: bool | None
-    """Whether the figure is as asked; None if it was not measured, or if nothing was asked."""
+    """Whether the figure meets the target; None if the figure was not measured, or has no target."""
     values: dict[str, Any] = attrs.field(factory=dict[str, Any])
-    """The numbers behind `now`."""
+    """The numbers from which the text `now` was made."""
 
 
 @attrs.frozen
 class Settings:
-    """What all measurements share."""
+    """The settings of all measurements."""
 
     data: Path
     """Folder with the subfolders `recordings` and `public`, and the script `evaluate.py`."""

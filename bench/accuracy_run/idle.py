@@ -23,7 +23,7 @@ from kepler_core.recording import Observations, observe, read_recording
 WINDOW_SECONDS = 600.0
 STRIDE_SECONDS = 200.0
 BUSY_CPU_MS = 4000.0
-"""CPU time in milliseconds per second above which the machine is surely not idle: four of its 32 CPUs."""
+"""CPU time in milliseconds per second above which the machine counts as busy: four of its 32 CPUs."""
 ASKED_PERCENT = 2.0
 
 
@@ -31,11 +31,14 @@ ASKED_PERCENT = 2.0
 class _Idle:
     watts: float
     noted: bool
-    """Whether the isolator says that the node was never idle."""
+    """Whether the isolator has added the note that the node was never idle."""
 
 
 def measure(settings: Settings) -> list[Figure]:
-    """Compare the idle power in windows with the power in the phases that the public table calls idle."""
+    """Compare the idle power that the isolator finds in windows with the power in the idle phases of the public table.
+
+    Each window is measured twice: with its quiet times, and with only its busy times.
+    """
     document = read_document(settings.path(RECORDING))
     truth = _idle_watts(settings.path("public/nx12_rapl.csv"))
     times = times_of(document)
@@ -55,9 +58,9 @@ def _window(document: Document, start: float) -> Document:
 
 
 def _idle_watts(path: Path) -> float:
-    """Return the median package power, in watts, of the rows that the table calls idle.
+    """Return the median package power, in watts, of the rows whose phase in the table is "idle".
 
-    The first row of each idle phase is left out: its power is a mean over a time with load.
+    The first row of each idle phase is left out, because its power is a mean over a time that includes load.
     """
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -66,9 +69,10 @@ def _idle_watts(path: Path) -> float:
 
 
 def _only(observations: Observations, samples: BoolArray) -> Observations:
-    """Return observations of one node whose other samples are left out, as if the machine had never had them.
+    """Return observations of one node with only the given samples. `samples` is a mask, shape (samples,).
 
-    The samples get new times without gaps. The container has one row in each sample.
+    The samples get new times without gaps, as if the machine never was in the state of the other samples. Each sample
+    must have one row, because the recording has one container.
     """
     count = int(samples.sum())
     times = observations.sample_time[0] + observations.step * np.arange(count)

@@ -53,7 +53,7 @@ def trained(settings: Settings, spec: PipelineSpec, documents: Sequence[Document
 
 
 def selected(store: Store, features: Sequence[str]) -> StoredModel:
-    """Return the AbsPower model that is selected for a client that offers `features`."""
+    """Return the AbsPower model that is selected for a client that measures `features`."""
     request = ModelRequest("AbsPower", tuple(features), source=SOURCE, portable=True)
     return read_catalogue(store).select(request).model
 
@@ -67,7 +67,7 @@ class Comparison:
     predicted: FloatArray
     measured: FloatArray
     half_width: FloatArray
-    """Before the lower end of the interval is cut at 0 W."""
+    """Half-width of the interval in watts, before its lower end is limited to 0 W."""
     flags: tuple[str, ...]
 
     @property
@@ -81,7 +81,7 @@ class Comparison:
 
     @property
     def width(self) -> float:
-        """Mean full width of the interval in watts, with its lower end at 0 W or above."""
+        """Mean full width of the interval in watts. Lower ends below 0 W are replaced by 0 W."""
         lower = np.maximum(self.predicted - self.half_width, 0)
         return float((self.predicted + self.half_width - lower).mean())
 

@@ -1,4 +1,4 @@
-"""Intervals on a machine that the training lacks: six simulated nodes of one type whose power differs."""
+"""Intervals for a machine that is not in the training, measured on six simulated nodes of one type."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kepler_core.simulate import Simulation, recording
 
 NODES = 6
 SPREAD = 0.1
-"""Standard deviation of the factor by which a node's power differs."""
+"""Standard deviation of the random factor by which the power of each node is multiplied."""
 TIMESTAMPS = 200
 CONTAINERS = 5
 SEEDS, QUICK_SEEDS = 20, 2
@@ -24,7 +24,7 @@ COVERAGE_ASKED, HALF_WIDTH_ASKED = 0.85, 0.18
 
 
 def measure(settings: Settings) -> tuple[list[Figure], list[Comparison]]:
-    """For each seed, train on five nodes, and compare the interval of the sixth with its measured power."""
+    """For each seed, train on five nodes, and compare the intervals of the sixth node with its measured power."""
     if "node_spread" not in attrs.fields_dict(Simulation):
         raise AbsentError("this version of the simulation has no option for nodes whose power differs")
     seeds = range(QUICK_SEEDS if settings.quick else SEEDS)

@@ -32,16 +32,16 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "BasicNoPageCache": COUNTERS + CPU_TIME,
     "CPUTime": CPU_TIME,
 }
-"""Maps each feature group to the features that the client offers."""
+"""Feature group -> features that the client measures."""
 ASKED = {"CounterOnly": 4.5, "BasicNoPageCache": 4.5, "CPUTime": 6.0}
 COVERAGE_ASKED = 0.8
 METERED_SECONDS = 120.0
 STARTS = (0.0, 0.25, 0.45, 0.6)
-"""Where the two metered minutes begin, as fractions of the recording."""
+"""Times at which the two metered minutes begin, as fractions of the recording."""
 
 
 def measure(settings: Settings) -> list[Figure]:
-    """Train the default trainers, estimate another day, and recalibrate them with two metered minutes of it."""
+    """Train the default trainers, estimate another day, and recalibrate the models with two minutes of this day."""
     document = read_document(settings.path(OTHER_DAY))
     spec = default_spec(settings, "other-day", "AbsPower", feature_groups=list(GROUPS))
     store, _ = trained(settings, spec, [read_document(settings.path(RECORDING))])
@@ -69,7 +69,7 @@ def _known_times(observations: Observations) -> list[float]:
 
 
 def _window(document: Document, window: tuple[float, float]) -> Document:
-    """Return the recording of a time window, with the timestamp before it, so that its first rate is known."""
+    """Return the samples in a time window and at the timestamp before it, which the first rate of the window needs."""
     before = max((time for time in times_of(document) if time < window[0]), default=window[0])
     return part(document, lambda time: before <= time <= window[1])
 

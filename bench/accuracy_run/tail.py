@@ -13,7 +13,7 @@ from kepler_core.store.models import StoredModel, read_models
 
 RECORDING = "recordings/kepler_stressng.json.gz"
 FIRST = 0.7
-"""Fraction of the timestamps that the models are trained on."""
+"""Fraction of the timestamps on which the models are trained."""
 GAP_SECONDS = 60.0
 """Time between the last timestamp of the training and the first timestamp of the test."""
 WORST_ASKED, SELECTED_ASKED, COVERAGE_ASKED, WIDTH_ASKED = 40.0, 9.0, 0.88, 75.0
@@ -21,19 +21,19 @@ WORST_ASKED, SELECTED_ASKED, COVERAGE_ASKED, WIDTH_ASKED = 40.0, 9.0, 0.88, 75.0
 
 @attrs.frozen(eq=False)
 class Tail:
-    """What was measured on the tail: all models, and the models that are selected."""
+    """Comparisons of models with the last 30 % of the recording (the tail)."""
 
     models: Sequence[Comparison]
     from_all: Comparison
-    """The model that is selected for a client that offers all features of the recording."""
+    """The model that is selected for a client that measures all features of the recording."""
     from_counters: Comparison
-    """The model that is selected for a client that offers only the hardware counters."""
+    """The model that is selected for a client that measures only the hardware counters."""
 
 
 def halves(document: Document) -> tuple[Document, Document, float]:
-    """Return the part for the training, the part after it, and the time from which on the second part is tested."""
+    """Return the first part, for the training, the second part, for the test, and the time at which the test begins."""
     times = times_of(document)
-    last = times[int(FIRST * (len(times) - 1))]  # the first timestamp has no rate, so it is no row
+    last = times[int(FIRST * (len(times) - 1))]  # the first timestamp is left out, because it has no rate
     return part(document, lambda time: time <= last), part(document, lambda time: time > last), last + GAP_SECONDS
 
 

@@ -1,1 +1,1 @@
-"""The parts of the chaos run, which `bench/chaos.py` starts."""
+"""The modules of the chaos run, which `bench/chaos.py` starts."""

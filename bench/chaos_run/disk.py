@@ -23,7 +23,10 @@ class Disk:
     """
 
     def __init__(self, folder: Path, mounted: bool, processes: Callable[[], Iterable[int]]) -> None:
-        """If the folder is no tmpfs, `fill` limits the file sizes of the processes whose ids `processes` returns."""
+        """Take the folder, and a function that returns the ids of the run's processes.
+
+        If the folder is not a tmpfs (`mounted` is false), `fill` limits the file sizes of these processes.
+        """
         self.folder = folder
         self.mounted = mounted
         self.full = threading.Event()
@@ -38,7 +41,7 @@ class Disk:
     def fill(self) -> None:
         """Make the disk full.
 
-        To keep the disk full, call this method again and again: new processes start, and existing processes delete
+        To keep the disk full, call this method repeatedly, because new processes start, and existing processes delete
         files.
         """
         self.full.set()

@@ -24,7 +24,7 @@ from chaos_run.ledger import Ledger
 from chaos_run.servers import ESTIMATOR, MODEL_SERVER, ONLINE_TRAINER, Places
 
 TIMEOUT_SECONDS = 10.0
-"""If a client receives no byte for this number of seconds, it counts the request as not answered."""
+"""If a client receives no byte for this number of seconds, the request counts as not answered."""
 _PAUSE_SECONDS = 0.02
 _PUBLISHER = "publisher"
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 import attrs
 
 GAP_SECONDS = 1.0
-"""If more seconds than this pass between two right answers of a server, the time between them counts as a gap."""
+"""If more than this number of seconds pass between two right answers of a server, this time counts as a gap."""
 MAX_KEPT_FAULTS = 100
 
 
@@ -28,7 +28,7 @@ class Silence:
     total: float
     longest: float
     unexplained: float
-    """Longest time without right answers during which the server's process was ready."""
+    """Longest time without right answers, in seconds, during which the server's process was ready."""
 
 
 class Ledger:
@@ -92,7 +92,7 @@ class Ledger:
 
 
 def longest_rest(gap: tuple[float, float], covers: Iterable[tuple[float, float]]) -> float:
-    """Return the length of the longest part of a gap that does not overlap with any of the intervals `covers`."""
+    """Return the length, in seconds, of the longest part of a gap that overlaps with none of the intervals `covers`."""
     at, end = gap
     longest = 0.0
     for since, until in sorted(covers):

@@ -62,7 +62,7 @@ class Places:
         return self.folder / "logs" / f"{server.replace(' ', '-')}-{number}.log"
 
     def ports(self) -> dict[str, int]:
-        """Return server -> TCP port."""
+        """Return the TCP port of each server, by the server's name."""
         return {
             MODEL_SERVER: self.model_server,
             OFFLINE_TRAINER: self.offline_trainer,
@@ -80,9 +80,10 @@ def _serve(server: str, command: str, places: Places, *options: str) -> Callable
 
 
 def starters(places: Places, prometheus: str | None) -> dict[str, Callable[[int], ProcessUnderTest]]:
-    """Return server -> function that starts the server.
+    """Return for each server, by name, the function that starts a process of the server.
 
-    `prometheus` is the URL of a Prometheus server. If it is None, there is no online trainer."""
+    `prometheus` is the URL of a Prometheus server. If it is None, the run has no online trainer.
+    """
     spec = places.folder / "machine.json"
     spec.write_text(json.dumps(MACHINE))
     (places.folder / f"{LIVE_PIPELINE}.yaml").write_text(_LIVE_PIPELINE_YAML)

@@ -22,13 +22,13 @@ _WHITE_SPACE = re.compile(r"\s+")
 
 @attrs.define(eq=False)
 class StoredFiles:
-    """Versions and samples that were seen in the store and the online trainer's state. They must not disappear."""
+    """Versions in the store and samples in the online trainer's state, which must not disappear once they exist."""
 
     places: Places
     ledger: Ledger
     store: LocalStore = attrs.field(init=False)
     live_versions: set[int] = attrs.field(factory=set)
-    """Versions of the online trainer's pipeline that have been in the store."""
+    """Versions of the online trainer's pipeline that the store has had so far."""
     samples: set[tuple[str, float]] = attrs.field(factory=set)
     """The (node, time) pairs of the samples that the online trainer has stored."""
     lost_samples: int = 0

@@ -1,1 +1,1 @@
-"""The parts of `bench/estimator.py`."""
+"""The modules of the benchmark `bench/estimator.py`."""

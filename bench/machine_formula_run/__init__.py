@@ -1,1 +1,1 @@
-"""Parts of `bench/machine_formula.py`."""
+"""The modules of the benchmark `bench/machine_formula.py`."""

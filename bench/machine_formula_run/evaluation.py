@@ -19,7 +19,7 @@ SPLITS = ("group5", "cpumodel5", "newer", "vendor")
 
 
 def splits(folder: Path) -> Folds:
-    """Read the splits of the public table: for each fold, the machines to fit with, and those to test on."""
+    """Read the splits of the public table: the names of the training machines and test machines of each fold."""
     found: dict[str, list[tuple[frozenset[str], frozenset[str]]]] = {}
     for split in SPLITS:
         folds: dict[str, dict[str, set[str]]] = {}
@@ -32,7 +32,7 @@ def splits(folder: Path) -> Folds:
 
 @attrs.frozen(eq=False)
 class Judged:
-    """Estimates for machines that the formula was not fitted to, compared with their measured power."""
+    """Estimates for machines that were not used for the fit, compared with their measured power."""
 
     ratio: FloatArray
     """Measured ÷ estimated watts, shape (machines, loads)."""
@@ -94,7 +94,7 @@ def judge(machines: Sequence[MeasuredMachine], folds: Folds, split: str, *, by_i
 
 
 def all_judged(machines: Sequence[MeasuredMachine], folds: Folds) -> dict[str, Judged]:
-    """Return the comparison on each split, without and with a known idle power."""
+    """Return the comparisons of estimates and measurements on each split, without and with a known idle power."""
     return {
         split + (", idle power known" if by_idle else ""): judge(machines, folds, split, by_idle=by_idle)
         for by_idle in (False, True)

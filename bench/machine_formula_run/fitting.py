@@ -16,7 +16,7 @@ from kepler_profiler.machine_description import MachineDescription, imputed_valu
 from kepler_profiler.machine_tables import MeasuredMachine
 
 ENDS = ("one", "tdp", "cores", "threads", "memory", "chips", "year", "year2", "amd")
-"""Terms of the power at full load, and of the idle power."""
+"""Terms of the formula for the power at full load, and also for the idle power."""
 BENDS = ("one", "year", "year2", "amd")
 """Terms of the two coefficients of `shape`, the curve of power over load."""
 PLAIN = ("one", "cores", "threads", "chips", "amd")
@@ -27,11 +27,11 @@ MIDDLE = LEVELS.index(0.5)
 """Index of the load of 50 % in `LEVELS`."""
 NO_COEFFICIENTS: Mapping[str, Mapping[str, float]] = {fact: {} for fact in FACTS}
 Folds = Mapping[str, Sequence[tuple[frozenset[str], frozenset[str]]]]
-"""Name of a split -> for each fold, names of the machines to fit with, and of those to test on."""
+"""Name of a split -> for each fold, the names of the training machines and of the test machines."""
 
 
 def patterns() -> list[tuple[str, ...]]:
-    """Return all combinations of facts that may be missing."""
+    """Return all combinations of the facts in `FACTS` that may be missing in a description of a machine."""
     return [missing for count in range(len(FACTS) + 1) for missing in combinations(FACTS, count)]
 
 
@@ -68,7 +68,7 @@ def fit(machines: Sequence[MeasuredMachine], folds: Folds) -> FormulaDocument:
 
 def _coefficients(machines: Sequence[MeasuredMachine]) -> FormulaDocument:
     """Return a document with coefficients, but without residuals."""
-    # desktops differ from servers in idle power, and there are too few desktops to fit a term for them
+    # Desktops (clients) differ from servers in idle power, and there are too few desktops to fit a term for desktops.
     complete = [one for one in machines if not one.description.missing and not one.description.client]
     plain = np.array([[_terms(machine.description)[name] for name in PLAIN] for machine in complete])
     targets = {
@@ -184,7 +184,7 @@ def _classes() -> dict[str, ErrorClass]:
 
 
 def interval(formula: MachineFormula, machine: MachineDescription, load: float, idle: float | None) -> Estimate:
-    """Return the estimate of a machine for which the formula has one."""
+    """Return the estimate of a machine. The formula must be able to estimate this machine."""
     result = formula.estimate(machine, load, idle_watts=idle)
     assert isinstance(result, Estimate)
     return result

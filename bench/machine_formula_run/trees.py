@@ -1,7 +1,7 @@
 """Errors of the models that `kepler-model machines fit` trains, on the fixed splits of the public table.
 
 The trainer, the held-out machines and the calibration of the intervals are those of `machines fit`. To save time, the
-models are not stored, and the terms of an interval come from held-out machines alone.
+models are not stored, and the terms of an interval are measured only on held-out machines.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ def tree_errors(
 ) -> dict[str, dict[str, float]]:
     """Return the errors (in percent) on each split, without and with a known idle power.
 
-    They are measured for models from all facts of the table, and from those that every machine knows of itself.
+    The errors are measured for models from all facts of the table, and for models from the facts that every machine can
+    find out about itself (`basic`).
     """
     result = {}
     for basic in (False, True):

@@ -1,10 +1,10 @@
 #!/bin/sh
-# Helm post-renderer: gives the meter's tree to Kepler in place of /sys.
+# Helm post-renderer: Kepler gets the folder that the meter writes, in place of /sys.
 #
 #   helm install kepler <chart> --post-renderer deploy/helm/post-render.sh
 #
-# Kepler's chart has no value for this path. The program changes the host path of the volume `sysfs`, and nothing else.
-# It fails if there is no such volume.
+# Kepler's chart has no value for this path. The program changes only the host path of the volume `sysfs`. It fails if
+# the chart has no volume `sysfs` with the host path /sys.
 exec awk -v tree="${KEPLER_METER_TREE:-/run/kepler-core/sysfs}" '
     # An item of a list begins with "- ". The two keys of a volume may be in any order.
     /^[ \t]*-[ \t]/ || /^---/ { flush() }

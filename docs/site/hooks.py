@@ -14,17 +14,17 @@ from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[2]
 PAGES = {"CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md", "SECURITY.md": "security.md"}
-"""Pages of the root -> their names in the website."""
+"""Name of a page in the repository's root -> its name in the website."""
 
 _LINK = re.compile(r"\]\((?!https?:|mailto:|#)(?P<target>[^)#\s]+)")
 _HIDDEN = re.compile(r"(?m)^ *<!--.*?-->[ \t]*\n", re.DOTALL)
-"""Comments that tell tests what to do with a block; between a paragraph and a block they would split lists."""
+"""HTML comments with instructions for the tests of the documentation. In the website, they would split lists."""
 _LOADED = re.compile(r"""<(?:script|link|img|iframe)\b[^>]*?\b(?:src|href)=["']?(?P<url>(?:https?:)?//[^"'\s>]+)""")
 _NOT_LOADED = re.compile(r"""<link\b[^>]*\brel=["']?(?:canonical|prev|next|edit)""")
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Add the pages of the root, with links as they are from the folder `docs`."""
+    """Add the pages of the root to the website. Their links are changed to links from the folder `docs`."""
     for source, name in PAGES.items():
         text = (ROOT / source).read_text(encoding="utf-8")
         files.append(File.generated(config, name, content=_LINK.sub(_from_docs, text)))
@@ -37,7 +37,7 @@ def _from_docs(match: re.Match[str]) -> str:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Remove the comments for the test of the commands, and let links lead to the pages of the root."""
+    """Remove the comments for the tests, and change links to the root's pages into links to pages of the website."""
     for source, name in PAGES.items():
         markdown = markdown.replace(f"](../{source}", f"]({name}")
     return _HIDDEN.sub("", markdown)

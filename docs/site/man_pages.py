@@ -29,7 +29,7 @@ _ESCAPED = {"\\": "\\e", "-": "\\-", "'": "\\(aq", "`": "\\(ga", "^": "\\(ha", "
 
 
 def roff(text: str) -> str:
-    """Return a text in which nothing is taken for a command of roff, as ASCII."""
+    """Return a text as ASCII, escaped so that roff takes no part of it for a command."""
     for character, escaped in _ESCAPED.items():
         text = text.replace(character, escaped)
     text = "".join(letter if letter.isascii() else f"\\[u{ord(letter):04X}]" for letter in text)
@@ -92,7 +92,7 @@ def paragraphs(text: str) -> Iterator[str]:
 
 
 def epilog(text: str) -> Iterator[str]:
-    """Yield a section for the examples, and the other paragraphs at the end of a help text."""
+    """Yield the lines of a section for each paragraph at the end of a help text, such as the examples."""
     for part in re.split(r"\n\s*\n", text.strip()):
         content = part.replace("\b\n", "").replace("\b", "")
         if content.startswith(TITLE):

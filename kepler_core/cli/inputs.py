@@ -127,9 +127,10 @@ def metric_prefix_option() -> Callable[[F], F]:
 def open_all(
     inputs: Sequence[str], third_party: Collection[str] = (), metric_prefix: str | None = None
 ) -> list[Recording | RecordingParts]:
-    """Open the recordings in files like `read_all`, but read recordings in Parquet in parts, when they are observed.
+    """Open the recordings in files. Read recordings in JSON at once, as `read_all` does.
 
-    The hook `kepler_recording_loaded` is called for each part of such a recording.
+    A recording in Parquet is read in parts, only when it is observed. The hook `kepler_recording_loaded` is called for
+    each part.
     """
     from kepler_core.pipeline.observing import open_known
 
@@ -137,7 +138,7 @@ def open_all(
 
 
 def _called(recording: Recording | RecordingParts) -> Recording | RecordingParts:
-    """Call the hook `kepler_recording_loaded` for a recording, or arrange that it is called for each part."""
+    """Call the hook `kepler_recording_loaded` for a recording, or for each part of it when the part is read."""
     import attrs
 
     from kepler_core.plugins.hooks import hooks

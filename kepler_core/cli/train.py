@@ -97,7 +97,8 @@ if TYPE_CHECKING:
     type=click.Choice(["html", "none"]),
     default="html",
     show_default=True,
-    help="Whether report.html is added to the pipeline: errors, pictures, and what was left out.",
+    help="Add the page report.html to the pipeline, with errors, pictures and the data that was left out (html), or "
+    "add no page (none).",
 )
 @vm_guest_option()
 @metric_prefix_option()
@@ -135,7 +136,7 @@ def train(
     scheme holds out blocks of time, the end of each recording, or whole nodes. It never holds out single
     rows at random.
 
-    Exit code 3 means that models were published, but at least one trainer failed, as the report lists.
+    Exit code 3 means that models were published, but at least one trainer failed. The report lists the failures.
 
     With --machine-spec, the models belong to the node type of the described machine. The pipeline's models
     of other node types stay in the store.
@@ -189,7 +190,7 @@ def _instead_of_recordings(
         return table_files(inputs, tables, columns, energy_source, only_recordings)
     others = {"--input": inputs, "--data": tables, "--column": columns, "--energy-source": energy_source}
     if given := [*only_recordings, *(option for option, value in others.items() if value)]:
-        raise UsageError(f"{given[0]} does not go with --host and --guest")
+        raise UsageError(f"{given[0]} cannot be used with --host and --guest")
     return pairs
 
 
@@ -198,7 +199,7 @@ def _machine(machine_spec: str | None, machine_id: str | None) -> Machine | None
     from kepler_core.machine import Machine, read_machine_spec
 
     if machine_id is not None and machine_spec is None:
-        raise UsageError("--machine-id goes with --machine-spec")
+        raise UsageError("--machine-id needs --machine-spec")
     return None if machine_spec is None else Machine(read_machine_spec(machine_spec), machine_id)
 
 
@@ -276,7 +277,7 @@ def _read_tables(
 def _observe(
     spec: PipelineSpec, recordings: tuple[str, ...], machine: Machine | None, metric_prefix: str | None
 ) -> Observations:
-    """Return the observations in recordings, according to the pipeline."""
+    """Read recordings into observations, with the pipeline's keys `use_vm_metrics`, `third_party` and `vm_guests`."""
     from kepler_core.pipeline.observing import observe_for
 
     return observe_for(spec, open_all(recordings, spec.third_party, metric_prefix), machine)

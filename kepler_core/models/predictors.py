@@ -24,7 +24,7 @@ class PredictorPair:
     first: ComponentPredictor
     second: ComponentPredictor
     first_features: int | None
-    """Number of columns of X that are the features of `first`; None if all columns are."""
+    """Number of columns at the start of X that are the features of `first`; None if all columns are its features."""
     second_columns: IndexArray
     """Columns of X that are the features of `second`, in their order."""
 

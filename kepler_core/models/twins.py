@@ -1,9 +1,9 @@
 """Twins: models with fewer features that check the predictions of other models.
 
 The metadata of a model may name a twin (`kepler_core.honesty.document.Twin`). In validation, the predictions of the
-model and of the twin differed by at most the twin's limits, except in 1 % of the samples. If they differ by more than
-a limit in a row, the row is unlike the data of the training. Then the twin is more likely to be right, because it has
-fewer features that may leave the range of the training.
+model and of the twin differed by at most the twin's limits, except in 1 % of the samples. If they differ by more than a
+limit in a row, the row is unlike the training data. Then the twin is more likely to be right, because it has fewer
+features that may leave the range of the training data.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class CheckedWatts:
     watts: FloatArray
     """Predicted watts, shape (components, rows). In rows that `disagrees` marks, all watts come from the twin."""
     outside: BoolArray
-    """Rows with a feature outside the range of the training, shape (rows,). See `PowerModel.outside`."""
+    """Rows with a feature outside the range of the training data, shape (rows,). See `PowerModel.outside`."""
     disagrees: BoolArray
     """Rows in which model and twin differ by more than the limit of a component, shape (rows,)."""
     difference: FloatArray | None = None
@@ -38,12 +38,13 @@ class CheckedWatts:
 
 @attrs.frozen(eq=False)
 class TwinnedModel:
-    """A model and, if it has one, its twin."""
+    """A model and, if it has a twin, the twin."""
 
     model: PowerModel
     twin: PowerModel | None = None
     _limits: FloatArray = attrs.field(factory=lambda: np.empty((0, 1)))
-    """Largest difference between both predictions that is not a disagreement, shape (components, 1)."""
+    """Largest difference between the predictions of model and twin that is not a disagreement, shape (components,
+    1)."""
     _columns: IndexArray = attrs.field(factory=lambda: np.empty(0, dtype=np.intp))
     """Columns of the model's features that are the twin's features, in the twin's order."""
     _components: IndexArray | None = None
@@ -91,7 +92,7 @@ def twinned(model: PowerModel, twin: PowerModel, description: Twin) -> TwinnedMo
     """Return the model with its twin. `description` is what the model's metadata state about the twin.
 
     A component without a limit is not compared. Raises `ModelError` if `twin` is not the model that `description`
-    names, if it needs a feature that `model` does not need, or if both predict different components.
+    names, if it needs a feature that `model` does not need, or if the two models predict different components.
     """
     if (twin.name, twin.metadata.get("feature_group")) != (description.model_name, description.feature_group):
         raise ModelError(f"{twin.name} is not the twin of {model.name}")
@@ -117,12 +118,12 @@ def twinned(model: PowerModel, twin: PowerModel, description: Twin) -> TwinnedMo
 def _in_one_pass(
     model: PowerModel, twin: PowerModel, columns: Sequence[int]
 ) -> tuple[PowerModel, IndexArray | None] | None:
-    """Return a model that predicts the components of both models, and the columns that are its features.
+    """Return a model that predicts the components of `model` and of `twin`, and the columns that are its features.
 
-    `columns` has for each feature of the twin its column in the features of the model. A feature that the two models
-    divide by different scales is a feature of its own for the twin. So the predicted watts are exactly those of the two
-    models. Return None if a model has several predictors, or if the twin has a component that is proportional to a
-    feature which the two models divide by different scales. See `TwinnedModel` for the result.
+    `columns` has for each feature of the twin its column in the features of the model. If the two models divide a
+    feature by different scales, the twin gets a column of its own for this feature. So the predicted watts are exactly
+    those of the two models. Return None if a model has several predictors. Return None also if a component of the twin
+    is proportional to a feature that the two models divide by different scales. See `TwinnedModel` for the result.
     """
     if len(model.predictors) != 1 or len(twin.predictors) != 1:
         return None

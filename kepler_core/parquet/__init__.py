@@ -1,4 +1,4 @@
-"""Recordings as Parquet: read by parts, and written with bounded memory.
+"""Recordings in Parquet: they are read in parts, and written with bounded memory.
 
 open_parts(path)                -> RecordingParts    the recordings of groups of nodes, one after another
 RecordingWriter(folder, mark)                        writes series to a folder, partitioned by metric and day

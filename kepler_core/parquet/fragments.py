@@ -1,7 +1,7 @@
 """The fragments of a recording in Parquet: the row groups of its files, with the series that each of them contains.
 
-Parquet files may come from strangers. Their sizes are checked before anything is read, and every row group is read by
-itself.
+Parquet files may come from untrusted sources. So their sizes are checked before anything is read, and only one row
+group is read at a time.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def files_of(path: Path) -> list[Path]:
 
 
 def digest_of(path: Path, files: list[Path]) -> str:
-    """Return a digest of a recording: of the names and sizes of its files, and of what their footers state.
+    """Return a digest of a recording, calculated from the names, sizes and footers of its files.
 
     A footer has the number of rows, the size, and the lowest and highest value of each column in each row group.
     """
@@ -90,7 +90,8 @@ def opened(path: Path) -> Iterator[Any]:
         raise missing_extra(error, f"{path} (Parquet)") or error from error
     try:
         metadata = pq.read_metadata(path)
-        # Texts are read as dictionaries, which hold each text once: a small file cannot fill the memory with them.
+        # Texts are read as dictionaries, which hold each text once. So a small file with many equal texts cannot fill
+        # the memory.
         texts = [name for name in ("labels", METRIC_COLUMN) if name in metadata.schema.names]
         with pq.ParquetFile(path, metadata=metadata, read_dictionary=texts) as file:
             _check(file, path)
@@ -162,7 +163,11 @@ def fragments_of(files: list[Path], wanted: Callable[[str], bool], others: set[s
 def read_fragments(
     path: Path, fragments: list[Fragment]
 ) -> Iterator[tuple[Fragment, list[str], IntArray, FloatArray, FloatArray]]:
-    """Yield the samples of fragments of one file: label texts, and each row's label text, Unix seconds and value."""
+    """Yield the samples of each fragment of one file.
+
+    Yields tuples of the fragment, the texts of its labels, and three arrays of shape (rows,): the index of each row's
+    text, its time in Unix seconds and its value.
+    """
     with opened(path) as file:
         for fragment in fragments:
             columns = [*COLUMNS, METRIC_COLUMN] if fragment.in_column else list(COLUMNS)
@@ -177,7 +182,10 @@ def read_fragments(
 
 
 def labels_of(text: str, path: Path) -> dict[str, str]:
-    """Return the labels in a text of the column `labels`. Raises `RecordingError` if it is no object of texts."""
+    """Return the labels in a text of the column `labels`.
+
+    Raises `RecordingError` if the text is not a JSON object of strings.
+    """
     try:
         return decode_json(text.encode(), dict[str, str])
     except DocumentError as error:

@@ -47,7 +47,10 @@ class NodeGroups:
         return key
 
     def groups(self, most: int) -> Iterator[frozenset[str]]:
-        """Yield the texts of groups of series. A group of several machines has at most `most` samples."""
+        """Yield groups of series, each as the texts of its series.
+
+        A group of several machines has at most `most` samples.
+        """
         machines: dict[tuple[str, str], list[str]] = {}
         for text, key in sorted(self._key_of.items(), key=lambda item: (item[1], item[0])):
             machines.setdefault(self._root(key), []).append(text)

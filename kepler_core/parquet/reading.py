@@ -19,7 +19,8 @@ from kepler_core.recording.schemas import installed_schemas
 PART_SAMPLES = 4_000_000
 """Largest number of samples of several machines that are observed together; about 300 MB of memory."""
 MAX_PART_SAMPLES = 200_000_000
-"""Largest number of samples of a part. A part is larger than `PART_SAMPLES` only if one machine has so many."""
+"""Largest number of samples of a part. A part is larger than `PART_SAMPLES` only if one machine alone has more
+samples."""
 
 
 def open_parts(
@@ -29,7 +30,7 @@ def open_parts(
     metric_prefix: str | None = None,
     part_samples: int | None = PART_SAMPLES,
 ) -> RecordingParts:
-    """Open a recording in Parquet. The labels of all wanted metrics are read now, the samples of a part when needed.
+    """Open a recording in Parquet. Read the labels of all wanted metrics now, and samples later, part by part.
 
     `wanted` returns whether a metric's samples are needed; of all other metrics, only the name is kept. With
     `part_samples=None`, all nodes are in one part. Raises `RecordingError` if `path` is not a recording.

@@ -79,4 +79,4 @@ def best_model(results: Sequence[FitResult]) -> PowerModel:
 def reasons(failures: Sequence[Mapping[str, Any]]) -> str:
     """Return the distinct reasons of failed fits, at most three, as one text for an error message."""
     distinct = list(dict.fromkeys(str(failure["reason"]) for failure in failures))
-    return "; ".join(distinct[:3]) + ("; …" if len(distinct) > 3 else "") or "the pipeline names nothing"
+    return "; ".join(distinct[:3]) + ("; …" if len(distinct) > 3 else "") or "the pipeline names no source or group"

@@ -1,10 +1,10 @@
 """Gains of the nodes of a training: the factors by which the power of machines of one type differs at the same work.
 
-An AbsPower model estimates the power of the mean machine. But nodes also differ in their work, so a regressor that is
-fitted to the power of several nodes can recognise each node by its work, and learn the gain of the node as if it
-belonged to the work. Such a model is wrong for the same work on another machine. So the power of each node is divided
-by the gain of the node before the fit, as in a model with mixed effects: power = gain of the node · f(work), where f is
-the same function for all nodes (compare Hajjem, Bellavance and Larocque, "Mixed-effects random forest for clustered
+An AbsPower model estimates the power of the mean machine. But nodes also differ in their work. So a regressor that is
+fitted to the power of several nodes can recognise each node by its work. Then it learns the gain of the node as if the
+gain belonged to the work. Such a model is wrong for the same work on another machine. So the power of each node is
+divided by the gain of the node before the fit, as in a model with mixed effects: power = gain of the node · f(work). f
+is the same function for all nodes (compare Hajjem, Bellavance and Larocque, "Mixed-effects random forest for clustered
 data", Journal of Statistical Computation and Simulation 84, 2014).
 """
 
@@ -19,31 +19,33 @@ from kepler_core.pipeline.validation import MAPE_FLOOR_FRACTION, MIN_MAPE_WATTS
 MIN_NODES = 3
 """Minimum number of nodes to measure how machines differ."""
 PRIOR_DEVIATION = MACHINE_PRIOR_IDLE / NORMAL_QUANTILE
-"""Prior of the standard deviation of the gains. The prior keeps a gain near 1 if the work of a node has nothing in
-common with the work of the other nodes, because then the data cannot tell the gain from the effect of the work."""
+"""Prior of the standard deviation of the gains. If the work of a node has nothing in common with the work of the other
+nodes, the data cannot tell the gain from the effect of the work. Then the prior keeps the gain near 1."""
 ALIKE_ROWS = 10
 """Number of neighbouring rows that count as one measurement, because rows next to each other in time are alike."""
 MIN_VARIANCE = 1e-8
-"""Lowest variance of the relative errors of f. Without it, the gain of a node without usable rows would be 0 ÷ 0."""
+"""Lowest variance of the relative errors of the fitted function f. Without it, the gain of a node without usable rows
+would be 0 ÷ 0."""
 MAX_ITERATIONS = 30
 """Maximum number of times that f and the gains are computed in turn."""
 PRECISION = 1e-4
-"""The computation ends if no gain changes by more than this."""
+"""The computation ends if no gain changes by more than this number."""
 
 
 def node_gains(X: FloatArray, watts: FloatArray, node: IntArray) -> FloatArray:
     """Return the gain of each row's node, shape (rows,). The mean of the nodes' gains is 1.
 
-    `X` are the features of rows of nodes, shape (rows, features), `watts` the measured power and `node` the number of
-    each row's node, both of shape (rows,). With fewer than `MIN_NODES` nodes, all gains are 1.
+    Each row is a node at a timestamp. `X` are the features, shape (rows, features). `watts` is the measured power and
+    `node` the number of the node, both of shape (rows,). With fewer than `MIN_NODES` nodes, all gains are 1.
 
-    f is a non-negative linear model over each feature, its root and its square. Relative errors are squared, so rows
-    with low and with high power count alike. In turn, f is fitted to power ÷ gain, and the gain of each node to f.
+    The power is modelled as gain · f(features). f is a linear model of each feature, its root and its square, with
+    weights ≥ 0. The fit minimises squared relative errors, so rows with low and with high power count alike. The
+    function alternates between two steps: it fits f to power ÷ gain, and then the gain of each node to f.
     """
     nodes, number = np.unique(node, return_inverse=True)
     number = number.reshape(len(node))
     gains = np.ones(len(nodes))
-    # Relative errors of rows with hardly any power mean nothing, and would decide everything.
+    # Rows with hardly any power are left out: their large relative errors mean nothing, but would decide the result.
     usable = watts > max(MAPE_FLOOR_FRACTION * float(watts.max(initial=0.0)), MIN_MAPE_WATTS)
     if len(nodes) < MIN_NODES or not usable.any():
         return gains[number]
@@ -65,11 +67,11 @@ def node_gains(X: FloatArray, watts: FloatArray, node: IntArray) -> FloatArray:
 
 
 def with_own_gains(predicted: FloatArray, measured: FloatArray, node: IntArray) -> FloatArray:
-    """Return predicted watts that are multiplied by the gain of their node, shape (rows,).
+    """Multiply predicted watts by the gain of their node, and return the products, shape (rows,).
 
     The gain of a node is the factor that fits the predictions to the node's measured power (least squares). If there
-    are fewer than `MIN_NODES` nodes, the predictions stay the same, because then nobody knows how machines differ.
-    All arrays have the shape (rows,).
+    are fewer than `MIN_NODES` nodes, the predictions stay the same, because so few nodes do not show how machines
+    differ. All arrays have the shape (rows,).
     """
     nodes = np.unique(node)
     if len(nodes) < MIN_NODES:
@@ -85,16 +87,19 @@ def with_own_gains(predicted: FloatArray, measured: FloatArray, node: IntArray) 
 
 
 def _terms(X: FloatArray) -> FloatArray:
-    """Return a constant, and each feature, its root and its square, shape (rows, 3 · features + 1)."""
+    """Return the terms of the model f, shape (rows, 3 · features + 1).
+
+    The terms are a constant, and each feature, its root and its square.
+    """
     highest = np.abs(X).max(axis=0)
     x = np.abs(X) / np.where(highest > 0, highest, 1.0)
     return np.hstack([np.ones((len(X), 1)), x, np.sqrt(x), x**2])
 
 
 def _relative_fit(terms: FloatArray, gains: FloatArray) -> FloatArray:
-    """Return f ÷ measured power of each row, for the f whose product with the gains is nearest to the measured power.
+    """Return f ÷ measured power for each row. f is the function that, multiplied by the gains, fits the power best.
 
-    `terms` are divided by the measured power.
+    `terms` is the result of `_terms`, divided by the measured power, shape (rows, terms).
     """
     from scipy.optimize import nnls
 

@@ -38,7 +38,7 @@ class NodeTypeSlot:
     snapshot: Snapshot | None
     """The current version of the pipeline; None if there is none yet."""
     next_version: int
-    """Number of the version to publish on top of the current one."""
+    """Number of the version that will be published after the current version."""
 
     def index(self, members: Collection[str]) -> dict[str, Any]:
         """Return the content of `node_type_index.json`, with the machines `members` added to this node type."""
@@ -47,7 +47,7 @@ class NodeTypeSlot:
         return node_type_index(types)
 
     def kept_models(self) -> list[tuple[dict[str, Any], dict[str, bytes]]]:
-        """Return metadata and files of each model that belongs to a node type other than the trained one.
+        """Return metadata and files of each model of the other node types, for which no models are trained.
 
         The files are a mapping from path, relative to the pipeline's folder, to content.
         """
@@ -72,7 +72,7 @@ class NodeTypeSlot:
         return {n: how for n, how in isolation.items() if n in numbers} if isinstance(isolation, dict) else {}
 
     def kept_profiles(self) -> dict[str, bytes]:
-        """Return the profile files of all node types but the trained one, as a mapping from path to content.
+        """Return the profile files of all other node types, as a mapping from path to content.
 
         The paths are relative to the pipeline's folder.
         """
@@ -82,7 +82,7 @@ class NodeTypeSlot:
         return {name: self.snapshot.read(name) for name in names if name != profile_file(self.node_type)}
 
     def kept_samples(self) -> dict[str, bytes]:
-        """Return the files with kept rows of all node types but the trained one, as a mapping from path to content.
+        """Return the files with stored rows of the training data of all other node types, by path.
 
         The paths are relative to the pipeline's folder.
         """
@@ -100,9 +100,9 @@ class NodeTypeSlot:
 
 
 def find_slot(store: Store, pipeline: str, machine: Machine | None) -> NodeTypeSlot:
-    """Return the slot of the node type with the machine's attributes, which may be a new node type.
+    """Return the `NodeTypeSlot` of the node type with the machine's attributes. The node type may be new.
 
-    Without a machine, return the slot of the node type that has no attributes.
+    Without a machine, return the `NodeTypeSlot` of the node type that has no attributes.
     """
     spec = MachineSpec() if machine is None else machine.spec
     snapshot = None
@@ -128,7 +128,7 @@ def matching_type(types: Mapping[int, NodeType], spec: Mapping[str, Any]) -> int
 
 
 def with_members(before: NodeType | None, number: int, spec: MachineSpec, members: Collection[str]) -> NodeType:
-    """Return a node type with `members` added.
+    """Return a node type with the machines `members` added.
 
     A stored node type (`before`) keeps its attributes, because a user may have edited them.
     """

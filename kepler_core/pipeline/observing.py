@@ -25,7 +25,7 @@ def read_for(
 def observe_for(
     spec: PipelineSpec, recordings: Sequence[Recording | RecordingParts], machine: Machine | None = None
 ) -> Observations:
-    """Return the observations in recordings, according to `use_vm_metrics` and `third_party` of the pipeline.
+    """Read recordings into observations, with the pipeline's keys `use_vm_metrics`, `third_party` and `vm_guests`.
 
     With `use_vm_metrics`, power is the power of virtual machines, otherwise the power of nodes. Use this function
     for recordings of the idle machine, too, so that idle power and power under load are of the same kind.
@@ -45,7 +45,7 @@ def observe_for(
 def open_known(
     source: str, third_party: Collection[str] = (), *, metric_prefix: str | None = None
 ) -> Recording | RecordingParts:
-    """Open a recording as `read_known` does; a recording in Parquet is read in parts, when it is observed."""
+    """Open a recording as `read_known` does. A Parquet recording is read later, in parts: when `observe` needs it."""
     if not is_parquet(source):
         return read_known(source, third_party, metric_prefix=metric_prefix)
     return open_parts(source, wanted=_is_wanted(third_party, metric_prefix), metric_prefix=metric_prefix)

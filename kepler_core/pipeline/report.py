@@ -44,7 +44,7 @@ class Report:
 def held_out(validation: Mapping[str, Any]) -> str:
     """Describe in words the data that the errors of a model were measured on.
 
-    `validation` is the value of this key in the model's metadata.
+    `validation` is the value of the key `validation` in the model's metadata.
     """
     match validation["scheme"]:
         case "blocks":
@@ -60,10 +60,13 @@ def held_out(validation: Mapping[str, Any]) -> str:
 
 
 def _honesty(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the errors by split, the largest of them, the typical half-width of the interval, and the data seen.
+    """Return a summary of a model's block `honesty`.
 
-    The errors are mean absolute errors. The half-width is that of the component with the widest interval, for a machine
-    of the training; None for DynPower.
+    The summary has the errors by split, the hardest split, the typical half-width of the interval, the bias at idle,
+    and the amounts of training data.
+
+    The errors are mean absolute errors. The half-width belongs to the component with the widest interval, for a machine
+    of the training; it is None for DynPower.
     """
     honesty = read_honesty(metadata)
     assert honesty is not None  # every training writes the block

@@ -58,7 +58,7 @@ def train(
     have ended.
     """
     if scheduler is not None and backend != "dask":
-        raise UsageError("--scheduler goes with --backend dask")
+        raise UsageError("--scheduler needs --backend dask")
     listeners = listeners or hooks()
     report = Report(spec.name, store.location)
     if tables is None:

@@ -5,9 +5,10 @@ The steps for each recording, with the modules that contain them:
 1. Metric schemas map the metrics to the vocabulary (`schemas`, `metric_mapping`). Counters that wrap are continued
    (`wraps`).
 2. Machines that share a node label are told apart (`node_identity`). The metrics of several exporters on one machine
-   are joined (`exporters`, `cpu_shares`). If the usage and the energy of a machine have different node labels, they
-   are joined, too (`separated_nodes`, `vm_guests`). Nodes, units and scrapes that the recording reports twice are left
-   out (`repeats`). Exporters that are scraped at different times are brought to the same times (`alignment`).
+   are joined (`exporters`, `cpu_shares`). If the usage and the energy of a machine have different node labels, they are
+   joined, too (`separated_nodes`, `vm_guests`). Nodes, containers, sockets and scrapes that the recording reports twice
+   are left out (`repeats`). Metrics of exporters that are scraped at different times are interpolated at common times
+   (`alignment`).
 3. The samples are laid out by node, time and container (`layout`). Counters become rates (`points`,
    `rates`), and the rates of a node's containers are added up (`node_values`).
 
@@ -286,7 +287,7 @@ def _joined_windows(parts: Sequence[Observations], source: str, first_sample: In
 
 
 def _common_containers(parts: Sequence[Observations]) -> tuple[tuple[str, ...], tuple[str, ...], IntArray]:
-    """Return the container ids of all observations, their readable names, and each row's index in the ids."""
+    """Return the container ids of all observations, their readable names, and the index of each row's container."""
     codes = Codes()
     names: dict[str, str] = {}
     rows = []

@@ -23,7 +23,7 @@ class RecordingParts:
     """Sorted names of the metrics that were not chosen for reading."""
     n_parts: int
     read: Callable[[], Iterator[Recording]]
-    """Reads the parts, one after another. Each has the name and the digest of the whole recording."""
+    """Reads the parts, one after another. Each part has the name and the digest of the whole recording."""
     metric_prefix: str | None = None
     """First word of the exporter's metric names. None stands for the word that the metric schema expects."""
 

@@ -18,8 +18,8 @@ from kepler_core.recording.metric_mapping import Codes, MappedMetric
 def join_separated_nodes(mapped: Sequence[MappedMetric], nodes: Codes, counts: Counts) -> list[MappedMetric]:
     """Move the energy of a machine to the node that has the machine's usage, and return the metrics.
 
-    A node with only usage and a node with only energy are one machine if they have samples at the same time, and if
-    the recording has no third node. Otherwise the nodes stay separate, and each of them is counted.
+    A node with only usage and a node with only energy are one machine under two conditions: they have samples at the
+    same time, and the recording has no third node. Otherwise the nodes stay separate, and each of them is counted.
     """
     usage, energy = _spans(mapped, "usage"), _spans(mapped, "energy")
     only_usage, only_energy = sorted(usage.keys() - energy.keys()), sorted(energy.keys() - usage.keys())

@@ -98,7 +98,7 @@ class LocalStore(Store):
         return Snapshot(pipeline, version, str(folder), manifest, names, read, folder)
 
     def _locked(self, pipeline: str, version: int | None) -> tuple[int | None, Path, VersionLock | None]:
-        """Lock a version, or the current one, for reading. Return its number and folder, and the lock."""
+        """Lock a version, by default the current version, for reading. Return its number and folder, and the lock."""
         if version is not None:
             lock = self._locks.read(pipeline, version) if is_name(pipeline) else None
             if version not in self.versions(pipeline) or lock is None:
@@ -290,7 +290,7 @@ class LocalStore(Store):
 
 def _is_folder_or_link(path: Path) -> bool:
     try:
-        # is_symlink() comes first: is_dir() follows the link, which fails if the name of the link's target is too long
+        # is_symlink() comes first: is_dir() follows the link, and fails if the name of the link's target is too long
         return path.is_symlink() or path.is_dir()
     except OSError:
         return False

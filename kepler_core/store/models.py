@@ -75,14 +75,15 @@ class StoredModel:
     portable: bool
     """Whether the model has the form in which Kepler Core stores models. Its folder then has a `model.json`."""
     pickled: bool
-    """Whether the estimator of kepler-model-server can load the model's zip file, which contains pickles."""
+    """Whether the model's zip file contains pickles that the estimator of kepler-model-server can load."""
     no_linear_weights: str | None
     """The reason why Kepler Core cannot evaluate weights of a model that is not portable; None if it can.
 
     For portable models, the value has no meaning: Kepler Core does not need their weights."""
     _packed: PackedText
     _other_weights: PackedText | None
-    """Linear weights that only Kepler Core can evaluate safely. Then `weights` is None, because Kepler cannot."""
+    """Linear weights that Kepler Core can evaluate safely, but Kepler cannot; None if there are none. With such
+    weights, `weights` is None."""
     archive_record: FileRecord | None
     """The size and digest of the model's zip file; None if `read_models` did not read this file."""
 
@@ -210,9 +211,9 @@ def read_node_types(snapshot: Snapshot) -> dict[int, NodeType]:
 def read_models(snapshot: Snapshot, *, serving: bool = False) -> list[StoredModel]:
     """Return all models of a pipeline, in the order of their paths.
 
-    Servers that send the models' zip files and never load a model pass `serving=True`. Then the zip file of every
-    model is read, too, and the returned models keep no file names in memory. Raises `StoreError` if a file that
-    the manifest lists is missing, or if a file that is read is damaged.
+    `serving=True` is meant for servers that send the zip files of models and never load a model: the function then also
+    reads the zip file of every model, and the returned models keep no file names in memory. Raises `StoreError` if a
+    file in the manifest is missing, or if the function reads a damaged file.
     """
     snapshot.check_complete()
     node_types = read_node_types(snapshot)

@@ -1,4 +1,4 @@
-"""Snapshots of pipelines: each one reads the files of one version of a pipeline."""
+"""Snapshots of pipelines: each snapshot reads the files of one version of a pipeline."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Snapshot:
         return content
 
     def bare(self) -> Snapshot:
-        """Return a copy of the snapshot without manifest and names, which takes less memory.
+        """Return a copy of the snapshot without manifest and names. The copy takes less memory.
 
         Only the method `read_as` can read files from the copy.
         """

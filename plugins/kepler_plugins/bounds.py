@@ -1,4 +1,7 @@
-"""Checks of the numbers that a pipeline passes to plugins as arguments. An error's `path` is the argument's name."""
+"""Checks of the numbers that a pipeline passes to plugins as arguments.
+
+The attribute `path` of an error has the name of the wrong argument.
+"""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ class VmKepler(EnergySource):
 
 
 class VmCapacity(EnergySource):
-    """The host's power times the virtual machine's part of all CPU time: the target `capacity`."""
+    """The host's power times the virtual machine's share of all CPU time: the target `capacity`."""
 
     components = RAPL_COMPONENTS
     sent_as = "vm-capacity"
@@ -95,7 +95,7 @@ class VmCapacity(EnergySource):
 
 
 class VmMarginal(EnergySource):
-    """The virtual machine's part of the host's power above idle, and of its idle power: the target `marginal`."""
+    """The virtual machine's parts of the host's idle power and of its power above idle: the target `marginal`."""
 
     components = RAPL_COMPONENTS
     sent_as = "vm-marginal"

@@ -46,7 +46,7 @@ _WEIGHT = np.array(list(WEIGHTS.values()))
 _SAME_VENDOR = 0.2
 _SAME_BEGINNING = 0.75
 _KEPT_NUMBERS = 500_000
-"""How many numbers the kept columns of a table have at most, i.e. 4 MB."""
+"""Maximum size of a table's cache of columns, as a count of 8-byte numbers: 4 MB."""
 
 
 @attrs.frozen
@@ -67,7 +67,7 @@ class _Column:
     scores: FloatArray
     """Likeness of the two values, shape (specs,); NaN unless both specs have the attribute."""
     terms: FloatArray
-    """What the attribute adds to the sums of `_Comparison`, shape (4, specs)."""
+    """What the attribute adds to four sums: weights, looseness, uncertainty and differences; shape (4, specs)."""
 
 
 class _Comparison:
@@ -109,7 +109,7 @@ class SpecTable:
         at = {processor: index for index, processor in enumerate(self._distinct)}
         self._processor = np.array([at.get(p, -1) for p in self._processors], dtype=np.intp)
         self._numbers = np.array([_numbers(spec) for spec in specs], dtype=np.float64).reshape(len(specs), len(NUMERIC))
-        # Machines have few different values of an attribute, so most comparisons add up columns that are kept.
+        # Machines have few different values of an attribute, so most comparisons only add up columns from this cache.
         self._column = lru_cache(max(_KEPT_NUMBERS // (5 * max(len(specs), 1)), 16))(self._compare_attribute)
         self._last: tuple[Spec, _Comparison] | None = None
 
@@ -133,7 +133,7 @@ class SpecTable:
         return _Comparison([self._column(attribute, value) for attribute, value in enumerate(values)])
 
     def _compare_attribute(self, attribute: int, value: str | float) -> _Column:
-        """Compare a value of the attribute `ATTRIBUTES[attribute]` with that of each spec in the table."""
+        """Compare a value of the attribute `ATTRIBUTES[attribute]` with the value of each spec in the table."""
         stated, scores = self._processor_scores(value) if isinstance(value, str) else self._ratios(attribute, value)
         weight = np.where(stated, _WEIGHT[attribute], 0.0)
         unknown = np.isnan(scores)
@@ -142,7 +142,11 @@ class SpecTable:
         return _Column(scores, np.array(terms))
 
     def _processor_scores(self, processor: str) -> tuple[BoolArray, FloatArray]:
-        """Return which specs have a name if `processor` is compared with them, and the likeness of the names."""
+        """Compare `processor` with the processor of each spec.
+
+        Return whether at least one of the two names is known, and the likeness of the two names. Both results have the
+        shape (specs,).
+        """
         named = self._processor >= 0
         scores = np.full(len(named), np.nan)
         if processor and self._distinct:
@@ -151,7 +155,11 @@ class SpecTable:
         return named | bool(processor), scores
 
     def _ratios(self, attribute: int, number: float) -> tuple[BoolArray, FloatArray]:
-        """Return which of two numbers are known, one of them or both, and the lower divided by the higher number."""
+        """Compare `number` with the number that each spec has for an attribute.
+
+        Return whether at least one of the two numbers is known, and the lower divided by the higher number. Both
+        results have the shape (specs,).
+        """
         theirs = self._numbers[:, attribute - 1]
         scores = np.full(len(theirs), np.nan)
         np.divide(np.minimum(theirs, number), np.maximum(theirs, number), out=scores, where=(theirs > 0) & (number > 0))

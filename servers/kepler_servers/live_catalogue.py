@@ -1,4 +1,4 @@
-"""A catalogue of models that follows the changes of its store."""
+"""A catalogue of models that is updated when its model store changes."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ from kepler_core.store.models import NodeType, StoredModel
 log = logging.getLogger(__name__)
 
 REFRESH_SECONDS = 2.0
-"""Time between two checks of the store for changes, and between a failed reading of a pipeline and the first retry."""
+"""Time between two checks of the store for changes. If a pipeline cannot be read, the first retry has the same
+delay."""
 _MAX_RETRY_SECONDS = 60.0
 
 
 @attrs.define(eq=False)
 class _Pipeline:
-    """The last version of a pipeline that could be read, and the problem if the current version cannot be read."""
+    """The latest readable version of a pipeline, and the problem if the current version cannot be read."""
 
     signature: str | None = None
     models: Sequence[StoredModel] = ()
@@ -122,7 +123,7 @@ class LiveCatalogue:
             log.error("model %s is no longer served: %s", model.path, problem)
             pipeline.models = [other for other in pipeline.models if other is not model]
             pipeline.problem = problem
-            pipeline.signature = ""  # differs from every real signature, so the pipeline will be read again
+            pipeline.signature = ""  # no real signature is empty, so the next `refresh` reads the pipeline again
             self._rebuild()
 
     def watch(self) -> None:

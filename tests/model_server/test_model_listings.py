@@ -146,7 +146,7 @@ def test_archive_of_a_model(server: ServerProcess, store: LocalStore) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["/", "/nothing", "/models/", "/models/made", "/models/x/rapl-sysfs/AbsPower/BPFOnly/SGDRegressorTrainer_0",
+    ["/nothing", "/models/", "/models/made", "/models/x/rapl-sysfs/AbsPower/BPFOnly/SGDRegressorTrainer_0",
      "/models/made/rapl-sysfs/AbsPower/BPFOnly/SGDRegressorTrainer_9", "/models/made/rapl-sysfs/AbsPower/BPFOnly/.zip",
      "/models/../../secret", "/models/made/../../../secret/x", "/models/..%2f..%2fsecret/a/b/c/d.zip",
      "/models/made/rapl-sysfs/AbsPower/BPFOnly/..%2f..%2f..%2f..%2f..%2fsecret.zip", "//models", "/model/",

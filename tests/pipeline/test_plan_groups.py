@@ -1,4 +1,4 @@
-"""Tests of feature groups that are trained without an optional feature."""
+"""Tests that feature groups are trained without an optional feature if the recording lacks this feature."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.training import kepler
+from support.command import kepler
 
 from kepler_core.vocabulary import FEATURE_GROUPS, GROUP_NAMES, REDUCED_GROUPS, group_features, reduced_group
 

@@ -10,19 +10,21 @@ from kepler_core.errors import CollectorError
 from kepler_core.kernel_files import unsigned
 
 MODES = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal", "guest", "guest_nice")
-"""The columns of /proc/stat. user contains guest, and nice contains guest_nice."""
+"""Modes of CPU time, in the order of the columns of /proc/stat. The time in mode user contains the time in mode guest,
+and the time in mode nice contains the time in mode guest_nice."""
 _REQUIRED_MODES = 4
 _GUEST, _GUEST_NICE = MODES.index("guest"), MODES.index("guest_nice")
 MAX_CPUS = 8192
 _MAX_TICKS = 2**63
 
 FALL_TOLERANCE_SECONDS = 1.0
-"""A counter of the kernel may fall a little: idle and iowait of a CPU are corrected afterwards, and steal falls when a
-virtual machine moves to another host. A fall of at most this many seconds counts as 0. After a larger fall, the
-counters of the CPU have started again, so this period of the CPU is left out."""
+"""A counter of the kernel may fall a little: the kernel corrects idle and iowait of a CPU afterwards, and steal falls
+when a virtual machine moves to another host. A fall of at most this number of seconds counts as 0. A larger fall means
+that the counters of the CPU have started again at 0. The CPU is then left out of the period."""
 _EXCESS_FACTOR = 1.5
 _EXCESS_SECONDS = 0.5
-# A CPU cannot have spent more time than has passed. The kernel may count ticks some hundredths of a second late.
+# A CPU is left out of a period if its time exceeds _EXCESS_FACTOR times the period plus _EXCESS_SECONDS. A CPU cannot
+# spend more time than has passed, but the kernel may count ticks some hundredths of a second late.
 
 
 @attrs.frozen
@@ -48,12 +50,12 @@ class CpuUsage:
     seconds: Mapping[str, float]
     """Seconds of CPU time by mode."""
     cpus: int
-    """Number of CPUs that are summed."""
+    """Number of CPUs whose time is in the sum."""
     longest: float
-    """The largest CPU time of one CPU in all modes together, in seconds. It is close to the length of the period,
-    unless the machine stood still in the meantime."""
+    """The largest time of a single CPU in all modes together, in seconds. It is close to the length of the period,
+    unless the virtual machine was paused during the period."""
     left_out: int
-    """Number of CPUs that are not in the sum, because their counters started again."""
+    """Number of CPUs that are not in the sum, because their counters started again at 0."""
 
     @property
     def user(self) -> float:
@@ -77,14 +79,14 @@ class CpuUsage:
 
     @property
     def total(self) -> float:
-        """Seconds in all modes."""
+        """Seconds of CPU time in all modes together."""
         return self.busy + self.seconds["idle"] + self.seconds["iowait"] + self.seconds["steal"]
 
 
 def parse_stat(content: bytes) -> CpuTimes:
-    """Return the counters in /proc/stat. Lines that are malformed are skipped.
+    """Return the counters in /proc/stat. Malformed lines are skipped.
 
-    Raises `CollectorError` if no CPU is left.
+    Raises `CollectorError` if no valid line has the time of a CPU, or if all times are 0.
     """
     total: tuple[int, ...] | None = None
     cpus: dict[int, tuple[int, ...]] = {}
@@ -102,7 +104,7 @@ def parse_stat(content: bytes) -> CpuTimes:
         elif name == b"ctxt":
             switches = unsigned(rest)
         elif name == b"intr":
-            # The total is the first number. The line has a number for each of many thousand interrupts.
+            # The first number of the line is the total. The others, up to many thousand, count one interrupt each.
             interrupts = unsigned(rest.strip().partition(b" ")[0])
     if not cpus:
         if total is None:
@@ -116,8 +118,8 @@ def parse_stat(content: bytes) -> CpuTimes:
 def usage_between(earlier: CpuTimes, later: CpuTimes, seconds: float, ticks_per_second: float) -> CpuUsage:
     """Return the CPU time that passed between two moments that are `seconds` apart.
 
-    The increase is taken for each CPU, so that CPUs may come and go: a sum over all CPUs falls if one goes. A CPU that
-    was not there earlier counts from the next period on.
+    The function adds up the increases of the single CPUs, because the total of all CPUs falls when a CPU goes offline.
+    A CPU that was offline at the earlier moment is left out.
     """
     sums = dict.fromkeys(MODES, 0)
     counted = left_out = 0
@@ -125,7 +127,7 @@ def usage_between(earlier: CpuTimes, later: CpuTimes, seconds: float, ticks_per_
     tolerance = FALL_TOLERANCE_SECONDS * ticks_per_second
     most = (_EXCESS_FACTOR * seconds + _EXCESS_SECONDS) * ticks_per_second
     if -1 in later.cpus:
-        most *= MAX_CPUS  # this row stands for an unknown number of CPUs
+        most *= MAX_CPUS  # the row −1 stands for an unknown number of CPUs
     for number, ticks in later.cpus.items():
         before = earlier.cpus.get(number)
         if before is None:
@@ -139,7 +141,8 @@ def usage_between(earlier: CpuTimes, later: CpuTimes, seconds: float, ticks_per_
         longest = max(longest, passed)
         for mode, step in zip(MODES, steps, strict=True):
             sums[mode] += max(step, 0)
-    # A guest's time is part of user. The kernel writes both at different moments, so it may seem longer than user.
+    # The time of guests is part of the mode user. The kernel updates the two counters at different moments, so the time
+    # of guests may seem longer than the time in mode user.
     sums["guest"] = min(sums["guest"], sums["user"])
     sums["guest_nice"] = min(sums["guest_nice"], sums["nice"])
     return CpuUsage(

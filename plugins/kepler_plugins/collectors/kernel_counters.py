@@ -11,7 +11,7 @@ Counters = dict[tuple[str, str], int]
 """(feature, device) -> counter. Features without devices have the device ""."""
 
 SECTOR_BYTES = 512
-"""Unit of the sectors in /proc/diskstats, for all disks."""
+"""Size of a sector in /proc/diskstats, in bytes. It is the same for all disks."""
 _BYTES_PER_KIB = 1024
 _READ_SECTORS, _WRITTEN_SECTORS = 5, 9
 _RECEIVED_BYTES, _SENT_BYTES = 0, 8
@@ -20,7 +20,7 @@ _SOFT_IRQS = {b"BLOCK:": "bpf_block_irq", b"NET_RX:": "bpf_net_rx_irq", b"NET_TX
 MAX_DEVICES = 4096
 _NAME_CHARACTERS = 64
 
-# Devices without a disk, and devices that use other disks, so that their data would count twice.
+# Names of devices without a disk, and of devices whose data are stored, and counted, on other disks.
 _NOT_A_DISK = re.compile(r"(?:loop|ram|zram|dm-|md|sr|fd|nullb)[0-9]|nvme[0-9]+c[0-9]+n")
 # Names of whole disks, for systems without /sys/block.
 _WHOLE_DISK = re.compile(r"(?:s|v|xv|h|das)d[a-z]+|nvme[0-9]+n[0-9]+|mmcblk[0-9]+|pmem[0-9]+|nbd[0-9]+|rbd[0-9]+")
@@ -43,7 +43,7 @@ def parse_diskstats(content: bytes, is_whole_disk: Callable[[str], bool]) -> Cou
 
 
 def is_name_of_whole_disk(name: str) -> bool:
-    """Return whether a device is a whole disk by its name; for use if /sys/block cannot be read."""
+    """Return whether a device with this name is a whole disk. This function is used if /sys/block cannot be read."""
     return _WHOLE_DISK.fullmatch(name) is not None
 
 
@@ -88,7 +88,10 @@ def parse_softirqs(content: bytes) -> Counters:
 
 
 def memory_used_bytes(content: bytes) -> float | None:
-    """Return MemTotal − MemAvailable in bytes, from /proc/meminfo; None if one of them is missing or wrong."""
+    """Return MemTotal − MemAvailable in bytes, from the content of /proc/meminfo.
+
+    Return None if one of these values is missing, or if MemAvailable is larger than MemTotal.
+    """
     kib: dict[bytes, int] = {}
     for line in content.splitlines():
         name, _, rest = line.partition(b":")
@@ -102,8 +105,8 @@ def memory_used_bytes(content: bytes) -> float | None:
 def rates(earlier: Mapping[tuple[str, str], int], later: Counters, seconds: float) -> tuple[dict[str, float], set[str]]:
     """Return the increase per second of each feature, and the features with a counter that has fallen.
 
-    The counters of all devices that were there at both moments are summed. A feature with a fallen counter has no
-    rate, because the counter has started again at an unknown moment.
+    The increases of all devices that are in `earlier` and in `later` are added up. A feature with a fallen counter has
+    no rate, because the counter has started again at 0 at an unknown moment.
     """
     sums: dict[str, int] = {}
     fallen = set()
@@ -118,6 +121,9 @@ def rates(earlier: Mapping[tuple[str, str], int], later: Counters, seconds: floa
 
 
 def mean_frequency_hertz(contents: Iterable[bytes]) -> float | None:
-    """Return the mean clock of CPUs in Hz from their files scaling_cur_freq; None if no file has a value."""
+    """Return the mean clock frequency of CPUs in Hz; None if no file has a value.
+
+    `contents` are the contents of the files scaling_cur_freq of the CPUs, in kHz.
+    """
     clocks = [value for content in contents if (value := unsigned(content)) is not None and 0 < value < 10**8]
     return 1000.0 * sum(clocks) / len(clocks) if clocks else None

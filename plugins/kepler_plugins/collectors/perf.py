@@ -21,17 +21,24 @@ MAX_CPUS = 1024
 SPARE_DESCRIPTORS = 128
 """File descriptors that are left for the other parts of the process."""
 MIN_RUNNING_FRACTION = 0.01
-"""If a CPU's counters counted for less than this part of a period, they are not extrapolated to the whole period."""
+"""If the counters of a CPU counted for less than this fraction of a period, they are not extrapolated to the whole
+period."""
 _CPU_RANGE = re.compile(r"([0-9]{1,4})(?:-([0-9]{1,4}))?")
 
 
 class PerfCollector(Collector):
-    """Measures CPU cycles, instructions, cache misses. Needs a PMU, and CAP_PERFMON or perf_event_paranoid ≤ 0."""
+    """Measures CPU cycles, instructions and cache misses.
+
+    Needs CPUs with hardware counters (a PMU), and the capability CAP_PERFMON or perf_event_paranoid ≤ 0.
+    """
 
     provides: ClassVar[tuple[str, ...]] = tuple(COUNTERS)
 
     def __init__(self, root: str = "/") -> None:
-        """`root` is the folder with proc and sys, e.g. "/host" if a container has the machine's folders there."""
+        """`root` is the folder that contains `proc` and `sys`.
+
+        An example is "/host" in a container, if the machine's folders are mounted below /host.
+        """
         self._root = Path(root)
         self._online = KernelFile(self._root, "sys/devices/system/cpu/online")
         self._counters: dict[int, CpuCounters] = {}
@@ -117,12 +124,15 @@ def increases(
     if idle_counters:
         problems.append(f"other programs used the counters of {len(idle_counters)} CPUs, so no counter has a value")
         return {}, problems
-    problems += [f"{feature} does not count on this machine" for feature, total in sums.items() if total == 0]
+    problems += [f"the counter of {feature} stays 0 on this machine" for feature, total in sums.items() if total == 0]
     return {feature: total / seconds for feature, total in sums.items() if total > 0}, problems
 
 
 def _open_cpu(cpu: int, pmu: int | None) -> CpuCounters:
-    """Open the counters of a CPU. Kernels that cannot choose the unit of counters of a core choose it themselves."""
+    """Open the counters of a CPU. `pmu` is the type of its counter unit; None if all CPUs have the same type.
+
+    If the kernel does not accept a counter unit, it chooses the unit itself.
+    """
     if pmu is not None:
         with contextlib.suppress(OSError):
             return CpuCounters(cpu, hardware_events(tuple(COUNTERS), pmu))
@@ -157,10 +167,10 @@ def _check_descriptors(cpus: int) -> None:
 
 
 def _units_of_cpus(root: Path) -> dict[int, int]:
-    """Return the type of each CPU's unit of counters, on machines with several kinds of cores; otherwise {}."""
+    """Return CPU -> type of its counter unit (PMU) on machines with several kinds of cores; {} on other machines."""
     units: list[tuple[int, tuple[int, ...]]] = []
     for folder in sorted((root / "sys/bus/event_source/devices").glob("*")):
-        # Only the units of cores have a file cpus. The units of caches and memory controllers have a file cpumask.
+        # Only the counter units of cores have a file cpus. Those of caches and memory controllers have a file cpumask.
         kind, cpus = _text(folder / "type"), _text(folder / "cpus")
         if kind.isdigit() and cpus:
             with contextlib.suppress(CollectorError):

@@ -22,9 +22,9 @@ SYSTEM_CALLS = {
 """Number of the system call perf_event_open, by the type of machine that `platform.machine` returns."""
 
 HARDWARE = 0
-"""PERF_TYPE_HARDWARE."""
+"""Type of hardware events: PERF_TYPE_HARDWARE of Linux."""
 COUNTERS = {"cpu_cycles": 0, "cpu_instructions": 1, "cache_miss": 3}
-"""Feature -> PERF_COUNT_HW_…"""
+"""Feature -> number of its hardware event: PERF_COUNT_HW_… of Linux."""
 
 _ALL_PROCESSES = -1
 _NO_GROUP = -1
@@ -37,7 +37,7 @@ _HEAD_WORDS = 3
 
 @attrs.frozen
 class CpuCounts:
-    """The counters of one CPU since they were opened."""
+    """The values of the counters of one CPU."""
 
     enabled: int
     """Nanoseconds in which the CPU was online, since the counters were opened."""
@@ -50,9 +50,10 @@ class CpuCounters:
     """The counters of one CPU. They form a group, so they count at the same times, and one call reads them all."""
 
     def __init__(self, cpu: int, events: Mapping[str, tuple[int, int]]) -> None:
-        """Open the counters of a CPU: feature -> (type, configuration), as in `perf_event_attr`.
+        """Open the counters of a CPU.
 
-        Counters that this CPU does not have are left out. Raises `OSError` if no counter can be opened.
+        `events` has for each feature the type and the configuration of the event, as in `perf_event_attr`. Counters
+        that this CPU does not have are left out. Raises `OSError` if no counter can be opened.
         """
         self._features: list[str] = []
         self._descriptors: list[int] = []
@@ -93,9 +94,10 @@ class CpuCounters:
 
 
 def hardware_events(features: Sequence[str], pmu: int | None) -> dict[str, tuple[int, int]]:
-    """Return the events of features. `pmu` is the type of the CPU's counter unit; None if all CPUs have the same unit.
+    """Return for each feature the type and the configuration of its event.
 
-    Machines with several kinds of cores have a unit of counters for each kind.
+    Machines with several kinds of cores have a counter unit (PMU) for each kind. `pmu` is the type of the CPU's counter
+    unit; None if all CPUs have the same unit.
     """
     high = 0 if pmu is None else pmu << _PMU_SHIFT
     return {feature: (HARDWARE, high | COUNTERS[feature]) for feature in features}

@@ -34,16 +34,18 @@ MAX_PERIOD_SECONDS = 3600.0
 SUSPENDED_SECONDS = 0.5
 """If the machine was suspended for at least this time, the period is left out."""
 STOOD_STILL_FRACTION = 0.5
-"""If no CPU has used this fraction of the period in any mode, idle included, the virtual machine stood still."""
+"""The virtual machine stood still (was paused) in a period if every CPU's time in all modes together, idle included, is
+below this fraction of the period."""
 MAX_FREQUENCY_FILES = 32
-"""Maximum number of CPUs whose clock is read; they are evenly spread. Reading can wake an idle CPU."""
+"""Maximum number of CPUs whose clock frequency is read, because reading can wake an idle CPU. Of more CPUs, an evenly
+spaced part is read."""
 
 _CPU_FEATURES = ("bpf_cpu_time_ms", *(name for name in HOST_FEATURES if name.startswith("cpu_")))
 _PARSERS: dict[str, tuple[Callable[[bytes], Counters], tuple[str, ...]]] = {
     "proc/vmstat": (parse_vmstat, ("page_faults",)),
     "proc/softirqs": (parse_softirqs, ("bpf_block_irq", "bpf_net_rx_irq", "bpf_net_tx_irq")),
 }
-"""Files of counters -> the parser, and the features in the file."""
+"""Path of a file with counters -> its parser, and the names of the features in the file."""
 _NETWORK = "proc/net/dev"
 _NETWORK_OF_PROCESS_1 = "proc/1/net/dev"
 
@@ -56,7 +58,7 @@ class Clocks:
     monotonic: float
     """CLOCK_MONOTONIC, which stands still while the machine is suspended."""
     boot: float
-    """CLOCK_BOOTTIME, which goes on while the machine is suspended."""
+    """CLOCK_BOOTTIME, which also runs while the machine is suspended."""
 
 
 def read_clocks() -> Clocks:
@@ -66,7 +68,7 @@ def read_clocks() -> Clocks:
 
 @attrs.frozen
 class _Sample:
-    """The values in the files at one moment. A part that could not be read is None."""
+    """The values in the files at one moment. `times` is None if /proc/stat could not be read."""
 
     clocks: Clocks
     times: CpuTimes | None
@@ -87,7 +89,10 @@ class ProcfsCollector(Collector):
     clocks: ClassVar[Callable[[], Clocks]] = staticmethod(read_clocks)
 
     def __init__(self, root: str = "/") -> None:
-        """`root` is the folder with proc and sys, e.g. "/host" if a container has the machine's folders there."""
+        """`root` is the folder that contains `proc` and `sys`.
+
+        An example is "/host" in a container, if the machine's folders are mounted below /host.
+        """
         self._root = Path(root)
         self._ticks_per_second = float(os.sysconf("SC_CLK_TCK"))
         self._files: dict[str, KernelFile] = {}
@@ -105,8 +110,8 @@ class ProcfsCollector(Collector):
             self._not_the_machine[point.removeprefix("/")] = (
                 f"{point} is a {kind} file of this container, not the machine's"
             )
-        # In a container, /proc/net has the network of the container. If the container has the machine's /proc in
-        # another folder, process 1 in that folder is the machine's process 1, and it has the machine's network.
+        # In a container, /proc/net has the network of the container. If the machine's /proc is mounted in another
+        # folder, process 1 in that folder is process 1 of the machine, and its files show the machine's network.
         is_mounted = self._root != Path("/") and (self._root / _NETWORK_OF_PROCESS_1).exists()
         self._network = _NETWORK_OF_PROCESS_1 if is_mounted else _NETWORK
         if not is_mounted and (reason := _container_network(self._root)):
@@ -121,10 +126,10 @@ class ProcfsCollector(Collector):
         self._not_the_machine, self._known_cpus, self._previous = {}, frozenset(), None
 
     def collect(self) -> Observation:
-        """Return the features since the previous call, see `Collector.collect`.
+        """Return the features of the period since the previous call, see `Collector.collect`.
 
-        A period is left out (has no features) if it is too short or too long, or if the machine
-        was suspended or stood still in it. Raises `CollectorError` if none of the files can be read.
+        The observation has no features if the period was too short or too long, or if the machine was suspended or
+        stood still during the period. Raises `CollectorError` if none of the files can be read.
         """
         clocks = type(self).clocks()
         previous = self._previous
@@ -239,14 +244,14 @@ class ProcfsCollector(Collector):
         known = self._whole_disks.get(name)
         if known is None:
             blocks = self._root / "sys/block"
-            # The kernel replaces a slash in the name of a device by an exclamation mark.
+            # In /sys/block, the kernel replaces a slash in the name of a device by an exclamation mark.
             known = (blocks / name.replace("/", "!")).exists() if blocks.exists() else is_name_of_whole_disk(name)
             self._whole_disks[name] = known
         return known
 
 
 def _cpu_features(usage: CpuUsage, seconds: float) -> dict[str, float]:
-    """Return the features of the CPU time, in milliseconds per second."""
+    """Return the features that count CPU time, in milliseconds per second."""
     values = (
         usage.busy,
         usage.user,
@@ -260,7 +265,7 @@ def _cpu_features(usage: CpuUsage, seconds: float) -> dict[str, float]:
 
 
 def _why_left_out(earlier: Clocks, later: Clocks, usage: CpuUsage | None) -> str:
-    """Return why a period cannot be measured; "" if it can."""
+    """Return why the features of a period cannot be measured; "" if they can."""
     seconds = later.monotonic - earlier.monotonic
     suspended = (later.boot - earlier.boot) - seconds
     if suspended >= SUSPENDED_SECONDS:

@@ -11,8 +11,8 @@ from kepler_plugins.extractors.default import DefaultExtractor
 class LaggedExtractor(DefaultExtractor):
     """Adds the values of `cache_miss`, `cpu_cycles` and `cpu_instructions` at the previous timestamp.
 
-    The previous value of a feature is a feature with the suffix `_previous`. A row is left out if the previous
-    timestamp of its node or container is not known, or more than two steps earlier.
+    The names of the added features end in `_previous`. A row is left out if the previous timestamp of its node or
+    container is unknown, or is more than two steps earlier.
     """
 
     memory = 2

@@ -23,8 +23,8 @@ class TrainIsolator(Isolator):
     The background containers are the containers that match `background_hints`, or the containers that do not
     match `target_hints`. A hint is a namespace, pod, workload or container, or a pattern such as
     "kube-system/*". If neither argument is given, the background containers are the containers in the recording of
-    the idle machine, which the user may give beside the other recordings. If there are no background containers,
-    the isolator subtracts the model's prediction for no usage, which is the idle power.
+    the idle machine. The user can pass such a recording together with the other recordings. If there are no background
+    containers, the isolator subtracts the power that the model predicts for zero usage, which is the idle power.
     """
 
     def __init__(self, background_hints: list[str] | None = None, target_hints: list[str] | None = None) -> None:

@@ -14,7 +14,7 @@ _UNIT_LABELS = ("id", "namespace", "pod", "container")
 
 _METRICS: dict[str, tuple[MetricMapping | UnusedMetric, ...]] = {
     CPU_TIME: (
-        # The kubelet also reports what contains containers: each pod, each slice and the root (without `container`).
+        # The kubelet also reports the CPU time of each pod, of each slice and of the root, without a label `container`.
         MetricMapping(
             "feature",
             "bpf_cpu_time_ms",
@@ -26,7 +26,7 @@ _METRICS: dict[str, tuple[MetricMapping | UnusedMetric, ...]] = {
             where_not={"container": ("", "POD")},
             note="does not contain the processes outside of containers",
         ),
-        # cAdvisor without the kubelet has no label `container`; its containers have a name, and slices have none
+        # Without the kubelet, cAdvisor has no label `container`. Containers have a label `name`, and slices do not.
         MetricMapping(
             "feature",
             "bpf_cpu_time_ms",

@@ -62,7 +62,8 @@ _METRICS: dict[str, tuple[MetricMapping | UnusedMetric, ...]] = {
     ),
     "ceems_cpu_count": (UnusedMetric("a constant of the machine"),),
     "ceems_cpu_per_core_count": (UnusedMetric("a constant of the machine"),),
-    # max_energy_range_uj of Linux' powercap for the packages of most Intel processors
+    # The package counter of most Intel processors starts again at 0 after this number of joules (max_energy_range_uj of
+    # Linux' powercap).
     "ceems_rapl_package_joules_total": _energy("package", 262143.328850),
     "ceems_rapl_dram_joules_total": _energy("dram", None),
     # the power of the whole machine, measured by the baseboard controller
@@ -86,7 +87,7 @@ _SPELLINGS = {
 class Ceems(MetricSchema):
     """Schema of the CEEMS exporter: CPU time by job, RAPL counters, and power by IPMI or Redfish.
 
-    A job counts as a container. CPU time of the whole node is used if the exporter reports no jobs.
+    A job counts as a container. If the exporter reports no jobs, the CPU time of the whole node is used.
     """
 
     node_label = "instance"

@@ -111,7 +111,8 @@ _NODE = {
 class Kepler07(MetricSchema):
     """Schema of Kepler 0.7 (`kepler_container_*_total`, `kepler_node_*_joules_total`) and of older metric names.
 
-    `prefix` is the first word of all names, for exporters that report Kepler's metrics with another word.
+    `prefix` is the first word of all metric names. Some exporters report Kepler's metrics with another first word than
+    "kepler".
     """
 
     node_label = "instance"

@@ -14,15 +14,17 @@ from kepler_core.vocabulary import RAPL_COMPONENTS
 _RUNNING = ("running", "")
 """Values of the label `state` of workloads that exist. Kepler repeats the last values of terminated workloads."""
 _METER = "rapl-sysfs"
-"""The energy source of zones, which Kepler reads from /sys/class/powercap. Kepler's metrics do not name the meter."""
+"""The energy source of Kepler's zones. Kepler reads their energy from /sys/class/powercap, but its metrics do not name
+this source."""
 SYSTEM_PROCESSES = "system_processes"
-"""The unit of all processes outside of containers. Kepler 0.7 uses the same name."""
+"""Name of the container that stands for all processes outside of containers. Kepler 0.7 uses the same name."""
 _SECONDS_TO_MS = 1000.0
 _PACKAGE_WRAPS_AT = 262143.328850
-"""Joules after which the package counter of most Intel processors begins at 0: max_energy_range_uj of Linux' powercap.
+"""The package counter of most Intel processors starts again at 0 after this number of joules (max_energy_range_uj of
+Linux' powercap).
 
-Kepler adds the counters of several sockets. Their sum begins at 0 after a multiple of this value, so that a fall of
-the sum is not a wrap at this value (`kepler_core.recording.wraps`)."""
+Kepler adds up the counters of several sockets. This sum starts again at 0 after a multiple of this value, so it cannot
+be corrected with this value (see `kepler_core.recording.wraps`)."""
 
 _PSYS = UnusedMetric(
     "psys covers the whole platform on some machines and a part of it on others, and it contains the package",
@@ -37,7 +39,10 @@ _NOT_RUNNING = UnusedMetric("repeats the last values of workloads that have ende
 
 
 def _part_of_energy(part: str) -> tuple[MetricMapping, ...]:
-    """Return a mapping for each zone that is a component, for the active or the idle energy."""
+    """Return a mapping for each zone that is a component.
+
+    `part` is "active" or "idle": the part of the zone's energy that the metric counts.
+    """
     return tuple(
         MetricMapping("energy", zone, "node", source=_METER, where={"zone": zone}, ignored_labels=("path",), part=part)
         for zone in RAPL_COMPONENTS
@@ -66,7 +71,8 @@ _CPU_TIME_OF_PROCESSES = MetricMapping(
     summed_labels=("pid", "comm", "exe", "type", "vm_id"),
     rest=SYSTEM_PROCESSES,
 )
-"""CPU time by container. A process has no label `state`, and its name may change."""
+"""CPU time by container, from the series of processes. These series have no label `state`, and the name of a process
+(label `comm`) may change."""
 _CPU_TIME_OF_CONTAINERS = MetricMapping(
     "feature",
     "bpf_cpu_time_ms",
@@ -125,7 +131,7 @@ _PLATFORM = (
 )
 
 _METRICS: dict[str, tuple[MetricMapping | UnusedMetric, ...]] = {
-    # Active and idle energy start at 0 when Kepler starts, and never wrap; their sum is the zone's whole energy.
+    # Active and idle energy start at 0 when Kepler starts, and never wrap. Their sum is the whole energy of the zone.
     "node_cpu_active_joules_total": (*_part_of_energy("active"), _PSYS),
     "node_cpu_idle_joules_total": (*_part_of_energy("idle"), _PSYS),
     "node_cpu_joules_total": (*_RAW_ENERGY, _PSYS),
@@ -152,8 +158,8 @@ _METRICS: dict[str, tuple[MetricMapping | UnusedMetric, ...]] = {
 class Kepler010(MetricSchema):
     """Schema of Kepler 0.10 and later (`kepler_node_cpu_*_joules_total`, `kepler_process_cpu_seconds_total`).
 
-    CPU time is the only feature. The machine's name is in the label `node_name`, which Kepler up to 0.11.4 has only
-    in Kubernetes or with the flag --kube.node-name. So `instance` tells nodes apart.
+    CPU time is the only feature. The machine's name is in the label `node_name`. Kepler up to 0.11.4 writes this label
+    only in Kubernetes or with the flag --kube.node-name, so the label `instance` tells nodes apart.
     """
 
     node_label = "instance"

@@ -13,21 +13,23 @@ from kepler_core.contracts import MetricMapping, MetricSchema, UnusedMetric
 from kepler_core.vocabulary import RAPL_COMPONENTS
 
 USER_MODES = ("user", "nice")
-"""Values of the label `mode` of programs. This time contains the time of guests."""
+"""Values of the label `mode` of the CPU time of programs. This time contains the time of guests (virtual machines)."""
 SYSTEM_MODES = ("system", "irq", "softirq")
 PACKAGE_WRAPS_AT = 262143.328850
-"""Joules after which the package counter of most Intel processors begins at 0 (max_energy_range_uj of powercap)."""
+"""The package counter of most Intel processors starts again at 0 after this number of joules (max_energy_range_uj of
+Linux' powercap)."""
 ACPI_METERS = tuple(
     f"{parent}_acpi000d:0{number}"
     for parent in ("lnxsybus:00", "lnxsystm:00", "device:00", "platform", "acpi")
     for number in (0, 1)
 )
-"""Values of the label `chip` of an ACPI power meter, whose hardware id is ACPI000D. It measures the whole machine."""
+"""Values of the label `chip` of ACPI power meters, whose hardware id is ACPI000D. They measure the whole machine."""
 _NO_METER = UnusedMetric("the sensor is no ACPI power meter: it measures a part that Kepler Core has no component for")
 _PLATFORM = MetricMapping("power", "platform", "node", ("chip", "sensor"), source="acpi", where={"chip": ACPI_METERS})
 
 _DEVICE_MAPPER = tuple(f"dm-{number}" for number in range(256))
-"""Values of the label `device` of logical volumes, whose transfers are also transfers of the disks below them."""
+"""Values of the label `device` of logical volumes. Their transfers are left out, because they are also transfers of the
+disks below the volumes."""
 
 
 def _cpu(name: str, modes: str | tuple[str, ...], **about: Any) -> MetricMapping:
@@ -107,8 +109,8 @@ _SPELLINGS = {
 class NodeExporter(MetricSchema):
     """Schema of node_exporter: usage of a node (CPU, memory, disks, network), RAPL counters and ACPI power meters.
 
-    With these metrics alone, models of the feature group CPUTime can be trained. node_exporter needs the permission to
-    read /sys/class/powercap, and the option --collector.rapl, which is set by default.
+    With these metrics alone, models of the feature group CPUTime can be trained. For the RAPL counters, node_exporter
+    needs the permission to read /sys/class/powercap, and the option --collector.rapl, which is set by default.
     """
 
     node_label = "instance"

@@ -24,12 +24,12 @@ from kepler_plugins.model_formats.stored_trees import MAX_COLUMNS, decode
 
 LAYOUT = 1
 GROUP_SIZE = 50
-"""Number of trees in a group. The leaf masks of a group are made together, and their size rises with the square of this
-number."""
+"""Number of trees in a group. The leaf masks (see `leaf_masks`) of a group are made together, and their size rises with
+the square of this number."""
 MAX_GROUPS = 24
 """Limit of the number of groups of trees per component."""
 MAX_MASK_BYTES = 24_000_000
-"""Limit of the size of all leaf masks of a component."""
+"""Limit of the size of all leaf masks of a component, in bytes."""
 _ROWS_PER_BATCH = 32
 """Number of rows that are predicted together, so that the intermediate results fit into the processor's cache."""
 
@@ -39,7 +39,7 @@ Scale = Annotated[float, msgspec.Meta(gt=0, le=float(MAX_NUMBER))]
 
 
 class StoredRatio(msgspec.Struct, forbid_unknown_fields=True):
-    """A ratio of two features (`blend_terms.LogRatio`). The scales convert the scaled features to their own units."""
+    """A ratio of two features (`blend_terms.LogRatio`). The scales convert scaled features to their own units."""
 
     top: Name
     bottom: Name

@@ -1,6 +1,7 @@
 """The columns and physical terms that a blend computes from a model's features.
 
-Training and evaluation share these functions, so that both compare the same numbers with the thresholds of trees.
+Training and evaluation share these functions, so that trees compare the same numbers with their thresholds in training
+and in evaluation.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from kepler_plugins.model_formats.leaf_masks import FeatureMasks, JointLeafMasks
 from kepler_plugins.model_formats.row_masks import MAX_ROWS, RowMasks, row_masks
 
 MIN_ROWS = 8
-"""Fewer rows are predicted without the cache, because the leaf masks are as fast for them."""
+"""Minimum number of rows for which the cache is used. For fewer rows, the leaf masks alone are as fast."""
 FIRST_SLOT_BITS = 12
 """Logarithm to base 2 of the number of slots of a new cache. A small cache stays in the processor's cache."""
 SLOT_BITS = 16
@@ -45,7 +45,7 @@ _MAX_CELLS = 2**62
 
 
 class CellCache:
-    """Predicts exactly what leaf masks predict, and keeps the watts of the cells that it has seen."""
+    """Predicts exactly what leaf masks predict, and keeps the watts of the cells that requests have needed."""
 
     def __init__(self, masks: JointLeafMasks, max_slot_bits: int = SLOT_BITS) -> None:
         """Take the leaf masks. They must not have more than `_MAX_CELLS` cells: see `cell_cache`.
@@ -62,14 +62,16 @@ class CellCache:
 
     @cached_property
     def _rows(self) -> RowMasks | JointLeafMasks:
-        # Made on first use: requests for the power of processes have more rows.
+        # Made on first use, because many caches never need it: requests for the power of processes have more than
+        # `MAX_ROWS` rows.
         return row_masks(self._masks)
 
     def predict(self, X: SingleArray) -> FloatArray:
         """Return the predicted watts, shape (ensembles, rows)."""
         if len(X) <= MAX_ROWS:
             return self._rows.predict(X)
-        # Two threads that write to the same slot could mix up a key and watts.
+        # Two threads that write to the same slot could store the key of one cell with the watts of another cell. So
+        # only one thread at a time uses the cache.
         if len(X) < MIN_ROWS or not self._lock.acquire(blocking=False):
             return self._masks.predict(X)
         try:
@@ -140,7 +142,7 @@ def cell_cache(masks: JointLeafMasks) -> CellCache | JointLeafMasks:
 
 
 def _numbers_of_cells(masks: JointLeafMasks) -> list[int]:
-    """Return the number of cells of each ensemble."""
+    """Return the number of cells in the grid of each ensemble."""
     numbers = [1] * len(masks.base)
     for of_feature in masks.features:
         for ensemble, intervals in zip(_users(masks, of_feature), _own_intervals(of_feature), strict=True):
@@ -149,7 +151,7 @@ def _numbers_of_cells(masks: JointLeafMasks) -> list[int]:
 
 
 def _offsets(masks: JointLeafMasks) -> list[IntArray]:
-    """Return for each feature what each of its intervals adds to the key of a cell, shape (ensembles, intervals).
+    """Return for each feature an array of shape (ensembles, intervals): what an interval adds to the key of a cell.
 
     The first feature also adds the number of the ensemble's first cell. So no two cells have the same key.
     """
@@ -175,5 +177,9 @@ def _users(masks: JointLeafMasks, of_feature: FeatureMasks) -> range:
 
 
 def _own_intervals(of_feature: FeatureMasks) -> IntArray:
-    """Return the interval of each ensemble's own thresholds for each merged interval, shape (users, intervals)."""
+    """Return the numbers of the intervals between an ensemble's own thresholds, shape (users, intervals).
+
+    The merged thresholds of all ensembles divide the feature's values into intervals. For each ensemble that uses the
+    feature and each merged interval, the array has the number of the ensemble's own interval that contains it.
+    """
     return of_feature.positions - of_feature.positions[:, :1]

@@ -204,9 +204,10 @@ def _alone(ensemble: LeafMasks, *, few_leaves: bool) -> JointLeafMasks:
 
 
 def _joined(parts: Sequence[JointLeafMasks], columns: Sequence[Sequence[int]]) -> JointLeafMasks:
-    """Join leaf masks of one type. `columns` has for each part the columns of X that are its features.
+    """Join leaf masks. The masks of all `parts` must have the same number of bits.
 
-    For each column except the first, the parts that use it must follow one another.
+    `columns` has for each element of `parts` the columns of X that are its features. For each column except the first,
+    the elements of `parts` that use the column must follow one another.
     """
     trees = max(part.values.shape[1] for part in parts)
     parts = [part.with_trees(trees) for part in parts]
@@ -259,11 +260,11 @@ def lowest_leaves(reachable: Masks) -> IntArray:
 
 
 def _sums_of_trees(leaves: SingleArray) -> SingleArray:
-    """Return the sums of the reached leaves, shape (trees, ensembles, rows), over the trees.
+    """Add up the values of the reached leaves over the trees. `leaves` has shape (trees, ensembles, rows).
 
-    The sums are added in single precision, tree after tree, because ONNX Runtime adds in this order. NumPy adds in this
-    order along the first axis, which is several times as fast as a cumulative sum. If the other axes have only one
-    element, the sum along the first axis has another order.
+    The sums are calculated in single precision, tree after tree, because ONNX Runtime adds in this order. NumPy's sum
+    along the first axis also adds in this order, and is several times as fast as a cumulative sum. But if the other
+    axes have only one element, NumPy's sum adds in another order.
     """
     several = leaves[0].size > 1
     sums: SingleArray = np.add.reduce(leaves, axis=0) if several else np.add.accumulate(leaves, axis=0)[-1]
@@ -312,9 +313,8 @@ def _number_leaves(trees: Trees, root: int) -> tuple[list[int], list[tuple[int, 
     """
     leaves: list[int] = []
     inner_nodes: list[tuple[int, int, int]] = []
-    # Tree nodes to visit. An inner node is visited twice. The entry (node, None) stands for the visit before the child
-    # for which the node's condition is true; the entry (node, number of this child's first leaf) for the visit after
-    # it.
+    # Tree nodes to visit. An inner node is visited twice: before and after its child on the true side. The entry is
+    # (node, None) for the first visit, and (node, number of the child's first leaf) for the second visit.
     stack: list[tuple[int, int | None]] = [(root, None)]
     while stack:
         node, first = stack.pop()

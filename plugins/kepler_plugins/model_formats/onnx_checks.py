@@ -78,7 +78,7 @@ def check_graph(graph: Graph) -> None:
 def _check_trees(node: Node) -> None:
     """Raise `ValueError` or `LookupError` unless each tree node is reached by exactly one path from its tree's root.
 
-    ONNX Runtime 1.20 does not check this. If a child is its own ancestor, a prediction never ends. If tree
+    ONNX Runtime 1.20 does not check the paths. If a tree node is its own ancestor, a prediction never ends. If tree
     nodes have two parents, the number of paths from the root to the leaves can grow exponentially. The function
     `step_table` follows every path, so its time would grow exponentially too.
     """

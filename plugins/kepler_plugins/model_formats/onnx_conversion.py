@@ -113,8 +113,9 @@ def _convert_rbf_in_double(scope: Any, operator: Any, container: Any) -> None:
 def _without_target_scaling(regressor: Any) -> tuple[Any, tuple[float, float] | None]:
     """Remove a linear transformation of the target from the last step of a pipeline.
 
-    Returns the pipeline without the transformation, and (factor, offset). The original pipeline predicts
-    factor · prediction + offset. If the target is not transformed, returns the pipeline unchanged, and None.
+    Returns the pipeline without the transformation, and the pair (factor, offset). The original pipeline predicts
+    factor · p + offset, where p is the prediction of the returned pipeline. If the target is not transformed, returns
+    the pipeline unchanged, and None in place of the pair.
     Raises `ModelError` if the transformation is not linear.
     """
     from sklearn.compose import TransformedTargetRegressor

@@ -1,8 +1,8 @@
 """Reader of ONNX models that does without the `onnx` package, which takes too much memory for a resident process.
 
-The reader accepts only some of the fields in onnx.proto. It rejects a model that has any other field, or
-that has two values of a field that is not declared as repeated. So everything that ONNX Runtime reads in a
-model was read by this reader and checked by `onnx_checks` before.
+The reader accepts only some of the fields in onnx.proto. It rejects a model with any other field, and a model with two
+values of a field that is not declared as repeated. So this reader reads everything in a model that ONNX Runtime reads
+later, and `onnx_checks` checks it.
 """
 
 from __future__ import annotations
@@ -140,7 +140,10 @@ def _node(message: bytes) -> Node:
 
 
 def _check_tensor(message: bytes) -> None:
-    """Raise `ValueError` if a tensor has more elements than bytes, because its data would then be in another file."""
+    """Raise `ValueError` if a tensor has more elements than bytes.
+
+    The data of such a tensor is in another file.
+    """
     members = _members(message, "a tensor", _TENSOR_FIELDS, {_TENSOR_DIMENSIONS, *_TENSOR_DATA})
     elements = 1
     for number, value in members:

@@ -15,7 +15,7 @@ from kepler_core.arrays import FloatArray, SingleArray
 from kepler_plugins.model_formats.leaf_masks import FeatureMasks, JointLeafMasks, Masks, lowest_leaves
 
 MAX_ROWS = 2
-"""More rows are faster with `JointLeafMasks.predict`."""
+"""Maximum number of rows for which `RowMasks` is used. For more rows, `JointLeafMasks.predict` is faster."""
 MAX_BYTES = 2_000_000
 """Limit of the size of the copied masks."""
 
@@ -54,12 +54,13 @@ class RowMasks:
     def _predict_row(self, values: list[float]) -> SingleArray:
         reachable: Masks = self._every_leaf
         for value, edges, masks in zip(values, self._edges, self._masks, strict=True):
-            # NumPy sorts NaN after all numbers. `bisect_left` would return 0.
+            # NaN belongs to the last interval, because NumPy sorts NaN after all numbers. `bisect_left` would return 0.
             reachable = reachable & masks[bisect_left(edges, value) if value == value else -1]
         lowest = _LOWEST_BITS.take(reachable) if self._few_leaves else lowest_leaves(reachable)
         lowest += self._first_leaves
         leaves = self._values.take(lowest).reshape(self._shape)
-        # A cumulative sum adds tree after tree, like the sums of `JointLeafMasks`. A sum along this axis would not.
+        # A cumulative sum adds tree after tree, as `JointLeafMasks` does. NumPy's sum along this axis adds in another
+        # order.
         sums: SingleArray = np.add.accumulate(leaves, axis=1)[:, -1]
         return sums + self._base
 

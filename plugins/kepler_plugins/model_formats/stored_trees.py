@@ -1,8 +1,8 @@
 """Tree ensembles as two arrays, as the model format `blend` stores them.
 
 The nodes of a tree are stored in preorder: an inner node, then the nodes of its true side, then the nodes of its
-false side. The first array has the number of the feature that an inner node compares, and `LEAF` for a leaf. Because of
-this order, the arrays need no indices of children. And no content of the arrays can make a tree endless.
+false side. So the arrays need no indices of children, and no content of the arrays can make a tree endless. The first
+array has for an inner node the number of the feature that the node compares, and for a leaf the number `LEAF`.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class FittedTree:
 
 
 def encode(trees: Sequence[FittedTree]) -> tuple[bytes, bytes]:
-    """Return trees as two arrays in preorder: the features (8 bits), and the thresholds or values (32 bits)."""
+    """Return trees as two arrays in preorder: feature numbers (8 bits), and thresholds or leaf values (32 bits)."""
     features, numbers = [], []
     for tree in trees:
         order, stack = [], [0]

@@ -61,7 +61,7 @@ def merge_edges(edges: Sequence[SingleArray]) -> tuple[SingleArray, IndexArray]:
 
     Returns the merged thresholds, ascending, and an array of shape (ensembles, merged thresholds + 1). The
     merged thresholds divide the feature's values into intervals. For each ensemble and each of these
-    intervals, the array has the index of that interval of the ensemble's own thresholds in which it lies.
+    intervals, the array has the index of the interval between the ensemble's own thresholds that contains it.
     """
     # np.unique is not used, because it imports numpy.ma, which takes longer than the rest of this function.
     merged = np.array(sorted({edge for of_ensemble in edges for edge in of_ensemble.tolist()}), dtype=np.float32)

@@ -16,9 +16,9 @@ from kepler_core.documents import DocumentError, decode_json
 from kepler_core.errors import ModelError
 
 MAX_FACTOR = 1e30
-"""Upper bound of all numbers that a weight is multiplied by when a model is evaluated.
+"""Upper bound of all numbers by which the evaluation of a model multiplies a weight.
 
-A scaled feature is at most 1e6, and the exponential of a curve is at most e^50.
+A scaled feature is at most 1e6, and the exponential function in a curve is at most e^50.
 """
 
 
@@ -66,12 +66,12 @@ CURVES: dict[str, tuple[int, Any]] = {
     "exponential": (3, _exponential),
     "logistic": (4, _logistic),
 }
-"""The number of weights and the formula of each curve, by name. Kepler defines the order of the weights."""
+"""Name of a curve -> its number of weights, and its formula. Kepler defines the order of the weights."""
 
 _FACTORS_OF_X: dict[str, tuple[int, ...]] = {"logarithmic": (1,), "exponential": (1,), "logistic": (2,)}
-"""For each curve, by name: the indices of the weights by which the formula multiplies x."""
+"""Name of a curve -> indices of the weights by which the formula multiplies x."""
 _POSITIONS_ON_X: dict[str, tuple[int, ...]] = {"logarithmic": (), "exponential": (), "logistic": (1,)}
-"""For each curve, by name: the indices of the weights that are values of x, such as the logistic curve's midpoint."""
+"""Name of a curve -> indices of the weights that are values of x, such as the midpoint of the logistic curve."""
 
 
 @attrs.frozen(eq=False)

@@ -24,7 +24,8 @@ CHIP = "kepler_core"
 """Name of the hwmon chip. Linux forbids "-" in these names (Documentation/hwmon/sysfs-interface)."""
 LOCK = ".kepler-core-hwmon.lock"
 _SENSORS = {component: number for number, component in enumerate(ZONE_OF_COMPONENT, 1)}
-"""Component -> number of its sensor. Numbers do not depend on the power source: Kepler keeps reading the same paths."""
+"""Component -> number of its sensor. The numbers do not depend on the power source, so Kepler can always read the same
+paths."""
 
 
 class HwmonOutput(Output):
@@ -41,14 +42,14 @@ class HwmonOutput(Output):
 
     @property
     def folder(self) -> Path:
-        """The folder of the chip."""
+        """The folder of the hwmon chip."""
         return self.root / "class" / "hwmon" / "hwmon0"
 
     def open(self) -> None:
-        """Lock the folder, and withdraw the values of a killed process.
+        """Lock the folder, and remove the values that a killed process has left.
 
-        Raises `OutputError` if another meter writes there, if no meter has made the folder, or if the folder
-        cannot be written.
+        Raises `OutputError` if another meter writes to the folder, if the folder has files but no meter has made it,
+        or if it cannot be written.
         """
         try:
             self._lock.acquire()
@@ -101,7 +102,7 @@ class HwmonOutput(Output):
         self._lock.release()
 
     def _leave(self) -> None:
-        """Remove the values, as far as that is possible, and start from the beginning at the next write."""
+        """Remove the values of all sensors if possible. The next write opens the folder again and writes all files."""
         if self._descriptor is not None:
             for component in _SENSORS:
                 with contextlib.suppress(OSError):

@@ -1,12 +1,13 @@
 """A folder that looks like `/sys/class/powercap` of Linux, with the energy counters of the meter.
 
 Kepler (version 0.10 and later), node_exporter and Scaphandre read such a folder in place of the real one. Three facts
-about these programs decide how the folder is written:
+about these programs determine what this module writes:
 
 - Kepler lists the zones when it starts, and then reads `<zone>/energy_uj` at the paths that it found. node_exporter
   lists the zones at each scrape. Both programs ignore a folder without the file `name`.
 - If no counter increases in a period, Kepler loses the energy counters of all workloads.
-- If Kepler cannot read one zone, it exports no power at all. So a missing file tells Kepler that there is no estimate.
+- If Kepler cannot read one zone, it exports no power at all. So this module removes the counters while the meter has no
+  estimate.
 """
 
 from __future__ import annotations
@@ -50,13 +51,14 @@ class PowercapOutput(Output):
     """Output that writes energy counters in the form of `/sys/class/powercap`, for Kepler, node_exporter, Scaphandre.
 
     Each component has one folder with the file `name`. The folder is named after the provenance of the watts at the
-    time when the folder was made. If the provenance changes, a new folder takes its place. In the old folder, `name`
-    is removed, and `energy_uj` becomes a link to the new folder: a Kepler that was started before the change continues
-    to read the same counter at its old path.
+    time when the folder was made. If the provenance changes, the output makes a new folder. In the old folder, it
+    removes `name` and replaces `energy_uj` by a link to the new counter. So a Kepler that was started before the change
+    continues to read the counter at the old path.
     """
 
     advance_seconds: ClassVar[float | None] = 0.1
-    """Kepler can read the counters at any time, at most every half second. Between two reads, they must increase."""
+    """Interval at which the counters are increased. Kepler reads the counters at most every half second, at any time.
+    Between two reads, the counters must increase."""
 
     def __init__(self, root: str, scaphandre: bool = False) -> None:
         """`root` is the folder that stands for `/sys`. With `scaphandre`, folders are named `intel-rapl:N`."""
@@ -75,7 +77,7 @@ class PowercapOutput(Output):
         return self.root / "class" / "powercap"
 
     def restore(self) -> dict[str, float]:
-        """Return the joules by component that the folder contains; empty if there is no such folder."""
+        """Return the energy counters in the folder: component -> joules. Return {} if there is no such folder."""
         joules: dict[str, float] = {}
         with contextlib.suppress(OSError):
             for path in self._own_folders():
@@ -87,10 +89,10 @@ class PowercapOutput(Output):
         return joules
 
     def open(self) -> None:
-        """Lock the folder, and withdraw the values of a killed process.
+        """Lock the folder, and withdraw the counters that a killed process has left.
 
-        Raises `OutputError` if another meter writes there, if the folder contains zones that no meter has made, or
-        if it cannot be written.
+        Raises `OutputError` if another meter writes to the folder, if the folder contains zones that no meter has made,
+        or if it cannot be written.
         """
         try:
             self._lock.acquire()
@@ -134,7 +136,7 @@ class PowercapOutput(Output):
             raise self._error(error) from error
 
     def withdraw(self, reason: str) -> None:
-        """Remove `energy_uj` of all zones. `name` stays, so that a Kepler that starts meanwhile finds the zones."""
+        """Remove `energy_uj` of all zones. The files `name` stay, so that a Kepler that starts later finds zones."""
         try:
             for zone in self._zones.values():
                 zone.withdraw()
@@ -186,9 +188,10 @@ class PowercapOutput(Output):
             lowest[component] = microjoules
 
     def _retreat(self) -> None:
-        """After a failed write, remove the counters, because they look current. The next write starts again."""
+        """After a failed write, remove the counters, because readers would take them for current. The next write makes
+        them again."""
         self._leave_zones()
-        # The failure may have come while new folders took the place of others, so all folders are searched.
+        # The write may have failed while it replaced old folders by new folders, so all folders are searched.
         with contextlib.suppress(OSError):
             for path in self._own_folders():
                 _withdraw_counter(path)

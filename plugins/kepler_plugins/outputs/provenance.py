@@ -6,7 +6,7 @@ from kepler_core.messages import single_line
 from kepler_core.metering import Reading
 
 FILE_NAME = "provenance"
-"""Name of the file. By this file, outputs also recognise the folders that a meter has made."""
+"""Name of the file. Outputs recognise the folders that a meter has made by this file."""
 
 
 def provenance_text(reading: Reading) -> bytes:

@@ -1,4 +1,4 @@
-"""A lock that keeps two meters from publishing in the same place."""
+"""A lock, so that no two meters publish in the same folder."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class PublishLock:
         """Lock the file, and create it and its folder if they are missing.
 
         Does nothing if this object has locked the file already. If the locked file was removed, another process
-        could create and lock a new file at the path. So in this case, the method locks a new file.
+        could create and lock a new file at the path. In this case, this method creates and locks a new file itself.
 
-        Raises `OSError`, and `OutputError` if another process has locked the file.
+        Raises `OutputError` if another process has locked the file, and `OSError` if the file cannot be created.
         """
         if self._descriptor is not None:
             with contextlib.suppress(OSError):
@@ -42,7 +42,7 @@ class PublishLock:
         self._descriptor = descriptor
 
     def release(self) -> None:
-        """Unlock the file. The file stays, because another process may wait for the lock of this file."""
+        """Unlock the file. The file is not removed, because another process may wait for its lock."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None

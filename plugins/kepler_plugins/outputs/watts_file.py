@@ -18,7 +18,7 @@ from kepler_plugins.outputs.publish_lock import PublishLock
 class WattsFileOutput(Output):
     """Output that writes the machine's watts into the first line of a text file, for PowerJoular and scripts.
 
-    The further lines state the 90 % interval and the provenance. The file is missing while there is no estimate.
+    The further lines contain the 90 % interval and the provenance. While there is no estimate, the file does not exist.
     """
 
     def __init__(self, path: str) -> None:
@@ -28,7 +28,7 @@ class WattsFileOutput(Output):
         self._lock = PublishLock(self.path.with_name(f".{self.path.name}.lock"))
 
     def open(self) -> None:
-        """Lock the output, and remove the file if a killed process has left it.
+        """Lock the file, and remove it if a killed process has left it.
 
         Raises `OutputError` if another meter writes the file, or if its folder cannot be written.
         """
@@ -56,7 +56,7 @@ class WattsFileOutput(Output):
             raise self._error(error) from error
 
     def withdraw(self, reason: str) -> None:
-        """Remove the file."""
+        """Remove the file with the watts."""
         try:
             self.path.unlink(missing_ok=True)
         except OSError as error:
@@ -81,7 +81,7 @@ class WattsFileOutput(Output):
 def machine_power(reading: Reading) -> Power:
     """Return the power of the whole machine: platform, or package + dram if platform is not known.
 
-    The interval of a sum is the sum of both intervals, which is the widest that is possible.
+    The interval of package + dram is the sum of the intervals of package and dram. It is the widest that is possible.
     """
     main = reading.power[reading.main]
     if reading.main != "package" or "dram" not in reading.power:

@@ -15,7 +15,7 @@ from kepler_core.pipeline.evidence import Evidence
 from kepler_core.plots.recorded import NO_POWER_WATTS
 
 MAX_CHOSEN = 6
-"""Maximum number of models with pictures. A training may have many energy sources."""
+"""Maximum number of models that the report describes in detail. A training may have many energy sources."""
 
 SPLIT_WORDS: dict[SplitName, str] = {
     "blocks": "Blocks of time",
@@ -67,7 +67,10 @@ class Chosen:
         return half_widths(self.honesty, {component: known}, inside, SAME_MACHINE)[component]
 
     def coverage(self, component: str) -> float | None:
-        """Return which part of the measured values of held-out blocks is in the intervals; None without intervals."""
+        """Return the fraction of the measured values of held-out blocks that is in the intervals.
+
+        Return None if the model has no intervals or no predictions for this component.
+        """
         half, tested = self.half_width(component), self.tested(component)
         if half is None or not tested.any():
             return None
@@ -75,7 +78,10 @@ class Chosen:
         return float(np.mean(error[tested] <= half[tested]))
 
     def split_rows(self) -> list[dict[str, Any]]:
-        """Return a row for each split and component: the errors in watts, or None for a split that was not measured."""
+        """Return a table row for each split and component with the errors in watts.
+
+        A split that was not measured has a single row whose value `parts` is None.
+        """
         rows: list[dict[str, Any]] = []
         for name in SPLIT_NAMES:
             errors = self.honesty.splits.get(name)
@@ -100,7 +106,7 @@ class Chosen:
         return rows
 
     def interval_rows(self) -> list[dict[str, Any]]:
-        """Return a row for each component with an interval: the interval's half-width, coverage and terms in watts."""
+        """Return a table row for each component with an interval: half-width, coverage and error terms."""
         return [
             {
                 "component": component,

@@ -56,7 +56,7 @@ def _path(model: SideModel | None) -> str | None:
 
 
 def _reasons(choices: Iterable[Choice]) -> dict[str, list[str]]:
-    """Return the ways in which errors were compared -> the choices that were made so."""
+    """Return for each way in which errors were compared the choices that were made in this way."""
     reasons: dict[str, list[str]] = {}
     for choice in choices:
         case = f"{choice.source} {choice.output_type} {choice.features}"
@@ -87,7 +87,7 @@ def _mae(errors: SplitErrors | None) -> float | None:
 
 
 def _section(choice: Choice, pictures: Pictures) -> dict[str, Any]:
-    """Return what the page shows of the models that `select` takes from A and from B."""
+    """Return the section of the page about the two models that `select` takes from A and from B."""
     drawn, notes = of_choice(pictures, choice)
     for letter, model in (("A", choice.first), ("B", choice.second)):
         if model is not None and model.problem is not None:
@@ -104,7 +104,7 @@ def _section(choice: Choice, pictures: Pictures) -> dict[str, Any]:
 
 
 def _split_rows(choice: Choice) -> list[dict[str, Any]]:
-    """Return a row for each split and component that at least one of the models has measured."""
+    """Return a table row for each split and component on which at least one of the two models was evaluated."""
     sides = [{} if model is None else model.errors for model in (choice.first, choice.second)]
     rows = []
     for name in SPLIT_NAMES:
@@ -127,7 +127,7 @@ def _split_rows(choice: Choice) -> list[dict[str, Any]]:
 
 
 def _range_rows(choice: Choice) -> list[dict[str, Any]]:
-    """Return a row for each feature that at least one of the models uses."""
+    """Return a table row for each feature that at least one of the two models uses."""
     blocks = [None if model is None else model.honesty for model in (choice.first, choice.second)]
     ranges: Sequence[Mapping[str, tuple[float, float]]] = [{} if one is None else one.seen.features for one in blocks]
     rows = []

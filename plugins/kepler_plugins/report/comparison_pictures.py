@@ -40,13 +40,17 @@ class SplitPoint:
     """Mean absolute error, or the half-width."""
     low: float
     high: float
-    """90 % interval of the mean absolute error; both are `watts` if it is not known."""
+    """Upper end of the 90 % interval of the mean absolute error; `low` is the lower end. If the interval is not known,
+    both are equal to `watts`."""
     worst: float | None
     """Error on the hardest part."""
 
 
 def of_choice(pictures: Pictures, choice: Choice) -> tuple[list[str], list[str]]:
-    """Return the pictures of the models that are taken from A and from B, and notes about what cannot be drawn."""
+    """Return the pictures of the models that `select` takes from A and from B.
+
+    The second list has notes about pictures that cannot be drawn.
+    """
     sides = {"A": choice.first, "B": choice.second}
     points = [point for letter, model in sides.items() if model is not None for point in _points(letter, model)]
     drawn = [pictures.svg(_split_panel(points))] if points else []
@@ -65,7 +69,7 @@ def of_choice(pictures: Pictures, choice: Choice) -> tuple[list[str], list[str]]
 
 
 def _points(letter: str, model: SideModel) -> list[SplitPoint]:
-    """Return a point for each split that was measured, and one for the half-width of the intervals."""
+    """Return a point for each split on which the model was evaluated, and a point for its intervals' half-width."""
     points = []
     for name, errors in model.errors.items():
         margin = _margin(model, name, max(errors.components, key=lambda one: errors.components[one].mae))
@@ -83,7 +87,7 @@ def _points(letter: str, model: SideModel) -> list[SplitPoint]:
 
 
 def _margin(model: SideModel, split: SplitName, component: str) -> float | None:
-    """Return the half-width of the 90 % interval of a mean absolute error, from the samples that the model keeps."""
+    """Return the half-width of the 90 % interval of a mean absolute error, from the model's stored held-out samples."""
     samples = model.held_out
     if isinstance(samples, str) or component not in samples.predicted.get(split, {}):
         return None
@@ -95,7 +99,8 @@ def _margin(model: SideModel, split: SplitName, component: str) -> float | None:
 
 
 def _split_panel(points: Sequence[SplitPoint]) -> Panel:
-    """Return a panel with a row for each split: each side's error, its interval, and the error of the hardest part."""
+    """Return a panel with a row for each split. A row shows for A and B the error, its interval, and the error on the
+    hardest part."""
     labels = list(dict.fromkeys(point.label for name in SPLIT_NAMES for point in points
                                 if point.label == SPLIT_WORDS[name]))  # fmt: skip
     labels += [label for label in dict.fromkeys(point.label for point in points) if label not in labels]
@@ -125,9 +130,10 @@ def _split_panel(points: Sequence[SplitPoint]) -> Panel:
 
 
 def _samples(sides: Mapping[str, SideModel | None]) -> tuple[dict[str, HeldOutSamples], list[str], str]:
-    """Return the samples to draw for each side, notes, and what the samples are.
+    """Return the samples to draw for each side (A, B), notes about missing samples, and a subtitle.
 
-    They are the samples that both models keep. If there are too few, each side has the samples that it keeps.
+    The samples are those that the stored files of both models contain. If there are too few common samples, each side
+    has the samples of its own file.
     """
     notes = []
     kept: dict[str, HeldOutSamples] = {}
@@ -152,7 +158,10 @@ def _samples(sides: Mapping[str, SideModel | None]) -> tuple[dict[str, HeldOutSa
 
 
 def _node_powers(samples: Mapping[str, HeldOutSamples]) -> tuple[list[NodePower], dict[str, float | None]]:
-    """Return the measured and predicted power of each side and component in the hardest split that all sides keep."""
+    """Return the measured and predicted power of each side and component, and the components in the order of power.
+
+    The predictions are those on the hardest split for which all sides have predictions.
+    """
     common = [name for name in SPLIT_NAMES if samples and all(name in one.predicted for one in samples.values())]
     if not common:
         return [], {}
@@ -176,7 +185,10 @@ def _node_powers(samples: Mapping[str, HeldOutSamples]) -> tuple[list[NodePower]
 
 
 def _range_panel(ranges: Mapping[str, Mapping[str, tuple[float, float]]]) -> Panel:
-    """Return a panel with a row for each feature: the range of A and of B, relative to the highest value of both."""
+    """Return a panel with a row for each feature: the ranges in the trainings of A and B.
+
+    The ranges are in percent of the larger of the two highest values.
+    """
     every = list(dict.fromkeys(name for side in ranges.values() for name in side))
     names = every[:MAX_FEATURES]
 

@@ -58,7 +58,7 @@ def _title(decision: Decision) -> str:
 
 
 def _summary(decision: Decision) -> list[str]:
-    """Return sentences for people who read nothing else."""
+    """Return the sentences at the top of the page, for people who read nothing else."""
     trigger = TRIGGERS.get(decision.trigger or "", decision.trigger or "the reason was not recorded")
     sentences = [f"Why the models were retrained: {trigger}."]
     sentences.append(f"The result: {decision.reason or 'no reason was recorded'}.")
@@ -81,7 +81,10 @@ def _summary(decision: Decision) -> list[str]:
 
 
 def _coverage(decision: Decision) -> str | None:
-    """Return a sentence on the coverage of the intervals before and after, of the candidate with the largest gain."""
+    """Return a sentence that compares the coverage of the intervals of the served model and of the candidate.
+
+    The candidate is the one with the largest gain. Return None if no coverage is recorded.
+    """
     for candidate in sorted(decision.models, key=lambda one: (not one.better, -(one.gain or 0.0))):
         if candidate.served is None or candidate.new is None:
             continue
@@ -130,7 +133,10 @@ def _time(seconds: float) -> str:
 
 
 def _row(candidate: Candidate) -> dict[str, Any]:
-    """Return a candidate's row: the errors of the component with the largest error of the new model."""
+    """Return a candidate's row of the table of candidates.
+
+    The row has the errors of one component: the component for which the new model has its largest error.
+    """
     reference = candidate.new or candidate.served
     component = None if reference is None else reference.worst
 
@@ -175,7 +181,7 @@ def _watched(decision: Decision) -> Iterator[dict[str, Any]]:
 
 
 def _shifts(decision: Decision) -> Iterator[dict[str, Any]]:
-    """Yield a row for each line of each power shift that can be read."""
+    """Yield a table row for each component of each power shift. Malformed power shifts are skipped."""
     for shift in decision.law_changes:
         lines, since = shift.get("lines"), shift.get("since")
         for key, line in lines.items() if isinstance(lines, dict) else ():
@@ -190,7 +196,10 @@ def _shifts(decision: Decision) -> Iterator[dict[str, Any]]:
 
 
 def _entry(decision: Decision) -> dict[str, Any]:
-    """Return a row of the last decisions, with the errors of the first of its candidates: better ones come first."""
+    """Return a decision's row of the table of the last decisions.
+
+    The row has the errors of the decision's first candidate. The candidates are sorted: better ones come first.
+    """
     first = next((one for one in decision.models if one.served is not None and one.new is not None), None)
     served, new = (None, None) if first is None else (first.served, first.new)
     component = None if served is None else served.worst

@@ -1,4 +1,4 @@
-"""The pictures of a decision: power on the samples on which the models were judged, and the last decisions."""
+"""The pictures of a decision: power on the samples on which the models were evaluated, and the last decisions."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ _OTHER_MARK = ("D", COLOURS[4])
 
 
 def of_samples(pictures: Pictures, samples: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return, for some candidates, their name and their pictures on the samples on which they were judged."""
+    """Return the title and the pictures of at most `MAX_MODELS` candidates.
+
+    The pictures show the samples on which the candidates were evaluated.
+    """
     entries = sorted(samples, key=lambda entry: (not entry["better"], entry["served"] is None))
     sections = []
     for entry in entries[:MAX_MODELS]:
@@ -60,7 +63,7 @@ def _node_powers(entry: Mapping[str, Any]) -> list[NodePower]:
 def timeline(pictures: Pictures, decisions: Sequence[Decision]) -> str | None:
     """Return a picture of the last decisions over time; None if fewer than two have a time.
 
-    It shows the errors of the served model and of the first candidate, where a decision has compared them.
+    For each decision that has compared models, it shows the errors of the served model and of the first candidate.
     """
     dated = [(time, decision) for decision in decisions if (time := _time_of(decision)) is not None]
     if len(dated) < 2:

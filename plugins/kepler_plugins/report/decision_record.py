@@ -1,4 +1,7 @@
-"""Read the recorded decisions of the online trainer. Several programs write them, so any part may be malformed."""
+"""Read the recorded decisions of the online trainer.
+
+Several programs write decisions, so any part of a decision may be malformed.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,12 @@ import msgspec
 from kepler_core.documents import Number, Text
 
 MAX_MODELS = 5000
-"""Maximum number of candidates, and of observed models, of a decision that is shown."""
+"""Maximum number of candidates, and of observed models, in a decision. A decision with more counts as malformed."""
 _Components = dict[Text, dict[Text, Number | None]]
 
 
 class ModelResult(msgspec.Struct):
-    """The errors of one model on the samples on which it was judged."""
+    """The errors of one model on the samples on which it was evaluated."""
 
     instants: int = 0
     components: _Components = {}
@@ -27,7 +30,7 @@ class ModelResult(msgspec.Struct):
         return max(maes, key=lambda name: maes[name], default=None)
 
     def value(self, key: str, component: str | None = None) -> float | None:
-        """Return a number of the component (default: the one with the largest error)."""
+        """Return the number `key`, e.g. "mae", of a component (default: the component with the largest error)."""
         name = self.worst if component is None else component
         return None if name is None else self.components.get(name, {}).get(key)
 

@@ -1,7 +1,7 @@
 """The listener that adds the page report.html to each published pipeline.
 
-The setting KEPLER_REPORT=false leaves it out. It can be an environment variable or a file in the configuration folder.
-The command `train --report none` leaves it out, too.
+With the setting KEPLER_REPORT=false, the listener does not add the page. The setting can be an environment variable or
+a file in the configuration folder. The command `train --report none` has the same effect.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def kepler_publishing(
 ) -> None:
     """Add report.html to the files that are published, unless the setting KEPLER_REPORT is false."""
     if Configuration().flag(REPORT_SETTING) is not False:
-        # imported here, because the listener is registered in processes that do not draw
+        # imported here, because the listener is also registered in processes that never draw pictures
         from kepler_plugins.report.page import page
 
         files[REPORT_FILE] = page(pipeline, observations, evidence, report, document).encode()

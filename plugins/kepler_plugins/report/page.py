@@ -96,7 +96,7 @@ def _row(model: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _summary(report: Mapping[str, Any], chosen: Sequence[Chosen]) -> list[str]:
-    """Return sentences for somebody who reads nothing else."""
+    """Return the sentences at the top of the page, for people who read nothing else."""
     models = report["models"]
     largest = max((model["seen"] for model in models), key=lambda seen: int(seen["samples"]))
     counted = {name: f"{largest[name]:,} {name if largest[name] != 1 else name[:-1]}" for name in largest}

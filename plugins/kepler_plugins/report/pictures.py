@@ -28,8 +28,8 @@ from kepler_plugins.report.chosen import Chosen
 MAX_NODES = 3
 """Maximum number of nodes whose power is drawn over time for a chosen model."""
 MAX_SAMPLES = 700
-"""Maximum number of samples of a node that are drawn, so that the report stays small. Of a longer recording, only
-the first samples are drawn, without gaps: every n-th sample would hide how the power changes."""
+"""Maximum number of samples of a node that are drawn, so that the report stays small. From a longer recording, the
+first samples are drawn, without gaps. A picture of every n-th sample would hide how the power changes."""
 
 MAX_POINTS = 400
 """Maximum number of points of each component in the scatter plots. The points are evenly spaced in time."""
@@ -38,7 +38,7 @@ HELD_OUT = "on blocks of time that were held out of the training"
 
 
 class Pictures:
-    """Draws panels as `<svg>` elements. The ids in one element occur in no other element."""
+    """Draws panels as `<svg>` elements. No id occurs in two of the elements."""
 
     def __init__(self) -> None:
         self._drawn = 0

@@ -21,17 +21,17 @@ def render(template: str, **values: Any) -> str:
 
 
 def number(value: float | None, digits: int = 2) -> str:
-    """Return a number for a table; "–" for None."""
+    """Return a number as text for a cell of a table; "–" for None."""
     return "–" if value is None else f"{value:,.{digits}f}"
 
 
 def signed(value: float | None, digits: int = 2) -> str:
-    """Return a difference for a table, with its sign; "–" for None."""
+    """Return a difference with its sign, as text for a cell of a table; "–" for None."""
     return "–" if value is None else f"{value:+,.{digits}f}".replace("-", "−")
 
 
 def percent(value: float | None) -> str:
-    """Return a fraction as a percentage for a table; "–" for None."""
+    """Return a fraction as a percentage, as text for a cell of a table; "–" for None."""
     return "–" if value is None else f"{100 * value:.0f} %"
 
 

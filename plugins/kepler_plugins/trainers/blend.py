@@ -32,18 +32,18 @@ from kepler_plugins.trainers.linear import non_negative_solution
 from kepler_plugins.trainers.rising_features import rising
 
 _FACTOR = 0.2
-"""Factor of each of the five parts. The factors are equal, because no part is the best on all held-out data."""
+"""Factor of each of the five models. The factors are equal, because no model is the best on all held-out data."""
 
 
 class BlendRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
     """The mean of five models: three tree ensembles, and a physical model with two different corrections.
 
-    The three ensembles are gradient boosting, boosting whose power never falls with more work, and extra trees. The
-    physical model is a non-negative linear model over each feature, the root of the feature and the square of the
-    feature. The predictions of the physical model are limited. One correction is gradient boosting, the other
-    correction is extra trees. Both are fitted to the residual of the physical model. All trees also compare ratios of
-    features (`RATIO_FEATURES`). The values in X must be single-precision numbers, because the stored model gets such
-    numbers.
+    The three ensembles are gradient boosting, gradient boosting whose power never falls with more work, and extra
+    trees. The physical model is a non-negative linear model over each feature, the root of the feature and the square
+    of the feature. The predictions of the physical model have an upper limit. One correction is gradient boosting, the
+    other correction is extra trees. The corrections are fitted to the residual of the physical model. All trees also
+    compare ratios of features (`RATIO_FEATURES`). The values in X must be exact in single precision, because the
+    stored model gets its input in single precision.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class BlendRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
                 for ratio in self.ratios_
             ],
             physical=StoredPhysical(
-                factor=2 * _FACTOR,  # two parts have the physical model
+                factor=2 * _FACTOR,  # two of the five models contain the physical model
                 terms={name: StoredTerms(*weights) for name, weights in terms},
                 bias=self.physical_.bias,
                 highest=self.physical_.highest,
@@ -138,12 +138,12 @@ class BlendRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
 
     def _boosting(self, rows: int) -> Any:
         return GradientBoostingRegressor(
-            init="zero",  # the mean of y is subtracted beforehand
+            init="zero",  # `fit` has subtracted the mean of y
             n_estimators=self.boosted_trees,
             learning_rate=self.learning_rate,
             max_depth=4,
             min_samples_leaf=self.min_samples_leaf,
-            subsample=0.8 if rows > 1 else 1.0,  # 0.8 of a single row would be no row
+            subsample=0.8 if rows > 1 else 1.0,  # 0.8 of a single row would be 0 rows
             random_state=self.seed,
         )
 
@@ -161,7 +161,7 @@ class BlendRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
     def _extra_trees(self) -> Any:
         return ExtraTreesRegressor(
             self.extra_trees,
-            max_leaf_nodes=64,  # the limit of leaf masks
+            max_leaf_nodes=64,  # leaf masks support at most 64 leaves per tree
             min_samples_leaf=self.min_samples_leaf,
             random_state=self.seed,
         )

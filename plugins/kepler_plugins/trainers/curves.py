@@ -38,7 +38,7 @@ class CurveRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
     inner_grid: ClassVar[tuple[tuple[float, ...], ...]]
     """Values that the fit tries for each inner parameter.
 
-    The first and the last value are also the parameter's bounds.
+    The first and the last of these values are also the bounds of the parameter.
     """
 
     def __init__(self, column: int = 0) -> None:
@@ -131,7 +131,7 @@ class ExponentialRegressor(CurveRegressor):
 
     @staticmethod
     def shape(x: FloatArray, *inner: float) -> FloatArray:
-        # The exponent is limited to 50: e^50 is still finite, and no machine's power comes near it.
+        # The exponent is limited to 50, because e^50 is finite, and is far above the power of any machine.
         return np.exp(np.minimum(inner[0] * x, 50.0))
 
     def weights(self, scale: float) -> list[float]:

@@ -42,9 +42,9 @@ class GradientBoostingRegressorTrainer(Trainer):
 class HistGradientBoostingRegressorTrainer(Trainer):
     """Fits scikit-learn's histogram-based boosted trees, whose power never falls if a CPU does more work.
 
-    `rising` names the features that can only raise the predicted power, if no other feature changes. By default,
-    these are the features in `RISING_FEATURES`. A name that a feature group lacks has no effect. An empty list
-    allows every shape.
+    `rising` names features: if the value of one of them rises and no other feature changes, the predicted power never
+    falls. By default, these are the features in `RISING_FEATURES`. A name that a feature group lacks has no effect.
+    With an empty list, the predicted power may fall with any feature.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class HistGradientBoostingRegressorTrainer(Trainer):
         check_at_least("max_iter", max_iter, 1)
         check_above("learning_rate", learning_rate, 0)
         check_at_least("max_leaf_nodes", max_leaf_nodes, 2)
-        check_at_most("max_leaf_nodes", max_leaf_nodes, 64)  # the limit of leaf masks
+        check_at_most("max_leaf_nodes", max_leaf_nodes, 64)  # leaf masks support at most 64 leaves per tree
         check_at_least("min_samples_leaf", min_samples_leaf, 1)
         check_at_least("l2_regularization", l2_regularization, 0)
         self.rising = RISING_FEATURES if rising is None else tuple(rising)
@@ -72,8 +72,8 @@ class HistGradientBoostingRegressorTrainer(Trainer):
         }
 
     def regressor(self, task: FitTask) -> Regressor:
-        # scikit-learn stops early by default if there are more than 10,000 rows. It would judge by random rows, which
-        # are nearly copies of training rows.
+        # With more than 10,000 rows, scikit-learn's default is to stop early if the error on random rows no longer
+        # falls. But these random rows are nearly copies of training rows.
         return HistGradientBoostingRegressor(  # type: ignore[no-any-return]
             early_stopping=False,
             monotonic_cst=rising(task.features, self.rising),

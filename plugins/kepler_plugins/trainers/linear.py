@@ -27,9 +27,9 @@ class LinearRegressionTrainer(Trainer):
 class PolynomialRegressionTrainer(Trainer):
     """Fits least squares over all products of features up to a degree.
 
-    Without a penalty, nearly equal features would get huge coefficients of opposite sign, whose sums are
-    inaccurate in single precision. The ridge penalty `alpha` prevents such coefficients, and is too small to
-    change the fit.
+    Without a penalty, nearly equal features would get huge coefficients of opposite sign. Sums with such coefficients
+    are inaccurate in single precision. The ridge penalty `alpha` prevents such coefficients, and is too small to
+    change the predictions noticeably.
     """
 
     def __init__(self, degree: int = 2, alpha: float = 1e-4) -> None:
@@ -44,7 +44,7 @@ class PolynomialRegressionTrainer(Trainer):
 
 
 def non_negative_solution(A: FloatArray, y: FloatArray) -> FloatArray:
-    """Return the w ≥ 0 that minimises ‖Aw − y‖², shape (columns of A,).
+    """Return the vector w ≥ 0 that minimises ‖Aw − y‖². Its length is the number of columns of A.
 
     SciPy solves the problem with the method of Lawson and Hanson (1974).
     """

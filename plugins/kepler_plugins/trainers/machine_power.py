@@ -17,23 +17,23 @@ from kepler_plugins.trainers.machine_trend import Trend, TrendColumns, trend_col
 from kepler_plugins.trainers.rising_features import rising
 
 REFERENCE = "machine_tdp_w"
-"""Default feature that the power is divided by: the thermal design power of all chips of the machine in watts."""
+"""Default feature by which the power is divided: the thermal design power of all chips of the machine in watts."""
 RISING = ("machine_load",)
-"""Default features that can only raise the power."""
+"""Default features that can only raise the predicted power: a higher value never lowers it."""
 LOAD = "machine_load"
 """Default feature with the load of the machine, from 0 (idle) to 1."""
 IDLE_RATIO = "machine_idle_per_w"
-"""Default feature with the known idle power divided by the reference."""
+"""Default feature with the known idle power, divided by the feature `REFERENCE`."""
 
 _SMALLEST_REFERENCE = 0.01
-"""Smallest number that power is divided by, as a fraction of the largest reference in training."""
+"""Smallest number by which power is divided, as a fraction of the largest reference feature in training."""
 
 _NO_WATTS = 1e-9
 """Power that is used in place of 0 W, because the logarithm of 0 is not finite."""
 
 _SMALLEST_SLOPE = 1e-3
-"""Smallest added power per load, as a fraction of the reference. Some machines draw no more power at a low load than at
-idle, and the logarithm of 0 is not finite."""
+"""Smallest power above idle per unit of load, as a fraction of the reference feature. Some machines draw no more power
+at a low load than at idle, and the logarithm of 0 is not finite."""
 
 
 TREND = 0.5
@@ -44,27 +44,28 @@ mean error of 25, 14 and 13 %, and with no trend, with 28, 55 and 27 %. The whol
 
 @attrs.frozen
 class IdleColumns:
-    """The columns of X from which the power above the known idle power is predicted."""
+    """The columns of X from which the known idle power and the power above it are calculated."""
 
     load: int
     ratio: int
-    """Column with the idle power, divided by the reference."""
+    """Column with the idle power, divided by the reference feature."""
     unit: float
-    """Watts of idle power, if the columns `ratio` and `reference` both are 1."""
+    """Idle power in watts, for a row whose columns `ratio` and `reference` are both 1."""
 
 
 class RatioRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
     """Mean of boosted and extra trees, fitted to ln(y ÷ column `reference` of X), or to ln(y) if `reference` is None.
 
-    The prediction is reference · exp(mean). So a machine that is larger than all machines of the training can get more
-    predicted power than they have, although a tree never predicts more than its largest training value.
+    The predicted power is reference · exp(m), where m is the mean of the trees' predictions. A tree never predicts more
+    than its largest training value. Because of the factor `reference`, the predicted power of a machine that is larger
+    than all machines of the training can still be above their power.
 
-    With `trend`, the trees are fitted to what the part `trend_part` of a linear `Trend` leaves, and this part is added
-    to the mean.
+    With `trend`, the part `trend_part` of a linear `Trend` is subtracted from the logarithms before the trees are
+    fitted. This part is added to m when the power is predicted.
 
-    With `idle`, the idle power is known. The trees are fitted to ln((y − idle) ÷ (load · reference)) in the rows with a
-    load, and the prediction is idle + load · reference · exp(mean). So it is exact at idle. The trees then predict a
-    slope, which may fall with the load, so `rising` has no effect on the load.
+    With `idle`, the idle power is known. The trees are fitted to ln((y − idle) ÷ (load · reference)) in the rows whose
+    load is above 0, and the predicted power is idle + load · reference · exp(m). So it is exact at idle. The trees then
+    predict a slope, which may fall as the load rises. So `rising` has no effect on the load.
     """
 
     def __init__(
@@ -93,12 +94,12 @@ class RatioRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
 
     def fit(self, X: FloatArray, y: FloatArray) -> RatioRegressor:
         X, y = check_X_y(X, y, dtype=np.float64)
-        # Constant power does not depend on the reference.
+        # If all rows have the same power, it does not depend on the reference feature.
         self.divides_ = self.reference is not None and float(np.ptp(y)) > 0
         self.idle_ = self.idle if self.divides_ and self.idle is not None and (X[:, self.idle.load] > 0).any() else None
         if self.idle_ is None:
             usable = y > 0
-            if not usable.any():  # no row has power, so that the ratio is 0 everywhere
+            if not usable.any():  # the power is 0 in all rows
                 usable, y = np.ones(len(y), dtype=bool), np.full_like(y, _NO_WATTS)
             ratio = y / self._references(X)
         else:
@@ -126,7 +127,7 @@ class RatioRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         return self._idle_watts(X) + watts * np.maximum(X[:, self.idle_.load], 0.0)
 
     def _references(self, X: FloatArray) -> FloatArray:
-        """Return the number that the power of each row is divided by, shape (rows,)."""
+        """Return the number by which the power of each row is divided, shape (rows,)."""
         return np.maximum(X[:, self.reference], _SMALLEST_REFERENCE) if self.divides_ else np.ones(len(X))
 
     def _idle_watts(self, X: FloatArray) -> FloatArray:
@@ -160,11 +161,12 @@ class RatioRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
 class MachinePowerTrainer(Trainer):
     """Fits trees to the ratio of power and thermal design power, for tables with machines of many kinds.
 
-    `reference` names the feature that the power is divided by, and `rising` the features that can only raise the power
-    that the boosted trees predict. If a feature group lacks the feature `reference`, the trees are fitted to the power.
-    If it has the feature `idle_ratio` (idle power ÷ reference) and the feature `load`, they are fitted to the power
-    above idle, and the predicted power of a machine without load is its idle power. `trend` is the part of a linear
-    trend over the facts about machines and their year that the predictions contain; 0: trees alone.
+    `reference` names the feature by which the power is divided. `rising` names the features that can only raise the
+    power that the boosted trees predict. If a feature group lacks the feature `reference`, the trees are fitted to the
+    power itself. If the group also has the features `idle_ratio` (idle power ÷ reference) and `load`, the trees are
+    fitted to the power above idle. The predicted power of a machine without load is then its idle power. `trend` is the
+    part of a linear trend that the predictions contain. The trend is fitted to the facts about machines and their year.
+    If `trend` is 0, the predictions come from the trees alone.
     """
 
     def __init__(
@@ -221,7 +223,7 @@ class MachinePowerTrainer(Trainer):
 
 
 def _register_converter() -> None:
-    """Register the conversion of `RatioRegressor` to ONNX with skl2onnx, if it is installed."""
+    """Register the conversion of `RatioRegressor` to ONNX with skl2onnx, if skl2onnx is installed."""
     try:
         from skl2onnx import update_registered_converter
         from skl2onnx.common.shape_calculator import calculate_linear_regressor_output_shapes as shapes

@@ -1,4 +1,4 @@
-"""The features that can only raise the power of a machine."""
+"""The features that can only raise the power of a machine: a higher value never means less power."""
 
 from __future__ import annotations
 

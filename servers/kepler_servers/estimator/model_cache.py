@@ -49,13 +49,13 @@ POLL_SECONDS = 2.0
 FIRST_SEARCH_SECONDS = 4.0
 """Time limit for repeating the first search for a key.
 
-The search is repeated only as long as no provider has offered a model, but a slow provider may still do so.
+The search is repeated while no provider has offered a model, but a slow provider may still offer one.
 """
 STOP_SECONDS = 0.5
 """Maximum time that `stop` waits for the background thread. This thread may itself be waiting for a server."""
 _JITTER = 0.2
-"""Relative random variation of the delay between two searches. It keeps the estimators of a cluster from asking the
-model server at the same time."""
+"""Relative random variation of the delay between two searches. Without it, all estimators of
+a cluster would ask the model server at the same time."""
 
 
 @attrs.define(eq=False)
@@ -77,12 +77,12 @@ class CacheEntry:
 
 @attrs.frozen
 class _Reason:
-    """The reason why a model provider was passed over."""
+    """The reason why the estimator does not use the model of a provider."""
 
     provider: str
     """Name of the model provider; empty if the reason concerns no provider."""
     document: str
-    """Name of the provider, server, URL or key that the provider's error names; empty if the error names none."""
+    """Name of the provider, server, URL or key in the provider's error; empty if the error has no such name."""
     text: str
 
 
@@ -90,11 +90,11 @@ class _Reason:
 class _SearchResult:
     loaded: LoadedModel | None = None
     reasons: list[_Reason] = attrs.field(factory=list)
-    """The reason for each model provider that was passed over."""
+    """The reasons why providers were passed over, i.e. why their models are not used: one reason for each provider."""
     unreachable: bool = False
     """Whether a model provider did not answer, or the model that it offered could not be loaded."""
     still_running: bool = False
-    """Whether a call to a slow model provider continues in the background."""
+    """Whether a call to a slow model provider is still running in the background."""
 
 
 class ModelCache:
@@ -111,8 +111,8 @@ class ModelCache:
     ) -> None:
         """The background thread calls `on_search_end` whenever a first search for the model of a key has ended.
 
-        With `logs_problems`, each key without a model is logged. A caller that reports `CacheEntry.problem` itself
-        passes False.
+        If `logs_problems` is true, the cache logs each key without a model. A caller that reports `CacheEntry.problem`
+        itself passes False.
         """
         self._logs_problems = logs_problems
         self._providers = tuple(providers)
@@ -123,7 +123,8 @@ class ModelCache:
         self._key_bytes = 0
         """Size of all keys of `_entries` together."""
         self._models: dict[str, LoadedModel] = {}
-        """Loaded models by digest. Model keys for which the same model was selected share one loaded model."""
+        """Digest -> loaded model. If the same model was selected for several model keys, the keys share one loaded
+        model."""
         self._queue: deque[ModelKey] = deque()
         self._wake = threading.Condition()
         self._stopped = False
@@ -141,7 +142,7 @@ class ModelCache:
             return entry
         with self._wake:
             if len(self._queue) >= MAX_QUEUED_KEYS:
-                return CacheEntry(problem="too many kinds of requests wait for a model", searching=False)
+                return CacheEntry(problem="too many different requests wait for a model", searching=False)
             while len(self._entries) >= MAX_KEYS or (self._entries and self._key_bytes + key.size > MAX_KEY_BYTES):
                 self._evict()
             entry = self._entries[key] = CacheEntry()
@@ -301,7 +302,7 @@ class ModelCache:
         )
 
     def _load(self, provider: ModelProvider, offer: ModelOffer) -> LoadedModel:
-        """Return a `LoadedModel` of the offered model and the offer. Load the model only if it is not in memory yet."""
+        """Return the offered model as a `LoadedModel`. Load the model only if it is not in memory yet."""
         core_ratio = self._core_ratio(offer)
         loaded = self._models.get(offer.digest)
         try:
@@ -311,7 +312,7 @@ class ModelCache:
         kept = offer.without_files()
         if loaded is not None and not loaded.problem:
             return attrs.evolve(loaded, offer=kept, provider=provider.name, core_ratio=core_ratio)
-        # A twin that could not be loaded may be there now.
+        # A twin that could not be loaded before may be available now.
         loaded_at = time.time() if loaded is None else loaded.loaded_at
         check = with_twin(model, offer, self._models_and_twins())
         loaded = LoadedModel(model, kept, provider.name, core_ratio, loaded_at, check)
@@ -331,7 +332,7 @@ class ModelCache:
     def _use(self, key: ModelKey, entry: CacheEntry, loaded: LoadedModel) -> None:
         current = entry.loaded
         if current is not None and current.model is loaded.model and current.offer.is_logged_as(loaded.offer):
-            entry.loaded = loaded  # the explanation, the number of cores or the twin may have changed
+            entry.loaded = loaded  # the offer's explanation, the core ratio or the twin may have changed
             return
         before = "" if current is None else f" in place of {current.offer.name}"
         log.info("%s: %s from %s%s", _described(key), printable(loaded.offer.name), loaded.offer.provider, before)

@@ -41,13 +41,16 @@ class Error(msgspec.Struct, omit_defaults=True):
     """The JSON body of an answer with a status other than 2xx."""
 
     msg: str
-    """One line that says what is wrong and how to correct it."""
+    """One line that states what is wrong and how to correct it."""
     key: str | msgspec.UnsetType = msgspec.UNSET
     """The wrong part of the request: the path of a key in the JSON body, or the name of a parameter or header."""
 
 
 class App:
-    """A WSGI application that serves routes. bottle finds the route of a request; `App` calls the route's handler."""
+    """A WSGI application that serves routes.
+
+    bottle finds the route of a request, and `App` calls the handler of the route.
+    """
 
     def __init__(
         self,
@@ -144,7 +147,7 @@ class App:
 
     @cached_property
     def _where_paths_are(self) -> str:
-        """Text at the end of 404 messages: the valid paths, or the path under which they are listed."""
+        """Hint at the end of 404 messages: the valid paths, or the path of the document that lists them."""
         paths = [route.path for route in self.routes]
         if "/openapi.json" in paths:
             return "GET /openapi.json lists them"
@@ -168,7 +171,7 @@ class App:
 
 
 def _arguments(route: Route) -> dict[str, Any]:
-    """Call the route's guard. Then return the arguments of the route's handler, except the parameters of the path."""
+    """Call the route's guard. Then return the arguments for the route's handler, without the parameters in the path."""
     request = bottle.request
     if route.guard is not None:
         route.guard(request)

@@ -1,4 +1,4 @@
-"""The source that applies a model of `machines fit` to the description of this machine."""
+"""The power source that uses a model from `kepler-model machines fit` and the description of this machine."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from kepler_servers.meter.this_machine import ThisMachine
 REFRESH_SECONDS = 600.0
 """Interval at which a better model is searched for."""
 RETRY_SECONDS = 60.0
-"""Interval of the search if there is no model, or the store or the model server cannot be read."""
+"""Interval of the search if there is no such model, or if the store or the model server cannot be read."""
 
 Finder = Callable[[bool], MachineModel]
-"""Returns the best model; the argument is whether the idle power is known. Raises `KeplerError` if there is none."""
+"""Returns the best model. The argument is whether the idle power is known. Raises `KeplerError` if there is none."""
 
 
 def model_of_store(location: str) -> Finder:
@@ -42,7 +42,8 @@ def model_of_store(location: str) -> Finder:
 def model_of_server(url: str) -> Finder:
     """Return a function that gets a model from a model server. `url` is the result of `model_request_url`.
 
-    The request names the features that a machine knows of itself. So only models of `machines fit` can be the answer.
+    The request names the features that can be read on the machine itself. So the model server can return only models of
+    `machines fit`.
     """
 
     def find(idle_known: bool) -> MachineModel:
@@ -64,7 +65,7 @@ def model_of_server(url: str) -> Finder:
 
 
 class MachineModelSource:
-    """A model that replaces the machine formula: it estimates the whole machine from its description and its load.
+    """A model in place of the machine formula: it estimates the whole machine's power from its description and load.
 
     A background thread reads the store or asks the model server. While they cannot be read, the loaded model stays in
     use.
@@ -105,7 +106,7 @@ class MachineModelSource:
         return None
 
     def close(self) -> None:
-        """End the thread without waiting for it: it ends when the present search ends."""
+        """Stop the thread without waiting for it. The thread ends after its present search."""
         self._stop.set()
         self._thread = None
 
