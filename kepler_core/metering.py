@@ -91,6 +91,9 @@ class Reading:
     """Reasons to doubt the watts: names of `kepler_core.honesty.flags.EXPLANATIONS`."""
     observation: Observation | None = None
     """The observation that the watts were estimated from; None for a meter."""
+    is_whole_machine: bool = False
+    """Whether the power of the component package is that of the whole machine: the meter publishes it as package,
+    because most programs read no other component. If False, the components are what their names say."""
 
     @property
     def main(self) -> str:

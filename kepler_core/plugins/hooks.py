@@ -213,6 +213,15 @@ class Hooks:
             raise PluginError(f"{listener!r} cannot listen: {one_line(error)}") from error
 
     @contextmanager
+    def listening(self, listener: object) -> Iterator[None]:
+        """Register a listener until the context ends. Raises `PluginError` as `listen` does."""
+        self.listen(listener)
+        try:
+            yield
+        finally:
+            self.manager.unregister(listener)
+
+    @contextmanager
     def without(self, name: str) -> Iterator[None]:
         """Do not call the installed listener with this full name until the context ends."""
         listener = self.manager.unregister(name=name) if self.manager.has_plugin(name) else None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import attrs
 import numpy as np
@@ -23,6 +24,7 @@ from kepler_core.store.models import StoredModel
 from kepler_core.store.scores import hardest_error
 from kepler_profiler.formula import IDLE_METER_ERROR, Estimate, NoEstimate, published
 from kepler_profiler.formula_document import LEVELS
+from kepler_profiler.machine_calibration import FILE, MAX_FILE_BYTES, IntervalFactors, read_factors
 from kepler_profiler.machine_description import MachineDescription
 from kepler_profiler.machine_features import (
     IDLE_RATIO,
@@ -66,25 +68,19 @@ class MachineModel:
     with rising load, it is raised to the power at the load before.
     """
 
-    stored: StoredModel
+    name: str
+    """The pipeline, and the model's path in it."""
+    version: str
+    """Version of the pipeline; empty if it has none."""
     model: PowerModel
     honesty: Honesty
     facts: Mapping[str, float] = attrs.field(factory=dict)
     """Values of those `EXTRA_FACTS` that are known."""
     vendor: str | None = None
     """Vendor of the machine."""
+    factors: IntervalFactors | None = None
+    """Factors of the intervals, by what is new about a machine; None if the pipeline does not have them."""
     _curves: dict[tuple[MachineDescription, float | None], _Curve] = attrs.field(init=False, factory=dict)
-
-    @property
-    def name(self) -> str:
-        """Name of the pipeline, and the path of the model in the pipeline."""
-        return f"{self.stored.pipeline}/{self.stored.path}"
-
-    @property
-    def version(self) -> str:
-        """Version of the pipeline; empty if it has none."""
-        version = self.stored.snapshot.version
-        return "" if version is None else str(version)
 
     @property
     def needs_idle(self) -> bool:
@@ -125,6 +121,12 @@ class MachineModel:
             return NoEstimate((f"{self.name} predicts no power for this machine",))
         reasons = list(published().reasons(machine))
         half *= published().missing_factor(machine, idle_known=idle_watts is not None)
+        is_newer = curve.outside == (YEAR,)
+        if self.factors is not None:
+            if is_newer:
+                half *= self.factors.newer or 1.0
+            elif self.factors.has(machine):
+                half *= self.factors.known
         if idle_watts is not None:
             part = min((watts - idle) / max(_FULL_PART * (full - idle), 1e-9), 1.0)
             half = math.hypot(IDLE_METER_ERROR * idle, part * half)
@@ -133,9 +135,11 @@ class MachineModel:
         if not curve.outside:
             return Estimate(watts, max(watts - half, 0.0), watts + half, idle, full, "trained", tuple(reasons))
         shown = ", ".join(curve.outside[:_SHOWN_FEATURES])
+        if is_newer and self.factors is not None and self.factors.newer is not None:
+            reasons.append("newer than the machines that the model was trained on; the interval is wider")
+            return Estimate(watts, max(watts - half, 0.0), watts + half, idle, full, "newer", tuple(reasons))
         reasons.append(f"outside the range that the model was trained on: {shown}; the interval is an assumption")
         known = 0.0 if idle_watts is None else idle
-        is_newer = curve.outside == (YEAR,)
         factor = NEWER_FACTOR if is_newer else max(published().class_factor(machine), NEWER_FACTOR)
         half = float(outside_half(half if is_newer else OUTSIDE_FACTOR * half, watts - known, factor))
         ratio = 1 + half / watts
@@ -238,21 +242,53 @@ def _is_machine_model(stored: StoredModel) -> bool:
 
 
 def _loaded(stored: StoredModel, facts: Mapping[str, float], vendor: str | None) -> MachineModel:
-    """Load a model.
+    """Load a model. Raises `KeplerError` if it cannot be loaded, or see `machine_honesty`."""
+    honesty = machine_honesty(stored.metadata, stored.features, facts)
+    version = stored.snapshot.version
+    return MachineModel(
+        f"{stored.pipeline}/{stored.path}",
+        "" if version is None else str(version),
+        stored.load(),
+        honesty,
+        facts,
+        vendor,
+        _factors(stored),
+    )
 
-    Raises `KeplerError` if it cannot be loaded, states no intervals, or needs facts that are not known.
+
+def machine_honesty(
+    metadata: Mapping[str, Any], features: Sequence[str], facts: Mapping[str, float] | None = None
+) -> Honesty:
+    """Return the block `honesty` of a model with these features, after a check that the features can be known.
+
+    Raises `KeplerError` if the model is no model of `machines fit`, states no interval, or needs facts that are not
+    known.
     """
-    honesty = read_honesty(stored.metadata)
+    if not {LOAD, REFERENCE} <= set(features):
+        raise ModelError("no model of `kepler-model machines fit`")
+    honesty = read_honesty(metadata)
     if honesty is None or COMPONENT not in honesty.intervals:
         raise ModelError("the model states no interval")
-    unknown = [name for name in _needed_facts(stored.features, honesty) if name not in facts]
+    facts = facts or {}
+    unknown = [name for name in _needed_facts(features, honesty) if name not in facts]
     if unknown:
         raise ModelError(f"needs facts that are not stated: {', '.join(unknown)} (--fact {unknown[0]}=VALUE)")
     known = machine_features(MachineDescription(threads=1), facts, {}, [], 1.0)
-    strange = [name for name in stored.features if name not in known and name != LOAD and VENDOR_PREFIX not in name]
+    strange = [name for name in features if name not in known and name != LOAD and VENDOR_PREFIX not in name]
     if strange:
         raise ModelError(f"needs {strange[0][:60]}, which is no fact about a machine")
-    return MachineModel(stored, stored.load(), honesty, facts, vendor)
+    return honesty
+
+
+def own_features(*, idle_known: bool) -> tuple[str, ...]:
+    """Return the features that a machine knows of itself: those of the pipelines `NAME-basic`, and the load."""
+    return (LOAD, *machine_features(MachineDescription(threads=1), None, {}, [], 1.0 if idle_known else None))
+
+
+def _factors(stored: StoredModel) -> IntervalFactors | None:
+    """Return the factors of the pipeline's intervals; None if it has none. Raises `KeplerError` if they are invalid."""
+    snapshot = stored.snapshot
+    return read_factors(snapshot.read(FILE, MAX_FILE_BYTES)) if FILE in snapshot.names else None
 
 
 def _needed_facts(features: Sequence[str], honesty: Honesty) -> list[str]:

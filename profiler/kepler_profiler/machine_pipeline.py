@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import attrs
 
 from kepler_core.errors import TableError
 from kepler_core.yaml_documents import encode_yaml
-from kepler_profiler.machine_features import LOAD, REFERENCE, machine_features, vendors_of
+from kepler_profiler.machine_calibration import FactorListener, MachineRows
+from kepler_profiler.machine_features import LOAD, REFERENCE, vendors_of
 from kepler_profiler.machine_tables import MeasuredMachine
 from kepler_profiler.processors import lookup
 
 MIN_MACHINES = 20
 """Smallest number of machines to train from. With fewer machines, the errors on held-out machines mean little."""
 TRAINER = "MachinePowerTrainer"
+ARGUMENTS: Mapping[str, Any] = {"reference": REFERENCE, "rising": [LOAD]}
+"""Arguments of the trainer."""
 MIN_PROCESSORS = 20
 """If the table has at least this number of processors, all machines with the same processor are held out together. So
 the errors and intervals are those of machines whose processor is not in the table. If the table has fewer processors,
@@ -32,6 +36,8 @@ class MachinePipeline:
     table: Path
     pipeline: Path
     features: tuple[str, ...]
+    listener: FactorListener
+    """Adds the factors of the intervals to the pipeline when it is published."""
 
 
 def write_machine_pipeline(
@@ -45,16 +51,17 @@ def write_machine_pipeline(
     """
     usable = [machine for machine in machines if not with_idle or machine.loads[0] == 0]
     if len(usable) < MIN_MACHINES:
-        measured = " with a measurement at idle" if with_idle else ""
-        raise TableError(f"{len(usable)} machines{measured}; a model needs at least {MIN_MACHINES}")
-    vendors = () if basic else vendors_of(usable)
-    rows: list[dict[str, object]] = []
-    for machine, node in zip(usable, nodes_of(usable), strict=True):
-        idle = float(machine.watts[0]) if with_idle else None
-        facts = machine_features(machine.description, None if basic else machine.facts, machine.words, vendors, idle)
-        for load, watts in zip(machine.loads, machine.watts, strict=True):
-            rows.append({"node": node, "platform_power": float(watts), LOAD: float(load), **facts})
-    features = (LOAD, *(key for key in rows[0] if key not in ("node", "platform_power", LOAD)))
+        what = " with a measurement at idle" if with_idle else ""
+        raise TableError(f"{len(usable)} machines{what}; a model needs at least {MIN_MACHINES}")
+    nodes = nodes_of(usable)
+    measured = MachineRows.of(usable, () if basic else vendors_of(usable), with_idle=with_idle, basic=basic)
+    features = measured.features
+    rows = [
+        {"node": nodes[machine], "platform_power": watts, **dict(zip(features, values, strict=True))}
+        for machine, watts, values in zip(
+            measured.machine.tolist(), measured.watts.tolist(), measured.X.tolist(), strict=True
+        )
+    ]
     table, pipeline = folder / "machines.csv", folder / f"{name}.yaml"
     with table.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, ["node", "platform_power", *features])
@@ -66,13 +73,13 @@ def write_machine_pipeline(
         "energy_sources": ["acpi"],
         "feature_groups": ["ThirdParty"],
         "third_party": list(features),
-        "abs_trainers": [{"name": TRAINER, "args": {"reference": REFERENCE, "rising": [LOAD]}}],
+        "abs_trainers": [{"name": TRAINER, "args": dict(ARGUMENTS)}],
         "max_rows": _MAX_ROWS,
         "keep_rows": 0,
         "validation": {"scheme": "nodes", "folds": _FOLDS, "regimes": 0},
     }
     pipeline.write_text(encode_yaml(document), encoding="utf-8")
-    return MachinePipeline(table, pipeline, features)
+    return MachinePipeline(table, pipeline, features, FactorListener(usable, nodes, measured, TRAINER, ARGUMENTS))
 
 
 def nodes_of(machines: Sequence[MeasuredMachine]) -> list[str]:

@@ -16,7 +16,8 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 
 from kepler_core.documents import DocumentError, Text, decode_json
-from kepler_core.errors import KeplerError, close_matches
+from kepler_core.errors import KeplerError, UsageError, close_matches
+from kepler_core.messages import printable
 from kepler_core.processor_names import comparable_processor
 
 T = TypeVar("T")
@@ -27,6 +28,7 @@ LAYOUT = 1
 
 _BEGINNINGS = ("", "Intel ", "Intel Xeon ", "Intel Core ", "AMD ", "AMD EPYC ", "AMD Ryzen ", "AWS ")
 """Texts that `lookup` puts before a name, one after another, until it finds the name in the table."""
+_SHOWN_CHARACTERS = 60
 _AZURE_SIZE = re.compile(r"standard_[a-z]+([0-9]{1,4})[a-z]*(?:-[0-9]+[a-z]*)?(?:_v[0-9]+)?")
 _AMAZON_SIZE = re.compile(r"[a-z0-9]+\.(?:large|([0-9]{1,3})?xlarge)")
 _GOOGLE_SIZE = re.compile(r"[a-z0-9]+-(?:standard|highmem|highcpu)-([0-9]{1,4})")
@@ -126,6 +128,21 @@ def instance_type(name: str) -> InstanceFamily | None:
     "cpx31" (Hetzner).
     """
     return _by_family().get(instance_family(name))
+
+
+def stated_instance_type(name: str) -> InstanceFamily:
+    """Return the family of the cloud instance that a user states with --instance; see `instance_type`.
+
+    Raises `UsageError` if the table does not list it.
+    """
+    family = instance_type(name)
+    if family is None:
+        hint = close_matches(instance_family(name), [row.family for row in instances()])
+        raise UsageError(
+            f"--instance {printable(name, _SHOWN_CHARACTERS)}: its family is not in the table of instances; {hint} "
+            "(`kepler-model machines list --instances` lists the table)"
+        )
+    return family
 
 
 def instance_family(name: str) -> str:

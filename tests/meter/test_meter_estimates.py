@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from itertools import pairwise
 
 import attrs
 import pytest
@@ -169,12 +170,46 @@ def test_guest_that_knows_less_has_a_wider_interval(tmp_path):
     assert hidden.upper / hidden.lower > known.upper / known.lower
 
 
-def test_busy_host_narrows_the_interval_of_a_guest(tmp_path):
-    SyntheticMachine(tmp_path, cpus=4, virtual=True)
-    source = FormulaSource(this_machine(tmp_path))
-    quiet, busy = (source.read(observation(1.0, steal)) for steal in (0.0, 0.2))
-    assert platform(busy).upper < platform(quiet).upper
-    assert "the host is busy" in busy.provenance.description
+def intervals_of_a_guest(folder, steals, pause_before=()):
+    """Return the readings of a guest with full load, one for each second; a pause comes before some of them."""
+    SyntheticMachine(folder, cpus=4, virtual=True)
+    source, readings, now = FormulaSource(this_machine(folder)), [], 1.7e9
+    for number, steal in enumerate(steals):
+        now += 301.0 if number in pause_before else 1.0
+        readings.append(source.read(attrs.evolve(observation(1.0, steal), time=now)))
+    return readings
+
+
+def test_busy_host_narrows_the_interval_of_a_guest_slowly(tmp_path):
+    readings = intervals_of_a_guest(tmp_path, [0.0] + [0.2] * 70)
+    uppers = [platform(reading).upper for reading in readings]
+    assert uppers == sorted(uppers, reverse=True)
+    steps = [before - after for before, after in pairwise(uppers)]
+    assert max(steps) < 0.03 * (uppers[0] - uppers[-1])
+    assert uppers[-1] < 0.8 * uppers[0]
+    assert len(set(uppers[60:])) == 1
+    assert "the host is busy" in readings[-1].provenance.description
+    assert len({reading.provenance for reading in readings}) == 2, "the description does not change each second"
+    assert len({round(platform(reading).watts, 6) for reading in readings}) == 1
+
+
+def test_interval_of_a_guest_widens_at_once(tmp_path):
+    readings = intervals_of_a_guest(tmp_path, [0.0] + [0.2] * 70 + [0.0, 0.2])
+    widest, narrow, after, next_one = (platform(readings[at]).upper for at in (0, -3, -2, -1))
+    assert after == pytest.approx(widest)
+    assert narrow < next_one <= widest
+
+
+def test_steal_time_that_comes_and_goes_does_not_move_the_interval(tmp_path):
+    readings = intervals_of_a_guest(tmp_path, [0.0, 0.2, 0.0, 0.05, 0.1, 0.0] * 5)
+    uppers = [platform(reading).upper for reading in readings]
+    assert max(uppers) < 1.03 * min(uppers)
+
+
+def test_the_time_before_a_pause_does_not_count_as_busy(tmp_path):
+    readings = intervals_of_a_guest(tmp_path, [0.2] * 80, pause_before={70})
+    assert platform(readings[69]).upper < platform(readings[70]).upper
+    assert platform(readings[70]).upper == pytest.approx(platform(readings[0]).upper)
 
 
 def test_hidden_load_gives_the_range_from_idle_to_full(tmp_path):

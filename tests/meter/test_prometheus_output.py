@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import socket
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -15,7 +17,7 @@ from support.readings import MEASURED, reading
 from kepler_core.errors import OutputError
 from kepler_core.metering import Observation, Power, Reading
 from kepler_servers.meter.kepler_names import NodeEnergy
-from kepler_servers.meter.prometheus_output import PrometheusOutput
+from kepler_servers.meter.prometheus_output import PrometheusOutput, url
 from kepler_servers.meter.status import MeterStatus
 
 Series = dict[tuple[str, tuple[tuple[str, str], ...]], float]
@@ -148,3 +150,21 @@ def test_energy_is_divided_by_the_usage_of_its_period() -> None:
 def test_a_port_in_use_is_reported(output: PrometheusOutput) -> None:
     with pytest.raises(OutputError, match=r"cannot serve metrics: cannot listen on 127\.0\.0\.1:"):
         PrometheusOutput(port=output.port).open()
+
+
+def test_the_log_has_the_url_of_the_page(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        opened = PrometheusOutput(port=0, root=str(tmp_path))
+        opened.open()
+    page = f"http://127.0.0.1:{opened.port}/"
+    assert caplog.messages == [f"watts for people on {page}, metrics for Prometheus on {page}metrics"]
+    with urllib.request.urlopen(page, timeout=30) as answer:
+        assert answer.headers.get_content_type() == "text/html"
+    opened.close()
+
+
+@pytest.mark.parametrize(
+    ("host", "name"), [("0.0.0.0", socket.gethostname()), ("::", socket.gethostname()), ("::1", "[::1]"), ("n1", "n1")]
+)
+def test_the_url_has_a_name_that_a_browser_can_open(host: str, name: str) -> None:
+    assert url(host, 8104) == f"http://{name}:8104/"

@@ -132,6 +132,10 @@ def test_the_power_of_the_whole_machine_is_published_as_package() -> None:
     assert set(Zones().of(reading(platform=90.0)).power) == {"package"}
     assert set(Zones(total="platform").of(reading(platform=90.0)).power) == {"platform"}
     assert Zones().of(reading(platform=90.0, package=40.0)).power.keys() == {"platform", "package"}
+    assert Zones().of(reading(platform=90.0)).is_whole_machine
+    for zones, watts in ((Zones(), {"package": 40.0}), (Zones(total="platform"), {"platform": 90.0})):
+        assert not zones.of(reading(**watts)).is_whole_machine
+    assert not Zones().of(reading(platform=90.0, package=40.0)).is_whole_machine
     assert Zones(only=("package",)).of(reading(package=40.0, dram=5.0)).power.keys() == {"package"}
 
 

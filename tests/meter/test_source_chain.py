@@ -96,6 +96,14 @@ def test_start_does_not_wait_for_ever():
     assert run(chain, START_PERIODS + 2) == ["-"] * START_PERIODS + ["formula"] * 2
 
 
+def test_the_wait_at_the_start_can_be_longer_and_can_be_ended():
+    chain = SourceChain([Scripted("server", None), Scripted("formula", 5.0)])
+    chain.start_periods = 100
+    assert run(chain, 50) == ["-"] * 50
+    chain.start_periods = 0
+    assert run(chain, 1) == ["formula"]
+
+
 def test_defect_of_one_source_does_not_end_the_others():
     chain = SourceChain([Scripted("broken", ZeroDivisionError("oops")), Scripted("formula", 5.0)])
     assert run(chain, 2) == ["formula"] * 2

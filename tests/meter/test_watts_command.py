@@ -144,7 +144,7 @@ def test_reasons_are_in_the_report_and_not_in_a_log(tmp_path):
     [
         (["--source", "formul"], 2, "did you mean formula"),
         (["--idle-watts", "fan=3"], 2, "unknown component"),
-        (["--instance", "mm9.large"], 2, "not in the table"),
+        (["--instance", "mm9.large"], 2, "`kepler-model machines list --instances` lists"),
         (["--model-server", "ftp://x"], 2, "http://host:port"),
         (["--root", "/no-such-folder"], 1, "--machine-spec"),
     ],

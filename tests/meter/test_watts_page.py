@@ -14,6 +14,7 @@ from support.readings import MEASURED, reading
 from kepler_core.errors import MeterError
 from kepler_core.metering import Observation, Power, Provenance, Reading
 from kepler_servers.meter.prometheus_output import PrometheusOutput
+from kepler_servers.meter.publishing import Zones
 
 
 @pytest.fixture
@@ -71,6 +72,25 @@ def test_a_meter_of_the_processors_is_not_taken_for_one_of_the_machine(output: P
     page = get(output)[1]
     assert "Only one component is measured: processors. The watts do not include the rest of the machine." in page
     assert "Nothing more is needed" not in page
+
+
+@pytest.mark.parametrize("measured", [False, True])
+def test_the_power_of_the_whole_machine_is_named_so(output: PrometheusOutput, measured: bool) -> None:
+    whole = Zones().of(reading(platform=42.0))
+    output.write(attrs.evolve(whole, provenance=MEASURED) if measured else whole, {"package": 0.0})
+    page = get(output)[1]
+    assert "whole machine (published as package)" in page
+    assert "processors" not in page
+    assert "Only this is measured" not in page
+    assert ("Nothing more is needed" in page) == measured
+
+
+def test_commands_in_sentences_are_shown_as_code(output: PrometheusOutput) -> None:
+    output.advise_with(lambda _: ["Run `modprobe <msr>` or `x`.", "A single ` stays."])
+    output.write(loaded(), {"package": 0.0})
+    page = get(output)[1]
+    assert "Run <code>modprobe &lt;msr&gt;</code> or <code>x</code>." in page
+    assert "A single ` stays." in page
 
 
 def test_advice_that_fails_is_reported(output: PrometheusOutput) -> None:

@@ -64,6 +64,7 @@ def test_a_cloud_instance_gets_its_share_of_the_host() -> None:
         (("--processor", "Xeon\n" * 500), "not in the table of processors"),
         (("--instance", "a\n\x1b[2Jb.large"), "not in the table of instances"),
         (("--instance", "m55.large"), "not in the table of instances"),
+        (("--instance", "m9z.large"), "`kepler-model machines list --instances` lists"),
         (("--instance", "n2-standard-8"), "does not publish the size of the hosts"),
         (("--instance", "m5.large", "--threads", "4"), "leave out"),
         (("--instance", "t3.micro"), "give --vcpus"),

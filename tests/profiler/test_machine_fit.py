@@ -7,15 +7,21 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import attrs
 import numpy as np
 import pytest
 from support.command import kepler
 from support.paths import ROOT, SHARED
+from support.server_process import serving
 
 from kepler_core.json_files import indented_json
 from kepler_core.store import open_store
 from kepler_core.store.models import read_models
+from kepler_profiler.formula import Estimate
+from kepler_profiler.machine_calibration import IntervalFactors, processor_of
+from kepler_profiler.machine_description import MachineDescription
 from kepler_profiler.machine_features import LOAD
+from kepler_profiler.machine_model import find_machine_model
 from kepler_profiler.machine_tables import read_machines
 
 pytest.importorskip("sklearn")
@@ -104,6 +110,62 @@ def test_watts_uses_a_model_of_machines_before_the_formula(store: Path) -> None:
     assert (report["source"]["kind"], report["source"]["name"]) == ("model", estimated(store)["source"]["name"])
 
 
+def test_the_interval_depends_on_what_is_new_about_a_machine(store: Path) -> None:
+    model = find_machine_model(open_store(str(store)), pipeline="own")
+    assert model.factors is not None, "the pipeline has the file with the factors"
+    machine = MachineDescription(threads=64, cores=32, chips=2, tdp_watts=150.0, memory_gib=80.0, year=2015)
+    assert model.factors.has(machine)
+
+    def widths(factors: IntervalFactors | None, machine: MachineDescription) -> tuple[float, str]:
+        estimate = attrs.evolve(model, factors=factors).estimate(machine, 0.5)
+        assert isinstance(estimate, Estimate)
+        return estimate.upper / estimate.watts - 1, estimate.error_class
+
+    processor = processor_of(machine)
+    assert processor is not None
+    plain, _ = widths(None, machine)
+    assert widths(IntervalFactors(1, [processor], 0.5, 2.0), machine) == (pytest.approx(plain / 2), "trained")
+    assert widths(IntervalFactors(1, [], 0.5, 2.0), machine) == (pytest.approx(plain), "trained")
+    newer = attrs.evolve(machine, year=2023)
+    assert widths(IntervalFactors(1, [processor], 0.5, 20.0), newer)[1] == "newer"
+    wide, _ = widths(IntervalFactors(1, [processor], 0.5, 20.0), newer)
+    assert wide == pytest.approx(2 * widths(IntervalFactors(1, [processor], 0.5, 10.0), newer)[0], rel=1e-6)
+    assert widths(IntervalFactors(1, [processor], 0.5, None), newer)[1] == "outside"
+    unlike = attrs.evolve(newer, chips=16)
+    assert widths(IntervalFactors(1, [processor], 0.5, 2.0), unlike)[1] == "outside"
+
+
+def test_watts_gets_a_model_of_machines_from_a_model_server(store: Path, tmp_path: Path) -> None:
+    own = estimated(store)["source"]["name"]
+    sources = ("--source", "machine-model", "--source", "formula", "--json")
+    with serving(store, tmp_path / "log") as server:
+        url = f"http://127.0.0.1:{server.port}"
+        report = json.loads(kepler("watts", "--model-server", url, *sources).stdout)
+        assert (report["source"]["kind"], report["source"]["name"], report["source"]["version"]) == ("model", own, "1")
+        of_store = json.loads(kepler("watts", "-s", store, *sources).stdout)
+        assert report["full"] == of_store["full"]
+        # a known idle power chooses the model that was trained with it
+        report = json.loads(kepler("watts", "--model-server", url, "--idle-watts", "90", *sources).stdout)
+        assert report["source"]["name"].startswith("own-idle/")
+
+
+@pytest.mark.parametrize("stores", ["empty", "none"])
+def test_a_model_server_without_models_of_machines_leads_to_the_store(store: Path, tmp_path: Path, stores: str) -> None:
+    (tmp_path / "empty").mkdir()
+    sources = ("--source", "machine-model", "--source", "formula", "--json")
+    with serving(tmp_path / "empty", tmp_path / "log", ready_path="/healthz") as server:
+        servers = ("--model-server", f"http://127.0.0.1:{server.port}")
+        own = ("-s", store) if stores == "none" else ()
+        report = json.loads(kepler("watts", *servers, *own, *sources).stdout)
+    if own:
+        assert report["source"]["name"].startswith("own/")
+    else:
+        assert report["source"]["kind"] == "formula"
+        (problem,) = report["not_used"]
+        assert problem.startswith("machine-model: model server http://127.0.0.1:")
+        assert "no model for a described machine: " in problem
+
+
 def test_a_machine_unlike_the_training_gets_a_wide_interval(store: Path) -> None:
     done = kepler("machines", "estimate", "--processor", "Ampere Altra Q80-30", "--chips", "2", "-s", store, "--json")
     assert done.returncode == 0, done.stderr
@@ -182,7 +244,8 @@ def test_trees_are_more_accurate_than_the_formula_on_newer_hardware(public: Path
     machines = read_machines(public / "spec_power.csv").machines
     figures = split_errors(machines, splits(public / "splits")["newer"], with_idle=False)
     assert figures["mape"] <= 14.5
-    assert 84 <= figures["coverage"] <= 93
+    # The factor of newer hardware was measured on 2016 to 2018, and is too high for 2019 to 2021.
+    assert 87 <= figures["coverage"] <= 97
 
 
 def _flat(value: object, path: str = "") -> dict[str, float]:

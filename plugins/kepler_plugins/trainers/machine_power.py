@@ -13,6 +13,7 @@ from sklearn.utils.validation import check_is_fitted, check_X_y
 from kepler_core.arrays import FloatArray
 from kepler_core.contracts import FitTask, Regressor, Trainer
 from kepler_plugins.bounds import check_above, check_at_least, check_at_most
+from kepler_plugins.trainers.machine_trend import Trend, TrendColumns, trend_columns
 from kepler_plugins.trainers.rising_features import rising
 
 REFERENCE = "machine_tdp_w"
@@ -35,6 +36,12 @@ _SMALLEST_SLOPE = 1e-3
 at a low load than at idle, and the logarithm of 0 is not finite."""
 
 
+TREND = 0.5
+"""Default part of the linear trend. The power of new machines follows the trend of earlier years only in part. On the
+table of SPECpower_ssj2008 results up to 2018, models of machines up to 2011, 2012 and 2015 predict newer ones with a
+mean error of 25, 14 and 13 %, and with no trend, with 28, 55 and 27 %. The whole trend is worse than half of it."""
+
+
 @attrs.frozen
 class IdleColumns:
     """The columns of X from which the known idle power and the power above it are calculated."""
@@ -53,6 +60,9 @@ class RatioRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
     than its largest training value. Because of the factor `reference`, the predicted power of a machine that is larger
     than all machines of the training can still be above their power.
 
+    With `trend`, the part `trend_part` of a linear `Trend` is subtracted from the logarithms before the trees are
+    fitted. This part is added to m when the power is predicted.
+
     With `idle`, the idle power is known. The trees are fitted to ln((y − idle) ÷ (load · reference)) in the rows whose
     load is above 0, and the predicted power is idle + load · reference · exp(m). So it is exact at idle. The trees then
     predict a slope, which may fall as the load rises. So `rising` has no effect on the load.
@@ -68,10 +78,14 @@ class RatioRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         min_samples_leaf: int = 4,
         seed: int = 0,
         idle: IdleColumns | None = None,
+        trend: TrendColumns | None = None,
+        trend_part: float = TREND,
     ) -> None:
         self.reference = reference
         self.rising = rising
         self.idle = idle
+        self.trend = trend
+        self.trend_part = trend_part
         self.boosted_trees = boosted_trees
         self.extra_trees = extra_trees
         self.learning_rate = learning_rate
@@ -92,7 +106,11 @@ class RatioRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
             usable = X[:, self.idle_.load] > 0
             added = (y - self._idle_watts(X)) / np.where(usable, X[:, self.idle_.load], 1.0)
             ratio = np.maximum(added / self._references(X), _SMALLEST_SLOPE)
-        self.trees_ = self._trees().fit(X[usable], np.log(ratio[usable]))
+        X, logs = X[usable], np.log(ratio[usable])
+        self.trend_ = Trend(self.trend).fit(X, logs) if self.divides_ and self.trend and self.trend_part else None
+        if self.trend_ is not None:
+            logs = logs - self.trend_part * self.trend_.predict(X)
+        self.trees_ = self._trees().fit(X, logs)
         self.n_features_in_ = X.shape[1]
         _register_converter()
         return self
@@ -100,7 +118,10 @@ class RatioRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
     def predict(self, X: FloatArray) -> FloatArray:
         check_is_fitted(self)
         X = np.asarray(X, dtype=np.float64)
-        watts: FloatArray = self._references(X) * np.exp(self.trees_.predict(X))
+        logs = self.trees_.predict(X)
+        if self.trend_ is not None:
+            logs = logs + self.trend_part * self.trend_.predict(X)
+        watts: FloatArray = self._references(X) * np.exp(logs)
         if self.idle_ is None:
             return watts
         return self._idle_watts(X) + watts * np.maximum(X[:, self.idle_.load], 0.0)
@@ -143,7 +164,9 @@ class MachinePowerTrainer(Trainer):
     `reference` names the feature by which the power is divided. `rising` names the features that can only raise the
     power that the boosted trees predict. If a feature group lacks the feature `reference`, the trees are fitted to the
     power itself. If the group also has the features `idle_ratio` (idle power ÷ reference) and `load`, the trees are
-    fitted to the power above idle. The predicted power of a machine without load is then its idle power.
+    fitted to the power above idle. The predicted power of a machine without load is then its idle power. `trend` is the
+    part of a linear trend that the predictions contain. The trend is fitted to the facts about machines and their year.
+    If `trend` is 0, the predictions come from the trees alone.
     """
 
     def __init__(
@@ -156,6 +179,7 @@ class MachinePowerTrainer(Trainer):
         min_samples_leaf: int = 4,
         load: str = LOAD,
         idle_ratio: str = IDLE_RATIO,
+        trend: float = TREND,
     ) -> None:
         check_at_least("boosted_trees", boosted_trees, 1)
         check_at_most("boosted_trees", boosted_trees, 1000)
@@ -163,7 +187,10 @@ class MachinePowerTrainer(Trainer):
         check_at_most("extra_trees", extra_trees, 500)
         check_above("learning_rate", learning_rate, 0)
         check_at_least("min_samples_leaf", min_samples_leaf, 1)
+        check_at_least("trend", trend, 0)
+        check_at_most("trend", trend, 1)
         self.reference = reference
+        self.trend = trend
         self.rising = RISING if rising is None else tuple(rising)
         self.load = load
         self.idle_ratio = idle_ratio
@@ -181,6 +208,8 @@ class MachinePowerTrainer(Trainer):
             tuple(rising(task.features, self.rising)),
             seed=task.seed,
             idle=self._idle_columns(task),
+            trend=trend_columns(task.features, self.load) if reference is not None else None,
+            trend_part=self.trend,
             **self.parameters,
         )
 
@@ -215,9 +244,15 @@ def _convert(scope: Any, operator: Any, container: Any) -> None:
     logs = scope.declare_local_variable("logs", type(operator.outputs[0].type)([None, 1]))
     trees.outputs.append(logs)
 
-    def constant(name: str, kind: int, value: float) -> str:
+    is_double = isinstance(operator.inputs[0].type, DoubleTensorType)
+    real = TensorProto.DOUBLE if is_double else TensorProto.FLOAT
+
+    def constant(name: str, values: Any) -> str:
+        """Add an array: of column numbers if all values are whole numbers, otherwise of real numbers."""
+        array = np.asarray(values)
+        kind = TensorProto.INT64 if array.dtype.kind == "i" else real
         unique_name: str = scope.get_unique_variable_name(name)
-        container.add_initializer(unique_name, kind, [1], [value])
+        container.add_initializer(unique_name, kind, array.shape, array.ravel().tolist())
         return unique_name
 
     def node(kind: str, *inputs: str, output: str = "", **attributes: Any) -> str:
@@ -225,30 +260,32 @@ def _convert(scope: Any, operator: Any, container: Any) -> None:
         container.add_node(kind, list(inputs), [output], name=scope.get_unique_operator_name(kind), **attributes)
         return output
 
-    is_double = isinstance(operator.inputs[0].type, DoubleTensorType)
-    real = TensorProto.DOUBLE if is_double else TensorProto.FLOAT
+    total_log = logs.full_name
+    if regressor.trend_ is not None:
+        trend = regressor.trend_.convert(operator.inputs[0].full_name, node, constant, regressor.trend_part)
+        total_log = node("Add", total_log, trend, op_version=14)
     if not regressor.divides_:
-        node("Exp", logs.full_name, output=operator.outputs[0].full_name, op_version=13)
+        node("Exp", total_log, output=operator.outputs[0].full_name, op_version=13)
         return
 
     def column(name: str, number: int) -> str:
-        index = constant(name, TensorProto.INT64, number)
+        index = constant(name, [number])
         return node("Gather", operator.inputs[0].full_name, index, axis=1, op_version=13)
 
     reference = node(
         "Max",
         column("reference", regressor.reference),
-        constant("smallest", real, _SMALLEST_REFERENCE),
+        constant("smallest", [_SMALLEST_REFERENCE]),
         op_version=13,
     )
-    ratio = node("Exp", logs.full_name, op_version=13)
+    ratio = node("Exp", total_log, op_version=13)
     idle = regressor.idle_
     if idle is None:
         node("Mul", ratio, reference, output=operator.outputs[0].full_name, op_version=14)
         return
-    load = node("Max", column("load", idle.load), constant("no_load", real, 0.0), op_version=13)
+    load = node("Max", column("load", idle.load), constant("no_load", [0.0]), op_version=13)
     slope = node("Mul", ratio, load, op_version=14)
-    idle_ratio = node("Mul", column("idle", idle.ratio), constant("unit", real, idle.unit), op_version=14)
+    idle_ratio = node("Mul", column("idle", idle.ratio), constant("unit", [float(idle.unit)]), op_version=14)
     # idle + load · slope = reference · (idle ratio + load · ratio)
     total = node("Add", idle_ratio, slope, op_version=14)
     node("Mul", total, reference, output=operator.outputs[0].full_name, op_version=14)

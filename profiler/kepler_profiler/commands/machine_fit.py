@@ -31,21 +31,24 @@ def fit(table: str, store: str, name: str, with_idle: bool, jobs: int | None, as
     """
     from kepler_core.cli.train import run
     from kepler_core.cli.training_report import print_report
+    from kepler_core.plugins.hooks import hooks
     from kepler_profiler.machine_pipeline import has_extra_facts, write_machine_pipeline
     from kepler_profiler.machine_tables import read_machines
 
     machines = read_machines(table)
     for note in machines.notes:
         click.echo(f"kepler-model: {note}", err=True)
-    variants = {name: False}
-    if has_extra_facts(machines.machines):
+    has_more = has_extra_facts(machines.machines)
+    variants = {name: not has_more}
+    if has_more:
         variants[f"{name}-basic"] = True
     reports = []
     with tempfile.TemporaryDirectory() as folder:
         for pipeline, basic in variants.items():
             files = write_machine_pipeline(machines.machines, pipeline, Path(folder), with_idle=with_idle, basic=basic)
             table_files = TableFiles((str(files.table),), (), None)
-            reports.append(run(str(files.pipeline), (), store, jobs=jobs, tables=table_files, settings=()))
+            with hooks().listening(files.listener):
+                reports.append(run(str(files.pipeline), (), store, jobs=jobs, tables=table_files, settings=()))
     report = reports[0]
     if as_json:
         basic_report = reports[1].as_dict() if len(reports) > 1 else None

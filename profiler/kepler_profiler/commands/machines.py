@@ -28,12 +28,10 @@ from kepler_profiler.formula import (
 from kepler_profiler.formula_document import LAYOUT
 from kepler_profiler.processors import (
     Processor,
-    instance_family,
-    instance_type,
     instance_vcpus,
-    instances,
     lookup,
     similar_processors,
+    stated_instance_type,
 )
 
 if TYPE_CHECKING:
@@ -184,10 +182,7 @@ def _extra_facts(stated: tuple[str, ...]) -> tuple[dict[str, float], str | None]
 def _host(instance: str, vcpus: int | None) -> tuple[MachineDescription, int]:
     """Return the host of a cloud instance, and the number of virtual CPUs of the instance."""
     option = f"--instance {printable(instance, _SHOWN_CHARACTERS)}"
-    family = instance_type(instance)
-    if family is None:
-        hint = close_matches(instance_family(instance), [row.family for row in instances()])
-        raise UsageError(f"{option}: the family is not in the table of instances; {hint}")
+    family = stated_instance_type(instance)
     host = host_of(family)
     if host is None:
         processors = " or ".join(family.processors)

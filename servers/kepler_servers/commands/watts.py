@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 FIRST_PERIOD_SECONDS = 0.4
 """Length of the periods before the first reading. Shorter periods are inexact: the kernel counts CPU time in ticks of
 10 ms."""
+PATIENCE_SECONDS = 8.0
+"""Maximum time to wait for a better source, e.g. a model server, before a less trusted source is used."""
 FIRST_READING_SECONDS = 10.0
 """Maximum time to wait for the first reading. The host of a virtual machine may write only every five seconds."""
 
@@ -92,8 +95,10 @@ def _without_warnings(*, verbose: bool) -> Iterator[None]:
 
 def _first_reading(chain: SourceChain, collectors: CollectorSet) -> tuple[Reading, Observation]:
     """Return the first reading and its observation. Raises `MeterError` with the reasons if there is no reading."""
-    deadline = time.monotonic() + FIRST_READING_SECONDS
+    begin = time.monotonic()
+    deadline = begin + FIRST_READING_SECONDS
     while True:
+        chain.start_periods = sys.maxsize if time.monotonic() < begin + PATIENCE_SECONDS else 0
         observation = collectors.collect()
         try:
             return chain.reading(observation), observation

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 DEFAULT_PORT = 8104
+_ALL_ADDRESSES = ("", "0.0.0.0", "::")  # noqa: S104 (only compared with)
 
 
 class PrometheusOutput(Output):
@@ -51,6 +52,8 @@ class PrometheusOutput(Output):
             self.port = start_side_port(application, self.host, self.port)
         except UsageError as error:
             raise OutputError(f"cannot serve metrics: {error.message}") from error
+        address = url(self.host, self.port)
+        log.info("watts for people on %s, metrics for Prometheus on %smetrics", address, address)
 
     def write(self, reading: Reading, joules: Mapping[str, float]) -> None:
         if self.kepler_names:
@@ -72,6 +75,12 @@ class PrometheusOutput(Output):
     def close(self) -> None:
         """Stop serving watts. The port is closed when the process ends."""
         self.withdraw("the meter has ended")
+
+
+def url(host: str, port: int) -> str:
+    """Return the URL of the page. If the output listens on all addresses, the URL has this machine's name."""
+    name = socket.gethostname() if host in _ALL_ADDRESSES else host
+    return f"http://[{name}]:{port}/" if ":" in name else f"http://{name}:{port}/"
 
 
 def _application(state: MeterState) -> WsgiApplication:

@@ -36,7 +36,8 @@ class Zones:
         Raises `MeterError` if the reading has none of these components, or if a power is too high for any machine.
         """
         power = dict(reading.power)
-        if set(power) == {"platform"}:
+        is_renamed = set(power) == {"platform"} and self.total == "package"
+        if is_renamed:
             power = {self.total: power["platform"]}
         if self.only:
             power = {component: watts for component, watts in power.items() if component in self.only}
@@ -48,7 +49,7 @@ class Zones:
         for component, watts in power.items():
             if not (math.isfinite(watts.watts) and 0 <= watts.watts <= MAX_WATTS):
                 raise MeterError(f"{reading.provenance.name}: {watts.watts:g} W of {component} is impossible")
-        return attrs.evolve(reading, power=power)
+        return attrs.evolve(reading, power=power, is_whole_machine=is_renamed)
 
 
 class Publisher:

@@ -146,19 +146,31 @@ def _source(name: str, settings: MeterSettings, watch: MachineWatch) -> PowerSou
     if name in ("ipmi", "redfish"):
         return _management_controller(name, settings, watch.machine)
     if name == "machine-model":
-        if settings.store is None:
-            return None
-        from kepler_servers.meter.sources.machine_model import MachineModelSource
-
-        store, known, share = settings.store, settings.idle_watts.get("platform"), settings.idle_share
-        return FollowingSource(
-            lambda machine: MachineModelSource(store, machine, idle_watts=known, idle_share=share), watch
-        )
+        return _machine_model(settings, watch)
     if name == "msr":
         from kepler_servers.meter.sources.msr import MsrSource
 
         return MsrSource(root)
     raise UsageError(f"unknown power source {name[:60]!r}; {close_matches(name[:60], SOURCES)}")
+
+
+def _machine_model(settings: MeterSettings, watch: MachineWatch) -> PowerSource | None:
+    """Return the source `machine-model`; None if there is neither a model server nor a store."""
+    if settings.model_server is None and settings.store is None:
+        return None
+    from kepler_servers.meter.sources.machine_model import MachineModelSource, model_of_server, model_of_store
+
+    finders = []
+    if settings.model_server is not None:
+        from kepler_servers.estimator.configured_providers import model_request_url
+
+        finders.append(model_of_server(model_request_url(settings.model_server, None, "--model-server")))
+    if settings.store is not None:
+        finders.append(model_of_store(settings.store))
+    known, share = settings.idle_watts.get("platform"), settings.idle_share
+    return FollowingSource(
+        lambda machine: MachineModelSource(finders, machine, idle_watts=known, idle_share=share), watch
+    )
 
 
 def _management_controller(name: str, settings: MeterSettings, machine: ThisMachine) -> PowerSource | None:

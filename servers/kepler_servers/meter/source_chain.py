@@ -51,6 +51,8 @@ class SourceChain:
 
     def __init__(self, sources: Sequence[PowerSource]) -> None:
         """`sources` are in the order of trust, the most trusted first."""
+        self.start_periods = START_PERIODS
+        """At the start, maximum number of periods to wait for a better source that needs more time."""
         self._links = [_Link(source) for source in sources]
         self._current: int | None = None
         self._latest: Reading | None = None
@@ -120,7 +122,7 @@ class SourceChain:
                 taken = index, reading
                 if self._current is None:
                     break
-        if taken is None or (self._current is None and waiting and self._started <= START_PERIODS):
+        if taken is None or (self._current is None and waiting and self._started <= self.start_periods):
             return None
         self._switch(*taken)
         return taken[1]

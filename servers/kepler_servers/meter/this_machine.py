@@ -11,12 +11,19 @@ from pathlib import Path
 
 import attrs
 
-from kepler_core.errors import UsageError, close_matches
+from kepler_core.errors import UsageError
 from kepler_core.machine import MachineSpec
 from kepler_profiler.formula import SMALL_THREADS, MachineDescription, describe
 from kepler_profiler.machine import discover
 from kepler_profiler.machine_description import MEASURED_VENDORS, host_of, vendor_of
-from kepler_profiler.processors import InstanceFamily, Processor, instance_type, instances, lookup, processors
+from kepler_profiler.processors import (
+    InstanceFamily,
+    Processor,
+    instance_type,
+    lookup,
+    processors,
+    stated_instance_type,
+)
 
 log = logging.getLogger(__name__)
 
@@ -114,10 +121,7 @@ def this_machine(root: Path, spec: MachineSpec | None = None, instance: str | No
     spec = spec or discovery.spec
     family = None
     if instance is not None:
-        family = instance_type(instance)
-        if family is None:
-            known = [row.family for row in instances()]
-            raise UsageError(f"--instance {instance[:60]}: not in the table; {close_matches(instance[:60], known)}")
+        family = stated_instance_type(instance)
         _check_vendor(spec, family, instance)
     virtual = discovery.virtual or (f"instance {instance}" if instance else None)
     if virtual is None:

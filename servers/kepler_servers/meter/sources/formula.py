@@ -36,6 +36,11 @@ machine is linear in its load."""
 BUSY_HOST_STEAL = 0.03
 """Fraction of steal time (the virtual machine waits for a CPU) from which on all CPUs of the host are assumed to be
 busy."""
+BUSY_HOST_SECONDS = 60.0
+"""Time for which the host must be busy without an interruption before the interval has its smallest width. Steal time
+changes from second to second, but the interval must not."""
+_GAP_SECONDS = 1.0
+"""A longer time between two readings interrupts the time in which the host was busy."""
 _LOWER_QUANTILE, _MEDIAN, _UPPER_QUANTILE = 0.05, 0.5, 0.95
 _MIN_VALUES = 10
 
@@ -56,12 +61,31 @@ class PowerCurve:
         load = min(max(load, 0.0), 1.0)
         right = min(max(bisect.bisect_left(self.loads, load), 1), len(self.loads) - 1)
         part = (load - self.loads[right - 1]) / (self.loads[right] - self.loads[right - 1])
-        low, high = self.points[right - 1], self.points[right]
-        return Power(
-            low.watts + part * (high.watts - low.watts),
-            low.lower + part * (high.lower - low.lower),
-            low.upper + part * (high.upper - low.upper),
-        )
+        return _between(self.points[right - 1], self.points[right], part)
+
+
+@attrs.define
+class BusyHost:
+    """The time for which the host of a virtual machine has been busy.
+
+    The interval gets wide at once if the host is not busy in a period, and narrow slowly.
+    """
+
+    seconds: float = 0.0
+    """Time without an interruption in which the host was busy."""
+    _end: float | None = None
+    """End of the latest period, in Unix seconds."""
+
+    def observe(self, observation: Observation) -> float:
+        """Add a period. Return how narrow the interval is, from 0 (host not known) to 1 (host busy)."""
+        begin = observation.time - observation.seconds
+        is_continued = self._end is not None and abs(begin - self._end) <= _GAP_SECONDS
+        self._end = observation.time
+        if (observation.steal or 0.0) < BUSY_HOST_STEAL:
+            self.seconds = 0.0
+        else:
+            self.seconds = observation.seconds + (self.seconds if is_continued else 0.0)
+        return min(self.seconds / BUSY_HOST_SECONDS, 1.0)
 
 
 class FormulaSource:
@@ -90,11 +114,12 @@ class FormulaSource:
             self._provenance = Provenance("model", model.name, model.version, about)
         self._idle_share: IdleShare = idle_share
         self._problem = ""
-        self._busy_host: PowerCurve | None = None
+        self._of_busy_host: PowerCurve | None = None
+        self._busy_host = BusyHost()
         try:
             self._curve = machine_curve(machine, idle_watts, idle_share, model=model)
             if machine.virtual is not None:
-                self._busy_host = machine_curve(machine, idle_watts, idle_share, host_load=1.0, model=model)
+                self._of_busy_host = machine_curve(machine, idle_watts, idle_share, host_load=1.0, model=model)
         except MeterError as error:
             self._problem = str(error)
 
@@ -112,9 +137,12 @@ class FormulaSource:
         if not observation.features:
             raise MeterError("; ".join(observation.problems) or "no collector measures this machine")
         description = self._provenance.description
-        if self._busy_host is not None and (observation.steal or 0.0) >= BUSY_HOST_STEAL:
-            curve = self._busy_host
-            description += "; the host is busy"
+        if self._of_busy_host is not None:
+            narrow = self._busy_host.observe(observation)
+            if narrow > 0:
+                curve = _mixed(curve, self._of_busy_host, narrow)
+            if narrow == 1:
+                description += "; the host is busy"
         idle, full = curve.at(0.0), curve.at(1.0)
         if observation.load is None:
             # The load is hidden, e.g. by lxcfs: the power is somewhere between idle and full load.
@@ -134,6 +162,21 @@ class FormulaSource:
 
     def close(self) -> None:
         """Do nothing, because the formula keeps no files open."""
+
+
+def _between(one: Power, other: Power, part: float) -> Power:
+    """Return the power at a part, from 0 to 1, of the way from one power to another."""
+    return Power(
+        one.watts + part * (other.watts - one.watts),
+        one.lower + part * (other.lower - one.lower),
+        one.upper + part * (other.upper - one.upper),
+    )
+
+
+def _mixed(one: PowerCurve, other: PowerCurve, part: float) -> PowerCurve:
+    """Return the curve at a part, from 0 to 1, of the way from one curve to another with the same loads."""
+    points = [_between(low, high, part) for low, high in zip(one.points, other.points, strict=True)]
+    return PowerCurve(one.loads, points, one.reasons)
 
 
 def machine_curve(

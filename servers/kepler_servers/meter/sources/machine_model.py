@@ -3,26 +3,72 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from kepler_core.errors import KeplerError, MeterError
 from kepler_core.messages import one_line
 from kepler_core.metering import Observation, Reading
-from kepler_profiler.machine_model import MachineModel, find_machine_model
+from kepler_profiler.machine_model import (
+    SOURCE,
+    MachineModel,
+    find_machine_model,
+    machine_honesty,
+    own_features,
+)
 from kepler_servers.meter.sources.formula import FormulaSource, IdleShare
 from kepler_servers.meter.sources.power_source import Kind
 from kepler_servers.meter.this_machine import ThisMachine
 
 REFRESH_SECONDS = 600.0
-"""Interval at which the store is searched for a better model."""
+"""Interval at which a better model is searched for."""
 RETRY_SECONDS = 60.0
-"""Interval at which the store is searched again if it has no such model, or cannot be read."""
+"""Interval of the search if there is no such model, or if the store or the model server cannot be read."""
+
+Finder = Callable[[bool], MachineModel]
+"""Returns the best model. The argument is whether the idle power is known. Raises `KeplerError` if there is none."""
+
+
+def model_of_store(location: str) -> Finder:
+    """Return a function that finds a model in the store at a folder or URL."""
+
+    def find(idle_known: bool) -> MachineModel:
+        from kepler_core.store import open_store
+
+        return find_machine_model(open_store(location), idle_known=idle_known)
+
+    return find
+
+
+def model_of_server(url: str) -> Finder:
+    """Return a function that gets a model from a model server. `url` is the result of `model_request_url`.
+
+    The request names the features that can be read on the machine itself. So the model server can return only models of
+    `machines fit`.
+    """
+
+    def find(idle_known: bool) -> MachineModel:
+        from kepler_core.selection import ModelRequest
+        from kepler_servers.estimator.remote_providers import ModelServerProvider
+
+        request = ModelRequest("AbsPower", metrics=own_features(idle_known=idle_known), source=SOURCE)
+        provider = ModelServerProvider(url)
+        try:
+            offer = provider.offer(request)
+            model = offer.load()
+            honesty = machine_honesty(model.metadata, model.features)
+        except KeplerError as error:
+            raise MeterError(f"{provider.name}: no model for a described machine: {error.message}") from error
+        version = offer.why.get("version")
+        return MachineModel(offer.name, "" if version is None else str(version), model, honesty)
+
+    return find
 
 
 class MachineModelSource:
     """A model in place of the machine formula: it estimates the whole machine's power from its description and load.
 
-    A background thread reads the store. While the store cannot be read, the loaded model stays in use.
+    A background thread reads the store or asks the model server. While they cannot be read, the loaded model stays in
+    use.
     """
 
     kind: Kind = "model"
@@ -30,14 +76,14 @@ class MachineModelSource:
 
     def __init__(
         self,
-        location: str,
+        finders: Sequence[Finder],
         machine: ThisMachine,
         *,
         idle_watts: float | None = None,
         idle_share: IdleShare = "reservation",
     ) -> None:
-        """`location` is the folder or URL of the store. See `FormulaSource` for the other arguments."""
-        self._location = location
+        """The first of `finders` that finds a model counts. See `FormulaSource` for the other arguments."""
+        self._finders = tuple(finders)
         self._make: Callable[[MachineModel], FormulaSource] = lambda model: FormulaSource(
             machine, idle_watts=idle_watts, idle_share=idle_share, model=model
         )
@@ -65,16 +111,16 @@ class MachineModelSource:
         self._thread = None
 
     def _search(self, stop: threading.Event) -> None:
-        from kepler_core.store import open_store
-
         while not stop.is_set():
-            try:
-                model = find_machine_model(open_store(self._location), idle_known=self._idle_known)
-                source = self._make(model)
-            except KeplerError as error:
-                self._problem = str(error)
-            except Exception as error:  # a defect must not end the thread without a reason
-                self._problem = f"a defect: {one_line(error)}"
+            problems = []
+            for find in self._finders:
+                try:
+                    self._source, self._problem = self._make(find(self._idle_known)), ""
+                    break
+                except KeplerError as error:
+                    problems.append(str(error))
+                except Exception as error:  # a defect must not end the thread without a reason
+                    problems.append(f"a defect: {one_line(error)}")
             else:
-                self._source, self._problem = source, ""
+                self._problem = "; ".join(problems)
             stop.wait(RETRY_SECONDS if self._problem else REFRESH_SECONDS)
