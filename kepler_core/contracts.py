@@ -296,6 +296,24 @@ class ExtensiblePredictor(Protocol):
         """
 
 
+RowFunction = Callable[[list[float]], list[float]]
+"""Function that predicts a single row: scaled features, rounded to single precision -> the watts of each component."""
+
+
+@runtime_checkable
+class SingleRowPredictor(Protocol):
+    """Interface of a `Predictor` or `JointPredictor` that can predict a single row without most of NumPy's overhead."""
+
+    def predict(self, X: SingleArray) -> FloatArray:
+        """Return watts; see `Predictor.predict` and `JointPredictor.predict`."""
+
+    def row_function(self) -> RowFunction | None:
+        """Return a function that predicts a single row of finite features; None if there is none.
+
+        Its watts must be exactly those that `predict` returns for the row alone, and as a row of several.
+        """
+
+
 class ModelFormat(Plugin, ABC):
     """Plugin that writes fitted regressors to bytes, and loads models from these bytes.
 

@@ -177,7 +177,8 @@ def main_feature(features: Sequence[str], component: str) -> str:
     return features[0]
 
 
-_LOAD = (*_MAIN, "cpu_cycles")
+LOAD_FEATURES = (*_MAIN, "cpu_cycles")
+"""The features that describe a node's load, the best one first."""
 
 
 def load_feature(features: Sequence[str]) -> str:
@@ -189,7 +190,7 @@ def load_feature(features: Sequence[str]) -> str:
     """
     if not features:
         raise ValueError("a feature group without features has no load feature")
-    return next((feature for feature in _LOAD if feature in features), features[0])
+    return next((feature for feature in LOAD_FEATURES if feature in features), features[0])
 
 
 _EBPF = BPF_FEATURES + IRQ_FEATURES

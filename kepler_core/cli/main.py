@@ -54,6 +54,10 @@ _COMMANDS = {
         "kepler_core.cli.estimate:estimate",
         "Apply the best matching model of a store to a recording, and compare the estimates with the measured power.",
     ),
+    "nodes": LazyCommand(
+        "kepler_core.cli.nodes:nodes",
+        "Show which nodes draw more or less power than other nodes of their type at the same work.",
+    ),
     "recalibrate": LazyCommand(
         "kepler_core.cli.recalibrate:recalibrate",
         "Fit the AbsPower models of a pipeline to a short metered recording, and publish them as a new version.",

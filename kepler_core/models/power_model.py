@@ -16,10 +16,11 @@ import msgspec
 import numpy as np
 
 from kepler_core.arrays import BoolArray, FloatArray, IndexArray, SingleArray
-from kepler_core.contracts import JointPredictor, Predictor
+from kepler_core.contracts import JointPredictor, Predictor, RowFunction
 from kepler_core.errors import ModelError, close_matches
 from kepler_core.messages import one_line
-from kepler_core.models.predictors import ComponentPredictor
+from kepler_core.models.predictors import ComponentPredictor, row_function
+from kepler_core.models.single_rows import Proportional, RowEvaluator
 
 MODEL_FILE = "model.json"
 METADATA_FILE = "metadata.json"
@@ -130,7 +131,7 @@ class PowerModel:
     """Pairs (rows, predictor): the predictor computes these rows of the result of `watts`. Each row is a component."""
     _joint: JointPredictor | None = attrs.field(init=False)
     """The predictor that predicts all components together, in the order of `parts`; None if no predictor does so."""
-    _columns: dict[tuple[str, ...], IndexArray] = attrs.field(init=False, factory=dict)
+    _columns: dict[tuple[str, ...], tuple[IndexArray, list[int]]] = attrs.field(init=False, factory=dict)
     _corrections: tuple[FloatArray, FloatArray] | None = attrs.field(init=False)
     """`gain` and `shift` of each component, as two arrays of shape (components, 1). None if no component has a gain
     other than 1 or a shift other than 0, as in most models."""
@@ -219,7 +220,7 @@ class PowerModel:
         if X.ndim != 2 or X.shape[1] != len(names):
             raise ModelError(f"{self.name}: expected rows of {len(names)} values, got shape {X.shape}")
         if (columns := tuple(names)) != self.features:
-            X = X.take(self._columns_of(columns), axis=1)
+            X = X.take(self.columns_of(columns)[0], axis=1)
         if not _all_finite(X):
             raise ModelError(f"{self.name}: a feature is NaN or infinite")
         return X
@@ -240,6 +241,44 @@ class PowerModel:
             component = next(c for c, row in zip(self.parts, watts, strict=True) if not np.isfinite(row).all())
             raise ModelError(f"{self.name}: the prediction for {component} is NaN or infinite for these features")
         return watts
+
+    def row_evaluator(self, own_features: int) -> RowEvaluator | None:
+        """Return an evaluator of single rows; None if a predictor cannot predict single rows.
+
+        A row counts as outside the range of the training only because of its first `own_features` features.
+        """
+        predict = self._row_function()
+        if predict is None:
+            return None
+        return RowEvaluator(
+            predict,
+            self.scale.tolist(),
+            list(zip(*(limit.tolist() for limit in self._range), strict=True)),
+            list(zip(*(limit.tolist() for limit in self._limits), strict=True)),
+            own_features,
+            None if self._proportional is None else Proportional(*self._proportional, float(np.float32(FEATURE_LIMIT))),
+            [part.ceiling for part in self.parts.values()],
+            None if self._corrections is None else [(part.gain, part.shift) for part in self.parts.values()],
+        )
+
+    def _row_function(self) -> RowFunction | None:
+        """Return a function that predicts all components of a single row, before limits and corrections are applied."""
+        if self._joint is not None:
+            return row_function(self._joint)
+        functions = [(rows, row_function(predictor)) for rows, predictor in self._rows]
+        known = [(rows, function) for rows, function in functions if function is not None]
+        if len(known) < len(functions):
+            return None
+        constants = [part.constant or 0.0 for part in self.parts.values()]
+
+        def predict_row(row: list[float]) -> list[float]:
+            watts = constants.copy()
+            for rows, predict in known:
+                for component, predicted in zip(rows, predict(row), strict=True):
+                    watts[component] = predicted
+            return watts
+
+        return predict_row
 
     def outside_of(self, X: FloatArray) -> BoolArray:
         """Return which rows of the result of `columns` are outside the range of the training data. See `outside`."""
@@ -274,10 +313,11 @@ class PowerModel:
                 watts[rows] = predictor.predict(X)
         return watts
 
-    def _columns_of(self, names: tuple[str, ...]) -> IndexArray:
-        """Return the position in `names` of each feature of the model.
+    def columns_of(self, names: tuple[str, ...]) -> tuple[IndexArray, list[int]]:
+        """Return the position in `names` of each feature of the model, as an array and as a list.
 
-        The result is cached, because a client usually sends its columns in the same order again.
+        The result is cached, because a client usually sends its columns in the same order again. Raises `ModelError`
+        if a feature is missing or named twice.
         """
         columns = self._columns.get(names)
         if columns is None:
@@ -287,7 +327,8 @@ class PowerModel:
                 raise ModelError(f"{self.name}: feature {twice!r} is given twice")
             if missing := [name for name in self.features if name not in index_of]:
                 raise ModelError(f"{self.name} needs {', '.join(missing)}; {close_matches(missing[0], names)}")
-            columns = np.array([index_of[name] for name in self.features], dtype=np.intp)
+            positions = [index_of[name] for name in self.features]
+            columns = np.array(positions, dtype=np.intp), positions
             if len(names) <= _MAX_CACHED_NAMES and sum(map(len, names)) <= _MAX_CACHED_CHARACTERS:
                 if len(self._columns) >= _MAX_COLUMN_ORDERS:
                     self._columns.clear()

@@ -5,7 +5,7 @@ RecordingWriter(folder, mark)                        writes series to a folder, 
 """
 
 from kepler_core.parquet.layout import is_parquet
-from kepler_core.parquet.reading import open_parts
+from kepler_core.parquet.reading import PART_SAMPLES, open_parts
 from kepler_core.parquet.writing import RecordingWriter, write_recording
 
-__all__ = ["RecordingWriter", "is_parquet", "open_parts", "write_recording"]
+__all__ = ["PART_SAMPLES", "RecordingWriter", "is_parquet", "open_parts", "write_recording"]

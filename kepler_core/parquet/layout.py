@@ -19,6 +19,7 @@ import msgspec
 
 from kepler_core.documents import DocumentError, decode_json
 from kepler_core.errors import RecordingError, UsageError
+from kepler_core.parquet.locations import opened_file
 
 VERSION = 1
 """Version of the schema. It increases with each change that older readers would misread."""
@@ -26,6 +27,7 @@ VERSION_KEY = b"kepler_core.recording_version"
 """Key of the version in the metadata of each file."""
 SUFFIX = ".parquet"
 MARKER = "_kepler_recording.json"
+MAX_MARKER_BYTES = 2**16
 COLUMNS = ("labels", "timestamp", "value")
 """The columns that are read. `labels` is the series' labels as a JSON object with sorted keys, `timestamp` the time
 with microseconds in UTC, `value` the value in the exporter's unit. The column `instance` repeats the label of this
@@ -50,9 +52,9 @@ def folder_of(metric: str, day: str) -> str:
     return f"metric={quote(metric, safe=':')}/day={day}"
 
 
-def metric_of(path: Path) -> str | None:
+def metric_of(location: str) -> str | None:
     """Return the metric that the name of a file's folder states; None if no folder of the path names a metric."""
-    names = [part.removeprefix("metric=") for part in path.parts[:-1] if part.startswith("metric=")]
+    names = [part.removeprefix("metric=") for part in location.split("/")[:-1] if part.startswith("metric=")]
     return unquote(names[-1]) if names else None
 
 
@@ -70,25 +72,26 @@ def check_folder(folder: Path) -> None:
     if folder.exists() and any(folder.iterdir()):
         if not (folder / MARKER).exists():
             raise UsageError(f"cannot write {folder}: it is a folder with other files")
-        check_marker(folder)
+        check_marker(str(folder))
 
 
-def check_marker(folder: Path) -> None:
+def check_marker(folder: str) -> None:
     """Raise `RecordingError` if a folder is not marked as a recording of a version that can be read."""
     try:
-        marker = decode_json((folder / MARKER).read_bytes(), Marker)
+        with opened_file(f"{folder}/{MARKER}") as content:
+            marker = decode_json(content.read(MAX_MARKER_BYTES), Marker)
     except FileNotFoundError:
         raise RecordingError(
-            f"no recording: the folder has no file {MARKER}, which `query` and `convert` write", document=str(folder)
+            f"no recording: the folder has no file {MARKER}, which `query` and `convert` write", document=folder
         ) from None
     except (OSError, DocumentError) as error:
-        raise RecordingError(f"{MARKER}: {error}", document=str(folder)) from error
+        raise RecordingError(f"{MARKER}: {error}", document=folder) from error
     check_version(marker.version, folder)
 
 
-def check_version(version: int, path: Path) -> None:
+def check_version(version: int, path: str) -> None:
     """Raise `RecordingError` if the version of the schema cannot be read."""
     if version != VERSION:
         raise RecordingError(
-            f"version {version} of the Parquet schema; this Kepler Core reads version {VERSION}", document=str(path)
+            f"version {version} of the Parquet schema; this Kepler Core reads version {VERSION}", document=path
         )

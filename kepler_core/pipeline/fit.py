@@ -5,8 +5,9 @@ Fits run in worker processes, so `FitJob` and `FitResult` contain plain data tha
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -38,6 +39,7 @@ from kepler_core.pipeline.rows import TrainingRows
 from kepler_core.pipeline.validation import Fold, Score, baselines, score
 from kepler_core.plugins import registry
 from kepler_core.plugins.problems import import_problem, required_versions
+from kepler_core.plugins.settings import OWN
 from kepler_core.vocabulary import Target, is_constant, main_feature
 
 
@@ -108,7 +110,7 @@ def fit(job: FitJob) -> FitResult:
         # The import of a trainer loads its libraries. `threadpool_limits` limits only libraries that are loaded.
         registry.trainers.get(job.trainer)
         # With one thread, NumPy adds sums in the same order on every machine, and workers do not compete for cores.
-        with threadpool_limits(1), np.errstate(all="ignore"):
+        with threadpool_limits(1), np.errstate(all="ignore"), _without_repeated_checks(job):
             files, metadata, held_out = _fit(job)
         return FitResult(job.key, files, metadata, None, held_out)
     except KeplerError as error:
@@ -118,6 +120,23 @@ def fit(job: FitJob) -> FitResult:
         return FitResult(job.key, None, {}, import_problem(error, job.key["trainer"], distribution))
     except (Exception, SystemExit) as error:  # an exception in one trainer must not end the other fits
         return FitResult(job.key, None, {}, one_line(error))
+
+
+@contextlib.contextmanager
+def _without_repeated_checks(job: FitJob) -> Iterator[None]:
+    """Keep scikit-learn from checking parameters, rows and weights again for each tree of an ensemble.
+
+    These checks take a fifth of the time of gradient boosting. They are only left out for Kepler Core's own trainers,
+    which check their arguments themselves, and only if all rows are finite.
+    """
+    from sklearn import config_context
+
+    rows = job.rows
+    own = registry.trainers.entry(job.trainer).distribution == OWN
+    finite = all(np.isfinite(values).all() for values in (rows.fit_X, rows.test_X, *rows.fit_watts.values()))
+    checked = not (own and finite)
+    with config_context(skip_parameter_validation=not checked, assume_finite=not checked):
+        yield
 
 
 def _fit(job: FitJob) -> tuple[dict[str, bytes], dict[str, Any], HeldOut]:

@@ -24,8 +24,10 @@ class Fits:
         self,
         run: Callable[[Sequence[FitJob]], Iterator[tuple[int, FitResult]]],
         listeners: Hooks,
+        node_types: int = 1,
     ) -> None:
         self._run = run
+        self._node_types = node_types
         self._listeners = listeners
         self._started = False
 
@@ -39,7 +41,7 @@ class Fits:
             return []
         if not self._started:
             self._started = True
-            self._listeners.call("kepler_training_started", models=len(jobs) + later)
+            self._listeners.call("kepler_training_started", models=(len(jobs) + later) * self._node_types)
         results: dict[int, FitResult] = {}
         for index, result in self._run(jobs):
             results[index] = result

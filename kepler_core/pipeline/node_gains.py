@@ -28,6 +28,16 @@ MIN_VARIANCE = 1e-8
 would be 0 ÷ 0."""
 MAX_ITERATIONS = 30
 """Maximum number of times that f and the gains are computed in turn."""
+LOWEST_POWER = 0.5
+"""Readings below this fraction of the 5 % quantile of a node's power are faults of the meter: the idle power of a
+machine hardly changes."""
+FAR_MEDIANS = 7.0
+"""Rows are far from the fit if the logarithm of their ratio to it is above this number of medians. For normally
+distributed errors, this is 4.7 standard deviations."""
+FAR_LEAST = 0.05
+"""Rows are never far from the fit if the logarithm of their ratio to it is at most this number."""
+ROUNDS = 3
+"""Number of fits to the rows that are not far from the previous fit."""
 PRECISION = 1e-4
 """The computation ends if no gain changes by more than this number."""
 
@@ -54,7 +64,7 @@ def node_gains(X: FloatArray, watts: FloatArray, node: IntArray) -> FloatArray:
     rows = np.bincount(of_node, minlength=len(nodes))
     for _ in range(MAX_ITERATIONS):
         before = gains
-        relative = _relative_fit(terms, gains[of_node])
+        relative = np.asarray(terms @ _weights(terms, gains[of_node]))
         squares = np.bincount(of_node, relative**2, minlength=len(nodes))
         products = np.bincount(of_node, relative, minlength=len(nodes))
         variance = max(float(np.mean((1 - gains[of_node] * relative) ** 2)), MIN_VARIANCE)
@@ -86,18 +96,53 @@ def with_own_gains(predicted: FloatArray, measured: FloatArray, node: IntArray) 
     return result
 
 
-def _terms(X: FloatArray) -> FloatArray:
-    """Return the terms of the model f, shape (rows, 3 · features + 1).
+def fitted_ratios(
+    X: FloatArray, watts: FloatArray, node: IntArray, test_X: FloatArray, test_watts: FloatArray
+) -> FloatArray:
+    """Return measured power ÷ f for each test row, shape (test rows,).
 
-    The terms are a constant, and each feature, its root and its square.
+    f is fitted to the power ÷ gain of the rows `X`, `watts` and `node` (see `node_gains`), which have power above 0.
+    The test rows have power above 0, too. Faulty readings do not decide the fit: rows with much less power than the
+    node has at its lowest load, and then rows far from f, are left out.
     """
     highest = np.abs(X).max(axis=0)
+    terms = _terms(X, highest)
+    kept = watts > LOWEST_POWER * _low_power(watts, node)[node]
+    weights = np.zeros(terms.shape[1])
+    for _ in range(ROUNDS):
+        own = node_gains(X[kept], watts[kept], node[kept])
+        weights = _weights(terms[kept] / watts[kept, None], own)
+        gains = np.ones(int(node.max()) + 1)
+        gains[node[kept]] = own
+        expected = gains[node] * np.maximum(terms @ weights, MIN_MAPE_WATTS)
+        difference = np.log(watts / expected)
+        usual = float(np.median(np.abs(difference[kept])))
+        kept = np.abs(difference) <= max(FAR_MEDIANS * usual, FAR_LEAST)
+    # f is 0 only at work that no row of the fit has; the ratio is then of no use, but must be finite
+    return test_watts / np.maximum(_terms(test_X, highest) @ weights, MIN_MAPE_WATTS)
+
+
+def _low_power(watts: FloatArray, node: IntArray) -> FloatArray:
+    """Return the 5 % quantile of each node's power, shape (highest number of a node + 1,)."""
+    order = np.lexsort((watts, node))
+    count = np.bincount(node)
+    first = np.minimum(np.cumsum(count) - count, len(node) - 1)
+    return np.asarray(watts[order][first + count // 20])
+
+
+def _terms(X: FloatArray, highest: FloatArray | None = None) -> FloatArray:
+    """Return the terms of the model f, shape (rows, 3 · features + 1).
+
+    The terms are a constant, and each feature, its root and its square. Features are divided by `highest`, shape
+    (features,); default: their highest values.
+    """
+    highest = np.abs(X).max(axis=0) if highest is None else highest
     x = np.abs(X) / np.where(highest > 0, highest, 1.0)
     return np.hstack([np.ones((len(X), 1)), x, np.sqrt(x), x**2])
 
 
-def _relative_fit(terms: FloatArray, gains: FloatArray) -> FloatArray:
-    """Return f ÷ measured power for each row. f is the function that, multiplied by the gains, fits the power best.
+def _weights(terms: FloatArray, gains: FloatArray) -> FloatArray:
+    """Return the weights of the terms of f, the function that, multiplied by the gains, fits the power best.
 
     `terms` is the result of `_terms`, divided by the measured power, shape (rows, terms).
     """
@@ -105,5 +150,4 @@ def _relative_fit(terms: FloatArray, gains: FloatArray) -> FloatArray:
 
     # The triangular factor of the QR decomposition gives the same solution as all rows, but has few rows.
     r: FloatArray = np.linalg.qr(np.column_stack([terms * gains[:, None], np.ones(len(terms))]), mode="r")  # type: ignore[assignment]
-    weights = nnls(r[:, :-1], r[:, -1], maxiter=100 * terms.shape[1])[0]
-    return np.asarray(terms @ weights)
+    return np.asarray(nnls(r[:, :-1], r[:, -1], maxiter=100 * terms.shape[1])[0])

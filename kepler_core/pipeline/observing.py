@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 
 from kepler_core.machine import Machine
-from kepler_core.parquet import is_parquet, open_parts
+from kepler_core.parquet import PART_SAMPLES, is_parquet, open_parts
 from kepler_core.pipeline.spec import PipelineSpec
 from kepler_core.recording import Observations, Recording, RecordingParts, observe, read_recording
 from kepler_core.recording.schemas import is_used_metric
@@ -43,12 +43,21 @@ def observe_for(
 
 
 def open_known(
-    source: str, third_party: Collection[str] = (), *, metric_prefix: str | None = None
+    source: str,
+    third_party: Collection[str] = (),
+    *,
+    metric_prefix: str | None = None,
+    part_samples: int | None = None,
 ) -> Recording | RecordingParts:
     """Open a recording as `read_known` does. A Parquet recording is read later, in parts: when `observe` needs it."""
     if not is_parquet(source):
         return read_known(source, third_party, metric_prefix=metric_prefix)
-    return open_parts(source, wanted=_is_wanted(third_party, metric_prefix), metric_prefix=metric_prefix)
+    return open_parts(
+        source,
+        wanted=_is_wanted(third_party, metric_prefix),
+        metric_prefix=metric_prefix,
+        part_samples=part_samples or PART_SAMPLES,
+    )
 
 
 def read_known(

@@ -31,6 +31,7 @@ def regimes(features: Sequence[str], X: FloatArray, seed: int, most: int) -> Int
     of these quantities, the logarithms of all features are used instead.
     """
     from sklearn.cluster import KMeans
+    from threadpoolctl import threadpool_limits
 
     count = min(most, len(X) // MIN_REGIME_SAMPLES)
     described = _standardised(_descriptions(features, X))
@@ -39,7 +40,10 @@ def regimes(features: Sequence[str], X: FloatArray, seed: int, most: int) -> Int
     count = min(count, len(np.unique(described, axis=0)))
     if count < 2:
         return None
-    labels = KMeans(count, n_init=10, random_state=seed).fit_predict(described)
+    # The clusters of so few samples take longer with several threads, which wait for each other in each iteration. With
+    # one thread, sums are also added up in the same order on every machine.
+    with threadpool_limits(1):
+        labels = KMeans(count, n_init=10, random_state=seed).fit_predict(described)
     return np.asarray(labels, dtype=np.int64)
 
 

@@ -219,12 +219,26 @@ def _unit_name(mapping: MetricMapping, labels: Mapping[str, str]) -> str:
     return "/".join(word for label in mapping.unit_labels[1:] if (word := labels.get(label, "")))
 
 
-def select_level(mapped: list[MappedMetric], use_vm_metrics: bool, *, any_job: bool = False) -> list[MappedMetric]:
+def with_sorted_units(mapped: list[MappedMetric], codes: SeriesCodes) -> list[MappedMetric]:
+    """Number the units in the order of their names, so that sums over them do not depend on the series of other nodes.
+
+    A sum of floating-point numbers depends on their order.
+    """
+    words = codes.units.words
+    codes.units.by_word = {word: at for at, word in enumerate(sorted(words))}
+    number = np.array([codes.units.by_word[word] for word in words], dtype=np.int64)
+    return [attrs.evolve(item, unit=number[item.unit]) for item in mapped]
+
+
+def select_level(
+    mapped: list[MappedMetric], use_vm_metrics: bool, *, any_job: bool = False, by_container: bool | None = None
+) -> list[MappedMetric]:
     """Keep either the metrics of containers or those of processes, because both report the same work.
 
     With `use_vm_metrics`, features come from processes and power from virtual machines; the processes need the
     label `job="vm"`, unless `any_job` is true. Otherwise features come from containers, or from processes if no
-    container has samples.
+    container has samples. `by_container`, if it is not None, states whether any container of the whole recording has
+    samples, if `mapped` is only a part of it.
     """
     if use_vm_metrics:
         kept = []
@@ -241,7 +255,8 @@ def select_level(mapped: list[MappedMetric], use_vm_metrics: bool, *, any_job: b
         for item in mapped
         if not item.third_party and item.mapping.kind == "feature" and item.metric.n_samples
     }
-    unused = {"vm", "process"} if "container" in levels else {"vm", "container"}
+    by_container = "container" in levels if by_container is None else by_container
+    unused = {"vm", "process"} if by_container else {"vm", "container"}
     return [item for item in mapped if item.third_party or item.mapping.level not in unused]
 
 
